@@ -1,0 +1,64 @@
+"""Leaf ops, what models return, and the graph that interception reads from them."""
+
+from jaxcompress.nn.activations import activate
+from jaxcompress.nn.endpoints import Endpoints
+from jaxcompress.nn.fuse import fuse_activations
+from jaxcompress.nn.graph import (
+  INPUT,
+  Graph,
+  Node,
+  count_macs,
+  count_parameters,
+  is_leaf_call,
+  kernel_shape,
+  macs,
+  module_path,
+  parameters,
+  trace,
+)
+from jaxcompress.nn.layers import (
+  Activation,
+  Add,
+  AvgPool,
+  ChannelShuffle,
+  Concat,
+  ConvNorm,
+  Dense,
+  GlobalAvgPool,
+  LeafOp,
+  MaxPool,
+  Multiply,
+  Split,
+)
+from jaxcompress.nn.norm import Norm, batch_norm
+
+__all__ = [
+  "INPUT",
+  "Activation",
+  "Add",
+  "AvgPool",
+  "ChannelShuffle",
+  "Concat",
+  "ConvNorm",
+  "Dense",
+  "Endpoints",
+  "GlobalAvgPool",
+  "Graph",
+  "LeafOp",
+  "MaxPool",
+  "Multiply",
+  "Node",
+  "Norm",
+  "Split",
+  "activate",
+  "batch_norm",
+  "count_macs",
+  "count_parameters",
+  "fuse_activations",
+  "is_leaf_call",
+  "kernel_shape",
+  "macs",
+  "module_path",
+  "parameters",
+  "trace",
+]

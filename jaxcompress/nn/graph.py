@@ -1,0 +1,224 @@
+"""A model's graph, recorded by intercepting its leaf ops while ``eval_shape`` runs it."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from flax.core import FrozenDict
+
+from jaxcompress.nn.endpoints import Endpoints
+from jaxcompress.nn.layers import LeafOp
+
+INPUT = "input"
+
+
+class Node(NamedTuple):
+  """One call of a leaf op.
+
+  Attributes:
+    name: the module's path, joined by slashes; parameters and ranges are found under it.
+    op: the leaf op's class name, such as ``"ConvNorm"``.
+    attrs: the module's fields.
+    inputs: names of the tensors read.
+    outputs: names of the tensors written: ``name``, then ``name:1``, ... where there are more.
+    input_shapes: shapes of the inputs, the batch included.
+    output_shapes: shapes of the outputs, the batch included.
+  """
+
+  name: str
+  op: str
+  attrs: Mapping[str, Any]
+  inputs: tuple[str, ...]
+  outputs: tuple[str, ...]
+  input_shapes: tuple[tuple[int, ...], ...]
+  output_shapes: tuple[tuple[int, ...], ...]
+
+  @property
+  def output(self) -> str:
+    """Name of the first output."""
+    return self.outputs[0]
+
+
+class Graph(NamedTuple):
+  """Leaf ops in the order in which they run. Hashable, so it can be static under ``jit``.
+
+  Attributes:
+    nodes: the calls that the logits depend on.
+    input_shape: shape of the tensor named ``"input"``.
+    output: name of the tensor that holds the logits.
+  """
+
+  nodes: tuple[Node, ...]
+  input_shape: tuple[int, ...]
+  output: str
+
+  def consumers(self, tensor: str) -> tuple[Node, ...]:
+    """The nodes that read a tensor."""
+    return tuple(node for node in self.nodes if tensor in node.inputs)
+
+  def producer(self, tensor: str) -> Node | None:
+    """The node that writes a tensor; None for the input."""
+    return next((node for node in self.nodes if tensor in node.outputs), None)
+
+  def shape(self, tensor: str) -> tuple[int, ...]:
+    """A tensor's shape, the batch included."""
+    if tensor == INPUT:
+      return self.input_shape
+    node = self.producer(tensor)
+    return node.output_shapes[node.outputs.index(tensor)]
+
+
+def module_path(module: nn.Module) -> str:
+  """A leaf op's name in the graph and in every table keyed by layer."""
+  return "/".join(module.path)
+
+
+def is_leaf_call(context) -> bool:
+  """Whether an intercepted method is the call of a leaf op."""
+  return isinstance(context.module, LeafOp) and context.method_name == "__call__"
+
+
+def trace(model: nn.Module, variables: Mapping[str, Any], x: Any) -> Graph:
+  """Records the graph of a model made of leaf ops, without computing anything.
+
+  Args:
+    model: a linen module whose ``__call__(x, *, train)`` returns :class:`Endpoints` or logits.
+    variables: its variables; only shapes and dtypes are read.
+    x: images or a ``ShapeDtypeStruct`` of shape (batch, height, width, channels).
+
+  Returns:
+    The :class:`Graph` that leads from the input to the logits.
+
+  Raises:
+    ValueError: if the model computes outside leaf ops, or calls one leaf op twice.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> import jax.numpy as jnp
+    >>> model = models.resnet8(num_classes=10)
+    >>> x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    >>> graph = trace(model, jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(x.shape), train=False)), x)
+    >>> graph.nodes[0].name, graph.nodes[0].op
+    ('stem', 'ConvNorm')
+  """
+  names: dict[int, str] = {}  # id of a tracer -> tensor name
+  alive = []  # keeps the tracers, and so their ids, unique
+  nodes: list[Node] = []
+
+  def remember(tracer, name):
+    names[id(tracer)] = name
+    alive.append(tracer)
+
+  def name_of(tracer, node):
+    if id(tracer) not in names:
+      raise ValueError(
+        f"model: {node} reads an array that no leaf op made; compute only with the leaf ops of jaxcompress.nn."
+      )
+    return names[id(tracer)]
+
+  def record(next_fun, args, kwargs, context):
+    outputs = next_fun(*args, **kwargs)
+    if is_leaf_call(context):
+      module = context.module
+      name = module_path(module)
+      if any(node.name == name for node in nodes):
+        raise ValueError(f"model: leaf op {name!r} is called twice; give each call its own module.")
+      results = outputs if isinstance(outputs, tuple) else (outputs,)
+      labels = tuple(name if i == 0 else f"{name}:{i}" for i in range(len(results)))
+      inputs = tuple(name_of(array, name) for array in args)
+      for result, label in zip(results, labels, strict=True):
+        remember(result, label)
+      nodes.append(
+        Node(
+          name,
+          type(module).__name__,
+          _attributes(module),
+          inputs,
+          labels,
+          tuple(array.shape for array in args),
+          tuple(result.shape for result in results),
+        )
+      )
+    return outputs
+
+  def run(variables, x):
+    remember(x, INPUT)
+    with nn.intercept_methods(record):
+      result = model.apply(variables, x, train=False)
+    logits = result.logits if isinstance(result, Endpoints) else result
+    run.output = name_of(logits, "logits")
+    return logits
+
+  jax.eval_shape(run, variables, x)
+  return Graph(_needed(nodes, run.output), tuple(x.shape), run.output)
+
+
+def _attributes(module: nn.Module) -> FrozenDict:
+  fields = (f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name"))
+  return FrozenDict({field: getattr(module, field) for field in fields})
+
+
+def _needed(nodes: list[Node], output: str) -> tuple[Node, ...]:
+  """The nodes that the output depends on, in order."""
+  wanted, kept = {output}, []
+  for node in reversed(nodes):
+    if wanted & set(node.outputs):
+      wanted |= set(node.inputs)
+      kept.append(node)
+  return tuple(reversed(kept))
+
+
+def parameters(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+  """The entry of one leaf op in a nested collection such as ``variables["params"]``.
+
+  Examples:
+    >>> parameters({"stem": {"conv": {"kernel": 1}}}, "stem/conv")
+    {'kernel': 1}
+  """
+  for part in name.split("/"):
+    tree = tree.get(part, {})
+  return tree
+
+
+def kernel_shape(node: Node) -> tuple[int, ...] | None:
+  """Shape of a node's kernel, (k, k, in / groups, out) or (in, out); None where there is none."""
+  channels = node.input_shapes[0][-1]
+  if node.op == "Dense":
+    return channels, node.attrs["features"]
+  if node.op != "ConvNorm":
+    return None
+  groups = channels if node.attrs["groups"] == "depthwise" else node.attrs["groups"]
+  return (node.attrs["kernel"],) * 2 + (channels // groups, node.attrs["features"])
+
+
+def macs(node: Node) -> int:
+  """Multiply-adds of one node for one image: convolutions and linear layers only."""
+  shape = kernel_shape(node)
+  if shape is None:
+    return 0
+  return math.prod(node.output_shapes[0][1:-1]) * math.prod(shape)
+
+
+def count_macs(graph: Graph) -> int:
+  """Multiply-adds of the whole graph for one image.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> round(count_macs(models.summarize(models.mobilenet_v1()).graph) / 1e6, 1)
+    568.7
+  """
+  return sum(macs(node) for node in graph.nodes)
+
+
+def count_parameters(params: Any) -> int:
+  """Number of trainable numbers in a parameter tree of arrays or shapes.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> count_parameters({"a": jnp.zeros((2, 3)), "b": jnp.zeros(4)})
+    10
+  """
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,230 @@
+"""The leaf ops: the only modules that a model is built from.
+
+Each is a linen module with a name. Tracing, quantization, export and pruning intercept the calls
+of :class:`LeafOp` and see nothing else of a model. The compute dtype is the dtype of the input;
+parameters and statistics are float32.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcompress import ops
+from jaxcompress.nn.activations import activate
+from jaxcompress.nn.norm import Norm, batch_norm
+
+
+class LeafOp(nn.Module):
+  """Base of all leaf ops: arrays come as positional arguments, everything else by keyword."""
+
+
+class ConvNorm(LeafOp):
+  """Convolution, then batch normalization or a bias, then an activation function.
+
+  Attributes:
+    features: output channels.
+    kernel: side of the square kernel.
+    stride: step in both directions.
+    groups: number of groups, or ``"depthwise"`` for one per channel.
+    padding: ``"SAME"`` (TensorFlow's), ``"SYMMETRIC"`` (``kernel // 2`` on every side, as in
+      PyTorch models), ``"VALID"``, or explicit ``((top, bottom), (left, right))``.
+    act: name of the activation function or None.
+    norm: how to normalise, or None for no normalization.
+    use_bias: whether a convolution without normalization adds a bias.
+
+  Parameters: ``kernel`` (kernel, kernel, in / groups, features), and ``scale`` and ``bias``
+  (features,); statistics: ``mean`` and ``var`` (features,).
+
+  Examples:
+    >>> layer = ConvNorm(8, kernel=3, stride=2, act="relu6")
+    >>> y, _ = layer.init_with_output(jax.random.key(0), jnp.ones((1, 8, 8, 3)), train=False)
+    >>> y.shape
+    (1, 4, 4, 8)
+  """
+
+  features: int
+  kernel: int = 1
+  stride: int = 1
+  groups: int | Literal["depthwise"] = 1
+  padding: ops.Padding = "SAME"
+  act: str | None = None
+  norm: Norm | None = Norm()
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
+    """``train``: whether the batch's statistics are used; a scalar array selects at run time."""
+    channels = x.shape[-1]
+    groups = channels if self.groups == "depthwise" else self.groups
+    if channels % groups or self.features % groups:
+      raise ValueError(
+        f"groups: {groups} must divide the input channels ({channels}) and features ({self.features})."
+      )
+    shape = (self.kernel, self.kernel, channels // groups, self.features)
+    fan_out = self.kernel**2 * self.features / groups
+    weight = self.param("kernel", nn.initializers.normal((2.0 / fan_out) ** 0.5), shape)
+    y = convolve(x, weight, stride=self.stride, padding=self.padding, groups=groups)
+    if self.norm is not None:
+      y = self._normalise(y, train)
+    elif self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (self.features,))
+      y = y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
+    return activate(self.act, y)
+
+  def _normalise(self, y: jax.Array, train: bool | jax.Array) -> jax.Array:
+    start = nn.initializers.zeros if self.norm.zero else nn.initializers.ones
+    scale = self.param("scale", start, (self.features,))
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,))
+    variance = self.variable("batch_stats", "var", jnp.ones, (self.features,))
+    live = train and not self.is_initializing() if isinstance(train, bool) else train
+    y, batch_mean, batch_variance = batch_norm(
+      y, scale, bias, mean.value, variance.value, live, self.norm.epsilon
+    )
+    if live is not False and self.is_mutable_collection("batch_stats"):
+      keep = self.norm.momentum
+      mean.value = keep * mean.value + (1 - keep) * batch_mean
+      variance.value = keep * variance.value + (1 - keep) * batch_variance
+    return y
+
+
+def convolve(x, weight, *, stride=1, padding="SAME", groups=1) -> jax.Array:
+  """The convolution of ``ops`` that fits the kernel's shape; ``weight`` takes the input's dtype."""
+  weight = weight.astype(x.dtype)
+  height, width, depth, features = weight.shape
+  if depth == 1 and groups == x.shape[-1] == features and groups > 1:
+    return ops.depthwise_conv(x, weight, stride=stride, padding=padding)
+  if height == width == groups == 1 and padding in ("SAME", "SYMMETRIC", "VALID"):
+    return ops.pointwise_conv(x, weight, stride=stride)
+  return ops.conv(x, weight, stride=stride, padding=padding, groups=groups)
+
+
+class Dense(LeafOp):
+  """A linear layer on (batch, in); parameters ``kernel`` (in, features) and ``bias`` (features,)."""
+
+  features: int
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    weight = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+    y = x @ weight.astype(x.dtype)
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (self.features,))
+      y = y + bias.astype(y.dtype).reshape(1, -1)
+    return y
+
+
+class Add(LeafOp):
+  """Elementwise sum of two arrays of one shape."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    return x + y
+
+
+class Multiply(LeafOp):
+  """Elementwise product; the second factor may be (batch, 1, 1, channels), as in squeeze-excite."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    return x * y
+
+
+class Concat(LeafOp):
+  """Concatenation on the channel axis."""
+
+  @nn.compact
+  def __call__(self, *xs: jax.Array) -> jax.Array:
+    return jnp.concatenate(xs, axis=-1)
+
+
+class Split(LeafOp):
+  """Splits the channels into consecutive parts of the given sizes."""
+
+  sizes: Sequence[int]
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+    if sum(self.sizes) != x.shape[-1]:
+      raise ValueError(f"sizes: {tuple(self.sizes)} must add up to the {x.shape[-1]} channels.")
+    edges = [sum(self.sizes[:i]) for i in range(1, len(self.sizes))]
+    return tuple(jnp.split(x, edges, axis=-1))
+
+
+class ChannelShuffle(LeafOp):
+  """Transposes (groups, channels / groups) on the channel axis (Zhang et al., ShuffleNet, 2017)."""
+
+  groups: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    if x.shape[-1] % self.groups:
+      raise ValueError(f"groups: {self.groups} must divide the {x.shape[-1]} channels.")
+    y = x.reshape(*x.shape[:-1], self.groups, -1)
+    return jnp.swapaxes(y, -1, -2).reshape(x.shape)
+
+
+class _Pool(LeafOp):
+  """A square pooling window; padding as in :class:`ConvNorm`."""
+
+  kernel: int
+  stride: int
+  padding: ops.Padding = "SAME"
+
+  def _window(self, x: jax.Array, init: float, combine) -> jax.Array:
+    pads = ops.resolve_padding(self.padding, x.shape[1:3], self.kernel, self.stride)
+    window, strides = (1, self.kernel, self.kernel, 1), (1, self.stride, self.stride, 1)
+    return jax.lax.reduce_window(x, init, combine, window, strides, ((0, 0), *pads, (0, 0)))
+
+
+class MaxPool(_Pool):
+  """Largest value of each window; padded cells never win."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self._window(x, -jnp.inf, jax.lax.max)
+
+
+class AvgPool(_Pool):
+  """Mean of each window.
+
+  Attributes:
+    count_padding: whether padded cells count as zeros (PyTorch's default) or not at all (TFLite).
+  """
+
+  count_padding: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    total = self._window(x, 0.0, jax.lax.add)
+    if self.count_padding:
+      return total / self.kernel**2
+    return total / self._window(jnp.ones_like(x[:1, :, :, :1]), 0.0, jax.lax.add)
+
+
+class GlobalAvgPool(LeafOp):
+  """Mean over height and width: (batch, height, width, channels) to (batch, channels).
+
+  Attributes:
+    keepdims: keep height and width as axes of length one.
+  """
+
+  keepdims: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return jnp.mean(x, axis=(1, 2), keepdims=self.keepdims)
+
+
+class Activation(LeafOp):
+  """An activation function on its own, by name."""
+
+  act: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return activate(self.act, x)

@@ -1,0 +1,135 @@
+"""Integer grids: from ranges to scales, and rounding with a straight-through gradient."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Levels(NamedTuple):
+  """The integers of a format.
+
+  Attributes:
+    low: smallest integer.
+    high: largest integer.
+    symmetric: whether zero is always represented by the integer zero.
+  """
+
+  low: int
+  high: int
+  symmetric: bool
+
+
+def levels(bits: int, *, symmetric: bool, narrow: bool = False, signed: bool = True) -> Levels:
+  """The integers of ``bits`` bits.
+
+  Args:
+    bits: 2 to 16.
+    symmetric: zero point fixed at 0, or free.
+    narrow: leave out the most negative integer, as TFLite does for weights.
+    signed: two's complement, or starting at 0.
+
+  Raises:
+    ValueError: if ``bits`` is out of range, or a symmetric format is asked to be unsigned.
+
+  Examples:
+    >>> levels(8, symmetric=True, narrow=True)
+    Levels(low=-127, high=127, symmetric=True)
+  """
+  if not 2 <= bits <= 16:
+    raise ValueError(f"bits: {bits} is out of range; it must be 2 to 16.")
+  if symmetric and not signed:
+    raise ValueError("signed: a symmetric format needs signed integers; set symmetric=False.")
+  low = -(2 ** (bits - 1)) if signed else 0
+  return Levels(low + int(narrow), low + 2**bits - 1, symmetric)
+
+
+def affine(low: jax.Array, high: jax.Array, to: Levels) -> tuple[jax.Array, jax.Array]:
+  """Scale and zero point of a range of real numbers; zero is always representable.
+
+  Symmetric: ``s = max(|low|, |high|) / high_integer``. Asymmetric: the range is widened to hold
+  zero, ``s = (high - low) / levels`` and ``z = round(low_integer - low / s)``, half to even
+  (Jacob et al., 2018, section 3.1: the nudged zero point).
+
+  Args:
+    low: smallest real value, any shape, float32.
+    high: largest real value, the same shape.
+    to: the integers.
+
+  Returns:
+    ``(scale, zero_point)``, float32 and integer-valued float32; an all-zero range has scale 1.
+
+  Examples:
+    >>> scale, zero = affine(jnp.float32(0.0), jnp.float32(6.0), levels(8, symmetric=False))
+    >>> round(float(scale), 5), float(zero)
+    (0.02353, -128.0)
+  """
+  if to.symmetric:
+    scale = jnp.maximum(jnp.abs(low), jnp.abs(high)) / to.high
+    return finite(scale), jnp.zeros_like(scale)
+  low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
+  steps = to.high - to.low
+  scale = finite((high - low) / steps)
+  below = low * steps / finite(high - low)  # low / scale, exact where the range is symmetric
+  return scale, jnp.clip(jnp.round(to.low - below), to.low, to.high)
+
+
+def finite(scale: jax.Array) -> jax.Array:
+  """Replaces scales that are zero or too small to divide by with 1."""
+  return jnp.where(scale > 1e-30, scale, 1.0)
+
+
+def to_integers(x: jax.Array, scale: jax.Array, zero: jax.Array, to: Levels) -> jax.Array:
+  """``clip(round(x / scale) + zero)``, half to even, as integer-valued floats.
+
+  Examples:
+    >>> to_integers(jnp.array([0.5, 1.5, 200.0]), 1.0, 0.0, levels(8, symmetric=True)).tolist()
+    [0.0, 2.0, 127.0]
+  """
+  return jnp.clip(jnp.round(x / scale) + zero, to.low, to.high)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def fake_quant(x: jax.Array, scale: jax.Array, zero: jax.Array, to: Levels) -> jax.Array:
+  """Rounds to a grid and back, with a straight-through gradient.
+
+  ``y = (clip(round(x / s) + z, low, high) - z) * s``, half to even. The gradient is 1 where the
+  rounded integer lies within the grid, edges included, and 0 elsewhere: a weight exactly on the
+  edge of its range, as the largest of each channel is, keeps its whole gradient, even if
+  ``x / s`` comes out one bit above the edge.
+
+  Args:
+    x: any shape, float32 or bfloat16; the result has the same dtype.
+    scale: broadcasts against ``x`` from the same rank or is a scalar.
+    zero: zero point, shaped like ``scale``.
+    to: the integers; static.
+
+  Returns:
+    ``x`` on the grid. Scale and zero point get no gradient.
+
+  Examples:
+    >>> to = levels(8, symmetric=True, narrow=True)
+    >>> x = jnp.array([-1.0, 0.3, 2.0])
+    >>> jax.grad(lambda x: fake_quant(x, 1 / 127, 0.0, to).sum())(x).tolist()
+    [1.0, 1.0, 0.0]
+
+  References:
+    Jacob et al., `Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference <https://arxiv.org/abs/1712.05877>`_, 2018, equation 12.
+  """
+  return _forward(x, scale, zero, to)[0]
+
+
+def _forward(x, scale, zero, to):
+  code = jnp.round(x.astype(jnp.float32) / scale) + zero
+  y = (jnp.clip(code, to.low, to.high) - zero) * scale
+  return y.astype(x.dtype), (code >= to.low) & (code <= to.high)
+
+
+def _backward(to, inside, g):
+  del to
+  return jnp.where(inside, g, 0), None, None
+
+
+fake_quant.defvjp(_forward, _backward)

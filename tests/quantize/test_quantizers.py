@@ -1,0 +1,83 @@
+"""Ranges, quantizers, and BatchNorm folding through them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcompress.nn import ConvNorm, Norm
+from jaxcompress.quantize import absmax, ema_range, int8, ranges, uniform
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.99])
+@pytest.mark.parametrize(("debias", "key"), [(False, "first_init"), (True, "zero_debias")])
+def test_moving_ranges_are_the_golden_ones(golden, decay, debias, key):
+  arrays = golden("quantize/ema")
+  quantizer = ema_range(decay=decay, debias=debias)
+  _, state = quantizer.init(arrays["x"][0])
+  step = jax.jit(lambda state, x: quantizer.apply((), state, x, train=jnp.bool_(True))[1])
+  for x, expected in zip(arrays["x"], arrays[f"{decay}/{key}_minmax"], strict=True):
+    state = step(state, x)
+    seen = ranges.debiased(state, decay) if debias else state
+    np.testing.assert_allclose([seen.low, seen.high], expected, rtol=1e-5)
+
+
+def test_ranges_stand_still_outside_training():
+  quantizer = ema_range()
+  _, state = quantizer.init(jnp.zeros(3))
+  _, state = quantizer.apply((), state, jnp.array([-1.0, 1.0]), train=True)
+  for train in (False, jnp.bool_(False)):
+    _, after = quantizer.apply((), state, jnp.array([-9.0, 9.0]), train=train)
+    assert (after.low, after.high, after.count) == (state.low, state.high, state.count)
+
+
+def test_an_all_zero_channel_keeps_a_finite_scale_and_gradient():
+  kernel = jnp.zeros((3, 3, 1, 4)).at[0, 0, 0, 0].set(1.0)
+  scale, _ = absmax().grid((), (), kernel)
+  grad = jax.grad(lambda k: absmax().apply((), (), k)[0].sum())(kernel)
+  assert jnp.all(jnp.isfinite(scale))
+  np.testing.assert_array_equal(grad, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["conv", "depthwise"])
+def test_fake_quantized_kernels_followed_by_batch_norm_equal_the_golden_layer(golden, kind):
+  arrays = {k.split("/")[1]: v for k, v in golden("quantize/bnfold").items() if k.startswith(kind)}
+  layer = ConvNorm(
+    8,
+    kernel=3,
+    groups="depthwise" if kind == "depthwise" else 1,
+    norm=Norm(epsilon=float(arrays["eps"])),
+    padding="SYMMETRIC",
+  )
+  params = {"kernel": arrays["w"], "scale": arrays["gamma"], "bias": arrays["beta"]}
+  stats = {"mean": arrays["mean"], "var": arrays["var"]}
+  y = layer.apply({"params": params, "batch_stats": stats}, arrays["x"], train=False)
+  np.testing.assert_allclose(y, arrays["y_bn_eval"], rtol=1e-4, atol=1e-5)
+  live = layer.apply(
+    {"params": params, "batch_stats": stats}, arrays["x"], train=True, mutable=["batch_stats"]
+  )[1]["batch_stats"]
+  np.testing.assert_allclose(
+    live["mean"], 0.9 * arrays["mean"] + 0.1 * arrays["batch_mean"], rtol=1e-4, atol=1e-5
+  )
+
+
+def test_quantizing_commutes_with_scaling_a_channel():
+  kernel = jax.random.normal(jax.random.key(0), (3, 3, 5, 8))
+  factor = jnp.exp2(jnp.arange(-4.0, 4.0)).reshape(1, 1, 1, -1)  # exact in binary
+  first, _ = absmax().apply((), (), kernel)
+  second, _ = absmax().apply((), (), kernel * factor)
+  np.testing.assert_array_equal(first * factor, second)
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: uniform(9), "bits: 9 is out of range"),
+    (lambda: uniform(1), "bits: 1 is out of range"),
+    (lambda: int8(start_step=-1), "start_step: -1"),
+    (lambda: ema_range(decay=1.0), "decay: 1.0"),
+  ],
+)
+def test_mistakes_name_the_argument_and_the_value(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()
