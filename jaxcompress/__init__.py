@@ -1,1 +1,31 @@
-"""Small vision models for the edge."""
+"""Small vision models for the edge: distilled, quantized and exported in one train step."""
+
+from jaxcompress import data, distill, export, models, nn, ops, quantize, report, training
+from jaxcompress.training import (
+  CompressState,
+  Recipe,
+  distill_step,
+  eval_step,
+  init_state,
+  train_step,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+  "CompressState",
+  "Recipe",
+  "data",
+  "distill",
+  "distill_step",
+  "eval_step",
+  "export",
+  "init_state",
+  "models",
+  "nn",
+  "ops",
+  "quantize",
+  "report",
+  "train_step",
+  "training",
+]

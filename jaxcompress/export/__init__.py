@@ -1,1 +1,22 @@
-"""."""
+"""Model files for edge runtimes, and their verification in those runtimes."""
+
+from jaxcompress.export.contents import Operator, read_metadata, read_operators
+from jaxcompress.export.files import MissingExtraError, require_edge, write_atomically
+from jaxcompress.export.tflite import tflite, tflite_float
+from jaxcompress.export.verify import Latency, Verification, benchmark, device_logits, verify
+
+__all__ = [
+  "Latency",
+  "MissingExtraError",
+  "Operator",
+  "Verification",
+  "benchmark",
+  "device_logits",
+  "read_metadata",
+  "read_operators",
+  "require_edge",
+  "tflite",
+  "tflite_float",
+  "verify",
+  "write_atomically",
+]

@@ -2,6 +2,7 @@
 
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.endpoints import Endpoints
+from jaxcompress.nn.fold import Folded, fold
 from jaxcompress.nn.fuse import fuse_activations
 from jaxcompress.nn.graph import (
   INPUT,
@@ -42,6 +43,7 @@ __all__ = [
   "ConvNorm",
   "Dense",
   "Endpoints",
+  "Folded",
   "GlobalAvgPool",
   "Graph",
   "LeafOp",
@@ -54,6 +56,7 @@ __all__ = [
   "batch_norm",
   "count_macs",
   "count_parameters",
+  "fold",
   "fuse_activations",
   "is_leaf_call",
   "kernel_shape",

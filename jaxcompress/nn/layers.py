@@ -85,9 +85,9 @@ class ConvNorm(LeafOp):
       y, scale, bias, mean.value, variance.value, live, self.norm.epsilon
     )
     if live is not False and self.is_mutable_collection("batch_stats"):
-      keep = self.norm.momentum
-      mean.value = keep * mean.value + (1 - keep) * batch_mean
-      variance.value = keep * variance.value + (1 - keep) * batch_variance
+      share = 1 - self.norm.momentum  # as a difference, so that frozen statistics stay to the bit
+      mean.value += share * (batch_mean - mean.value)
+      variance.value += share * (batch_variance - variance.value)
     return y
 
 

@@ -1,1 +1,48 @@
-"""."""
+"""What a run found, as report.json, report.html, plots and tables in the terminal."""
+
+from jaxcompress.report.confusion import count_confusion
+from jaxcompress.report.findings import headline
+from jaxcompress.report.layers import layer_rows, model_bytes, range_rows
+from jaxcompress.report.machine import environment
+from jaxcompress.report.metrics import MetricsWriter, curves, read_metrics
+from jaxcompress.report.plots import write_plots
+from jaxcompress.report.results import (
+  Entry,
+  Layer,
+  Range,
+  Results,
+  Run,
+  Sample,
+  Spread,
+)
+from jaxcompress.report.serial import from_json, to_json
+from jaxcompress.report.snippet import deploy
+from jaxcompress.report.tables import layer_table, model_table, result_table
+from jaxcompress.report.write import write_report
+
+__all__ = [
+  "Entry",
+  "Layer",
+  "MetricsWriter",
+  "Range",
+  "Results",
+  "Run",
+  "Sample",
+  "Spread",
+  "count_confusion",
+  "curves",
+  "deploy",
+  "environment",
+  "from_json",
+  "headline",
+  "layer_rows",
+  "layer_table",
+  "model_bytes",
+  "model_table",
+  "range_rows",
+  "read_metrics",
+  "result_table",
+  "to_json",
+  "write_plots",
+  "write_report",
+]

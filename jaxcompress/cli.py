@@ -1,0 +1,125 @@
+"""The command line: ``jaxcompress compress`` and ``jaxcompress info``."""
+
+import os
+import pathlib
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+  help="Small vision models for the edge: distilled, quantized and written to an integer file"
+  " whose logits on the device are bit for bit those computed here.",
+  no_args_is_help=True,
+  add_completion=False,
+  pretty_exceptions_enable=False,
+  rich_markup_mode=None,
+)
+
+Width = Annotated[float | None, typer.Option(help="Width multiplier of the student [0.25].")]
+
+
+@app.command()
+def compress(
+  data: Annotated[
+    str | None,
+    typer.Option(
+      help="glyphs (built in), digits (handwriting), tfds:NAME, or folder:PATH with one folder of"
+      " PNG or JPEG images per class [glyphs]."
+    ),
+  ] = None,
+  student: Annotated[str | None, typer.Option(help="The small model [mobilenet_v2].")] = None,
+  width: Width = None,
+  teacher: Annotated[str | None, typer.Option(help="The large model [mobilenet_v2].")] = None,
+  teacher_width: Annotated[
+    float | None, typer.Option(help="Width multiplier of the teacher [0.75].")
+  ] = None,
+  teacher_checkpoint: Annotated[
+    str | None, typer.Option(help="A trained teacher: OUT/teacher of an earlier run.")
+  ] = None,
+  bits: Annotated[int | None, typer.Option(help="Bits of the weights, 2 to 8 [8].")] = None,
+  epochs: Annotated[
+    float | None,
+    typer.Option(help="Passes over the training images, each for teacher and student [1000 steps]."),
+  ] = None,
+  batch_size: Annotated[int | None, typer.Option(help="Images per step [64].")] = None,
+  image_size: Annotated[
+    int | None, typer.Option(help="Side in pixels to which a folder's images are brought.")
+  ] = None,
+  seed: Annotated[int | None, typer.Option(help="Of everything that is random [0].")] = None,
+  out: Annotated[
+    str | None, typer.Option(help="Output folder [jaxcompress-out, or the next free number].")
+  ] = None,
+  resume: Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in the output folder.")
+  ] = False,
+  quick: Annotated[
+    bool, typer.Option("--quick", help="Less data and fewer steps, to see that it works.")
+  ] = False,
+) -> None:
+  """Train a teacher and a student, distil, quantize, export, verify, and write a report.
+
+  Needs nothing: without options it learns to read a built-in set of glyphs in a few minutes.
+  """
+  from rich.console import Console
+
+  from jaxcompress import pipeline, report
+
+  given = {
+    "data": data,
+    "student": student,
+    "width": width,
+    "teacher": teacher,
+    "teacher_width": teacher_width,
+    "teacher_checkpoint": teacher_checkpoint and str(pathlib.Path(teacher_checkpoint).absolute()),
+    "bits": bits,
+    "epochs": epochs,
+    "batch_size": batch_size,
+    "image_size": image_size,
+    "seed": seed,
+    "quick": quick or None,
+  }
+  console = Console()
+  folder, options = pipeline.claim_folder(out, given, resume=resume)
+  command = shlex.join(["jaxcompress", *sys.argv[1:]])
+  try:
+    results = pipeline.compress(options, folder, command=command, console=console)
+  except ValueError:
+    pipeline.release_folder(folder)
+    raise
+  console.print(report.result_table(results))
+  console.print(report.headline(results))
+  console.print(f"report: {folder / 'report.html'}   model: {folder / 'student.tflite'}")
+
+
+@app.command()
+def info(
+  model: Annotated[str, typer.Argument(help="Name of a model, such as mobilenet_v2.")],
+  width: Annotated[float | None, typer.Option(help="Width multiplier.")] = None,
+  classes: Annotated[int, typer.Option(help="Number of classes.")] = 1000,
+  image_size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
+) -> None:
+  """Show a model layer by layer: shapes, parameters, multiply-adds."""
+  from rich.console import Console
+
+  from jaxcompress import models, report
+
+  if image_size is not None and image_size < 1:
+    raise ValueError(f"image_size: {image_size} must be at least 1.")
+  options = {} if width is None else {"width": width}
+  summary = models.summarize(models.create(model, classes, **options), image_size)
+  Console().print(report.layer_table(summary.graph, summary.variables["params"], title=model))
+
+
+def main() -> None:
+  """Runs the command line; a mistake of the user's is one line on stderr and exit code 2."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  try:
+    app()
+  except ValueError as error:
+    print(f"jaxcompress: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print("jaxcompress: stopped; go on with --resume", file=sys.stderr)
+    sys.exit(130)

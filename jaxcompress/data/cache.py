@@ -1,0 +1,62 @@
+"""Arrays kept on disk between runs, which may vanish, break or be unwritable at any time."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+import zipfile
+import zlib
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+def cache_folder() -> pathlib.Path | None:
+  """``$XDG_CACHE_HOME/jaxcompress``, by default ``~/.cache/jaxcompress``; None without a home."""
+  root = os.environ.get("XDG_CACHE_HOME", "")
+  if os.path.isabs(root):  # the specification has relative ones ignored
+    return pathlib.Path(root) / "jaxcompress"
+  try:
+    return pathlib.Path.home() / ".cache" / "jaxcompress"
+  except RuntimeError:
+    return None
+
+
+def read(name: str) -> Arrays | None:
+  """The arrays stored under a name, or None where there is no whole file of that name."""
+  folder = cache_folder()
+  if folder is None:
+    return None
+  try:
+    with open(folder / name, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+      return dict(arrays)  # the archive has checksums
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    return None
+
+
+def write(name: str, arrays: Arrays) -> bool:
+  """Stores arrays under a name, at once or not at all.
+
+  Returns:
+    Whether they were stored; a folder that cannot be written is no error.
+  """
+  folder = cache_folder()
+  if folder is None:
+    return False
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{name}-", suffix=".tmp", dir=folder)
+  except OSError:
+    return False
+  try:
+    with os.fdopen(handle, "wb") as file:
+      np.savez(file, **arrays)
+    os.replace(temporary, folder / name)
+  except BaseException as error:  # also on Ctrl-C: no half file stays behind
+    with contextlib.suppress(OSError):
+      os.unlink(temporary)
+    if isinstance(error, OSError):
+      return False
+    raise
+  return True

@@ -1,0 +1,89 @@
+"""What every data source returns: images and labels in memory, in three parts."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+  """Images with their labels, in host memory.
+
+  Attributes:
+    images: (count, height, width, channels) uint8.
+    labels: (count,) int32, positions in the data set's ``classes``.
+
+  Raises:
+    ValueError: if shapes or dtypes are others.
+
+  Examples:
+    >>> len(Split(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5, dtype=np.int32)))
+    5
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+
+  def __post_init__(self):
+    if self.images.dtype != np.uint8 or self.images.ndim != 4:
+      raise ValueError(
+        f"images: {self.images.dtype} of shape {self.images.shape} must be uint8 "
+        "(count, height, width, channels)."
+      )
+    if self.labels.dtype != np.int32 or self.labels.shape != self.images.shape[:1]:
+      raise ValueError(
+        f"labels: {self.labels.dtype} of shape {self.labels.shape} must be int32 "
+        f"({len(self.images)},), one for each image."
+      )
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset:
+  """A data set for classification.
+
+  Attributes:
+    name: as given to :func:`~jaxcompress.data.load`.
+    classes: names of the classes, in the order of the labels.
+    train: what is trained on.
+    validation: held out of the training images; settings are chosen on it.
+    test: looked at once, at the end.
+    flip: whether a mirrored image keeps its label, as far as can be told.
+
+  Raises:
+    ValueError: if the parts' images differ in shape or a label names no class.
+
+  Examples:
+    >>> part = Split(np.zeros((2, 8, 8, 3), np.uint8), np.arange(2, dtype=np.int32))
+    >>> data = Dataset(name="x", classes=("a", "b"), train=part, validation=part, test=part)
+    >>> data.image_shape, data.flip
+    ((8, 8, 3), False)
+  """
+
+  name: str
+  classes: tuple[str, ...]
+  train: Split
+  validation: Split
+  test: Split
+  flip: bool = False
+
+  def __post_init__(self):
+    for name in ("train", "validation", "test"):
+      part = getattr(self, name)
+      if part.images.shape[1:] != self.image_shape:
+        raise ValueError(
+          f"{name}: images of shape {part.images.shape[1:]} differ from those of train, "
+          f"{self.image_shape}; resize them to one size."
+        )
+      if len(part) and not 0 <= part.labels.min() <= part.labels.max() < len(self.classes):
+        raise ValueError(
+          f"{name}: labels {part.labels.min()} to {part.labels.max()} do not fit the "
+          f"{len(self.classes)} classes; they must be 0 to {len(self.classes) - 1}."
+        )
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(height, width, channels) of every image."""
+    return self.train.images.shape[1:]

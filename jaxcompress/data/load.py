@@ -1,0 +1,47 @@
+"""Data sets by name."""
+
+import importlib
+from collections.abc import Callable
+
+from jaxcompress.data.dataset import Dataset
+
+BUILT_IN = ("glyphs", "digits")
+ELSEWHERE = ("tfds", "folder")  # with a name or path after a colon
+
+
+def load(spec: str, *, seed: int = 0, size: int | None = None, limit: int | None = None) -> Dataset:
+  """Loads a data set into memory.
+
+  Args:
+    spec: ``"glyphs"``, ``"digits"``, ``"tfds:NAME"``, ``"tfds:NAME@DATA_DIR"`` or
+      ``"folder:PATH"``.
+    seed: of what is rendered or split.
+    size: side of the images in pixels; by default 32 for the built-in sets, else the images' own
+      size from 28 to 64 pixels, 32 for smaller and 224 for larger ones.
+    limit: at most this many images in each part.
+
+  Returns:
+    A :class:`Dataset`.
+
+  Raises:
+    ValueError: if the name is unknown, a number is out of range, or the data are not usable.
+
+  Examples:
+    >>> load("digits", limit=100).train.images.shape
+    (100, 32, 32, 3)
+  """
+  for name, value, least in (("seed", seed, 0), ("size", size, 1), ("limit", limit, 1)):
+    if value is not None and value < least:
+      raise ValueError(f"{name}: {value} must be at least {least}.")
+  kind, colon, rest = spec.partition(":")
+  if kind not in (ELSEWHERE if colon else BUILT_IN) or (colon and not rest):
+    choices = "glyphs, digits, tfds:NAME or folder:PATH"
+    raise ValueError(f"data: {spec!r} is unknown; it must be {choices}.")
+  options = {"seed": seed, "limit": limit} | ({} if size is None else {"size": size})
+  read = _reader(kind)
+  return read(**options) if kind in BUILT_IN else read(rest, **options)
+
+
+def _reader(kind: str) -> Callable[..., Dataset]:
+  """A source, imported when it is asked for: scikit-learn and tensorflow-datasets take seconds."""
+  return getattr(importlib.import_module(f"jaxcompress.data.{kind}"), kind)

@@ -1,0 +1,96 @@
+"""From pixels to what the networks read, on the host and on the device alike."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+  """Maps pixels to float32, by default so that every image has the same brightness and contrast.
+
+  ``y = (x - center) / scale``, and with ``per_image`` then ``y = y - mean(y)`` in every channel of
+  every image, and ``y = y / (std(y) + epsilon)`` with the standard deviation of the whole image.
+
+  It takes numpy arrays (and needs no JAX for them) or JAX arrays, and is part of what is deployed:
+  :meth:`to_metadata` is what a model file says about it.
+
+  Attributes:
+    center: subtracted from the pixels.
+    scale: divides them.
+    per_image: whether images are brought to zero mean and similar contrast.
+    epsilon: keeps the noise of flat images small; in units of the scaled pixels.
+
+  Raises:
+    ValueError: if ``scale`` or ``epsilon`` is not positive.
+
+  Examples:
+    >>> image = np.zeros((1, 2, 2, 1), np.uint8)
+    >>> image[0, 0] = 128
+    >>> [round(float(value), 3) for value in Preprocess()(image).ravel()]
+    [0.909, 0.909, -0.909, -0.909]
+    >>> float(Preprocess(per_image=False)(image).max())
+    0.0078125
+  """
+
+  center: float = 127.5
+  scale: float = 64.0
+  per_image: bool = True
+  epsilon: float = 0.1
+
+  def __post_init__(self):
+    for name in ("scale", "epsilon"):
+      if not getattr(self, name) > 0:
+        raise ValueError(f"{name}: {getattr(self, name)} must be positive.")
+
+  def __call__(self, images: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+    """(..., height, width, channels), uint8 or float with pixels of 0 to 255, to float32."""
+    xp = np if isinstance(images, np.ndarray) else jnp
+    x = (images.astype(np.float32) - self.center) / self.scale
+    if not self.per_image:
+      return x
+    x = x - xp.mean(x, axis=(-3, -2), keepdims=True)
+    deviation = xp.sqrt(xp.mean(xp.square(x), axis=(-3, -2, -1), keepdims=True))
+    return x / (deviation + self.epsilon)
+
+  def to_metadata(self) -> dict[str, float | bool | str]:
+    """The settings as JSON values, with the formula in words.
+
+    Examples:
+      >>> Preprocess(per_image=False).to_metadata()["formula"]
+      'y = (x - center) / scale'
+    """
+    return {**dataclasses.asdict(self), "formula": self._formula()}
+
+  def _formula(self) -> str:
+    scaled = "y = (x - center) / scale"
+    if not self.per_image:
+      return scaled
+    return (
+      f"{scaled}; y = y - mean of y over height and width; "
+      "y = y / (epsilon + root mean square of y over height, width and channels)"
+    )
+
+  @classmethod
+  def from_metadata(cls, metadata: Mapping[str, Any]) -> "Preprocess":
+    """The inverse of :meth:`to_metadata`.
+
+    Raises:
+      ValueError: if a setting is missing.
+
+    Examples:
+      >>> Preprocess.from_metadata(Preprocess(scale=58.0).to_metadata()).scale
+      58.0
+    """
+    names = [field.name for field in dataclasses.fields(cls)]
+    missing = [name for name in names if name not in metadata]
+    if missing:
+      raise ValueError(
+        f"metadata: {', '.join(missing)} missing; it must have {', '.join(names)}, as "
+        "to_metadata writes them."
+      )
+    return cls(**{name: metadata[name] for name in names})

@@ -1,0 +1,175 @@
+"""What a loss is, and the two helpers that make one from a formula.
+
+A loss is a pair of pure functions, as a gradient transformation is in optax. To add one, write a
+function that returns :func:`stateless` or :func:`stateful` of its formula, export it, and give it
+a row in ``tests/distill/test_contract.py``.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcompress.nn import Endpoints
+
+Batch = Mapping[str, jax.Array]
+Teachers = tuple[Endpoints, ...]
+Metrics = dict[str, jax.Array]
+
+
+class LossTransform(NamedTuple):
+  """A distillation loss: two pure functions.
+
+  Attributes:
+    init: ``(rng, student, teachers, batch) -> (params, state)``. It reads shapes only and raises
+      ``ValueError`` for what does not fit. ``params`` is what the loss trains (``()`` if nothing),
+      with the student's own optimizer; ``state`` is what it carries from step to step (see
+      :func:`keep_where` for large ones).
+    update: ``(params, state, student, teachers, batch, **extras) -> (loss, state, metrics)``. The
+      loss is a float32 scalar, averaged over the batch and computed in float32 whatever the
+      dtype of the inputs; no gradient reaches the teachers. ``metrics`` maps names to unweighted
+      float32 scalars. Extras are ``step`` (int32 scalar) and ``rng`` (a key); others are ignored.
+
+  ``student`` and each of ``teachers`` are :class:`~jaxcompress.nn.Endpoints`; the batch is a dict
+  with ``label`` (batch,) int32 or soft ``target`` (batch, classes), and ``index`` (batch,) int32,
+  the examples' places in the training set, for losses with memory banks. A loss reads
+  ``teachers[0]`` unless it says otherwise; :func:`~jaxcompress.distill.for_teacher` gives it
+  another one.
+
+  Examples:
+    >>> transform = stateless("mean", lambda student, teachers, batch: jnp.mean(student.logits))
+    >>> student = Endpoints(logits=jnp.ones((2, 3), jnp.bfloat16))
+    >>> params, state = transform.init(jax.random.key(0), student, (), {})
+    >>> loss, state, metrics = transform.update(params, state, student, (), {})
+    >>> loss.dtype.name, {name: float(value) for name, value in metrics.items()}
+    ('float32', {'mean': 1.0})
+  """
+
+  init: Callable[..., tuple[Any, Any]]
+  update: Callable[..., tuple[jax.Array, Any, Metrics]]
+
+
+def stateless(
+  name: str, compute: Callable[[Endpoints, Teachers, Batch], jax.Array]
+) -> LossTransform:
+  """A loss without parameters or state from its formula.
+
+  Args:
+    name: of its metric.
+    compute: ``(student, teachers, batch) -> scalar``. It gets float32 endpoints, the teachers'
+      without gradient, and raises ``ValueError`` for shapes that do not fit; ``init`` calls it
+      abstractly, so mistakes show there.
+
+  Returns:
+    A :class:`LossTransform`.
+
+  Examples:
+    >>> transform = stateless("mean", lambda student, teachers, batch: jnp.mean(student.logits))
+    >>> transform.init(jax.random.key(0), Endpoints(logits=jnp.ones((2, 3))), (), {})
+    ((), ())
+  """
+
+  def init(rng, student, teachers, batch):
+    del rng
+    jax.eval_shape(lambda student, teachers: compute(student, teachers, batch), student, teachers)
+    return (), ()
+
+  def update(params, state, student, teachers, batch, extras):
+    del params, extras
+    return compute(student, teachers, batch), state
+
+  return stateful(name, init, update)
+
+
+def stateful(
+  name: str,
+  init: Callable[[jax.Array, Endpoints, Teachers, Batch], tuple[Any, Any]],
+  compute: Callable[..., tuple[jax.Array, Any]],
+) -> LossTransform:
+  """A loss with parameters or state from its formula.
+
+  Args:
+    name: of its metric.
+    init: ``(rng, student, teachers, batch) -> (params, state)``; reads shapes only.
+    compute: ``(params, state, student, teachers, batch, extras) -> (scalar, state)``; ``extras``
+      is a dict. It gets float32 endpoints, the teachers' without gradient.
+
+  Returns:
+    A :class:`LossTransform`.
+
+  Examples:
+    >>> def compute(params, state, student, teachers, batch, extras):
+    ...   return params * jnp.mean(student.logits), state + 1
+    >>> transform = stateful("scaled", lambda *args: (jnp.array(2.0), jnp.array(0)), compute)
+    >>> student = Endpoints(logits=jnp.ones((2, 3)))
+    >>> params, state = transform.init(jax.random.key(0), student, (), {})
+    >>> loss, state, _ = transform.update(params, state, student, (), {})
+    >>> float(loss), int(state)
+    (2.0, 1)
+  """
+
+  def update(params, state, student, teachers, batch, **extras):
+    loss, state = compute(params, state, _float32(student), _constant(teachers), batch, extras)
+    loss = loss.astype(jnp.float32)
+    return loss, state, {name: jax.lax.stop_gradient(loss)}
+
+  return LossTransform(init, update)
+
+
+def keep_where(keep: jax.Array, new: Any, old: Any) -> Any:
+  """The new tree where ``keep``, else the old one: how a step whose result is bad is taken back.
+
+  A select over large arrays reads, writes and holds them twice. A state that knows how to take an
+  update back at less cost has a method ``keep_where(keep, old)``, which is called instead.
+
+  Args:
+    keep: () bool.
+    new: any pytree.
+    old: a pytree of the same structure; leaves that are the very same are passed through.
+
+  Returns:
+    A pytree of that structure.
+
+  Examples:
+    >>> keep_where(jnp.array(False), {"a": jnp.array(2)}, {"a": jnp.array(1)})["a"].item()
+    1
+  """
+
+  def knows_better(tree):
+    return hasattr(tree, "keep_where")
+
+  def pick(a, b):
+    if knows_better(a):
+      return a.keep_where(keep, b)
+    return a if a is b else jnp.where(keep, a, b)
+
+  return jax.tree.map(pick, new, old, is_leaf=knows_better)
+
+
+def first_teacher(teachers: Teachers, name: str) -> Endpoints:
+  """``teachers[0]``, or an error that says which loss wanted it.
+
+  Raises:
+    ValueError: if there are no teachers.
+
+  Examples:
+    >>> first_teacher((Endpoints(logits=jnp.ones((1, 3))),), "kd").logits.shape
+    (1, 3)
+  """
+  if not teachers:
+    raise ValueError(f"teachers: {name} reads one and there are none; give the recipe a teacher.")
+  return teachers[0]
+
+
+def _float32(tree: Any) -> Any:
+  """Every float array in float32."""
+
+  def cast(x):
+    return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+  return jax.tree.map(cast, tree)
+
+
+def _constant(teachers: Teachers) -> Teachers:
+  return jax.lax.stop_gradient(_float32(tuple(teachers)))

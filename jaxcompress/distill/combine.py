@@ -1,0 +1,244 @@
+"""Sums, weights and choices of losses."""
+
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcompress.distill import schedules
+from jaxcompress.distill.base import LossTransform, Metrics
+
+
+class ScaleState(NamedTuple):
+  """State of :func:`scale`.
+
+  Attributes:
+    count: steps so far, () int32; ``()`` where the weight is a constant.
+    inner: state of the scaled loss.
+  """
+
+  count: schedules.Count
+  inner: Any
+
+
+def chain(*transforms: LossTransform) -> LossTransform:
+  """The sum of losses.
+
+  ``loss = sum_i loss_i``. Parameters and states are tuples in the order of the terms. Metrics are
+  merged; of two with one name, the later gets a suffix: ``kd``, ``kd_2``, ``kd_3``. If an ``rng``
+  is passed to ``update``, each term gets its own fold of it.
+
+  Args:
+    *transforms: the terms.
+
+  Returns:
+    A :class:`LossTransform`.
+
+  Raises:
+    ValueError: if there are no terms, or one is no transform.
+
+  Examples:
+    >>> from jaxcompress.distill import cross_entropy, kd
+    >>> from jaxcompress.nn import Endpoints
+    >>> loss = chain(scale(0.1, cross_entropy()), scale(0.9, kd(temperature=4.0)))
+    >>> same, batch = Endpoints(logits=jnp.zeros((2, 4))), {"label": jnp.array([0, 1])}
+    >>> params, state = loss.init(jax.random.key(0), same, (same,), batch)
+    >>> _, _, metrics = loss.update(params, state, same, (same,), batch)
+    >>> {name: round(float(value), 4) for name, value in metrics.items()}
+    {'cross_entropy': 1.3863, 'kd': 0.0}
+  """
+  if not transforms:
+    raise ValueError("transforms: there are none; chain needs at least one loss.")
+  for i, transform in enumerate(transforms):
+    _check(f"transforms: item {i}", transform)
+
+  def init(rng, student, teachers, batch):
+    parts = [
+      transform.init(jax.random.fold_in(rng, i), student, teachers, batch)
+      for i, transform in enumerate(transforms)
+    ]
+    return tuple(params for params, _ in parts), tuple(state for _, state in parts)
+
+  def update(params, state, student, teachers, batch, **extras):
+    total, states, metrics = jnp.zeros(()), [], {}
+    for i, transform in enumerate(transforms):
+      loss, new, terms = transform.update(
+        params[i], state[i], student, teachers, batch, **_fold(extras, i)
+      )
+      total += loss
+      states.append(new)
+      for name, value in terms.items():
+        metrics[_unused(name, metrics)] = value
+    return total, tuple(states), metrics
+
+  return LossTransform(init, update)
+
+
+def named_chain(*pairs: tuple[str, LossTransform], **transforms: LossTransform) -> LossTransform:
+  """The sum of losses by name.
+
+  Like :func:`chain`, but parameters and states are dicts, and every metric is prefixed with the
+  name of its term: ``teacher/kd``.
+
+  Args:
+    *pairs: ``(name, transform)``, for names that are no identifiers.
+    **transforms: further terms.
+
+  Returns:
+    A :class:`LossTransform`.
+
+  Raises:
+    ValueError: if there are no terms, a name occurs twice, or a term is no transform.
+
+  Examples:
+    >>> from jaxcompress.distill import cross_entropy, kd
+    >>> from jaxcompress.nn import Endpoints
+    >>> loss = named_chain(labels=cross_entropy(), teacher=kd())
+    >>> same, batch = Endpoints(logits=jnp.zeros((2, 4))), {"label": jnp.array([0, 1])}
+    >>> params, state = loss.init(jax.random.key(0), same, (same,), batch)
+    >>> sorted(loss.update(params, state, same, (same,), batch)[2])
+    ['labels/cross_entropy', 'teacher/kd']
+  """
+  terms: dict[str, LossTransform] = {}
+  for pair in (*pairs, *transforms.items()):
+    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+      raise ValueError(f"pairs: {pair!r} must be a (name, transform) tuple.")
+    name, transform = pair
+    if not name or name in terms:
+      raise ValueError(f"pairs: the name {name!r} is empty or used twice; names must differ.")
+    _check(f"transforms: {name!r}", transform)
+    terms[name] = transform
+  if not terms:
+    raise ValueError("transforms: there are none; named_chain needs at least one loss.")
+  names = tuple(terms)
+  chained = chain(*(_prefixed(name, terms[name]) for name in names))
+
+  def init(rng, student, teachers, batch):
+    params, state = chained.init(rng, student, teachers, batch)
+    return dict(zip(names, params, strict=True)), dict(zip(names, state, strict=True))
+
+  def update(params, state, student, teachers, batch, **extras):
+    loss, state, metrics = chained.update(
+      [params[name] for name in names],
+      [state[name] for name in names],
+      student,
+      teachers,
+      batch,
+      **extras,
+    )
+    return loss, dict(zip(names, state, strict=True)), metrics
+
+  return LossTransform(init, update)
+
+
+def scale(weight: schedules.ScalarOrSchedule, transform: LossTransform) -> LossTransform:
+  """A loss times a weight; its metrics stay unweighted.
+
+  Args:
+    weight: a number, or a schedule: any function of the step, such as optax's. Steps are counted
+      in the state, so a changing weight never recompiles; the first update sees step 0.
+    transform: the loss.
+
+  Returns:
+    A :class:`LossTransform` with the same parameters and a :class:`ScaleState`.
+
+  Raises:
+    ValueError: if the weight is not finite, or ``transform`` is no transform.
+
+  Examples:
+    >>> import optax
+    >>> from jaxcompress.distill import cross_entropy
+    >>> from jaxcompress.nn import Endpoints
+    >>> loss = scale(optax.linear_schedule(0.0, 1.0, 2), cross_entropy())
+    >>> student, batch = Endpoints(logits=jnp.zeros((1, 4))), {"label": jnp.array([0])}
+    >>> params, state = loss.init(jax.random.key(0), student, (), batch)
+    >>> for _ in range(3):
+    ...   value, state, metrics = loss.update(params, state, student, (), batch)
+    ...   print(round(float(value), 2), round(float(metrics["cross_entropy"]), 2))
+    0.0 1.39
+    0.69 1.39
+    1.39 1.39
+  """
+  schedules.check_number("weight", weight)
+  _check("transform", transform)
+
+  def init(rng, student, teachers, batch):
+    params, inner = transform.init(rng, student, teachers, batch)
+    return params, ScaleState(schedules.start(weight), inner)
+
+  def update(params, state, student, teachers, batch, **extras):
+    loss, inner, metrics = transform.update(params, state.inner, student, teachers, batch, **extras)
+    factor, count = schedules.read(weight, state.count)
+    return factor * loss, ScaleState(count, inner), metrics
+
+  return LossTransform(init, update)
+
+
+def for_teacher(i: int, transform: LossTransform) -> LossTransform:
+  """Lets a loss see one teacher only: it gets ``(teachers[i],)``.
+
+  Args:
+    i: place in the recipe's ``teachers``, from 0.
+    transform: the loss.
+
+  Returns:
+    A :class:`LossTransform` with the same parameters and state.
+
+  Raises:
+    ValueError: if ``i`` is negative; on ``init``, if there are not so many teachers.
+
+  Examples:
+    >>> from jaxcompress.distill import kd
+    >>> both = chain(scale(0.5, for_teacher(0, kd())), scale(0.5, for_teacher(1, kd())))
+  """
+  if isinstance(i, bool) or not isinstance(i, Integral) or i < 0:
+    raise ValueError(f"i: {i!r} must be a teacher's place, 0 or more.")
+  _check("transform", transform)
+
+  def chosen(teachers):
+    if i >= len(teachers):
+      raise ValueError(
+        f"i: teacher {i} was asked for and there are {len(teachers)}; places start at 0."
+      )
+    return (teachers[i],)
+
+  def init(rng, student, teachers, batch):
+    return transform.init(rng, student, chosen(teachers), batch)
+
+  def update(params, state, student, teachers, batch, **extras):
+    return transform.update(params, state, student, chosen(teachers), batch, **extras)
+
+  return LossTransform(init, update)
+
+
+def _prefixed(name: str, transform: LossTransform) -> LossTransform:
+  """A loss whose metrics carry a name in front."""
+
+  def update(*args, **extras):
+    loss, state, metrics = transform.update(*args, **extras)
+    return loss, state, {f"{name}/{key}": value for key, value in metrics.items()}
+
+  return LossTransform(transform.init, update)
+
+
+def _fold(extras: Mapping[str, Any], i: int) -> Mapping[str, Any]:
+  """The extras with a key of their own for term ``i``."""
+  if extras.get("rng") is None:
+    return extras
+  return {**extras, "rng": jax.random.fold_in(extras["rng"], i)}
+
+
+def _unused(name: str, metrics: Metrics) -> str:
+  """The name, or with the first suffix that is free."""
+  candidate, i = name, 2
+  while candidate in metrics:
+    candidate, i = f"{name}_{i}", i + 1
+  return candidate
+
+
+def _check(what: str, transform: Any) -> None:
+  if not isinstance(transform, LossTransform):
+    found = getattr(transform, "__name__", repr(transform))
+    raise ValueError(f"{what} is {found}, not a LossTransform; write a call such as kd().")

@@ -1,0 +1,72 @@
+"""Reads back what a model file says about itself."""
+
+import json
+import os
+from typing import Any, NamedTuple
+
+from jaxcompress.export.files import require_edge
+from jaxcompress.export.runtime import read_model
+from jaxcompress.export.tflite import ENTRY
+
+FLOATS = ("FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16")
+
+
+class Operator(NamedTuple):
+  """An operator of a file.
+
+  Attributes:
+    name: TFLite's, such as ``"CONV_2D"``.
+    version: of the operator.
+    is_float: whether it reads or writes a floating-point tensor.
+  """
+
+  name: str
+  version: int
+  is_float: bool
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+  """The metadata that :func:`~jaxcompress.export.tflite` put into a file.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if the file is missing, damaged, or not one of jaxcompress's.
+  """
+  model = _read(path)
+  for entry in model.metadata or ():
+    if entry.name.decode() == ENTRY:
+      return json.loads(bytes(model.buffers[entry.buffer].data))
+  raise ValueError(f"path: {path} has no metadata of jaxcompress.")
+
+
+def read_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
+  """The operators of a file, in order.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if the file is missing or damaged.
+  """
+  from ai_edge_litert import schema_py_generated as schema
+
+  model = _read(path)
+  names = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
+  floats = {getattr(schema.TensorType, name) for name in FLOATS if hasattr(schema.TensorType, name)}
+  graph = model.subgraphs[0]
+  found = []
+  for operator in graph.operators:
+    code = model.operatorCodes[operator.opcodeIndex]
+    used = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
+    is_float = any(tensor.type in floats for tensor in used)
+    found.append(Operator(names[code.builtinCode], code.version, is_float))
+  return tuple(found)
+
+
+def _read(path: str | os.PathLike) -> Any:
+  require_edge()
+  from ai_edge_litert import schema_py_generated as schema
+
+  content = read_model(path)
+  try:
+    return schema.ModelT.InitFromPackedBuf(content, 0)
+  except Exception as error:  # the reader checks nothing, so anything may come of damaged bytes
+    raise ValueError(f"path: {path} is damaged ({type(error).__name__}).") from error

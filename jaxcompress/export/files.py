@@ -1,0 +1,57 @@
+"""Files that are whole or absent, and the extra that model files need."""
+
+import os
+import pathlib
+
+
+class MissingExtraError(ImportError, ValueError):
+  """An optional dependency is not installed."""
+
+
+def require_edge() -> None:
+  """Checks that model files can be written and run here.
+
+  Raises:
+    MissingExtraError: an ``ImportError`` that says what to install.
+
+  Examples:
+    >>> require_edge()
+  """
+  try:
+    import ai_edge_litert.schema_py_generated  # noqa: F401
+    import flatbuffers  # noqa: F401
+  except ImportError as error:
+    raise MissingExtraError(
+      f"edge: {error.name or error} is not installed, and .tflite files need it; run"
+      ' pip install "jaxcompress[edge]".'
+    ) from error
+
+
+def write_atomically(path: str | os.PathLike, data: bytes) -> pathlib.Path:
+  """Writes beside a file and renames, so that a reader or a kill never leaves half of it.
+
+  Args:
+    path: the file; what was there is replaced.
+    data: its content.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: if the folder does not exist or cannot be written.
+
+  Examples:
+    >>> import tempfile
+    >>> write_atomically(tempfile.mkdtemp() + "/a.bin", b"whole").read_bytes()
+    b'whole'
+  """
+  path = pathlib.Path(path)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  try:
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+  except OSError as error:
+    raise ValueError(f"path: {path} cannot be written ({error.strerror}).") from error
+  finally:
+    temporary.unlink(missing_ok=True)
+  return path

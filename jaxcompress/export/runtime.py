@@ -1,0 +1,135 @@
+"""LiteRT with XNNPACK, as the few calls that checking a file needs."""
+
+import os
+import pathlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from jaxcompress.export.files import require_edge
+
+
+class Runtime:
+  """A model file in LiteRT's interpreter, with XNNPACK as on phones.
+
+  Args:
+    path: a .tflite file with one input and one output.
+    threads: that it computes on.
+    batch: images at once; files of :func:`~jaxcompress.export.tflite` take any number.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if there is no such file, it is damaged, or it is of another kind.
+  """
+
+  def __init__(self, path: str | os.PathLike, *, threads: int = 1, batch: int = 1):
+    require_edge()
+    from ai_edge_litert.interpreter import Interpreter
+
+    if threads < 1:
+      raise ValueError(f"threads: {threads} must be at least 1.")
+    content = read_model(path)
+    try:
+      with _no_chatter():
+        self._interpreter = Interpreter(model_content=content, num_threads=threads)
+        inputs = self._interpreter.get_input_details()
+        outputs = self._interpreter.get_output_details()
+        if len(inputs) != 1 or len(outputs) != 1:
+          raise ValueError(f"it has {len(inputs)} inputs and {len(outputs)} outputs")
+        if batch > 1:
+          shape = (batch, *inputs[0]["shape"][1:])
+          self._interpreter.resize_tensor_input(inputs[0]["index"], shape)
+        self._interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+      raise ValueError(f"path: {path} does not run in LiteRT ({_one_line(error)}).") from error
+    (self._input,), (self._output,) = (
+      self._interpreter.get_input_details(),
+      self._interpreter.get_output_details(),
+    )
+
+  @property
+  def input_shape(self) -> tuple[int, ...]:
+    """Shape of the input, the batch included."""
+    return tuple(int(size) for size in self._input["shape"])
+
+  @property
+  def input_dtype(self) -> np.dtype:
+    """Type of the input."""
+    return np.dtype(self._input["dtype"])
+
+  @property
+  def output_dtype(self) -> np.dtype:
+    """Type of the output."""
+    return np.dtype(self._output["dtype"])
+
+  def feed(self, images: np.ndarray) -> None:
+    """Sets the input, of the shape and type that it has."""
+    self._interpreter.set_tensor(self._input["index"], images)
+
+  def invoke(self) -> None:
+    """Computes."""
+    self._interpreter.invoke()
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """The output for one batch of images."""
+    self.feed(images)
+    self.invoke()
+    return self._interpreter.get_tensor(self._output["index"])
+
+  def left_out(self) -> tuple[str, ...]:
+    """Names of the operators that XNNPACK left to LiteRT's own kernels, in order.
+
+    Read from the execution plan backwards: what a delegate writes, it computes.
+    """
+    nodes = self._interpreter._get_ops_details()  # LiteRT has no public way to ask
+    makers: dict[int, Any] = {}
+    for node in nodes:
+      delegate = node["op_name"] == "DELEGATE"
+      for tensor in node["outputs"]:
+        if delegate or int(tensor) not in makers:
+          makers[int(tensor)] = node
+    wanted, found = [int(self._output["index"])], {}
+    while wanted:
+      node = makers.get(wanted.pop())
+      if node is not None and node["index"] not in found:
+        found[node["index"]] = node["op_name"]
+        wanted += [int(tensor) for tensor in node["inputs"]]
+    return tuple(name for _, name in sorted(found.items()) if name != "DELEGATE")
+
+
+def read_model(path: str | os.PathLike) -> bytes:
+  """The bytes of a .tflite file.
+
+  Raises:
+    ValueError: if there is no such file, or it is something else.
+  """
+  try:
+    content = pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise ValueError(f"path: {path} cannot be read ({error.strerror}).") from error
+  if content[4:8] != b"TFL3":
+    raise ValueError(f"path: {path} is no .tflite file.")
+  return content
+
+
+def _one_line(error: Exception) -> str:
+  return " ".join(str(error).split())[:200].rstrip(".")
+
+
+@contextmanager
+def _no_chatter() -> Iterator[None]:
+  """Keeps the lines that LiteRT's C++ code writes to standard error off the terminal."""
+  try:
+    kept = os.dup(2)
+  except OSError:  # there is no standard error
+    yield
+    return
+  try:
+    with open(os.devnull, "w") as nowhere:
+      os.dup2(nowhere.fileno(), 2)
+      yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)

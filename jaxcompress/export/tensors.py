@@ -1,0 +1,81 @@
+"""How a model file holds numbers: as the integers of a quantized model, or as float32."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from jaxcompress.export.flatbuffer import ModelFile, Shared
+from jaxcompress.nn import Folded, Node
+from jaxcompress.quantize import Grid, QuantizedModel
+from jaxcompress.quantize.integer import averaging
+
+
+class Weights(NamedTuple):
+  """Constants of a layer.
+
+  Attributes:
+    kernel: HWIO or (in, out).
+    bias: (out,).
+    kernel_scales: (out,) float32, or None in a float file.
+    bias_scales: (out,) float32, or None in a float file.
+  """
+
+  kernel: np.ndarray
+  bias: np.ndarray
+  kernel_scales: np.ndarray | None = None
+  bias_scales: np.ndarray | None = None
+
+
+class Numbers(Protocol):
+  """What the emitters of leaf ops ask for."""
+
+  dtype: Any
+
+  def quantization(self, file: ModelFile, tensor: str) -> Shared | None:
+    """Quantization parameters of an activation tensor."""
+
+  def zero_point(self, tensor: str) -> int:
+    """What stands for zero in an activation tensor."""
+
+  def weights(self, node: Node) -> Weights:
+    """Constants of a convolution or linear layer, or of an average pool as a convolution."""
+
+
+class IntegerNumbers(NamedTuple):
+  """int8 activations and weights, int32 biases."""
+
+  model: QuantizedModel
+  dtype: Any = np.int8
+
+  def quantization(self, file: ModelFile, tensor: str) -> Shared:
+    grid: Grid = self.model.grids[tensor]
+    return file.quantization(grid.scale, int(grid.zero_point))
+
+  def zero_point(self, tensor: str) -> int:
+    return int(self.model.grids[tensor].zero_point)
+
+  def weights(self, node: Node) -> Weights:
+    layer = averaging(node) if node.op == "AvgPool" else self.model.layers[node.name]
+    bias_scales = np.float32(self.model.grids[node.inputs[0]].scale) * layer.scales
+    return Weights(layer.weights, layer.bias, layer.scales, bias_scales)
+
+
+class FloatNumbers(NamedTuple):
+  """Everything float32, with BatchNorm folded."""
+
+  layers: Mapping[str, Folded]
+  dtype: Any = np.float32
+
+  def quantization(self, file: ModelFile, tensor: str) -> None:
+    return None
+
+  def zero_point(self, tensor: str) -> int:
+    return 0
+
+  def weights(self, node: Node) -> Weights:
+    if node.op == "AvgPool":
+      cells = averaging(node)
+      return Weights(cells.weights * cells.scales.reshape(1, 1, 1, -1), np.float32(cells.bias))
+    layer = self.layers[node.name]
+    return Weights(layer.weights, layer.bias.astype(np.float32))

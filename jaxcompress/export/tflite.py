@@ -1,0 +1,142 @@
+"""Model files for LiteRT, TensorFlow Lite and the tools around them."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from importlib import metadata as packages
+from typing import Any
+
+from jaxcompress.export.files import require_edge, write_atomically
+from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
+from jaxcompress.quantize import QuantizedModel
+
+ENTRY = "jaxcompress"  # name of our part of a file's metadata
+INPUT_NAME, OUTPUT_NAME = "image", "logits"  # in the signature
+
+
+def tflite(
+  quantized: QuantizedModel, path: str | os.PathLike, *, metadata: Mapping[str, Any] | None = None
+) -> pathlib.Path:
+  """Writes an integer .tflite file: int8 in and out, and nothing in float in between.
+
+  The integers are those of the model: nothing is calibrated or rounded again, so that LiteRT with
+  XNNPACK computes, bit for bit, what ``quantized`` computes. Weights are int8 with a scale for
+  each output channel, biases int32, the batch is one image, all constants lie inside the file, and
+  operators have the lowest version that holds them, so that old runtimes read it.
+
+  Args:
+    quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`.
+    path: the file. It is written beside it and renamed, so it is whole, or as it was before.
+    metadata: JSON values kept in the file, such as class names and preprocessing; see
+      :func:`~jaxcompress.export.read_metadata`.
+
+  Returns:
+    The path.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if a layer has no TFLite operator, the metadata is no JSON, or the path cannot be
+      written.
+
+  Examples:
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from jaxcompress.export import verify
+    >>> from jaxcompress.nn import Node
+    >>> from jaxcompress.quantize import Grid
+    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
+    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+    >>> grid = Grid(np.float32(0.1), 0)
+    >>> quantized = QuantizedModel(
+    ...   Graph((pool,), (1, 2, 2, 3), "pool"), {"input": grid, "pool": grid}, {}
+    ... )
+    >>> path = tflite(quantized, tempfile.mkdtemp() + "/pool.tflite")
+    >>> verify(path, quantized, np.ones((4, 2, 2, 3), np.float32)).bit_equal
+    1.0
+
+  References:
+    `LiteRT 8-bit quantization specification
+    <https://ai.google.dev/edge/litert/models/quantization_spec>`_.
+  """
+  require_edge()
+  from jaxcompress.export.tensors import IntegerNumbers
+
+  details = {
+    "kernels": "xnnpack",
+    "input": _grid_json(quantized, INPUT),
+    "output": _grid_json(quantized, quantized.graph.output),
+  }
+  content = _content(quantized.graph, IntegerNumbers(quantized), details, metadata)
+  return write_atomically(path, content)
+
+
+def tflite_float(
+  graph: Graph,
+  folded: Mapping[str, Folded],
+  path: str | os.PathLike,
+  *,
+  metadata: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+  """Writes the same network as a float32 .tflite file, with BatchNorm folded, for comparison.
+
+  Args:
+    graph: a traced graph; activations are fused here.
+    folded: of every node that has a kernel, from :func:`jaxcompress.nn.fold`.
+    path: as for :func:`tflite`.
+    metadata: as for :func:`tflite`.
+
+  Returns:
+    The path.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: as for :func:`tflite`.
+
+  Examples:
+    >>> import tempfile
+    >>> import jax
+    >>> import numpy as np
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import fold
+    >>> summary = models.summarize(models.resnet8(num_classes=10))
+    >>> ones = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), summary.variables)
+    >>> folder = tempfile.mkdtemp()
+    >>> path = tflite_float(summary.graph, fold(summary.graph, ones), folder + "/resnet8.tflite")
+    >>> path.stat().st_size // 1024  # 78,042 parameters of four bytes are 305
+    308
+  """
+  require_edge()
+  from jaxcompress.export.tensors import FloatNumbers
+
+  content = _content(fuse_activations(graph), FloatNumbers(folded), {}, metadata)
+  return write_atomically(path, content)
+
+
+def _content(graph: Graph, numbers: Any, details: Mapping[str, Any], metadata: Any) -> bytes:
+  from jaxcompress.export.emit import Emitter
+
+  emitter = Emitter(graph, numbers)
+  emitter.emit()
+  if details and emitter.file.has_float:
+    raise RuntimeError("a float tensor got into an integer file; this is a bug of jaxcompress")
+  version = packages.version("jaxcompress")
+  entry = {"version": version, **details, **(metadata or {})}
+  return emitter.file.to_bytes(
+    {INPUT_NAME: emitter.tensors[INPUT]},
+    {OUTPUT_NAME: emitter.tensors[graph.output]},
+    description=f"jaxcompress {version}",
+    metadata={ENTRY: _json(entry)},
+  )
+
+
+def _grid_json(quantized: QuantizedModel, tensor: str) -> dict[str, float | int]:
+  grid = quantized.grids[tensor]
+  return {"scale": float(grid.scale), "zero_point": int(grid.zero_point)}
+
+
+def _json(entry: Mapping[str, Any]) -> bytes:
+  try:
+    return json.dumps(entry, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"metadata: it is no JSON ({error}); give plain values.") from error

@@ -1,0 +1,153 @@
+"""Checks a file on the device's own runtime, and times it."""
+
+import os
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcompress.export.runtime import Runtime
+from jaxcompress.quantize import QuantizedModel
+
+BATCH = 32  # images that LiteRT computes at once
+
+
+class Verification(NamedTuple):
+  """How a file's logits compare with exact evaluation.
+
+  Attributes:
+    bit_equal: share of the int8 logits that are equal; 1.0 is what is promised.
+    max_steps: largest difference, in quantization steps.
+    top1_agreement: share of the images for which both pick the same class.
+    images: number of images.
+    left_out: operators that XNNPACK left to LiteRT's own kernels, usually none.
+  """
+
+  bit_equal: float
+  max_steps: int
+  top1_agreement: float
+  images: int
+  left_out: tuple[str, ...] = ()
+
+
+class Latency(NamedTuple):
+  """Time for one image, in milliseconds.
+
+  Attributes:
+    median_ms: the median.
+    p10: 10 % of the runs took less.
+    p90: 90 % of the runs took less.
+  """
+
+  median_ms: float
+  p10: float
+  p90: float
+
+
+def verify(
+  path: str | os.PathLike, quantized: QuantizedModel, images: np.ndarray, *, threads: int = 1
+) -> Verification:
+  """Runs a file in LiteRT with XNNPACK on images and compares its logits with exact evaluation.
+
+  Args:
+    path: a file that :func:`~jaxcompress.export.tflite` wrote.
+    quantized: the model that it was written from.
+    images: (N, height, width, channels), what ``quantized`` takes; at least one.
+    threads: that LiteRT computes on.
+
+  Returns:
+    A :class:`Verification`.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if the file is missing, damaged or of another network, or there are no images.
+
+  Examples:
+    See :func:`~jaxcompress.export.tflite`.
+  """
+  if len(images) == 0:
+    raise ValueError("images: there are none; give at least one.")
+  _check_match(path, quantized, Runtime(path, threads=threads))
+  codes = quantized.quantize_input(images)
+  ours, theirs = quantized.run(codes), device_logits(path, codes, threads=threads)
+  if ours.shape != theirs.shape:
+    raise ValueError(
+      f"path: {path} has {theirs.shape[-1]} logits and the model {ours.shape[-1]}; it is of another"
+      " network."
+    )
+  steps = np.abs(ours.astype(np.int32) - theirs)
+  return Verification(
+    bit_equal=float(np.mean(steps == 0)),
+    max_steps=int(steps.max()),
+    top1_agreement=float(np.mean(np.argmax(ours, -1) == np.argmax(theirs, -1))),
+    images=len(images),
+    left_out=Runtime(path, threads=threads).left_out(),
+  )
+
+
+def device_logits(path: str | os.PathLike, codes: np.ndarray, *, threads: int = 1) -> np.ndarray:
+  """LiteRT's logits for any number of images.
+
+  Args:
+    path: a .tflite file.
+    codes: (N, height, width, channels), of the file's input type.
+    threads: that LiteRT computes on.
+
+  Returns:
+    (N, classes), of the file's output type.
+
+  Raises:
+    ValueError: as for :func:`verify`.
+  """
+  batch = min(BATCH, len(codes))
+  runtime = Runtime(path, threads=threads, batch=batch)
+  logits = []
+  for start in range(0, len(codes), batch):
+    part = codes[start : start + batch]
+    padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
+    logits.append(runtime(padded)[: len(part)])
+  return np.concatenate(logits)
+
+
+def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) -> Latency:
+  """Times a file in LiteRT with XNNPACK on one image, after a warm-up.
+
+  Args:
+    path: a .tflite file with one input and one output.
+    threads: that LiteRT computes on.
+    repeats: timed runs.
+
+  Returns:
+    A :class:`Latency`.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if the file is missing or damaged, or there is nothing to time.
+  """
+  if repeats < 1:
+    raise ValueError(f"repeats: {repeats} must be at least 1.")
+  runtime = Runtime(path, threads=threads)
+  image = np.random.default_rng(0).integers(-100, 100, runtime.input_shape)
+  runtime.feed(image.astype(runtime.input_dtype))
+  for _ in range(max(10, repeats // 10)):
+    runtime.invoke()
+  times = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    runtime.invoke()
+    times.append(1e3 * (time.perf_counter() - start))
+  return Latency(*(float(np.percentile(times, share)) for share in (50, 10, 90)))
+
+
+def _check_match(path: str | os.PathLike, quantized: QuantizedModel, runtime: Runtime) -> None:
+  if (runtime.input_dtype, runtime.output_dtype) != (np.int8, np.int8):
+    raise ValueError(
+      f"path: {path} has {runtime.input_dtype} input and {runtime.output_dtype} output; only int8"
+      " files can be compared bit for bit."
+    )
+  wanted = (1, *quantized.graph.input_shape[1:])
+  if runtime.input_shape != wanted:
+    raise ValueError(
+      f"path: {path} reads images of shape {runtime.input_shape} and the model {wanted}; it is of"
+      " another network."
+    )

@@ -1,0 +1,120 @@
+"""The one place where a convolution's formulation is chosen: by backend, when it is traced.
+
+On CPU these are the formulations that won measurements (``benchmarks/ops.py`` repeats them). On
+GPU, XLA's depthwise convolution is slow too and its other convolutions are not; on TPU all of them
+are native. Reductions in a scan over groups of images suit one CPU device; where the batch is
+spread over several, the scan would gather it, so the same reductions run on the whole batch.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import jax
+
+from jaxcompress.ops import depthwise, pointwise, standard
+from jaxcompress.ops.xla import xla_conv
+
+
+class Formulations(NamedTuple):
+  """Name of the formulation of each kind of convolution: a key of :data:`CHOICES`."""
+
+  depthwise: str
+  pointwise: str
+  standard: str
+
+
+def _xla_depthwise(x, kernel, stride, pads):
+  return xla_conv(x, kernel, stride, pads, groups=x.shape[-1])
+
+
+def _xla_pointwise(x, kernel, stride):
+  return xla_conv(x, kernel, stride, ((0, 0), (0, 0)))
+
+
+CHOICES: Mapping[str, Mapping[str, Callable[..., jax.Array]]] = {
+  "depthwise": {
+    "xla": _xla_depthwise,
+    "taps": partial(depthwise.shifted, weight_gradient=depthwise.by_taps),
+    "rows": partial(depthwise.shifted, weight_gradient=depthwise.by_rows),
+    "scan": partial(depthwise.shifted, weight_gradient=depthwise.by_scan),
+  },
+  "pointwise": {"xla": _xla_pointwise, "product": pointwise.matrix_product},
+  "standard": {"xla": xla_conv, "parts": standard.by_parts, "products": standard.matrix_products},
+}
+
+BACKENDS: Mapping[str, Formulations] = {
+  "cpu": Formulations(depthwise="scan", pointwise="product", standard="products"),
+  "cpus": Formulations(depthwise="rows", pointwise="product", standard="parts"),
+  "gpu": Formulations(depthwise="taps", pointwise="product", standard="xla"),
+  "tpu": Formulations(depthwise="xla", pointwise="xla", standard="xla"),
+}
+ALIASES = {"cuda": "gpu", "rocm": "gpu"}
+OTHER = Formulations(depthwise="xla", pointwise="xla", standard="xla")
+
+_chosen = jax.make_user_context(default_value=None)
+
+
+def backend() -> str:
+  """The key of :data:`BACKENDS` for the devices that programs are now traced for.
+
+  ``"cpus"`` is a CPU backend with several devices; ``jax.default_device`` is heeded.
+  """
+  device = jax.config.jax_default_device
+  if device is None:
+    name = jax.default_backend()
+    return "cpus" if name == "cpu" and jax.device_count() > 1 else name
+  name = device if isinstance(device, str) else device.platform
+  return ALIASES.get(name, name)
+
+
+def current() -> Formulations:
+  """The formulations in force: the context's, else the backend's."""
+  return _chosen.value or BACKENDS.get(backend(), OTHER)
+
+
+@contextmanager
+def formulations(**names: str) -> Iterator[Formulations]:
+  """Overrides how convolutions are computed by what is traced inside; for tests and benchmarks.
+
+  ``jit`` keeps the programs of different contexts apart.
+
+  Args:
+    **names: formulation by kind of convolution; kinds not given stay as they are. ``depthwise``:
+      ``"xla"``, ``"taps"``, ``"rows"``, ``"scan"``; ``pointwise``: ``"xla"``, ``"product"``;
+      ``standard``: ``"xla"``, ``"parts"``, ``"products"``.
+
+  Yields:
+    The :class:`Formulations` in force.
+
+  Raises:
+    ValueError: for an unknown kind or formulation.
+
+  Examples:
+    >>> with formulations(depthwise="xla") as names:
+    ...   names.depthwise
+    'xla'
+  """
+  for kind, name in names.items():
+    if kind not in CHOICES:
+      raise ValueError(
+        f"formulations: {kind!r} is no kind of convolution; it has {', '.join(CHOICES)}."
+      )
+    if name not in CHOICES[kind]:
+      choices = ", ".join(CHOICES[kind])
+      raise ValueError(f"{kind}: {name!r} is no formulation; it must be one of {choices}.")
+  chosen = current()._replace(**names)
+  with _chosen(chosen):
+    yield chosen
+
+
+def pick(kind: str) -> Callable[..., jax.Array]:
+  """The function that computes one kind of convolution here.
+
+  Examples:
+    >>> with formulations(pointwise="product"):
+    ...   pick("pointwise").__name__
+    'matrix_product'
+  """
+  return CHOICES[kind][getattr(current(), kind)]

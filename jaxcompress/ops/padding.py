@@ -1,0 +1,70 @@
+"""Padding of a convolution, from the names that frameworks use to numbers."""
+
+from collections.abc import Sequence
+
+Padding = str | tuple[tuple[int, int], tuple[int, int]]
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+NAMES = ("SAME", "SYMMETRIC", "VALID")
+
+
+def resolve_padding(
+  padding: Padding, size: Sequence[int], kernel: int | Sequence[int], stride: int
+) -> Pads:
+  """Cells added before and after each spatial axis.
+
+  Args:
+    padding: ``"SAME"`` (TensorFlow's: an output of ``ceil(size / stride)``, the odd cell at the
+      end), ``"SYMMETRIC"`` (``kernel // 2`` on every side, as PyTorch models write it),
+      ``"VALID"`` (none), or explicit ``((top, bottom), (left, right))``.
+    size: height and width of the input.
+    kernel: side of the kernel, or its height and width.
+    stride: step in both directions.
+
+  Returns:
+    ``((top, bottom), (left, right))``.
+
+  Raises:
+    ValueError: for an unknown name or pairs of another shape.
+
+  Examples:
+    >>> resolve_padding("SAME", (8, 7), kernel=3, stride=2)
+    ((0, 1), (1, 1))
+    >>> resolve_padding("SYMMETRIC", (8, 7), kernel=3, stride=2)
+    ((1, 1), (1, 1))
+  """
+  sides = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
+  if not isinstance(padding, str):
+    pairs = tuple(tuple(pair) for pair in padding)
+    if len(pairs) != 2 or any(len(pair) != 2 for pair in pairs):
+      raise ValueError(f"padding: {padding!r} must be ((top, bottom), (left, right)).")
+    return pairs
+  if padding == "VALID":
+    return ((0, 0), (0, 0))
+  if padding == "SYMMETRIC":
+    return tuple((side // 2, side // 2) for side in sides)
+  if padding == "SAME":
+    return tuple(_same(n, side, stride) for n, side in zip(size, sides, strict=True))
+  raise ValueError(
+    f"padding: {padding!r} is unknown; it must be one of {', '.join(NAMES)} "
+    "or ((top, bottom), (left, right))."
+  )
+
+
+def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
+  total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+  return total // 2, total - total // 2
+
+
+def output_size(
+  size: Sequence[int], kernel: Sequence[int], stride: int | Sequence[int], pads: Pads
+) -> tuple[int, int]:
+  """Height and width of a convolution's output; 0 where the kernel does not fit.
+
+  Examples:
+    >>> output_size((8, 2), (3, 3), 2, ((1, 1), (0, 0)))
+    (4, 0)
+  """
+  steps = (stride, stride) if isinstance(stride, int) else stride
+  axes = zip(size, kernel, steps, pads, strict=True)
+  return tuple(max((n + sum(pair) - k) // step + 1, 0) for n, k, step, pair in axes)

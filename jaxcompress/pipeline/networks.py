@@ -1,0 +1,128 @@
+"""The networks of a run, and saved networks that know what they are."""
+
+import json
+import pathlib
+import shutil
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from jaxcompress import models
+from jaxcompress.models.layouts import SMALL_IMAGE
+from jaxcompress.nn import Norm
+from jaxcompress.training.checkpoint import load_variables, save_variables
+
+MODEL_FILE = "model.json"
+
+
+class Network(NamedTuple):
+  """A model and how it was asked for.
+
+  Attributes:
+    name: in the registry.
+    width: multiplier, or None where the model has none.
+    module: the linen module.
+    summary: its graph and sizes at the run's image size.
+  """
+
+  name: str
+  width: float | None
+  module: nn.Module
+  summary: models.Summary
+
+  @property
+  def title(self) -> str:
+    """As a person writes it."""
+    return self.name if self.width is None else f"{self.name} x{self.width:g}"
+
+
+def build(
+  name: str, num_classes: int, image_shape: tuple[int, ...], width: float | None, default: float
+) -> Network:
+  """A network for the run's images.
+
+  Small images get the short layout, which learns most in a few minutes. Padding is TensorFlow's
+  (no extra op on the device), and residual branches start at zero.
+
+  Args:
+    name: in the registry.
+    num_classes: size of the logits.
+    image_shape: (height, width, channels).
+    width: multiplier; None takes the default where the model has a width.
+    default: width where none is given.
+
+  Raises:
+    ValueError: if the name is unknown, or a width is given to a model without one.
+  """
+  known = models.options_of(name) if name in models.MODELS else ()
+  options: dict[str, Any] = {"norm": Norm(epsilon=1e-3)}
+  if "layout" in known:
+    options |= {
+      "layout": "short" if image_shape[0] <= SMALL_IMAGE else "imagenet",
+      "padding": "SAME",
+    }
+  if "zero_residual" in known:
+    options["zero_residual"] = True
+  if width is None and "width" in known:
+    width = default
+  if width is not None:
+    options["width"] = width
+  module = models.create(name, num_classes, **options)
+  summary = models.summarize(module, image_shape[0], image_shape[-1])
+  return Network(name, width, module, summary)
+
+
+def save(folder: pathlib.Path, network: Network, variables: Any, classes: tuple[str, ...]) -> None:
+  """Writes variables and what they belong to; an earlier half-written folder is replaced."""
+  temporary = folder.with_name(folder.name + ".partial")
+  shutil.rmtree(temporary, ignore_errors=True)
+  save_variables(temporary / "variables", variables)
+  facts = {"name": network.name, "width": network.width, "classes": list(classes)}
+  (temporary / MODEL_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+  temporary.rename(folder)
+
+
+def load(
+  folder: str | pathlib.Path,
+  classes: tuple[str, ...],
+  image_shape: tuple[int, ...],
+  *,
+  name: str | None,
+  width: float | None,
+) -> tuple[Network, Any]:
+  """Reads a network that :func:`save` wrote.
+
+  Args:
+    folder: such as ``OUT/teacher``.
+    classes: of the data set; they must be the network's.
+    image_shape: of the data set.
+    name: model that is expected, or None for any.
+    width: width that is expected, or None for any.
+
+  Returns:
+    ``(network, variables)``.
+
+  Raises:
+    ValueError: if it cannot be read or is another model than expected.
+  """
+  folder = pathlib.Path(folder)
+  try:
+    facts = json.loads((folder / MODEL_FILE).read_text())
+    found = (facts["name"], facts["width"], tuple(facts["classes"]))
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"teacher_checkpoint: {folder} holds no readable {MODEL_FILE}; name the teacher folder that a"
+      " run wrote, such as OUT/teacher."
+    ) from error
+  for option, wanted, stored in (("teacher", name, found[0]), ("teacher_width", width, found[1])):
+    if wanted is not None and wanted != stored:
+      raise ValueError(f"{option}: {wanted} was asked for, but {folder} holds {stored}; leave it out.")
+  if found[2] != tuple(classes):
+    raise ValueError(
+      f"teacher_checkpoint: {folder} knows {len(found[2])} classes ({', '.join(found[2][:3])}, ...)"
+      f" and the data has {len(classes)} ({', '.join(classes[:3])}, ...); they must be the same."
+    )
+  network = build(found[0], len(classes), image_shape, found[1], default=1.0)
+  variables = load_variables(folder / "variables", network.summary.variables)
+  return network, jax.tree.map(jax.numpy.asarray, variables)

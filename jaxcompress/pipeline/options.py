@@ -1,0 +1,145 @@
+"""What a compress run was asked to do."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from jaxcompress.training.checkpoint import first_line
+
+OPTIONS_FILE = "run.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """The options of ``jaxcompress compress``.
+
+  Attributes:
+    data: ``glyphs``, ``digits``, ``tfds:NAME`` or ``folder:PATH``.
+    student: name of the small model.
+    width: its width multiplier, for models that have one.
+    teacher: name of the large model.
+    teacher_width: its width multiplier.
+    teacher_checkpoint: folder of a trained teacher (``OUT/teacher`` of another run), or None.
+    bits: of the deployed weights, 2 to 8; activations have 8.
+    epochs: passes over the training images for teacher and student each; None: about
+      :data:`STEPS` steps.
+    batch_size: images per step.
+    image_size: side to which a folder's images are brought; None: their own.
+    seed: of everything that is random.
+    quick: a tenth of everything, to see that it works.
+
+  Raises:
+    ValueError: if a number is out of range.
+
+  Examples:
+    >>> Options(bits=4).bits
+    4
+  """
+
+  data: str = "glyphs"
+  student: str = "mobilenet_v2"
+  width: float | None = None
+  teacher: str | None = None
+  teacher_width: float | None = None
+  teacher_checkpoint: str | None = None
+  bits: int = 8
+  epochs: float | None = None
+  batch_size: int = 64
+  image_size: int | None = None
+  seed: int = 0
+  quick: bool = False
+
+  def __post_init__(self):
+    if not 2 <= self.bits <= 8:
+      raise ValueError(f"bits: {self.bits} is out of range; it must be 2 to 8.")
+    for name in ("width", "teacher_width", "epochs", "batch_size", "image_size"):
+      value = getattr(self, name)
+      if value is not None and not value > 0:
+        raise ValueError(f"{name}: {value} must be positive.")
+    if self.batch_size < 2:
+      raise ValueError("batch_size: 1 is too small for batch statistics; it must be at least 2.")
+    if self.seed < 0:
+      raise ValueError(f"seed: {self.seed} must not be negative.")
+
+
+def make_options(given: dict[str, Any]) -> Options:
+  """Options from those that were given; None means not given."""
+  return Options(**{name: value for name, value in given.items() if value is not None})
+
+
+def claim_folder(out: str | None, options: dict[str, Any], *, resume: bool) -> tuple[pathlib.Path, Options]:
+  """Decides where a run writes, without touching anything that is there.
+
+  Args:
+    out: the folder, or None for ``jaxcompress-out``, or the first free ``jaxcompress-out-N``; when
+      resuming, the newest of them.
+    options: the given options by name; None where not given.
+    resume: go on with the run that the folder holds.
+
+  Returns:
+    ``(folder, options)``; a resumed run has the options that it was started with.
+
+  Raises:
+    ValueError: if the folder holds something and is not resumed, holds no run to resume, cannot
+      be written, or an option differs from the resumed run's.
+  """
+  if resume:
+    folder = pathlib.Path(out) if out else _newest_default()
+    return folder, _resumed(folder, options)
+  made = make_options(options)
+  folder = pathlib.Path(out) if out else _free_default()
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise ValueError(
+      f"out: {folder} exists and is not empty; name another folder, or add --resume to go on with"
+      " the run in it."
+    )
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / OPTIONS_FILE).write_text(json.dumps(dataclasses.asdict(made), indent=2) + "\n")
+  except OSError as error:
+    raise ValueError(f"out: {folder} cannot be written ({error.strerror}); name another folder.") from error
+  return folder, made
+
+
+def release_folder(folder: pathlib.Path) -> None:
+  """Takes back a claimed folder in which nothing was made yet, so that the same command works."""
+  if [child.name for child in folder.iterdir()] == [OPTIONS_FILE]:
+    (folder / OPTIONS_FILE).unlink()
+    folder.rmdir()
+
+
+def _resumed(folder: pathlib.Path, given: dict[str, Any]) -> Options:
+  path = folder / OPTIONS_FILE
+  if not path.is_file():
+    raise ValueError(f"resume: {folder} holds no run to go on with; leave --resume out to start one.")
+  try:
+    stored = json.loads(path.read_text())
+    options = Options(**stored)
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"resume: {path} is damaged ({first_line(error)}); start anew.") from error
+  for name, value in given.items():
+    if value is not None and value != stored.get(name):
+      raise ValueError(
+        f"{name}: {value} differs from {stored.get(name)}, with which the run in {folder} was"
+        " started; leave it out, or start another run."
+      )
+  return options
+
+
+def _default(i: int) -> pathlib.Path:
+  return pathlib.Path("jaxcompress-out" if i == 1 else f"jaxcompress-out-{i}")
+
+
+def _free_default() -> pathlib.Path:
+  i = 1
+  while _default(i).exists():
+    i += 1
+  return _default(i)
+
+
+def _newest_default() -> pathlib.Path:
+  i = 1
+  while _default(i + 1).exists():
+    i += 1
+  return _default(i)

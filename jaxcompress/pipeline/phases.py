@@ -1,0 +1,234 @@
+"""The training phases of a run: teacher, student alone, student distilled and then quantized."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from rich.console import Console
+
+from jaxcompress import data as datasets
+from jaxcompress import distill, quantize, training
+from jaxcompress.pipeline.networks import Network
+from jaxcompress.pipeline.options import Options
+from jaxcompress.report import MetricsWriter, read_metrics
+
+PEAK = 0.1  # learning rate of SGD at the top of its schedule
+FINE_TUNE = 0.005  # and while the network learns to live with integers
+TEMPERATURE, KD_WEIGHT = 4.0, 0.9
+STEPS = 1000  # where no number of epochs is given
+EVAL_BATCH = 250
+PROGRESS_FILE = "progress.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """Steps of each phase.
+
+  Attributes:
+    float_steps: of the teacher, of the student alone, and of distillation in float.
+    int_steps: of quantized fine-tuning after distillation.
+  """
+
+  float_steps: int
+  int_steps: int
+
+  @classmethod
+  def of(cls, options: Options, images: int) -> "Schedule":
+    """The schedule for a number of training images.
+
+    Examples:
+      >>> Schedule.of(Options(epochs=2, batch_size=50), 1000)
+      Schedule(float_steps=40, int_steps=8)
+    """
+    steps = STEPS
+    if options.epochs is not None:
+      steps = max(1, round(options.epochs * images / options.batch_size))
+    elif options.quick:
+      steps = STEPS // 5
+    return cls(steps, max(1, steps // 5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """What every phase needs.
+
+  Attributes:
+    folder: of the run's output.
+    options: of the run.
+    data: images in memory.
+    preprocess: maps images to what networks read.
+    schedule: steps of each phase.
+    metrics: rows go here.
+    console: progress goes here.
+  """
+
+  folder: pathlib.Path
+  options: Options
+  data: datasets.Dataset
+  preprocess: datasets.Preprocess
+  schedule: Schedule
+  metrics: MetricsWriter
+  console: Console
+
+  def recall(self) -> dict[str, Any]:
+    """Facts that earlier phases noted."""
+    path = self.folder / PROGRESS_FILE
+    return json.loads(path.read_text()) if path.exists() else {}
+
+  def note(self, **facts: Any) -> None:
+    """Keeps facts for the report, also over a kill."""
+    path = self.folder / PROGRESS_FILE
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps({**self.recall(), **facts}, indent=2) + "\n")
+    os.replace(temporary, path)
+
+  def top1(self, network: Network, variables: Any, split: datasets.Split) -> float:
+    """Accuracy of a float network on a split, a share."""
+    batches = datasets.eval_batches(split, min(EVAL_BATCH, len(split)))
+    return training.evaluate(network.module, variables, batches, preprocess=self.preprocess)["top1"]
+
+  def seconds(self, *phases: str) -> float:
+    """Training time that the metrics of some phases add up to, compilation included."""
+    rows = [row for row in read_metrics(self.metrics.path) if row["phase"] in phases]
+    return sum(row.get("seconds", 0.0) for row in rows)
+
+
+def train_teacher(run: Context, network: Network) -> Any:
+  """Trains the teacher from scratch; its variables."""
+  recipe = _recipe(run, network, optimizer=_float_optimizer(run.schedule.float_steps))
+  state = _train(run, "teacher", network, recipe, run.schedule.float_steps)
+  return state.variables
+
+
+def train_alone(run: Context, network: Network) -> Any:
+  """Trains the student on labels alone, as many steps as distillation gets; its variables."""
+  recipe = _recipe(run, network, optimizer=_float_optimizer(run.schedule.float_steps))
+  return _train(run, "alone", network, recipe, run.schedule.float_steps).variables
+
+
+def distill_student(
+  run: Context,
+  network: Network,
+  teacher: Network,
+  teacher_variables: Any,
+  on_float: Callable[[Any], None],
+) -> training.CompressState:
+  """Distils the student, then fine-tunes it at integers: one recipe, one compiled step.
+
+  Args:
+    run: the run.
+    network: the student.
+    teacher: the teacher.
+    teacher_variables: its variables.
+    on_float: called with the student's variables when distillation in float has ended.
+
+  Returns:
+    The last state.
+  """
+  float_steps, int_steps = run.schedule.float_steps, run.schedule.int_steps
+  fine_tune = optax.cosine_decay_schedule(FINE_TUNE, int_steps)
+  rate = optax.join_schedules([training.warmup_cosine(PEAK, float_steps), fine_tune], [float_steps])
+  recipe = _recipe(
+    run,
+    network,
+    optimizer=training.sgd(rate),
+    teachers=(teacher.module,),
+    loss=distill.chain(
+      distill.scale(1 - KD_WEIGHT, distill.cross_entropy()),
+      distill.scale(KD_WEIGHT, distill.kd(TEMPERATURE)),
+    ),
+    quantize=quantize.uniform(
+      run.options.bits, start_step=float_steps, freeze_norm_step=float_steps
+    ),
+  )
+  return _train(
+    run,
+    "distilled",
+    network,
+    recipe,
+    float_steps + int_steps,
+    teacher_variables=(teacher_variables,),
+    hooks={float_steps: lambda state: on_float(state.variables)},
+  )
+
+
+def _float_optimizer(steps: int) -> optax.GradientTransformation:
+  return training.sgd(training.warmup_cosine(PEAK, steps))
+
+
+def _recipe(run: Context, network: Network, **parts: Any) -> training.Recipe:
+  return training.Recipe(
+    student=network.module,
+    augment=datasets.Augment(crop=2, flip=run.data.flip),
+    preprocess=run.preprocess,
+    **parts,
+  )
+
+
+def _train(
+  run: Context,
+  phase: str,
+  network: Network,
+  recipe: training.Recipe,
+  steps: int,
+  *,
+  teacher_variables: tuple[Any, ...] = (),
+  hooks: dict[int, Callable[[Any], None]] | None = None,
+) -> training.CompressState:
+  """Trains one phase from its newest checkpoint, or from the start."""
+  options, split = run.options, run.data.train
+  seed = _phase_seed(options.seed, phase)
+
+  def batch_at(position: int) -> dict[str, Any]:
+    return datasets.batch_at(split, options.batch_size, seed=seed, position=position)
+
+  def log_top1(position: int) -> Callable[[Any], None]:
+    def log(state: training.CompressState) -> None:
+      top1 = run.top1(network, state.variables, run.data.validation)
+      run.metrics.write(phase, position, top1=top1)
+
+    return log
+
+  state = training.init_state(
+    recipe, jax.random.key(seed), batch_at(0), teacher_variables=teacher_variables
+  )
+  checkpoints = training.Checkpoints(
+    run.folder / "checkpoints" / phase, every=min(100, max(1, steps // 10))
+  )
+  try:
+    if checkpoints.latest() is not None:
+      state = checkpoints.restore(state)
+    position = int(state.position)
+    run.metrics.rewind(phase, position)
+    hooks = {
+      **{at: log_top1(at) for at in _quarters(run.schedule.float_steps) if at > position},
+      **{at: hook for at, hook in (hooks or {}).items() if at >= position},
+    }
+    state = training.fit(
+      state,
+      batch_at,
+      steps=steps,
+      name=phase,
+      on_log=lambda row: run.metrics.write(phase, row.pop("step"), **row),
+      hooks=hooks,
+      checkpoints=checkpoints,
+      console=run.console,
+    )
+  finally:
+    checkpoints.close()
+  return state
+
+
+def _quarters(steps: int) -> tuple[int, ...]:
+  """Positions inside a phase at which held-out images are looked at."""
+  return tuple(steps * i // 4 for i in (1, 2, 3) if steps >= 4)
+
+
+def _phase_seed(seed: int, phase: str) -> int:
+  """The student alone and the distilled one start alike and see the same data; a teacher does not."""
+  return 2 * seed + (phase == "teacher")

@@ -1,0 +1,239 @@
+"""A whole compress run: from images to an integer file and a report."""
+
+import json
+import os
+import pathlib
+import shutil
+import time
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from jaxcompress import data as datasets
+from jaxcompress import export, quantize, report
+from jaxcompress.nn import fold, fuse_activations
+from jaxcompress.pipeline import networks, phases
+from jaxcompress.pipeline.networks import Network
+from jaxcompress.pipeline.options import Options
+
+QUICK_IMAGES = 6000
+TEACHER = ("mobilenet_v2", 0.75)
+STUDENT_WIDTH = 0.25
+SAMPLES = 24
+
+
+def compress(
+  options: Options,
+  folder: str | os.PathLike,
+  *,
+  command: str = "",
+  console: Console | None = None,
+) -> report.Results:
+  """Trains, distils, quantizes, exports, verifies and reports; goes on where a run was killed.
+
+  Args:
+    options: what to do.
+    folder: output; what an earlier part of the same run left in it is used.
+    command: the command line, for the report.
+    console: progress goes here.
+
+  Returns:
+    The :class:`~jaxcompress.report.Results` that the report shows.
+
+  Raises:
+    ValueError: for options that do not fit together or with the data.
+  """
+  console = console or Console(stderr=True)
+  folder = pathlib.Path(folder)
+  began = time.perf_counter()
+  export.require_edge()  # now, not after minutes of training
+  with console.status(f"reading {options.data}"):
+    data = datasets.load(
+      options.data,
+      seed=options.seed,
+      size=options.image_size,
+      limit=QUICK_IMAGES if options.quick else None,
+    )
+  count, shape = len(data.classes), data.image_shape
+  student = networks.build(options.student, count, shape, options.width, STUDENT_WIDTH)
+  given = None
+  if options.teacher_checkpoint is not None:
+    teacher, given = networks.load(
+      options.teacher_checkpoint,
+      data.classes,
+      shape,
+      name=options.teacher,
+      width=options.teacher_width,
+    )
+  else:
+    name = options.teacher or TEACHER[0]
+    teacher = networks.build(name, count, shape, options.teacher_width, TEACHER[1])
+  console.print(
+    f"{data.name}: {len(data.train):,} training images of {count} classes,"
+    f" {shape[0]} x {shape[1]} px; teacher {teacher.title}"
+    f" ({teacher.summary.parameters:,} parameters), student {student.title}"
+    f" ({student.summary.parameters:,})"
+  )
+  with report.MetricsWriter(folder / "metrics.jsonl") as metrics:
+    run = phases.Context(
+      folder=folder,
+      options=options,
+      data=data,
+      preprocess=datasets.Preprocess(),
+      schedule=phases.Schedule.of(options, len(data.train)),
+      metrics=metrics,
+      console=console,
+    )
+    quantized = _train_all(run, student, teacher, given)
+    with console.status("running the .tflite on every test image"):
+      results = _deploy(run, student, quantized, command, began)
+  report.write_report(results, folder)
+  shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+  return results
+
+
+def _train_all(
+  run: phases.Context, student: Network, teacher: Network, given: Any
+) -> quantize.QuantizedModel:
+  """All phases; float models are exported and noted as they are done."""
+  saved = run.folder / "teacher"
+  if given is not None:
+    variables = given
+    run.note(teacher=_float_entry(run, "teacher", teacher, variables, steps=0))
+  elif saved.exists():  # an earlier part of this run finished it
+    _, variables = networks.load(
+      saved, run.data.classes, run.data.image_shape, name=teacher.name, width=teacher.width
+    )
+  else:
+    variables = phases.train_teacher(run, teacher)
+    steps = run.schedule.float_steps
+    run.note(teacher=_float_entry(run, "teacher", teacher, variables, steps=steps))
+    networks.save(saved, teacher, variables, run.data.classes)
+  if "alone" not in run.recall():
+    alone = phases.train_alone(run, student)
+    run.note(alone=_float_entry(run, "alone", student, alone, steps=run.schedule.float_steps))
+
+  def on_float(distilled: Any) -> None:
+    steps = run.schedule.float_steps
+    run.note(distilled=_float_entry(run, "distilled", student, distilled, steps=steps))
+
+  return phases.distill_student(run, student, teacher, variables, on_float).quantized()
+
+
+def _float_entry(
+  run: phases.Context, key: str, network: Network, variables: Any, *, steps: int
+) -> dict[str, Any]:
+  """Facts of a float network, measured on its own .tflite file."""
+  file = pathlib.Path("float") / f"{key}.tflite"
+  (run.folder / "float").mkdir(exist_ok=True)
+  graph = fuse_activations(network.summary.graph)
+  export.tflite_float(graph, fold(graph, variables), run.folder / file)
+  top1 = run.top1(network, variables, run.data.test)
+  run.console.print(f"{key:<10} {top1:.2%} top-1 on {len(run.data.test):,} test images")
+  return {
+    **_sizes(network, run.folder / file),
+    "top1": top1,
+    "steps": steps,
+    "seconds": run.seconds(key),
+    "file": str(file),
+  }
+
+
+def _sizes(network: Network, path: pathlib.Path) -> dict[str, Any]:
+  return {
+    "model": network.title,
+    "parameters": network.summary.parameters,
+    "macs": network.summary.macs,
+    "bytes": path.stat().st_size,
+    "latency_ms": export.benchmark(path, threads=1).median_ms,
+    "latency_ms_2_threads": export.benchmark(path, threads=2).median_ms,
+  }
+
+
+def _deploy(
+  run: phases.Context,
+  student: Network,
+  quantized: quantize.QuantizedModel,
+  command: str,
+  began: float,
+) -> report.Results:
+  """Writes the integer file, runs it on every test image, and collects the results."""
+  data, path = run.data, run.folder / "student.tflite"
+  preprocess = run.preprocess.to_metadata()
+  metadata = {"classes": list(data.classes), "preprocess": preprocess, "data": data.name}
+  export.tflite(quantized, path, metadata=metadata)
+  verification = export.verify(path, quantized, data.test.images)
+  predictions = np.argmax(quantized.integers(data.test.images), axis=-1)
+  facts = run.recall()
+  schedule = run.schedule
+  int8 = report.Entry(
+    **_sizes(student, path),
+    top1=float(np.mean(predictions == data.test.labels)),
+    steps=schedule.float_steps + schedule.int_steps,
+    seconds=run.seconds("distilled"),
+    weight_bits=run.options.bits,
+    bit_equal=verification.bit_equal,
+    max_steps=verification.max_steps,
+    top1_agreement=verification.top1_agreement,
+    logits=len(data.test) * len(data.classes),
+    file=path.name,
+  )
+  entries = {key: report.Entry(**facts[key]) for key in ("teacher", "alone", "distilled")}
+  params = student.summary.variables["params"]
+  return report.Results(
+    run=report.Run(
+      data=data.name,
+      classes=data.classes,
+      image_shape=data.image_shape,
+      train_images=len(data.train),
+      test_images=len(data.test),
+      seed=run.options.seed,
+      command=command,
+      seconds=time.perf_counter() - began,
+      settings=_settings(run),
+      **report.environment(),
+    ),
+    entries={**entries, "int8": int8},
+    curves=report.curves(report.read_metrics(run.metrics.path)),
+    confusion=report.count_confusion(data.test.labels, predictions, len(data.classes)),
+    layers=report.layer_rows(quantized.graph, params, run.options.bits, quantized),
+    ranges=report.range_rows(quantized.grids),
+    samples=_samples(data.test, predictions),
+    preprocess=preprocess,
+  )
+
+
+def _settings(run: phases.Context) -> dict[str, Any]:
+  schedule = run.schedule
+  return {
+    "batch size": run.options.batch_size,
+    "float steps": schedule.float_steps,
+    "int8 steps": schedule.int_steps,
+    "learning rate": phases.PEAK,
+    "fine-tuning rate": phases.FINE_TUNE,
+    "distillation": f"kd, T = {phases.TEMPERATURE:g}, weight {phases.KD_WEIGHT:g}",
+  }
+
+
+def _samples(split: datasets.Split, predictions: np.ndarray) -> tuple[report.Sample, ...]:
+  """A few test images, every second one a mistake where there are enough."""
+  wrong = np.flatnonzero(predictions != split.labels)[: SAMPLES // 2]
+  right = np.flatnonzero(predictions == split.labels)[: SAMPLES - len(wrong)]
+  return tuple(
+    report.Sample.of(split.images[i], split.labels[i], predictions[i])
+    for i in np.concatenate([right, wrong])
+  )
+
+
+def read_results(folder: str | os.PathLike) -> report.Results:
+  """The results that a finished run wrote.
+
+  Raises:
+    ValueError: if there is no readable report.
+  """
+  path = pathlib.Path(folder) / "report.json"
+  try:
+    return report.from_json(json.loads(path.read_text()))
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise ValueError(f"folder: {path} is no readable report ({error}).") from error

@@ -1,0 +1,180 @@
+"""Integer convolution in float32: exact because no partial sum reaches 2**24.
+
+Float32 holds every integer up to 2**24, and products and sums of integers below that are exact, in
+any order and with or without fused multiply-adds. A layer whose sums could get larger is cut into
+groups of input channels that stay below; the groups are added up in int32.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress import ops
+from jaxcompress.quantize.integer.values import Grid
+
+EXACT = 2**24  # integers below this are float32 values
+
+Parts = tuple[tuple[int, int], ...]
+
+
+def reach(weights: np.ndarray, grid: Grid) -> np.ndarray:
+  """How far a partial sum can get from zero, per input channel of a group and output channel.
+
+  With ``q - z`` in [low, high] and zero among them (padding is zero), every partial sum of
+  ``w * (q - z)`` lies between the sum of its negative and the sum of its positive extremes.
+
+  Args:
+    weights: int8, (k, k, in / groups, out) or (in, out).
+    grid: of the input.
+
+  Returns:
+    (2, in / groups, out) int64: largest downward and upward contribution of an input channel.
+
+  Examples:
+    >>> reach(np.int8([[3], [-2]]), Grid(np.float32(1), -128)).tolist()
+    [[[0], [510]], [[765], [0]]]
+  """
+  w = np.asarray(weights, np.int64).reshape(-1, *weights.shape[-2:])
+  positive, negative = np.maximum(w, 0).sum(0), np.maximum(-w, 0).sum(0)
+  low, high = -grid.low, grid.high
+  return np.stack([positive * low + negative * high, positive * high + negative * low])
+
+
+def split_exactly(weights: np.ndarray, grid: Grid) -> Parts:
+  """Intervals of input channels (of one group) whose float32 sums are exact.
+
+  Args:
+    weights: int8, (k, k, in / groups, out) or (in, out).
+    grid: of the input.
+
+  Returns:
+    ``((start, stop), ...)``, consecutive; one interval for nearly every layer.
+
+  Raises:
+    ValueError: if a single channel's sum can reach 2**24 (kernels of 23x23 and more).
+
+  Examples:
+    >>> split_exactly(np.full((1000, 4), 127, np.int8), Grid(np.float32(1), -128))
+    ((0, 518), (518, 1000))
+  """
+  bounds = reach(weights, grid)
+  if bounds.size and bounds.max() >= EXACT:
+    raise ValueError(
+      f"weights: one input channel of a kernel of shape {weights.shape} sums up to"
+      f" {bounds.max()}, which float32 does not hold exactly; use a smaller kernel."
+    )
+  parts, start, total = [], 0, np.zeros_like(bounds[:, 0])
+  for channel in range(bounds.shape[1]):
+    total = total + bounds[:, channel]
+    if total.max() >= EXACT:
+      parts.append((start, channel))
+      start, total = channel, bounds[:, channel]
+  return (*parts, (start, bounds.shape[1]))
+
+
+def largest_accumulator(weights: np.ndarray, grid: Grid) -> np.ndarray:
+  """(out,) int64: how far a whole sum can get from zero.
+
+  Examples:
+    >>> largest_accumulator(np.int8([[3], [-2]]), Grid(np.float32(1), -128)).tolist()
+    [765]
+  """
+  return reach(weights, grid).sum(1).max(0)
+
+
+def accumulate(
+  x: jax.Array,
+  weights: jax.Array,
+  parts: Parts,
+  *,
+  stride: int = 1,
+  padding: ops.Padding = "SAME",
+  groups: int = 1,
+) -> jax.Array:
+  """The convolution or matrix product in int32, computed in float32.
+
+  Args:
+    x: (batch, height, width, in) or (batch, in), integer-valued float32.
+    weights: int8, (k, k, in / groups, out) or (in, out).
+    parts: from :func:`split_exactly`.
+    stride: step in both directions.
+    padding: as for :func:`jaxcompress.ops.conv`; padded cells are zero.
+    groups: number of channel groups.
+
+  Returns:
+    int32, (batch, out_height, out_width, out) or (batch, out).
+
+  Examples:
+    >>> accumulate(jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 3, 2), jnp.int8), ((0, 3),))[0, 1, 1]
+    Array([27, 27], dtype=int32)
+  """
+  if weights.ndim == 2:
+    multiply = jnp.matmul
+  else:
+    multiply = partial(_convolve, stride=stride, padding=padding, groups=groups)
+  with jax.default_matmul_precision("highest"):
+    sums = [
+      multiply(_channels(x, groups, *part), _rows(weights, *part).astype(jnp.float32))
+      for part in parts
+    ]
+  return sum(part.astype(jnp.int32) for part in sums)
+
+
+def _channels(x: jax.Array, groups: int, start: int, stop: int) -> jax.Array:
+  """The channels ``start`` to ``stop`` of every group."""
+  if stop - start == x.shape[-1] // groups:
+    return x
+  grouped = x.reshape(*x.shape[:-1], groups, -1)[..., start:stop]
+  return grouped.reshape(*x.shape[:-1], -1)
+
+
+def _rows(weights: jax.Array, start: int, stop: int) -> jax.Array:
+  return jax.lax.slice_in_dim(weights, start, stop, axis=weights.ndim - 2)
+
+
+def _convolve(x, weights, *, stride, padding, groups):
+  separate = weights.shape[2] == 1 and groups > 1
+  if jax.default_backend() == "cpu" or separate:
+    return ops.conv(x, weights, stride=stride, padding=padding, groups=groups)
+  return tap_products(x, weights, stride=stride, padding=padding, groups=groups)
+
+
+def tap_products(
+  x: jax.Array, weights: jax.Array, *, stride: int, padding: ops.Padding, groups: int = 1
+) -> jax.Array:
+  """A convolution as one matrix product for each cell of the kernel.
+
+  Convolution libraries of accelerators may pick Winograd's algorithm for float32, whose fractions
+  are not exact; plain matrix products are.
+
+  Args:
+    x: (batch, height, width, in) float32.
+    weights: (kh, kw, in / groups, out) float32.
+    stride: step in both directions.
+    padding: as for :func:`jaxcompress.ops.conv`.
+    groups: number of channel groups.
+
+  Returns:
+    (batch, out_height, out_width, out) float32.
+
+  Examples:
+    >>> x, weights = jnp.ones((1, 4, 4, 6)), jnp.ones((3, 3, 3, 2))
+    >>> tap_products(x, weights, stride=1, padding="SAME", groups=2).shape
+    (1, 4, 4, 2)
+  """
+  height, width, depth, features = weights.shape
+  pads = ops.resolve_padding(padding, x.shape[1:3], (height, width), stride)
+  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+  x = x.reshape(*x.shape[:3], groups, depth)
+  taps = weights.reshape(height, width, depth, groups, features // groups)
+  rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
+  total = sum(
+    jnp.einsum(
+      "nhwgc,cgo->nhwgo", x[:, i : i + rows : stride, j : j + columns : stride], taps[i, j]
+    )
+    for i in range(height)
+    for j in range(width)
+  )
+  return total.reshape(*total.shape[:3], features)

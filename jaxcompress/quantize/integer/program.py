@@ -1,0 +1,113 @@
+"""A whole graph on integers: prepared once in numpy, run by one compiled function."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.nn import INPUT, Graph
+from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC
+from jaxcompress.quantize.integer.values import Grid, Integers
+
+LARGEST_BATCH = 256
+BATCH_BYTES = 2**28  # of the float32 maps of a batch, about
+
+
+class Step(NamedTuple):
+  """One node of a compiled program: hashable."""
+
+  op: str
+  static: Any
+  inputs: tuple[str, ...]
+  outputs: tuple[str, ...]
+
+
+class Program(NamedTuple):
+  """A graph prepared for evaluation.
+
+  Attributes:
+    steps: what is compiled; equal for networks of one architecture, so they share a program.
+    arrays: what it is called with: a dict for each step.
+    output: name of the tensor that holds the logits.
+    zero_points: of the input and of the logits.
+    batch: images that are evaluated at once.
+  """
+
+  steps: tuple[Step, ...]
+  arrays: tuple[dict[str, Any], ...]
+  output: str
+  zero_points: tuple[int, int]
+  batch: int
+
+
+def prepare(graph: Graph, grids: Mapping[str, Grid], layers: Mapping[str, Integers]) -> Program:
+  """Computes every constant of a graph.
+
+  Args:
+    graph: with fused activations.
+    grids: of every tensor.
+    layers: integers of every node that has a kernel.
+
+  Raises:
+    ValueError: for an op that has no integer arithmetic or numbers that the device would refuse;
+      it names the layer.
+  """
+  steps, arrays = [], []
+  for node in graph.nodes:
+    if node.op not in ARITHMETIC:
+      raise ValueError(
+        f"model: layer {node.name!r} is a {node.op}, which has no integer arithmetic; it can be"
+        f" one of {', '.join(ARITHMETIC)}."
+      )
+    try:
+      static, numbers = ARITHMETIC[node.op].prepare(node, grids, layers.get(node.name))
+    except ValueError as error:
+      raise ValueError(f"model: layer {node.name!r}: {error}") from error
+    steps.append(Step(node.op, static, node.inputs, node.outputs))
+    arrays.append(numbers)
+  ends = (grids[INPUT].zero_point, grids[graph.output].zero_point)
+  return Program(tuple(steps), tuple(arrays), graph.output, ends, _batch(graph))
+
+
+def _batch(graph: Graph) -> int:
+  """A power of two of images whose largest maps fit in the memory that is allowed."""
+  shapes = [graph.input_shape, *(shape for node in graph.nodes for shape in node.output_shapes)]
+  image_bytes = 4 * 4 * max(int(np.prod(shape[1:])) for shape in shapes)  # a few maps are alive
+  fitting = max(1, BATCH_BYTES // image_bytes)
+  return min(LARGEST_BATCH, 2 ** (fitting.bit_length() - 1))
+
+
+def run(program: Program, codes: np.ndarray) -> np.ndarray:
+  """Evaluates a program on any number of images, a bounded number at a time.
+
+  Args:
+    program: of :func:`prepare`.
+    codes: int8, (images, height, width, channels).
+
+  Returns:
+    int8 logits, (images, classes).
+  """
+  count = len(codes)
+  batch = min(program.batch, 2 ** max(count - 1, 0).bit_length())
+  arrays = jax.device_put(program.arrays)
+  results = []
+  for start in range(0, max(count, 1), batch):
+    part = codes[start : start + batch]
+    padding = ((0, batch - len(part)), *((0, 0),) * (codes.ndim - 1))
+    padded = np.pad(part, padding)
+    logits = _evaluate(program.steps, program.output, arrays, program.zero_points, padded)
+    results.append(np.asarray(logits)[: len(part)])
+  return np.concatenate(results)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _evaluate(steps, output, arrays, zero_points, codes):
+  tensors = {INPUT: codes.astype(jnp.float32) - zero_points[0]}
+  for step, numbers in zip(steps, arrays, strict=True):
+    inputs = [tensors[name] for name in step.inputs]
+    outputs = ARITHMETIC[step.op].run(step.static, numbers, *inputs)
+    tensors.update(zip(step.outputs, outputs, strict=True))
+  return (tensors[output] + zero_points[1]).astype(jnp.int8)

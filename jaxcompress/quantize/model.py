@@ -1,0 +1,155 @@
+"""A quantized network: what every path ends in, and what exporters, verification and reports take."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxcompress.nn import INPUT, Graph, Node, kernel_shape
+from jaxcompress.quantize import integer
+from jaxcompress.quantize.integer import Grid, Integers
+
+PREPROCESS_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class QuantizedModel:
+  """Integers, scales and ranges of a network, and their exact evaluation.
+
+  Calling it on images gives the logits that LiteRT with XNNPACK computes from the exported file,
+  bit for bit.
+
+  Attributes:
+    graph: the graph that the device runs, with fused activations.
+    grids: what the int8 values of every tensor stand for, by name.
+    layers: the integers of every node that has a kernel, by name.
+    preprocess: maps images to what the network reads, before they are rounded; or None.
+
+  Raises:
+    ValueError: if a grid or a layer is missing, a shape or a value does not fit, or the device
+      would refuse an op; the message names the layer.
+
+  Examples:
+    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
+    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+    >>> grid = Grid(np.float32(0.1), 0)
+    >>> quantized = QuantizedModel(
+    ...   Graph((pool,), (1, 2, 2, 3), "pool"), {"input": grid, "pool": grid}, {}
+    ... )
+    >>> quantized.integers(np.full((1, 2, 2, 3), 0.52, np.float32)).tolist()
+    [[5, 5, 5]]
+  """
+
+  graph: Graph
+  grids: Mapping[str, Grid]
+  layers: Mapping[str, Integers]
+  preprocess: Callable[[Any], Any] | None = None
+
+  def __post_init__(self):
+    tensors = (INPUT, *(tensor for node in self.graph.nodes for tensor in node.outputs))
+    for tensor in tensors:
+      _check_grid(tensor, self.grids.get(tensor))
+    for node in self.graph.nodes:
+      if kernel_shape(node) is not None:
+        _check_layer(node, self.layers.get(node.name))
+    _ = self.program
+
+  @functools.cached_property
+  def program(self) -> integer.Program:
+    """The graph with all constants computed."""
+    return integer.prepare(self.graph, self.grids, self.layers)
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """Logits of images, (N, classes) float32; images as for :meth:`quantize_input`."""
+    grid = self.grids[self.graph.output]
+    return (self.integers(images).astype(np.float32) - grid.zero_point) * grid.scale
+
+  def integers(self, images: np.ndarray) -> np.ndarray:
+    """int8 logits of images, (N, classes); images as for :meth:`quantize_input`."""
+    return self.run(self.quantize_input(images))
+
+  def run(self, codes: np.ndarray) -> np.ndarray:
+    """int8 logits, (N, classes), of int8 input (N, height, width, channels): what a device does.
+
+    Any number of images: they are evaluated in batches of bounded size.
+    """
+    codes = np.asarray(codes)
+    self._check_shape(codes, "codes")
+    if codes.dtype != np.int8:
+      raise ValueError(f"codes: {codes.dtype} must be int8; quantize_input makes it from images.")
+    return integer.run(self.program, codes)
+
+  def quantize_input(self, images: np.ndarray) -> np.ndarray:
+    """``z + round_half_even(clip(v * float32(1 / s)))``: the int8 input of the device.
+
+    Args:
+      images: (N, height, width, channels); what ``preprocess`` takes, or float if there is none.
+
+    Returns:
+      int8, of the same shape.
+
+    Raises:
+      ValueError: if the shape or dtype does not fit, or a value is not a number.
+    """
+    grid = self.grids[INPUT]
+    inverse = np.float32(1) / np.float32(grid.scale)
+    codes = []
+    for start in range(0, max(len(images), 1), PREPROCESS_BATCH):
+      values = self._network_input(images[start : start + PREPROCESS_BATCH]) * inverse
+      if np.isnan(values).any():
+        raise ValueError("images: some values are not numbers; clean them before evaluation.")
+      rounded = np.rint(np.clip(values, grid.low, grid.high))
+      codes.append((rounded + grid.zero_point).astype(np.int8))
+    return np.concatenate(codes)
+
+  def _network_input(self, images: np.ndarray) -> np.ndarray:
+    if self.preprocess is not None:
+      images = np.asarray(self.preprocess(images), np.float32)
+    else:
+      images = np.asarray(images)
+      if images.dtype.kind != "f":
+        raise ValueError(
+          f"images: {images.dtype} is no float, and the model has no preprocess; pass what the"
+          " network reads."
+        )
+    self._check_shape(images, "images")
+    return images.astype(np.float32)
+
+  def _check_shape(self, array: np.ndarray, name: str) -> None:
+    if array.ndim != 4 or array.shape[1:] != tuple(self.graph.input_shape[1:]):
+      wanted = ", ".join(map(str, ("N", *self.graph.input_shape[1:])))
+      raise ValueError(f"{name}: shape {array.shape} must be ({wanted}).")
+
+
+def _check_grid(tensor: str, grid: Grid | None) -> None:
+  if grid is None:
+    raise ValueError(f"grids: tensor {tensor!r} has none; give every tensor of the graph one.")
+  if not (np.isfinite(grid.scale) and grid.scale >= np.finfo(np.float32).tiny):
+    raise ValueError(
+      f"grids: {tensor!r} has scale {grid.scale}; it must be a positive, normal float32."
+    )
+  if not integer.LOWEST <= grid.zero_point <= integer.HIGHEST:
+    raise ValueError(
+      f"grids: {tensor!r} has zero point {grid.zero_point}; it must be in"
+      f" {integer.LOWEST} to {integer.HIGHEST}."
+    )
+
+
+def _check_layer(node: Node, layer: Integers | None) -> None:
+  name, shape = node.name, kernel_shape(node)
+  if layer is None:
+    raise ValueError(f"layers: {name!r} has no integers; give every layer with a kernel some.")
+  expected = (("weights", np.int8, shape), ("scales", np.float32, shape[-1:]))
+  for field, dtype, size in (*expected, ("bias", np.int32, shape[-1:])):
+    array = getattr(layer, field)
+    if array.dtype != dtype or array.shape != size:
+      raise ValueError(
+        f"layers: {name!r} has {field} {array.dtype} {array.shape}; it must be"
+        f" {np.dtype(dtype)} {size}."
+      )
+  if not (np.isfinite(layer.scales).all() and (layer.scales > 0).all()):
+    raise ValueError(f"layers: {name!r} has scales that are not positive and finite.")
+  if layer.weights.min(initial=0) < -integer.HIGHEST:
+    raise ValueError(f"layers: {name!r} has the weight -128; weights are -127 to 127.")

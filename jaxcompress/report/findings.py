@@ -1,0 +1,169 @@
+"""What the numbers say, in sentences: the headline and the titles of the plots."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcompress.report import text
+from jaxcompress.report.results import Entry, Results
+
+
+class Pair(NamedTuple):
+  """Two classes that are mixed up: images of ``true`` that were called ``predicted``."""
+
+  true: int
+  predicted: int
+  count: int
+  total: int
+
+
+def confused_pairs(confusion: np.ndarray, most: int = 10) -> tuple[Pair, ...]:
+  """The most frequent mistakes, largest first.
+
+  Args:
+    confusion: (classes, classes) counts, rows true.
+    most: how many at most.
+
+  Examples:
+    >>> confused_pairs(np.array([[8, 2], [0, 9]]))
+    (Pair(true=0, predicted=1, count=2, total=10),)
+  """
+  counts = np.array(confusion)
+  totals = counts.sum(axis=1)
+  np.fill_diagonal(counts, 0)
+  order = np.argsort(-counts, axis=None, kind="stable")[:most]
+  pairs = (divmod(int(i), counts.shape[1]) for i in order)
+  return tuple(Pair(i, j, int(counts[i, j]), int(totals[i])) for i, j in pairs if counts[i, j] > 0)
+
+
+def standard_error(first: float, second: float, images: int) -> float:
+  """Standard error of the difference of two shares, each of the same number of images.
+
+  Examples:
+    >>> round(standard_error(0.9, 0.9, 4000), 4)
+    0.0067
+  """
+  return math.sqrt((first * (1 - first) + second * (1 - second)) / max(images, 1))
+
+
+def headline(results: Results) -> str:
+  """The result in one sentence."""
+  entry = results.entries["int8"]
+  number = text.count(entry.parameters)
+  bits = "int8" if entry.weight_bits in (8, 32) else f"{entry.weight_bits}-bit weights"
+  sentence = (
+    f"{text.article(number)} {number}-parameter {entry.model} reaches {text.percent(entry.top1)} "
+    f"top-1 on {results.run.data} at {bits}, in {text.size(entry.bytes)}"
+  )
+  if entry.bit_equal is None:
+    return sentence + "."
+  return f"{sentence}; {bit_equality(entry)} on {results.run.runtime}."
+
+
+def bit_equality(entry: Entry) -> str:
+  """How many logits are bit-equal, as a clause; never rounded up.
+
+  Examples:
+    >>> bit_equality(Entry("m", 0.9, 1, 1, 1, bit_equal=1.0, logits=188_000))
+    '188,000 of 188,000 logits are bit-equal'
+  """
+  if entry.logits is None:
+    return f"{text.percent_down(entry.bit_equal)} of the logits are bit-equal"
+  equal = entry.logits if entry.bit_equal >= 1 else round(entry.bit_equal * entry.logits)
+  equal = max(min(equal, entry.logits - (entry.bit_equal < 1)), 0)
+  return f"{equal:,} of {entry.logits:,} logits are bit-equal"
+
+
+def distillation(results: Results) -> str:
+  """What the teacher brought."""
+  alone, distilled = results.entries["alone"], results.entries["distilled"]
+  gain = distilled.top1 - alone.top1
+  noise = standard_error(alone.top1, distilled.top1, results.run.test_images)
+  steps = " at equal steps" if alone.steps == distilled.steps > 0 else ""
+  before, after = text.percent(alone.top1), text.percent(distilled.top1)
+  if abs(gain) <= noise:
+    return f"Distilled and alone are equal within the noise{steps}: {after} and {before}"
+  verb = "lifts" if gain > 0 else "lowers"
+  return f"Distillation {verb} the student from {before} to {after} top-1{steps}"
+
+
+def compression(results: Results) -> str:
+  """What the integers cost and save."""
+  small, large = results.entries["int8"], results.entries["distilled"]
+  change = round(100 * (small.top1 - large.top1), 1)
+  side = "below" if change < 0 else "above"
+  against = f"{abs(change):.1f} points {side} it" if change else "as accurate as it"
+  name = "int8" if small.weight_bits in (8, 32) else f"{small.weight_bits} bit"
+  return (
+    f"{name} reaches {text.percent(small.top1)} top-1 in {text.size(small.bytes)}: "
+    f"{small.bytes / max(large.bytes, 1):.2f} of the float file, {against}"
+  )
+
+
+def costs(results: Results) -> str:
+  """How much smaller the student is than its teacher."""
+  teacher, small = results.entries["teacher"], results.entries["int8"]
+  return (
+    f"Against the teacher: {_fewer(teacher.parameters, small.parameters)} parameters, "
+    f"{_fewer(teacher.macs, small.macs)} multiply-adds, "
+    f"a {_fewer(teacher.bytes, small.bytes).replace('fewer', 'smaller').replace('more', 'larger')} "
+    "file"
+  )
+
+
+def _fewer(large: float, small: float) -> str:
+  if small > large:
+    return f"{text.times(small / max(large, 1))} more"
+  return f"{text.times(large / max(small, 1))} fewer"
+
+
+def latency(results: Results) -> str:
+  """How fast the device runs the integers."""
+  small, large = results.entries["int8"], results.entries["distilled"]
+  if small.latency_ms is None:
+    return f"Latency on {results.run.runtime}"
+  sentence = f"int8 takes {text.milliseconds(small.latency_ms)} an image on one thread"
+  if not large.latency_ms:
+    return sentence
+  ratio = large.latency_ms / small.latency_ms
+  word = "faster" if ratio >= 1 else "slower"
+  return f"{sentence}, {text.times(max(ratio, 1 / ratio))} {word} than float"
+
+
+def confusion(results: Results) -> str:
+  """How many are right, and what is mixed up most."""
+  matrix, names = results.confusion, results.run.classes
+  right = int(np.trace(matrix))
+  sentence = f"{right:,} of {int(matrix.sum()):,} test images are right"
+  pairs = confused_pairs(matrix, 1)
+  if not pairs:
+    return sentence
+  (pair,) = pairs
+  true, predicted = text.clip(names[pair.true], 20), text.clip(names[pair.predicted], 20)
+  return f"{sentence}; most often {true} is taken for {predicted} ({pair.count} of {pair.total})"
+
+
+def activations(results: Results) -> str:
+  """The widest tensor, which has the coarsest grid."""
+  widest = max(results.ranges, key=lambda r: r.scale)
+  return (
+    f"The coarsest grid is that of {text.clip(widest.tensor, 40)}: "
+    f"{text.significant(widest.low)} to {text.significant(widest.high)} "
+    f"in steps of {text.significant(widest.scale)}"
+  )
+
+
+def weights(results: Results) -> str:
+  """The layer whose channels differ most, which per-channel scales help most."""
+  layers = [layer for layer in results.layers if layer.weights is not None]
+  dead = sum(layer.weights.low <= 0 for layer in layers)
+  finite = [layer for layer in layers if math.isfinite(layer.weights.ratio)]
+  if not finite:
+    return "Largest weight of each layer's channels"
+  worst = max(finite, key=lambda layer: layer.weights.ratio)
+  sentence = (
+    f"Channels differ most in {text.clip(worst.name, 40)}: "
+    f"{text.times(worst.weights.ratio)} between their largest weights"
+  )
+  return f"{sentence}; {dead} layers have all-zero channels" if dead else sentence

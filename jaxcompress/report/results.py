@@ -1,0 +1,246 @@
+"""What a run found, as plain values; everything else in this package reads it."""
+
+import dataclasses
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+STAGES = ("teacher", "alone", "distilled", "int8")  # every run has these
+LABELS = {
+  "teacher": "teacher",
+  "alone": "student alone",
+  "alone_equal_time": "student alone, equal time",
+  "distilled": "student distilled",
+  "int8": "distilled, int8",
+}
+
+
+def label(key: str, entry: "Entry | None" = None) -> str:
+  """How a stage is called in tables and plots.
+
+  Examples:
+    >>> label("alone"), label("alone_long")
+    ('student alone', 'alone long')
+    >>> label("int8", Entry("m", 0.9, 1, 1, 1, weight_bits=4))
+    'distilled, 4-bit weights'
+  """
+  if key == "int8" and entry is not None and entry.weight_bits not in (8, 32):
+    return f"distilled, {entry.weight_bits}-bit weights"
+  return LABELS.get(key, key.replace("_", " "))
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One network of the comparison.
+
+  Attributes:
+    model: name and width, as a person writes it.
+    top1: share of the test images that are classified right, 0 to 1.
+    parameters: trainable numbers.
+    macs: multiply-adds for one image.
+    bytes: size of the model file.
+    steps: training steps of this run; 0 for a network that came from a checkpoint.
+    seconds: training time of this run.
+    weight_bits: bits of a stored weight.
+    latency_ms: median latency of the .tflite for one image on one thread, or None.
+    latency_ms_2_threads: the same on two threads.
+    bit_equal: share of the logits that are bit-equal between the device and exact evaluation.
+    max_steps: largest difference of these logits in quantization steps.
+    top1_agreement: share of images on which both pick the same class.
+    logits: number of logits that were compared.
+    file: name of the model's file in the output folder, or None.
+
+  Raises:
+    ValueError: for a ``top1`` or a share outside 0 to 1.
+
+  Examples:
+    >>> Entry("mobilenet_v2 x0.25", 0.9032, 88_431, 5_900_000, 134_000).top1
+    0.9032
+  """
+
+  model: str
+  top1: float
+  parameters: int
+  macs: int
+  bytes: int
+  steps: int = 0
+  seconds: float = 0.0
+  weight_bits: int = 32
+  latency_ms: float | None = None
+  latency_ms_2_threads: float | None = None
+  bit_equal: float | None = None
+  max_steps: int | None = None
+  top1_agreement: float | None = None
+  logits: int | None = None
+  file: str | None = None
+
+  def __post_init__(self):
+    for name in ("top1", "bit_equal", "top1_agreement"):
+      share = getattr(self, name)
+      if share is not None and not 0 <= share <= 1:
+        raise ValueError(f"{name}: {share} must be a share from 0 to 1; divide percentages by 100.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """The facts that reproduce a run.
+
+  Attributes:
+    data: name of the data set.
+    classes: names of the classes, in the order of the labels.
+    image_shape: (height, width, channels).
+    train_images: number of training images.
+    test_images: number of test images; top-1 and the confusion matrix are of these.
+    seed: the seed of the run.
+    command: the command line.
+    version: jaxcompress's version.
+    jax_version: jax's version.
+    device: what trained, such as ``"cpu, 2 cores"``.
+    date: ISO 8601.
+    runtime: the runtime and kernels that latency and bit equality were measured with.
+    seconds: wall-clock time of the whole run, 0 where it was not measured.
+    packages: versions of other packages that matter.
+    settings: hyper-parameters, by name.
+  """
+
+  data: str
+  classes: tuple[str, ...]
+  image_shape: tuple[int, int, int]
+  train_images: int
+  test_images: int
+  seed: int = 0
+  command: str = ""
+  version: str = ""
+  jax_version: str = ""
+  device: str = ""
+  date: str = ""
+  runtime: str = "LiteRT/XNNPACK"
+  seconds: float = 0.0
+  packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Range(NamedTuple):
+  """An activation tensor's range and grid: ``real = (q - zero_point) * scale``."""
+
+  tensor: str
+  low: float
+  high: float
+  scale: float
+  zero_point: int
+
+
+class Spread(NamedTuple):
+  """Largest magnitude of each output channel's weights: over the channels, least, median, most."""
+
+  low: float
+  median: float
+  high: float
+
+  @property
+  def ratio(self) -> float:
+    """How far apart the channels are; infinite where one is all zero."""
+    return self.high / self.low if self.low > 0 else math.inf
+
+
+class Layer(NamedTuple):
+  """A row of the per-layer table.
+
+  Attributes:
+    name: the node's name.
+    op: the leaf op.
+    output_shape: without the batch.
+    parameters: trainable numbers.
+    macs: multiply-adds for one image.
+    weight_bytes: weights and biases as stored.
+    tensor: name of the output tensor, under which its :class:`Range` is found.
+    weights: spread of the weights over output channels, or None for a layer without weights.
+  """
+
+  name: str
+  op: str
+  output_shape: tuple[int, ...]
+  parameters: int
+  macs: int
+  weight_bytes: int
+  tensor: str = ""
+  weights: Spread | None = None
+
+
+class Sample(NamedTuple):
+  """A test image, as PNG bytes, with its class and the one that the int8 model picked."""
+
+  png: bytes
+  label: int
+  prediction: int
+
+  @classmethod
+  def of(cls, image: np.ndarray, label: int, prediction: int) -> "Sample":
+    """A sample of a uint8 image of shape (height, width, 1 or 3).
+
+    Examples:
+      >>> Sample.of(np.zeros((8, 8, 3), np.uint8), 0, 1).png[1:4]
+      b'PNG'
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
+      raise ValueError(
+        f"image: {image.dtype} of shape {image.shape} must be uint8 (height, width, 1 or 3)."
+      )
+    buffer = io.BytesIO()
+    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return cls(buffer.getvalue(), int(label), int(prediction))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Results:
+  """Everything that a report shows; parts that a run has not are left at their defaults.
+
+  Attributes:
+    run: facts of the run.
+    entries: by key, at least those of :data:`STAGES`; further ones are shown beside them.
+    curves: by phase, rows as in ``metrics.jsonl``: ``step`` and any of ``loss``, ``accuracy``
+      (of training batches, a share), ``top1`` (of held-out images), ``images_per_second``.
+    confusion: (classes, classes) counts of the int8 model on the test set; rows are the true
+      classes, columns the predicted ones.
+    layers: the deployed graph, in order.
+    ranges: its activation tensors, in order.
+    samples: a few test images.
+    preprocess: what maps images to the model's input; see :func:`~jaxcompress.report.deploy`.
+
+  Raises:
+    ValueError: if an entry is missing or the confusion matrix does not fit the classes.
+  """
+
+  run: Run
+  entries: Mapping[str, Entry]
+  curves: Mapping[str, Sequence[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
+  confusion: np.ndarray | None = None
+  layers: tuple[Layer, ...] = ()
+  ranges: tuple[Range, ...] = ()
+  samples: tuple[Sample, ...] = ()
+  preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    missing = [key for key in STAGES if key not in self.entries]
+    if missing:
+      raise ValueError(
+        f"entries: {', '.join(missing)} missing; a report needs {', '.join(STAGES)}."
+      )
+    classes = len(self.run.classes)
+    if self.confusion is not None and np.shape(self.confusion) != (classes, classes):
+      raise ValueError(
+        f"confusion: shape {np.shape(self.confusion)} does not fit the {classes} class names; "
+        f"it must be ({classes}, {classes})."
+      )
+
+
+def ordered(results: Results) -> tuple[tuple[str, Entry], ...]:
+  """Entries in the order in which they are shown; the integers, which are deployed, come last."""
+  known = [key for key in LABELS if key in results.entries and key != "int8"]
+  others = [key for key in results.entries if key not in LABELS]
+  return tuple((key, results.entries[key]) for key in (*known, *others, "int8"))

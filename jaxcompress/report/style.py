@@ -1,0 +1,176 @@
+"""The look of the plots: one palette, light background, no pyplot."""
+
+import functools
+import io
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+WIDTH = 9.6  # inches; the page shows an inch as 100 pixels
+DPI = 200
+INK, MUTED, GRID, FAINT, PAPER = "#1f2937", "#6b7280", "#e5e7eb", "#cbd5e1", "#ffffff"
+ACCENT, WARN = "#0f766e", "#b91c1c"
+COLORS = {
+  "teacher": "#64748b",
+  "alone": "#d97706",
+  "alone_equal_time": "#92400e",
+  "distilled": "#2563eb",
+  "int8": "#0d9488",
+}
+SPARE = ("#7c3aed", "#db2777", "#65a30d", "#0891b2")
+
+RC = {
+  "axes.axisbelow": True,
+  "axes.edgecolor": GRID,
+  "axes.facecolor": PAPER,
+  "axes.grid": True,
+  "axes.grid.axis": "y",
+  "axes.labelcolor": MUTED,
+  "axes.labelsize": 9,
+  "axes.spines.left": False,
+  "axes.spines.right": False,
+  "axes.spines.top": False,
+  "axes.titlecolor": INK,
+  "axes.titlelocation": "left",
+  "axes.titlesize": 10,
+  "figure.facecolor": PAPER,
+  "figure.constrained_layout.use": True,
+  "font.family": ["DejaVu Sans"],
+  "font.size": 9,
+  "grid.color": GRID,
+  "grid.linewidth": 0.8,
+  "legend.fontsize": 9,
+  "legend.frameon": False,
+  "lines.linewidth": 1.8,
+  "savefig.facecolor": PAPER,
+  "text.color": INK,
+  "text.parse_math": False,  # a class may be called "$"
+  "xtick.color": GRID,
+  "xtick.labelcolor": MUTED,
+  "xtick.labelsize": 8.5,
+  "ytick.color": GRID,
+  "ytick.labelcolor": MUTED,
+  "ytick.labelsize": 8.5,
+  "ytick.left": False,
+}
+
+F = TypeVar("F", bound=Callable)
+
+
+@contextmanager
+def look() -> Iterator[None]:
+  """Settings under which figures are made and saved; the caller's are back afterwards."""
+  with matplotlib.rc_context():
+    matplotlib.rcdefaults()
+    matplotlib.rcParams.update(RC)
+    yield
+
+
+def styled(function: F) -> F:
+  """Runs a function under :func:`look`, whatever style the user has set."""
+
+  @functools.wraps(function)
+  def wrapper(*args, **kwargs):
+    with look():
+      return function(*args, **kwargs)
+
+  return wrapper
+
+
+def figure(title: str, height: float, width: float = WIDTH) -> Figure:
+  """An empty figure whose title says the finding."""
+  fig = Figure(figsize=(width, height))
+  below = (0, 0, 1, 1 - title_strip(title, width) / height)
+  fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.04, hspace=0.04, rect=below)
+  fig.suptitle(
+    "\n".join(_lines(title, width)),
+    x=0.1 / width,
+    y=1 - 0.1 / height,
+    ha="left",
+    va="top",
+    fontsize=12,
+    fontweight="bold",
+  )
+  return fig
+
+
+def title_strip(title: str, width: float) -> float:
+  """Height in inches of the strip at the top of a figure that its title takes.
+
+  Examples:
+    >>> title_strip("short", 9.6) < title_strip("long " * 40, 9.6)
+    True
+  """
+  return 0.16 + 0.2 * len(_lines(title, width))
+
+
+def _lines(title: str, width: float) -> list[str]:
+  return textwrap.wrap(title, width=int(width * 9.5)) or [""]
+
+
+def color(key: str) -> str:
+  """Colour of an entry or phase; the same in every plot."""
+  return COLORS.get(key) or SPARE[sum(key.encode()) % len(SPARE)]
+
+
+@styled
+def png(fig: Figure) -> bytes:
+  """The figure as PNG bytes; equal figures give equal bytes."""
+  buffer = io.BytesIO()
+  fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+  return buffer.getvalue()
+
+
+def printable(name: str, index: int) -> str:
+  """A class name that the plots' font can draw; otherwise the class's number.
+
+  Examples:
+    >>> printable("Ä", 3), printable("\N{CJK UNIFIED IDEOGRAPH-732B}", 3)
+    ('Ä', '#3')
+  """
+  font = get_font(findfont(FontProperties(family="DejaVu Sans")))
+  drawn = name.isprintable() and name.strip()
+  return name if drawn and all(font.get_char_index(ord(c)) for c in name) else f"#{index}"
+
+
+def ticks_for(count: int, most: int) -> range:
+  """Positions of labels: all, or every n-th where there are more than fit.
+
+  Examples:
+    >>> list(ticks_for(3, 10)), list(ticks_for(10, 4))
+    ([0, 1, 2], [0, 3, 6, 9])
+  """
+  return range(0, count, -(-count // most))
+
+
+def headroom(values: list[float], share: float = 0.25) -> float:
+  """An upper limit above bars that leaves room for their labels."""
+  return (max(values, default=0) or 1) * (1 + share)
+
+
+def bars(
+  ax: Axes,
+  labels: list[str],
+  values: list[float],
+  colors: list[str],
+  ends: list[str],
+  least: int = 1,
+) -> None:
+  """Bars from top to bottom, each with a text at its end, and room for at least ``least``."""
+  rows = range(len(labels))
+  room = max(len(labels), least)
+  ax.barh(rows, values, color=colors, height=0.62)
+  ax.set_yticks(rows, labels, color=INK)
+  ax.set_ylim(room - 0.4, -0.6)
+  ax.set_xlim(0, headroom(values, 0.32))
+  ax.set_xticks([])
+  ax.grid(False)
+  ax.spines["bottom"].set_visible(False)
+  for row, value, end in zip(rows, values, ends, strict=True):
+    ax.annotate(end, (value, row), (4, 0), textcoords="offset points", va="center", fontsize=8.5)

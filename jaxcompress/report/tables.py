@@ -1,0 +1,134 @@
+"""Tables for the terminal."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from jaxcompress.nn import Graph
+from jaxcompress.report import findings, style, text
+from jaxcompress.report.layers import layer_rows, model_bytes
+from jaxcompress.report.results import Entry, Results, label, ordered
+
+DASH = "–"
+BITS = (32, 8, 4)
+
+
+def result_table(results: Results) -> Table:
+  """The comparison at the end of a run; rows that no network has are left out.
+
+  Args:
+    results: of the run.
+
+  Returns:
+    A rich table with a column for each network; it fits 80 characters.
+  """
+  entries = ordered(results)
+  rows: dict[str, Callable[[Entry], str | None]] = {
+    "model": lambda e: e.model,
+    "top-1": lambda e: text.percent(e.top1, 2),
+    "parameters": lambda e: f"{e.parameters:,}",
+    "multiply-adds": lambda e: text.count(e.macs),
+    "file": lambda e: text.size(e.bytes),
+    "1 thread": lambda e: _maybe(text.milliseconds, e.latency_ms),
+    "2 threads": lambda e: _maybe(text.milliseconds, e.latency_ms_2_threads),
+    "bit-equal": lambda e: _maybe(text.percent_down, e.bit_equal),
+    "steps": lambda e: f"{e.steps:,}" if e.steps else None,
+    "time": lambda e: text.duration(e.seconds) if e.seconds else None,
+  }
+  table = _table(None, Text(findings.headline(results)))
+  table.add_column("", no_wrap=True, min_width=13)
+  for key, entry in entries:
+    strong = "bold" if key == "int8" else ""
+    head = Text(label(key, entry), style.color(key))
+    table.add_column(head, justify="right", style=strong, overflow="fold")
+  for name, cell in rows.items():
+    cells = [cell(entry) for _, entry in entries]
+    if any(cells):
+      table.add_row(Text(name, "dim"), *(Text(value or DASH) for value in cells))
+  return table
+
+
+def layer_table(graph: Graph, params: Mapping[str, Any], title: str = "", bits: int = 32) -> Table:
+  """The layers of a model with their costs, and the totals.
+
+  Args:
+    graph: a traced graph.
+    params: its parameters, arrays or shapes.
+    title: of the table.
+    bits: bits of a stored weight.
+
+  Returns:
+    A rich table with a footer.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> summary = models.summarize(models.resnet8(num_classes=10))
+    >>> layer_table(summary.graph, summary.variables["params"]).row_count
+    17
+  """
+  rows = layer_rows(graph, params, bits)
+  table = _table(title or None, None)
+  table.show_footer = True
+  table.add_column("layer", f"{len(rows)} layers", overflow="fold")
+  table.add_column("op", "", overflow="fold")
+  table.add_column("output", "", justify="right", no_wrap=True)
+  table.add_column("parameters", f"{sum(r.parameters for r in rows):,}", justify="right")
+  table.add_column("multiply-adds", f"{sum(r.macs for r in rows):,}", justify="right")
+  table.add_column("bytes", text.size(sum(r.weight_bytes for r in rows)), justify="right")
+  for row in rows:
+    table.add_row(
+      Text(row.name),
+      Text(row.op, "dim"),
+      text.shape(row.output_shape),
+      f"{row.parameters:,}" if row.parameters else DASH,
+      f"{row.macs:,}" if row.macs else DASH,
+      f"{row.weight_bytes:,}" if row.weight_bytes else DASH,
+    )
+  return table
+
+
+def model_table(summaries: Mapping[str, Any], title: str = "") -> Table:
+  """Models with their sizes: parameters, multiply-adds, and bytes at 32, 8 and 4 bit.
+
+  Args:
+    summaries: :class:`jaxcompress.models.Summary` by name.
+    title: of the table.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> model_table({"resnet8": models.summarize(models.resnet8())}).row_count
+    1
+  """
+  table = _table(title or None, None)
+  table.add_column("model", no_wrap=True)
+  for name in ("input", "parameters", "multiply-adds", *(f"{bits} bit" for bits in BITS)):
+    table.add_column(name, justify="right", no_wrap=True)
+  for name, summary in summaries.items():
+    table.add_row(
+      Text(name),
+      text.shape(summary.graph.input_shape[1:]),
+      f"{summary.parameters:,}",
+      text.count(summary.macs),
+      *(text.size(model_bytes(summary.graph, bits)) for bits in BITS),
+    )
+  return table
+
+
+def _table(title: str | None, caption: Text | None) -> Table:
+  return Table(
+    title=Text(title, "bold") if title else None,
+    title_justify="left",
+    caption=caption,
+    caption_justify="left",
+    box=box.SIMPLE_HEAD,
+    header_style="dim",
+    footer_style="bold",
+    pad_edge=False,
+  )
+
+
+def _maybe(show: Callable[[Any], str], value: Any) -> str | None:
+  return None if value is None else show(value)

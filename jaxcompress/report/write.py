@@ -1,0 +1,41 @@
+"""Writes a report's files."""
+
+import json
+import os
+import pathlib
+
+from jaxcompress.report import html, plots
+from jaxcompress.report.files import write_atomically
+from jaxcompress.report.results import Results
+from jaxcompress.report.serial import to_json
+
+
+def write_report(results: Results, folder: str | os.PathLike) -> dict[str, pathlib.Path]:
+  """Writes ``report.json``, ``report.html`` and one PNG per plot, each whole or not at all.
+
+  Args:
+    results: what the run found.
+    folder: where; it is made if it is not there. Files of an earlier report are replaced.
+
+  Returns:
+    The paths: ``json``, ``html``, and each plot's name.
+  """
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  images = plots.render_plots(results)
+  files = {
+    "json": ("report.json", dumps(results)),
+    "html": ("report.html", html.render(results, images)),
+    **{name: (f"{name}.png", data) for name, data in images.items()},
+  }
+  return {key: write_atomically(folder / name, data) for key, (name, data) in files.items()}
+
+
+def dumps(results: Results) -> str:
+  """The text of ``report.json``: strict JSON, one line per object of the top level."""
+  fields = to_json(results).items()
+  lines = (
+    f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+    for name, value in fields
+  )
+  return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -1,0 +1,119 @@
+"""The loop around the jitted step: data, progress, metrics and checkpoints on the host."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.progress import (
+  BarColumn,
+  MofNCompleteColumn,
+  Progress,
+  TextColumn,
+  TimeRemainingColumn,
+)
+
+from jaxcompress.training.checkpoint import Checkpoints
+from jaxcompress.training.state import CompressState, as_endpoints
+from jaxcompress.training.step import classification_sums, distill_step, train_step
+
+Row = dict[str, float]
+
+
+def fit(
+  state: CompressState,
+  batch_at: Callable[[int], Mapping[str, Any]],
+  *,
+  steps: int,
+  name: str = "train",
+  log_every: int = 25,
+  on_log: Callable[[Row], None] | None = None,
+  hooks: Mapping[int, Callable[[CompressState], None]] | None = None,
+  checkpoints: Checkpoints | None = None,
+  console: Console | None = None,
+) -> CompressState:
+  """Trains until ``steps`` batches were consumed, counted from the start of the run.
+
+  Args:
+    state: where to start; a restored state goes on from its own position.
+    batch_at: the batch at a position; a pure function, so that a restart sees the same data.
+    steps: batches in the whole run.
+    name: shown by the progress bar.
+    log_every: batches between log rows; metrics stay on the device in between.
+    on_log: gets each row: ``step``, ``loss``, ``accuracy``, the parts of the loss, ``skipped``,
+      ``images_per_second``, and ``seconds`` since the row before.
+    hooks: called with the state at the given positions, before that batch.
+    checkpoints: where to save, or None.
+    console: rich console of the progress bar.
+
+  Returns:
+    The state after the last batch.
+  """
+  step = distill_step if state.recipe.teachers else train_step
+  position = int(state.position)
+  columns = (
+    TextColumn("{task.description:<10}"),
+    BarColumn(bar_width=28),
+    MofNCompleteColumn(),
+    TextColumn("{task.fields[status]}"),
+    TimeRemainingColumn(),
+  )
+  with Progress(*columns, console=console) as progress:
+    task = progress.add_task(name, total=steps, completed=position, status="compiling")
+    started, logged = time.perf_counter(), position
+    while position < steps:
+      if hooks and position in hooks:
+        hooks[position](state)
+      batch = batch_at(position)
+      state, metrics = step(state, batch)
+      position += 1
+      if position % log_every == 0 or position == steps:
+        row = {key: float(value) for key, value in jax.device_get(metrics).items()}
+        seconds = time.perf_counter() - started
+        rate = (position - logged) * len(batch["label"]) / seconds
+        row = {"step": position, **row, "images_per_second": rate, "seconds": seconds}
+        status = f"loss {row['loss']:.3f}  accuracy {row['accuracy']:.1%}  {rate:,.0f} images/s"
+        progress.update(task, completed=position, status=status)
+        if on_log is not None:
+          on_log(row)
+        started, logged = time.perf_counter(), position
+      if checkpoints is not None:
+        checkpoints.save(position, state, force=position == steps)
+  return state
+
+
+def evaluate(
+  model: nn.Module,
+  variables: Any,
+  batches: Iterable[Mapping[str, Any]],
+  *,
+  preprocess: Callable[[Any], Any] | None = None,
+) -> Row:
+  """Top-1 accuracy and mean loss of a float model over batches of one shape.
+
+  Args:
+    model: a linen module.
+    variables: its variables.
+    batches: of ``image``, ``label`` and, where the last is padded, ``mask``.
+    preprocess: maps images to what the model reads.
+
+  Returns:
+    ``{"top1", "loss", "count"}``; ``top1`` is a share.
+  """
+  totals = {"correct": 0.0, "loss": 0.0, "count": 0.0}
+  for batch in batches:
+    sums = jax.device_get(_float_sums(model, preprocess, variables, batch))
+    totals = {key: totals[key] + float(sums[key]) for key in totals}
+  count = max(totals["count"], 1.0)
+  return {"top1": totals["correct"] / count, "loss": totals["loss"] / count, "count": count}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _float_sums(model, preprocess, variables, batch):
+  images = batch["image"] if preprocess is None else preprocess(batch["image"])
+  output = as_endpoints(model.apply(variables, images, train=False))
+  return classification_sums(output.logits.astype(jnp.float32), batch)

@@ -1,0 +1,251 @@
+"""Everything that changes during a run, as one pytree."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.nn import Endpoints, Graph, fold, trace
+from jaxcompress.quantize import (
+  Grid,
+  QuantizedModel,
+  QuantVariables,
+  Sites,
+  assemble,
+  find_sites,
+  init_quantizers,
+)
+from jaxcompress.training.recipe import Recipe
+
+
+@flax.struct.dataclass
+class CompressState:
+  """The state of a run; the recipe is its static part.
+
+  Attributes:
+    recipe: static.
+    image_shape: (height, width, channels) of the images that the student reads; static.
+    params: the student's parameters.
+    batch_stats: the student's running statistics.
+    quantizer: the quantizers' variables.
+    loss_params: what the loss trains, such as embeddings.
+    loss_state: what the loss carries along, such as memory banks.
+    opt_state: the optimizer's state.
+    teachers: the teachers' variables.
+    rng: key; each step folds its number in, so that a restart repeats it.
+    step: updates applied so far, int32 scalar.
+    skipped: batches that were left out because the loss or a gradient was not finite.
+  """
+
+  recipe: Recipe = flax.struct.field(pytree_node=False)
+  image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
+  params: Any
+  batch_stats: Any
+  quantizer: QuantVariables
+  loss_params: Any
+  loss_state: Any
+  opt_state: Any
+  teachers: tuple[Any, ...]
+  rng: jax.Array
+  step: jax.Array
+  skipped: jax.Array
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """The student's variables, for ``student.apply``."""
+    return {"params": self.params, "batch_stats": self.batch_stats}
+
+  @property
+  def trained(self) -> dict[str, Any]:
+    """The tree that the optimizer sees."""
+    return trained_tree(self.params, self.quantizer, self.loss_params)
+
+  @property
+  def position(self) -> jax.Array:
+    """Batches consumed so far: applied and skipped ones."""
+    return self.step + self.skipped
+
+  def graph(self) -> Graph:
+    """The student's traced graph for one image."""
+    return student_graph(self.recipe, self.variables, self.image_shape)
+
+  def quantized(self) -> QuantizedModel:
+    """The integers, scales and ranges that a device runs.
+
+    Returns:
+      A :class:`~jaxcompress.quantize.QuantizedModel`; called on images it evaluates exactly what
+      the exported file computes.
+
+    Raises:
+      ValueError: if the recipe does not quantize, or no quantized step was taken yet.
+    """
+    plan = self.recipe.quantize
+    if plan is None:
+      raise ValueError("quantize: the recipe has none; give it quantize=jaxcompress.quantize.int8().")
+    if int(self.step) <= plan.start_step:
+      raise ValueError(
+        f"start_step: {plan.start_step} was not passed yet (step {int(self.step)}), so there are no"
+        " activation ranges; take at least one quantized step."
+      )
+    graph = self.graph()
+    sites = find_sites(graph)
+    variables = jax.device_get(self.quantizer)
+    folded = fold(sites.graph, jax.device_get(self.variables))
+    scales = {
+      name: np.asarray(
+        plan.weights.grid(
+          variables.params["weights"][name], variables.state["weights"][name], layer.kernel
+        )[0],
+        np.float32,
+      ).reshape(-1)
+      for name, layer in folded.items()
+    }
+    grids = {}
+    for tensor, key in sites.keys:
+      scale, zero = plan.activations.grid(
+        variables.params["activations"][key], variables.state["activations"][key], None
+      )
+      grids[tensor] = Grid(np.float32(scale), int(zero))
+    return assemble(
+      sites.graph,
+      folded,
+      scales,
+      grids,
+      levels=plan.weights.levels,
+      preprocess=self.recipe.preprocess,
+    )
+
+
+def trained_tree(params: Any, quantizer: QuantVariables, loss_params: Any) -> dict[str, Any]:
+  """The three kinds of trained parameters as one tree."""
+  return {"student": params, "quantizer": quantizer.params, "loss": loss_params}
+
+
+def student_graph(recipe: Recipe, variables: Any, image_shape: tuple[int, ...]) -> Graph:
+  """The student's graph for one float32 image; only shapes of the variables are read."""
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), variables)
+  return trace(recipe.student, abstract, image)
+
+
+def sites_of(recipe: Recipe, variables: Any, image_shape: tuple[int, ...]) -> Sites:
+  """Where the student is quantized."""
+  return find_sites(student_graph(recipe, variables, image_shape))
+
+
+def to_network_input(recipe: Recipe, images: jax.Array) -> jax.Array:
+  """Images as the networks read them."""
+  if recipe.preprocess is not None:
+    return recipe.preprocess(images)
+  if not jnp.issubdtype(images.dtype, jnp.floating):
+    raise ValueError(
+      f"batch: images are {images.dtype} and the recipe has no preprocess; give it one, or pass"
+      " float images."
+    )
+  return images
+
+
+def init_state(
+  recipe: Recipe,
+  rng: jax.Array,
+  batch: Mapping[str, jax.Array],
+  *,
+  teacher_variables: tuple[Any, ...] = (),
+  student_variables: Mapping[str, Any] | None = None,
+) -> CompressState:
+  """The state before the first step.
+
+  Args:
+    recipe: what is trained.
+    rng: a key from ``jax.random.key``.
+    batch: ``{"image": (batch, height, width, channels), "label": (batch,) int32, "index":
+      (batch,) int32}``; any batch of the right shapes.
+    teacher_variables: variables of each of the recipe's teachers, in order.
+    student_variables: where the student starts; by default freshly initialised.
+
+  Returns:
+    A :class:`CompressState`.
+
+  Raises:
+    ValueError: if the number of teachers differs, the batch lacks images, or the labels or number
+      of classes do not fit.
+
+  Examples:
+    >>> import optax
+    >>> from jaxcompress import models
+    >>> recipe = Recipe(student=models.resnet8(10), optimizer=optax.sgd(0.1))
+    >>> batch = {"image": jnp.zeros((2, 8, 8, 3)), "label": jnp.zeros(2, int)}
+    >>> int(init_state(recipe, jax.random.key(0), batch).step)
+    0
+  """
+  if len(teacher_variables) != len(recipe.teachers):
+    raise ValueError(
+      f"teacher_variables: {len(teacher_variables)} given for {len(recipe.teachers)} teachers;"
+      " pass a tuple with the variables of each."
+    )
+  if "image" not in batch:
+    raise ValueError(f"batch: it has {', '.join(batch)}, but no 'image'.")
+
+  @jax.jit
+  def build(rng, batch, teacher_variables, student_variables):
+    model_key, loss_key, run_key = jax.random.split(rng, 3)
+    images = to_network_input(recipe, batch["image"])
+    batch = {**batch, "image": images}
+    variables = student_variables
+    if variables is None:
+      variables = recipe.student.init(_fast_to_compile(model_key), images, train=False)
+    student = as_endpoints(recipe.student.apply(variables, images, train=False))
+    teachers = tuple(
+      as_endpoints(teacher.apply(v, images, train=False))
+      for teacher, v in zip(recipe.teachers, teacher_variables, strict=True)
+    )
+    _check_classes(student, teachers)
+    loss_params, loss_state = recipe.loss.init(loss_key, student, teachers, batch)
+    quantizer = QuantVariables({}, {})
+    if recipe.quantize is not None:
+      sites = sites_of(recipe, variables, images.shape[1:])
+      quantizer = init_quantizers(recipe.quantize, sites, variables["params"])
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    opt_state = recipe.optimizer.init(trained_tree(params, quantizer, loss_params))
+    return params, batch_stats, quantizer, loss_params, loss_state, opt_state, run_key
+
+  shape = jax.eval_shape(lambda x: to_network_input(recipe, x), batch["image"]).shape[1:]
+  params, batch_stats, quantizer, loss_params, loss_state, opt_state, key = build(
+    rng, dict(batch), teacher_variables, student_variables
+  )
+  return CompressState(
+    recipe=recipe,
+    image_shape=tuple(shape),
+    params=params,
+    batch_stats=batch_stats,
+    quantizer=quantizer,
+    loss_params=loss_params,
+    loss_state=loss_state,
+    opt_state=opt_state,
+    teachers=jax.tree.map(jnp.array, tuple(teacher_variables)),  # donated: never the caller's own
+    rng=key,
+    step=jnp.zeros((), jnp.int32),
+    skipped=jnp.zeros((), jnp.int32),
+  )
+
+
+def _fast_to_compile(key: jax.Array) -> jax.Array:
+  """The key for XLA's own generator: drawing 40 kernels compiles in half the time."""
+  return jax.random.wrap_key_data(jax.random.bits(key, (4,)), impl="rbg")
+
+
+def as_endpoints(output: Any) -> Endpoints:
+  """A model's output as :class:`~jaxcompress.nn.Endpoints`; bare logits are wrapped."""
+  return output if isinstance(output, Endpoints) else Endpoints(logits=output)
+
+
+def _check_classes(student: Endpoints, teachers: tuple[Endpoints, ...]) -> None:
+  for i, teacher in enumerate(teachers):
+    if teacher.logits.shape[-1] != student.logits.shape[-1]:
+      raise ValueError(
+        f"teachers: teacher {i} has {teacher.logits.shape[-1]} classes and the student"
+        f" {student.logits.shape[-1]}; build both with the same num_classes."
+      )

@@ -1,0 +1,202 @@
+"""One training step: forward passes, loss, gradients, quantization and update in one program."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcompress.nn import Endpoints
+from jaxcompress.quantize import QuantVariables, quantize_activations, quantize_kernels
+from jaxcompress.training.recipe import Recipe
+from jaxcompress.training.state import (
+  CompressState,
+  as_endpoints,
+  sites_of,
+  to_network_input,
+  trained_tree,
+)
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def _distill_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
+  if not state.recipe.teachers:
+    raise ValueError("teachers: the recipe has none; use train_step, or give it teachers.")
+  return _update(state, batch)
+
+
+def _train_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
+  if state.recipe.teachers:
+    raise ValueError("teachers: the recipe has teachers; use distill_step.")
+  return _update(state, batch)
+
+
+def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
+  """One step of a recipe; see :func:`distill_step`."""
+  recipe = state.recipe
+  augment_key, loss_key = jax.random.split(jax.random.fold_in(state.rng, state.position))
+  batch = dict(batch)
+  if recipe.augment is not None:
+    batch = recipe.augment(augment_key, batch)
+  batch["image"] = to_network_input(recipe, batch["image"])
+  teachers = tuple(
+    as_endpoints(teacher.apply(variables, batch["image"], train=False))
+    for teacher, variables in zip(recipe.teachers, state.teachers, strict=True)
+  )
+
+  def objective(trained):
+    student, batch_stats, quantizer_state = forward(state, trained, batch["image"], train=True)
+    loss, loss_state, metrics = recipe.loss.update(
+      trained["loss"],
+      state.loss_state,
+      student,
+      jax.lax.stop_gradient(teachers),
+      batch,
+      step=state.step,
+      rng=loss_key,
+    )
+    hits = jnp.argmax(student.logits, -1) == batch["label"]
+    metrics = {**metrics, "loss": loss, "accuracy": jnp.mean(hits.astype(jnp.float32))}
+    return loss, (batch_stats, quantizer_state, loss_state, metrics)
+
+  trained = state.trained
+  (loss, aux), gradients = jax.value_and_grad(objective, has_aux=True)(trained)
+  batch_stats, quantizer_state, loss_state, metrics = aux
+  updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, trained)
+  trained = optax.apply_updates(trained, updates)
+  finite = jnp.isfinite(loss + sum(jnp.sum(g) for g in jax.tree.leaves(gradients)))
+  proposed = state.replace(
+    params=trained["student"],
+    batch_stats=batch_stats,
+    quantizer=QuantVariables(trained["quantizer"], quantizer_state),
+    loss_params=trained["loss"],
+    loss_state=loss_state,
+    opt_state=opt_state,
+    step=state.step + 1,
+  )
+  kept = _keep_where(finite, proposed, state)
+  skipped = state.skipped + (~finite).astype(jnp.int32)
+  return kept.replace(skipped=skipped), {**metrics, "skipped": skipped}
+
+
+def _keep_where(finite: jax.Array, new: CompressState, old: CompressState) -> CompressState:
+  """The new state where finite, else the old one; what no step changes is left alone."""
+
+  def pick(a, b):
+    return a if a is b else jnp.where(finite, a, b)
+
+  return jax.tree.map(pick, new, old)
+
+
+def forward(
+  state: CompressState, trained: Mapping[str, Any], images: jax.Array, *, train: bool
+) -> tuple[Endpoints, Any, Any]:
+  """The student's pass, quantized from the plan's step on.
+
+  Args:
+    state: gives the recipe, statistics, quantizer state and step.
+    trained: the tree of trained parameters (see ``CompressState.trained``).
+    images: as the network reads them, (batch, height, width, channels).
+    train: whether statistics and ranges are updated. In evaluation the pass is quantized once a
+      quantized step was taken.
+
+  Returns:
+    ``(endpoints, batch_stats, quantizer_state)``.
+  """
+  recipe, plan = state.recipe, state.recipe.quantize
+  if plan is None:
+    output, batch_stats = _apply(recipe, trained["student"], state.batch_stats, images, train)
+    return output, batch_stats, state.quantizer.state
+  variables = QuantVariables(trained["quantizer"], state.quantizer.state)
+  sites = sites_of(recipe, state.variables, images.shape[1:])
+  active = state.step >= plan.start_step if train else state.step > plan.start_step
+  frozen = plan.freeze_norm_step if train else None
+  activations = quantize_activations(
+    plan,
+    sites,
+    variables,
+    active=active,
+    train=train,
+    live_norm=None if frozen is None else state.step < frozen,
+  )
+  params = quantize_kernels(plan, sites, variables, trained["student"], active)
+  images = activations.round_input(images)
+  with activations.intercept():
+    output, batch_stats = _apply(recipe, params, state.batch_stats, images, train)
+  return output, batch_stats, {**variables.state, "activations": activations.new_state()}
+
+
+def _apply(recipe: Recipe, params: Any, batch_stats: Any, images: jax.Array, train: bool):
+  variables = {"params": params, "batch_stats": batch_stats}
+  if not train:
+    return as_endpoints(recipe.student.apply(variables, images, train=False)), batch_stats
+  output, updated = recipe.student.apply(variables, images, train=True, mutable=["batch_stats"])
+  return as_endpoints(output), updated.get("batch_stats", batch_stats)
+
+
+def _eval_step(state: CompressState, batch: Batch) -> Metrics:
+  """Sums over one batch, so that batches can be added up.
+
+  Args:
+    state: a state of any recipe.
+    batch: ``image`` and ``label``; an optional ``mask`` (batch,) leaves padding out.
+
+  Returns:
+    ``{"correct", "loss", "count"}``: float32 scalars; ``loss`` is summed cross-entropy.
+  """
+  return classification_sums(_predict(state, batch["image"]), batch)
+
+
+def classification_sums(logits: jax.Array, batch: Batch) -> Metrics:
+  """Right answers, cross-entropy and examples of a batch, summed; ``mask`` leaves padding out.
+
+  Examples:
+    >>> batch = {"label": jnp.array([0, 1]), "mask": jnp.array([True, False])}
+    >>> sums = classification_sums(jnp.array([[9.0, 0.0], [9.0, 0.0]]), batch)
+    >>> float(sums["correct"]), float(sums["count"])
+    (1.0, 1.0)
+  """
+  mask = batch.get("mask", jnp.ones(logits.shape[0])).astype(jnp.float32)
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+  correct = (jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32)
+  return {
+    "correct": jnp.sum(correct * mask),
+    "loss": jnp.sum(losses * mask),
+    "count": jnp.sum(mask),
+  }
+
+
+def _predict(state: CompressState, images: jax.Array) -> jax.Array:
+  """Logits of the student, (batch, classes) float32, as trained so far (quantized if it is)."""
+  output, _, _ = forward(
+    state, state.trained, to_network_input(state.recipe, images), train=False
+  )
+  return output.logits.astype(jnp.float32)
+
+
+distill_step = jax.jit(_distill_step, donate_argnums=0)
+train_step = jax.jit(_train_step, donate_argnums=0)
+eval_step = jax.jit(_eval_step)
+predict = jax.jit(_predict)
+distill_step.__doc__ = """One step of distillation, quantization included: ``state, metrics = distill_step(state, batch)``.
+
+Jitted, and the old state is donated. It runs on CPU, GPU, TPU, or on arrays sharded over a mesh.
+A batch whose loss or gradients are not finite leaves everything as it was and adds one to
+``state.skipped``.
+
+Args:
+  state: a :class:`CompressState` whose recipe has teachers.
+  batch: ``{"image": (batch, height, width, channels) uint8 or float, "label": (batch,) int32,
+    "index": (batch,) int32}``; ``index`` is only read by losses with memory banks.
+
+Returns:
+  ``(state, metrics)``; metrics are device scalars: ``loss``, ``accuracy``, ``skipped`` and one for
+  each part of the loss.
+
+Raises:
+  ValueError: if the recipe has no teachers.
+"""
+train_step.__doc__ = """One step without a teacher; otherwise like :func:`distill_step`."""

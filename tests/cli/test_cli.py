@@ -1,0 +1,119 @@
+"""What the command line accepts, prints and refuses."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxcompress import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+  """Runs the command line in an empty folder; returns exit code, output, errors."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("COLUMNS", "160")
+
+  def call(*arguments):
+    monkeypatch.setattr("sys.argv", ["jaxcompress", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+      cli.main()
+    printed = capsys.readouterr()
+    return end.value.code, printed.out, printed.err
+
+  return call
+
+
+def test_help_lists_the_options_with_their_defaults(run):
+  code, out, _ = run("compress", "--help")
+  assert code == 0
+  for option in (
+    "--data", "--student", "--width", "--teacher", "--teacher-checkpoint", "--bits", "--epochs",
+    "--batch-size", "--seed", "--out", "--resume", "--quick",
+  ):  # fmt: skip
+    assert option in out
+
+
+def test_info_shows_a_model_layer_by_layer(run):
+  code, out, _ = run("info", "mobilenet_v2")
+  assert code == 0
+  assert "3,504,872" in out
+  assert "stage0_block0/depthwise" in out
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (("--data", "glyfs"), "'glyfs' is unknown; it must be glyphs, digits"),
+    (("--data", "folder:/no/such/folder"), "/no/such/folder"),
+    (("--data", "digits", "--student", "mobilenet_v9"), "'mobilenet_v9' is unknown; it must be"),
+    (("--data", "digits", "--teacher", "resnet21"), "'resnet21' is unknown; it must be"),
+    (("--bits", "9"), "bits: 9 is out of range; it must be 2 to 8"),
+    (("--bits", "1"), "bits: 1 is out of range; it must be 2 to 8"),
+    (("--epochs", "0"), "epochs: 0.0 must be positive"),
+    (("--batch-size", "1"), "batch_size: 1 is too small"),
+    (("--seed", "-1"), "seed: -1 must not be negative"),
+    (("--out", "/proc/nowhere"), "out: /proc/nowhere cannot be written"),
+    (("--resume",), "resume: jaxcompress-out holds no run"),
+    (("--data", "digits", "--teacher-checkpoint", "nowhere"), "holds no readable model.json"),
+    (("--data", "digits", "--student", "resnet8", "--width", "2"), "width: resnet8 has no such"),
+  ],
+)
+def test_mistakes_are_one_line_that_names_the_value(run, tmp_path, arguments, message):
+  code, _, err = run("compress", *arguments)
+  assert code == 2
+  assert message in err
+  assert err.startswith("jaxcompress: ")
+  assert err.count("\n") == 1
+  assert os.listdir(tmp_path) == []  # the same command, mended, finds the folder free
+
+
+@pytest.mark.parametrize("arguments", [("--bits", "x"), ("--no-such-option",)])
+def test_what_cannot_be_parsed_is_refused(run, arguments):
+  code, _, err = run("compress", *arguments)
+  assert code == 2
+  assert arguments[0] in err
+
+
+def test_an_unknown_model_is_told_with_the_choices(run):
+  code, _, err = run("info", "mobilenet_v3_huge")
+  assert code == 2
+  assert "mobilenet_v1" in err
+  assert err.count("\n") == 1
+
+
+def test_a_folder_that_holds_something_is_left_alone(run, tmp_path):
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "notes.txt").write_text("mine")
+  code, _, err = run("compress", "--out", "mine")
+  assert code == 2
+  assert "mine exists and is not empty" in err
+  assert [(p.name, p.read_text()) for p in (tmp_path / "mine").iterdir()] == [("notes.txt", "mine")]
+
+
+def test_a_data_folder_with_one_class_is_refused(run, tmp_path):
+  (tmp_path / "images" / "only").mkdir(parents=True)
+  Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images" / "only" / "a.png")
+  code, _, err = run("compress", "--data", "folder:images", "--out", "out")
+  assert code == 2
+  assert "only" in err
+  assert err.count("\n") == 1
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_resumed_run_keeps_its_options(run, tmp_path):
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out" / "run.json").write_text('{"data": "digits", "seed": 3}')
+  code, _, err = run("compress", "--out", "out", "--resume", "--seed", "4")
+  assert code == 2
+  assert "seed: 4 differs from 3" in err
+
+
+@pytest.mark.parametrize("content", ["{", '{"no_such": 1}', "[]"])
+def test_a_damaged_run_file_is_one_clear_error(run, tmp_path, content):
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out" / "run.json").write_text(content)
+  code, _, err = run("compress", "--out", "out", "--resume")
+  assert code == 2
+  assert "damaged" in err

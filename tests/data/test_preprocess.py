@@ -1,0 +1,68 @@
+"""From pixels to what the networks read."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcompress.data import Preprocess
+
+
+def pixels(dtype=np.uint8) -> np.ndarray:
+  return np.random.default_rng(0).integers(0, 256, (4, 8, 6, 3)).astype(dtype)
+
+
+@pytest.mark.parametrize("per_image", [True, False])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_values_are_those_of_the_definition_on_the_host_and_on_the_device(per_image, dtype):
+  images = pixels(dtype)
+  x = (images.astype(np.float64) - 120) / 50
+  if per_image:
+    x -= x.mean((1, 2), keepdims=True)
+    x /= x.std((1, 2, 3), keepdims=True) + 0.2
+  preprocess = Preprocess(center=120, scale=50, per_image=per_image, epsilon=0.2)
+  host, device = preprocess(images), jax.jit(preprocess)(images)
+  assert isinstance(host, np.ndarray) and host.dtype == device.dtype == np.float32
+  np.testing.assert_allclose(host, x, atol=1e-6)
+  np.testing.assert_allclose(device, x, atol=1e-6)
+
+
+def test_brightness_tint_and_contrast_hardly_matter():
+  images = np.clip(pixels(np.float32) / 4 + 60, 0, 255)
+  changed = 1.5 * images + np.float32([10, -20, 30])
+  np.testing.assert_allclose(Preprocess()(changed), Preprocess()(images), atol=0.3)
+  np.testing.assert_allclose(
+    Preprocess(epsilon=1e-9)(changed), Preprocess(epsilon=1e-9)(images), atol=1e-4
+  )
+
+
+def test_flat_images_become_zero_and_single_images_work():
+  assert not Preprocess()(np.full((2, 4, 4, 3), 200, np.uint8)).any()
+  np.testing.assert_array_equal(Preprocess()(pixels()[0]), Preprocess()(pixels())[0])
+
+
+def test_settings_survive_a_model_file():
+  preprocess = Preprocess(center=1.5, scale=58.4, per_image=False, epsilon=0.25)
+  assert Preprocess.from_metadata(json.loads(json.dumps(preprocess.to_metadata()))) == preprocess
+  assert hash(preprocess) == hash(Preprocess(1.5, 58.4, False, 0.25))
+
+
+def test_only_the_channel_mean_is_removed_so_the_deviation_is_the_images():
+  y = np.asarray(Preprocess(epsilon=1e-9)(jnp.asarray(pixels())))
+  np.testing.assert_allclose(y.mean((1, 2)), 0, atol=1e-6)
+  np.testing.assert_allclose(y.std((1, 2, 3)), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: Preprocess(scale=0), "scale: 0 must be positive"),
+    (lambda: Preprocess(epsilon=float("nan")), "epsilon: nan must be positive"),
+    (lambda: Preprocess.from_metadata({"center": 0, "scale": 1}), "per_image, epsilon missing"),
+  ],
+)
+def test_mistakes_name_the_argument_and_the_value(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()

@@ -1,0 +1,16 @@
+"""What the tests of losses share."""
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def assert_near():
+  """Compares with a float64 reference: the largest error within 2e-5 of the largest value."""
+
+  def check(actual, expected):
+    error = np.max(np.abs(np.asarray(actual, np.float64) - expected))
+    bound = 2e-5 * np.max(np.abs(expected)) + 1e-7
+    assert error <= bound, f"{error} > {bound}"
+
+  return check

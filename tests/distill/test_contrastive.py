@@ -1,0 +1,301 @@
+"""Contrastive distillation: two golden steps, its banks, and its edge cases."""
+
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcompress.distill import CRDParams, chain, crd, keep_where, scale
+from jaxcompress.distill.banks import draw_contrast, scores, write_rows
+from jaxcompress.distill.contrastive import noise_contrastive
+from jaxcompress.nn import Endpoints
+
+
+def features(seed, size, width):
+  return Endpoints(
+    logits=jnp.zeros((size, 3)), pooled=jax.random.normal(jax.random.key(seed), (size, width))
+  )
+
+
+def setup(transform, *, size=6, index=None, seed=0):
+  """Parameters, state, student, teachers and batch of a small case."""
+  student, teachers = features(1, size, 10), (features(2, size, 14),)
+  batch = {"index": jnp.arange(size) if index is None else jnp.asarray(index)}
+  params, state = transform.init(jax.random.key(seed), student, teachers, batch)
+  return params, state, student, teachers, batch
+
+
+@pytest.mark.parametrize("formulation", ["auto", "dense", "gather"])
+def test_two_steps_are_the_golden_ones_with_all_gradients(golden, assert_near, formulation):
+  arrays = golden("distill/crd")
+  transform = crd(64, dim=16, negatives=16, formulation=formulation)
+
+  def endpoints(network, step):
+    return Endpoints(logits=jnp.zeros((8, 3)), pooled=arrays[f"in_{network}_step{step}"])
+
+  def batch_of(step):
+    return {
+      "index": arrays[f"in_y_step{step}"],
+      "contrast_index": arrays[f"in_contrast_idx_step{step}"],
+    }
+
+  @jax.jit
+  @chex.assert_max_traces(1)
+  def step(params, state, student, teacher, batch):
+    def objective(params, pooled):
+      loss, after, metrics = transform.update(
+        params, state, student._replace(pooled=pooled), (teacher,), batch
+      )
+      return loss, (after, metrics)
+
+    return jax.value_and_grad(objective, (0, 1), has_aux=True)(params, student.pooled)
+
+  first = (endpoints("student", 1), (endpoints("teacher", 1),), batch_of(1))
+  _, state = transform.init(jax.random.key(0), *first)
+  embed = [
+    {"kernel": arrays[f"param_embed_{n}.weight"].T, "bias": arrays[f"param_embed_{n}.bias"]}
+    for n in "st"
+  ]
+  params = CRDParams(*embed)
+  state = state._replace(
+    student_bank=arrays["memory_v1_step0"], teacher_bank=arrays["memory_v2_step0"]
+  )
+  for i in (1, 2):
+    (loss, (state, metrics)), (d_params, d_student) = step(
+      params, state, endpoints("student", i), endpoints("teacher", i), batch_of(i)
+    )
+    assert_near(loss, arrays[f"f64_loss_step{i}"])
+    assert metrics["crd"] == loss
+    assert_near(d_student, arrays[f"f64_grad_student_step{i}"])
+    for name, grad in (("s", d_params.student), ("t", d_params.teacher)):
+      assert_near(grad["kernel"].T, arrays[f"f64_gradparam_embed_{name}.weight_step{i}"])
+      assert_near(grad["bias"], arrays[f"f64_gradparam_embed_{name}.bias_step{i}"])
+    assert_near(state.student_bank, arrays[f"f64_memory_v1_step{i}"])
+    assert_near(state.teacher_bank, arrays[f"f64_memory_v2_step{i}"])
+    assert_near(jnp.exp(state.student_log_z), arrays[f"f64_Z_v1_step{i}"])
+    assert_near(jnp.exp(state.teacher_log_z), arrays[f"f64_Z_v2_step{i}"])
+  assert state.count == 2
+
+
+@pytest.mark.parametrize("examples", [12, 500])
+def test_both_formulations_agree_in_value_and_gradient(examples):
+  results = []
+  for formulation in ("dense", "gather"):
+    transform = crd(examples, dim=8, negatives=9, formulation=formulation)
+    params, state, student, teachers, batch = setup(transform)
+
+    def objective(params, pooled, transform=transform, state=state, student=student, teachers=teachers, batch=batch):  # fmt: skip
+      loss, after, _ = transform.update(
+        params, state, student._replace(pooled=pooled), teachers, batch
+      )
+      return loss, after.student_bank
+
+    results.append(
+      jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))(params, student.pooled)
+    )
+  chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-6)
+
+
+def test_the_dense_product_is_taken_up_to_batch_times_negatives_rows():
+  def program(examples):
+    vectors, bank, ids = jnp.ones((2, 4)), jnp.ones((examples, 4)), jnp.zeros((2, 6), int)
+    return str(jax.make_jaxpr(scores)(vectors, bank, ids))
+
+  assert "scan" not in program(10)
+  assert "scan" in program(11)
+
+
+def test_negatives_are_uniform_over_the_others():
+  index, examples = jnp.array([0, 3, 6]), 7
+  ids = draw_contrast(jax.random.key(0), index, examples, 70_000)
+  np.testing.assert_array_equal(ids[:, 0], index)
+  for own, row in zip(index, np.asarray(ids[:, 1:]), strict=True):
+    counts = np.bincount(row, minlength=examples)
+    assert counts[own] == 0 and len(counts) == examples
+    others = np.delete(counts, own) * (examples - 1) / row.size
+    np.testing.assert_allclose(others, 1.0, atol=0.05)
+
+
+def test_negatives_come_from_the_state_or_from_the_key_that_is_passed():
+  transform = crd(50, dim=4, negatives=5)
+  params, state, *rest = setup(transform)
+  losses = [
+    transform.update(params, state._replace(count=jnp.int32(count)), *rest, **extras)[0]
+    for count, extras in (
+      (1, {}),
+      (1, {}),
+      (2, {}),
+      (1, {"rng": jax.random.key(5)}),
+      (2, {"rng": jax.random.key(5)}),
+      (2, {"rng": jax.random.key(6)}),
+    )
+  ]
+  assert losses[0] == losses[1] and losses[3] == losses[4]
+  assert len({float(loss) for loss in losses}) == 4
+
+
+def test_the_normaliser_is_set_by_the_first_update_and_kept():
+  transform = crd(30, dim=4, negatives=8)
+  params, state, *rest = setup(transform)
+  states = [state]
+  for _ in range(3):
+    states.append(transform.update(params, states[-1], *rest)[1])
+  constants = [(float(s.student_log_z), float(s.teacher_log_z)) for s in states]
+  assert constants[0] == (0.0, 0.0) != constants[1]
+  assert constants[1] == constants[2] == constants[3]
+
+
+def test_only_rows_of_the_batch_change_and_they_have_unit_length():
+  transform = crd(30, dim=4, negatives=8, momentum=0.9)
+  params, state, *rest = setup(transform, index=[3, 8, 1, 20, 29, 0])
+  after = transform.update(params, state, *rest)[1]
+  for name in ("student_bank", "teacher_bank"):
+    old, new = np.asarray(getattr(state, name)), np.asarray(getattr(after, name))
+    changed = np.flatnonzero((old != new).any(1))
+    np.testing.assert_array_equal(changed, [0, 1, 3, 8, 20, 29])
+    np.testing.assert_allclose(np.linalg.norm(new[changed], axis=1), 1.0, rtol=1e-5)
+
+
+def test_the_last_of_several_rows_for_one_place_wins():
+  transform = crd(9, dim=4, negatives=3, momentum=0.0)
+  params, state, student, teachers, batch = setup(transform, index=[5, 2, 5, 5, 2, 7])
+  after = transform.update(params, state, student, teachers, batch)[1]
+  e = student.pooled @ params.student["kernel"] + params.student["bias"].reshape(1, -1)
+  e /= jnp.linalg.norm(e, axis=1, keepdims=True)
+  for place, winner in ((5, 3), (2, 4), (7, 5)):
+    np.testing.assert_allclose(after.student_bank[place], e[winner], atol=1e-6)
+
+
+def test_features_that_embed_to_zero_keep_everything_finite():
+  transform = crd(9, dim=4, negatives=3)
+  params, state, student, teachers, batch = setup(transform)
+  params = jax.tree.map(lambda x: x if x.ndim == 2 else jnp.zeros_like(x), params)
+  student, teachers = jax.tree.map(lambda x: x.at[0].set(0.0), (student, teachers))
+
+  def objective(params, student):
+    loss, after, _ = transform.update(params, state, student, teachers, batch)
+    return loss, after
+
+  (loss, after), grads = jax.value_and_grad(objective, (0, 1), has_aux=True)(params, student)
+  assert jnp.isfinite(loss) and after.count == 1
+  chex.assert_tree_all_finite((grads, after._replace(key=())))
+
+
+@pytest.mark.parametrize("temperature", [0.002, 0.07, 10.0])
+def test_any_temperature_is_finite(temperature):
+  transform = crd(20, dim=4, negatives=6, temperature=temperature)
+  params, state, student, *rest = setup(transform)
+  loss, grad = jax.value_and_grad(lambda s: transform.update(params, state, s, *rest)[0])(student)
+  assert jnp.isfinite(loss)
+  chex.assert_tree_all_finite(grad)
+
+
+def test_noise_contrastive_estimation_is_its_formula():
+  out = np.random.default_rng(0).uniform(0.01, 3, (5, 8))
+  noise = 7 / 40
+  positive, negative = out[:, 0], out[:, 1:]
+  expected = -np.log(positive / (positive + noise + 1e-7)).sum()
+  expected -= np.log(noise / (negative + noise + 1e-7)).sum()
+  actual = noise_contrastive(jnp.log(jnp.asarray(out, jnp.float32)), 40)
+  np.testing.assert_allclose(actual, expected / 5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", ["student", "index"])
+def test_a_bad_batch_gives_no_number_and_leaves_the_state_alone(bad):
+  transform = crd(20, dim=4, negatives=6)
+  params, state, student, teachers, batch = setup(transform)
+  if bad == "student":
+    student = student._replace(pooled=student.pooled.at[0, 0].set(jnp.nan))
+  else:
+    batch = {"index": batch["index"].at[2].set(20)}
+  loss, after, _ = jax.jit(transform.update)(params, state, student, teachers, batch)
+  assert jnp.isnan(loss)
+  for name in set(state._fields) - {"key", "overwritten"}:
+    np.testing.assert_array_equal(getattr(after, name), getattr(state, name))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_an_update_is_kept_or_taken_back_to_the_bit(keep):
+  transform = chain(scale(lambda step: 1.0, crd(20, dim=4, negatives=6)))
+  params, state, *rest = setup(transform, index=[5, 2, 5, 5, 2, 7])
+  _, after, _ = transform.update(params, state, *rest)
+  chosen = jax.jit(keep_where)(jnp.bool_(keep), after, state)
+  expected = after if keep else state
+  without_key = lambda s: s[0]._replace(inner=s[0].inner._replace(key=()))  # noqa: E731
+  chex.assert_trees_all_equal(without_key(chosen), without_key(expected))
+
+
+@pytest.mark.parametrize("formulation", ["dense", "gather"])
+def test_donated_banks_are_never_copied_not_even_to_take_a_step_back(formulation):
+  examples = 997
+  transform = scale(0.8, crd(examples, dim=16, negatives=32, formulation=formulation))
+  params, state, student, teachers, batch = setup(transform)
+
+  def step(params, state, student, batch):
+    def objective(params, student):
+      loss, after, _ = transform.update(params, state, student, teachers, batch)
+      return loss, after
+
+    (loss, after), grads = jax.value_and_grad(objective, (0, 1), has_aux=True)(params, student)
+    finite = jnp.isfinite(loss + sum(jnp.sum(g) for g in jax.tree.leaves(grads)))
+    return grads, keep_where(finite, after, state)
+
+  compiled = jax.jit(step, donate_argnums=1).lower(params, state, student, batch).compile()
+  made = re.findall(rf"= f32\[{examples},16\]\S* ([\w-]+)\(", compiled.as_text())
+  assert "scatter" in made
+  assert not {"copy", "select"} & set(made), made
+  assert compiled.memory_analysis().alias_size_in_bytes >= 2 * examples * 16 * 4
+
+
+def test_rows_that_are_not_kept_are_not_written():
+  bank, rows = jnp.zeros((3, 2)), jnp.ones((2, 2))
+  for keep in (True, False):
+    after = write_rows(bank, jnp.array([2, 0]), rows, jnp.bool_(keep))
+    np.testing.assert_array_equal(after.sum(), 4.0 * keep)
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"num_examples": 1}, "num_examples: 1 must be a whole number, at least 2"),
+    ({"num_examples": 9.5}, "num_examples: 9.5"),
+    ({"dim": 0}, "dim: 0"),
+    ({"negatives": 0}, "negatives: 0 must be a whole number, at least 1"),
+    ({"temperature": 0.0}, "temperature: 0.0 must be a finite number above 0"),
+    ({"temperature": lambda step: 1.0}, "temperature: a schedule"),
+    ({"momentum": 1.0}, r"momentum: 1.0 must be in \[0, 1\)"),
+    ({"momentum": -0.1}, "momentum: -0.1"),
+    ({"formulation": "fast"}, "formulation: 'fast' must be one of auto, dense, gather"),
+  ],
+)
+def test_mistakes_name_the_argument_and_the_value_of_contrastive_distillation(settings, message):
+  with pytest.raises(ValueError, match=message):
+    crd(**{"num_examples": 10, **settings})
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"batch": {"label": jnp.zeros(6, int)}}, "batch: it has label, but no 'index'"),
+    ({"batch": {"index": jnp.zeros(5, int)}}, r"'index' is int32 of shape \(5,\)"),
+    ({"batch": {"index": jnp.zeros(6)}}, "'index' is float32"),
+    (
+      {"batch": {"index": jnp.zeros(6, int), "contrast_index": jnp.zeros((6, 1), int)}},
+      r"'contrast_index' has shape \(6, 1\)",
+    ),
+    ({"student": Endpoints(logits=jnp.zeros((6, 3)))}, "student: crd reads pooled features"),
+    ({"teachers": (Endpoints(logits=jnp.zeros((6, 3))),)}, "teachers: crd reads pooled features"),
+    ({"teachers": ()}, "teachers: crd reads one and there are none"),
+  ],
+)
+def test_inputs_that_do_not_fit_are_refused_when_contrastive_distillation_is_initialised(change, message):  # fmt: skip
+  good = {
+    "student": features(1, 6, 10),
+    "teachers": (features(2, 6, 14),),
+    "batch": {"index": jnp.zeros(6, int)},
+  }
+  with pytest.raises(ValueError, match=message):
+    crd(10).init(jax.random.key(0), **{**good, **change})

@@ -1,0 +1,91 @@
+"""A whole run on a folder of images, killed and resumed, and what it leaves."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from jaxcompress import export
+from jaxcompress.pipeline import networks
+
+
+def test_a_run_leaves_a_model_a_report_and_plots(finished):
+  out, printed = finished
+  names = {path.name for path in out.iterdir()}
+  assert {"student.tflite", "report.html", "report.json", "metrics.jsonl", "teacher"} <= names
+  assert len([name for name in names if name.endswith(".png")]) >= 4
+  assert "checkpoints" not in names
+  assert "bit-equal" in printed
+
+
+def test_the_report_holds_the_four_networks_and_their_figures(finished):
+  report = json.loads((finished[0] / "report.json").read_text())
+  for key in ("teacher", "alone", "distilled", "int8"):
+    assert {"top1", "parameters", "macs", "bytes"} <= set(report[key])
+    assert 0 <= report[key]["top1"] <= 1
+  assert report["int8"]["bit_equal"] == 1.0
+  assert report["int8"]["latency_ms"] > 0
+  assert report["int8"]["bytes"] == (finished[0] / "student.tflite").stat().st_size
+  assert report["int8"]["bytes"] < report["distilled"]["bytes"]
+  assert report["distilled"]["parameters"] < report["teacher"]["parameters"]
+
+
+def test_metrics_cover_every_phase_in_order(finished):
+  rows = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
+  assert list(dict.fromkeys(row["phase"] for row in rows)) == ["teacher", "alone", "distilled"]
+  steps = [row["step"] for row in rows if row["phase"] == "distilled"]
+  assert steps == sorted(steps)
+
+
+def test_the_file_says_how_images_are_prepared(finished):
+  metadata = export.read_metadata(finished[0] / "student.tflite")
+  assert metadata["classes"] == ["bar", "cross", "disk"]
+  assert metadata["preprocess"]["per_image"] is True
+
+
+def test_killed_and_resumed_it_ends_in_the_same_file(finished, command, shapes, small, tmp_path):
+  out = tmp_path / "out"
+  arguments = ("compress", "--data", f"folder:{shapes}", *small, "--out", out)
+  for phase in ("teacher", "distilled"):  # killed twice
+    process = command(*arguments, *(["--resume"] if out.exists() else []))
+    wait_for(process, out, phase)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  process = command("compress", "--out", out, "--resume")
+  _, errors = process.communicate(timeout=400)
+  assert process.returncode == 0, errors
+  assert (out / "student.tflite").read_bytes() == (finished[0] / "student.tflite").read_bytes()
+  for name in ("teacher", "alone", "distilled", "int8"):
+    ours, theirs = (json.loads((f / "report.json").read_text())[name] for f in (out, finished[0]))
+    assert ours["top1"] == theirs["top1"]
+
+
+def wait_for(process, out, phase):
+  """Until a phase has a checkpoint on disk and goes on."""
+  folder = out / "checkpoints" / phase
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline:
+    assert process.poll() is None, process.stderr.read()
+    if folder.is_dir() and any(name.isdigit() for name in os.listdir(folder)):
+      return
+    time.sleep(0.01)
+  pytest.fail(f"{phase} was not reached")
+
+
+def test_a_trained_teacher_is_taken_over(finished):
+  classes = ("bar", "cross", "disk")
+  folder = finished[0] / "teacher"
+  network, variables = networks.load(folder, classes, (16, 16, 3), name=None, width=None)
+  assert network.name == "resnet8"
+  assert np.isfinite(np.asarray(variables["params"]["stem"]["kernel"])).all()
+  for options, message in (
+    ({"name": "resnet20", "width": None}, "teacher: resnet20 was asked for"),
+    ({"name": None, "width": 0.5}, "teacher_width: 0.5 was asked for"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      networks.load(folder, classes, (16, 16, 3), **options)
+  with pytest.raises(ValueError, match="knows 3 classes"):
+    networks.load(folder, ("a", "b"), (16, 16, 3), name=None, width=None)

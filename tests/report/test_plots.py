@@ -1,0 +1,113 @@
+"""Plots of every kind of results; what they draw is read back from the figures."""
+
+import dataclasses
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from jaxcompress.report import Entry, Range, Spread, plots, style, write_plots
+from jaxcompress.report.confusion import confusion_matrix
+from jaxcompress.report.ranges import activation_ranges, weight_ranges
+
+
+def texts(figure):
+  return [t.get_text() for t in figure.findobj(matplotlib.text.Text)]
+
+
+@pytest.mark.parametrize("plot", plots.PLOTS, ids=lambda plot: plot.name)
+def test_every_plot_is_a_figure_titled_with_its_finding(full, plot):
+  figure = plot.make(full)
+  assert isinstance(figure, Figure)
+  assert figure.get_suptitle().replace("\n", " ") == plot.finding(full)
+
+
+def test_all_plots_are_written_as_png(make_results, tmp_path):
+  results = make_results(names=("cat", "dog"), images=200, count=4)
+  paths = write_plots(results, tmp_path)
+  assert set(paths) == {plot.name for plot in plots.PLOTS}
+  for name, path in paths.items():
+    assert path == tmp_path / f"{name}.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_plots_without_data_are_left_out(full):
+  entries = {
+    key: Entry(e.model, e.top1, e.parameters, e.macs, e.bytes) for key, e in full.entries.items()
+  }
+  bare = dataclasses.replace(full, entries=entries, curves={}, confusion=None, layers=(), ranges=())
+  present = [plot.name for plot in plots.PLOTS if plot.present(bare)]
+  assert present == ["accuracy_against_size", "costs"]
+
+
+def test_a_phase_without_curve_or_with_gaps_is_drawn_without_it(full):
+  curves = {"alone": [{"step": 1, "loss": None}, {"step": 2, "loss": 1.5, "top1": 0.5}], "int8": []}
+  figure = plots.training_curves(dataclasses.replace(full, curves=curves))
+  left, right = figure.axes
+  assert [len(line.get_xdata()) for line in left.lines] == [1, 0]
+  assert "circles: held-out images" in right.get_title("left")
+
+
+def test_the_step_at_which_integers_begin_is_marked(full):
+  rows = [{"step": step, "loss": 1.0, "accuracy": 0.5} for step in (800, 900, 1000)]
+  figure = plots.training_curves(dataclasses.replace(full, curves={"distilled": rows}))
+  assert any(list(line.get_xdata()) == [900, 900] for line in figure.axes[0].lines)
+  assert "int8 " in texts(figure)
+  figure = plots.training_curves(dataclasses.replace(full, curves={"distilled": rows[:2]}))
+  assert "int8 " not in texts(figure)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 20, 21, 61, 150])
+def test_the_confusion_matrix_takes_any_number_of_classes(make_results, classes):
+  names = tuple(f"class {i}" for i in range(classes))
+  figure = confusion_matrix(make_results(names=names, images=20 * classes, count=1))
+  axis = figure.axes[0]
+  assert axis.images[0].get_array().shape[:2] == (classes, classes)
+  assert 1 <= len(axis.get_yticks()) <= 100
+
+
+def test_class_names_are_drawn_as_they_are_or_by_number(full):
+  names = ("$x$", "a" * 40, "猫", "", *full.run.classes[4:])
+  results = dataclasses.replace(full, run=dataclasses.replace(full.run, classes=names))
+  labels = [t.get_text() for t in confusion_matrix(results).axes[0].get_yticklabels()]
+  assert labels[:4] == ["$x$", "a" * 13 + "…", "#2", "#3"]
+  assert style.png(confusion_matrix(results)).startswith(b"\x89PNG")
+
+
+def test_an_empty_row_of_the_matrix_divides_by_nothing(full):
+  confusion_matrix(dataclasses.replace(full, confusion=np.zeros((47, 47), np.int64)))
+
+
+def test_extreme_ranges_and_dead_channels_are_drawn(full):
+  ranges = (*full.ranges, Range("huge", -1000.0, 2000.0, 3000 / 255, 0))
+  layers = (full.layers[0]._replace(weights=Spread(0.0, 0.0, 0.0)), *full.layers)
+  results = dataclasses.replace(full, ranges=ranges, layers=layers)
+  assert activation_ranges(results).axes[0].get_yscale() == "symlog"
+  assert "all-zero channels" in weight_ranges(results).get_suptitle()
+  style.png(weight_ranges(dataclasses.replace(full, layers=layers[:1])))
+
+
+def test_equal_results_give_equal_bytes(full):
+  assert style.png(plots.costs(full)) == style.png(plots.costs(full))
+
+
+def test_the_users_style_is_neither_used_nor_changed(full):
+  with matplotlib.rc_context({"figure.facecolor": "black", "text.color": "red"}):
+    figure = plots.costs(full)
+    assert matplotlib.rcParams["figure.facecolor"] == "black"
+  assert matplotlib.colors.to_hex(figure.get_facecolor()) == style.PAPER
+  assert all(t.get_color() != "red" for t in figure.findobj(matplotlib.text.Text))
+
+
+def test_labels_at_one_place_are_moved_apart():
+  moved = plots.spread([0.5, 0.5, 0.5], [10, 10, 10], 0.1)
+  assert np.diff(sorted(moved)) == pytest.approx([0.1, 0.1], abs=1e-3)
+
+
+def test_pyplot_is_never_imported_by_the_package():
+  import subprocess
+
+  code = "import sys, jaxcompress.report; sys.exit('matplotlib.pyplot' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", code]).returncode == 0
