@@ -109,7 +109,11 @@ def main():
   for column in ("MobileNetV2 x0.25", "steps", "top-1, %", "gain of distillation, points"):
     table.add_column(column, justify="left" if column.startswith("Mobile") else "right")
   ratio = statistics.mean(ratios)
-  steps = {"alone": args.steps, "distilled": args.steps, "alone, equal time": round(args.steps * ratio)}
+  steps = {
+    "alone": args.steps,
+    "distilled": args.steps,
+    "alone, equal time": round(args.steps * ratio),
+  }
   for key, values in results.items():
     gains = [d - v for d, v in zip(results["distilled"], values, strict=True)]
     table.add_row(key, str(steps[key]), spread(values), "" if key == "distilled" else spread(gains))

@@ -109,7 +109,10 @@ def plain(model, batch, optimizer):
 
     def loss_of(params):
       logits, updated = model.apply(
-        {"params": params, "batch_stats": stats}, batch["image"], train=True, mutable=["batch_stats"]
+        {"params": params, "batch_stats": stats},
+        batch["image"],
+        train=True,
+        mutable=["batch_stats"],
       )
       losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
       return losses.mean(), updated["batch_stats"]
@@ -181,7 +184,9 @@ def main():
     )
   console = Console()
   console.print(table)
-  overheads = [i / f for i, f in zip(times["jaxcompress, int8"], times["jaxcompress, float"], strict=True)]
+  overheads = [
+    i / f for i, f in zip(times["jaxcompress, int8"], times["jaxcompress, float"], strict=True)
+  ]
   console.print(f"int8 step / float step of jaxcompress: {statistics.median(overheads):.2f}x")
 
 

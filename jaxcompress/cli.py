@@ -41,7 +41,9 @@ def compress(
   bits: Annotated[int | None, typer.Option(help="Bits of the weights, 2 to 8 [8].")] = None,
   epochs: Annotated[
     float | None,
-    typer.Option(help="Passes over the training images, each for teacher and student [1000 steps]."),
+    typer.Option(
+      help="Passes over the training images, each for teacher and student [1000 steps]."
+    ),
   ] = None,
   batch_size: Annotated[int | None, typer.Option(help="Images per step [64].")] = None,
   image_size: Annotated[
@@ -80,6 +82,7 @@ def compress(
     "seed": seed,
     "quick": quick or None,
   }
+  _keep_compiled_programs()
   console = Console()
   folder, options = pipeline.claim_folder(out, given, resume=resume)
   command = shlex.join(["jaxcompress", *sys.argv[1:]])
@@ -89,7 +92,6 @@ def compress(
     pipeline.release_folder(folder)
     raise
   console.print(report.result_table(results))
-  console.print(report.headline(results))
   console.print(f"report: {folder / 'report.html'}   model: {folder / 'student.tflite'}")
 
 
@@ -110,6 +112,16 @@ def info(
   options = {} if width is None else {"width": width}
   summary = models.summarize(models.create(model, classes, **options), image_size)
   Console().print(report.layer_table(summary.graph, summary.variables["params"], title=model))
+
+
+def _keep_compiled_programs() -> None:
+  """Lets later runs, and resumed ones, find what this one compiles; the environment may differ."""
+  import jax
+
+  from jaxcompress.data.cache import cache_folder
+
+  if jax.config.jax_compilation_cache_dir is None:
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
 
 
 def main() -> None:

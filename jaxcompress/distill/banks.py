@@ -21,7 +21,7 @@ def init_bank(rng: jax.Array, examples: int, dim: int) -> jax.Array:
     (10, 4)
   """
   bound = 1 / math.sqrt(dim / 3)
-  return jax.random.uniform(rng, (examples, dim), minval=-bound, maxval=bound)
+  return jax.random.uniform(rng, (examples, dim), jnp.float32, -bound, bound)
 
 
 def draw_contrast(rng: jax.Array, index: jax.Array, examples: int, negatives: int) -> jax.Array:

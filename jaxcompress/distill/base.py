@@ -24,8 +24,8 @@ class LossTransform(NamedTuple):
   Attributes:
     init: ``(rng, student, teachers, batch) -> (params, state)``. It reads shapes only and raises
       ``ValueError`` for what does not fit. ``params`` is what the loss trains (``()`` if nothing),
-      with the student's own optimizer; ``state`` is what it carries from step to step (see
-      :func:`keep_where` for large ones).
+      with the student's own optimizer; ``state`` is what it carries from step to step, plain arrays
+      (no typed keys), so that any checkpoint holds them (see :func:`keep_where` for large ones).
     update: ``(params, state, student, teachers, batch, **extras) -> (loss, state, metrics)``. The
       loss is a float32 scalar, averaged over the batch and computed in float32 whatever the
       dtype of the inputs; no gradient reaches the teachers. ``metrics`` maps names to unweighted

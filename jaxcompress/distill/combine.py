@@ -62,7 +62,7 @@ def chain(*transforms: LossTransform) -> LossTransform:
     return tuple(params for params, _ in parts), tuple(state for _, state in parts)
 
   def update(params, state, student, teachers, batch, **extras):
-    total, states, metrics = jnp.zeros(()), [], {}
+    total, states, metrics = jnp.zeros((), jnp.float32), [], {}
     for i, transform in enumerate(transforms):
       loss, new, terms = transform.update(
         params[i], state[i], student, teachers, batch, **_fold(extras, i)

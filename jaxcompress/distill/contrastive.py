@@ -53,7 +53,8 @@ class CRDState(NamedTuple):
       set by the first update.
     teacher_log_z: the same for teacher embeddings, () float32.
     count: updates so far, () int32.
-    key: negatives are drawn from it and ``count``, unless ``update`` gets an ``rng``.
+    seed: negatives are drawn from it and ``count``, unless ``update`` gets an ``rng``; () uint32,
+      so that checkpoints see plain numbers.
     overwritten: what the last update replaced, to take it back at the cost of a batch.
   """
 
@@ -62,7 +63,7 @@ class CRDState(NamedTuple):
   student_log_z: jax.Array
   teacher_log_z: jax.Array
   count: jax.Array
-  key: jax.Array
+  seed: jax.Array
   overwritten: Overwritten
 
   def keep_where(self, keep: jax.Array, old: "CRDState") -> "CRDState":
@@ -108,7 +109,8 @@ def crd(
 
   Donate the state to the jitted step, and banks are written in place: no copy, whatever n is. The
   gradient with respect to the embeddings is computed with the loss, and the rows are written only
-  where both are finite, so XLA knows that nothing reads the old banks after the write.
+  where both are finite, so XLA knows that nothing reads the old banks after the write. Take a step
+  back with :func:`~jaxcompress.distill.keep_where`; ``jnp.where`` over the state would copy them.
 
   Args:
     num_examples: training examples ``n``; the banks take ``8 * n * dim`` bytes.
@@ -135,7 +137,7 @@ def crd(
     >>> batch = {"index": jnp.array([4, 1])}
     >>> transform = crd(num_examples=10, dim=4, negatives=6)
     >>> params, state = transform.init(jax.random.key(0), features, (features,), batch)
-    >>> loss, state, _ = transform.update(params, state, features, (features,), batch)
+    >>> loss, state, _ = jax.jit(transform.update)(params, state, features, (features,), batch)
     >>> state.student_bank.shape, int(state.count), bool(jnp.isfinite(loss))
     ((10, 4), 1, True)
 
@@ -172,11 +174,11 @@ def crd(
     state = CRDState(
       student_bank=banks.init_bank(keys[2], num_examples, dim),
       teacher_bank=banks.init_bank(keys[3], num_examples, dim),
-      student_log_z=jnp.zeros(()),
-      teacher_log_z=jnp.zeros(()),
+      student_log_z=jnp.zeros((), jnp.float32),
+      teacher_log_z=jnp.zeros((), jnp.float32),
       count=jnp.zeros((), jnp.int32),
-      key=keys[4],
-      overwritten=Overwritten(jnp.zeros(size, jnp.int32), *jnp.zeros((2, size, dim))),
+      seed=jax.random.bits(keys[4], (), jnp.uint32),
+      overwritten=Overwritten(jnp.zeros(size, jnp.int32), *jnp.zeros((2, size, dim), jnp.float32)),
     )
     return params, state
 
@@ -215,7 +217,7 @@ def crd(
       student_log_z=jnp.where(finite, log_z[0], state.student_log_z),
       teacher_log_z=jnp.where(finite, log_z[1], state.teacher_log_z),
       count=state.count + finite.astype(jnp.int32),
-      key=state.key,
+      seed=state.seed,
       overwritten=Overwritten(index, old_s, old_t),
     )
     return with_gradient(loss, gradients, (e_s, e_t)), state
@@ -227,7 +229,8 @@ def crd(
     if "contrast_index" in batch:
       return batch["contrast_index"].astype(jnp.int32)
     key = extras.get("rng")
-    key = jax.random.fold_in(state.key, state.count) if key is None else key
+    if key is None:
+      key = jax.random.fold_in(jax.random.key(state.seed), state.count)
     return banks.draw_contrast(key, index, num_examples, negatives)
 
   return stateful("crd", init, compute)

@@ -19,12 +19,9 @@ def init_linear(rng: jax.Array, inputs: int, outputs: int) -> Linear:
     >>> layer["kernel"].shape, bool(jnp.all(jnp.abs(layer["kernel"]) <= 0.25))
     ((16, 4), True)
   """
-  kernel_key, bias_key = jax.random.split(rng)
   bound = 1 / math.sqrt(inputs)
-  return {
-    "kernel": jax.random.uniform(kernel_key, (inputs, outputs), minval=-bound, maxval=bound),
-    "bias": jax.random.uniform(bias_key, (outputs,), minval=-bound, maxval=bound),
-  }
+  numbers = jax.random.uniform(rng, (inputs + 1, outputs), jnp.float32, -bound, bound)
+  return {"kernel": numbers[:-1], "bias": numbers[-1]}
 
 
 def linear(layer: Linear, x: jax.Array) -> jax.Array:

@@ -55,10 +55,10 @@ def check_number(name: str, value: ScalarOrSchedule, *, positive: bool = False) 
   if callable(value) or isinstance(value, jax.core.Tracer):
     return
   try:
-    number = float(value)
-  except (TypeError, ValueError):
-    number = math.nan
-  if not math.isfinite(number) or (positive and number <= 0):
+    wrong = not math.isfinite(value) or (positive and value <= 0)
+  except TypeError:
+    wrong = True
+  if wrong:
     bound = " above 0" if positive else ""
     raise ValueError(
       f"{name}: {value!r} must be a finite number{bound}, or a schedule of the step."

@@ -3,7 +3,7 @@
 from jaxcompress.export.contents import Operator, read_metadata, read_operators
 from jaxcompress.export.files import MissingExtraError, require_edge, write_atomically
 from jaxcompress.export.tflite import tflite, tflite_float
-from jaxcompress.export.verify import Latency, Verification, benchmark, device_logits, verify
+from jaxcompress.export.verify import Latency, Verification, benchmark, verify
 
 __all__ = [
   "Latency",
@@ -11,7 +11,6 @@ __all__ = [
   "Operator",
   "Verification",
   "benchmark",
-  "device_logits",
   "read_metadata",
   "read_operators",
   "require_edge",

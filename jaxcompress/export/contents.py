@@ -4,8 +4,7 @@ import json
 import os
 from typing import Any, NamedTuple
 
-from jaxcompress.export.files import require_edge
-from jaxcompress.export.runtime import read_model
+from jaxcompress.export.runtime import read_sound_model
 from jaxcompress.export.tflite import ENTRY
 
 FLOATS = ("FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16")
@@ -34,8 +33,11 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
   """
   model = _read(path)
   for entry in model.metadata or ():
-    if entry.name.decode() == ENTRY:
-      return json.loads(bytes(model.buffers[entry.buffer].data))
+    if entry.name == ENTRY.encode():
+      try:
+        return json.loads(bytes(model.buffers[entry.buffer].data))
+      except (TypeError, ValueError) as error:
+        raise ValueError(f"path: {path} has damaged metadata ({error}).") from error
   raise ValueError(f"path: {path} has no metadata of jaxcompress.")
 
 
@@ -46,9 +48,9 @@ def read_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if the file is missing or damaged.
   """
+  model = _read(path)
   from ai_edge_litert import schema_py_generated as schema
 
-  model = _read(path)
   names = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
   floats = {getattr(schema.TensorType, name) for name in FLOATS if hasattr(schema.TensorType, name)}
   graph = model.subgraphs[0]
@@ -62,11 +64,7 @@ def read_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
 
 
 def _read(path: str | os.PathLike) -> Any:
-  require_edge()
+  content = read_sound_model(path)
   from ai_edge_litert import schema_py_generated as schema
 
-  content = read_model(path)
-  try:
-    return schema.ModelT.InitFromPackedBuf(content, 0)
-  except Exception as error:  # the reader checks nothing, so anything may come of damaged bytes
-    raise ValueError(f"path: {path} is damaged ({type(error).__name__}).") from error
+  return schema.ModelT.InitFromPackedBuf(content, 0)

@@ -17,37 +17,29 @@ class Runtime:
   Args:
     path: a .tflite file with one input and one output.
     threads: that it computes on.
-    batch: images at once; files of :func:`~jaxcompress.export.tflite` take any number.
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if there is no such file, it is damaged, or it is of another kind.
   """
 
-  def __init__(self, path: str | os.PathLike, *, threads: int = 1, batch: int = 1):
-    require_edge()
-    from ai_edge_litert.interpreter import Interpreter
-
+  def __init__(self, path: str | os.PathLike, *, threads: int = 1):
     if threads < 1:
       raise ValueError(f"threads: {threads} must be at least 1.")
-    content = read_model(path)
-    try:
-      with _no_chatter():
-        self._interpreter = Interpreter(model_content=content, num_threads=threads)
-        inputs = self._interpreter.get_input_details()
-        outputs = self._interpreter.get_output_details()
-        if len(inputs) != 1 or len(outputs) != 1:
-          raise ValueError(f"it has {len(inputs)} inputs and {len(outputs)} outputs")
-        if batch > 1:
-          shape = (batch, *inputs[0]["shape"][1:])
-          self._interpreter.resize_tensor_input(inputs[0]["index"], shape)
+    self._path = path
+    with _no_chatter():
+      self._interpreter = _open(path, read_model(path), threads)
+      inputs = self._interpreter.get_input_details()
+      outputs = self._interpreter.get_output_details()
+      if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(
+          f"path: {path} has {len(inputs)} inputs and {len(outputs)} outputs; it must have one each."
+        )
+      try:
         self._interpreter.allocate_tensors()
-    except (RuntimeError, ValueError) as error:
-      raise ValueError(f"path: {path} does not run in LiteRT ({_one_line(error)}).") from error
-    (self._input,), (self._output,) = (
-      self._interpreter.get_input_details(),
-      self._interpreter.get_output_details(),
-    )
+      except (RuntimeError, ValueError) as error:
+        raise _does_not_run(path, error) from error
+    (self._input,), (self._output,) = inputs, outputs
 
   @property
   def input_shape(self) -> tuple[int, ...]:
@@ -70,7 +62,10 @@ class Runtime:
 
   def invoke(self) -> None:
     """Computes."""
-    self._interpreter.invoke()
+    try:
+      self._interpreter.invoke()
+    except RuntimeError as error:
+      raise _does_not_run(self._path, error) from error
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """The output for one batch of images."""
@@ -114,8 +109,32 @@ def read_model(path: str | os.PathLike) -> bytes:
   return content
 
 
-def _one_line(error: Exception) -> str:
-  return " ".join(str(error).split())[:200].rstrip(".")
+def read_sound_model(path: str | os.PathLike) -> bytes:
+  """The bytes of a .tflite file whose structure LiteRT found sound, so that it can be parsed.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if there is no such file, it is something else, or it is damaged.
+  """
+  content = read_model(path)
+  with _no_chatter():
+    _open(path, content, 1)
+  return content
+
+
+def _open(path: str | os.PathLike, content: bytes, threads: int) -> Any:
+  require_edge()
+  from ai_edge_litert.interpreter import Interpreter
+
+  try:
+    return Interpreter(model_content=content, num_threads=threads)
+  except (RuntimeError, ValueError) as error:
+    raise _does_not_run(path, error) from error
+
+
+def _does_not_run(path: str | os.PathLike, error: Exception) -> ValueError:
+  reason = " ".join(str(error).split())[:200].rstrip(".")
+  return ValueError(f"path: {path} does not run in LiteRT ({reason}).")
 
 
 @contextmanager

@@ -9,8 +9,6 @@ import numpy as np
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.quantize import QuantizedModel
 
-BATCH = 32  # images that LiteRT computes at once
-
 
 class Verification(NamedTuple):
   """How a file's logits compare with exact evaluation.
@@ -67,9 +65,10 @@ def verify(
   """
   if len(images) == 0:
     raise ValueError("images: there are none; give at least one.")
-  _check_match(path, quantized, Runtime(path, threads=threads))
+  runtime = Runtime(path, threads=threads)
+  _check_match(path, quantized, runtime)
   codes = quantized.quantize_input(images)
-  ours, theirs = quantized.run(codes), device_logits(path, codes, threads=threads)
+  ours, theirs = quantized.run(codes), device_logits(runtime, codes)
   if ours.shape != theirs.shape:
     raise ValueError(
       f"path: {path} has {theirs.shape[-1]} logits and the model {ours.shape[-1]}; it is of another"
@@ -81,32 +80,21 @@ def verify(
     max_steps=int(steps.max()),
     top1_agreement=float(np.mean(np.argmax(ours, -1) == np.argmax(theirs, -1))),
     images=len(images),
-    left_out=Runtime(path, threads=threads).left_out(),
+    left_out=runtime.left_out(),
   )
 
 
-def device_logits(path: str | os.PathLike, codes: np.ndarray, *, threads: int = 1) -> np.ndarray:
-  """LiteRT's logits for any number of images.
+def device_logits(runtime: Runtime, codes: np.ndarray) -> np.ndarray:
+  """LiteRT's logits, image by image as on a device (batches are not faster there).
 
   Args:
-    path: a .tflite file.
+    runtime: with a file loaded.
     codes: (N, height, width, channels), of the file's input type.
-    threads: that LiteRT computes on.
 
   Returns:
     (N, classes), of the file's output type.
-
-  Raises:
-    ValueError: as for :func:`verify`.
   """
-  batch = min(BATCH, len(codes))
-  runtime = Runtime(path, threads=threads, batch=batch)
-  logits = []
-  for start in range(0, len(codes), batch):
-    part = codes[start : start + batch]
-    padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
-    logits.append(runtime(padded)[: len(part)])
-  return np.concatenate(logits)
+  return np.concatenate([runtime(codes[i : i + 1]) for i in range(len(codes))])
 
 
 def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) -> Latency:

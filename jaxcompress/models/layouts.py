@@ -42,7 +42,9 @@ def pick_layout(layout: str, image_size: int) -> Layout:
 def check_layout(layout: str) -> None:
   """Raises ``ValueError`` unless the layout exists."""
   if layout != "auto" and layout not in LAYOUTS:
-    raise ValueError(f"layout: {layout!r} is unknown; it must be one of auto, {', '.join(LAYOUTS)}.")
+    raise ValueError(
+      f"layout: {layout!r} is unknown; it must be one of auto, {', '.join(LAYOUTS)}."
+    )
 
 
 def check_positive(**values: float) -> None:

@@ -49,7 +49,10 @@ class MobileNetV1(nn.Module):
     for i, (stage, stride) in enumerate(zip(V1_STAGES, strides[1:], strict=True)):
       for j in range(stage.repeats):
         x = Separable(
-          int(stage.features * self.width), stride if j == 0 else 1, options, name=f"stage{i}_block{j}"
+          int(stage.features * self.width),
+          stride if j == 0 else 1,
+          options,
+          name=f"stage{i}_block{j}",
         )(x, train=train)
       maps.append(x)
     pooled = GlobalAvgPool(name="pool")(x)
@@ -66,7 +69,12 @@ class Separable(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
     x = ConvNorm(
-      x.shape[-1], kernel=3, stride=self.stride, groups="depthwise", name="depthwise", **self.options
+      x.shape[-1],
+      kernel=3,
+      stride=self.stride,
+      groups="depthwise",
+      name="depthwise",
+      **self.options,
     )(x, train=train)
     return ConvNorm(self.features, name="pointwise", **self.options)(x, train=train)
 

@@ -2,7 +2,7 @@
 
 XLA's derivative of the textbook formula reads the activations four times; the custom gradient
 below needs two sums, and its statistics come from one pass, shifted by the running mean so that
-``E[x^2] - E[x]^2`` does not cancel.
+``E[x^2] - E[x]^2`` does not cancel. Both pairs of sums are :func:`jaxcompress.ops.channel_sums`.
 """
 
 from functools import partial
@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxcompress import ops
 
 
 class Norm(NamedTuple):
@@ -43,14 +45,31 @@ def batch_statistics(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Arr
     >>> mean.item(), variance.item()
     (1002.0, 1.0)
   """
-  axes = tuple(range(x.ndim - 1))
-  centred = x.astype(jnp.float32) - shift.reshape((1,) * len(axes) + (-1,))
-  first, second = jnp.mean(centred, axes), jnp.mean(jnp.square(centred), axes)
+  centred = _wide(x) - _spread(shift, x)
+  sums = ops.channel_sums(centred, jnp.square(centred))
+  count = x.size // x.shape[-1]
+  first, second = sums[0] / count, sums[1] / count
   return first + shift, jnp.maximum(second - jnp.square(first), 0.0)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(6,))
-def batch_norm(x, scale, bias, running_mean, running_variance, live, epsilon):
+def _wide(x: jax.Array) -> jax.Array:
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _spread(channels: jax.Array, x: jax.Array) -> jax.Array:
+  """A vector of one number per channel in the rank of ``x``."""
+  return channels.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def batch_norm(
+  x: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
+  running_mean: jax.Array,
+  running_variance: jax.Array,
+  live: bool | jax.Array,
+  epsilon: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Normalises over the batch where ``live``, and by the running statistics elsewhere.
 
   ``y = (x - m) / sqrt(v + epsilon) * scale + bias`` (Ioffe & Szegedy, 2015, algorithm 1).
@@ -67,7 +86,7 @@ def batch_norm(x, scale, bias, running_mean, running_variance, live, epsilon):
 
   Returns:
     ``(y, mean, variance)``; the statistics are those of the batch where ``live``, else the
-    running ones, and carry no gradient.
+    running ones, and carry no gradient. Differentiable in reverse by ``x``, ``scale``, ``bias``.
 
   Examples:
     >>> ones, zeros = jnp.ones(1), jnp.zeros(1)
@@ -75,35 +94,39 @@ def batch_norm(x, scale, bias, running_mean, running_variance, live, epsilon):
     >>> y.ravel().tolist(), mean.item()
     ([-1.0, 1.0], 2.0)
   """
-  return _forward(x, scale, bias, running_mean, running_variance, live, epsilon)[0]
-
-
-def _forward(x, scale, bias, running_mean, running_variance, live, epsilon):
+  static = live if isinstance(live, bool) else None
   running = (running_mean, running_variance)
-  if live is True:
-    mean, variance = batch_statistics(x, running_mean)
-  elif live is False:
-    mean, variance = running
+  return _batch_norm(x, scale, bias, running, live, static, epsilon)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _batch_norm(x, scale, bias, running, live, static, epsilon):
+  return _forward(x, scale, bias, running, live, static, epsilon)[0]
+
+
+def _forward(x, scale, bias, running, live, static, epsilon):
+  """``static`` is ``live`` where that is known when tracing, so that no branch is compiled."""
+  if static is None:
+    mean, variance = jax.lax.cond(live, lambda: batch_statistics(x, running[0]), lambda: running)
   else:
-    mean, variance = jax.lax.cond(live, lambda: batch_statistics(x, running_mean), lambda: running)
+    mean, variance = batch_statistics(x, running[0]) if static else running
   inverse = jax.lax.rsqrt(variance + epsilon)
-  spread = (1,) * (x.ndim - 1) + (-1,)
-  slope = scale * inverse
-  y = x * slope.reshape(spread) + (bias - mean * slope).reshape(spread)
+  y = (_wide(x) - _spread(mean, x)) * _spread(scale * inverse, x) + _spread(bias, x)
   return (y.astype(x.dtype), mean, variance), (x, scale, mean, inverse, live)
 
 
-def _backward(epsilon, residuals, cotangents):
+def _backward(static, epsilon, residuals, cotangents):
   del epsilon
   x, scale, mean, inverse, live = residuals
-  g = cotangents[0].astype(jnp.float32)
-  axes, spread = tuple(range(x.ndim - 1)), (1,) * (x.ndim - 1) + (-1,)
-  normalised = (x - mean.reshape(spread)) * inverse.reshape(spread)
-  d_bias, d_scale = jnp.sum(g, axes), jnp.sum(g * normalised, axes)
-  weight = jnp.where(live, 1.0 / (x.size / x.shape[-1]), 0.0)
-  dx = g - (d_bias * weight).reshape(spread) - normalised * (d_scale * weight).reshape(spread)
-  dx = dx * (scale * inverse).reshape(spread)
-  return dx.astype(x.dtype), d_scale, d_bias, None, None, None
+  g = _wide(cotangents[0])
+  centred = _wide(x) - _spread(mean, x)
+  d_bias, moment = ops.channel_sums(g, g * centred)
+  d_scale = moment * inverse
+  if static is not False:  # through the statistics of the batch
+    share = jnp.where(live, x.shape[-1] / x.size, 0.0)
+    g = g - _spread(d_bias * share, x) - centred * _spread(d_scale * inverse * share, x)
+  dx = g * _spread(scale * inverse, x)
+  return dx.astype(x.dtype), d_scale, d_bias, None, None
 
 
-batch_norm.defvjp(_forward, _backward)
+_batch_norm.defvjp(_forward, _backward)

@@ -1,12 +1,14 @@
-"""Convolutions, NHWC, with fast custom gradients."""
+"""Convolutions, NHWC, with fast custom gradients, and sums over channels."""
 
 from jaxcompress.ops.convolution import conv, depthwise_conv, pointwise_conv
 from jaxcompress.ops.dispatch import Formulations, formulations
 from jaxcompress.ops.padding import Padding, resolve_padding
+from jaxcompress.ops.sums import channel_sums
 
 __all__ = [
   "Formulations",
   "Padding",
+  "channel_sums",
   "conv",
   "depthwise_conv",
   "formulations",

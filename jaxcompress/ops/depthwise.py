@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxcompress.ops.images import sum_over_groups
 from jaxcompress.ops.padding import Pads, output_size
+from jaxcompress.ops.reductions import reduce_together
 
 GROUP_ELEMENTS = 2**19  # input elements of one group of images: about the size of a core's cache
 ACCUMULATORS = 10  # running sums that one reduction keeps in registers
@@ -154,7 +155,7 @@ def by_rows(x, g, kernel, stride, pads) -> jax.Array:
   extra = -height % block
   padded = _pad(x, (pads[0][0], pads[0][1] + extra * stride), pads[1])
   g = _pad(g, (0, extra), (0, 0))
-  zero, sums = jnp.zeros((), x.dtype), []
+  sums = []
   step = max(ACCUMULATORS // kernel[1], 1)
   for first in range(0, kernel[0], step):
     products = tuple(
@@ -162,8 +163,7 @@ def by_rows(x, g, kernel, stride, pads) -> jax.Array:
       for i in range(first, min(first + step, kernel[0]))
       for j in range(kernel[1])
     )
-    partial_sums = lax.reduce(products, (zero,) * len(products), _add, (2,))
-    sums += [jnp.sum(part, axis=(0, 1, 2)) for part in partial_sums]
+    sums += [jnp.sum(part, axis=(0, 1, 2)) for part in reduce_together(products, 2)]
   return jnp.stack(sums)
 
 
@@ -184,10 +184,6 @@ def row_block(height: int) -> int:
   if height <= 8:
     return height
   return min(range(8, 3, -1), key=lambda block: -height % block)
-
-
-def _add(a, b):
-  return tuple(p + q for p, q in zip(a, b, strict=True))
 
 
 def _wide(x: jax.Array) -> jax.Array:

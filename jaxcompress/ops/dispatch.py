@@ -1,9 +1,10 @@
-"""The one place where a convolution's formulation is chosen: by backend, when it is traced.
+"""The one place where an operation's formulation is chosen: by backend, when it is traced.
 
 On CPU these are the formulations that won measurements (``benchmarks/ops.py`` repeats them). On
 GPU, XLA's depthwise convolution is slow too and its other convolutions are not; on TPU all of them
 are native. Reductions in a scan over groups of images suit one CPU device; where the batch is
-spread over several, the scan would gather it, so the same reductions run on the whole batch.
+spread over several, the scan would gather it, so the same reductions run on the whole batch. The
+choices for GPU and TPU follow from what XLA is known to do there and were not timed here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,16 +14,17 @@ from typing import NamedTuple
 
 import jax
 
-from jaxcompress.ops import depthwise, pointwise, standard
+from jaxcompress.ops import depthwise, pointwise, reductions, standard
 from jaxcompress.ops.xla import xla_conv
 
 
 class Formulations(NamedTuple):
-  """Name of the formulation of each kind of convolution: a key of :data:`CHOICES`."""
+  """Name of the formulation of each kind of operation: a key of :data:`CHOICES`."""
 
   depthwise: str
   pointwise: str
   standard: str
+  sums: str
 
 
 def _xla_depthwise(x, kernel, stride, pads):
@@ -42,16 +44,17 @@ CHOICES: Mapping[str, Mapping[str, Callable[..., jax.Array]]] = {
   },
   "pointwise": {"xla": _xla_pointwise, "product": pointwise.matrix_product},
   "standard": {"xla": xla_conv, "parts": standard.by_parts, "products": standard.matrix_products},
+  "sums": {"apart": reductions.sums_apart, "together": reductions.sums_together},
 }
 
 BACKENDS: Mapping[str, Formulations] = {
-  "cpu": Formulations(depthwise="scan", pointwise="product", standard="products"),
-  "cpus": Formulations(depthwise="rows", pointwise="product", standard="parts"),
-  "gpu": Formulations(depthwise="taps", pointwise="product", standard="xla"),
-  "tpu": Formulations(depthwise="xla", pointwise="xla", standard="xla"),
+  "cpu": Formulations(depthwise="scan", pointwise="product", standard="products", sums="together"),
+  "cpus": Formulations(depthwise="rows", pointwise="product", standard="parts", sums="together"),
+  "gpu": Formulations(depthwise="taps", pointwise="product", standard="xla", sums="apart"),
+  "tpu": Formulations(depthwise="xla", pointwise="xla", standard="xla", sums="apart"),
 }
 ALIASES = {"cuda": "gpu", "rocm": "gpu"}
-OTHER = Formulations(depthwise="xla", pointwise="xla", standard="xla")
+OTHER = Formulations(depthwise="xla", pointwise="xla", standard="xla", sums="apart")
 
 _chosen = jax.make_user_context(default_value=None)
 
@@ -76,14 +79,14 @@ def current() -> Formulations:
 
 @contextmanager
 def formulations(**names: str) -> Iterator[Formulations]:
-  """Overrides how convolutions are computed by what is traced inside; for tests and benchmarks.
+  """Overrides how operations are computed by what is traced inside; for tests and benchmarks.
 
   ``jit`` keeps the programs of different contexts apart.
 
   Args:
-    **names: formulation by kind of convolution; kinds not given stay as they are. ``depthwise``:
+    **names: formulation by kind of operation; kinds not given stay as they are. ``depthwise``:
       ``"xla"``, ``"taps"``, ``"rows"``, ``"scan"``; ``pointwise``: ``"xla"``, ``"product"``;
-      ``standard``: ``"xla"``, ``"parts"``, ``"products"``.
+      ``standard``: ``"xla"``, ``"parts"``, ``"products"``; ``sums``: ``"apart"``, ``"together"``.
 
   Yields:
     The :class:`Formulations` in force.
@@ -99,7 +102,7 @@ def formulations(**names: str) -> Iterator[Formulations]:
   for kind, name in names.items():
     if kind not in CHOICES:
       raise ValueError(
-        f"formulations: {kind!r} is no kind of convolution; it has {', '.join(CHOICES)}."
+        f"formulations: {kind!r} is no kind of operation; they are {', '.join(CHOICES)}."
       )
     if name not in CHOICES[kind]:
       choices = ", ".join(CHOICES[kind])
@@ -110,7 +113,7 @@ def formulations(**names: str) -> Iterator[Formulations]:
 
 
 def pick(kind: str) -> Callable[..., jax.Array]:
-  """The function that computes one kind of convolution here.
+  """The function that computes one kind of operation here.
 
   Examples:
     >>> with formulations(pointwise="product"):

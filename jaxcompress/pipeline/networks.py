@@ -117,7 +117,9 @@ def load(
     ) from error
   for option, wanted, stored in (("teacher", name, found[0]), ("teacher_width", width, found[1])):
     if wanted is not None and wanted != stored:
-      raise ValueError(f"{option}: {wanted} was asked for, but {folder} holds {stored}; leave it out.")
+      raise ValueError(
+        f"{option}: {wanted} was asked for, but {folder} holds {stored}; leave it out."
+      )
   if found[2] != tuple(classes):
     raise ValueError(
       f"teacher_checkpoint: {folder} knows {len(found[2])} classes ({', '.join(found[2][:3])}, ...)"

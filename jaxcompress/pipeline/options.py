@@ -68,7 +68,9 @@ def make_options(given: dict[str, Any]) -> Options:
   return Options(**{name: value for name, value in given.items() if value is not None})
 
 
-def claim_folder(out: str | None, options: dict[str, Any], *, resume: bool) -> tuple[pathlib.Path, Options]:
+def claim_folder(
+  out: str | None, options: dict[str, Any], *, resume: bool
+) -> tuple[pathlib.Path, Options]:
   """Decides where a run writes, without touching anything that is there.
 
   Args:
@@ -98,7 +100,9 @@ def claim_folder(out: str | None, options: dict[str, Any], *, resume: bool) -> t
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OPTIONS_FILE).write_text(json.dumps(dataclasses.asdict(made), indent=2) + "\n")
   except OSError as error:
-    raise ValueError(f"out: {folder} cannot be written ({error.strerror}); name another folder.") from error
+    raise ValueError(
+      f"out: {folder} cannot be written ({error.strerror}); name another folder."
+    ) from error
   return folder, made
 
 
@@ -112,7 +116,9 @@ def release_folder(folder: pathlib.Path) -> None:
 def _resumed(folder: pathlib.Path, given: dict[str, Any]) -> Options:
   path = folder / OPTIONS_FILE
   if not path.is_file():
-    raise ValueError(f"resume: {folder} holds no run to go on with; leave --resume out to start one.")
+    raise ValueError(
+      f"resume: {folder} holds no run to go on with; leave --resume out to start one."
+    )
   try:
     stored = json.loads(path.read_text())
     options = Options(**stored)

@@ -71,4 +71,6 @@ def debiased(state: Range, decay: float) -> Range:
 
 def merge(a: Range, b: Range) -> Range:
   """The range that holds both, for tensors that must share a grid."""
-  return Range(jnp.minimum(a.low, b.low), jnp.maximum(a.high, b.high), jnp.maximum(a.count, b.count))
+  return Range(
+    jnp.minimum(a.low, b.low), jnp.maximum(a.high, b.high), jnp.maximum(a.count, b.count)
+  )

@@ -103,7 +103,9 @@ def load_variables(path: str | pathlib.Path, like: Any) -> Any:
   """
   path = pathlib.Path(path).absolute()
   if not path.is_dir():
-    raise ValueError(f"checkpoint: {path} is no folder; name one that a run wrote, such as OUT/teacher.")
+    raise ValueError(
+      f"checkpoint: {path} is no folder; name one that a run wrote, such as OUT/teacher."
+    )
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       stored = checkpointer.restore(path)

@@ -1,8 +1,10 @@
 """Everything that changes during a run, as one pytree."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -84,7 +86,9 @@ class CompressState:
     """
     plan = self.recipe.quantize
     if plan is None:
-      raise ValueError("quantize: the recipe has none; give it quantize=jaxcompress.quantize.int8().")
+      raise ValueError(
+        "quantize: the recipe has none; give it quantize=jaxcompress.quantize.int8()."
+      )
     if int(self.step) <= plan.start_step:
       raise ValueError(
         f"start_step: {plan.start_step} was not passed yet (step {int(self.step)}), so there are no"
@@ -190,13 +194,10 @@ def init_state(
     raise ValueError(f"batch: it has {', '.join(batch)}, but no 'image'.")
 
   @jax.jit
-  def build(rng, batch, teacher_variables, student_variables):
-    model_key, loss_key, run_key = jax.random.split(rng, 3)
+  def build(rng, batch, teacher_variables, variables):
+    loss_key, run_key = jax.random.split(rng)
     images = to_network_input(recipe, batch["image"])
     batch = {**batch, "image": images}
-    variables = student_variables
-    if variables is None:
-      variables = recipe.student.init(_fast_to_compile(model_key), images, train=False)
     student = as_endpoints(recipe.student.apply(variables, images, train=False))
     teachers = tuple(
       as_endpoints(teacher.apply(v, images, train=False))
@@ -208,33 +209,57 @@ def init_state(
     if recipe.quantize is not None:
       sites = sites_of(recipe, variables, images.shape[1:])
       quantizer = init_quantizers(recipe.quantize, sites, variables["params"])
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    opt_state = recipe.optimizer.init(trained_tree(params, quantizer, loss_params))
-    return params, batch_stats, quantizer, loss_params, loss_state, opt_state, run_key
+    opt_state = recipe.optimizer.init(trained_tree(variables["params"], quantizer, loss_params))
+    return quantizer, loss_params, loss_state, opt_state, run_key
 
   shape = jax.eval_shape(lambda x: to_network_input(recipe, x), batch["image"]).shape[1:]
-  params, batch_stats, quantizer, loss_params, loss_state, opt_state, key = build(
-    rng, dict(batch), teacher_variables, student_variables
+  model_key, build_key = jax.random.split(rng)
+  variables = student_variables
+  if variables is None:
+    variables = init_variables(recipe.student, model_key, tuple(shape))
+  quantizer, loss_params, loss_state, opt_state, key = build(
+    build_key, dict(batch), teacher_variables, variables
   )
   return CompressState(
     recipe=recipe,
     image_shape=tuple(shape),
-    params=params,
-    batch_stats=batch_stats,
+    params=_copy(variables["params"]),
+    batch_stats=_copy(variables.get("batch_stats", {})),
     quantizer=quantizer,
     loss_params=loss_params,
     loss_state=loss_state,
     opt_state=opt_state,
-    teachers=jax.tree.map(jnp.array, tuple(teacher_variables)),  # donated: never the caller's own
+    teachers=_copy(tuple(teacher_variables)),
     rng=key,
     step=jnp.zeros((), jnp.int32),
     skipped=jnp.zeros((), jnp.int32),
   )
 
 
-def _fast_to_compile(key: jax.Array) -> jax.Array:
-  """The key for XLA's own generator: drawing 40 kernels compiles in half the time."""
-  return jax.random.wrap_key_data(jax.random.bits(key, (4,)), impl="rbg")
+@partial(jax.jit, static_argnums=(0, 2))
+def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...]) -> Any:
+  """A model's first variables; compiled once for a model, whatever trains it.
+
+  The key is turned into one of XLA's own generator, for which drawing the kernels of a network
+  compiles in half the time.
+
+  Args:
+    model: a linen module.
+    rng: a key.
+    image_shape: (height, width, channels); static.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> sorted(init_variables(models.resnet8(10), jax.random.key(0), (32, 32, 3)))
+    ['batch_stats', 'params']
+  """
+  key = jax.random.wrap_key_data(jax.random.bits(rng, (4,)), impl="rbg")
+  return model.init(key, jnp.zeros((1, *image_shape)), train=False)
+
+
+def _copy(tree: Any) -> Any:
+  """Arrays of our own: the step donates them, and the caller may still need the given ones."""
+  return jax.tree.map(jnp.array, tree)
 
 
 def as_endpoints(output: Any) -> Endpoints:

@@ -27,7 +27,10 @@ def test_notebook_runs_and_is_stored_without_outputs(path, tmp_path, monkeypatch
   )
   client.execute()
   printed = "".join(
-    output.get("text", "") for cell in cells for output in cell.outputs if output.output_type == "stream"
+    output.get("text", "")
+    for cell in cells
+    for output in cell.outputs
+    if output.output_type == "stream"
   )
   assert "100.00% of the logits" in printed
   assert (tmp_path / "student.tflite").stat().st_size > 10_000

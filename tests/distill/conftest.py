@@ -1,5 +1,6 @@
 """What the tests of losses share."""
 
+import chex
 import numpy as np
 import pytest
 
@@ -14,3 +15,9 @@ def assert_near():
     assert error <= bound, f"{error} > {bound}"
 
   return check
+
+
+@pytest.fixture(autouse=True)
+def fresh_trace_counter():
+  """``chex.assert_max_traces`` counts by name over the whole process."""
+  chex.clear_trace_counter()

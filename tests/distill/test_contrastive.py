@@ -1,6 +1,8 @@
 """Contrastive distillation: two golden steps, its banks, and its edge cases."""
 
 import re
+from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import jax
@@ -8,27 +10,56 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.distill import CRDParams, chain, crd, keep_where, scale
+from jaxcompress.distill import (
+  CRDParams,
+  CRDState,
+  LossTransform,
+  ScaleState,
+  crd,
+  keep_where,
+  scale,
+)
 from jaxcompress.distill.banks import draw_contrast, scores, write_rows
 from jaxcompress.distill.contrastive import noise_contrastive
 from jaxcompress.nn import Endpoints
 
 
 def features(seed, size, width):
-  return Endpoints(
-    logits=jnp.zeros((size, 3)), pooled=jax.random.normal(jax.random.key(seed), (size, width))
-  )
+  pooled = np.random.default_rng(seed).normal(size=(size, width)).astype(np.float32)
+  return Endpoints(logits=jnp.zeros((size, 3)), pooled=jnp.asarray(pooled))
 
 
-def setup(transform, *, size=6, index=None, seed=0):
-  """Parameters, state, student, teachers and batch of a small case."""
-  student, teachers = features(1, size, 10), (features(2, size, 14),)
-  batch = {"index": jnp.arange(size) if index is None else jnp.asarray(index)}
-  params, state = transform.init(jax.random.key(seed), student, teachers, batch)
-  return params, state, student, teachers, batch
+class Small(NamedTuple):
+  """A small case whose update is compiled once."""
+
+  transform: LossTransform
+  update: Callable
+  params: CRDParams
+  state: CRDState
+  student: Endpoints
+  teachers: tuple[Endpoints, ...]
+
+  def step(self, state=None, student=None, index=range(6), **extras):
+    return self.update(
+      self.params,
+      self.state if state is None else state,
+      self.student if student is None else student,
+      self.teachers,
+      {"index": jnp.asarray(index)},
+      **extras,
+    )
 
 
-@pytest.mark.parametrize("formulation", ["auto", "dense", "gather"])
+@pytest.fixture(scope="module")
+def small():
+  transform = crd(30, dim=4, negatives=6)
+  student, teachers = features(1, 6, 10), (features(2, 6, 14),)
+  batch = {"index": jnp.arange(6)}
+  variables = jax.jit(transform.init)(jax.random.key(0), student, teachers, batch)
+  return Small(transform, jax.jit(transform.update), *variables, student, teachers)
+
+
+@pytest.mark.parametrize("formulation", ["auto", "gather"])
 def test_two_steps_are_the_golden_ones_with_all_gradients(golden, assert_near, formulation):
   arrays = golden("distill/crd")
   transform = crd(64, dim=16, negatives=16, formulation=formulation)
@@ -82,21 +113,22 @@ def test_two_steps_are_the_golden_ones_with_all_gradients(golden, assert_near, f
 
 @pytest.mark.parametrize("examples", [12, 500])
 def test_both_formulations_agree_in_value_and_gradient(examples):
-  results = []
-  for formulation in ("dense", "gather"):
-    transform = crd(examples, dim=8, negatives=9, formulation=formulation)
-    params, state, student, teachers, batch = setup(transform)
+  rng = np.random.default_rng(0)
+  vectors, bank, weights = (
+    rng.normal(size=shape).astype(np.float32) for shape in ((5, 8), (examples, 8), (5, 9))
+  )
+  ids = rng.integers(0, examples, (5, 9))
 
-    def objective(params, pooled, transform=transform, state=state, student=student, teachers=teachers, batch=batch):  # fmt: skip
-      loss, after, _ = transform.update(
-        params, state, student._replace(pooled=pooled), teachers, batch
-      )
-      return loss, after.student_bank
+  def run(vectors, formulation):
+    products = scores(vectors, bank, ids, formulation)
+    return jnp.sum(weights * jnp.square(products)), products
 
-    results.append(
-      jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))(params, student.pooled)
-    )
-  chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-6)
+  dense, gather = (
+    jax.jit(jax.value_and_grad(run, has_aux=True), static_argnums=1)(vectors, formulation)
+    for formulation in ("dense", "gather")
+  )
+  chex.assert_trees_all_close(dense, gather, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(dense[0][1], np.einsum("bd,bkd->bk", vectors, bank[ids]), atol=1e-5)
 
 
 def test_the_dense_product_is_taken_up_to_batch_times_negatives_rows():
@@ -119,78 +151,63 @@ def test_negatives_are_uniform_over_the_others():
     np.testing.assert_allclose(others, 1.0, atol=0.05)
 
 
-def test_negatives_come_from_the_state_or_from_the_key_that_is_passed():
-  transform = crd(50, dim=4, negatives=5)
-  params, state, *rest = setup(transform)
-  losses = [
-    transform.update(params, state._replace(count=jnp.int32(count)), *rest, **extras)[0]
-    for count, extras in (
-      (1, {}),
-      (1, {}),
-      (2, {}),
-      (1, {"rng": jax.random.key(5)}),
-      (2, {"rng": jax.random.key(5)}),
-      (2, {"rng": jax.random.key(6)}),
-    )
-  ]
-  assert losses[0] == losses[1] and losses[3] == losses[4]
-  assert len({float(loss) for loss in losses}) == 4
+def test_negatives_come_from_the_state_or_from_the_key_that_is_passed(small):
+  def loss(count, **extras):
+    return float(small.step(small.state._replace(count=jnp.int32(count)), **extras)[0])
+
+  assert loss(1) == loss(1) != loss(2)
+  five, six = jax.random.key(5), jax.random.key(6)
+  assert loss(1, rng=five) == loss(2, rng=five) != loss(2, rng=six)
 
 
-def test_the_normaliser_is_set_by_the_first_update_and_kept():
-  transform = crd(30, dim=4, negatives=8)
-  params, state, *rest = setup(transform)
-  states = [state]
+def test_the_normaliser_is_set_by_the_first_update_and_kept(small):
+  states = [small.state]
   for _ in range(3):
-    states.append(transform.update(params, states[-1], *rest)[1])
+    states.append(small.step(states[-1])[1])
   constants = [(float(s.student_log_z), float(s.teacher_log_z)) for s in states]
   assert constants[0] == (0.0, 0.0) != constants[1]
   assert constants[1] == constants[2] == constants[3]
 
 
-def test_only_rows_of_the_batch_change_and_they_have_unit_length():
-  transform = crd(30, dim=4, negatives=8, momentum=0.9)
-  params, state, *rest = setup(transform, index=[3, 8, 1, 20, 29, 0])
-  after = transform.update(params, state, *rest)[1]
+def test_only_rows_of_the_batch_change_and_they_have_unit_length(small):
+  after = small.step(index=[3, 8, 1, 20, 29, 0])[1]
   for name in ("student_bank", "teacher_bank"):
-    old, new = np.asarray(getattr(state, name)), np.asarray(getattr(after, name))
+    old, new = np.asarray(getattr(small.state, name)), np.asarray(getattr(after, name))
     changed = np.flatnonzero((old != new).any(1))
     np.testing.assert_array_equal(changed, [0, 1, 3, 8, 20, 29])
     np.testing.assert_allclose(np.linalg.norm(new[changed], axis=1), 1.0, rtol=1e-5)
 
 
-def test_the_last_of_several_rows_for_one_place_wins():
-  transform = crd(9, dim=4, negatives=3, momentum=0.0)
-  params, state, student, teachers, batch = setup(transform, index=[5, 2, 5, 5, 2, 7])
-  after = transform.update(params, state, student, teachers, batch)[1]
-  e = student.pooled @ params.student["kernel"] + params.student["bias"].reshape(1, -1)
-  e /= jnp.linalg.norm(e, axis=1, keepdims=True)
+def test_the_last_of_several_rows_for_one_place_wins(small):
+  after = small.step(index=[5, 2, 5, 5, 2, 7])[1]
+  layer = small.params.student
+  e = np.asarray(small.student.pooled) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+  e /= np.linalg.norm(e, axis=1, keepdims=True)
   for place, winner in ((5, 3), (2, 4), (7, 5)):
-    np.testing.assert_allclose(after.student_bank[place], e[winner], atol=1e-6)
+    row = np.asarray(small.state.student_bank[place]) + e[winner]
+    np.testing.assert_allclose(after.student_bank[place], row / np.linalg.norm(row), atol=1e-6)
 
 
-def test_features_that_embed_to_zero_keep_everything_finite():
-  transform = crd(9, dim=4, negatives=3)
-  params, state, student, teachers, batch = setup(transform)
-  params = jax.tree.map(lambda x: x if x.ndim == 2 else jnp.zeros_like(x), params)
-  student, teachers = jax.tree.map(lambda x: x.at[0].set(0.0), (student, teachers))
+def test_features_that_embed_to_zero_keep_everything_finite(small):
+  params = jax.tree.map(lambda x: x if x.ndim == 2 else jnp.zeros_like(x), small.params)
+  student, teachers = jax.tree.map(lambda x: x.at[0].set(0.0), (small.student, small.teachers))
 
+  @jax.jit
   def objective(params, student):
-    loss, after, _ = transform.update(params, state, student, teachers, batch)
+    batch = {"index": jnp.arange(6)}
+    loss, after, _ = small.transform.update(params, small.state, student, teachers, batch)
     return loss, after
 
   (loss, after), grads = jax.value_and_grad(objective, (0, 1), has_aux=True)(params, student)
   assert jnp.isfinite(loss) and after.count == 1
-  chex.assert_tree_all_finite((grads, after._replace(key=())))
+  chex.assert_tree_all_finite((grads, after))
 
 
-@pytest.mark.parametrize("temperature", [0.002, 0.07, 10.0])
-def test_any_temperature_is_finite(temperature):
-  transform = crd(20, dim=4, negatives=6, temperature=temperature)
-  params, state, student, *rest = setup(transform)
-  loss, grad = jax.value_and_grad(lambda s: transform.update(params, state, s, *rest)[0])(student)
-  assert jnp.isfinite(loss)
-  chex.assert_tree_all_finite(grad)
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
+def test_scores_of_any_size_are_finite_as_they_are_at_low_temperatures(size):
+  logits = size * jnp.linspace(-1.0, 1.0, 8).reshape(2, 4)
+  loss, grad = jax.value_and_grad(noise_contrastive)(logits, 40)
+  chex.assert_tree_all_finite((loss, grad))
 
 
 def test_noise_contrastive_estimation_is_its_formula():
@@ -204,35 +221,31 @@ def test_noise_contrastive_estimation_is_its_formula():
 
 
 @pytest.mark.parametrize("bad", ["student", "index"])
-def test_a_bad_batch_gives_no_number_and_leaves_the_state_alone(bad):
-  transform = crd(20, dim=4, negatives=6)
-  params, state, student, teachers, batch = setup(transform)
+def test_a_bad_batch_gives_no_number_and_leaves_the_state_alone(small, bad):
   if bad == "student":
-    student = student._replace(pooled=student.pooled.at[0, 0].set(jnp.nan))
+    pooled = small.student.pooled.at[0, 0].set(jnp.nan)
+    loss, after, _ = small.step(student=small.student._replace(pooled=pooled))
   else:
-    batch = {"index": batch["index"].at[2].set(20)}
-  loss, after, _ = jax.jit(transform.update)(params, state, student, teachers, batch)
+    loss, after, _ = small.step(index=[0, 1, 30, 3, 4, 5])
   assert jnp.isnan(loss)
-  for name in set(state._fields) - {"key", "overwritten"}:
-    np.testing.assert_array_equal(getattr(after, name), getattr(state, name))
+  for name in set(CRDState._fields) - {"overwritten"}:
+    np.testing.assert_array_equal(getattr(after, name), getattr(small.state, name))
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_an_update_is_kept_or_taken_back_to_the_bit(keep):
-  transform = chain(scale(lambda step: 1.0, crd(20, dim=4, negatives=6)))
-  params, state, *rest = setup(transform, index=[5, 2, 5, 5, 2, 7])
-  _, after, _ = transform.update(params, state, *rest)
-  chosen = jax.jit(keep_where)(jnp.bool_(keep), after, state)
-  expected = after if keep else state
-  without_key = lambda s: s[0]._replace(inner=s[0].inner._replace(key=()))  # noqa: E731
-  chex.assert_trees_all_equal(without_key(chosen), without_key(expected))
+def test_an_update_is_kept_or_taken_back_to_the_bit(small, keep):
+  before = (ScaleState((), small.state),)  # as in a chain
+  after = (ScaleState((), small.step(index=[5, 2, 5, 5, 2, 7])[1]),)
+  chosen = jax.jit(keep_where)(jnp.bool_(keep), after, before)
+  chex.assert_trees_all_equal(chosen, after if keep else before)
 
 
 @pytest.mark.parametrize("formulation", ["dense", "gather"])
 def test_donated_banks_are_never_copied_not_even_to_take_a_step_back(formulation):
   examples = 997
   transform = scale(0.8, crd(examples, dim=16, negatives=32, formulation=formulation))
-  params, state, student, teachers, batch = setup(transform)
+  student, teachers, batch = features(1, 6, 10), (features(2, 6, 14),), {"index": jnp.arange(6)}
+  params, state = jax.eval_shape(transform.init, jax.random.key(0), student, teachers, batch)
 
   def step(params, state, student, batch):
     def objective(params, student):

@@ -43,7 +43,8 @@ def test_teacher_sizes_are_those_of_the_crd_repository(name, parameters, macs):
 def test_the_layout_changes_resolutions_but_not_parameters():
   for name in ("mobilenet_v1", "mobilenet_v2"):
     small, large = (
-      models.summarize(models.create(name, 10, layout=layout), 32) for layout in ("cifar", "imagenet")
+      models.summarize(models.create(name, 10, layout=layout), 32)
+      for layout in ("cifar", "imagenet")
     )
     assert small.parameters == large.parameters
     assert small.macs > 8 * large.macs

@@ -77,12 +77,13 @@ def test_ties_go_to_even_before_the_zero_point_is_added(tensor_golden):
   cases = _cases(tensor_golden, "/y_even_then_zp")
   assert len(cases) == 5
   for case in cases:
-    get = lambda name, case=case: tensor_golden[f"{case}/{name}"]
-    to = Levels(int(get("qmin")), int(get("qmax")), symmetric=False)
-    zero = jnp.float32(get("zp"))
-    y, pull = jax.vjp(lambda x, get=get, z=zero, to=to: fake_quant(x, get("scale"), z, to), get("x"))
-    np.testing.assert_array_equal(y, get("y_even_then_zp"))
-    np.testing.assert_array_equal(pull(jnp.ones_like(y))[0], get("dx_codemask"))
+    names = ("x", "scale", "zp", "qmin", "qmax", "y_even_then_zp", "dx_codemask")
+    x, scale, zero, low, high, expected, slope = (tensor_golden[f"{case}/{n}"] for n in names)
+    to = Levels(int(low), int(high), symmetric=False)
+    zero = zero.astype(np.float32)
+    y, pull = jax.vjp(lambda x, s=scale, z=zero, to=to: fake_quant(x, s, z, to), x)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(pull(jnp.ones_like(y))[0], slope)
 
 
 def test_a_value_on_the_edge_keeps_its_whole_gradient(tensor_golden):

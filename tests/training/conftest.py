@@ -20,9 +20,9 @@ class TinyNet(linen.Module):
   def __call__(self, x, *, train):
     x = nn.ConvNorm(self.features, kernel=3, stride=2, act="relu6", name="stem")(x, train=train)
     y = nn.ConvNorm(2 * self.features, act="relu6", name="expand")(x, train=train)
-    y = nn.ConvNorm(
-      2 * self.features, kernel=3, groups="depthwise", act="relu6", name="depthwise"
-    )(y, train=train)
+    y = nn.ConvNorm(2 * self.features, kernel=3, groups="depthwise", act="relu6", name="depthwise")(
+      y, train=train
+    )
     y = nn.ConvNorm(self.features, name="project")(y, train=train)
     x = nn.Add(name="add")(x, y)
     pooled = nn.GlobalAvgPool(name="pool")(x)

@@ -19,9 +19,7 @@ def fresh(recipe_of, batches, teacher):
     loss=distill.chain(distill.kd(4.0), distill.crd(40, dim=8, negatives=6)),
     quantize=quantize.int8(start_step=4),
   )
-  return lambda: init_state(
-    recipe, jax.random.key(0), batches(0), teacher_variables=(teacher[1],)
-  )
+  return lambda: init_state(recipe, jax.random.key(0), batches(0), teacher_variables=(teacher[1],))
 
 
 def arrays(state):
@@ -59,7 +57,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(fresh, batches, tmp_path):
     if file.is_file():
       file.write_bytes(b"damaged")
   again = Checkpoints(tmp_path, every=1)
-  with pytest.raises(ValueError, match="checkpoint: .*2 cannot be read"):
+  with pytest.raises(ValueError, match=r"checkpoint: .*2 cannot be read"):
     again.restore(fresh())
   again.close()
 

@@ -181,9 +181,7 @@ def test_weight_decay_touches_kernels_only(recipe_of, batches):
       "use distill_step",
     ),
     (
-      lambda r, b, t: init_state(
-        r, jax.random.key(0), b(0), teacher_variables=(t[1],)
-      ).quantized(),
+      lambda r, b, t: init_state(r, jax.random.key(0), b(0), teacher_variables=(t[1],)).quantized(),
       "start_step: 4 was not passed yet",
     ),
   ],

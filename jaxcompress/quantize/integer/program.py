@@ -62,6 +62,11 @@ def prepare(graph: Graph, grids: Mapping[str, Grid], layers: Mapping[str, Intege
         f"model: layer {node.name!r} is a {node.op}, which has no integer arithmetic; it can be"
         f" one of {', '.join(ARITHMETIC)}."
       )
+    if 0 in (size for shape in node.output_shapes for size in shape[1:]):
+      raise ValueError(
+        f"model: layer {node.name!r} makes maps of shape {node.output_shapes[0][1:]}, which are"
+        " empty; give it larger images."
+      )
     try:
       static, numbers = ARITHMETIC[node.op].prepare(node, grids, layers.get(node.name))
     except ValueError as error:

@@ -1,0 +1,60 @@
+"""Several sums in one pass over memory.
+
+XLA on CPU gives every reduction a loop of its own and materializes what they share. One variadic
+``lax.reduce`` over short blocks keeps all running sums of a block in registers; the sums of the
+blocks that remain are small. (Blocks of more than 32 are no longer unrolled, which is slower.)
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+LONGEST_BLOCK = 32
+
+
+def reduce_together(arrays: Sequence[jax.Array], axis: int) -> tuple[jax.Array, ...]:
+  """Sums of arrays of one shape and dtype over one axis, by a single ``lax.reduce``.
+
+  Examples:
+    >>> a, b = reduce_together((jnp.ones((2, 3)), jnp.full((2, 3), 2.0)), 1)
+    >>> a.tolist(), b.tolist()
+    ([3.0, 3.0], [6.0, 6.0])
+  """
+  zero = jnp.zeros((), arrays[0].dtype)
+  return tuple(lax.reduce(tuple(arrays), (zero,) * len(arrays), _add, (axis,)))
+
+
+def _add(a, b):
+  return tuple(p + q for p, q in zip(a, b, strict=True))
+
+
+def sums_together(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """:func:`sums_apart` in one pass. Blocks lie within an image, so a sharded batch stays in place.
+
+  Args:
+    a: (batch, ..., channels).
+    b: as ``a``.
+
+  Returns:
+    Two arrays of shape (channels,).
+
+  Examples:
+    >>> [sums.tolist() for sums in sums_together(jnp.ones((2, 3, 1)), jnp.zeros((2, 3, 1)))]
+    [[6.0], [0.0]]
+  """
+  inner = math.prod(a.shape[1:-1])
+  block = max(n for n in range(1, LONGEST_BLOCK + 1) if inner % n == 0)
+  if block == 1:
+    return sums_apart(a, b)
+  shape = (a.shape[0], inner // block, block, a.shape[-1])
+  sums = reduce_together((a.reshape(shape), b.reshape(shape)), 2)
+  return jnp.sum(sums[0], axis=(0, 1)), jnp.sum(sums[1], axis=(0, 1))
+
+
+def sums_apart(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Sums of two arrays over all axes but the last, which XLA on GPU and TPU fuses by itself."""
+  axes = tuple(range(a.ndim - 1))
+  return jnp.sum(a, axes), jnp.sum(b, axes)

@@ -1,0 +1,170 @@
+"""From folded layers to integers: what training saw is what the device gets."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcompress.nn import INPUT, Add, ConvNorm, Dense, Folded, GlobalAvgPool, trace
+from jaxcompress.quantize import Grid, Levels, absmax, assemble, find_sites
+from jaxcompress.quantize.limits import widen_grids
+
+
+class Residual(nn.Module):
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = ConvNorm(8, kernel=3, act="relu", name="stem")(x, train=train)
+    y = ConvNorm(8, kernel=3, name="branch")(x, train=train)
+    x = Add(name="add")(x, y)
+    return Dense(4, name="dense")(GlobalAvgPool(name="pool")(x))
+
+
+@pytest.fixture(scope="module")
+def graph():
+  x = jnp.ones((1, 6, 6, 3))
+  variables = Residual().init(jax.random.key(0), x, train=False)
+  return find_sites(trace(Residual(), variables, x)).graph
+
+
+def grids_of(graph, scale=0.05, **others):
+  tensors = (INPUT, *(node.output for node in graph.nodes))
+  return {name: Grid(np.float32(others.get(name, scale)), -3) for name in tensors}
+
+
+def layers_of(seed=0, **changes):
+  """Folded layers with negative factors; ``changes`` replaces fields of layers by name."""
+  rng = np.random.default_rng(seed)
+  shapes = {"stem": (3, 3, 3, 8), "branch": (3, 3, 8, 8), "dense": (8, 4)}
+  layers = {}
+  for name, shape in shapes.items():
+    factor = rng.choice([-1, 1], shape[-1]) * rng.uniform(0.5, 2.0, shape[-1])
+    layers[name] = Folded(
+      rng.normal(0, 0.1, shape).astype(np.float32), factor, rng.normal(0, 0.3, shape[-1])
+    )._replace(**changes.get(name, {}))
+  return layers
+
+
+def scales_of(layers):
+  return {
+    name: np.asarray(absmax(8).grid((), (), jnp.asarray(layer.kernel))[0]).reshape(-1)
+    for name, layer in layers.items()
+  }
+
+
+def test_integers_are_those_that_fake_quantization_saw_up_to_the_sign_of_gamma(graph):
+  layers = layers_of()
+  scales = scales_of(layers)
+  quantized = assemble(graph, layers, scales, grids_of(graph))
+  for name, layer in layers.items():
+    rounded, _ = absmax(8).apply((), (), jnp.asarray(layer.kernel), train=False)
+    integers = quantized.layers[name]
+    real = integers.weights * integers.scales.astype(np.float64)
+    np.testing.assert_allclose(real, np.float64(rounded) * layer.factor, rtol=1e-6, atol=1e-12)
+    signed = np.rint(layer.kernel / scales[name]) * np.sign(layer.factor)
+    np.testing.assert_array_equal(integers.weights, signed)
+
+
+def test_a_bias_stands_for_products_of_steps(graph):
+  layers = layers_of()
+  quantized = assemble(graph, layers, scales_of(layers), grids_of(graph))
+  for name, source in (("stem", "input"), ("branch", "stem"), ("dense", "pool")):
+    integers = quantized.layers[name]
+    step = float(quantized.grids[source].scale) * integers.scales.astype(np.float64)
+    np.testing.assert_allclose(integers.bias * step, layers[name].bias, atol=0.5 * step.max())
+
+
+@pytest.mark.parametrize("zeros", ["factor", "kernel"])
+def test_channels_without_weights_still_give_their_bias_precisely(graph, zeros):
+  layers = layers_of()
+  changed = layers["stem"]._replace(**{zeros: getattr(layers["stem"], zeros) * 0})
+  layers["stem"] = changed._replace(bias=np.linspace(-3.0, 3.0, 8))
+  quantized = assemble(graph, layers, scales_of(layers), grids_of(graph))
+  integers = quantized.layers["stem"]
+  assert not integers.weights.any()
+  assert np.all(np.isfinite(integers.scales)) and np.all(integers.scales > 0)
+  step = 0.05 * integers.scales.astype(np.float64)
+  np.testing.assert_allclose(integers.bias * step, layers["stem"].bias, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("gamma", [1e-3, 1e-6, 1e-9, 1e-20, 1e-38])
+def test_a_bias_that_dwarfs_its_weights_keeps_its_value(graph, gamma):
+  layers = layers_of()
+  layers["branch"] = layers["branch"]._replace(factor=np.full(8, gamma), bias=np.full(8, 2.5))
+  quantized = assemble(graph, layers, scales_of(layers), grids_of(graph))
+  integers = quantized.layers["branch"]
+  step = float(quantized.grids["stem"].scale) * integers.scales.astype(np.float64)
+  np.testing.assert_allclose(integers.bias * step, 2.5, rtol=1e-5)
+  real = integers.weights * integers.scales.astype(np.float64)
+  coarse = 1e-2 * float(quantized.grids["branch"].scale)  # invisible on the output's grid
+  np.testing.assert_allclose(real, layers["branch"].kernel * gamma, atol=coarse)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_fewer_bits_give_fewer_integers(graph, bits):
+  high = 2 ** (bits - 1) - 1
+  layers = layers_of()
+  scales = {
+    name: np.asarray(absmax(bits).grid((), (), jnp.asarray(layer.kernel))[0]).reshape(-1)
+    for name, layer in layers.items()
+  }
+  to = Levels(-high, high, True)
+  quantized = assemble(graph, layers, scales, grids_of(graph), levels=to)
+  for integers in quantized.layers.values():
+    assert integers.weights.min() >= -high and integers.weights.max() == high
+
+
+def test_grids_that_fit_are_left_alone(graph):
+  layers, grids = layers_of(), grids_of(graph)
+  assert assemble(graph, layers, scales_of(layers), grids).grids == grids
+
+
+def test_a_branch_that_hardly_moves_gets_a_wider_grid(graph):
+  layers = layers_of()
+  grids = grids_of(graph, branch=1e-12)
+  widened = assemble(graph, layers, scales_of(layers), grids).grids
+  ratio = float(widened["branch"].scale) / float(widened["add"].scale)
+  assert 2**-10 <= ratio < 2**-9
+  assert widened["branch"].zero_point == grids["branch"].zero_point
+  assert {k: v for k, v in widened.items() if k != "branch"} == {
+    k: v for k, v in grids.items() if k != "branch"
+  }
+
+
+def test_an_output_that_is_too_fine_for_its_accumulator_gets_a_wider_grid(graph):
+  layers = layers_of()
+  widened = assemble(graph, layers, scales_of(layers), grids_of(graph, dense=1e-9)).grids
+  assert widened["dense"].scale > 1e-7
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_scales_are_brought_into_the_range_of_the_device(graph, seed):
+  rng = np.random.default_rng(seed)
+  tensors = (INPUT, *(node.output for node in graph.nodes))
+  grids = {
+    name: Grid(np.float32(10 ** rng.uniform(-12, 3)), int(rng.integers(-128, 127)))
+    for name in tensors
+  }
+  layers = layers_of(seed)
+  assemble(graph, layers, scales_of(layers), grids)  # raises if the device would refuse it
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_scales_of_activations_that_are_not_positive_are_refused(graph, scale):
+  with pytest.raises(ValueError, match="'stem' has scale"):
+    widen_grids(graph, grids_of(graph, stem=scale), {})
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_scales_of_weights_that_are_not_positive_are_refused(graph, scale):
+  layers = layers_of()
+  scales = scales_of(layers)
+  scales["branch"] = np.full(8, scale, np.float32)
+  with pytest.raises(ValueError, match="'branch' has scales that are not positive"):
+    assemble(graph, layers, scales, grids_of(graph))
+
+
+def test_levels_beyond_int8_are_refused(graph):
+  layers = layers_of()
+  with pytest.raises(ValueError, match="must be within -127 to 127"):
+    assemble(graph, layers, scales_of(layers), grids_of(graph), levels=Levels(-128, 127, True))
