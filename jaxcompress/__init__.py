@@ -7,6 +7,7 @@ from jaxcompress.training import (
   distill_step,
   eval_step,
   init_state,
+  init_variables,
   train_step,
 )
 
@@ -21,6 +22,7 @@ __all__ = [
   "eval_step",
   "export",
   "init_state",
+  "init_variables",
   "models",
   "nn",
   "ops",

@@ -120,8 +120,9 @@ def _keep_compiled_programs() -> None:
 
   from jaxcompress.data.cache import cache_folder
 
-  if jax.config.jax_compilation_cache_dir is None:
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+  folder = cache_folder()
+  if folder is not None and jax.config.jax_compilation_cache_dir is None:
+    jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
 
 
 def main() -> None:

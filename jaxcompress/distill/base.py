@@ -110,6 +110,7 @@ def stateful(
   """
 
   def update(params, state, student, teachers, batch, **extras):
+    params, state = jax.tree.map(jnp.asarray, (params, state))  # NumPy's from a checkpoint, say
     loss, state = compute(params, state, _float32(student), _constant(teachers), batch, extras)
     loss = loss.astype(jnp.float32)
     return loss, state, {name: jax.lax.stop_gradient(loss)}
@@ -166,6 +167,7 @@ def _float32(tree: Any) -> Any:
   """Every float array in float32."""
 
   def cast(x):
+    x = jnp.asarray(x)
     return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
   return jax.tree.map(cast, tree)

@@ -2,6 +2,7 @@
 
 from jaxcompress.export.contents import Operator, read_metadata, read_operators
 from jaxcompress.export.files import MissingExtraError, require_edge, write_atomically
+from jaxcompress.export.runtime import Runtime
 from jaxcompress.export.tflite import tflite, tflite_float
 from jaxcompress.export.verify import Latency, Verification, benchmark, verify
 
@@ -9,6 +10,7 @@ __all__ = [
   "Latency",
   "MissingExtraError",
   "Operator",
+  "Runtime",
   "Verification",
   "benchmark",
   "read_metadata",

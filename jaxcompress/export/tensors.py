@@ -77,5 +77,7 @@ class FloatNumbers(NamedTuple):
     if node.op == "AvgPool":
       cells = averaging(node)
       return Weights(cells.weights * cells.scales.reshape(1, 1, 1, -1), np.float32(cells.bias))
+    if node.name not in self.layers:
+      raise ValueError(f"folded: layer {node.name!r} is missing; fold the graph that is written.")
     layer = self.layers[node.name]
     return Weights(layer.weights, layer.bias.astype(np.float32))

@@ -103,8 +103,8 @@ def tflite_float(
     >>> ones = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), summary.variables)
     >>> folder = tempfile.mkdtemp()
     >>> path = tflite_float(summary.graph, fold(summary.graph, ones), folder + "/resnet8.tflite")
-    >>> path.stat().st_size // 1024  # 78,042 parameters of four bytes are 305
-    308
+    >>> path.stat().st_size - 4 * summary.parameters < 5000
+    True
   """
   require_edge()
   from jaxcompress.export.tensors import FloatNumbers

@@ -47,6 +47,7 @@ def fold(graph: Graph, variables: Mapping[str, Any]) -> dict[str, Folded]:
     ValueError: if a value is not finite.
 
   Examples:
+    >>> import jax
     >>> from jaxcompress import models
     >>> summary = models.summarize(models.resnet8(num_classes=10))
     >>> ones = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), summary.variables)

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.nn import Folded, Graph
+from jaxcompress.nn import Folded, Graph, Node, kernel_shape
 from jaxcompress.quantize.grid import Levels, levels
 from jaxcompress.quantize.integer import HIGHEST, Grid, Integers
-from jaxcompress.quantize.integer.xnnpack import SMALLEST
-from jaxcompress.quantize.limits import MARGIN, widen_grids
+from jaxcompress.quantize.integer.convolve import largest_accumulator
+from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS, RATIOS
+from jaxcompress.quantize.limits import MARGIN, least_step, widen_grids
 from jaxcompress.quantize.model import QuantizedModel
 
 NARROW_INT8 = levels(8, symmetric=True, narrow=True)
@@ -46,7 +47,8 @@ def assemble(
     A :class:`QuantizedModel`.
 
   Raises:
-    ValueError: if scales or levels are out of range, or the device would refuse the network.
+    ValueError: if a layer is missing, scales or levels are out of range, or the device would refuse
+      the network.
 
   Examples:
     See :class:`~jaxcompress.quantize.QuantizedModel`.
@@ -57,23 +59,27 @@ def assemble(
   """
   if not -HIGHEST <= levels.low <= levels.high <= HIGHEST:
     raise ValueError(f"levels: {levels} must be within -{HIGHEST} to {HIGHEST}, as weights are.")
-  codes = {
-    name: round_kernel(layer.kernel, _checked(name, weight_scales[name], layer), levels)
-    for name, layer in folded.items()
-  }
-  steps = {name: _live_scales(codes[name], weight_scales[name], folded[name]) for name in folded}
-  grids = widen_grids(graph, grids, {name: float(s.max(initial=0)) for name, s in steps.items()})
+  weighted = [node for node in graph.nodes if kernel_shape(node) is not None]
+  for node in weighted:
+    _check_complete(node, folded, weight_scales, grids)
+  codes, scales, steps = {}, {}, {}
+  for node in weighted:
+    name, layer = node.name, folded[node.name]
+    codes[name] = round_kernel(layer.kernel, weight_scales[name], levels)
+    scales[name] = _live_scales(codes[name], weight_scales[name], layer)
+    reach = largest_accumulator(codes[name], grids[node.inputs[0]])
+    steps[name] = least_step(scales[name], reach)
+  grids = widen_grids(graph, grids, steps)
   layers = {
     node.name: _integers(
       codes[node.name],
-      steps[node.name],
+      scales[node.name],
       folded[node.name],
       grids[node.inputs[0]],
       grids[node.output],
       levels,
     )
-    for node in graph.nodes
-    if node.name in folded
+    for node in weighted
   }
   return QuantizedModel(graph, grids, layers, preprocess)
 
@@ -90,16 +96,25 @@ def round_kernel(kernel: np.ndarray, scales: np.ndarray, to: Levels) -> np.ndarr
   return np.clip(rounded, to.low, to.high).astype(np.int8)
 
 
-def _checked(name: str, scales: np.ndarray, layer: Folded) -> np.ndarray:
-  scales = np.asarray(scales, np.float32)
-  if scales.shape != layer.bias.shape:
+def _check_complete(
+  node: Node,
+  folded: Mapping[str, Folded],
+  weight_scales: Mapping[str, np.ndarray],
+  grids: Mapping[str, Grid],
+) -> None:
+  name, shape = node.name, kernel_shape(node)[-1:]
+  if name not in folded or name not in weight_scales:
+    raise ValueError(f"folded: layer {name!r} needs a folded kernel and weight scales.")
+  if node.inputs[0] not in grids:
+    raise ValueError(f"grids: tensor {node.inputs[0]!r} has none; it is part of the graph.")
+  scales = weight_scales[name]
+  if scales.shape != shape:
     raise ValueError(
-      f"weight_scales: {name!r} has shape {scales.shape}; it must be {layer.bias.shape}, one for"
-      " each output channel."
+      f"weight_scales: {name!r} has shape {scales.shape}; it must be {shape}, one for each output"
+      " channel."
     )
   if not (np.isfinite(scales).all() and (scales > 0).all()):
     raise ValueError(f"weight_scales: {name!r} has scales that are not positive and finite.")
-  return scales
 
 
 def _live_scales(codes: np.ndarray, scales: np.ndarray, layer: Folded) -> np.ndarray:
@@ -113,13 +128,15 @@ def _integers(
 ) -> Integers:
   """Integers of one layer whose input and output grids are fixed."""
   step_in, step_out = float(source.scale), float(output.scale)
+  most = step_out * LARGEST_STEPS / 2  # a bias beyond it clips every output all the same
+  shift = np.clip(layer.bias, -most, most)
   least = np.maximum(
-    SMALLEST["conv"] * MARGIN * step_out / step_in,  # beyond it the device has no factor
-    np.abs(layer.bias) / (step_in * LARGEST_BIAS),  # below it the bias does not fit
+    step_out / step_in * RATIOS["conv"][0] * MARGIN,  # below it the device has no factor
+    np.abs(shift) / (step_in * LARGEST_BIAS),  # below it the bias does not fit
   )
   scales = np.maximum(wanted, least).astype(np.float32)
   signed = codes * np.where(layer.factor < 0, -1, 1).astype(np.int8)
   coarse = round_kernel(layer.weights, scales, to)
   weights = np.where(wanted < least, coarse, signed).astype(np.int8)
-  bias = np.rint(layer.bias / (step_in * scales.astype(np.float64)))
-  return Integers(weights, scales, np.clip(bias, -LARGEST_BIAS, LARGEST_BIAS).astype(np.int32))
+  bias = np.rint(shift / (step_in * scales.astype(np.float64))).astype(np.int32)
+  return Integers(weights, scales, bias)

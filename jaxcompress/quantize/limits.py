@@ -1,10 +1,10 @@
 """Widens grids whose scales are too far apart for the device.
 
-XNNPACK refuses a convolution whose accumulator steps are 256 output steps or more, and TFLite's own
-kernels, which take over when it leaves an addition alone, are wrong for some ratios. Such ratios
-come from tensors that hardly move (a residual branch that is still zero, a range seen once).
-Doubling a scale there costs nothing: steps that are far below those of the tensor that they are
-added to, or far below those that can be reached, carry no information.
+XNNPACK refuses a convolution whose accumulator steps are 256 output steps or more, overflows where
+sums reach 2**31 output steps, and leaves some additions to kernels of TFLite that are wrong for
+them. Such ratios come from tensors that hardly move: a residual branch that is still zero, a range
+that was seen once. Widening their grids costs nothing, since steps that are far below those of the
+tensor that they are added to, or of the sums that they are made from, carry no information.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxcompress.nn import Graph, Node
 from jaxcompress.quantize.integer import Grid
-from jaxcompress.quantize.integer.xnnpack import LARGEST, SMALLEST
+from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS, RATIOS
 from jaxcompress.quantize.transform import find_sites
 
 TINIEST = 2.0**-60  # products of scales stay normal float32 numbers
@@ -33,7 +33,8 @@ def widen_grids(
   Args:
     graph: with fused activations.
     grids: of every tensor.
-    steps: for each node with a kernel, the largest scale of its weights.
+    steps: for each node with a kernel, the least output step that it can have, as a multiple of
+      its input's; see :func:`least_step`.
 
   Returns:
     The grids; equal ones where nothing had to be widened.
@@ -95,12 +96,29 @@ def _needs(
   inputs = [scales[key_of[tensor]] for tensor in node.inputs]
   output = scales[key_of[node.output]]
   if node.name in steps:
-    return [(node.output, inputs[0] * steps[node.name] * MARGIN / LARGEST)]
+    return [(node.output, inputs[0] * steps[node.name])]
   if node.op in ("Add", "Activation"):
-    upper = [(node.output, max(inputs) * MARGIN / LARGEST)]
-    return upper + [(tensor, output * SMALLEST["add"]) for tensor in node.inputs]
+    low, high = RATIOS["add"]
+    least = [(tensor, output * low) for tensor in node.inputs]
+    return [(node.output, max(inputs) * MARGIN / high), *least]
   if node.op == "Multiply":
-    left, right = inputs
-    upper = [(node.output, left * right * MARGIN / LARGEST)]
-    return [*upper, (node.inputs[0], output * SMALLEST["multiply"] / right)]
+    (left, right), (low, high) = inputs, RATIOS["multiply"]
+    return [(node.output, left * right * MARGIN / high), (node.inputs[0], output * low / right)]
+  if node.op == "GlobalAvgPool":
+    return [(node.output, inputs[0] * MARGIN / RATIOS["mean"][1])]
   return []
+
+
+def least_step(scales: np.ndarray, reach: np.ndarray) -> float:
+  """Least output step of a layer, as a multiple of its input step, that the device runs.
+
+  Args:
+    scales: (out,) of the weights.
+    reach: (out,) how far the sums of integer products get from zero.
+
+  Examples:
+    >>> round(256 * least_step(np.array([0.5, 1.0]), np.array([1000, 2000])), 2)
+    1.0
+  """
+  factor = np.maximum(MARGIN / RATIOS["conv"][1], np.asarray(reach, np.float64) / LARGEST_STEPS)
+  return float(np.max(scales * factor, initial=0.0))

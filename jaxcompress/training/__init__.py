@@ -4,7 +4,7 @@ from jaxcompress.training.checkpoint import Checkpoints, load_variables, save_va
 from jaxcompress.training.loop import evaluate, fit
 from jaxcompress.training.optimizers import kernels_only, sgd, warmup_cosine
 from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.state import CompressState, init_state
+from jaxcompress.training.state import CompressState, init_state, init_variables
 from jaxcompress.training.step import distill_step, eval_step, predict, train_step
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
   "evaluate",
   "fit",
   "init_state",
+  "init_variables",
   "kernels_only",
   "load_variables",
   "predict",

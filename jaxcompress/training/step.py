@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
 from jaxcompress.quantize import QuantVariables, quantize_activations, quantize_kernels
 from jaxcompress.training.recipe import Recipe
@@ -76,7 +77,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
     opt_state=opt_state,
     step=state.step + 1,
   )
-  kept = _keep_where(finite, proposed, state)
+  kept = _keep_finite(finite, proposed, state)
   skipped = state.skipped + (~finite).astype(jnp.int32)
   return kept.replace(skipped=skipped), {**metrics, "skipped": skipped}
 
@@ -91,13 +92,15 @@ def _all_finite(loss: jax.Array, gradients: Any) -> jax.Array:
   return jax.lax.optimization_barrier(jnp.all(jnp.isfinite(jnp.stack([loss, *sums]))))
 
 
-def _keep_where(finite: jax.Array, new: CompressState, old: CompressState) -> CompressState:
-  """The new state where finite, else the old one; what no step changes is left alone."""
-
-  def pick(a, b):
-    return a if a is b else jnp.where(finite, a, b)
-
-  return jax.tree.map(pick, new, old)
+def _keep_finite(finite: jax.Array, new: CompressState, old: CompressState) -> CompressState:
+  """The new state where finite, else the old one; memory banks guard themselves, uncopied."""
+  loss_state = keep_where(finite, new.loss_state, old.loss_state)
+  rest = jax.tree.map(
+    lambda a, b: a if a is b else jnp.where(finite, a, b),
+    new.replace(loss_state=()),
+    old.replace(loss_state=()),
+  )
+  return rest.replace(loss_state=loss_state)
 
 
 def forward(

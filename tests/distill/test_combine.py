@@ -58,7 +58,9 @@ def test_a_chain_equals_its_terms_added_by_hand(weights):
 
 
 def test_the_gradient_of_a_chain_is_the_sum_of_gradients():
-  grad = lambda t: jax.grad(lambda s: once(t, STUDENT._replace(logits=s))[0])(STUDENT.logits)  # noqa: E731
+  def grad(transform):
+    return jax.grad(lambda s: once(transform, STUDENT._replace(logits=s))[0])(STUDENT.logits)
+
   terms = (scale(0.1, cross_entropy()), scale(0.9, kd()))
   np.testing.assert_allclose(grad(chain(*terms)), grad(terms[0]) + grad(terms[1]), atol=1e-6)
 

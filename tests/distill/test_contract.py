@@ -141,6 +141,14 @@ def test_compiled_updates_give_what_plain_ones_give(name):
   chex.assert_trees_all_close(plain, compiled, rtol=5e-5, atol=1e-6)
 
 
+def test_numpy_arrays_will_do(name):
+  case = case_of(name)
+  arrays = jax.tree.map(np.asarray, (case.params, case.state, *example()))
+  expected = jax.eval_shape(case.transform.update, case.params, case.state, *example())
+  found = jax.eval_shape(lambda: case.transform.update(*arrays))
+  chex.assert_trees_all_equal_shapes_and_dtypes(expected, found)
+
+
 def test_extras_that_mean_nothing_are_ignored(name):
   case = case_of(name)
 

@@ -304,7 +304,9 @@ def test_mistakes_name_the_argument_and_the_value_of_contrastive_distillation(se
     ({"teachers": ()}, "teachers: crd reads one and there are none"),
   ],
 )
-def test_inputs_that_do_not_fit_are_refused_when_contrastive_distillation_is_initialised(change, message):  # fmt: skip
+def test_inputs_that_do_not_fit_are_refused_by_the_init_of_contrastive_distillation(
+  change, message
+):
   good = {
     "student": features(1, 6, 10),
     "teachers": (features(2, 6, 14),),

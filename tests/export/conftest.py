@@ -75,6 +75,7 @@ def networks():
   class Networks:
     graph_of = staticmethod(graph_of)
     random_quantized = staticmethod(random_quantized)
+    random_integers = staticmethod(random_integers)
     images_for = staticmethod(images_for)
 
   return Networks

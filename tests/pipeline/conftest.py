@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[2]
-SMALL = ("--teacher", "resnet8", "--epochs", "6", "--batch-size", "16", "--width", "0.1")
+SMALL = ("--teacher", "resnet14", "--student", "resnet8", "--epochs", "6", "--batch-size", "16")
 
 
 @pytest.fixture(scope="session")

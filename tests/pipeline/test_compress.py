@@ -53,7 +53,7 @@ def test_killed_and_resumed_it_ends_in_the_same_file(finished, command, shapes, 
     process = command(*arguments, *(["--resume"] if out.exists() else []))
     wait_for(process, out, phase)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
   process = command("compress", "--out", out, "--resume")
   _, errors = process.communicate(timeout=400)
   assert process.returncode == 0, errors
@@ -79,7 +79,7 @@ def test_a_trained_teacher_is_taken_over(finished):
   classes = ("bar", "cross", "disk")
   folder = finished[0] / "teacher"
   network, variables = networks.load(folder, classes, (16, 16, 3), name=None, width=None)
-  assert network.name == "resnet8"
+  assert network.name == "resnet14"
   assert np.isfinite(np.asarray(variables["params"]["stem"]["kernel"])).all()
   for options, message in (
     ({"name": "resnet20", "width": None}, "teacher: resnet20 was asked for"),

@@ -190,7 +190,7 @@ def test_a_mean_is_not_contracted_into_a_fused_multiply_add(side, s_in, s_out, z
 
 @pytest.mark.parametrize("ratio", [2.0**-11, 256.0])
 def test_additions_that_the_device_refuses_are_refused(ratio):
-  with pytest.raises(ValueError, match="outside 0.000977 to 256"):
+  with pytest.raises(ValueError, match=r"outside 0\.000977 to 256"):
     xnnpack.sum_constants(Grid(np.float32(ratio), 0), ONE, ONE)
 
 

@@ -83,9 +83,13 @@ def _output(node: Node, grids: Grids) -> Grid:
 
 def _prepare_weights(node: Node, grids: Grids, integers: Integers, groups: int):
   source, output = grids[node.inputs[0]], _output(node, grids)
+  multipliers = xnnpack.multipliers(source, integers.scales, output)
   bound = largest_accumulator(integers.weights, source) + np.abs(integers.bias.astype(np.int64))
-  if bound.size and bound.max() >= 2**31:
-    raise ValueError(f"bias: sums reach {bound.max()}, which int32 does not hold; use assemble.")
+  if np.any(bound >= 2**31) or np.any(bound * multipliers.astype(np.float64) >= 2**31 - 2**8):
+    raise ValueError(
+      f"bias: sums reach {bound.max()}, {(bound * multipliers).max():.3g} output steps, which int32"
+      " does not hold; quantize.assemble makes scales that fit."
+    )
   spread = (1,) * (len(node.output_shapes[0]) - 1) + (-1,)
   static = (
     split_exactly(integers.weights, source),
@@ -96,7 +100,7 @@ def _prepare_weights(node: Node, grids: Grids, integers: Integers, groups: int):
   return static, {
     "weights": integers.weights,
     "bias": integers.bias.reshape(spread),
-    "multiplier": xnnpack.multipliers(source, integers.scales, output).reshape(spread),
+    "multiplier": multipliers.reshape(spread),
     **_clipping(node, output),
   }
 

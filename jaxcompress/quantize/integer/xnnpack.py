@@ -14,8 +14,13 @@ import numpy as np
 from jaxcompress.quantize.integer.values import HIGHEST, LOWEST, Grid
 
 MULTIPLIER_BITS = 20  # of the larger factor of an addition
-LARGEST = 256.0  # ratios of scales from which XNNPACK refuses an op
-SMALLEST = {"conv": 2.0**-32, "add": 2.0**-10, "multiply": 2.0**-16}
+LARGEST_STEPS = 2.0**30  # of an output before it is clipped: XNNPACK adds zero points in int32
+RATIOS = {  # of scales, that XNNPACK runs: from (included), to (excluded)
+  "conv": (2.0**-32, 2.0**8),
+  "add": (2.0**-10, 2.0**8),
+  "multiply": (2.0**-16, 2.0**8),
+  "mean": (0.0, 2.0**20),
+}
 
 
 class Sum(NamedTuple):
@@ -85,20 +90,25 @@ def sum_constants(left: Grid, right: Grid, output: Grid) -> Sum:
 
 
 def mean_constants(input: Grid, output: Grid, count: int) -> Mean:
-  """``m = f(f(s_x / s_y) * f(1 / n))`` and ``Z = f(z_y - f(f(n z_x) * m))`` in float32."""
+  """``m = f(f(s_x / s_y) * f(1 / n))`` and ``Z = f(z_y - f(f(n z_x) * m))`` in float32.
+
+  Raises:
+    ValueError: if the ratio of scales is so large that int32 overflows.
+  """
   one, total = np.float32(1), np.float32(count * input.zero_point)
-  multiplier = (np.float32(input.scale) / np.float32(output.scale)) * (one / np.float32(count))
+  ratio = _within("mean", np.float32(input.scale) / np.float32(output.scale))
+  multiplier = ratio * (one / np.float32(count))
   zero = np.float32(output.zero_point) - total * multiplier
   return Mean(np.int32(count * input.zero_point), multiplier, zero)
 
 
 def _within(kind: str, ratios):
-  low = SMALLEST[kind]
-  if not (np.all(ratios >= low) and np.all(ratios < LARGEST)):
+  low, high = RATIOS[kind]
+  if not (np.all(ratios >= low) and np.all(ratios < high)):
     worst = ratios.min() if np.any(ratios < low) else ratios.max()
     raise ValueError(
-      f"scales: their ratio {worst:.3g} is outside {low:.3g} to {LARGEST:.0f}, which is what"
-      " XNNPACK runs; quantize.assemble widens grids so that it fits."
+      f"scales: their ratio {worst:.3g} is outside {low:.3g} to {high:.0f}, which is what XNNPACK"
+      " runs; quantize.assemble widens grids so that it fits."
     )
   return ratios
 

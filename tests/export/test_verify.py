@@ -1,0 +1,149 @@
+"""Verification finds what is wrong with a file, in one line."""
+
+import flax.linen as nn
+import numpy as np
+import pytest
+
+from jaxcompress import export
+from jaxcompress.nn import Add, ConvNorm, Dense, GlobalAvgPool, MaxPool
+from jaxcompress.quantize import QuantizedModel
+
+
+class Net(nn.Module):
+  classes: int = 6
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = ConvNorm(8, kernel=3, act="relu", name="stem")(x, train=train)
+    x = Add(name="add")(x, ConvNorm(8, name="conv")(x, train=train))
+    return Dense(self.classes, name="classifier")(GlobalAvgPool(name="pool")(x))
+
+
+SHAPE = (6, 6, 3)
+
+
+@pytest.fixture(scope="module")
+def quantized(networks):
+  return networks.random_quantized(Net(), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def path(quantized, tmp_path_factory):
+  return export.tflite(quantized, tmp_path_factory.mktemp("verify") / "net.tflite")
+
+
+@pytest.fixture(scope="module")
+def images(networks, quantized):
+  return networks.images_for(quantized, 20)
+
+
+def test_a_file_is_bit_equal_on_any_number_of_threads(path, quantized, images):
+  for threads in (1, 2):
+    result = export.verify(path, quantized, images, threads=threads)
+    assert result == export.Verification(1.0, 0, 1.0, 20, ())
+
+
+def test_a_single_wrong_bias_is_found(path, quantized, images):
+  layer = quantized.layers["stem"]
+  changed = {**quantized.layers, "stem": layer._replace(bias=layer.bias + np.int32(3000))}
+  result = export.verify(path, QuantizedModel(quantized.graph, quantized.grids, changed), images)
+  assert result.bit_equal < 1 and result.max_steps > 0
+
+
+def test_a_weight_that_was_changed_in_the_file_is_found(path, quantized, images, tmp_path):
+  content = bytearray(path.read_bytes())
+  weights = quantized.layers["classifier"].weights.T.tobytes()
+  at = content.find(weights)
+  content[at : at + len(weights)] = bytes(len(weights))
+  (tmp_path / "changed.tflite").write_bytes(content)
+  assert export.verify(tmp_path / "changed.tflite", quantized, images).bit_equal < 1
+
+
+def test_preprocessing_of_the_model_is_part_of_the_comparison(path, quantized, networks):
+  model = QuantizedModel(
+    quantized.graph, quantized.grids, quantized.layers, preprocess=lambda x: x / np.float32(64) - 2
+  )
+  pixels = np.random.default_rng(0).integers(0, 256, (5, *SHAPE)).astype(np.uint8)
+  assert export.verify(path, model, pixels).bit_equal == 1.0
+
+
+def test_operators_that_xnnpack_leaves_out_are_reported(networks, tmp_path):
+  class Padded(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+      return GlobalAvgPool(name="mean")(MaxPool(3, 2, padding="SYMMETRIC", name="pool")(x))
+
+  quantized = networks.random_quantized(Padded(), (8, 8, 3))
+  result = export.verify(
+    export.tflite(quantized, tmp_path / "a.tflite"), quantized, networks.images_for(quantized, 3)
+  )
+  assert (result.bit_equal, result.left_out) == (1.0, ("PADV2",))
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a............", b"\0\0\0\0TFL3garbage"])
+def test_foreign_files_are_named_in_one_line(content, quantized, images, tmp_path):
+  path = tmp_path / "foreign.tflite"
+  path.write_bytes(content)
+  for call in (
+    lambda: export.verify(path, quantized, images),
+    lambda: export.benchmark(path),
+    lambda: export.read_metadata(path),
+    lambda: export.read_operators(path),
+  ):
+    with pytest.raises(ValueError, match=r"path: .*foreign\.tflite (is no|does not run)") as caught:
+      call()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_cut_off_files_are_named_in_one_line(share, path, quantized, images, tmp_path):
+  content = path.read_bytes()
+  cut = tmp_path / "cut.tflite"
+  cut.write_bytes(content[: int(share * len(content))])
+  with pytest.raises(ValueError, match=r"path: .*cut\.tflite does not run in LiteRT") as caught:
+    export.verify(cut, quantized, images)
+  assert "\n" not in str(caught.value)
+  with pytest.raises(ValueError, match="does not run in LiteRT"):
+    export.read_operators(cut)
+
+
+def test_a_missing_file_is_named(quantized, images, tmp_path):
+  with pytest.raises(ValueError, match=r"nowhere\.tflite cannot be read"):
+    export.verify(tmp_path / "nowhere.tflite", quantized, images)
+
+
+def test_files_of_other_networks_are_refused(networks, path, images, quantized, tmp_path):
+  wider = networks.random_quantized(Net(), (8, 6, 3))
+  with pytest.raises(ValueError, match=r"\(1, 6, 6, 3\) and the model \(1, 8, 6, 3\)"):
+    export.verify(path, wider, networks.images_for(wider, 1))
+  more = networks.random_quantized(Net(classes=9), SHAPE)
+  with pytest.raises(ValueError, match="has 6 logits and the model 9"):
+    export.verify(path, more, images)
+
+
+def test_float_files_cannot_be_compared_bit_for_bit(networks, quantized, images, tmp_path):
+  class Mean(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+      return GlobalAvgPool(name="pool")(x)
+
+  graph, _ = networks.graph_of(Mean(), SHAPE)
+  path = export.tflite_float(graph, {}, tmp_path / "float.tflite")
+  with pytest.raises(ValueError, match="has float32 input and float32 output"):
+    export.verify(path, quantized, images)
+
+
+def test_no_images_are_an_error(path, quantized, images):
+  with pytest.raises(ValueError, match="images: there are none"):
+    export.verify(path, quantized, images[:0])
+
+
+def test_latencies_are_ordered_and_positive(path):
+  latency = export.benchmark(path, threads=1, repeats=20)
+  assert 0 < latency.p10 <= latency.median_ms <= latency.p90
+
+
+@pytest.mark.parametrize("options", [{"threads": 0}, {"repeats": 0}])
+def test_nothing_to_time_is_an_error(path, options):
+  with pytest.raises(ValueError, match="0 must be at least 1"):
+    export.benchmark(path, **options)
