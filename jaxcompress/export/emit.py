@@ -17,6 +17,7 @@ FUSED = {
   "relu": schema.ActivationFunctionType.RELU,
   "relu6": schema.ActivationFunctionType.RELU6,
 }
+GROUPED_VERSION = 6  # of CONV_2D
 DELEGATED_PARTS = 4  # XNNPACK splits into at most as many equal parts
 
 
@@ -146,23 +147,23 @@ def _pad(emitter: Emitter, node: Node, source: int, pads, fill: int | None) -> i
 
 def _convolution(emitter: Emitter, node: Node) -> None:
   source, padding = _padded(emitter, node)
-  groups, channels = channel_groups(node), node.input_shapes[0][-1]
-  depthwise = groups == channels > 1
+  channels = node.input_shapes[0][-1]
+  groups = channels if node.op == "AvgPool" else channel_groups(node)
   fields: dict[str, Any] = {
     "padding": padding,
     "strideH": node.attrs["stride"],
     "strideW": node.attrs["stride"],
     "dilationHFactor": 1,
     "dilationWFactor": 1,
-    "fusedActivationFunction": FUSED[node.attrs["act"]],
+    "fusedActivationFunction": FUSED[node.attrs.get("act")],
   }
-  if depthwise:
-    constants = emitter.weights(node, lambda hwio: hwio.transpose(2, 0, 1, 3), 3)
-    fields["depthMultiplier"] = node.attrs["features"] // channels
+  if groups == channels > 1:
     code, version = "DEPTHWISE_CONV_2D", emitter.version(3)
+    constants = emitter.weights(node, lambda hwio: hwio.transpose(2, 0, 1, 3), 3)
+    fields["depthMultiplier"] = node.output_shapes[0][-1] // channels
   else:
+    code, version = "CONV_2D", emitter.version(3) if groups == 1 else GROUPED_VERSION
     constants = emitter.weights(node, lambda hwio: hwio.transpose(3, 0, 1, 2), 0)
-    code, version = "CONV_2D", emitter.version(3) if groups == 1 else 6
   emitter.file.operator(code, version, [source, *constants], emitter.outputs(node), **fields)
 
 
@@ -244,21 +245,7 @@ def _max_pool(emitter: Emitter, node: Node) -> None:
 
 def _average_pool(emitter: Emitter, node: Node) -> None:
   if counts_padding(node):
-    source, padding = _padded(emitter, node)
-    constants = emitter.weights(node, lambda hwio: hwio.transpose(2, 0, 1, 3), 3)
-    emitter.file.operator(
-      "DEPTHWISE_CONV_2D",
-      emitter.version(3),
-      [source, *constants],
-      emitter.outputs(node),
-      padding=padding,
-      strideH=node.attrs["stride"],
-      strideW=node.attrs["stride"],
-      dilationHFactor=1,
-      dilationWFactor=1,
-      depthMultiplier=1,
-      fusedActivationFunction=FUSED[None],
-    )
+    _convolution(emitter, node)
     return
   source, padding = _padded(emitter, node)
   if source not in emitter.inputs(node):

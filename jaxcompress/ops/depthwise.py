@@ -7,28 +7,28 @@ XLA runs a grouped convolution with one channel per group 10 to 70 times slower 
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcompress.ops.images import sum_over_groups
 from jaxcompress.ops.padding import Pads, output_size
 from jaxcompress.ops.reductions import reduce_together
 
-GROUP_ELEMENTS = 2**19  # input elements of one group of images: about the size of a core's cache
 ACCUMULATORS = 10  # running sums that one reduction keeps in registers
 
-WeightGradient = Callable[[jax.Array, jax.Array, tuple[int, int], int, Pads], jax.Array]
+WeightGradient = Callable[[jax.Array, jax.Array, tuple[int, int], int], jax.Array]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def shifted(
   x: jax.Array,
   kernel: jax.Array,
   stride: int,
   pads: Pads,
   weight_gradient: WeightGradient,
+  keep_padded: bool,
 ) -> jax.Array:
   """Depthwise convolution: ``y[h, w, c] = sum_ij x[h * s + i, w * s + j, c] * kernel[i, j, 0, c]``.
 
@@ -37,141 +37,156 @@ def shifted(
     kernel: (kh, kw, 1, channels).
     stride: step in both directions.
     pads: ``((top, bottom), (left, right))``.
-    weight_gradient: one of :func:`by_taps`, :func:`by_rows`, :func:`by_scan`.
+    weight_gradient: :func:`by_taps` or :func:`by_rows`.
+    keep_padded: whether padded arrays are written to memory once and shared by all that read
+      them, which is best on CPU; elsewhere padding is left to be fused into every reader.
 
   Returns:
     (batch, out_height, out_width, channels) of the dtype of ``x``. Differentiable in reverse.
 
   Examples:
-    >>> shifted(jnp.ones((1, 3, 3, 2)), jnp.ones((3, 3, 1, 2)), 1, ((1, 1), (1, 1)), by_taps)[0, 0, 0]
-    Array([4., 4.], dtype=float32)
+    >>> x, kernel, pads = jnp.ones((1, 3, 3, 2)), jnp.ones((3, 3, 1, 2)), ((1, 1), (1, 1))
+    >>> shifted(x, kernel, 1, pads, by_taps, False)[0, 0].tolist()
+    [[4.0, 4.0], [6.0, 6.0], [4.0, 4.0]]
   """
+  return _forward(x, kernel, stride, pads, weight_gradient, keep_padded)[0]
+
+
+def _forward(x, kernel, stride, pads, weight_gradient, keep_padded):
   del weight_gradient
   size = output_size(x.shape[1:3], kernel.shape[:2], stride, pads)
-  padded = _pad(_wide(x), *pads)
+  padded = _keep(_pad(x, *pads), keep_padded)
   weights = _wide(kernel)
   y = _sum(
-    _window(padded, (i, j), size, stride) * weights[i, j, 0].reshape(1, 1, 1, -1)
+    _wide(_window(padded, (i, j), size, stride)) * weights[i, j, 0].reshape(1, 1, 1, -1)
     for i in range(kernel.shape[0])
     for j in range(kernel.shape[1])
   )
-  return y.astype(x.dtype)
+  return y.astype(x.dtype), (padded, kernel)
 
 
-def _forward(x, kernel, stride, pads, weight_gradient):
-  return shifted(x, kernel, stride, pads, weight_gradient), (x, kernel)
-
-
-def _backward(stride, pads, weight_gradient, residuals, g):
-  x, kernel = residuals
-  dx = input_gradient(g, kernel, x.shape, stride, pads)
-  dw = weight_gradient(x, g, kernel.shape[:2], stride, pads)
+def _backward(stride, pads, weight_gradient, keep_padded, residuals, g):
+  padded, kernel = residuals
+  size = tuple(n - sum(pair) for n, pair in zip(padded.shape[1:3], pads, strict=True))
+  rows, columns = (
+    _phases(*axis, stride) for axis in zip(size, g.shape[1:3], kernel.shape[:2], pads, strict=True)
+  )
+  padded_g = _keep(_pad(g, rows.margins, columns.margins), keep_padded)
+  dx = input_gradient(padded_g, kernel, rows, columns)[:, : size[0], : size[1]]
+  start = (rows.margins[0], columns.margins[0])
+  dw = weight_gradient(padded, _window(padded_g, start, g.shape[1:3], 1), kernel.shape[:2], stride)
   return dx, dw.reshape(kernel.shape).astype(kernel.dtype)
 
 
 shifted.defvjp(_forward, _backward)
 
 
+class Phases(NamedTuple):
+  """How one axis of the input is read, by position modulo the stride.
+
+  Attributes:
+    taps: for each phase, pairs (kernel tap, offset into the output).
+    size: positions of each phase.
+    margins: zeros before and after the gradient by the output, so that every tap finds a cell.
+  """
+
+  taps: tuple[tuple[tuple[int, int], ...], ...]
+  size: int
+  margins: tuple[int, int]
+
+
+def _phases(size: int, available: int, kernel: int, pad: tuple[int, int], stride: int) -> Phases:
+  """Input position ``stride * q + r`` meets tap ``a`` in output ``q + (r + pad - a) / stride``."""
+  taps = tuple(
+    tuple((a, (r + pad[0] - a) // stride) for a in range(kernel) if (r + pad[0] - a) % stride == 0)
+    for r in range(stride)
+  )
+  count = -(-size // stride)
+  offsets = [offset for phase in taps for _, offset in phase]
+  return Phases(taps, count, (max(0, -min(offsets)), max(0, count + max(offsets) - available)))
+
+
 def input_gradient(
-  g: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, pads: Pads
+  padded_g: jax.Array, kernel: jax.Array, rows: Phases, columns: Phases
 ) -> jax.Array:
   """Gradient by the input: each of the ``stride**2`` phases from the taps that hit it.
 
-  Position ``stride * q + r`` of the input was read by tap ``a`` into output ``q + d`` wherever
-  ``r + pad - a = stride * d``. The phases are computed from the upstream gradient as it is (no
-  zeros between its cells) and then interleaved.
+  The phases are computed from the upstream gradient as it is, without zeros between its cells,
+  and then interleaved.
 
   Args:
-    g: (batch, out_height, out_width, channels), the gradient by the output.
+    padded_g: gradient by the output with the margins of ``rows`` and ``columns``.
     kernel: (kh, kw, 1, channels).
-    shape: shape of the input.
-    stride: the convolution's.
-    pads: the convolution's.
+    rows: phases of the height.
+    columns: phases of the width.
 
-  Examples:
-    >>> g, kernel = jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1, 1, 1))
-    >>> input_gradient(g, kernel, (1, 3, 3, 1), 2, ((0, 0), (0, 0)))[0, 0, :, 0]
-    Array([1., 0., 1.], dtype=float32)
+  Returns:
+    (batch, stride * rows.size, stride * columns.size, channels): the input's size, rounded up.
   """
-  batch, height, width, channels = shape
-  rows = [_taps(r + pads[0][0], kernel.shape[0], stride) for r in range(stride)]
-  columns = [_taps(r + pads[1][0], kernel.shape[1], stride) for r in range(stride)]
-  size = (-(-height // stride), -(-width // stride))  # of one phase
-  top, bottom = _reach(rows, size[0], g.shape[1])
-  left, right = _reach(columns, size[1], g.shape[2])
-  padded = _pad(_wide(g), (top, bottom), (left, right))
+  batch, *_, channels = padded_g.shape
+  size, stride = (rows.size, columns.size), len(rows.taps)
   weights = _wide(kernel)
-  zeros = jnp.zeros((batch, *size, channels), padded.dtype)
+  zeros = jnp.zeros((batch, *size, channels), weights.dtype)
 
   def phase(row, column):
-    return _sum(
-      (
-        _window(padded, (top + dy, left + dx), size, 1) * weights[i, j, 0].reshape(1, 1, 1, -1)
-        for i, dy in row
-        for j, dx in column
-      ),
-      zeros,
+    terms = (
+      _wide(_window(padded_g, (rows.margins[0] + dy, columns.margins[0] + dx), size, 1))
+      * weights[i, j, 0].reshape(1, 1, 1, -1)
+      for i, dy in row
+      for j, dx in column
     )
+    return _sum(terms, zeros).astype(padded_g.dtype)
 
   if stride == 1:
-    return phase(rows[0], columns[0]).astype(g.dtype)
-  phases = [jnp.stack([phase(row, column) for column in columns], axis=3) for row in rows]
-  full = jnp.stack(phases, axis=2).reshape(batch, size[0] * stride, size[1] * stride, channels)
-  return full[:, :height, :width].astype(g.dtype)
+    return phase(rows.taps[0], columns.taps[0])
+  phases = [jnp.stack([phase(r, c) for c in columns.taps], axis=3) for r in rows.taps]
+  return jnp.stack(phases, axis=2).reshape(batch, size[0] * stride, size[1] * stride, channels)
 
 
-def by_taps(x, g, kernel, stride, pads) -> jax.Array:
+def by_taps(padded: jax.Array, g: jax.Array, kernel: tuple[int, int], stride: int) -> jax.Array:
   """Gradient by the kernel, one sum over batch and space for each tap.
 
   Args:
-    x: (batch, height, width, channels), the convolution's input.
+    padded: (batch, padded_height, padded_width, channels), the convolution's padded input.
     g: (batch, out_height, out_width, channels), the gradient by its output.
     kernel: height and width of the kernel.
     stride: the convolution's.
-    pads: the convolution's.
 
   Returns:
     (kh * kw, channels), float32 or wider.
   """
-  padded, g = _pad(_wide(x), *pads), _wide(g)
   sums = [
-    jnp.sum(_window(padded, (i, j), g.shape[1:3], stride) * g, axis=(0, 1, 2))
+    jnp.sum(_wide(_window(padded, (i, j), g.shape[1:3], stride)) * _wide(g), axis=(0, 1, 2))
     for i in range(kernel[0])
     for j in range(kernel[1])
   ]
   return jnp.stack(sums)
 
 
-def by_rows(x, g, kernel, stride, pads) -> jax.Array:
+def by_rows(padded: jax.Array, g: jax.Array, kernel: tuple[int, int], stride: int) -> jax.Array:
   """Gradient by the kernel with few passes: one variadic reduction gives many taps.
 
   The products of all taps of a few kernel rows are reduced over blocks of 4 to 8 output rows by
   *one* ``lax.reduce`` with that many operands, so its loop loads the images once and keeps every
   sum in a register. What remains is small. Arguments and result as for :func:`by_taps`.
   """
-  x, g = _wide(x), _wide(g)
   batch, height, width, channels = g.shape
   block = row_block(height)
   extra = -height % block
-  padded = _pad(x, (pads[0][0], pads[0][1] + extra * stride), pads[1])
-  g = _pad(g, (0, extra), (0, 0))
+  if extra:
+    padded, g = _pad(padded, (0, extra * stride), (0, 0)), _pad(g, (0, extra), (0, 0))
   sums = []
   step = max(ACCUMULATORS // kernel[1], 1)
   for first in range(0, kernel[0], step):
-    products = tuple(
-      (_window(padded, (i, j), g.shape[1:3], stride) * g).reshape(batch, -1, block, width, channels)
+    products = [
+      (_wide(_window(padded, (i, j), g.shape[1:3], stride)) * _wide(g)).reshape(
+        batch, -1, block, width, channels
+      )
       for i in range(first, min(first + step, kernel[0]))
       for j in range(kernel[1])
-    )
+    ]
     sums += [jnp.sum(part, axis=(0, 1, 2)) for part in reduce_together(products, 2)]
   return jnp.stack(sums)
-
-
-def by_scan(x, g, kernel, stride, pads) -> jax.Array:
-  """:func:`by_rows` over groups of images that fit the cache, in a scan."""
-  term = partial(by_rows, kernel=kernel, stride=stride, pads=pads)
-  per_image = x.shape[1] * x.shape[2] * x.shape[3]
-  return sum_over_groups(term, x, g, GROUP_ELEMENTS // per_image)
 
 
 def row_block(height: int) -> int:
@@ -193,6 +208,10 @@ def _wide(x: jax.Array) -> jax.Array:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def _keep(x: jax.Array, keep: bool) -> jax.Array:
+  return lax.optimization_barrier(x) if keep else x
+
+
 def _pad(x: jax.Array, rows: tuple[int, int], columns: tuple[int, int]) -> jax.Array:
   return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
 
@@ -209,14 +228,3 @@ def _sum(terms, start: jax.Array | None = None) -> jax.Array:
   for term in terms:
     total = term if total is None else total + term
   return start if total is None else total
-
-
-def _taps(position: int, kernel: int, stride: int) -> list[tuple[int, int]]:
-  """Pairs (tap, output offset) that read a position of the padded input."""
-  return [(a, (position - a) // stride) for a in range(kernel) if (position - a) % stride == 0]
-
-
-def _reach(phases: list[list[tuple[int, int]]], size: int, available: int) -> tuple[int, int]:
-  """Zeros needed before and after the gradient so that every tap finds a cell."""
-  offsets = [offset for taps in phases for _, offset in taps]
-  return max(0, -min(offsets)), max(0, size + max(offsets) - available)

@@ -38,9 +38,8 @@ def _xla_pointwise(x, kernel, stride):
 CHOICES: Mapping[str, Mapping[str, Callable[..., jax.Array]]] = {
   "depthwise": {
     "xla": _xla_depthwise,
-    "taps": partial(depthwise.shifted, weight_gradient=depthwise.by_taps),
-    "rows": partial(depthwise.shifted, weight_gradient=depthwise.by_rows),
-    "scan": partial(depthwise.shifted, weight_gradient=depthwise.by_scan),
+    "taps": partial(depthwise.shifted, weight_gradient=depthwise.by_taps, keep_padded=False),
+    "rows": partial(depthwise.shifted, weight_gradient=depthwise.by_rows, keep_padded=True),
   },
   "pointwise": {"xla": _xla_pointwise, "product": pointwise.matrix_product},
   "standard": {"xla": xla_conv, "parts": standard.by_parts, "products": standard.matrix_products},
@@ -48,7 +47,7 @@ CHOICES: Mapping[str, Mapping[str, Callable[..., jax.Array]]] = {
 }
 
 BACKENDS: Mapping[str, Formulations] = {
-  "cpu": Formulations(depthwise="scan", pointwise="product", standard="products", sums="together"),
+  "cpu": Formulations(depthwise="rows", pointwise="product", standard="products", sums="together"),
   "cpus": Formulations(depthwise="rows", pointwise="product", standard="parts", sums="together"),
   "gpu": Formulations(depthwise="taps", pointwise="product", standard="xla", sums="apart"),
   "tpu": Formulations(depthwise="xla", pointwise="xla", standard="xla", sums="apart"),
@@ -85,7 +84,7 @@ def formulations(**names: str) -> Iterator[Formulations]:
 
   Args:
     **names: formulation by kind of operation; kinds not given stay as they are. ``depthwise``:
-      ``"xla"``, ``"taps"``, ``"rows"``, ``"scan"``; ``pointwise``: ``"xla"``, ``"product"``;
+      ``"xla"``, ``"taps"``, ``"rows"``; ``pointwise``: ``"xla"``, ``"product"``;
       ``standard``: ``"xla"``, ``"parts"``, ``"products"``; ``sums``: ``"apart"``, ``"together"``.
 
   Yields:

@@ -77,7 +77,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
     opt_state=opt_state,
     step=state.step + 1,
   )
-  kept = _keep_finite(finite, proposed, state)
+  kept = keep_where(finite, proposed, state)  # memory banks guard themselves, uncopied
   skipped = state.skipped + (~finite).astype(jnp.int32)
   return kept.replace(skipped=skipped), {**metrics, "skipped": skipped}
 
@@ -90,17 +90,6 @@ def _all_finite(loss: jax.Array, gradients: Any) -> jax.Array:
   """
   sums = [jnp.sum(g.astype(jnp.float32)) for g in jax.tree.leaves(gradients)]
   return jax.lax.optimization_barrier(jnp.all(jnp.isfinite(jnp.stack([loss, *sums]))))
-
-
-def _keep_finite(finite: jax.Array, new: CompressState, old: CompressState) -> CompressState:
-  """The new state where finite, else the old one; memory banks guard themselves, uncopied."""
-  loss_state = keep_where(finite, new.loss_state, old.loss_state)
-  rest = jax.tree.map(
-    lambda a, b: a if a is b else jnp.where(finite, a, b),
-    new.replace(loss_state=()),
-    old.replace(loss_state=()),
-  )
-  return rest.replace(loss_state=loss_state)
 
 
 def forward(

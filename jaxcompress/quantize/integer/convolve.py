@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress import ops
+from jaxcompress.ops.dispatch import backend
 from jaxcompress.quantize.integer.values import Grid
 
 EXACT = 2**24  # integers below this are float32 values
@@ -136,7 +137,7 @@ def _rows(weights: jax.Array, start: int, stop: int) -> jax.Array:
 
 def _convolve(x, weights, *, stride, padding, groups):
   separate = weights.shape[2] == 1 and groups > 1
-  if jax.default_backend() == "cpu" or separate:
+  if backend().startswith("cpu") or separate:
     return ops.conv(x, weights, stride=stride, padding=padding, groups=groups)
   return tap_products(x, weights, stride=stride, padding=padding, groups=groups)
 
