@@ -23,7 +23,8 @@ def tflite(
   The integers are those of the model: nothing is calibrated or rounded again, so that LiteRT with
   XNNPACK computes, bit for bit, what ``quantized`` computes. Weights are int8 with a scale for
   each output channel, biases int32, the batch is one image, all constants lie inside the file, and
-  operators have the lowest version that holds them, so that old runtimes read it.
+  operators have the lowest version that holds them, so that old runtimes read it. Other kernels
+  than XNNPACK's, such as those of TFLite Micro, round differently and give logits some steps off.
 
   Args:
     quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`.
