@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcompress.ops.padding import Pads, output_size
+from jaxcompress.ops.padding import Pads, Pair, output_size
 from jaxcompress.ops.reductions import reduce_together
 
 ACCUMULATORS = 10  # running sums that one reduction keeps in registers
 
-WeightGradient = Callable[[jax.Array, jax.Array, tuple[int, int], int], jax.Array]
+WeightGradient = Callable[[jax.Array, jax.Array, Pair, int], jax.Array]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
@@ -55,7 +55,7 @@ def shifted(
 def _forward(x, kernel, stride, pads, weight_gradient, keep_padded):
   del weight_gradient
   size = output_size(x.shape[1:3], kernel.shape[:2], stride, pads)
-  padded = _keep(_pad(x, *pads), keep_padded)
+  padded = _padded(x, *pads, keep_padded)
   weights = _wide(kernel)
   y = _sum(
     _wide(_window(padded, (i, j), size, stride)) * weights[i, j, 0].reshape(1, 1, 1, -1)
@@ -71,8 +71,8 @@ def _backward(stride, pads, weight_gradient, keep_padded, residuals, g):
   rows, columns = (
     _phases(*axis, stride) for axis in zip(size, g.shape[1:3], kernel.shape[:2], pads, strict=True)
   )
-  padded_g = _keep(_pad(g, rows.margins, columns.margins), keep_padded)
-  dx = input_gradient(padded_g, kernel, rows, columns)[:, : size[0], : size[1]]
+  padded_g = _padded(g, rows.margins, columns.margins, keep_padded)
+  dx = input_gradient(padded_g, kernel, rows, columns, g.dtype)[:, : size[0], : size[1]]
   start = (rows.margins[0], columns.margins[0])
   dw = weight_gradient(padded, _window(padded_g, start, g.shape[1:3], 1), kernel.shape[:2], stride)
   return dx, dw.reshape(kernel.shape).astype(kernel.dtype)
@@ -90,12 +90,12 @@ class Phases(NamedTuple):
     margins: zeros before and after the gradient by the output, so that every tap finds a cell.
   """
 
-  taps: tuple[tuple[tuple[int, int], ...], ...]
+  taps: tuple[tuple[Pair, ...], ...]
   size: int
-  margins: tuple[int, int]
+  margins: Pair
 
 
-def _phases(size: int, available: int, kernel: int, pad: tuple[int, int], stride: int) -> Phases:
+def _phases(size: int, available: int, kernel: int, pad: Pair, stride: int) -> Phases:
   """Input position ``stride * q + r`` meets tap ``a`` in output ``q + (r + pad - a) / stride``."""
   taps = tuple(
     tuple((a, (r + pad[0] - a) // stride) for a in range(kernel) if (r + pad[0] - a) % stride == 0)
@@ -107,7 +107,7 @@ def _phases(size: int, available: int, kernel: int, pad: tuple[int, int], stride
 
 
 def input_gradient(
-  padded_g: jax.Array, kernel: jax.Array, rows: Phases, columns: Phases
+  padded_g: jax.Array, kernel: jax.Array, rows: Phases, columns: Phases, dtype: jnp.dtype
 ) -> jax.Array:
   """Gradient by the input: each of the ``stride**2`` phases from the taps that hit it.
 
@@ -119,6 +119,7 @@ def input_gradient(
     kernel: (kh, kw, 1, channels).
     rows: phases of the height.
     columns: phases of the width.
+    dtype: of the result; sums are taken in float32 or wider.
 
   Returns:
     (batch, stride * rows.size, stride * columns.size, channels): the input's size, rounded up.
@@ -135,7 +136,7 @@ def input_gradient(
       for i, dy in row
       for j, dx in column
     )
-    return _sum(terms, zeros).astype(padded_g.dtype)
+    return _sum(terms, zeros).astype(dtype)
 
   if stride == 1:
     return phase(rows.taps[0], columns.taps[0])
@@ -143,7 +144,7 @@ def input_gradient(
   return jnp.stack(phases, axis=2).reshape(batch, size[0] * stride, size[1] * stride, channels)
 
 
-def by_taps(padded: jax.Array, g: jax.Array, kernel: tuple[int, int], stride: int) -> jax.Array:
+def by_taps(padded: jax.Array, g: jax.Array, kernel: Pair, stride: int) -> jax.Array:
   """Gradient by the kernel, one sum over batch and space for each tap.
 
   Args:
@@ -163,7 +164,7 @@ def by_taps(padded: jax.Array, g: jax.Array, kernel: tuple[int, int], stride: in
   return jnp.stack(sums)
 
 
-def by_rows(padded: jax.Array, g: jax.Array, kernel: tuple[int, int], stride: int) -> jax.Array:
+def by_rows(padded: jax.Array, g: jax.Array, kernel: Pair, stride: int) -> jax.Array:
   """Gradient by the kernel with few passes: one variadic reduction gives many taps.
 
   The products of all taps of a few kernel rows are reduced over blocks of 4 to 8 output rows by
@@ -208,15 +209,16 @@ def _wide(x: jax.Array) -> jax.Array:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _keep(x: jax.Array, keep: bool) -> jax.Array:
-  return lax.optimization_barrier(x) if keep else x
+def _padded(x: jax.Array, rows: Pair, columns: Pair, keep: bool) -> jax.Array:
+  """Padded here, widened (narrow floats are slow to read on CPU), or wherever XLA fuses it."""
+  return lax.optimization_barrier(_pad(_wide(x), rows, columns)) if keep else _pad(x, rows, columns)
 
 
-def _pad(x: jax.Array, rows: tuple[int, int], columns: tuple[int, int]) -> jax.Array:
+def _pad(x: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
   return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
 
 
-def _window(x: jax.Array, start: tuple[int, int], size: tuple[int, int], stride: int) -> jax.Array:
+def _window(x: jax.Array, start: Pair, size: Pair, stride: int) -> jax.Array:
   """``size`` cells from ``start`` on, every ``stride``-th."""
   limits = [first + (n - 1) * stride + 1 for first, n in zip(start, size, strict=True)]
   return lax.slice(x, (0, *start, 0), (x.shape[0], *limits, x.shape[3]), (1, stride, stride, 1))

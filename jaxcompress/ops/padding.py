@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-Padding = str | tuple[tuple[int, int], tuple[int, int]]
-Pads = tuple[tuple[int, int], tuple[int, int]]
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]
+Padding = str | Pads
 
 NAMES = ("SAME", "SYMMETRIC", "VALID")
 
@@ -51,14 +52,14 @@ def resolve_padding(
   )
 
 
-def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
+def _same(size: int, kernel: int, stride: int) -> Pair:
   total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
   return total // 2, total - total // 2
 
 
 def output_size(
   size: Sequence[int], kernel: Sequence[int], stride: int | Sequence[int], pads: Pads
-) -> tuple[int, int]:
+) -> Pair:
   """Height and width of a convolution's output; 0 where the kernel does not fit.
 
   Examples:

@@ -2,7 +2,7 @@
 
 XLA on CPU gives every reduction a loop of its own and materializes what they share. One variadic
 ``lax.reduce`` over short blocks keeps all running sums of a block in registers; the sums of the
-blocks that remain are small. (Blocks of more than 32 are no longer unrolled, which is slower.)
+blocks that remain are small. (Beyond 32 the loop over a block is not unrolled, which is slower.)
 """
 
 import math
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-LONGEST_BLOCK = 32
+LONGEST_BLOCK = 16
 
 
 def reduce_together(arrays: Sequence[jax.Array], axis: int) -> tuple[jax.Array, ...]:

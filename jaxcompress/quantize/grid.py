@@ -81,13 +81,13 @@ def finite(scale: jax.Array) -> jax.Array:
 
 
 def to_integers(x: jax.Array, scale: jax.Array, zero: jax.Array, to: Levels) -> jax.Array:
-  """``clip(round(x / scale) + zero)``, half to even, as integer-valued floats.
+  """``clip(round(x * (1 / scale)) + zero)``, half to even, as integer-valued floats.
 
   Examples:
     >>> to_integers(jnp.array([0.5, 1.5, 200.0]), 1.0, 0.0, levels(8, symmetric=True)).tolist()
     [0.0, 2.0, 127.0]
   """
-  return jnp.clip(jnp.round(x / scale) + zero, to.low, to.high)
+  return jnp.clip(jnp.round(x * (1.0 / scale)) + zero, to.low, to.high)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -122,7 +122,7 @@ def fake_quant(x: jax.Array, scale: jax.Array, zero: jax.Array, to: Levels) -> j
 
 
 def _forward(x, scale, zero, to):
-  code = jnp.round(x.astype(jnp.float32) / scale) + zero
+  code = jnp.round(x.astype(jnp.float32) * (1.0 / scale)) + zero
   y = (jnp.clip(code, to.low, to.high) - zero) * scale
   return y.astype(x.dtype), (code >= to.low) & (code <= to.high)
 

@@ -85,14 +85,15 @@ def assemble(
 
 
 def round_kernel(kernel: np.ndarray, scales: np.ndarray, to: Levels) -> np.ndarray:
-  """``clip(round_half_even(kernel / s))`` in float32, as fake quantization computes it; int8.
+  """``clip(round_half_even(kernel * (1 / s)))`` in float32, as fake quantization computes it; int8.
 
   Examples:
     >>> round_kernel(np.float32([[0.5, -9.0]]), np.float32([0.2, 0.1]), NARROW_INT8).tolist()
     [[2, -90]]
   """
   spread = (1,) * (kernel.ndim - 1) + (-1,)
-  rounded = np.rint(kernel.astype(np.float32) / scales.astype(np.float32).reshape(spread))
+  inverse = np.float32(1.0) / scales.astype(np.float32).reshape(spread)
+  rounded = np.rint(kernel.astype(np.float32) * inverse)
   return np.clip(rounded, to.low, to.high).astype(np.int8)
 
 

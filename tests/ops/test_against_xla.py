@@ -9,7 +9,6 @@ import pytest
 from jax import lax
 
 from jaxcompress import ops
-from jaxcompress.ops import depthwise
 
 CASES = [  # even and odd heights and widths with both paddings, then the less common ones
   ((8, 7), "SAME"),
@@ -17,8 +16,8 @@ CASES = [  # even and odd heights and widths with both paddings, then the less c
   ((7, 10), "SAME"),
   ((7, 10), "SYMMETRIC"),
   ((9, 8), "VALID"),
-  ((2, 5), "SAME"),  # smaller than the kernel
-  ((6, 9), ((0, 2), (3, 1))),
+  ((1, 5), "SAME"),  # smaller than the kernel
+  ((6, 9), ((0, 2), (2, 1))),
 ]
 FEW = CASES[:2]  # for narrow dtypes and for formulations that share most of their code
 TOLERANCE = {"float64": 1e-13, "float32": 2e-6, "bfloat16": 8e-3}

@@ -43,7 +43,7 @@ def command():
   """Starts ``jaxcompress`` in a process of its own."""
 
   def start(*arguments, **options):
-    program = "import sys; from jaxcompress.cli import main; sys.argv[0] = 'jaxcompress'; main()"
+    program = "import sys; from jaxcompress.cli import start; sys.argv[0] = 'jaxcompress'; start()"
     return subprocess.Popen(
       [sys.executable, "-c", program, *map(str, arguments)],
       env=environment(),

@@ -1,0 +1,27 @@
+"""One-pass sums against plain ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcompress import ops
+
+
+@pytest.mark.parametrize("formulation", ["apart", "together"])
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (3, 7, 7, 5), (2, 1, 1, 4), (5, 6), (2, 4, 3)])
+def test_sums_are_over_all_axes_but_the_last(shape, formulation):
+  rng = np.random.default_rng(0)
+  a, b = (jnp.asarray(rng.integers(-9, 9, shape), jnp.float32) for _ in range(2))
+  axes = tuple(range(len(shape) - 1))
+  with ops.formulations(sums=formulation):
+    sums = jax.jit(ops.channel_sums)(a, b)
+    mapped = jax.vmap(ops.channel_sums)(jnp.stack([a, b]), jnp.stack([b, a]))
+  for mine, array in zip(sums, (a, b), strict=True):
+    np.testing.assert_array_equal(mine, np.sum(array, axes))
+  np.testing.assert_array_equal(mapped[0], jnp.stack(sums))
+
+
+def test_arrays_of_different_shapes_are_refused():
+  with pytest.raises(ValueError, match="b: float32"):
+    ops.channel_sums(jnp.ones((2, 3)), jnp.ones((2, 4)))
