@@ -27,12 +27,12 @@ def require_edge() -> None:
     ) from error
 
 
-def write_atomically(path: str | os.PathLike, data: bytes) -> pathlib.Path:
+def write_atomically(path: str | os.PathLike, data: bytes | str) -> pathlib.Path:
   """Writes beside a file and renames, so that a reader or a kill never leaves half of it.
 
   Args:
     path: the file; what was there is replaced.
-    data: its content.
+    data: its content; text is written as UTF-8.
 
   Returns:
     The path.
@@ -48,7 +48,7 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> pathlib.Path:
   path = pathlib.Path(path)
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
   try:
-    temporary.write_bytes(data)
+    temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
     os.replace(temporary, path)
   except OSError as error:
     raise ValueError(f"path: {path} cannot be written ({error.strerror}).") from error

@@ -36,10 +36,12 @@ def resolve_padding(
   """
   sides = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
   if not isinstance(padding, str):
-    pairs = tuple(tuple(pair) for pair in padding)
-    if len(pairs) != 2 or any(len(pair) != 2 for pair in pairs):
-      raise ValueError(f"padding: {padding!r} must be ((top, bottom), (left, right)).")
-    return pairs
+    try:
+      (top, bottom), (left, right) = padding
+    except (TypeError, ValueError):
+      message = f"padding: {padding!r} must be ((top, bottom), (left, right)) or a name."
+      raise ValueError(message) from None
+    return (top, bottom), (left, right)
   if padding == "VALID":
     return ((0, 0), (0, 0))
   if padding == "SYMMETRIC":

@@ -5,6 +5,7 @@ positions, kernels on few channels are better unfolded, and any gradient of a gr
 is 10 to 100 times slower than the same convolution group by group.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -18,7 +19,8 @@ from jaxcompress.ops.xla import xla_conv
 
 GROUP_POSITIONS = 2048  # output positions of one group of images in the weight gradient
 FEW_TAPS = 36  # kh * kw * in up to which the input is unfolded: a stem on RGB
-MANY_CHANNELS = 32  # input channels from which matrix products win the weight gradient
+MANY_CHANNELS = 32  # input channels from which matrix products win the weight gradient,
+LARGE_MAP = 512  # and output positions
 MOST_PARTS = 16  # separate convolutions that a grouped one is cut into: bounds compile time
 
 
@@ -49,7 +51,8 @@ def matrix_products(
     return matrix_product(x, kernel, stride)
   if height * width * channels <= FEW_TAPS:
     return unfolded(x, kernel, stride, pads)
-  if channels >= MANY_CHANNELS:
+  size = output_size(x.shape[1:3], (height, width), stride, pads)
+  if channels >= MANY_CHANNELS and math.prod(size) >= LARGE_MAP:
     return fast_weights(x, kernel, stride, pads)
   return xla_conv(x, kernel, stride, pads)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ import optax
 from rich.console import Console
 
 from jaxcompress import data as datasets
-from jaxcompress import distill, quantize, training
+from jaxcompress import distill, export, quantize, training
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.report import MetricsWriter, read_metrics
@@ -82,10 +81,8 @@ class Context:
 
   def note(self, **facts: Any) -> None:
     """Keeps facts for the report, also over a kill."""
-    path = self.folder / PROGRESS_FILE
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps({**self.recall(), **facts}, indent=2) + "\n")
-    os.replace(temporary, path)
+    text = json.dumps({**self.recall(), **facts}, indent=2) + "\n"
+    export.write_atomically(self.folder / PROGRESS_FILE, text)
 
   def top1(self, network: Network, variables: Any, split: datasets.Split) -> float:
     """Accuracy of a float network on a split, a share."""

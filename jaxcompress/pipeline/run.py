@@ -18,7 +18,8 @@ from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 
 QUICK_IMAGES = 6000
-TEACHER = ("mobilenet_v2", 0.75)
+TEACHER = "mobilenet_v2"
+TEACHER_WIDTH, QUICK_TEACHER_WIDTH = 0.75, 0.5
 STUDENT_WIDTH = 0.25
 SAMPLES = 24
 
@@ -67,8 +68,9 @@ def compress(
       width=options.teacher_width,
     )
   else:
-    name = options.teacher or TEACHER[0]
-    teacher = networks.build(name, count, shape, options.teacher_width, TEACHER[1])
+    width = QUICK_TEACHER_WIDTH if options.quick else TEACHER_WIDTH
+    name = options.teacher or TEACHER
+    teacher = networks.build(name, count, shape, options.teacher_width, width)
   console.print(
     f"{data.name}: {len(data.train):,} training images of {count} classes,"
     f" {shape[0]} x {shape[1]} px; teacher {teacher.title}"

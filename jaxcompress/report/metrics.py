@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jaxcompress.report.files import write_atomically
+from jaxcompress.export.files import write_atomically
 from jaxcompress.report.serial import plain
 
 Row = dict[str, Any]

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from jaxcompress.export.files import write_atomically
 from jaxcompress.report import findings, style, text
 from jaxcompress.report.confusion import confusion_matrix
-from jaxcompress.report.files import write_atomically
 from jaxcompress.report.ranges import activation_ranges, weight_ranges
 from jaxcompress.report.results import Results, label, ordered
 

@@ -4,8 +4,8 @@ import json
 import os
 import pathlib
 
+from jaxcompress.export.files import write_atomically
 from jaxcompress.report import html, plots
-from jaxcompress.report.files import write_atomically
 from jaxcompress.report.results import Results
 from jaxcompress.report.serial import to_json
 

@@ -73,24 +73,26 @@ def check(cases, kernel_shape, stride, groups, dtype=jnp.float64, **formulation)
       y = jax.eval_shape(run, x, kernel)
       arrays.append((x, kernel, jnp.asarray(rng.normal(size=y.shape), dtype)))
     wide = jax.tree.map(lambda a: a.astype(jnp.float64), arrays)
-    quick = {"xla_backend_optimization_level": 0}  # compiles the reference 15 times faster
+    quick = {"xla_backend_optimization_level": 0}  # compiles up to 15 times faster
     theirs = jax.jit(partial(value_and_gradients, xla, rows), compiler_options=quick)(wide)
+    options = quick if dtype == jnp.float64 else {}
     with ops.formulations(**formulation):
-      mine = jax.jit(partial(value_and_gradients, ours, rows))(arrays)
+      mine = jax.jit(partial(value_and_gradients, ours, rows), compiler_options=options)(arrays)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(mine)} == {str(np.dtype(dtype))}
     assert_near(mine, theirs)
 
 
 @pytest.fixture
 def tiny_groups(monkeypatch):
-  """Scans over groups of two images however small they are."""
+  """Scans over groups of two images however small they are, as large ones are."""
   monkeypatch.setattr("jaxcompress.ops.standard.GROUP_POSITIONS", 1)
+  monkeypatch.setattr("jaxcompress.ops.standard.LARGE_MAP", 1)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("k", [3, 5, 7])
-def test_depthwise_is_exact_in_float64(k, stride, tiny_groups):
-  check(CASES if k == 3 else CASES[:6], (k, k, 1, 6), stride, 6, depthwise="rows")
+def test_depthwise_is_exact_in_float64(k, stride):
+  check(CASES if k == 3 else CASES[:4], (k, k, 1, 6), stride, 6, depthwise="rows")
 
 
 @pytest.mark.parametrize("k", [3, 5])
@@ -101,8 +103,8 @@ def test_other_depthwise_formulations_are_exact_in_float64(formulation, k):
 
 @pytest.mark.parametrize("k", [3, 5, 7])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_depthwise_rounds_as_its_dtype_does(dtype, k, tiny_groups):
-  check(FEW, (k, k, 1, 6), 1, 6, dtype, depthwise="rows")
+def test_depthwise_rounds_as_its_dtype_does(dtype, k):
+  check(FEW[:1], (k, k, 1, 6), 1, 6, dtype, depthwise="rows")
 
 
 def test_depthwise_takes_several_kernels_per_channel():
@@ -120,12 +122,12 @@ def test_pointwise_equals_xla(formulation, dtype, stride):
 @pytest.mark.parametrize("k", [3, 5, 7])
 @pytest.mark.parametrize("channels", [2, 32])  # unfolded or XLA's, and products
 def test_standard_is_exact_in_float64(channels, k, stride, tiny_groups):
-  check(CASES, (k, k, channels, 4), stride, 1, standard="products")
+  check(CASES if k == 3 else CASES[:4], (k, k, channels, 4), stride, 1, standard="products")
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("channels", [3, 10, 32])
-def test_standard_rounds_as_its_dtype_does(channels, dtype):
+def test_standard_rounds_as_its_dtype_does(channels, dtype, tiny_groups):
   check(FEW, (3, 3, channels, 4), 2, 1, dtype, standard="products")
 
 

@@ -13,7 +13,7 @@ from jaxcompress.ops import dispatch
 KERNELS = {"depthwise": (3, 3, 1, 4), "pointwise": (1, 1, 4, 6), "standard": (3, 3, 4, 6)}
 
 
-@pytest.fixture(params=["cpu", "gpu", "tpu"])
+@pytest.fixture(params=["cpu", "gpu"])
 def formulations(request):
   """What a backend would choose, run here."""
   with ops.formulations(**dispatch.BACKENDS[request.param]._asdict()) as names:
