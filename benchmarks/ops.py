@@ -1,25 +1,33 @@
-"""Our convolutions beside XLA's, in one process: ``python benchmarks/ops.py --repeats 7``.
+"""Our operations beside XLA's, in one process: ``python benchmarks/ops.py --repeats 7``.
 
-Both sides are timed alternately and the ratio is the median over the pairs, so a machine that is
-busy with something else slows both down. A backward pass includes its forward pass and gives the
-gradients by the input and by the kernel (only by the kernel for a stem, whose input is data).
+The peers are ``lax.conv_general_dilated`` and ``flax.linen.BatchNorm``. Both sides take turns and
+a ratio is the median over pairs of neighbouring runs, so a machine that is busy with something
+else slows both down. Backward passes include the forward pass and give all gradients (for a stem,
+whose input is data, only the kernel's).
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
 from jaxcompress import ops
+from jaxcompress.nn import batch_norm
+
+XLA = {"depthwise": "xla", "pointwise": "xla", "standard": "xla"}
+SIDES = ("XLA", "ours")
 
 
-class Case(NamedTuple):
-  """One convolution: a square kernel on images of one shape."""
+class Conv(NamedTuple):
+  """One convolution with a square kernel on square images."""
 
   batch: int
   size: int
@@ -30,12 +38,55 @@ class Case(NamedTuple):
   groups: int = 1
   stem: bool = False
 
+  def __str__(self):
+    image = f"{self.batch}x{self.size}x{self.size}x{self.channels}"
+    return f"{image} > {self.features} k{self.kernel} s{self.stride}"
 
-def depthwise(batch: int, size: int, channels: int, kernel: int, stride: int) -> Case:
-  return Case(batch, size, channels, kernel, stride, channels, channels)
+  def arguments(self, dtype):
+    keys = jax.random.split(jax.random.key(0), 2)
+    kernel = (self.kernel, self.kernel, self.channels // self.groups, self.features)
+    image = (self.batch, self.size, self.size, self.channels)
+    return jax.random.normal(keys[0], image, dtype), jax.random.normal(keys[1], kernel, dtype)
+
+  def ours(self, x, kernel):
+    return ops.conv(x, kernel, stride=self.stride, padding="SYMMETRIC", groups=self.groups)
+
+  def xla(self, x, kernel):
+    with ops.formulations(**XLA):
+      return self.ours(x, kernel)
 
 
-CASES = {
+class Norm(NamedTuple):
+  """Batch normalization in training."""
+
+  batch: int
+  size: int
+  channels: int
+  stem: bool = False
+
+  def __str__(self):
+    return f"{self.batch}x{self.size}x{self.size}x{self.channels}"
+
+  def arguments(self, dtype):
+    x = jax.random.normal(jax.random.key(0), (self.batch, self.size, self.size, self.channels))
+    return x.astype(dtype), jnp.ones(self.channels), jnp.zeros(self.channels)
+
+  def ours(self, x, scale, bias):
+    return batch_norm(x, scale, bias, jnp.zeros_like(scale), jnp.ones_like(scale), True, 1e-5)[0]
+
+  def xla(self, x, scale, bias):
+    layer = flax.linen.BatchNorm(use_running_average=False, epsilon=1e-5, dtype=x.dtype)
+    stats = {"mean": jnp.zeros_like(scale), "var": jnp.ones_like(scale)}
+    variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
+    return layer.apply(variables, x, mutable=["batch_stats"])[0]
+
+
+def depthwise(batch: int, size: int, channels: int, kernel: int, stride: int) -> Conv:
+  return Conv(batch, size, channels, kernel, stride, channels, channels)
+
+
+pointwise = partial(Conv, kernel=1, stride=1)
+KINDS = {
   "depthwise": (
     depthwise(32, 32, 96, kernel=3, stride=1),
     depthwise(32, 32, 144, kernel=3, stride=2),
@@ -46,116 +97,95 @@ CASES = {
     depthwise(32, 16, 192, kernel=7, stride=1),
   ),
   "pointwise": (
-    Case(32, 32, 16, 1, 1, features=96),
-    Case(32, 32, 144, 1, 1, features=24),
-    Case(32, 8, 64, 1, 1, features=384),
-    Case(32, 8, 384, 1, 1, features=64),
-    Case(32, 4, 320, 1, 1, features=1280),
-    Case(8, 56, 144, 1, 1, features=24),
+    pointwise(32, 32, 16, features=96),
+    pointwise(32, 32, 144, features=24),
+    pointwise(32, 8, 64, features=384),
+    pointwise(32, 8, 384, features=64),
+    pointwise(32, 4, 320, features=1280),
+    pointwise(8, 56, 144, features=24),
   ),
   "standard": (
-    Case(32, 32, 64, 3, 1, features=64),
-    Case(32, 16, 128, 3, 1, features=128),
-    Case(32, 8, 256, 3, 1, features=256),
-    Case(32, 32, 64, 3, 2, features=128),
-    Case(32, 32, 3, 3, 1, features=32, stem=True),
-    Case(8, 224, 3, 3, 2, features=32, stem=True),
+    Conv(32, 32, 64, kernel=3, stride=1, features=64),
+    Conv(32, 16, 128, kernel=3, stride=1, features=128),
+    Conv(32, 8, 256, kernel=3, stride=1, features=256),
+    Conv(32, 32, 3, kernel=3, stride=1, features=32, stem=True),
+    Conv(8, 224, 3, kernel=3, stride=2, features=32, stem=True),
   ),
   "grouped": (
-    Case(32, 16, 240, 1, 1, features=60, groups=3),
-    Case(32, 16, 64, 3, 1, features=64, groups=8),
+    pointwise(32, 16, 240, features=60, groups=3),
+    Conv(32, 16, 64, kernel=3, stride=1, features=64, groups=8),
   ),
+  "batch_norm": (Norm(32, 32, 144), Norm(32, 16, 192), Norm(32, 4, 960), Norm(8, 56, 144)),
 }
-XLA = {"depthwise": "xla", "pointwise": "xla", "standard": "xla"}
-SIDES = ("xla", "ours")
 
 
-class Timing(NamedTuple):
-  """Milliseconds of one side, one per repeat, and seconds until the first result."""
+class Runs(NamedTuple):
+  """A compiled program of one side, its milliseconds per repeat, and seconds of compilation."""
 
+  program: Callable
   milliseconds: list[float]
-  first: float
+  compilation: float
 
 
-def programs(case: Case, dtype: jnp.dtype):
-  """The compiled forward pass and forward + backward pass, with their arguments."""
-  keys = jax.random.split(jax.random.key(0), 2)
-  shape = (case.kernel, case.kernel, case.channels // case.groups, case.features)
-  x = jax.random.normal(keys[0], (case.batch, case.size, case.size, case.channels), dtype)
-  kernel = jax.random.normal(keys[1], shape, dtype)
-
-  def forward(x, kernel):
-    return ops.conv(x, kernel, stride=case.stride, padding="SYMMETRIC", groups=case.groups)
-
-  def both(x, kernel):
-    y, pull_back = jax.vjp(forward, x, kernel)
+def backward(forward: Callable, stem: bool) -> Callable:
+  def both(*arguments):
+    y, pull_back = jax.vjp(forward, *arguments)
     gradients = pull_back(y)
-    return y, gradients[1:] if case.stem else gradients
+    return y, gradients[1:] if stem else gradients
 
-  return {"forward": jax.jit(forward), "both": jax.jit(both)}, (x, kernel)
-
-
-def clock(function, arguments) -> float:
-  start = time.perf_counter()
-  jax.block_until_ready(function(*arguments))
-  return time.perf_counter() - start
+  return both
 
 
-def compare(case: Case, dtype: jnp.dtype, repeats: int) -> dict[str, dict[str, Timing]]:
-  """Timings by program and side, the sides taking turns."""
-  runs = {}
-  for side in SIDES:
-    functions, arguments = programs(case, dtype)
-    with ops.formulations(**(XLA if side == "xla" else {})):
-      for name, function in functions.items():
-        compiled = function.lower(*arguments)
-        start = time.perf_counter()
-        compiled = compiled.compile()
-        seconds = time.perf_counter() - start
-        clock(compiled, arguments)
-        runs.setdefault(name, {})[side] = compiled, arguments, Timing([], seconds)
+def compare(case: Conv | Norm, dtype: jnp.dtype, repeats: int) -> list[dict[str, Runs]]:
+  """Runs of both sides: first of the forward pass, then of forward and backward."""
+  arguments = case.arguments(dtype)
+  programs = [{}, {}]
+  for side, forward in zip(SIDES, (case.xla, case.ours), strict=True):
+    for place, function in zip(programs, (forward, backward(forward, case.stem)), strict=True):
+      lowered = jax.jit(function).lower(*arguments)
+      seconds, compiled = clock(lowered.compile)
+      jax.block_until_ready(compiled(*arguments))
+      place[side] = Runs(compiled, [], seconds)
   for _ in range(repeats):
-    for sides in runs.values():
-      for compiled, arguments, timing in sides.values():
-        timing.milliseconds.append(clock(compiled, arguments) * 1e3)
-  return {name: {side: run[2] for side, run in sides.items()} for name, sides in runs.items()}
+    for sides in programs:
+      for runs in sides.values():
+        seconds, _ = clock(lambda: jax.block_until_ready(runs.program(*arguments)))  # noqa: B023
+        runs.milliseconds.append(seconds * 1e3)
+  return programs
 
 
-def ratio(timings: dict[str, Timing]) -> float:
-  """How many times faster ours is: the median over pairs of neighbouring runs."""
-  pairs = zip(timings["xla"].milliseconds, timings["ours"].milliseconds, strict=True)
-  return statistics.median(theirs / mine for theirs, mine in pairs)
+def clock(function: Callable) -> tuple[float, object]:
+  start = time.perf_counter()
+  result = function()
+  return time.perf_counter() - start, result
 
 
-def describe(case: Case) -> str:
-  shape = f"{case.batch}x{case.size}x{case.size}x{case.channels}"
-  return f"{shape} > {case.features} k{case.kernel} s{case.stride}"
-
-
-def row(case: Case, results: dict[str, dict[str, Timing]]) -> list[str]:
-  cells = [describe(case)]
-  for timings in results.values():
-    cells += [f"{statistics.median(timings[side].milliseconds):.2f}" for side in SIDES]
-    cells.append(f"{ratio(timings):.1f}x")
-  return [*cells, f"{results['both']['ours'].first:.1f}"]
+def row(case: Conv | Norm, programs: list[dict[str, Runs]]) -> list[str]:
+  cells = [str(case)]
+  for sides in programs:
+    cells += [f"{statistics.median(sides[side].milliseconds):.2f}" for side in SIDES]
+    pairs = zip(*(sides[side].milliseconds for side in SIDES), strict=True)
+    cells.append(f"{statistics.median(theirs / mine for theirs, mine in pairs):.1f}x")
+  return [*cells, f"{programs[1]['ours'].compilation:.1f}"]
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--repeats", type=int, default=7, help="timed runs of each program")
-  parser.add_argument("--kind", choices=[*CASES, "all"], default="all")
+  parser.add_argument("--kind", choices=[*KINDS, "all"], default="all")
   parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
   options = parser.parse_args()
+  ops.keep_freed_memory()  # for both sides; without it the kernel's page faults are timed
   console = Console()
-  for kind in CASES if options.kind == "all" else [options.kind]:
-    table = Table(title=f"{kind}, {options.dtype}, ms ({jax.default_backend()})", min_width=88)
-    table.add_column("images > features")
-    for name in ("forward", "forward + backward"):
+  for kind in KINDS if options.kind == "all" else [options.kind]:
+    table = Table(title=f"{kind}, {options.dtype}, ms on {jax.default_backend()}")
+    table.add_column("images > features", min_width=24)
+    for name in ("forward", "+ backward"):
       table.add_column(f"XLA {name}", justify="right")
-      table.add_column("ours", justify="right")
-      table.add_column("ratio", justify="right", style="bold")
+      table.add_column("ours", justify="right", min_width=5)
+      table.add_column("ratio", justify="right", style="bold", min_width=5)
     table.add_column("compile s", justify="right")
-    for case in CASES[kind]:
+    for case in KINDS[kind]:
       table.add_row(*row(case, compare(case, jnp.dtype(options.dtype), options.repeats)))
     console.print(table)
 

@@ -1,5 +1,6 @@
 """Convolutions, NHWC, with fast custom gradients, and sums over channels."""
 
+from jaxcompress.ops.allocator import keep_freed_memory
 from jaxcompress.ops.convolution import conv, depthwise_conv, pointwise_conv
 from jaxcompress.ops.dispatch import Formulations, formulations
 from jaxcompress.ops.padding import Padding, resolve_padding
@@ -12,6 +13,7 @@ __all__ = [
   "conv",
   "depthwise_conv",
   "formulations",
+  "keep_freed_memory",
   "pointwise_conv",
   "resolve_padding",
 ]

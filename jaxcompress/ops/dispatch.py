@@ -2,9 +2,8 @@
 
 On CPU these are the formulations that won measurements (``benchmarks/ops.py`` repeats them). On
 GPU, XLA's depthwise convolution is slow too and its other convolutions are not; on TPU all of them
-are native. Reductions in a scan over groups of images suit one CPU device; where the batch is
-spread over several, the scan would gather it, so the same reductions run on the whole batch. The
-choices for GPU and TPU follow from what XLA is known to do there and were not timed here.
+are native. The choices for GPU and TPU follow from what XLA is known to do there; they were not
+timed here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -42,13 +41,12 @@ CHOICES: Mapping[str, Mapping[str, Callable[..., jax.Array]]] = {
     "rows": partial(depthwise.shifted, weight_gradient=depthwise.by_rows, keep_padded=True),
   },
   "pointwise": {"xla": _xla_pointwise, "product": pointwise.matrix_product},
-  "standard": {"xla": xla_conv, "parts": standard.by_parts, "products": standard.matrix_products},
+  "standard": {"xla": xla_conv, "cases": standard.by_case},
   "sums": {"apart": reductions.sums_apart, "together": reductions.sums_together},
 }
 
 BACKENDS: Mapping[str, Formulations] = {
-  "cpu": Formulations(depthwise="rows", pointwise="product", standard="products", sums="together"),
-  "cpus": Formulations(depthwise="rows", pointwise="product", standard="parts", sums="together"),
+  "cpu": Formulations(depthwise="rows", pointwise="product", standard="cases", sums="together"),
   "gpu": Formulations(depthwise="taps", pointwise="product", standard="xla", sums="apart"),
   "tpu": Formulations(depthwise="xla", pointwise="xla", standard="xla", sums="apart"),
 }
@@ -59,14 +57,10 @@ _chosen = jax.make_user_context(default_value=None)
 
 
 def backend() -> str:
-  """The key of :data:`BACKENDS` for the devices that programs are now traced for.
-
-  ``"cpus"`` is a CPU backend with several devices; ``jax.default_device`` is heeded.
-  """
+  """The key of :data:`BACKENDS` that programs are now traced for; heeds ``jax.default_device``."""
   device = jax.config.jax_default_device
   if device is None:
-    name = jax.default_backend()
-    return "cpus" if name == "cpu" and jax.device_count() > 1 else name
+    return jax.default_backend()
   name = device if isinstance(device, str) else device.platform
   return ALIASES.get(name, name)
 
@@ -85,7 +79,7 @@ def formulations(**names: str) -> Iterator[Formulations]:
   Args:
     **names: formulation by kind of operation; kinds not given stay as they are. ``depthwise``:
       ``"xla"``, ``"taps"``, ``"rows"``; ``pointwise``: ``"xla"``, ``"product"``;
-      ``standard``: ``"xla"``, ``"parts"``, ``"products"``; ``sums``: ``"apart"``, ``"together"``.
+      ``standard``: ``"xla"``, ``"cases"``; ``sums``: ``"apart"``, ``"together"``.
 
   Yields:
     The :class:`Formulations` in force.

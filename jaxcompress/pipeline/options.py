@@ -22,8 +22,8 @@ class Options:
     teacher_width: its width multiplier.
     teacher_checkpoint: folder of a trained teacher (``OUT/teacher`` of another run), or None.
     bits: of the deployed weights, 2 to 8; activations have 8.
-    epochs: passes over the training images for teacher and student each; None: about
-      :data:`STEPS` steps.
+    epochs: passes over the training images for teacher and student each; None: 1000 steps, or 25
+      epochs of a small set if that is less, but at least 400 steps.
     batch_size: images per step.
     image_size: side to which a folder's images are brought; None: their own.
     seed: of everything that is random.

@@ -19,7 +19,8 @@ from jaxcompress.report import MetricsWriter, read_metrics
 PEAK = 0.1  # learning rate of SGD at the top of its schedule
 FINE_TUNE = 0.005  # and while the network learns to live with integers
 TEMPERATURE, KD_WEIGHT = 4.0, 0.9
-STEPS = 1000  # where no number of epochs is given
+STEPS = 1000  # where no number of epochs is given, and the set is not small
+SMALL_STEPS, SMALL_EPOCHS = 400, 25  # a small set gets so many epochs, but no fewer steps
 EVAL_BATCH = 250
 PROGRESS_FILE = "progress.json"
 
@@ -43,12 +44,16 @@ class Schedule:
     Examples:
       >>> Schedule.of(Options(epochs=2, batch_size=50), 1000)
       Schedule(float_steps=40, int_steps=8)
+      >>> [Schedule.of(Options(), images).float_steps for images in (100, 1258, 24_000)]
+      [400, 491, 1000]
     """
-    steps = STEPS
     if options.epochs is not None:
       steps = max(1, round(options.epochs * images / options.batch_size))
     elif options.quick:
       steps = STEPS // 5
+    else:
+      epochs = round(SMALL_EPOCHS * images / options.batch_size)
+      steps = min(STEPS, max(SMALL_STEPS, epochs))
     return cls(steps, max(1, steps // 5))
 
 

@@ -127,11 +127,24 @@ def quantize_kernels(
   Returns:
     A tree like ``params``.
   """
-  for name in sites.kernels:
-    kernel = parameters(params, name)["kernel"]
-    q_params, q_state = (tree["weights"][name] for tree in variables)
-    rounded, _ = quantization.weights.apply(q_params, q_state, kernel, train=True)
-    params = _replace(params, [*name.split("/"), "kernel"], _select(active, rounded, kernel))
+
+  def rounded(kernels):
+    return {
+      name: quantization.weights.apply(
+        variables.params["weights"][name], variables.state["weights"][name], kernel, train=True
+      )[0]
+      for name, kernel in kernels.items()
+    }
+
+  kernels = {name: parameters(params, name)["kernel"] for name in sites.kernels}
+  if not isinstance(active, bool):
+    # One branch, so that rounded kernels are kept in memory: fused into a depthwise convolution
+    # they would be rounded again for every pixel.
+    kernels = jax.lax.cond(active, rounded, lambda kernels: kernels, kernels)
+  elif active:
+    kernels = rounded(kernels)
+  for name, kernel in kernels.items():
+    params = _replace(params, [*name.split("/"), "kernel"], kernel)
   return params
 
 

@@ -50,7 +50,7 @@ def test_an_ensemble_by_vmap_equals_a_loop(formulations, kind):
 @pytest.mark.parametrize("kind", KERNELS)
 def test_only_the_kernel_may_be_mapped(formulations, kind):
   x, kernels = arrays(kind)[0], arrays(kind, copies=(3,))[1]
-  gradient = jax.grad(partial(loss, kind), argnums=1)
+  gradient = jax.jit(jax.grad(partial(loss, kind), argnums=1))
   together = jax.jit(jax.vmap(gradient, in_axes=(None, 0)))(x, kernels)
   np.testing.assert_allclose(together[2], gradient(x, kernels[2]), rtol=1e-5, atol=1e-5)
 
