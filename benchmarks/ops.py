@@ -176,14 +176,14 @@ def main() -> None:
   parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
   options = parser.parse_args()
   ops.keep_freed_memory()  # for both sides; without it the kernel's page faults are timed
-  console = Console()
+  console = Console(width=max(Console().width, 100))
   for kind in KINDS if options.kind == "all" else [options.kind]:
     table = Table(title=f"{kind}, {options.dtype}, ms on {jax.default_backend()}")
-    table.add_column("images > features", min_width=24)
-    for name in ("forward", "+ backward"):
+    table.add_column("images > features", no_wrap=True)
+    for name in ("forward", "both"):
       table.add_column(f"XLA {name}", justify="right")
-      table.add_column("ours", justify="right", min_width=5)
-      table.add_column("ratio", justify="right", style="bold", min_width=5)
+      table.add_column("ours", justify="right")
+      table.add_column("ratio", justify="right", style="bold")
     table.add_column("compile s", justify="right")
     for case in KINDS[kind]:
       table.add_row(*row(case, compare(case, jnp.dtype(options.dtype), options.repeats)))

@@ -68,9 +68,15 @@ def assert_near(actual, desired, tolerance):
     assert error < tolerance
 
 
-@pytest.mark.parametrize("formulation", ["apart", "together"])
-@pytest.mark.parametrize("live", [True, False])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+  ("shape", "live", "formulation"),
+  [
+    *((shape, True, "together") for shape in SHAPES),
+    (SHAPES[0], True, "apart"),
+    (SHAPES[0], False, "together"),
+    (SHAPES[3], False, "apart"),
+  ],
+)
 def test_values_and_gradients_are_the_textbooks(shape, live, formulation):
   problem = Problem(shape)
   expected, expected_gradients, updated = problem.textbook(live)
