@@ -310,6 +310,7 @@ def _reshape(emitter: Emitter, source: int, target: int, shape: list[int]) -> No
 
 EMITTERS: Mapping[str, Callable[[Emitter, Node], None]] = {
   "ConvNorm": _convolution,
+  "BatchNorm": _convolution,
   "Dense": _dense,
   "Add": _add,
   "Multiply": _multiply,

@@ -1,49 +1,57 @@
-"""Where the MobileNets halve the resolution, for large and for small images."""
+"""Where networks halve the resolution, for large and for small images; rounding of channels."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
-
-class Layout(NamedTuple):
-  """Strides of the stem and of each stage.
-
-  Attributes:
-    image_size: side of the images that it is meant for, in pixels.
-    v1: MobileNetV1's stem and five stages.
-    v2: MobileNetV2's stem and seven stages.
-    repeats: blocks in each of MobileNetV2's stages.
-  """
-
-  image_size: int
-  v1: tuple[int, ...]
-  v2: tuple[int, ...]
-  repeats: tuple[int, ...]
-
-
-LAYOUTS = {
-  "imagenet": Layout(224, (2, 1, 2, 2, 2, 2), (2, 1, 2, 2, 2, 1, 2, 1), (1, 2, 3, 4, 3, 3, 1)),
-  "cifar": Layout(32, (1, 1, 1, 2, 2, 2), (1, 1, 1, 2, 2, 1, 2, 1), (1, 2, 3, 4, 3, 3, 1)),
-  "short": Layout(32, (2, 1, 1, 2, 2, 1), (2, 1, 1, 2, 1, 2, 1, 1), (1, 2, 2, 2, 2, 2, 0)),
-}
+LAYOUTS = {"imagenet": 224, "cifar": 32}  # and the side of the images that they are meant for
 SMALL_IMAGE = 64
+HALVINGS_LEFT_OUT = 2
 
 
-def pick_layout(layout: str, image_size: int) -> Layout:
-  """The layout by name; ``"auto"`` takes the 32 px layout for images of at most 64 px.
+def layout_strides(layout: str, image_size: int, strides: Sequence[int]) -> tuple[int, ...]:
+  """Strides of a network whose rows are written for 224 px, in the layout that was asked for.
+
+  Args:
+    layout: ``"imagenet"``: the strides as they are; ``"cifar"``: without the first two halvings,
+      so that 32 px end at 4; ``"auto"``: ``"cifar"`` for images of at most 64 px.
+    image_size: side of the images in pixels.
+    strides: of the stem (and its pooling), then of each stage.
 
   Examples:
-    >>> pick_layout("auto", 32) is LAYOUTS["cifar"], pick_layout("auto", 224) is LAYOUTS["imagenet"]
-    (True, True)
+    >>> layout_strides("auto", 32, (2, 1, 2, 2, 1, 2)), layout_strides("auto", 224, (2, 1, 2))
+    ((1, 1, 1, 2, 1, 2), (2, 1, 2))
   """
-  if layout == "auto":
-    return LAYOUTS["cifar" if image_size <= SMALL_IMAGE else "imagenet"]
-  return LAYOUTS[layout]
+  if layout == "imagenet" or (layout == "auto" and image_size > SMALL_IMAGE):
+    return tuple(strides)
+  halvings = [i for i, stride in enumerate(strides) if stride > 1]
+  return tuple(1 if i in halvings[:HALVINGS_LEFT_OUT] else s for i, s in enumerate(strides))
 
 
-def check_layout(layout: str) -> None:
-  """Raises ``ValueError`` unless the layout exists."""
-  if layout != "auto" and layout not in LAYOUTS:
+def resolution_ends(strides: Sequence[int]) -> tuple[int, ...]:
+  """Stages that end a resolution, below the stem's: where networks give a feature map.
+
+  Args:
+    strides: of each stage in the ImageNet layout, without the stem; so that the maps are those of
+      the same stages in every layout.
+
+  Examples:
+    >>> resolution_ends((1, 2, 2, 2, 1, 2, 1))
+    (1, 2, 4, 6)
+  """
+  first = next((i for i, stride in enumerate(strides) if stride > 1), 0)
+  last = len(strides) - 1
+  return tuple(i for i in range(first, last + 1) if i == last or strides[i + 1] > 1)
+
+
+def native_size(layout: str) -> int:
+  """Side in pixels of the images that a layout is meant for; 224 for ``"auto"``."""
+  return LAYOUTS.get(layout, LAYOUTS["imagenet"])
+
+
+def check_layout(layout: str, *others: str) -> None:
+  """Raises ``ValueError`` unless the layout exists; ``others`` are those of one model alone."""
+  if layout not in ("auto", *LAYOUTS, *others):
     raise ValueError(
-      f"layout: {layout!r} is unknown; it must be one of auto, {', '.join(LAYOUTS)}."
+      f"layout: {layout!r} is unknown; it must be one of {', '.join(('auto', *LAYOUTS, *others))}."
     )
 
 

@@ -6,7 +6,14 @@ import flax.linen as nn
 import jax
 
 from jaxcompress import ops
-from jaxcompress.models.layouts import LAYOUTS, check_layout, check_positive, pick_layout
+from jaxcompress.models.blocks import activated
+from jaxcompress.models.layouts import (
+  check_layout,
+  check_positive,
+  layout_strides,
+  native_size,
+  resolution_ends,
+)
 from jaxcompress.nn import ConvNorm, Dense, Endpoints, GlobalAvgPool, Norm
 
 
@@ -25,6 +32,8 @@ V1_STAGES = (
   Stage(features=512, repeats=6, stride=2),
   Stage(features=1024, repeats=2, stride=2),
 )
+V1_STRIDES = (2, *(stage.stride for stage in V1_STAGES))
+SHORT_STRIDES = (2, 1, 1, 2, 2, 1)  # for 32 px: an early stem, and 8 px at the end
 
 
 class MobileNetV1(nn.Module):
@@ -40,34 +49,43 @@ class MobileNetV1(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
-    strides = pick_layout(self.layout, x.shape[1]).v1
+    short = self.layout == "short"
+    strides = SHORT_STRIDES if short else layout_strides(self.layout, x.shape[1], V1_STRIDES)
     options = {"act": self.act, "padding": self.padding, "norm": self.norm}
     x = ConvNorm(int(32 * self.width), kernel=3, stride=strides[0], name="stem", **options)(
       x, train=train
     )
-    maps = [x]
+    maps, preact = [x], [x]
     for i, (stage, stride) in enumerate(zip(V1_STAGES, strides[1:], strict=True)):
       for j in range(stage.repeats):
-        x = Separable(
+        before, x = Separable(
           int(stage.features * self.width),
           stride if j == 0 else 1,
           options,
           name=f"stage{i}_block{j}",
         )(x, train=train)
-      maps.append(x)
+      if i in resolution_ends(V1_STRIDES[1:]):
+        maps.append(x)
+        preact.append(before)
     pooled = GlobalAvgPool(name="pool")(x)
-    return Endpoints(Dense(self.num_classes, name="classifier")(pooled), pooled, tuple(maps))
+    logits = Dense(self.num_classes, name="classifier")(pooled)
+    return Endpoints(logits, pooled, tuple(maps), tuple(preact))
+
+  @property
+  def resolution(self) -> float:
+    """The multiplier of the native image size."""
+    return self.image_size / _native(self.layout)
 
 
 class Separable(nn.Module):
-  """A depthwise 3x3 and a pointwise convolution."""
+  """A depthwise 3x3 and a pointwise convolution; the latter's map before and after its activation."""
 
   features: int
   stride: int
   options: dict
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> tuple[jax.Array, jax.Array]:
     x = ConvNorm(
       x.shape[-1],
       kernel=3,
@@ -76,7 +94,7 @@ class Separable(nn.Module):
       name="depthwise",
       **self.options,
     )(x, train=train)
-    return ConvNorm(self.features, name="pointwise", **self.options)(x, train=train)
+    return activated(x, self.features, name="pointwise", train=train, **self.options)
 
 
 def mobilenet_v1(
@@ -103,7 +121,8 @@ def mobilenet_v1(
 
   Returns:
     A linen module; ``apply(variables, images, train=False)`` takes (batch, h, w, 3) float images
-    and returns :class:`~jaxcompress.nn.Endpoints`.
+    and returns :class:`~jaxcompress.nn.Endpoints`; ``maps`` holds the stem's map and the last of
+    each further resolution.
 
   Raises:
     ValueError: for an unknown layout or multipliers that are not positive.
@@ -117,7 +136,11 @@ def mobilenet_v1(
     Howard et al., `MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
     Applications <https://arxiv.org/abs/1704.04861>`_, 2017.
   """
-  check_layout(layout)
+  check_layout(layout, "short")
   check_positive(num_classes=num_classes, width=width, resolution=resolution)
-  native = LAYOUTS[layout].image_size if layout != "auto" else 224
-  return MobileNetV1(num_classes, width, layout, act, padding, norm, round(native * resolution))
+  size = round(_native(layout) * resolution)
+  return MobileNetV1(num_classes, width, layout, act, padding, norm, size)
+
+
+def _native(layout: str) -> int:
+  return 32 if layout == "short" else native_size(layout)

@@ -7,31 +7,39 @@ import jax
 
 from jaxcompress import ops
 from jaxcompress.models.layouts import (
-  LAYOUTS,
   check_layout,
   check_positive,
   divisible,
-  pick_layout,
+  layout_strides,
+  native_size,
+  resolution_ends,
 )
 from jaxcompress.nn import Add, ConvNorm, Dense, Endpoints, GlobalAvgPool, Norm
 
 
 class Stage(NamedTuple):
-  """Inverted residuals of one width; strides and repeats are the layout's."""
+  """Inverted residuals of one width; the first of them has the stride."""
 
   expand: int
   features: int
+  repeats: int
+  stride: int
 
 
 V2_STAGES = (
-  Stage(expand=1, features=16),
-  Stage(expand=6, features=24),
-  Stage(expand=6, features=32),
-  Stage(expand=6, features=64),
-  Stage(expand=6, features=96),
-  Stage(expand=6, features=160),
-  Stage(expand=6, features=320),
+  Stage(expand=1, features=16, repeats=1, stride=1),
+  Stage(expand=6, features=24, repeats=2, stride=2),
+  Stage(expand=6, features=32, repeats=3, stride=2),
+  Stage(expand=6, features=64, repeats=4, stride=2),
+  Stage(expand=6, features=96, repeats=3, stride=1),
+  Stage(expand=6, features=160, repeats=3, stride=2),
+  Stage(expand=6, features=320, repeats=1, stride=1),
 )
+V2_STRIDES = (2, *(stage.stride for stage in V2_STAGES))
+V2_REPEATS = tuple(stage.repeats for stage in V2_STAGES)
+SHORT_STRIDES = (2, 1, 1, 2, 1, 2, 1, 1)  # for 32 px: an early stem, 11 blocks, 4 px at the end
+SHORT_REPEATS = (1, 2, 2, 2, 2, 2, 0)
+CRD_STRIDES = (2, 1, 1, 2, 2, 1, 2, 1)
 
 
 class InvertedResidual(nn.Module):
@@ -43,21 +51,23 @@ class InvertedResidual(nn.Module):
   padding: ops.Padding
   norm: Norm
   zero_residual: bool
+  act: str = "relu6"
+  always_expand: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
     channels = x.shape[-1] * self.expand
     residual = self.stride == 1 and x.shape[-1] == self.features
     y = x
-    if self.expand != 1:
-      y = ConvNorm(channels, act="relu6", norm=self.norm, name="expand")(y, train=train)
+    if self.expand != 1 or self.always_expand:
+      y = ConvNorm(channels, act=self.act, norm=self.norm, name="expand")(y, train=train)
     y = ConvNorm(
       channels,
       kernel=3,
       stride=self.stride,
       groups="depthwise",
       padding=self.padding,
-      act="relu6",
+      act=self.act,
       norm=self.norm,
       name="depthwise",
     )(y, train=train)
@@ -67,7 +77,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-  """The network; see :func:`mobilenet_v2`."""
+  """The network; see :func:`mobilenet_v2` and :func:`mobilenet_v2_crd`."""
 
   num_classes: int
   width: float
@@ -76,51 +86,59 @@ class MobileNetV2(nn.Module):
   norm: Norm
   zero_residual: bool
   image_size: int
+  expand: int = 6
+  act: str = "relu6"
+  always_expand: bool = False
+  divisor: int = 8
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
-    layout = pick_layout(self.layout, x.shape[1])
+    strides, repeats = self._rows(x.shape[1])
     x = ConvNorm(
-      divisible(32 * self.width),
+      self._channels(32),
       kernel=3,
-      stride=layout.v2[0],
+      stride=strides[0],
       padding=self.padding,
-      act="relu6",
+      act=self.act,
       norm=self.norm,
       name="stem",
     )(x, train=train)
-    maps = []
-    for i, (stage, stride, repeats) in enumerate(
-      zip(V2_STAGES, layout.v2[1:], layout.repeats, strict=True)
-    ):
-      if stride > 1:
-        maps.append(x)  # the last map of each resolution
-      for j in range(repeats):
+    maps = [x]
+    for i, (stage, stride, count) in enumerate(zip(V2_STAGES, strides[1:], repeats, strict=True)):
+      for j in range(count):
         x = InvertedResidual(
-          features=divisible(stage.features * self.width),
-          expand=stage.expand,
+          features=self._channels(stage.features),
+          expand=1 if stage.expand == 1 else self.expand,
           stride=stride if j == 0 else 1,
+          act=self.act,
+          always_expand=self.always_expand,
           padding=self.padding,
           norm=self.norm,
           zero_residual=self.zero_residual,
           name=f"stage{i}_block{j}",
         )(x, train=train)
-    maps.append(x)
-    head = head_features(self.width, short=layout is LAYOUTS["short"])
-    x = ConvNorm(head, act="relu6", norm=self.norm, name="head")(x, train=train)
+      if i in resolution_ends(V2_STRIDES[1:]):
+        maps.append(x)
+    x = ConvNorm(self._head(), act=self.act, norm=self.norm, name="head")(x, train=train)
     pooled = GlobalAvgPool(name="pool")(x)
     logits = Dense(self.num_classes, name="classifier")(pooled)
     return Endpoints(logits, pooled, tuple(maps), preact=tuple(maps))  # bottlenecks are linear
 
+  def _rows(self, image_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if self.layout == "short":
+      return SHORT_STRIDES, SHORT_REPEATS
+    if self.layout == "crd":
+      return CRD_STRIDES, V2_REPEATS
+    return layout_strides(self.layout, image_size, V2_STRIDES), V2_REPEATS
 
-def head_features(width: float, *, short: bool) -> int:
-  """Channels of the last convolution: the paper keeps 1280 below width 1; the short layout scales.
+  def _channels(self, channels: int) -> int:
+    scaled = channels * self.width
+    return int(scaled) if self.divisor == 1 else divisible(scaled, self.divisor)
 
-  Examples:
-    >>> head_features(0.5, short=False), head_features(1.4, short=False), head_features(0.25, short=True)
-    (1280, 1792, 320)
-  """
-  return max(128, divisible(1280 * width)) if short else divisible(1280 * max(1.0, width))
+  def _head(self) -> int:
+    if self.layout == "short":
+      return max(128, self._channels(1280))
+    return self._channels(1280) if self.width > 1 else 1280  # as in the paper
 
 
 def mobilenet_v2(
@@ -139,16 +157,16 @@ def mobilenet_v2(
     width: multiplier of every layer's channels, rounded to multiples of 8; the last convolution
       keeps its 1280 channels below 1.
     layout: strides; ``"imagenet"``, ``"cifar"`` (the same network for 32 px), ``"short"`` (11
-      blocks for 32 px, which learns more in a few minutes of training), or ``"auto"``: images of
-      at most 64 px get ``"cifar"``.
+      blocks for 32 px and a last convolution that scales, which learns more in a few minutes of
+      training), or ``"auto"``: images of at most 64 px get ``"cifar"``.
     padding: ``"SYMMETRIC"`` as in torchvision, ``"SAME"`` as in Keras.
     norm: BatchNorm's epsilon and momentum.
     zero_residual: start every residual branch at zero.
 
   Returns:
     A linen module; ``apply(variables, images, train=False)`` takes (batch, h, w, 3) float images
-    and returns :class:`~jaxcompress.nn.Endpoints`; ``maps`` holds the last map of each
-    resolution.
+    and returns :class:`~jaxcompress.nn.Endpoints`; ``maps`` holds the stem's map and the last of
+    each further resolution.
 
   Raises:
     ValueError: for an unknown layout or a width that is not positive.
@@ -162,7 +180,56 @@ def mobilenet_v2(
     Sandler et al., `MobileNetV2: Inverted Residuals and Linear Bottlenecks
     <https://arxiv.org/abs/1801.04381>`_, 2018.
   """
-  check_layout(layout)
+  check_layout(layout, "short")
   check_positive(num_classes=num_classes, width=width)
-  size = LAYOUTS[layout].image_size if layout != "auto" else 224
+  size = 32 if layout == "short" else native_size(layout)
   return MobileNetV2(num_classes, width, layout, padding, norm, zero_residual, size)
+
+
+def mobilenet_v2_crd(
+  num_classes: int = 100,
+  width: float = 0.5,
+  *,
+  expand: int = 6,
+  norm: Norm = Norm(),  # noqa: B008
+) -> MobileNetV2:
+  """The MobileNetV2 of the CRD repository, for 32 px.
+
+  It has ReLU for ReLU6, channels of ``int(width * channels)``, an expansion in the first block
+  too, and halves in its stem.
+
+  Args:
+    num_classes: size of the logits.
+    width: multiplier of every layer's channels; "MobileNetV2" of the CRD tables has 0.5.
+    expand: expansion of every block but the first; 6 in the tables.
+    norm: BatchNorm's epsilon and momentum.
+
+  Returns:
+    A linen module; ``maps`` are the repository's features but the last.
+
+  Raises:
+    ValueError: if an argument is not positive.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> models.summarize(mobilenet_v2_crd()).parameters
+    812836
+
+  References:
+    Tian et al., `Contrastive Representation Distillation <https://arxiv.org/abs/1910.10699>`_,
+    2020, table 2.
+  """
+  check_positive(num_classes=num_classes, width=width, expand=expand)
+  return MobileNetV2(
+    num_classes,
+    width,
+    layout="crd",
+    padding="SYMMETRIC",
+    norm=norm,
+    zero_residual=False,
+    image_size=32,
+    expand=expand,
+    act="relu",
+    always_expand=True,
+    divisor=1,
+  )

@@ -9,24 +9,77 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.models import resnet_cifar
+from jaxcompress.models.ghostnet import ghostnet
 from jaxcompress.models.mobilenet_v1 import mobilenet_v1
-from jaxcompress.models.mobilenet_v2 import mobilenet_v2
-from jaxcompress.nn import Graph, count_macs, count_parameters, trace
+from jaxcompress.models.mobilenet_v2 import mobilenet_v2, mobilenet_v2_crd
+from jaxcompress.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from jaxcompress.models.mobilenet_v4 import (
+  mobilenet_v4_conv_large,
+  mobilenet_v4_conv_medium,
+  mobilenet_v4_conv_small,
+)
+from jaxcompress.models.resnet import resnet, resnet18, resnet34, resnet50, resnet50_crd
+from jaxcompress.models.resnet_cifar import (
+  resnet8,
+  resnet8x4,
+  resnet14,
+  resnet20,
+  resnet32,
+  resnet32x4,
+  resnet44,
+  resnet56,
+  resnet110,
+  resnet_cifar,
+)
+from jaxcompress.models.shufflenet_v1 import shufflenet_v1, shufflenet_v1_crd
+from jaxcompress.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_crd
+from jaxcompress.models.vgg import vgg, vgg8, vgg11, vgg13, vgg16, vgg19
+from jaxcompress.models.wide_resnet import wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
+from jaxcompress.nn import Graph, count_macs, count_parameters, trace_init
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
-  "mobilenet_v1": mobilenet_v1,
-  "mobilenet_v2": mobilenet_v2,
-  "resnet8": resnet_cifar.resnet8,
-  "resnet14": resnet_cifar.resnet14,
-  "resnet20": resnet_cifar.resnet20,
-  "resnet32": resnet_cifar.resnet32,
-  "resnet44": resnet_cifar.resnet44,
-  "resnet56": resnet_cifar.resnet56,
-  "resnet110": resnet_cifar.resnet110,
-  "resnet8x4": resnet_cifar.resnet8x4,
-  "resnet32x4": resnet_cifar.resnet32x4,
+  make.__name__: make
+  for make in (
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3_large,
+    mobilenet_v3_small,
+    mobilenet_v4_conv_small,
+    mobilenet_v4_conv_medium,
+    mobilenet_v4_conv_large,
+    shufflenet_v1,
+    shufflenet_v2,
+    ghostnet,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet8,
+    resnet14,
+    resnet20,
+    resnet32,
+    resnet44,
+    resnet56,
+    resnet110,
+    resnet8x4,
+    resnet32x4,
+    wrn_16_1,
+    wrn_16_2,
+    wrn_40_1,
+    wrn_40_2,
+    vgg8,
+    vgg11,
+    vgg13,
+    vgg16,
+    vgg19,
+    mobilenet_v2_crd,
+    shufflenet_v1_crd,
+    shufflenet_v2_crd,
+    resnet50_crd,
+  )
 }
+
+
+FAMILIES = {make.__name__: make for make in (resnet_cifar, resnet, vgg, wide_resnet)}  # by depth
 
 
 class Summary(NamedTuple):
@@ -49,18 +102,19 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
   """Builds a model by name, with the options that its function takes.
 
   Args:
-    name: a key of :data:`MODELS`.
+    name: a key of :data:`MODELS`, or of :data:`FAMILIES`, which need a ``depth``.
     num_classes: size of the logits.
     **options: such as ``width``; an option that the model has not is an error.
 
   Raises:
-    ValueError: if the name or an option is unknown.
+    ValueError: if the name or an option is unknown, or an option is missing.
 
   Examples:
     >>> create("mobilenet_v2", 10, width=0.5).width
     0.5
   """
-  if name not in MODELS:
+  makers = MODELS | FAMILIES
+  if name not in makers:
     close = difflib.get_close_matches(name, MODELS, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise ValueError(f"model: {name!r} is unknown; it must be one of {', '.join(MODELS)}.{hint}")
@@ -68,7 +122,54 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
   for option in options:
     if option not in known:
       raise ValueError(f"{option}: {name} has no such option; it has {', '.join(known)}.")
-  return MODELS[name](num_classes, **options)
+  for option, parameter in inspect.signature(makers[name]).parameters.items():
+    if parameter.default is parameter.empty and option not in options:
+      raise ValueError(f"{option}: {name} needs one.")
+  return makers[name](num_classes=num_classes, **options)
+
+
+class Description(NamedTuple):
+  """How :func:`create` builds a model.
+
+  Attributes:
+    name: of the model or family.
+    num_classes: size of the logits.
+    options: those that the model was built with.
+  """
+
+  name: str
+  num_classes: int
+  options: dict[str, Any]
+
+
+def describe(model: nn.Module) -> Description:
+  """Tells how to build a model of this package.
+
+  Args:
+    model: a linen module that a function of this package returned.
+
+  Raises:
+    ValueError: if it is no model of this package.
+
+  Examples:
+    >>> describe(mobilenet_v2(10, width=0.5)).options["width"]
+    0.5
+    >>> describe(wide_resnet(28, 10)).name
+    'wide_resnet'
+  """
+  for name in MODELS | FAMILIES:
+    options = {o: getattr(model, o) for o in options_of(name) if hasattr(model, o)}
+    if hasattr(model, "num_classes") and len(options) == len(options_of(name)):
+      try:
+        candidate = create(name, model.num_classes, **options)
+      except (TypeError, ValueError):
+        continue
+      if candidate == model:
+        return Description(name, model.num_classes, options)
+  raise ValueError(
+    f"model: {type(model).__name__} is none of jaxcompress.models; only those can be built again"
+    " from their name and options."
+  )
 
 
 def options_of(name: str) -> tuple[str, ...]:
@@ -78,7 +179,8 @@ def options_of(name: str) -> tuple[str, ...]:
     >>> options_of("resnet20")
     ('norm',)
   """
-  return tuple(p for p in inspect.signature(MODELS[name]).parameters if p != "num_classes")
+  makers = MODELS | FAMILIES
+  return tuple(p for p in inspect.signature(makers[name]).parameters if p != "num_classes")
 
 
 def summarize(model: nn.Module, image_size: int | None = None, channels: int = 3) -> Summary:
@@ -90,12 +192,11 @@ def summarize(model: nn.Module, image_size: int | None = None, channels: int = 3
     channels: channels of the images.
 
   Examples:
-    >>> summary = summarize(resnet_cifar.resnet56())
+    >>> summary = summarize(resnet56())
     >>> summary.parameters, round(summary.macs / 1e6, 1)
     (861620, 125.8)
   """
   size = image_size or getattr(model, "image_size", 224)
   x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-  init = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), x)
-  graph = trace(model, init, x)
-  return Summary(graph, count_parameters(init["params"]), count_macs(graph), init)
+  graph, variables = trace_init(model, x)
+  return Summary(graph, count_parameters(variables["params"]), count_macs(graph), variables)

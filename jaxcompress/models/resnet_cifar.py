@@ -1,38 +1,17 @@
 """ResNets for 32 px images (He et al., 2015, section 4.2), as in the CRD repository."""
 
 from collections.abc import Callable
-from functools import partial
 
 import flax.linen as nn
 import jax
 
+from jaxcompress.models.blocks import BasicBlock
 from jaxcompress.models.layouts import check_positive
-from jaxcompress.nn import Activation, Add, ConvNorm, Dense, Endpoints, GlobalAvgPool, Norm
+from jaxcompress.nn import ConvNorm, Dense, Endpoints, GlobalAvgPool, Norm
 
 WIDTHS = (16, 16, 32, 64)  # stem and three stages
 WIDTHS_X4 = (32, 64, 128, 256)
 SYMMETRIC = "SYMMETRIC"
-
-
-class BasicBlock(nn.Module):
-  """Two 3x3 convolutions and a shortcut, projected where the shape changes.
-
-  Returns the sum before and after its last ReLU.
-  """
-
-  features: int
-  stride: int
-  norm: Norm
-
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> tuple[jax.Array, jax.Array]:
-    conv = partial(ConvNorm, self.features, padding=SYMMETRIC, norm=self.norm)
-    y = conv(kernel=3, stride=self.stride, act="relu", name="conv1")(x, train=train)
-    y = conv(kernel=3, name="conv2")(y, train=train)
-    if self.stride != 1 or x.shape[-1] != self.features:
-      x = conv(stride=self.stride, name="shortcut")(x, train=train)
-    total = Add(name="add")(y, x)
-    return total, Activation("relu", name="relu")(total)
 
 
 class ResNetCifar(nn.Module):

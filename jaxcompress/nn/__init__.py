@@ -16,11 +16,14 @@ from jaxcompress.nn.graph import (
   module_path,
   parameters,
   trace,
+  trace_init,
 )
+from jaxcompress.nn.initial import Initial, init_variables
 from jaxcompress.nn.layers import (
   Activation,
   Add,
   AvgPool,
+  BatchNorm,
   ChannelShuffle,
   Concat,
   ConvNorm,
@@ -38,6 +41,7 @@ __all__ = [
   "Activation",
   "Add",
   "AvgPool",
+  "BatchNorm",
   "ChannelShuffle",
   "Concat",
   "ConvNorm",
@@ -46,6 +50,7 @@ __all__ = [
   "Folded",
   "GlobalAvgPool",
   "Graph",
+  "Initial",
   "LeafOp",
   "MaxPool",
   "Multiply",
@@ -58,10 +63,12 @@ __all__ = [
   "count_parameters",
   "fold",
   "fuse_activations",
+  "init_variables",
   "is_leaf_call",
   "kernel_shape",
   "macs",
   "module_path",
   "parameters",
   "trace",
+  "trace_init",
 ]

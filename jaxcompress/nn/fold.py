@@ -5,16 +5,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcompress.nn.graph import Graph, Node, parameters
+from jaxcompress.nn.graph import Graph, Node, kernel_shape, parameters
 
 
 class Folded(NamedTuple):
   """A layer in evaluation: ``y = conv(x, kernel) * factor + bias``.
 
   Attributes:
-    kernel: as trained, float32; (k, k, in / groups, out) or (in, out).
+    kernel: as trained, float32; (k, k, in / groups, out) or (in, out); ones for a normalization
+      without a convolution.
     factor: (out,) float64, ``gamma / sqrt(variance + epsilon)``; ones without BatchNorm.
-    bias: (out,) float64, ``beta - mean * factor``, or the layer's own bias.
+    bias: (out,) float64, ``beta - (mean - b) * factor`` with the convolution's bias ``b``, or the
+      layer's own bias.
   """
 
   kernel: np.ndarray
@@ -61,7 +63,7 @@ def fold(graph: Graph, variables: Mapping[str, Any]) -> dict[str, Folded]:
   """
   layers = {}
   for node in graph.nodes:
-    if node.op in ("ConvNorm", "Dense"):
+    if kernel_shape(node) is not None:
       layers[node.name] = _fold_node(
         node,
         parameters(variables["params"], node.name),
@@ -71,7 +73,7 @@ def fold(graph: Graph, variables: Mapping[str, Any]) -> dict[str, Folded]:
 
 
 def _fold_node(node: Node, params: Mapping[str, Any], stats: Mapping[str, Any]) -> Folded:
-  kernel = np.asarray(params["kernel"], np.float32)
+  kernel = np.asarray(params.get("kernel", np.ones(kernel_shape(node))), np.float32)
   out = kernel.shape[-1]
   shift = np.asarray(params.get("bias", np.zeros(out)), np.float64)
   if node.attrs.get("norm") is None:
@@ -79,7 +81,8 @@ def _fold_node(node: Node, params: Mapping[str, Any], stats: Mapping[str, Any]) 
   else:
     variance = np.asarray(stats["var"], np.float64) + node.attrs["norm"].epsilon
     factor = np.asarray(params["scale"], np.float64) / np.sqrt(variance)
-    folded = Folded(kernel, factor, shift - np.asarray(stats["mean"], np.float64) * factor)
+    mean = np.asarray(stats["mean"], np.float64) - np.asarray(params.get("conv_bias", 0))
+    folded = Folded(kernel, factor, shift - mean * factor)
   if not all(np.isfinite(array).all() for array in folded):
     raise ValueError(
       f"variables: layer {node.name!r} holds values that are not finite; train with a lower"

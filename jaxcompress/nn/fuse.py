@@ -5,15 +5,17 @@ from flax.core import FrozenDict
 from jaxcompress.nn.graph import Graph, Node
 
 FUSABLE = ("relu", "relu6")
-HOSTS = ("ConvNorm", "Add", "Multiply")
+HOSTS = ("ConvNorm", "BatchNorm", "Add", "Multiply")
+POINTWISE = {"kernel": 1, "stride": 1, "padding": "VALID", "groups": "depthwise"}
 
 
 def fuse_activations(graph: Graph) -> Graph:
   """Moves each rectifier into the op before it, as edge runtimes do.
 
-  An ``Activation`` of ReLU or ReLU6 that alone reads the output of a convolution, an add or a
-  multiply becomes that node's ``act``. The node keeps its name and writes the activation's
-  tensor, so the tensor in between is never rounded.
+  An ``Activation`` of ReLU or ReLU6 that alone reads the output of a convolution, a
+  normalization, an add or a multiply becomes that node's ``act``. The node keeps its name and writes the activation's
+  tensor, so the tensor in between is never rounded. A ``BatchNorm`` that no convolution precedes
+  gets the attributes of the depthwise 1x1 convolution that it becomes.
 
   Args:
     graph: a traced graph.
@@ -32,7 +34,8 @@ def fuse_activations(graph: Graph) -> Graph:
   for node in graph.nodes:
     host = _host(graph, nodes, node)
     if host is None:
-      nodes.append(node)
+      attrs = {**node.attrs, **POINTWISE} if node.op == "BatchNorm" else node.attrs
+      nodes.append(node._replace(attrs=FrozenDict(attrs)))
     else:
       attrs = FrozenDict({**nodes[host].attrs, "act": node.attrs["act"]})
       nodes[host] = nodes[host]._replace(attrs=attrs, outputs=node.outputs)

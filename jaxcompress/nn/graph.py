@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 from flax.core import FrozenDict
 
+from jaxcompress import ops
 from jaxcompress.nn.endpoints import Endpoints
 from jaxcompress.nn.layers import LeafOp
 
@@ -104,6 +105,38 @@ def trace(model: nn.Module, variables: Mapping[str, Any], x: Any) -> Graph:
     >>> graph.nodes[0].name, graph.nodes[0].op
     ('stem', 'ConvNorm')
   """
+  return _record(lambda x, variables: (model.apply(variables, x, train=False), None), x, variables)[
+    0
+  ]
+
+
+def trace_init(model: nn.Module, x: Any) -> tuple[Graph, Any]:
+  """Records the graph of a model that has no variables yet, and the shapes of those it will have.
+
+  Args:
+    model: as for :func:`trace`.
+    x: images or a ``ShapeDtypeStruct`` of shape (batch, height, width, channels).
+
+  Returns:
+    ``(graph, variables)``; the variables are ``ShapeDtypeStruct``s.
+
+  Raises:
+    ValueError: as :func:`trace`.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> import jax.numpy as jnp
+    >>> x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    >>> graph, variables = trace_init(models.resnet8(num_classes=10), x)
+    >>> variables["params"]["classifier"]["kernel"].shape
+    (64, 10)
+  """
+  init = lambda x, key: model.init_with_output(key, x, train=False)  # noqa: E731
+  return _record(init, x, jax.random.key(0))
+
+
+def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> tuple[Graph, Any]:
+  """The graph of the leaf ops that ``call`` runs, and the shapes of the second thing it returns."""
   names: dict[int, str] = {}  # id of a tracer -> tensor name
   alive = []  # keeps the tracers, and so their ids, unique
   nodes: list[Node] = []
@@ -144,16 +177,16 @@ def trace(model: nn.Module, variables: Mapping[str, Any], x: Any) -> Graph:
       )
     return outputs
 
-  def run(variables, x):
+  def run(x, extra):
     remember(x, INPUT)
-    with nn.intercept_methods(record):
-      result = model.apply(variables, x, train=False)
+    with nn.intercept_methods(record), ops.formulations(**ops.XLA_ONLY._asdict()):
+      result, variables = call(x, extra)
     logits = result.logits if isinstance(result, Endpoints) else result
     run.output = name_of(logits, "logits")
-    return logits
+    return variables
 
-  jax.eval_shape(run, variables, x)
-  return Graph(_needed(nodes, run.output), tuple(x.shape), run.output)
+  variables = jax.eval_shape(run, x, extra)
+  return Graph(_needed(nodes, run.output), tuple(x.shape), run.output), variables
 
 
 def _attributes(module: nn.Module) -> FrozenDict:
@@ -184,10 +217,15 @@ def parameters(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def kernel_shape(node: Node) -> tuple[int, ...] | None:
-  """Shape of a node's kernel, (k, k, in / groups, out) or (in, out); None where there is none."""
+  """Shape of a node's kernel, (k, k, in / groups, out) or (in, out); None where there is none.
+
+  A normalization has the kernel of the depthwise 1x1 convolution that it is on a device.
+  """
   channels = node.input_shapes[0][-1]
   if node.op == "Dense":
-    return channels, node.attrs["features"]
+    return math.prod(node.input_shapes[0][1:]), node.attrs["features"]
+  if node.op == "BatchNorm":
+    return 1, 1, 1, channels
   if node.op != "ConvNorm":
     return None
   groups = channels if node.attrs["groups"] == "depthwise" else node.attrs["groups"]
@@ -197,7 +235,7 @@ def kernel_shape(node: Node) -> tuple[int, ...] | None:
 def macs(node: Node) -> int:
   """Multiply-adds of one node for one image: convolutions and linear layers only."""
   shape = kernel_shape(node)
-  if shape is None:
+  if shape is None or node.op == "BatchNorm":
     return 0
   return math.prod(node.output_shapes[0][1:-1]) * math.prod(shape)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxcompress import ops
 from jaxcompress.nn.activations import activate
+from jaxcompress.nn.initial import ONES, ZEROS, Initial
 from jaxcompress.nn.norm import Norm, batch_norm
 
 
@@ -33,10 +34,11 @@ class ConvNorm(LeafOp):
       PyTorch models), ``"VALID"``, or explicit ``((top, bottom), (left, right))``.
     act: name of the activation function or None.
     norm: how to normalise, or None for no normalization.
-    use_bias: whether a convolution without normalization adds a bias.
+    use_bias: whether the convolution adds a bias; None: only where nothing normalises it away.
 
-  Parameters: ``kernel`` (kernel, kernel, in / groups, features), and ``scale`` and ``bias``
-  (features,); statistics: ``mean`` and ``var`` (features,).
+  Parameters: ``kernel`` (kernel, kernel, in / groups, features); with normalization ``scale`` and
+  ``bias`` (features,), and ``conv_bias`` where the convolution has a bias too; without it ``bias``.
+  Statistics: ``mean`` and ``var`` (features,).
 
   Examples:
     >>> layer = ConvNorm(8, kernel=3, stride=2, act="relu6")
@@ -52,7 +54,7 @@ class ConvNorm(LeafOp):
   padding: ops.Padding = "SAME"
   act: str | None = None
   norm: Norm | None = Norm()
-  use_bias: bool = True
+  use_bias: bool | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
@@ -65,30 +67,32 @@ class ConvNorm(LeafOp):
       )
     shape = (self.kernel, self.kernel, channels // groups, self.features)
     fan_out = self.kernel**2 * self.features / groups
-    weight = self.param("kernel", nn.initializers.normal((2.0 / fan_out) ** 0.5), shape)
+    weight = self.param("kernel", Initial(deviation=(2.0 / fan_out) ** 0.5), shape)
     y = convolve(x, weight, stride=self.stride, padding=self.padding, groups=groups)
-    if self.norm is not None:
-      y = self._normalise(y, train)
-    elif self.use_bias:
-      bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    if self.use_bias or (self.use_bias is None and self.norm is None):
+      bias = self.param("bias" if self.norm is None else "conv_bias", ZEROS, (self.features,))
       y = y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
+    if self.norm is not None:
+      y = normalise(self, self.norm, y, train)
     return activate(self.act, y)
 
-  def _normalise(self, y: jax.Array, train: bool | jax.Array) -> jax.Array:
-    start = nn.initializers.zeros if self.norm.zero else nn.initializers.ones
-    scale = self.param("scale", start, (self.features,))
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,))
-    variance = self.variable("batch_stats", "var", jnp.ones, (self.features,))
-    live = train and not self.is_initializing() if isinstance(train, bool) else train
-    y, batch_mean, batch_variance = batch_norm(
-      y, scale, bias, mean.value, variance.value, live, self.norm.epsilon
-    )
-    if live is not False and self.is_mutable_collection("batch_stats"):
-      share = 1 - self.norm.momentum  # as a difference, so that frozen statistics stay to the bit
-      mean.value += share * (batch_mean - mean.value)
-      variance.value += share * (batch_variance - variance.value)
-    return y
+
+def normalise(layer: nn.Module, norm: Norm, y: jax.Array, train: bool | jax.Array) -> jax.Array:
+  """Batch normalization whose parameters and statistics belong to ``layer``, inside its call."""
+  features = (y.shape[-1],)
+  scale = layer.param("scale", ZEROS if norm.zero else ONES, features)
+  bias = layer.param("bias", ZEROS, features)
+  mean = layer.variable("batch_stats", "mean", ZEROS, None, features)
+  variance = layer.variable("batch_stats", "var", ONES, None, features)
+  live = train and not layer.is_initializing() if isinstance(train, bool) else train
+  y, batch_mean, batch_variance = batch_norm(
+    y, scale, bias, mean.value, variance.value, live, norm.epsilon
+  )
+  if live is not False and layer.is_mutable_collection("batch_stats"):
+    share = 1 - norm.momentum  # as a difference, so that frozen statistics stay to the bit
+    mean.value += share * (batch_mean - mean.value)
+    variance.value += share * (batch_variance - variance.value)
+  return y
 
 
 def convolve(x, weight, *, stride=1, padding="SAME", groups=1) -> jax.Array:
@@ -102,18 +106,44 @@ def convolve(x, weight, *, stride=1, padding="SAME", groups=1) -> jax.Array:
   return ops.conv(x, weight, stride=stride, padding=padding, groups=groups)
 
 
+class BatchNorm(LeafOp):
+  """Batch normalization of a tensor that no convolution just made, then an activation function.
+
+  For networks that normalise before they convolve, such as wide ResNets. On a device it is a
+  depthwise 1x1 convolution with a bias.
+
+  Attributes:
+    act: name of the activation function or None.
+    norm: epsilon and momentum.
+
+  Parameters: ``scale`` and ``bias`` (channels,); statistics: ``mean`` and ``var`` (channels,).
+  """
+
+  act: str | None = None
+  norm: Norm = Norm()
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
+    return activate(self.act, normalise(self, self.norm, x, train))
+
+
 class Dense(LeafOp):
-  """A linear layer on (batch, in); parameters ``kernel`` (in, features) and ``bias`` (features,)."""
+  """A linear layer on (batch, in); further axes of the input are flattened into one.
+
+  Parameters: ``kernel`` (in, features) and ``bias`` (features,).
+  """
 
   features: int
   use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    weight = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+    x = x.reshape(x.shape[0], -1)
+    start = Initial(deviation=x.shape[-1] ** -0.5)
+    weight = self.param("kernel", start, (x.shape[-1], self.features))
     y = x @ weight.astype(x.dtype)
     if self.use_bias:
-      bias = self.param("bias", nn.initializers.zeros, (self.features,))
+      bias = self.param("bias", ZEROS, (self.features,))
       y = y + bias.astype(y.dtype).reshape(1, -1)
     return y
 

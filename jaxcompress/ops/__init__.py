@@ -2,11 +2,12 @@
 
 from jaxcompress.ops.allocator import keep_freed_memory
 from jaxcompress.ops.convolution import conv, depthwise_conv, pointwise_conv
-from jaxcompress.ops.dispatch import Formulations, formulations
+from jaxcompress.ops.dispatch import XLA_ONLY, Formulations, formulations
 from jaxcompress.ops.padding import Padding, resolve_padding
 from jaxcompress.ops.sums import channel_sums
 
 __all__ = [
+  "XLA_ONLY",
   "Formulations",
   "Padding",
   "channel_sums",

@@ -38,7 +38,8 @@ def assemble(
   Args:
     graph: with fused activations.
     folded: of every node that has a kernel, from :func:`jaxcompress.nn.fold`.
-    weight_scales: (out,) float32 scales of the kernels as trained, by node.
+    weight_scales: (out,) float32 scales of the kernels as trained, by node; a normalization on
+      its own needs none: its kernel of ones is the highest level.
     grids: of every tensor of the graph.
     levels: the integers of the weights; within -127 to 127.
     preprocess: maps images to what the network reads; kept in the model.
@@ -60,6 +61,12 @@ def assemble(
   if not -HIGHEST <= levels.low <= levels.high <= HIGHEST:
     raise ValueError(f"levels: {levels} must be within -{HIGHEST} to {HIGHEST}, as weights are.")
   weighted = [node for node in graph.nodes if kernel_shape(node) is not None]
+  ones = {
+    node.name: np.full(kernel_shape(node)[-1], 1 / levels.high, np.float32)
+    for node in weighted
+    if node.op == "BatchNorm"
+  }
+  weight_scales = {**ones, **weight_scales}
   for node in weighted:
     _check_complete(node, folded, weight_scales, grids)
   codes, scales, steps = {}, {}, {}

@@ -1,10 +1,11 @@
 """Recipe, state and the one jitted step; checkpoints and the loop around it."""
 
+from jaxcompress.nn import init_variables
 from jaxcompress.training.checkpoint import Checkpoints, load_variables, save_variables
 from jaxcompress.training.loop import evaluate, fit
 from jaxcompress.training.optimizers import kernels_only, sgd, warmup_cosine
 from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.state import CompressState, init_state, init_variables
+from jaxcompress.training.state import CompressState, init_state
 from jaxcompress.training.step import distill_step, eval_step, predict, train_step
 
 __all__ = [

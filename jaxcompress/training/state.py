@@ -1,16 +1,15 @@
 """Everything that changes during a run, as one pytree."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.nn import Endpoints, Graph, fold, trace
+from jaxcompress import ops
+from jaxcompress.nn import Endpoints, Graph, fold, init_variables, trace
 from jaxcompress.quantize import (
   Grid,
   QuantizedModel,
@@ -106,6 +105,7 @@ class CompressState:
         np.float32,
       ).reshape(-1)
       for name, layer in folded.items()
+      if name in sites.kernels
     }
     grids = {}
     for tensor, key in sites.keys:
@@ -198,11 +198,12 @@ def init_state(
     loss_key, run_key = jax.random.split(rng)
     images = to_network_input(recipe, batch["image"])
     batch = {**batch, "image": images}
-    student = as_endpoints(recipe.student.apply(variables, images, train=False))
-    teachers = tuple(
-      as_endpoints(teacher.apply(v, images, train=False))
-      for teacher, v in zip(recipe.teachers, teacher_variables, strict=True)
-    )
+    with ops.formulations(**ops.XLA_ONLY._asdict()):  # losses read shapes, rarely values
+      student = as_endpoints(recipe.student.apply(variables, images, train=False))
+      teachers = tuple(
+        as_endpoints(teacher.apply(v, images, train=False))
+        for teacher, v in zip(recipe.teachers, teacher_variables, strict=True)
+      )
     _check_classes(student, teachers)
     loss_params, loss_state = recipe.loss.init(loss_key, student, teachers, batch)
     quantizer = QuantVariables({}, {})
@@ -214,17 +215,18 @@ def init_state(
 
   shape = jax.eval_shape(lambda x: to_network_input(recipe, x), batch["image"]).shape[1:]
   model_key, build_key = jax.random.split(rng)
-  variables = student_variables
-  if variables is None:
+  if student_variables is None:
     variables = init_variables(recipe.student, model_key, tuple(shape))
+  else:
+    variables = _copy(dict(student_variables))
   quantizer, loss_params, loss_state, opt_state, key = build(
     build_key, dict(batch), teacher_variables, variables
   )
   return CompressState(
     recipe=recipe,
     image_shape=tuple(shape),
-    params=_copy(variables["params"]),
-    batch_stats=_copy(variables.get("batch_stats", {})),
+    params=variables["params"],
+    batch_stats=variables.get("batch_stats", {}),
     quantizer=quantizer,
     loss_params=loss_params,
     loss_state=loss_state,
@@ -236,30 +238,10 @@ def init_state(
   )
 
 
-@partial(jax.jit, static_argnums=(0, 2))
-def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...]) -> Any:
-  """A model's first variables; compiled once for a model, whatever trains it.
-
-  The key is turned into one of XLA's own generator, for which drawing the kernels of a network
-  compiles in half the time.
-
-  Args:
-    model: a linen module.
-    rng: a key.
-    image_shape: (height, width, channels); static.
-
-  Examples:
-    >>> from jaxcompress import models
-    >>> sorted(init_variables(models.resnet8(10), jax.random.key(0), (32, 32, 3)))
-    ['batch_stats', 'params']
-  """
-  key = jax.random.wrap_key_data(jax.random.bits(rng, (4,)), impl="rbg")
-  return model.init(key, jnp.zeros((1, *image_shape)), train=False)
-
-
+@jax.jit
 def _copy(tree: Any) -> Any:
   """Arrays of our own: the step donates them, and the caller may still need the given ones."""
-  return jax.tree.map(jnp.array, tree)
+  return jax.tree.map(jnp.copy, tree)
 
 
 def as_endpoints(output: Any) -> Endpoints:

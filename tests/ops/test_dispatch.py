@@ -10,7 +10,7 @@ from jaxcompress.ops import dispatch
 
 
 def test_every_backend_names_formulations_that_exist():
-  for names in (*dispatch.BACKENDS.values(), dispatch.OTHER):
+  for names in (*dispatch.BACKENDS.values(), dispatch.XLA_ONLY):
     for kind, name in names._asdict().items():
       assert callable(dispatch.CHOICES[kind][name])
 

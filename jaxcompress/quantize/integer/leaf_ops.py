@@ -121,6 +121,10 @@ def _prepare_dense(node: Node, grids: Grids, integers: Integers):
   return _prepare_weights(node, grids, integers, 1)
 
 
+def _run_dense(static, arrays: Arrays, x):
+  return _run_weights(static, arrays, x.reshape(x.shape[0], -1))
+
+
 def _prepare_add(node: Node, grids: Grids, integers):
   left, right = (grids[name] for name in node.inputs)
   output = _output(node, grids)
@@ -257,7 +261,8 @@ def _run_shuffle(groups: int, arrays: Arrays, x):
 
 ARITHMETIC: Mapping[str, LeafArithmetic] = {
   "ConvNorm": LeafArithmetic(_prepare_conv, _run_weights),
-  "Dense": LeafArithmetic(_prepare_dense, _run_weights),
+  "BatchNorm": LeafArithmetic(_prepare_conv, _run_weights),
+  "Dense": LeafArithmetic(_prepare_dense, _run_dense),
   "Add": LeafArithmetic(_prepare_add, _run_add),
   "Multiply": LeafArithmetic(_prepare_multiply, _run_multiply),
   "Activation": LeafArithmetic(_prepare_activation, _run_activation),

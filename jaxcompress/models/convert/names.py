@@ -1,0 +1,267 @@
+"""What PyTorch sources call the layers of an architecture.
+
+A layer with a convolution and a normalization is written as ``"conv norm"``, one of them alone as
+one word; parameters are found under these prefixes.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+BLOCK = re.compile(r"stage(\d+)_(?:block|conv)(\d+)(?:/(.+))?")
+
+
+class Block(NamedTuple):
+  """One block of a network.
+
+  Attributes:
+    stage: number of its stage, from 0.
+    index: its number within the stage, from 0.
+    running: its number within the network, from 0.
+    children: names of its modules that have parameters, in order.
+  """
+
+  stage: int
+  index: int
+  running: int
+  children: tuple[str, ...]
+
+  def at(self, child: str) -> int:
+    """Position of a child, counting only those that this block has."""
+    return self.children.index(child)
+
+
+class Names(NamedTuple):
+  """Names of one source's layers.
+
+  Attributes:
+    outer: of the layers outside blocks.
+    block: prefix of a block.
+    inner: of the layers inside a block, after its prefix; ``""`` where the block is one layer.
+    linear: our pointwise convolutions that are linear layers there.
+  """
+
+  outer: Mapping[str, str]
+  block: Callable[[Block], str]
+  inner: Callable[[Block], Mapping[str, str]]
+  linear: frozenset[str] = frozenset()
+
+
+def torch_names(names: Names, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
+  """Prefixes of every layer.
+
+  Args:
+    names: of the source.
+    layers: paths of our layers that have parameters, in the order in which they run.
+
+  Returns:
+    One or two prefixes by path.
+
+  Examples:
+    >>> torch_names(RESNET, ("stem", "stage0_block0/conv1"))
+    {'stem': ('conv1', 'bn1'), 'stage0_block0/conv1': ('layer1.0.conv1', 'layer1.0.bn1')}
+  """
+  children: dict[tuple[int, int], list[str]] = {}
+  for layer in layers:
+    if match := BLOCK.fullmatch(layer):
+      child = (match[3] or "").split("/")[0]
+      seen = children.setdefault((int(match[1]), int(match[2])), [])
+      if child not in seen:
+        seen.append(child)
+  blocks = {
+    place: Block(*place, running, tuple(seen))
+    for running, (place, seen) in enumerate(sorted(children.items()))
+  }
+  found = {}
+  for layer in layers:
+    match = BLOCK.fullmatch(layer)
+    if match is None:
+      found[layer] = tuple(names.outer[layer].split())
+    else:
+      block = blocks[int(match[1]), int(match[2])]
+      words = names.inner(block)[match[3] or ""].split()
+      found[layer] = tuple(f"{names.block(block)}.{word}" for word in words)
+  return found
+
+
+# torchvision
+
+
+def _mobilenet_v2(b: Block) -> dict[str, str]:
+  depthwise, project = b.at("depthwise"), b.at("project")
+  return {
+    "expand": "conv.0.0 conv.0.1",
+    "depthwise": f"conv.{depthwise}.0 conv.{depthwise}.1",
+    "project": f"conv.{project} conv.{project + 1}",
+  }
+
+
+TORCHVISION_MOBILENET_V2 = Names(
+  {"stem": "features.0.0 features.0.1", "head": "features.18.0 features.18.1"}
+  | {"classifier": "classifier.1"},
+  lambda b: f"features.{b.running + 1}",
+  _mobilenet_v2,
+)
+
+
+def _mobilenet_v3(b: Block) -> dict[str, str]:
+  pairs = {child: f"block.{i}.0 block.{i}.1" for i, child in enumerate(b.children)}
+  squeeze = f"block.{b.at('se')}" if "se" in b.children else ""
+  return pairs | {"se/reduce": f"{squeeze}.fc1", "se/expand": f"{squeeze}.fc2"}
+
+
+def torchvision_mobilenet_v3(blocks: int) -> Names:
+  """MobileNetV3, whose last convolution is numbered after the blocks."""
+  return Names(
+    {
+      "stem": "features.0.0 features.0.1",
+      "tail": f"features.{blocks + 1}.0 features.{blocks + 1}.1",
+      "head": "classifier.0",
+      "classifier": "classifier.3",
+    },
+    lambda b: f"features.{b.running + 1}",
+    _mobilenet_v3,
+    linear=frozenset({"head"}),
+  )
+
+
+TORCHVISION_SHUFFLENET_V2 = Names(
+  {"stem": "conv1.0 conv1.1", "head": "conv5.0 conv5.1", "classifier": "fc"},
+  lambda b: f"stage{b.stage + 2}.{b.index}",
+  lambda b: {
+    "left_depthwise": "branch1.0 branch1.1",
+    "left_conv": "branch1.2 branch1.3",
+    "right_conv1": "branch2.0 branch2.1",
+    "right_depthwise": "branch2.3 branch2.4",
+    "right_conv2": "branch2.5 branch2.6",
+    "conv1": "branch2.0 branch2.1",
+    "depthwise": "branch2.3 branch2.4",
+    "conv2": "branch2.5 branch2.6",
+  },
+)
+
+
+def _residual(shortcut: str) -> Callable[[Block], dict[str, str]]:
+  convs = {f"conv{i}": f"conv{i} bn{i}" for i in (1, 2, 3)}
+  return lambda b: convs | {"shortcut": f"{shortcut}.0 {shortcut}.1"}
+
+
+RESNET = Names(
+  {"stem": "conv1 bn1", "classifier": "fc"},
+  lambda b: f"layer{b.stage + 1}.{b.index}",
+  _residual("downsample"),
+)
+
+# timm
+
+
+def _timm_block(b: Block) -> dict[str, str]:
+  """Separable convolutions, inverted residuals and squeeze-excite: norms are counted."""
+  convs = {"expand": "conv_pw", "depthwise": "conv_dw", "pointwise": "conv_pw"}
+  convs["project"] = "conv_pwl" if "expand" in b.children else "conv_pw"
+  counted = [child for child in b.children if child != "se"]
+  pairs = {child: f"{convs[child]} bn{i + 1}" for i, child in enumerate(counted)}
+  return pairs | {"se/reduce": "se.conv_reduce", "se/expand": "se.conv_expand"}
+
+
+TIMM_STEM = {"stem": "conv_stem bn1", "classifier": "classifier"}
+
+
+def _timm(inner: Callable[[Block], Mapping[str, str]], **outer: str) -> Names:
+  return Names(TIMM_STEM | outer, lambda b: f"blocks.{b.stage}.{b.index}", inner)
+
+
+TIMM_MOBILENET_V1 = _timm(_timm_block)
+TIMM_MOBILENET_V2 = _timm(_timm_block, head="conv_head bn2")
+
+
+def timm_mobilenet_v3(stages: int) -> Names:
+  """MobileNetV3, whose last convolution before the pooling is a stage of its own."""
+  tail = f"blocks.{stages}.0.conv blocks.{stages}.0.bn1"
+  return _timm(_timm_block, tail=tail, head="conv_head")
+
+
+def _mobilenet_v4(b: Block) -> dict[str, str]:
+  if b.children == ("expand", "project") and b.stage == 0:
+    return {"expand": "conv_exp bn1", "project": "conv_pwl bn2"}
+  words = {"start": "dw_start", "expand": "pw_exp", "depthwise": "dw_mid", "project": "pw_proj"}
+  return {"": "conv bn1"} | {child: f"{word}.conv {word}.bn" for child, word in words.items()}
+
+
+TIMM_MOBILENET_V4 = _timm(
+  _mobilenet_v4, tail="blocks.4.0.conv blocks.4.0.bn1", head="conv_head norm_head"
+)
+TIMM_GHOSTNET = _timm(
+  lambda b: {
+    **{
+      f"ghost{i}/{ours}": f"ghost{i}.{theirs}.0 ghost{i}.{theirs}.1"
+      for i in (1, 2)
+      for ours, theirs in (("primary", "primary_conv"), ("cheap", "cheap_operation"))
+    },
+    "depthwise": "conv_dw bn_dw",
+    "se/reduce": "se.conv_reduce",
+    "se/expand": "se.conv_expand",
+    "shortcut_depthwise": "shortcut.0 shortcut.1",
+    "shortcut": "shortcut.2 shortcut.3",
+  },
+  tail="blocks.9.0.conv blocks.9.0.bn1",
+  head="conv_head",
+)
+
+# The ShuffleNet authors' repository and the CRD repository
+
+MEGVII_SHUFFLENET_V1 = Names(
+  {"stem": "first_conv.0 first_conv.1", "classifier": "classifier.0"},
+  lambda b: f"features.{b.running}",
+  lambda b: {
+    "reduce": "branch_main_1.0 branch_main_1.1",
+    "depthwise": "branch_main_1.3 branch_main_1.4",
+    "expand": "branch_main_2.0 branch_main_2.1",
+  },
+)
+CRD_RESNET50 = Names(
+  {"stem": "conv1 bn1", "classifier": "linear"}, RESNET.block, _residual("shortcut")
+)
+CRD_WIDE_RESNET = Names(
+  {"stem": "conv1", "norm": "bn1", "classifier": "fc"},
+  lambda b: f"block{b.stage + 1}.layer.{b.index}",
+  lambda b: {
+    "norm": "bn1",
+    "conv1": "conv1 bn2",
+    "conv2": "conv2",
+    "shortcut": "convShortcut",
+  },
+)
+CRD_VGG = Names(
+  {"classifier": "classifier"},
+  lambda b: f"block{b.stage}",
+  lambda b: {"": f"{3 * b.index} {3 * b.index + 1}"},
+)
+CRD_MOBILENET_V2 = Names(
+  {"stem": "conv1.0 conv1.1", "head": "conv2.0 conv2.1", "classifier": "classifier.0"},
+  lambda b: f"blocks.{b.stage}.{b.index}",
+  lambda b: {
+    "expand": "conv.0 conv.1",
+    "depthwise": "conv.3 conv.4",
+    "project": "conv.6 conv.7",
+  },
+)
+CRD_SHUFFLENET_V1 = Names(
+  {"stem": "conv1 bn1", "classifier": "linear"},
+  RESNET.block,
+  lambda b: {"reduce": "conv1 bn1", "depthwise": "conv2 bn2", "expand": "conv3 bn3"},
+)
+CRD_SHUFFLENET_V2 = Names(
+  {"stem": "conv1 bn1", "head": "conv2 bn2", "classifier": "linear"},
+  RESNET.block,
+  lambda b: {
+    "left_depthwise": "conv1 bn1",
+    "left_conv": "conv2 bn2",
+    "right_conv1": "conv3 bn3",
+    "right_depthwise": "conv4 bn4",
+    "right_conv2": "conv5 bn5",
+    "conv1": "conv1 bn1",
+    "depthwise": "conv2 bn2",
+    "conv2": "conv3 bn3",
+  },
+)

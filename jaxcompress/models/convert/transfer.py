@@ -1,0 +1,261 @@
+"""PyTorch's state dicts from and to the variables of our models."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.models.convert.names import Names, torch_names
+from jaxcompress.models.convert.sources import find_source
+from jaxcompress.models.convert.weights import read_weights
+from jaxcompress.models.registry import Summary, summarize
+from jaxcompress.nn import Initial, Node, parameters
+
+COUNTER = "num_batches_tracked"  # PyTorch counts batches; nothing here needs it
+NORM = {"scale": "weight", "bias": "bias"}
+STATISTICS = {"mean": "running_mean", "var": "running_var"}
+CLASSIFIER = "classifier"
+Weights = Mapping[str, Any] | str | os.PathLike
+
+
+class Tensor(NamedTuple):
+  """One array and its key in a state dict.
+
+  Attributes:
+    key: in the state dict.
+    path: in our variables, the collection first.
+    shape: ours.
+    linear: whether a convolution's kernel is a linear layer's weight there.
+  """
+
+  key: str
+  path: tuple[str, ...]
+  shape: tuple[int, ...]
+  linear: bool = False
+
+  @property
+  def torch_shape(self) -> tuple[int, ...]:
+    """Its shape in the state dict."""
+    if len(self.shape) == 1:
+      return self.shape
+    *window, depth, out = self.shape
+    return (out, depth, *(() if self.linear else window))
+
+  def to_ours(self, array: np.ndarray) -> np.ndarray:
+    """OIHW to HWIO, and (out, in) to (in, out)."""
+    if array.ndim == 1:
+      return array
+    return array.transpose(*range(2, array.ndim), 1, 0).reshape(self.shape)
+
+  def to_torch(self, array: np.ndarray) -> np.ndarray:
+    """The way back."""
+    if array.ndim == 1:
+      return array
+    out = array.ndim - 1
+    turned = array.transpose(out, out - 1, *range(out - 1)).reshape(self.torch_shape)
+    return np.ascontiguousarray(turned)
+
+
+def from_torch(
+  source: str,
+  weights: Weights,
+  *,
+  num_classes: int | None = None,
+  key: jax.Array | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+  """A PyTorch checkpoint as one of our models and its variables; the logits are the same.
+
+  ImageNet's networks have the original's strides for images of every size; for small images take
+  ``model.clone(layout="cifar")`` with the same variables.
+
+  Args:
+    source: ``"torchvision/NAME"``, ``"timm/NAME"``, ``"megvii/NAME"`` (the ShuffleNet authors'
+      repository) or ``"crd/NAME"`` (RepDistiller); the names are the keys of :data:`SOURCES`.
+    weights: a state dict of numpy arrays or torch tensors, or the path of a ``.safetensors``,
+      ``.pth`` or ``.pt`` file. Files are read without torch, and no pickled code is executed.
+    num_classes: size of the logits; None: that of the checkpoint. If it is not the checkpoint's,
+      the classifier starts anew, as in a fresh model.
+    key: a PRNG key for a new classifier; ``jax.random.key(0)`` by default.
+
+  Returns:
+    ``(model, variables)``: a linen module for (batch, height, width, 3) images, and a dict of
+    ``params`` and ``batch_stats``, float32.
+
+  Raises:
+    ValueError: if the source is unknown, the file cannot be read, or keys are missing, unknown or
+      of a wrong shape; all of them are listed in one message.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> model = models.resnet8()
+    >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    >>> weights = models.to_torch("crd/resnet8", variables)
+    >>> weights["conv1.weight"].shape
+    (16, 3, 3, 3)
+    >>> same_model, same_variables = models.from_torch("crd/resnet8", weights)
+    >>> same_model == model
+    True
+  """
+  found, arrays = find_source(source), read_weights(weights)
+  if num_classes is not None and num_classes < 1:
+    raise ValueError(f"num_classes: {num_classes} must be positive.")
+  summary = summarize(found.make(found.num_classes))
+  (prefix,) = torch_names(found.names, [CLASSIFIER])[CLASSIFIER]
+  given = _classes_of(arrays, f"{prefix}.weight") or found.num_classes
+  expected = _with_classes(tensors_of(summary, found.names), given)
+  _check(source, expected, arrays)
+  flat = {tensor.path: tensor.to_ours(arrays[tensor.key]) for tensor in expected}
+  if num_classes not in (None, given):
+    key = jax.random.key(0) if key is None else key
+    flat |= _new_classifier(expected, num_classes, key)
+  return found.make(num_classes or given), _nested(flat)
+
+
+def to_torch(source: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Variables of one of our models as the state dict of the PyTorch original.
+
+  Args:
+    source: as in :func:`from_torch`.
+    variables: ``params`` and ``batch_stats`` of the model of that source, with any number of
+      classes.
+
+  Returns:
+    Arrays by key, float32; ``num_batches_tracked`` is an int64 zero. For
+    ``torch_model.load_state_dict`` wrap them in ``torch.from_numpy``.
+
+  Raises:
+    ValueError: if the source is unknown, or the variables are not those of its model.
+
+  Examples:
+    See :func:`from_torch`.
+  """
+  found = find_source(source)
+  classifier = parameters(variables.get("params", {}), CLASSIFIER).get("kernel")
+  classes = found.num_classes if classifier is None else np.shape(classifier)[-1]
+  expected = tensors_of(summarize(found.make(classes)), found.names)
+  flat = _flat(variables)
+  ours = {tensor.path: tensor for tensor in expected}
+  problems = [f"{'/'.join(path)} is missing" for path in ours if path not in flat]
+  problems += [f"{'/'.join(path)} is unknown" for path in flat if path not in ours]
+  problems += [
+    f"{'/'.join(path)} has shape {np.shape(flat[path])}, not {tensor.shape}"
+    for path, tensor in ours.items()
+    if path in flat and np.shape(flat[path]) != tensor.shape
+  ]
+  if problems:
+    raise ValueError(f"variables: they are not those of {source}: {', '.join(problems)}.")
+  state_dict = {}
+  for tensor in expected:
+    state_dict[tensor.key] = tensor.to_torch(np.asarray(flat[tensor.path], np.float32))
+    if tensor.path[-1] == "var":  # as in PyTorch, behind the running variance
+      state_dict[f"{tensor.key.rpartition('.')[0]}.{COUNTER}"] = np.zeros((), np.int64)
+  return state_dict
+
+
+def tensors_of(summary: Summary, names: Names) -> list[Tensor]:
+  """Every array of a model with its key in the source's state dict.
+
+  Args:
+    summary: of the model.
+    names: of the source's layers.
+  """
+  params = summary.variables["params"]
+  nodes = [node for node in summary.graph.nodes if parameters(params, node.name)]
+  prefixes = torch_names(names, [node.name for node in nodes])
+  return [
+    tensor
+    for node in nodes
+    for tensor in _node_tensors(node, prefixes[node.name], summary.variables, names)
+  ]
+
+
+def _node_tensors(node: Node, prefixes, variables, names: Names) -> list[Tensor]:
+  shapes = {
+    collection: parameters(variables[collection], node.name)
+    for collection in ("params", "batch_stats")
+    if collection in variables
+  }
+  conv, norm = prefixes[0], prefixes[-1]
+  keys = {("params", "kernel"): f"{conv}.weight"}
+  if node.attrs.get("norm") is None:
+    keys["params", "bias"] = f"{conv}.bias"
+  else:
+    keys["params", "conv_bias"] = f"{conv}.bias"
+    keys |= {("params", ours): f"{norm}.{theirs}" for ours, theirs in NORM.items()}
+    keys |= {("batch_stats", ours): f"{norm}.{theirs}" for ours, theirs in STATISTICS.items()}
+  return [
+    Tensor(
+      key,
+      (collection, *node.name.split("/"), leaf),
+      shapes[collection][leaf].shape,
+      linear=node.name in names.linear,
+    )
+    for (collection, leaf), key in keys.items()
+    if leaf in shapes.get(collection, {})
+  ]
+
+
+def _classes_of(arrays: Mapping[str, np.ndarray], key: str) -> int | None:
+  """Classes of a state dict's classifier, where that can be told."""
+  weight = arrays.get(key)
+  return int(weight.shape[0]) if weight is not None and weight.ndim == 2 and weight.size else None
+
+
+def _with_classes(tensors: list[Tensor], classes: int) -> list[Tensor]:
+  """The same tensors for another number of classes."""
+  return [
+    t._replace(shape=(*t.shape[:-1], classes)) if CLASSIFIER in t.path else t for t in tensors
+  ]
+
+
+def _check(source: str, expected: list[Tensor], arrays: Mapping[str, np.ndarray]) -> None:
+  """Raises one ``ValueError`` with everything that does not fit."""
+  known = {tensor.key: tensor.torch_shape for tensor in expected}
+  counters = {f"{key.rpartition('.')[0]}.{COUNTER}" for key in known}
+  groups = {
+    "missing": [key for key in known if key not in arrays],
+    "unknown": [key for key in arrays if key not in known and key not in counters],
+    "of wrong shape": [
+      f"{key} {arrays[key].shape} for {shape}"
+      for key, shape in known.items()
+      if key in arrays and arrays[key].shape != shape
+    ],
+    "not of floats": [key for key in known if key in arrays and arrays[key].dtype.kind != "f"],
+  }
+  problems = [f"{what}: {', '.join(keys)}" for what, keys in groups.items() if keys]
+  if problems:
+    raise ValueError(f"weights: they are not those of {source}; {'; '.join(problems)}.")
+
+
+def _new_classifier(expected: list[Tensor], classes: int, key: jax.Array) -> dict:
+  flat = {}
+  for tensor in expected:
+    if CLASSIFIER in tensor.path:
+      shape = (*tensor.shape[:-1], classes)
+      start = Initial(deviation=shape[0] ** -0.5 if len(shape) > 1 else 0.0)
+      flat[tensor.path] = np.asarray(start(key, shape))
+  return flat
+
+
+def _nested(flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, Any]:
+  tree: dict[str, Any] = {}
+  for path, array in flat.items():
+    branch = tree
+    for part in path[:-1]:
+      branch = branch.setdefault(part, {})
+    branch[path[-1]] = jnp.asarray(array)
+  return tree
+
+
+def _flat(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+  flat = {}
+  for name, branch in tree.items():
+    if isinstance(branch, Mapping):
+      flat |= _flat(branch, (*path, name))
+    else:
+      flat[*path, name] = branch
+  return flat

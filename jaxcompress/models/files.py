@@ -1,0 +1,130 @@
+"""Models in one safetensors file: arrays by path, and in its header how to build the network."""
+
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import save as to_bytes
+
+from jaxcompress.models.registry import create, describe, summarize
+from jaxcompress.nn import Norm
+
+HEADER = "jaxcompress"  # key of the configuration in the file's metadata
+FORMAT = 1
+
+
+def save(path: str | os.PathLike, model: nn.Module, variables: Mapping[str, Any]) -> pathlib.Path:
+  """Writes a model and its variables to one file, which :func:`load` reads.
+
+  Args:
+    path: of the file, by custom ``.safetensors``; an earlier file is replaced in one step.
+    model: one of ``jaxcompress.models``; its name and options go into the header.
+    variables: its ``params`` and ``batch_stats``.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: if the model is none of this package, or the variables are not its own.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> model = models.resnet8(num_classes=10)
+    >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = save(folder + "/student.safetensors", model, variables)
+    ...   same_model, same_variables = load(path)
+    >>> same_model == model
+    True
+  """
+  path = pathlib.Path(path)
+  name, num_classes, options = describe(model)
+  config = {"format": FORMAT, "model": name, "num_classes": num_classes, "options": options}
+  arrays = {key: np.asarray(array) for key, array in _flat(variables).items()}
+  _check_arrays("variables", f"the model {name}", model, arrays)
+  content = to_bytes(
+    {key: np.ascontiguousarray(a) for key, a in arrays.items()}, {HEADER: json.dumps(config)}
+  )
+  try:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+      file.write(content)
+    os.replace(file.name, path)
+  except OSError as error:
+    raise ValueError(f"path: {path} cannot be written ({error}).") from error
+  return path
+
+
+def load(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
+  """Reads a model that :func:`save` wrote.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    ``(model, variables)``.
+
+  Raises:
+    ValueError: if the file cannot be read, was not written by :func:`save`, or its arrays are not
+      those of its model. Checkpoints of PyTorch are :func:`from_torch`'s.
+
+  Examples:
+    See :func:`save`.
+  """
+  try:
+    with safetensors.safe_open(path, "numpy") as file:
+      header = (file.metadata() or {}).get(HEADER)
+      arrays = {key: file.get_tensor(key) for key in file.keys()} if header else {}  # noqa: SIM118
+  except Exception as error:  # the reader raises its own kinds, and OSError
+    raise ValueError(f"path: {path} is no readable safetensors file ({error}).") from error
+  if header is None:
+    raise ValueError(
+      f"path: {path} says no model in its header; checkpoints of PyTorch are read by"
+      " models.from_torch(source, path)."
+    )
+  model = _build(path, header)
+  _check_arrays("path", str(path), model, arrays)
+  variables = unflatten_dict({tuple(key.split("/")): a for key, a in arrays.items()})
+  return model, jax.tree.map(jnp.asarray, variables)
+
+
+def _build(path: str | os.PathLike, header: str) -> nn.Module:
+  try:
+    config = json.loads(header)
+    options = {name: _as_tuples(value) for name, value in config["options"].items()}
+    if "norm" in options:
+      options["norm"] = Norm(*options["norm"])
+    return create(config["model"], config["num_classes"], **options)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"path: {path} names a model that cannot be built ({type(error).__name__}: {error})."
+    ) from error
+
+
+def _as_tuples(value: Any) -> Any:
+  return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
+  return flatten_dict(variables, sep="/")
+
+
+def _check_arrays(argument: str, what: str, model: nn.Module, arrays: Mapping[str, Any]) -> None:
+  wanted = _flat(summarize(model).variables)
+  problems = [f"{key} is missing" for key in wanted if key not in arrays]
+  problems += [f"{key} is unknown" for key in arrays if key not in wanted]
+  problems += [
+    f"{key} is {arrays[key].dtype} {arrays[key].shape}, not {leaf.dtype} {leaf.shape}"
+    for key, leaf in wanted.items()
+    if key in arrays and (arrays[key].shape, arrays[key].dtype) != (leaf.shape, leaf.dtype)
+  ]
+  if problems:
+    raise ValueError(f"{argument}: the arrays of {what} do not fit: {', '.join(problems)}.")

@@ -1,0 +1,306 @@
+"""MobileNetV4-Conv: universal inverted bottlenecks (Qin et al., 2024)."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+
+from jaxcompress import ops
+from jaxcompress.models.blocks import activated
+from jaxcompress.models.layouts import (
+  check_layout,
+  check_positive,
+  divisible,
+  layout_strides,
+  native_size,
+  resolution_ends,
+)
+from jaxcompress.nn import Add, ConvNorm, Dense, Endpoints, GlobalAvgPool, Norm
+
+
+class Conv(NamedTuple):
+  """A plain convolution with ReLU."""
+
+  kernel: int
+  features: int
+  stride: int = 1
+
+
+class Fused(NamedTuple):
+  """A fused inverted bottleneck: a 3x3 expansion and a pointwise projection."""
+
+  expand: int
+  features: int
+  stride: int = 1
+
+
+class Universal(NamedTuple):
+  """A universal inverted bottleneck.
+
+  Attributes:
+    start: side of the depthwise kernel before the expansion, 0 for none.
+    middle: side of the depthwise kernel after it, 0 for none.
+    expand: expansion.
+    features: channels at the end.
+    stride: of the last depthwise convolution that there is.
+  """
+
+  start: int
+  middle: int
+  expand: int
+  features: int
+  stride: int = 1
+
+
+Row = Conv | Fused | Universal
+
+
+class Architecture(NamedTuple):
+  """The stem's channels, and stages of rows."""
+
+  stem: int
+  stages: tuple[tuple[Row, ...], ...]
+
+
+SMALL = Architecture(
+  stem=32,
+  stages=(
+    (Conv(3, 32, stride=2), Conv(1, 32)),
+    (Conv(3, 96, stride=2), Conv(1, 64)),
+    (
+      Universal(5, 5, 3, 96, stride=2),
+      *(Universal(0, 3, 2, 96),) * 4,
+      Universal(3, 0, 4, 96),
+    ),
+    (
+      Universal(3, 3, 6, 128, stride=2),
+      Universal(5, 5, 4, 128),
+      Universal(0, 5, 4, 128),
+      Universal(0, 5, 3, 128),
+      *(Universal(0, 3, 4, 128),) * 2,
+    ),
+  ),
+)
+MEDIUM = Architecture(
+  stem=32,
+  stages=(
+    (Fused(4, 48, stride=2),),
+    (Universal(3, 5, 4, 80, stride=2), Universal(3, 3, 2, 80)),
+    (
+      Universal(3, 5, 6, 160, stride=2),
+      *(Universal(3, 3, 4, 160),) * 2,
+      Universal(3, 5, 4, 160),
+      Universal(3, 3, 4, 160),
+      Universal(3, 0, 4, 160),
+      Universal(0, 0, 2, 160),
+      Universal(3, 0, 4, 160),
+    ),
+    (
+      Universal(5, 5, 6, 256, stride=2),
+      Universal(5, 5, 4, 256),
+      *(Universal(3, 5, 4, 256),) * 2,
+      Universal(0, 0, 4, 256),
+      Universal(3, 0, 4, 256),
+      Universal(3, 5, 2, 256),
+      Universal(5, 5, 4, 256),
+      *(Universal(0, 0, 4, 256),) * 2,
+      Universal(5, 0, 2, 256),
+    ),
+  ),
+)
+LARGE = Architecture(
+  stem=24,
+  stages=(
+    (Fused(4, 48, stride=2),),
+    (Universal(3, 5, 4, 96, stride=2), Universal(3, 3, 4, 96)),
+    (
+      Universal(3, 5, 4, 192, stride=2),
+      *(Universal(3, 3, 4, 192),) * 3,
+      Universal(3, 5, 4, 192),
+      *(Universal(5, 3, 4, 192),) * 5,
+      Universal(3, 0, 4, 192),
+    ),
+    (
+      Universal(5, 5, 4, 512, stride=2),
+      *(Universal(5, 5, 4, 512),) * 3,
+      Universal(5, 0, 4, 512),
+      Universal(5, 3, 4, 512),
+      *(Universal(5, 0, 4, 512),) * 2,
+      Universal(5, 3, 4, 512),
+      Universal(5, 5, 4, 512),
+      *(Universal(5, 0, 4, 512),) * 3,
+    ),
+  ),
+)
+TAIL, HEAD = 960, 1280
+
+
+class FusedBottleneck(nn.Module):
+  """A 3x3 expansion, a pointwise projection, and a residual where shapes allow."""
+
+  row: Fused
+  features: int
+  stride: int
+  options: dict
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
+    expanded = divisible(x.shape[-1] * self.row.expand)
+    options = {"stride": self.stride, "act": "relu", **self.options}
+    y = ConvNorm(expanded, kernel=3, name="expand", **options)(x, train=train)
+    y = ConvNorm(self.features, name="project", **self.options)(y, train=train)
+    return Add(name="add")(x, y) if self.row.stride == 1 and x.shape == y.shape else y
+
+
+class UniversalBottleneck(nn.Module):
+  """Depthwise, expansion, depthwise, projection; each depthwise is optional."""
+
+  row: Universal
+  features: int
+  stride: int
+  options: dict
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
+    row, options = self.row, self.options
+    depthwise = {"groups": "depthwise", **options}
+    expanded = divisible(x.shape[-1] * row.expand)
+    y = x
+    if row.start:
+      step = {"kernel": row.start, "stride": 1 if row.middle else self.stride}
+      y = ConvNorm(y.shape[-1], name="start", **step, **depthwise)(y, train=train)
+    y = ConvNorm(expanded, act="relu", name="expand", **options)(y, train=train)
+    if row.middle:
+      step = {"kernel": row.middle, "stride": self.stride, "act": "relu"}
+      y = ConvNorm(expanded, name="depthwise", **step, **depthwise)(y, train=train)
+    y = ConvNorm(self.features, name="project", **options)(y, train=train)
+    return Add(name="add")(x, y) if row.stride == 1 and x.shape == y.shape else y
+
+
+class MobileNetV4(nn.Module):
+  """The network; see :func:`mobilenet_v4_conv_small`."""
+
+  num_classes: int
+  width: float
+  architecture: Architecture
+  layout: str
+  padding: ops.Padding
+  norm: Norm
+  image_size: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
+    stages = self.architecture.stages
+    imagenet = tuple(stage[0].stride for stage in stages)
+    strides = layout_strides(self.layout, x.shape[1], (2, *imagenet))
+    options = {"padding": self.padding, "norm": self.norm}
+    stem = self.architecture.stem if self.width < 1 else self._channels(self.architecture.stem)
+    x = ConvNorm(stem, kernel=3, stride=strides[0], act="relu", name="stem", **options)(
+      x, train=train
+    )
+    maps, preact = [x], [x]
+    for i, (stage, stride) in enumerate(zip(stages, strides[1:], strict=True)):
+      for j, row in enumerate(stage):
+        before, x = self._block(x, row, stride if j == 0 else 1, f"stage{i}_block{j}", train)
+      if i in resolution_ends(imagenet):
+        maps.append(x)
+        preact.append(before)
+    x = ConvNorm(self._channels(TAIL), act="relu", name="tail", **options)(x, train=train)
+    x = GlobalAvgPool(keepdims=True, name="pool")(x)
+    x = ConvNorm(HEAD, act="relu", name="head", **options)(x, train=train)
+    logits = Dense(self.num_classes, name="classifier")(x)
+    return Endpoints(logits, x.reshape(x.shape[0], -1), tuple(maps), tuple(preact))
+
+  def _channels(self, channels: int) -> int:
+    return divisible(channels * self.width)
+
+  def _block(self, x, row: Row, stride: int, name: str, train) -> tuple[jax.Array, jax.Array]:
+    """A row's map before and after its activation; bottlenecks are linear."""
+    options = {"padding": self.padding, "norm": self.norm}
+    features = self._channels(row.features)
+    if isinstance(row, Conv):
+      fields = {"kernel": row.kernel, "stride": stride, **options}
+      return activated(x, features, act="relu", name=name, train=train, **fields)
+    block = FusedBottleneck if isinstance(row, Fused) else UniversalBottleneck
+    y = block(row, features, stride, options, name=name)(x, train=train)
+    return y, y
+
+
+def _mobilenet_v4(architecture, num_classes, width, layout, padding, norm) -> MobileNetV4:
+  check_layout(layout)
+  check_positive(num_classes=num_classes, width=width)
+  return MobileNetV4(num_classes, width, architecture, layout, padding, norm, native_size(layout))
+
+
+def mobilenet_v4_conv_small(
+  num_classes: int = 1000,
+  width: float = 1.0,
+  *,
+  layout: str = "auto",
+  padding: ops.Padding = "SYMMETRIC",
+  norm: Norm = Norm(),  # noqa: B008
+) -> MobileNetV4:
+  """MobileNetV4-Conv-S.
+
+  Args:
+    num_classes: size of the logits.
+    width: multiplier of the channels, rounded to multiples of 8; below 1 the stem keeps its own,
+      and the last layer always does.
+    layout: ``"imagenet"``, ``"cifar"``, or ``"auto"``: by image size.
+    padding: ``"SYMMETRIC"`` as in timm, ``"SAME"`` as in the authors' code.
+    norm: BatchNorm's epsilon and momentum.
+
+  Returns:
+    A linen module; ``apply(variables, images, train=False)`` takes (batch, h, w, 3) float images
+    and returns :class:`~jaxcompress.nn.Endpoints`; ``maps`` holds the stem's map and the last of
+    each further resolution.
+
+  Raises:
+    ValueError: for an unknown layout or a width that is not positive.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> models.summarize(mobilenet_v4_conv_small()).parameters
+    3774024
+
+  References:
+    Qin et al., `MobileNetV4: Universal Models for the Mobile Ecosystem
+    <https://arxiv.org/abs/2404.10518>`_, 2024, appendix D; sizes are timm's.
+  """
+  return _mobilenet_v4(SMALL, num_classes, width, layout, padding, norm)
+
+
+def mobilenet_v4_conv_medium(
+  num_classes: int = 1000,
+  width: float = 1.0,
+  *,
+  layout: str = "auto",
+  padding: ops.Padding = "SYMMETRIC",
+  norm: Norm = Norm(),  # noqa: B008
+) -> MobileNetV4:
+  """MobileNetV4-Conv-M; arguments and return value are :func:`mobilenet_v4_conv_small`'s.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> models.summarize(mobilenet_v4_conv_medium()).parameters
+    9715512
+  """
+  return _mobilenet_v4(MEDIUM, num_classes, width, layout, padding, norm)
+
+
+def mobilenet_v4_conv_large(
+  num_classes: int = 1000,
+  width: float = 1.0,
+  *,
+  layout: str = "auto",
+  padding: ops.Padding = "SYMMETRIC",
+  norm: Norm = Norm(),  # noqa: B008
+) -> MobileNetV4:
+  """MobileNetV4-Conv-L; arguments and return value are :func:`mobilenet_v4_conv_small`'s.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> models.summarize(mobilenet_v4_conv_large()).parameters
+    32590864
+  """
+  return _mobilenet_v4(LARGE, num_classes, width, layout, padding, norm)
