@@ -41,6 +41,15 @@ def activated(
   return before, Activation(act, name=f"{name}_act")(before)
 
 
+def convolved(
+  x: jax.Array, features: int, *, act: str | None, name: str, train: bool | jax.Array, **fields
+) -> jax.Array:
+  """A :class:`~jaxcompress.nn.ConvNorm` with its activation: inside it where devices fuse them."""
+  if act == "hard_swish":
+    return activated(x, features, act=act, name=name, train=train, **fields)[1]
+  return ConvNorm(features, act=act, name=name, **fields)(x, train=train)
+
+
 class BasicBlock(nn.Module):
   """Two 3x3 convolutions and a shortcut, projected where the shape changes.
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 from jaxcompress import ops
-from jaxcompress.models.blocks import SqueezeExcite
+from jaxcompress.models.blocks import SqueezeExcite, convolved
 from jaxcompress.models.layouts import (
   check_layout,
   check_positive,
@@ -100,8 +100,9 @@ class InvertedResidual(nn.Module):
     act, norm = self.row.act, self.norm
     y = x
     if self.expanded != x.shape[-1]:
-      y = ConvNorm(self.expanded, act=act, norm=norm, name="expand")(y, train=train)
-    y = ConvNorm(
+      y = convolved(y, self.expanded, act=act, norm=norm, name="expand", train=train)
+    y = convolved(
+      y,
       self.expanded,
       kernel=self.row.kernel,
       stride=self.stride,
@@ -110,7 +111,8 @@ class InvertedResidual(nn.Module):
       act=act,
       norm=norm,
       name="depthwise",
-    )(y, train=train)
+      train=train,
+    )
     if self.row.squeeze:
       y = SqueezeExcite(divisible(self.expanded / 4), name="se")(y, train=train)
     y = ConvNorm(self.features, norm=norm, name="project")(y, train=train)
@@ -136,7 +138,7 @@ class MobileNetV3(nn.Module):
     strides = layout_strides(self.layout, x.shape[1], (2, *imagenet))
     act = stages[-1][-1].act
     stem = {"kernel": 3, "stride": strides[0], "padding": self.padding, "act": act, "norm": norm}
-    x = ConvNorm(self._stem(), name="stem", **stem)(x, train=train)
+    x = convolved(x, self._stem(), name="stem", train=train, **stem)
     maps, before = [x], STEM
     for i, (stage, stride) in enumerate(zip(stages, strides[1:], strict=True)):
       for j, row in enumerate(stage):
@@ -152,9 +154,9 @@ class MobileNetV3(nn.Module):
         before = row.features
       if i in resolution_ends(imagenet):
         maps.append(x)
-    x = ConvNorm(6 * x.shape[-1], act=act, norm=norm, name="tail")(x, train=train)
+    x = convolved(x, 6 * x.shape[-1], act=act, norm=norm, name="tail", train=train)
     x = GlobalAvgPool(keepdims=True, name="pool")(x)
-    x = ConvNorm(self._head(), act=act, norm=None, name="head")(x, train=train)
+    x = convolved(x, self._head(), act=act, norm=None, name="head", train=train)
     logits = Dense(self.num_classes, name="classifier")(x)
     pooled = x.reshape(x.shape[0], -1)
     return Endpoints(logits, pooled, tuple(maps), preact=tuple(maps))  # bottlenecks are linear

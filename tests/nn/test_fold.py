@@ -6,7 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.nn import ConvNorm, Dense, GlobalAvgPool, Norm, fold, trace
+from jaxcompress.nn import (
+  Activation,
+  BatchNorm,
+  ConvNorm,
+  Dense,
+  GlobalAvgPool,
+  Norm,
+  fold,
+  fuse_activations,
+  kernel_shape,
+  macs,
+  trace,
+)
 from jaxcompress.ops import conv
 
 
@@ -59,3 +71,29 @@ def test_values_that_are_not_finite_are_refused_by_the_name_of_their_layer():
   variables["batch_stats"]["conv"]["mean"][2] = np.nan
   with pytest.raises(ValueError, match="'conv' holds values that are not finite"):
     fold(trace(Small(), variables, x), variables)
+
+
+class Awkward(nn.Module):
+  """A convolution with two biases, a normalization on its own, and a flattening linear layer."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = ConvNorm(6, kernel=3, use_bias=True, name="conv")(x, train=train)
+    x = BatchNorm(name="norm")(x, train=train)
+    x = Activation("relu", name="relu")(x)
+    return Dense(4, name="dense")(GlobalAvgPool(keepdims=True, name="pool")(x))
+
+
+def test_double_biases_and_bare_normalizations_fold():
+  x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+  variables = variables_of(Awkward(), x)
+  graph = fuse_activations(trace(Awkward(), variables, x))
+  layers = fold(graph, variables)
+  y = np.asarray(conv(x, jnp.asarray(layers["conv"].weights))) + layers["conv"].bias
+  y = y * layers["norm"].weights.reshape(-1) + layers["norm"].bias
+  y = np.maximum(y, 0).mean((1, 2)) @ layers["dense"].weights + layers["dense"].bias
+  np.testing.assert_allclose(y, Awkward().apply(variables, x, train=False), rtol=1e-4, atol=1e-4)
+  norm = graph.producer("relu")
+  assert (norm.op, norm.attrs["act"], norm.attrs["groups"]) == ("BatchNorm", "relu", "depthwise")
+  assert kernel_shape(norm) == (1, 1, 1, 6)
+  assert macs(norm) == 0

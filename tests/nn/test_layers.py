@@ -96,3 +96,50 @@ def test_mistakes_name_the_argument_and_the_value(module, message, x):
   kwargs = {"train": False} if isinstance(module, nn.ConvNorm) else {}
   with pytest.raises(ValueError, match=message):
     apply(module, x, **kwargs)
+
+
+def test_a_normalization_on_its_own_is_that_of_a_convolution_by_one(x):
+  statistics = {
+    "mean": jnp.linspace(-1, 1, 8),
+    "var": jnp.linspace(0.5, 2, 8),
+  }
+  params = {"scale": jnp.linspace(-2, 2, 8), "bias": jnp.arange(8.0)}
+  variables = {"params": params, "batch_stats": statistics}
+  spread = lambda v: np.asarray(v, np.float64).reshape(1, 1, 1, -1)  # noqa: E731
+  expected = (np.asarray(x) - spread(statistics["mean"])) / np.sqrt(
+    spread(statistics["var"]) + 1e-5
+  )
+  expected = np.maximum(expected * spread(params["scale"]) + spread(params["bias"]), 0)
+  layer = nn.BatchNorm(act="relu")
+  np.testing.assert_allclose(layer.apply(variables, x, train=False), expected, atol=1e-5)
+  y, updated = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+  np.testing.assert_allclose(
+    updated["batch_stats"]["mean"], 0.9 * statistics["mean"] + 0.1 * x.mean((0, 1, 2)), atol=1e-6
+  )
+  assert float(y.min()) == 0
+
+
+def test_a_convolution_can_have_a_bias_beside_its_normalization(x):
+  layer = nn.ConvNorm(4, use_bias=True)
+  variables = layer.init(jax.random.key(0), x, train=False)
+  assert variables["params"]["conv_bias"].shape == (4,)
+  assert "conv_bias" not in nn.ConvNorm(4).init(jax.random.key(0), x, train=False)["params"]
+  shifted = jax.tree.map(lambda a: a, variables)
+  shifted["params"]["conv_bias"] = jnp.arange(4.0)
+  moved = jax.tree.map(lambda a: a, variables)
+  moved["batch_stats"]["mean"] = -jnp.arange(4.0)
+  np.testing.assert_allclose(
+    layer.apply(shifted, x, train=False), layer.apply(moved, x, train=False), atol=1e-5
+  )
+
+
+def test_a_bare_convolution_has_a_kernel_only(x):
+  layer = nn.ConvNorm(4, norm=None, use_bias=False)
+  assert list(layer.init(jax.random.key(0), x, train=False)["params"]) == ["kernel"]
+
+
+def test_a_linear_layer_flattens_its_input(x):
+  layer = nn.Dense(3)
+  variables = layer.init(jax.random.key(0), x)
+  assert variables["params"]["kernel"].shape == (6 * 6 * 8, 3)
+  np.testing.assert_array_equal(layer.apply(variables, x), layer.apply(variables, x.reshape(2, -1)))

@@ -1,0 +1,87 @@
+"""Every PyTorch source against its original: logits, features and the way back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcompress import models
+from tests.golden.parity import weights as parity
+
+TOLERANCE = 1e-4  # relative to max(1, largest / 10)
+
+
+def images(source):
+  nchw = parity.image(32 if source.startswith("crd/") else 96)
+  return jnp.asarray(np.ascontiguousarray(nchw.transpose(0, 2, 3, 1)))
+
+
+def close(ours, original):
+  """Within the tolerance that float32 needs, for logits that reach 40."""
+  scale = max(1.0, np.abs(ours).max() / 10)
+  np.testing.assert_allclose(np.asarray(ours), original, rtol=0, atol=TOLERANCE * scale)
+
+
+def moments(array):
+  return np.stack([array.mean(1), array.std(1)], axis=1)
+
+
+def test_the_sources_are_those_of_the_reference():
+  assert set(models.SOURCES) == set(parity.specs())
+
+
+@pytest.mark.parametrize("source", parity.specs())
+def test_a_network_computes_what_the_original_computes(source):
+  weights, expected = parity.state_dict(source), parity.outputs()
+  model, variables = models.from_torch(source, weights)
+  apply = jax.jit(lambda v, x: model.apply(v, x, train=False))
+  result = jax.device_get(apply(variables, images(source)))
+  close(result.logits[:, :32], expected[f"{source}/logits"])
+  close(moments(result.logits), expected[f"{source}/logits_moments"])
+  if source.startswith("crd/"):
+    pooled = len(result.maps)  # the repository's last feature
+    close(result.pooled, expected[f"{source}/maps/{pooled}"])
+    for kind in ("maps", "preact"):
+      features = getattr(result, kind)
+      shapes = [(len(f), f.shape[-1], *f.shape[1:3]) for f in features]
+      assert shapes == [tuple(row) for row in expected[f"{source}/{kind}_shapes"][:-1]]
+      for i, feature in enumerate(features):
+        close(feature.mean((1, 2)), expected[f"{source}/{kind}/{i}"])
+  else:
+    close(result.pooled[:, :32], expected[f"{source}/pooled"])
+    close(moments(result.pooled), expected[f"{source}/pooled_moments"])
+  back = models.to_torch(source, variables)
+  assert back.keys() == weights.keys()
+  for key, array in back.items():
+    if not key.endswith("num_batches_tracked"):
+      np.testing.assert_array_equal(array, weights[key])
+
+
+@pytest.mark.parametrize("source", ["torchvision/shufflenet_v2_x0_5", "crd/wrn_16_1"])
+def test_a_batch_of_one_image_gives_the_same(source):
+  model, variables = models.from_torch(source, parity.state_dict(source))
+  one = model.apply(variables, images(source)[1:], train=False).logits
+  close(one[:, :32], parity.outputs()[f"{source}/logits"][1:])
+
+
+def test_the_way_there_and_back_keeps_every_bit():
+  source = "timm/mobilenetv3_small_050"
+  model, variables = models.from_torch(source, parity.state_dict(source))
+  same_model, same = models.from_torch(source, models.to_torch(source, variables))
+  assert same_model == model
+  jax.tree.map(np.testing.assert_array_equal, same, variables)
+
+
+def test_images_of_every_size_go_through_the_original_strides():
+  model, variables = models.from_torch(
+    "timm/mobilenetv2_035", parity.state_dict("timm/mobilenetv2_035")
+  )
+  features = jax.eval_shape(
+    lambda x: model.apply(variables, x, train=False), jnp.zeros((1, 64, 64, 3))
+  )
+  assert features.maps[-1].shape[1:3] == (2, 2)
+  small = model.clone(layout="cifar")
+  features = jax.eval_shape(
+    lambda x: small.apply(variables, x, train=False), jnp.zeros((1, 32, 32, 3))
+  )
+  assert features.maps[-1].shape[1:3] == (4, 4)

@@ -1,0 +1,57 @@
+"""Every architecture trains, in float and in int8, in one program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcompress import distill, models, quantize
+from jaxcompress.training import Recipe, init_state, train_step
+
+START, STEPS, CLASSES, BATCH = 20, 40, 4, 16
+NETWORKS = {  # one of each architecture, as narrow as it goes
+  "mobilenet_v1": {"width": 0.25},
+  "mobilenet_v2": {"width": 0.25},
+  "mobilenet_v3_small": {"width": 0.35},
+  "mobilenet_v4_conv_small": {"width": 0.25},
+  "shufflenet_v1": {"width": 0.25, "groups": 2},
+  "shufflenet_v2": {"width": 0.25},
+  "ghostnet": {"width": 0.25},
+  "resnet18": {},
+  "wrn_16_1": {},
+  "vgg8": {},
+}
+
+
+@pytest.fixture(scope="module")
+def batch():
+  """Noisy copies of one picture per class."""
+  rng = np.random.default_rng(0)
+  label = np.arange(BATCH) % CLASSES
+  pictures = rng.normal(size=(CLASSES, 32, 32, 3))
+  image = pictures[label] + 0.5 * rng.normal(size=(BATCH, 32, 32, 3))
+  return {"image": jnp.asarray(image, jnp.float32), "label": jnp.asarray(label)}
+
+
+def quickly_compiled(state, batch):
+  """The step without LLVM's optimizations, which take longer than these few steps."""
+  return train_step.lower(state, batch).compile({"xla_backend_optimization_level": 0})
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_loss_falls_in_float_and_goes_on_falling_in_int8(name, batch):
+  recipe = Recipe(
+    student=models.create(name, CLASSES, **NETWORKS[name]),
+    loss=distill.cross_entropy(),
+    quantize=quantize.int8(start_step=START),
+    optimizer=optax.sgd(0.02, momentum=0.9),
+  )
+  state = init_state(recipe, jax.random.key(0), batch)
+  step, losses = quickly_compiled(state, batch), []
+  for _ in range(STEPS):
+    state, metrics = step(state, batch)
+    losses.append(float(metrics["loss"]))
+  assert np.isfinite(losses).all()
+  assert np.mean(losses[START - 3 : START]) < 0.8 * losses[0]
+  assert np.mean(losses[-3:]) < 0.8 * losses[0]
