@@ -97,21 +97,44 @@ def compress(
 
 @app.command()
 def info(
-  model: Annotated[str, typer.Argument(help="Name of a model, such as mobilenet_v2.")],
-  width: Annotated[float | None, typer.Option(help="Width multiplier.")] = None,
-  classes: Annotated[int, typer.Option(help="Number of classes.")] = 1000,
-  image_size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
+  model: Annotated[
+    str | None,
+    typer.Argument(help="Name of a model, such as mobilenet_v2; all of them if left out."),
+  ] = None,
+  width: Annotated[
+    float | None, typer.Option(help="Width multiplier; without a model, of those that have one.")
+  ] = None,
+  classes: Annotated[
+    int | None, typer.Option(help="Number of classes [1000; 100 for networks made for 32 px].")
+  ] = None,
+  image_size: Annotated[
+    int | None, typer.Option(help="Side of the images in pixels [what the model is made for].")
+  ] = None,
 ) -> None:
-  """Show a model layer by layer: shapes, parameters, multiply-adds."""
+  """Show the sizes of all models, or one model layer by layer."""
   from rich.console import Console
 
   from jaxcompress import models, report
 
   if image_size is not None and image_size < 1:
     raise ValueError(f"image_size: {image_size} must be at least 1.")
+
+  def summarize(name: str, options: dict) -> models.Summary:
+    options = options if classes is None else {**options, "num_classes": classes}
+    return models.summarize(models.create(name, **options), image_size)
+
   options = {} if width is None else {"width": width}
-  summary = models.summarize(models.create(model, classes, **options), image_size)
-  Console().print(report.layer_table(summary.graph, summary.variables["params"], title=model))
+  if model is not None:
+    summary = summarize(model, options)
+    table = report.layer_table(summary.graph, summary.variables["params"], title=model)
+  else:
+    table = report.model_table(
+      {
+        name: summarize(name, options if "width" in models.options_of(name) else {})
+        for name in models.MODELS
+      }
+    )
+  Console().print(table)
 
 
 def _keep_compiled_programs() -> None:

@@ -98,12 +98,13 @@ class Summary(NamedTuple):
   variables: Any
 
 
-def create(name: str, num_classes: int, **options: Any) -> nn.Module:
+def create(name: str, num_classes: int | None = None, **options: Any) -> nn.Module:
   """Builds a model by name, with the options that its function takes.
 
   Args:
     name: a key of :data:`MODELS`, or of :data:`FAMILIES`, which need a ``depth``.
-    num_classes: size of the logits.
+    num_classes: size of the logits; None: the model's default, 1000 for networks made for ImageNet
+      and 100 for those made for 32 px.
     **options: such as ``width``; an option that the model has not is an error.
 
   Raises:
@@ -125,7 +126,8 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
   for option, parameter in inspect.signature(makers[name]).parameters.items():
     if parameter.default is parameter.empty and option not in options:
       raise ValueError(f"{option}: {name} needs one.")
-  return makers[name](num_classes=num_classes, **options)
+  classes = {} if num_classes is None else {"num_classes": num_classes}
+  return makers[name](**classes, **options)
 
 
 class Description(NamedTuple):

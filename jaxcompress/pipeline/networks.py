@@ -14,6 +14,7 @@ from jaxcompress.nn import Norm
 from jaxcompress.training.checkpoint import load_variables, save_variables
 
 MODEL_FILE = "model.json"
+SHORT_LAYOUTS = ("mobilenet_v1", "mobilenet_v2")
 
 
 class Network(NamedTuple):
@@ -42,8 +43,9 @@ def build(
 ) -> Network:
   """A network for the run's images.
 
-  Small images get the short layout, which learns most in a few minutes. Padding is TensorFlow's
-  (no extra op on the device), and residual branches start at zero.
+  Small images get the short layout where there is one, which learns most in a few minutes.
+  Padding is TensorFlow's (no extra op on the device) and residual branches start at zero where the
+  network has a choice.
 
   Args:
     name: in the registry.
@@ -58,10 +60,10 @@ def build(
   known = models.options_of(name) if name in models.MODELS else ()
   options: dict[str, Any] = {"norm": Norm(epsilon=1e-3)}
   if "layout" in known:
-    options |= {
-      "layout": "short" if image_shape[0] <= SMALL_IMAGE else "imagenet",
-      "padding": "SAME",
-    }
+    small = "short" if name in SHORT_LAYOUTS else "cifar"
+    options["layout"] = small if image_shape[0] <= SMALL_IMAGE else "imagenet"
+  if "padding" in known:
+    options["padding"] = "SAME"
   if "zero_residual" in known:
     options["zero_residual"] = True
   if width is None and "width" in known:

@@ -97,19 +97,23 @@ def model_table(summaries: Mapping[str, Any], title: str = "") -> Table:
     summaries: :class:`jaxcompress.models.Summary` by name.
     title: of the table.
 
+  Returns:
+    A rich table that fits 80 characters.
+
   Examples:
     >>> from jaxcompress import models
     >>> model_table({"resnet8": models.summarize(models.resnet8())}).row_count
     1
   """
   table = _table(title or None, None)
+  table.collapse_padding = True
   table.add_column("model", no_wrap=True)
-  for name in ("input", "parameters", "multiply-adds", *(f"{bits} bit" for bits in BITS)):
+  for name in ("px", "parameters", "mult-\nadds", *(f"{bits} bit" for bits in BITS)):
     table.add_column(name, justify="right", no_wrap=True)
   for name, summary in summaries.items():
     table.add_row(
       Text(name),
-      text.shape(summary.graph.input_shape[1:]),
+      str(summary.graph.input_shape[1]),
       f"{summary.parameters:,}",
       text.count(summary.macs),
       *(text.size(model_bytes(summary.graph, bits)) for bits in BITS),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcompress import cli
+from jaxcompress import cli, models
 
 
 @pytest.fixture
@@ -40,6 +40,27 @@ def test_info_shows_a_model_layer_by_layer(run):
   assert code == 0
   assert "3,504,872" in out
   assert "stage0_block0/depthwise" in out
+
+
+def test_info_without_a_model_shows_the_sizes_of_all(run, monkeypatch):
+  monkeypatch.setenv("COLUMNS", "80")
+  code, out, _ = run("info")
+  assert code == 0
+  rows = {line.split()[0]: line.split()[1:3] for line in out.splitlines() if len(line.split()) > 6}
+  assert rows["ghostnet"] == ["224", "5,182,508"]
+  assert rows["vgg13"] == ["32", "9,462,180"]
+  assert rows.keys() >= set(models.MODELS)
+  assert "…" not in out
+
+
+def test_info_takes_widths_classes_and_sizes(run):
+  code, out, _ = run(
+    "info", "shufflenet_v2", "--width", "0.5", "--classes", "10", "--image-size", "32"
+  )
+  assert code == 0
+  assert "stage2_block3/conv2" in out and "4 x 4 x 192" in out
+  code, _, err = run("info", "resnet20", "--width", "0.5")
+  assert code == 2 and "width: resnet20 has no such option" in err
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from jaxcompress import distill, models, quantize
 from jaxcompress.training import Recipe, init_state, train_step
 
-START, STEPS, CLASSES, BATCH = 20, 40, 4, 16
+START, STEPS, CLASSES, BATCH = 10, 20, 4, 8
 NETWORKS = {  # one of each architecture, as narrow as it goes
   "mobilenet_v1": {"width": 0.25},
   "mobilenet_v2": {"width": 0.25},
@@ -18,8 +18,7 @@ NETWORKS = {  # one of each architecture, as narrow as it goes
   "shufflenet_v1": {"width": 0.25, "groups": 2},
   "shufflenet_v2": {"width": 0.25},
   "ghostnet": {"width": 0.25},
-  "resnet18": {},
-  "wrn_16_1": {},
+  "wide_resnet": {"depth": 10, "widen": 1},
   "vgg8": {},
 }
 
@@ -45,7 +44,7 @@ def test_the_loss_falls_in_float_and_goes_on_falling_in_int8(name, batch):
     student=models.create(name, CLASSES, **NETWORKS[name]),
     loss=distill.cross_entropy(),
     quantize=quantize.int8(start_step=START),
-    optimizer=optax.sgd(0.02, momentum=0.9),
+    optimizer=optax.adam(5e-4),
   )
   state = init_state(recipe, jax.random.key(0), batch)
   step, losses = quickly_compiled(state, batch), []
@@ -53,5 +52,5 @@ def test_the_loss_falls_in_float_and_goes_on_falling_in_int8(name, batch):
     state, metrics = step(state, batch)
     losses.append(float(metrics["loss"]))
   assert np.isfinite(losses).all()
-  assert np.mean(losses[START - 3 : START]) < 0.8 * losses[0]
-  assert np.mean(losses[-3:]) < 0.8 * losses[0]
+  assert np.mean(losses[START - 3 : START]) < 0.9 * losses[0]
+  assert np.mean(losses[-3:]) < np.mean(losses[START - 3 : START])
