@@ -22,8 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxcompress import models, quantize
-from jaxcompress.models.layouts import LAYOUTS, divisible
-from jaxcompress.models.mobilenet_v2 import V2_STAGES, head_features
+from jaxcompress.models.mobilenet_v2 import V2_STAGES, head_features, layout_rows, scaled
 from jaxcompress.nn import count_parameters
 from jaxcompress.training import Recipe, init_state, train_step
 
@@ -85,17 +84,17 @@ class PlainMobileNetV2(nn.Module):
   @nn.compact
   def __call__(self, x, *, train):
     layer = partial(PlainLayer, int8=self.int8)
-    layout = LAYOUTS[self.layout]
-    x = layer(divisible(32 * self.width), 3, layout.v2[0])(x, train=train)
-    for stage, stride, repeats in zip(V2_STAGES, layout.v2[1:], layout.repeats, strict=True):
-      features = divisible(stage.features * self.width)
-      for j in range(repeats):
+    strides, repeats = layout_rows(self.layout, x.shape[1])
+    x = layer(scaled(32, self.width), 3, strides[0])(x, train=train)
+    for stage, stride, count in zip(V2_STAGES, strides[1:], repeats, strict=True):
+      features = scaled(stage.features, self.width)
+      for j in range(count):
         inner, step = x.shape[-1] * stage.expand, stride if j == 0 else 1
         y = layer(inner)(x, train=train) if stage.expand != 1 else x
         y = layer(inner, 3, step, groups=inner)(y, train=train)
         y = layer(features, act=False)(y, train=train)
         x = x + y if x.shape == y.shape else y
-    x = layer(head_features(self.width, short=self.layout == "short"))(x, train=train)
+    x = layer(head_features(self.width, self.layout))(x, train=train)
     return nn.Dense(self.num_classes)(jnp.mean(x, axis=(1, 2)))
 
 
@@ -140,7 +139,7 @@ def main():
   parser.add_argument("--size", type=int, default=32)
   parser.add_argument("--batch", type=int, default=32)
   parser.add_argument("--repeats", type=int, default=5)
-  parser.add_argument("--layout", default="cifar", choices=sorted(LAYOUTS))
+  parser.add_argument("--layout", default="cifar", choices=("cifar", "imagenet", "short"))
   args = parser.parse_args()
   rng = np.random.default_rng(0)
   batch = {

@@ -39,6 +39,7 @@ V2_STRIDES = (2, *(stage.stride for stage in V2_STAGES))
 V2_REPEATS = tuple(stage.repeats for stage in V2_STAGES)
 SHORT_STRIDES = (2, 1, 1, 2, 1, 2, 1, 1)  # for 32 px: an early stem, 11 blocks, 4 px at the end
 SHORT_REPEATS = (1, 2, 2, 2, 2, 2, 0)
+HEAD = 1280
 CRD_STRIDES = (2, 1, 1, 2, 2, 1, 2, 1)
 
 
@@ -93,7 +94,7 @@ class MobileNetV2(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
-    strides, repeats = self._rows(x.shape[1])
+    strides, repeats = layout_rows(self.layout, x.shape[1])
     x = ConvNorm(
       self._channels(32),
       kernel=3,
@@ -119,26 +120,40 @@ class MobileNetV2(nn.Module):
         )(x, train=train)
       if i in resolution_ends(V2_STRIDES[1:]):
         maps.append(x)
-    x = ConvNorm(self._head(), act=self.act, norm=self.norm, name="head")(x, train=train)
+    head = head_features(self.width, self.layout, self.divisor)
+    x = ConvNorm(head, act=self.act, norm=self.norm, name="head")(x, train=train)
     pooled = GlobalAvgPool(name="pool")(x)
     logits = Dense(self.num_classes, name="classifier")(pooled)
     return Endpoints(logits, pooled, tuple(maps), preact=tuple(maps))  # bottlenecks are linear
 
-  def _rows(self, image_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    if self.layout == "short":
-      return SHORT_STRIDES, SHORT_REPEATS
-    if self.layout == "crd":
-      return CRD_STRIDES, V2_REPEATS
-    return layout_strides(self.layout, image_size, V2_STRIDES), V2_REPEATS
-
   def _channels(self, channels: int) -> int:
-    scaled = channels * self.width
-    return int(scaled) if self.divisor == 1 else divisible(scaled, self.divisor)
+    return scaled(channels, self.width, self.divisor)
 
-  def _head(self) -> int:
-    if self.layout == "short":
-      return max(128, self._channels(1280))
-    return self._channels(1280) if self.width > 1 else 1280  # as in the paper
+
+def layout_rows(layout: str, image_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Strides of the stem and of each stage, and the blocks of each stage."""
+  if layout == "short":
+    return SHORT_STRIDES, SHORT_REPEATS
+  if layout == "crd":
+    return CRD_STRIDES, V2_REPEATS
+  return layout_strides(layout, image_size, V2_STRIDES), V2_REPEATS
+
+
+def scaled(channels: int, width: float, divisor: int = 8) -> int:
+  """Channels at a width, rounded to a multiple of the divisor; cut where it is 1."""
+  return int(channels * width) if divisor == 1 else divisible(channels * width, divisor)
+
+
+def head_features(width: float, layout: str, divisor: int = 8) -> int:
+  """Channels of the last convolution: the paper keeps 1280 below width 1; the short layout scales.
+
+  Examples:
+    >>> head_features(0.5, "auto"), head_features(1.4, "auto"), head_features(0.25, "short")
+    (1280, 1792, 320)
+  """
+  if layout == "short":
+    return max(128, scaled(HEAD, width, divisor))
+  return scaled(HEAD, max(1.0, width), divisor)
 
 
 def mobilenet_v2(
