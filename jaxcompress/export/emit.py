@@ -7,13 +7,21 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from jaxcompress import ops
-from jaxcompress.export.flatbuffer import ModelFile
-from jaxcompress.export.tensors import Numbers
-from jaxcompress.nn import INPUT, Graph, Node
-from jaxcompress.quantize.integer import LOWEST, channel_groups, counts_padding, pads_of
+from jaxcompress.export.emitter import Emitter
+from jaxcompress.nn import Node
+from jaxcompress.quantize.integer import (
+  LOWEST,
+  RELU6_GRID,
+  SIXTH_GRID,
+  THREE_GRID,
+  channel_groups,
+  counts_padding,
+  pads_of,
+)
 
-FUSED = {
+FUSED = {  # into the operator before; a hard-sigmoid is in the weights and the output's grid
   None: schema.ActivationFunctionType.NONE,
+  "hard_sigmoid": schema.ActivationFunctionType.NONE,
   "relu": schema.ActivationFunctionType.RELU,
   "relu6": schema.ActivationFunctionType.RELU6,
 }
@@ -21,84 +29,26 @@ GROUPED_VERSION = 6  # of CONV_2D
 DELEGATED_PARTS = 4  # XNNPACK splits into at most as many equal parts
 
 
-class Emitter:
-  """Writes the nodes of a graph into a file.
+def emit(emitter: Emitter) -> None:
+  """Writes all nodes of a graph.
 
-  Attributes:
-    file: the file in the making.
-    graph: with fused activations.
-    numbers: what its tensors hold.
-    tensors: index of each activation tensor, by name.
+  Raises:
+    ValueError: for a node that TFLite cannot hold; it names the layer.
   """
-
-  def __init__(self, graph: Graph, numbers: Numbers):
-    self.file = ModelFile()
-    self.graph = graph
-    self.numbers = numbers
-    self.tensors: dict[str, int] = {}
-    self._layers = 0
-    self.activation(INPUT, graph.input_shape)
-
-  def activation(self, tensor: str, shape: tuple[int, ...]) -> int:
-    """A new activation tensor of the graph, for one image."""
-    self.tensors[tensor] = self.scratch(tensor, (1, *shape[1:]), tensor)
-    return self.tensors[tensor]
-
-  def scratch(self, name: str, shape: tuple[int, ...], like: str) -> int:
-    """A new tensor that holds numbers as another one of the graph does."""
-    quantization = self.numbers.quantization(self.file, like)
-    return self.file.tensor(name, shape, self.numbers.dtype, quantization)
-
-  def inputs(self, node: Node) -> list[int]:
-    """Indices of a node's inputs."""
-    return [self.tensors[tensor] for tensor in node.inputs]
-
-  def outputs(self, node: Node) -> list[int]:
-    """New tensors for a node's outputs."""
-    pairs = zip(node.outputs, node.output_shapes, strict=True)
-    return [self.activation(tensor, shape) for tensor, shape in pairs]
-
-  def weights(self, node: Node, layout: Callable[[np.ndarray], np.ndarray], axis: int) -> list[int]:
-    """Constant tensors of a kernel and a bias, with short names: the layer's own is in its output."""
-    kernel, bias, kernel_scales, bias_scales = self.numbers.weights(node)
-    self._layers += 1
-    return [
-      self._constant(f"w{self._layers}", np.ascontiguousarray(layout(kernel)), kernel_scales, axis),
-      self._constant(f"b{self._layers}", bias, bias_scales, 0),
-    ]
-
-  def _constant(self, name: str, data: np.ndarray, scales: np.ndarray | None, axis: int) -> int:
-    quantization = None if scales is None else self.file.quantization(scales, 0, axis)
-    return self.file.tensor(name, data.shape, data.dtype, quantization, data)
-
-  def number(self, value: int, like: str) -> int:
-    """A constant of one element on the grid of an activation tensor, or a float."""
-    data = np.array([value], self.numbers.dtype)
-    return self.file.constant(data, self.numbers.quantization(self.file, like))
-
-  def emit(self) -> None:
-    """Writes all nodes.
-
-    Raises:
-      ValueError: for a node that TFLite cannot hold; it names the layer.
-    """
-    for node in self.graph.nodes:
-      if node.op not in EMITTERS:
-        raise ValueError(
-          f"model: layer {node.name!r} is a {node.op}, which has no TFLite operator here; it can be"
-          f" one of {', '.join(EMITTERS)}."
-        )
-      act = node.attrs.get("act")
-      if act not in FUSED:
-        raise ValueError(
-          f"model: layer {node.name!r} has the activation function {act!r}; TFLite files of"
-          f" jaxcompress hold {', '.join(filter(None, FUSED))}."
-        )
-      EMITTERS[node.op](self, node)
-
-  def version(self, integer: int, floating: int = 1) -> int:
-    """Lowest version of an operator that has the types in use."""
-    return integer if np.dtype(self.numbers.dtype) == np.int8 else floating
+  for node in emitter.graph.nodes:
+    if node.op not in EMITTERS:
+      raise ValueError(
+        f"model: layer {node.name!r} is a {node.op}, which has no TFLite operator here; it can be"
+        f" one of {', '.join(EMITTERS)}."
+      )
+    act = node.attrs.get("act")
+    if act not in FUSED and not (node.op == "Activation" and act == "hard_swish"):
+      raise ValueError(
+        f"model: layer {node.name!r} has the activation function {act!r}; TFLite files of"
+        f" jaxcompress hold {', '.join(filter(None, FUSED))} in layers, and hard_swish as an"
+        " Activation of its own."
+      )
+    EMITTERS[node.op](emitter, node)
 
 
 def _padded(emitter: Emitter, node: Node, fill: int | None = None) -> tuple[int, int]:
@@ -164,7 +114,13 @@ def _convolution(emitter: Emitter, node: Node) -> None:
   else:
     code, version = "CONV_2D", emitter.version(3) if groups == 1 else GROUPED_VERSION
     constants = emitter.weights(node, lambda hwio: hwio.transpose(3, 0, 1, 2), 0)
-  emitter.file.operator(code, version, [source, *constants], emitter.outputs(node), **fields)
+  outputs = emitter.outputs(node)
+  if node.attrs.get("act") == "hard_sigmoid" and not emitter.is_integer:
+    affine = emitter.scratch(f"{node.name}/affine", (1, *node.output_shapes[0][1:]), node.output)
+    emitter.file.operator(code, version, [source, *constants], [affine], **fields)
+    _hard_sigmoid(emitter, node, affine, *outputs)
+  else:
+    emitter.file.operator(code, version, [source, *constants], outputs, **fields)
 
 
 def _dense(emitter: Emitter, node: Node) -> None:
@@ -178,36 +134,43 @@ def _dense(emitter: Emitter, node: Node) -> None:
   )
 
 
+def _elementwise(
+  emitter: Emitter, code: str, inputs: list[int], output: int, act: str | None = None
+) -> None:
+  version = emitter.version(2)
+  emitter.file.operator(code, version, inputs, [output], fusedActivationFunction=FUSED[act])
+
+
 def _add(emitter: Emitter, node: Node) -> None:
-  emitter.file.operator(
-    "ADD",
-    emitter.version(2),
-    emitter.inputs(node),
-    emitter.outputs(node),
-    fusedActivationFunction=FUSED[node.attrs.get("act")],
-  )
-
-
-def _activation(emitter: Emitter, node: Node) -> None:
-  """A rectifier on its own: added to zero, which XNNPACK runs, as it does not run int8 RELU."""
-  zero = emitter.number(emitter.numbers.zero_point(node.inputs[0]), node.inputs[0])
-  emitter.file.operator(
-    "ADD",
-    emitter.version(2),
-    [*emitter.inputs(node), zero],
-    emitter.outputs(node),
-    fusedActivationFunction=FUSED[node.attrs["act"]],
-  )
+  inputs = emitter.inputs(node)
+  _elementwise(emitter, "ADD", inputs, *emitter.outputs(node), act=node.attrs.get("act"))
 
 
 def _multiply(emitter: Emitter, node: Node) -> None:
-  emitter.file.operator(
-    "MUL",
-    emitter.version(2),
-    emitter.inputs(node),
-    emitter.outputs(node),
-    fusedActivationFunction=FUSED[node.attrs.get("act")],
-  )
+  inputs = emitter.inputs(node)
+  _elementwise(emitter, "MUL", inputs, *emitter.outputs(node), act=node.attrs.get("act"))
+
+
+def _activation(emitter: Emitter, node: Node) -> None:
+  (source,), (output,), act = emitter.inputs(node), emitter.outputs(node), node.attrs["act"]
+  if act == "hard_swish":
+    emitter.file.operator("HARD_SWISH", 1, [source], [output])
+  elif act == "hard_sigmoid":
+    _hard_sigmoid(emitter, node, source, output)
+  else:  # added to zero, which XNNPACK runs, as it does not run int8 RELU
+    zero = emitter.number(emitter.numbers.zero_point(node.inputs[0]), node.inputs[0])
+    _elementwise(emitter, "ADD", [source, zero], output, act=act)
+
+
+def _hard_sigmoid(emitter: Emitter, node: Node, source: int, output: int) -> None:
+  """The sum with three, between 0 and 6, which are the ends of its grid; then a sixth of it."""
+  shape, quantization = (1, *node.output_shapes[0][1:]), None
+  if emitter.is_integer:
+    quantization = emitter.file.quantization(*RELU6_GRID)
+  shifted = emitter.file.tensor(f"{node.name}/relu6", shape, emitter.numbers.dtype, quantization)
+  act = None if emitter.is_integer else "relu6"
+  _elementwise(emitter, "ADD", [source, emitter.real(3.0, THREE_GRID)], shifted, act=act)
+  _elementwise(emitter, "MUL", [shifted, emitter.real(1 / 6, SIXTH_GRID)], output)
 
 
 def _mean(emitter: Emitter, node: Node) -> None:
@@ -239,7 +202,7 @@ def _pool(emitter: Emitter, node: Node, code: str, source: int, padding: int) ->
 
 
 def _max_pool(emitter: Emitter, node: Node) -> None:
-  lowest = LOWEST if np.dtype(emitter.numbers.dtype) == np.int8 else np.finfo(np.float32).min
+  lowest = LOWEST if emitter.is_integer else np.finfo(np.float32).min
   _pool(emitter, node, "MAX_POOL_2D", *_padded(emitter, node, lowest))
 
 

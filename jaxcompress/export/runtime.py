@@ -1,4 +1,4 @@
-"""LiteRT with XNNPACK, as the few calls that checking a file needs."""
+"""The runtimes of devices, as the few calls that checking a file needs."""
 
 import os
 import pathlib
@@ -8,27 +8,39 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.export.files import require_edge
+from jaxcompress.export.files import MissingExtraError, require_edge
+from jaxcompress.export.micro import MicroInterpreter
+from jaxcompress.quantize.integer import KERNELS
+
+NAMES = {
+  "xnnpack": "LiteRT",
+  "reference": "LiteRT's reference kernels",
+  "tflm": "TensorFlow Lite for Microcontrollers",
+}
 
 
 class Runtime:
-  """A model file in LiteRT's interpreter, with XNNPACK as on phones.
+  """A model file in a device's runtime.
 
   Args:
     path: a .tflite file with one input and one output.
-    threads: that it computes on.
+    threads: that it computes on; microcontrollers have one.
+    kernels: ``"xnnpack"``: LiteRT with XNNPACK as on phones; ``"reference"``: LiteRT with its
+      reference kernels; ``"tflm"``: TensorFlow Lite for Microcontrollers.
 
   Raises:
-    MissingExtraError: if the ``edge`` extra is not installed.
+    MissingExtraError: if the ``edge`` extra, or the runtime, is not installed.
     ValueError: if there is no such file, it is damaged, or it is of another kind.
   """
 
-  def __init__(self, path: str | os.PathLike, *, threads: int = 1):
+  def __init__(self, path: str | os.PathLike, *, threads: int = 1, kernels: str = "xnnpack"):
     if threads < 1:
       raise ValueError(f"threads: {threads} must be at least 1.")
-    self._path = path
+    if kernels not in KERNELS:
+      raise ValueError(f"kernels: {kernels!r} is unknown; it must be one of {', '.join(KERNELS)}.")
+    self._path, self._kernels = path, kernels
     with _no_chatter():
-      self._interpreter = _open(path, read_model(path), threads)
+      self._interpreter = _open(path, read_model(path), threads, kernels)
       inputs = self._interpreter.get_input_details()
       outputs = self._interpreter.get_output_details()
       if len(inputs) != 1 or len(outputs) != 1:
@@ -38,7 +50,7 @@ class Runtime:
       try:
         self._interpreter.allocate_tensors()
       except (RuntimeError, ValueError) as error:
-        raise _does_not_run(path, error) from error
+        raise _does_not_run(path, error, kernels) from error
     (self._input,), (self._output,) = inputs, outputs
 
   @property
@@ -65,7 +77,7 @@ class Runtime:
     try:
       self._interpreter.invoke()
     except RuntimeError as error:
-      raise _does_not_run(self._path, error) from error
+      raise _does_not_run(self._path, error, self._kernels) from error
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """The output for one batch of images."""
@@ -76,8 +88,11 @@ class Runtime:
   def left_out(self) -> tuple[str, ...]:
     """Names of the operators that XNNPACK left to LiteRT's own kernels, in order.
 
-    Read from the execution plan backwards: what a delegate writes, it computes.
+    None where XNNPACK is not what runs. Read from the execution plan backwards: what a delegate
+    writes, it computes.
     """
+    if self._kernels != "xnnpack":
+      return ()
     nodes = self._interpreter._get_ops_details()  # LiteRT has no public way to ask
     makers: dict[int, Any] = {}
     for node in nodes:
@@ -122,19 +137,25 @@ def read_sound_model(path: str | os.PathLike) -> bytes:
   return content
 
 
-def _open(path: str | os.PathLike, content: bytes, threads: int) -> Any:
+def _open(path: str | os.PathLike, content: bytes, threads: int, kernels: str = "xnnpack") -> Any:
   require_edge()
-  from ai_edge_litert.interpreter import Interpreter
+  from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+  resolver = OpResolverType.BUILTIN_REF if kernels == "reference" else OpResolverType.AUTO
   try:
-    return Interpreter(model_content=content, num_threads=threads)
+    interpreter = Interpreter(
+      model_content=content, num_threads=threads, experimental_op_resolver_type=resolver
+    )
+    return MicroInterpreter(content) if kernels == "tflm" else interpreter
   except (RuntimeError, ValueError) as error:
-    raise _does_not_run(path, error) from error
+    if isinstance(error, MissingExtraError):
+      raise
+    raise _does_not_run(path, error, kernels) from error
 
 
-def _does_not_run(path: str | os.PathLike, error: Exception) -> ValueError:
+def _does_not_run(path: str | os.PathLike, error: Exception, kernels: str) -> ValueError:
   reason = " ".join(str(error).split())[:200].rstrip(".")
-  return ValueError(f"path: {path} does not run in LiteRT ({reason}).")
+  return ValueError(f"path: {path} does not run in {NAMES[kernels]} ({reason}).")
 
 
 @contextmanager

@@ -20,11 +20,11 @@ def tflite(
 ) -> pathlib.Path:
   """Writes an integer .tflite file: int8 in and out, and nothing in float in between.
 
-  The integers are those of the model: nothing is calibrated or rounded again, so that LiteRT with
-  XNNPACK computes, bit for bit, what ``quantized`` computes. Weights are int8 with a scale for
-  each output channel, biases int32, the batch is one image, all constants lie inside the file, and
-  operators have the lowest version that holds them, so that old runtimes read it. Other kernels
-  than XNNPACK's, such as those of TFLite Micro, round differently and give logits some steps off.
+  The integers are those of the model: nothing is calibrated or rounded again, so that the runtime
+  of ``quantized.kernels`` computes, bit for bit, what ``quantized`` computes. All runtimes read the
+  same file, but they round differently: their logits lie some steps apart. Weights are int8 with a
+  scale for each output channel, biases int32, the batch is one image, all constants lie inside the
+  file, and operators have the lowest version that holds them, so that old runtimes read it.
 
   Args:
     quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`.
@@ -64,7 +64,7 @@ def tflite(
   from jaxcompress.export.tensors import IntegerNumbers
 
   details = {
-    "kernels": "xnnpack",
+    "kernels": quantized.kernels,
     "input": _grid_json(quantized, INPUT),
     "output": _grid_json(quantized, quantized.graph.output),
   }
@@ -115,10 +115,11 @@ def tflite_float(
 
 
 def _content(graph: Graph, numbers: Any, details: Mapping[str, Any], metadata: Any) -> bytes:
-  from jaxcompress.export.emit import Emitter
+  from jaxcompress.export.emit import emit
+  from jaxcompress.export.emitter import Emitter
 
   emitter = Emitter(graph, numbers)
-  emitter.emit()
+  emit(emitter)
   if details and emitter.file.has_float:
     raise RuntimeError("a float tensor got into an integer file; this is a bug of jaxcompress")
   version = packages.version("jaxcompress")

@@ -45,11 +45,15 @@ class Latency(NamedTuple):
 def verify(
   path: str | os.PathLike, quantized: QuantizedModel, images: np.ndarray, *, threads: int = 1
 ) -> Verification:
-  """Runs a file in LiteRT with XNNPACK on images and compares its logits with exact evaluation.
+  """Runs a file on images and compares its logits with exact evaluation.
+
+  The runtime is the one whose arithmetic ``quantized`` evaluates: LiteRT with XNNPACK, LiteRT with
+  its reference kernels, or TensorFlow Lite for Microcontrollers (``pip install tflite-micro``).
 
   Args:
     path: a file that :func:`~jaxcompress.export.tflite` wrote.
-    quantized: the model that it was written from.
+    quantized: the model that it was written from; ``quantized.with_kernels(...)`` for another
+      runtime.
     images: (N, height, width, channels), what ``quantized`` takes; at least one.
     threads: that LiteRT computes on.
 
@@ -57,7 +61,7 @@ def verify(
     A :class:`Verification`.
 
   Raises:
-    MissingExtraError: if the ``edge`` extra is not installed.
+    MissingExtraError: if the ``edge`` extra, or the runtime, is not installed.
     ValueError: if the file is missing, damaged or of another network, or there are no images.
 
   Examples:
@@ -65,7 +69,7 @@ def verify(
   """
   if len(images) == 0:
     raise ValueError("images: there are none; give at least one.")
-  runtime = Runtime(path, threads=threads)
+  runtime = Runtime(path, threads=threads, kernels=quantized.kernels)
   _check_match(path, quantized, runtime)
   codes = quantized.quantize_input(images)
   ours, theirs = quantized.run(codes), device_logits(runtime, codes)
@@ -85,7 +89,7 @@ def verify(
 
 
 def device_logits(runtime: Runtime, codes: np.ndarray) -> np.ndarray:
-  """LiteRT's logits, image by image as on a device (batches are not faster there).
+  """A runtime's logits, image by image as on a device (batches are not faster there).
 
   Args:
     runtime: with a file loaded.

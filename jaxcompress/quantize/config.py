@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from jaxcompress.quantize.quantizers import Quantizer, absmax, ema_range
+from jaxcompress.quantize.quantizers import Quantizer, absmax, bwn, ema_range, twn
+from jaxcompress.quantize.rules import Rule, first_last_8bit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -12,6 +13,7 @@ class Quantization:
   Attributes:
     weights: quantizer of every kernel.
     activations: quantizer of the input and of every leaf op's output.
+    rules: exceptions for some layers; see :class:`~jaxcompress.quantize.Rule`.
     start_step: first step at which the forward pass is quantized; before it nothing is rounded
       and no range is kept.
     freeze_norm_step: first step from which BatchNorm uses its running statistics, so that the
@@ -20,10 +22,14 @@ class Quantization:
 
   weights: Quantizer
   activations: Quantizer
+  rules: tuple[Rule, ...] = ()
   start_step: int = 0
   freeze_norm_step: int | None = None
 
   def __post_init__(self):
+    if not all(isinstance(rule, Rule) for rule in self.rules):
+      raise ValueError(f"rules: {self.rules!r} must be a tuple of quantize.Rule.")
+    object.__setattr__(self, "rules", tuple(self.rules))  # hashable
     for name in ("start_step", "freeze_norm_step"):
       value = getattr(self, name)
       if value is not None and value < 0:
@@ -34,6 +40,7 @@ def uniform(
   bits: int = 8,
   *,
   decay: float = 0.95,
+  rules: tuple[Rule, ...] = (),
   start_step: int = 0,
   freeze_norm_step: int | None = None,
 ) -> Quantization:
@@ -42,6 +49,7 @@ def uniform(
   Args:
     bits: of the weights, 2 to 8; fewer than 8 give an int8 file that holds fewer values.
     decay: of the activations' moving ranges.
+    rules: exceptions for some layers.
     start_step: first quantized step.
     freeze_norm_step: first step with frozen BatchNorm, or None.
 
@@ -54,16 +62,15 @@ def uniform(
   """
   if not 2 <= bits <= 8:
     raise ValueError(f"bits: {bits} is out of range; it must be 2 to 8.")
-  return Quantization(
-    weights=absmax(bits),
-    activations=ema_range(8, decay=decay),
-    start_step=start_step,
-    freeze_norm_step=freeze_norm_step,
-  )
+  return _plan(absmax(bits), decay, rules, start_step, freeze_norm_step)
 
 
 def int8(
-  *, decay: float = 0.95, start_step: int = 0, freeze_norm_step: int | None = None
+  *,
+  decay: float = 0.95,
+  rules: tuple[Rule, ...] = (),
+  start_step: int = 0,
+  freeze_norm_step: int | None = None,
 ) -> Quantization:
   """8-bit weights and activations, as integer runtimes compute; see :func:`uniform`.
 
@@ -71,4 +78,68 @@ def int8(
     >>> int8(start_step=900).start_step
     900
   """
-  return uniform(8, decay=decay, start_step=start_step, freeze_norm_step=freeze_norm_step)
+  return _plan(absmax(8), decay, rules, start_step, freeze_norm_step)
+
+
+def w4a8(
+  *,
+  decay: float = 0.95,
+  rules: tuple[Rule, ...] = first_last_8bit(),
+  start_step: int = 0,
+  freeze_norm_step: int | None = None,
+) -> Quantization:
+  """4-bit weights, but for the first and the last layer, and 8-bit activations.
+
+  Examples:
+    >>> w4a8().weights.levels.high
+    7
+  """
+  return _plan(absmax(4), decay, rules, start_step, freeze_norm_step)
+
+
+def ternary(
+  *,
+  decay: float = 0.95,
+  rules: tuple[Rule, ...] = first_last_8bit(),
+  start_step: int = 0,
+  freeze_norm_step: int | None = None,
+) -> Quantization:
+  """Ternary weights (:func:`~jaxcompress.quantize.twn`), but for the first and the last layer.
+
+  Examples:
+    >>> ternary().activations.levels.high
+    127
+  """
+  return _plan(twn(), decay, rules, start_step, freeze_norm_step)
+
+
+def binary(
+  *,
+  decay: float = 0.95,
+  rules: tuple[Rule, ...] = first_last_8bit(),
+  start_step: int = 0,
+  freeze_norm_step: int | None = None,
+) -> Quantization:
+  """Binary weights (:func:`~jaxcompress.quantize.bwn`), but for the first and the last layer.
+
+  Examples:
+    >>> binary().activations.levels.high
+    127
+  """
+  return _plan(bwn(), decay, rules, start_step, freeze_norm_step)
+
+
+def _plan(
+  weights: Quantizer,
+  decay: float,
+  rules: tuple[Rule, ...],
+  start_step: int,
+  freeze_norm_step: int | None,
+) -> Quantization:
+  return Quantization(
+    weights=weights,
+    activations=ema_range(8, decay=decay),
+    rules=rules,
+    start_step=start_step,
+    freeze_norm_step=freeze_norm_step,
+  )

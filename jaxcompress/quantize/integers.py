@@ -7,10 +7,10 @@ import numpy as np
 
 from jaxcompress.nn import Folded, Graph, Node, kernel_shape
 from jaxcompress.quantize.grid import Levels, levels
-from jaxcompress.quantize.integer import HIGHEST, Grid, Integers
+from jaxcompress.quantize.integer import HIGHEST, Grid, Integers, lower_hard_swish
 from jaxcompress.quantize.integer.convolve import largest_accumulator
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS, RATIOS
-from jaxcompress.quantize.limits import MARGIN, least_step, widen_grids
+from jaxcompress.quantize.limits import MARGIN, fix_grids, least_step, widen_grids
 from jaxcompress.quantize.model import QuantizedModel
 
 NARROW_INT8 = levels(8, symmetric=True, narrow=True)
@@ -23,8 +23,11 @@ def assemble(
   weight_scales: Mapping[str, np.ndarray],
   grids: Mapping[str, Grid],
   *,
+  codes: Mapping[str, np.ndarray] | None = None,
   levels: Levels = NARROW_INT8,
   preprocess: Callable[[Any], Any] | None = None,
+  kernels: str = "xnnpack",
+  hard_swish: str = "gate",
 ) -> QuantizedModel:
   """Turns folded layers, weight scales and grids into a :class:`QuantizedModel`.
 
@@ -35,21 +38,30 @@ def assemble(
   beyond the device's range, gets a larger scale and is rounded again; grids are widened where the
   device would refuse their ratio (see :func:`~jaxcompress.quantize.limits.widen_grids`).
 
+  A layer with a hard-sigmoid computes ``(w x + b + 3) / 6``, and the ends of its output's grid, 0
+  and 1, are the clip; whatever grid is given for it is replaced by that one. A hard-swish is written
+  as the product of its input and such a gate.
+
   Args:
     graph: with fused activations.
     folded: of every node that has a kernel, from :func:`jaxcompress.nn.fold`.
     weight_scales: (out,) float32 scales of the kernels as trained, by node; a normalization on
       its own needs none: its kernel of ones is the highest level.
     grids: of every tensor of the graph.
+    codes: integers of the kernels as trained, before the sign of their factors, by node; a node
+      without any gets ``round(kernel / s)``.
     levels: the integers of the weights; within -127 to 127.
     preprocess: maps images to what the network reads; kept in the model.
+    kernels: whose arithmetic evaluates the model; see :class:`~jaxcompress.quantize.QuantizedModel`.
+    hard_swish: ``"gate"``: an addition and two products, fast in XNNPACK; ``"operator"``: TFLite's
+      HARD_SWISH, one operator for microcontrollers, slow in XNNPACK.
 
   Returns:
     A :class:`QuantizedModel`.
 
   Raises:
-    ValueError: if a layer is missing, scales or levels are out of range, or the device would refuse
-      the network.
+    ValueError: if a layer is missing, codes, scales or levels are out of range, an option is
+      unknown, or the device would refuse the network.
 
   Examples:
     See :class:`~jaxcompress.quantize.QuantizedModel`.
@@ -60,6 +72,11 @@ def assemble(
   """
   if not -HIGHEST <= levels.low <= levels.high <= HIGHEST:
     raise ValueError(f"levels: {levels} must be within -{HIGHEST} to {HIGHEST}, as weights are.")
+  if hard_swish not in ("gate", "operator"):
+    raise ValueError(f"hard_swish: {hard_swish!r} is unknown; it must be 'gate' or 'operator'.")
+  if hard_swish == "gate":
+    graph = lower_hard_swish(graph)
+  grids = fix_grids(graph, grids)
   weighted = [node for node in graph.nodes if kernel_shape(node) is not None]
   ones = {
     node.name: np.full(kernel_shape(node)[-1], 1 / levels.high, np.float32)
@@ -69,26 +86,36 @@ def assemble(
   weight_scales = {**ones, **weight_scales}
   for node in weighted:
     _check_complete(node, folded, weight_scales, grids)
-  codes, scales, steps = {}, {}, {}
+  folded = {node.name: _scaled(node, folded[node.name]) for node in weighted}
+  weights, scales, steps = {}, {}, {}
   for node in weighted:
     name, layer = node.name, folded[node.name]
-    codes[name] = round_kernel(layer.kernel, weight_scales[name], levels)
-    scales[name] = _live_scales(codes[name], weight_scales[name], layer)
-    reach = largest_accumulator(codes[name], grids[node.inputs[0]])
+    if codes is not None and name in codes:
+      weights[name] = _checked_codes(name, codes[name], layer.kernel.shape, levels)
+    else:
+      weights[name] = round_kernel(layer.kernel, weight_scales[name], levels)
+    scales[name] = _live_scales(weights[name], weight_scales[name], layer)
+    reach = largest_accumulator(weights[name], grids[node.inputs[0]])
     steps[name] = least_step(scales[name], reach)
   grids = widen_grids(graph, grids, steps)
   layers = {
     node.name: _integers(
-      codes[node.name],
+      weights[node.name],
       scales[node.name],
       folded[node.name],
       grids[node.inputs[0]],
       grids[node.output],
-      levels,
     )
     for node in weighted
   }
-  return QuantizedModel(graph, grids, layers, preprocess)
+  return QuantizedModel(graph, grids, layers, preprocess, kernels)
+
+
+def _scaled(node: Node, layer: Folded) -> Folded:
+  """A layer as the device computes it: under a hard-sigmoid, ``(y + 3) / 6``."""
+  if node.attrs.get("act") != "hard_sigmoid":
+    return layer
+  return layer._replace(factor=layer.factor / 6, bias=(layer.bias + 3) / 6)
 
 
 def round_kernel(kernel: np.ndarray, scales: np.ndarray, to: Levels) -> np.ndarray:
@@ -102,6 +129,18 @@ def round_kernel(kernel: np.ndarray, scales: np.ndarray, to: Levels) -> np.ndarr
   inverse = np.float32(1.0) / scales.astype(np.float32).reshape(spread)
   rounded = np.rint(kernel.astype(np.float32) * inverse)
   return np.clip(rounded, to.low, to.high).astype(np.int8)
+
+
+def _checked_codes(name: str, codes: np.ndarray, shape: tuple[int, ...], to: Levels) -> np.ndarray:
+  if codes.dtype != np.int8 or codes.shape != shape:
+    raise ValueError(
+      f"codes: {name!r} has {codes.dtype} {codes.shape}; it must be int8 {shape}, as its kernel."
+    )
+  if codes.size and not to.low <= codes.min() <= codes.max() <= to.high:
+    raise ValueError(
+      f"codes: {name!r} has {codes.min()} to {codes.max()}; it must be within {to.low} to {to.high}."
+    )
+  return codes
 
 
 def _check_complete(
@@ -132,7 +171,7 @@ def _live_scales(codes: np.ndarray, scales: np.ndarray, layer: Folded) -> np.nda
 
 
 def _integers(
-  codes: np.ndarray, wanted: np.ndarray, layer: Folded, source: Grid, output: Grid, to: Levels
+  codes: np.ndarray, wanted: np.ndarray, layer: Folded, source: Grid, output: Grid
 ) -> Integers:
   """Integers of one layer whose input and output grids are fixed."""
   step_in, step_out = float(source.scale), float(output.scale)
@@ -143,8 +182,7 @@ def _integers(
     np.abs(shift) / (step_in * LARGEST_BIAS),  # below it the bias does not fit
   )
   scales = np.maximum(wanted, least).astype(np.float32)
-  signed = codes * np.where(layer.factor < 0, -1, 1).astype(np.int8)
-  coarse = round_kernel(layer.weights, scales, to)
-  weights = np.where(wanted < least, coarse, signed).astype(np.int8)
+  coarser = np.where(wanted < least, wanted / scales, 1.0)
+  weights = np.rint(codes * np.where(layer.factor < 0, -coarser, coarser)).astype(np.int8)
   bias = np.rint(shift / (step_in * scales.astype(np.float64))).astype(np.int32)
   return Integers(weights, scales, bias)

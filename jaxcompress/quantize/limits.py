@@ -2,7 +2,7 @@
 
 XNNPACK refuses a convolution whose accumulator steps are 256 output steps or more, overflows where
 sums reach 2**31 output steps, and leaves some additions to kernels of TFLite that are wrong for
-them. Such ratios come from tensors that hardly move: a residual branch that is still zero, a range
+them; what fits it, other runtimes run as well. Such ratios come from tensors that hardly move: a residual branch that is still zero, a range
 that was seen once. Widening their grids costs nothing, since steps that are far below those of the
 tensor that they are added to, or of the sums that they are made from, carry no information.
 """
@@ -12,9 +12,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxcompress.nn import Graph, Node
-from jaxcompress.quantize.integer import Grid
+from jaxcompress.quantize.integer import RELU6_GRID, Grid, fixed_grid
+from jaxcompress.quantize.integer.swish import LARGEST_RATIO
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS, RATIOS
-from jaxcompress.quantize.transform import find_sites
+from jaxcompress.quantize.transform import SAME_GRID, find_sites
 
 TINIEST = 2.0**-60  # products of scales stay normal float32 numbers
 GREATEST = 2.0**60
@@ -25,10 +26,40 @@ Scales = dict[str, float]
 Needs = list[tuple[str, float]]
 
 
+def fix_grids(graph: Graph, grids: Mapping[str, Grid]) -> dict[str, Grid]:
+  """The grids, with the ones that gates must have in place of what was given for them.
+
+  Args:
+    graph: with fused activations.
+    grids: of the tensors; those of gates may be missing.
+
+  Raises:
+    ValueError: if a gate is joined with values of other ranges.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> graph = find_sites(models.summarize(models.ghostnet(), 32).graph).graph
+    >>> list(fix_grids(graph, {}).values())[0].zero_point
+    -128
+  """
+  key_of, grids = find_sites(graph).key_of, dict(grids)
+  fixed = {key_of[node.output]: fixed_grid(node) for node in graph.nodes if fixed_grid(node)}
+  for tensor, key in key_of.items():
+    if key in fixed:
+      node = graph.producer(tensor)
+      if node is None or not (fixed_grid(node) or node.op in SAME_GRID):
+        raise ValueError(
+          f"model: {tensor!r} shares its grid with a hard_sigmoid, whose range is 0 to 1; join gates"
+          " with gates only."
+        )
+      grids[tensor] = fixed[key]
+  return grids
+
+
 def widen_grids(
   graph: Graph, grids: Mapping[str, Grid], steps: Mapping[str, float]
 ) -> dict[str, Grid]:
-  """Raises scales until every op of the graph is one that XNNPACK runs; zero points stay.
+  """Raises scales until every op of the graph is one that all runtimes run; zero points stay.
 
   Args:
     graph: with fused activations.
@@ -40,8 +71,8 @@ def widen_grids(
     The grids; equal ones where nothing had to be widened.
 
   Raises:
-    ValueError: if a scale is not positive or absurdly large, or if tensors that must share a grid
-      (around a pool, a split or a concatenation) do not.
+    ValueError: if a scale is not positive or absurdly large, if tensors that must share a grid
+      (around a pool, a split or a concatenation) do not, or if no scales fit.
 
   Examples:
     >>> from jaxcompress import models
@@ -55,10 +86,16 @@ def widen_grids(
   """
   key_of = find_sites(graph).key_of
   scales = _shared_scales(key_of, grids)
+  fixed = {key_of[node.output] for node in graph.nodes if fixed_grid(node)}
   for _ in range(MOST_PASSES):
     changed = False
     for node in graph.nodes:
       for tensor, least in _needs(node, scales, key_of, steps):
+        if scales[key_of[tensor]] < least and key_of[tensor] in fixed:
+          raise ValueError(
+            f"grids: layer {node.name!r} needs steps of {least:.3g} for {tensor!r}, a gate from 0 to"
+            " 1; its weights or ranges are far too large: train with a lower learning rate."
+          )
         if scales[key_of[tensor]] < least:
           scales[key_of[tensor]] = least * MARGIN
           changed = True
@@ -97,6 +134,11 @@ def _needs(
   output = scales[key_of[node.output]]
   if node.name in steps:
     return [(node.output, inputs[0] * steps[node.name])]
+  act = node.attrs.get("act")
+  if act == "hard_sigmoid":
+    return [(node.inputs[0], float(RELU6_GRID.scale) * RATIOS["add"][0])]
+  if act == "hard_swish":
+    return [(node.output, inputs[0] * MARGIN / LARGEST_RATIO)]
   if node.op in ("Add", "Activation"):
     low, high = RATIOS["add"]
     least = [(tensor, output * low) for tensor in node.inputs]

@@ -18,14 +18,17 @@ PREPROCESS_BATCH = 256
 class QuantizedModel:
   """Integers, scales and ranges of a network, and their exact evaluation.
 
-  Calling it on images gives the logits that LiteRT with XNNPACK computes from the exported file,
-  bit for bit.
+  Calling it on images gives the logits that a runtime computes from the exported file, bit for bit.
+  The file is the same for all runtimes; they differ in how they round.
 
   Attributes:
     graph: the graph that the device runs, with fused activations.
     grids: what the int8 values of every tensor stand for, by name.
     layers: the integers of every node that has a kernel, by name.
     preprocess: maps images to what the network reads, before they are rounded; or None.
+    kernels: the runtime whose arithmetic is evaluated: ``"xnnpack"`` (LiteRT with XNNPACK on x86),
+      ``"reference"`` (LiteRT's reference kernels) or ``"tflm"`` (TensorFlow Lite for
+      Microcontrollers' portable kernels).
 
   Raises:
     ValueError: if a grid or a layer is missing, a shape or a value does not fit, or the device
@@ -46,6 +49,7 @@ class QuantizedModel:
   grids: Mapping[str, Grid]
   layers: Mapping[str, Integers]
   preprocess: Callable[[Any], Any] | None = None
+  kernels: str = "xnnpack"
 
   def __post_init__(self):
     tensors = (INPUT, *(tensor for node in self.graph.nodes for tensor in node.outputs))
@@ -56,10 +60,14 @@ class QuantizedModel:
         _check_layer(node, self.layers.get(node.name))
     _ = self.program
 
+  def with_kernels(self, kernels: str) -> "QuantizedModel":
+    """The same integers, evaluated as another runtime does."""
+    return dataclasses.replace(self, kernels=kernels)
+
   @functools.cached_property
   def program(self) -> integer.Program:
     """The graph with all constants computed."""
-    return integer.prepare(self.graph, self.grids, self.layers)
+    return integer.prepare(self.graph, self.grids, self.layers, self.kernels)
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Logits of images, (N, classes) float32; images as for :meth:`quantize_input`."""

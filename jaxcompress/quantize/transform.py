@@ -5,6 +5,7 @@ output, except that ops which only move or compare values (pooling, split, shuff
 of what they read, and what a concatenation joins shares one grid.
 """
 
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
@@ -14,9 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.nn import INPUT, Graph, fuse_activations, is_leaf_call, module_path, parameters
-from jaxcompress.quantize import ranges
 from jaxcompress.quantize.config import Quantization
+from jaxcompress.quantize.grid import fake_quant, levels
+from jaxcompress.quantize.integer import Grid, fixed_grid
+from jaxcompress.quantize.quantizers import Quantizer
+from jaxcompress.quantize.rules import Choice, Names, choose, names_of
 
+ACTIVATION_LEVELS = levels(8, symmetric=False)
 SAME_GRID = ("MaxPool", "AvgPool", "Split", "ChannelShuffle", "Concat")
 MOVES = ("MaxPool", "Split", "ChannelShuffle")  # their outputs are values that were rounded before
 
@@ -41,6 +46,7 @@ class Sites(NamedTuple):
     keys: pairs of a tensor and the name under which its grid is kept.
     rounded: the tensors that are rounded.
     nonnegative: the tensors that are known to be at least zero.
+    fixed: pairs of a tensor and the grid that it always has, as gates have.
     kernels: the nodes that have a kernel.
   """
 
@@ -48,6 +54,7 @@ class Sites(NamedTuple):
   keys: tuple[tuple[str, str], ...]
   rounded: frozenset[str]
   nonnegative: frozenset[str]
+  fixed: tuple[tuple[str, Grid], ...]
   kernels: tuple[str, ...]
 
   @property
@@ -84,7 +91,53 @@ def find_sites(graph: Graph) -> Sites:
     if rectified or (node.op in (*SAME_GRID, "GlobalAvgPool") and nonnegative >= set(node.inputs)):
       nonnegative |= set(node.outputs)
   kernels = tuple(node.name for node in graph.nodes if node.op in ("ConvNorm", "Dense"))
-  return Sites(graph, tuple(group.items()), frozenset(rounded), frozenset(nonnegative), kernels)
+  fixed = ((node.output, fixed_grid(node)) for node in graph.nodes)
+  return Sites(
+    graph,
+    tuple(group.items()),
+    frozenset(rounded),
+    frozenset(nonnegative),
+    tuple((tensor, grid) for tensor, grid in fixed if grid is not None),
+    kernels,
+  )
+
+
+class Assigned(NamedTuple):
+  """The quantizers of a network.
+
+  Attributes:
+    weights: by layer; layers that stay in float are left out.
+    activations: by grid (see ``Sites.keys``), likewise; fixed grids need none.
+  """
+
+  weights: dict[str, Quantizer]
+  activations: dict[str, Quantizer]
+
+
+def assign(plan: Quantization, sites: Sites) -> Assigned:
+  """Applies a plan's rules to a network.
+
+  Where several tensors share a grid, the rule for the first of them counts.
+
+  Args:
+    plan: says which quantizer a layer gets.
+    sites: of the model's graph.
+
+  Raises:
+    ValueError: if a rule matches no layer.
+  """
+  layers = {INPUT: Names((INPUT,), frozenset()), **names_of(sites.graph)}
+  chosen = choose(plan.rules, Choice(plan.weights, plan.activations), layers)
+  layer_of = {INPUT: INPUT} | {t: node.name for node in sites.graph.nodes for t in node.outputs}
+  fixed = dict(sites.fixed)
+  weights = {name: chosen[name].weights for name in sites.kernels}
+  activations = {
+    key: chosen[layer_of[key]].activations
+    for tensor, key in sites.keys
+    if tensor in sites.rounded and tensor not in fixed
+  }
+  present = lambda table: {key: q for key, q in table.items() if q is not None}  # noqa: E731
+  return Assigned(present(weights), present(activations))
 
 
 def init_quantizers(quantization: Quantization, sites: Sites, params: Any) -> QuantVariables:
@@ -95,15 +148,19 @@ def init_quantizers(quantization: Quantization, sites: Sites, params: Any) -> Qu
     sites: of the model's graph.
     params: the model's parameters.
   """
-  weights = {
-    name: quantization.weights.init(parameters(params, name)["kernel"]) for name in sites.kernels
+  assigned = assign(quantization, sites)
+  pairs = {
+    "weights": {
+      name: quantizer.init(parameters(params, name)["kernel"])
+      for name, quantizer in assigned.weights.items()
+    },
+    "activations": {
+      key: quantizer.init(jax.ShapeDtypeStruct(sites.graph.shape(key), jnp.float32))
+      for key, quantizer in assigned.activations.items()
+    },
   }
-  example = jnp.zeros(())
-  keys = dict.fromkeys(sites.key_of[tensor] for tensor in sites.key_of if tensor in sites.rounded)
-  activations = {key: quantization.activations.init(example) for key in keys}
   pick = lambda i: {  # noqa: E731
-    "weights": {name: pair[i] for name, pair in weights.items()},
-    "activations": {name: pair[i] for name, pair in activations.items()},
+    kind: {name: pair[i] for name, pair in found.items()} for kind, found in pairs.items()
   }
   return QuantVariables(pick(0), pick(1))
 
@@ -114,7 +171,10 @@ def quantize_kernels(
   variables: QuantVariables,
   params: Any,
   active: bool | jax.Array,
-) -> Any:
+  *,
+  train: bool = False,
+  rng: jax.Array | None = None,
+) -> tuple[Any, dict[str, Any]]:
   """The parameters with every kernel on its grid where ``active``; gradients pass straight through.
 
   Args:
@@ -123,29 +183,43 @@ def quantize_kernels(
     variables: the quantizers' variables.
     params: the model's parameters, a nested dict.
     active: bool or scalar bool array.
+    train: whether the quantizers' state moves on.
+    rng: a key for stochastic rounding, or None.
 
   Returns:
-    A tree like ``params``.
+    ``(params, state)``: a tree like ``params``, and the new state of the weights' quantizers.
   """
+  quantizers = assign(quantization, sites).weights
 
-  def rounded(kernels):
-    return {
-      name: quantization.weights.apply(
-        variables.params["weights"][name], variables.state["weights"][name], kernel, train=True
-      )[0]
-      for name, kernel in kernels.items()
+  def rounded(kernels, states):
+    pairs = {
+      name: quantizer.apply(
+        variables.params["weights"][name],
+        states[name],
+        kernels[name],
+        train=train,
+        rng=_key_of(rng, name),
+      )
+      for name, quantizer in quantizers.items()
     }
+    return tuple({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
 
-  kernels = {name: parameters(params, name)["kernel"] for name in sites.kernels}
+  kernels = {name: parameters(params, name)["kernel"] for name in quantizers}
+  states = variables.state["weights"]
   if not isinstance(active, bool):
     # One branch, so that rounded kernels are kept in memory: fused into a depthwise convolution
     # they would be rounded again for every pixel.
-    kernels = jax.lax.cond(active, rounded, lambda kernels: kernels, kernels)
+    kernels, states = jax.lax.cond(active, rounded, lambda *unchanged: unchanged, kernels, states)
   elif active:
-    kernels = rounded(kernels)
+    kernels, states = rounded(kernels, states)
   for name, kernel in kernels.items():
     params = _replace(params, [*name.split("/"), "kernel"], kernel)
-  return params
+  return params, states
+
+
+def _key_of(rng: jax.Array | None, name: str) -> jax.Array | None:
+  """A key of the tensor's own."""
+  return None if rng is None else jax.random.fold_in(rng, zlib.crc32(name.encode()))
 
 
 def _replace(tree: Mapping[str, Any], path: list[str], leaf: Any) -> dict[str, Any]:
@@ -181,6 +255,7 @@ def quantize_activations(
   active: bool | jax.Array,
   train: bool,
   live_norm: bool | jax.Array | None = None,
+  rng: jax.Array | None = None,
 ) -> ActivationPass:
   """Rounds the activations of one forward pass, with ranges that come in and go out.
 
@@ -191,25 +266,33 @@ def quantize_activations(
     active: whether anything is rounded; bool or scalar bool array.
     train: whether ranges are updated (where active).
     live_norm: if given, BatchNorm uses the batch's statistics where true.
+    rng: a key for stochastic rounding, or None.
 
   Returns:
     An :class:`ActivationPass`, for one forward pass.
   """
-  key_of = sites.key_of
+  key_of, fixed = sites.key_of, dict(sites.fixed)
+  quantizers = assign(quantization, sites).activations
   start, updated = variables.state["activations"], {}
   observing = False if not train else active
 
   def visit(tensor: str, x: jax.Array) -> jax.Array:
     key = key_of[tensor]
-    y, state = quantization.activations.apply(
+    if tensor in fixed:
+      scale, zero = (jnp.float32(number) for number in fixed[tensor])
+      return _select(active, fake_quant(x, scale, zero, ACTIVATION_LEVELS), x)
+    if key not in quantizers:
+      return x
+    y, state = quantizers[key].apply(
       variables.params["activations"][key],
       start[key],
       x,
       train=observing,
       nonnegative=tensor in sites.nonnegative,
+      rng=_key_of(rng, tensor),
     )
     if key in updated:
-      state = ranges.merge(updated[key], state)
+      state = quantizers[key].merge(updated[key], state)
     updated[key] = state
     return _select(active, y, x)
 

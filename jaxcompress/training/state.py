@@ -6,18 +6,18 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxcompress import ops
 from jaxcompress.nn import Endpoints, Graph, fold, init_variables, trace
 from jaxcompress.quantize import (
-  Grid,
   QuantizedModel,
   QuantVariables,
   Sites,
+  activation_grids,
   assemble,
   find_sites,
   init_quantizers,
+  kernel_codes,
 )
 from jaxcompress.training.recipe import Recipe
 
@@ -97,29 +97,10 @@ class CompressState:
     sites = find_sites(graph)
     variables = jax.device_get(self.quantizer)
     folded = fold(sites.graph, jax.device_get(self.variables))
-    scales = {
-      name: np.asarray(
-        plan.weights.grid(
-          variables.params["weights"][name], variables.state["weights"][name], layer.kernel
-        )[0],
-        np.float32,
-      ).reshape(-1)
-      for name, layer in folded.items()
-      if name in sites.kernels
-    }
-    grids = {}
-    for tensor, key in sites.keys:
-      scale, zero = plan.activations.grid(
-        variables.params["activations"][key], variables.state["activations"][key], None
-      )
-      grids[tensor] = Grid(np.float32(scale), int(zero))
+    scales, codes = kernel_codes(plan, sites, variables, folded)
+    grids = activation_grids(plan, sites, variables)
     return assemble(
-      sites.graph,
-      folded,
-      scales,
-      grids,
-      levels=plan.weights.levels,
-      preprocess=self.recipe.preprocess,
+      sites.graph, folded, scales, grids, codes=codes, preprocess=self.recipe.preprocess
     )
 
 

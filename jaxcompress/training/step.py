@@ -18,6 +18,7 @@ from jaxcompress.training.state import (
   to_network_input,
 )
 
+ROUNDING = 1  # folded into the step's key
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
@@ -37,7 +38,8 @@ def _train_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metr
 def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
   """One step of a recipe; see :func:`distill_step`."""
   recipe = state.recipe
-  augment_key, loss_key = jax.random.split(jax.random.fold_in(state.rng, state.position))
+  step_key = jax.random.fold_in(state.rng, state.position)
+  augment_key, loss_key = jax.random.split(step_key)
   batch = dict(batch)
   if recipe.augment is not None:
     batch = recipe.augment(augment_key, batch)
@@ -48,7 +50,9 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   )
 
   def objective(trained):
-    student, batch_stats, quantizer_state = forward(state, trained, batch["image"], train=True)
+    student, batch_stats, quantizer_state = forward(
+      state, trained, batch["image"], train=True, rng=jax.random.fold_in(step_key, ROUNDING)
+    )
     loss, loss_state, metrics = recipe.loss.update(
       trained["loss"],
       state.loss_state,
@@ -93,7 +97,12 @@ def _all_finite(loss: jax.Array, gradients: Any) -> jax.Array:
 
 
 def forward(
-  state: CompressState, trained: Mapping[str, Any], images: jax.Array, *, train: bool
+  state: CompressState,
+  trained: Mapping[str, Any],
+  images: jax.Array,
+  *,
+  train: bool,
+  rng: jax.Array | None = None,
 ) -> tuple[Endpoints, Any, Any]:
   """The student's pass, quantized from the plan's step on.
 
@@ -103,6 +112,7 @@ def forward(
     images: as the network reads them, (batch, height, width, channels).
     train: whether statistics and ranges are updated. In evaluation the pass is quantized once a
       quantized step was taken.
+    rng: a key for stochastic rounding, or None.
 
   Returns:
     ``(endpoints, batch_stats, quantizer_state)``.
@@ -122,12 +132,16 @@ def forward(
     active=active,
     train=train,
     live_norm=None if frozen is None else state.step < frozen,
+    rng=rng,
   )
-  params = quantize_kernels(plan, sites, variables, trained["student"], active)
+  params, weight_state = quantize_kernels(
+    plan, sites, variables, trained["student"], active, train=train, rng=rng
+  )
   images = activations.round_input(images)
   with activations.intercept():
     output, batch_stats = _apply(recipe, params, state.batch_stats, images, train)
-  return output, batch_stats, {**variables.state, "activations": activations.new_state()}
+  new_state = {"weights": weight_state, "activations": activations.new_state()}
+  return output, batch_stats, new_state
 
 
 def _apply(recipe: Recipe, params: Any, batch_stats: Any, images: jax.Array, train: bool):

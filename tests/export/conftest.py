@@ -7,22 +7,44 @@ import numpy as np
 import pytest
 
 from jaxcompress import export
-from jaxcompress.nn import INPUT, kernel_shape, trace
-from jaxcompress.quantize import Grid, Integers, QuantizedModel, find_sites
+from jaxcompress.nn import (
+  INPUT,
+  fold,
+  is_leaf_call,
+  kernel_shape,
+  module_path,
+  parameters,
+  trace,
+)
+from jaxcompress.quantize import (
+  Grid,
+  Integers,
+  QuantizedModel,
+  absmax,
+  affine,
+  assemble,
+  find_sites,
+  levels,
+)
+from jaxcompress.quantize.integer import KERNELS, fixed_grid, lower_hard_swish
 
 
-def graph_of(module: nn.Module, shape: tuple[int, ...]):
+def graph_of(module: nn.Module, shape: tuple[int, ...], lower: bool = False):
   """The fused graph of a module made of leaf ops, for images of one shape, and its sites."""
   x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   init = lambda key, x: module.init(key, x, train=False)  # noqa: E731
   sites = find_sites(trace(module, jax.eval_shape(init, jax.random.key(0), x), x))
+  if lower:
+    sites = find_sites(lower_hard_swish(sites.graph))
   return sites.graph, sites.key_of
 
 
-def random_quantized(module: nn.Module, shape: tuple[int, ...], seed: int = 0) -> QuantizedModel:
+def random_quantized(
+  module: nn.Module, shape: tuple[int, ...], seed: int = 0, lower: bool = True
+) -> QuantizedModel:
   """A quantized model with random integers, scales and zero points, that neither dies out nor saturates."""
   rng = np.random.default_rng(seed)
-  graph, key_of = graph_of(module, shape)
+  graph, key_of = graph_of(module, shape, lower)
   grids, layers = {}, {}
 
   def grid(tensor, scale, zero_points=(-128, 127)):
@@ -39,7 +61,9 @@ def random_quantized(module: nn.Module, shape: tuple[int, ...], seed: int = 0) -
       scale = inputs[0] * inputs[1] * rng.uniform(20, 200)
     if kernel_shape(node) is not None:
       scale = rng.uniform(0.005, 0.1)
-    zero_points = (-128, -20) if node.attrs.get("act") else (-90, 90)
+    if fixed_grid(node):
+      grids[key_of[node.output]] = fixed_grid(node)
+    zero_points = (-128, -20) if str(node.attrs.get("act")).startswith("relu") else (-90, 90)
     for tensor in node.outputs:
       output = grid(tensor, scale, zero_points)
     if kernel_shape(node) is not None:
@@ -68,6 +92,62 @@ def images_for(quantized: QuantizedModel, count: int, seed: int = 0) -> np.ndarr
   return ((np.rint(np.clip(codes, -128, 127)) - grid.zero_point) * grid.scale).astype(np.float32)
 
 
+def trained_like(model, shape, seed=0):
+  """Variables with negative and zero gammas, and channels whose weights are all zero."""
+  rng = np.random.default_rng(seed)
+  init = lambda: model.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False)  # noqa: E731
+
+  def draw(path, leaf):
+    kind, shape = path[-1].key, leaf.shape
+    if kind == "kernel":
+      kernel = rng.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape)
+      return np.where(rng.random(shape[-1]) < 0.1, 0.0, kernel).astype(np.float32)
+    if kind == "scale":
+      gamma = rng.normal(1.0, 0.3, shape) * rng.choice([1, 1, 1, 1, -1], shape)
+      return np.where(rng.random(shape) < 0.1, 0.0, gamma).astype(np.float32)
+    other = rng.uniform(0.3, 2.0, shape) if kind == "var" else rng.normal(0, 0.3, shape)
+    return other.astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init))
+
+
+def calibrated(model: nn.Module, variables, images, **options):
+  """Float logits, and the quantized model with the ranges of the images."""
+  graph, key_of = graph_of(model, images.shape[1:])
+
+  @jax.jit
+  def forward(variables, images):
+    seen = {"input": images}
+
+    def remember(next_fun, args, kwargs, context):
+      result = next_fun(*args, **kwargs)
+      if is_leaf_call(context):
+        outputs = result if isinstance(result, tuple) else (result,)
+        name = module_path(context.module)
+        seen.update({f"{name}:{i}" if i else name: output for i, output in enumerate(outputs)})
+      return result
+
+    with nn.intercept_methods(remember):
+      result = model.apply(variables, images, train=False)
+      return getattr(result, "logits", result), seen
+
+  logits, seen = forward(variables, images)
+  grids = {}
+  for tensor, key in key_of.items():
+    values = [seen[other] for other in key_of if key_of[other] == key and other in seen]
+    low, high = (f([f(array) for array in values]) for f in (np.min, np.max))
+    scale, zero_point = affine(low, high, levels(8, symmetric=False))
+    grids[tensor] = Grid(np.float32(scale), int(zero_point))
+  layers = fold(graph, variables)
+  kernels = {name: parameters(variables["params"], name).get("kernel") for name in layers}
+  scales = {
+    name: np.asarray(absmax(8).grid((), (), kernel)[0]).reshape(-1)
+    for name, kernel in kernels.items()
+    if kernel is not None
+  }
+  return np.asarray(logits), graph, layers, assemble(graph, layers, scales, grids, **options)
+
+
 @pytest.fixture(scope="session")
 def networks():
   """The functions of this file."""
@@ -77,16 +157,27 @@ def networks():
     random_quantized = staticmethod(random_quantized)
     random_integers = staticmethod(random_integers)
     images_for = staticmethod(images_for)
+    trained_like = staticmethod(trained_like)
+    calibrated = staticmethod(calibrated)
 
   return Networks
 
 
 @pytest.fixture
 def check(tmp_path):
-  """Exports a quantized model, runs it in LiteRT on random images, and returns the verification."""
+  """Exports a quantized model, runs it in a runtime on random images, and returns the verification."""
 
-  def run(quantized: QuantizedModel, images: int = 8, seed: int = 0):
+  def run(quantized: QuantizedModel, images=8, seed: int = 0, kernels: str = "xnnpack"):
     path = export.tflite(quantized, tmp_path / "model.tflite")
-    return export.verify(path, quantized, images_for(quantized, images, seed))
+    quantized = quantized.with_kernels(kernels)
+    if isinstance(images, int):
+      images = images_for(quantized, images, seed)
+    return export.verify(path, quantized, images)
 
   return run
+
+
+@pytest.fixture(params=KERNELS)
+def kernels(request):
+  """Every runtime's name."""
+  return request.param

@@ -1,4 +1,4 @@
-"""LiteRT with XNNPACK and exact evaluation give the same integers, op by op."""
+"""Every runtime and exact evaluation give the same integers, op by op."""
 
 import flax.linen as nn
 import numpy as np
@@ -8,6 +8,7 @@ from jaxcompress.nn import (
   Activation,
   Add,
   AvgPool,
+  BatchNorm,
   ChannelShuffle,
   Concat,
   ConvNorm,
@@ -20,6 +21,7 @@ from jaxcompress.nn import (
   Split,
 )
 from jaxcompress.quantize import Grid, QuantizedModel
+from jaxcompress.quantize.integer import HARD_SIGMOID_GRID
 
 
 class Lambda(nn.Module):
@@ -45,11 +47,13 @@ def rectified(op, act):
   return lambda x, train: Activation(act, name="act")(op(x, train))
 
 
-def gate(x, train):
-  pooled = GlobalAvgPool(keepdims=True, name="pool")(x)
-  return Multiply(name="gate")(
-    x, ConvNorm(x.shape[-1], norm=None, name="conv")(pooled, train=train)
-  )
+def gate(act):
+  def op(x, train):
+    pooled = GlobalAvgPool(keepdims=True, name="pool")(x)
+    conv = ConvNorm(x.shape[-1], act=act, norm=None, name="conv")
+    return Multiply(name="gate")(x, conv(pooled, train=train))
+
+  return op
 
 
 def swap(sizes):
@@ -84,11 +88,16 @@ OPS = {
   "add, relu6": (rectified(beside_conv(Add), "relu6"), (8, 8, 12)),
   "multiply": (beside_conv(Multiply), (8, 8, 12)),
   "multiply, relu6": (rectified(beside_conv(Multiply), "relu6"), (8, 8, 12)),
-  "squeeze-excite": (gate, (8, 8, 12)),
+  "squeeze-excite": (gate(None), (8, 8, 12)),
+  "squeeze-excite, hard": (gate("hard_sigmoid"), (8, 8, 12)),
+  "normalization": (lambda x, train: BatchNorm(act="relu", name="op")(x, train=train), (4, 4, 9)),
   "mean": (plain(GlobalAvgPool()), (7, 7, 64)),
   "mean, kept axes": (plain(GlobalAvgPool(keepdims=True)), (5, 3, 64)),
   "relu": (plain(Activation("relu")), (5, 3, 64)),
   "relu6": (plain(Activation("relu6")), (5, 3, 64)),
+  "hard-sigmoid": (rectified(conv(features=16, kernel=3), "hard_sigmoid"), (5, 3, 8)),
+  "hard-swish": (rectified(conv(features=16, kernel=3), "hard_swish"), (5, 3, 8)),
+  "hard-swish of a vector": (rectified(plain(GlobalAvgPool()), "hard_swish"), (5, 3, 64)),
   "max pool": (plain(MaxPool(2, 2)), (9, 8, 8)),
   "max pool, symmetric": (plain(MaxPool(3, 2, padding="SYMMETRIC")), (8, 8, 8)),
   "average pool": (plain(AvgPool(3, 2)), (8, 9, 8)),
@@ -109,14 +118,54 @@ NOT_DELEGATED = {
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_an_op_is_bit_equal(name, networks, check):
+def test_an_op_is_bit_equal(name, kernels, networks, check):
   function, shape = OPS[name]
   left_out = set()
-  for seed in range(6):
-    result = check(networks.random_quantized(Lambda(function), shape, seed), images=8, seed=seed)
+  for seed in range(4):
+    quantized = networks.random_quantized(Lambda(function), shape, seed)
+    result = check(quantized, images=8, seed=seed, kernels=kernels)
     assert (result.bit_equal, result.max_steps, result.images) == (1.0, 0, 8)
     left_out |= set(result.left_out)
-  assert left_out == NOT_DELEGATED.get(name, set())
+  assert left_out == (NOT_DELEGATED.get(name, set()) if kernels == "xnnpack" else set())
+
+
+def test_the_hard_swish_operator_is_bit_equal(kernels, networks, check):
+  function, shape = OPS["hard-swish"]
+  for seed in range(4):
+    quantized = networks.random_quantized(Lambda(function), shape, seed, lower=False)
+    result = check(quantized, images=8, seed=seed, kernels=kernels)
+    assert result.bit_equal == 1.0
+    assert result.left_out == (("HARD_SWISH",) if kernels == "xnnpack" else ())
+
+
+@pytest.mark.parametrize("scale", [2e-4, 0.01, 0.2, 6.0])
+@pytest.mark.parametrize("zero_point", [-128, 127, 5])
+def test_gates_of_all_codes_are_bit_equal(scale, zero_point, kernels, networks, check):
+  shape = (1, 16, 16, 1)
+  ends = ("input",), ("act",), (shape,), (shape,)
+  codes = np.arange(-128, 128).reshape(shape)
+  for act, output in (
+    ("hard_sigmoid", HARD_SIGMOID_GRID),
+    ("hard_swish", Grid(np.float32(0.05), 7)),
+  ):
+    graph = Graph((Node("act", "Activation", {"act": act}, *ends),), shape, "act")
+    source = Grid(np.float32(scale), zero_point)
+    quantized = QuantizedModel(graph, {"input": source, "act": output}, {})
+    images = ((codes - zero_point) * source.scale).astype(np.float32)
+    result = check(quantized, kernels=kernels, images=images)
+    assert (result.bit_equal, result.max_steps) == (1.0, 0)
+
+
+def test_runtimes_round_differently(networks):
+  """So that the tests above tell their arithmetics apart."""
+  differing = {("xnnpack", "reference"): 0, ("reference", "tflm"): 0}
+  for seed in range(20):
+    quantized = networks.random_quantized(Lambda(OPS["dense"][0]), (3, 3, 40), seed)
+    images = networks.images_for(quantized, 200, seed)
+    for pair in differing:
+      one, other = (quantized.with_kernels(name).integers(images) for name in pair)
+      differing[pair] += int((one != other).sum())
+  assert all(differing.values())
 
 
 def two_inputs(op, left, right, output):
@@ -144,23 +193,27 @@ BELOW_256 = float(np.nextafter(np.float32(256), np.float32(0)))
 
 @pytest.mark.parametrize("left", [2**-10, 0.3, BELOW_256])
 @pytest.mark.parametrize("right", [2**-10, 1.0, BELOW_256])
-def test_additions_at_the_limits_of_their_ratios_are_bit_equal(left, right, networks, check):
+def test_additions_at_the_limits_of_their_ratios_are_bit_equal(
+  left, right, kernels, networks, check
+):
   graph, grids = two_inputs("Add", left * 0.0625, right * 0.0625, 0.0625)
   layer = networks.random_integers(np.random.default_rng(0), (1, 1, 8, 8), left, right)
-  result = check(QuantizedModel(graph, grids, {"conv": layer}))
+  result = check(QuantizedModel(graph, grids, {"conv": layer}), kernels=kernels)
   assert (result.bit_equal, result.left_out) == (1.0, ())
 
 
 @pytest.mark.parametrize("ratio", [2**-16, 1 / 300, 1.0, BELOW_256])
-def test_products_at_the_limits_of_their_ratios_are_bit_equal(ratio, networks, check):
+def test_products_at_the_limits_of_their_ratios_are_bit_equal(ratio, kernels, networks, check):
   graph, grids = two_inputs("Multiply", 0.125, ratio * 0.5, 0.0625)
   layer = networks.random_integers(np.random.default_rng(0), (1, 1, 8, 8), 0.125, ratio * 0.5)
-  result = check(QuantizedModel(graph, grids, {"conv": layer}))
+  result = check(QuantizedModel(graph, grids, {"conv": layer}), kernels=kernels)
   assert (result.bit_equal, result.left_out) == (1.0, ())
 
 
 @pytest.mark.parametrize("multiplier", [2**-32, 2**-24, 1.0, BELOW_256])
-def test_convolutions_at_the_limits_of_their_factors_are_bit_equal(multiplier, networks, check):
+def test_convolutions_at_the_limits_of_their_factors_are_bit_equal(
+  multiplier, kernels, networks, check
+):
   graph, grids = two_inputs("Add", 0.0625, 0.0625, 0.0625)
   layer = networks.random_integers(np.random.default_rng(0), (1, 1, 8, 8), 1.0, 1.0)
   rng = np.random.default_rng(0)
@@ -170,12 +223,12 @@ def test_convolutions_at_the_limits_of_their_factors_are_bit_equal(multiplier, n
     bias=rng.integers(-high, high, 8).astype(np.int32),
     weights=np.minimum(layer.weights, 3) if multiplier > 1 else layer.weights,
   )
-  result = check(QuantizedModel(graph, grids, {"conv": layer}))
+  result = check(QuantizedModel(graph, grids, {"conv": layer}), kernels=kernels)
   assert (result.bit_equal, result.left_out) == (1.0, ())
 
 
 @pytest.mark.parametrize("zero_point", [-128, -127, -64])
-def test_a_ceiling_that_falls_between_two_codes_is_bit_equal(zero_point, networks, check):
+def test_a_ceiling_that_falls_between_two_codes_is_bit_equal(zero_point, kernels, networks, check):
   quantized = networks.random_quantized(Lambda(OPS["3x3, relu6"][0]), (9, 8, 12))
   scale = np.float32(6 / 100.5)
   assert np.float32(6) / scale == 100.5
@@ -184,6 +237,8 @@ def test_a_ceiling_that_falls_between_two_codes_is_bit_equal(zero_point, network
   layer = layer._replace(scales=layer.scales * ratio, bias=layer.bias + np.int32(20_000))
   grids = {**quantized.grids, "conv": Grid(scale, zero_point)}
   quantized = QuantizedModel(quantized.graph, grids, {"conv": layer})
-  ceiling = np.rint(np.float32(100.5) + zero_point)
-  assert quantized.integers(networks.images_for(quantized, 8)).max() == ceiling
-  assert check(quantized).bit_equal == 1.0
+  even = np.rint(np.float32(100.5) + zero_point)
+  quantized = quantized.with_kernels(kernels)
+  highest = quantized.integers(networks.images_for(quantized, 8)).max()
+  assert highest == (even if kernels == "xnnpack" else 101 + zero_point)
+  assert check(quantized, kernels=kernels).bit_equal == 1.0

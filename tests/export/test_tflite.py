@@ -206,14 +206,37 @@ def test_an_average_pool_without_tensorflows_padding_names_the_way_out(networks,
 
 
 class Swished(nn.Module):
+  act: str | None = None
+
   @nn.compact
   def __call__(self, x, *, train):
+    x = ConvNorm(4, norm=None, act=self.act, name="conv")(x, train=train)
     return GlobalAvgPool(name="mean")(Activation("hard_swish", name="swish")(x))
 
 
-def test_activation_functions_without_an_operator_name_their_layer(networks, tmp_path):
+def test_a_hard_swish_is_an_addition_and_two_products_or_an_operator(networks, tmp_path):
+  for lower, expected in ((True, ["ADD", "MUL", "MUL"]), (False, ["HARD_SWISH"])):
+    quantized = networks.random_quantized(Swished(), SHAPE, lower=lower)
+    path = export.tflite(quantized, tmp_path / "swish.tflite")
+    assert names_of(path) == ["CONV_2D", *expected, "MEAN"]
+
+
+def test_a_hard_sigmoid_of_a_layer_costs_no_operator(networks, tmp_path):
+  quantized = networks.random_quantized(Swished("hard_sigmoid"), SHAPE, lower=False)
+  path = export.tflite(quantized, tmp_path / "sigmoid.tflite")
+  assert names_of(path) == ["CONV_2D", "HARD_SWISH", "MEAN"]
+  output = read(path).subgraphs[0].tensors[read(path).subgraphs[0].operators[0].outputs[0]]
+  assert output.quantization.scale[0] == np.float32(1 / 255)
+  assert output.quantization.zeroPoint[0] == -128
+
+
+@pytest.mark.parametrize("act", ["hard_swish", "tanh"])
+def test_activation_functions_without_an_operator_name_their_layer(act, networks, tmp_path):
   graph = fuse_activations(networks.graph_of(Swished(), SHAPE)[0])
-  with pytest.raises(ValueError, match="layer 'swish' has the activation function 'hard_swish'"):
+  conv = graph.nodes[0]
+  conv = conv._replace(attrs=conv.attrs.copy({"act": act}))
+  graph = graph._replace(nodes=(conv, *graph.nodes[1:]))
+  with pytest.raises(ValueError, match=f"layer 'conv' has the activation function '{act}'"):
     export.tflite_float(graph, {}, tmp_path / "swish.tflite")
 
 

@@ -1,5 +1,7 @@
 """Verification finds what is wrong with a file, in one line."""
 
+import sys
+
 import flax.linen as nn
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from jaxcompress import export
 from jaxcompress.nn import Add, ConvNorm, Dense, GlobalAvgPool, MaxPool
 from jaxcompress.quantize import QuantizedModel
+from jaxcompress.quantize.integer import KERNELS
 
 
 class Net(nn.Module):
@@ -41,6 +44,26 @@ def test_a_file_is_bit_equal_on_any_number_of_threads(path, quantized, images):
   for threads in (1, 2):
     result = export.verify(path, quantized, images, threads=threads)
     assert result == export.Verification(1.0, 0, 1.0, 20, ())
+
+
+def test_a_file_is_bit_equal_in_the_runtime_that_is_named_and_only_there(path, quantized, images):
+  outputs = {}
+  for kernels in KERNELS:
+    model = quantized.with_kernels(kernels)
+    assert export.verify(path, model, images) == export.Verification(1.0, 0, 1.0, 20, ())
+    outputs[kernels] = model.integers(images)
+  assert (outputs["xnnpack"] != outputs["reference"]).any()
+
+
+def test_a_runtime_that_is_not_installed_says_what_to_install(path, quantized, images, monkeypatch):
+  monkeypatch.setitem(sys.modules, "tflite_micro", None)
+  with pytest.raises(ImportError, match=r"kernels: 'tflm' .*; run pip install tflite-micro"):
+    export.verify(path, quantized.with_kernels("tflm"), images)
+
+
+def test_an_unknown_runtime_is_refused_with_the_choices(path):
+  with pytest.raises(ValueError, match="kernels: 'cmsis' is unknown; it must be one of xnnpack, "):
+    export.Runtime(path, kernels="cmsis")
 
 
 def test_a_single_wrong_bias_is_found(path, quantized, images):

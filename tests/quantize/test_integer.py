@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcompress.quantize.integer import Grid, clip_range, xnnpack
+from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS, Grid, xnnpack
 from jaxcompress.quantize.integer.convolve import (
   EXACT,
   accumulate,
@@ -15,6 +15,7 @@ from jaxcompress.quantize.integer.convolve import (
   split_exactly,
   tap_products,
 )
+from jaxcompress.quantize.integer.values import clip_range
 
 ONE = Grid(np.float32(1), 0)
 
@@ -25,7 +26,11 @@ def integer_golden(golden):
 
 
 @pytest.mark.parametrize("case", ["conv3x3", "depthwise3x3", "pointwise"])
-def test_convolutions_are_those_of_the_golden_vectors(integer_golden, case):
+@pytest.mark.parametrize(
+  ("kernels", "expected"),
+  [("xnnpack", "y_float_half_even"), ("reference", "y_double"), ("tflm", "y_double")],
+)
+def test_convolutions_are_those_of_the_golden_vectors(integer_golden, case, kernels, expected):
   g = {k.split("/")[1]: v for k, v in integer_golden.items() if k.startswith(f"{case}/")}
   source = Grid(np.float32(g["sx"]), int(g["zx"]))
   output = Grid(np.float32(g["sy"]), int(g["zy"]))
@@ -38,22 +43,23 @@ def test_convolutions_are_those_of_the_golden_vectors(integer_golden, case):
   )
   total = total + g["bq"].reshape(1, 1, 1, -1)
   np.testing.assert_array_equal(total, g["acc"])
-  multiplier = xnnpack.multipliers(source, g["sw"], output).reshape(1, 1, 1, -1)
-  y = xnnpack.requantize(total, multiplier, *clip_range("relu6", output))
-  np.testing.assert_array_equal(np.asarray(y) + output.zero_point, g["y_float_half_even"])
+  rules = KERNELS[kernels]
+  scales, reach = g["sw"].reshape(1, 1, 1, -1), np.abs(g["acc"]).max()
+  y = rules.convolution(source, scales, output, reach)(total)
+  y = np.clip(y, *clip_range("relu6", output, rules.ceiling)) + output.zero_point
+  np.testing.assert_array_equal(y, g[expected])
 
 
-def test_addition_is_that_of_the_golden_vectors(integer_golden):
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_additions_are_those_of_the_golden_vectors(integer_golden, kernels):
   s1, z1, s2, z2, so, zo = integer_golden["add/params_s1_z1_s2_z2_so_zo"]
   left, right, output = (Grid(np.float32(s), int(z)) for s, z in ((s1, z1), (s2, z2), (so, zo)))
-  y = xnnpack.add(
+  y = KERNELS[kernels].addition(left, right, output)(
     jnp.asarray(integer_golden["add/q1"] - left.zero_point, jnp.float32),
     jnp.asarray(integer_golden["add/q2"] - right.zero_point, jnp.float32),
-    xnnpack.sum_constants(left, right, output),
-    output.low,
-    output.high,
   )
-  np.testing.assert_array_equal(np.asarray(y) + output.zero_point, integer_golden["add/y"])
+  y = np.clip(y, output.low, output.high) + output.zero_point
+  np.testing.assert_array_equal(y, integer_golden["add/y"])
 
 
 def direct_conv(x, w, stride, pads, groups):
@@ -153,15 +159,21 @@ def test_products_of_taps_are_the_convolution(stride, padding, groups):
 
 
 def test_halves_are_rounded_to_even():
-  y = xnnpack.requantize(jnp.arange(-5, 6), jnp.float32(0.5), -128.0, 127.0)
+  y = xnnpack.Factor(jnp.float32(0.5))(jnp.arange(-5, 6))
   np.testing.assert_array_equal(y, [-2, -2, -2, -1, 0, 0, 0, 1, 2, 2, 2])
 
 
-def test_the_ceiling_of_relu6_is_rounded_after_the_zero_point_was_added():
+def test_xnnpack_alone_rounds_the_ceiling_of_relu6_after_the_zero_point_was_added():
   scale = np.float32(6 / 100.5)
   assert np.float32(6) / scale == 100.5
-  assert clip_range("relu6", Grid(scale, -128))[1] == 100  # -27.5 to -28
-  assert clip_range("relu6", Grid(scale, -127))[1] == 101  # -26.5 to -26
+  for kernels, zero_point, highest in (
+    ("xnnpack", -128, 100),  # -27.5 to -28
+    ("xnnpack", -127, 101),  # -26.5 to -26
+    ("reference", -128, 101),  # 100.5 to 101
+    ("tflm", -127, 101),
+  ):
+    grid = Grid(scale, zero_point)
+    assert clip_range("relu6", grid, KERNELS[kernels].ceiling)[1] == highest
 
 
 # side, input scale, output scale, zero points, sum of codes: one fused rounding gives another mean
@@ -177,23 +189,27 @@ FUSED_DIFFERS = [
 @pytest.mark.parametrize(("side", "s_in", "s_out", "z_in", "z_out", "total"), FUSED_DIFFERS)
 def test_a_mean_is_not_contracted_into_a_fused_multiply_add(side, s_in, s_out, z_in, z_out, total):
   source, output = Grid(np.float32(s_in), z_in), Grid(np.float32(s_out), z_out)
-  constants = xnnpack.mean_constants(source, output, side**2)
+  constants = xnnpack.mean(source, output, side**2)
   expected = np.rint(np.float32(total) * constants.multiplier + constants.zero)
   fused = np.float64(total) * np.float64(constants.multiplier) + np.float64(constants.zero)
   assert np.rint(np.float32(fused)) != expected
   q = np.full(side**2, total // side**2)
   q[: total % side**2] += 1
   x = jnp.asarray(q - z_in, jnp.float32).reshape(1, side, side, 1)
-  y = jax.jit(xnnpack.mean)(x, constants, np.float32(z_out))
+  y = jax.jit(lambda rule, x: rule(x))(constants, x)
   assert y.item() + z_out == expected
 
 
 @pytest.mark.parametrize("ratio", [2.0**-11, 256.0])
 def test_additions_that_the_device_refuses_are_refused(ratio):
   with pytest.raises(ValueError, match=r"outside 0\.000977 to 256"):
-    xnnpack.sum_constants(Grid(np.float32(ratio), 0), ONE, ONE)
+    xnnpack.addition(Grid(np.float32(ratio), 0), ONE, ONE)
 
 
-def test_unknown_activation_functions_are_refused_with_the_choices():
-  with pytest.raises(ValueError, match=r"'hard_swish' has no integer arithmetic; use one of relu"):
-    clip_range("hard_swish", ONE)
+def test_activation_functions_without_arithmetic_are_refused_with_the_way_out():
+  with pytest.raises(ValueError, match=r"'tanh' has no integer arithmetic; use one of relu, relu6"):
+    clip_range("tanh", ONE, xnnpack.ceiling)
+  with pytest.raises(ValueError, match=r"without act followed by Activation\('hard_swish'\)"):
+    clip_range("hard_swish", ONE, xnnpack.ceiling)
+  with pytest.raises(ValueError, match=r"hard_sigmoid has Grid.* whose ends are 0 and 1"):
+    clip_range("hard_sigmoid", HARD_SIGMOID_GRID._replace(zero_point=0), xnnpack.ceiling)

@@ -8,6 +8,7 @@ import pytest
 
 from jaxcompress.nn import INPUT, Add, ConvNorm, Dense, Folded, GlobalAvgPool, trace
 from jaxcompress.quantize import Grid, Levels, absmax, assemble, find_sites
+from jaxcompress.quantize.integer import KERNELS
 from jaxcompress.quantize.limits import widen_grids
 
 
@@ -63,6 +64,46 @@ def test_integers_are_those_that_fake_quantization_saw_up_to_the_sign_of_gamma(g
     np.testing.assert_allclose(real, np.float64(rounded) * layer.factor, rtol=1e-6, atol=1e-12)
     signed = np.rint(layer.kernel / scales[name]) * np.sign(layer.factor)
     np.testing.assert_array_equal(integers.weights, signed)
+
+
+def test_given_codes_replace_rounding(graph):
+  layers = layers_of()
+  scales = scales_of(layers)
+  codes = {"branch": np.trunc(layers["branch"].kernel / scales["branch"]).astype(np.int8)}
+  rounded = assemble(graph, layers, scales, grids_of(graph))
+  quantized = assemble(graph, layers, scales, grids_of(graph), codes=codes, kernels="reference")
+  signed = codes["branch"] * np.sign(layers["branch"].factor)
+  np.testing.assert_array_equal(quantized.layers["branch"].weights, signed)
+  assert (quantized.layers["branch"].weights != rounded.layers["branch"].weights).any()
+  np.testing.assert_array_equal(quantized.layers["stem"].weights, rounded.layers["stem"].weights)
+  assert (quantized.kernels, rounded.kernels) == ("reference", "xnnpack")
+
+
+def test_given_codes_that_dwarf_in_their_bias_are_coarsened_as_they_are(graph):
+  layers = layers_of()
+  layers["branch"] = layers["branch"]._replace(factor=np.full(8, 1e-9), bias=np.full(8, 2.5))
+  codes = {"branch": np.full((3, 3, 8, 8), 100, np.int8)}
+  quantized = assemble(graph, layers, scales_of(layers), grids_of(graph), codes=codes)
+  layer, scales = quantized.layers["branch"], scales_of(layers)["branch"]
+  real = layer.weights * layer.scales.astype(np.float64)
+  np.testing.assert_allclose(real, np.broadcast_to(100e-9 * scales, real.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("codes", "message"),
+  [
+    (
+      np.zeros((3, 3, 8, 8), np.int32),
+      r"codes: 'branch' has int32 \(3, 3, 8, 8\); it must be int8",
+    ),
+    (np.zeros((3, 3, 8, 7), np.int8), r"'branch' has int8 \(3, 3, 8, 7\); .* int8 \(3, 3, 8, 8\)"),
+    (np.full((3, 3, 8, 8), 8, np.int8), "'branch' has 8 to 8; it must be within -7 to 7"),
+  ],
+)
+def test_codes_that_do_not_fit_are_refused(graph, codes, message):
+  layers, to = layers_of(), Levels(-7, 7, True)
+  with pytest.raises(ValueError, match=message):
+    assemble(graph, layers, scales_of(layers), grids_of(graph), codes={"branch": codes}, levels=to)
 
 
 def test_a_bias_stands_for_products_of_steps(graph):
@@ -146,7 +187,9 @@ def test_any_scales_are_brought_into_the_range_of_the_device(graph, seed):
     for name in tensors
   }
   layers = layers_of(seed)
-  assemble(graph, layers, scales_of(layers), grids)  # raises if the device would refuse it
+  quantized = assemble(graph, layers, scales_of(layers), grids)  # raises what XNNPACK would refuse
+  for kernels in KERNELS:
+    quantized.with_kernels(kernels)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])

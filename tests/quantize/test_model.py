@@ -8,7 +8,7 @@ import pytest
 
 from jaxcompress.nn import Graph, Node
 from jaxcompress.quantize import Grid, Integers, QuantizedModel
-from jaxcompress.quantize.integer import program
+from jaxcompress.quantize.integer import KERNELS, program
 
 SHAPE = (1, 4, 4, 3)
 GRIDS = {
@@ -60,26 +60,65 @@ def codes():
   return np.random.default_rng(1).integers(-128, 128, (9, 4, 4, 3)).astype(np.int8)
 
 
-def by_definition(quantized, codes):
-  """The two layers in Python integers and numpy float32."""
+def xnnpack_by_definition(total, source, scales, output):
   f = np.float32
+  return np.rint(total.astype(f) * ((f(source.scale) * scales) / f(output.scale)))
+
+
+def half_away(x):
+  return np.sign(x) * np.floor(np.abs(x) + 0.5)
+
+
+def gemmlowp(total, real):
+  """Double rounding, in Python integers."""
+  mantissa, exponent = np.frexp(np.float64(real))
+  q31, e = int(half_away(mantissa * 2**31)), int(exponent)
+  u = (int(total) * 2 ** max(e, 0) * q31 + 2**30) >> 31
+  return int(half_away(u / 2 ** max(-e, 0)))  # exact: u is below 2**53
+
+
+def gemmlowp_by_definition(total, source, scales, output):
+  real = np.float64(source.scale) * np.float64(scales) / np.float64(output.scale)
+  return np.vectorize(gemmlowp)(total, real)
+
+
+def mean_by_definition(kernels, codes, source, output):
+  """The mean of 2x2 maps."""
+  f, sums = np.float32, codes.sum((1, 2))
+  if kernels == "xnnpack":
+    m = (f(source.scale) / f(output.scale)) * (f(1) / f(4))
+    return np.rint(sums.astype(f) * m + (f(output.zero_point) - f(4 * source.zero_point) * m))
+  real = np.float64(f(source.scale) / f(output.scale)) / 4
+  return np.vectorize(gemmlowp)(sums - 4 * source.zero_point, real) + output.zero_point
+
+
+def by_definition(quantized, codes):
+  """The two layers in Python integers and numpy."""
   grids, conv, dense = quantized.grids, quantized.layers["conv"], quantized.layers["dense"]
+  if quantized.kernels == "xnnpack":
+    convolution = linear = xnnpack_by_definition
+  else:
+    convolution = linear = gemmlowp_by_definition
+  if quantized.kernels == "reference":
+    linear = lambda total, source, scales, output: half_away(  # noqa: E731
+      total * (np.float64(source.scale) * np.float64(scales) / np.float64(output.scale))
+    )
   x = np.pad(codes.astype(np.int64) - grids["input"].zero_point, ((0, 0), (0, 1), (0, 1), (0, 0)))
   total = np.zeros((len(codes), 2, 2, 6), np.int64) + conv.bias
   for i in range(3):
     for j in range(3):
       total += x[:, i : i + 3 : 2, j : j + 3 : 2] @ conv.weights[i, j].astype(np.int64)
-  multiplier = (f(grids["input"].scale) * conv.scales) / f(grids["conv"].scale)
-  maps = np.clip(np.rint(total.astype(f) * multiplier), 0, 255) - 128
-  m = (f(grids["conv"].scale) / f(grids["pool"].scale)) * (f(1) / f(4))
-  zero = f(grids["pool"].zero_point) - f(4 * -128) * m
-  pooled = np.clip(np.rint(maps.sum((1, 2)).astype(f) * m + zero), -128, 127)
+  steps = convolution(total, grids["input"], conv.scales, grids["conv"])
+  maps = np.clip(steps, 0, 255) - 128
+  pooled = mean_by_definition(quantized.kernels, maps, grids["conv"], grids["pool"])
+  pooled = np.clip(pooled, -128, 127)
   total = (pooled.astype(np.int64) + 100) @ dense.weights.astype(np.int64) + dense.bias
-  multiplier = (f(grids["pool"].scale) * dense.scales) / f(grids["dense"].scale)
-  return np.clip(np.rint(total.astype(f) * multiplier) + 3, -128, 127)
+  return np.clip(linear(total, grids["pool"], dense.scales, grids["dense"]) + 3, -128, 127)
 
 
-def test_evaluation_is_the_arithmetic_of_the_device(quantized, codes):
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_evaluation_is_the_arithmetic_of_the_device(quantized, codes, kernels):
+  quantized = quantized.with_kernels(kernels)
   logits = quantized.run(codes)
   assert logits.dtype == np.int8 and len(np.unique(logits)) > 10
   np.testing.assert_array_equal(logits, by_definition(quantized, codes))
@@ -168,10 +207,22 @@ def test_missing_and_wrong_parts_are_refused_by_name():
     QuantizedModel(two_layers(), GRIDS, {**good, "conv": wrong})
 
 
-@pytest.mark.parametrize("act", ["hard_swish", "hard_sigmoid"])
-def test_activation_functions_without_integer_arithmetic_name_their_layer(act):
-  with pytest.raises(ValueError, match=f"layer 'conv': act: '{act}' has no integer arithmetic"):
+@pytest.mark.parametrize(
+  ("act", "message"),
+  [
+    ("hard_swish", "act: 'hard_swish' has no integer arithmetic inside another layer; write it as"),
+    ("hard_sigmoid", "grids: the output of a hard_sigmoid has Grid"),
+    ("tanh", "act: 'tanh' has no integer arithmetic; use one of relu, relu6"),
+  ],
+)
+def test_activation_functions_without_integer_arithmetic_name_their_layer(act, message):
+  with pytest.raises(ValueError, match=f"layer 'conv': {message}"):
     QuantizedModel(two_layers(act), GRIDS, layers())
+
+
+def test_unknown_kernels_are_refused_with_the_choices():
+  with pytest.raises(ValueError, match="kernels: 'cmsis' is unknown; it must be one of xnnpack, "):
+    QuantizedModel(two_layers(), GRIDS, layers(), kernels="cmsis")
 
 
 def test_unknown_ops_and_unequal_grids_name_their_layer():

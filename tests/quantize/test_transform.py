@@ -79,7 +79,7 @@ def resnet(batch):
 
 def run(resnet, images, *, active, train):
   model, variables, sites, state, plan = resnet
-  params = quantize.quantize_kernels(plan, sites, state, variables["params"], active)
+  params, _ = quantize.quantize_kernels(plan, sites, state, variables["params"], active)
   passing = quantize.quantize_activations(plan, sites, state, active=active, train=train)
   x = passing.round_input(images)
   with passing.intercept():
@@ -128,7 +128,7 @@ def test_kernels_get_their_gradients_straight_through(resnet, batch):
   _, variables, sites, state, plan = resnet
 
   def total(params):
-    rounded = quantize.quantize_kernels(plan, sites, state, params, True)
+    rounded, _ = quantize.quantize_kernels(plan, sites, state, params, True)
     return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(rounded))
 
   gradients = jax.grad(total)(variables["params"])

@@ -7,20 +7,37 @@ from jaxcompress.quantize.integer.leaf_ops import (
   counts_padding,
   pads_of,
 )
+from jaxcompress.quantize.integer.lower import fixed_grid, lower_hard_swish
 from jaxcompress.quantize.integer.program import Program, prepare, run
-from jaxcompress.quantize.integer.values import HIGHEST, LOWEST, Grid, Integers, clip_range
+from jaxcompress.quantize.integer.runtimes import KERNELS
+from jaxcompress.quantize.integer.values import (
+  HARD_SIGMOID_GRID,
+  HIGHEST,
+  LOWEST,
+  RELU6_GRID,
+  SIXTH_GRID,
+  THREE_GRID,
+  Grid,
+  Integers,
+)
 
 __all__ = [
   "ARITHMETIC",
+  "HARD_SIGMOID_GRID",
   "HIGHEST",
+  "KERNELS",
   "LOWEST",
+  "RELU6_GRID",
+  "SIXTH_GRID",
+  "THREE_GRID",
   "Grid",
   "Integers",
   "Program",
   "averaging",
   "channel_groups",
-  "clip_range",
   "counts_padding",
+  "fixed_grid",
+  "lower_hard_swish",
   "pads_of",
   "prepare",
   "run",

@@ -10,13 +10,20 @@ from jax import lax
 
 from jaxcompress import ops
 from jaxcompress.nn import Node
-from jaxcompress.quantize.integer import xnnpack
 from jaxcompress.quantize.integer.convolve import (
   accumulate,
   largest_accumulator,
   split_exactly,
 )
-from jaxcompress.quantize.integer.values import Grid, Integers, clip_range
+from jaxcompress.quantize.integer.runtimes import Kernels
+from jaxcompress.quantize.integer.swish import hard_swish_table
+from jaxcompress.quantize.integer.values import (
+  RELU6_GRID,
+  THREE_GRID,
+  Grid,
+  Integers,
+  clip_range,
+)
 
 Grids = Mapping[str, Grid]
 Arrays = dict[str, Any]
@@ -26,14 +33,14 @@ class LeafArithmetic(NamedTuple):
   """How one leaf op runs on integers.
 
   Attributes:
-    prepare: ``(node, grids, integers) -> (static, arrays)`` in numpy: what the compiled program
-      depends on (hashable), and the numbers that it is called with. Raises ``ValueError`` for what
-      the device would refuse.
+    prepare: ``(node, grids, integers, kernels) -> (static, arrays)`` in numpy: what the compiled
+      program depends on (hashable), and the numbers and rules that it is called with. Raises
+      ``ValueError`` for what the device would refuse.
     run: ``(static, arrays, *inputs) -> outputs`` under ``jit``, on integer-valued float32 arrays
       that hold ``q - zero_point``.
   """
 
-  prepare: Callable[[Node, Grids, Integers | None], tuple[Any, Arrays]]
+  prepare: Callable[[Node, Grids, Integers | None, Kernels], tuple[Any, Arrays]]
   run: Callable[..., tuple[jax.Array, ...]]
 
 
@@ -72,23 +79,26 @@ def pads_of(node: Node) -> tuple[tuple[int, int], tuple[int, int]]:
   return ops.resolve_padding(attrs["padding"], size, attrs["kernel"], attrs["stride"])
 
 
-def _clipping(node: Node, output: Grid) -> Arrays:
-  low, high = clip_range(node.attrs.get("act"), output)
+def _clipping(node: Node, output: Grid, kernels: Kernels) -> Arrays:
+  low, high = clip_range(node.attrs.get("act"), output, kernels.ceiling)
   return {"low": low, "high": high}
+
+
+def _clip(steps: jax.Array, arrays: Arrays) -> jax.Array:
+  return jnp.clip(steps.astype(jnp.float32), arrays["low"], arrays["high"])
 
 
 def _output(node: Node, grids: Grids) -> Grid:
   return grids[node.output]
 
 
-def _prepare_weights(node: Node, grids: Grids, integers: Integers, groups: int):
+def _prepare_weights(node: Node, grids: Grids, integers: Integers, rule, groups: int):
   source, output = grids[node.inputs[0]], _output(node, grids)
-  multipliers = xnnpack.multipliers(source, integers.scales, output)
-  bound = largest_accumulator(integers.weights, source) + np.abs(integers.bias.astype(np.int64))
-  if np.any(bound >= 2**31) or np.any(bound * multipliers.astype(np.float64) >= 2**31 - 2**8):
+  reach = largest_accumulator(integers.weights, source) + np.abs(integers.bias.astype(np.int64))
+  if np.any(reach >= 2**31):
     raise ValueError(
-      f"bias: sums reach {bound.max()}, {(bound * multipliers).max():.3g} output steps, which int32"
-      " does not hold; quantize.assemble makes scales that fit."
+      f"bias: sums reach {reach.max()}, which int32 does not hold; quantize.assemble makes scales"
+      " that fit."
     )
   spread = (1,) * (len(node.output_shapes[0]) - 1) + (-1,)
   static = (
@@ -100,76 +110,86 @@ def _prepare_weights(node: Node, grids: Grids, integers: Integers, groups: int):
   return static, {
     "weights": integers.weights,
     "bias": integers.bias.reshape(spread),
-    "multiplier": multipliers.reshape(spread),
-    **_clipping(node, output),
+    "rule": rule(source, integers.scales.reshape(spread), output, reach.reshape(spread)),
   }
 
 
 def _run_weights(static, arrays: Arrays, x):
   parts, stride, padding, groups = static
   total = accumulate(x, arrays["weights"], parts, stride=stride, padding=padding, groups=groups)
-  return (
-    xnnpack.requantize(total + arrays["bias"], arrays["multiplier"], arrays["low"], arrays["high"]),
-  )
+  return (_clip(arrays["rule"](total + arrays["bias"]), arrays),)
 
 
-def _prepare_conv(node: Node, grids: Grids, integers: Integers):
-  return _prepare_weights(node, grids, integers, channel_groups(node))
+def _prepare_conv(node: Node, grids: Grids, integers: Integers, kernels: Kernels):
+  clipping = _clipping(node, _output(node, grids), kernels)
+  groups = channel_groups(node)
+  static, arrays = _prepare_weights(node, grids, integers, kernels.convolution, groups)
+  return static, arrays | clipping
 
 
-def _prepare_dense(node: Node, grids: Grids, integers: Integers):
-  return _prepare_weights(node, grids, integers, 1)
+def _prepare_dense(node: Node, grids: Grids, integers: Integers, kernels: Kernels):
+  static, arrays = _prepare_weights(node, grids, integers, kernels.dense, 1)
+  return static, arrays | _clipping(node, _output(node, grids), kernels)
 
 
 def _run_dense(static, arrays: Arrays, x):
   return _run_weights(static, arrays, x.reshape(x.shape[0], -1))
 
 
-def _prepare_add(node: Node, grids: Grids, integers):
+def _prepare_add(node: Node, grids: Grids, integers, kernels: Kernels):
   left, right = (grids[name] for name in node.inputs)
   output = _output(node, grids)
-  constants = xnnpack.sum_constants(left, right, output)
-  return None, {"constants": constants, **_clipping(node, output)}
+  rule = kernels.addition(left, right, output)
+  return None, {"rule": rule, **_clipping(node, output, kernels)}
 
 
 def _run_add(static, arrays: Arrays, x, y):
-  return (xnnpack.add(x, y, arrays["constants"], arrays["low"], arrays["high"]),)
+  return (_clip(arrays["rule"](x, y), arrays),)
 
 
-def _prepare_activation(node: Node, grids: Grids, integers):
-  """A rectifier on its own is the sum with zero: runtimes do that fast and alike."""
+def _prepare_activation(node: Node, grids: Grids, integers, kernels: Kernels):
+  """Sums with a constant, which runtimes run fast and alike, and HARD_SWISH's table.
+
+  A rectifier is the sum with zero. A hard-sigmoid is the sum with three, saturated at 0 and 6, then
+  a sixth of it: the same codes on the grid from 0 to 1.
+  """
   source, output = grids[node.inputs[0]], _output(node, grids)
-  constants = xnnpack.sum_constants(source, source, output)
-  return None, {"constants": constants, **_clipping(node, output)}
+  if node.attrs["act"] == "hard_swish":
+    return "table", {"table": hard_swish_table(source, output), "lowest": np.int32(source.low)}
+  clipping = _clipping(node, output, kernels)
+  if node.attrs["act"] == "hard_sigmoid":
+    rule, constant = kernels.addition(source, THREE_GRID, RELU6_GRID), THREE_GRID.high
+  else:
+    rule, constant = kernels.addition(source, source, output), 0
+  return "sum", {"rule": rule, "constant": np.float32(constant), **clipping}
 
 
 def _run_activation(static, arrays: Arrays, x):
-  zero = jnp.zeros((), jnp.float32)
-  return (xnnpack.add(x, zero, arrays["constants"], arrays["low"], arrays["high"]),)
+  if static == "table":
+    return (arrays["table"][x.astype(jnp.int32) - arrays["lowest"]],)
+  return (_clip(arrays["rule"](x, arrays["constant"]), arrays),)
 
 
-def _prepare_multiply(node: Node, grids: Grids, integers):
+def _prepare_multiply(node: Node, grids: Grids, integers, kernels: Kernels):
   left, right = (grids[name] for name in node.inputs)
   output = _output(node, grids)
-  multiplier = xnnpack.product_multiplier(left, right, output)
-  return None, {"multiplier": multiplier, **_clipping(node, output)}
+  rule = kernels.product(left, right, output)
+  return None, {"rule": rule, **_clipping(node, output, kernels)}
 
 
 def _run_multiply(static, arrays: Arrays, x, y):
-  return (xnnpack.requantize(x * y, arrays["multiplier"], arrays["low"], arrays["high"]),)
+  return (_clip(arrays["rule"](x * y), arrays),)
 
 
-def _prepare_mean(node: Node, grids: Grids, integers):
+def _prepare_mean(node: Node, grids: Grids, integers, kernels: Kernels):
   source, output = grids[node.inputs[0]], _output(node, grids)
   height, width = node.input_shapes[0][1:3]
-  return node.attrs["keepdims"], {
-    "constants": xnnpack.mean_constants(source, output, height * width),
-    "zero_point": np.float32(output.zero_point),
-  }
+  rule = kernels.mean(source, output, height * width)
+  return node.attrs["keepdims"], {"rule": rule, **_clipping(node, output, kernels)}
 
 
 def _run_mean(keepdims: bool, arrays: Arrays, x):
-  y = xnnpack.mean(x, arrays["constants"], arrays["zero_point"])
+  y = _clip(arrays["rule"](x), arrays)
   return (y if keepdims else y.reshape(y.shape[0], y.shape[-1]),)
 
 
@@ -183,21 +203,12 @@ def _same_grid(node: Node, grids: Grids) -> Grid:
   return found.pop()
 
 
-def _window_sums(static):
-  kernel, stride, pads = static
-
-  def total(x):
-    window, steps = (1, kernel, kernel, 1), (1, stride, stride, 1)
-    return lax.reduce_window(x, 0.0, lax.add, window, steps, ((0, 0), *pads, (0, 0)))
-
-  return total
-
-
-def _prepare_average_pool(node: Node, grids: Grids, integers):
+def _prepare_average_pool(node: Node, grids: Grids, integers, kernels: Kernels):
   grid = _same_grid(node, grids)
   if counts_padding(node):
-    static, arrays = _prepare_weights(node, grids, averaging(node), node.input_shapes[0][-1])
-    return ("weights", static), arrays
+    channels = node.input_shapes[0][-1]
+    static, arrays = _prepare_weights(node, grids, averaging(node), kernels.convolution, channels)
+    return ("weights", static), arrays | _clipping(node, grid, kernels)
   pads, kernel, stride = pads_of(node), node.attrs["kernel"], node.attrs["stride"]
   sides = [
     _cells(size, kernel, stride, pair)
@@ -217,13 +228,19 @@ def _cells(size: int, kernel: int, stride: int, pads: tuple[int, int]) -> np.nda
 
 
 def _run_average_pool(static, arrays: Arrays, x):
+  """The mean of the codes of the cells that exist, half away from zero, in every runtime."""
   kind, detail = static
   if kind == "weights":
     return _run_weights(detail, arrays, x)
-  return (xnnpack.average(x, _window_sums(detail), arrays["counts"], arrays["zero_point"]),)
+  (kernel, stride, pads), counts, zero_point = detail, arrays["counts"], arrays["zero_point"]
+  window, steps = (1, kernel, kernel, 1), (1, stride, stride, 1)
+  total = lax.reduce_window(x, 0.0, lax.add, window, steps, ((0, 0), *pads, (0, 0)))
+  codes = total.astype(jnp.int32) + counts * zero_point
+  rounded = (jnp.abs(codes) + counts // 2) // counts
+  return ((jnp.sign(codes) * rounded - zero_point).astype(jnp.float32),)
 
 
-def _prepare_max_pool(node: Node, grids: Grids, integers):
+def _prepare_max_pool(node: Node, grids: Grids, integers, kernels: Kernels):
   _same_grid(node, grids)
   return (node.attrs["kernel"], node.attrs["stride"], pads_of(node)), {}
 
@@ -235,7 +252,7 @@ def _run_max_pool(static, arrays: Arrays, x):
 
 
 def _prepare_copy(read_attrs: Callable[[Mapping[str, Any]], Any]):
-  def prepare(node: Node, grids: Grids, integers):
+  def prepare(node: Node, grids: Grids, integers, kernels: Kernels):
     _same_grid(node, grids)
     return read_attrs(node.attrs), {}
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcompress.nn import INPUT, Graph
 from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC
+from jaxcompress.quantize.integer.runtimes import find_kernels
 from jaxcompress.quantize.integer.values import Grid, Integers
 
 LARGEST_BATCH = 256
@@ -43,18 +44,25 @@ class Program(NamedTuple):
   batch: int
 
 
-def prepare(graph: Graph, grids: Mapping[str, Grid], layers: Mapping[str, Integers]) -> Program:
+def prepare(
+  graph: Graph,
+  grids: Mapping[str, Grid],
+  layers: Mapping[str, Integers],
+  kernels: str = "xnnpack",
+) -> Program:
   """Computes every constant of a graph.
 
   Args:
     graph: with fused activations.
     grids: of every tensor.
     layers: integers of every node that has a kernel.
+    kernels: name of the runtime whose arithmetic it is.
 
   Raises:
-    ValueError: for an op that has no integer arithmetic or numbers that the device would refuse;
+    ValueError: for an unknown runtime, an op that has no integer arithmetic or numbers that the device would refuse;
       it names the layer.
   """
+  rules = find_kernels(kernels)
   steps, arrays = [], []
   for node in graph.nodes:
     if node.op not in ARITHMETIC:
@@ -68,7 +76,7 @@ def prepare(graph: Graph, grids: Mapping[str, Grid], layers: Mapping[str, Intege
         " empty; give it larger images."
       )
     try:
-      static, numbers = ARITHMETIC[node.op].prepare(node, grids, layers.get(node.name))
+      static, numbers = ARITHMETIC[node.op].prepare(node, grids, layers.get(node.name), rules)
     except ValueError as error:
       raise ValueError(f"model: layer {node.name!r}: {error}") from error
     steps.append(Step(node.op, static, node.inputs, node.outputs))

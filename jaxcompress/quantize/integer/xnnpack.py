@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.quantize.integer.values import HIGHEST, LOWEST, Grid
+from jaxcompress.quantize.integer.values import Grid
 
 MULTIPLIER_BITS = 20  # of the larger factor of an addition
-LARGEST_STEPS = 2.0**30  # of an output before it is clipped: XNNPACK adds zero points in int32
+LARGEST_STEPS = 2.0**29  # of an output before it is clipped, so that every runtime's int32 holds it
 RATIOS = {  # of scales, that XNNPACK runs: from (included), to (excluded)
   "conv": (2.0**-32, 2.0**8),
   "add": (2.0**-10, 2.0**8),
@@ -23,54 +23,96 @@ RATIOS = {  # of scales, that XNNPACK runs: from (included), to (excluded)
 }
 
 
+class Factor(NamedTuple):
+  """``round_half_even(float32(accumulator) * multiplier)``.
+
+  Examples:
+    >>> Factor(jnp.float32(0.5))(jnp.array([5, -3, 1000])).tolist()
+    [2.0, -2.0, 500.0]
+  """
+
+  multiplier: np.ndarray
+
+  def __call__(self, v: jax.Array) -> jax.Array:
+    return jnp.round(v.astype(jnp.float32) * self.multiplier)
+
+
 class Sum(NamedTuple):
-  """Constants of an addition: ``(a * left + b * right + 2**(shift - 1)) >> shift``, all int32."""
+  """An addition: ``(a * left + b * right + 2**(shift - 1)) >> shift``, all int32."""
 
   left: np.int32
   right: np.int32
   shift: np.int32
 
+  def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    total = x.astype(jnp.int32) * self.left + y.astype(jnp.int32) * self.right
+    return (total + jnp.left_shift(jnp.int32(1), self.shift - 1)) >> self.shift
+
 
 class Mean(NamedTuple):
-  """Constants of a mean: ``round(float32(sum of codes) * multiplier + zero)``.
+  """A mean over height and width, which stay as axes of length one.
+
+  ``round(float32(sum of codes) * multiplier + zero)``, made relative to the output's zero point.
+  The clip between product and sum keeps compilers from fusing them into one rounding.
 
   Attributes:
     offset: int32, added to the sum of ``q - z`` to make it a sum of codes.
     multiplier: float32.
     zero: float32, where the output's zero point comes to lie.
+    zero_point: float32, of the output.
   """
 
   offset: np.int32
   multiplier: np.float32
   zero: np.float32
+  zero_point: np.float32
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    codes = jnp.sum(x.astype(jnp.int32), axis=(1, 2), keepdims=True) + self.offset
+    scaled = jnp.clip(codes.astype(jnp.float32) * self.multiplier, -1e9, 1e9)
+    return jnp.round(scaled + self.zero) - self.zero_point
 
 
-def multipliers(input: Grid, scales: np.ndarray, output: Grid) -> np.ndarray:
+def convolution(source: Grid, scales: np.ndarray, output: Grid, reach: np.ndarray) -> Factor:
   """``float32(float32(s_x * s_w) / s_y)``: accumulators to output steps.
 
+  Args:
+    source: of the input.
+    scales: float32, of the weights.
+    output: of the output.
+    reach: how far an accumulator gets from zero, shaped like ``scales``.
+
   Raises:
-    ValueError: if one is outside the range that XNNPACK runs.
+    ValueError: if a factor is outside the range that XNNPACK runs, or an output before it is
+      clipped is no int32.
 
   Examples:
     >>> one = Grid(np.float32(1), 0)
-    >>> multipliers(one, np.float32([0.5]), one).tolist()
+    >>> convolution(one, np.float32([0.5]), one, np.array([100])).multiplier.tolist()
     [0.5]
   """
-  ratio = (np.float32(input.scale) * np.asarray(scales, np.float32)) / np.float32(output.scale)
-  return _within("conv", ratio)
+  ratio = np.float32(source.scale) * np.asarray(scales, np.float32) / np.float32(output.scale)
+  _within("conv", ratio)
+  steps = reach * ratio.astype(np.float64)
+  if np.any(steps >= 2**31 - 2**8):
+    raise ValueError(
+      f"bias: sums reach {steps.max():.3g} output steps, which int32 does not hold;"
+      " quantize.assemble makes scales that fit."
+    )
+  return Factor(ratio)
 
 
-def product_multiplier(left: Grid, right: Grid, output: Grid) -> np.float32:
+def product(left: Grid, right: Grid, output: Grid) -> Factor:
   """``float32(float32(s_a * s_b) / s_y)`` of an elementwise product.
 
   Raises:
     ValueError: if it is outside the range that XNNPACK runs.
   """
   ratio = (np.float32(left.scale) * np.float32(right.scale)) / np.float32(output.scale)
-  return _within("multiply", ratio)
+  return Factor(_within("multiply", ratio))
 
 
-def sum_constants(left: Grid, right: Grid, output: Grid) -> Sum:
+def addition(left: Grid, right: Grid, output: Grid) -> Sum:
   """Fixed-point factors of an addition, the larger one of 21 bits.
 
   Raises:
@@ -78,7 +120,7 @@ def sum_constants(left: Grid, right: Grid, output: Grid) -> Sum:
 
   Examples:
     >>> one = Grid(np.float32(1), 0)
-    >>> sum_constants(one, Grid(np.float32(0.5), 3), one)
+    >>> addition(one, Grid(np.float32(0.5), 3), one)
     Sum(left=np.int32(1048576), right=np.int32(524288), shift=np.int32(20))
   """
   ratios = np.float32([left.scale, right.scale]) / np.float32(output.scale)
@@ -89,17 +131,30 @@ def sum_constants(left: Grid, right: Grid, output: Grid) -> Sum:
   return Sum(factors[0], factors[1], np.int32(shift))
 
 
-def mean_constants(input: Grid, output: Grid, count: int) -> Mean:
+def mean(source: Grid, output: Grid, count: int) -> Mean:
   """``m = f(f(s_x / s_y) * f(1 / n))`` and ``Z = f(z_y - f(f(n z_x) * m))`` in float32.
 
   Raises:
     ValueError: if the ratio of scales is so large that int32 overflows.
   """
-  one, total = np.float32(1), np.float32(count * input.zero_point)
-  ratio = _within("mean", np.float32(input.scale) / np.float32(output.scale))
+  one, total = np.float32(1), np.float32(count * source.zero_point)
+  ratio = _within("mean", np.float32(source.scale) / np.float32(output.scale))
   multiplier = ratio * (one / np.float32(count))
-  zero = np.float32(output.zero_point) - total * multiplier
-  return Mean(np.int32(count * input.zero_point), multiplier, zero)
+  zero_point = np.float32(output.zero_point)
+  offset = np.int32(count * source.zero_point)
+  return Mean(offset, multiplier, zero_point - total * multiplier, zero_point)
+
+
+def ceiling(value: float, output: Grid) -> np.float32:
+  """The code of the largest value that an activation function lets through, or beyond the grid.
+
+  XNNPACK rounds it after the zero point was added, half to even.
+
+  Examples:
+    >>> [ceiling(6.0, Grid(np.float32(6 / 100.5), zero)) for zero in (-128, -127)]
+    [np.float32(-28.0), np.float32(-26.0)]
+  """
+  return np.rint(np.float32(value) / output.scale + np.float32(output.zero_point))
 
 
 def _within(kind: str, ratios):
@@ -111,68 +166,3 @@ def _within(kind: str, ratios):
       " runs; quantize.assemble widens grids so that it fits."
     )
   return ratios
-
-
-def requantize(accumulator: jax.Array, multiplier: jax.Array, low, high) -> jax.Array:
-  """``clip(round_half_even(float32(accumulator) * multiplier))``.
-
-  Args:
-    accumulator: (..., channels) int32 or integer-valued float32.
-    multiplier: float32, broadcastable from the same rank or a scalar.
-    low: smallest result, float32 scalar.
-    high: largest result, float32 scalar.
-
-  Returns:
-    Integer-valued float32, the output's ``q - zero_point``.
-
-  Examples:
-    >>> requantize(jnp.array([5, -3, 1000]), jnp.float32(0.5), -128.0, 127.0).tolist()
-    [2.0, -2.0, 127.0]
-  """
-  return jnp.clip(jnp.round(accumulator.astype(jnp.float32) * multiplier), low, high)
-
-
-def add(left: jax.Array, right: jax.Array, constants: Sum, low, high) -> jax.Array:
-  """Sum of two tensors on the output's grid, by fixed-point factors and a rounding shift.
-
-  Args:
-    left: integer-valued float32.
-    right: the same shape, or a scalar.
-    constants: of :func:`sum_constants`.
-    low: as for :func:`requantize`.
-    high: as for :func:`requantize`.
-  """
-  total = left.astype(jnp.int32) * constants.left + right.astype(jnp.int32) * constants.right
-  total = (total + jnp.left_shift(jnp.int32(1), constants.shift - 1)) >> constants.shift
-  return jnp.clip(total.astype(jnp.float32), low, high)
-
-
-def mean(x: jax.Array, constants: Mean, zero_point: jax.Array) -> jax.Array:
-  """Mean over height and width, kept as axes of length one.
-
-  The clip between product and sum keeps compilers from fusing them into one rounding.
-
-  Args:
-    x: (batch, height, width, channels) integer-valued float32.
-    constants: of :func:`mean_constants`.
-    zero_point: of the output, float32.
-  """
-  codes = jnp.sum(x.astype(jnp.int32), axis=(1, 2), keepdims=True) + constants.offset
-  scaled = jnp.clip(codes.astype(jnp.float32) * constants.multiplier, -1e9, 1e9)
-  return jnp.clip(jnp.round(scaled + constants.zero), LOWEST, HIGHEST) - zero_point
-
-
-def average(x: jax.Array, total, counts: jax.Array, zero_point: jax.Array) -> jax.Array:
-  """TFLite's average pool: the mean of the codes of the cells that exist, half away from zero.
-
-  XNNPACK leaves this op to TFLite's own kernel.
-
-  Args:
-    x: (batch, height, width, channels) integer-valued float32.
-    total: sums a map over the pooling windows.
-    counts: (1, out_height, out_width, 1) int32, cells of each window that exist.
-    zero_point: of input and output, int32.
-  """
-  codes = total(x).astype(jnp.int32) + counts * zero_point
-  rounded = (jnp.abs(codes) + counts // 2) // counts
-  return (jnp.sign(codes) * rounded - zero_point).astype(jnp.float32)

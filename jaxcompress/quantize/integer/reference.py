@@ -1,0 +1,229 @@
+"""TFLite's reference arithmetic (gemmlowp's), value for value, in 32-bit integers.
+
+LiteRT's reference kernels and TensorFlow Lite for Microcontrollers scale by a 31-bit factor and a
+power of two and round twice, halves away from zero. Where they compute in float64, the constants
+are made here in numpy; what runs under ``jit`` needs no 64-bit numbers.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.quantize.integer.values import Grid
+
+SUM_BITS = 20  # by which an addition shifts its inputs to the left
+INT32 = 2**31
+
+
+class Factor(NamedTuple):
+  """A real factor ``q31 * 2**(left - right - 31)``, called on int32.
+
+  ``u = (v * 2**left * q31 + 2**30) >> 31``, then ``u / 2**right`` with halves away from zero.
+
+  Attributes:
+    q31: int32, below 2**31.
+    left: int32, at least 0; ``v * 2**left`` must be an int32.
+    right: int32, at least 0; 0 if ``left`` is not.
+
+  Examples:
+    >>> quantize_multiplier(0.3)(jnp.int32([10, 5, -5])).tolist()
+    [3, 2, -2]
+  """
+
+  q31: np.ndarray
+  left: np.ndarray
+  right: np.ndarray
+
+  def __call__(self, v: jax.Array) -> jax.Array:
+    v = v.astype(jnp.int32)
+    return divide_by_power(doubling_high_product(v << self.left, jnp.asarray(self.q31)), self.right)
+
+
+class Sum(NamedTuple):
+  """An addition: both inputs and their sum are scaled."""
+
+  left: Factor
+  right: Factor
+  total: Factor
+
+  def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    shifted = (a.astype(jnp.int32) << SUM_BITS for a in (x, y))
+    return self.total(sum(f(a) for f, a in zip((self.left, self.right), shifted, strict=True)))
+
+
+class Mean(NamedTuple):
+  """A mean over height and width, which stay as axes of length one."""
+
+  factor: Factor
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.factor(jnp.sum(x.astype(jnp.int32), axis=(1, 2), keepdims=True))
+
+
+class Steps(NamedTuple):
+  """A product with a float64 factor, rounded half away from zero, as a staircase.
+
+  Attributes:
+    edges: (1, out, steps) int32, the least accumulator of every step above the lowest.
+    lowest: int32, the value below all edges.
+  """
+
+  edges: np.ndarray
+  lowest: np.int32
+
+  def __call__(self, v: jax.Array) -> jax.Array:
+    count = jax.vmap(lambda edges, v: jnp.searchsorted(edges, v, side="right"), (0, 1), 1)
+    return count(jnp.asarray(self.edges)[0], v).astype(jnp.int32) + self.lowest
+
+
+def quantize_multiplier(real) -> Factor:
+  """The nearest :class:`Factor` of positive reals, float64 in numpy.
+
+  Examples:
+    >>> quantize_multiplier(np.array([0.5, 3.0]))
+    Factor(q31=array([1073741824, 1610612736], dtype=int32), left=array([0, 2], dtype=int32), right=array([0, 0], dtype=int32))
+  """
+  mantissa, exponent = np.frexp(np.asarray(real, np.float64))
+  q31 = _half_away(mantissa * INT32)
+  carried = q31 == INT32
+  q31, exponent = np.where(carried, q31 / 2, q31), exponent + carried
+  q31, exponent = np.where(exponent < -31, 0, q31), np.where(exponent < -31, 0, exponent)
+  left, right = np.maximum(exponent, 0), np.maximum(-exponent, 0)
+  return Factor(*(np.asarray(part).astype(np.int32) for part in (q31, left, right)))
+
+
+def doubling_high_product(a: jax.Array, b: jax.Array) -> jax.Array:
+  """``(a * b + 2**30) >> 31`` of int32 without 64-bit integers; ``b`` is not negative.
+
+  Examples:
+    >>> doubling_high_product(jnp.int32(-3), jnp.int32(2**30)).item()
+    -1
+  """
+  a_high, a_low = a >> 16, a & 0xFFFF
+  b_high, b_low = b >> 15, b & 0x7FFF
+  cross = 2 * (a_high * b_low)  # times 2**15, as is the next
+  other = a_low.astype(jnp.uint32) * b_high.astype(jnp.uint32)
+  rest = (cross & 0xFFFF) + (other & 0xFFFF).astype(jnp.int32) + ((a_low * b_low) >> 15) + 2**15
+  return a_high * b_high + (cross >> 16) + (other >> 16).astype(jnp.int32) + (rest >> 16)
+
+
+def divide_by_power(v: jax.Array, exponent: jax.Array) -> jax.Array:
+  """``v / 2**exponent`` of int32, halves away from zero.
+
+  Examples:
+    >>> divide_by_power(jnp.int32([5, -5, 6]), jnp.int32([1])).tolist()
+    [3, -3, 3]
+  """
+  mask = (jnp.int32(1) << exponent) - 1
+  threshold = (mask >> 1) + (v < 0)
+  return (v >> exponent) + ((v & mask) > threshold)
+
+
+def convolution(source: Grid, scales: np.ndarray, output: Grid, reach: np.ndarray) -> Factor:
+  """The factor of accumulators: ``s_x * s_w / s_y``.
+
+  Args:
+    source: of the input.
+    scales: float32, of the weights.
+    output: of the output.
+    reach: how far an accumulator gets from zero, shaped like ``scales``.
+
+  Raises:
+    ValueError: if an accumulator, shifted to the left, is no int32.
+
+  Examples:
+    >>> one = Grid(np.float32(1), 0)
+    >>> convolution(one, np.float32([0.25]), one, np.array([4]))(jnp.int32([6])).tolist()
+    [2]
+  """
+  real = np.float64(source.scale) * np.asarray(scales, np.float64) / np.float64(output.scale)
+  return _checked(quantize_multiplier(real), reach)
+
+
+def dense_in_float64(source: Grid, scales: np.ndarray, output: Grid, reach: np.ndarray) -> Steps:
+  """Linear layers of LiteRT's reference kernels: one product in float64.
+
+  Args:
+    source: of the input.
+    scales: (1, out) float32, of the weights.
+    output: of the output.
+    reach: (1, out), how far an accumulator gets from zero.
+  """
+  del reach
+  real = np.float64(source.scale) * np.asarray(scales, np.float64) / np.float64(output.scale)
+  steps, real = np.arange(output.low + 1, output.high + 1), real[..., None]
+  edges = np.clip(np.ceil((steps - 0.5) / real) - 1, -INT32, INT32 - 1)
+  for _ in range(2):  # the quotient is off by one at most
+    edges = np.where(_half_away(edges * real) < steps, edges + 1, edges)
+  return Steps(np.clip(edges, -INT32, INT32 - 1).astype(np.int32), np.int32(output.low))
+
+
+def product(left: Grid, right: Grid, output: Grid) -> Factor:
+  """The factor of products in TensorFlow Lite for Microcontrollers: in float64."""
+  real = np.float64(left.scale) * np.float64(right.scale) / np.float64(output.scale)
+  return _checked(quantize_multiplier(real), 255**2)
+
+
+def product_in_float32(left: Grid, right: Grid, output: Grid) -> Factor:
+  """The factor of products in LiteRT's reference kernels: in float32."""
+  real = np.float32(left.scale) * np.float32(right.scale) / np.float32(output.scale)
+  return _checked(quantize_multiplier(real), 255**2)
+
+
+def addition(left: Grid, right: Grid, output: Grid) -> Sum:
+  """The factors of an addition: of the inputs below one half, of their sum below one.
+
+  Raises:
+    ValueError: if a scale is 2**19 times the output's or more.
+  """
+  one, other, result = (np.float64(grid.scale) for grid in (left, right, output))
+  twice = 2 * max(one, other)
+  total = twice / (2**SUM_BITS * result)
+  if total >= 1:
+    raise ValueError(
+      f"scales: the inputs' are up to {twice / 2 / result:.3g} times the output's, more than the"
+      " reference kernels run; quantize.assemble widens grids so that it fits."
+    )
+  return Sum(*(quantize_multiplier(real) for real in (one / twice, other / twice, total)))
+
+
+def mean(source: Grid, output: Grid, count: int) -> Mean:
+  """The factor of a sum over ``count`` cells, whose division it takes in.
+
+  Raises:
+    ValueError: if a sum, shifted to the left, is no int32.
+  """
+  whole = quantize_multiplier(np.float32(source.scale) / np.float32(output.scale))
+  exponent = int(whole.left) - int(whole.right)
+  shift = min(count.bit_length() - 1, 31 + exponent, 32)
+  q31, exponent = (int(whole.q31) << shift) // count, exponent - shift
+  left, right = max(exponent, 0), max(-exponent, 0)
+  return Mean(_checked(Factor(*map(np.int32, (q31, left, right))), 255 * count))
+
+
+def ceiling(value: float, output: Grid) -> np.float32:
+  """The code of the largest value that an activation function lets through, or beyond the grid.
+
+  Examples:
+    >>> ceiling(6.0, Grid(np.float32(6 / 100.5), -128))
+    np.float32(-27.0)
+  """
+  return _half_away(np.float32(value) / output.scale) + np.float32(output.zero_point)
+
+
+def _half_away(x: np.ndarray) -> np.ndarray:
+  """Rounds to the nearest integer, halves away from zero."""
+  whole = np.trunc(x)
+  return whole + np.sign(x) * (np.abs(x - whole) >= 0.5)
+
+
+def _checked(factor: Factor, reach) -> Factor:
+  shifted = np.asarray(reach, np.float64) * np.exp2(np.asarray(factor.left, np.float64))
+  if np.any(shifted >= INT32):
+    raise ValueError(
+      f"scales: sums reach {shifted.max():.3g} after their shift, which int32 does not hold;"
+      " quantize.assemble makes scales that fit."
+    )
+  return factor

@@ -1,0 +1,69 @@
+"""TFLite's HARD_SWISH operator, which rounds alike in every runtime: a table of 256 codes."""
+
+import numpy as np
+
+from jaxcompress.quantize.integer.reference import quantize_multiplier
+from jaxcompress.quantize.integer.values import HIGHEST, LOWEST, Grid
+
+LARGEST_RATIO = 2.0**7  # of the input's scale to the output's (excluded)
+INT16 = np.array([-(2**15), 2**15 - 1])
+
+
+def hard_swish_table(source: Grid, output: Grid) -> np.ndarray:
+  """Outputs of ``x * relu6(x + 3) / 6`` for every code, in 16-bit fixed point.
+
+  Args:
+    source: of the input.
+    output: of the output.
+
+  Returns:
+    (256,) float32, the output's ``q - z`` for the input's codes -128 to 127.
+
+  Raises:
+    ValueError: if the input's scale is 128 times the output's or more.
+
+  Examples:
+    >>> grid = Grid(np.float32(0.05), 0)
+    >>> hard_swish_table(grid, grid)[[0, 108, 128, 138, 255]].tolist()
+    [0.0, -7.0, 0.0, 6.0, 127.0]
+
+  References:
+    Howard et al., `Searching for MobileNetV3 <https://arxiv.org/abs/1905.02244>`_, 2019,
+    section 5.2.
+  """
+  fine = np.float32(1 / 128) * np.float32(source.scale)
+  scale, shift = _factor(fine / np.float32(output.scale))
+  slope, growth = _factor(fine / np.float32(3 / 32768))
+  if shift > 0:
+    raise ValueError(
+      f"scales: the input's is {float(source.scale) / float(output.scale):.3g} times the output's;"
+      f" HARD_SWISH runs below {LARGEST_RATIO:.0f}, and quantize.assemble widens grids so that it fits."
+    )
+  x = (np.arange(LOWEST, HIGHEST + 1) - source.zero_point) * 128
+  gate = _multiply(_saturate(x * 2 ** max(growth - 1, 0)), slope)
+  gate = _saturate(gate * 2) if growth > 0 else _divide(gate, -growth)
+  gate = (gate + 2**15) >> 1
+  y = gate * _multiply(x, scale)
+  y = np.sign(y) * (np.abs(y) >> 15)
+  return np.clip(_divide(y, -shift), output.low, output.high).astype(np.float32)
+
+
+def _factor(real: np.float32) -> tuple[int, int]:
+  """A 15-bit factor and its exponent."""
+  factor = quantize_multiplier(real)
+  q15 = min((int(factor.q31) + 2**15) >> 16, 2**15 - 1)
+  return q15, int(factor.left) - int(factor.right)
+
+
+def _saturate(x: np.ndarray) -> np.ndarray:
+  return np.clip(x, *INT16)
+
+
+def _multiply(x: np.ndarray, q15: int) -> np.ndarray:
+  """``(x * q15 + 2**14) >> 15``."""
+  return (x * q15 + 2**14) >> 15
+
+
+def _divide(x: np.ndarray, exponent: int) -> np.ndarray:
+  """``x / 2**exponent``, halves away from zero."""
+  return np.sign(x) * ((np.abs(x) + (2**exponent >> 1)) >> exponent)

@@ -1,0 +1,89 @@
+"""Quantizers: named groups of pure functions, for weights and for activations."""
+
+from jaxcompress.quantize.quantizers.base import Anchor, Learned, Quantizer
+from jaxcompress.quantize.quantizers.binary import (
+  approx_sign,
+  binary_activations,
+  bwn,
+  bwn_weights,
+  clip_sign,
+  rprelu,
+  rsign,
+  rsign_activations,
+  xnor,
+  xnor_activations,
+)
+from jaxcompress.quantize.quantizers.dorefa import (
+  dorefa,
+  dorefa_activations,
+  dorefa_clip,
+  dorefa_gradient,
+  dorefa_weights,
+  quantize_gradient,
+  wrpn,
+  wrpn_weights,
+)
+from jaxcompress.quantize.quantizers.ewgs import ewgs, ewgs_activations, ewgs_quantize, ewgs_round
+from jaxcompress.quantize.quantizers.lsq import (
+  lsq,
+  lsq_activations,
+  lsq_plus,
+  lsq_plus_activations,
+  lsq_plus_quantize,
+  lsq_quantize,
+)
+from jaxcompress.quantize.quantizers.pact import pact, pact_clip
+from jaxcompress.quantize.quantizers.stochastic import (
+  stochastic,
+  stochastic_fake_quant,
+  stochastic_round,
+)
+from jaxcompress.quantize.quantizers.ternary import ttq, ttq_weights, twn, twn_weights
+from jaxcompress.quantize.quantizers.uniform import absmax, ema_range, mean_range, minmax_range
+
+__all__ = [
+  "Anchor",
+  "Learned",
+  "Quantizer",
+  "absmax",
+  "approx_sign",
+  "binary_activations",
+  "bwn",
+  "bwn_weights",
+  "clip_sign",
+  "dorefa",
+  "dorefa_activations",
+  "dorefa_clip",
+  "dorefa_gradient",
+  "dorefa_weights",
+  "ema_range",
+  "ewgs",
+  "ewgs_activations",
+  "ewgs_quantize",
+  "ewgs_round",
+  "lsq",
+  "lsq_activations",
+  "lsq_plus",
+  "lsq_plus_activations",
+  "lsq_plus_quantize",
+  "lsq_quantize",
+  "mean_range",
+  "minmax_range",
+  "pact",
+  "pact_clip",
+  "quantize_gradient",
+  "rprelu",
+  "rsign",
+  "rsign_activations",
+  "stochastic",
+  "stochastic_fake_quant",
+  "stochastic_round",
+  "ttq",
+  "ttq_weights",
+  "twn",
+  "twn_weights",
+  "wrpn",
+  "wrpn_weights",
+  "xnor",
+  "xnor_activations",
+]

@@ -1,0 +1,213 @@
+"""What every quantizer is, and what several of them share."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcompress.quantize.grid import Levels, finite
+
+EDGE = 1e-3  # steps beyond an edge that still count as on it: x * (1 / s) is not exact
+LEAST_STEP = 1e-8
+
+
+def largest(a: Any, b: Any) -> Any:
+  """Joins two states leaf by leaf, by their maximum."""
+  return jax.tree.map(jnp.maximum, a, b)
+
+
+class Quantizer(NamedTuple):
+  """How one kind of tensor is put on a grid of integers during training.
+
+  Kernels have their output channels last. For activations ``init`` needs the shape only, the batch
+  first; a :class:`jax.ShapeDtypeStruct` will do.
+
+  Attributes:
+    init: ``(x) -> (params, state)``. What is trained, and what runs along, such as ranges.
+    apply: ``(params, state, x, *, train, nonnegative=False, rng=None) -> (y, state)``. ``x`` on its
+      grid, in its dtype, with a straight-through gradient. The state changes only where ``train``,
+      a bool or a scalar bool array. ``nonnegative`` promises that ``x`` is at least zero. ``rng``
+      is for stochastic rounding; without it everything is rounded to nearest.
+    grid: ``(params, state, x) -> (scale, zero_point)``. The grid on which ``apply`` puts ``x``, so
+      that ``round(y / scale) + zero_point`` are the integers to export. Kernels: shaped
+      ``(1, ..., 1, out)`` and zero point 0; activations: scalars, and ``x`` is not read.
+    levels: the integers.
+    merge: ``(state, state) -> state``. One state for two tensors that share a grid.
+    training_only: why no integer file can hold what ``apply`` gives; None where one can.
+  """
+
+  init: Callable
+  apply: Callable
+  grid: Callable
+  levels: Levels
+  merge: Callable = largest
+  training_only: str | None = None
+
+
+class Learned(NamedTuple):
+  """What is trained: the distance to the :class:`Anchor`.
+
+  Attributes:
+    delta: zero at first; float32, a scalar or ``(1, ..., 1, out)``.
+  """
+
+  delta: jax.Array
+
+
+class Anchor(NamedTuple):
+  """Where a trained number starts: measured once, from the first tensor seen in training.
+
+  So a quantizer that starts late in training fits the numbers as they then are. The trained number
+  itself is ``base + delta``, whose gradient is that of ``delta``.
+
+  Attributes:
+    base: float32, shaped like ``delta``.
+    signed: whether the tensor has negative values; bool scalar.
+    count: tensors seen in training, int32 scalar.
+  """
+
+  base: jax.Array
+  signed: jax.Array
+  count: jax.Array
+
+
+def new_anchor(base: jax.Array) -> Anchor:
+  """An anchor that has seen nothing."""
+  return Anchor(jnp.asarray(base, jnp.float32), jnp.ones((), bool), jnp.zeros((), jnp.int32))
+
+
+def where_train(train: bool | jax.Array, new: Callable[[Any], Any], state: Any) -> Any:
+  """``new(state)`` where ``train``, else ``state``; the branch not taken is not computed.
+
+  Examples:
+    >>> int(where_train(jnp.bool_(True), lambda n: n + 1, jnp.int32(1)))
+    2
+  """
+  if isinstance(train, bool):
+    return new(state) if train else state
+  return jax.lax.cond(train, new, lambda state: state, state)
+
+
+def where_first(state: Any, train: bool | jax.Array, first: Callable[[Any], Any]) -> Any:
+  """``first(state)`` at the first tensor in training; the count goes up at every one.
+
+  Args:
+    state: a NamedTuple with a ``count``.
+    train: bool or scalar bool array.
+    first: gives the state with what it measured.
+  """
+  if train is False:
+    return state
+  state = jax.lax.cond((state.count == 0) & train, first, lambda state: state, state)
+  return state._replace(count=state.count + jnp.asarray(train, jnp.int32))
+
+
+def anchored(
+  state: Anchor,
+  train: bool | jax.Array,
+  measure: Callable[[], jax.Array],
+  signed: Callable[[], jax.Array] | None = None,
+) -> Anchor:
+  """The anchor after a tensor: measured where it is the first one in training, else only counted.
+
+  Args:
+    state: the anchor so far.
+    train: bool or scalar bool array.
+    measure: gives the base from the tensor.
+    signed: tells whether the tensor has negative values; None: it may.
+  """
+
+  def first(state):
+    seen = jnp.ones((), bool) if signed is None else signed()
+    return state._replace(base=jax.lax.stop_gradient(measure()), signed=seen)
+
+  return where_first(state, train, first)
+
+
+def has_negative(x: jax.Array, nonnegative: bool) -> Callable[[], jax.Array]:
+  """Whether ``x`` has negative values, to be asked once; see :func:`anchored`."""
+  return lambda: jnp.zeros((), bool) if nonnegative else jnp.min(x) < 0
+
+
+@jax.custom_jvp
+def positive(x: jax.Array) -> jax.Array:
+  """At least ``LEAST_STEP``, with gradient 1 everywhere, so that a lost step finds its way back.
+
+  Examples:
+    >>> value, slope = jax.value_and_grad(positive)(jnp.float32(-1.0))
+    >>> float(slope), bool(value > 0)
+    (1.0, True)
+  """
+  return jnp.maximum(x, LEAST_STEP)
+
+
+positive.defjvps(lambda tangent, y, x: tangent)
+
+
+@jax.custom_jvp
+def round_through(x: jax.Array) -> jax.Array:
+  """Rounds half to even, with gradient 1.
+
+  Examples:
+    >>> value, slope = jax.value_and_grad(round_through)(jnp.float32(2.5))
+    >>> float(value), float(slope)
+    (2.0, 1.0)
+  """
+  return jnp.round(x)
+
+
+round_through.defjvps(lambda tangent, y, x: tangent)
+
+
+def axes_within(x: jax.Array, per_channel: bool) -> tuple[int, ...]:
+  """The axes over which one scale is shared: all, or all but the last."""
+  return tuple(range(x.ndim - 1 if per_channel else x.ndim))
+
+
+def spread(scale: jax.Array | float, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """A kernel's grid as :class:`Quantizer` promises it: ``(1, ..., 1, out)``, and zero point 0."""
+  shape = (1,) * (x.ndim - 1) + x.shape[-1:]
+  scale = jnp.asarray(scale, jnp.float32)
+  if scale.ndim == 0:
+    scale = scale.reshape((1,) * x.ndim)
+  scale = jnp.broadcast_to(finite(scale), shape)
+  return scale, jnp.zeros_like(scale)
+
+
+def features(x: jax.Array) -> int:
+  """Numbers in one example of a batch."""
+  return max(1, math.prod(x.shape[1:]))
+
+
+def sum_to(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Sums whatever broadcasting ``shape`` against ``x`` repeats.
+
+  Examples:
+    >>> sum_to(jnp.ones((2, 3, 4)), (1, 1, 4)).tolist()
+    [[[6.0, 6.0, 6.0, 6.0]]]
+    >>> float(sum_to(jnp.ones((2, 3)), ()))
+    6.0
+  """
+  if not shape:
+    # Channels stay apart first: they are the lanes of a vector unit, and short sums are exact.
+    return jnp.sum(jnp.sum(x, tuple(range(x.ndim - 1)))) if x.ndim else x
+  repeated = [i for i, n in enumerate(shape) if n == 1 and x.shape[i] != 1]
+  return jnp.sum(x, tuple(repeated), keepdims=True)
+
+
+def sides(to: Levels, signed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Zero point of a grid that is not shifted freely, and its lowest and highest step from zero.
+
+  Without negative values all levels are at least zero.
+
+  Examples:
+    >>> from jaxcompress.quantize.grid import levels
+    >>> [float(n) for n in sides(levels(4, symmetric=False), jnp.bool_(False))]
+    [-8.0, 0.0, 15.0]
+    >>> [float(n) for n in sides(levels(4, symmetric=False), jnp.bool_(True))]
+    [0.0, -8.0, 7.0]
+  """
+  zero = jnp.where(signed, 0.0, float(to.low))
+  return zero, to.low - zero, to.high - zero

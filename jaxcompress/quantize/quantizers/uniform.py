@@ -1,0 +1,184 @@
+"""Evenly spaced levels whose ends follow from the values: largest value and ranges."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxcompress.quantize import ranges
+from jaxcompress.quantize.grid import affine, fake_quant, levels
+from jaxcompress.quantize.quantizers.base import Quantizer, where_train
+
+
+def absmax(bits: int = 8) -> Quantizer:
+  """Symmetric weights with one scale for each output channel, from the channel's largest value.
+
+  Narrow range (-127 to 127), as TFLite asks. Scaling a channel scales its grid alike, so this
+  commutes with folding BatchNorm: training needs no folding.
+
+  Args:
+    bits: 2 to 16.
+
+  Returns:
+    A :class:`Quantizer` without parameters or state, for kernels whose last axis is the output.
+
+  Raises:
+    ValueError: if ``bits`` is out of range.
+
+  Examples:
+    >>> y, _ = absmax(8).apply((), (), jnp.array([[1.0, -2.0], [0.5, 0.0]]), train=True)
+    >>> y.tolist()
+    [[1.0, -2.0], [0.5039370059967041, 0.0]]
+
+  References:
+    Krishnamoorthi, `Quantizing deep convolutional networks for efficient inference
+    <https://arxiv.org/abs/1806.08342>`_, 2018, section 2.3.
+  """
+  to = levels(bits, symmetric=True, narrow=True)
+
+  def grid(params, state, x):
+    del params, state
+    largest = jnp.max(jnp.abs(x.astype(jnp.float32)), axis=tuple(range(x.ndim - 1)), keepdims=True)
+    return affine(-largest, largest, to)
+
+  def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
+    del train, nonnegative, rng
+    scale, zero = grid(params, state, jax.lax.stop_gradient(x))
+    return fake_quant(x, scale, zero, to), state
+
+  return Quantizer(lambda x: ((), ()), apply, grid, to)
+
+
+def _ranged(
+  bits: int,
+  observe: Callable[..., ranges.Range],
+  read: Callable[[ranges.Range], ranges.Range] = lambda state: state,
+) -> Quantizer:
+  to = levels(bits, symmetric=False)
+
+  def grid(params, state, x=None):
+    del params, x
+    current = read(state)
+    return affine(current.low, current.high, to)
+
+  def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
+    del rng
+
+    def after(state):
+      return observe(
+        state, *ranges.minimum_maximum(jax.lax.stop_gradient(x), nonnegative=nonnegative)
+      )
+
+    state = where_train(train, after, state)
+    scale, zero = grid(params, state)
+    return fake_quant(x, scale, zero, to), state
+
+  return Quantizer(lambda x: ((), ranges.empty()), apply, grid, to, ranges.merge)
+
+
+def ema_range(bits: int = 8, *, decay: float = 0.95, debias: bool = False) -> Quantizer:
+  """Asymmetric activations with one scale for each tensor, from a moving average of its range.
+
+  Args:
+    bits: 2 to 16.
+    decay: share of the old range that is kept at each step.
+    debias: start the average at zero and divide the bias out, instead of starting it from the
+      first batch.
+
+  Returns:
+    A :class:`Quantizer` whose state is a :class:`~jaxcompress.quantize.ranges.Range`.
+
+  Raises:
+    ValueError: if ``bits`` or ``decay`` is out of range.
+
+  Examples:
+    >>> quantizer = ema_range(8)
+    >>> params, state = quantizer.init(jnp.zeros(3))
+    >>> y, state = quantizer.apply(params, state, jnp.array([0.0, 0.101, 2.55]), train=True)
+    >>> [round(value, 4) for value in y.tolist()], round(float(state.high), 4)
+    ([0.0, 0.1, 2.55], 2.55)
+
+  References:
+    Jacob et al., 2018, section 3.1.
+  """
+  if not 0 <= decay < 1:
+    raise ValueError(f"decay: {decay} is out of range; it must be at least 0 and below 1.")
+
+  def observe(state, low, high):
+    return ranges.ema(state, low, high, decay, debias=debias)
+
+  def read(state):
+    return ranges.debiased(state, decay) if debias else state
+
+  return _ranged(bits, observe, read)
+
+
+def minmax_range(bits: int = 8) -> Quantizer:
+  """Asymmetric activations, from the smallest and largest value ever seen in training.
+
+  Args:
+    bits: 2 to 16.
+
+  Returns:
+    A :class:`Quantizer` whose state is a :class:`~jaxcompress.quantize.ranges.Range`.
+
+  Raises:
+    ValueError: if ``bits`` is out of range.
+
+  Examples:
+    >>> quantizer = minmax_range()
+    >>> params, state = quantizer.init(jnp.zeros(2))
+    >>> for batch in ([-1.0, 1.0], [0.0, 3.0]):
+    ...   _, state = quantizer.apply(params, state, jnp.array(batch), train=True)
+    >>> float(state.low), float(state.high)
+    (-1.0, 3.0)
+
+  References:
+    Krishnamoorthi, 2018, section 3.1.2.
+  """
+
+  def observe(state, low, high):
+    first = state.count == 0
+    return ranges.Range(
+      jnp.where(first, low, jnp.minimum(state.low, low)),
+      jnp.where(first, high, jnp.maximum(state.high, high)),
+      state.count + 1,
+    )
+
+  return _ranged(bits, observe)
+
+
+def mean_range(bits: int = 8) -> Quantizer:
+  """Asymmetric activations, from the mean of all batches' smallest and largest values.
+
+  Args:
+    bits: 2 to 16.
+
+  Returns:
+    A :class:`Quantizer` whose state is a :class:`~jaxcompress.quantize.ranges.Range`.
+
+  Raises:
+    ValueError: if ``bits`` is out of range.
+
+  Examples:
+    >>> quantizer = mean_range()
+    >>> params, state = quantizer.init(jnp.zeros(2))
+    >>> for batch in ([-1.0, 1.0], [0.0, 3.0]):
+    ...   _, state = quantizer.apply(params, state, jnp.array(batch), train=True)
+    >>> float(state.low), float(state.high)
+    (-0.5, 2.0)
+
+  References:
+    McKinstry et al., `Discovering Low-Precision Networks Close to Full-Precision Networks for
+    Efficient Embedded Inference <https://arxiv.org/abs/1809.04191>`_, 2018.
+  """
+
+  def observe(state, low, high):
+    share = 1.0 / (state.count + 1)
+    return ranges.Range(
+      state.low + (low - state.low) * share,
+      state.high + (high - state.high) * share,
+      state.count + 1,
+    )
+
+  return _ranged(bits, observe)

@@ -1,0 +1,172 @@
+"""Hard-sigmoids and hard-swishes on integers: what becomes of them, and how far from float."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcompress.nn import (
+  INPUT,
+  Activation,
+  Concat,
+  ConvNorm,
+  Folded,
+  GlobalAvgPool,
+  MaxPool,
+  Multiply,
+  trace,
+)
+from jaxcompress.nn.activations import activate
+from jaxcompress.quantize import Grid, assemble, find_sites
+from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS
+
+CODES = np.arange(-128, 128).astype(np.int8)
+IMAGE = CODES.reshape(1, 16, 16, 1)
+
+
+class Alone(nn.Module):
+  act: str
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    return Activation(self.act, name="act")(x)
+
+
+class Excited(nn.Module):
+  """A gate from a mean, and the product with it."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    y = GlobalAvgPool(keepdims=True, name="pool")(x)
+    y = ConvNorm(x.shape[-1], act="hard_sigmoid", norm=None, name="gate")(y, train=train)
+    return Multiply(name="scale")(x, y)
+
+
+def graph_of(module, shape):
+  x = jnp.ones(shape)
+  return find_sites(trace(module, module.init(jax.random.key(0), x, train=False), x)).graph
+
+
+def quantized_alone(act, scale, zero_point, **options):
+  """An activation function of all codes, its output's grid fitted to its range."""
+  graph = graph_of(Alone(act), IMAGE.shape)
+  source = Grid(np.float32(scale), zero_point)
+  real = reals(CODES, source)
+  low, high = (float(f(activate(act, real))) for f in (np.min, np.max))
+  step = max(high - min(low, 0), 1e-3) / 255
+  output = Grid(np.float32(step), int(np.rint(-128 - min(low, 0) / step)))
+  return assemble(graph, {}, {}, {INPUT: source, "act": output}, **options)
+
+
+def reals(codes, grid):
+  return (codes.astype(np.float32) - grid.zero_point) * grid.scale
+
+
+def errors_in_steps(quantized, act):
+  """Difference of all outputs from those in float, where they are on the grid."""
+  grid = quantized.grids["act"]
+  y = quantized.run(IMAGE).astype(np.float64).ravel() - grid.zero_point
+  exact = np.asarray(activate(act, reals(CODES, quantized.grids[INPUT])), np.float64) / grid.scale
+  return np.abs(y - np.clip(exact, grid.low, grid.high))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize(("scale", "zero_point"), [(0.05, 0), (0.02, -60), (0.1, 77), (0.004, 3)])
+def test_gates_are_within_a_step_and_a_half_of_float(kernels, scale, zero_point):
+  sigmoid = quantized_alone("hard_sigmoid", scale, zero_point, kernels=kernels)
+  assert sigmoid.grids["act"] == HARD_SIGMOID_GRID
+  assert errors_in_steps(sigmoid, "hard_sigmoid").max() < 0.52
+  swish = quantized_alone("hard_swish", scale, zero_point, kernels=kernels)
+  assert [node.name for node in swish.graph.nodes] == ["act/gate", "act"]
+  assert errors_in_steps(swish, "hard_swish").max() < 1.5
+
+
+@pytest.mark.parametrize(("scale", "zero_point"), [(0.05, 0), (0.02, -60), (0.1, 77), (0.004, 3)])
+def test_the_operator_is_one_node_within_six_tenths_of_a_step_and_alike_everywhere(
+  scale, zero_point
+):
+  swish = quantized_alone("hard_swish", scale, zero_point, hard_swish="operator")
+  assert [(node.op, node.name) for node in swish.graph.nodes] == [("Activation", "act")]
+  assert errors_in_steps(swish, "hard_swish").max() < 0.6
+  for kernels in KERNELS:
+    np.testing.assert_array_equal(swish.with_kernels(kernels).run(IMAGE), swish.run(IMAGE))
+
+
+@pytest.mark.parametrize("act", ["hard_swish", "hard_sigmoid"])
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 5.0])
+def test_extreme_inputs_are_brought_into_the_range_of_the_device(act, scale):
+  for options in ({}, {"hard_swish": "operator"}):
+    quantized = quantized_alone(act, scale, 0, **options)
+    assert np.isfinite(quantized(np.zeros(IMAGE.shape, np.float32))).all()
+
+
+def excited(bias=0.0, scale=0.05):
+  graph = graph_of(Excited(), (1, 4, 4, 8))
+  rng = np.random.default_rng(0)
+  kernel = rng.normal(0, 1.0, (1, 1, 8, 8)).astype(np.float32)
+  folded = {"gate": Folded(kernel, rng.choice([-1.0, 1.0], 8), np.full(8, bias))}
+  scales = {"gate": (np.abs(kernel).max((0, 1, 2)) / 127).astype(np.float32)}
+  grids = dict.fromkeys((INPUT, "pool", "scale"), Grid(np.float32(scale), 0))
+  return graph, folded, scales, grids
+
+
+def test_a_layers_hard_sigmoid_is_in_its_weights_bias_and_grid():
+  graph, folded, scales, grids = excited(bias=0.7)
+  quantized = assemble(graph, folded, scales, grids)
+  layer, gate = quantized.layers["gate"], folded["gate"]
+  assert quantized.grids["gate"] == HARD_SIGMOID_GRID
+  real = layer.weights * layer.scales
+  np.testing.assert_allclose(real * 6, gate.weights, atol=0.51 * scales["gate"].max())
+  np.testing.assert_allclose(layer.bias * 0.05 * layer.scales, 3.7 / 6, rtol=1e-3)
+  codes = np.random.default_rng(1).integers(-128, 128, (40, 4, 4, 8)).astype(np.int8)
+  x = codes * np.float32(0.05)
+  gates = activate("hard_sigmoid", x.mean((1, 2)) @ gate.weights[0, 0] + 0.7)
+  expected = x * np.asarray(gates)[:, None, None]
+  assert (gates == 0).any() and (gates == 1).any()
+  actual = quantized.run(codes) * 0.05
+  errors = np.abs(actual - expected)
+  assert errors.mean() < 0.03 and errors.max() < 0.2  # most is from rounding the mean
+
+
+def test_given_grids_of_gates_do_not_matter():
+  graph, folded, scales, grids = excited()
+  other = {**grids, "gate": Grid(np.float32(1.0), 5)}
+  assert (
+    assemble(graph, folded, scales, other).grids == assemble(graph, folded, scales, grids).grids
+  )
+
+
+class Joined(nn.Module):
+  """A gate and its copy, joined, or the gate and something else."""
+
+  alike: bool
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    gate = Activation("hard_sigmoid", name="gate")(x)
+    other = MaxPool(2, 1, name="copy")(gate) if self.alike else x
+    return Concat(name="concat")(gate, other)
+
+
+def test_gates_share_their_grid_with_gates_only():
+  graph = graph_of(Joined(True), IMAGE.shape)
+  quantized = assemble(graph, {}, {}, {INPUT: Grid(np.float32(0.05), 0)})
+  assert quantized.grids["copy"] == quantized.grids["concat"] == HARD_SIGMOID_GRID
+  graph = graph_of(Joined(False), IMAGE.shape)
+  with pytest.raises(ValueError, match="'input' shares its grid with a hard_sigmoid"):
+    assemble(graph, {}, {}, {INPUT: Grid(np.float32(0.05), 0)})
+
+
+def test_gates_of_absurd_weights_are_refused_by_name():
+  graph, folded, scales, grids = excited(scale=100.0)
+  scales = {"gate": np.full(8, 10.0, np.float32)}
+  with pytest.raises(ValueError, match=r"layer 'gate' needs steps of .* train with a lower"):
+    assemble(
+      graph, {"gate": folded["gate"]._replace(kernel=folded["gate"].kernel * 999)}, scales, grids
+    )
+
+
+def test_unknown_ways_to_write_a_hard_swish_are_refused():
+  with pytest.raises(ValueError, match="hard_swish: 'table' is unknown; it must be 'gate' or"):
+    quantized_alone("hard_swish", 0.05, 0, hard_swish="table")

@@ -1,0 +1,116 @@
+"""TFLite's reference arithmetic against Python integers, float64 and golden vectors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS, RELU6_GRID, SIXTH_GRID, Grid
+from jaxcompress.quantize.integer.reference import (
+  Factor,
+  addition,
+  convolution,
+  dense_in_float64,
+  divide_by_power,
+  doubling_high_product,
+  mean,
+  quantize_multiplier,
+)
+
+ONE = Grid(np.float32(1), 0)
+LARGEST = 2**31 - 1
+
+
+def half_away(numerator: int, shift: int) -> int:
+  """``numerator / 2**shift`` in Python integers."""
+  half = (1 << shift) >> 1
+  size = (abs(numerator) + half) >> shift
+  return size if numerator >= 0 else -size
+
+
+def test_factors_and_their_products_are_those_of_the_golden_vectors(golden):
+  g = {k.split("/")[1]: v for k, v in golden("quantize/integer").items() if k.startswith("mult/")}
+  factor = quantize_multiplier(g["real"])
+  np.testing.assert_array_equal(factor.q31, g["q31"])
+  np.testing.assert_array_equal(factor.left - factor.right, g["shift"])
+  multiply = jax.jit(lambda factor, v: factor(v))
+  spread = Factor(*(part[:, None] for part in factor))
+  np.testing.assert_array_equal(multiply(spread, jnp.int32(g["acc"])[None]), g["out_double"])
+  assert (g["out_double"] != g["out_single"]).any()
+
+
+def test_high_products_are_exact_without_64_bits():
+  rng = np.random.default_rng(0)
+  edges = [0, 1, -1, 2**15, -(2**15), 2**16, 2**30, -(2**30), LARGEST, -LARGEST, -(2**31)]
+  a = np.concatenate([edges, rng.integers(-(2**31), 2**31, 3000)])
+  b = np.concatenate([[0, 1, 2**15, 2**30, LARGEST], rng.integers(2**30, 2**31, 12)])
+  y = jax.jit(doubling_high_product)(jnp.int32(a)[:, None], jnp.int32(b)[None])
+  expected = (a.astype(object)[:, None] * b.astype(object) + 2**30) >> 31
+  np.testing.assert_array_equal(y, expected.astype(np.int64))
+  assert not jax.config.jax_enable_x64
+
+
+@pytest.mark.parametrize("shift", [0, 1, 5, 30, 31])
+def test_shifts_round_halves_away_from_zero(shift):
+  half = 2**shift >> 1
+  values = [0, 1, -1, half, -half, half - 1, 1 - half, 3 * half, -3 * half, LARGEST, -LARGEST]
+  values = [v for v in values if abs(v) <= LARGEST]
+  y = divide_by_power(jnp.int32(values), jnp.int32([shift]))
+  assert y.tolist() == [half_away(v, shift) for v in values]
+
+
+def test_factors_that_are_too_small_are_zero():
+  assert quantize_multiplier(2.0**-33).q31 == 0
+  assert quantize_multiplier(2.0**-32)(jnp.int32([LARGEST])).tolist() == [1]
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.3, 0.0123, 1.0, 7.7, 2.0**-20])
+def test_linear_layers_round_a_float64_product(factor):
+  output = Grid(np.float32(0.25), -20)
+  scales = np.float32([[factor * 0.25, 0.001]])
+  rule = dense_in_float64(ONE, scales, output, np.zeros((1, 2)))
+  reach = int(min(300 / factor, 2**30))
+  v = np.unique(np.linspace(-reach, reach, 4001).astype(np.int64))
+  v = np.stack([v, np.linspace(-80_000, 80_000, len(v)).astype(np.int64)], -1)
+  product = v * (np.float64(scales) / 0.25)
+  expected = np.sign(product) * np.floor(np.abs(product) + 0.5)
+  y = jax.jit(lambda rule, v: rule(v))(rule, jnp.int32(v))
+  np.testing.assert_array_equal(y, np.clip(expected, output.low, output.high))
+  assert set(np.unique(y)) >= {output.low, 0, output.high}
+
+
+@pytest.mark.parametrize("side", [1, 4, 7, 9])
+def test_means_are_the_integer_arithmetic_by_definition(side):
+  rng = np.random.default_rng(side)
+  source, output = Grid(np.float32(0.07), 9), Grid(np.float32(0.041), -31)
+  codes = rng.integers(-128, 128, (4, side, side, 6)) - source.zero_point
+  count = side**2
+  whole = quantize_multiplier(np.float32(0.07) / np.float32(0.041))
+  shift = count.bit_length() - 1
+  q31 = (int(whole.q31) << shift) // count
+  exponent = int(whole.left) - shift
+  rule = mean(source, output, count)
+
+  def by_definition(total):
+    u = (int(total) * 2 ** max(exponent, 0) * q31 + 2**30) >> 31
+    return half_away(u, max(-exponent, 0))
+
+  y = jax.jit(lambda rule, x: rule(x))(rule, jnp.asarray(codes, jnp.float32))
+  expected = np.vectorize(by_definition)(codes.sum((1, 2), keepdims=True))
+  np.testing.assert_array_equal(y, expected)
+  assert np.abs(y - codes.mean((1, 2), keepdims=True) * 0.07 / 0.041).max() < 0.75  # rounded twice
+
+
+def test_a_sixth_of_six_is_one_in_every_runtime():
+  codes = jnp.arange(256)
+  for kernels in KERNELS.values():
+    sixth = kernels.product(RELU6_GRID, SIXTH_GRID, HARD_SIGMOID_GRID)
+    np.testing.assert_array_equal(sixth(codes * SIXTH_GRID.high), codes)
+
+
+def test_what_would_overflow_is_refused():
+  with pytest.raises(ValueError, match=r"the inputs' are up to 5\.24e\+05 times the output's"):
+    addition(Grid(np.float32(2**19), 0), ONE, ONE)
+  with pytest.raises(ValueError, match=r"sums reach 2\.15e\+09 after their shift"):
+    convolution(ONE, np.float32([2.0]), ONE, np.array([2**29]))
+  assert convolution(ONE, np.float32([2.0]), ONE, np.array([2**29 - 1])).left == 2
