@@ -2,6 +2,7 @@
 
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.endpoints import Endpoints
+from jaxcompress.nn.execute import execute, folded_layers
 from jaxcompress.nn.fold import Folded, fold
 from jaxcompress.nn.fuse import fuse_activations
 from jaxcompress.nn.graph import (
@@ -61,7 +62,9 @@ __all__ = [
   "batch_norm",
   "count_macs",
   "count_parameters",
+  "execute",
   "fold",
+  "folded_layers",
   "fuse_activations",
   "init_variables",
   "is_leaf_call",

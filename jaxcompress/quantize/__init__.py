@@ -2,10 +2,12 @@
 
 from jaxcompress.quantize.config import Quantization, binary, int8, ternary, uniform, w4a8
 from jaxcompress.quantize.deploy import activation_grids, kernel_codes
+from jaxcompress.quantize.folded import folded_train
 from jaxcompress.quantize.grid import Levels, affine, fake_quant, levels, to_integers
 from jaxcompress.quantize.integer import Grid, Integers
 from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.model import QuantizedModel
+from jaxcompress.quantize.ptq import METHODS, Trial, calibrate, post_training, search
 from jaxcompress.quantize.quantizers import (
   Anchor,
   Learned,
@@ -67,6 +69,7 @@ from jaxcompress.quantize.transform import (
 )
 
 __all__ = [
+  "METHODS",
   "ActivationPass",
   "Anchor",
   "Assigned",
@@ -81,6 +84,7 @@ __all__ = [
   "Range",
   "Rule",
   "Sites",
+  "Trial",
   "absmax",
   "activation_grids",
   "affine",
@@ -91,6 +95,7 @@ __all__ = [
   "binary_activations",
   "bwn",
   "bwn_weights",
+  "calibrate",
   "clip_sign",
   "dorefa",
   "dorefa_activations",
@@ -105,6 +110,7 @@ __all__ = [
   "fake_quant",
   "find_sites",
   "first_last_8bit",
+  "folded_train",
   "init_quantizers",
   "int8",
   "kernel_codes",
@@ -119,12 +125,14 @@ __all__ = [
   "minmax_range",
   "pact",
   "pact_clip",
+  "post_training",
   "quantize_activations",
   "quantize_gradient",
   "quantize_kernels",
   "rprelu",
   "rsign",
   "rsign_activations",
+  "search",
   "stochastic",
   "stochastic_fake_quant",
   "stochastic_round",

@@ -1,0 +1,292 @@
+"""Post-training quantization in one call: tries methods and keeps the best."""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from jaxcompress.nn.execute import execute
+from jaxcompress.quantize.grid import levels
+from jaxcompress.quantize.model import QuantizedModel
+from jaxcompress.quantize.ptq.histograms import Calibrator, calibrator
+from jaxcompress.quantize.ptq.inputs import (
+  Batches,
+  Preprocess,
+  check_images,
+  check_labels,
+  trace_on,
+)
+from jaxcompress.quantize.ptq.observe import check_batch_size
+from jaxcompress.quantize.ptq.progress import meter
+from jaxcompress.quantize.ptq.recipes import METHODS, Method, Network
+
+AUTO = "auto"
+FEWEST_TO_SPLIT = 16  # fewer images are used for both calibration and choice
+MOST_CALIBRATION, MOST_HELD_OUT = 512, 4096
+SLACK = 1e-9  # shares are floats: 1 - 0.995 may exceed 0.005
+
+
+class Trial(NamedTuple):
+  """One method and what it is worth.
+
+  Attributes:
+    name: of the method.
+    score: share of the held-out images that are right, or, without labels, on which the integer
+      model decides as the float one.
+    drop: how much lower that is than the float model's share.
+    sqnr: signal-to-quantization-noise ratio of the logits, in decibels.
+    seconds: that it took; what methods share is paid by the first.
+  """
+
+  name: str
+  score: float
+  drop: float
+  sqnr: float
+  seconds: float
+
+
+def post_training(
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  images: Any,
+  *,
+  method: str = AUTO,
+  bits: int = 8,
+  labels: Any = None,
+  max_drop: float | None = None,
+  preprocess: Preprocess | None = None,
+  batch_size: int = 32,
+  ranges: str | Calibrator | None = None,
+  progress: bool = True,
+  seed: int = 0,
+  kernels: str = "xnnpack",
+) -> QuantizedModel:
+  """Quantizes a trained model from a handful of images, without training.
+
+  ``"auto"`` tries the methods in order of cost and keeps the one with the best score on held-out
+  images; equal scores are decided by the signal-to-noise ratio of the logits. Scores are those of
+  the exact integer model. With ``max_drop`` it stops at the first method that meets it; without,
+  AdaRound is tried only if every cheaper method loses something.
+
+  Half of the images (at most 512) calibrate and the others (at most 4096) decide; below 16 all do
+  both. Memory is bounded by one batch, and by 256 MB of maps for AdaRound.
+
+  Args:
+    model: a linen module made of the leaf ops.
+    variables: its ``params`` and ``batch_stats``.
+    images: (N, height, width, channels), float; or whatever numbers ``preprocess`` takes.
+    method: ``"auto"``, or one of ``"minmax"``, ``"ema"``, ``"percentile"``, ``"kl"``, ``"mse"``,
+      ``"bias_correction"``, ``"equalize"``, ``"data_free"``, ``"adaround"``.
+    bits: of the weights, 2 to 8; activations have 8.
+    labels: (N,) integers, or None.
+    max_drop: the largest loss of the score that is accepted, as a share: 0.005 is half a point.
+      Without labels it is the share of images on which the integer model may decide otherwise.
+    preprocess: maps images to what the network reads; kept in the result.
+    batch_size: images at once.
+    ranges: of activations, in place of each method's own; see
+      :func:`~jaxcompress.quantize.ptq.observe.calibrate`.
+    progress: whether a bar is shown on the standard error, if that is a terminal.
+    seed: of the split and of AdaRound's samples.
+    kernels: whose arithmetic evaluates the model; see :class:`~jaxcompress.quantize.QuantizedModel`.
+
+  Returns:
+    A :class:`~jaxcompress.quantize.QuantizedModel`.
+
+  Raises:
+    ValueError: if an argument is out of range, the images do not fit the model, or no method meets
+      ``max_drop``.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
+    >>> images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    >>> quantized = post_training(model, variables, images, method="minmax")
+    >>> quantized(images).shape
+    (4, 10)
+
+  References:
+    Nagel et al., `A White Paper on Neural Network Quantization
+    <https://arxiv.org/abs/2106.08295>`_, 2021, section 3.
+  """
+  return search(
+    model,
+    variables,
+    images,
+    method=method,
+    bits=bits,
+    labels=labels,
+    max_drop=max_drop,
+    preprocess=preprocess,
+    batch_size=batch_size,
+    ranges=ranges,
+    progress=progress,
+    seed=seed,
+    kernels=kernels,
+  )[0]
+
+
+def search(
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  images: Any,
+  *,
+  method: str = AUTO,
+  bits: int = 8,
+  labels: Any = None,
+  max_drop: float | None = None,
+  preprocess: Preprocess | None = None,
+  batch_size: int = 32,
+  ranges: str | Calibrator | None = None,
+  progress: bool = True,
+  seed: int = 0,
+  kernels: str = "xnnpack",
+) -> tuple[QuantizedModel, tuple[Trial, ...]]:
+  """As :func:`post_training`, and tells what was tried.
+
+  Returns:
+    ``(quantized, trials)``: the best model, and every :class:`Trial` in order.
+
+  Raises:
+    ValueError: as :func:`post_training`.
+  """
+  methods = _methods(method, ranges)
+  if not 2 <= bits <= 8:
+    raise ValueError(f"bits: {bits} is out of range; it must be 2 to 8.")
+  if max_drop is not None and not 0 <= max_drop <= 1:
+    raise ValueError(f"max_drop: {max_drop} is no share; it must be 0 to 1, such as 0.01.")
+  images = check_images(images, preprocess)
+  size = check_batch_size(batch_size, len(images))
+  graph = trace_on(model, variables, images, preprocess)
+  classes = graph.shape(graph.output)[-1]
+  labels = None if labels is None else check_labels(labels, len(images), classes)
+  calibration, held_out = split(len(images), seed)
+  variables = jax.device_get(variables)
+  network = Network.of(graph, variables, Batches(images[calibration], preprocess, size))
+  judge = Judge.of(network, Batches(images[held_out], preprocess, size), labels, held_out)
+  to = levels(bits, symmetric=True, narrow=True)
+  enough = SLACK + (max_drop or 0.0)
+  best, trials = None, []
+  with meter(progress) as shown:
+    for name, plan in methods.items():
+      lossless = bool(trials) and min(trial.drop for trial in trials) <= enough
+      if lossless and (max_drop is not None or plan.adaround):
+        break
+      shown.start(name, network.ticks(plan) + 1)
+      started = time.perf_counter()
+      quantized = network.quantized(
+        plan, to=to, seed=seed, preprocess=preprocess, kernels=kernels, tick=shown.tick
+      )
+      score, sqnr = judge(quantized)
+      shown.tick()
+      trials.append(
+        Trial(name, score, judge.reference - score, sqnr, time.perf_counter() - started)
+      )
+      if best is None or (score, sqnr) > best[0]:
+        best = ((score, sqnr), quantized)
+  _check_drop(trials, max_drop, judge, bits)
+  return best[1], tuple(trials)
+
+
+def _methods(method: str, ranges: str | Calibrator | None) -> dict[str, Method]:
+  """The methods to try, in order; with given ranges those that become equal are tried once."""
+  if method != AUTO and method not in METHODS:
+    raise ValueError(
+      f"method: {method!r} is unknown; it must be one of {', '.join((AUTO, *METHODS))}."
+    )
+  chosen = dict(METHODS) if method == AUTO else {method: METHODS[method]}
+  if ranges is None:
+    return chosen
+  given = calibrator(ranges)
+  unique: dict[Method, str] = {}
+  for name, plan in chosen.items():
+    unique.setdefault(plan._replace(ranges=given), name)
+  return {name: plan for plan, name in unique.items()}
+
+
+def split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Positions of the images that calibrate, and of those that decide.
+
+  Examples:
+    >>> [len(part) for part in split(64, 0)], [len(part) for part in split(3, 0)]
+    ([32, 32], [3, 3])
+  """
+  if count < FEWEST_TO_SPLIT:
+    return np.arange(count), np.arange(count)
+  order = np.random.default_rng(seed).permutation(count)
+  first = min(count // 2, MOST_CALIBRATION)
+  return np.sort(order[:first]), np.sort(order[first : first + MOST_HELD_OUT])
+
+
+class Judge(NamedTuple):
+  """Measures integer models on held-out images.
+
+  Attributes:
+    images: as the integer model takes them.
+    logits: (N, classes) of the float model.
+    wanted: (N,) the labels, or what the float model decides.
+    reference: share of ``wanted`` that the float model gets.
+  """
+
+  images: np.ndarray
+  logits: np.ndarray
+  wanted: np.ndarray
+  reference: float
+
+  @classmethod
+  def of(
+    cls, network: Network, batches: Batches, labels: np.ndarray | None, held_out: np.ndarray
+  ) -> "Judge":
+    """The judge for a float network and the held-out part of its images."""
+    logits = np.concatenate(
+      [
+        np.asarray(_logits(network.sites.graph, network.layers, x))[weight > 0]
+        for x, weight in batches
+      ]
+    )
+    decided = logits.argmax(axis=-1)
+    wanted = decided if labels is None else labels[held_out]
+    return cls(batches.images, logits, wanted, float(np.mean(decided == wanted)))
+
+  def __call__(self, quantized: QuantizedModel) -> tuple[float, float]:
+    """``(score, sqnr)`` of an integer model."""
+    logits = quantized(self.images)
+    score = float(np.mean(logits.argmax(axis=-1) == self.wanted))
+    return score, decibels(self.logits, logits)
+
+
+def decibels(signal: np.ndarray, approximation: np.ndarray) -> float:
+  """``10 log10(sum s**2 / sum (s - a)**2)``.
+
+  Examples:
+    >>> round(decibels(np.ones(4), np.full(4, 0.9)), 6)
+    20.0
+  """
+  signal = np.asarray(signal, np.float64)
+  noise = np.square(signal - approximation).sum()
+  power = np.square(signal).sum()
+  if noise == 0:
+    return float("inf")
+  return float(10 * np.log10(max(power, 1e-300) / noise))
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(graph, layers, x):
+  return execute(graph, layers, x)
+
+
+def _check_drop(trials: list[Trial], max_drop: float | None, judge: Judge, bits: int) -> None:
+  best = max(trials, key=lambda trial: (trial.score, trial.sqnr))
+  if max_drop is None or best.drop <= max_drop + SLACK:
+    return
+  raise ValueError(
+    f"max_drop: {max_drop:g} cannot be met; the best of {len(trials)} methods, {best.name!r}, loses"
+    f" {best.drop:.4f} of {judge.reference:.4f} on {len(judge.wanted)} held-out images with"
+    f" {bits}-bit weights; fine-tune instead, with quantize=jaxcompress.quantize.uniform({bits}) in"
+    " a Recipe, or take more bits or images."
+  )

@@ -1,0 +1,235 @@
+"""From what was seen of a tensor to the range that it is rounded in."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcompress.quantize.grid import Levels, levels
+
+BINS = 2048
+POINTS = 100  # candidates of a search
+INT8 = levels(8, symmetric=False)
+Bounds = tuple[float, float]
+
+
+class Seen(NamedTuple):
+  """What calibration saw of the tensors that share a grid.
+
+  Attributes:
+    low: smallest value.
+    high: largest value.
+    average: moving average over batches of the smallest and the largest value.
+    counts: (BINS,) float64, how many values lie in each equal part of ``low`` to ``high``; None
+      where nobody needs it.
+    nonnegative: whether no value can be below zero.
+  """
+
+  low: float
+  high: float
+  average: Bounds
+  counts: np.ndarray | None = None
+  nonnegative: bool = False
+
+  @property
+  def centers(self) -> np.ndarray:
+    """(BINS,) the middle of each part."""
+    edges = np.linspace(self.low, self.high, BINS + 1)
+    return (edges[1:] + edges[:-1]) / 2
+
+
+class Calibrator(NamedTuple):
+  """How a range is chosen.
+
+  Attributes:
+    name: shown to people.
+    counts: whether it reads histograms, which takes a second pass over the images.
+    choose: ``(seen) -> (low, high)``.
+  """
+
+  name: str
+  counts: bool
+  choose: Callable[[Seen], Bounds]
+
+
+def minmax() -> Calibrator:
+  """The smallest and the largest value seen."""
+  return Calibrator("minmax", False, lambda seen: (seen.low, seen.high))
+
+
+def ema() -> Calibrator:
+  """A moving average of each batch's smallest and largest value (Jacob et al., 2018, 3.1)."""
+  return Calibrator("ema", False, lambda seen: seen.average)
+
+
+def percentile(share: float = 99.99) -> Calibrator:
+  """Leaves out the same share of the values at both ends, or at the top of a rectified tensor.
+
+  Args:
+    share: in percent, above 50 and at most 100.
+
+  Raises:
+    ValueError: if ``share`` is out of range.
+  """
+  if not 50 < share <= 100:
+    raise ValueError(f"share: {share} is out of range; it must be above 50 and at most 100.")
+
+  def choose(seen: Seen) -> Bounds:
+    edges = np.linspace(seen.low, seen.high, BINS + 1)
+    below = np.concatenate([[0.0], np.cumsum(seen.counts)]) / seen.counts.sum()
+    low = seen.low if seen.nonnegative else np.interp(1 - share / 100, below, edges)
+    return float(low), float(np.interp(share / 100, below, edges))
+
+  return Calibrator("percentile", True, choose)
+
+
+def mse() -> Calibrator:
+  """The range with the least squared error: both ends are shrunk together, then each alone."""
+
+  def choose(seen: Seen) -> Bounds:
+    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+    shares = np.linspace(1, 1 / POINTS, POINTS)  # of equal errors the widest range is taken
+    for lows, highs in (
+      (shares, shares),
+      (np.ones(1), shares),
+      (shares, np.ones(1)),
+    ):
+      lows, highs = (np.broadcast_to(a, (max(len(lows), len(highs)),)) for a in (lows, highs))
+      best = int(np.argmin(rounding_errors(seen, low * lows, high * highs)))
+      low, high = float(low * lows[best]), float(high * highs[best])
+    return low, high
+
+  return Calibrator("mse", True, choose)
+
+
+def rounding_errors(seen: Seen, low: np.ndarray, high: np.ndarray, to: Levels = INT8) -> np.ndarray:
+  """Mean squared error of rounding what was seen, for each of several ranges.
+
+  Args:
+    seen: with counts.
+    low: (candidates,) at most zero.
+    high: (candidates,) at least zero.
+    to: asymmetric integers.
+  """
+  scale = (high - low) / (to.high - to.low)
+  scale = np.where(scale > 1e-30, scale, 1.0)[:, None]
+  zero = np.clip(np.rint(to.low - low[:, None] / scale), to.low, to.high)
+  x, weight = seen.centers[None], seen.counts / max(seen.counts.sum(), 1.0)
+  rounded = (np.clip(np.rint(x / scale) + zero, to.low, to.high) - zero) * scale
+  return np.square(rounded - x) @ weight
+
+
+def kl() -> Calibrator:
+  """The range whose rounded histogram is closest to the whole one in Kullback-Leibler divergence.
+
+  Both ends are shrunk alike. Values outside count at the edge, and the bin of zero is
+  replaced by its neighbours' mean, since rectified tensors have a spike there.
+
+  References:
+    Migacz, `8-bit Inference with TensorRT
+    <https://on-demand.gputechconf.com/gtc/2017/presentation/s7310-8-bit-inference-with-tensorrt.pdf>`_,
+    2017.
+  """
+
+  def choose(seen: Seen) -> Bounds:
+    counts, edges = _without_spike(seen), np.linspace(seen.low, seen.high, BINS + 1)
+    best, bounds = math.inf, (seen.low, seen.high)
+    for share in np.linspace(1, 0.1, POINTS):
+      first, end = np.searchsorted(edges, [seen.low * share, seen.high * share])
+      first, end = max(int(first) - (seen.low < 0), 0), min(int(end), BINS)
+      if end - first < 2 * INT8.high:
+        break
+      distance = _divergence(counts, first, end)
+      if distance < best:
+        best, bounds = distance, (float(edges[first]), float(edges[end]))
+    return bounds
+
+  return Calibrator("kl", True, choose)
+
+
+def _without_spike(seen: Seen) -> np.ndarray:
+  counts = seen.counts.copy()
+  if seen.low <= 0 <= seen.high and seen.high > seen.low:
+    at = min(int(BINS * -seen.low / (seen.high - seen.low)), BINS - 1)
+    around = [counts[i] for i in (at - 1, at + 1) if 0 <= i < BINS]
+    counts[at] = np.mean(around)
+  return counts
+
+
+def _divergence(counts: np.ndarray, first: int, end: int) -> float:
+  """KL of ``counts`` clipped to bins ``first`` to ``end`` from the same rounded to 256 levels."""
+  inside = counts[first:end]
+  clipped = inside.copy()
+  clipped[0] += counts[:first].sum()
+  clipped[-1] += counts[end:].sum()
+  level = np.arange(end - first) * 256 // (end - first)
+  alive = inside > 0
+  total, number = (np.bincount(level, values, 256) for values in (inside, alive.astype(float)))
+  rounded = np.where(alive, (total / np.maximum(number, 1))[level], 0.0)
+  if not clipped.sum() or not rounded.sum():
+    return math.inf
+  p, q = clipped / clipped.sum(), rounded / rounded.sum()
+  floor = 1e-9  # an edge that holds clipped values only
+  where = p > 0
+  return float(np.sum(p[where] * np.log(p[where] / np.maximum(q[where], floor))))
+
+
+def aciq() -> Calibrator:
+  """The best range of a Laplace distribution with the same mean distance from its mean.
+
+  References:
+    Banner et al., `Post training 4-bit quantization of convolutional networks for rapid-deployment
+    <https://arxiv.org/abs/1810.05723>`_, 2018, section 3.
+  """
+
+  def choose(seen: Seen) -> Bounds:
+    x, weight = seen.centers, seen.counts / max(seen.counts.sum(), 1.0)
+    mean = float(x @ weight)
+    reach = laplace_ratio(8 + seen.nonnegative) * float(np.abs(x - mean) @ weight)
+    if seen.nonnegative:
+      return seen.low, min(seen.high, reach)
+    return max(seen.low, mean - reach), min(seen.high, mean + reach)
+
+  return Calibrator("aciq", True, choose)
+
+
+def laplace_ratio(bits: int) -> float:
+  """``a / b`` that minimises ``2 b**2 exp(-a / b) + a**2 / (3 * 4**bits)``, by Newton's method.
+
+  The half of a Laplace distribution that a rectifier leaves takes the ratio of one bit more: the
+  same steps cover one side alone.
+
+  Examples:
+    >>> round(laplace_ratio(4), 2)
+    5.03
+  """
+  ratio, power = float(bits), 3.0 * 4.0**bits
+  for _ in range(100):
+    slope = 2 * ratio / power - 2 * math.exp(-ratio)
+    ratio -= slope / (2 / power + 2 * math.exp(-ratio))
+  return ratio
+
+
+CALIBRATORS: dict[str, Callable[[], Calibrator]] = {
+  make.__name__: make for make in (minmax, ema, percentile, mse, kl, aciq)
+}
+
+
+def calibrator(ranges: str | Calibrator) -> Calibrator:
+  """A calibrator by name.
+
+  Raises:
+    ValueError: if the name is unknown.
+
+  Examples:
+    >>> calibrator("mse").counts
+    True
+  """
+  if isinstance(ranges, Calibrator):
+    return ranges
+  if ranges not in CALIBRATORS:
+    raise ValueError(
+      f"ranges: {ranges!r} is unknown; it must be one of {', '.join(CALIBRATORS)}, or a Calibrator."
+    )
+  return CALIBRATORS[ranges]()

@@ -1,0 +1,169 @@
+"""Methods of post-training quantization by name, and how one is carried out."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcompress.nn import Folded, Graph, fold
+from jaxcompress.nn.execute import folded_layers
+from jaxcompress.quantize.grid import Levels
+from jaxcompress.quantize.integers import assemble
+from jaxcompress.quantize.model import QuantizedModel
+from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments
+from jaxcompress.quantize.ptq.equalize import equalize
+from jaxcompress.quantize.ptq.histograms import Calibrator, Seen, calibrator
+from jaxcompress.quantize.ptq.inputs import Batches
+from jaxcompress.quantize.ptq.moments import Moments, moments_of
+from jaxcompress.quantize.ptq.observe import (
+  Tick,
+  add_counts,
+  channel_peaks,
+  choose_ranges,
+  grids_of,
+  observe,
+)
+from jaxcompress.quantize.ptq.rounding import adaround
+from jaxcompress.quantize.ptq.weights import choose_scales, rounded_weights
+from jaxcompress.quantize.transform import Sites, find_sites
+
+
+class Method(NamedTuple):
+  """How a float network becomes an integer one.
+
+  Attributes:
+    ranges: of activations.
+    weights: how their scales are chosen, ``"absmax"`` or ``"mse"``.
+    equalize: whether scales are moved between layers first, and high biases absorbed.
+    correction: of biases: None, ``"images"`` or ``"moments"``.
+    adaround: whether the rounding of every weight is learned; needs no correction.
+  """
+
+  ranges: str | Calibrator
+  weights: str = "absmax"
+  equalize: bool = False
+  correction: str | None = None
+  adaround: bool = False
+
+
+METHODS: Mapping[str, Method] = {  # in order of cost
+  "minmax": Method("minmax"),
+  "ema": Method("ema"),
+  "percentile": Method("percentile"),
+  "kl": Method("kl"),
+  "mse": Method("mse", weights="mse"),
+  "bias_correction": Method("mse", correction="images"),
+  "equalize": Method("mse", equalize=True),
+  "data_free": Method("mse", equalize=True, correction="moments"),
+  "adaround": Method("mse", weights="mse", adaround=True),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+  """A float network and what calibration saw of it.
+
+  Attributes:
+    sites: where tensors are rounded.
+    folded: layers whose factors are ones.
+    moments: of what layers with BatchNorm compute before their activation.
+    batches: of the images for calibration.
+  """
+
+  sites: Sites
+  folded: Mapping[str, Folded]
+  moments: Mapping[str, Moments]
+  batches: Batches
+
+  @classmethod
+  def of(cls, graph: Graph, variables: Mapping[str, Any], batches: Batches) -> "Network":
+    """The network of a traced graph."""
+    sites = find_sites(graph)
+    folded = {
+      name: Folded(layer.weights, np.ones_like(layer.factor), layer.bias)
+      for name, layer in fold(sites.graph, variables).items()
+    }
+    return cls(sites, folded, moments_of(sites.graph, variables), batches)
+
+  @functools.cached_property
+  def equalized(self) -> "Network":
+    """The same network with scales moved between layers."""
+    graph = self.sites.graph
+    peaks = channel_peaks(graph, self.layers, self.batches)
+    folded, moments = equalize(graph, self.folded, self.moments, peaks)
+    return Network(self.sites, folded, moments, self.batches)
+
+  @functools.cached_property
+  def layers(self):
+    """Weights and biases on the device."""
+    return folded_layers(self.folded)
+
+  @functools.cached_property
+  def _cache(self) -> dict[str, dict[str, Seen]]:
+    return {}
+
+  def seen(self, *, counts: bool, tick: Tick) -> dict[str, Seen]:
+    """What calibration sees; each pass over the images is made once."""
+    if "extremes" not in self._cache:
+      self._cache["extremes"] = observe(self.sites, self.layers, self.batches, tick)
+    if not counts:
+      return self._cache["extremes"]
+    if "counts" not in self._cache:
+      self._cache["counts"] = add_counts(
+        self.sites, self.layers, self.batches, self._cache["extremes"], tick
+      )
+    return self._cache["counts"]
+
+  def quantized(
+    self,
+    method: Method,
+    *,
+    to: Levels,
+    seed: int,
+    preprocess: Any,
+    kernels: str,
+    tick: Tick,
+  ) -> QuantizedModel:
+    """The integer model that a method makes.
+
+    Args:
+      method: what is done.
+      to: the integers of the weights.
+      seed: of AdaRound's samples.
+      preprocess: kept in the model.
+      kernels: whose arithmetic evaluates it.
+      tick: called after every batch or layer.
+    """
+    network = self.equalized if method.equalize else self
+    graph, folded = network.sites.graph, network.folded
+    chosen = calibrator(method.ranges)
+    grids = grids_of(
+      choose_ranges(network.sites, network.seen(counts=chosen.counts, tick=tick), chosen)
+    )
+    scales, codes = choose_scales(folded, to, method.weights), None
+    rounded = {name: rounded_weights(layer, scales[name], to) for name, layer in folded.items()}
+    if method.correction == "images":
+      folded = correct_with_images(graph, folded, rounded, self.batches, tick)
+    elif method.correction == "moments":
+      folded = correct_with_moments(graph, folded, rounded, network.moments)
+    if method.adaround:
+      codes, folded = adaround(
+        network.sites, folded, scales, grids, self.batches, to=to, seed=seed, tick=tick
+      )
+    return assemble(
+      graph,
+      folded,
+      scales,
+      grids,
+      codes=codes,
+      levels=to,
+      preprocess=preprocess,
+      kernels=kernels,
+    )
+
+  def ticks(self, method: Method) -> int:
+    """About how often a method ticks."""
+    passes = 1 + calibrator(method.ranges).counts + (method.correction == "images")
+    return passes * self.batches.count + method.adaround * len(self.folded)

@@ -1,0 +1,167 @@
+"""Post-training quantization in one call."""
+
+import io
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcompress.nn import fold
+from jaxcompress.nn.execute import execute, folded_layers
+from jaxcompress.quantize.ptq import METHODS, post_training, search
+from jaxcompress.quantize.ptq.drive import decibels, split
+
+
+def float_logits(case, images):
+  return np.asarray(
+    execute(case.sites.graph, folded_layers(fold(case.sites.graph, case.variables)), images)
+  )
+
+
+def quantized(case, images=None, **options):
+  return post_training(
+    case.model, case.variables, case.images if images is None else images, **options
+  )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_makes_an_integer_model_close_to_the_float_one(case, method):
+  model = quantized(case, method=method)
+  wanted = float_logits(case, case.images)
+  assert decibels(wanted, model(case.images)) > 18
+
+
+def test_the_best_of_all_methods_is_kept(case):
+  model, trials = search(case.model, case.variables, case.images, bits=4)
+  assert [trial.name for trial in trials] == list(METHODS)[: len(trials)]
+  best = max(trials, key=lambda trial: (trial.score, trial.sqnr))
+  held_out = case.images[split(len(case.images), 0)[1]]
+  wanted = float_logits(case, held_out)
+  agreement = np.mean(model(held_out).argmax(-1) == wanted.argmax(-1))
+  assert agreement == best.score == 1 - best.drop
+  assert decibels(wanted, model(held_out)) == pytest.approx(best.sqnr, abs=0.01)
+
+
+def test_with_labels_the_score_is_the_share_that_is_right(case):
+  labels = float_logits(case, case.images).argmax(-1)
+  labels[::3] = (labels[::3] + 1) % 5  # the float model is wrong on these
+  _, (trial,) = search(case.model, case.variables, case.images, labels=labels, method="minmax")
+  held_out = split(len(case.images), 0)[1]
+  right = float_logits(case, case.images[held_out]).argmax(-1) == labels[held_out]
+  assert trial.score + trial.drop == pytest.approx(right.mean())
+
+
+def test_the_search_ends_at_the_first_method_that_is_good_enough(case):
+  _, trials = search(case.model, case.variables, case.images, max_drop=1.0)
+  assert [trial.name for trial in trials] == ["minmax"]
+
+
+def test_a_drop_that_cannot_be_met_is_said_with_the_way_out(case):
+  labels = float_logits(case, case.images).argmax(-1)
+  message = (
+    r"max_drop: 0 cannot be met; the best of 1 methods, 'minmax', loses 0\.\d+ of 1\.0000 on"
+  )
+  with pytest.raises(ValueError, match=message + r".*2-bit.*fine-tune"):
+    quantized(case, method="minmax", bits=2, labels=labels, max_drop=0.0)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_handful_of_images_is_enough(case, count):
+  model = quantized(case, case.images[:count], method="bias_correction")
+  assert np.isfinite(model(case.images)).all()
+
+
+@pytest.mark.parametrize("method", ["minmax", "mse", "equalize", "data_free", "adaround"])
+def test_channels_of_zeros_and_images_of_zeros_give_finite_numbers(case, method):
+  params = dict(case.variables["params"])
+  for name, part in (("stem", "kernel"), ("depthwise", "scale"), ("branch", "kernel")):
+    array = np.array(params[name][part])
+    array[..., 1] = 0
+    params[name] = {**params[name], part: array}
+  variables = {**case.variables, "params": params}
+  images = np.concatenate([np.zeros_like(case.images[:1]), case.images[:3]])
+  for some in (images, images[:1]):
+    model = post_training(case.model, variables, some, method=method, bits=4)
+    for layer in model.layers.values():
+      assert np.isfinite(layer.scales).all() and (layer.scales > 0).all()
+    assert np.isfinite(model(case.images)).all()
+
+
+def test_given_ranges_replace_those_of_the_methods_and_equal_methods_are_tried_once(case):
+  _, trials = search(case.model, case.variables, case.images, ranges="minmax", bits=4)
+  names = [trial.name for trial in trials]
+  assert "minmax" in names and not {"ema", "percentile", "kl"} & set(names)
+
+
+def test_the_result_keeps_the_preprocessing_and_jax_arrays_are_images_too(case):
+  model = quantized(
+    case, jax.numpy.asarray(case.images), method="minmax", preprocess=lambda x: x * 2.0
+  )
+  plain = quantized(case, 2 * case.images, method="minmax")
+  np.testing.assert_array_equal(model(case.images), plain(2 * case.images))
+
+
+def test_the_same_seed_gives_the_same_integers(case):
+  a, b = (quantized(case, method="adaround", bits=4, seed=3) for _ in range(2))
+  for name, layer in a.layers.items():
+    np.testing.assert_array_equal(layer.weights, b.layers[name].weights)
+
+
+def test_images_are_split_once_and_without_overlap():
+  calibration, held_out = split(2000, 0)
+  assert len(calibration) == 512 and len(held_out) == 1488
+  assert not set(calibration) & set(held_out)
+  np.testing.assert_array_equal(calibration, split(2000, 0)[0])
+
+
+def test_nothing_is_printed_where_nobody_watches(case, capsys):
+  quantized(case, method="minmax", progress=True)
+  assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_shows_the_methods_on_a_terminal(case, monkeypatch):
+  class Terminal(io.StringIO):
+    def isatty(self):
+      return True
+
+  stream = Terminal()
+  monkeypatch.setattr("sys.stderr", stream)
+  monkeypatch.setenv("TERM", "xterm")
+  quantized(case, method="minmax", progress=True)
+  assert "minmax" in stream.getvalue()
+  before = stream.getvalue()
+  quantized(case, method="minmax", progress=False)
+  assert stream.getvalue() == before
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"method": "magic"}, "method: 'magic' is unknown; it must be one of auto, minmax"),
+    ({"bits": 1}, "bits: 1 is out of range"),
+    ({"bits": 9}, "bits: 9 is out of range"),
+    ({"max_drop": 5}, "max_drop: 5 is no share"),
+    ({"labels": np.zeros(3, int)}, r"labels: int64 of shape \(3,\) must be integers \(24,\)"),
+    ({"labels": np.zeros(24)}, "labels: float64"),
+    ({"labels": np.full(24, 5)}, "labels: 5 to 5 must be 0 to 4"),
+    ({"batch_size": 0}, "batch_size: 0"),
+    ({"ranges": "median"}, "ranges: 'median' is unknown"),
+  ],
+)
+def test_arguments_that_do_not_fit_are_refused(case, options, message):
+  with pytest.raises(ValueError, match=message):
+    quantized(case, **options)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda x: x[:0], "there are none"),
+    (lambda x: x[..., :2], "does not fit the model"),
+    (lambda x: x * np.nan, "not finite"),
+    (lambda x: (x * 10).astype(np.int8), "int8 is no float"),
+  ],
+)
+def test_images_that_do_not_fit_are_refused(case, change, message):
+  with pytest.raises(ValueError, match=message):
+    quantized(case, change(case.images))
