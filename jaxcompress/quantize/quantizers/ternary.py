@@ -210,7 +210,9 @@ def ttq(*, threshold: float = 0.05, gradient: str = "chain") -> Quantizer:
 
   def measure(x):
     size = jnp.abs(jax.lax.stop_gradient(x).astype(jnp.float32))
-    return [finite(_mean_where(part, size)) for part in _parts(x, threshold)]
+    above, below = (_mean_where(part, size) for part in _parts(x, threshold))
+    # A side without weights takes the other's level, or the grid would be far too coarse for it.
+    return finite(jnp.where(above > 0, above, below)), finite(jnp.where(below > 0, below, above))
 
   def init(x):
     return LearnedPair(jnp.zeros(()), jnp.zeros(())), PairAnchor(

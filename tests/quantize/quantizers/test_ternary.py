@@ -60,6 +60,14 @@ def test_levels_start_at_the_mean_magnitudes_of_the_first_kernel_in_training():
   assert (state.above, state.below, state.count) == (4.5, 3.0, 1)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_kernel_of_one_sign_is_rounded_to_its_own_mean(sign):
+  w = sign * jnp.array([[1e-3], [3e-3]])
+  quantizer = ttq()
+  y, _ = quantizer.apply(*quantizer.init(w), w, train=True)
+  np.testing.assert_allclose(y, sign * np.full((2, 1), 2e-3), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   ("make", "message"),
   [
