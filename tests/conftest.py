@@ -17,6 +17,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
+@pytest.fixture(scope="module")
+def programs_forgotten():
+  """Frees the compiled programs of a module with many networks, which are gigabytes otherwise."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def golden():
   """Reads a folder/file of tests/golden into a dict of arrays."""

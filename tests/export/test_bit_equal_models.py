@@ -9,6 +9,8 @@ from jaxcompress.models.blocks import SqueezeExcite
 from jaxcompress.nn import Activation, Add, ConvNorm, Dense, GlobalAvgPool
 from jaxcompress.quantize.integer import KERNELS
 
+pytestmark = pytest.mark.usefixtures("programs_forgotten")
+
 
 class SmallSwish(nn.Module):
   """Squeeze-excite and hard-swish, as in MobileNetV3."""

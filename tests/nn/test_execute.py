@@ -23,10 +23,11 @@ from jaxcompress.nn import (
 )
 from jaxcompress.nn.execute import execute, folded_layers
 
+pytestmark = pytest.mark.usefixtures("programs_forgotten")
+
 NETWORKS = {
   "mobilenet_v3_small": partial(models.mobilenet_v3_small, width=0.35),
   "mobilenet_v2": partial(models.mobilenet_v2, width=0.25),
-  "shufflenet_v1": models.shufflenet_v1,
   "shufflenet_v2": partial(models.shufflenet_v2, width=0.5),
   "ghostnet": partial(models.ghostnet, width=0.5),
   "wrn_16_1": models.wrn_16_1,

@@ -8,6 +8,7 @@ import pytest
 from jaxcompress import models
 from tests.golden.parity import weights as parity
 
+pytestmark = pytest.mark.usefixtures("programs_forgotten")
 TOLERANCE = 1e-4  # relative to max(1, largest / 10)
 
 

@@ -33,6 +33,8 @@ from jaxcompress.quantize.ptq.moments import (
 from jaxcompress.quantize.ptq.observe import channel_peaks
 from jaxcompress.quantize.ptq.wiring import by_input, find_chains
 
+pytestmark = pytest.mark.usefixtures("programs_forgotten")
+
 
 class Mixed(nn.Module):
   """Grouped, depthwise, pooled, flattened, residual."""
@@ -98,7 +100,6 @@ def test_chains_end_at_what_several_nodes_read():
     Mixed,
     partial(models.mobilenet_v3_small, width=0.35),
     partial(models.shufflenet_v2, width=0.5),
-    models.shufflenet_v1,
     models.wrn_16_1,
   ],
 )
