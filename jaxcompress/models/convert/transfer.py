@@ -150,7 +150,7 @@ def to_torch(source: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]
     raise ValueError(f"variables: they are not those of {source}: {', '.join(problems)}.")
   state_dict = {}
   for tensor in expected:
-    state_dict[tensor.key] = tensor.to_torch(np.asarray(flat[tensor.path], np.float32))
+    state_dict[tensor.key] = tensor.to_torch(np.array(flat[tensor.path], np.float32))
     if tensor.path[-1] == "var":  # as in PyTorch, behind the running variance
       state_dict[f"{tensor.key.rpartition('.')[0]}.{COUNTER}"] = np.zeros((), np.int64)
   return state_dict

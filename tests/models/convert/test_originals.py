@@ -73,7 +73,7 @@ def test_the_state_dict_is_that_of_the_original_both_ways(source):
   back = models.to_torch(source, variables)
   assert back.keys() == weights.keys()
   for key, array in back.items():
-    assert array.shape == weights[key].shape
+    assert array.shape == weights[key].shape and array.flags.writeable  # torch wants that
     if not key.endswith("num_batches_tracked"):
       np.testing.assert_array_equal(array, weights[key])
 
