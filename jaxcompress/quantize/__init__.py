@@ -1,7 +1,7 @@
 """Integers: grids, quantizers, the transforms that apply them, and exact evaluation."""
 
-from jaxcompress.quantize.config import Quantization, binary, int8, ternary, uniform, w4a8
-from jaxcompress.quantize.deploy import activation_grids, kernel_codes
+from jaxcompress.quantize.config import Quantization, binary, int4, int8, ternary, uniform, w4a8
+from jaxcompress.quantize.deploy import Codes, deploy, trained_codes
 from jaxcompress.quantize.folded import folded_train
 from jaxcompress.quantize.grid import Levels, affine, fake_quant, levels, to_integers
 from jaxcompress.quantize.integer import Grid, Integers
@@ -11,6 +11,8 @@ from jaxcompress.quantize.ptq import METHODS, Trial, calibrate, post_training, s
 from jaxcompress.quantize.quantizers import (
   Anchor,
   Learned,
+  Oscillation,
+  Progress,
   Quantizer,
   absmax,
   approx_sign,
@@ -28,6 +30,7 @@ from jaxcompress.quantize.quantizers import (
   ewgs_activations,
   ewgs_quantize,
   ewgs_round,
+  freeze_oscillating,
   lsq,
   lsq_activations,
   lsq_plus,
@@ -38,6 +41,7 @@ from jaxcompress.quantize.quantizers import (
   minmax_range,
   pact,
   pact_clip,
+  progressive,
   quantize_gradient,
   rprelu,
   rsign,
@@ -73,10 +77,13 @@ __all__ = [
   "ActivationPass",
   "Anchor",
   "Assigned",
+  "Codes",
   "Grid",
   "Integers",
   "Learned",
   "Levels",
+  "Oscillation",
+  "Progress",
   "QuantVariables",
   "Quantization",
   "QuantizedModel",
@@ -86,7 +93,6 @@ __all__ = [
   "Sites",
   "Trial",
   "absmax",
-  "activation_grids",
   "affine",
   "approx_sign",
   "assemble",
@@ -97,6 +103,7 @@ __all__ = [
   "bwn_weights",
   "calibrate",
   "clip_sign",
+  "deploy",
   "dorefa",
   "dorefa_activations",
   "dorefa_clip",
@@ -111,9 +118,10 @@ __all__ = [
   "find_sites",
   "first_last_8bit",
   "folded_train",
+  "freeze_oscillating",
   "init_quantizers",
+  "int4",
   "int8",
-  "kernel_codes",
   "levels",
   "lsq",
   "lsq_activations",
@@ -126,6 +134,7 @@ __all__ = [
   "pact",
   "pact_clip",
   "post_training",
+  "progressive",
   "quantize_activations",
   "quantize_gradient",
   "quantize_kernels",
@@ -138,6 +147,7 @@ __all__ = [
   "stochastic_round",
   "ternary",
   "to_integers",
+  "trained_codes",
   "ttq",
   "ttq_weights",
   "twn",

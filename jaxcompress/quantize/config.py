@@ -2,7 +2,15 @@
 
 import dataclasses
 
-from jaxcompress.quantize.quantizers import Quantizer, absmax, bwn, ema_range, twn
+from jaxcompress.quantize.quantizers import (
+  Quantizer,
+  absmax,
+  bwn,
+  ema_range,
+  lsq,
+  lsq_activations,
+  twn,
+)
 from jaxcompress.quantize.rules import Rule, first_last_8bit
 
 
@@ -18,6 +26,11 @@ class Quantization:
       and no range is kept.
     freeze_norm_step: first step from which BatchNorm uses its running statistics, so that the
       network that is trained is the one that is deployed; None: never.
+    gradients: bits to which the gradients of activations are rounded stochastically in the backward
+      pass (:func:`~jaxcompress.quantize.dorefa_gradient`), 1 to 16; None: they stay in float.
+
+  Raises:
+    ValueError: if a rule is none, or a number is out of range.
   """
 
   weights: Quantizer
@@ -25,6 +38,7 @@ class Quantization:
   rules: tuple[Rule, ...] = ()
   start_step: int = 0
   freeze_norm_step: int | None = None
+  gradients: int | None = None
 
   def __post_init__(self):
     if not all(isinstance(rule, Rule) for rule in self.rules):
@@ -34,6 +48,10 @@ class Quantization:
       value = getattr(self, name)
       if value is not None and value < 0:
         raise ValueError(f"{name}: {value} must not be negative.")
+    if self.gradients is not None and not 1 <= self.gradients <= 16:
+      raise ValueError(
+        f"gradients: {self.gradients} bits are out of range; it must be 1 to 16, or None."
+      )
 
 
 def uniform(
@@ -79,6 +97,29 @@ def int8(
     900
   """
   return _plan(absmax(8), decay, rules, start_step, freeze_norm_step)
+
+
+def int4(
+  *,
+  rules: tuple[Rule, ...] = first_last_8bit(),
+  start_step: int = 0,
+  freeze_norm_step: int | None = None,
+) -> Quantization:
+  """4-bit weights and activations with trained steps (LSQ), but for the first and the last layer.
+
+  In an int8 file the activations keep the range that was trained and get all 256 steps in it.
+
+  Examples:
+    >>> int4().activations.levels
+    Levels(low=-8, high=7, symmetric=False)
+  """
+  return Quantization(
+    weights=lsq(4),
+    activations=lsq_activations(4),
+    rules=rules,
+    start_step=start_step,
+    freeze_norm_step=freeze_norm_step,
+  )
 
 
 def w4a8(

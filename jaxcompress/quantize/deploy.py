@@ -1,73 +1,82 @@
 """What trained quantizers leave for the integer file: codes, scales and grids."""
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.nn import Folded
+from jaxcompress.nn import fold, parameters
 from jaxcompress.quantize.config import Quantization
+from jaxcompress.quantize.grid import affine
 from jaxcompress.quantize.integer import Grid
+from jaxcompress.quantize.integers import assemble
+from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.quantizers import Quantizer
-from jaxcompress.quantize.transform import QuantVariables, Sites, assign
+from jaxcompress.quantize.transform import ACTIVATION_LEVELS, QuantVariables, Sites, assign
+
+FEWEST_KEPT = 3  # bits of activations from which on the range matters more than the coarse steps
 
 
-def kernel_codes(
-  plan: Quantization,
-  sites: Sites,
-  variables: QuantVariables,
-  folded: Mapping[str, Folded],
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-  """Scales and integers of every kernel, as its quantizer rounded it in training.
+class Codes(NamedTuple):
+  """A network's integers as its quantizers rounded them in training, before BatchNorm is folded.
+
+  Attributes:
+    kernels: int8, shaped like the kernel, by layer.
+    scales: (out,) float32 of the kernels, by layer.
+    grids: (scale, zero point) float32 scalars, by the name of the grid (see ``Sites.keys``).
+  """
+
+  kernels: dict[str, jax.Array]
+  scales: dict[str, jax.Array]
+  grids: dict[str, tuple[jax.Array, jax.Array]]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def trained_codes(
+  plan: Quantization, sites: Sites, variables: QuantVariables, params: Any
+) -> Codes:
+  """Codes, scales and grids of every layer and tensor. Jitted.
 
   Args:
     plan: says which quantizer a layer has.
     sites: of the model's graph.
-    variables: the quantizers' variables, on the host.
-    folded: gives the kernels as trained.
+    variables: the quantizers' variables.
+    params: the model's parameters.
 
   Returns:
-    ``(scales, codes)`` by layer: float32 (out,), and int8 shaped like the kernel.
+    The :class:`Codes`. Activations of 3 to 7 bits get all steps of 8 bits in the range that was
+    trained, so that an int8 runtime saturates where training did.
 
   Raises:
-    ValueError: if a layer stays in float, or its method has no integers.
+    ValueError: if a layer or tensor stays in float, or its method has no integers.
   """
-  quantizers = assign(plan, sites).weights
-  scales, codes = {}, {}
+  assigned = assign(plan, sites)
+  kernels, scales, grids = {}, {}, {}
   for name in sites.kernels:
-    quantizer = _deployable(quantizers, name, "weights")
+    quantizer = _deployable(assigned.weights, name, "weights")
     of_layer = variables.params["weights"][name], variables.state["weights"][name]
-    kernel = folded[name].kernel
-    rounded = np.asarray(quantizer.apply(*of_layer, kernel, train=False)[0], np.float64)
-    scale = np.asarray(quantizer.grid(*of_layer, kernel)[0], np.float32)
-    scales[name] = np.broadcast_to(scale, (1,) * (kernel.ndim - 1) + kernel.shape[-1:]).reshape(-1)
-    codes[name] = np.rint(rounded / scale).astype(np.int8)
-  return scales, codes
+    kernel = parameters(params, name)["kernel"].astype(jnp.float32)
+    rounded, _ = quantizer.apply(*of_layer, kernel, train=False)
+    scale, _ = quantizer.grid(*of_layer, kernel)
+    kernels[name] = jnp.round(rounded / scale).astype(jnp.int8)
+    scales[name] = jnp.broadcast_to(scale, (1,) * (kernel.ndim - 1) + kernel.shape[-1:]).reshape(-1)
+  fixed = dict(sites.fixed)
+  for key in dict.fromkeys(key for tensor, key in sites.keys if tensor not in fixed):
+    quantizer = _deployable(assigned.activations, key, "activations")
+    of_tensor = variables.params["activations"][key], variables.state["activations"][key]
+    grids[key] = _as_int8(quantizer, *quantizer.grid(*of_tensor, None))
+  return Codes(kernels, scales, grids)
 
 
-def activation_grids(
-  plan: Quantization, sites: Sites, variables: QuantVariables
-) -> dict[str, Grid]:
-  """The grid of every tensor.
-
-  Args:
-    plan: says which quantizer a tensor has.
-    sites: of the model's graph.
-    variables: the quantizers' variables, on the host.
-
-  Raises:
-    ValueError: if a tensor stays in float, or its method has no integers.
-  """
-  quantizers, fixed, grids = assign(plan, sites).activations, dict(sites.fixed), {}
-  for tensor, key in sites.keys:
-    if tensor in fixed:
-      grids[tensor] = fixed[tensor]
-      continue
-    quantizer = _deployable(quantizers, key, "activations")
-    scale, zero = quantizer.grid(
-      variables.params["activations"][key], variables.state["activations"][key], None
-    )
-    grids[tensor] = Grid(np.float32(scale), int(zero))
-  return grids
+def _as_int8(quantizer: Quantizer, scale: jax.Array, zero: jax.Array):
+  """The grid of an int8 tensor."""
+  low, high, _ = quantizer.levels
+  if 2**FEWEST_KEPT <= high - low + 1 < 255:
+    scale, zero = affine((low - zero) * scale, (high - zero) * scale, ACTIVATION_LEVELS)
+  return scale, zero
 
 
 def _deployable(quantizers: Mapping[str, Quantizer], name: str, what: str) -> Quantizer:
@@ -81,3 +90,36 @@ def _deployable(quantizers: Mapping[str, Quantizer], name: str, what: str) -> Qu
       f"{what}: those of {name!r} have no integers: {quantizers[name].training_only}"
     )
   return quantizers[name]
+
+
+def deploy(
+  sites: Sites,
+  codes: Codes,
+  variables: Mapping[str, Any],
+  *,
+  preprocess: Any = None,
+  kernels: str = "xnnpack",
+) -> QuantizedModel:
+  """The integer model of a trained network. In numpy alone.
+
+  Args:
+    sites: of the model's graph.
+    codes: from :func:`trained_codes`, on the host.
+    variables: the model's ``params`` and ``batch_stats``, on the host.
+    preprocess: kept in the model.
+    kernels: whose arithmetic evaluates it.
+
+  Raises:
+    ValueError: as :func:`~jaxcompress.quantize.assemble`.
+  """
+  fixed = dict(sites.fixed)
+  found = {key: Grid(np.float32(scale), int(zero)) for key, (scale, zero) in codes.grids.items()}
+  return assemble(
+    sites.graph,
+    fold(sites.graph, variables),
+    codes.scales,
+    {tensor: fixed.get(tensor) or found[key] for tensor, key in sites.keys},
+    codes=codes.kernels,
+    preprocess=preprocess,
+    kernels=kernels,
+  )

@@ -18,7 +18,7 @@ from jaxcompress.nn import INPUT, Graph, fuse_activations, is_leaf_call, module_
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.grid import fake_quant, levels
 from jaxcompress.quantize.integer import Grid, fixed_grid
-from jaxcompress.quantize.quantizers import Quantizer
+from jaxcompress.quantize.quantizers import Quantizer, dorefa_gradient
 from jaxcompress.quantize.rules import Choice, Names, choose, names_of
 
 ACTIVATION_LEVELS = levels(8, symmetric=False)
@@ -294,6 +294,8 @@ def quantize_activations(
     if key in updated:
       state = quantizers[key].merge(updated[key], state)
     updated[key] = state
+    if quantization.gradients is not None:
+      y = dorefa_gradient(y, _key_of(rng, f"{tensor} gradient"), quantization.gradients)
     return _select(active, y, x)
 
   def interceptor(next_fun, args, kwargs, context):

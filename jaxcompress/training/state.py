@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress import ops
-from jaxcompress.nn import Endpoints, Graph, fold, init_variables, trace
+from jaxcompress.nn import Endpoints, Graph, init_variables, trace
 from jaxcompress.quantize import (
   QuantizedModel,
   QuantVariables,
   Sites,
-  activation_grids,
-  assemble,
+  deploy,
   find_sites,
   init_quantizers,
-  kernel_codes,
+  trained_codes,
 )
 from jaxcompress.training.recipe import Recipe
 
@@ -93,15 +92,10 @@ class CompressState:
         f"start_step: {plan.start_step} was not passed yet (step {int(self.step)}), so there are no"
         " activation ranges; take at least one quantized step."
       )
-    graph = self.graph()
-    sites = find_sites(graph)
-    variables = jax.device_get(self.quantizer)
-    folded = fold(sites.graph, jax.device_get(self.variables))
-    scales, codes = kernel_codes(plan, sites, variables, folded)
-    grids = activation_grids(plan, sites, variables)
-    return assemble(
-      sites.graph, folded, scales, grids, codes=codes, preprocess=self.recipe.preprocess
-    )
+    sites = find_sites(self.graph())
+    codes = trained_codes(plan, sites, self.quantizer, self.params)
+    codes, variables = jax.device_get((codes, self.variables))
+    return deploy(sites, codes, variables, preprocess=self.recipe.preprocess)
 
 
 def trained_tree(params: Any, quantizer: QuantVariables, loss_params: Any) -> dict[str, Any]:

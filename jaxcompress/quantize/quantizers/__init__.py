@@ -32,7 +32,9 @@ from jaxcompress.quantize.quantizers.lsq import (
   lsq_plus_quantize,
   lsq_quantize,
 )
+from jaxcompress.quantize.quantizers.oscillation import Oscillation, freeze_oscillating
 from jaxcompress.quantize.quantizers.pact import pact, pact_clip
+from jaxcompress.quantize.quantizers.progressive import Progress, progressive
 from jaxcompress.quantize.quantizers.stochastic import (
   stochastic,
   stochastic_fake_quant,
@@ -44,6 +46,8 @@ from jaxcompress.quantize.quantizers.uniform import absmax, ema_range, mean_rang
 __all__ = [
   "Anchor",
   "Learned",
+  "Oscillation",
+  "Progress",
   "Quantizer",
   "absmax",
   "approx_sign",
@@ -61,6 +65,7 @@ __all__ = [
   "ewgs_activations",
   "ewgs_quantize",
   "ewgs_round",
+  "freeze_oscillating",
   "lsq",
   "lsq_activations",
   "lsq_plus",
@@ -71,6 +76,7 @@ __all__ = [
   "minmax_range",
   "pact",
   "pact_clip",
+  "progressive",
   "quantize_gradient",
   "rprelu",
   "rsign",

@@ -26,6 +26,8 @@ WEIGHTS = {
   "xnor": q.xnor(),
   **{f"ewgs {bits}": q.ewgs(bits, factor=0.1) for bits in (8, 4)},
   "stochastic": q.stochastic(q.absmax(4)),
+  "progressive": q.progressive(q.absmax(8), q.lsq(4), at=(1,)),
+  "freeze_oscillating": q.freeze_oscillating(q.lsq(3)),
 }
 ACTIVATIONS = {
   **{f"ema_range {bits}": q.ema_range(bits) for bits in (8, 2)},
@@ -40,6 +42,7 @@ ACTIVATIONS = {
   "dorefa_activations, gradients": q.dorefa_activations(8, bound=6.0, gradient_bits=4),
   **{f"ewgs_activations {bits}": q.ewgs_activations(bits, factor=0.1) for bits in (8, 2)},
   "stochastic range": q.stochastic(q.ema_range(4)),
+  "progressive range": q.progressive(q.ema_range(8), q.lsq_activations(4), at=(1,)),
   "binary_activations": q.binary_activations(),
   "binary_activations, clip": q.binary_activations(gradient="clip"),
   "xnor_activations": q.xnor_activations(),
