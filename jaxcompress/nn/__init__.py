@@ -18,6 +18,7 @@ from jaxcompress.nn.graph import (
   parameters,
   trace,
   trace_init,
+  with_parameters,
 )
 from jaxcompress.nn.initial import Initial, init_variables
 from jaxcompress.nn.layers import (
@@ -74,4 +75,5 @@ __all__ = [
   "parameters",
   "trace",
   "trace_init",
+  "with_parameters",
 ]

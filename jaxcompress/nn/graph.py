@@ -216,6 +216,17 @@ def parameters(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
   return tree
 
 
+def with_parameters(tree: Mapping[str, Any], name: str, entry: Any) -> dict[str, Any]:
+  """The collection with another entry for one leaf op, or for one array of it.
+
+  Examples:
+    >>> with_parameters({"stem": {"kernel": 1, "bias": 2}}, "stem/kernel", 3)
+    {'stem': {'kernel': 3, 'bias': 2}}
+  """
+  head, _, rest = name.partition("/")
+  return {**tree, head: with_parameters(tree[head], rest, entry) if rest else entry}
+
+
 def kernel_shape(node: Node) -> tuple[int, ...] | None:
   """Shape of a node's kernel, (k, k, in / groups, out) or (in, out); None where there is none.
 

@@ -6,7 +6,7 @@ of what they read, and what a concatenation joins shares one grid.
 """
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
@@ -14,7 +14,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn import INPUT, Graph, fuse_activations, is_leaf_call, module_path, parameters
+from jaxcompress.nn import (
+  INPUT,
+  Graph,
+  fuse_activations,
+  is_leaf_call,
+  module_path,
+  parameters,
+  with_parameters,
+)
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.grid import fake_quant, levels
 from jaxcompress.quantize.integer import Grid, fixed_grid
@@ -213,18 +221,13 @@ def quantize_kernels(
   elif active:
     kernels, states = rounded(kernels, states)
   for name, kernel in kernels.items():
-    params = _replace(params, [*name.split("/"), "kernel"], kernel)
+    params = with_parameters(params, f"{name}/kernel", kernel)
   return params, states
 
 
 def _key_of(rng: jax.Array | None, name: str) -> jax.Array | None:
   """A key of the tensor's own."""
   return None if rng is None else jax.random.fold_in(rng, zlib.crc32(name.encode()))
-
-
-def _replace(tree: Mapping[str, Any], path: list[str], leaf: Any) -> dict[str, Any]:
-  head, *rest = path
-  return {**tree, head: _replace(tree[head], rest, leaf) if rest else leaf}
 
 
 def _select(active: bool | jax.Array, new: Any, old: Any) -> Any:

@@ -3,6 +3,7 @@
 from jaxcompress.nn import init_variables
 from jaxcompress.training.checkpoint import Checkpoints, load_variables, save_variables
 from jaxcompress.training.loop import evaluate, fit
+from jaxcompress.training.norm import reestimate_norm
 from jaxcompress.training.optimizers import kernels_only, sgd, warmup_cosine
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.state import CompressState, init_state
@@ -21,6 +22,7 @@ __all__ = [
   "kernels_only",
   "load_variables",
   "predict",
+  "reestimate_norm",
   "save_variables",
   "sgd",
   "train_step",

@@ -102,6 +102,7 @@ def forward(
   images: jax.Array,
   *,
   train: bool,
+  live_norm: bool | None = None,
   rng: jax.Array | None = None,
 ) -> tuple[Endpoints, Any, Any]:
   """The student's pass, quantized from the plan's step on.
@@ -112,19 +113,22 @@ def forward(
     images: as the network reads them, (batch, height, width, channels).
     train: whether statistics and ranges are updated. In evaluation the pass is quantized once a
       quantized step was taken.
+    live_norm: whether BatchNorm uses the batch's statistics; None: in training, until the plan
+      freezes it.
     rng: a key for stochastic rounding, or None.
 
   Returns:
     ``(endpoints, batch_stats, quantizer_state)``.
   """
   recipe, plan = state.recipe, state.recipe.quantize
+  live = train if live_norm is None else live_norm
   if plan is None:
-    output, batch_stats = _apply(recipe, trained["student"], state.batch_stats, images, train)
+    output, batch_stats = _apply(recipe, trained["student"], state.batch_stats, images, live)
     return output, batch_stats, state.quantizer.state
   variables = QuantVariables(trained["quantizer"], state.quantizer.state)
   sites = sites_of(recipe, state.variables, images.shape[1:])
   active = state.step >= plan.start_step if train else state.step > plan.start_step
-  frozen = plan.freeze_norm_step if train else None
+  frozen = plan.freeze_norm_step if train and live_norm is None else None
   activations = quantize_activations(
     plan,
     sites,
@@ -139,14 +143,14 @@ def forward(
   )
   images = activations.round_input(images)
   with activations.intercept():
-    output, batch_stats = _apply(recipe, params, state.batch_stats, images, train)
+    output, batch_stats = _apply(recipe, params, state.batch_stats, images, live)
   new_state = {"weights": weight_state, "activations": activations.new_state()}
   return output, batch_stats, new_state
 
 
-def _apply(recipe: Recipe, params: Any, batch_stats: Any, images: jax.Array, train: bool):
+def _apply(recipe: Recipe, params: Any, batch_stats: Any, images: jax.Array, live: bool):
   variables = {"params": params, "batch_stats": batch_stats}
-  if not train:
+  if not live:
     return as_endpoints(recipe.student.apply(variables, images, train=False)), batch_stats
   output, updated = recipe.student.apply(variables, images, train=True, mutable=["batch_stats"])
   return as_endpoints(output), updated.get("batch_stats", batch_stats)
