@@ -4,7 +4,7 @@
 
 MobileNetV2 with batch statistics and SGD with momentum: plain ``nn.Conv`` and ``nn.BatchNorm``,
 float and with the fake quantization that one would write by hand, against jaxcompress, float and
-int8 (weights, every activation, moving ranges). Rounds alternate, so that a slow moment of the
+int8 (weights, every activation) with moving ranges and with trained steps (LSQ). Rounds alternate, so that a slow moment of the
 machine hits all; medians and ratios are printed, with compile times.
 """
 
@@ -25,6 +25,8 @@ from jaxcompress import models, quantize
 from jaxcompress.models.mobilenet_v2 import V2_STAGES, head_features, layout_rows, scaled
 from jaxcompress.nn import count_parameters
 from jaxcompress.training import Recipe, init_state, train_step
+
+LSQ = quantize.Quantization(weights=quantize.lsq(8), activations=quantize.lsq_activations(8))
 
 
 def hand_written_fake_quant(x, low, high, bits=8):
@@ -139,6 +141,7 @@ def main():
   parser.add_argument("--size", type=int, default=32)
   parser.add_argument("--batch", type=int, default=32)
   parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument("--ours", action="store_true", help="leave the plain networks out")
   parser.add_argument("--layout", default="cifar", choices=("cifar", "imagenet", "short"))
   args = parser.parse_args()
   rng = np.random.default_rng(0)
@@ -149,11 +152,18 @@ def main():
   batch = jax.device_put(batch)
   optimizer = optax.sgd(0.05, momentum=0.9)
   model = models.mobilenet_v2(100, args.width, layout=args.layout, padding="SAME")
-  contenders = {
-    "plain, float": plain(PlainMobileNetV2(100, args.width, args.layout), batch, optimizer),
-    "plain, int8": plain(PlainMobileNetV2(100, args.width, args.layout, True), batch, optimizer),
+  contenders = (
+    {}
+    if args.ours
+    else {
+      "plain, float": plain(PlainMobileNetV2(100, args.width, args.layout), batch, optimizer),
+      "plain, int8": plain(PlainMobileNetV2(100, args.width, args.layout, True), batch, optimizer),
+    }
+  )
+  contenders |= {
     "jaxcompress, float": ours(model, batch, optimizer, None),
     "jaxcompress, int8": ours(model, batch, optimizer, quantize.int8()),
+    "jaxcompress, int8 LSQ": ours(model, batch, optimizer, LSQ),
   }
   assert len({parameters for _, _, parameters in contenders.values()}) == 1, "networks differ"
   states, compiled, times = {}, {}, {name: [] for name in contenders}
@@ -173,7 +183,7 @@ def main():
   for column in ("", "ms, median", "least", "plain / this", "first step, s"):
     table.add_column(column, justify="left" if not column else "right")
   for name, value in median.items():
-    rival = median["plain, int8" if "int8" in name else "plain, float"]
+    rival = median.get("plain, int8" if "int8" in name else "plain, float", float("nan"))
     table.add_row(
       name,
       f"{value * 1e3:.0f}",
@@ -183,10 +193,10 @@ def main():
     )
   console = Console()
   console.print(table)
-  overheads = [
-    i / f for i, f in zip(times["jaxcompress, int8"], times["jaxcompress, float"], strict=True)
-  ]
-  console.print(f"int8 step / float step of jaxcompress: {statistics.median(overheads):.2f}x")
+  for name in ("jaxcompress, int8", "jaxcompress, int8 LSQ"):
+    pairs = zip(times[name], times["jaxcompress, float"], strict=True)
+    overhead = statistics.median(quantized / plain for quantized, plain in pairs)
+    console.print(f"{name}: {overhead:.2f}x of the float step")
 
 
 if __name__ == "__main__":

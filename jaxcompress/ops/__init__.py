@@ -1,10 +1,10 @@
-"""Convolutions, NHWC, with fast custom gradients, and sums over channels."""
+"""Convolutions, NHWC, with fast custom gradients, sums over channels and ranges."""
 
 from jaxcompress.ops.allocator import keep_freed_memory
 from jaxcompress.ops.convolution import conv, depthwise_conv, pointwise_conv
 from jaxcompress.ops.dispatch import XLA_ONLY, Formulations, formulations
 from jaxcompress.ops.padding import Padding, resolve_padding
-from jaxcompress.ops.sums import channel_sums
+from jaxcompress.ops.sums import channel_sums, extremes
 
 __all__ = [
   "XLA_ONLY",
@@ -13,6 +13,7 @@ __all__ = [
   "channel_sums",
   "conv",
   "depthwise_conv",
+  "extremes",
   "formulations",
   "keep_freed_memory",
   "pointwise_conv",

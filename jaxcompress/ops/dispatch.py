@@ -24,6 +24,7 @@ class Formulations(NamedTuple):
   pointwise: str
   standard: str
   sums: str
+  extremes: str
 
 
 def _xla_depthwise(x, kernel, stride, pads):
@@ -43,17 +44,26 @@ CHOICES: Mapping[str, Mapping[str, Callable[..., jax.Array]]] = {
   "pointwise": {"xla": _xla_pointwise, "product": pointwise.matrix_product},
   "standard": {"xla": xla_conv, "cases": standard.by_case},
   "sums": {"apart": reductions.sums_apart, "together": reductions.sums_together},
+  "extremes": {"apart": reductions.extremes_apart, "together": reductions.extremes_together},
 }
 
 BACKENDS: Mapping[str, Formulations] = {
-  "cpu": Formulations(depthwise="rows", pointwise="product", standard="cases", sums="together"),
-  "gpu": Formulations(depthwise="taps", pointwise="product", standard="xla", sums="apart"),
-  "tpu": Formulations(depthwise="xla", pointwise="xla", standard="xla", sums="apart"),
+  "cpu": Formulations(
+    depthwise="rows",
+    pointwise="product",
+    standard="cases",
+    sums="together",
+    extremes="together",
+  ),
+  "gpu": Formulations(
+    depthwise="taps", pointwise="product", standard="xla", sums="apart", extremes="apart"
+  ),
+  "tpu": Formulations(
+    depthwise="xla", pointwise="xla", standard="xla", sums="apart", extremes="apart"
+  ),
 }
 ALIASES = {"cuda": "gpu", "rocm": "gpu"}
-XLA_ONLY = Formulations(
-  depthwise="xla", pointwise="xla", standard="xla", sums="apart"
-)  # also the quickest to trace
+XLA_ONLY = BACKENDS["tpu"]  # also the quickest to trace
 
 _chosen = jax.make_user_context(default_value=None)
 
@@ -81,7 +91,8 @@ def formulations(**names: str) -> Iterator[Formulations]:
   Args:
     **names: formulation by kind of operation; kinds not given stay as they are. ``depthwise``:
       ``"xla"``, ``"taps"``, ``"rows"``; ``pointwise``: ``"xla"``, ``"product"``;
-      ``standard``: ``"xla"``, ``"cases"``; ``sums``: ``"apart"``, ``"together"``.
+      ``standard``: ``"xla"``, ``"cases"``; ``sums`` and ``extremes``: ``"apart"``,
+      ``"together"``.
 
   Yields:
     The :class:`Formulations` in force.

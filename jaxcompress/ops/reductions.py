@@ -1,4 +1,4 @@
-"""Several sums in one pass over memory.
+"""Several sums, or the smallest and the largest value, in one pass over memory.
 
 XLA on CPU gives every reduction a loop of its own and materializes what they share. One variadic
 ``lax.reduce`` over short blocks keeps all running sums of a block in registers; the sums of the
@@ -31,8 +31,18 @@ def _add(a, b):
   return tuple(p + q for p, q in zip(a, b, strict=True))
 
 
+def blocks_of(x: jax.Array) -> tuple[int, ...] | None:
+  """The shape (batch, blocks, block, channels) in which blocks are reduced; None: none fit.
+
+  Blocks lie within an image, so a sharded batch stays in place.
+  """
+  inner = math.prod(x.shape[1:-1])
+  block = max(n for n in range(1, LONGEST_BLOCK + 1) if inner % n == 0)
+  return None if block == 1 else (x.shape[0], inner // block, block, x.shape[-1])
+
+
 def sums_together(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """:func:`sums_apart` in one pass. Blocks lie within an image, so a sharded batch stays in place.
+  """:func:`sums_apart` in one pass.
 
   Args:
     a: (batch, ..., channels).
@@ -45,11 +55,9 @@ def sums_together(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     >>> [sums.tolist() for sums in sums_together(jnp.ones((2, 3, 1)), jnp.zeros((2, 3, 1)))]
     [[6.0], [0.0]]
   """
-  inner = math.prod(a.shape[1:-1])
-  block = max(n for n in range(1, LONGEST_BLOCK + 1) if inner % n == 0)
-  if block == 1:
+  shape = blocks_of(a)
+  if shape is None:
     return sums_apart(a, b)
-  shape = (a.shape[0], inner // block, block, a.shape[-1])
   sums = reduce_together((a.reshape(shape), b.reshape(shape)), 2)
   return jnp.sum(sums[0], axis=(0, 1)), jnp.sum(sums[1], axis=(0, 1))
 
@@ -58,3 +66,29 @@ def sums_apart(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Sums of two arrays over all axes but the last, which XLA on GPU and TPU fuses by itself."""
   axes = tuple(range(a.ndim - 1))
   return jnp.sum(a, axes), jnp.sum(b, axes)
+
+
+def extremes_together(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """:func:`extremes_apart` in one pass, which takes in what makes ``x``.
+
+  Examples:
+    >>> low, high = extremes_together(jnp.arange(8.0).reshape(1, 4, 2))
+    >>> float(low), float(high)
+    (0.0, 7.0)
+  """
+  shape = blocks_of(x) if x.ndim > 1 else None
+  if shape is None:
+    return extremes_apart(x)
+  blocks = x.reshape(shape)
+  ends = tuple(jnp.full((), end, x.dtype) for end in (jnp.inf, -jnp.inf))
+  low, high = lax.reduce((blocks, blocks), ends, _extend, (2,))
+  return jnp.min(low), jnp.max(high)
+
+
+def _extend(a, b):
+  return lax.min(a[0], b[0]), lax.max(a[1], b[1])
+
+
+def extremes_apart(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Smallest and largest value."""
+  return jnp.min(x), jnp.max(x)

@@ -1,4 +1,4 @@
-"""Sums over batch and space, for statistics of channels."""
+"""Sums over batch and space for statistics of channels, and the ends of a tensor's range."""
 
 import jax
 
@@ -28,3 +28,21 @@ def channel_sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
   if (a.shape, a.dtype) != (b.shape, b.dtype):
     raise ValueError(f"b: {b.dtype}{list(b.shape)} must be like a, {a.dtype}{list(a.shape)}.")
   return pick("sums")(a, b)
+
+
+def extremes(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Smallest and largest value; on CPU in one pass, and without keeping ``x`` for it.
+
+  Args:
+    x: any shape but empty, any float dtype.
+
+  Returns:
+    ``(low, high)``, scalars of its dtype; NaN if a value is.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> low, high = extremes(jnp.array([[-2.0, 3.0], [0.5, 0.0]]))
+    >>> float(low), float(high)
+    (-2.0, 3.0)
+  """
+  return pick("extremes")(x)

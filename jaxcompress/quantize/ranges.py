@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcompress import ops
+
 
 class Range(NamedTuple):
   """A running range.
@@ -26,15 +28,16 @@ def empty() -> Range:
 
 
 def minimum_maximum(x: jax.Array, *, nonnegative: bool = False) -> tuple[jax.Array, jax.Array]:
-  """Smallest and largest value, float32; known rectifier outputs need not be searched for both.
+  """Smallest and largest value, float32; the smallest of known rectifier outputs is zero.
 
   Examples:
     >>> low, high = minimum_maximum(jnp.array([-2.0, 3.0]))
     >>> float(low), float(high)
     (-2.0, 3.0)
   """
-  low = jnp.zeros(()) if nonnegative else jnp.min(x).astype(jnp.float32)
-  return low, jnp.max(x).astype(jnp.float32)
+  low, high = (end.astype(jnp.float32) for end in ops.extremes(x))
+  # Zero, but read: XLA would drop an unread end, and the reduction's speed with it.
+  return jnp.minimum(low, 0.0) if nonnegative else low, high
 
 
 def ema(state: Range, low: jax.Array, high: jax.Array, decay: float, *, debias: bool) -> Range:

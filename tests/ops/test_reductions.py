@@ -22,6 +22,19 @@ def test_sums_are_over_all_axes_but_the_last(shape, formulation):
   np.testing.assert_array_equal(mapped[0], jnp.stack(sums))
 
 
+@pytest.mark.parametrize("formulation", ["apart", "together"])
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (3, 7, 7, 5), (1, 1, 1, 1), (5, 6), (4,), ()])
+def test_extremes_are_the_ends_of_the_range(shape, formulation):
+  x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+  with ops.formulations(extremes=formulation):
+    low, high = jax.jit(ops.extremes)(x)
+    half = ops.extremes(x.astype(jnp.bfloat16))
+    lost = ops.extremes(x.at[(0,) * x.ndim].set(jnp.nan))
+  assert (low, high) == (np.min(x), np.max(x))
+  assert half[0].dtype == jnp.bfloat16
+  assert np.isnan(lost).all()
+
+
 def test_arrays_of_different_shapes_are_refused():
   with pytest.raises(ValueError, match="b: float32"):
     ops.channel_sums(jnp.ones((2, 3)), jnp.ones((2, 4)))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxcompress.quantize.grid import Levels, finite
 
+ENOUGH_IMAGES, ENOUGH_VALUES = 8, 2**16  # of a batch, to measure where a trained number starts
 EDGE = 1e-3  # steps beyond an edge that still count as on it: x * (1 / s) is not exact
 LEAST_STEP = 1e-8
 
@@ -124,6 +125,21 @@ def anchored(
     return state._replace(base=jax.lax.stop_gradient(measure()), signed=seen)
 
   return where_first(state, train, first)
+
+
+def sample(x: jax.Array) -> jax.Array:
+  """Every n-th example of a batch: all of a small one, enough of a large one to measure it.
+
+  What is measured once must not make every step keep the whole tensor in memory for it.
+
+  Examples:
+    >>> sample(jnp.zeros((64, 32, 32, 96))).shape, sample(jnp.zeros((64, 10))).shape
+    ((8, 32, 32, 96), (64, 10))
+  """
+  if x.ndim == 0:
+    return x
+  stride = min(x.shape[0] // ENOUGH_IMAGES, x.size // ENOUGH_VALUES)
+  return x[:: max(1, stride)]
 
 
 def has_negative(x: jax.Array, nonnegative: bool) -> Callable[[], jax.Array]:

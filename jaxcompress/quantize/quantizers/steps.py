@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxcompress import ops
 from jaxcompress.quantize.grid import Levels, affine, fake_quant, finite, levels
 from jaxcompress.quantize.quantizers.base import (
   EDGE,
@@ -18,6 +19,7 @@ from jaxcompress.quantize.quantizers.base import (
   has_negative,
   new_anchor,
   positive,
+  sample,
   sides,
   spread,
   sum_to,
@@ -64,12 +66,23 @@ def _backward(integer_zero, bend, saved, g):
     through = slope + bend * jnp.abs(slope) * (u - code) / (high - low)
   within = slope * (code - u) if not bend else slope * code - through * u
   edge = jnp.where(u < low, low, high)
-  shape = jnp.shape(step)
-  d_step = sum_to(jnp.where(inside, within, slope * edge), shape) * grad_scale
-  d_offset = None
-  if offset is not None:
-    d_offset = sum_to(jnp.where(inside, 0.0, slope), shape) * grad_scale
+  within, outside = jnp.where(inside, within, 0.0), jnp.where(inside, 0.0, slope)
+  shape, d_offset = jnp.shape(step), None
+  if offset is None:
+    d_step = sum(_sums(within, outside * edge, shape)) * grad_scale
+  else:
+    d_step, d_offset = (
+      total * grad_scale for total in _sums(within + outside * edge, outside, shape)
+    )
   return jnp.where(inside, through, 0.0).astype(x.dtype), d_step, d_offset, None, None, None
+
+
+def _sums(a: jax.Array, b: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+  """Both arrays summed to a shape; to scalars, in one pass that takes in what they are made of."""
+  if shape or a.ndim < 2:
+    return sum_to(a, shape), sum_to(b, shape)
+  first, second = ops.channel_sums(a, b)
+  return jnp.sum(first), jnp.sum(second)
 
 
 round_to_step.defvjp(_forward, _backward)
@@ -140,8 +153,9 @@ def step_activations(
 
   def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
     del rng
-    signed = has_negative(x, nonnegative)
-    first = lambda: finite(measure(x.astype(jnp.float32), sides(to, signed())[2]))  # noqa: E731
+    seen = sample(x)
+    signed = has_negative(seen, nonnegative)
+    first = lambda: finite(measure(seen.astype(jnp.float32), sides(to, signed())[2]))  # noqa: E731
     state = anchored(state, train, first, signed)
     _, low, high = sides(to, state.signed)
     scale = jax.lax.rsqrt(features(x) * high)

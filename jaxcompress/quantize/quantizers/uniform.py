@@ -64,12 +64,9 @@ def _ranged(
   def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
     del rng
 
-    def after(state):
-      return observe(
-        state, *ranges.minimum_maximum(jax.lax.stop_gradient(x), nonnegative=nonnegative)
-      )
-
-    state = where_train(train, after, state)
+    if train is not False:  # outside of any branch, which would keep the whole tensor in memory
+      seen = ranges.minimum_maximum(jax.lax.stop_gradient(x), nonnegative=nonnegative)
+      state = where_train(train, lambda state: observe(state, *seen), state)
     scale, zero = grid(params, state)
     return fake_quant(x, scale, zero, to), state
 
