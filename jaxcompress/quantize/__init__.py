@@ -6,6 +6,7 @@ from jaxcompress.quantize.folded import folded_train
 from jaxcompress.quantize.grid import Levels, affine, fake_quant, levels, to_integers
 from jaxcompress.quantize.integer import Grid, Integers
 from jaxcompress.quantize.integers import assemble
+from jaxcompress.quantize.interop import activation_to_qwix, to_qwix
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.ptq import METHODS, Trial, calibrate, post_training, search
 from jaxcompress.quantize.quantizers import (
@@ -93,6 +94,7 @@ __all__ = [
   "Sites",
   "Trial",
   "absmax",
+  "activation_to_qwix",
   "affine",
   "approx_sign",
   "assemble",
@@ -147,6 +149,7 @@ __all__ = [
   "stochastic_round",
   "ternary",
   "to_integers",
+  "to_qwix",
   "trained_codes",
   "ttq",
   "ttq_weights",
