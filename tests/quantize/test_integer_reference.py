@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS, RELU6_GRID, SIXTH_GRID, Grid
+from jaxcompress.quantize.integer import GATES, KERNELS, Grid
 from jaxcompress.quantize.integer.reference import (
   Factor,
   addition,
@@ -16,6 +16,7 @@ from jaxcompress.quantize.integer.reference import (
   mean,
   quantize_multiplier,
 )
+from jaxcompress.quantize.integer.runtimes import find_kernels
 
 ONE = Grid(np.float32(1), 0)
 LARGEST = 2**31 - 1
@@ -101,11 +102,13 @@ def test_means_are_the_integer_arithmetic_by_definition(side):
   assert np.abs(y - codes.mean((1, 2), keepdims=True) * 0.07 / 0.041).max() < 0.75  # rounded twice
 
 
-def test_a_sixth_of_six_is_one_in_every_runtime():
-  codes = jnp.arange(256)
-  for kernels in KERNELS.values():
-    sixth = kernels.product(RELU6_GRID, SIXTH_GRID, HARD_SIGMOID_GRID)
-    np.testing.assert_array_equal(sixth(codes * SIXTH_GRID.high), codes)
+@pytest.mark.parametrize("bits", GATES)
+def test_a_sixth_of_six_is_one_in_every_runtime(bits):
+  gate = GATES[bits]
+  codes = jnp.arange(gate.relu6.high + 1)
+  for name in KERNELS:
+    sixth = find_kernels(name, bits).product(gate.relu6, gate.sixth, gate.output)
+    np.testing.assert_array_equal(sixth(codes * gate.sixth.high), codes)
 
 
 def test_what_would_overflow_is_refused():
