@@ -134,9 +134,9 @@ def test_an_op_with_16_bit_activations_is_bit_equal(name, networks, check):
   function, shape = OPS[name]
   for seed in range(2):
     narrow = networks.random_quantized(Lambda(function), shape, seed)
-    rng = np.random.default_rng(seed)
-    some = lambda key: 16 if seed == 0 or rng.random() < 0.5 else 8  # noqa: B023, E731
-    quantized = networks.with_widths(narrow, some)
+    drawn = np.random.default_rng(seed).choice([8, 16], len(narrow.grids))
+    bits = dict(zip(narrow.grids, drawn, strict=True)) if seed else dict.fromkeys(narrow.grids, 16)
+    quantized = networks.with_widths(narrow, bits.get)
     images = networks.images_for(quantized, 4, seed)
     for kernels in KERNELS:
       result = check(quantized, images, kernels=kernels)

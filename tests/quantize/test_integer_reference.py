@@ -86,7 +86,7 @@ def test_means_are_the_integer_arithmetic_by_definition(side):
   source, output = Grid(np.float32(0.07), 9), Grid(np.float32(0.041), -31)
   codes = rng.integers(-128, 128, (4, side, side, 6)) - source.zero_point
   count = side**2
-  whole = quantize_multiplier(np.float32(0.07) / np.float32(0.041))
+  whole = quantize_multiplier(np.float64(source.scale) / np.float64(output.scale))
   shift = count.bit_length() - 1
   q31 = (int(whole.q31) << shift) // count
   exponent = int(whole.left) - shift

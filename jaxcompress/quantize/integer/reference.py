@@ -181,7 +181,7 @@ def requantization(source: Grid, output: Grid) -> Factor:
 
   Examples:
     >>> fine, coarse = Grid(np.float32(0.25), 0, 16), Grid(np.float32(1), 3)
-    >>> requantization(fine, coarse)(jnp.int32([4, 9, -11])).tolist()
+    >>> requantization(fine, coarse)(jnp.int32([4, 8, -12])).tolist()
     [1, 2, -3]
   """
   real = np.float64(source.scale) / np.float64(output.scale)
@@ -212,7 +212,7 @@ def mean(source: Grid, output: Grid, count: int) -> Mean:
   Raises:
     ValueError: if a sum, shifted to the left, is no int32.
   """
-  whole = quantize_multiplier(np.float32(source.scale) / np.float32(output.scale))
+  whole = quantize_multiplier(np.float64(source.scale) / np.float64(output.scale))
   exponent = int(whole.left) - int(whole.right)
   shift = min(count.bit_length() - 1, 31 + exponent, 32)
   q31, exponent = (int(whole.q31) << shift) // count, exponent - shift
