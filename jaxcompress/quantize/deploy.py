@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxcompress.nn import Folded
 from jaxcompress.quantize.config import Quantization
+from jaxcompress.quantize.grid import stored_bits
 from jaxcompress.quantize.integer import Grid
 from jaxcompress.quantize.quantizers import Quantizer
 from jaxcompress.quantize.transform import QuantVariables, Sites, assign
@@ -35,6 +36,11 @@ def kernel_codes(
   scales, codes = {}, {}
   for name in sites.kernels:
     quantizer = _deployable(quantizers, name, "weights")
+    if stored_bits(quantizer.levels) > 8:
+      raise ValueError(
+        f"weights: those of {name!r} have levels up to {quantizer.levels.high}; files hold int8,"
+        " so give them at most 8 bits."
+      )
     of_layer = variables.params["weights"][name], variables.state["weights"][name]
     kernel = folded[name].kernel
     rounded = np.asarray(quantizer.apply(*of_layer, kernel, train=False)[0], np.float64)
@@ -57,16 +63,16 @@ def activation_grids(
   Raises:
     ValueError: if a tensor stays in float, or its method has no integers.
   """
-  quantizers, fixed, grids = assign(plan, sites).activations, dict(sites.fixed), {}
+  assigned, grids = assign(plan, sites), {}
   for tensor, key in sites.keys:
-    if tensor in fixed:
-      grids[tensor] = fixed[tensor]
+    if tensor in assigned.gates:
+      grids[tensor] = assigned.gates[tensor]
       continue
-    quantizer = _deployable(quantizers, key, "activations")
+    quantizer = _deployable(assigned.activations, key, "activations")
     scale, zero = quantizer.grid(
       variables.params["activations"][key], variables.state["activations"][key], None
     )
-    grids[tensor] = Grid(np.float32(scale), int(zero))
+    grids[tensor] = Grid(np.float32(scale), int(zero), stored_bits(quantizer.levels))
   return grids
 
 

@@ -89,17 +89,16 @@ def with_bits(grid: Grid, bits: int, *, nonnegative: bool) -> Grid:
     >>> wide = with_bits(Grid(np.float32(0.5), 3), 16, nonnegative=False)
     >>> wide
     Grid(scale=np.float32(0.5), zero_point=0, bits=16)
-    >>> with_bits(Grid(np.float32(255 / 32767), 0, 16), 8, nonnegative=True)
-    Grid(scale=np.float32(1.0), zero_point=-128, bits=8)
+    >>> round(float(with_bits(wide, 8, nonnegative=True).scale) * 255 / (0.5 * 32767), 6)
+    1.0
   """
   if bits == grid.bits:
     return grid
   if bits == 16:
     return Grid(grid.scale, 0, bits)
-  largest = float(grid.scale) * grid.high
   if nonnegative:
-    return Grid(np.float32(largest / (HIGHEST - LOWEST)), LOWEST)
-  return Grid(np.float32(largest / HIGHEST), 0)
+    return Grid(grid.scale * np.float32(grid.high / (HIGHEST - LOWEST)), LOWEST)
+  return Grid(grid.scale * np.float32(grid.high / HIGHEST), 0)
 
 
 class Integers(NamedTuple):
