@@ -1,25 +1,18 @@
 """Leaf ops as TFLite operators: a table from a leaf op's name to the function that writes it."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from jaxcompress import ops
-from jaxcompress.export.emitter import Emitter
+from jaxcompress.export.emitter import FLOAT_BITS, Emitter
 from jaxcompress.nn import Node
-from jaxcompress.quantize.integer import (
-  LOWEST,
-  RELU6_GRID,
-  SIXTH_GRID,
-  THREE_GRID,
-  channel_groups,
-  counts_padding,
-  pads_of,
-)
+from jaxcompress.quantize.integer import GATES, channel_groups, counts_padding, pads_of
 
-FUSED = {  # into the operator before; a hard-sigmoid is in the weights and the output's grid
+FUSED = {  # into the operator before; an int8 hard-sigmoid is in the weights and the output's grid
   None: schema.ActivationFunctionType.NONE,
   "hard_sigmoid": schema.ActivationFunctionType.NONE,
   "relu": schema.ActivationFunctionType.RELU,
@@ -86,12 +79,10 @@ def _pad(emitter: Emitter, node: Node, source: int, pads, fill: int | None) -> i
   padded = emitter.scratch(f"{node.name}/pad", shape, tensor)
   amounts = emitter.file.constant(np.int32([(0, 0), *pads, (0, 0)]))
   if fill is None or fill == emitter.numbers.zero_point(tensor):
-    emitter.file.operator("PAD", emitter.version(2), [source, amounts], [padded])
+    emitter.operator("PAD", [source, amounts], [padded], tensor)
   else:
     value = emitter.number(fill, tensor)
-    emitter.file.operator(
-      "PADV2", emitter.version(2), [source, amounts, value], [padded], "PadV2Options"
-    )
+    emitter.operator("PADV2", [source, amounts, value], [padded], tensor, "PadV2Options")
   return padded
 
 
@@ -105,92 +96,134 @@ def _convolution(emitter: Emitter, node: Node) -> None:
     "strideW": node.attrs["stride"],
     "dilationHFactor": 1,
     "dilationWFactor": 1,
-    "fusedActivationFunction": FUSED[node.attrs.get("act")],
+    "fusedActivationFunction": _fused(emitter, node),
   }
   if groups == channels > 1:
-    code, version = "DEPTHWISE_CONV_2D", emitter.version(3)
+    code = "DEPTHWISE_CONV_2D"
     constants = emitter.weights(node, lambda hwio: hwio.transpose(2, 0, 1, 3), 3)
     fields["depthMultiplier"] = node.output_shapes[0][-1] // channels
   else:
-    code, version = "CONV_2D", emitter.version(3) if groups == 1 else GROUPED_VERSION
+    code = "CONV_2D"
     constants = emitter.weights(node, lambda hwio: hwio.transpose(3, 0, 1, 2), 0)
+  write = partial(emitter.operator, like=node.output)
+  if groups not in (1, channels):
+    write = partial(emitter.file.operator, version=GROUPED_VERSION)
   outputs = emitter.outputs(node)
   if node.attrs.get("act") == "hard_sigmoid" and not emitter.is_integer:
     affine = emitter.scratch(f"{node.name}/affine", (1, *node.output_shapes[0][1:]), node.output)
-    emitter.file.operator(code, version, [source, *constants], [affine], **fields)
+    write(code, inputs=[source, *constants], outputs=[affine], **fields)
     _hard_sigmoid(emitter, node, affine, *outputs)
   else:
-    emitter.file.operator(code, version, [source, *constants], outputs, **fields)
+    write(code, inputs=[source, *constants], outputs=outputs, **fields)
+
+
+def _fused(emitter: Emitter, node: Node) -> int:
+  """TFLite's activation function in a layer; the zero of an int16 gate is not the end of its grid."""
+  act = node.attrs.get("act")
+  return FUSED["relu" if act == "hard_sigmoid" and emitter.bits(node.output) == 16 else act]
 
 
 def _dense(emitter: Emitter, node: Node) -> None:
+  if emitter.bits(node.output) == 16:
+    _pointwise_dense(emitter, node)
+    return
   constants = emitter.weights(node, np.transpose, 0)
-  emitter.file.operator(
+  emitter.operator(
     "FULLY_CONNECTED",
-    emitter.version(4),
     [*emitter.inputs(node), *constants],
     emitter.outputs(node),
+    node.output,
     fusedActivationFunction=FUSED[None],
   )
 
 
+def _pointwise_dense(emitter: Emitter, node: Node) -> None:
+  """A linear layer as a 1x1 convolution: runtimes round int16 FULLY_CONNECTED differently."""
+  features, count = int(np.prod(node.input_shapes[0][1:])), node.output_shapes[0][-1]
+  cell = emitter.scratch(f"{node.name}/cell", (1, 1, 1, features), node.inputs[0])
+  result = emitter.scratch(f"{node.name}/result", (1, 1, 1, count), node.output)
+  _reshape(emitter, emitter.inputs(node)[0], cell, [-1, 1, 1, features])
+  constants = emitter.weights(node, lambda kernel: kernel.T[:, None, None], 0)
+  emitter.operator(
+    "CONV_2D",
+    [cell, *constants],
+    [result],
+    node.output,
+    padding=schema.Padding.VALID,
+    strideH=1,
+    strideW=1,
+    dilationHFactor=1,
+    dilationWFactor=1,
+    fusedActivationFunction=FUSED[None],
+  )
+  _reshape(emitter, result, emitter.outputs(node)[0], [-1, count])
+
+
 def _elementwise(
-  emitter: Emitter, code: str, inputs: list[int], output: int, act: str | None = None
+  emitter: Emitter, code: str, inputs: list[int], output: int, like: str, act: str | None = None
 ) -> None:
-  version = emitter.version(2)
-  emitter.file.operator(code, version, inputs, [output], fusedActivationFunction=FUSED[act])
+  fields: dict[str, Any] = {"fusedActivationFunction": FUSED[act]}
+  if code == "ADD" and emitter.bits(like) == 16:
+    fields["potScaleInt16"] = False  # the rule of all scales, also where they are powers of two
+  emitter.operator(code, inputs, [output], like, **fields)
 
 
 def _add(emitter: Emitter, node: Node) -> None:
-  inputs = emitter.inputs(node)
-  _elementwise(emitter, "ADD", inputs, *emitter.outputs(node), act=node.attrs.get("act"))
+  inputs, (output,), act = emitter.inputs(node), emitter.outputs(node), node.attrs.get("act")
+  _elementwise(emitter, "ADD", inputs, output, node.output, act)
 
 
 def _multiply(emitter: Emitter, node: Node) -> None:
-  inputs = emitter.inputs(node)
-  _elementwise(emitter, "MUL", inputs, *emitter.outputs(node), act=node.attrs.get("act"))
+  inputs, (output,), act = emitter.inputs(node), emitter.outputs(node), node.attrs.get("act")
+  _elementwise(emitter, "MUL", inputs, output, node.output, act)
+
+
+def _requantize(emitter: Emitter, node: Node) -> None:
+  emitter.operator("QUANTIZE", emitter.inputs(node), emitter.outputs(node), node.output)
 
 
 def _activation(emitter: Emitter, node: Node) -> None:
   (source,), (output,), act = emitter.inputs(node), emitter.outputs(node), node.attrs["act"]
   if act == "hard_swish":
-    emitter.file.operator("HARD_SWISH", 1, [source], [output])
+    emitter.operator("HARD_SWISH", [source], [output], node.output)
   elif act == "hard_sigmoid":
     _hard_sigmoid(emitter, node, source, output)
   else:  # added to zero, which XNNPACK runs, as it does not run int8 RELU
     zero = emitter.number(emitter.numbers.zero_point(node.inputs[0]), node.inputs[0])
-    _elementwise(emitter, "ADD", [source, zero], output, act=act)
+    _elementwise(emitter, "ADD", [source, zero], output, node.output, act)
 
 
 def _hard_sigmoid(emitter: Emitter, node: Node, source: int, output: int) -> None:
   """The sum with three, between 0 and 6, which are the ends of its grid; then a sixth of it."""
-  shape, quantization = (1, *node.output_shapes[0][1:]), None
-  if emitter.is_integer:
-    quantization = emitter.file.quantization(*RELU6_GRID)
-  shifted = emitter.file.tensor(f"{node.name}/relu6", shape, emitter.numbers.dtype, quantization)
-  act = None if emitter.is_integer else "relu6"
-  _elementwise(emitter, "ADD", [source, emitter.real(3.0, THREE_GRID)], shifted, act=act)
-  _elementwise(emitter, "MUL", [shifted, emitter.real(1 / 6, SIXTH_GRID)], output)
+  shape, bits = (1, *node.output_shapes[0][1:]), emitter.bits(node.output)
+  relu6, three, sixth = GATES[bits][1:] if bits < FLOAT_BITS else (None, None, None)
+  quantization = relu6 and emitter.file.quantization(relu6.scale, relu6.zero_point)
+  dtype = emitter.numbers.dtype(node.output)
+  shifted = emitter.file.tensor(f"{node.name}/relu6", shape, dtype, quantization)
+  act = {8: None, 16: "relu", FLOAT_BITS: "relu6"}[bits]  # what the ends of the grid do not clip
+  shift, factor = emitter.real(3.0, three), emitter.real(1 / 6, sixth)
+  _elementwise(emitter, "ADD", [source, shift], shifted, node.output, act)
+  _elementwise(emitter, "MUL", [shifted, factor], output, node.output)
 
 
 def _mean(emitter: Emitter, node: Node) -> None:
   axes = emitter.file.constant(np.int32([1, 2]))
-  emitter.file.operator(
+  emitter.operator(
     "MEAN",
-    emitter.version(2),
     [*emitter.inputs(node), axes],
     emitter.outputs(node),
+    node.output,
     "ReducerOptions",
     keepDims=node.attrs["keepdims"],
   )
 
 
 def _pool(emitter: Emitter, node: Node, code: str, source: int, padding: int) -> None:
-  emitter.file.operator(
+  emitter.operator(
     code,
-    emitter.version(2),
     [source],
     emitter.outputs(node),
+    node.output,
     "Pool2DOptions",
     padding=padding,
     strideH=node.attrs["stride"],
@@ -202,7 +235,8 @@ def _pool(emitter: Emitter, node: Node, code: str, source: int, padding: int) ->
 
 
 def _max_pool(emitter: Emitter, node: Node) -> None:
-  lowest = LOWEST if emitter.is_integer else np.finfo(np.float32).min
+  dtype = np.dtype(emitter.numbers.dtype(node.output))
+  lowest = np.finfo(dtype).min if dtype.kind == "f" else np.iinfo(dtype).min
   _pool(emitter, node, "MAX_POOL_2D", *_padded(emitter, node, lowest))
 
 
@@ -221,11 +255,11 @@ def _average_pool(emitter: Emitter, node: Node) -> None:
 
 def _concat(emitter: Emitter, node: Node) -> None:
   axis = len(node.output_shapes[0]) - 1
-  emitter.file.operator(
+  emitter.operator(
     "CONCATENATION",
-    emitter.version(2),
     emitter.inputs(node),
     emitter.outputs(node),
+    node.output,
     axis=axis,
     fusedActivationFunction=FUSED[None],
   )
@@ -236,7 +270,7 @@ def _split(emitter: Emitter, node: Node) -> None:
   (source,), parts = emitter.inputs(node), emitter.outputs(node)
   if len(set(sizes)) == 1 and 1 < len(sizes) <= DELEGATED_PARTS:
     axis = emitter.file.constant(np.array(rank - 1, np.int32))
-    emitter.file.operator("SPLIT", emitter.version(2), [axis, source], parts, numSplits=len(sizes))
+    emitter.operator("SPLIT", [axis, source], parts, node.output, numSplits=len(sizes))
     return
   all_but_last = 2 ** (rank - 1) - 1  # masks: these axes are taken whole
   steps = emitter.file.constant(np.ones(rank, np.int32))
@@ -244,11 +278,11 @@ def _split(emitter: Emitter, node: Node) -> None:
     edges = [
       emitter.file.constant(np.int32([0] * (rank - 1) + [at])) for at in (start, start + size)
     ]
-    emitter.file.operator(
+    emitter.operator(
       "STRIDED_SLICE",
-      emitter.version(2),
       [source, *edges, steps],
       [part],
+      node.output,
       beginMask=all_but_last,
       endMask=all_but_last,
     )
@@ -262,7 +296,7 @@ def _shuffle(emitter: Emitter, node: Node) -> None:
   swapped = emitter.scratch(f"{node.name}/swapped", (cells, parts, groups), node.inputs[0])
   order = emitter.file.constant(np.int32([0, 2, 1]))
   _reshape(emitter, emitter.inputs(node)[0], grouped, [-1, groups, parts])
-  emitter.file.operator("TRANSPOSE", emitter.version(2), [grouped, order], [swapped])
+  emitter.operator("TRANSPOSE", [grouped, order], [swapped], node.output)
   _reshape(emitter, swapped, emitter.outputs(node)[0], [-1, *shape[1:]])
 
 
@@ -278,6 +312,7 @@ EMITTERS: Mapping[str, Callable[[Emitter, Node], None]] = {
   "Add": _add,
   "Multiply": _multiply,
   "Activation": _activation,
+  "Requantize": _requantize,
   "GlobalAvgPool": _mean,
   "AvgPool": _average_pool,
   "MaxPool": _max_pool,

@@ -1,6 +1,7 @@
 """A .tflite file in the making: the tensors of a graph and constants on their grids."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +9,26 @@ from jaxcompress.export.flatbuffer import ModelFile
 from jaxcompress.export.tensors import Numbers
 from jaxcompress.nn import INPUT, Graph, Node
 from jaxcompress.quantize.integer import Grid
+
+FLOAT_BITS = 32
+VERSIONS: Mapping[str, Mapping[int, int]] = {  # lowest ones, by bits of the activations
+  "ADD": {8: 2, 16: 3, 32: 1},
+  "AVERAGE_POOL_2D": {8: 2, 16: 3, 32: 1},
+  "CONCATENATION": {8: 2, 16: 3, 32: 1},
+  "CONV_2D": {8: 3, 16: 4, 32: 1},
+  "DEPTHWISE_CONV_2D": {8: 3, 16: 5, 32: 1},
+  "FULLY_CONNECTED": {8: 4, 32: 1},
+  "HARD_SWISH": {8: 1, 32: 1},
+  "MAX_POOL_2D": {8: 2, 16: 3, 32: 1},
+  "MEAN": {8: 2, 16: 3, 32: 1},
+  "MUL": {8: 2, 16: 4, 32: 1},
+  "PAD": {8: 2, 16: 3, 32: 1},
+  "PADV2": {8: 2, 16: 3, 32: 1},
+  "QUANTIZE": {8: 1, 16: 2},  # by bits of the output
+  "SPLIT": {8: 2, 16: 4, 32: 1},
+  "STRIDED_SLICE": {8: 2, 16: 1, 32: 1},
+  "TRANSPOSE": {8: 2, 16: 5, 32: 1},
+}
 
 
 class Emitter:
@@ -36,7 +57,7 @@ class Emitter:
   def scratch(self, name: str, shape: tuple[int, ...], like: str) -> int:
     """A new tensor that holds numbers as another one of the graph does."""
     quantization = self.numbers.quantization(self.file, like)
-    return self.file.tensor(name, shape, self.numbers.dtype, quantization)
+    return self.file.tensor(name, shape, self.numbers.dtype(like), quantization)
 
   def inputs(self, node: Node) -> list[int]:
     """Indices of a node's inputs."""
@@ -62,21 +83,44 @@ class Emitter:
 
   def number(self, value: int, like: str) -> int:
     """A constant of one element on the grid of an activation tensor, or a float."""
-    data = np.array([value], self.numbers.dtype)
+    data = np.array([value], self.numbers.dtype(like))
     return self.file.constant(data, self.numbers.quantization(self.file, like))
+
+  def bits(self, tensor: str) -> int:
+    """Bits of an activation tensor: 8 or 16 of integers, 32 of floats."""
+    return 8 * np.dtype(self.numbers.dtype(tensor)).itemsize
 
   @property
   def is_integer(self) -> bool:
-    """Whether activations are int8; otherwise they are float32."""
-    return np.dtype(self.numbers.dtype) == np.int8
+    """Whether activations are integers; otherwise they are float32."""
+    return self.bits(INPUT) < FLOAT_BITS
 
-  def real(self, value: float, grid: Grid) -> int:
+  def real(self, value: float, grid: Grid | None) -> int:
     """A constant of one element that stands for a real number, on a grid that has it, or a float."""
-    if not self.is_integer:
-      return self.file.constant(np.array([value], self.numbers.dtype))
+    if grid is None:
+      return self.file.constant(np.array([value], np.float32))
     code = np.rint(value / grid.scale) + grid.zero_point
-    return self.file.constant(np.array([code], np.int8), self.file.quantization(*grid))
+    quantization = self.file.quantization(grid.scale, grid.zero_point)
+    return self.file.constant(np.array([code], grid.dtype), quantization)
 
-  def version(self, integer: int, floating: int = 1) -> int:
-    """Lowest version of an operator that has the types in use."""
-    return integer if self.is_integer else floating
+  def operator(
+    self,
+    code: str,
+    inputs: list[int],
+    outputs: list[int],
+    like: str,
+    options: str | None = None,
+    **fields: Any,
+  ) -> None:
+    """Adds an operator, of the lowest version that has the type of an activation tensor.
+
+    Args:
+      code: as for :meth:`~jaxcompress.export.flatbuffer.ModelFile.operator`.
+      inputs: indices of tensors.
+      outputs: indices of tensors.
+      like: the activation tensor, whose type the operator computes with.
+      options: as for the file's.
+      **fields: of the options.
+    """
+    version = VERSIONS[code][self.bits(like)]
+    self.file.operator(code, version, inputs, outputs, options, **fields)

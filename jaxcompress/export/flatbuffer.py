@@ -17,7 +17,9 @@ IDENTIFIER = b"TFL3"
 ALIGNMENT = 16  # of buffers, as the schema asks
 TYPES = {
   np.dtype(np.int8): schema.TensorType.INT8,
+  np.dtype(np.int16): schema.TensorType.INT16,
   np.dtype(np.int32): schema.TensorType.INT32,
+  np.dtype(np.int64): schema.TensorType.INT64,
   np.dtype(np.float32): schema.TensorType.FLOAT32,
 }
 

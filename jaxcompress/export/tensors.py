@@ -9,6 +9,7 @@ from jaxcompress.export.flatbuffer import ModelFile, Shared
 from jaxcompress.nn import Folded, Node
 from jaxcompress.quantize import Grid, QuantizedModel
 from jaxcompress.quantize.integer import averaging
+from jaxcompress.quantize.model import bias_type
 
 
 class Weights(NamedTuple):
@@ -30,7 +31,8 @@ class Weights(NamedTuple):
 class Numbers(Protocol):
   """What the emitters of leaf ops ask for."""
 
-  dtype: Any
+  def dtype(self, tensor: str) -> Any:
+    """Type of an activation tensor."""
 
   def quantization(self, file: ModelFile, tensor: str) -> Shared | None:
     """Quantization parameters of an activation tensor."""
@@ -43,10 +45,12 @@ class Numbers(Protocol):
 
 
 class IntegerNumbers(NamedTuple):
-  """int8 activations and weights, int32 biases."""
+  """int8 or int16 activations, int8 weights, int32 or int64 biases."""
 
   model: QuantizedModel
-  dtype: Any = np.int8
+
+  def dtype(self, tensor: str) -> np.dtype:
+    return self.model.grids[tensor].dtype
 
   def quantization(self, file: ModelFile, tensor: str) -> Shared:
     grid: Grid = self.model.grids[tensor]
@@ -57,15 +61,18 @@ class IntegerNumbers(NamedTuple):
 
   def weights(self, node: Node) -> Weights:
     layer = averaging(node) if node.op == "AvgPool" else self.model.layers[node.name]
-    bias_scales = np.float32(self.model.grids[node.inputs[0]].scale) * layer.scales
-    return Weights(layer.weights, layer.bias, layer.scales, bias_scales)
+    source = self.model.grids[node.inputs[0]]
+    bias_scales = np.float32(source.scale) * layer.scales
+    return Weights(layer.weights, layer.bias.astype(bias_type(source)), layer.scales, bias_scales)
 
 
 class FloatNumbers(NamedTuple):
   """Everything float32, with BatchNorm folded."""
 
   layers: Mapping[str, Folded]
-  dtype: Any = np.float32
+
+  def dtype(self, tensor: str) -> type:
+    return np.float32
 
   def quantization(self, file: ModelFile, tensor: str) -> None:
     return None

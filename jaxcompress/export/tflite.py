@@ -18,12 +18,13 @@ INPUT_NAME, OUTPUT_NAME = "image", "logits"  # in the signature
 def tflite(
   quantized: QuantizedModel, path: str | os.PathLike, *, metadata: Mapping[str, Any] | None = None
 ) -> pathlib.Path:
-  """Writes an integer .tflite file: int8 in and out, and nothing in float in between.
+  """Writes an integer .tflite file: integers in and out, and nothing in float in between.
 
   The integers are those of the model: nothing is calibrated or rounded again, so that the runtime
   of ``quantized.kernels`` computes, bit for bit, what ``quantized`` computes. All runtimes read the
   same file, but they round differently: their logits lie some steps apart. Weights are int8 with a
-  scale for each output channel, biases int32, the batch is one image, all constants lie inside the
+  scale for each output channel, biases int32, tensors whose grid has 16 bits int16 (then biases of
+  the layers that read them are int64), the batch is one image, all constants lie inside the
   file, and operators have the lowest version that holds them, so that old runtimes read it.
 
   Args:

@@ -1,6 +1,15 @@
 """Integers: grids, quantizers, the transforms that apply them, and exact evaluation."""
 
-from jaxcompress.quantize.config import Quantization, binary, int4, int8, ternary, uniform, w4a8
+from jaxcompress.quantize.config import (
+  Quantization,
+  binary,
+  int4,
+  int8,
+  ternary,
+  uniform,
+  w4a8,
+  w8a16,
+)
 from jaxcompress.quantize.deploy import Codes, deploy, trained_codes
 from jaxcompress.quantize.folded import folded_train
 from jaxcompress.quantize.grid import Levels, affine, fake_quant, levels, to_integers
@@ -60,7 +69,7 @@ from jaxcompress.quantize.quantizers import (
   xnor_activations,
 )
 from jaxcompress.quantize.ranges import Range
-from jaxcompress.quantize.rules import Rule, first_last_8bit
+from jaxcompress.quantize.rules import Rule, first_last_8bit, squeeze_excite_16bit
 from jaxcompress.quantize.transform import (
   ActivationPass,
   Assigned,
@@ -144,6 +153,7 @@ __all__ = [
   "rsign",
   "rsign_activations",
   "search",
+  "squeeze_excite_16bit",
   "stochastic",
   "stochastic_fake_quant",
   "stochastic_round",
@@ -157,6 +167,7 @@ __all__ = [
   "twn_weights",
   "uniform",
   "w4a8",
+  "w8a16",
   "wrpn",
   "wrpn_weights",
   "xnor",

@@ -138,6 +138,22 @@ def w4a8(
   return _plan(absmax(4), decay, rules, start_step, freeze_norm_step)
 
 
+def w8a16(
+  *,
+  decay: float = 0.95,
+  rules: tuple[Rule, ...] = (),
+  start_step: int = 0,
+  freeze_norm_step: int | None = None,
+) -> Quantization:
+  """8-bit weights and 16-bit activations, symmetric: near float accuracy, for slower kernels.
+
+  Examples:
+    >>> w8a16().weights.levels.high, w8a16().activations.levels.high
+    (127, 32767)
+  """
+  return _plan(absmax(8), decay, rules, start_step, freeze_norm_step, activation_bits=16)
+
+
 def ternary(
   *,
   decay: float = 0.95,
@@ -176,10 +192,11 @@ def _plan(
   rules: tuple[Rule, ...],
   start_step: int,
   freeze_norm_step: int | None,
+  activation_bits: int = 8,
 ) -> Quantization:
   return Quantization(
     weights=weights,
-    activations=ema_range(8, decay=decay),
+    activations=ema_range(activation_bits, decay=decay),
     rules=rules,
     start_step=start_step,
     freeze_norm_step=freeze_norm_step,

@@ -10,12 +10,12 @@ import numpy as np
 
 from jaxcompress.nn import fold, parameters
 from jaxcompress.quantize.config import Quantization
-from jaxcompress.quantize.grid import affine
+from jaxcompress.quantize.grid import activation_levels, affine, stored_bits
 from jaxcompress.quantize.integer import Grid
 from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.quantizers import Quantizer
-from jaxcompress.quantize.transform import ACTIVATION_LEVELS, QuantVariables, Sites, assign
+from jaxcompress.quantize.transform import QuantVariables, Sites, assign
 
 FEWEST_KEPT = 3  # bits of activations from which on the range matters more than the coarse steps
 
@@ -57,25 +57,30 @@ def trained_codes(
   kernels, scales, grids = {}, {}, {}
   for name in sites.kernels:
     quantizer = _deployable(assigned.weights, name, "weights")
+    if stored_bits(quantizer.levels) > 8:
+      raise ValueError(
+        f"weights: those of {name!r} have levels up to {quantizer.levels.high}; files hold int8,"
+        " so give them at most 8 bits."
+      )
     of_layer = variables.params["weights"][name], variables.state["weights"][name]
     kernel = parameters(params, name)["kernel"].astype(jnp.float32)
     rounded, _ = quantizer.apply(*of_layer, kernel, train=False)
     scale, _ = quantizer.grid(*of_layer, kernel)
     kernels[name] = jnp.round(rounded / scale).astype(jnp.int8)
     scales[name] = jnp.broadcast_to(scale, (1,) * (kernel.ndim - 1) + kernel.shape[-1:]).reshape(-1)
-  fixed = dict(sites.fixed)
-  for key in dict.fromkeys(key for tensor, key in sites.keys if tensor not in fixed):
+  for key in dict.fromkeys(key for tensor, key in sites.keys if tensor not in assigned.gates):
     quantizer = _deployable(assigned.activations, key, "activations")
     of_tensor = variables.params["activations"][key], variables.state["activations"][key]
-    grids[key] = _as_int8(quantizer, *quantizer.grid(*of_tensor, None))
+    grids[key] = _stored(quantizer, *quantizer.grid(*of_tensor, None))
   return Codes(kernels, scales, grids)
 
 
-def _as_int8(quantizer: Quantizer, scale: jax.Array, zero: jax.Array):
-  """The grid of an int8 tensor."""
+def _stored(quantizer: Quantizer, scale: jax.Array, zero: jax.Array):
+  """The grid in the integer type of the file."""
   low, high, _ = quantizer.levels
-  if 2**FEWEST_KEPT <= high - low + 1 < 255:
-    scale, zero = affine((low - zero) * scale, (high - zero) * scale, ACTIVATION_LEVELS)
+  full = activation_levels(stored_bits(quantizer.levels))
+  if 2**FEWEST_KEPT <= high - low + 1 < full.high - full.low:
+    scale, zero = affine((low - zero) * scale, (high - zero) * scale, full)
   return scale, zero
 
 
@@ -93,6 +98,7 @@ def _deployable(quantizers: Mapping[str, Quantizer], name: str, what: str) -> Qu
 
 
 def deploy(
+  plan: Quantization,
   sites: Sites,
   codes: Codes,
   variables: Mapping[str, Any],
@@ -103,6 +109,7 @@ def deploy(
   """The integer model of a trained network. In numpy alone.
 
   Args:
+    plan: says which quantizer a tensor has.
     sites: of the model's graph.
     codes: from :func:`trained_codes`, on the host.
     variables: the model's ``params`` and ``batch_stats``, on the host.
@@ -112,13 +119,19 @@ def deploy(
   Raises:
     ValueError: as :func:`~jaxcompress.quantize.assemble`.
   """
-  fixed = dict(sites.fixed)
-  found = {key: Grid(np.float32(scale), int(zero)) for key, (scale, zero) in codes.grids.items()}
+  assigned, grids = assign(plan, sites), {}
+  for tensor, key in sites.keys:
+    if tensor in assigned.gates:
+      grids[tensor] = assigned.gates[tensor]
+    else:
+      scale, zero = codes.grids[key]
+      bits = stored_bits(assigned.activations[key].levels)
+      grids[tensor] = Grid(np.float32(scale), int(zero), bits)
   return assemble(
     sites.graph,
     fold(sites.graph, variables),
     codes.scales,
-    {tensor: fixed.get(tensor) or found[key] for tensor, key in sites.keys},
+    grids,
     codes=codes.kernels,
     preprocess=preprocess,
     kernels=kernels,

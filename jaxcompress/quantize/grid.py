@@ -45,6 +45,26 @@ def levels(bits: int, *, symmetric: bool, narrow: bool = False, signed: bool = T
   return Levels(low + int(narrow), low + 2**bits - 1, symmetric)
 
 
+def activation_levels(bits: int) -> Levels:
+  """The integers of activations: free zero point up to 8 bits; above, in int16, it is 0.
+
+  Examples:
+    >>> activation_levels(8).low, activation_levels(16)
+    (-128, Levels(low=-32768, high=32767, symmetric=True))
+  """
+  return levels(bits, symmetric=bits > 8)
+
+
+def stored_bits(to: Levels) -> int:
+  """Bits of the integer type that holds levels: 8 or 16.
+
+  Examples:
+    >>> [stored_bits(activation_levels(bits)) for bits in (4, 8, 9, 16)]
+    [8, 8, 16, 16]
+  """
+  return 8 if to.high - to.low < 256 else 16
+
+
 def affine(low: jax.Array, high: jax.Array, to: Levels) -> tuple[jax.Array, jax.Array]:
   """Scale and zero point of a range of real numbers; zero is always representable.
 

@@ -7,14 +7,21 @@ import numpy as np
 
 from jaxcompress.nn import Folded, Graph, Node, kernel_shape
 from jaxcompress.quantize.grid import Levels, levels
-from jaxcompress.quantize.integer import HIGHEST, Grid, Integers, lower_hard_swish
+from jaxcompress.quantize.integer import (
+  HIGHEST,
+  Grid,
+  Integers,
+  lower_hard_swish,
+  lower_widths,
+)
 from jaxcompress.quantize.integer.convolve import largest_accumulator
-from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS, RATIOS
-from jaxcompress.quantize.limits import MARGIN, fix_grids, least_step, widen_grids
-from jaxcompress.quantize.model import QuantizedModel
+from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
+from jaxcompress.quantize.limits import MARGIN, RATIOS, fix_grids, least_step, widen_grids
+from jaxcompress.quantize.model import QuantizedModel, bias_type
+from jaxcompress.quantize.transform import find_sites
 
 NARROW_INT8 = levels(8, symmetric=True, narrow=True)
-LARGEST_BIAS = 2**30  # leaves as much of int32 to the products
+LARGEST_BIAS = {8: 2**30, 16: 2**40}  # by bits of activations; leaves as much to the products
 
 
 def assemble(
@@ -42,6 +49,10 @@ def assemble(
   and 1, are the clip; whatever grid is given for it is replaced by that one. A hard-swish is written
   as the product of its input and such a gate.
 
+  A grid of 16 bits makes its tensor int16: the layer that writes it then reads int16 as well, has
+  int64 biases, and QUANTIZE operators stand where widths meet (see
+  :func:`~jaxcompress.quantize.integer.lower_widths`). Weights are int8 everywhere.
+
   Args:
     graph: with fused activations.
     folded: of every node that has a kernel, from :func:`jaxcompress.nn.fold`.
@@ -54,7 +65,8 @@ def assemble(
     preprocess: maps images to what the network reads; kept in the model.
     kernels: whose arithmetic evaluates the model; see :class:`~jaxcompress.quantize.QuantizedModel`.
     hard_swish: ``"gate"``: an addition and two products, fast in XNNPACK; ``"operator"``: TFLite's
-      HARD_SWISH, one operator for microcontrollers, slow in XNNPACK.
+      HARD_SWISH, one operator for microcontrollers, slow in XNNPACK and for 8 bits only; with 16 it
+      is a gate all the same.
 
   Returns:
     A :class:`QuantizedModel`.
@@ -74,9 +86,9 @@ def assemble(
     raise ValueError(f"levels: {levels} must be within -{HIGHEST} to {HIGHEST}, as weights are.")
   if hard_swish not in ("gate", "operator"):
     raise ValueError(f"hard_swish: {hard_swish!r} is unknown; it must be 'gate' or 'operator'.")
-  if hard_swish == "gate":
-    graph = lower_hard_swish(graph)
+  graph = lower_hard_swish(graph, lambda node: hard_swish == "gate" or _bits(grids, node) == 16)
   grids = fix_grids(graph, grids)
+  graph, grids = lower_widths(graph, grids, find_sites(graph).nonnegative)
   weighted = [node for node in graph.nodes if kernel_shape(node) is not None]
   ones = {
     node.name: np.full(kernel_shape(node)[-1], 1 / levels.high, np.float32)
@@ -95,8 +107,9 @@ def assemble(
     else:
       weights[name] = round_kernel(layer.kernel, weight_scales[name], levels)
     scales[name] = _live_scales(weights[name], weight_scales[name], layer)
-    reach = largest_accumulator(weights[name], grids[node.inputs[0]])
-    steps[name] = least_step(scales[name], reach)
+    source = grids[node.inputs[0]]
+    reach = largest_accumulator(weights[name], source)
+    steps[name] = least_step(scales[name], reach, source.bits)
   grids = widen_grids(graph, grids, steps)
   layers = {
     node.name: _integers(
@@ -109,6 +122,11 @@ def assemble(
     for node in weighted
   }
   return QuantizedModel(graph, grids, layers, preprocess, kernels)
+
+
+def _bits(grids: Mapping[str, Grid], node: Node) -> int:
+  """Bits of a node's output; 8 if it has no grid yet."""
+  return grids[node.output].bits if node.output in grids else 8
 
 
 def _scaled(node: Node, layer: Folded) -> Folded:
@@ -178,11 +196,11 @@ def _integers(
   most = step_out * LARGEST_STEPS / 2  # a bias beyond it clips every output all the same
   shift = np.clip(layer.bias, -most, most)
   least = np.maximum(
-    step_out / step_in * RATIOS["conv"][0] * MARGIN,  # below it the device has no factor
-    np.abs(shift) / (step_in * LARGEST_BIAS),  # below it the bias does not fit
+    step_out / step_in * RATIOS[source.bits]["conv"][0] * MARGIN,  # below it there is no factor
+    np.abs(shift) / (step_in * LARGEST_BIAS[source.bits]),  # below it the bias does not fit
   )
   scales = np.maximum(wanted, least).astype(np.float32)
   coarser = np.where(wanted < least, wanted / scales, 1.0)
   weights = np.rint(codes * np.where(layer.factor < 0, -coarser, coarser)).astype(np.int8)
-  bias = np.rint(shift / (step_in * scales.astype(np.float64))).astype(np.int32)
-  return Integers(weights, scales, bias)
+  bias = np.rint(shift / (step_in * scales.astype(np.float64)))
+  return Integers(weights, scales, bias.astype(bias_type(source)))

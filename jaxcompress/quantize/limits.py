@@ -2,19 +2,21 @@
 
 XNNPACK refuses a convolution whose accumulator steps are 256 output steps or more, overflows where
 sums reach 2**31 output steps, and leaves some additions to kernels of TFLite that are wrong for
-them; what fits it, other runtimes run as well. Such ratios come from tensors that hardly move: a residual branch that is still zero, a range
+them; what fits it, other runtimes run as well. The kernels for 16-bit integers have limits of their
+own, and round sums alike only where the summands' scales are a power of two apart. Such ratios come from tensors that hardly move: a residual branch that is still zero, a range
 that was seen once. Widening their grids costs nothing, since steps that are far below those of the
 tensor that they are added to, or of the sums that they are made from, carry no information.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxcompress.nn import Graph, Node
-from jaxcompress.quantize.integer import RELU6_GRID, Grid, fixed_grid
+from jaxcompress.quantize.integer import GATES, Grid, fixed_grid, wide, xnnpack
 from jaxcompress.quantize.integer.swish import LARGEST_RATIO
-from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS, RATIOS
+from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
 from jaxcompress.quantize.transform import SAME_GRID, find_sites
 
 TINIEST = 2.0**-60  # products of scales stay normal float32 numbers
@@ -22,8 +24,23 @@ GREATEST = 2.0**60
 MARGIN = 1 + 2.0**-10  # keeps float32 rounding on the right side of a limit
 MOST_PASSES = 100
 
+RATIOS = {8: xnnpack.RATIOS, 16: wide.RATIOS}  # by the bits of activations
+
 Scales = dict[str, float]
-Needs = list[tuple[str, float]]
+
+
+class Need(NamedTuple):
+  """What a node needs.
+
+  Attributes:
+    tensor: whose scale it is about.
+    least: the scale must not be below it.
+    exact: whether a scale below is set to ``least`` itself; otherwise a little above.
+  """
+
+  tensor: str
+  least: float
+  exact: bool = False
 
 
 def fix_grids(graph: Graph, grids: Mapping[str, Grid]) -> dict[str, Grid]:
@@ -31,7 +48,7 @@ def fix_grids(graph: Graph, grids: Mapping[str, Grid]) -> dict[str, Grid]:
 
   Args:
     graph: with fused activations.
-    grids: of the tensors; those of gates may be missing.
+    grids: of the tensors; those of gates may be missing, and then have the bits of what reads them.
 
   Raises:
     ValueError: if a gate is joined with values of other ranges.
@@ -43,7 +60,12 @@ def fix_grids(graph: Graph, grids: Mapping[str, Grid]) -> dict[str, Grid]:
     -128
   """
   key_of, grids = find_sites(graph).key_of, dict(grids)
-  fixed = {key_of[node.output]: fixed_grid(node) for node in graph.nodes if fixed_grid(node)}
+  readers = {tensor: node.output for node in graph.nodes for tensor in node.inputs}
+  fixed = {}
+  for node in graph.nodes:
+    if fixed_grid(node):
+      near = grids.get(node.output) or grids.get(readers.get(node.output, ""))
+      fixed[key_of[node.output]] = fixed_grid(node, near.bits if near else 8)
   for tensor, key in key_of.items():
     if key in fixed:
       node = graph.producer(tensor)
@@ -90,21 +112,22 @@ def widen_grids(
   for _ in range(MOST_PASSES):
     changed = False
     for node in graph.nodes:
-      for tensor, least in _needs(node, scales, key_of, steps):
+      bits = grids[node.output].bits
+      for tensor, least, exact in _needs(node, bits, scales, key_of, steps):
         if scales[key_of[tensor]] < least and key_of[tensor] in fixed:
           raise ValueError(
             f"grids: layer {node.name!r} needs steps of {least:.3g} for {tensor!r}, a gate from 0 to"
             " 1; its weights or ranges are far too large: train with a lower learning rate."
           )
         if scales[key_of[tensor]] < least:
-          scales[key_of[tensor]] = least * MARGIN
+          scales[key_of[tensor]] = least if exact else least * MARGIN
           changed = True
     if not changed:
       break
   else:
     raise ValueError("grids: no scales fit the device; calibrate the activation ranges again.")
   return {
-    tensor: Grid(np.float32(scales[key]), int(grids[tensor].zero_point))
+    tensor: Grid(np.float32(scales[key]), int(grids[tensor].zero_point), grids[tensor].bits)
     for tensor, key in key_of.items()
   }
 
@@ -127,40 +150,55 @@ def _shared_scales(key_of: Mapping[str, str], grids: Mapping[str, Grid]) -> Scal
 
 
 def _needs(
-  node: Node, scales: Scales, key_of: Mapping[str, str], steps: Mapping[str, float]
-) -> Needs:
+  node: Node, bits: int, scales: Scales, key_of: Mapping[str, str], steps: Mapping[str, float]
+) -> list[Need]:
   """Tensors of a node and the least scale that each must have."""
+  ratios = RATIOS[bits]
   inputs = [scales[key_of[tensor]] for tensor in node.inputs]
   output = scales[key_of[node.output]]
   if node.name in steps:
-    return [(node.output, inputs[0] * steps[node.name])]
+    return [Need(node.output, inputs[0] * steps[node.name])]
+  if node.op == "Requantize":
+    return [Need(node.output, inputs[0], exact=True)]
   act = node.attrs.get("act")
   if act == "hard_sigmoid":
-    return [(node.inputs[0], float(RELU6_GRID.scale) * RATIOS["add"][0])]
+    return [Need(node.inputs[0], float(GATES[bits].relu6.scale) * ratios["add"][0])]
   if act == "hard_swish":
-    return [(node.output, inputs[0] * MARGIN / LARGEST_RATIO)]
+    return [Need(node.output, inputs[0] * MARGIN / LARGEST_RATIO)]
   if node.op in ("Add", "Activation"):
-    low, high = RATIOS["add"]
-    least = [(tensor, output * low) for tensor in node.inputs]
-    return [(node.output, max(inputs) * MARGIN / high), *least]
+    low, high = ratios["add"]
+    least = [Need(tensor, output * low) for tensor in node.inputs]
+    aligned = _aligned(node, inputs) if node.op == "Add" and bits == 16 else []
+    return [Need(node.output, max(inputs) * MARGIN / high), *least, *aligned]
   if node.op == "Multiply":
-    (left, right), (low, high) = inputs, RATIOS["multiply"]
-    return [(node.output, left * right * MARGIN / high), (node.inputs[0], output * low / right)]
+    (left, right), (low, high) = inputs, ratios["multiply"]
+    return [
+      Need(node.output, left * right * MARGIN / high),
+      Need(node.inputs[0], output * low / right),
+    ]
   if node.op == "GlobalAvgPool":
-    return [(node.output, inputs[0] * MARGIN / RATIOS["mean"][1])]
+    return [Need(node.output, inputs[0] * MARGIN / ratios["mean"][1])]
   return []
 
 
-def least_step(scales: np.ndarray, reach: np.ndarray) -> float:
+def _aligned(node: Node, inputs: list[float]) -> list[Need]:
+  """The smaller summand's scale must be the larger one's, divided by a power of two."""
+  (smaller, tensor), (larger, _) = sorted(zip(inputs, node.inputs, strict=True))
+  return [Need(tensor, larger / 2.0 ** np.floor(np.log2(larger / smaller)), exact=True)]
+
+
+def least_step(scales: np.ndarray, reach: np.ndarray, bits: int = 8) -> float:
   """Least output step of a layer, as a multiple of its input step, that the device runs.
 
   Args:
     scales: (out,) of the weights.
     reach: (out,) how far the sums of integer products get from zero.
+    bits: of the layer's activations.
 
   Examples:
     >>> round(256 * least_step(np.array([0.5, 1.0]), np.array([1000, 2000])), 2)
     1.0
   """
-  factor = np.maximum(MARGIN / RATIOS["conv"][1], np.asarray(reach, np.float64) / LARGEST_STEPS)
+  highest = RATIOS[bits]["conv"][1]
+  factor = np.maximum(MARGIN / highest, np.asarray(reach, np.float64) / LARGEST_STEPS)
   return float(np.max(scales * factor, initial=0.0))

@@ -23,7 +23,8 @@ class QuantizedModel:
 
   Attributes:
     graph: the graph that the device runs, with fused activations.
-    grids: what the int8 values of every tensor stand for, by name.
+    grids: what the integers of every tensor stand for, by name; their ``bits`` make it int8 or
+      int16.
     layers: the integers of every node that has a kernel, by name.
     preprocess: maps images to what the network reads, before they are rounded; or None.
     kernels: the runtime whose arithmetic is evaluated: ``"xnnpack"`` (LiteRT with XNNPACK on x86),
@@ -57,7 +58,7 @@ class QuantizedModel:
       _check_grid(tensor, self.grids.get(tensor))
     for node in self.graph.nodes:
       if kernel_shape(node) is not None:
-        _check_layer(node, self.layers.get(node.name))
+        _check_layer(node, self.layers.get(node.name), self.grids[node.inputs[0]])
     _ = self.program
 
   def with_kernels(self, kernels: str) -> "QuantizedModel":
@@ -75,28 +76,30 @@ class QuantizedModel:
     return (self.integers(images).astype(np.float32) - grid.zero_point) * grid.scale
 
   def integers(self, images: np.ndarray) -> np.ndarray:
-    """int8 logits of images, (N, classes); images as for :meth:`quantize_input`."""
+    """Integer logits of images, (N, classes); images as for :meth:`quantize_input`."""
     return self.run(self.quantize_input(images))
 
   def run(self, codes: np.ndarray) -> np.ndarray:
-    """int8 logits, (N, classes), of int8 input (N, height, width, channels): what a device does.
+    """Integer logits, (N, classes), of integer input (N, height, width, channels), as on a device.
 
     Any number of images: they are evaluated in batches of bounded size.
     """
-    codes = np.asarray(codes)
+    codes, dtype = np.asarray(codes), self.grids[INPUT].dtype
     self._check_shape(codes, "codes")
-    if codes.dtype != np.int8:
-      raise ValueError(f"codes: {codes.dtype} must be int8; quantize_input makes it from images.")
+    if codes.dtype != dtype:
+      raise ValueError(
+        f"codes: {codes.dtype} must be {dtype}; quantize_input makes it from images."
+      )
     return integer.run(self.program, codes)
 
   def quantize_input(self, images: np.ndarray) -> np.ndarray:
-    """``z + round_half_even(clip(v * float32(1 / s)))``: the int8 input of the device.
+    """``z + round_half_even(clip(v * float32(1 / s)))``: the integer input of the device.
 
     Args:
       images: (N, height, width, channels); what ``preprocess`` takes, or float if there is none.
 
     Returns:
-      int8, of the same shape.
+      int8 or int16, as the input's grid has it, of the same shape.
 
     Raises:
       ValueError: if the shape or dtype does not fit, or a value is not a number.
@@ -109,7 +112,7 @@ class QuantizedModel:
       if np.isnan(values).any():
         raise ValueError("images: some values are not numbers; clean them before evaluation.")
       rounded = np.rint(np.clip(values, grid.low, grid.high))
-      codes.append((rounded + grid.zero_point).astype(np.int8))
+      codes.append((rounded + grid.zero_point).astype(grid.dtype))
     return np.concatenate(codes)
 
   def _network_input(self, images: np.ndarray) -> np.ndarray:
@@ -138,6 +141,13 @@ def _check_grid(tensor: str, grid: Grid | None) -> None:
     raise ValueError(
       f"grids: {tensor!r} has scale {grid.scale}; it must be a positive, normal float32."
     )
+  if grid.bits not in integer.TYPES:
+    raise ValueError(f"grids: {tensor!r} has {grid.bits} bits; it must have 8 or 16.")
+  if grid.bits == 16 and grid.zero_point != 0:
+    raise ValueError(
+      f"grids: {tensor!r} has 16 bits and zero point {grid.zero_point}; it must be 0, since runtimes"
+      " have symmetric 16-bit integers only."
+    )
   if not integer.LOWEST <= grid.zero_point <= integer.HIGHEST:
     raise ValueError(
       f"grids: {tensor!r} has zero point {grid.zero_point}; it must be in"
@@ -145,12 +155,22 @@ def _check_grid(tensor: str, grid: Grid | None) -> None:
     )
 
 
-def _check_layer(node: Node, layer: Integers | None) -> None:
+def bias_type(source: Grid) -> np.dtype:
+  """Type of the biases of a layer that reads a tensor: int64 where it has 16 bits.
+
+  Examples:
+    >>> bias_type(Grid(np.float32(1), 0))
+    dtype('int32')
+  """
+  return np.dtype(np.int64 if source.bits == 16 else np.int32)
+
+
+def _check_layer(node: Node, layer: Integers | None, source: Grid) -> None:
   name, shape = node.name, kernel_shape(node)
   if layer is None:
     raise ValueError(f"layers: {name!r} has no integers; give every layer with a kernel some.")
   expected = (("weights", np.int8, shape), ("scales", np.float32, shape[-1:]))
-  for field, dtype, size in (*expected, ("bias", np.int32, shape[-1:])):
+  for field, dtype, size in (*expected, ("bias", bias_type(source), shape[-1:])):
     array = getattr(layer, field)
     if array.dtype != dtype or array.shape != size:
       raise ValueError(

@@ -29,7 +29,8 @@ class Rule:
       ``"pointwise"``, or ``"first"`` and ``"last"`` for the first and last layer with a kernel. The
       path of the network's input is ``"input"``.
     weights: quantizer of the kernel; None leaves it in float.
-    activations: quantizer of the output; None leaves it in float.
+    activations: quantizer of the output; None leaves it in float. With more than 8 bits the layer
+      reads and writes int16, whatever its neighbours do.
 
   Raises:
     ValueError: if the expression is none, or nothing is decided.
@@ -65,6 +66,20 @@ def first_last_8bit() -> tuple[Rule, ...]:
     Zhou et al., `DoReFa-Net <https://arxiv.org/abs/1606.06160>`_, 2016, section 2.7.
   """
   return (Rule(match="first|last", weights=absmax(8), activations=ema_range(8)),)
+
+
+def squeeze_excite_16bit() -> tuple[Rule, ...]:
+  """16-bit activations in the attention of MobileNetV3 and GhostNet: means, both layers, the gate.
+
+  They are single numbers per channel, on which a whole map depends; the maps keep their 8 bits.
+  A rule of your own does the same for other layers: ``Rule(match=..., activations=ema_range(16))``.
+
+  Examples:
+    >>> from jaxcompress.quantize import int8
+    >>> [rule.activations.levels.high for rule in int8(rules=squeeze_excite_16bit()).rules]
+    [32767]
+  """
+  return (Rule(match="(^|/)se/(pool|reduce|expand)$", activations=ema_range(16)),)
 
 
 class Choice(NamedTuple):

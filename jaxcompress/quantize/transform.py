@@ -6,7 +6,7 @@ of what they read, and what a concatenation joins shares one grid.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
@@ -24,12 +24,11 @@ from jaxcompress.nn import (
   with_parameters,
 )
 from jaxcompress.quantize.config import Quantization
-from jaxcompress.quantize.grid import fake_quant, levels
-from jaxcompress.quantize.integer import Grid, fixed_grid
+from jaxcompress.quantize.grid import activation_levels, fake_quant, stored_bits
+from jaxcompress.quantize.integer import Grid, fixed_grid, with_bits
 from jaxcompress.quantize.quantizers import Quantizer, dorefa_gradient
 from jaxcompress.quantize.rules import Choice, Names, choose, names_of
 
-ACTIVATION_LEVELS = levels(8, symmetric=False)
 SAME_GRID = ("MaxPool", "AvgPool", "Split", "ChannelShuffle", "Concat")
 MOVES = ("MaxPool", "Split", "ChannelShuffle")  # their outputs are values that were rounded before
 
@@ -116,10 +115,12 @@ class Assigned(NamedTuple):
   Attributes:
     weights: by layer; layers that stay in float are left out.
     activations: by grid (see ``Sites.keys``), likewise; fixed grids need none.
+    gates: the fixed grids, by tensor, in the bits of the quantizer that the rules give them.
   """
 
   weights: dict[str, Quantizer]
   activations: dict[str, Quantizer]
+  gates: dict[str, Grid]
 
 
 def assign(plan: Quantization, sites: Sites) -> Assigned:
@@ -145,7 +146,17 @@ def assign(plan: Quantization, sites: Sites) -> Assigned:
     if tensor in sites.rounded and tensor not in fixed
   }
   present = lambda table: {key: q for key, q in table.items() if q is not None}  # noqa: E731
-  return Assigned(present(weights), present(activations))
+  gates = {
+    node.output: fixed_grid(node, _bits(chosen[node.name].activations))
+    for node in sites.graph.nodes
+    if node.output in fixed
+  }
+  return Assigned(present(weights), present(activations), gates)
+
+
+def _bits(quantizer: Quantizer | None) -> int:
+  """Bits of the integers that a tensor is stored in; of a tensor in float, 8."""
+  return 8 if quantizer is None else stored_bits(quantizer.levels)
 
 
 def init_quantizers(quantization: Quantization, sites: Sites, params: Any) -> QuantVariables:
@@ -274,16 +285,31 @@ def quantize_activations(
   Returns:
     An :class:`ActivationPass`, for one forward pass.
   """
-  key_of, fixed = sites.key_of, dict(sites.fixed)
-  quantizers = assign(quantization, sites).activations
+  key_of, (_, quantizers, gates) = sites.key_of, assign(quantization, sites)
+  narrowed = _narrowed_reads(sites, quantizers, gates)
   start, updated = variables.state["activations"], {}
   observing = False if not train else active
 
+  def on_grid(grid: Grid, x: jax.Array) -> jax.Array:
+    y = fake_quant(x, grid.scale, float(grid.zero_point), activation_levels(grid.bits))
+    return _select(active, y, x)
+
+  def narrow(tensor: str | None, x: jax.Array) -> jax.Array:
+    """A 16-bit tensor as a layer of 8 bits reads it."""
+    if tensor is None:
+      return x
+    grid, key = gates.get(tensor), key_of[tensor]
+    if grid is None:
+      scale, _ = quantizers[key].grid(
+        variables.params["activations"][key], updated.get(key, start[key]), None
+      )
+      grid = Grid(jax.lax.stop_gradient(scale), 0, 16)
+    return on_grid(with_bits(grid, 8, nonnegative=tensor in sites.nonnegative), x)
+
   def visit(tensor: str, x: jax.Array) -> jax.Array:
     key = key_of[tensor]
-    if tensor in fixed:
-      scale, zero = (jnp.float32(number) for number in fixed[tensor])
-      return _select(active, fake_quant(x, scale, zero, ACTIVATION_LEVELS), x)
+    if tensor in gates:
+      return on_grid(gates[tensor], x)
     if key not in quantizers:
       return x
     y, state = quantizers[key].apply(
@@ -306,8 +332,10 @@ def quantize_activations(
       return next_fun(*args, **kwargs)
     if live_norm is not None and "train" in kwargs:
       kwargs = {**kwargs, "train": live_norm}
-    output = next_fun(*args, **kwargs)
     name = module_path(context.module)
+    if name in narrowed:
+      args = tuple(narrow(*pair) for pair in zip(narrowed[name], args, strict=True))
+    output = next_fun(*args, **kwargs)
     return visit(name, output) if name in sites.rounded else output
 
   @contextmanager
@@ -316,3 +344,19 @@ def quantize_activations(
       yield
 
   return ActivationPass(lambda x: visit(INPUT, x), intercept, lambda: {**start, **updated})
+
+
+def _narrowed_reads(
+  sites: Sites, quantizers: Mapping[str, Quantizer], gates: Mapping[str, Grid]
+) -> dict[str, tuple[str | None, ...]]:
+  """For each node that computes in 8 bits and reads tensors of 16: these, and None for the others."""
+  key_of = sites.key_of
+  bits = {
+    tensor: gates[tensor].bits if tensor in gates else _bits(quantizers.get(key))
+    for tensor, key in key_of.items()
+  }
+  reads = {
+    node.name: tuple(t if bits[t] > bits[node.output] else None for t in node.inputs)
+    for node in sites.graph.nodes
+  }
+  return {name: tensors for name, tensors in reads.items() if any(tensors)}

@@ -9,8 +9,6 @@ import numpy as np
 from jaxcompress.nn import Graph, Node, count_parameters, kernel_shape, macs, parameters
 from jaxcompress.report.results import Layer, Range, Spread
 
-LOWEST, HIGHEST = -128, 127  # of an int8 activation
-
 
 def layer_rows(
   graph: Graph, params: Mapping[str, Any], bits: int = 32, quantized: Any = None
@@ -118,15 +116,15 @@ def channel_spread(integers: Any) -> Spread:
 
 
 def range_rows(grids: Mapping[str, Any]) -> tuple[Range, ...]:
-  """Ranges of activation tensors, from the grids (``scale``, ``zero_point``) of a model.
+  """Ranges of activation tensors, from the grids of a model.
 
   Examples:
-    >>> from types import SimpleNamespace
-    >>> range_rows({"input": SimpleNamespace(scale=np.float32(0.5), zero_point=-128)})
+    >>> from jaxcompress.quantize import Grid
+    >>> range_rows({"input": Grid(np.float32(0.5), -128)})
     (Range(tensor='input', low=0.0, high=127.5, scale=0.5, zero_point=-128),)
   """
   rows = []
   for tensor, grid in grids.items():
     scale, zero = float(grid.scale), int(grid.zero_point)
-    rows.append(Range(tensor, (LOWEST - zero) * scale, (HIGHEST - zero) * scale, scale, zero))
+    rows.append(Range(tensor, grid.low * scale, grid.high * scale, scale, zero))
   return tuple(rows)

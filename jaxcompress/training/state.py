@@ -95,7 +95,7 @@ class CompressState:
     sites = find_sites(self.graph())
     codes = trained_codes(plan, sites, self.quantizer, self.params)
     codes, variables = jax.device_get((codes, self.variables))
-    return deploy(sites, codes, variables, preprocess=self.recipe.preprocess)
+    return deploy(plan, sites, codes, variables, preprocess=self.recipe.preprocess)
 
 
 def trained_tree(params: Any, quantizer: QuantVariables, loss_params: Any) -> dict[str, Any]:

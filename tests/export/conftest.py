@@ -26,7 +26,9 @@ from jaxcompress.quantize import (
   find_sites,
   levels,
 )
-from jaxcompress.quantize.integer import KERNELS, fixed_grid, lower_hard_swish
+from jaxcompress.quantize.integer import KERNELS, fixed_grid, lower_hard_swish, lower_widths
+from jaxcompress.quantize.limits import widen_grids
+from jaxcompress.quantize.model import bias_type
 
 
 def graph_of(module: nn.Module, shape: tuple[int, ...], lower: bool = False):
@@ -82,14 +84,40 @@ def random_integers(rng, shape, input_scale: float, output_scale: float) -> Inte
   return Integers(weights, scales, bias)
 
 
+def with_widths(quantized: QuantizedModel, bits) -> QuantizedModel:
+  """The same network with ``bits(name of a grid)`` in each grid; 16-bit steps are 256 times finer.
+
+  Weights and scales stay; a bias stands for the same real number.
+  """
+  sites = find_sites(quantized.graph)
+  grids = dict(quantized.grids)
+  for tensor, key in sites.keys:
+    if bits(key) == 16:
+      grids[tensor] = Grid(grids[tensor].scale / np.float32(256), 0, 16)
+  for node in sites.graph.nodes:
+    if fixed_grid(node):
+      grids[node.output] = fixed_grid(node, grids[node.output].bits)
+  graph, grids = lower_widths(sites.graph, grids, sites.nonnegative)
+  grids, layers = widen_grids(graph, grids, {}), {}
+  before = {node.name: quantized.grids[node.inputs[0]].scale for node in sites.graph.nodes}
+  for node in graph.nodes:
+    if kernel_shape(node) is not None:
+      layer, source = quantized.layers[node.name], grids[node.inputs[0]]
+      bias = np.rint(layer.bias * (np.float64(before[node.name]) / source.scale))
+      layers[node.name] = layer._replace(bias=bias.astype(bias_type(source)))
+  return QuantizedModel(graph, grids, layers)
+
+
 def images_for(quantized: QuantizedModel, count: int, seed: int = 0) -> np.ndarray:
-  """Float images that are quantized to every int8 code, and whose channels differ in their means."""
+  """Float images that are quantized to every code, and whose channels differ in their means."""
   rng = np.random.default_rng(seed)
   height, width, channels = quantized.graph.input_shape[1:]
-  means = rng.uniform(-110, 110, (count, 1, 1, channels))
-  codes = rng.normal(means, 50, (count, height, width, channels))
   grid = quantized.grids[INPUT]
-  return ((np.rint(np.clip(codes, -128, 127)) - grid.zero_point) * grid.scale).astype(np.float32)
+  fine = 2 ** (grid.bits - 8)
+  means = rng.uniform(-110, 110, (count, 1, 1, channels))
+  codes = np.rint(fine * rng.normal(means, 50, (count, height, width, channels)))
+  steps = np.clip(codes - grid.zero_point, grid.low, grid.high)
+  return (steps * grid.scale).astype(np.float32)
 
 
 def trained_like(model, shape, seed=0):
@@ -156,6 +184,7 @@ def networks():
     graph_of = staticmethod(graph_of)
     random_quantized = staticmethod(random_quantized)
     random_integers = staticmethod(random_integers)
+    with_widths = staticmethod(with_widths)
     images_for = staticmethod(images_for)
     trained_like = staticmethod(trained_like)
     calibrated = staticmethod(calibrated)

@@ -21,7 +21,7 @@ from jaxcompress.nn import (
   Split,
 )
 from jaxcompress.quantize import Grid, QuantizedModel
-from jaxcompress.quantize.integer import HARD_SIGMOID_GRID
+from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS
 
 
 class Lambda(nn.Module):
@@ -127,6 +127,20 @@ def test_an_op_is_bit_equal(name, kernels, networks, check):
     assert (result.bit_equal, result.max_steps, result.images) == (1.0, 0, 8)
     left_out |= set(result.left_out)
   assert left_out == (NOT_DELEGATED.get(name, set()) if kernels == "xnnpack" else set())
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_an_op_with_16_bit_activations_is_bit_equal(name, networks, check):
+  function, shape = OPS[name]
+  for seed in range(2):
+    narrow = networks.random_quantized(Lambda(function), shape, seed)
+    drawn = np.random.default_rng(seed).choice([8, 16], len(narrow.grids))
+    bits = dict(zip(narrow.grids, drawn, strict=True)) if seed else dict.fromkeys(narrow.grids, 16)
+    quantized = networks.with_widths(narrow, bits.get)
+    images = networks.images_for(quantized, 4, seed)
+    for kernels in KERNELS:
+      result = check(quantized, images, kernels=kernels)
+      assert (kernels, result.bit_equal, result.max_steps) == (kernels, 1.0, 0)
 
 
 def test_the_hard_swish_operator_is_bit_equal(kernels, networks, check):

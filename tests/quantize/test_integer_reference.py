@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS, RELU6_GRID, SIXTH_GRID, Grid
+from jaxcompress.quantize.integer import GATES, KERNELS, Grid
 from jaxcompress.quantize.integer.reference import (
   Factor,
   addition,
@@ -16,6 +16,7 @@ from jaxcompress.quantize.integer.reference import (
   mean,
   quantize_multiplier,
 )
+from jaxcompress.quantize.integer.runtimes import find_kernels
 
 ONE = Grid(np.float32(1), 0)
 LARGEST = 2**31 - 1
@@ -85,7 +86,7 @@ def test_means_are_the_integer_arithmetic_by_definition(side):
   source, output = Grid(np.float32(0.07), 9), Grid(np.float32(0.041), -31)
   codes = rng.integers(-128, 128, (4, side, side, 6)) - source.zero_point
   count = side**2
-  whole = quantize_multiplier(np.float32(0.07) / np.float32(0.041))
+  whole = quantize_multiplier(np.float64(source.scale) / np.float64(output.scale))
   shift = count.bit_length() - 1
   q31 = (int(whole.q31) << shift) // count
   exponent = int(whole.left) - shift
@@ -101,11 +102,13 @@ def test_means_are_the_integer_arithmetic_by_definition(side):
   assert np.abs(y - codes.mean((1, 2), keepdims=True) * 0.07 / 0.041).max() < 0.75  # rounded twice
 
 
-def test_a_sixth_of_six_is_one_in_every_runtime():
-  codes = jnp.arange(256)
-  for kernels in KERNELS.values():
-    sixth = kernels.product(RELU6_GRID, SIXTH_GRID, HARD_SIGMOID_GRID)
-    np.testing.assert_array_equal(sixth(codes * SIXTH_GRID.high), codes)
+@pytest.mark.parametrize("bits", GATES)
+def test_a_sixth_of_six_is_one_in_every_runtime(bits):
+  gate = GATES[bits]
+  codes = jnp.arange(gate.relu6.high + 1)
+  for name in KERNELS:
+    sixth = find_kernels(name, bits).product(gate.relu6, gate.sixth, gate.output)
+    np.testing.assert_array_equal(sixth(codes * gate.sixth.high), codes)
 
 
 def test_what_would_overflow_is_refused():

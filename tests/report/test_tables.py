@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from jaxcompress import models, nn
+from jaxcompress.quantize import Grid
 from jaxcompress.report import (
   Entry,
   environment,
@@ -96,7 +97,7 @@ def test_rows_of_a_quantized_model_describe_its_integers(summary):
 
 
 def test_ranges_are_those_that_the_grid_represents():
-  grid = SimpleNamespace(scale=np.float32(0.5), zero_point=-28)
+  grid = Grid(np.float32(0.5), -28)
   (row,) = range_rows({"a": grid})
   assert (row.low, row.high) == (-50.0, 77.5)
 

@@ -7,29 +7,30 @@ from jaxcompress.quantize.integer.leaf_ops import (
   counts_padding,
   pads_of,
 )
-from jaxcompress.quantize.integer.lower import fixed_grid, lower_hard_swish
+from jaxcompress.quantize.integer.lower import fixed_grid, lower_hard_swish, lower_widths
 from jaxcompress.quantize.integer.program import Program, prepare, run
 from jaxcompress.quantize.integer.runtimes import KERNELS
 from jaxcompress.quantize.integer.values import (
+  GATES,
   HARD_SIGMOID_GRID,
   HIGHEST,
   LOWEST,
-  RELU6_GRID,
-  SIXTH_GRID,
-  THREE_GRID,
+  TYPES,
+  GateGrids,
   Grid,
   Integers,
+  with_bits,
 )
 
 __all__ = [
   "ARITHMETIC",
+  "GATES",
   "HARD_SIGMOID_GRID",
   "HIGHEST",
   "KERNELS",
   "LOWEST",
-  "RELU6_GRID",
-  "SIXTH_GRID",
-  "THREE_GRID",
+  "TYPES",
+  "GateGrids",
   "Grid",
   "Integers",
   "Program",
@@ -38,7 +39,9 @@ __all__ = [
   "counts_padding",
   "fixed_grid",
   "lower_hard_swish",
+  "lower_widths",
   "pads_of",
   "prepare",
   "run",
+  "with_bits",
 ]

@@ -6,6 +6,7 @@ groups of input channels that stay below; the groups are added up in int32.
 """
 
 from functools import partial
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,23 @@ import numpy as np
 
 from jaxcompress import ops
 from jaxcompress.ops.dispatch import backend
-from jaxcompress.quantize.integer.values import Grid
 
 EXACT = 2**24  # integers below this are float32 values
 
 Parts = tuple[tuple[int, int], ...]
 
 
-def reach(weights: np.ndarray, grid: Grid) -> np.ndarray:
+class Interval(Protocol):
+  """Where values of ``q - zero_point`` lie, as those of a :class:`~jaxcompress.quantize.Grid`."""
+
+  @property
+  def low(self) -> int: ...
+
+  @property
+  def high(self) -> int: ...
+
+
+def reach(weights: np.ndarray, grid: Interval) -> np.ndarray:
   """How far a partial sum can get from zero, per input channel of a group and output channel.
 
   With ``q - z`` in [low, high] and zero among them (padding is zero), every partial sum of
@@ -34,6 +44,7 @@ def reach(weights: np.ndarray, grid: Grid) -> np.ndarray:
     (2, in / groups, out) int64: largest downward and upward contribution of an input channel.
 
   Examples:
+    >>> from jaxcompress.quantize.integer import Grid
     >>> reach(np.int8([[3], [-2]]), Grid(np.float32(1), -128)).tolist()
     [[[0], [510]], [[765], [0]]]
   """
@@ -43,7 +54,7 @@ def reach(weights: np.ndarray, grid: Grid) -> np.ndarray:
   return np.stack([positive * low + negative * high, positive * high + negative * low])
 
 
-def split_exactly(weights: np.ndarray, grid: Grid) -> Parts:
+def split_exactly(weights: np.ndarray, grid: Interval) -> Parts:
   """Intervals of input channels (of one group) whose float32 sums are exact.
 
   Args:
@@ -57,6 +68,7 @@ def split_exactly(weights: np.ndarray, grid: Grid) -> Parts:
     ValueError: if a single channel's sum can reach 2**24 (kernels of 23x23 and more).
 
   Examples:
+    >>> from jaxcompress.quantize.integer import Grid
     >>> split_exactly(np.full((1000, 4), 127, np.int8), Grid(np.float32(1), -128))
     ((0, 518), (518, 1000))
   """
@@ -75,10 +87,11 @@ def split_exactly(weights: np.ndarray, grid: Grid) -> Parts:
   return (*parts, (start, bounds.shape[1]))
 
 
-def largest_accumulator(weights: np.ndarray, grid: Grid) -> np.ndarray:
+def largest_accumulator(weights: np.ndarray, grid: Interval) -> np.ndarray:
   """(out,) int64: how far a whole sum can get from zero.
 
   Examples:
+    >>> from jaxcompress.quantize.integer import Grid
     >>> largest_accumulator(np.int8([[3], [-2]]), Grid(np.float32(1), -128)).tolist()
     [765]
   """

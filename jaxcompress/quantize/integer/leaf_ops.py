@@ -18,12 +18,12 @@ from jaxcompress.quantize.integer.convolve import (
 from jaxcompress.quantize.integer.runtimes import Kernels
 from jaxcompress.quantize.integer.swish import hard_swish_table
 from jaxcompress.quantize.integer.values import (
-  RELU6_GRID,
-  THREE_GRID,
+  GATES,
   Grid,
   Integers,
   clip_range,
 )
+from jaxcompress.quantize.integer.wide import LARGEST_SUM, Bytes, accumulate_wide, wide
 
 Grids = Mapping[str, Grid]
 Arrays = dict[str, Any]
@@ -94,29 +94,33 @@ def _output(node: Node, grids: Grids) -> Grid:
 
 def _prepare_weights(node: Node, grids: Grids, integers: Integers, rule, groups: int):
   source, output = grids[node.inputs[0]], _output(node, grids)
+  is_wide = source.bits == 16
   reach = largest_accumulator(integers.weights, source) + np.abs(integers.bias.astype(np.int64))
-  if np.any(reach >= 2**31):
+  if np.any(reach >= (LARGEST_SUM if is_wide else 2**31)):
     raise ValueError(
-      f"bias: sums reach {reach.max()}, which int32 does not hold; quantize.assemble makes scales"
-      " that fit."
+      f"bias: sums reach {reach.max()}, which accumulators do not hold; quantize.assemble makes"
+      " scales that fit."
     )
   spread = (1,) * (len(node.output_shapes[0]) - 1) + (-1,)
+  bias = integers.bias.reshape(spread)
   static = (
-    split_exactly(integers.weights, source),
+    split_exactly(integers.weights, Bytes() if is_wide else source),
     node.attrs.get("stride", 1),
     node.attrs.get("padding", "VALID"),
     groups,
+    is_wide,
   )
   return static, {
     "weights": integers.weights,
-    "bias": integers.bias.reshape(spread),
+    "bias": wide(bias) if is_wide else bias,
     "rule": rule(source, integers.scales.reshape(spread), output, reach.reshape(spread)),
   }
 
 
 def _run_weights(static, arrays: Arrays, x):
-  parts, stride, padding, groups = static
-  total = accumulate(x, arrays["weights"], parts, stride=stride, padding=padding, groups=groups)
+  parts, stride, padding, groups, is_wide = static
+  convolve = accumulate_wide if is_wide else accumulate
+  total = convolve(x, arrays["weights"], parts, stride=stride, padding=padding, groups=groups)
   return (_clip(arrays["rule"](total + arrays["bias"]), arrays),)
 
 
@@ -155,12 +159,17 @@ def _prepare_activation(node: Node, grids: Grids, integers, kernels: Kernels):
   """
   source, output = grids[node.inputs[0]], _output(node, grids)
   if node.attrs["act"] == "hard_swish":
+    if output.bits == 16:
+      raise ValueError(
+        "act: HARD_SWISH runs on 8-bit integers only; quantize.assemble writes it as a gate."
+      )
     return "table", {"table": hard_swish_table(source, output), "lowest": np.int32(source.low)}
   clipping = _clipping(node, output, kernels)
   if node.attrs["act"] == "hard_sigmoid":
-    rule, constant = kernels.addition(source, THREE_GRID, RELU6_GRID), THREE_GRID.high
+    gate = GATES[output.bits]
+    rule, constant = kernels.shift(source, gate.three, gate.relu6), gate.three.high
   else:
-    rule, constant = kernels.addition(source, source, output), 0
+    rule, constant = kernels.shift(source, source, output), 0
   return "sum", {"rule": rule, "constant": np.float32(constant), **clipping}
 
 
@@ -178,7 +187,21 @@ def _prepare_multiply(node: Node, grids: Grids, integers, kernels: Kernels):
 
 
 def _run_multiply(static, arrays: Arrays, x, y):
-  return (_clip(arrays["rule"](x * y), arrays),)
+  return (_clip(arrays["rule"](x.astype(jnp.int32) * y.astype(jnp.int32)), arrays),)
+
+
+def _prepare_requantize(node: Node, grids: Grids, integers, kernels: Kernels):
+  source, output = grids[node.inputs[0]], _output(node, grids)
+  if source.bits == output.bits:
+    raise ValueError(
+      f"grids: a Requantize is between widths; {node.inputs[0]!r} and {node.output!r} both have"
+      f" {source.bits} bits."
+    )
+  return None, {"rule": kernels.requantization(source, output), **_clipping(node, output, kernels)}
+
+
+def _run_requantize(static, arrays: Arrays, x):
+  return (_clip(arrays["rule"](x), arrays),)
 
 
 def _prepare_mean(node: Node, grids: Grids, integers, kernels: Kernels):
@@ -234,8 +257,8 @@ def _run_average_pool(static, arrays: Arrays, x):
     return _run_weights(detail, arrays, x)
   (kernel, stride, pads), counts, zero_point = detail, arrays["counts"], arrays["zero_point"]
   window, steps = (1, kernel, kernel, 1), (1, stride, stride, 1)
-  total = lax.reduce_window(x, 0.0, lax.add, window, steps, ((0, 0), *pads, (0, 0)))
-  codes = total.astype(jnp.int32) + counts * zero_point
+  x, pads = x.astype(jnp.int32), ((0, 0), *pads, (0, 0))
+  codes = lax.reduce_window(x, jnp.int32(0), lax.add, window, steps, pads) + counts * zero_point
   rounded = (jnp.abs(codes) + counts // 2) // counts
   return ((jnp.sign(codes) * rounded - zero_point).astype(jnp.float32),)
 
@@ -283,6 +306,7 @@ ARITHMETIC: Mapping[str, LeafArithmetic] = {
   "Add": LeafArithmetic(_prepare_add, _run_add),
   "Multiply": LeafArithmetic(_prepare_multiply, _run_multiply),
   "Activation": LeafArithmetic(_prepare_activation, _run_activation),
+  "Requantize": LeafArithmetic(_prepare_requantize, _run_requantize),
   "GlobalAvgPool": LeafArithmetic(_prepare_mean, _run_mean),
   "AvgPool": LeafArithmetic(_prepare_average_pool, _run_average_pool),
   "MaxPool": LeafArithmetic(_prepare_max_pool, _run_max_pool),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.nn import INPUT, Graph
+from jaxcompress.nn import INPUT, Graph, Node
 from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC
 from jaxcompress.quantize.integer.runtimes import find_kernels
 from jaxcompress.quantize.integer.values import Grid, Integers
@@ -33,6 +33,7 @@ class Program(NamedTuple):
     steps: what is compiled; equal for networks of one architecture, so they share a program.
     arrays: what it is called with: a dict for each step.
     output: name of the tensor that holds the logits.
+    dtype: of the logits.
     zero_points: of the input and of the logits.
     batch: images that are evaluated at once.
   """
@@ -40,6 +41,7 @@ class Program(NamedTuple):
   steps: tuple[Step, ...]
   arrays: tuple[dict[str, Any], ...]
   output: str
+  dtype: np.dtype
   zero_points: tuple[int, int]
   batch: int
 
@@ -62,7 +64,7 @@ def prepare(
     ValueError: for an unknown runtime, an op that has no integer arithmetic or numbers that the device would refuse;
       it names the layer.
   """
-  rules = find_kernels(kernels)
+  find_kernels(kernels)
   steps, arrays = [], []
   for node in graph.nodes:
     if node.op not in ARITHMETIC:
@@ -75,14 +77,28 @@ def prepare(
         f"model: layer {node.name!r} makes maps of shape {node.output_shapes[0][1:]}, which are"
         " empty; give it larger images."
       )
+    rules = find_kernels(kernels, _width(node, grids))
     try:
       static, numbers = ARITHMETIC[node.op].prepare(node, grids, layers.get(node.name), rules)
     except ValueError as error:
       raise ValueError(f"model: layer {node.name!r}: {error}") from error
     steps.append(Step(node.op, static, node.inputs, node.outputs))
     arrays.append(numbers)
-  ends = (grids[INPUT].zero_point, grids[graph.output].zero_point)
-  return Program(tuple(steps), tuple(arrays), graph.output, ends, _batch(graph))
+  source, output = grids[INPUT], grids[graph.output]
+  ends = (source.zero_point, output.zero_point)
+  return Program(tuple(steps), tuple(arrays), graph.output, output.dtype, ends, _batch(graph))
+
+
+def _width(node: Node, grids: Mapping[str, Grid]) -> int:
+  """Bits of the activations that a node computes with."""
+  bits = grids[node.output].bits
+  mixed = {name: grids[name].bits for name in (*node.inputs, *node.outputs)}
+  if node.op != "Requantize" and set(mixed.values()) != {bits}:
+    raise ValueError(
+      f"grids: layer {node.name!r} has tensors of several widths ({mixed} bits); only a Requantize"
+      " may, and quantize.assemble puts them in."
+    )
+  return bits
 
 
 def _batch(graph: Graph) -> int:
@@ -98,10 +114,10 @@ def run(program: Program, codes: np.ndarray) -> np.ndarray:
 
   Args:
     program: of :func:`prepare`.
-    codes: int8, (images, height, width, channels).
+    codes: int8 or int16, (images, height, width, channels).
 
   Returns:
-    int8 logits, (images, classes).
+    int8 or int16 logits, (images, classes).
   """
   count = len(codes)
   batch = min(program.batch, 2 ** max(count - 1, 0).bit_length())
@@ -111,16 +127,18 @@ def run(program: Program, codes: np.ndarray) -> np.ndarray:
     part = codes[start : start + batch]
     padding = ((0, batch - len(part)), *((0, 0),) * (codes.ndim - 1))
     padded = np.pad(part, padding)
-    logits = _evaluate(program.steps, program.output, arrays, program.zero_points, padded)
+    ends = (program.output, program.dtype)
+    logits = _evaluate(program.steps, ends, arrays, program.zero_points, padded)
     results.append(np.asarray(logits)[: len(part)])
   return np.concatenate(results)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _evaluate(steps, output, arrays, zero_points, codes):
+def _evaluate(steps, ends, arrays, zero_points, codes):
   tensors = {INPUT: codes.astype(jnp.float32) - zero_points[0]}
   for step, numbers in zip(steps, arrays, strict=True):
     inputs = [tensors[name] for name in step.inputs]
     outputs = ARITHMETIC[step.op].run(step.static, numbers, *inputs)
     tensors.update(zip(step.outputs, outputs, strict=True))
-  return (tensors[output] + zero_points[1]).astype(jnp.int8)
+  output, dtype = ends
+  return (tensors[output] + zero_points[1]).astype(dtype)

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxcompress.quantize.integer.values import Grid
 
-SUM_BITS = 20  # by which an addition shifts its inputs to the left
+SUM_BITS = {8: 20, 16: 15}  # by which an addition of integers shifts its inputs to the left
 INT32 = 2**31
 
 
@@ -42,14 +42,15 @@ class Factor(NamedTuple):
 
 
 class Sum(NamedTuple):
-  """An addition: both inputs and their sum are scaled."""
+  """An addition: both inputs, shifted to the left by ``shift``, and their sum are scaled."""
 
   left: Factor
   right: Factor
   total: Factor
+  shift: np.int32
 
   def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
-    shifted = (a.astype(jnp.int32) << SUM_BITS for a in (x, y))
+    shifted = (a.astype(jnp.int32) << self.shift for a in (x, y))
     return self.total(sum(f(a) for f, a in zip((self.left, self.right), shifted, strict=True)))
 
 
@@ -163,30 +164,46 @@ def dense_in_float64(source: Grid, scales: np.ndarray, output: Grid, reach: np.n
 def product(left: Grid, right: Grid, output: Grid) -> Factor:
   """The factor of products in TensorFlow Lite for Microcontrollers: in float64."""
   real = np.float64(left.scale) * np.float64(right.scale) / np.float64(output.scale)
-  return _checked(quantize_multiplier(real), 255**2)
+  return _checked(quantize_multiplier(real), _reach(left) * _reach(right))
 
 
 def product_in_float32(left: Grid, right: Grid, output: Grid) -> Factor:
   """The factor of products in LiteRT's reference kernels: in float32."""
   real = np.float32(left.scale) * np.float32(right.scale) / np.float32(output.scale)
-  return _checked(quantize_multiplier(real), 255**2)
+  return _checked(quantize_multiplier(real), _reach(left) * _reach(right))
+
+
+def requantization(source: Grid, output: Grid) -> Factor:
+  """The factor from one grid to another, in float64.
+
+  Raises:
+    ValueError: if a value, shifted to the left, is no int32.
+
+  Examples:
+    >>> fine, coarse = Grid(np.float32(0.25), 0, 16), Grid(np.float32(1), 3)
+    >>> requantization(fine, coarse)(jnp.int32([4, 8, -12])).tolist()
+    [1, 2, -3]
+  """
+  real = np.float64(source.scale) / np.float64(output.scale)
+  return _checked(quantize_multiplier(real), _reach(source))
 
 
 def addition(left: Grid, right: Grid, output: Grid) -> Sum:
   """The factors of an addition: of the inputs below one half, of their sum below one.
 
   Raises:
-    ValueError: if a scale is 2**19 times the output's or more.
+    ValueError: if a scale is 2**19 times the output's or more, 2**14 times with 16 bits.
   """
   one, other, result = (np.float64(grid.scale) for grid in (left, right, output))
-  twice = 2 * max(one, other)
-  total = twice / (2**SUM_BITS * result)
+  twice, shift = 2 * max(one, other), SUM_BITS[output.bits]
+  total = twice / (2**shift * result)
   if total >= 1:
     raise ValueError(
       f"scales: the inputs' are up to {twice / 2 / result:.3g} times the output's, more than the"
       " reference kernels run; quantize.assemble widens grids so that it fits."
     )
-  return Sum(*(quantize_multiplier(real) for real in (one / twice, other / twice, total)))
+  factors = (quantize_multiplier(real) for real in (one / twice, other / twice, total))
+  return Sum(*factors, np.int32(shift))
 
 
 def mean(source: Grid, output: Grid, count: int) -> Mean:
@@ -195,12 +212,12 @@ def mean(source: Grid, output: Grid, count: int) -> Mean:
   Raises:
     ValueError: if a sum, shifted to the left, is no int32.
   """
-  whole = quantize_multiplier(np.float32(source.scale) / np.float32(output.scale))
+  whole = quantize_multiplier(np.float64(source.scale) / np.float64(output.scale))
   exponent = int(whole.left) - int(whole.right)
   shift = min(count.bit_length() - 1, 31 + exponent, 32)
   q31, exponent = (int(whole.q31) << shift) // count, exponent - shift
   left, right = max(exponent, 0), max(-exponent, 0)
-  return Mean(_checked(Factor(*map(np.int32, (q31, left, right))), 255 * count))
+  return Mean(_checked(Factor(*map(np.int32, (q31, left, right))), _reach(source) * count))
 
 
 def ceiling(value: float, output: Grid) -> np.float32:
@@ -211,6 +228,11 @@ def ceiling(value: float, output: Grid) -> np.float32:
     np.float32(-27.0)
   """
   return _half_away(np.float32(value) / output.scale) + np.float32(output.zero_point)
+
+
+def _reach(grid: Grid) -> int:
+  """How far ``q - zero_point`` gets from zero."""
+  return max(-grid.low, grid.high)
 
 
 def _half_away(x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How runtimes round: a table from a runtime's name to its rules."""
+"""How runtimes round: a table from a runtime's name and the bits of activations to its rules."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxcompress.quantize.integer import reference, xnnpack
+from jaxcompress.quantize.integer import reference, wide, xnnpack
 from jaxcompress.quantize.integer.values import Grid
 
 Rule = Callable[..., jax.Array]
@@ -16,14 +16,17 @@ class Kernels(NamedTuple):
   """How a runtime rounds.
 
   Each function makes a rule in numpy: a pytree that, called under ``jit`` on exact integers (values
-  of ``q - z``, their products or sums), gives the output's ``q - z``, not clipped yet. It raises
+  of ``q - z``, their products or sums; with 16 bits, sums of products are
+  :class:`~jaxcompress.quantize.integer.wide.Wide`), gives the output's ``q - z``, not clipped yet. It raises
   ``ValueError`` for numbers that the runtime would refuse.
 
   Attributes:
     convolution: ``(source, scales, output, reach) -> rule(accumulator)``.
     dense: as ``convolution``, for linear layers.
     product: ``(left, right, output) -> rule(product)``.
-    addition: ``(left, right, output) -> rule(left, right)``.
+    addition: ``(left, right, output) -> rule(left, right)`` of two maps.
+    shift: as ``addition``, of a map and a constant.
+    requantization: ``(source, output) -> rule(map)``, between widths.
     mean: ``(source, output, cells) -> rule(map)``.
     ceiling: ``(value, output) -> code``: the highest one after an activation function.
   """
@@ -32,6 +35,8 @@ class Kernels(NamedTuple):
   dense: Callable[[Grid, np.ndarray, Grid, np.ndarray], Rule]
   product: Callable[[Grid, Grid, Grid], Rule]
   addition: Callable[[Grid, Grid, Grid], Rule]
+  shift: Callable[[Grid, Grid, Grid], Rule]
+  requantization: Callable[[Grid, Grid], Rule]
   mean: Callable[[Grid, Grid, int], Rule]
   ceiling: Callable[[float, Grid], np.float32]
 
@@ -41,6 +46,8 @@ MICRO = Kernels(
   dense=reference.convolution,
   product=reference.product,
   addition=reference.addition,
+  shift=reference.addition,
+  requantization=reference.requantization,
   mean=reference.mean,
   ceiling=reference.ceiling,
 )
@@ -50,6 +57,8 @@ KERNELS: Mapping[str, Kernels] = {
     dense=xnnpack.convolution,
     product=xnnpack.product,
     addition=xnnpack.addition,
+    shift=xnnpack.addition,
+    requantization=reference.requantization,
     mean=xnnpack.mean,
     ceiling=xnnpack.ceiling,
   ),
@@ -58,10 +67,21 @@ KERNELS: Mapping[str, Kernels] = {
   ),
   "tflm": MICRO,
 }
+MICRO_16 = MICRO._replace(convolution=wide.convolution, dense=wide.convolution)
+REFERENCE_16 = MICRO_16._replace(product=reference.product_in_float32)
+KERNELS_16: Mapping[str, Kernels] = {  # of 16-bit activations
+  "xnnpack": REFERENCE_16._replace(addition=wide.addition),  # LiteRT's own: XNNPACK has none
+  "reference": REFERENCE_16,
+  "tflm": MICRO_16,
+}
 
 
-def find_kernels(name: str) -> Kernels:
+def find_kernels(name: str, bits: int = 8) -> Kernels:
   """The rules of a runtime by name.
+
+  Args:
+    name: of the runtime.
+    bits: 8 or 16, of the activations.
 
   Raises:
     ValueError: if the name is unknown.
@@ -72,4 +92,4 @@ def find_kernels(name: str) -> Kernels:
   """
   if name not in KERNELS:
     raise ValueError(f"kernels: {name!r} is unknown; it must be one of {', '.join(KERNELS)}.")
-  return KERNELS[name]
+  return (KERNELS_16 if bits == 16 else KERNELS)[name]

@@ -1,45 +1,104 @@
 """What integers stand for: the grid of a tensor and the weights of a layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 LOWEST, HIGHEST = -128, 127  # of an int8 activation
+TYPES: Mapping[int, type] = {8: np.int8, 16: np.int16}  # of activations, by their bits
 CEILINGS = {"relu": np.inf, "relu6": 6.0}
 
 
 class Grid(NamedTuple):
-  """The real numbers that an int8 tensor holds: ``real = (q - zero_point) * scale``.
+  """The real numbers that an integer tensor holds: ``real = (q - zero_point) * scale``.
 
   Attributes:
     scale: float32, positive.
-    zero_point: the integer that stands for zero, -128 to 127.
+    zero_point: the integer that stands for zero: -128 to 127 with 8 bits, 0 with 16.
+    bits: 8 or 16, of the integers.
 
   Examples:
     >>> grid = Grid(np.float32(0.5), -128)
     >>> grid.low, grid.high
     (0, 255)
+    >>> Grid(np.float32(0.5), 0, 16).high
+    32767
   """
 
   scale: np.float32
   zero_point: int
+  bits: int = 8
+
+  @property
+  def dtype(self) -> np.dtype:
+    """Type of the integers."""
+    return np.dtype(TYPES[self.bits])
 
   @property
   def low(self) -> int:
     """Smallest value of ``q - zero_point``; at most 0."""
-    return LOWEST - self.zero_point
+    return -(2 ** (self.bits - 1)) - self.zero_point
 
   @property
   def high(self) -> int:
     """Largest value of ``q - zero_point``; at least 0."""
-    return HIGHEST - self.zero_point
+    return 2 ** (self.bits - 1) - 1 - self.zero_point
 
 
-HARD_SIGMOID_GRID = Grid(np.float32(1 / 255), -128)  # from 0 to 1: saturation is the clip
-RELU6_GRID = Grid(np.float32(6 / 255), -128)  # from 0 to 6
-THREE_GRID = Grid(np.float32(3 / 127), 0)  # its highest code is 3
-SIXTH_GRID = Grid(np.float32(1 / 762), 0)  # its highest code is 1 / 6
+class GateGrids(NamedTuple):
+  """The grids that a hard-sigmoid is computed on; the highest code of each is its end.
+
+  Attributes:
+    output: from 0 to 1: saturation is the clip, with 16 bits above only.
+    relu6: from 0 to 6, likewise.
+    three: its highest code is 3.
+    sixth: its highest code is 1 / 6.
+  """
+
+  output: Grid
+  relu6: Grid
+  three: Grid
+  sixth: Grid
+
+
+def _gate_grids(bits: int) -> GateGrids:
+  signed = lambda top: Grid(np.float32(top / (2 ** (bits - 1) - 1)), 0, bits)  # noqa: E731
+  if bits == 8:
+    positive = lambda top: Grid(np.float32(top / 255), LOWEST)  # noqa: E731
+    return GateGrids(positive(1), positive(6), signed(3), signed(1 / 6))
+  return GateGrids(*(signed(top) for top in (1, 6, 3, 1 / 6)))
+
+
+GATES: Mapping[int, GateGrids] = {bits: _gate_grids(bits) for bits in TYPES}
+HARD_SIGMOID_GRID = GATES[8].output
+
+
+def with_bits(grid: Grid, bits: int, *, nonnegative: bool) -> Grid:
+  """The grid of the same numbers in integers of another width.
+
+  To 16 bits every step is kept, so nothing is rounded. To 8 bits the range is kept, from zero up
+  where nothing lies below it.
+
+  Args:
+    grid: of a tensor.
+    bits: 8 or 16.
+    nonnegative: whether no number of the tensor is below zero.
+
+  Examples:
+    >>> wide = with_bits(Grid(np.float32(0.5), 3), 16, nonnegative=False)
+    >>> wide
+    Grid(scale=np.float32(0.5), zero_point=0, bits=16)
+    >>> round(float(with_bits(wide, 8, nonnegative=True).scale) * 255 / (0.5 * 32767), 6)
+    1.0
+  """
+  if bits == grid.bits:
+    return grid
+  if bits == 16:
+    return Grid(grid.scale, 0, bits)
+  if nonnegative:
+    return Grid(grid.scale * np.float32(grid.high / (HIGHEST - LOWEST)), LOWEST)
+  return Grid(grid.scale * np.float32(grid.high / HIGHEST), 0)
 
 
 class Integers(NamedTuple):
@@ -48,7 +107,7 @@ class Integers(NamedTuple):
   Attributes:
     weights: int8, -127 to 127; (k, k, in / groups, out) or (in, out).
     scales: (out,) float32, positive and finite.
-    bias: (out,) int32.
+    bias: (out,) int32, or int64 where the input has 16 bits.
   """
 
   weights: np.ndarray
@@ -78,12 +137,12 @@ def clip_range(
   if act is None:
     return low, high
   if act == "hard_sigmoid":
-    if grid != HARD_SIGMOID_GRID:
+    if grid != GATES[grid.bits].output:
       raise ValueError(
-        f"grids: the output of a hard_sigmoid has {grid}; it must be {HARD_SIGMOID_GRID}, whose ends"
-        " are 0 and 1."
+        f"grids: the output of a hard_sigmoid has {grid}; it must be {GATES[grid.bits].output}, whose"
+        " ends are 0 and 1."
       )
-    return low, high
+    return np.float32(0), high
   if act == "hard_swish":
     raise ValueError(
       "act: 'hard_swish' has no integer arithmetic inside another layer; write it as a layer without"

@@ -56,6 +56,7 @@ def post_training(
   *,
   method: str = AUTO,
   bits: int = 8,
+  activation_bits: int = 8,
   labels: Any = None,
   max_drop: float | None = None,
   preprocess: Preprocess | None = None,
@@ -81,7 +82,9 @@ def post_training(
     images: (N, height, width, channels), float; or whatever numbers ``preprocess`` takes.
     method: ``"auto"``, or one of ``"minmax"``, ``"ema"``, ``"percentile"``, ``"kl"``, ``"mse"``,
       ``"bias_correction"``, ``"equalize"``, ``"data_free"``, ``"adaround"``.
-    bits: of the weights, 2 to 8; activations have 8.
+    bits: of the weights, 2 to 8.
+    activation_bits: 8, or 16: nearer to float, on slower kernels; see
+      :func:`~jaxcompress.quantize.w8a16`.
     labels: (N,) integers, or None.
     max_drop: the largest loss of the score that is accepted, as a share: 0.005 is half a point.
       Without labels it is the share of images on which the integer model may decide otherwise.
@@ -120,6 +123,7 @@ def post_training(
     images,
     method=method,
     bits=bits,
+    activation_bits=activation_bits,
     labels=labels,
     max_drop=max_drop,
     preprocess=preprocess,
@@ -138,6 +142,7 @@ def search(
   *,
   method: str = AUTO,
   bits: int = 8,
+  activation_bits: int = 8,
   labels: Any = None,
   max_drop: float | None = None,
   preprocess: Preprocess | None = None,
@@ -158,6 +163,8 @@ def search(
   methods = _methods(method, ranges)
   if not 2 <= bits <= 8:
     raise ValueError(f"bits: {bits} is out of range; it must be 2 to 8.")
+  if activation_bits not in (8, 16):
+    raise ValueError(f"activation_bits: {activation_bits} is out of range; it must be 8 or 16.")
   if max_drop is not None and not 0 <= max_drop <= 1:
     raise ValueError(f"max_drop: {max_drop} is no share; it must be 0 to 1, such as 0.01.")
   images = check_images(images, preprocess)
@@ -170,6 +177,7 @@ def search(
   network = Network.of(graph, variables, Batches(images[calibration], preprocess, size))
   judge = Judge.of(network, Batches(images[held_out], preprocess, size), labels, held_out)
   to = levels(bits, symmetric=True, narrow=True)
+  widths = {tensor: activation_bits for tensor, _ in network.sites.keys}
   enough = SLACK + (max_drop or 0.0)
   best, trials = None, []
   with meter(progress) as shown:
@@ -180,7 +188,13 @@ def search(
       shown.start(name, network.ticks(plan) + 1)
       started = time.perf_counter()
       quantized = network.quantized(
-        plan, to=to, seed=seed, preprocess=preprocess, kernels=kernels, tick=shown.tick
+        plan,
+        to=to,
+        bits=widths,
+        seed=seed,
+        preprocess=preprocess,
+        kernels=kernels,
+        tick=shown.tick,
       )
       score, sqnr = judge(quantized)
       shown.tick()

@@ -12,7 +12,7 @@ import numpy as np
 from jaxcompress.nn import Graph, fold
 from jaxcompress.nn.execute import Layer, execute, folded_layers
 from jaxcompress.quantize import ranges as running
-from jaxcompress.quantize.grid import affine, levels
+from jaxcompress.quantize.grid import activation_levels, affine
 from jaxcompress.quantize.integer import Grid
 from jaxcompress.quantize.ptq.histograms import BINS, Bounds, Calibrator, Seen, calibrator
 from jaxcompress.quantize.ptq.inputs import Batches, Preprocess, check_images, trace_on
@@ -20,7 +20,6 @@ from jaxcompress.quantize.transform import Sites, find_sites
 
 DECAY = 0.9  # of moving ranges: calibration sees few batches
 FIXED: dict[str, Bounds] = {"hard_sigmoid": (0.0, 1.0)}
-INT8 = levels(8, symmetric=False)
 Tick = Callable[[], None]
 
 
@@ -85,26 +84,46 @@ def check_batch_size(batch_size: int, count: int) -> int:
   return min(batch_size, count)
 
 
-def grids_of(bounds: Mapping[str, Bounds]) -> dict[str, Grid]:
-  """int8 grids of ranges.
+def grids_of(
+  bounds: Mapping[str, Bounds], bits: Mapping[str, int] | None = None
+) -> dict[str, Grid]:
+  """Grids of ranges.
+
+  Args:
+    bounds: by tensor.
+    bits: 8 or 16 by tensor; 8 where it says nothing.
 
   Examples:
     >>> grids_of({"x": (0.0, 25.5)})
-    {'x': Grid(scale=np.float32(0.1), zero_point=-128)}
+    {'x': Grid(scale=np.float32(0.1), zero_point=-128, bits=8)}
   """
   low, high = np.float32(list(bounds.values())).T
-  scales, zeros = (np.asarray(array) for array in affine(low, high, INT8))
-  return {
-    tensor: Grid(np.float32(scale), int(zero))
-    for tensor, scale, zero in zip(bounds, scales, zeros, strict=True)
+  found = {
+    width: [np.asarray(array) for array in affine(low, high, activation_levels(width))]
+    for width in (8, 16)
   }
+  grids = {}
+  for i, tensor in enumerate(bounds):
+    width = (bits or {}).get(tensor, 8)
+    scales, zeros = found[width]
+    grids[tensor] = Grid(np.float32(scales[i]), int(zeros[i]), width)
+  return grids
 
 
-def choose_ranges(sites: Sites, seen: Mapping[str, Seen], chosen: Calibrator) -> dict[str, Bounds]:
-  """The range of every tensor; what an activation function fixes is not left to the images."""
+def choose_ranges(
+  sites: Sites,
+  seen: Mapping[str, Seen],
+  chosen: Calibrator,
+  bits: Mapping[str, int] | None = None,
+) -> dict[str, Bounds]:
+  """The range of every tensor; what an activation function fixes is not left to the images.
+
+  Tensors of 16 bits keep their whole range: they have levels enough.
+  """
   bounds = {}
   for key, values in seen.items():
-    low, high = chosen.choose(values) if values.high > values.low else (values.low, values.high)
+    whole = values.high <= values.low or (bits or {}).get(key, 8) > 8
+    low, high = (values.low, values.high) if whole else chosen.choose(values)
     bounds[key] = (float(low), float(high))
   key_of = sites.key_of
   for node in sites.graph.nodes:

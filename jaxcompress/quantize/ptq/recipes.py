@@ -121,6 +121,7 @@ class Network:
     method: Method,
     *,
     to: Levels,
+    bits: Mapping[str, int],
     seed: int,
     preprocess: Any,
     kernels: str,
@@ -131,6 +132,7 @@ class Network:
     Args:
       method: what is done.
       to: the integers of the weights.
+      bits: of activations, 8 or 16, by tensor; 8 where it says nothing.
       seed: of AdaRound's samples.
       preprocess: kept in the model.
       kernels: whose arithmetic evaluates it.
@@ -139,9 +141,8 @@ class Network:
     network = self.equalized if method.equalize else self
     graph, folded = network.sites.graph, network.folded
     chosen = calibrator(method.ranges)
-    grids = grids_of(
-      choose_ranges(network.sites, network.seen(counts=chosen.counts, tick=tick), chosen)
-    )
+    seen = network.seen(counts=chosen.counts, tick=tick)
+    grids = grids_of(choose_ranges(network.sites, seen, chosen, bits), bits)
     scales, codes = choose_scales(folded, to, method.weights), None
     rounded = {name: rounded_weights(layer, scales[name], to) for name, layer in folded.items()}
     if method.correction == "images":

@@ -216,7 +216,7 @@ def sum_to(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def sides(to: Levels, signed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Zero point of a grid that is not shifted freely, and its lowest and highest step from zero.
 
-  Without negative values all levels are at least zero.
+  Without negative values all levels are at least zero, unless the grid is symmetric.
 
   Examples:
     >>> from jaxcompress.quantize.grid import levels
@@ -225,5 +225,5 @@ def sides(to: Levels, signed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
     >>> [float(n) for n in sides(levels(4, symmetric=False), jnp.bool_(True))]
     [0.0, -8.0, 7.0]
   """
-  zero = jnp.where(signed, 0.0, float(to.low))
+  zero = jnp.where(signed | to.symmetric, 0.0, float(to.low))
   return zero, to.low - zero, to.high - zero

@@ -137,10 +137,11 @@ def lsq_activations(bits: int = 8) -> Quantizer:
 
   A tensor without negative values in the first batch uses all levels from zero up. The codes are
   int8 whatever ``bits`` is: with fewer than 8, a runtime that only knows int8 keeps to the coarse
-  steps but saturates at the ends of int8, unless the file says otherwise.
+  steps but saturates at the ends of int8, unless the file says otherwise. With more than 8 they are
+  int16, around zero.
 
   Args:
-    bits: 2 to 8.
+    bits: 2 to 16.
 
   Returns:
     A :class:`Quantizer` that trains a :class:`Learned` distance from an :class:`Anchor`.
@@ -162,7 +163,7 @@ def lsq_activations(bits: int = 8) -> Quantizer:
   def measure(x, high):
     return 2.0 * jnp.mean(jnp.abs(x)) * jax.lax.rsqrt(high)
 
-  return step_activations(bits, measure)
+  return step_activations(bits, measure, most=16)
 
 
 def _lsq_plus_start(x, axes, to):

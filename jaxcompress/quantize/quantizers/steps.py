@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress import ops
-from jaxcompress.quantize.grid import Levels, affine, fake_quant, finite, levels
+from jaxcompress.quantize.grid import Levels, activation_levels, affine, fake_quant, finite, levels
 from jaxcompress.quantize.quantizers.base import (
   EDGE,
   Learned,
@@ -135,17 +135,22 @@ def step_weights(
 
 
 def step_activations(
-  bits: int, measure: Callable[[jax.Array, jax.Array], jax.Array], *, bend: float = 0.0
+  bits: int,
+  measure: Callable[[jax.Array, jax.Array], jax.Array],
+  *,
+  bend: float = 0.0,
+  most: int = 8,
 ) -> Quantizer:
   """Activations on a trained step, one for each tensor; levels below zero only if they are needed.
 
   Args:
-    bits: 2 to 8.
+    bits: 2 to ``most``; above 8 there are always levels below zero.
     measure: ``(x, highest) -> step`` at the start.
     bend: EWGS's scaling factor.
+    most: bits.
   """
-  check_activation_bits(bits)
-  to = levels(bits, symmetric=False)
+  check_activation_bits(bits, most=most)
+  to = activation_levels(bits)
 
   def init(x):
     del x
@@ -169,10 +174,14 @@ def step_activations(
   return Quantizer(init, apply, grid, to)
 
 
-def check_activation_bits(bits: int, fewest: int = 2) -> None:
-  """Raises if an int8 tensor cannot hold so many levels."""
-  if not fewest <= bits <= 8:
-    raise ValueError(f"bits: {bits} is out of range; activations have {fewest} to 8.")
+def check_activation_bits(bits: int, fewest: int = 2, most: int = 8) -> None:
+  """Raises if a method does not have so many levels."""
+  if not fewest <= bits <= most:
+    beyond = most < bits <= 16
+    way_out = " here; ema_range, minmax_range, mean_range and lsq_activations have up to 16"
+    raise ValueError(
+      f"bits: {bits} is out of range; activations have {fewest} to {most}{way_out if beyond else ''}."
+    )
 
 
 def range_of_least_error(x: jax.Array, to: Levels) -> tuple[jax.Array, jax.Array]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.quantize import ranges
-from jaxcompress.quantize.grid import affine, fake_quant, levels
+from jaxcompress.quantize.grid import activation_levels, affine, fake_quant, levels
 from jaxcompress.quantize.quantizers.base import Quantizer, where_train
 
 
@@ -54,7 +54,7 @@ def _ranged(
   observe: Callable[..., ranges.Range],
   read: Callable[[ranges.Range], ranges.Range] = lambda state: state,
 ) -> Quantizer:
-  to = levels(bits, symmetric=False)
+  to = activation_levels(bits)
 
   def grid(params, state, x=None):
     del params, x
@@ -77,7 +77,7 @@ def ema_range(bits: int = 8, *, decay: float = 0.95, debias: bool = False) -> Qu
   """Asymmetric activations with one scale for each tensor, from a moving average of its range.
 
   Args:
-    bits: 2 to 16.
+    bits: 2 to 16; above 8 they are symmetric, as runtimes have int16.
     decay: share of the old range that is kept at each step.
     debias: start the average at zero and divide the bias out, instead of starting it from the
       first batch.
@@ -114,7 +114,7 @@ def minmax_range(bits: int = 8) -> Quantizer:
   """Asymmetric activations, from the smallest and largest value ever seen in training.
 
   Args:
-    bits: 2 to 16.
+    bits: 2 to 16; above 8 they are symmetric, as runtimes have int16.
 
   Returns:
     A :class:`Quantizer` whose state is a :class:`~jaxcompress.quantize.ranges.Range`.
@@ -149,7 +149,7 @@ def mean_range(bits: int = 8) -> Quantizer:
   """Asymmetric activations, from the mean of all batches' smallest and largest values.
 
   Args:
-    bits: 2 to 16.
+    bits: 2 to 16; above 8 they are symmetric, as runtimes have int16.
 
   Returns:
     A :class:`Quantizer` whose state is a :class:`~jaxcompress.quantize.ranges.Range`.
