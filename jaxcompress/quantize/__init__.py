@@ -11,6 +11,7 @@ from jaxcompress.quantize.config import (
   w8a16,
 )
 from jaxcompress.quantize.deploy import Codes, deploy, trained_codes
+from jaxcompress.quantize.exact import exact_values
 from jaxcompress.quantize.folded import folded_train
 from jaxcompress.quantize.grid import Levels, affine, fake_quant, levels, to_integers
 from jaxcompress.quantize.integer import Grid, Integers
@@ -73,6 +74,7 @@ from jaxcompress.quantize.rules import Rule, first_last_8bit, squeeze_excite_16b
 from jaxcompress.quantize.transform import (
   ActivationPass,
   Assigned,
+  Exact,
   QuantVariables,
   Sites,
   assign,
@@ -88,6 +90,7 @@ __all__ = [
   "Anchor",
   "Assigned",
   "Codes",
+  "Exact",
   "Grid",
   "Integers",
   "Learned",
@@ -125,6 +128,7 @@ __all__ = [
   "ewgs_activations",
   "ewgs_quantize",
   "ewgs_round",
+  "exact_values",
   "fake_quant",
   "find_sites",
   "first_last_8bit",

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxcompress.quantize.integer.runtimes import find_kernels
 from jaxcompress.quantize.quantizers import (
   Quantizer,
   absmax,
@@ -28,9 +29,13 @@ class Quantization:
       network that is trained is the one that is deployed; None: never.
     gradients: bits to which the gradients of activations are rounded stochastically in the backward
       pass (:func:`~jaxcompress.quantize.dorefa_gradient`), 1 to 16; None: they stay in float.
+    exact_step: first step whose forward pass is the device's integer arithmetic, with the gradients
+      of fake quantization; after it, evaluation gives the deployed logits, bit for bit. Needs
+      frozen BatchNorm, and costs about as much again as the forward pass; None: never.
+    kernels: whose arithmetic that is: ``"xnnpack"``, ``"reference"`` or ``"tflm"``.
 
   Raises:
-    ValueError: if a rule is none, or a number is out of range.
+    ValueError: if a rule is none, a number is out of range, or a step comes too early.
   """
 
   weights: Quantizer
@@ -39,18 +44,35 @@ class Quantization:
   start_step: int = 0
   freeze_norm_step: int | None = None
   gradients: int | None = None
+  exact_step: int | None = None
+  kernels: str = "xnnpack"
 
   def __post_init__(self):
     if not all(isinstance(rule, Rule) for rule in self.rules):
       raise ValueError(f"rules: {self.rules!r} must be a tuple of quantize.Rule.")
     object.__setattr__(self, "rules", tuple(self.rules))  # hashable
-    for name in ("start_step", "freeze_norm_step"):
+    find_kernels(self.kernels)
+    for name in ("start_step", "freeze_norm_step", "exact_step"):
       value = getattr(self, name)
       if value is not None and value < 0:
         raise ValueError(f"{name}: {value} must not be negative.")
     if self.gradients is not None and not 1 <= self.gradients <= 16:
       raise ValueError(
         f"gradients: {self.gradients} bits are out of range; it must be 1 to 16, or None."
+      )
+    if self.exact_step is not None:
+      self._check_exact_step()
+
+  def _check_exact_step(self):
+    if self.freeze_norm_step is None:
+      raise ValueError(
+        f"exact_step: {self.exact_step} needs frozen BatchNorm; give freeze_norm_step too."
+      )
+    first = max(self.freeze_norm_step, self.start_step + 1)
+    if self.exact_step < first:
+      raise ValueError(
+        f"exact_step: {self.exact_step} is too early; it must be at least {first}, after"
+        " start_step and not before freeze_norm_step."
       )
 
 

@@ -24,7 +24,7 @@ from jaxcompress.nn import (
   with_parameters,
 )
 from jaxcompress.quantize.config import Quantization
-from jaxcompress.quantize.grid import activation_levels, fake_quant, stored_bits
+from jaxcompress.quantize.grid import activation_levels, fake_quant, replace_value, stored_bits
 from jaxcompress.quantize.integer import Grid, fixed_grid, with_bits
 from jaxcompress.quantize.quantizers import Quantizer, dorefa_gradient
 from jaxcompress.quantize.rules import Choice, Names, choose, names_of
@@ -247,6 +247,18 @@ def _select(active: bool | jax.Array, new: Any, old: Any) -> Any:
   return jax.tree.map(lambda a, b: jnp.where(active, a, b), new, old)
 
 
+class Exact(NamedTuple):
+  """What a device computes, for a forward pass that takes it over.
+
+  Attributes:
+    active: whether it does; bool scalar.
+    values: float32 arrays by tensor.
+  """
+
+  active: bool | jax.Array
+  values: Mapping[str, jax.Array]
+
+
 class ActivationPass(NamedTuple):
   """Activation quantization of one forward pass.
 
@@ -270,6 +282,7 @@ def quantize_activations(
   train: bool,
   live_norm: bool | jax.Array | None = None,
   rng: jax.Array | None = None,
+  exact: Exact | None = None,
 ) -> ActivationPass:
   """Rounds the activations of one forward pass, with ranges that come in and go out.
 
@@ -281,6 +294,8 @@ def quantize_activations(
     train: whether ranges are updated (where active).
     live_norm: if given, BatchNorm uses the batch's statistics where true.
     rng: a key for stochastic rounding, or None.
+    exact: values of the device that take the place of those on the grids, which keep their
+      gradients; or None.
 
   Returns:
     An :class:`ActivationPass`, for one forward pass.
@@ -307,6 +322,12 @@ def quantize_activations(
     return on_grid(with_bits(grid, 8, nonnegative=tensor in sites.nonnegative), x)
 
   def visit(tensor: str, x: jax.Array) -> jax.Array:
+    y = rounded(tensor, x)
+    if exact is None or tensor not in exact.values:
+      return y
+    return _select(exact.active, replace_value(y, exact.values[tensor].astype(y.dtype)), y)
+
+  def rounded(tensor: str, x: jax.Array) -> jax.Array:
     key = key_of[tensor]
     if tensor in gates:
       return on_grid(gates[tensor], x)

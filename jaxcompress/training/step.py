@@ -9,7 +9,14 @@ import optax
 
 from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
-from jaxcompress.quantize import QuantVariables, quantize_activations, quantize_kernels
+from jaxcompress.quantize import (
+  Exact,
+  QuantVariables,
+  Sites,
+  exact_values,
+  quantize_activations,
+  quantize_kernels,
+)
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.state import (
   CompressState,
@@ -129,6 +136,10 @@ def forward(
   sites = sites_of(recipe, state.variables, images.shape[1:])
   active = state.step >= plan.start_step if train else state.step > plan.start_step
   frozen = plan.freeze_norm_step if train and live_norm is None else None
+  exact = None
+  if plan.exact_step is not None and live_norm is None:
+    is_exact = state.step >= plan.exact_step if train else state.step > plan.exact_step
+    exact = _exact(is_exact, state, variables, sites, trained["student"], images)
   activations = quantize_activations(
     plan,
     sites,
@@ -137,6 +148,7 @@ def forward(
     train=train,
     live_norm=None if frozen is None else state.step < frozen,
     rng=rng,
+    exact=exact,
   )
   params, weight_state = quantize_kernels(
     plan, sites, variables, trained["student"], active, train=train, rng=rng
@@ -146,6 +158,29 @@ def forward(
     output, batch_stats = _apply(recipe, params, state.batch_stats, images, live)
   new_state = {"weights": weight_state, "activations": activations.new_state()}
   return output, batch_stats, new_state
+
+
+def _exact(
+  active: jax.Array,
+  state: CompressState,
+  variables: QuantVariables,
+  sites: Sites,
+  params: Any,
+  images: jax.Array,
+) -> Exact:
+  """The device's values of every tensor where ``active``; nothing is computed elsewhere."""
+  of_model = {"params": params, "batch_stats": state.batch_stats}
+  values = jax.lax.cond(
+    active,
+    lambda *args: exact_values(state.recipe.quantize, sites, *args),
+    lambda *args: {
+      name: jnp.zeros((len(images), *sites.graph.shape(name)[1:])) for name in sites.rounded
+    },
+    variables,
+    of_model,
+    images,
+  )
+  return Exact(active, values)
 
 
 def _apply(recipe: Recipe, params: Any, batch_stats: Any, images: jax.Array, live: bool):

@@ -11,6 +11,7 @@ from jax import lax
 from jaxcompress import ops
 from jaxcompress.nn import Node
 from jaxcompress.quantize.integer.convolve import (
+  Parts,
   accumulate,
   largest_accumulator,
   split_exactly,
@@ -19,6 +20,8 @@ from jaxcompress.quantize.integer.runtimes import Kernels
 from jaxcompress.quantize.integer.swish import hard_swish_table
 from jaxcompress.quantize.integer.values import (
   GATES,
+  HIGHEST,
+  LOWEST,
   Grid,
   Integers,
   clip_range,
@@ -27,6 +30,7 @@ from jaxcompress.quantize.integer.wide import LARGEST_SUM, Bytes, accumulate_wid
 
 Grids = Mapping[str, Grid]
 Arrays = dict[str, Any]
+WIDEST = Grid(np.float32(1), LOWEST)  # its q - z reach as far from zero as any
 
 
 class LeafArithmetic(NamedTuple):
@@ -42,6 +46,34 @@ class LeafArithmetic(NamedTuple):
 
   prepare: Callable[[Node, Grids, Integers | None, Kernels], tuple[Any, Arrays]]
   run: Callable[..., tuple[jax.Array, ...]]
+
+
+class Sums(NamedTuple):
+  """What a compiled convolution or matrix product depends on.
+
+  Attributes:
+    parts: intervals of input channels whose sums are exact.
+    stride: step in both directions.
+    padding: as for :func:`jaxcompress.ops.conv`.
+    groups: number of channel groups.
+    is_wide: whether the input has 16 bits.
+  """
+
+  parts: Parts
+  stride: int
+  padding: ops.Padding
+  groups: int
+  is_wide: bool
+
+  def for_any(self, weights: np.ndarray) -> "Sums":
+    """The same for all weights of this shape and all grids of the input.
+
+    Examples:
+      >>> Sums(((0, 600),), 1, "SAME", 1, False).for_any(np.zeros((600, 4), np.int8)).parts
+      ((0, 518), (518, 600))
+    """
+    largest = np.full(weights.shape, HIGHEST, np.int8)
+    return self._replace(parts=split_exactly(largest, Bytes() if self.is_wide else WIDEST))
 
 
 def channel_groups(node: Node) -> int:
@@ -103,7 +135,7 @@ def _prepare_weights(node: Node, grids: Grids, integers: Integers, rule, groups:
     )
   spread = (1,) * (len(node.output_shapes[0]) - 1) + (-1,)
   bias = integers.bias.reshape(spread)
-  static = (
+  static = Sums(
     split_exactly(integers.weights, Bytes() if is_wide else source),
     node.attrs.get("stride", 1),
     node.attrs.get("padding", "VALID"),
@@ -117,7 +149,7 @@ def _prepare_weights(node: Node, grids: Grids, integers: Integers, rule, groups:
   }
 
 
-def _run_weights(static, arrays: Arrays, x):
+def _run_weights(static: Sums, arrays: Arrays, x):
   parts, stride, padding, groups, is_wide = static
   convolve = accumulate_wide if is_wide else accumulate
   total = convolve(x, arrays["weights"], parts, stride=stride, padding=padding, groups=groups)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.nn import INPUT, Graph, Node
-from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC
+from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC, Sums
 from jaxcompress.quantize.integer.runtimes import find_kernels
 from jaxcompress.quantize.integer.values import Grid, Integers
 
@@ -135,10 +135,37 @@ def run(program: Program, codes: np.ndarray) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _evaluate(steps, ends, arrays, zero_points, codes):
-  tensors = {INPUT: codes.astype(jnp.float32) - zero_points[0]}
+  output, dtype = ends
+  tensors = evaluate(steps, arrays, codes.astype(jnp.float32) - zero_points[0])
+  return (tensors[output] + zero_points[1]).astype(dtype)
+
+
+def evaluate(
+  steps: tuple[Step, ...], arrays: tuple[dict[str, Any], ...], x: jax.Array
+) -> dict[str, jax.Array]:
+  """Every tensor of a program, to be traced.
+
+  Args:
+    steps: of a :class:`Program`.
+    arrays: likewise.
+    x: ``q - zero_point`` of the input, float32 (batch, height, width, channels).
+
+  Returns:
+    ``q - zero_point`` of every tensor by name, integer-valued float32.
+  """
+  tensors = {INPUT: x}
   for step, numbers in zip(steps, arrays, strict=True):
     inputs = [tensors[name] for name in step.inputs]
     outputs = ARITHMETIC[step.op].run(step.static, numbers, *inputs)
     tensors.update(zip(step.outputs, outputs, strict=True))
-  output, dtype = ends
-  return (tensors[output] + zero_points[1]).astype(dtype)
+  return tensors
+
+
+def for_any_weights(program: Program) -> tuple[Step, ...]:
+  """The program's steps as they are for all weights and grids, to be called with other arrays."""
+  return tuple(
+    step._replace(static=step.static.for_any(numbers["weights"]))
+    if isinstance(step.static, Sums)
+    else step
+    for step, numbers in zip(program.steps, program.arrays, strict=True)
+  )
