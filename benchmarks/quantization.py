@@ -1,0 +1,206 @@
+"""Accuracy and bytes of a trained network at every number of bits, without and with fine-tuning.
+
+    python benchmarks/quantization.py [--models mobilenet_v2,mobilenet_v3_small] [--steps 1000]
+        [--tune 400] [--json FILE]
+
+A network is trained in float on the built-in glyphs. Then every method of post-training
+quantization makes an integer model of it from 512 unlabelled training images, with weights of 8
+and of 4 bits; and the network is fine-tuned with weights of 8, 4, 3, 2 and 1 bit (the first and
+the last layer keep 8; activations have 8 throughout). Beside them stands qwix: its post-training
+quantization of the same network, evaluated as qwix evaluates it, and how its training fares.
+
+Accuracy is that of the integer models in exact evaluation, on the test set, which nothing was
+chosen on. Bytes are those of packed weights, scales and biases.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jaxcompress import data as datasets
+from jaxcompress import ops, quantize, training
+from jaxcompress.pipeline import networks, phases
+
+BATCH, IMAGES = 64, 512
+WIDTHS = {"mobilenet_v2": 0.25, "mobilenet_v3_small": 0.5}
+PEAK = 0.02  # of fine-tuning
+LOW_BITS = {
+  8: quantize.absmax(8),
+  4: quantize.lsq(4),
+  3: quantize.lsq(3),
+  2: quantize.lsq(2),
+  1: quantize.bwn(),
+}
+
+
+class Bench:
+  """A data set, and everything that is done with one network on it."""
+
+  def __init__(self, console):
+    self.console, self.data = console, datasets.load("glyphs")
+    self.preprocess = datasets.Preprocess()
+
+  def batch_at(self, position):
+    return datasets.batch_at(self.data.train, BATCH, seed=0, position=position)
+
+  def train(self, network, steps, peak, name, variables=None, plan=None):
+    """The state after training."""
+    recipe = training.Recipe(
+      student=network.module,
+      optimizer=training.sgd(training.warmup_cosine(peak, steps)),
+      augment=datasets.Augment(crop=2),
+      preprocess=self.preprocess,
+      quantize=plan,
+    )
+    state = training.init_state(
+      recipe, jax.random.key(0), self.batch_at(0), student_variables=variables
+    )
+    return training.fit(state, self.batch_at, steps=steps, name=name, console=self.console)
+
+  def float_top1(self, module, variables):
+    batches = datasets.eval_batches(self.data.test, 250)
+    return training.evaluate(module, variables, batches, preprocess=self.preprocess)["top1"]
+
+  def top1(self, quantized):
+    logits = quantized(self.data.test.images)
+    return float(np.mean(logits.argmax(-1) == self.data.test.labels))
+
+  def calibration(self):
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(len(self.data.train), IMAGES, replace=False)
+    return self.data.train.images[np.sort(chosen)]
+
+  def post_training(self, network, variables, method, bits):
+    return quantize.post_training(
+      network.module,
+      variables,
+      self.calibration(),
+      method=method,
+      bits=bits,
+      preprocess=self.preprocess,
+      progress=False,
+    )
+
+  def fine_tuned(self, network, variables, bits, steps):
+    """The integer model after quantized training, BatchNorm frozen in its last quarter."""
+    plan = quantize.Quantization(
+      weights=LOW_BITS[bits],
+      activations=quantize.ema_range(8),
+      rules=() if bits == 8 else quantize.first_last_8bit(),
+      freeze_norm_step=3 * steps // 4,
+    )
+    return self.train(network, steps, PEAK, f"{bits} bit", variables, plan).quantized()
+
+
+def packed(quantized):
+  """Bytes of a model's weights at the bits that they need, scales and biases."""
+  total = 0
+  for layer in quantized.layers.values():
+    bits = quantize.analysis.bits_of(layer.weights)
+    total += quantize.packed_bytes(layer.weights.size, layer.bias.size, bits)
+  return total
+
+
+def qwix_rows(bench, network, variables):
+  """What qwix makes of the same network; it only sees XLA's own convolutions."""
+  import qwix
+
+  image = bench.preprocess(bench.data.test.images[:1])
+
+  def top1(provider):
+    with ops.formulations(**ops.XLA_ONLY._asdict()):
+      model = qwix.quantize_model(network.module, provider)
+      return bench.float_top1(model, variables)
+
+  def gradient(provider):
+    with ops.formulations(**ops.XLA_ONLY._asdict()):
+      model = qwix.quantize_model(network.module, provider)
+
+      def loss(params):
+        output = model.apply({**variables, "params": params}, image, train=False)
+        return output.logits.sum()
+
+      slopes = jax.jit(jax.grad(loss))(variables["params"])
+      return bool(all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes)))
+
+  rule = lambda weights, activations: [  # noqa: E731
+    qwix.QuantizationRule(module_path=".*", weight_qtype=weights, act_qtype=activations)
+  ]
+  tried = {
+    "qwix, post-training, int8": lambda: top1(qwix.PtqProvider(rule("int8", "int8"))),
+    "qwix, post-training, int4": lambda: top1(qwix.PtqProvider(rule("int4", "int4"))),
+    "qwix, QtProvider, gradient": lambda: gradient(
+      qwix.QtProvider([qwix.QtRule(module_path=".*", weight_qtype="int8", act_qtype="int8")])
+    ),
+  }
+  for name, attempt in tried.items():
+    try:
+      result = attempt()
+    except Exception as error:  # whatever a peer raises is its result
+      yield name, f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
+    else:
+      yield name, result
+
+
+def measure(bench, name, args):
+  """Rows of ``(what, top-1 or words, bytes)`` for one network."""
+  network = networks.build(
+    name, len(bench.data.classes), bench.data.image_shape, WIDTHS.get(name), default=1.0
+  )
+  state = bench.train(network, args.steps, phases.PEAK, name)
+  variables = jax.device_get(state.variables)
+  yield "float", bench.float_top1(network.module, variables), 4 * network.summary.parameters
+  for bits in (8, 4):
+    for method in quantize.METHODS:
+      quantized = bench.post_training(network, variables, method, bits)
+      yield f"{bits} bit, post-training, {method}", bench.top1(quantized), packed(quantized)
+  for bits in LOW_BITS:
+    quantized = bench.fine_tuned(network, variables, bits, args.tune)
+    yield f"{bits} bit, fine-tuned", bench.top1(quantized), packed(quantized)
+  if not args.no_qwix:
+    for what, result in qwix_rows(bench, network, variables):
+      yield what, result, None
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--models", default=",".join(WIDTHS))
+  parser.add_argument("--steps", type=int, default=phases.STEPS)
+  parser.add_argument("--tune", type=int, default=400)
+  parser.add_argument("--no-qwix", action="store_true")
+  parser.add_argument("--json", type=pathlib.Path)
+  args = parser.parse_args()
+  console, results, started = Console(), {}, time.perf_counter()
+  bench = Bench(console)
+  for name in args.models.split(","):
+    rows = results[name] = []
+    for what, result, size in measure(bench, name, args):
+      rows.append((what, result, size))
+      console.print(name, what, result, size)
+      if args.json:
+        args.json.write_text(json.dumps(results, indent=2))
+  for name, rows in results.items():
+    table = Table(title=f"{name} x{WIDTHS.get(name, 1):g} on glyphs: top-1 on the test set")
+    for column in ("", "top-1, %", "points from float", "bytes"):
+      table.add_column(column, justify="left" if not column else "right")
+    reference = rows[0][1]
+    for what, result, size in rows:
+      is_share = isinstance(result, float)
+      table.add_row(
+        what,
+        f"{100 * result:.2f}" if is_share else str(result),
+        f"{100 * (result - reference):+.2f}" if is_share else "",
+        "" if size is None else f"{size:,}",
+      )
+    console.print(table)
+  console.print(f"{time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+  main()
