@@ -66,6 +66,7 @@ from jaxcompress.quantize.transform import (
   init_quantizers,
   quantize_activations,
   quantize_kernels,
+  tensor_bits,
 )
 
 __all__ = [
@@ -137,6 +138,7 @@ __all__ = [
   "stochastic",
   "stochastic_fake_quant",
   "stochastic_round",
+  "tensor_bits",
   "ternary",
   "to_integers",
   "ttq",

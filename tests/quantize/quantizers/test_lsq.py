@@ -152,8 +152,9 @@ def test_a_lost_step_still_learns():
   [
     (lambda: lsq(1), "bits: 1 with narrow=True"),
     (lambda: lsq(8, narrow=False), "bits: 8 with narrow=False"),
-    (lambda: lsq_activations(9), "bits: 9 is out of range"),
+    (lambda: lsq_activations(17), "bits: 17 is out of range; activations have 2 to 16"),
     (lambda: lsq_plus_activations(1), "bits: 1 is out of range"),
+    (lambda: lsq_plus_activations(16), "2 to 8 here; ema_range, .* have up to 16"),
   ],
 )
 def test_mistakes_name_the_argument_and_the_value(make, message):
