@@ -82,6 +82,7 @@ from jaxcompress.quantize.transform import (
   init_quantizers,
   quantize_activations,
   quantize_kernels,
+  tensor_bits,
 )
 
 __all__ = [
@@ -161,6 +162,7 @@ __all__ = [
   "stochastic",
   "stochastic_fake_quant",
   "stochastic_round",
+  "tensor_bits",
   "ternary",
   "to_integers",
   "to_qwix",

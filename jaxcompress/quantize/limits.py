@@ -8,7 +8,7 @@ that was seen once. Widening their grids costs nothing, since steps that are far
 tensor that they are added to, or of the sums that they are made from, carry no information.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -113,7 +113,7 @@ def widen_grids(
     changed = False
     for node in graph.nodes:
       bits = grids[node.output].bits
-      for tensor, least, exact in _needs(node, bits, scales, key_of, steps):
+      for tensor, least, exact in _needs(node, bits, scales, key_of, steps, fixed):
         if scales[key_of[tensor]] < least and key_of[tensor] in fixed:
           raise ValueError(
             f"grids: layer {node.name!r} needs steps of {least:.3g} for {tensor!r}, a gate from 0 to"
@@ -150,7 +150,12 @@ def _shared_scales(key_of: Mapping[str, str], grids: Mapping[str, Grid]) -> Scal
 
 
 def _needs(
-  node: Node, bits: int, scales: Scales, key_of: Mapping[str, str], steps: Mapping[str, float]
+  node: Node,
+  bits: int,
+  scales: Scales,
+  key_of: Mapping[str, str],
+  steps: Mapping[str, float],
+  fixed: Set[str],
 ) -> list[Need]:
   """Tensors of a node and the least scale that each must have."""
   ratios = RATIOS[bits]
@@ -168,7 +173,7 @@ def _needs(
   if node.op in ("Add", "Activation"):
     low, high = ratios["add"]
     least = [Need(tensor, output * low) for tensor in node.inputs]
-    aligned = _aligned(node, inputs) if node.op == "Add" and bits == 16 else []
+    aligned = _aligned(node, inputs, key_of, fixed) if node.op == "Add" and bits == 16 else []
     return [Need(node.output, max(inputs) * MARGIN / high), *least, *aligned]
   if node.op == "Multiply":
     (left, right), (low, high) = inputs, ratios["multiply"]
@@ -181,10 +186,15 @@ def _needs(
   return []
 
 
-def _aligned(node: Node, inputs: list[float]) -> list[Need]:
-  """The smaller summand's scale must be the larger one's, divided by a power of two."""
-  (smaller, tensor), (larger, _) = sorted(zip(inputs, node.inputs, strict=True))
-  return [Need(tensor, larger / 2.0 ** np.floor(np.log2(larger / smaller)), exact=True)]
+def _aligned(
+  node: Node, inputs: list[float], key_of: Mapping[str, str], fixed: Set[str]
+) -> list[Need]:
+  """The summands' scales must be a power of two apart: the smaller one grows, if it is not fixed."""
+  (smaller, tensor), (larger, other) = sorted(zip(inputs, node.inputs, strict=True))
+  octaves = np.log2(larger / smaller)
+  if key_of[tensor] in fixed:
+    return [Need(other, smaller * 2.0 ** np.ceil(octaves), exact=True)]
+  return [Need(tensor, larger / 2.0 ** np.floor(octaves), exact=True)]
 
 
 def least_step(scales: np.ndarray, reach: np.ndarray, bits: int = 8) -> float:

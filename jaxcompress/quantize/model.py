@@ -27,7 +27,8 @@ class QuantizedModel:
       int16.
     layers: the integers of every node that has a kernel, by name.
     preprocess: maps images to what the network reads, before they are rounded; or None.
-    kernels: the runtime whose arithmetic is evaluated: ``"xnnpack"`` (LiteRT with XNNPACK on x86),
+    kernels: the runtime whose arithmetic is evaluated: ``"xnnpack"`` (LiteRT with XNNPACK on x86, and
+      its own kernels for the 16-bit integers that XNNPACK does not have),
       ``"reference"`` (LiteRT's reference kernels) or ``"tflm"`` (TensorFlow Lite for
       Microcontrollers' portable kernels).
 

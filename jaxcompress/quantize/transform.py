@@ -53,7 +53,7 @@ class Sites(NamedTuple):
     keys: pairs of a tensor and the name under which its grid is kept.
     rounded: the tensors that are rounded.
     nonnegative: the tensors that are known to be at least zero.
-    fixed: pairs of a tensor and the grid that it always has, as gates have.
+    fixed: pairs of a tensor and the grid that it always has in 8 bits, as gates have.
     kernels: the nodes that have a kernel.
   """
 
@@ -300,8 +300,9 @@ def quantize_activations(
   Returns:
     An :class:`ActivationPass`, for one forward pass.
   """
-  key_of, (_, quantizers, gates) = sites.key_of, assign(quantization, sites)
-  narrowed = _narrowed_reads(sites, quantizers, gates)
+  key_of, assigned = sites.key_of, assign(quantization, sites)
+  quantizers, gates = assigned.activations, assigned.gates
+  narrowed = _narrowed_reads(sites, assigned)
   start, updated = variables.state["activations"], {}
   observing = False if not train else active
 
@@ -367,15 +368,24 @@ def quantize_activations(
   return ActivationPass(lambda x: visit(INPUT, x), intercept, lambda: {**start, **updated})
 
 
-def _narrowed_reads(
-  sites: Sites, quantizers: Mapping[str, Quantizer], gates: Mapping[str, Grid]
-) -> dict[str, tuple[str | None, ...]]:
-  """For each node that computes in 8 bits and reads tensors of 16: these, and None for the others."""
-  key_of = sites.key_of
-  bits = {
-    tensor: gates[tensor].bits if tensor in gates else _bits(quantizers.get(key))
-    for tensor, key in key_of.items()
+def tensor_bits(sites: Sites, assigned: Assigned) -> dict[str, int]:
+  """Bits of the integers that every tensor is stored in: 8 or 16; of those in float, 8.
+
+  Args:
+    sites: of the model's graph.
+    assigned: from :func:`assign`.
+  """
+  return {
+    tensor: assigned.gates[tensor].bits
+    if tensor in assigned.gates
+    else _bits(assigned.activations.get(key))
+    for tensor, key in sites.keys
   }
+
+
+def _narrowed_reads(sites: Sites, assigned: Assigned) -> dict[str, tuple[str | None, ...]]:
+  """For each node that computes in 8 bits and reads tensors of 16: these, and None for the others."""
+  bits = tensor_bits(sites, assigned)
   reads = {
     node.name: tuple(t if bits[t] > bits[node.output] else None for t in node.inputs)
     for node in sites.graph.nodes

@@ -18,7 +18,7 @@ from jaxcompress.nn import (
   trace,
 )
 from jaxcompress.nn.activations import activate
-from jaxcompress.quantize import Grid, assemble, find_sites
+from jaxcompress.quantize import Grid, QuantizedModel, assemble, find_sites, integer
 from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS
 
 CODES = np.arange(-128, 128).astype(np.int8)
@@ -170,3 +170,20 @@ def test_gates_of_absurd_weights_are_refused_by_name():
 def test_unknown_ways_to_write_a_hard_swish_are_refused():
   with pytest.raises(ValueError, match="hard_swish: 'table' is unknown; it must be 'gate' or"):
     quantized_alone("hard_swish", 0.05, 0, hard_swish="table")
+
+
+@pytest.mark.parametrize("hard_swish", ["gate", "operator"])
+def test_a_hard_swish_of_16_bits_is_a_gate_and_near_to_float(hard_swish):
+  codes = np.arange(-(2**15), 2**15, 37, dtype=np.int16)
+  codes = codes[: codes.size // 4 * 4].reshape(1, -1, 4, 1)
+  source, output = (Grid(np.float32(top / 2**15), 0, 16) for top in (8.0, 8.5))
+  grids = {INPUT: source, "act": output}
+  graph = graph_of(Alone("hard_swish"), codes.shape)
+  quantized = assemble(graph, {}, {}, grids, hard_swish=hard_swish)
+  assert [node.name for node in quantized.graph.nodes] == ["act/gate", "act"]
+  expected = activate("hard_swish", codes * source.scale) / output.scale
+  for kernels in KERNELS:
+    got = integer.run(quantized.with_kernels(kernels).program, codes)
+    assert np.abs(got - expected).max() < 2.5
+  with pytest.raises(ValueError, match=r"'act': act: HARD_SWISH runs on 8-bit integers only"):
+    QuantizedModel(graph, grids, {})

@@ -102,6 +102,21 @@ def test_means_are_the_integer_arithmetic_by_definition(side):
   assert np.abs(y - codes.mean((1, 2), keepdims=True) * 0.07 / 0.041).max() < 0.75  # rounded twice
 
 
+@pytest.mark.parametrize(
+  ("source", "output", "side", "total", "expected"),
+  [  # as the runtimes compute it; the quotient in float32 gives 2, 3 and -77
+    (0.0560000017285347, 0.04480000212788582, 2, 4, 1),
+    (0.07800000160932541, 0.01733333431184292, 4, 8, 2),
+    (0.024000000208616257, 0.0023225806653499603, 4, -120, -78),
+  ],
+)
+def test_the_scales_of_a_mean_are_divided_in_float64(source, output, side, total, expected):
+  codes = np.full(side**2, total // side**2)
+  codes[: total % side**2] += 1
+  rule = mean(Grid(np.float32(source), 0), Grid(np.float32(output), 0), side**2)
+  assert rule(jnp.asarray(codes.reshape(1, side, side, 1), jnp.float32)).item() == expected
+
+
 @pytest.mark.parametrize("bits", GATES)
 def test_a_sixth_of_six_is_one_in_every_runtime(bits):
   gate = GATES[bits]

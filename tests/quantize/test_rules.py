@@ -152,3 +152,7 @@ def test_float_and_training_only_layers_are_not_exported(batch):
   state, _ = train(plan, batch, steps=1)
   with pytest.raises(ValueError, match="have no integers"):
     state.quantized()
+  plan = quantize.Quantization(weights=quantize.absmax(16), activations=ACTIVATIONS)
+  state, _ = train(plan, batch, steps=1)
+  with pytest.raises(ValueError, match="'stem' have levels up to 32767; files hold int8"):
+    state.quantized()

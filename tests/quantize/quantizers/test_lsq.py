@@ -138,6 +138,16 @@ def test_zero_is_a_level_of_deployable_lsq_plus_whatever_its_offset():
     assert quantizer.levels.low <= quantizer.grid(shifted, state, x)[1] <= quantizer.levels.high
 
 
+def test_sixteen_bits_lie_around_zero_and_lose_next_to_nothing():
+  quantizer = lsq_activations(16)
+  x = jnp.abs(jax.random.normal(jax.random.key(0), (4, 100)))
+  params, state = quantizer.init(x)
+  y, state = quantizer.apply(params, state, x, train=True, nonnegative=True)
+  scale, zero = quantizer.grid(params, state)
+  assert (zero, quantizer.levels.low, quantizer.levels.high) == (0.0, -(2**15), 2**15 - 1)
+  assert jnp.max(jnp.abs(y - x)) <= 0.501 * scale < 0.01
+
+
 def test_a_lost_step_still_learns():
   quantizer = lsq(8)
   w = jnp.array([[1.0], [-2.0]])
@@ -152,8 +162,9 @@ def test_a_lost_step_still_learns():
   [
     (lambda: lsq(1), "bits: 1 with narrow=True"),
     (lambda: lsq(8, narrow=False), "bits: 8 with narrow=False"),
-    (lambda: lsq_activations(9), "bits: 9 is out of range"),
+    (lambda: lsq_activations(17), "bits: 17 is out of range; activations have 2 to 16"),
     (lambda: lsq_plus_activations(1), "bits: 1 is out of range"),
+    (lambda: lsq_plus_activations(16), "2 to 8 here; ema_range, .* have up to 16"),
   ],
 )
 def test_mistakes_name_the_argument_and_the_value(make, message):
