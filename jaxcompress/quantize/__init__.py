@@ -1,12 +1,27 @@
 """Integers: grids, quantizers, the transforms that apply them, and exact evaluation."""
 
+from jaxcompress.quantize.analysis import (
+  Allocation,
+  Analysis,
+  LayerAnalysis,
+  LayerSensitivity,
+  Sensitivity,
+  Suggestion,
+  allocate_bits,
+  analyze,
+  choose_bits,
+  packed_bytes,
+  sensitivity,
+  suggest,
+  suggested_rules,
+)
 from jaxcompress.quantize.config import Quantization, binary, int8, ternary, uniform, w4a8
 from jaxcompress.quantize.deploy import activation_grids, kernel_codes
 from jaxcompress.quantize.folded import folded_train
 from jaxcompress.quantize.grid import Levels, affine, fake_quant, levels, to_integers
 from jaxcompress.quantize.integer import Grid, Integers
 from jaxcompress.quantize.integers import assemble
-from jaxcompress.quantize.model import QuantizedModel
+from jaxcompress.quantize.model import Move, QuantizedModel
 from jaxcompress.quantize.ptq import METHODS, Trial, calibrate, post_training, search
 from jaxcompress.quantize.quantizers import (
   Anchor,
@@ -71,23 +86,32 @@ from jaxcompress.quantize.transform import (
 __all__ = [
   "METHODS",
   "ActivationPass",
+  "Allocation",
+  "Analysis",
   "Anchor",
   "Assigned",
   "Grid",
   "Integers",
+  "LayerAnalysis",
+  "LayerSensitivity",
   "Learned",
   "Levels",
+  "Move",
   "QuantVariables",
   "Quantization",
   "QuantizedModel",
   "Quantizer",
   "Range",
   "Rule",
+  "Sensitivity",
   "Sites",
+  "Suggestion",
   "Trial",
   "absmax",
   "activation_grids",
   "affine",
+  "allocate_bits",
+  "analyze",
   "approx_sign",
   "assemble",
   "assign",
@@ -96,6 +120,7 @@ __all__ = [
   "bwn",
   "bwn_weights",
   "calibrate",
+  "choose_bits",
   "clip_sign",
   "dorefa",
   "dorefa_activations",
@@ -123,6 +148,7 @@ __all__ = [
   "lsq_quantize",
   "mean_range",
   "minmax_range",
+  "packed_bytes",
   "pact",
   "pact_clip",
   "post_training",
@@ -133,9 +159,12 @@ __all__ = [
   "rsign",
   "rsign_activations",
   "search",
+  "sensitivity",
   "stochastic",
   "stochastic_fake_quant",
   "stochastic_round",
+  "suggest",
+  "suggested_rules",
   "ternary",
   "to_integers",
   "ttq",

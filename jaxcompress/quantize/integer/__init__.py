@@ -8,7 +8,7 @@ from jaxcompress.quantize.integer.leaf_ops import (
   pads_of,
 )
 from jaxcompress.quantize.integer.lower import fixed_grid, lower_hard_swish
-from jaxcompress.quantize.integer.program import Program, prepare, run
+from jaxcompress.quantize.integer.program import Program, all_tensors, prepare, run
 from jaxcompress.quantize.integer.runtimes import KERNELS
 from jaxcompress.quantize.integer.values import (
   HARD_SIGMOID_GRID,
@@ -33,6 +33,7 @@ __all__ = [
   "Grid",
   "Integers",
   "Program",
+  "all_tensors",
   "averaging",
   "channel_groups",
   "counts_padding",

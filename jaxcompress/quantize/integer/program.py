@@ -118,9 +118,23 @@ def run(program: Program, codes: np.ndarray) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _evaluate(steps, output, arrays, zero_points, codes):
-  tensors = {INPUT: codes.astype(jnp.float32) - zero_points[0]}
+  tensors = all_tensors(steps, arrays, codes.astype(jnp.float32) - zero_points[0])
+  return (tensors[output] + zero_points[1]).astype(jnp.int8)
+
+
+def all_tensors(
+  steps: tuple[Step, ...], arrays: tuple[dict[str, Any], ...], x: jax.Array
+) -> dict[str, jax.Array]:
+  """``q - zero_point`` of every tensor of a program, float32, by name; for use under ``jit``.
+
+  Args:
+    steps: of a :class:`Program`; static.
+    arrays: of the same program.
+    x: ``q - zero_point`` of the input, float32 (batch, height, width, channels).
+  """
+  tensors = {INPUT: x}
   for step, numbers in zip(steps, arrays, strict=True):
     inputs = [tensors[name] for name in step.inputs]
     outputs = ARITHMETIC[step.op].run(step.static, numbers, *inputs)
     tensors.update(zip(step.outputs, outputs, strict=True))
-  return (tensors[output] + zero_points[1]).astype(jnp.int8)
+  return tensors

@@ -1,7 +1,7 @@
 """Post-training quantization in one call: tries methods and keeps the best."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from jaxcompress.nn.execute import execute
-from jaxcompress.quantize.grid import levels
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.ptq.histograms import Calibrator, calibrator
 from jaxcompress.quantize.ptq.inputs import (
@@ -20,9 +19,11 @@ from jaxcompress.quantize.ptq.inputs import (
   check_labels,
   trace_on,
 )
+from jaxcompress.quantize.ptq.layer_levels import weight_levels
 from jaxcompress.quantize.ptq.observe import check_batch_size
 from jaxcompress.quantize.ptq.progress import meter
 from jaxcompress.quantize.ptq.recipes import METHODS, Method, Network
+from jaxcompress.quantize.rules import Rule
 
 AUTO = "auto"
 FEWEST_TO_SPLIT = 16  # fewer images are used for both calibration and choice
@@ -56,6 +57,7 @@ def post_training(
   *,
   method: str = AUTO,
   bits: int = 8,
+  rules: Sequence[Rule] = (),
   labels: Any = None,
   max_drop: float | None = None,
   preprocess: Preprocess | None = None,
@@ -82,6 +84,9 @@ def post_training(
     method: ``"auto"``, or one of ``"minmax"``, ``"ema"``, ``"percentile"``, ``"kl"``, ``"mse"``,
       ``"bias_correction"``, ``"equalize"``, ``"data_free"``, ``"adaround"``.
     bits: of the weights, 2 to 8; activations have 8.
+    rules: exceptions for some layers, as :func:`~jaxcompress.quantize.allocate_bits` gives them. Of
+      a rule's quantizer of weights only the integers count, since methods choose scales of their
+      own; activations keep 8 bits.
     labels: (N,) integers, or None.
     max_drop: the largest loss of the score that is accepted, as a share: 0.005 is half a point.
       Without labels it is the share of images on which the integer model may decide otherwise.
@@ -120,6 +125,7 @@ def post_training(
     images,
     method=method,
     bits=bits,
+    rules=rules,
     labels=labels,
     max_drop=max_drop,
     preprocess=preprocess,
@@ -138,6 +144,7 @@ def search(
   *,
   method: str = AUTO,
   bits: int = 8,
+  rules: Sequence[Rule] = (),
   labels: Any = None,
   max_drop: float | None = None,
   preprocess: Preprocess | None = None,
@@ -163,13 +170,13 @@ def search(
   images = check_images(images, preprocess)
   size = check_batch_size(batch_size, len(images))
   graph = trace_on(model, variables, images, preprocess)
+  to = weight_levels(graph, bits, rules)
   classes = graph.shape(graph.output)[-1]
   labels = None if labels is None else check_labels(labels, len(images), classes)
   calibration, held_out = split(len(images), seed)
   variables = jax.device_get(variables)
   network = Network.of(graph, variables, Batches(images[calibration], preprocess, size))
   judge = Judge.of(network, Batches(images[held_out], preprocess, size), labels, held_out)
-  to = levels(bits, symmetric=True, narrow=True)
   enough = SLACK + (max_drop or 0.0)
   best, trials = None, []
   with meter(progress) as shown:
