@@ -237,3 +237,7 @@ def main() -> None:
     hint = "; go on with --resume" if "compress" in sys.argv[1:2] else ""
     print(f"jaxcompress: stopped{hint}", file=sys.stderr)
     sys.exit(130)
+
+
+if __name__ == "__main__":
+  start()

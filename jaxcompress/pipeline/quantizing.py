@@ -18,8 +18,9 @@ from jaxcompress.report import style, text
 
 EVAL_BATCH = 250
 VERIFIED = 256  # test images that the file itself is run on
-ANALYZED = 128  # of which the analysis makes hundreds of passes
-MEASURED = 256  # of which the sensitivities are measured
+ANALYZED = 128  # test images of which the analysis makes hundreds of passes
+MEASURED = 256  # of the calibration images, on which the sensitivities are measured
+MOST_SUGGESTIONS = 5  # are printed
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "ki": 1024, "mi": 1024**2}
 
 
@@ -323,8 +324,14 @@ def _analyze(run: _Run, model: quantize.QuantizedModel) -> quantize.Analysis:
     run.data.test.images[:ANALYZED],
   )
   run.console.print(report.analysis_table(analysis))
-  for suggestion in quantize.suggest(analysis):
+  suggestions = quantize.suggest(analysis)
+  for suggestion in suggestions[:MOST_SUGGESTIONS]:
     run.console.print(Text(f"suggestion: {suggestion.reason}"), soft_wrap=True)
+  if len(suggestions) > MOST_SUGGESTIONS:
+    more = len(suggestions) - MOST_SUGGESTIONS
+    run.console.print(
+      f"and {more} more for layers that matter less, in {run.options.files['analysis']}"
+    )
   return analysis
 
 

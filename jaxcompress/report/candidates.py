@@ -52,7 +52,7 @@ def trial_table(trials: Sequence[Trial], *, labels: bool, kept: str | None = Non
     table.add_row(
       Text(trial.name),
       text.percent(trial.score, 2),
-      text.points(-trial.drop),
+      text.points(round(-trial.drop, 4) + 0.0),  # no minus before a zero
       f"{trial.sqnr:.1f} dB" if math.isfinite(trial.sqnr) else "exact",
       text.duration(trial.seconds),
       style="bold" if trial.name == kept else "",

@@ -107,10 +107,19 @@ def test_json_is_strict_and_holds_rows_and_reasons(analysis):
 
 
 def test_trials_say_what_was_kept():
-  trials = (Trial("minmax", 0.9, 0.05, 20.04, 1.5), Trial("mse", 0.95, 0.0, math.inf, 2.0))
+  trials = (Trial("minmax", 0.9, 0.05, 20.04, 1.5), Trial("mse", 0.95, 1e-9, math.inf, 2.0))
   table = trial_table(trials, labels=True, kept="mse")
   drawn = draw(table)
-  for part in ("minmax", "90.00 %", "-5.0 points", "20.0 dB", "1.5 s", "top-1", "exact"):
+  for part in (
+    "minmax",
+    "90.00 %",
+    "-5.0 points",
+    "+0.0 points",
+    "20.0 dB",
+    "1.5 s",
+    "top-1",
+    "exact",
+  ):
     assert part in drawn
   assert [row.style for row in table.rows] == ["", "bold"]
   assert "agreement" in draw(trial_table(trials, labels=False))
