@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 
 import flax.linen as nn
 import jax
@@ -13,6 +12,7 @@ import pytest
 from jaxcompress.nn import Activation, ConvNorm, Dense, GlobalAvgPool, fold, init_variables, trace
 from jaxcompress.nn.execute import execute, folded_layers
 from jaxcompress.quantize import Grid, Move, analyze, assemble, find_sites, post_training, suggest
+from jaxcompress.quantize.analysis import passes
 from jaxcompress.quantize.ptq.drive import decibels
 from jaxcompress.quantize.ptq.observe import rounding_visitor
 
@@ -121,13 +121,12 @@ def test_a_damaged_layer_ranks_first_and_is_named_in_words(case, quantized):
 
 
 def test_one_program_serves_all_layers_and_all_models_of_an_architecture(case, quantized, analysis):
-  module = sys.modules["jaxcompress.quantize.analysis.analyze"]
-  before = module._passes._cache_size(), module._look._cache_size()
+  before = passes.run_passes._cache_size(), passes.look._cache_size()
   again = dataclasses.replace(
     quantized, grids={**quantized.grids, "dense": Grid(np.float32(0.1), 3)}
   )
   studied(case, again)
-  assert (module._passes._cache_size(), module._look._cache_size()) == before
+  assert (passes.run_passes._cache_size(), passes.look._cache_size()) == before
 
 
 def test_channels_without_weights_or_without_change_are_dead(case):
