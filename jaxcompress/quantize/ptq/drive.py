@@ -196,7 +196,7 @@ def search(
       )
       if best is None or (score, sqnr) > best[0]:
         best = ((score, sqnr), quantized)
-  _check_drop(trials, max_drop, judge, bits)
+  _check_drop(trials, max_drop, judge, bits, rules)
   return best[1], tuple(trials)
 
 
@@ -287,13 +287,17 @@ def _logits(graph, layers, x):
   return execute(graph, layers, x)
 
 
-def _check_drop(trials: list[Trial], max_drop: float | None, judge: Judge, bits: int) -> None:
+def _check_drop(
+  trials: list[Trial], max_drop: float | None, judge: Judge, bits: int, rules: Sequence[Rule]
+) -> None:
   best = max(trials, key=lambda trial: (trial.score, trial.sqnr))
   if max_drop is None or best.drop <= max_drop + SLACK:
     return
+  exceptions = " but for the rules" if rules else ""
   raise ValueError(
     f"max_drop: {max_drop:g} cannot be met; the best of {len(trials)} methods, {best.name!r}, loses"
     f" {best.drop:.4f} of {judge.reference:.4f} on {len(judge.wanted)} held-out images with"
-    f" {bits}-bit weights; fine-tune instead, with quantize=jaxcompress.quantize.uniform({bits}) in"
+    f" {bits}-bit weights{exceptions}; fine-tune instead, with quantize="
+    f"jaxcompress.quantize.uniform({bits}{', rules=...' if rules else ''}) in"
     " a Recipe, or take more bits or images."
   )
