@@ -1,4 +1,4 @@
-"""The command line: ``jaxcompress compress`` and ``jaxcompress info``."""
+"""The command line: ``jaxcompress compress``, ``quantize`` and ``info``."""
 
 import os
 import pathlib
@@ -96,6 +96,70 @@ def compress(
 
 
 @app.command()
+def quantize(
+  model: Annotated[
+    str,
+    typer.Argument(
+      metavar="MODEL_FILE",
+      help="A trained model: a .safetensors file of models.save, or OUT/student or OUT/teacher of"
+      " a compress run.",
+    ),
+  ],
+  data: Annotated[
+    str, typer.Option(help="glyphs, digits, tfds:NAME or folder:PATH, as for compress.")
+  ] = "glyphs",
+  method: Annotated[
+    str, typer.Option(help="auto, or one method, such as minmax, mse, equalize or adaround.")
+  ] = "auto",
+  bits: Annotated[int | None, typer.Option(help="Bits of the weights, 2 to 8 [8].")] = None,
+  max_drop: Annotated[
+    float | None,
+    typer.Option(help="Largest loss of top-1, a share; stops at the first method that meets it."),
+  ] = None,
+  budget: Annotated[
+    str | None,
+    typer.Option(help="Size of the packed weights, such as 300KB; each layer gets its own bits."),
+  ] = None,
+  analyze: Annotated[
+    bool,
+    typer.Option("--analyze", help="Say which layers lose how much, in a table, plot and JSON."),
+  ] = False,
+  images: Annotated[int, typer.Option(help="Training images that calibrate and decide.")] = 1024,
+  kernels: Annotated[
+    str, typer.Option(help="Runtime whose rounding it is: xnnpack, reference or tflm.")
+  ] = "xnnpack",
+  image_size: Annotated[
+    int | None, typer.Option(help="Side of the images in pixels [what the model's file says].")
+  ] = None,
+  seed: Annotated[int, typer.Option(help="Of the data and the choice of images.")] = 0,
+  out: Annotated[str, typer.Option(help="The integer file.")] = "model.tflite",
+  force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+) -> None:
+  """Quantize a trained model without training it further, export it, and verify the file."""
+  from rich.console import Console
+
+  from jaxcompress import pipeline
+
+  options = pipeline.QuantizeOptions(
+    model=model,
+    data=data,
+    method=method,
+    bits=bits,
+    max_drop=max_drop,
+    budget=budget,
+    images=images,
+    kernels=kernels,
+    image_size=image_size,
+    analyze=analyze,
+    out=out,
+    force=force,
+    seed=seed,
+  )
+  _keep_compiled_programs()
+  pipeline.quantize_model(options, console=Console())
+
+
+@app.command()
 def info(
   model: Annotated[
     str | None,
@@ -170,5 +234,10 @@ def main() -> None:
     print(f"jaxcompress: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt:
-    print("jaxcompress: stopped; go on with --resume", file=sys.stderr)
+    hint = "; go on with --resume" if "compress" in sys.argv[1:2] else ""
+    print(f"jaxcompress: stopped{hint}", file=sys.stderr)
     sys.exit(130)
+
+
+if __name__ == "__main__":
+  start()

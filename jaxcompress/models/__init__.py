@@ -7,6 +7,7 @@ from jaxcompress.models.convert import (
 )
 from jaxcompress.models.files import (
   load,
+  read_metadata,
   save,
 )
 from jaxcompress.models.ghostnet import (
@@ -123,6 +124,7 @@ __all__ = [
   "mobilenet_v4_conv_medium",
   "mobilenet_v4_conv_small",
   "options_of",
+  "read_metadata",
   "resnet",
   "resnet8",
   "resnet8x4",

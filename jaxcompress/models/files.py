@@ -22,38 +22,50 @@ HEADER = "jaxcompress"  # key of the configuration in the file's metadata
 FORMAT = 1
 
 
-def save(path: str | os.PathLike, model: nn.Module, variables: Mapping[str, Any]) -> pathlib.Path:
+def save(
+  path: str | os.PathLike,
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  *,
+  metadata: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
   """Writes a model and its variables to one file, which :func:`load` reads.
 
   Args:
     path: of the file, by custom ``.safetensors``; an earlier file is replaced in one step.
     model: one of ``jaxcompress.models``; its name and options go into the header.
     variables: its ``params`` and ``batch_stats``.
+    metadata: JSON values to keep with it, for :func:`read_metadata`. ``jaxcompress quantize`` reads
+      ``classes`` (names), ``image_shape`` and ``preprocess`` (``data.Preprocess().to_metadata()``).
 
   Returns:
     The path.
 
   Raises:
-    ValueError: if the model is none of this package, or the variables are not its own.
+    ValueError: if the model is none of this package, the variables are not its own, or the
+      metadata is no JSON.
 
   Examples:
     >>> from jaxcompress import models
     >>> model = models.resnet8(num_classes=10)
     >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...   path = save(folder + "/student.safetensors", model, variables)
+    ...   path = save(folder + "/student.safetensors", model, variables, metadata={"seed": 0})
     ...   same_model, same_variables = load(path)
-    >>> same_model == model
-    True
+    ...   metadata = read_metadata(path)
+    >>> same_model == model, metadata
+    (True, {'seed': 0})
   """
   path = pathlib.Path(path)
   name, num_classes, options = describe(model)
   config = {"format": FORMAT, "model": name, "num_classes": num_classes, "options": options}
+  try:
+    header = json.dumps({**config, "metadata": dict(metadata or {})}, allow_nan=False)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"metadata: it is no JSON ({error}); give plain values.") from error
   arrays = {key: np.asarray(array) for key, array in _flat(variables).items()}
   _check_arrays("variables", f"the model {name}", model, arrays)
-  content = to_bytes(
-    {key: np.ascontiguousarray(a) for key, a in arrays.items()}, {HEADER: json.dumps(config)}
-  )
+  content = to_bytes({key: np.ascontiguousarray(a) for key, a in arrays.items()}, {HEADER: header})
   try:
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
       file.write(content)
@@ -79,10 +91,39 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
   Examples:
     See :func:`save`.
   """
+  header, arrays = _read(path)
+  model = _build(path, header)
+  _check_arrays("path", str(path), model, arrays)
+  variables = unflatten_dict({tuple(key.split("/")): a for key, a in arrays.items()})
+  return model, jax.tree.map(jnp.asarray, variables)
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+  """What :func:`save` was given to keep with a model; empty if nothing.
+
+  Args:
+    path: of the file.
+
+  Raises:
+    ValueError: if the file cannot be read or was not written by :func:`save`.
+
+  Examples:
+    See :func:`save`.
+  """
+  header, _ = _read(path, arrays=False)
+  try:
+    return dict(json.loads(header).get("metadata", {}))
+  except (AttributeError, TypeError, ValueError) as error:
+    raise ValueError(f"path: {path} has a damaged header ({error}).") from error
+
+
+def _read(path: str | os.PathLike, *, arrays: bool = True) -> tuple[str, dict[str, np.ndarray]]:
+  """The header of a file that :func:`save` wrote, and its arrays if they are wanted."""
   try:
     with safetensors.safe_open(path, "numpy") as file:
       header = (file.metadata() or {}).get(HEADER)
-      arrays = {key: file.get_tensor(key) for key in file.keys()} if header else {}  # noqa: SIM118
+      names = file.keys() if header and arrays else ()
+      found = {key: file.get_tensor(key) for key in names}
   except Exception as error:  # the reader raises its own kinds, and OSError
     raise ValueError(f"path: {path} is no readable safetensors file ({error}).") from error
   if header is None:
@@ -90,10 +131,7 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
       f"path: {path} says no model in its header; checkpoints of PyTorch are read by"
       " models.from_torch(source, path)."
     )
-  model = _build(path, header)
-  _check_arrays("path", str(path), model, arrays)
-  variables = unflatten_dict({tuple(key.split("/")): a for key, a in arrays.items()})
-  return model, jax.tree.map(jnp.asarray, variables)
+  return header, found
 
 
 def _build(path: str | os.PathLike, header: str) -> nn.Module:

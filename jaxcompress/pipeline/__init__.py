@@ -1,6 +1,15 @@
-"""The run behind ``jaxcompress compress``."""
+"""The runs behind ``jaxcompress compress`` and ``jaxcompress quantize``."""
 
 from jaxcompress.pipeline.options import Options, claim_folder, release_folder
+from jaxcompress.pipeline.quantize_options import QuantizeOptions
+from jaxcompress.pipeline.quantizing import quantize_model
 from jaxcompress.pipeline.run import compress
 
-__all__ = ["Options", "claim_folder", "compress", "release_folder"]
+__all__ = [
+  "Options",
+  "QuantizeOptions",
+  "claim_folder",
+  "compress",
+  "quantize_model",
+  "release_folder",
+]

@@ -3,11 +3,13 @@
 import json
 import pathlib
 import shutil
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
+from jaxcompress import data as datasets
 from jaxcompress import models
 from jaxcompress.models.layouts import SMALL_IMAGE
 from jaxcompress.nn import Norm
@@ -75,12 +77,44 @@ def build(
   return Network(name, width, module, summary)
 
 
-def save(folder: pathlib.Path, network: Network, variables: Any, classes: tuple[str, ...]) -> None:
+class Saved(NamedTuple):
+  """A trained network and what its file says of it.
+
+  Attributes:
+    title: as a person writes it.
+    module: the linen module.
+    variables: its ``params`` and ``batch_stats``.
+    classes: names in the order of the logits, or None if the file does not say.
+    image_shape: (height, width, channels), or None.
+    preprocess: maps pixels to what the network reads, or None.
+  """
+
+  title: str
+  module: nn.Module
+  variables: Any
+  classes: tuple[str, ...] | None
+  image_shape: tuple[int, ...] | None
+  preprocess: datasets.Preprocess | None
+
+
+def save(
+  folder: pathlib.Path,
+  network: Network,
+  variables: Any,
+  classes: tuple[str, ...],
+  preprocess: datasets.Preprocess,
+) -> None:
   """Writes variables and what they belong to; an earlier half-written folder is replaced."""
   temporary = folder.with_name(folder.name + ".partial")
   shutil.rmtree(temporary, ignore_errors=True)
   save_variables(temporary / "variables", variables)
-  facts = {"name": network.name, "width": network.width, "classes": list(classes)}
+  facts = {
+    "name": network.name,
+    "width": network.width,
+    "classes": list(classes),
+    "image_shape": list(network.summary.graph.input_shape[1:]),
+    "preprocess": preprocess.to_metadata(),
+  }
   (temporary / MODEL_FILE).write_text(json.dumps(facts, indent=2) + "\n")
   temporary.rename(folder)
 
@@ -130,3 +164,62 @@ def load(
   network = build(found[0], len(classes), image_shape, found[1], default=1.0)
   variables = load_variables(folder / "variables", network.summary.variables)
   return network, jax.tree.map(jax.numpy.asarray, variables)
+
+
+def read(path: str | pathlib.Path) -> Saved:
+  """Reads a network by itself: a folder of :func:`save`, or a file of ``models.save``.
+
+  Args:
+    path: such as ``OUT/student`` or ``student.safetensors``.
+
+  Raises:
+    ValueError: if it is neither, or cannot be read.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    return _read_folder(path)
+  if not path.is_file():
+    raise ValueError(
+      f"model: {path} does not exist; name a .safetensors file of models.save, or a folder that"
+      " compress wrote, such as OUT/student."
+    )
+  module, variables = models.load(path)
+  name, _, options = models.describe(module)
+  width = options.get("width")
+  title = name if width is None else f"{name} x{width:g}"
+  return _saved(path, title, module, variables, models.read_metadata(path))
+
+
+def _read_folder(folder: pathlib.Path) -> Saved:
+  try:
+    facts = json.loads((folder / MODEL_FILE).read_text())
+    name, width, classes = facts["name"], facts["width"], tuple(facts["classes"])
+    shape = tuple(facts["image_shape"])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"model: {folder} holds no readable {MODEL_FILE}; name a folder that compress wrote, such as"
+      " OUT/student or OUT/teacher."
+    ) from error
+  network = build(name, len(classes), shape, width, default=1.0)
+  variables = load_variables(folder / "variables", network.summary.variables)
+  variables = jax.tree.map(jax.numpy.asarray, variables)
+  return _saved(folder, network.title, network.module, variables, facts)
+
+
+def _saved(
+  path: pathlib.Path, title: str, module: nn.Module, variables: Any, facts: Mapping[str, Any]
+) -> Saved:
+  def optional(name: str, read: Callable[[Any], Any]) -> Any:
+    try:
+      return None if facts.get(name) is None else read(facts[name])
+    except (TypeError, ValueError) as error:
+      raise ValueError(f"model: the {name} in {path} cannot be read ({error}).") from error
+
+  return Saved(
+    title,
+    module,
+    variables,
+    optional("classes", lambda names: tuple(map(str, names))),
+    optional("image_shape", lambda shape: tuple(map(int, shape))),
+    optional("preprocess", datasets.Preprocess.from_metadata),
+  )

@@ -111,7 +111,7 @@ def _train_all(
     variables = phases.train_teacher(run, teacher)
     steps = run.schedule.float_steps
     run.note(teacher=_float_entry(run, "teacher", teacher, variables, steps=steps))
-    networks.save(saved, teacher, variables, run.data.classes)
+    networks.save(saved, teacher, variables, run.data.classes, run.preprocess)
   if "alone" not in run.recall():
     alone = phases.train_alone(run, student)
     run.note(alone=_float_entry(run, "alone", student, alone, steps=run.schedule.float_steps))
@@ -119,6 +119,8 @@ def _train_all(
   def on_float(distilled: Any) -> None:
     steps = run.schedule.float_steps
     run.note(distilled=_float_entry(run, "distilled", student, distilled, steps=steps))
+    shutil.rmtree(run.folder / "student", ignore_errors=True)  # of a run that was killed here
+    networks.save(run.folder / "student", student, distilled, run.data.classes, run.preprocess)
 
   return phases.distill_student(run, student, teacher, variables, on_float).quantized()
 

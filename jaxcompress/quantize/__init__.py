@@ -1,5 +1,20 @@
 """Integers: grids, quantizers, the transforms that apply them, and exact evaluation."""
 
+from jaxcompress.quantize.analysis import (
+  Allocation,
+  Analysis,
+  LayerAnalysis,
+  LayerSensitivity,
+  Sensitivity,
+  Suggestion,
+  allocate_bits,
+  analyze,
+  choose_bits,
+  packed_bytes,
+  sensitivity,
+  suggest,
+  suggested_rules,
+)
 from jaxcompress.quantize.config import (
   Quantization,
   binary,
@@ -17,7 +32,7 @@ from jaxcompress.quantize.grid import Levels, affine, fake_quant, levels, to_int
 from jaxcompress.quantize.integer import Grid, Integers
 from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.interop import activation_to_qwix, to_qwix
-from jaxcompress.quantize.model import QuantizedModel
+from jaxcompress.quantize.model import Move, QuantizedModel
 from jaxcompress.quantize.ptq import METHODS, Trial, calibrate, post_training, search
 from jaxcompress.quantize.quantizers import (
   Anchor,
@@ -88,14 +103,19 @@ from jaxcompress.quantize.transform import (
 __all__ = [
   "METHODS",
   "ActivationPass",
+  "Allocation",
+  "Analysis",
   "Anchor",
   "Assigned",
   "Codes",
   "Exact",
   "Grid",
   "Integers",
+  "LayerAnalysis",
+  "LayerSensitivity",
   "Learned",
   "Levels",
+  "Move",
   "Oscillation",
   "Progress",
   "QuantVariables",
@@ -104,11 +124,15 @@ __all__ = [
   "Quantizer",
   "Range",
   "Rule",
+  "Sensitivity",
   "Sites",
+  "Suggestion",
   "Trial",
   "absmax",
   "activation_to_qwix",
   "affine",
+  "allocate_bits",
+  "analyze",
   "approx_sign",
   "assemble",
   "assign",
@@ -117,6 +141,7 @@ __all__ = [
   "bwn",
   "bwn_weights",
   "calibrate",
+  "choose_bits",
   "clip_sign",
   "deploy",
   "dorefa",
@@ -147,6 +172,7 @@ __all__ = [
   "lsq_quantize",
   "mean_range",
   "minmax_range",
+  "packed_bytes",
   "pact",
   "pact_clip",
   "post_training",
@@ -158,10 +184,13 @@ __all__ = [
   "rsign",
   "rsign_activations",
   "search",
+  "sensitivity",
   "squeeze_excite_16bit",
   "stochastic",
   "stochastic_fake_quant",
   "stochastic_round",
+  "suggest",
+  "suggested_rules",
   "tensor_bits",
   "ternary",
   "to_integers",

@@ -84,7 +84,7 @@ def exact_values(
   steps = integer.for_any_weights(program)
   scaled = images.astype(jnp.float32) * (1.0 / constants.scales[INPUT])
   x = jnp.round(jnp.clip(scaled, constants.low, constants.high))
-  tensors = integer.evaluate(steps, constants.arrays, x)
+  tensors = integer.all_tensors(steps, constants.arrays, x)
   return {name: tensors[name] * constants.scales[name] for name in sites.rounded}
 
 

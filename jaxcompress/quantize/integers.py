@@ -1,6 +1,6 @@
 """From trained numbers to the integers that a device runs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from jaxcompress.quantize.integer import (
 from jaxcompress.quantize.integer.convolve import largest_accumulator
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
 from jaxcompress.quantize.limits import MARGIN, RATIOS, fix_grids, least_step, widen_grids
-from jaxcompress.quantize.model import QuantizedModel, bias_type
+from jaxcompress.quantize.model import Move, QuantizedModel, bias_type
 from jaxcompress.quantize.transform import find_sites
 
 NARROW_INT8 = levels(8, symmetric=True, narrow=True)
@@ -31,10 +31,11 @@ def assemble(
   grids: Mapping[str, Grid],
   *,
   codes: Mapping[str, np.ndarray] | None = None,
-  levels: Levels = NARROW_INT8,
+  levels: Levels | Mapping[str, Levels] = NARROW_INT8,
   preprocess: Callable[[Any], Any] | None = None,
   kernels: str = "xnnpack",
   hard_swish: str = "gate",
+  moves: Mapping[str, Move] | None = None,
 ) -> QuantizedModel:
   """Turns folded layers, weight scales and grids into a :class:`QuantizedModel`.
 
@@ -61,12 +62,13 @@ def assemble(
     grids: of every tensor of the graph.
     codes: integers of the kernels as trained, before the sign of their factors, by node; a node
       without any gets ``round(kernel / s)``.
-    levels: the integers of the weights; within -127 to 127.
+    levels: the integers of the weights, of all layers or by node; within -127 to 127.
     preprocess: maps images to what the network reads; kept in the model.
     kernels: whose arithmetic evaluates the model; see :class:`~jaxcompress.quantize.QuantizedModel`.
     hard_swish: ``"gate"``: an addition and two products, fast in XNNPACK; ``"operator"``: TFLite's
       HARD_SWISH, one operator for microcontrollers, slow in XNNPACK and for 8 bits only; with 16 it
       is a gate all the same.
+    moves: what equalization did to the float network; kept in the model.
 
   Returns:
     A :class:`QuantizedModel`.
@@ -82,16 +84,15 @@ def assemble(
     Jacob et al., `Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference <https://arxiv.org/abs/1712.05877>`_, 2018, sections 2.2, 2.4.
   """
-  if not -HIGHEST <= levels.low <= levels.high <= HIGHEST:
-    raise ValueError(f"levels: {levels} must be within -{HIGHEST} to {HIGHEST}, as weights are.")
   if hard_swish not in ("gate", "operator"):
     raise ValueError(f"hard_swish: {hard_swish!r} is unknown; it must be 'gate' or 'operator'.")
   graph = lower_hard_swish(graph, lambda node: hard_swish == "gate" or _bits(grids, node) == 16)
   grids = fix_grids(graph, grids)
   graph, grids = lower_widths(graph, grids, find_sites(graph).nonnegative)
   weighted = [node for node in graph.nodes if kernel_shape(node) is not None]
+  levels_of = _levels_by_name(weighted, levels)
   ones = {
-    node.name: np.full(kernel_shape(node)[-1], 1 / levels.high, np.float32)
+    node.name: np.full(kernel_shape(node)[-1], 1 / levels_of[node.name].high, np.float32)
     for node in weighted
     if node.op == "BatchNorm"
   }
@@ -101,11 +102,11 @@ def assemble(
   folded = {node.name: _scaled(node, folded[node.name]) for node in weighted}
   weights, scales, steps = {}, {}, {}
   for node in weighted:
-    name, layer = node.name, folded[node.name]
+    name, layer, to = node.name, folded[node.name], levels_of[node.name]
     if codes is not None and name in codes:
-      weights[name] = _checked_codes(name, codes[name], layer.kernel.shape, levels)
+      weights[name] = _checked_codes(name, codes[name], layer.kernel.shape, to)
     else:
-      weights[name] = round_kernel(layer.kernel, weight_scales[name], levels)
+      weights[name] = round_kernel(layer.kernel, weight_scales[name], to)
     scales[name] = _live_scales(weights[name], weight_scales[name], layer)
     source = grids[node.inputs[0]]
     reach = largest_accumulator(weights[name], source)
@@ -121,7 +122,22 @@ def assemble(
     )
     for node in weighted
   }
-  return QuantizedModel(graph, grids, layers, preprocess, kernels)
+  return QuantizedModel(graph, grids, layers, preprocess, kernels, dict(moves or {}))
+
+
+def _levels_by_name(
+  weighted: Sequence[Node], levels: Levels | Mapping[str, Levels]
+) -> dict[str, Levels]:
+  """The integers of every layer's weights."""
+  found = {}
+  for node in weighted:
+    to = levels.get(node.name) if isinstance(levels, Mapping) else levels
+    if to is None:
+      raise ValueError(f"levels: layer {node.name!r} has none; give every layer some.")
+    if not -HIGHEST <= to.low <= to.high <= HIGHEST:
+      raise ValueError(f"levels: {to} must be within -{HIGHEST} to {HIGHEST}, as weights are.")
+    found[node.name] = to
+  return found
 
 
 def _bits(grids: Mapping[str, Grid], node: Node) -> int:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,18 @@ from jaxcompress.quantize import integer
 from jaxcompress.quantize.integer import Grid, Integers
 
 PREPROCESS_BATCH = 256
+
+
+class Move(NamedTuple):
+  """How the channels of a tensor differ from the float network's: ``y / scale - shift`` of them.
+
+  Attributes:
+    scale: (channels,) float64, positive.
+    shift: (channels,) float64.
+  """
+
+  scale: np.ndarray
+  shift: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +43,8 @@ class QuantizedModel:
       its own kernels for the 16-bit integers that XNNPACK does not have),
       ``"reference"`` (LiteRT's reference kernels) or ``"tflm"`` (TensorFlow Lite for
       Microcontrollers' portable kernels).
+    moves: of the tensors whose channels equalization moved, by name; evaluation needs none of it,
+      but who compares tensors with the float network's does.
 
   Raises:
     ValueError: if a grid or a layer is missing, a shape or a value does not fit, or the device
@@ -52,6 +66,7 @@ class QuantizedModel:
   layers: Mapping[str, Integers]
   preprocess: Callable[[Any], Any] | None = None
   kernels: str = "xnnpack"
+  moves: Mapping[str, Move] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     tensors = (INPUT, *(tensor for node in self.graph.nodes for tensor in node.outputs))

@@ -1,5 +1,18 @@
 """What a run found, as report.json, report.html, plots and tables in the terminal."""
 
+from jaxcompress.report.analysis import (
+  analysis_finding,
+  analysis_json,
+  analysis_plot,
+  analysis_table,
+  analysis_text,
+)
+from jaxcompress.report.candidates import (
+  Candidate,
+  allocation_table,
+  candidates_plot,
+  trial_table,
+)
 from jaxcompress.report.confusion import count_confusion
 from jaxcompress.report.findings import headline
 from jaxcompress.report.layers import layer_rows, model_bytes, range_rows
@@ -21,6 +34,7 @@ from jaxcompress.report.tables import layer_table, model_table, result_table
 from jaxcompress.report.write import write_report
 
 __all__ = [
+  "Candidate",
   "Entry",
   "Layer",
   "MetricsWriter",
@@ -29,6 +43,13 @@ __all__ = [
   "Run",
   "Sample",
   "Spread",
+  "allocation_table",
+  "analysis_finding",
+  "analysis_json",
+  "analysis_plot",
+  "analysis_table",
+  "analysis_text",
+  "candidates_plot",
   "count_confusion",
   "curves",
   "deploy",
@@ -43,6 +64,7 @@ __all__ = [
   "read_metrics",
   "result_table",
   "to_json",
+  "trial_table",
   "write_plots",
   "write_report",
 ]

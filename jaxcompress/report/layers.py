@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxcompress.nn import Graph, Node, count_parameters, kernel_shape, macs, parameters
+from jaxcompress.quantize import packed_bytes
 from jaxcompress.report.results import Layer, Range, Spread
 
 
@@ -82,8 +83,8 @@ def node_bytes(node: Node, bits: int) -> int:
   shape = kernel_shape(node)
   if shape is None:
     return 0
-  channel = 4 if bits >= 32 else 8
-  return math.ceil(math.prod(shape) * bits / 8) + channel * shape[-1]
+  packed = packed_bytes(math.prod(shape), shape[-1], bits)
+  return packed if bits < 32 else packed - 4 * shape[-1]
 
 
 def model_bytes(graph: Graph, bits: int) -> int:

@@ -22,7 +22,7 @@ def activation_ranges(results: Results) -> Figure:
   low = np.array([r.low for r in rows], float)
   high = np.array([r.high for r in rows], float)
   x = np.arange(len(rows))
-  width = _bar_width(len(rows))
+  width = bar_width(len(rows))
   top.bar(x, high - low, width, low, color=style.COLORS["int8"])
   top.axhline(0, color=style.MUTED, lw=0.8)
   extent = np.maximum(np.abs(low), np.abs(high))
@@ -34,7 +34,7 @@ def activation_ranges(results: Results) -> Figure:
   top.set_title("range of the real values")
   bottom.bar(x, [r.scale for r in rows], width, color=style.FAINT)
   bottom.set_title("one quantization step")
-  _name_columns(bottom, [r.tensor for r in rows])
+  name_columns(bottom, [r.tensor for r in rows])
   top.tick_params(axis="x", length=0)
   return fig
 
@@ -52,7 +52,7 @@ def weight_ranges(results: Results) -> Figure:
   floor = float(positive.min()) / 2 if positive.size else 1e-3
   low, median, high = (np.maximum(v, floor) for v in (low, median, high))
   x = np.arange(len(layers))
-  width = _bar_width(len(layers))
+  width = bar_width(len(layers))
   ax.bar(x, high - low, width, low, color="#93c5fd")
   ax.hlines(median, x - width / 2, x + width / 2, color="#1d4ed8", lw=2)
   ax.set_yscale("log")
@@ -60,16 +60,17 @@ def weight_ranges(results: Results) -> Figure:
   ax.yaxis.set_major_formatter(lambda value, _: text.significant(value, 2))
   ax.yaxis.set_minor_formatter(lambda value, _: "")
   ax.set_title("largest magnitude of each output channel")
-  _name_columns(ax, [layer.name for layer in layers])
+  name_columns(ax, [layer.name for layer in layers])
   return fig
 
 
-def _bar_width(count: int) -> float:
+def bar_width(count: int) -> float:
   """Share of a column that its bar fills; few columns get slender bars."""
   return min(0.72, 0.06 * max(count, 1))
 
 
-def _name_columns(ax: Axes, names: list[str]) -> None:
+def name_columns(ax: Axes, names: list[str]) -> None:
+  """Names under columns, turned upright; every n-th where there are too many."""
   positions = style.ticks_for(len(names), MOST_LABELS)
   labels = [text.clip(style.printable(names[i], i), 30) for i in positions]
   size = 7 if len(positions) > 24 else 8

@@ -38,7 +38,7 @@ def result_table(results: Results) -> Table:
     "steps": lambda e: f"{e.steps:,}" if e.steps else None,
     "time": lambda e: text.duration(e.seconds) if e.seconds else None,
   }
-  table = _table(None, Text(findings.headline(results)))
+  table = plain_table(None, Text(findings.headline(results)))
   table.add_column("", no_wrap=True, min_width=13)
   for key, entry in entries:
     strong = "bold" if key == "int8" else ""
@@ -70,7 +70,7 @@ def layer_table(graph: Graph, params: Mapping[str, Any], title: str = "", bits: 
     17
   """
   rows = layer_rows(graph, params, bits)
-  table = _table(title or None, None)
+  table = plain_table(title or None, None)
   table.show_footer = True
   table.add_column("layer", f"{len(rows)} layers", overflow="fold")
   table.add_column("op", "", overflow="fold")
@@ -105,7 +105,7 @@ def model_table(summaries: Mapping[str, Any], title: str = "") -> Table:
     >>> model_table({"resnet8": models.summarize(models.resnet8())}).row_count
     1
   """
-  table = _table(title or None, None)
+  table = plain_table(title or None, None)
   table.collapse_padding = True
   table.add_column("model", no_wrap=True)
   for name in ("px", "parameters", "mult-\nadds", *(f"{bits} bit" for bits in BITS)):
@@ -121,7 +121,8 @@ def model_table(summaries: Mapping[str, Any], title: str = "") -> Table:
   return table
 
 
-def _table(title: str | None, caption: Text | None) -> Table:
+def plain_table(title: str | None, caption: Text | None) -> Table:
+  """An empty table in the look of all tables."""
   return Table(
     title=Text(title, "bold") if title else None,
     title_justify="left",

@@ -43,6 +43,19 @@ def test_a_model_comes_back_with_its_options_and_every_bit(name, tmp_path):
   assert list(tmp_path.iterdir()) == [path]
 
 
+def test_metadata_comes_back_and_must_be_json(file, tmp_path):
+  assert models.read_metadata(file) == {}
+  model, variables = models.load(file)
+  facts = {"classes": ["a", "b", "ç"], "image_shape": [32, 32, 3]}
+  path = models.save(tmp_path / "model.safetensors", model, variables, metadata=facts)
+  assert models.read_metadata(path) == facts
+  jax.tree.map(np.testing.assert_array_equal, models.load(path)[1], variables)
+  for metadata in ({"a": object()}, {"a": float("nan")}):
+    with pytest.raises(ValueError, match="metadata: it is no JSON"):
+      models.save(path, model, variables, metadata=metadata)
+  assert models.read_metadata(path) == facts
+
+
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_can_be_described_and_built_again(name):
   model = models.create(name, 12)

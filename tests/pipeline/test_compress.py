@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from jaxcompress import data as datasets
 from jaxcompress import export
 from jaxcompress.pipeline import networks
 
@@ -15,7 +16,14 @@ from jaxcompress.pipeline import networks
 def test_a_run_leaves_a_model_a_report_and_plots(finished):
   out, printed = finished
   names = {path.name for path in out.iterdir()}
-  assert {"student.tflite", "report.html", "report.json", "metrics.jsonl", "teacher"} <= names
+  assert {
+    "student.tflite",
+    "report.html",
+    "report.json",
+    "metrics.jsonl",
+    "teacher",
+    "student",
+  } <= names
   assert len([name for name in names if name.endswith(".png")]) >= 4
   assert "checkpoints" not in names
   assert "bit-equal" in printed
@@ -73,6 +81,13 @@ def wait_for(process, out, phase):
       return
     time.sleep(0.01)
   pytest.fail(f"{phase} was not reached")
+
+
+def test_the_float_student_and_the_teacher_can_be_quantized_later(finished):
+  for folder, title in (("student", "resnet8"), ("teacher", "resnet14")):
+    saved = networks.read(finished[0] / folder)
+    assert saved.title == title and saved.classes == ("bar", "cross", "disk")
+    assert saved.preprocess == datasets.Preprocess() and saved.image_shape[-1] == 3
 
 
 def test_a_trained_teacher_is_taken_over(finished):

@@ -8,7 +8,13 @@ from jaxcompress.quantize.integer.leaf_ops import (
   pads_of,
 )
 from jaxcompress.quantize.integer.lower import fixed_grid, lower_hard_swish, lower_widths
-from jaxcompress.quantize.integer.program import Program, evaluate, for_any_weights, prepare, run
+from jaxcompress.quantize.integer.program import (
+  Program,
+  all_tensors,
+  for_any_weights,
+  prepare,
+  run,
+)
 from jaxcompress.quantize.integer.runtimes import KERNELS
 from jaxcompress.quantize.integer.values import (
   GATES,
@@ -34,10 +40,10 @@ __all__ = [
   "Grid",
   "Integers",
   "Program",
+  "all_tensors",
   "averaging",
   "channel_groups",
   "counts_padding",
-  "evaluate",
   "fixed_grid",
   "for_any_weights",
   "lower_hard_swish",

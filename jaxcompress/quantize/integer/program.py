@@ -136,22 +136,19 @@ def run(program: Program, codes: np.ndarray) -> np.ndarray:
 @partial(jax.jit, static_argnums=(0, 1))
 def _evaluate(steps, ends, arrays, zero_points, codes):
   output, dtype = ends
-  tensors = evaluate(steps, arrays, codes.astype(jnp.float32) - zero_points[0])
+  tensors = all_tensors(steps, arrays, codes.astype(jnp.float32) - zero_points[0])
   return (tensors[output] + zero_points[1]).astype(dtype)
 
 
-def evaluate(
+def all_tensors(
   steps: tuple[Step, ...], arrays: tuple[dict[str, Any], ...], x: jax.Array
 ) -> dict[str, jax.Array]:
-  """Every tensor of a program, to be traced.
+  """``q - zero_point`` of every tensor of a program, float32, by name; for use under ``jit``.
 
   Args:
-    steps: of a :class:`Program`.
-    arrays: likewise.
+    steps: of a :class:`Program`; static.
+    arrays: of the same program, or of one of equal steps.
     x: ``q - zero_point`` of the input, float32 (batch, height, width, channels).
-
-  Returns:
-    ``q - zero_point`` of every tensor by name, integer-valued float32.
   """
   tensors = {INPUT: x}
   for step, numbers in zip(steps, arrays, strict=True):

@@ -1,7 +1,7 @@
 """Post-training quantization in one call: tries methods and keeps the best."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from jaxcompress.nn.execute import execute
-from jaxcompress.quantize.grid import levels
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.ptq.histograms import Calibrator, calibrator
 from jaxcompress.quantize.ptq.inputs import (
@@ -20,9 +19,11 @@ from jaxcompress.quantize.ptq.inputs import (
   check_labels,
   trace_on,
 )
+from jaxcompress.quantize.ptq.layer_levels import layer_levels
 from jaxcompress.quantize.ptq.observe import check_batch_size
 from jaxcompress.quantize.ptq.progress import meter
 from jaxcompress.quantize.ptq.recipes import METHODS, Method, Network
+from jaxcompress.quantize.rules import Rule
 
 AUTO = "auto"
 FEWEST_TO_SPLIT = 16  # fewer images are used for both calibration and choice
@@ -57,6 +58,7 @@ def post_training(
   method: str = AUTO,
   bits: int = 8,
   activation_bits: int = 8,
+  rules: Sequence[Rule] = (),
   labels: Any = None,
   max_drop: float | None = None,
   preprocess: Preprocess | None = None,
@@ -85,6 +87,8 @@ def post_training(
     bits: of the weights, 2 to 8.
     activation_bits: 8, or 16: nearer to float, on slower kernels; see
       :func:`~jaxcompress.quantize.w8a16`.
+    rules: exceptions for some layers, as :func:`~jaxcompress.quantize.allocate_bits` gives them. Of
+      a rule's quantizers only the integers count, since methods choose scales of their own.
     labels: (N,) integers, or None.
     max_drop: the largest loss of the score that is accepted, as a share: 0.005 is half a point.
       Without labels it is the share of images on which the integer model may decide otherwise.
@@ -124,6 +128,7 @@ def post_training(
     method=method,
     bits=bits,
     activation_bits=activation_bits,
+    rules=rules,
     labels=labels,
     max_drop=max_drop,
     preprocess=preprocess,
@@ -143,6 +148,7 @@ def search(
   method: str = AUTO,
   bits: int = 8,
   activation_bits: int = 8,
+  rules: Sequence[Rule] = (),
   labels: Any = None,
   max_drop: float | None = None,
   preprocess: Preprocess | None = None,
@@ -175,9 +181,8 @@ def search(
   calibration, held_out = split(len(images), seed)
   variables = jax.device_get(variables)
   network = Network.of(graph, variables, Batches(images[calibration], preprocess, size))
+  to, widths = layer_levels(network.sites, bits, activation_bits, rules)
   judge = Judge.of(network, Batches(images[held_out], preprocess, size), labels, held_out)
-  to = levels(bits, symmetric=True, narrow=True)
-  widths = {tensor: activation_bits for tensor, _ in network.sites.keys}
   enough = SLACK + (max_drop or 0.0)
   best, trials = None, []
   with meter(progress) as shown:
@@ -203,7 +208,7 @@ def search(
       )
       if best is None or (score, sqnr) > best[0]:
         best = ((score, sqnr), quantized)
-  _check_drop(trials, max_drop, judge, bits)
+  _check_drop(trials, max_drop, judge, bits, rules)
   return best[1], tuple(trials)
 
 
@@ -294,13 +299,17 @@ def _logits(graph, layers, x):
   return execute(graph, layers, x)
 
 
-def _check_drop(trials: list[Trial], max_drop: float | None, judge: Judge, bits: int) -> None:
+def _check_drop(
+  trials: list[Trial], max_drop: float | None, judge: Judge, bits: int, rules: Sequence[Rule]
+) -> None:
   best = max(trials, key=lambda trial: (trial.score, trial.sqnr))
   if max_drop is None or best.drop <= max_drop + SLACK:
     return
+  exceptions = " but for the rules" if rules else ""
   raise ValueError(
     f"max_drop: {max_drop:g} cannot be met; the best of {len(trials)} methods, {best.name!r}, loses"
     f" {best.drop:.4f} of {judge.reference:.4f} on {len(judge.wanted)} held-out images with"
-    f" {bits}-bit weights; fine-tune instead, with quantize=jaxcompress.quantize.uniform({bits}) in"
+    f" {bits}-bit weights{exceptions}; fine-tune instead, with quantize="
+    f"jaxcompress.quantize.uniform({bits}{', rules=...' if rules else ''}) in"
     " a Recipe, or take more bits or images."
   )

@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcompress.nn import Folded, Graph
+from jaxcompress.quantize.model import Move
 from jaxcompress.quantize.ptq.moments import Moments, absorbed
 from jaxcompress.quantize.ptq.wiring import (
+  POOLS,
   by_input,
   find_chains,
   pads,
@@ -26,10 +28,12 @@ class Equalized(NamedTuple):
   Attributes:
     folded: layers whose factors are ones.
     moments: of what layers with BatchNorm compute before their activation, on their new scales.
+    moves: what was done to the tensors whose channels were moved, by name.
   """
 
   folded: dict[str, Folded]
   moments: dict[str, Moments]
+  moves: dict[str, Move]
 
 
 def pair_scales(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -117,6 +121,8 @@ def equalize(
     if node.attrs.get("act") == "relu6" and node.name in folded
   }
   clipped = {name: height >= 1 for name, height in heights.items()}
+  inside = dict.fromkeys(name for chain in chains for name in chain.rectified)
+  moves = {name: Move(np.ones(bias[name].shape), np.zeros(bias[name].shape)) for name in inside}
 
   def allowed(name: str, scale: np.ndarray) -> np.ndarray:
     """The scale as far as ReLU6 lets it go."""
@@ -127,6 +133,7 @@ def equalize(
   def divide(name: str, scale: np.ndarray) -> None:
     weights[name] = weights[name] / scale
     bias[name] = bias[name] / scale
+    moves[name] = moves[name]._replace(scale=moves[name].scale * scale)
     if name in moved:
       moved[name] = Moments(moved[name].mean / scale, moved[name].deviation / scale)
     if name in heights:
@@ -153,13 +160,25 @@ def equalize(
       if name in moved and nodes[name].attrs["act"] == "relu" and not pads(nodes[after]):
         shift = absorbed(moved[name])
         bias[name] = bias[name] - shift
+        moves[name] = moves[name]._replace(shift=shift)
         bias[after] = bias[after] + _sum_inputs(scale_inputs(nodes[after], weights[after], shift))
         moved[name] = moved[name]._replace(mean=moved[name].mean - shift)
   layers = {
     name: Folded(kernel.astype(np.float32), np.ones(kernel.shape[-1]), bias[name])
     for name, kernel in weights.items()
   }
-  return Equalized(layers, moved)
+  return Equalized(layers, moved, _through_pools(graph, moves))
+
+
+def _through_pools(graph: Graph, moves: Mapping[str, Move]) -> dict[str, Move]:
+  """Moves of all tensors, from those of layers: a pool passes on what its input has."""
+  found: dict[str, Move] = {}
+  for node in graph.nodes:
+    if node.name in moves:
+      found[node.output] = moves[node.name]
+    elif node.op in POOLS and node.inputs[0] in found:
+      found[node.output] = found[node.inputs[0]]
+  return found
 
 
 def _range(kernel: np.ndarray) -> np.ndarray:

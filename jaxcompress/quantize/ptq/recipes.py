@@ -11,7 +11,7 @@ from jaxcompress.nn import Folded, Graph, fold
 from jaxcompress.nn.execute import folded_layers
 from jaxcompress.quantize.grid import Levels
 from jaxcompress.quantize.integers import assemble
-from jaxcompress.quantize.model import QuantizedModel
+from jaxcompress.quantize.model import Move, QuantizedModel
 from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments
 from jaxcompress.quantize.ptq.equalize import equalize
 from jaxcompress.quantize.ptq.histograms import Calibrator, Seen, calibrator
@@ -70,12 +70,14 @@ class Network:
     folded: layers whose factors are ones.
     moments: of what layers with BatchNorm compute before their activation.
     batches: of the images for calibration.
+    moves: of the tensors whose channels equalization moved, by name.
   """
 
   sites: Sites
   folded: Mapping[str, Folded]
   moments: Mapping[str, Moments]
   batches: Batches
+  moves: Mapping[str, Move] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def of(cls, graph: Graph, variables: Mapping[str, Any], batches: Batches) -> "Network":
@@ -92,8 +94,8 @@ class Network:
     """The same network with scales moved between layers."""
     graph = self.sites.graph
     peaks = channel_peaks(graph, self.layers, self.batches)
-    folded, moments = equalize(graph, self.folded, self.moments, peaks)
-    return Network(self.sites, folded, moments, self.batches)
+    equalized = equalize(graph, self.folded, self.moments, peaks)
+    return Network(self.sites, equalized.folded, equalized.moments, self.batches, equalized.moves)
 
   @functools.cached_property
   def layers(self):
@@ -120,7 +122,7 @@ class Network:
     self,
     method: Method,
     *,
-    to: Levels,
+    to: Mapping[str, Levels],
     bits: Mapping[str, int],
     seed: int,
     preprocess: Any,
@@ -131,7 +133,7 @@ class Network:
 
     Args:
       method: what is done.
-      to: the integers of the weights.
+      to: the integers of the weights, by name.
       bits: of activations, 8 or 16, by tensor; 8 where it says nothing.
       seed: of AdaRound's samples.
       preprocess: kept in the model.
@@ -144,7 +146,9 @@ class Network:
     seen = network.seen(counts=chosen.counts, tick=tick)
     grids = grids_of(choose_ranges(network.sites, seen, chosen, bits), bits)
     scales, codes = choose_scales(folded, to, method.weights), None
-    rounded = {name: rounded_weights(layer, scales[name], to) for name, layer in folded.items()}
+    rounded = {
+      name: rounded_weights(layer, scales[name], to[name]) for name, layer in folded.items()
+    }
     if method.correction == "images":
       folded = correct_with_images(graph, folded, rounded, self.batches, tick)
     elif method.correction == "moments":
@@ -162,6 +166,7 @@ class Network:
       levels=to,
       preprocess=preprocess,
       kernels=kernels,
+      moves=network.moves,
     )
 
   def ticks(self, method: Method) -> int:

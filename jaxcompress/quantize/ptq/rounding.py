@@ -45,7 +45,7 @@ def adaround(
   grids: Mapping[str, Grid],
   batches: Batches,
   *,
-  to: Levels,
+  to: Mapping[str, Levels],
   seed: int = 0,
   settings: Settings = Settings(),  # noqa: B008
   tick: Callable[[], None] = lambda: None,
@@ -61,7 +61,7 @@ def adaround(
     scales: of their kernels.
     grids: of every tensor.
     batches: of images.
-    to: the integers of the weights.
+    to: the integers of the weights, by name.
     seed: of the samples.
     settings: of each layer's optimisation.
     tick: called after every layer.
@@ -85,7 +85,7 @@ def adaround(
       layer, name = folded[node.name], node.name
       target = _each(_linear(node, layer.kernel, layer.bias), batches.size, *ours)[0]
       samples = sample(node, theirs[0], target, rng)
-      codes[name] = _round_layer(node, layer, scales[name], samples, to, seed + i, settings)
+      codes[name] = _round_layer(node, layer, scales[name], samples, to[name], seed + i, settings)
       kernel = codes[name] * scales[name]
       layers[name] = layer._replace(bias=_centred(node, layer, kernel, samples))
       y = _each(_linear(node, kernel, layers[name].bias), batches.size, *theirs)[0]

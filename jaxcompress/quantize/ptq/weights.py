@@ -79,9 +79,11 @@ SCALES: dict[str, Callable[[np.ndarray, Levels], np.ndarray]] = {
 }
 
 
-def choose_scales(folded: Mapping[str, Folded], to: Levels, method: str) -> dict[str, np.ndarray]:
-  """Scales of every kernel."""
-  return {name: SCALES[method](layer.kernel, to) for name, layer in folded.items()}
+def choose_scales(
+  folded: Mapping[str, Folded], to: Mapping[str, Levels], method: str
+) -> dict[str, np.ndarray]:
+  """Scales of every kernel, from the integers of each."""
+  return {name: SCALES[method](layer.kernel, to[name]) for name, layer in folded.items()}
 
 
 def rounded_weights(layer: Folded, scales: np.ndarray, to: Levels) -> np.ndarray:

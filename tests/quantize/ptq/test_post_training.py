@@ -8,6 +8,7 @@ import pytest
 
 from jaxcompress.nn import fold
 from jaxcompress.nn.execute import execute, folded_layers
+from jaxcompress.quantize import Rule, absmax, ema_range
 from jaxcompress.quantize.ptq import METHODS, post_training, search
 from jaxcompress.quantize.ptq.drive import decibels, split
 
@@ -63,6 +64,9 @@ def test_a_drop_that_cannot_be_met_is_said_with_the_way_out(case):
   )
   with pytest.raises(ValueError, match=message + r".*2-bit.*fine-tune"):
     quantized(case, method="minmax", bits=2, labels=labels, max_drop=0.0)
+  rules = (Rule(match="stem", weights=absmax(3)),)
+  with pytest.raises(ValueError, match=r"2-bit weights but for the rules.*uniform\(2, rules="):
+    quantized(case, method="minmax", bits=2, rules=rules, labels=labels, max_drop=0.0)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -99,6 +103,33 @@ def test_the_result_keeps_the_preprocessing_and_jax_arrays_are_images_too(case):
   )
   plain = quantized(case, 2 * case.images, method="minmax")
   np.testing.assert_array_equal(model(case.images), plain(2 * case.images))
+
+
+@pytest.mark.parametrize("method", ["minmax", "bias_correction", "data_free", "adaround"])
+def test_rules_give_layers_other_integers_whatever_the_method(case, method):
+  rules = (
+    Rule(match="depthwise", weights=absmax(8)),
+    Rule(match="Dense", weights=absmax(3), activations=ema_range(8)),
+  )
+  model = quantized(case, method=method, bits=4, rules=rules)
+  largest = {name: np.abs(layer.weights.astype(int)).max() for name, layer in model.layers.items()}
+  assert largest.pop("depthwise") > 63
+  assert largest == {"stem": 7, "branch": 7, "dense": 3}
+
+
+@pytest.mark.parametrize(
+  ("rule", "message"),
+  [
+    (Rule(match="stm", weights=absmax(8)), "rules: 'stm' matches no layer"),
+    (Rule(match="stem", weights=None), "the weights of 'stem' stay in float, which integer files"),
+    (Rule(match="add", activations=None), "the activations of 'add' stay in float, which integer"),
+    (Rule(match="add", activations=ema_range(4)), "post-training quantization gives them 8 bits"),
+    (Rule(match="stem", weights=absmax(9)), "must be symmetric and have at most 8 bits"),
+  ],
+)
+def test_rules_that_integer_files_cannot_hold_are_refused(case, rule, message):
+  with pytest.raises(ValueError, match=message):
+    quantized(case, method="minmax", rules=(rule,))
 
 
 def test_the_same_seed_gives_the_same_integers(case):

@@ -112,7 +112,7 @@ def test_a_whole_network_rounded_by_learning_is_closer_to_the_float_one(case):
   network = Network.of(case.graph, case.variables, Batches(case.images, None, 10))
   seen = observe(network.sites, network.layers, network.batches)
   grids = grids_of(choose_ranges(network.sites, seen, minmax()))
-  scales = choose_scales(network.folded, to, "absmax")
+  scales = choose_scales(network.folded, dict.fromkeys(network.folded, to), "absmax")
   ticks = []
   learned = adaround(
     network.sites,
@@ -120,7 +120,7 @@ def test_a_whole_network_rounded_by_learning_is_closer_to_the_float_one(case):
     scales,
     grids,
     network.batches,
-    to=to,
+    to=dict.fromkeys(network.folded, to),
     tick=lambda: ticks.append(1),
   )
   assert len(ticks) == len(network.folded)
@@ -144,7 +144,7 @@ def test_a_whole_network_rounded_by_learning_is_closer_to_the_float_one(case):
 def test_corrected_biases_keep_the_mean_of_every_layer_on_the_float_network(case):
   to = levels(3, symmetric=True, narrow=True)
   folded = layers_of(case)
-  scales = choose_scales(folded, to, "absmax")
+  scales = choose_scales(folded, dict.fromkeys(folded, to), "absmax")
   rounded = {name: rounded_weights(layer, scales[name], to) for name, layer in folded.items()}
   batches = Batches(case.images, None, 7)
   corrected = correct_with_images(case.sites.graph, folded, rounded, batches)
@@ -167,7 +167,7 @@ def test_corrected_biases_keep_the_mean_of_every_layer_on_the_float_network(case
 def test_correction_without_images_uses_the_means_that_normalization_foresees(case):
   to = levels(3, symmetric=True, narrow=True)
   folded = layers_of(case)
-  scales = choose_scales(folded, to, "absmax")
+  scales = choose_scales(folded, dict.fromkeys(folded, to), "absmax")
   rounded = {name: rounded_weights(layer, scales[name], to) for name, layer in folded.items()}
   moments = moments_of(case.sites.graph, case.variables)
   corrected = correct_with_moments(case.sites.graph, folded, rounded, moments)

@@ -1,0 +1,103 @@
+"""What ``jaxcompress quantize`` was asked to do."""
+
+import dataclasses
+import pathlib
+import re
+
+from jaxcompress import quantize
+from jaxcompress.quantize.integer import KERNELS
+
+UNITS = {"": 1, "k": 1000, "m": 1000**2, "ki": 1024, "mi": 1024**2}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+  """The options of ``jaxcompress quantize``.
+
+  Attributes:
+    model: a file of ``models.save`` or a folder that ``compress`` wrote.
+    data: ``glyphs``, ``digits``, ``tfds:NAME`` or ``folder:PATH``.
+    method: ``auto`` or a method of post-training quantization.
+    bits: of the weights, 2 to 8; None: 8.
+    max_drop: the largest loss of top-1 that is accepted, as a share, or None.
+    budget: size such as ``"300KB"`` that packed weights, scales and biases may take, or None.
+    images: of the training images for calibration and for the choice of the method.
+    kernels: the runtime whose arithmetic it is.
+    image_size: side in pixels; None: what the model's file says, else the data's own.
+    analyze: whether the layers are analysed.
+    out: the file.
+    force: whether files that exist are replaced.
+    seed: of the data and the choice of images.
+
+  Raises:
+    ValueError: if an option is out of range, or two do not fit together.
+
+  Examples:
+    >>> QuantizeOptions(model="student.safetensors", budget="300KB").budget_bytes
+    300000
+  """
+
+  model: str
+  data: str = "glyphs"
+  method: str = "auto"
+  bits: int | None = None
+  max_drop: float | None = None
+  budget: str | None = None
+  images: int = 1024
+  kernels: str = "xnnpack"
+  image_size: int | None = None
+  analyze: bool = False
+  out: str = "model.tflite"
+  force: bool = False
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.method not in ("auto", *quantize.METHODS):
+      methods = ", ".join(("auto", *quantize.METHODS))
+      raise ValueError(f"method: {self.method!r} is unknown; it must be one of {methods}.")
+    if self.bits is not None and not 2 <= self.bits <= 8:
+      raise ValueError(f"bits: {self.bits} is out of range; it must be 2 to 8.")
+    if self.bits is not None and self.budget is not None:
+      raise ValueError(f"bits: {self.bits} and a budget are given; the budget decides the bits.")
+    if self.max_drop is not None and not 0 <= self.max_drop <= 1:
+      raise ValueError(f"max_drop: {self.max_drop} is no share; it must be 0 to 1, such as 0.01.")
+    if self.images < 1:
+      raise ValueError(f"images: {self.images} must be at least 1.")
+    if self.kernels not in KERNELS:
+      raise ValueError(
+        f"kernels: {self.kernels!r} is unknown; it must be one of {', '.join(KERNELS)}."
+      )
+    _ = self.budget_bytes
+
+  @property
+  def budget_bytes(self) -> int | None:
+    """The budget in bytes."""
+    return None if self.budget is None else parse_size(self.budget)
+
+  @property
+  def files(self) -> dict[str, pathlib.Path]:
+    """What is written, by what it is."""
+    model = pathlib.Path(self.out)
+    files = {"model": model}
+    if self.analyze:
+      files["analysis"] = model.with_suffix(".analysis.json")
+      files["analysis_plot"] = model.with_suffix(".analysis.png")
+    if self.budget is not None:
+      files["candidates_plot"] = model.with_suffix(".candidates.png")
+    return files
+
+
+def parse_size(size: str) -> int:
+  """Bytes of a size as people write it: kB and MB are decimal, KiB and MiB binary.
+
+  Raises:
+    ValueError: if it is none.
+
+  Examples:
+    >>> parse_size("300KB"), parse_size("1.5 MB"), parse_size("64KiB"), parse_size("5000")
+    (300000, 1500000, 65536, 5000)
+  """
+  match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(|k|m|ki|mi)b?\s*", size.lower())
+  if match is None or float(match[1]) == 0:
+    raise ValueError(f"budget: {size!r} is no size; write it as 300KB, 1.5MB or a number of bytes.")
+  return int(float(match[1]) * UNITS[match[2]])

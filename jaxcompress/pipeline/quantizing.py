@@ -1,0 +1,259 @@
+"""The run behind ``jaxcompress quantize``: a trained network becomes an integer file."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from jaxcompress import data as datasets
+from jaxcompress import export, quantize, report, training
+from jaxcompress.pipeline import networks
+from jaxcompress.pipeline.networks import Saved
+from jaxcompress.pipeline.quantize_options import QuantizeOptions
+from jaxcompress.report import style, text
+
+EVAL_BATCH = 250
+VERIFIED = 256  # test images that the file itself is run on
+ANALYZED = 128  # test images of which the analysis makes hundreds of passes
+MEASURED = 256  # of the calibration images, on which the sensitivities are measured
+MOST_SUGGESTIONS = 5  # are printed
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Quantized:
+  """What came of a run.
+
+  Attributes:
+    model: the integer network.
+    trials: methods that were tried.
+    float_top1: share of the test images that the float network gets right.
+    top1: share that the integer network gets right.
+    verification: of the file; None where its runtime is not installed.
+    allocation: bits by layer; None without a budget.
+    analysis: of the layers; None if it was not asked for.
+    files: paths by what they are.
+  """
+
+  model: quantize.QuantizedModel
+  trials: tuple[quantize.Trial, ...]
+  float_top1: float
+  top1: float
+  verification: export.Verification | None
+  allocation: quantize.Allocation | None
+  analysis: quantize.Analysis | None
+  files: dict[str, pathlib.Path]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Run:
+  """What every step needs."""
+
+  options: QuantizeOptions
+  saved: Saved
+  data: datasets.Dataset
+  preprocess: datasets.Preprocess
+  images: np.ndarray
+  labels: np.ndarray
+  console: Console
+
+  def search(self, method: str, **bits: Any):
+    """Post-training quantization on the calibration images."""
+    return quantize.search(
+      self.saved.module,
+      self.saved.variables,
+      self.images,
+      labels=self.labels,
+      method=method,
+      preprocess=self.preprocess,
+      kernels=self.options.kernels,
+      seed=self.options.seed,
+      **bits,
+    )
+
+  def top1(self, model: quantize.QuantizedModel) -> float:
+    """Share of the test images that an integer network gets right."""
+    test = self.data.test
+    return float(np.mean(model.integers(test.images).argmax(axis=-1) == test.labels))
+
+
+def quantize_model(options: QuantizeOptions, *, console: Console | None = None) -> Quantized:
+  """Quantizes a trained network after training, writes the file, and says what it is worth.
+
+  Args:
+    options: what to do.
+    console: tables and what was found go here.
+
+  Returns:
+    A :class:`Quantized`.
+
+  Raises:
+    ValueError: for options that do not fit together or with the data, a file that exists, a budget
+      or a drop that cannot be met; nothing is written then.
+  """
+  console = console or Console(stderr=True)
+  export.require_edge()  # now, not after the work
+  _check_free(options)
+  run = _prepare(options, console)
+  allocation, bits = None, {"bits": options.bits or 8}
+  if options.budget is not None:
+    sensitivity, allocation = _allocate(run)
+    bits = {"rules": allocation.rules}
+  model, trials = run.search(options.method, max_drop=options.max_drop, **bits)
+  kept = max(trials, key=lambda trial: (trial.score, trial.sqnr)).name
+  console.print(report.trial_table(trials, labels=True, kept=kept))
+  batches = datasets.eval_batches(run.data.test, min(EVAL_BATCH, len(run.data.test)))
+  float_top1 = training.evaluate(
+    run.saved.module, run.saved.variables, batches, preprocess=run.preprocess
+  )["top1"]
+  top1 = run.top1(model)
+  files, analysis, contents = options.files, None, {}
+  if allocation is not None:
+    plot = _candidates(run, sensitivity, allocation, kept, top1, float_top1)
+    contents["candidates_plot"] = plot
+  if options.analyze:
+    analysis = _analyze(run, model)
+    contents["analysis"] = report.analysis_text(analysis)
+    contents["analysis_plot"] = style.png(report.analysis_plot(analysis))
+  metadata = {
+    "classes": list(run.data.classes),
+    "preprocess": run.preprocess.to_metadata(),
+    "data": run.data.name,
+  }
+  path = export.tflite(model, files["model"], metadata=metadata)
+  for name, content in contents.items():
+    export.write_atomically(files[name], content)
+  verification = _verify(run, model, path)
+  console.print(
+    f"top-1 on {len(run.data.test):,} test images: float {text.percent(float_top1, 2)}, integers"
+    f" {text.percent(top1, 2)} ({text.points(top1 - float_top1)})"
+  )
+  console.print(f"{path}: {text.size(path.stat().st_size)}, {_verdict(verification)}")
+  return Quantized(model, trials, float_top1, top1, verification, allocation, analysis, files)
+
+
+def _check_free(options: QuantizeOptions) -> None:
+  for path in options.files.values():
+    if not path.parent.is_dir():
+      raise ValueError(f"out: the folder {path.parent} does not exist; make it, or name another.")
+    if path.is_dir() or (path.exists() and not options.force):
+      raise ValueError(f"out: {path} exists; name another file, or add --force to replace it.")
+
+
+def _prepare(options: QuantizeOptions, console: Console) -> _Run:
+  saved = networks.read(options.model)
+  size = options.image_size or (saved.image_shape[0] if saved.image_shape else None)
+  with console.status(f"reading {options.data}"):
+    data = datasets.load(options.data, seed=options.seed, size=size)
+  if saved.classes is not None and saved.classes != data.classes:
+    raise ValueError(
+      f"data: {options.data} has {len(data.classes)} classes ({', '.join(data.classes[:3])}, ...) and"
+      f" the model knows {len(saved.classes)} ({', '.join(saved.classes[:3])}, ...); they must be the"
+      " same."
+    )
+  wanted = saved.module.num_classes
+  if wanted != len(data.classes):
+    raise ValueError(
+      f"data: {options.data} has {len(data.classes)} classes and the model {wanted} logits; they must"
+      " be as many."
+    )
+  if len(data.test) == 0:
+    raise ValueError(f"data: {options.data} has no test images; give it more images.")
+  if saved.preprocess is None:
+    console.print(
+      "the model's file names no preprocessing; that of compress is taken: every image at the same"
+      " brightness and contrast"
+    )
+  order = np.random.default_rng(options.seed).permutation(len(data.train))
+  chosen = np.sort(order[: options.images])
+  console.print(
+    f"{saved.title} on {data.name}: {len(chosen):,} training images calibrate and decide"
+  )
+  return _Run(
+    options,
+    saved,
+    data,
+    saved.preprocess or datasets.Preprocess(),
+    data.train.images[chosen],
+    data.train.labels[chosen],
+    console,
+  )
+
+
+def _allocate(run: _Run) -> tuple[quantize.Sensitivity, quantize.Allocation]:
+  """Bits under the budget, and a table of why."""
+  with run.console.status("rounding one layer at a time"):
+    found = quantize.sensitivity(
+      run.saved.module,
+      run.saved.variables,
+      run.images[:MEASURED],
+      preprocess=run.preprocess,
+      progress=False,
+    )
+  allocation = quantize.choose_bits(found, run.options.budget_bytes)
+  run.console.print(report.allocation_table(found, allocation))
+  for rule in allocation.rules:
+    bits = rule.weights.levels.high.bit_length() + 1
+    run.console.print(Text(f"Rule(match={rule.match!r}, weights=absmax({bits}))"), soft_wrap=True)
+  return found, allocation
+
+
+def _candidates(
+  run: _Run,
+  sensitivity: quantize.Sensitivity,
+  allocation: quantize.Allocation,
+  method: str,
+  top1: float,
+  float_top1: float,
+) -> bytes:
+  """A plot of the mixed network beside those with 8 and with 4 bits everywhere."""
+  candidates = [report.Candidate("mixed", allocation.bytes, top1, mixed=True)]
+  for bits in (8, 4):
+    model, _ = run.search(method, bits=bits)
+    size = sensitivity.bytes_at(bits)
+    candidates.append(report.Candidate(f"{bits} bits", size, run.top1(model)))
+  for one in candidates:
+    run.console.print(
+      f"{one.name}: {text.percent(one.score, 2)} top-1 in {text.size(one.bytes)} packed"
+    )
+  return style.png(report.candidates_plot(candidates, float_top1, len(run.data.test)))
+
+
+def _analyze(run: _Run, model: quantize.QuantizedModel) -> quantize.Analysis:
+  analysis = quantize.analyze(
+    model,
+    run.saved.module,
+    run.saved.variables,
+    run.data.test.images[:ANALYZED],
+  )
+  run.console.print(report.analysis_table(analysis))
+  suggestions = quantize.suggest(analysis)
+  for suggestion in suggestions[:MOST_SUGGESTIONS]:
+    run.console.print(Text(f"suggestion: {suggestion.reason}"), soft_wrap=True)
+  if len(suggestions) > MOST_SUGGESTIONS:
+    more = len(suggestions) - MOST_SUGGESTIONS
+    run.console.print(
+      f"and {more} more for layers that matter less, in {run.options.files['analysis']}"
+    )
+  return analysis
+
+
+def _verify(
+  run: _Run, model: quantize.QuantizedModel, path: pathlib.Path
+) -> export.Verification | None:
+  """The file on its own runtime; None where that is not installed."""
+  try:
+    return export.verify(path, model, run.data.test.images[:VERIFIED])
+  except export.MissingExtraError:
+    return None
+
+
+def _verdict(verification: export.Verification | None) -> str:
+  if verification is None:
+    return "not verified, since its runtime is not installed"
+  return (
+    f"{text.percent_down(verification.bit_equal)} of the logits of {verification.images} images are"
+    " bit for bit the device's"
+  )

@@ -1,0 +1,232 @@
+"""Where a quantized network hurts, layer by layer, beside the float network it was made from."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from jaxcompress.nn import INPUT, Graph, Node, fold
+from jaxcompress.quantize.analysis.passes import Passes, Seen, join, look, run_passes
+from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
+from jaxcompress.quantize.analysis.switched import (
+  Plan,
+  Switches,
+  numbers_of,
+)
+from jaxcompress.quantize.integer import HIGHEST, Integers, lower_hard_swish
+from jaxcompress.quantize.model import QuantizedModel
+from jaxcompress.quantize.ptq.inputs import Batches, Preprocess, check_images, trace_on
+from jaxcompress.quantize.ptq.observe import check_batch_size
+from jaxcompress.quantize.ptq.progress import meter
+from jaxcompress.quantize.rules import names_of
+from jaxcompress.quantize.transform import find_sites
+
+KINDS = ("depthwise", "pointwise")
+
+
+def analyze(
+  quantized: QuantizedModel,
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  images: Any,
+  *,
+  preprocess: Preprocess | None = None,
+  batch_size: int = 32,
+  progress: bool = True,
+) -> Analysis:
+  """Says of every layer how much it and what came before it cost.
+
+  Outputs, codes, dead channels and the logits of the whole are those of exact evaluation. For the
+  isolated and the cumulative error the network runs in float, with the real numbers that the
+  integers stand for and rounded outputs, once for every layer and question: one program is
+  compiled for all. Memory is bounded by one batch.
+
+  Layers are those of the model: what a hard-swish becomes on the device counts as one layer, and a
+  rectifier belongs to the layer into which it was fused. Ops that only move values have no row.
+
+  Args:
+    quantized: of this model, from training or :func:`~jaxcompress.quantize.post_training`.
+    model: a linen module made of the leaf ops.
+    variables: its ``params`` and ``batch_stats``, in float.
+    images: (N, height, width, channels), float; or whatever numbers ``preprocess`` takes.
+    preprocess: maps images to what the network reads; None: that of ``quantized``.
+    batch_size: images at once.
+    progress: whether a bar is shown on the standard error, if that is a terminal.
+
+  Returns:
+    An :class:`Analysis`.
+
+  Raises:
+    ValueError: if the quantized model is of another model, or the images do not fit.
+
+  Examples:
+    >>> from jaxcompress import models, quantize
+    >>> from jaxcompress.nn import init_variables
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
+    >>> images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    >>> quantized = quantize.post_training(model, variables, images, method="minmax")
+    >>> analysis = analyze(quantized, model, variables, images)
+    >>> analysis.layers[1].name, analysis.layers[1].bits
+    ('stem', 8)
+
+  References:
+    Nagel et al., `A White Paper on Neural Network Quantization
+    <https://arxiv.org/abs/2106.08295>`_, 2021, section 3.7 (debugging).
+  """
+  preprocess = quantized.preprocess if preprocess is None else preprocess
+  images = check_images(images, preprocess)
+  batches = Batches(images, preprocess, check_batch_size(batch_size, len(images)))
+  fused = find_sites(trace_on(model, variables, images, preprocess)).graph
+  _check_same(fused, quantized.graph)
+  plan = _plan(fused, quantized)
+  numbers = numbers_of(
+    fold(fused, jax.device_get(variables)),
+    [_real_layers(quantized)],
+    {tensor: quantized.grids[tensor] for tensor in plan.rounded},
+    quantized.moves,
+  )
+  arrays = jax.device_put(quantized.program.arrays)
+  weighted = tuple(i for i, name in enumerate(plan.layers) if name in quantized.layers)
+  switches = _questions(len(plan.layers), weighted)
+  passes, found = Passes(0.0, 0.0), None
+  with meter(progress) as shown:
+    shown.start("analysis", batches.count)
+    for x, weight in batches:
+      sums = jax.device_get(run_passes(plan, numbers, switches, x, weight))
+      passes = Passes(*(a + b.astype(np.float64) for a, b in zip(passes, sums, strict=True)))
+      part = jax.device_get(look(plan, quantized.program.steps, numbers, arrays, x, weight))
+      found = part if found is None else join(found, part)
+      shown.tick()
+  return _analysis(plan, fused, quantized, weighted, passes, found, len(images))
+
+
+def _check_same(fused: Graph, device: Graph) -> None:
+  """The quantized graph is the model's, with hard-swishes written out or not."""
+
+  def shapes(graph: Graph) -> list[tuple]:
+    return [(n.name, n.op, n.inputs, n.output_shapes[0][1:]) for n in graph.nodes]
+
+  if shapes(device) not in (shapes(fused), shapes(lower_hard_swish(fused))):
+    theirs = {node.name for node in device.nodes}
+    other = next((node.name for node in fused.nodes if node.name not in theirs), None)
+    reason = f"it has no layer {other!r}" if other else "the shapes of its layers differ"
+    raise ValueError(f"quantized: it is of another model ({reason}); pass the one it was made of.")
+
+
+def _plan(fused: Graph, quantized: QuantizedModel) -> Plan:
+  rounded = find_sites(quantized.graph).rounded
+  known = {node.name for node in fused.nodes}
+  owner = {INPUT: INPUT} | {
+    node.name: node.name if node.name in known else node.name.rpartition("/")[0]
+    for node in quantized.graph.nodes
+  }
+  busy = {owner[n.name] for n in quantized.graph.nodes if rounded & set(n.outputs)}
+  layers = (INPUT, *(node.name for node in fused.nodes if node.name in busy))
+  place = {name: i for i, name in enumerate(layers)}
+  owned = tuple((node, place.get(name, 0)) for node, name in owner.items())
+  return Plan(quantized.graph, layers, owned, rounded, frozenset(quantized.moves))
+
+
+def _real_layers(quantized: QuantizedModel) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Weights and biases that the integers stand for; a hard-sigmoid's ``(y + 3) / 6`` taken back."""
+  layers = {}
+  for node in quantized.graph.nodes:
+    if node.name in quantized.layers:
+      integers = quantized.layers[node.name]
+      scales = integers.scales.astype(np.float64)
+      bias = integers.bias * (float(quantized.grids[node.inputs[0]].scale) * scales)
+      weights = integers.weights * scales
+      gate = node.attrs.get("act") == "hard_sigmoid"
+      layers[node.name] = (6 * weights, 6 * bias - 3) if gate else (weights, bias)
+  return layers
+
+
+def _questions(count: int, weighted: tuple[int, ...]) -> Switches:
+  """Passes: in float, each layer alone, all up to each, and each layer's weights alone."""
+  alone, up_to = np.eye(count, dtype=bool), np.tri(count, dtype=bool)
+  none, only = np.zeros((1, count), bool), alone[list(weighted)]
+  return Switches(
+    np.concatenate([none, alone, up_to, only]).astype(np.int32),
+    np.concatenate([none, alone, up_to, np.zeros_like(only)]),
+  )
+
+
+def _analysis(plan, fused, quantized, weighted, passes, seen: Seen, images: int) -> Analysis:
+  """The rows, from sums over all images."""
+  count = len(plan.layers)
+  _, alone, up_to, only = np.split(passes.errors, [1, 1 + count, 1 + 2 * count])
+  only = dict(zip(weighted, only, strict=True))
+  names = names_of(fused)
+  ops = {INPUT: "input"} | {node.name: _kind(names[node.name].kinds, node) for node in fused.nodes}
+  rows = []
+  for i, name in enumerate(plan.layers):
+    low, high = seen.low[i], seen.high[i]
+    integers = quantized.layers.get(name)
+    dead = () if integers is None else _dead(integers, low, high)
+    rows.append(
+      LayerAnalysis(
+        name=name,
+        op=ops[name],
+        bits=None if integers is None else bits_of(integers.weights),
+        sqnr=ratio(*seen.powers[i]),
+        isolated_sqnr=ratio(*alone[i, :2]),
+        isolated_kl=_mean(alone[i, 2], images),
+        weights_kl=_mean(only[i][2], images) if i in only else None,
+        cumulative_sqnr=ratio(*up_to[i, :2]),
+        cumulative_kl=_mean(up_to[i, 2], images),
+        codes_used=float(high.max() - low.min() + 1) / 256,
+        weight_codes_used=None if integers is None else _weight_codes(integers),
+        saturation=float(passes.clipped[2 * count, i]) / images,
+        channels=len(low),
+        dead=dead,
+      )
+    )
+  signal, noise, kl, agree = seen.logits
+  return Analysis(
+    tuple(rows), ratio(signal, noise), _mean(kl, images), float(agree) / images, images
+  )
+
+
+def _kind(kinds: frozenset[str], node: Node) -> str:
+  return next((kind for kind in KINDS if kind in kinds), node.op)
+
+
+def bits_of(weights: np.ndarray) -> int:
+  """The fewest bits, 2 to 8, whose symmetric integers hold some weights.
+
+  Examples:
+    >>> bits_of(np.int8([-7, 3])), bits_of(np.int8([8])), bits_of(np.int8([0]))
+    (4, 5, 2)
+  """
+  largest = int(np.abs(weights.astype(np.int32)).max(initial=1))
+  return max(2, largest.bit_length() + 1)
+
+
+def ratio(signal: float, noise: float) -> float:
+  """Signal-to-noise ratio in decibels.
+
+  Examples:
+    >>> ratio(100.0, 1.0), ratio(1.0, 0.0)
+    (20.0, inf)
+  """
+  if noise == 0:
+    return math.inf
+  return 10 * math.log10(max(float(signal), 1e-300) / float(noise))
+
+
+def _mean(total: float, images: int) -> float:
+  """A divergence is never negative, but for rounding."""
+  return max(0.0, float(total) / images)
+
+
+def _weight_codes(integers: Integers) -> float:
+  return float(int(integers.weights.max()) - int(integers.weights.min()) + 1) / (2 * HIGHEST + 1)
+
+
+def _dead(integers: Integers, low: np.ndarray, high: np.ndarray) -> tuple[int, ...]:
+  weights = integers.weights.reshape(-1, integers.weights.shape[-1])
+  return tuple(np.flatnonzero(~weights.any(axis=0) | (low == high)).tolist())

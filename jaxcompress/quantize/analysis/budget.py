@@ -1,0 +1,151 @@
+"""Bits for every layer under a budget of bytes, with the least summed sensitivity."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcompress.quantize.analysis.sensitivity import Sensitivity
+from jaxcompress.quantize.analysis.suggest import rule_for
+from jaxcompress.quantize.quantizers import absmax
+from jaxcompress.quantize.rules import Rule
+
+SLACK = 1e-12  # relative; bounds are floats
+
+
+class Allocation(NamedTuple):
+  """How many bits each layer gets.
+
+  Attributes:
+    bits: by layer.
+    bytes: of the network, packed; see :func:`~jaxcompress.quantize.packed_bytes`.
+    cost: summed sensitivity.
+  """
+
+  bits: dict[str, int]
+  bytes: int
+  cost: float
+
+  @property
+  def rules(self) -> tuple[Rule, ...]:
+    """One rule for each number of bits, the most first; together they name every layer."""
+    widths = sorted(set(self.bits.values()), reverse=True)
+    named = {n: [name for name, bits in self.bits.items() if bits == n] for n in widths}
+    return tuple(rule_for(names, weights=absmax(n)) for n, names in named.items())
+
+
+def allocate_bits(sensitivity: Sensitivity, budget_bytes: int) -> tuple[Rule, ...]:
+  """Rules that give every layer the number of bits with which the sum of all costs is least.
+
+  Exact; see :func:`choose_bits`. The rules name every layer with a kernel, so they mean the same in
+  ``quantize.uniform(8, rules=...)`` and ``quantize.post_training(..., rules=...)``, whatever the
+  number of bits there.
+
+  Args:
+    sensitivity: of the network.
+    budget_bytes: that packed weights, scales and biases may take; see
+      :func:`~jaxcompress.quantize.packed_bytes`.
+
+  Returns:
+    The rules.
+
+  Raises:
+    ValueError: if the budget is below the least size that can be reached.
+
+  Examples:
+    >>> from jaxcompress.quantize.analysis.sensitivity import LayerSensitivity
+    >>> rows = (
+    ...   LayerSensitivity("stem", 100, 1, (0.0, 0.5), (108, 58)),
+    ...   LayerSensitivity("head", 200, 1, (0.0, 0.1), (208, 108)),
+    ... )
+    >>> found = Sensitivity("kl", (8, 4), rows, 0, 32)
+    >>> [(rule.match, rule.weights.levels.high) for rule in allocate_bits(found, 250)]
+    [('^(?:stem)$', 127), ('^(?:head)$', 7)]
+  """
+  return choose_bits(sensitivity, budget_bytes).rules
+
+
+def choose_bits(sensitivity: Sensitivity, budget_bytes: int) -> Allocation:
+  """The numbers of bits behind :func:`allocate_bits`.
+
+  The choice is a multiple-choice knapsack. Layer by layer, all sums of bytes and cost that no other
+  beats in both are kept, and those are dropped that could not end below the best whole choice known,
+  by the bound of the Lagrangian ``sum of cost + m * (bytes - budget)``. So the result is exact; of
+  equal costs the one with fewer bytes is taken.
+
+  Args:
+    sensitivity: of the network.
+    budget_bytes: as for :func:`allocate_bits`.
+
+  Returns:
+    An :class:`Allocation`.
+
+  Raises:
+    ValueError: as :func:`allocate_bits`.
+
+  References:
+    Kellerer et al., Knapsack Problems, 2004, chapter 11.
+  """
+  layers = sensitivity.layers
+  sizes = np.array([layer.bytes for layer in layers], np.int64).reshape(len(layers), -1)
+  costs = np.array([layer.costs for layer in layers], np.float64).reshape(len(layers), -1)
+  room = int(budget_bytes) - sensitivity.fixed_bytes
+  least = int(sizes.min(axis=1).sum())
+  if room < least:
+    raise ValueError(
+      f"budget_bytes: {budget_bytes} cannot be met; with"
+      f" {min(sensitivity.bits)}-bit weights everywhere the network takes"
+      f" {least + sensitivity.fixed_bytes} bytes, which is the least."
+    )
+  chosen = _knapsack(sizes, costs, room)
+  rows = np.arange(len(layers))
+  bits = {layer.name: sensitivity.bits[i] for layer, i in zip(layers, chosen, strict=True)}
+  total = int(sizes[rows, chosen].sum()) + sensitivity.fixed_bytes
+  return Allocation(bits, total, float(costs[rows, chosen].sum()))
+
+
+def _knapsack(sizes: np.ndarray, costs: np.ndarray, room: int) -> np.ndarray:
+  """(layers,) positions of the choice with the least cost among those that fit."""
+  price, best = _dual(sizes, costs, room)
+  slack = SLACK * (1 + np.abs(costs).sum())
+  priced = (costs + price * sizes).min(axis=1)
+  rest = np.append(np.cumsum(priced[::-1])[::-1], 0.0)  # of the layers from each on
+  smallest = np.append(np.cumsum(sizes.min(axis=1)[::-1])[::-1], 0)
+  size, cost, history = np.zeros(1, np.int64), np.zeros(1), []
+  for i, (own_sizes, own_costs) in enumerate(zip(sizes, costs, strict=True)):
+    new_size = (size[:, None] + own_sizes).ravel()
+    new_cost = (cost[:, None] + own_costs).ravel()
+    bound = new_cost + rest[i + 1] - price * (room - new_size)
+    alive = np.flatnonzero((new_size + smallest[i + 1] <= room) & (bound <= best + slack))
+    kept = alive[_frontier(new_size[alive], new_cost[alive])]
+    size, cost = new_size[kept], new_cost[kept]
+    history.append(kept)
+  at = int(np.argmin(cost))  # sizes rise and costs fall along the frontier
+  chosen = []
+  for kept in reversed(history):
+    at, choice = divmod(int(kept[at]), sizes.shape[1])
+    chosen.append(choice)
+  return np.array(chosen[::-1], np.int64)
+
+
+def _frontier(size: np.ndarray, cost: np.ndarray) -> np.ndarray:
+  """Positions of the sums that no other beats, by size; costs fall strictly along them."""
+  order = np.lexsort((cost, size))
+  so_far = np.minimum.accumulate(cost[order])
+  return order[np.append(True, cost[order][1:] < so_far[:-1])[: len(order)]]
+
+
+def _dual(sizes: np.ndarray, costs: np.ndarray, room: int) -> tuple[float, float]:
+  """A price for bytes whose bound is nearly the best, and the cost of a choice that fits."""
+  smallest = np.lexsort((costs, sizes), axis=1)[:, 0]
+  rows = np.arange(len(sizes))
+  best = float(costs[rows, smallest].sum())
+  spans = np.ptp(costs, axis=1).max(initial=0.0)
+  low, high = 0.0, 2 * spans + 1e-300
+  for _ in range(100):
+    price = (low + high) / 2
+    chosen = np.argmin(costs + price * sizes, axis=1)
+    if sizes[rows, chosen].sum() <= room:
+      high, best = price, min(best, float(costs[rows, chosen].sum()))
+    else:
+      low = price
+  return high, best

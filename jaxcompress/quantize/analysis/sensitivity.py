@@ -1,0 +1,240 @@
+"""What fewer bits in one layer's weights cost, for every layer and number of bits."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.nn import INPUT, Folded, fold, kernel_shape
+from jaxcompress.quantize.analysis.switched import (
+  Plan,
+  Switches,
+  logit_errors,
+  numbers_of,
+  run,
+)
+from jaxcompress.quantize.grid import levels
+from jaxcompress.quantize.ptq.inputs import (
+  Batches,
+  Preprocess,
+  check_images,
+  check_labels,
+  trace_on,
+)
+from jaxcompress.quantize.ptq.observe import check_batch_size
+from jaxcompress.quantize.ptq.progress import meter
+from jaxcompress.quantize.ptq.weights import SCALES, rounded_weights
+from jaxcompress.quantize.transform import find_sites
+
+MEASURES = ("kl", "loss")
+
+
+class LayerSensitivity(NamedTuple):
+  """One layer.
+
+  Attributes:
+    name: of the layer.
+    weights: how many it has.
+    channels: of its output.
+    costs: by number of bits, what the measure says.
+    bytes: by number of bits, as :func:`packed_bytes` counts.
+  """
+
+  name: str
+  weights: int
+  channels: int
+  costs: tuple[float, ...]
+  bytes: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+  """What each layer costs at each number of bits.
+
+  Attributes:
+    measure: ``"kl"`` or ``"loss"``.
+    bits: numbers of bits, to which the rows' columns belong.
+    layers: rows in the order in which the layers run.
+    fixed_bytes: of normalizations without a convolution, which keep 8 bits.
+    images: number of images.
+  """
+
+  measure: str
+  bits: tuple[int, ...]
+  layers: tuple[LayerSensitivity, ...]
+  fixed_bytes: int
+  images: int
+
+  def bytes_at(self, bits: int) -> int:
+    """Bytes of the network if every layer has the same number of bits.
+
+    Raises:
+      ValueError: if that number was not measured.
+    """
+    if bits not in self.bits:
+      raise ValueError(f"bits: {bits} was not measured; {', '.join(map(str, self.bits))} were.")
+    column = self.bits.index(bits)
+    return self.fixed_bytes + sum(layer.bytes[column] for layer in self.layers)
+
+
+def packed_bytes(weights: int, channels: int, bits: int) -> int:
+  """Bytes of a layer whose weights lie side by side without gaps.
+
+  ``ceil(weights * bits / 8) + 8 * channels``: the weights, and for each output channel a float32
+  scale and an int32 bias. Runtimes for .tflite files keep weights of fewer than 8 bits in a byte
+  each; what is counted here is what a packed store, or nearly what a compressed file, takes.
+
+  Examples:
+    >>> packed_bytes(432, 16, 8), packed_bytes(432, 16, 3)
+    (560, 290)
+  """
+  return math.ceil(weights * bits / 8) + 8 * channels
+
+
+def sensitivity(
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  images: Any,
+  *,
+  bits: Sequence[int] = (8, 4, 3, 2),
+  labels: Any = None,
+  measure: str = "kl",
+  scales: str = "mse",
+  preprocess: Preprocess | None = None,
+  batch_size: int = 32,
+  progress: bool = True,
+) -> Sensitivity:
+  """Rounds the weights of one layer at a time and says what that does to the logits.
+
+  All activations and the other layers stay in float, so that a number tells of one layer's weights
+  alone. One program is compiled for all layers and numbers of bits; memory is bounded by one batch
+  and the weights at every number of bits.
+
+  Args:
+    model: a linen module made of the leaf ops.
+    variables: its ``params`` and ``batch_stats``.
+    images: (N, height, width, channels), float; or whatever numbers ``preprocess`` takes.
+    bits: numbers of bits, each 2 to 8.
+    labels: (N,) integers; needed for ``"loss"``.
+    measure: ``"kl"``: mean ``KL(float || rounded)`` of the class probabilities in nats;
+      ``"loss"``: how much the mean cross-entropy rises, which may be below zero.
+    scales: of the weights: ``"mse"`` or ``"absmax"``, per output channel.
+    preprocess: maps images to what the network reads.
+    batch_size: images at once.
+    progress: whether a bar is shown on the standard error, if that is a terminal.
+
+  Returns:
+    A :class:`Sensitivity`.
+
+  Raises:
+    ValueError: if an argument is out of range, or the images do not fit the model.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
+    >>> images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    >>> found = sensitivity(model, variables, images, bits=(8, 2))
+    >>> found.layers[0].name, found.layers[0].bytes
+    ('stem', (560, 236))
+
+  References:
+    Dong et al., `HAWQ <https://arxiv.org/abs/1905.03696>`_, 2019, asks the same of second
+    derivatives; here every answer is measured. Cai et al., `ZeroQ
+    <https://arxiv.org/abs/2001.00281>`_, 2020, section 3.3, measures the divergence.
+  """
+  bits = _check(bits, measure, scales, labels)
+  images = check_images(images, preprocess)
+  graph = trace_on(model, variables, images, preprocess)
+  sites = find_sites(graph)
+  classes = graph.shape(graph.output)[-1]
+  if labels is None:
+    labels = np.zeros(len(images), np.int64)  # not read
+  labels = check_labels(labels, len(images), classes)
+  batches = Batches(images, preprocess, check_batch_size(batch_size, len(images)))
+  folded = fold(sites.graph, jax.device_get(variables))
+  place = {name: i for i, name in enumerate(sites.kernels)}
+  owner = tuple((name, place.get(name, 0)) for name in (INPUT, *_names(sites.graph)))
+  plan = Plan(sites.graph, sites.kernels, owner)
+  rounded = [{name: _rounded(folded[name], n, scales) for name in sites.kernels} for n in bits]
+  numbers = numbers_of(folded, rounded, {}, {})
+  switches = _every_layer(len(sites.kernels), len(bits))
+  totals = np.zeros(1 + len(sites.kernels) * len(bits))
+  with meter(progress) as shown:
+    shown.start("sensitivity", batches.count)
+    for i, (x, weight) in enumerate(batches):
+      own = labels[i * batches.size : (i + 1) * batches.size]
+      own = np.pad(own, (0, batches.size - len(own)))
+      totals += np.asarray(_costs(plan, measure, numbers, switches, x, own, weight))
+      shown.tick()
+  costs = (totals[1:] - totals[0]).reshape(-1, len(bits)) / len(images)
+  return Sensitivity(
+    measure,
+    bits,
+    tuple(_row(name, folded[name], costs[i], bits) for name, i in place.items()),
+    sum(
+      packed_bytes(kernel_shape(node)[-1], kernel_shape(node)[-1], 8)
+      for node in sites.graph.nodes
+      if node.name in folded and node.name not in place
+    ),
+    len(images),
+  )
+
+
+def _check(bits: Sequence[int], measure: str, scales: str, labels: Any) -> tuple[int, ...]:
+  bits = tuple(bits)
+  if not bits or len(set(bits)) < len(bits) or not all(2 <= n <= 8 for n in bits):
+    raise ValueError(f"bits: {bits} must be different numbers of 2 to 8, at least one.")
+  if measure not in MEASURES:
+    raise ValueError(f"measure: {measure!r} is unknown; it must be one of {', '.join(MEASURES)}.")
+  if scales not in SCALES:
+    raise ValueError(f"scales: {scales!r} is unknown; it must be one of {', '.join(SCALES)}.")
+  if measure == "loss" and labels is None:
+    raise ValueError("labels: there are none, and measure='loss' needs them; or take 'kl'.")
+  return bits
+
+
+def _names(graph) -> tuple[str, ...]:
+  return tuple(node.name for node in graph.nodes)
+
+
+def _rounded(layer: Folded, bits: int, scales: str) -> tuple[np.ndarray, np.ndarray]:
+  """Weights of so many bits, with the scales of the folded kernel, and the bias as it is."""
+  to = levels(bits, symmetric=True, narrow=True)
+  plain = Folded(layer.weights, np.ones_like(layer.factor), layer.bias)
+  return rounded_weights(plain, SCALES[scales](plain.kernel, to), to), layer.bias
+
+
+def _every_layer(layers: int, widths: int) -> Switches:
+  """The float network, and then each layer alone with each of its widths."""
+  weights = np.eye(layers, dtype=np.int32)[:, None] * np.arange(1, widths + 1)[None, :, None]
+  weights = np.concatenate([np.zeros((1, layers)), weights.reshape(-1, layers)])
+  return Switches(weights.astype(np.int32), np.zeros(weights.shape, bool))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _costs(plan, measure, numbers, switches, x, labels, weight):
+  """(passes,) the measure, summed over images."""
+  logits = jax.lax.map(lambda one: run(plan, numbers, Switches(*one), x), tuple(switches))
+  if measure == "kl":
+    return jax.vmap(logit_errors, (None, 0, None))(logits[0], logits, weight)[:, 2]
+  log_p = jax.nn.log_softmax(logits)
+  return -jnp.take_along_axis(log_p, labels[None, :, None], axis=-1)[..., 0] @ weight
+
+
+def _row(name: str, layer: Folded, costs: np.ndarray, bits: tuple[int, ...]) -> LayerSensitivity:
+  size, channels = layer.kernel.size, layer.kernel.shape[-1]
+  return LayerSensitivity(
+    name,
+    size,
+    channels,
+    tuple(map(float, costs)),
+    tuple(packed_bytes(size, channels, n) for n in bits),
+  )

@@ -1,0 +1,179 @@
+"""A float network each of whose layers can be switched to integers while it runs.
+
+The switches are traced numbers, so one compiled program serves every combination of layers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.nn import INPUT, Folded, Graph
+from jaxcompress.nn.execute import Visit, run_node
+from jaxcompress.quantize.integer import Grid
+from jaxcompress.quantize.model import Move
+
+Outside = Callable[[str, jax.Array], None]
+
+
+class Plan(NamedTuple):
+  """What is compiled. Hashable, so it can be static under ``jit``.
+
+  Attributes:
+    graph: with fused activations.
+    layers: names of the switches, in the order in which the layers run.
+    owner: pairs of a node (or ``"input"``) and the position of the switch that it obeys.
+    rounded: tensors that have a grid, and are rounded where their switch says so.
+    moved: tensors whose channels differ from the float network's.
+  """
+
+  graph: Graph
+  layers: tuple[str, ...]
+  owner: tuple[tuple[str, int], ...]
+  rounded: frozenset[str] = frozenset()
+  moved: frozenset[str] = frozenset()
+
+
+class Numbers(NamedTuple):
+  """What the program is called with.
+
+  Attributes:
+    layers: by node, weights (1 + widths, ...) and biases (1 + widths, out): those of the float
+      network first.
+    grids: by rounded tensor, the scale and the lowest and the highest code, float32 (3,).
+    moves: by moved tensor, scale and shift, float32 (2, channels).
+  """
+
+  layers: Mapping[str, tuple[jax.Array, jax.Array]]
+  grids: Mapping[str, jax.Array]
+  moves: Mapping[str, jax.Array]
+
+
+class Switches(NamedTuple):
+  """One pass over the network, or several on a first axis.
+
+  Attributes:
+    weights: (layers,) int32: which of a layer's weights it has; 0: those in float.
+    outputs: (layers,) bool: whether its outputs are rounded.
+  """
+
+  weights: jax.Array
+  outputs: jax.Array
+
+
+def numbers_of(
+  folded: Mapping[str, Folded],
+  rounded: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]],
+  grids: Mapping[str, Grid],
+  moves: Mapping[str, Move],
+) -> Numbers:
+  """Arrays on the device.
+
+  Args:
+    folded: the float network's layers.
+    rounded: weights and bias by name, as each width has them; a layer that one lacks stays.
+    grids: of the tensors that are rounded.
+    moves: of the tensors that are moved.
+  """
+  layers = {}
+  for name, layer in folded.items():
+    real = layer.weights, np.asarray(layer.bias)
+    pairs = [real, *(one.get(name, real) for one in rounded)]
+    layers[name] = tuple(np.stack(arrays).astype(np.float32) for arrays in zip(*pairs, strict=True))
+  return jax.device_put(
+    Numbers(
+      layers,
+      {name: np.float32([grid.scale, grid.low, grid.high]) for name, grid in grids.items()},
+      {name: np.stack(move).astype(np.float32) for name, move in moves.items()},
+    )
+  )
+
+
+def run(
+  plan: Plan,
+  numbers: Numbers,
+  switches: Switches,
+  x: jax.Array,
+  visit: Visit | None = None,
+  outside: Outside | None = None,
+) -> jax.Array:
+  """The logits with some layers in float and some on integers, under ``jit``.
+
+  A layer on integers computes in float with the real numbers that its integers stand for, so
+  sums are not rounded as on a device; its output then is.
+
+  Args:
+    plan: of the network; static.
+    numbers: its arrays.
+    switches: of one pass.
+    x: (batch, height, width, channels), float32.
+    visit: ``(tensor, array) -> array`` on every tensor, in the float network's channels.
+    outside: ``(tensor, array)`` on every rounded tensor before it is rounded, in units of its
+      grid's steps.
+  """
+  visit = visit or (lambda tensor, array: array)
+  outside = outside or (lambda tensor, array: None)
+  owner = dict(plan.owner)
+  rounding = lambda tensor, array, node, on: visit(  # noqa: E731
+    tensor, _round(plan, numbers, tensor, array, on, switches.outputs[owner[node]], outside)
+  )
+  tensors = {INPUT: rounding(INPUT, x, INPUT, None)}
+  for node in plan.graph.nodes:
+    inputs = [tensors[name] for name in node.inputs]
+    layer, on = numbers.layers.get(node.name), None
+    if layer is not None:
+      width = switches.weights[owner[node.name]]
+      on, layer = width > 0, tuple(jnp.take(array, width, axis=0) for array in layer)
+      inputs = [
+        jnp.where(on, _move(numbers, tensor, array), array) if tensor in plan.moved else array
+        for tensor, array in zip(node.inputs, inputs, strict=True)
+      ]
+    for tensor, array in zip(node.outputs, run_node(node, layer, *inputs), strict=True):
+      tensors[tensor] = rounding(tensor, array, node.name, on)
+  return tensors[plan.graph.output]
+
+
+def _round(plan, numbers, tensor, array, on, rounded, outside):
+  """An output in the float network's channels, rounded where asked; ``on``: it is moved already."""
+  if tensor in plan.moved:
+    moved = _move(numbers, tensor, array)
+    array = moved if on is None else jnp.where(on, array, moved)
+  if tensor in plan.rounded:
+    scale, low, high = numbers.grids[tensor]
+    steps = array * (1 / scale)
+    outside(tensor, steps)
+    array = jnp.where(rounded, jnp.clip(jnp.round(steps), low, high) * scale, array)
+  return unmove(numbers, tensor, array)
+
+
+def _move(numbers: Numbers, tensor: str, array: jax.Array) -> jax.Array:
+  scale, shift = _channels(numbers, tensor, array)
+  return array / scale - shift
+
+
+def unmove(numbers: Numbers, tensor: str, array: jax.Array) -> jax.Array:
+  """A tensor of the integer network in the float network's channels."""
+  if tensor not in numbers.moves:
+    return array
+  scale, shift = _channels(numbers, tensor, array)
+  return (array + shift) * scale
+
+
+def _channels(numbers: Numbers, tensor: str, array: jax.Array) -> jax.Array:
+  return numbers.moves[tensor].reshape(2, *(1,) * (array.ndim - 1), -1)
+
+
+def no_switches(plan: Plan) -> Switches:
+  """The float network."""
+  count = len(plan.layers)
+  return Switches(np.zeros(count, np.int32), np.zeros(count, bool))
+
+
+def logit_errors(real: jax.Array, other: jax.Array, weight: jax.Array) -> jax.Array:
+  """(3,) signal, noise and ``KL(real || other)`` of (batch, classes) logits, summed over images."""
+  log_p, log_q = jax.nn.log_softmax(real), jax.nn.log_softmax(other)
+  kl = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+  signal, noise = (jnp.sum(jnp.square(a), axis=-1) for a in (real, real - other))
+  return jnp.stack([weight @ signal, weight @ noise, weight @ kl])

@@ -1,0 +1,156 @@
+"""What was tried to quantize a network: methods, and networks of several sizes."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from rich.table import Table
+from rich.text import Text
+
+from jaxcompress.quantize import Allocation, Sensitivity, Trial
+from jaxcompress.report import style, text
+from jaxcompress.report.plots import spread
+from jaxcompress.report.tables import plain_table
+
+
+class Candidate(NamedTuple):
+  """A quantized network among others.
+
+  Attributes:
+    name: as a person writes it, such as ``"4 bits"`` or ``"mixed"``.
+    bytes: of its packed weights, scales and biases.
+    score: share of images that are right, or on which it decides as the float network.
+    mixed: whether its layers differ in bits.
+  """
+
+  name: str
+  bytes: int
+  score: float
+  mixed: bool = False
+
+
+def trial_table(trials: Sequence[Trial], *, labels: bool, kept: str | None = None) -> Table:
+  """The methods of post-training quantization that were tried.
+
+  Args:
+    trials: from :func:`jaxcompress.quantize.search`.
+    labels: whether scores are shares that are right; else those on which the float network decides
+      alike.
+    kept: name of the method whose network was kept.
+
+  Examples:
+    >>> trial_table([Trial("minmax", 0.9, 0.01, 20.0, 1.5)], labels=True).row_count
+    1
+  """
+  table = plain_table(None, None)
+  table.add_column("method", no_wrap=True)
+  for name in ("top-1" if labels else "agreement", "drop", "SQNR", "time"):
+    table.add_column(name, justify="right", no_wrap=True)
+  for trial in trials:
+    table.add_row(
+      Text(trial.name),
+      text.percent(trial.score, 2),
+      text.points(round(-trial.drop, 4) + 0.0),  # no minus before a zero
+      f"{trial.sqnr:.1f} dB" if math.isfinite(trial.sqnr) else "exact",
+      text.duration(trial.seconds),
+      style="bold" if trial.name == kept else "",
+    )
+  return table
+
+
+def allocation_table(sensitivity: Sensitivity, allocation: Allocation) -> Table:
+  """The bits of every layer, what they cost, and what each other number would have.
+
+  Args:
+    sensitivity: of the network.
+    allocation: from :func:`jaxcompress.quantize.choose_bits`.
+  """
+  measure = "KL" if sensitivity.measure == "kl" else "rise of the loss"
+  table = plain_table(None, None)
+  table.show_footer = True
+  table.add_column("layer", f"{len(sensitivity.layers)} layers", overflow="fold")
+  table.add_column("bits", "", justify="right")
+  table.add_column("bytes", text.size(allocation.bytes), justify="right")
+  for i, bits in enumerate(sensitivity.bits):
+    head = f"{measure} at {bits}" if i == 0 else f"{bits}"
+    table.add_column(head, "", justify="right")
+  for layer in sensitivity.layers:
+    bits = allocation.bits[layer.name]
+    column = sensitivity.bits.index(bits)
+    costs = (text.significant(cost, 2) for cost in layer.costs)
+    table.add_row(
+      Text(layer.name),
+      str(bits),
+      f"{layer.bytes[column]:,}",
+      *(Text(cost, "bold" if i == column else "dim") for i, cost in enumerate(costs)),
+    )
+  return table
+
+
+def candidates_finding(candidates: Sequence[Candidate], reference: float) -> str:
+  """Which network is best in its size, in a sentence.
+
+  Examples:
+    >>> candidates_finding([Candidate("8 bits", 1000, 0.9), Candidate("mixed", 600, 0.89, True)], 0.9)
+    'mixed: 89.0 % in 600 B, -1.0 points beside the float network.'
+  """
+  chosen = next((one for one in candidates if one.mixed), None)
+  chosen = chosen or max(candidates, key=lambda one: one.score)
+  return (
+    f"{chosen.name}: {text.percent(chosen.score)} in {text.size(chosen.bytes)},"
+    f" {text.points(chosen.score - reference)} beside the float network."
+  )
+
+
+@style.styled
+def candidates_plot(
+  candidates: Sequence[Candidate], reference: float, images: int, what: str = "top-1"
+) -> Figure:
+  """Scores of quantized networks against their packed sizes.
+
+  Args:
+    candidates: at least one.
+    reference: the float network's score, a share.
+    images: on which the scores were measured.
+    what: the scores are.
+
+  Raises:
+    ValueError: if there are no candidates.
+  """
+  if not candidates:
+    raise ValueError("candidates: there are none; give at least one.")
+  fig = style.figure(candidates_finding(candidates, reference), 4.0)
+  ax = fig.subplots()
+  sizes = [one.bytes for one in candidates]
+  scores = [one.score for one in candidates]
+  noise = [math.sqrt(s * (1 - s) / max(images, 1)) for s in scores]
+  ends = [
+    reference,
+    *(s + sign * e for s, e in zip(scores, noise, strict=True) for sign in (-1, 1)),
+  ]
+  span = max(max(ends) - min(ends), 0.02)
+  low, high = min(ends) - 0.15 * span, max(ends) + 0.15 * span
+  ax.set_ylim(low, high)
+  ax.set_xlim(0, 1.35 * max(sizes))
+  ax.axhline(reference, color=style.color("teacher"), lw=1, ls=(0, (4, 3)), zorder=1)
+  ax.annotate(" float", (0, reference), va="bottom", color=style.color("teacher"), fontsize=8.5)
+  places = spread([(s - low) / (high - low) for s in scores], sizes, 0.135)
+  for one, error, place in zip(candidates, noise, places, strict=True):
+    color = style.color("int8" if one.mixed else "distilled")
+    ax.errorbar(one.bytes, one.score, error, fmt="o", ms=8, color=color, elinewidth=1.2, zorder=3)
+    ax.annotate(
+      f"{one.name}\n{text.percent(one.score)}, {text.size(one.bytes)}",
+      (one.bytes, one.score),
+      (one.bytes + 0.02 * max(sizes), low + place * (high - low)),
+      va="center",
+      linespacing=1.25,
+      bbox={"facecolor": style.PAPER, "edgecolor": "none", "pad": 1},
+      color=color,
+    )
+  ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.size(value)))
+  ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{round(100 * v, 2):g} %"))
+  ax.set_xlabel("packed weights, scales and biases (bars: one standard error)")
+  ax.set_title(what)
+  return fig

@@ -1,0 +1,168 @@
+"""The quantize command on a network that knows bars from crosses and disks."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcompress import cli, export, models
+from jaxcompress import data as datasets
+from jaxcompress.nn import init_variables
+from jaxcompress.pipeline import networks, quantizing
+
+CLASSES = ("bar", "cross", "disk")
+
+
+@pytest.fixture(scope="module")
+def images(shapes):
+  return datasets.load(f"folder:{shapes}")
+
+
+@pytest.fixture(scope="module")
+def trained(images):
+  """Random features with a classifier that is solved for: no training step is needed."""
+  model = models.resnet8(3)
+  shape = images.image_shape
+  variables = jax.device_get(init_variables(model, jax.random.key(0), shape))
+  x = datasets.Preprocess()(images.train.images)
+  pooled = np.asarray(jax.jit(lambda x: model.apply(variables, x, train=False).pooled)(x))
+  pooled = np.float64(pooled)
+  features = np.concatenate([pooled, np.ones((len(pooled), 1))], axis=1)
+  wanted = 8.0 * np.eye(3)[images.train.labels]
+  solved = np.linalg.solve(features.T @ features + 1e-2 * np.eye(65), features.T @ wanted)
+  classifier = {"kernel": solved[:-1].astype(np.float32), "bias": solved[-1].astype(np.float32)}
+  return model, {**variables, "params": {**variables["params"], "classifier": classifier}}
+
+
+@pytest.fixture(scope="module")
+def file(trained, images, tmp_path_factory):
+  metadata = {
+    "classes": list(CLASSES),
+    "image_shape": list(images.image_shape),
+    "preprocess": datasets.Preprocess().to_metadata(),
+  }
+  path = tmp_path_factory.mktemp("models") / "shapes.safetensors"
+  return models.save(path, *trained, metadata=metadata)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+  """Runs the command in an empty folder; returns exit code, output, errors."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("COLUMNS", "160")
+
+  def call(*arguments):
+    monkeypatch.setattr("sys.argv", ["jaxcompress", "quantize", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+      cli.main()
+    printed = capsys.readouterr()
+    return end.value.code, printed.out, printed.err
+
+  return call
+
+
+def test_a_file_becomes_a_verified_integer_file(run, file, shapes, images, trained, tmp_path):
+  code, out, err = run(file, "--data", f"folder:{shapes}", "--method", "minmax", "--images", 48)
+  assert (code, err) == (0, "")
+  test = images.test
+  logits = trained[0].apply(trained[1], datasets.Preprocess()(test.images), train=False).logits
+  top1 = np.mean(np.asarray(logits).argmax(-1) == test.labels)
+  assert top1 > 0.6
+  assert f"top-1 on {len(test)} test images: float {100 * top1:.2f} %, integers" in out
+  assert f"100 % of the logits of {len(test)} images are bit for bit the device's" in out
+  assert "minmax" in out and "48 training images calibrate and decide" in out
+  assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
+  metadata = export.read_metadata(tmp_path / "model.tflite")
+  assert tuple(metadata["classes"]) == CLASSES and metadata["preprocess"]["per_image"]
+
+
+def test_budget_and_analysis_write_their_files_beside_it(run, file, shapes, tmp_path):
+  code, out, err = run(
+    file, "--data", f"folder:{shapes}", "--method", "minmax", "--images", 48,
+    "--budget", "45KB", "--analyze", "--out", "small.tflite",
+  )  # fmt: skip
+  assert (code, err) == (0, "")
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {
+    "small.tflite", "small.analysis.json", "small.analysis.png", "small.candidates.png"
+  }  # fmt: skip
+  assert "Rule(match='^(?:" in out and "absmax(" in out
+  assert "mixed: " in out and "8 bits: " in out and "4 bits: " in out
+  read = json.loads((tmp_path / "small.analysis.json").read_text())
+  assert [layer["name"] for layer in read["layers"]][:2] == ["input", "stem"]
+  assert read["layers"][1]["bits"] <= 8 and "isolated error" in out
+  assert {layer["bits"] for layer in read["layers"]} - {None} != {8}
+
+
+def test_a_folder_of_a_run_is_read_with_all_that_it_says(trained, images, tmp_path):
+  network = networks.build("resnet8", 3, images.image_shape, None, default=1.0)
+  variables = init_variables(network.module, jax.random.key(1), images.image_shape)
+  preprocess = datasets.Preprocess(scale=32.0)
+  networks.save(tmp_path / "student", network, variables, CLASSES, preprocess)
+  saved = networks.read(tmp_path / "student")
+  assert saved.module == network.module and saved.title == "resnet8"
+  assert (saved.classes, saved.image_shape) == (CLASSES, images.image_shape)
+  assert saved.preprocess == preprocess
+  jax.tree.map(np.testing.assert_array_equal, saved.variables, jax.device_get(variables))
+
+
+def test_a_file_that_says_nothing_is_taken_with_a_word_about_it(
+  run, trained, shapes, tmp_path, monkeypatch
+):
+  path = models.save(tmp_path / "bare.safetensors", *trained)
+  assert networks.read(path)[3:] == (None, None, None)
+  stop = ValueError("far enough")
+  monkeypatch.setattr(quantizing.quantize, "search", lambda *a, **k: (_ for _ in ()).throw(stop))
+  code, out, err = run(path, "--data", f"folder:{shapes}")
+  assert (code, err) == (2, "jaxcompress: far enough\n")
+  assert "names no preprocessing; that of compress is taken" in out
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (("--method", "magic"), "method: 'magic' is unknown; it must be one of auto, minmax"),
+    (("--bits", 1), "bits: 1 is out of range"),
+    (("--bits", 4, "--budget", "1MB"), "the budget decides the bits"),
+    (("--budget", "tiny"), "budget: 'tiny' is no size; write it as 300KB"),
+    (("--max-drop", 5), "max_drop: 5.0 is no share"),
+    (("--images", 0), "images: 0 must be at least 1"),
+    (("--kernels", "cuda"), "kernels: 'cuda' is unknown; it must be one of"),
+    (("--data", "glyfs"), "'glyfs' is unknown"),
+    (("--data", "digits"), "the model knows 3 (bar, cross, disk, ...); they must be the same"),
+    (("--out", "no/model.tflite"), "the folder no does not exist"),
+    (("--budget", "1KB"), "budget_bytes: 1000 cannot be met; with 2-bit weights everywhere"),
+  ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(
+  run, file, shapes, tmp_path, arguments, message
+):
+  data = () if "--data" in arguments else ("--data", f"folder:{shapes}")
+  code, _, err = run(file, *data, *arguments)
+  assert code == 2
+  assert message in err and err.startswith("jaxcompress: ") and err.count("\n") == 1
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_none_is_refused(run, tmp_path):
+  for name, content in (("none.safetensors", None), ("junk.safetensors", b"junk"), ("empty", "")):
+    if content == "":
+      (tmp_path / name).mkdir()
+    elif content is not None:
+      (tmp_path / name).write_bytes(content)
+    code, _, err = run(tmp_path / name)
+    assert code == 2 and err.startswith("jaxcompress: ") and name in err and err.count("\n") == 1
+
+
+def test_a_file_that_exists_is_left_alone_unless_forced(run, file, shapes, tmp_path):
+  (tmp_path / "model.tflite").write_text("mine")
+  arguments = (file, "--data", f"folder:{shapes}", "--method", "minmax", "--images", 48)
+  code, _, err = run(*arguments)
+  assert code == 2 and "out: model.tflite exists; name another file, or add --force" in err
+  assert (tmp_path / "model.tflite").read_text() == "mine"
+  (tmp_path / "other.analysis.png").write_text("mine")
+  code, _, err = run(*arguments, "--out", "other.tflite", "--analyze")
+  assert code == 2 and "other.analysis.png exists" in err
+  assert run(*arguments, "--force")[0] == 0
+  assert (tmp_path / "model.tflite").stat().st_size > 10_000
