@@ -98,15 +98,6 @@ class Bench:
     return self.train(network, steps, PEAK, f"{bits} bit", variables, plan).quantized()
 
 
-def packed(quantized):
-  """Bytes of a model's weights at the bits that they need, scales and biases."""
-  total = 0
-  for layer in quantized.layers.values():
-    bits = quantize.analysis.bits_of(layer.weights)
-    total += quantize.packed_bytes(layer.weights.size, layer.bias.size, bits)
-  return total
-
-
 def qwix_rows(bench, network, variables):
   """What qwix makes of the same network; it only sees XLA's own convolutions."""
   import qwix
@@ -159,10 +150,14 @@ def measure(bench, name, args):
   for bits in (8, 4):
     for method in quantize.METHODS:
       quantized = bench.post_training(network, variables, method, bits)
-      yield f"{bits} bit, post-training, {method}", bench.top1(quantized), packed(quantized)
+      yield (
+        f"{bits} bit, post-training, {method}",
+        bench.top1(quantized),
+        quantize.model_bytes(quantized),
+      )
   for bits in LOW_BITS:
     quantized = bench.fine_tuned(network, variables, bits, args.tune)
-    yield f"{bits} bit, fine-tuned", bench.top1(quantized), packed(quantized)
+    yield f"{bits} bit, fine-tuned", bench.top1(quantized), quantize.model_bytes(quantized)
   if not args.no_qwix:
     for what, result in qwix_rows(bench, network, variables):
       yield what, result, None

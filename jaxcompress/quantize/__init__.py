@@ -10,7 +10,6 @@ from jaxcompress.quantize.analysis import (
   allocate_bits,
   analyze,
   choose_bits,
-  packed_bytes,
   sensitivity,
   suggest,
   suggested_rules,
@@ -86,6 +85,7 @@ from jaxcompress.quantize.quantizers import (
 )
 from jaxcompress.quantize.ranges import Range
 from jaxcompress.quantize.rules import Rule, first_last_8bit, squeeze_excite_16bit
+from jaxcompress.quantize.sizes import bits_of, model_bytes, packed_bytes
 from jaxcompress.quantize.transform import (
   ActivationPass,
   Assigned,
@@ -138,6 +138,7 @@ __all__ = [
   "assign",
   "binary",
   "binary_activations",
+  "bits_of",
   "bwn",
   "bwn_weights",
   "calibrate",
@@ -172,6 +173,7 @@ __all__ = [
   "lsq_quantize",
   "mean_range",
   "minmax_range",
+  "model_bytes",
   "packed_bytes",
   "pact",
   "pact_clip",

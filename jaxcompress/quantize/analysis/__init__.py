@@ -6,7 +6,6 @@ from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
 from jaxcompress.quantize.analysis.sensitivity import (
   LayerSensitivity,
   Sensitivity,
-  packed_bytes,
   sensitivity,
 )
 from jaxcompress.quantize.analysis.suggest import Suggestion, suggest, suggested_rules
@@ -21,7 +20,6 @@ __all__ = [
   "allocate_bits",
   "analyze",
   "choose_bits",
-  "packed_bytes",
   "sensitivity",
   "suggest",
   "suggested_rules",

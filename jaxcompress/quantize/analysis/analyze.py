@@ -22,6 +22,7 @@ from jaxcompress.quantize.ptq.inputs import Batches, Preprocess, check_images, t
 from jaxcompress.quantize.ptq.observe import check_batch_size
 from jaxcompress.quantize.ptq.progress import meter
 from jaxcompress.quantize.rules import names_of
+from jaxcompress.quantize.sizes import bits_of
 from jaxcompress.quantize.transform import find_sites
 
 KINDS = ("depthwise", "pointwise")
@@ -81,8 +82,9 @@ def analyze(
   images = check_images(images, preprocess)
   batches = Batches(images, preprocess, check_batch_size(batch_size, len(images)))
   fused = find_sites(trace_on(model, variables, images, preprocess)).graph
-  _check_same(fused, quantized.graph)
-  plan = _plan(fused, quantized)
+  device = _of_one_width(quantized.graph)
+  _check_same(fused, device)
+  plan = _plan(fused, device, frozenset(quantized.moves))
   numbers = numbers_of(
     fold(fused, jax.device_get(variables)),
     [_real_layers(quantized)],
@@ -117,18 +119,29 @@ def _check_same(fused: Graph, device: Graph) -> None:
     raise ValueError(f"quantized: it is of another model ({reason}); pass the one it was made of.")
 
 
-def _plan(fused: Graph, quantized: QuantizedModel) -> Plan:
-  rounded = find_sites(quantized.graph).rounded
+def _of_one_width(graph: Graph) -> Graph:
+  """The graph without the steps between 8 and 16 bits, whose rounding is left out of account."""
+  source = {node.output: node.inputs[0] for node in graph.nodes if node.op == "Requantize"}
+  nodes = (
+    node._replace(inputs=tuple(source.get(tensor, tensor) for tensor in node.inputs))
+    for node in graph.nodes
+    if node.output not in source
+  )
+  return graph._replace(nodes=tuple(nodes), output=source.get(graph.output, graph.output))
+
+
+def _plan(fused: Graph, device: Graph, moved: frozenset[str]) -> Plan:
+  rounded = find_sites(device).rounded
   known = {node.name for node in fused.nodes}
   owner = {INPUT: INPUT} | {
     node.name: node.name if node.name in known else node.name.rpartition("/")[0]
-    for node in quantized.graph.nodes
+    for node in device.nodes
   }
-  busy = {owner[n.name] for n in quantized.graph.nodes if rounded & set(n.outputs)}
+  busy = {owner[n.name] for n in device.nodes if rounded & set(n.outputs)}
   layers = (INPUT, *(node.name for node in fused.nodes if node.name in busy))
   place = {name: i for i, name in enumerate(layers)}
   owned = tuple((node, place.get(name, 0)) for node, name in owner.items())
-  return Plan(quantized.graph, layers, owned, rounded, frozenset(quantized.moves))
+  return Plan(device, layers, owned, rounded, moved)
 
 
 def _real_layers(quantized: QuantizedModel) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -162,6 +175,7 @@ def _analysis(plan, fused, quantized, weighted, passes, seen: Seen, images: int)
   only = dict(zip(weighted, only, strict=True))
   names = names_of(fused)
   ops = {INPUT: "input"} | {node.name: _kind(names[node.name].kinds, node) for node in fused.nodes}
+  outputs = {INPUT: INPUT} | {node.name: node.output for node in fused.nodes}
   rows = []
   for i, name in enumerate(plan.layers):
     low, high = seen.low[i], seen.high[i]
@@ -178,7 +192,7 @@ def _analysis(plan, fused, quantized, weighted, passes, seen: Seen, images: int)
         weights_kl=_mean(only[i][2], images) if i in only else None,
         cumulative_sqnr=ratio(*up_to[i, :2]),
         cumulative_kl=_mean(up_to[i, 2], images),
-        codes_used=float(high.max() - low.min() + 1) / 256,
+        codes_used=float(high.max() - low.min() + 1) / 2 ** quantized.grids[outputs[name]].bits,
         weight_codes_used=None if integers is None else _weight_codes(integers),
         saturation=float(passes.clipped[2 * count, i]) / images,
         channels=len(low),
@@ -193,17 +207,6 @@ def _analysis(plan, fused, quantized, weighted, passes, seen: Seen, images: int)
 
 def _kind(kinds: frozenset[str], node: Node) -> str:
   return next((kind for kind in KINDS if kind in kinds), node.op)
-
-
-def bits_of(weights: np.ndarray) -> int:
-  """The fewest bits, 2 to 8, whose symmetric integers hold some weights.
-
-  Examples:
-    >>> bits_of(np.int8([-7, 3])), bits_of(np.int8([8])), bits_of(np.int8([0]))
-    (4, 5, 2)
-  """
-  largest = int(np.abs(weights.astype(np.int32)).max(initial=1))
-  return max(2, largest.bit_length() + 1)
 
 
 def ratio(signal: float, noise: float) -> float:

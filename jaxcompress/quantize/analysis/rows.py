@@ -21,7 +21,7 @@ class LayerAnalysis(NamedTuple):
     weights_kl: of the logits, if this layer alone has its integer weights; None without weights.
     cumulative_sqnr: of the logits, if all layers up to this one are on integers.
     cumulative_kl: of the same.
-    codes_used: share of the 256 codes of the output's grid between the least and the largest seen.
+    codes_used: share of the codes of the output's grid between the least and the largest seen.
     weight_codes_used: the same of the 255 codes of the weights; None without weights.
     saturation: share of the output's values beyond an end of its grid, where they are clipped;
       values that the activation function itself stops at an end are not.

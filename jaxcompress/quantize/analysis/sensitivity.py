@@ -1,7 +1,6 @@
 """What fewer bits in one layer's weights cost, for every layer and number of bits."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from jaxcompress.quantize.ptq.inputs import (
 from jaxcompress.quantize.ptq.observe import check_batch_size
 from jaxcompress.quantize.ptq.progress import meter
 from jaxcompress.quantize.ptq.weights import SCALES, rounded_weights
+from jaxcompress.quantize.sizes import packed_bytes
 from jaxcompress.quantize.transform import find_sites
 
 MEASURES = ("kl", "loss")
@@ -43,7 +43,7 @@ class LayerSensitivity(NamedTuple):
     weights: how many it has.
     channels: of its output.
     costs: by number of bits, what the measure says.
-    bytes: by number of bits, as :func:`packed_bytes` counts.
+    bytes: by number of bits, as :func:`~jaxcompress.quantize.packed_bytes` counts.
   """
 
   name: str
@@ -81,20 +81,6 @@ class Sensitivity:
       raise ValueError(f"bits: {bits} was not measured; {', '.join(map(str, self.bits))} were.")
     column = self.bits.index(bits)
     return self.fixed_bytes + sum(layer.bytes[column] for layer in self.layers)
-
-
-def packed_bytes(weights: int, channels: int, bits: int) -> int:
-  """Bytes of a layer whose weights lie side by side without gaps.
-
-  ``ceil(weights * bits / 8) + 8 * channels``: the weights, and for each output channel a float32
-  scale and an int32 bias. Runtimes for .tflite files keep weights of fewer than 8 bits in a byte
-  each; what is counted here is what a packed store, or nearly what a compressed file, takes.
-
-  Examples:
-    >>> packed_bytes(432, 16, 8), packed_bytes(432, 16, 3)
-    (560, 290)
-  """
-  return math.ceil(weights * bits / 8) + 8 * channels
 
 
 def sensitivity(
