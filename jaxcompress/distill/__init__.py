@@ -1,23 +1,62 @@
 """Distillation losses: what a student is taught by labels, teachers, or both."""
 
+from jaxcompress.distill.attention import attention, nst
 from jaxcompress.distill.base import LossTransform, keep_where, stateful, stateless
+from jaxcompress.distill.boundaries import ab, ofd, ofd_margin
 from jaxcompress.distill.combine import ScaleState, chain, for_teacher, named_chain, scale
 from jaxcompress.distill.contrastive import CRDParams, CRDState, crd
-from jaxcompress.distill.logits import cross_entropy, kd
+from jaxcompress.distill.decoupled import dkd, nkd
+from jaxcompress.distill.factors import factor, paraphrase
+from jaxcompress.distill.flow import fsp, kdsvd
+from jaxcompress.distill.heads import cat_kd, project, simkd
+from jaxcompress.distill.hints import fitnet, vid
+from jaxcompress.distill.in_batch import in_batch_infonce
+from jaxcompress.distill.logit_relations import dist, mlkd, srd
+from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
+from jaxcompress.distill.relations import correlation, pkt, rkd, similarity
+from jaxcompress.distill.reviews import hcl, review
 
 __all__ = [
   "CRDParams",
   "CRDState",
   "LossTransform",
   "ScaleState",
+  "ab",
+  "attention",
+  "cat_kd",
   "chain",
+  "correlation",
   "crd",
   "cross_entropy",
+  "ctkd",
+  "dist",
+  "dkd",
+  "factor",
+  "fitnet",
   "for_teacher",
+  "fsp",
+  "hcl",
+  "in_batch_infonce",
   "kd",
+  "kdsvd",
   "keep_where",
+  "lskd",
+  "mlkd",
   "named_chain",
+  "nkd",
+  "nst",
+  "ofd",
+  "ofd_margin",
+  "paraphrase",
+  "pkt",
+  "project",
+  "review",
+  "rkd",
   "scale",
+  "similarity",
+  "simkd",
+  "srd",
   "stateful",
   "stateless",
+  "vid",
 ]
