@@ -144,6 +144,10 @@ class Singular(NamedTuple):
 def right_singular(x: jax.Array) -> Singular:
   """Singular values and right singular vectors of matrices, with gradients that stay finite.
 
+  Their sign, which the mathematics leave open, is that of LAPACK's bidiagonalization on CPUs, as in
+  PyTorch. Below 6/11 of the columns in rows, LAPACK factors the matrix first, which turns signs;
+  rows of zeros prevent that.
+
   Args:
     x: (..., rows, columns); ``k`` is the smaller of the two.
 
@@ -152,8 +156,11 @@ def right_singular(x: jax.Array) -> Singular:
     >>> values.tolist(), jnp.abs(vectors).tolist()
     ([3.0, 2.0], [[1.0, 0.0], [0.0, 1.0]])
   """
-  _, values, vectors = jnp.linalg.svd(x, full_matrices=False)
-  return Singular(values, jnp.swapaxes(vectors, -1, -2))
+  *batch, rows, columns = x.shape
+  count, enough = min(rows, columns), -(-6 * (columns + 1) // 11)
+  missing = jnp.zeros((*batch, max(enough - rows, 0), columns), x.dtype)
+  _, values, vectors = jnp.linalg.svd(jnp.concatenate([x, missing], -2), full_matrices=False)
+  return Singular(values[..., :count], jnp.swapaxes(vectors, -1, -2)[..., :count])
 
 
 @right_singular.defjvp

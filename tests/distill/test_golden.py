@@ -274,7 +274,9 @@ def endpoints(case, value):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_loss_gradients_and_statistics_are_those_of_the_original(golden, assert_near, name):
+def test_loss_gradients_and_statistics_are_those_of_the_original(
+  golden, assert_near, quick_jit, name
+):
   case = CASES[name]
   arrays = golden(f"distill/{case.file}")
   transform = case.make(arrays)
@@ -288,7 +290,7 @@ def test_loss_gradients_and_statistics_are_those_of_the_original(golden, assert_
   )
   jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, np.shape(b)), made, (params, state))
 
-  @jax.jit
+  @quick_jit
   def run(params, student):
     def objective(params, student):
       found = transform.update(params, state, endpoints(case, student), teachers, batch)
@@ -307,32 +309,34 @@ def test_loss_gradients_and_statistics_are_those_of_the_original(golden, assert_
   )
 
 
-def test_the_parts_of_relational_distillation_are_those_of_the_original(golden, assert_near):
+def test_the_parts_of_relational_distillation_are_those_of_the_original(
+  golden, assert_near, quick_jit
+):
   arrays = golden("distill/rkd")
   case = CASES["rkd"]
   student, teacher = (endpoints(case, arrays[f"in_{name}"]) for name in ("student", "teacher"))
   for part, weights in (("distance", (1, 0)), ("angle", (0, 1))):
-    loss, _, _ = jax.jit(distill.rkd(*weights).update)((), (), student, (teacher,), {})
+    loss, _, _ = quick_jit(distill.rkd(*weights).update)((), (), student, (teacher,), {})
     assert_near(loss, arrays[f"loss_{part}"])
 
 
-def test_the_paraphraser_reconstructs_as_the_original(golden, assert_near):
+def test_the_paraphraser_reconstructs_as_the_original(golden, assert_near, quick_jit):
   arrays = golden("distill/factor_full")
   case = CASES["factor_full"]
   student, teacher = (
     endpoints(case, maps_of(arrays, name, case)) for name in ("student", "teacher")
   )
   params, state = factor_params(Torch(arrays, "param")), factor_state(arrays, False)
-  loss, after, _ = jax.jit(distill.paraphrase().update)(params, state, student, (teacher,), {})
+  loss, after, _ = quick_jit(distill.paraphrase().update)(params, state, student, (teacher,), {})
   assert_near(loss, arrays["paraphraser_init_loss"])
   jax.tree.map(np.testing.assert_array_equal, after, state)
 
 
-def test_fused_maps_are_those_of_the_original(golden, assert_near):
+def test_fused_maps_are_those_of_the_original(golden, assert_near, quick_jit):
   arrays = golden("distill/reviewkd_full")
   case = CASES["review"]
   pairs = zip(*(maps_of(arrays, name, case) for name in ("student", "teacher")), strict=True)
   params, state = review_params(Torch(arrays, "param")), review_state(arrays, False)
-  fused, _ = jax.jit(fuse)(params, state, tuple(pairs))
+  fused, _ = quick_jit(fuse)(params, state, tuple(pairs))
   for i, x in enumerate(fused):
     assert_near(x, nhwc(arrays[f"fused{i}"]))
