@@ -15,11 +15,15 @@ from jaxcompress.distill.logit_relations import dist, mlkd, srd
 from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
 from jaxcompress.distill.relations import correlation, pkt, rkd, similarity
 from jaxcompress.distill.reviews import hcl, review
+from jaxcompress.distill.zoo import METHODS, Method, Parsed, parse
 
 __all__ = [
+  "METHODS",
   "CRDParams",
   "CRDState",
   "LossTransform",
+  "Method",
+  "Parsed",
   "ScaleState",
   "ab",
   "attention",
@@ -48,6 +52,7 @@ __all__ = [
   "ofd",
   "ofd_margin",
   "paraphrase",
+  "parse",
   "pkt",
   "project",
   "review",

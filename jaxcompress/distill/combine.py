@@ -208,6 +208,8 @@ def for_teacher(i: int, transform: LossTransform) -> LossTransform:
     return transform.init(rng, student, chosen(teachers), batch)
 
   def update(params, state, student, teachers, batch, **extras):
+    if extras.get("teacher_params") is not None:
+      extras = {**extras, "teacher_params": chosen(extras["teacher_params"])}
     return transform.update(params, state, student, chosen(teachers), batch, **extras)
 
   return LossTransform(init, update)

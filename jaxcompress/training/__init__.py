@@ -4,14 +4,16 @@ from jaxcompress.nn import init_variables
 from jaxcompress.training.checkpoint import Checkpoints, load_variables, save_variables
 from jaxcompress.training.loop import evaluate, fit
 from jaxcompress.training.optimizers import kernels_only, sgd, warmup_cosine
-from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.state import CompressState, init_state
+from jaxcompress.training.recipe import Recipe, Stage
+from jaxcompress.training.state import CompressState, at_stage, init_state
 from jaxcompress.training.step import distill_step, eval_step, predict, train_step
 
 __all__ = [
   "Checkpoints",
   "CompressState",
   "Recipe",
+  "Stage",
+  "at_stage",
   "distill_step",
   "eval_step",
   "evaluate",

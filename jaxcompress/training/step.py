@@ -11,6 +11,7 @@ from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
 from jaxcompress.quantize import QuantVariables, quantize_activations, quantize_kernels
 from jaxcompress.training.recipe import Recipe
+from jaxcompress.training.stages import hold, moving, select
 from jaxcompress.training.state import (
   CompressState,
   as_endpoints,
@@ -49,11 +50,16 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
     for teacher, variables in zip(recipe.teachers, state.teachers, strict=True)
   )
 
+  loss_of_stage, trainable = recipe.stage(state.stage)
+  moves = moving(trainable, state.trained)
+  train = any(jax.tree.leaves(moves["student"]))
+
   def objective(trained):
+    trained = hold(moves, trained)
     student, batch_stats, quantizer_state = forward(
-      state, trained, batch["image"], train=True, rng=jax.random.fold_in(step_key, ROUNDING)
+      state, trained, batch["image"], train=train, rng=jax.random.fold_in(step_key, ROUNDING)
     )
-    loss, loss_state, metrics = recipe.loss.update(
+    loss, loss_state, metrics = loss_of_stage.update(
       trained["loss"],
       state.loss_state,
       student,
@@ -61,6 +67,8 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
       batch,
       step=state.step,
       rng=loss_key,
+      student_params=trained["student"],
+      teacher_params=tuple(_params(variables) for variables in state.teachers),
     )
     hits = jnp.argmax(student.logits, -1) == batch["label"]
     metrics = {**metrics, "loss": loss, "accuracy": jnp.mean(hits.astype(jnp.float32))}
@@ -69,8 +77,11 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   trained = state.trained
   (loss, aux), gradients = jax.value_and_grad(objective, has_aux=True)(trained)
   batch_stats, quantizer_state, loss_state, metrics = aux
+  if recipe.stages:  # the terms of other stages stay the very objects, which keep_where spares
+    loss_state = {**state.loss_state, **loss_state}
   updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, trained)
-  trained = optax.apply_updates(trained, updates)
+  trained = select(moves, optax.apply_updates(trained, updates), trained)
+  batch_stats = select(moving(trainable, batch_stats, "student"), batch_stats, state.batch_stats)
   finite = _all_finite(loss, gradients)
   proposed = state.replace(
     params=trained["student"],
@@ -84,6 +95,11 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   kept = keep_where(finite, proposed, state)  # memory banks guard themselves, uncopied
   skipped = state.skipped + (~finite).astype(jnp.int32)
   return kept.replace(skipped=skipped), {**metrics, "skipped": skipped}
+
+
+def _params(variables: Any) -> Any:
+  """A network's parameters, for losses that read a classifier."""
+  return variables.get("params") if isinstance(variables, Mapping) else None
 
 
 def _all_finite(loss: jax.Array, gradients: Any) -> jax.Array:
