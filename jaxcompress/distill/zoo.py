@@ -54,6 +54,7 @@ class Method(NamedTuple):
 
 TRUNK = ("student", "!student/classifier", "loss")
 EVERYTHING = ("student", "quantizer", "loss")
+ALIASES = {"hint": "fitnet", "abound": "ab"}  # RepDistiller's
 
 METHODS = {
   "kd": Method(kd, "logits", "T² KL(p_t ‖ p_s), p = softmax(z/T)", ("logits",), 0.9, None),
@@ -140,7 +141,7 @@ def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Par
   """Builds losses from text such as ``kd:0.9,crd:0.8``.
 
   Each item is a name of :data:`METHODS` and, after a colon, its weight; without one it has the
-  usual. Cross-entropy with the labels has weight 1, as in RepDistiller's scripts, except: with
+  usual; ``hint`` and ``abound`` are names of ``fitnet`` and ``ab``. Cross-entropy with the labels has weight 1, as in RepDistiller's scripts, except: with
   ``kd:W`` or ``ctkd:W`` alone it is 1 - W (0.1 and 0.9, the scripts' pair, if W is left out), with
   ``lskd`` alone 0.1, with ``simkd`` alone 0; and ``labels:W`` sets it.
 
@@ -225,6 +226,7 @@ def _weights(text: str) -> dict[str, float]:
   weights: dict[str, float] = {}
   for item in text.split(","):
     name, colon, number = (part.strip() for part in item.partition(":"))
+    name = ALIASES.get(name, name)
     if name not in METHODS and name != "labels":
       raise ValueError(
         f"distill: {name!r} is unknown; it must be one of {', '.join(METHODS)}, or labels."
