@@ -8,6 +8,7 @@ from jaxcompress.distill.contrastive import CRDParams, CRDState, crd
 from jaxcompress.distill.decoupled import dkd, nkd
 from jaxcompress.distill.factors import factor, paraphrase
 from jaxcompress.distill.flow import fsp, kdsvd
+from jaxcompress.distill.foreign import Adapter, adapter
 from jaxcompress.distill.heads import cat_kd, project, simkd
 from jaxcompress.distill.hints import fitnet, vid
 from jaxcompress.distill.in_batch import in_batch_infonce
@@ -19,6 +20,7 @@ from jaxcompress.distill.zoo import METHODS, Method, Parsed, parse
 
 __all__ = [
   "METHODS",
+  "Adapter",
   "CRDParams",
   "CRDState",
   "LossTransform",
@@ -26,6 +28,7 @@ __all__ = [
   "Parsed",
   "ScaleState",
   "ab",
+  "adapter",
   "attention",
   "cat_kd",
   "chain",
