@@ -1,6 +1,7 @@
 """Distillation losses: what a student is taught by labels, teachers, or both."""
 
 from jaxcompress.distill.attention import attention, nst
+from jaxcompress.distill.balance import MagnitudeState, by_magnitude, by_uncertainty
 from jaxcompress.distill.base import LossTransform, keep_where, stateful, stateless
 from jaxcompress.distill.boundaries import ab, ofd, ofd_margin
 from jaxcompress.distill.combine import ScaleState, chain, for_teacher, named_chain, scale
@@ -16,6 +17,7 @@ from jaxcompress.distill.logit_relations import dist, mlkd, srd
 from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
 from jaxcompress.distill.relations import correlation, pkt, rkd, similarity
 from jaxcompress.distill.reviews import hcl, review
+from jaxcompress.distill.teachers import for_teachers, patient, teacher_head
 from jaxcompress.distill.zoo import METHODS, Method, Parsed, parse
 
 __all__ = [
@@ -24,12 +26,15 @@ __all__ = [
   "CRDParams",
   "CRDState",
   "LossTransform",
+  "MagnitudeState",
   "Method",
   "Parsed",
   "ScaleState",
   "ab",
   "adapter",
   "attention",
+  "by_magnitude",
+  "by_uncertainty",
   "cat_kd",
   "chain",
   "correlation",
@@ -41,6 +46,7 @@ __all__ = [
   "factor",
   "fitnet",
   "for_teacher",
+  "for_teachers",
   "fsp",
   "hcl",
   "in_batch_infonce",
@@ -56,6 +62,7 @@ __all__ = [
   "ofd_margin",
   "paraphrase",
   "parse",
+  "patient",
   "pkt",
   "project",
   "review",
@@ -66,5 +73,6 @@ __all__ = [
   "srd",
   "stateful",
   "stateless",
+  "teacher_head",
   "vid",
 ]

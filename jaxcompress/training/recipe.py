@@ -54,6 +54,9 @@ class Recipe:
       with all below it; ``*`` stands for any one name, and after ``!`` comes what is left out
       again. What does not move keeps every bit, running statistics included.
     stages: :class:`Stage` s before the main one. Each starts the optimizer and its schedules anew.
+    apart: names of terms of the loss, a named chain, whose gradient the optimizer gets apart from
+      the others', as ``parts={"task": ..., "distill": ...}``; see
+      :func:`~jaxcompress.training.dot`. It costs a second backward pass.
 
   Raises:
     ValueError: if teachers, stages or paths are not given as tuples, or a stage has no steps.
@@ -74,13 +77,14 @@ class Recipe:
   preprocess: Callable[[Any], Any] | None = None
   trainable: tuple[str, ...] = EVERYTHING
   stages: tuple[Stage, ...] = ()
+  apart: tuple[str, ...] = ()
 
   def __post_init__(self):
     if not isinstance(self.teachers, tuple):
       raise ValueError(
         f"teachers: {type(self.teachers).__name__} must be a tuple of modules; write (teacher,)."
       )
-    for name in ("trainable", "stages"):
+    for name in ("trainable", "stages", "apart"):
       if not isinstance(getattr(self, name), tuple):
         raise ValueError(f"{name}: {getattr(self, name)!r} must be a tuple.")
     for i, stage in enumerate(self.stages):

@@ -35,11 +35,16 @@ def moving(trainable: Sequence[str], tree: Any, root: str = "") -> Any:
 
 
 def check_paths(recipe: Recipe, trained: Mapping[str, Any]) -> None:
-  """Checks that every trainable path of every stage is there.
+  """Checks that every trainable path of every stage, and every term kept apart, is there.
 
   Raises:
     ValueError: if one is not.
   """
+  terms = trained["loss"]
+  for name in recipe.apart:
+    if not isinstance(terms, dict) or name not in terms:
+      known = ", ".join(terms) if isinstance(terms, dict) else "not a named_chain"
+      raise ValueError(f"apart: the loss has no term {name!r}; its terms are {known}.")
   paths = [tuple(_names(path)) for path, _ in jax.tree_util.tree_leaves_with_path(trained)]
   for index in range(len(recipe.stages) + 1):
     _, trainable = recipe.stage(index)

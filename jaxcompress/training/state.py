@@ -160,8 +160,8 @@ def init_state(
     A :class:`CompressState`.
 
   Raises:
-    ValueError: if the number of teachers differs, the batch lacks images, or the labels or number
-      of classes do not fit.
+    ValueError: if the number of teachers differs, the batch lacks images, or the loss does not fit
+      the networks and the labels.
 
   Examples:
     >>> import optax
@@ -190,7 +190,6 @@ def init_state(
         as_endpoints(teacher.apply(v, images, train=False))
         for teacher, v in zip(recipe.teachers, teacher_variables, strict=True)
       )
-    _check_classes(student, teachers)
     loss_params, loss_state = init_losses(recipe, loss_key, student, teachers, batch)
     quantizer = QuantVariables({}, {})
     if recipe.quantize is not None:
@@ -259,12 +258,3 @@ def _copy(tree: Any) -> Any:
 def as_endpoints(output: Any) -> Endpoints:
   """A model's output as :class:`~jaxcompress.nn.Endpoints`; bare logits are wrapped."""
   return output if isinstance(output, Endpoints) else Endpoints(logits=output)
-
-
-def _check_classes(student: Endpoints, teachers: tuple[Endpoints, ...]) -> None:
-  for i, teacher in enumerate(teachers):
-    if teacher.logits.shape[-1] != student.logits.shape[-1]:
-      raise ValueError(
-        f"teachers: teacher {i} has {teacher.logits.shape[-1]} classes and the student"
-        f" {student.logits.shape[-1]}; build both with the same num_classes."
-      )

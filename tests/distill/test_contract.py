@@ -102,6 +102,14 @@ TABLE = {
   "scale": Row(lambda: scale(0.5, kd()), ("logits",)),
   "scale_scheduled": Row(lambda: scale(lambda step: 1.0 / (1 + step), kd()), ("logits",)),
   "for_teacher": Row(lambda: for_teacher(1, kd()), ("logits",)),
+  "patient": Row(lambda: distill.patient(2), ("logits",), smooth=False),
+  "teacher_head": Row(lambda: distill.teacher_head(CLASSES, kd()), ("logits",), smooth=False),
+  "by_uncertainty": Row(
+    lambda: distill.by_uncertainty(hard=cross_entropy(), soft=kd()), ("logits",)
+  ),
+  "by_magnitude": Row(
+    lambda: distill.by_magnitude(hard=cross_entropy(), soft=kd()), ("logits",), smooth=False
+  ),
   "chain": Row(lambda: chain(scale(0.1, cross_entropy()), kd(), small_crd()), ("logits", "pooled")),
   "named_chain": Row(lambda: named_chain(hard=cross_entropy(), soft=kd()), ("logits",)),
 }
