@@ -11,7 +11,10 @@ from jaxcompress import distill
 from jaxcompress.distill import METHODS, parse
 from jaxcompress.nn import Endpoints
 
-COMBINE = {"chain", "for_teacher", "named_chain", "scale", "stateful", "stateless"}
+COMBINE = {
+  "by_magnitude", "by_uncertainty", "chain", "for_teacher", "for_teachers", "named_chain", "patient",
+  "scale", "stateful", "stateless", "teacher_head",
+}  # fmt: skip
 PARTS = {"cross_entropy", "hcl", "paraphrase"}  # of others, or without a teacher
 
 
