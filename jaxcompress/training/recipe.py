@@ -57,9 +57,13 @@ class Recipe:
     apart: names of terms of the loss, a named chain, whose gradient the optimizer gets apart from
       the others', as ``parts={"task": ..., "distill": ...}``; see
       :func:`~jaxcompress.training.dot`. It costs a second backward pass.
+    mean_teacher: decay ``d`` of a mean teacher (Tarvainen & Valpola, 2017), or None: the last of
+      ``teachers`` is the student's own module and follows it, ``t = d t + (1 - d) s`` after each
+      step, running statistics included.
 
   Raises:
-    ValueError: if teachers, stages or paths are not given as tuples, or a stage has no steps.
+    ValueError: if teachers, stages or paths are not given as tuples, a stage has no steps, or the
+      mean teacher does not fit.
 
   Examples:
     >>> from jaxcompress import models
@@ -78,6 +82,7 @@ class Recipe:
   trainable: tuple[str, ...] = EVERYTHING
   stages: tuple[Stage, ...] = ()
   apart: tuple[str, ...] = ()
+  mean_teacher: float | None = None
 
   def __post_init__(self):
     if not isinstance(self.teachers, tuple):
@@ -87,6 +92,13 @@ class Recipe:
     for name in ("trainable", "stages", "apart"):
       if not isinstance(getattr(self, name), tuple):
         raise ValueError(f"{name}: {getattr(self, name)!r} must be a tuple.")
+    if self.mean_teacher is not None:
+      if not 0 <= self.mean_teacher < 1:
+        raise ValueError(f"mean_teacher: {self.mean_teacher} must be in [0, 1).")
+      if not self.teachers or self.teachers[-1] != self.student:
+        raise ValueError(
+          "mean_teacher: the last teacher must be the student's module; write teachers=(..., student)."
+        )
     for i, stage in enumerate(self.stages):
       if stage.steps < 1 or not isinstance(stage.trainable, tuple):
         raise ValueError(

@@ -153,7 +153,8 @@ def init_state(
     rng: a key from ``jax.random.key``.
     batch: ``{"image": (batch, height, width, channels), "label": (batch,) int32, "index":
       (batch,) int32}``; any batch of the right shapes.
-    teacher_variables: variables of each of the recipe's teachers, in order.
+    teacher_variables: variables of each of the recipe's teachers, in order; a mean teacher's may be
+      left out, and it starts as the student.
     student_variables: where the student starts; by default freshly initialised.
 
   Returns:
@@ -171,7 +172,8 @@ def init_state(
     >>> int(init_state(recipe, jax.random.key(0), batch).step)
     0
   """
-  if len(teacher_variables) != len(recipe.teachers):
+  followers = 1 if recipe.mean_teacher is not None else 0
+  if len(recipe.teachers) - len(teacher_variables) not in (0, followers):
     raise ValueError(
       f"teacher_variables: {len(teacher_variables)} given for {len(recipe.teachers)} teachers;"
       " pass a tuple with the variables of each."
@@ -206,6 +208,8 @@ def init_state(
     variables = init_variables(recipe.student, model_key, tuple(shape))
   else:
     variables = _copy(dict(student_variables))
+  if len(teacher_variables) < len(recipe.teachers):
+    teacher_variables = (*teacher_variables, variables)
   quantizer, loss_params, loss_state, opt_state, key = build(
     build_key, dict(batch), teacher_variables, variables
   )

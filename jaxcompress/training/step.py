@@ -104,9 +104,18 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
     opt_state=opt_state,
     step=state.step + 1,
   )
+  if recipe.mean_teacher is not None:
+    proposed = proposed.replace(teachers=_followed(recipe.mean_teacher, proposed))
   kept = keep_where(finite, proposed, state)  # memory banks guard themselves, uncopied
   skipped = state.skipped + (~finite).astype(jnp.int32)
   return kept.replace(skipped=skipped), {**metrics, "skipped": skipped}
+
+
+def _followed(decay: float, state: CompressState) -> tuple[Any, ...]:
+  """The teachers, of which the last has come nearer to the student."""
+  *others, mean = state.teachers
+  mean = jax.tree.map(lambda t, s: decay * t + (1 - decay) * s, dict(mean), state.variables)
+  return (*others, mean)
 
 
 def _differentiate(objective, trained: Any, count: int) -> tuple[Any, dict[str, Any], Any]:
