@@ -44,6 +44,7 @@ def simkd(reduction: int = 2, *, maps: Places | None = (-1,)) -> LossTransform:
       no teacher or no such map.
 
   Examples:
+    >>> from jaxcompress.nn import Endpoints
     >>> student = Endpoints(None, maps=(jnp.ones((2, 4, 4, 3)),))
     >>> teacher = Endpoints(None, maps=(jnp.ones((2, 4, 4, 8)),))
     >>> params, state = simkd().init(jax.random.key(0), student, (teacher,), {})
@@ -107,6 +108,7 @@ def project(params: tuple[Layer, ...], state: tuple[Statistics, ...], x: jax.Arr
     (batch, height, width, channels of the teacher).
 
   Examples:
+    >>> from jaxcompress.nn import Endpoints
     >>> same = Endpoints(None, maps=(jnp.ones((2, 4, 4, 3)),))
     >>> params, state = simkd().init(jax.random.key(0), same, (same,), {})
     >>> project(params[0], state[0], same.maps[0]).shape
@@ -148,6 +150,7 @@ def cat_kd(
       ``update``, if the heads are not passed, not found, or do not fit the maps.
 
   Examples:
+    >>> from jaxcompress.nn import Endpoints
     >>> same = Endpoints(None, maps=(jnp.ones((2, 4, 4, 3)),))
     >>> params = {"classifier": {"kernel": jnp.ones((3, 10))}}
     >>> extras = {"student_params": params, "teacher_params": (params,)}
