@@ -1,22 +1,27 @@
 """Recipe, state and the one jitted step; checkpoints and the loop around it."""
 
 from jaxcompress.nn import init_variables
+from jaxcompress.training.assistants import fit_chain
 from jaxcompress.training.checkpoint import Checkpoints, load_variables, save_variables
 from jaxcompress.training.loop import evaluate, fit
 from jaxcompress.training.norm import reestimate_norm
-from jaxcompress.training.optimizers import kernels_only, sgd, warmup_cosine
-from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.state import CompressState, init_state
+from jaxcompress.training.optimizers import dot, kernels_only, sgd, warmup_cosine
+from jaxcompress.training.recipe import Recipe, Stage
+from jaxcompress.training.state import CompressState, at_stage, init_state
 from jaxcompress.training.step import distill_step, eval_step, predict, train_step
 
 __all__ = [
   "Checkpoints",
   "CompressState",
   "Recipe",
+  "Stage",
+  "at_stage",
   "distill_step",
+  "dot",
   "eval_step",
   "evaluate",
   "fit",
+  "fit_chain",
   "init_state",
   "init_variables",
   "kernels_only",

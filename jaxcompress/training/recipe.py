@@ -2,13 +2,36 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import optax
 
 from jaxcompress.distill import LossTransform, cross_entropy
 from jaxcompress.quantize import Quantization
+
+EVERYTHING = ("student", "quantizer", "loss")
+
+
+class Stage(NamedTuple):
+  """A phase of a run before the main one, with a loss of its own.
+
+  Attributes:
+    loss: what is minimised, a :func:`~jaxcompress.distill.named_chain`. A term of the same name in
+      another stage's or the recipe's loss shares its parameters and state.
+    trainable: what moves; see :class:`Recipe`.
+    steps: batches.
+
+  Examples:
+    >>> from jaxcompress import distill
+    >>> first = Stage(distill.named_chain(factor=distill.paraphrase()), ("loss/factor",), 100)
+    >>> first.steps
+    100
+  """
+
+  loss: LossTransform
+  trainable: tuple[str, ...]
+  steps: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -27,6 +50,20 @@ class Recipe:
       and losses have to train, as one tree with the branches ``student``, ``quantizer``, ``loss``.
     augment: ``(rng, batch) -> batch``, on the device inside the step, in training only.
     preprocess: maps images to what the networks read, after ``augment``; also in evaluation.
+    trainable: what moves: paths in the trained tree, such as ``student`` or ``loss/factor``, each
+      with all below it; ``*`` stands for any one name, and after ``!`` comes what is left out
+      again. What does not move keeps every bit, running statistics included.
+    stages: :class:`Stage` s before the main one. Each starts the optimizer and its schedules anew.
+    apart: names of terms of the loss, a named chain, whose gradient the optimizer gets apart from
+      the others', as ``parts={"task": ..., "distill": ...}``; see
+      :func:`~jaxcompress.training.dot`. It costs a second backward pass.
+    mean_teacher: decay ``d`` of a mean teacher (Tarvainen & Valpola, 2017), or None: the last of
+      ``teachers`` is the student's own module and follows it, ``t = d t + (1 - d) s`` after each
+      step, running statistics included.
+
+  Raises:
+    ValueError: if teachers, stages or paths are not given as tuples, a stage has no steps, or the
+      mean teacher does not fit.
 
   Examples:
     >>> from jaxcompress import models
@@ -42,9 +79,56 @@ class Recipe:
   quantize: Quantization | None = None
   augment: Callable[..., Any] | None = None
   preprocess: Callable[[Any], Any] | None = None
+  trainable: tuple[str, ...] = EVERYTHING
+  stages: tuple[Stage, ...] = ()
+  apart: tuple[str, ...] = ()
+  mean_teacher: float | None = None
 
   def __post_init__(self):
     if not isinstance(self.teachers, tuple):
       raise ValueError(
         f"teachers: {type(self.teachers).__name__} must be a tuple of modules; write (teacher,)."
       )
+    for name in ("trainable", "stages", "apart"):
+      if not isinstance(getattr(self, name), tuple):
+        raise ValueError(f"{name}: {getattr(self, name)!r} must be a tuple.")
+    if self.mean_teacher is not None:
+      if not 0 <= self.mean_teacher < 1:
+        raise ValueError(f"mean_teacher: {self.mean_teacher} must be in [0, 1).")
+      if not self.teachers or self.teachers[-1] != self.student:
+        raise ValueError(
+          "mean_teacher: the last teacher must be the student's module; write teachers=(..., student)."
+        )
+    for i, stage in enumerate(self.stages):
+      if stage.steps < 1 or not isinstance(stage.trainable, tuple):
+        raise ValueError(
+          f"stages: stage {i} has {stage.steps} steps and trains {stage.trainable!r}; it needs at"
+          " least one step and a tuple of paths."
+        )
+
+  def stage_at(self, position: int) -> int:
+    """The stage of a batch: a place in ``stages``, or their number for the main stage.
+
+    Examples:
+      >>> from jaxcompress import distill, models
+      >>> first = Stage(distill.named_chain(ab=distill.ab()), ("student", "loss"), 10)
+      >>> recipe = Recipe(student=models.resnet8(10), optimizer=optax.sgd(0.1), stages=(first,))
+      >>> recipe.stage_at(9), recipe.stage_at(10)
+      (0, 1)
+    """
+    index = 0
+    for stage in self.stages:
+      if position < stage.steps:
+        break
+      position, index = position - stage.steps, index + 1
+    return index
+
+  def starts_stage(self, position: int) -> bool:
+    """Whether a batch is the first of its stage."""
+    return position == 0 or self.stage_at(position) != self.stage_at(position - 1)
+
+  def stage(self, index: int) -> tuple[LossTransform, tuple[str, ...]]:
+    """Loss and trainable paths of a stage."""
+    if index < len(self.stages):
+      return self.stages[index].loss, self.stages[index].trainable
+    return self.loss, self.trainable
