@@ -9,7 +9,7 @@ from jaxcompress.models.blocks import SqueezeExcite
 from jaxcompress.nn import Activation, Add, ConvNorm, Dense, GlobalAvgPool
 from jaxcompress.quantize.integer import KERNELS
 
-pytestmark = pytest.mark.usefixtures("programs_forgotten")
+pytestmark = pytest.mark.usefixtures("optimized")
 
 
 class SmallSwish(nn.Module):

@@ -27,6 +27,8 @@ from jaxcompress.nn import (
 from jaxcompress.quantize import find_sites
 from jaxcompress.quantize.integer import KERNELS
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 class RandomNet(nn.Module):
   """Blocks by name, one after the other."""

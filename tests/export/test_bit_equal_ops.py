@@ -23,6 +23,8 @@ from jaxcompress.nn import (
 from jaxcompress.quantize import Grid, QuantizedModel
 from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 class Lambda(nn.Module):
   """A function of (images, train) as a module."""

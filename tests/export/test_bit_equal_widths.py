@@ -23,6 +23,8 @@ from jaxcompress.quantize import Rule, ema_range
 from jaxcompress.quantize.integer import KERNELS
 from jaxcompress.training import Recipe, init_state, train_step
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 SHAPE = (12, 12, 3)
 
 

@@ -17,6 +17,8 @@ from jaxcompress.quantize.integer.convolve import (
 )
 from jaxcompress.quantize.integer.values import clip_range
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 ONE = Grid(np.float32(1), 0)
 
 

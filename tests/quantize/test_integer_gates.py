@@ -21,6 +21,8 @@ from jaxcompress.nn.activations import activate
 from jaxcompress.quantize import Grid, QuantizedModel, assemble, find_sites, integer
 from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 CODES = np.arange(-128, 128).astype(np.int8)
 IMAGE = CODES.reshape(1, 16, 16, 1)
 

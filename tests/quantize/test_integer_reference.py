@@ -18,6 +18,8 @@ from jaxcompress.quantize.integer.reference import (
 )
 from jaxcompress.quantize.integer.runtimes import find_kernels
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 ONE = Grid(np.float32(1), 0)
 LARGEST = 2**31 - 1
 

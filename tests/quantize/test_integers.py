@@ -11,6 +11,8 @@ from jaxcompress.quantize import Grid, Levels, absmax, assemble, find_sites
 from jaxcompress.quantize.integer import KERNELS
 from jaxcompress.quantize.limits import widen_grids
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 class Residual(nn.Module):
   @nn.compact

@@ -19,6 +19,8 @@ from jaxcompress.quantize.integer.wide import (
 )
 from jaxcompress.quantize.limits import widen_grids
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 ONE = Grid(np.float32(1), 0, 16)
 SHAPE = (1, 4, 4, 2)
 
