@@ -2,6 +2,7 @@
 
 from jaxcompress.export.contents import Operator, read_metadata, read_operators
 from jaxcompress.export.files import MissingExtraError, require_edge, write_atomically
+from jaxcompress.export.onnx import onnx, onnx_float
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.export.tflite import tflite, tflite_float
 from jaxcompress.export.verify import Latency, Verification, benchmark, verify
@@ -13,6 +14,8 @@ __all__ = [
   "Runtime",
   "Verification",
   "benchmark",
+  "onnx",
+  "onnx_float",
   "read_metadata",
   "read_operators",
   "require_edge",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcompress.export.runtime import Runtime
+from jaxcompress.export.runtime import Runtime, choose_kernels
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize import QuantizedModel
 
@@ -20,7 +20,7 @@ class Verification(NamedTuple):
     top1_agreement: share of the images for which both pick the same class.
     images: number of images.
     left_out: operators that XNNPACK left to LiteRT's own kernels, usually none; all those with
-      16-bit integers.
+      16-bit integers. In onnxruntime those computed in float, such as ``"HardSigmoid"``.
   """
 
   bit_equal: float
@@ -50,14 +50,16 @@ def verify(
   """Runs a file on images and compares its logits with exact evaluation.
 
   The runtime is the one whose arithmetic ``quantized`` evaluates: LiteRT with XNNPACK, LiteRT with
-  its reference kernels, or TensorFlow Lite for Microcontrollers (``pip install tflite-micro``).
+  its reference kernels, or TensorFlow Lite for Microcontrollers (``pip install tflite-micro``). A
+  .onnx file runs in onnxruntime, on the images as the network reads them; its float logits are
+  compared with those of ``quantized.with_kernels("onnxruntime")``.
 
   Args:
-    path: a file that :func:`~jaxcompress.export.tflite` wrote.
+    path: a file that :func:`~jaxcompress.export.tflite` or :func:`~jaxcompress.export.onnx` wrote.
     quantized: the model that it was written from; ``quantized.with_kernels(...)`` for another
       runtime.
     images: (N, height, width, channels), what ``quantized`` takes; at least one.
-    threads: that LiteRT computes on.
+    threads: that the runtime computes on.
 
   Returns:
     A :class:`Verification`.
@@ -71,19 +73,25 @@ def verify(
   """
   if len(images) == 0:
     raise ValueError("images: there are none; give at least one.")
+  if choose_kernels(path) == "onnxruntime":
+    quantized = quantized.with_kernels("onnxruntime")
   runtime = Runtime(path, threads=threads, kernels=quantized.kernels)
   _check_match(path, quantized, runtime)
-  codes = quantized.quantize_input(images)
-  ours, theirs = quantized.run(codes), device_logits(runtime, codes)
+  if quantized.kernels == "onnxruntime":
+    ours, theirs = quantized(images), device_logits(runtime, quantized.network_input(images))
+    step = np.float64(quantized.grids[quantized.graph.output].scale)
+  else:
+    codes = quantized.quantize_input(images)
+    ours, theirs, step = quantized.run(codes), device_logits(runtime, codes), 1
   if ours.shape != theirs.shape:
     raise ValueError(
       f"path: {path} has {theirs.shape[-1]} logits and the model {ours.shape[-1]}; it is of another"
       " network."
     )
-  steps = np.abs(ours.astype(np.int32) - theirs)
+  distance = np.abs(ours.astype(np.float64) - theirs) / step
   return Verification(
-    bit_equal=float(np.mean(steps == 0)),
-    max_steps=int(steps.max()),
+    bit_equal=float(np.mean(ours == theirs)),
+    max_steps=int(np.rint(distance.max())),
     top1_agreement=float(np.mean(np.argmax(ours, -1) == np.argmax(theirs, -1))),
     images=len(images),
     left_out=runtime.left_out(),
@@ -94,13 +102,15 @@ def device_logits(runtime: Runtime, codes: np.ndarray) -> np.ndarray:
   """A runtime's logits, image by image as on a device (batches are not faster there).
 
   Args:
-    runtime: with a file loaded.
+    runtime: with a file loaded; one that was written for batches gets the last image repeatedly.
     codes: (N, height, width, channels), of the file's input type.
 
   Returns:
     (N, classes), of the file's output type.
   """
-  return np.concatenate([runtime(codes[i : i + 1]) for i in range(len(codes))])
+  count, size = len(codes), runtime.input_shape[0]
+  whole = np.concatenate([codes, np.repeat(codes[-1:], -count % size, axis=0)])
+  return np.concatenate([runtime(whole[i : i + size]) for i in range(0, count, size)])[:count]
 
 
 def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) -> Latency:
@@ -135,12 +145,14 @@ def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) 
 
 def _check_match(path: str | os.PathLike, quantized: QuantizedModel, runtime: Runtime) -> None:
   ends = tuple(quantized.grids[name].dtype for name in (INPUT, quantized.graph.output))
+  if quantized.kernels == "onnxruntime":
+    ends = (np.dtype(np.float32),) * 2
   if (runtime.input_dtype, runtime.output_dtype) != ends:
     raise ValueError(
       f"path: {path} has {runtime.input_dtype} input and {runtime.output_dtype} output, and the"
       f" model {ends[0]} and {ends[1]}; only files of the same integers can be compared bit for bit."
     )
-  wanted = (1, *quantized.graph.input_shape[1:])
+  wanted = (runtime.input_shape[0], *quantized.graph.input_shape[1:])
   if runtime.input_shape != wanted:
     raise ValueError(
       f"path: {path} reads images of shape {runtime.input_shape} and the model {wanted}; it is of"

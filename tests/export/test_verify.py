@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jaxcompress import export
+from jaxcompress.export.runtime import FORMATS
 from jaxcompress.nn import Add, ConvNorm, Dense, GlobalAvgPool, MaxPool
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer import KERNELS
 
 
 class Net(nn.Module):
@@ -48,7 +48,7 @@ def test_a_file_is_bit_equal_on_any_number_of_threads(path, quantized, images):
 
 def test_a_file_is_bit_equal_in_the_runtime_that_is_named_and_only_there(path, quantized, images):
   outputs = {}
-  for kernels in KERNELS:
+  for kernels in FORMATS[".tflite"]:
     model = quantized.with_kernels(kernels)
     assert export.verify(path, model, images) == export.Verification(1.0, 0, 1.0, 20, ())
     outputs[kernels] = model.integers(images)
