@@ -1,7 +1,6 @@
-"""Checks a file on the device's own runtime, and times it."""
+"""Checks a file on the device's own runtime."""
 
 import os
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -28,20 +27,6 @@ class Verification(NamedTuple):
   top1_agreement: float
   images: int
   left_out: tuple[str, ...] = ()
-
-
-class Latency(NamedTuple):
-  """Time for one image, in milliseconds.
-
-  Attributes:
-    median_ms: the median.
-    p10: 10 % of the runs took less.
-    p90: 90 % of the runs took less.
-  """
-
-  median_ms: float
-  p10: float
-  p90: float
 
 
 def verify(
@@ -111,36 +96,6 @@ def device_logits(runtime: Runtime, codes: np.ndarray) -> np.ndarray:
   count, size = len(codes), runtime.input_shape[0]
   whole = np.concatenate([codes, np.repeat(codes[-1:], -count % size, axis=0)])
   return np.concatenate([runtime(whole[i : i + size]) for i in range(0, count, size)])[:count]
-
-
-def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) -> Latency:
-  """Times a file in LiteRT with XNNPACK on one image, after a warm-up.
-
-  Args:
-    path: a .tflite file with one input and one output.
-    threads: that LiteRT computes on.
-    repeats: timed runs.
-
-  Returns:
-    A :class:`Latency`.
-
-  Raises:
-    MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if the file is missing or damaged, or there is nothing to time.
-  """
-  if repeats < 1:
-    raise ValueError(f"repeats: {repeats} must be at least 1.")
-  runtime = Runtime(path, threads=threads)
-  image = np.random.default_rng(0).integers(-100, 100, runtime.input_shape)
-  runtime.feed(image.astype(runtime.input_dtype))
-  for _ in range(max(10, repeats // 10)):
-    runtime.invoke()
-  times = []
-  for _ in range(repeats):
-    start = time.perf_counter()
-    runtime.invoke()
-    times.append(1e3 * (time.perf_counter() - start))
-  return Latency(*(float(np.percentile(times, share)) for share in (50, 10, 90)))
 
 
 def _check_match(path: str | os.PathLike, quantized: QuantizedModel, runtime: Runtime) -> None:

@@ -17,7 +17,7 @@ from jaxcompress.report.results import (
 )
 from jaxcompress.report.serial import from_json, to_json
 from jaxcompress.report.snippet import deploy
-from jaxcompress.report.tables import layer_table, model_table, result_table
+from jaxcompress.report.tables import latency_table, layer_table, model_table, result_table
 from jaxcompress.report.write import write_report
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
   "environment",
   "from_json",
   "headline",
+  "latency_table",
   "layer_rows",
   "layer_table",
   "model_bytes",

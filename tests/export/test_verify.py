@@ -161,9 +161,13 @@ def test_no_images_are_an_error(path, quantized, images):
     export.verify(path, quantized, images[:0])
 
 
-def test_latencies_are_ordered_and_positive(path):
+@pytest.mark.parametrize("kernels", ["xnnpack", "onnxruntime"])
+def test_a_benchmark_measures_time_memory_and_size(kernels, quantized, networks, tmp_path):
+  path = networks.write(quantized, tmp_path, kernels)
   latency = export.benchmark(path, threads=1, repeats=20)
-  assert 0 < latency.p10 <= latency.median_ms <= latency.p90
+  assert 0 < latency.median_ms < 1000 and latency.spread_ms >= 0
+  assert latency.file_bytes == path.stat().st_size
+  assert latency.memory_bytes is None or 0 < latency.memory_bytes < 2**28
 
 
 @pytest.mark.parametrize("options", [{"threads": 0}, {"repeats": 0}])
