@@ -29,7 +29,7 @@ def random_variables(model, shape, rng):
   def draw(path, leaf):
     kind, shape = path[-1].key, leaf.shape
     if kind == "kernel":
-      return rng.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape).astype(np.float32)
+      return rng.normal(0, np.prod(shape[:-1]) ** -0.5, shape).astype(np.float32)
     if kind == "scale":
       return (rng.normal(1.0, 0.2, shape) * rng.choice([1, 1, 1, 1, -1], shape)).astype(np.float32)
     other = rng.uniform(0.3, 2.0, shape) if kind == "var" else rng.normal(0, 0.2, shape)

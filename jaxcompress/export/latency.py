@@ -50,7 +50,8 @@ def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) 
   if repeats < 1:
     raise ValueError(f"repeats: {repeats} must be at least 1.")
   Runtime(path, threads=threads)  # in this process, for its errors
-  script = [sys.executable, measure.__file__, str(path), str(threads), str(repeats)]
+  # -P: beside the script lie modules of ours that are named as those that it imports
+  script = [sys.executable, "-P", measure.__file__, str(path), str(threads), str(repeats)]
   done = subprocess.run(script, capture_output=True, text=True, check=False)
   if done.returncode:
     reason = " ".join(done.stderr.split())[-200:]
