@@ -12,11 +12,12 @@ import tempfile
 
 import jax
 import numpy as np
+from exactness import random_variables
 from rich.console import Console
 from rich.table import Table
 
 from jaxcompress import export, models, quantize
-from jaxcompress.nn import fold, fuse_activations, init_variables
+from jaxcompress.nn import fold, fuse_activations
 
 MODELS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2", "ghostnet")
 
@@ -24,7 +25,7 @@ MODELS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2",
 def write_files(name: str, size: int, folder: pathlib.Path) -> dict[tuple[str, str], pathlib.Path]:
   """The files of a model, by runtime and type of numbers."""
   model, shape = models.create(name), (size, size, 3)
-  variables = init_variables(model, jax.random.key(0), shape)
+  variables = random_variables(model, shape, np.random.default_rng(0))
   images = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
   quantized = quantize.post_training(model, variables, images, method="minmax", progress=False)
   graph = fuse_activations(models.summarize(model, size).graph)
