@@ -1,4 +1,4 @@
-"""The command line: ``jaxcompress compress``, ``quantize`` and ``info``."""
+"""The command line: ``jaxcompress compress``, ``quantize``, ``bench`` and ``info``."""
 
 import os
 import pathlib
@@ -212,6 +212,21 @@ def info(
       }
     )
   Console().print(table)
+
+
+@app.command()
+def bench(
+  files: Annotated[list[str], typer.Argument(help=".tflite and .onnx files.")],
+  threads: Annotated[int, typer.Option(help="Threads that the runtimes compute on.")] = 1,
+  repeats: Annotated[int, typer.Option(help="Timed runs of each file.")] = 200,
+) -> None:
+  """Time model files side by side in their runtimes, one image at a time."""
+  from rich.console import Console
+
+  from jaxcompress import export, report
+
+  found = {file: export.benchmark(file, threads=threads, repeats=repeats) for file in files}
+  Console().print(report.latency_table(found, threads))
 
 
 def _keep_compiled_programs() -> None:

@@ -2,9 +2,12 @@
 
 from jaxcompress.export.contents import Operator, read_metadata, read_operators
 from jaxcompress.export.files import MissingExtraError, require_edge, write_atomically
+from jaxcompress.export.latency import Latency, benchmark
+from jaxcompress.export.onnx import onnx, onnx_float
 from jaxcompress.export.runtime import Runtime
+from jaxcompress.export.stablehlo import load_stablehlo, stablehlo, stablehlo_float
 from jaxcompress.export.tflite import tflite, tflite_float
-from jaxcompress.export.verify import Latency, Verification, benchmark, verify
+from jaxcompress.export.verify import Verification, verify
 
 __all__ = [
   "Latency",
@@ -13,9 +16,14 @@ __all__ = [
   "Runtime",
   "Verification",
   "benchmark",
+  "load_stablehlo",
+  "onnx",
+  "onnx_float",
   "read_metadata",
   "read_operators",
   "require_edge",
+  "stablehlo",
+  "stablehlo_float",
   "tflite",
   "tflite_float",
   "verify",

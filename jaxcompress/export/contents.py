@@ -4,14 +4,14 @@ import json
 import os
 from typing import Any, NamedTuple
 
-from jaxcompress.export.runtime import read_sound_model
+from jaxcompress.export.runtime import choose_kernels, read_sound_model
 from jaxcompress.export.tflite import ENTRY
 
 FLOATS = ("FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16")
 
 
 class Operator(NamedTuple):
-  """An operator of a file.
+  """An operator of a .tflite file.
 
   Attributes:
     name: TFLite's, such as ``"CONV_2D"``.
@@ -25,24 +25,35 @@ class Operator(NamedTuple):
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
-  """The metadata that :func:`~jaxcompress.export.tflite` put into a file.
+  """The metadata that :func:`~jaxcompress.export.tflite` or :func:`~jaxcompress.export.onnx` wrote.
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if the file is missing, damaged, or not one of jaxcompress's.
   """
+  entries = _onnx_entries(path) if choose_kernels(path) == "onnxruntime" else _tflite_entries(path)
+  if ENTRY not in entries:
+    raise ValueError(f"path: {path} has no metadata of jaxcompress.")
+  try:
+    return json.loads(entries[ENTRY])
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"path: {path} has damaged metadata ({error}).") from error
+
+
+def _onnx_entries(path: str | os.PathLike) -> dict[str, str]:
+  return {entry.key: entry.value for entry in _read_onnx(path).metadata_props}
+
+
+def _tflite_entries(path: str | os.PathLike) -> dict[str, bytes | None]:
   model = _read(path)
-  for entry in model.metadata or ():
-    if entry.name == ENTRY.encode():
-      try:
-        return json.loads(bytes(model.buffers[entry.buffer].data))
-      except (TypeError, ValueError) as error:
-        raise ValueError(f"path: {path} has damaged metadata ({error}).") from error
-  raise ValueError(f"path: {path} has no metadata of jaxcompress.")
+  entries = {
+    entry.name.decode(): model.buffers[entry.buffer].data for entry in model.metadata or ()
+  }
+  return {name: None if data is None else bytes(data) for name, data in entries.items()}
 
 
 def read_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
-  """The operators of a file, in order.
+  """The operators of a .tflite file, in order.
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
@@ -68,3 +79,10 @@ def _read(path: str | os.PathLike) -> Any:
   from ai_edge_litert import schema_py_generated as schema
 
   return schema.ModelT.InitFromPackedBuf(content, 0)
+
+
+def _read_onnx(path: str | os.PathLike) -> Any:
+  content = read_sound_model(path)
+  import onnx
+
+  return onnx.load_from_string(content)

@@ -1,5 +1,6 @@
 """Files that are whole or absent, and the extra that model files need."""
 
+import importlib
 import os
 import pathlib
 
@@ -8,8 +9,18 @@ class MissingExtraError(ImportError, ValueError):
   """An optional dependency is not installed."""
 
 
-def require_edge() -> None:
+NEEDED = {  # modules, by kind of file
+  "tflite": ("ai_edge_litert.schema_py_generated", "flatbuffers"),
+  "onnx": ("onnx", "onnxruntime"),
+  "stablehlo": ("flatbuffers",),
+}
+
+
+def require_edge(kind: str = "tflite") -> None:
   """Checks that model files can be written and run here.
+
+  Args:
+    kind: of the files: ``"tflite"``, ``"onnx"`` or ``"stablehlo"``.
 
   Raises:
     MissingExtraError: an ``ImportError`` that says what to install.
@@ -18,11 +29,11 @@ def require_edge() -> None:
     >>> require_edge()
   """
   try:
-    import ai_edge_litert.schema_py_generated  # noqa: F401
-    import flatbuffers  # noqa: F401
+    for name in NEEDED[kind]:
+      importlib.import_module(name)
   except ImportError as error:
     raise MissingExtraError(
-      f"edge: {error.name or error} is not installed, and .tflite files need it; run"
+      f"edge: {error.name or error} is not installed, and .{kind} files need it; run"
       ' pip install "jaxcompress[edge]".'
     ) from error
 

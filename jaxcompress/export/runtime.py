@@ -10,12 +10,17 @@ import numpy as np
 
 from jaxcompress.export.files import MissingExtraError, require_edge
 from jaxcompress.export.micro import MicroInterpreter
-from jaxcompress.quantize.integer import KERNELS
+from jaxcompress.export.ort import OnnxInterpreter
 
 NAMES = {
   "xnnpack": "LiteRT",
   "reference": "LiteRT's reference kernels",
   "tflm": "TensorFlow Lite for Microcontrollers",
+  "onnxruntime": "onnxruntime",
+}
+FORMATS = {  # kernels that run a kind of file, by its suffix; the first ones if none are named
+  ".tflite": ("xnnpack", "reference", "tflm"),
+  ".onnx": ("onnxruntime",),
 }
 
 
@@ -23,21 +28,21 @@ class Runtime:
   """A model file in a device's runtime.
 
   Args:
-    path: a .tflite file with one input and one output.
+    path: a .tflite or .onnx file with one input and one output; its suffix says which it is.
     threads: that it computes on; microcontrollers have one.
     kernels: ``"xnnpack"``: LiteRT with XNNPACK as on phones; ``"reference"``: LiteRT with its
-      reference kernels; ``"tflm"``: TensorFlow Lite for Microcontrollers.
+      reference kernels; ``"tflm"``: TensorFlow Lite for Microcontrollers; ``"onnxruntime"``: its
+      CPU kernels. None: XNNPACK's or onnxruntime's, as the file needs.
 
   Raises:
     MissingExtraError: if the ``edge`` extra, or the runtime, is not installed.
     ValueError: if there is no such file, it is damaged, or it is of another kind.
   """
 
-  def __init__(self, path: str | os.PathLike, *, threads: int = 1, kernels: str = "xnnpack"):
+  def __init__(self, path: str | os.PathLike, *, threads: int = 1, kernels: str | None = None):
     if threads < 1:
       raise ValueError(f"threads: {threads} must be at least 1.")
-    if kernels not in KERNELS:
-      raise ValueError(f"kernels: {kernels!r} is unknown; it must be one of {', '.join(KERNELS)}.")
+    kernels = choose_kernels(path, kernels)
     self._path, self._kernels = path, kernels
     with _no_chatter():
       self._interpreter = _open(path, read_model(path), threads, kernels)
@@ -86,11 +91,13 @@ class Runtime:
     return self._interpreter.get_tensor(self._output["index"])
 
   def left_out(self) -> tuple[str, ...]:
-    """Names of the operators that XNNPACK left to LiteRT's own kernels, in order.
+    """Names of the operators that are not computed by the kernels that are asked for, in order.
 
-    None where XNNPACK is not what runs. Read from the execution plan backwards: what a delegate
-    writes, it computes.
+    With XNNPACK those left to LiteRT's own kernels, read from the execution plan backwards: what a
+    delegate writes, it computes. With onnxruntime those that compute in float. Otherwise none.
     """
+    if self._kernels == "onnxruntime":
+      return self._interpreter.float_operators()
     if self._kernels != "xnnpack":
       return ()
     nodes = self._interpreter._get_ops_details()  # LiteRT has no public way to ask
@@ -109,8 +116,35 @@ class Runtime:
     return tuple(name for _, name in sorted(found.items()) if name != "DELEGATE")
 
 
+def choose_kernels(path: str | os.PathLike, kernels: str | None = None) -> str:
+  """The kernels that run a file.
+
+  Args:
+    path: a .tflite or .onnx file, by its name.
+    kernels: what was asked for; None: the usual ones.
+
+  Raises:
+    ValueError: if the suffix is another one, or the kernels are unknown or run other files.
+
+  Examples:
+    >>> choose_kernels("a.onnx"), choose_kernels("a.tflite", "tflm")
+    ('onnxruntime', 'tflm')
+  """
+  suffix = pathlib.Path(path).suffix.lower()
+  if suffix not in FORMATS:
+    raise ValueError(f"path: {path} is no model file; it must end in {' or '.join(FORMATS)}.")
+  if kernels is not None and kernels not in NAMES:
+    raise ValueError(f"kernels: {kernels!r} is unknown; it must be one of {', '.join(NAMES)}.")
+  if kernels is not None and kernels not in FORMATS[suffix]:
+    raise ValueError(
+      f"kernels: {kernels!r} does not run {path}; for {suffix} files it must be one of"
+      f" {', '.join(FORMATS[suffix])}."
+    )
+  return kernels or FORMATS[suffix][0]
+
+
 def read_model(path: str | os.PathLike) -> bytes:
-  """The bytes of a .tflite file.
+  """The bytes of a .tflite or .onnx file.
 
   Raises:
     ValueError: if there is no such file, or it is something else.
@@ -119,13 +153,13 @@ def read_model(path: str | os.PathLike) -> bytes:
     content = pathlib.Path(path).read_bytes()
   except OSError as error:
     raise ValueError(f"path: {path} cannot be read ({error.strerror}).") from error
-  if content[4:8] != b"TFL3":
+  if pathlib.Path(path).suffix.lower() != ".onnx" and content[4:8] != b"TFL3":
     raise ValueError(f"path: {path} is no .tflite file.")
   return content
 
 
 def read_sound_model(path: str | os.PathLike) -> bytes:
-  """The bytes of a .tflite file whose structure LiteRT found sound, so that it can be parsed.
+  """The bytes of a file whose structure its runtime found sound, so that it can be parsed.
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
@@ -133,11 +167,16 @@ def read_sound_model(path: str | os.PathLike) -> bytes:
   """
   content = read_model(path)
   with _no_chatter():
-    _open(path, content, 1)
+    _open(path, content, 1, choose_kernels(path))
   return content
 
 
 def _open(path: str | os.PathLike, content: bytes, threads: int, kernels: str = "xnnpack") -> Any:
+  if kernels == "onnxruntime":
+    try:
+      return OnnxInterpreter(content, threads)
+    except RuntimeError as error:
+      raise _does_not_run(path, error, kernels) from error
   require_edge()
   from ai_edge_litert.interpreter import Interpreter, OpResolverType
 

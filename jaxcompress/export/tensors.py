@@ -1,15 +1,19 @@
 """How a model file holds numbers: as the integers of a quantized model, or as float32."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxcompress.export.flatbuffer import ModelFile, Shared
 from jaxcompress.nn import Folded, Node
 from jaxcompress.quantize import Grid, QuantizedModel
 from jaxcompress.quantize.integer import averaging
 from jaxcompress.quantize.model import bias_type
+
+if TYPE_CHECKING:  # only .tflite files need what it imports
+  from jaxcompress.export.flatbuffer import ModelFile, Shared
 
 
 class Weights(NamedTuple):

@@ -66,8 +66,8 @@ def tflite(
 
   details = {
     "kernels": quantized.kernels,
-    "input": _grid_json(quantized, INPUT),
-    "output": _grid_json(quantized, quantized.graph.output),
+    "input": describe_grid(quantized, INPUT),
+    "output": describe_grid(quantized, quantized.graph.output),
   }
   content = _content(quantized.graph, IntegerNumbers(quantized), details, metadata)
   return write_atomically(path, content)
@@ -129,16 +129,22 @@ def _content(graph: Graph, numbers: Any, details: Mapping[str, Any], metadata: A
     {INPUT_NAME: emitter.tensors[INPUT]},
     {OUTPUT_NAME: emitter.tensors[graph.output]},
     description=f"jaxcompress {version}",
-    metadata={ENTRY: _json(entry)},
+    metadata={ENTRY: to_json(entry)},
   )
 
 
-def _grid_json(quantized: QuantizedModel, tensor: str) -> dict[str, float | int]:
+def describe_grid(quantized: QuantizedModel, tensor: str) -> dict[str, float | int]:
+  """Scale and zero point of a tensor, as they are kept in a file."""
   grid = quantized.grids[tensor]
   return {"scale": float(grid.scale), "zero_point": int(grid.zero_point)}
 
 
-def _json(entry: Mapping[str, Any]) -> bytes:
+def to_json(entry: Mapping[str, Any]) -> bytes:
+  """Metadata as UTF-8.
+
+  Raises:
+    ValueError: if it is no JSON.
+  """
   try:
     return json.dumps(entry, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
   except (TypeError, ValueError) as error:

@@ -1,12 +1,11 @@
-"""Checks a file on the device's own runtime, and times it."""
+"""Checks a file on the device's own runtime."""
 
 import os
-import time
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxcompress.export.runtime import Runtime
+from jaxcompress.export.runtime import Runtime, choose_kernels
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize import QuantizedModel
 
@@ -20,7 +19,7 @@ class Verification(NamedTuple):
     top1_agreement: share of the images for which both pick the same class.
     images: number of images.
     left_out: operators that XNNPACK left to LiteRT's own kernels, usually none; all those with
-      16-bit integers.
+      16-bit integers. In onnxruntime those computed in float, such as ``"HardSigmoid"``.
   """
 
   bit_equal: float
@@ -30,34 +29,22 @@ class Verification(NamedTuple):
   left_out: tuple[str, ...] = ()
 
 
-class Latency(NamedTuple):
-  """Time for one image, in milliseconds.
-
-  Attributes:
-    median_ms: the median.
-    p10: 10 % of the runs took less.
-    p90: 90 % of the runs took less.
-  """
-
-  median_ms: float
-  p10: float
-  p90: float
-
-
 def verify(
   path: str | os.PathLike, quantized: QuantizedModel, images: np.ndarray, *, threads: int = 1
 ) -> Verification:
   """Runs a file on images and compares its logits with exact evaluation.
 
   The runtime is the one whose arithmetic ``quantized`` evaluates: LiteRT with XNNPACK, LiteRT with
-  its reference kernels, or TensorFlow Lite for Microcontrollers (``pip install tflite-micro``).
+  its reference kernels, or TensorFlow Lite for Microcontrollers (``pip install tflite-micro``). A
+  .onnx file runs in onnxruntime, on the images as the network reads them; its float logits are
+  compared with those of ``quantized.with_kernels("onnxruntime")``.
 
   Args:
-    path: a file that :func:`~jaxcompress.export.tflite` wrote.
+    path: a file that :func:`~jaxcompress.export.tflite` or :func:`~jaxcompress.export.onnx` wrote.
     quantized: the model that it was written from; ``quantized.with_kernels(...)`` for another
       runtime.
     images: (N, height, width, channels), what ``quantized`` takes; at least one.
-    threads: that LiteRT computes on.
+    threads: that the runtime computes on.
 
   Returns:
     A :class:`Verification`.
@@ -71,19 +58,25 @@ def verify(
   """
   if len(images) == 0:
     raise ValueError("images: there are none; give at least one.")
+  if choose_kernels(path) == "onnxruntime":
+    quantized = quantized.with_kernels("onnxruntime")
   runtime = Runtime(path, threads=threads, kernels=quantized.kernels)
   _check_match(path, quantized, runtime)
-  codes = quantized.quantize_input(images)
-  ours, theirs = quantized.run(codes), device_logits(runtime, codes)
+  if quantized.kernels == "onnxruntime":
+    ours, theirs = quantized(images), device_logits(runtime, quantized.network_input(images))
+    step = np.float64(quantized.grids[quantized.graph.output].scale)
+  else:
+    codes = quantized.quantize_input(images)
+    ours, theirs, step = quantized.run(codes), device_logits(runtime, codes), 1
   if ours.shape != theirs.shape:
     raise ValueError(
       f"path: {path} has {theirs.shape[-1]} logits and the model {ours.shape[-1]}; it is of another"
       " network."
     )
-  steps = np.abs(ours.astype(np.int32) - theirs)
+  distance = np.abs(ours.astype(np.float64) - theirs) / step
   return Verification(
-    bit_equal=float(np.mean(steps == 0)),
-    max_steps=int(steps.max()),
+    bit_equal=float(np.mean(ours == theirs)),
+    max_steps=int(np.rint(distance.max())),
     top1_agreement=float(np.mean(np.argmax(ours, -1) == np.argmax(theirs, -1))),
     images=len(images),
     left_out=runtime.left_out(),
@@ -94,53 +87,27 @@ def device_logits(runtime: Runtime, codes: np.ndarray) -> np.ndarray:
   """A runtime's logits, image by image as on a device (batches are not faster there).
 
   Args:
-    runtime: with a file loaded.
+    runtime: with a file loaded; one that was written for batches gets the last image repeatedly.
     codes: (N, height, width, channels), of the file's input type.
 
   Returns:
     (N, classes), of the file's output type.
   """
-  return np.concatenate([runtime(codes[i : i + 1]) for i in range(len(codes))])
-
-
-def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) -> Latency:
-  """Times a file in LiteRT with XNNPACK on one image, after a warm-up.
-
-  Args:
-    path: a .tflite file with one input and one output.
-    threads: that LiteRT computes on.
-    repeats: timed runs.
-
-  Returns:
-    A :class:`Latency`.
-
-  Raises:
-    MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if the file is missing or damaged, or there is nothing to time.
-  """
-  if repeats < 1:
-    raise ValueError(f"repeats: {repeats} must be at least 1.")
-  runtime = Runtime(path, threads=threads)
-  image = np.random.default_rng(0).integers(-100, 100, runtime.input_shape)
-  runtime.feed(image.astype(runtime.input_dtype))
-  for _ in range(max(10, repeats // 10)):
-    runtime.invoke()
-  times = []
-  for _ in range(repeats):
-    start = time.perf_counter()
-    runtime.invoke()
-    times.append(1e3 * (time.perf_counter() - start))
-  return Latency(*(float(np.percentile(times, share)) for share in (50, 10, 90)))
+  count, size = len(codes), runtime.input_shape[0]
+  whole = np.concatenate([codes, np.repeat(codes[-1:], -count % size, axis=0)])
+  return np.concatenate([runtime(whole[i : i + size]) for i in range(0, count, size)])[:count]
 
 
 def _check_match(path: str | os.PathLike, quantized: QuantizedModel, runtime: Runtime) -> None:
   ends = tuple(quantized.grids[name].dtype for name in (INPUT, quantized.graph.output))
+  if quantized.kernels == "onnxruntime":
+    ends = (np.dtype(np.float32),) * 2
   if (runtime.input_dtype, runtime.output_dtype) != ends:
     raise ValueError(
       f"path: {path} has {runtime.input_dtype} input and {runtime.output_dtype} output, and the"
       f" model {ends[0]} and {ends[1]}; only files of the same integers can be compared bit for bit."
     )
-  wanted = (1, *quantized.graph.input_shape[1:])
+  wanted = (runtime.input_shape[0], *quantized.graph.input_shape[1:])
   if runtime.input_shape != wanted:
     raise ValueError(
       f"path: {path} reads images of shape {runtime.input_shape} and the model {wanted}; it is of"

@@ -32,7 +32,8 @@ class Quantization:
     exact_step: first step whose forward pass is the device's integer arithmetic, with the gradients
       of fake quantization; after it, evaluation gives the deployed logits, bit for bit. Needs
       frozen BatchNorm, and costs about as much again as the forward pass; None: never.
-    kernels: whose arithmetic that is: ``"xnnpack"``, ``"reference"`` or ``"tflm"``.
+    kernels: whose arithmetic that is: ``"xnnpack"``, ``"reference"``, ``"tflm"`` or
+      ``"onnxruntime"``.
 
   Raises:
     ValueError: if a rule is none, a number is out of range, or a step comes too early.

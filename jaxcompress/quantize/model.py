@@ -10,6 +10,7 @@ import numpy as np
 from jaxcompress.nn import INPUT, Graph, Node, kernel_shape
 from jaxcompress.quantize import integer
 from jaxcompress.quantize.integer import Grid, Integers
+from jaxcompress.quantize.integer.runtimes import find_kernels
 
 PREPROCESS_BATCH = 256
 
@@ -31,7 +32,7 @@ class QuantizedModel:
   """Integers, scales and ranges of a network, and their exact evaluation.
 
   Calling it on images gives the logits that a runtime computes from the exported file, bit for bit.
-  The file is the same for all runtimes; they differ in how they round.
+  The integers are the same for all runtimes; they differ in how they round.
 
   Attributes:
     graph: the graph that the device runs, with fused activations.
@@ -41,8 +42,8 @@ class QuantizedModel:
     preprocess: maps images to what the network reads, before they are rounded; or None.
     kernels: the runtime whose arithmetic is evaluated: ``"xnnpack"`` (LiteRT with XNNPACK on x86, and
       its own kernels for the 16-bit integers that XNNPACK does not have),
-      ``"reference"`` (LiteRT's reference kernels) or ``"tflm"`` (TensorFlow Lite for
-      Microcontrollers' portable kernels).
+      ``"reference"`` (LiteRT's reference kernels), ``"tflm"`` (TensorFlow Lite for
+      Microcontrollers' portable kernels) or ``"onnxruntime"`` (its CPU kernels on x86).
     moves: of the tensors whose channels equalization moved, by name; evaluation needs none of it,
       but who compares tensors with the float network's does.
 
@@ -111,6 +112,8 @@ class QuantizedModel:
   def quantize_input(self, images: np.ndarray) -> np.ndarray:
     """``z + round_half_even(clip(v * float32(1 / s)))``: the integer input of the device.
 
+    onnxruntime, whose files read float images, divides by ``s`` instead.
+
     Args:
       images: (N, height, width, channels); what ``preprocess`` takes, or float if there is none.
 
@@ -121,17 +124,25 @@ class QuantizedModel:
       ValueError: if the shape or dtype does not fit, or a value is not a number.
     """
     grid = self.grids[INPUT]
-    inverse = np.float32(1) / np.float32(grid.scale)
+    input_steps = find_kernels(self.kernels).input_steps
     codes = []
     for start in range(0, max(len(images), 1), PREPROCESS_BATCH):
-      values = self._network_input(images[start : start + PREPROCESS_BATCH]) * inverse
+      values = input_steps(self.network_input(images[start : start + PREPROCESS_BATCH]), grid)
       if np.isnan(values).any():
         raise ValueError("images: some values are not numbers; clean them before evaluation.")
       rounded = np.rint(np.clip(values, grid.low, grid.high))
       codes.append((rounded + grid.zero_point).astype(grid.dtype))
     return np.concatenate(codes)
 
-  def _network_input(self, images: np.ndarray) -> np.ndarray:
+  def network_input(self, images: np.ndarray) -> np.ndarray:
+    """Images after preprocessing, as the network reads them: float32; otherwise as there.
+
+    Args:
+      images: as for :meth:`quantize_input`.
+
+    Raises:
+      ValueError: if the shape or dtype does not fit.
+    """
     if self.preprocess is not None:
       images = np.asarray(self.preprocess(images), np.float32)
     else:

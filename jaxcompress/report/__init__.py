@@ -30,7 +30,13 @@ from jaxcompress.report.results import (
 )
 from jaxcompress.report.serial import from_json, to_json
 from jaxcompress.report.snippet import deploy
-from jaxcompress.report.tables import layer_table, method_table, model_table, result_table
+from jaxcompress.report.tables import (
+  latency_table,
+  layer_table,
+  method_table,
+  model_table,
+  result_table,
+)
 from jaxcompress.report.write import write_report
 
 __all__ = [
@@ -56,6 +62,7 @@ __all__ = [
   "environment",
   "from_json",
   "headline",
+  "latency_table",
   "layer_rows",
   "layer_table",
   "method_table",

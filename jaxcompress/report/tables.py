@@ -51,6 +51,36 @@ def result_table(results: Results) -> Table:
   return table
 
 
+def latency_table(found: Mapping[str, Any], threads: int) -> Table:
+  """Measurements of model files side by side.
+
+  Args:
+    found: :class:`jaxcompress.export.Latency` by file.
+    threads: that they were timed on.
+
+  Returns:
+    A rich table with a row for each file.
+
+  Examples:
+    >>> from jaxcompress.export import Latency
+    >>> latency_table({"a.tflite": Latency(1.5, 0.1, 2**20, 2**21)}, 1).row_count
+    1
+  """
+  table = plain_table("1 thread" if threads == 1 else f"{threads} threads", None)
+  table.add_column("file", overflow="fold")
+  for name in ("size", "one image", "spread", "memory"):
+    table.add_column(name, justify="right", no_wrap=True)
+  for file, latency in found.items():
+    table.add_row(
+      file,
+      text.size(latency.file_bytes),
+      text.milliseconds(latency.median_ms),
+      f"± {text.milliseconds(latency.spread_ms / 2)}",
+      _maybe(text.size, latency.memory_bytes) or DASH,
+    )
+  return table
+
+
 def layer_table(graph: Graph, params: Mapping[str, Any], title: str = "", bits: int = 32) -> Table:
   """The layers of a model with their costs, and the totals.
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcompress import cli, distill, models
+from jaxcompress import cli, distill, export, models
+from jaxcompress.nn import Graph, Node
 
 
 @pytest.fixture
@@ -51,6 +52,21 @@ def test_info_without_a_model_shows_the_sizes_of_all(run, monkeypatch):
   assert rows["vgg13"] == ["32", "9,462,180"]
   assert rows.keys() >= set(models.MODELS)
   assert "…" not in out
+
+
+def test_bench_shows_files_side_by_side(run, tmp_path):
+  shapes = ((1, 2, 2, 3),), ((1, 3),)
+  pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+  graph = Graph((pool,), (1, 2, 2, 3), "pool")
+  export.tflite_float(graph, {}, tmp_path / "pool.tflite")
+  export.onnx_float(graph, {}, tmp_path / "pool.onnx")
+  code, out, _ = run("bench", "pool.tflite", "pool.onnx", "--threads", 2, "--repeats", 5)
+  assert code == 0
+  rows = [line.split() for line in out.splitlines() if line.strip().startswith("pool")]
+  assert [row[0] for row in rows] == ["pool.tflite", "pool.onnx"]
+  assert "2 threads" in out and all("±" in row and "ms" in row for row in rows)
+  code, _, err = run("bench", "nothing.onnx")
+  assert (code, "nothing.onnx cannot be read" in err, len(err.splitlines())) == (2, True, 1)
 
 
 def test_info_takes_widths_classes_and_sizes(run):

@@ -1,5 +1,7 @@
 """Quantized networks with random integers, for comparing exact evaluation with LiteRT."""
 
+import pathlib
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -176,6 +178,13 @@ def calibrated(model: nn.Module, variables, images, **options):
   return np.asarray(logits), graph, layers, assemble(graph, layers, scales, grids, **options)
 
 
+def write(quantized: QuantizedModel, folder: pathlib.Path, kernels: str) -> pathlib.Path:
+  """The file of a model that a runtime runs."""
+  if kernels == "onnxruntime":
+    return export.onnx(quantized, folder / "model.onnx")
+  return export.tflite(quantized, folder / "model.tflite")
+
+
 @pytest.fixture(scope="session")
 def networks():
   """The functions of this file."""
@@ -188,6 +197,7 @@ def networks():
     images_for = staticmethod(images_for)
     trained_like = staticmethod(trained_like)
     calibrated = staticmethod(calibrated)
+    write = staticmethod(write)
 
   return Networks
 
@@ -197,7 +207,7 @@ def check(tmp_path):
   """Exports a quantized model, runs it in a runtime on random images, and returns the verification."""
 
   def run(quantized: QuantizedModel, images=8, seed: int = 0, kernels: str = "xnnpack"):
-    path = export.tflite(quantized, tmp_path / "model.tflite")
+    path = write(quantized, tmp_path, kernels)
     quantized = quantized.with_kernels(kernels)
     if isinstance(images, int):
       images = images_for(quantized, images, seed)

@@ -125,9 +125,10 @@ BLOCKS = {
 )
 def test_networks_of_random_blocks_are_bit_equal(blocks, size, seed, networks, tmp_path_factory):
   quantized = networks.random_quantized(RandomNet(tuple(blocks)), size, seed)
-  path = export.tflite(quantized, tmp_path_factory.mktemp("random") / "model.tflite")
+  folder = tmp_path_factory.mktemp("random")
   images = networks.images_for(quantized, 16, seed)
   for kernels in KERNELS:
+    path = networks.write(quantized, folder, kernels)
     result = export.verify(path, quantized.with_kernels(kernels), images)
     assert (result.bit_equal, result.max_steps, result.top1_agreement) == (1.0, 0, 1.0)
 
@@ -184,9 +185,11 @@ def test_a_whole_network_is_bit_equal_on_every_image(model, networks, tmp_path):
   result = export.verify(path, quantized, images)
   assert (result.bit_equal, result.max_steps, result.top1_agreement) == (1.0, 0, 1.0)
   assert (result.images, result.left_out) == (300, ())
-  for kernels in ("reference", "tflm"):
+  for kernels in ("reference", "tflm", "onnxruntime"):
+    path = networks.write(quantized, tmp_path, kernels)
     assert export.verify(path, quantized.with_kernels(kernels), images[:100]).bit_equal == 1.0
   assert np.corrcoef(quantized(images).ravel(), logits.ravel())[0, 1] > 0.97
+  path = tmp_path / "int8.tflite"
   assert not any(operator.is_float for operator in export.read_operators(path))
   whole = export.tflite_float(graph, layers, tmp_path / "float.tflite")
   runtime = export.Runtime(whole)

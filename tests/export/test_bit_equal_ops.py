@@ -21,7 +21,8 @@ from jaxcompress.nn import (
   Split,
 )
 from jaxcompress.quantize import Grid, QuantizedModel
-from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS
+from jaxcompress.quantize.integer import HARD_SIGMOID_GRID
+from jaxcompress.quantize.integer.runtimes import KERNELS_16
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -112,10 +113,19 @@ OPS = {
   "six parts": (swap((2,) * 6), (4, 4, 12)),
   "shuffle": (plain(ChannelShuffle(3)), (4, 4, 12)),
 }
-NOT_DELEGATED = {
-  "max pool, symmetric": {"PADV2"},
-  "average pool": {"AVERAGE_POOL_2D"},
-  "six parts": {"CONCATENATION"},
+LEFT_OUT = {
+  "xnnpack": {
+    "max pool, symmetric": {"PADV2"},
+    "average pool": {"AVERAGE_POOL_2D"},
+    "six parts": {"CONCATENATION"},
+  },
+  "onnxruntime": {
+    "relu": {"Relu"},
+    "relu6": {"Clip"},
+    "hard-sigmoid": {"HardSigmoid"},
+    "hard-swish": {"HardSigmoid"},
+    "hard-swish of a vector": {"HardSigmoid"},
+  },
 }
 
 MIXED = {  # seeds of the widths of ops that are not all 16 bits in the test of these
@@ -137,7 +147,7 @@ def test_an_op_is_bit_equal(name, kernels, networks, check):
     result = check(quantized, images=8, seed=seed, kernels=kernels)
     assert (result.bit_equal, result.max_steps, result.images) == (1.0, 0, 8)
     left_out |= set(result.left_out)
-  assert left_out == (NOT_DELEGATED.get(name, set()) if kernels == "xnnpack" else set())
+  assert left_out == LEFT_OUT.get(kernels, {}).get(name, set())
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -150,7 +160,7 @@ def test_an_op_with_16_bit_activations_is_bit_equal(name, networks, check):
     bits = dict(zip(bits, drawn, strict=True))
   quantized = networks.with_widths(narrow, bits.get)
   images = networks.images_for(quantized, 4)
-  for kernels in KERNELS:
+  for kernels in KERNELS_16:
     result = check(quantized, images, kernels=kernels)
     assert (kernels, result.bit_equal, result.max_steps) == (kernels, 1.0, 0)
 
@@ -161,7 +171,8 @@ def test_the_hard_swish_operator_is_bit_equal(kernels, networks, check):
     quantized = networks.random_quantized(Lambda(function), shape, seed, lower=False)
     result = check(quantized, images=8, seed=seed, kernels=kernels)
     assert result.bit_equal == 1.0
-    assert result.left_out == (("HARD_SWISH",) if kernels == "xnnpack" else ())
+    operators = {"xnnpack": ("HARD_SWISH",), "onnxruntime": ("HardSigmoid", "Mul")}
+    assert result.left_out == operators.get(kernels, ())
 
 
 @pytest.mark.parametrize("scale", [2e-4, 0.01, 0.2, 6.0])
@@ -266,5 +277,5 @@ def test_a_ceiling_that_falls_between_two_codes_is_bit_equal(zero_point, kernels
   even = np.rint(np.float32(100.5) + zero_point)
   quantized = quantized.with_kernels(kernels)
   highest = quantized.integers(networks.images_for(quantized, 8)).max()
-  assert highest == (even if kernels == "xnnpack" else 101 + zero_point)
+  assert highest == (even if kernels in ("xnnpack", "onnxruntime") else 101 + zero_point)
   assert check(quantized, kernels=kernels).bit_equal == 1.0

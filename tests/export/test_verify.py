@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jaxcompress import export
+from jaxcompress.export.runtime import FORMATS
 from jaxcompress.nn import Add, ConvNorm, Dense, GlobalAvgPool, MaxPool
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer import KERNELS
 
 
 class Net(nn.Module):
@@ -48,7 +48,7 @@ def test_a_file_is_bit_equal_on_any_number_of_threads(path, quantized, images):
 
 def test_a_file_is_bit_equal_in_the_runtime_that_is_named_and_only_there(path, quantized, images):
   outputs = {}
-  for kernels in KERNELS:
+  for kernels in FORMATS[".tflite"]:
     model = quantized.with_kernels(kernels)
     assert export.verify(path, model, images) == export.Verification(1.0, 0, 1.0, 20, ())
     outputs[kernels] = model.integers(images)
@@ -161,9 +161,13 @@ def test_no_images_are_an_error(path, quantized, images):
     export.verify(path, quantized, images[:0])
 
 
-def test_latencies_are_ordered_and_positive(path):
+@pytest.mark.parametrize("kernels", ["xnnpack", "onnxruntime"])
+def test_a_benchmark_measures_time_memory_and_size(kernels, quantized, networks, tmp_path):
+  path = networks.write(quantized, tmp_path, kernels)
   latency = export.benchmark(path, threads=1, repeats=20)
-  assert 0 < latency.p10 <= latency.median_ms <= latency.p90
+  assert 0 < latency.median_ms < 1000 and latency.spread_ms >= 0
+  assert latency.file_bytes == path.stat().st_size
+  assert latency.memory_bytes is None or 0 < latency.memory_bytes < 2**28
 
 
 @pytest.mark.parametrize("options", [{"threads": 0}, {"repeats": 0}])

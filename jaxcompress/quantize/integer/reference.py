@@ -5,6 +5,7 @@ power of two and round twice, halves away from zero. Where they compute in float
 are made here in numpy; what runs under ``jit`` needs no 64-bit numbers.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -61,6 +62,24 @@ class Mean(NamedTuple):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return self.factor(jnp.sum(x.astype(jnp.int32), axis=(1, 2), keepdims=True))
+
+
+class Average(NamedTuple):
+  """The mean of the codes of the cells that exist, half away from zero, in every TFLite runtime.
+
+  Attributes:
+    counts: (1, height, width, 1) int32, cells of every window.
+    zero_point: int32, of both ends.
+  """
+
+  counts: np.ndarray
+  zero_point: np.int32
+
+  def __call__(self, cells: Sequence[jax.Array]) -> jax.Array:
+    counts = jnp.asarray(self.counts)
+    codes = sum(cell.astype(jnp.int32) for cell in cells) + counts * self.zero_point
+    rounded = (jnp.abs(codes) + counts // 2) // counts
+    return jnp.sign(codes) * rounded - self.zero_point
 
 
 class Steps(NamedTuple):
@@ -218,6 +237,11 @@ def mean(source: Grid, output: Grid, count: int) -> Mean:
   q31, exponent = (int(whole.q31) << shift) // count, exponent - shift
   left, right = max(exponent, 0), max(-exponent, 0)
   return Mean(_checked(Factor(*map(np.int32, (q31, left, right))), _reach(source) * count))
+
+
+def average(grid: Grid, counts: np.ndarray) -> Average:
+  """Of a pool whose ends share a grid; ``counts`` are the cells of every window."""
+  return Average(counts.astype(np.int32), np.int32(grid.zero_point))
 
 
 def ceiling(value: float, output: Grid) -> np.float32:

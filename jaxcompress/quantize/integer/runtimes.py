@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxcompress.quantize.integer import reference, wide, xnnpack
+from jaxcompress.quantize.integer import onnxruntime, reference, wide, xnnpack
+from jaxcompress.quantize.integer.swish import activation_table
 from jaxcompress.quantize.integer.values import Grid
 
 Rule = Callable[..., jax.Array]
@@ -26,9 +27,14 @@ class Kernels(NamedTuple):
     product: ``(left, right, output) -> rule(product)``.
     addition: ``(left, right, output) -> rule(left, right)`` of two maps.
     shift: as ``addition``, of a map and a constant.
+    table: ``(act, source, output) -> table``: the output's ``q - z`` of an activation function on its
+      own for every code, (256,) float32; None where it is a sum with a constant.
     requantization: ``(source, output) -> rule(map)``, between widths.
     mean: ``(source, output, cells) -> rule(map)``.
+    average: ``(grid, counts) -> rule(maps)`` of the maps of each cell of a window, zero where there
+      is none; the counts are those of the cells that exist.
     ceiling: ``(value, output) -> code``: the highest one after an activation function.
+    input_steps: ``(images, grid) -> steps``, in numpy: float images as they are rounded to codes.
   """
 
   convolution: Callable[[Grid, np.ndarray, Grid, np.ndarray], Rule]
@@ -36,9 +42,12 @@ class Kernels(NamedTuple):
   product: Callable[[Grid, Grid, Grid], Rule]
   addition: Callable[[Grid, Grid, Grid], Rule]
   shift: Callable[[Grid, Grid, Grid], Rule]
+  table: Callable[[str, Grid, Grid], np.ndarray | None]
   requantization: Callable[[Grid, Grid], Rule]
   mean: Callable[[Grid, Grid, int], Rule]
+  average: Callable[[Grid, np.ndarray], Rule]
   ceiling: Callable[[float, Grid], np.float32]
+  input_steps: Callable[[np.ndarray, Grid], np.ndarray]
 
 
 MICRO = Kernels(
@@ -47,9 +56,12 @@ MICRO = Kernels(
   product=reference.product,
   addition=reference.addition,
   shift=reference.addition,
+  table=activation_table,
   requantization=reference.requantization,
   mean=reference.mean,
+  average=reference.average,
   ceiling=reference.ceiling,
+  input_steps=xnnpack.input_steps,
 )
 KERNELS: Mapping[str, Kernels] = {
   "xnnpack": Kernels(
@@ -58,14 +70,30 @@ KERNELS: Mapping[str, Kernels] = {
     product=xnnpack.product,
     addition=xnnpack.addition,
     shift=xnnpack.addition,
+    table=activation_table,
     requantization=reference.requantization,
     mean=xnnpack.mean,
+    average=reference.average,
     ceiling=xnnpack.ceiling,
+    input_steps=xnnpack.input_steps,
   ),
   "reference": MICRO._replace(
     dense=reference.dense_in_float64, product=reference.product_in_float32
   ),
   "tflm": MICRO,
+  "onnxruntime": Kernels(
+    convolution=xnnpack.convolution,
+    dense=xnnpack.convolution,
+    product=onnxruntime.product,
+    addition=onnxruntime.addition,
+    shift=onnxruntime.addition,
+    table=onnxruntime.activation_table,
+    requantization=reference.requantization,
+    mean=onnxruntime.mean,
+    average=onnxruntime.average,
+    ceiling=xnnpack.ceiling,
+    input_steps=onnxruntime.input_steps,
+  ),
 }
 MICRO_16 = MICRO._replace(convolution=wide.convolution, dense=wide.convolution)
 REFERENCE_16 = MICRO_16._replace(product=reference.product_in_float32)
@@ -84,7 +112,7 @@ def find_kernels(name: str, bits: int = 8) -> Kernels:
     bits: 8 or 16, of the activations.
 
   Raises:
-    ValueError: if the name is unknown.
+    ValueError: if the name is unknown, or the runtime has no integers of that width.
 
   Examples:
     >>> find_kernels("tflm").dense is find_kernels("tflm").convolution
@@ -92,4 +120,8 @@ def find_kernels(name: str, bits: int = 8) -> Kernels:
   """
   if name not in KERNELS:
     raise ValueError(f"kernels: {name!r} is unknown; it must be one of {', '.join(KERNELS)}.")
+  if bits == 16 and name not in KERNELS_16:
+    raise ValueError(
+      f"kernels: {name!r} has no 16-bit activations; use 8 bits, or one of {', '.join(KERNELS_16)}."
+    )
   return (KERNELS_16 if bits == 16 else KERNELS)[name]

@@ -48,6 +48,25 @@ def hard_swish_table(source: Grid, output: Grid) -> np.ndarray:
   return np.clip(_divide(y, -shift), output.low, output.high).astype(np.float32)
 
 
+def activation_table(act: str, source: Grid, output: Grid) -> np.ndarray | None:
+  """The table of a hard-swish; None for what TFLite computes otherwise.
+
+  Raises:
+    ValueError: as :func:`hard_swish_table`, and for 16 bits.
+
+  Examples:
+    >>> activation_table("relu", Grid(np.float32(1), 0), Grid(np.float32(1), 0)) is None
+    True
+  """
+  if act != "hard_swish":
+    return None
+  if output.bits == 16:
+    raise ValueError(
+      "act: HARD_SWISH runs on 8-bit integers only; quantize.assemble writes it as a gate."
+    )
+  return hard_swish_table(source, output)
+
+
 def _factor(real: np.float32) -> tuple[int, int]:
   """A 15-bit factor and its exponent."""
   factor = quantize_multiplier(real)

@@ -157,6 +157,16 @@ def ceiling(value: float, output: Grid) -> np.float32:
   return np.rint(np.float32(value) / output.scale + np.float32(output.zero_point))
 
 
+def input_steps(values: np.ndarray, grid: Grid) -> np.ndarray:
+  """Float images in steps of their grid, not rounded yet: a product with ``float32(1 / s)``.
+
+  Examples:
+    >>> input_steps(np.float32([1.0]), Grid(np.float32(0.5), 0)).tolist()
+    [2.0]
+  """
+  return values * (np.float32(1) / np.float32(grid.scale))
+
+
 def _within(kind: str, ratios):
   low, high = RATIOS[kind]
   if not (np.all(ratios >= low) and np.all(ratios < high)):

@@ -1,0 +1,62 @@
+"""How long a model file takes on this machine, and how much memory."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcompress.export import measure
+from jaxcompress.export.runtime import Runtime
+
+
+class Latency(NamedTuple):
+  """Time for one image, and what a runtime needs for it.
+
+  Attributes:
+    median_ms: milliseconds, the median of all runs.
+    spread_ms: milliseconds between the first and the third quartile.
+    memory_bytes: by how much the runtime's process grew at most, from before the file was loaded;
+      None where the system does not say.
+    file_bytes: size of the file.
+  """
+
+  median_ms: float
+  spread_ms: float
+  memory_bytes: int | None
+  file_bytes: int
+
+
+def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) -> Latency:
+  """Times a file in LiteRT with XNNPACK, or in onnxruntime, on one image, after a warm-up.
+
+  The file runs in a process of its own, in which there is nothing else.
+
+  Args:
+    path: a .tflite or .onnx file with one input and one output.
+    threads: that the runtime computes on.
+    repeats: timed runs.
+
+  Returns:
+    A :class:`Latency`.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if the file is missing or damaged, or there is nothing to time.
+  """
+  if repeats < 1:
+    raise ValueError(f"repeats: {repeats} must be at least 1.")
+  Runtime(path, threads=threads)  # in this process, for its errors
+  # -P: beside the script lie modules of ours that are named as those that it imports
+  script = [sys.executable, "-P", measure.__file__, str(path), str(threads), str(repeats)]
+  done = subprocess.run(script, capture_output=True, text=True, check=False)
+  if done.returncode:
+    reason = " ".join(done.stderr.split())[-200:]
+    raise ValueError(f"path: {path} cannot be timed (exit code {done.returncode}: {reason}).")
+  found = json.loads(done.stdout.splitlines()[-1])
+  low, median, high = np.percentile(found["times"], (25, 50, 75))
+  size = pathlib.Path(path).stat().st_size
+  return Latency(float(median), float(high - low), found["memory"], size)

@@ -1,0 +1,157 @@
+"""ONNX files for onnxruntime and the tools around it."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from importlib import metadata as packages
+from typing import Any
+
+from jaxcompress.export.files import require_edge, write_atomically
+from jaxcompress.export.tflite import ENTRY, INPUT_NAME, OUTPUT_NAME, describe_grid, to_json
+from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
+from jaxcompress.quantize import QuantizedModel
+
+LAYOUT = "NCHW"
+FREE = "batch"  # name of a batch size that is left open
+
+
+def onnx(
+  quantized: QuantizedModel,
+  path: str | os.PathLike,
+  *,
+  metadata: Mapping[str, Any] | None = None,
+  batch: int | None = None,
+) -> pathlib.Path:
+  """Writes an integer ONNX file: opset 21, with QuantizeLinear and DequantizeLinear around each op.
+
+  The integers are those of the model; nothing is calibrated or rounded again, and onnxruntime, in
+  an ordinary session on the CPU, computes bit for bit what ``quantized.with_kernels("onnxruntime")``
+  computes (on x86 with VNNI: older CPUs saturate sums of products of uint8 and int8). Activations
+  are uint8, the codes plus 128; weights are int8 with a scale for each output channel, biases int32.
+
+  The file reads and writes float32, as ONNX files do: ``image``, (batch, channels, height, width),
+  after preprocessing, and ``logits``, (batch, classes). Its first operator rounds the images to
+  codes.
+
+  Args:
+    quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`; its kernels do
+      not matter.
+    path: the file. It is written beside it and renamed, so it is whole, or as it was before.
+    metadata: JSON values kept in the file under ``jaxcompress`` in its ``metadata_props``, such as
+      class names and preprocessing; see :func:`~jaxcompress.export.read_metadata`.
+    batch: number of images; None: any.
+
+  Returns:
+    The path.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if a layer has no ONNX operator, a tensor has 16 bits, the metadata is no JSON, or
+      the path cannot be written.
+
+  Examples:
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from jaxcompress.export import verify
+    >>> from jaxcompress.nn import Node
+    >>> from jaxcompress.quantize import Grid
+    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
+    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+    >>> grid = Grid(np.float32(0.1), 0)
+    >>> quantized = QuantizedModel(
+    ...   Graph((pool,), (1, 2, 2, 3), "pool"), {"input": grid, "pool": grid}, {}
+    ... )
+    >>> path = onnx(quantized, tempfile.mkdtemp() + "/pool.onnx")
+    >>> verify(path, quantized, np.ones((4, 2, 2, 3), np.float32)).bit_equal
+    1.0
+
+  References:
+    `Quantize ONNX models
+    <https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html>`_.
+  """
+  require_edge("onnx")
+  from jaxcompress.export.tensors import IntegerNumbers
+
+  for tensor, grid in quantized.grids.items():
+    if grid.bits != 8:
+      raise ValueError(
+        f"quantized: tensor {tensor!r} has {grid.bits} bits, and onnxruntime has 8-bit operators"
+        " only; use activations of 8 bits, or export.tflite."
+      )
+  details = {
+    "kernels": "onnxruntime",
+    "input": describe_grid(quantized, INPUT),
+    "output": describe_grid(quantized, quantized.graph.output),
+  }
+  content = _content(quantized.graph, IntegerNumbers(quantized), details, metadata, batch)
+  return write_atomically(path, content)
+
+
+def onnx_float(
+  graph: Graph,
+  folded: Mapping[str, Folded],
+  path: str | os.PathLike,
+  *,
+  metadata: Mapping[str, Any] | None = None,
+  batch: int | None = None,
+) -> pathlib.Path:
+  """Writes the same network as a float32 ONNX file, with BatchNorm folded, for comparison.
+
+  Args:
+    graph: a traced graph; activations are fused here.
+    folded: of every node that has a kernel, from :func:`jaxcompress.nn.fold`.
+    path: as for :func:`onnx`.
+    metadata: as for :func:`onnx`.
+    batch: as for :func:`onnx`.
+
+  Returns:
+    The path.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: as for :func:`onnx`.
+
+  Examples:
+    >>> import tempfile
+    >>> import jax
+    >>> import numpy as np
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import fold
+    >>> summary = models.summarize(models.resnet8(num_classes=10))
+    >>> ones = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), summary.variables)
+    >>> folder = tempfile.mkdtemp()
+    >>> path = onnx_float(summary.graph, fold(summary.graph, ones), folder + "/resnet8.onnx")
+    >>> path.stat().st_size - 4 * summary.parameters < 8000
+    True
+  """
+  require_edge("onnx")
+  from jaxcompress.export.tensors import FloatNumbers
+
+  content = _content(fuse_activations(graph), FloatNumbers(folded), {}, metadata, batch)
+  return write_atomically(path, content)
+
+
+def _content(
+  graph: Graph, numbers: Any, details: Mapping[str, Any], metadata: Any, batch: int | None
+) -> bytes:
+  from jaxcompress.export.onnx_emit import OnnxEmitter, emit
+
+  if batch is not None and batch < 1:
+    raise ValueError(f"batch: {batch} must be at least 1, or None for any number of images.")
+  version = packages.version("jaxcompress")
+  entry = to_json({"version": version, "layout": LAYOUT, **details, **(metadata or {})})
+  emitter = OnnxEmitter(graph, numbers)
+  emit(emitter, INPUT_NAME, OUTPUT_NAME)
+  size = FREE if batch is None else batch
+
+  def nchw(tensor: str) -> tuple[int | str, ...]:
+    _, *sides, channels = graph.shape(tensor)
+    return size, channels, *sides
+
+  return emitter.file.to_bytes(
+    "jaxcompress",
+    {INPUT_NAME: nchw(INPUT)},
+    {OUTPUT_NAME: nchw(graph.output)},
+    producer=("jaxcompress", version),
+    metadata={ENTRY: entry.decode()},
+  )

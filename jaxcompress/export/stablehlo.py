@@ -1,0 +1,138 @@
+"""StableHLO files: one program for CPU, CUDA and TPU, for any number of images."""
+
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from jaxcompress import ops
+from jaxcompress.export.files import require_edge, write_atomically
+from jaxcompress.nn import INPUT, Endpoints
+from jaxcompress.quantize import QuantizedModel
+from jaxcompress.quantize.integer import evaluate
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+FREE = "batch"  # name of the number of images
+
+
+def stablehlo(quantized: QuantizedModel, path: str | os.PathLike) -> pathlib.Path:
+  """Writes the exact evaluation of a quantized model: integer images in, integer logits out.
+
+  The program holds integers in float32 and computes those of the runtime ``quantized.kernels``.
+  Convolutions are written as shifted products at the highest precision, which every backend
+  computes exactly; so it is for checking, not for speed.
+
+  Args:
+    quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`.
+    path: the file. It is written beside it and renamed, so it is whole, or as it was before.
+
+  Returns:
+    The path.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if the path cannot be written.
+
+  Examples:
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from jaxcompress.nn import Graph, Node
+    >>> from jaxcompress.quantize import Grid
+    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
+    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+    >>> grid = Grid(np.float32(0.1), 0)
+    >>> quantized = QuantizedModel(
+    ...   Graph((pool,), (1, 2, 2, 3), "pool"), {"input": grid, "pool": grid}, {}
+    ... )
+    >>> path = stablehlo(quantized, tempfile.mkdtemp() + "/pool.stablehlo")
+    >>> load_stablehlo(path)(np.full((5, 2, 2, 3), 7, np.int8))[0].tolist()
+    [7, 7, 7]
+  """
+  program = quantized.program
+
+  def run(codes: jax.Array) -> jax.Array:
+    x = codes.astype(jnp.float32) - program.zero_points[0]
+    tensors = evaluate(program.steps, program.arrays, x)
+    return (tensors[program.output] + program.zero_points[1]).astype(program.dtype)
+
+  return _write(run, path, quantized.graph.input_shape[1:], quantized.grids[INPUT].dtype)
+
+
+def stablehlo_float(
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  path: str | os.PathLike,
+  image_shape: tuple[int, int, int],
+) -> pathlib.Path:
+  """Writes a float model in evaluation: images after preprocessing in, logits out.
+
+  Args:
+    model: a linen module whose ``__call__(x, *, train)`` returns :class:`Endpoints` or logits.
+    variables: its variables; they become constants of the program.
+    path: as for :func:`stablehlo`.
+    image_shape: (height, width, channels).
+
+  Returns:
+    The path.
+
+  Raises:
+    MissingExtraError: as :func:`stablehlo`.
+    ValueError: as :func:`stablehlo`.
+
+  Examples:
+    >>> import tempfile
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
+    >>> path = stablehlo_float(model, variables, tempfile.mkdtemp() + "/a.stablehlo", (8, 8, 3))
+    >>> load_stablehlo(path)(jnp.ones((3, 8, 8, 3))).shape
+    (3, 10)
+  """
+
+  def run(images: jax.Array) -> jax.Array:
+    result = model.apply(variables, images, train=False)
+    return result.logits if isinstance(result, Endpoints) else result
+
+  return _write(run, path, image_shape, jnp.float32)
+
+
+def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
+  """The program of a file, to be called on images.
+
+  Args:
+    path: of a file that :func:`stablehlo` or :func:`stablehlo_float` wrote.
+
+  Returns:
+    A function of (batch, height, width, channels); ``jax.jit`` compiles it.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if there is no such file, or it is none of these.
+  """
+  require_edge("stablehlo")
+  try:
+    content = pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise ValueError(f"path: {path} cannot be read ({error.strerror}).") from error
+  try:
+    return export.deserialize(bytearray(content)).call
+  except Exception as error:  # what flatbuffers raises on other bytes has no common base
+    reason = " ".join(str(error).split())[:200].rstrip(".")
+    raise ValueError(f"path: {path} is no StableHLO file of jaxcompress ({reason}).") from error
+
+
+def _write(
+  run: Callable[[jax.Array], jax.Array], path: str | os.PathLike, shape: Any, dtype: Any
+) -> pathlib.Path:
+  require_edge("stablehlo")
+  (batch,) = export.symbolic_shape(FREE)
+  images = jax.ShapeDtypeStruct((batch, *shape), dtype)
+  with ops.formulations(**ops.XLA_ONLY._asdict()):
+    exported = export.export(jax.jit(run), platforms=PLATFORMS)(images)
+  return write_atomically(path, bytes(exported.serialize()))

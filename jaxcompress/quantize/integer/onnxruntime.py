@@ -1,0 +1,228 @@
+"""onnxruntime's arithmetic on x86 CPUs, value for value, on integers held as ``q - zero_point``.
+
+Its 8-bit kernels scale in float32, each in its own order and some with fused multiply-adds. Where
+a result depends on one or two codes only, it is a table made here in numpy; convolutions and linear
+layers round as XNNPACK's do. Found with single operators on random and on nearly tied scales.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.quantize.integer import xnnpack
+from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.integer.xnnpack import Factor
+
+CODES = 256
+FAR = 1e9  # beyond all codes; a clip there keeps compilers from fusing what it stands between
+
+
+class Sum(NamedTuple):
+  """An addition, as a table of both codes.
+
+  Attributes:
+    table: (65536,) int16, the output's ``q - z`` for ``256 * left + right``.
+    left: float32, the least ``q - z`` of the left input.
+    right: of the right input.
+  """
+
+  table: np.ndarray
+  left: np.float32
+  right: np.float32
+
+  def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    rows, columns = (x - self.left).astype(jnp.int32), (y - self.right).astype(jnp.int32)
+    return jnp.asarray(self.table)[rows * CODES + columns]
+
+
+class Product(NamedTuple):
+  """``round(float32(product) * multiplier + zero_point)``, relative to that zero point."""
+
+  multiplier: np.float32
+  zero_point: np.float32
+
+  def __call__(self, v: jax.Array) -> jax.Array:
+    scaled = jnp.clip(v.astype(jnp.float32) * self.multiplier, -FAR, FAR)
+    return jnp.round(scaled + self.zero_point) - self.zero_point
+
+
+class Mean(NamedTuple):
+  """A mean over height and width, which stay as axes of length one."""
+
+  factor: Factor
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.factor(jnp.sum(x.astype(jnp.int32), axis=(1, 2), keepdims=True))
+
+
+class Average(NamedTuple):
+  """An average of the cells that exist: real numbers are added up one by one, then a staircase.
+
+  What is made of a sum is two quotients, and compilers make products of them; so the least sum of
+  every code is known beforehand.
+
+  Attributes:
+    scale: float32, of both ends.
+    edges: (kinds of windows, 255) float32, the least sum of every code but the lowest.
+    kinds: (1, height, width, 1) int32, which of them each window is, by its number of cells.
+    lowest: float32, the lowest ``q - z``.
+  """
+
+  scale: np.float32
+  edges: np.ndarray
+  kinds: np.ndarray
+  lowest: np.float32
+
+  def __call__(self, cells: Sequence[jax.Array]) -> jax.Array:
+    total = jnp.zeros_like(cells[0])
+    for cell in cells:
+      total = total + jnp.clip(cell * self.scale, -FAR, FAR)
+    steps = jnp.zeros(total.shape, jnp.int32)
+    for kind, edges in enumerate(self.edges):
+      above = jnp.searchsorted(edges, total, side="right")
+      steps = jnp.where(self.kinds == kind, above, steps)
+    return steps + self.lowest
+
+
+def product(left: Grid, right: Grid, output: Grid) -> Product:
+  """``float32(float32(s_a * s_b) / s_y)``, rounded after the zero point was added.
+
+  Raises:
+    ValueError: if it is outside the range that all runtimes run.
+
+  Examples:
+    >>> one = Grid(np.float32(1), 0)
+    >>> product(one, one, Grid(np.float32(2), 5))(jnp.int32([1, 3])).tolist()
+    [1.0, 1.0]
+  """
+  multiplier = xnnpack.product(left, right, output).multiplier
+  return Product(multiplier, _zero_point(output))
+
+
+def addition(left: Grid, right: Grid, output: Grid) -> Sum:
+  """``a * q_a + (b * q_b + k)`` with ``k = z_y - (a * z_a + b * z_b)``, each product fused.
+
+  The factors are ``float32(s / s_y)``; codes and zero points are those of uint8.
+
+  Raises:
+    ValueError: if a ratio of scales is outside the range that all runtimes run.
+
+  Examples:
+    >>> one = Grid(np.float32(1), 0)
+    >>> addition(one, Grid(np.float32(0.5), 0), one)(jnp.float32([5]), jnp.float32([-5])).tolist()
+    [2]
+  """
+  xnnpack.addition(left, right, output)
+  a, b = np.float32([left.scale, right.scale]) / np.float32(output.scale)
+  codes = np.arange(CODES, dtype=np.float32)
+  zero_a, zero_b, zero = _zero_point(left), _zero_point(right), _zero_point(output)
+  rest = _fused(a, zero_a, b * zero_b)
+  inner = _fused(b, codes, zero - rest)
+  sums = _fused(a, codes[:, None], inner[None])
+  table = np.clip(np.rint(sums), 0, CODES - 1) - zero
+  return Sum(table.astype(np.int16).reshape(-1), np.float32(left.low), np.float32(right.low))
+
+
+def mean(source: Grid, output: Grid, count: int) -> Mean:
+  """``float32(s_x / float32(s_y * n))``: sums of ``q - z`` to output steps.
+
+  Raises:
+    ValueError: if the ratio of scales is outside the range that all runtimes run.
+  """
+  xnnpack.mean(source, output, count)
+  multiplier = np.float32(source.scale) / (np.float32(output.scale) * np.float32(count))
+  return Mean(Factor(multiplier))
+
+
+def average(grid: Grid, counts: np.ndarray) -> Average:
+  """``round(float32(float32(sum / n) / s) + zero_point)`` of a pool whose ends share a grid.
+
+  Args:
+    grid: of both ends.
+    counts: (1, height, width, 1), cells of every window.
+
+  Examples:
+    >>> rule = average(Grid(np.float32(0.1), 0), np.full((1, 1, 1, 1), 2))
+    >>> rule([jnp.full((1, 1, 1, 1), code, jnp.float32) for code in (5, 8)]).item()
+    6.0
+  """
+  scale, zero = np.float32(grid.scale), _zero_point(grid)
+  sizes, kinds = np.unique(counts, return_inverse=True)
+
+  steps = np.arange(1, CODES, dtype=np.float32)
+  reaches = lambda size, total: np.rint(total / size / scale + zero) >= steps  # noqa: E731
+  edges = [_least(partial(reaches, np.float32(size)), len(steps)) for size in sizes]
+  kinds = kinds.reshape(counts.shape).astype(np.int32)
+  return Average(scale, np.stack(edges), kinds, np.float32(grid.low))
+
+
+def _least(holds: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
+  """The least float32 numbers for which something holds that holds for all above, by bisection."""
+  low, high = np.full(count, -(2**31 - 2**24), np.int64), np.full(count, 2**31 - 2**24, np.int64)
+  while np.any(high - low > 1):
+    middle = (low + high) // 2
+    enough = holds(_float_of_rank(middle))
+    low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+  return _float_of_rank(high)
+
+
+def _float_of_rank(rank: np.ndarray) -> np.ndarray:
+  """Float32 numbers in their order: 0 is zero, 1 the least positive one, -1 its opposite."""
+  return np.sign(rank).astype(np.float32) * np.abs(rank).astype(np.int32).view(np.float32)
+
+
+def activation_table(act: str, source: Grid, output: Grid) -> np.ndarray:
+  """Outputs of an activation function on its own, computed in float32, for every code.
+
+  Args:
+    act: ``"relu"``, ``"relu6"``, ``"hard_sigmoid"`` or ``"hard_swish"``.
+    source: of the input.
+    output: of the output.
+
+  Returns:
+    (256,) float32, the output's ``q - z`` for the input's codes -128 to 127.
+
+  Raises:
+    ValueError: for another activation function.
+
+  Examples:
+    >>> grid = Grid(np.float32(0.05), 0)
+    >>> activation_table("hard_swish", grid, grid)[[0, 108, 128, 138, 255]].tolist()
+    [0.0, -7.0, 0.0, 6.0, 127.0]
+  """
+  x = np.arange(source.low, source.high + 1, dtype=np.float32) * np.float32(source.scale)
+  gate = np.clip(np.float32(1 / 6) * x + np.float32(0.5), np.float32(0), np.float32(1))
+  found = {
+    "relu": np.maximum(x, np.float32(0)),
+    "relu6": np.clip(x, np.float32(0), np.float32(6)),
+    "hard_sigmoid": gate,
+    "hard_swish": x * gate,
+  }
+  if act not in found:
+    raise ValueError(f"act: {act!r} has no integer arithmetic; use one of {', '.join(found)}.")
+  steps = np.rint(found[act] / np.float32(output.scale)) + np.float32(0)  # no negative zero
+  return np.clip(steps, output.low, output.high)
+
+
+def input_steps(values: np.ndarray, grid: Grid) -> np.ndarray:
+  """Float images in steps of their grid, not rounded yet: a quotient.
+
+  Examples:
+    >>> input_steps(np.float32([1.0]), Grid(np.float32(0.5), 0)).tolist()
+    [2.0]
+  """
+  return values / np.float32(grid.scale)
+
+
+def _zero_point(grid: Grid) -> np.float32:
+  """Of the uint8 codes: what ``-z`` is away from the lowest code."""
+  return np.float32(-grid.low)
+
+
+def _fused(a, b, c) -> np.ndarray:
+  """``a * b + c`` of float32 numbers, rounded once: float64 holds it exactly for codes ``b``."""
+  return np.float32(np.float64(a) * np.float64(b) + np.float64(c))

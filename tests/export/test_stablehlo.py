@@ -1,0 +1,66 @@
+"""StableHLO files are read back and compute the same, for any number of images."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from jax import export as jax_export
+
+from jaxcompress import export
+from jaxcompress.models.blocks import SqueezeExcite
+from jaxcompress.nn import Add, ConvNorm, Dense, GlobalAvgPool
+
+SHAPE = (6, 6, 4)
+
+
+class Net(nn.Module):
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = ConvNorm(8, kernel=3, act="relu", name="stem")(x, train=train)
+    y = ConvNorm(8, kernel=3, groups="depthwise", name="depthwise")(x, train=train)
+    x = Add(name="add")(x, SqueezeExcite(4, name="se")(y, train=train))
+    return Dense(5, name="classifier")(GlobalAvgPool(name="pool")(x))
+
+
+@pytest.fixture(scope="module")
+def quantized(networks):
+  return networks.random_quantized(Net(), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def path(quantized, tmp_path_factory):
+  return export.stablehlo(quantized, tmp_path_factory.mktemp("hlo") / "net.stablehlo")
+
+
+def test_a_float_model_computes_the_same(networks, tmp_path):
+  variables = networks.trained_like(Net(), SHAPE)
+  path = export.stablehlo_float(Net(), variables, tmp_path / "net.stablehlo", SHAPE)
+  images = np.random.default_rng(0).normal(size=(7, *SHAPE)).astype(np.float32)
+  expected = jax.jit(lambda v, x: Net().apply(v, x, train=False))(variables, images)
+  program = export.load_stablehlo(path)
+  for count in (7, 2):
+    np.testing.assert_allclose(program(images[:count]), expected[:count], rtol=1e-5, atol=1e-5)
+
+
+def test_integers_are_those_of_exact_evaluation(path, quantized, networks):
+  codes = quantized.quantize_input(networks.images_for(quantized, 9))
+  program = export.load_stablehlo(path)
+  np.testing.assert_array_equal(program(codes), quantized.run(codes))
+
+
+def test_one_file_is_for_all_platforms_and_any_number_of_images(path):
+  exported = jax_export.deserialize(bytearray(path.read_bytes()))
+  assert exported.platforms == ("cpu", "cuda", "tpu")
+  assert str(exported.in_avals[0].shape[0]) == "batch"
+  assert exported.in_avals[0].shape[1:] == SHAPE
+
+
+@pytest.mark.parametrize("content", [b"", b"something else entirely", None])
+def test_foreign_files_are_named_in_one_line(content, path, tmp_path):
+  foreign = tmp_path / "foreign.stablehlo"
+  foreign.write_bytes(path.read_bytes()[:500] if content is None else content)
+  with pytest.raises(ValueError, match=r"foreign\.stablehlo is no StableHLO file") as caught:
+    export.load_stablehlo(foreign)
+  assert "\n" not in str(caught.value)
+  with pytest.raises(ValueError, match=r"nowhere cannot be read"):
+    export.load_stablehlo(tmp_path / "nowhere")
