@@ -14,7 +14,7 @@ from jaxcompress import ops
 from jaxcompress.export.files import require_edge, write_atomically
 from jaxcompress.nn import INPUT, Endpoints
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer import evaluate
+from jaxcompress.quantize.integer import all_tensors
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FREE = "batch"  # name of the number of images
@@ -57,7 +57,7 @@ def stablehlo(quantized: QuantizedModel, path: str | os.PathLike) -> pathlib.Pat
 
   def run(codes: jax.Array) -> jax.Array:
     x = codes.astype(jnp.float32) - program.zero_points[0]
-    tensors = evaluate(program.steps, program.arrays, x)
+    tensors = all_tensors(program.steps, program.arrays, x)
     return (tensors[program.output] + program.zero_points[1]).astype(program.dtype)
 
   return _write(run, path, quantized.graph.input_shape[1:], quantized.grids[INPUT].dtype)

@@ -16,7 +16,8 @@ from jaxcompress.nn import INPUT
 from jaxcompress.quantize import integer
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.deploy import Codes, deploy, trained_codes
-from jaxcompress.quantize.integer import Program
+from jaxcompress.quantize.integer import Grid, Program
+from jaxcompress.quantize.integer.runtimes import find_kernels
 from jaxcompress.quantize.transform import QuantVariables, Sites
 
 PLAUSIBLE = 0.05  # a step that any layer can have
@@ -82,7 +83,8 @@ def exact_values(
   found = jax.pure_callback(on_host, described, codes, model_variables)
   constants = jax.tree.unflatten(structure, found)
   steps = integer.for_any_weights(program)
-  scaled = images.astype(jnp.float32) * (1.0 / constants.scales[INPUT])
+  input_steps = find_kernels(plan.kernels).input_steps
+  scaled = input_steps(images.astype(jnp.float32), Grid(constants.scales[INPUT], 0))
   x = jnp.round(jnp.clip(scaled, constants.low, constants.high))
   tensors = integer.all_tensors(steps, constants.arrays, x)
   return {name: tensors[name] * constants.scales[name] for name in sites.rounded}

@@ -215,7 +215,7 @@ def input_steps(values: np.ndarray, grid: Grid) -> np.ndarray:
     >>> input_steps(np.float32([1.0]), Grid(np.float32(0.5), 0)).tolist()
     [2.0]
   """
-  return values / np.float32(grid.scale)
+  return values / grid.scale
 
 
 def _zero_point(grid: Grid) -> np.float32:
