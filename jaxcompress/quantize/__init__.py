@@ -85,19 +85,21 @@ from jaxcompress.quantize.quantizers import (
 )
 from jaxcompress.quantize.ranges import Range
 from jaxcompress.quantize.rules import Rule, first_last_8bit, squeeze_excite_16bit
-from jaxcompress.quantize.sizes import bits_of, model_bytes, packed_bytes
-from jaxcompress.quantize.transform import (
-  ActivationPass,
+from jaxcompress.quantize.sites import (
   Assigned,
-  Exact,
-  QuantVariables,
   Sites,
   assign,
   find_sites,
+  tensor_bits,
+)
+from jaxcompress.quantize.sizes import bits_of, model_bytes, packed_bytes
+from jaxcompress.quantize.transform import (
+  ActivationPass,
+  Exact,
+  QuantVariables,
   init_quantizers,
   quantize_activations,
   quantize_kernels,
-  tensor_bits,
 )
 
 __all__ = [

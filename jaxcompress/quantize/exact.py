@@ -18,7 +18,8 @@ from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.deploy import Codes, deploy, trained_codes
 from jaxcompress.quantize.integer import Grid, Program
 from jaxcompress.quantize.integer.runtimes import find_kernels
-from jaxcompress.quantize.transform import QuantVariables, Sites
+from jaxcompress.quantize.sites import Sites
+from jaxcompress.quantize.transform import QuantVariables
 
 PLAUSIBLE = 0.05  # a step that any layer can have
 

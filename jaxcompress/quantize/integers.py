@@ -18,7 +18,7 @@ from jaxcompress.quantize.integer.convolve import largest_accumulator
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
 from jaxcompress.quantize.limits import MARGIN, RATIOS, fix_grids, least_step, widen_grids
 from jaxcompress.quantize.model import Move, QuantizedModel, bias_type
-from jaxcompress.quantize.transform import find_sites
+from jaxcompress.quantize.sites import find_sites
 
 NARROW_INT8 = levels(8, symmetric=True, narrow=True)
 LARGEST_BIAS = {8: 2**30, 16: 2**40}  # by bits of activations; leaves as much to the products

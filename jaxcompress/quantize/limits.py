@@ -17,7 +17,7 @@ from jaxcompress.nn import Graph, Node
 from jaxcompress.quantize.integer import GATES, Grid, fixed_grid, wide, xnnpack
 from jaxcompress.quantize.integer.swish import LARGEST_RATIO
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
-from jaxcompress.quantize.transform import SAME_GRID, find_sites
+from jaxcompress.quantize.sites import SAME_GRID, find_sites
 
 TINIEST = 2.0**-60  # products of scales stay normal float32 numbers
 GREATEST = 2.0**60

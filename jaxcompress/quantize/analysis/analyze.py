@@ -22,8 +22,8 @@ from jaxcompress.quantize.ptq.inputs import Batches, Preprocess, check_images, t
 from jaxcompress.quantize.ptq.observe import check_batch_size
 from jaxcompress.quantize.ptq.progress import meter
 from jaxcompress.quantize.rules import names_of
+from jaxcompress.quantize.sites import find_sites
 from jaxcompress.quantize.sizes import bits_of
-from jaxcompress.quantize.transform import find_sites
 
 KINDS = ("depthwise", "pointwise")
 

@@ -29,8 +29,8 @@ from jaxcompress.quantize.ptq.inputs import (
 from jaxcompress.quantize.ptq.observe import check_batch_size
 from jaxcompress.quantize.ptq.progress import meter
 from jaxcompress.quantize.ptq.weights import SCALES, rounded_weights
+from jaxcompress.quantize.sites import find_sites
 from jaxcompress.quantize.sizes import packed_bytes
-from jaxcompress.quantize.transform import find_sites
 
 MEASURES = ("kl", "loss")
 

@@ -8,7 +8,7 @@ from jaxcompress.quantize.grid import Levels, activation_levels, levels
 from jaxcompress.quantize.integer import HIGHEST, TYPES
 from jaxcompress.quantize.quantizers import Quantizer, absmax, minmax_range
 from jaxcompress.quantize.rules import Rule
-from jaxcompress.quantize.transform import Assigned, Sites, assign, tensor_bits
+from jaxcompress.quantize.sites import Assigned, Sites, assign, tensor_bits
 
 WIDTHS = {activation_levels(bits): bits for bits in TYPES}  # of an integer file
 WITHOUT_KERNEL = levels(8, symmetric=True, narrow=True)  # a normalization on its own: exact ones
@@ -35,7 +35,7 @@ def layer_levels(
 
   Examples:
     >>> from jaxcompress import models
-    >>> from jaxcompress.quantize.transform import find_sites
+    >>> from jaxcompress.quantize.sites import find_sites
     >>> sites = find_sites(models.summarize(models.resnet8(), 32).graph)
     >>> to, _ = layer_levels(sites, 8, rules=(Rule(match="stage2", weights=absmax(4)),))
     >>> to["stem"].high, to["stage2_block0/conv1"].high

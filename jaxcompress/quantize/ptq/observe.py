@@ -16,7 +16,7 @@ from jaxcompress.quantize.grid import activation_levels, affine
 from jaxcompress.quantize.integer import Grid
 from jaxcompress.quantize.ptq.histograms import BINS, Bounds, Calibrator, Seen, calibrator
 from jaxcompress.quantize.ptq.inputs import Batches, Preprocess, check_images, trace_on
-from jaxcompress.quantize.transform import Sites, find_sites
+from jaxcompress.quantize.sites import Sites, find_sites
 
 DECAY = 0.9  # of moving ranges: calibration sees few batches
 FIXED: dict[str, Bounds] = {"hard_sigmoid": (0.0, 1.0)}

@@ -27,7 +27,7 @@ from jaxcompress.quantize.ptq.observe import (
 )
 from jaxcompress.quantize.ptq.rounding import adaround
 from jaxcompress.quantize.ptq.weights import choose_scales, rounded_weights
-from jaxcompress.quantize.transform import Sites, find_sites
+from jaxcompress.quantize.sites import Sites, find_sites
 
 
 class Method(NamedTuple):

@@ -18,7 +18,7 @@ from jaxcompress.quantize.integers import round_kernel
 from jaxcompress.quantize.ptq.adaround import Samples, Settings, choose_codes
 from jaxcompress.quantize.ptq.inputs import Batches
 from jaxcompress.quantize.ptq.observe import rounding_visitor
-from jaxcompress.quantize.transform import Sites
+from jaxcompress.quantize.sites import Sites
 
 STORED_BYTES = 2**28  # of the maps that are alive at once
 SAMPLED_BYTES = 2**26  # of the patches of one layer

@@ -17,7 +17,7 @@ from jaxcompress.quantize import (
   uniform,
 )
 from jaxcompress.quantize.ptq.layer_levels import layer_levels
-from jaxcompress.quantize.transform import assign, find_sites
+from jaxcompress.quantize.sites import assign, find_sites
 
 BITS = (8, 4, 3, 2)
 

@@ -4,7 +4,7 @@ import pytest
 
 from jaxcompress import models, quantize
 from jaxcompress.quantize import Analysis, LayerAnalysis, suggest, suggested_rules
-from jaxcompress.quantize.transform import assign, find_sites
+from jaxcompress.quantize.sites import assign, find_sites
 
 
 def row(name, kl, weights_kl=None, bits=None, saturation=0.0):
