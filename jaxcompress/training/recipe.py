@@ -27,6 +27,11 @@ class Recipe:
       and losses have to train, as one tree with the branches ``student``, ``quantizer``, ``loss``.
     augment: ``(rng, batch) -> batch``, on the device inside the step, in training only.
     preprocess: maps images to what the networks read, after ``augment``; also in evaluation.
+    ema: decay of a moving average of the student's parameters and running statistics, such as
+      0.999, or None. The average is what ``eval_step``, ``predict`` and ``state.quantized()`` read.
+
+  Raises:
+    ValueError: if ``teachers`` is no tuple or ``ema`` is out of range.
 
   Examples:
     >>> from jaxcompress import models
@@ -42,9 +47,12 @@ class Recipe:
   quantize: Quantization | None = None
   augment: Callable[..., Any] | None = None
   preprocess: Callable[[Any], Any] | None = None
+  ema: float | None = None
 
   def __post_init__(self):
     if not isinstance(self.teachers, tuple):
       raise ValueError(
         f"teachers: {type(self.teachers).__name__} must be a tuple of modules; write (teacher,)."
       )
+    if self.ema is not None and not 0 <= self.ema < 1:
+      raise ValueError(f"ema: {self.ema!r} must be in [0, 1), or None for no average.")

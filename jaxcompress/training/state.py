@@ -18,6 +18,7 @@ from jaxcompress.quantize import (
   init_quantizers,
   trained_codes,
 )
+from jaxcompress.training.labels import split_labels
 from jaxcompress.training.recipe import Recipe
 
 
@@ -30,6 +31,7 @@ class CompressState:
     image_shape: (height, width, channels) of the images that the student reads; static.
     params: the student's parameters.
     batch_stats: the student's running statistics.
+    ema: moving average of both, as ``variables``; ``()`` where the recipe asks for none.
     quantizer: the quantizers' variables.
     loss_params: what the loss trains, such as embeddings.
     loss_state: what the loss carries along, such as memory banks.
@@ -44,6 +46,7 @@ class CompressState:
   image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
   params: Any
   batch_stats: Any
+  ema: Any
   quantizer: QuantVariables
   loss_params: Any
   loss_state: Any
@@ -55,8 +58,19 @@ class CompressState:
 
   @property
   def variables(self) -> dict[str, Any]:
-    """The student's variables, for ``student.apply``."""
+    """The student's variables after the last update, for ``student.apply``."""
     return {"params": self.params, "batch_stats": self.batch_stats}
+
+  @property
+  def averaged(self) -> "CompressState":
+    """The state with the student's moving average in place of its latest variables.
+
+    What is evaluated and deployed; the quantizers' variables are the latest ones. Without an
+    average it is the state itself.
+    """
+    if self.recipe.ema is None:
+      return self
+    return self.replace(params=self.ema["params"], batch_stats=self.ema["batch_stats"])
 
   @property
   def trained(self) -> dict[str, Any]:
@@ -73,7 +87,7 @@ class CompressState:
     return student_graph(self.recipe, self.variables, self.image_shape)
 
   def quantized(self) -> QuantizedModel:
-    """The integers, scales and ranges that a device runs.
+    """The integers, scales and ranges that a device runs, of the moving average if there is one.
 
     Returns:
       A :class:`~jaxcompress.quantize.QuantizedModel`; called on images it evaluates exactly what
@@ -93,8 +107,9 @@ class CompressState:
         " activation ranges; take at least one quantized step."
       )
     sites = find_sites(self.graph())
-    codes = trained_codes(plan, sites, self.quantizer, self.params)
-    codes, variables = jax.device_get((codes, self.variables))
+    student = self.averaged
+    codes = trained_codes(plan, sites, self.quantizer, student.params)
+    codes, variables = jax.device_get((codes, student.variables))
     return deploy(plan, sites, codes, variables, preprocess=self.recipe.preprocess)
 
 
@@ -140,8 +155,8 @@ def init_state(
   Args:
     recipe: what is trained.
     rng: a key from ``jax.random.key``.
-    batch: ``{"image": (batch, height, width, channels), "label": (batch,) int32, "index":
-      (batch,) int32}``; any batch of the right shapes.
+    batch: ``{"image": (batch, height, width, channels), "label": (batch,) int32 or (batch, classes)
+      float, "index": (batch,) int32}``; any batch of the right shapes.
     teacher_variables: variables of each of the recipe's teachers, in order.
     student_variables: where the student starts; by default freshly initialised.
 
@@ -172,7 +187,7 @@ def init_state(
   def build(rng, batch, teacher_variables, variables):
     loss_key, run_key = jax.random.split(rng)
     images = to_network_input(recipe, batch["image"])
-    batch = {**batch, "image": images}
+    batch = {**split_labels(batch), "image": images}
     with ops.formulations(**ops.XLA_ONLY._asdict()):  # losses read shapes, rarely values
       student = as_endpoints(recipe.student.apply(variables, images, train=False))
       teachers = tuple(
@@ -202,6 +217,9 @@ def init_state(
     image_shape=tuple(shape),
     params=variables["params"],
     batch_stats=variables.get("batch_stats", {}),
+    ema=()
+    if recipe.ema is None
+    else _copy({"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}),
     quantizer=quantizer,
     loss_params=loss_params,
     loss_state=loss_state,
