@@ -4,15 +4,19 @@ from jaxcompress.nn import init_variables
 from jaxcompress.training.checkpoint import Checkpoints, load_variables, save_variables
 from jaxcompress.training.loop import evaluate, fit
 from jaxcompress.training.norm import reestimate_norm
-from jaxcompress.training.optimizers import kernels_only, sgd, warmup_cosine
+from jaxcompress.training.optimizers import dense_kernels_only, kernels_only, sgd
+from jaxcompress.training.protocols import PROTOCOLS, Protocol, step_decay, warmup_cosine
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.state import CompressState, init_state
 from jaxcompress.training.step import distill_step, eval_step, predict, train_step
 
 __all__ = [
+  "PROTOCOLS",
   "Checkpoints",
   "CompressState",
+  "Protocol",
   "Recipe",
+  "dense_kernels_only",
   "distill_step",
   "eval_step",
   "evaluate",
@@ -25,6 +29,7 @@ __all__ = [
   "reestimate_norm",
   "save_variables",
   "sgd",
+  "step_decay",
   "train_step",
   "warmup_cosine",
 ]
