@@ -1,6 +1,14 @@
 """Images to train on: built-in sets, folders, tensorflow-datasets; order, augmentation, scaling."""
 
-from jaxcompress.data.augment import Augment
+from jaxcompress.data.augment import (
+  Augment,
+  ColorJitter,
+  Mix,
+  RandAugment,
+  RandomErasing,
+  RandomResizedCrop,
+  chain,
+)
 from jaxcompress.data.dataset import Dataset, Split
 from jaxcompress.data.load import load
 from jaxcompress.data.order import batch_at, batch_indices, eval_batches
@@ -8,11 +16,17 @@ from jaxcompress.data.preprocess import Preprocess
 
 __all__ = [
   "Augment",
+  "ColorJitter",
   "Dataset",
+  "Mix",
   "Preprocess",
+  "RandAugment",
+  "RandomErasing",
+  "RandomResizedCrop",
   "Split",
   "batch_at",
   "batch_indices",
+  "chain",
   "eval_batches",
   "load",
 ]
