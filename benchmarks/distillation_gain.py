@@ -46,10 +46,7 @@ class Bench:
     if teacher is not None:
       parts = {
         "teachers": (teacher,),
-        "loss": distill.chain(
-          distill.scale(1 - phases.KD_WEIGHT, distill.cross_entropy()),
-          distill.scale(phases.KD_WEIGHT, distill.kd(phases.TEMPERATURE)),
-        ),
+        "loss": distill.parse("kd").loss,
       }
     recipe = training.Recipe(
       student=model,

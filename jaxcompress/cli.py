@@ -38,6 +38,12 @@ def compress(
   teacher_checkpoint: Annotated[
     str | None, typer.Option(help="A trained teacher: OUT/teacher of an earlier run.")
   ] = None,
+  distill: Annotated[
+    str | None,
+    typer.Option(
+      help="Losses and weights, such as kd:0.9,crd:0.8; `jaxcompress info distill` lists them [kd]."
+    ),
+  ] = None,
   bits: Annotated[int | None, typer.Option(help="Bits of the weights, 2 to 8 [8].")] = None,
   epochs: Annotated[
     float | None,
@@ -75,6 +81,7 @@ def compress(
     "teacher": teacher,
     "teacher_width": teacher_width,
     "teacher_checkpoint": teacher_checkpoint and str(pathlib.Path(teacher_checkpoint).absolute()),
+    "distill": distill,
     "bits": bits,
     "epochs": epochs,
     "batch_size": batch_size,
@@ -99,7 +106,9 @@ def compress(
 def info(
   model: Annotated[
     str | None,
-    typer.Argument(help="Name of a model, such as mobilenet_v2; all of them if left out."),
+    typer.Argument(
+      help="Name of a model, such as mobilenet_v2; all of them if left out. `distill`: the losses."
+    ),
   ] = None,
   width: Annotated[
     float | None, typer.Option(help="Width multiplier; without a model, of those that have one.")
@@ -111,10 +120,14 @@ def info(
     int | None, typer.Option(help="Side of the images in pixels [what the model is made for].")
   ] = None,
 ) -> None:
-  """Show the sizes of all models, or one model layer by layer."""
+  """Show the sizes of all models, one model layer by layer, or the distillation losses."""
   from rich.console import Console
 
-  from jaxcompress import models, report
+  from jaxcompress import distill, models, report
+
+  if model == "distill":
+    Console().print(report.method_table(distill.METHODS))
+    return
 
   if image_size is not None and image_size < 1:
     raise ValueError(f"image_size: {image_size} must be at least 1.")

@@ -1,23 +1,78 @@
 """Distillation losses: what a student is taught by labels, teachers, or both."""
 
+from jaxcompress.distill.attention import attention, nst
+from jaxcompress.distill.balance import MagnitudeState, by_magnitude, by_uncertainty
 from jaxcompress.distill.base import LossTransform, keep_where, stateful, stateless
+from jaxcompress.distill.boundaries import ab, ofd, ofd_margin
 from jaxcompress.distill.combine import ScaleState, chain, for_teacher, named_chain, scale
 from jaxcompress.distill.contrastive import CRDParams, CRDState, crd
-from jaxcompress.distill.logits import cross_entropy, kd
+from jaxcompress.distill.decoupled import dkd, nkd
+from jaxcompress.distill.factors import factor, paraphrase
+from jaxcompress.distill.flow import fsp, kdsvd
+from jaxcompress.distill.foreign import Adapter, adapter
+from jaxcompress.distill.heads import cat_kd, project, simkd
+from jaxcompress.distill.hints import fitnet, vid
+from jaxcompress.distill.in_batch import in_batch_infonce
+from jaxcompress.distill.logit_relations import dist, mlkd, srd
+from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
+from jaxcompress.distill.relations import correlation, pkt, rkd, similarity
+from jaxcompress.distill.reviews import hcl, review
+from jaxcompress.distill.teachers import for_teachers, patient, teacher_head
+from jaxcompress.distill.zoo import METHODS, Method, Parsed, parse
 
 __all__ = [
+  "METHODS",
+  "Adapter",
   "CRDParams",
   "CRDState",
   "LossTransform",
+  "MagnitudeState",
+  "Method",
+  "Parsed",
   "ScaleState",
+  "ab",
+  "adapter",
+  "attention",
+  "by_magnitude",
+  "by_uncertainty",
+  "cat_kd",
   "chain",
+  "correlation",
   "crd",
   "cross_entropy",
+  "ctkd",
+  "dist",
+  "dkd",
+  "factor",
+  "fitnet",
   "for_teacher",
+  "for_teachers",
+  "fsp",
+  "hcl",
+  "in_batch_infonce",
   "kd",
+  "kdsvd",
   "keep_where",
+  "lskd",
+  "mlkd",
   "named_chain",
+  "nkd",
+  "nst",
+  "ofd",
+  "ofd_margin",
+  "paraphrase",
+  "parse",
+  "patient",
+  "pkt",
+  "project",
+  "review",
+  "rkd",
   "scale",
+  "similarity",
+  "simkd",
+  "srd",
   "stateful",
   "stateless",
+  "teacher_head",
+  "vid",
 ]

@@ -29,7 +29,8 @@ class LossTransform(NamedTuple):
     update: ``(params, state, student, teachers, batch, **extras) -> (loss, state, metrics)``. The
       loss is a float32 scalar, averaged over the batch and computed in float32 whatever the
       dtype of the inputs; no gradient reaches the teachers. ``metrics`` maps names to unweighted
-      float32 scalars. Extras are ``step`` (int32 scalar) and ``rng`` (a key); others are ignored.
+      float32 scalars. Extras are ``step`` (int32 scalar), ``rng`` (a key), ``student_params`` and
+      ``teacher_params`` (the networks' parameters, of the teachers as a tuple); others are ignored.
 
   ``student`` and each of ``teachers`` are :class:`~jaxcompress.nn.Endpoints`; the batch is a dict
   with ``label`` (batch,) int32 or soft ``target`` (batch, classes), and ``index`` (batch,) int32,
@@ -141,9 +142,9 @@ def keep_where(keep: jax.Array, new: Any, old: Any) -> Any:
     return hasattr(tree, "keep_where")
 
   def pick(a, b):
-    if knows_better(a):
-      return a.keep_where(keep, b)
-    return a if a is b else jnp.where(keep, a, b)
+    if a is b:
+      return a
+    return a.keep_where(keep, b) if knows_better(a) else jnp.where(keep, a, b)
 
   return jax.tree.map(pick, new, old, is_leaf=knows_better)
 

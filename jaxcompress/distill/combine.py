@@ -65,7 +65,7 @@ def chain(*transforms: LossTransform) -> LossTransform:
     total, states, metrics = jnp.zeros((), jnp.float32), [], {}
     for i, transform in enumerate(transforms):
       loss, new, terms = transform.update(
-        params[i], state[i], student, teachers, batch, **_fold(extras, i)
+        params[i], state[i], student, teachers, batch, **fold(extras, i)
       )
       total += loss
       states.append(new)
@@ -80,7 +80,8 @@ def named_chain(*pairs: tuple[str, LossTransform], **transforms: LossTransform) 
   """The sum of losses by name.
 
   Like :func:`chain`, but parameters and states are dicts, and every metric is prefixed with the
-  name of its term: ``teacher/kd``.
+  name of its term: ``teacher/kd``. The extra ``only`` of ``update``, a tuple of names, computes
+  some terms alone, and returns their states alone.
 
   Args:
     *pairs: ``(name, transform)``, for names that are no identifiers.
@@ -113,22 +114,22 @@ def named_chain(*pairs: tuple[str, LossTransform], **transforms: LossTransform) 
   if not terms:
     raise ValueError("transforms: there are none; named_chain needs at least one loss.")
   names = tuple(terms)
-  chained = chain(*(_prefixed(name, terms[name]) for name in names))
+  chained = chain(*terms.values())
 
   def init(rng, student, teachers, batch):
     params, state = chained.init(rng, student, teachers, batch)
     return dict(zip(names, params, strict=True)), dict(zip(names, state, strict=True))
 
-  def update(params, state, student, teachers, batch, **extras):
-    loss, state, metrics = chained.update(
-      [params[name] for name in names],
-      [state[name] for name in names],
-      student,
-      teachers,
-      batch,
-      **extras,
-    )
-    return loss, dict(zip(names, state, strict=True)), metrics
+  def update(params, state, student, teachers, batch, *, only=None, **extras):
+    total, states, metrics = jnp.zeros((), jnp.float32), {}, {}
+    for i, (name, transform) in enumerate(terms.items()):
+      if only is None or name in only:
+        loss, states[name], found = transform.update(
+          params[name], state[name], student, teachers, batch, **fold(extras, i)
+        )
+        total += loss
+        metrics |= {f"{name}/{key}": value for key, value in found.items()}
+    return total, states, metrics
 
   return LossTransform(init, update)
 
@@ -208,23 +209,20 @@ def for_teacher(i: int, transform: LossTransform) -> LossTransform:
     return transform.init(rng, student, chosen(teachers), batch)
 
   def update(params, state, student, teachers, batch, **extras):
+    if extras.get("teacher_params") is not None:
+      extras = {**extras, "teacher_params": chosen(extras["teacher_params"])}
     return transform.update(params, state, student, chosen(teachers), batch, **extras)
 
   return LossTransform(init, update)
 
 
-def _prefixed(name: str, transform: LossTransform) -> LossTransform:
-  """A loss whose metrics carry a name in front."""
+def fold(extras: Mapping[str, Any], i: int) -> Mapping[str, Any]:
+  """The extras with a key of their own for term ``i``.
 
-  def update(*args, **extras):
-    loss, state, metrics = transform.update(*args, **extras)
-    return loss, state, {f"{name}/{key}": value for key, value in metrics.items()}
-
-  return LossTransform(transform.init, update)
-
-
-def _fold(extras: Mapping[str, Any], i: int) -> Mapping[str, Any]:
-  """The extras with a key of their own for term ``i``."""
+  Examples:
+    >>> fold({"step": 1}, 0)
+    {'step': 1}
+  """
   if extras.get("rng") is None:
     return extras
   return {**extras, "rng": jax.random.fold_in(extras["rng"], i)}

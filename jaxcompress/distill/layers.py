@@ -1,11 +1,27 @@
 """What losses train and compute on top of features."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 Linear = dict[str, jax.Array]
+Layer = dict[str, jax.Array]
+EXACT = jax.lax.Precision.HIGHEST
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+class Statistics(NamedTuple):
+  """Running statistics of a batch normalization.
+
+  Attributes:
+    mean: (channels,) float32.
+    variance: (channels,) float32, unbiased as PyTorch's.
+  """
+
+  mean: jax.Array
+  variance: jax.Array
 
 
 def init_linear(rng: jax.Array, inputs: int, outputs: int) -> Linear:
@@ -31,13 +47,155 @@ def linear(layer: Linear, x: jax.Array) -> jax.Array:
     >>> linear({"kernel": jnp.eye(2), "bias": jnp.ones(2)}, jnp.zeros((1, 2))).tolist()
     [[1.0, 1.0]]
   """
-  x = x.reshape(x.shape[0], -1)
-  y = jnp.dot(x, layer["kernel"], precision=jax.lax.Precision.HIGHEST)
+  y = jnp.dot(flat(x), layer["kernel"], precision=EXACT)
   return y + layer["bias"].reshape(1, -1)
 
 
-def unit(x: jax.Array) -> jax.Array:
-  """Vectors on the last axis divided by their length, without an epsilon.
+def init_kernel(rng: jax.Array, size: tuple[int, int], inputs: int, outputs: int) -> jax.Array:
+  """A convolution's kernel, initialised as PyTorch's: U(-1, 1) / sqrt(fan-in).
+
+  Returns:
+    (height, width, inputs, outputs) float32.
+
+  Examples:
+    >>> init_kernel(jax.random.key(0), (3, 3), 4, 8).shape
+    (3, 3, 4, 8)
+  """
+  bound = 1 / math.sqrt(size[0] * size[1] * inputs)
+  return jax.random.uniform(rng, (*size, inputs, outputs), jnp.float32, -bound, bound)
+
+
+def init_conv(rng: jax.Array, size: tuple[int, int], inputs: int, outputs: int) -> Layer:
+  """A convolution with a bias, which starts within the kernel's bounds.
+
+  Examples:
+    >>> init_conv(jax.random.key(0), (3, 3), 4, 8)["bias"].shape
+    (8,)
+  """
+  kernel_key, bias_key = jax.random.split(rng)
+  kernel = init_kernel(kernel_key, size, inputs, outputs)
+  return {"kernel": kernel, "bias": init_kernel(bias_key, size, inputs, outputs)[0, 0, 0]}
+
+
+def init_conv_norm(
+  rng: jax.Array, size: tuple[int, int], inputs: int, outputs: int
+) -> tuple[Layer, Statistics]:
+  """A convolution and its batch normalization; a bias between them would have no effect.
+
+  Returns:
+    ``({"kernel", "scale", "bias"}, statistics)``.
+
+  Examples:
+    >>> layer, statistics = init_conv_norm(jax.random.key(0), (1, 1), 4, 8)
+    >>> sorted(layer), statistics.mean.shape
+    (['bias', 'kernel', 'scale'], (8,))
+  """
+  ones, zeros = jnp.ones(outputs, jnp.float32), jnp.zeros(outputs, jnp.float32)
+  kernel = init_kernel(rng, size, inputs, outputs)
+  return {"kernel": kernel, "scale": ones, "bias": zeros}, Statistics(zeros, ones)
+
+
+def convolve(
+  x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int = 0, dilate_input: int = 1
+) -> jax.Array:
+  """A convolution in full float32 precision on every backend.
+
+  Args:
+    x: (batch, height, width, inputs).
+    kernel: (height, width, inputs, outputs).
+    stride: between windows.
+    padding: zeros on each side.
+    dilate_input: distance between the input's pixels; 2 doubles a map, as a transposed
+      convolution of stride 2 does.
+
+  Examples:
+    >>> convolve(jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 1, 1))).ravel().tolist()
+    [4.0, 4.0, 4.0, 4.0]
+  """
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    [(padding, padding)] * 2,
+    lhs_dilation=(dilate_input, dilate_input),
+    dimension_numbers=DIMENSIONS,
+    precision=EXACT,
+  )
+
+
+def conv(layer: Layer, x: jax.Array, **options: int) -> jax.Array:
+  """A convolution, and its bias if it has one; options of :func:`convolve`.
+
+  Examples:
+    >>> layer = {"kernel": jnp.ones((1, 1, 1, 1)), "bias": jnp.ones(1)}
+    >>> conv(layer, jnp.ones((1, 1, 1, 1))).item()
+    2.0
+  """
+  y = convolve(x, layer["kernel"], **options)
+  return y + per_channel(layer["bias"]) if "bias" in layer else y
+
+
+def conv_norm(
+  layer: Layer, statistics: Statistics, x: jax.Array, **options: int
+) -> tuple[jax.Array, Statistics]:
+  """A convolution, normalised by the batch; options of :func:`convolve`."""
+  y, statistics = batch_norm(statistics, convolve(x, layer["kernel"], **options))
+  return y * per_channel(layer["scale"]) + per_channel(layer["bias"]), statistics
+
+
+def batch_norm(
+  statistics: Statistics, x: jax.Array, *, epsilon: float = 1e-5, momentum: float = 0.9
+) -> tuple[jax.Array, Statistics]:
+  """Normalises over all axes but the last, by the batch; no scale and bias.
+
+  Args:
+    statistics: running averages.
+    x: (..., channels).
+    epsilon: added to the variance.
+    momentum: share of the old averages that is kept (PyTorch's 0.1 is 0.9 here).
+
+  Returns:
+    ``(y, statistics)``.
+
+  Examples:
+    >>> start = Statistics(jnp.zeros(1), jnp.ones(1))
+    >>> y, statistics = batch_norm(start, jnp.array([[1.0], [3.0]]))
+    >>> y.round(3).ravel().tolist(), round(statistics.variance.item(), 4)
+    ([-1.0, 1.0], 1.1)
+  """
+  axes = tuple(range(x.ndim - 1))
+  mean = jnp.mean(x, axes, keepdims=True)
+  centred = x - mean
+  variance = jnp.mean(jnp.square(centred), axes, keepdims=True)
+  count = x.size // x.shape[-1]
+  unbiased = variance.reshape(-1) * (count / max(count - 1, 1))
+  now = jax.lax.stop_gradient(Statistics(mean.reshape(-1), unbiased))
+  statistics = jax.tree.map(lambda a, b: momentum * a + (1 - momentum) * b, statistics, now)
+  return centred * jax.lax.rsqrt(variance + epsilon), statistics
+
+
+def per_channel(vector: jax.Array) -> jax.Array:
+  """A vector of one number per channel in the rank of a map.
+
+  Examples:
+    >>> per_channel(jnp.ones(3)).shape
+    (1, 1, 1, 3)
+  """
+  return vector.reshape(1, 1, 1, -1)
+
+
+def flat(x: jax.Array) -> jax.Array:
+  """(batch, ...) as (batch, numbers).
+
+  Examples:
+    >>> flat(jnp.ones((2, 3, 4))).shape
+    (2, 12)
+  """
+  return x.reshape(x.shape[0], -1)
+
+
+def unit(x: jax.Array, *, axis: int = -1, epsilon: float = 0.0) -> jax.Array:
+  """Vectors divided by their length, ``x / max(|x|, epsilon)``.
 
   The zero vector stays zero and has zero gradient.
 
@@ -47,6 +205,29 @@ def unit(x: jax.Array) -> jax.Array:
     >>> jax.grad(lambda x: unit(x).sum())(jnp.zeros(2)).tolist()
     [0.0, 0.0]
   """
+  square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+  long = square > epsilon * epsilon
+  length = jnp.where(long, jnp.sqrt(jnp.where(long, square, 1.0)), epsilon or 1.0)
+  return jnp.where(square == 0, 0.0, x / length)
+
+
+def norm(x: jax.Array) -> jax.Array:
+  """Lengths of the vectors on the last axis, kept as an axis; the gradient of zero's is zero.
+
+  Examples:
+    >>> norm(jnp.array([3.0, 4.0])).tolist(), jax.grad(lambda x: norm(x)[0])(jnp.zeros(2)).tolist()
+    ([5.0], [0.0, 0.0])
+  """
   square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
   zero = square == 0
-  return jnp.where(zero, 0.0, x / jnp.sqrt(jnp.where(zero, 1.0, square)))
+  return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, square)))
+
+
+def mean_square(x: jax.Array) -> jax.Array:
+  """``mean(x**2)`` over everything.
+
+  Examples:
+    >>> mean_square(jnp.array([1.0, 3.0])).item()
+    5.0
+  """
+  return jnp.mean(jnp.square(x))

@@ -1,5 +1,6 @@
-"""Losses that read logits."""
+"""Cross-entropy, and the divergence of softened logits with its variants."""
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxcompress.distill import schedules
 from jaxcompress.distill.base import LossTransform, first_teacher, stateful, stateless
+from jaxcompress.distill.layers import norm
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> LossTransform:
@@ -86,18 +88,142 @@ def kd(temperature: schedules.ScalarOrSchedule = 4.0) -> LossTransform:
 
   def init(rng, student, teachers, batch):
     del rng, batch
-    _check_same_shape(student.logits, first_teacher(teachers, "kd").logits)
+    check_logits(student.logits, first_teacher(teachers, "kd").logits)
     return (), schedules.start(temperature)
 
   def compute(params, count, student, teachers, batch, extras):
     del params, batch, extras
     softening, count = schedules.read(temperature, count)
-    log_t = jax.nn.log_softmax(first_teacher(teachers, "kd").logits / softening)
-    log_s = jax.nn.log_softmax(student.logits / softening)
-    divergence = _expectation(jnp.exp(log_t), log_t - log_s)
-    return jnp.square(softening) * jnp.mean(divergence), count
+    teacher = first_teacher(teachers, "kd").logits
+    return softened_kl(student.logits, teacher, softening), count
 
   return stateful("kd", init, compute)
+
+
+def lskd(temperature: schedules.ScalarOrSchedule = 2.0) -> LossTransform:
+  """Logit standardisation: distillation of logits brought to mean 0 and deviation 1.
+
+  ``T**2 * KL(softmax(z(t) / T) || softmax(z(s) / T))``, averaged over the batch, with
+  ``z(x) = (x - mean(x)) / (std(x) + 1e-7)`` over each example's classes; ``std`` is unbiased. The
+  student need not reach the teacher's range of logits, only their relations.
+
+  Args:
+    temperature: softening ``T > 0`` of the standardised logits, or a schedule of the step.
+
+  Returns:
+    A :class:`LossTransform` without parameters; metric ``lskd``. It reads ``logits`` of shape
+    (batch, classes). The authors weigh it with 9, and cross-entropy with 0.1.
+
+  Raises:
+    ValueError: if ``temperature`` is not positive; on ``init``, if there is no teacher or its
+      classes differ from the student's.
+
+  Examples:
+    >>> from jaxcompress.nn import Endpoints
+    >>> student = Endpoints(logits=jnp.array([[1.0, 2.0, 4.0]]))
+    >>> teacher = Endpoints(logits=10 * student.logits + 3)
+    >>> loss, _, _ = lskd().update((), (), student, (teacher,), {})
+    >>> abs(round(float(loss), 4))
+    0.0
+
+  References:
+    Sun et al., `Logit Standardization in Knowledge Distillation
+    <https://arxiv.org/abs/2403.01427>`_, 2024, section 4.2, algorithm 1.
+  """
+  schedules.check_number("temperature", temperature, positive=True)
+
+  def init(rng, student, teachers, batch):
+    del rng, batch
+    check_logits(student.logits, first_teacher(teachers, "lskd").logits)
+    return (), schedules.start(temperature)
+
+  def compute(params, count, student, teachers, batch, extras):
+    del params, batch, extras
+    softening, count = schedules.read(temperature, count)
+    teacher = standardised(first_teacher(teachers, "lskd").logits)
+    return softened_kl(standardised(student.logits), teacher, softening), count
+
+  return stateful("lskd", init, compute)
+
+
+def ctkd(
+  steps: int = 1000, *, lowest: float = 1.0, span: float = 20.0, strength: float = 1.0
+) -> LossTransform:
+  """Curriculum temperature: distillation at a temperature that learns to make it harder.
+
+  ``T**2 * KL(softmax(t / T) || softmax(s / T))``, averaged over the batch, at
+  ``T = lowest + span * sigmoid(r)``. The student minimises it and ``r`` maximises it: the gradient
+  of ``r`` is reversed and multiplied with ``strength * (1 - cos(pi i / steps)) / 2`` in step
+  ``i = 1, 2, ...``, which stays at ``strength`` from ``i = steps`` on.
+
+  Args:
+    steps: until the reversed gradient has its full strength; the authors take ten epochs.
+    lowest: smallest temperature.
+    span: largest minus smallest temperature.
+    strength: of the reversed gradient.
+
+  Returns:
+    A :class:`LossTransform` with the parameter ``{"temperature": ()}`` (``r``, starts at 1), and a
+    step count; metric ``ctkd``. It reads ``logits`` of shape (batch, classes).
+
+  Raises:
+    ValueError: if a number is not positive; on ``init``, if there is no teacher or its classes
+      differ from the student's.
+
+  Examples:
+    >>> from jaxcompress.nn import Endpoints
+    >>> same = Endpoints(logits=jnp.array([[1.0, 2.0, 3.0]]))
+    >>> params, state = ctkd().init(jax.random.key(0), same, (same,), {})
+    >>> float(ctkd().update(params, state, same, (same,), {})[0])
+    0.0
+
+  References:
+    Li et al., `Curriculum Temperature for Knowledge Distillation
+    <https://arxiv.org/abs/2211.16231>`_, 2023, section 3; the temperature is their global one.
+  """
+  for argument, value in (("steps", steps), ("lowest", lowest), ("span", span)):
+    schedules.check_number(argument, value, positive=True)
+
+  def init(rng, student, teachers, batch):
+    del rng, batch
+    check_logits(student.logits, first_teacher(teachers, "ctkd").logits)
+    return {"temperature": jnp.ones((), jnp.float32)}, jnp.zeros((), jnp.int32)
+
+  def compute(params, count, student, teachers, batch, extras):
+    del batch, extras
+    count = count + 1
+    progress = jnp.minimum(count.astype(jnp.float32) / steps, 1.0)
+    reversal = -strength * (1 - jnp.cos(jnp.pi * progress)) / 2
+    raw = params["temperature"]
+    raw = jax.lax.stop_gradient(raw * (1 - reversal)) + raw * reversal
+    softening = lowest + span * jax.nn.sigmoid(raw)
+    teacher = first_teacher(teachers, "ctkd").logits
+    return softened_kl(student.logits, teacher, softening), count
+
+  return stateful("ctkd", init, compute)
+
+
+def softened_kl(student: jax.Array, teacher: jax.Array, temperature: jax.Array) -> jax.Array:
+  """``T**2 * KL(softmax(t / T) || softmax(s / T))``, averaged over the batch.
+
+  Examples:
+    >>> softened_kl(jnp.zeros((2, 3)), jnp.zeros((2, 3)), 4.0).item()
+    0.0
+  """
+  log_t = jax.nn.log_softmax(teacher / temperature)
+  log_s = jax.nn.log_softmax(student / temperature)
+  return jnp.square(temperature) * jnp.mean(_expectation(jnp.exp(log_t), log_t - log_s))
+
+
+def standardised(logits: jax.Array) -> jax.Array:
+  """Mean 0 and (unbiased) deviation 1 over each row; equal logits give zeros without gradient.
+
+  Examples:
+    >>> standardised(jnp.array([[1.0, 2.0, 3.0]])).round(3).tolist()
+    [[-1.0, 0.0, 1.0]]
+  """
+  centred = logits - jnp.mean(logits, axis=-1, keepdims=True)
+  return centred / (norm(centred) / math.sqrt(max(logits.shape[-1] - 1, 1)) + 1e-7)
 
 
 def _expectation(p: jax.Array, x: jax.Array) -> jax.Array:
@@ -124,7 +250,8 @@ def _expected(log_p: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
   return jnp.take_along_axis(log_p, batch["label"][..., None], axis=-1)[..., 0]
 
 
-def _check_same_shape(student: jax.Array, teacher: jax.Array) -> None:
+def check_logits(student: jax.Array, teacher: jax.Array) -> None:
+  """Raises a ValueError where the classes of student and teacher differ."""
   if student.shape != teacher.shape:
     raise ValueError(
       f"teachers: logits have shape {teacher.shape} and the student's {student.shape}; both need"

@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+from jaxcompress import distill
 from jaxcompress.training.checkpoint import first_line
 
 OPTIONS_FILE = "run.json"
@@ -21,6 +22,8 @@ class Options:
     teacher: name of the large model.
     teacher_width: its width multiplier.
     teacher_checkpoint: folder of a trained teacher (``OUT/teacher`` of another run), or None.
+    distill: losses with their weights, such as ``kd:0.9,crd:0.8``; see
+      :func:`jaxcompress.distill.parse`.
     bits: of the deployed weights, 2 to 8; activations have 8.
     epochs: passes over the training images for teacher and student each; None: 1000 steps, or 25
       epochs of a small set if that is less, but at least 400 steps.
@@ -30,11 +33,13 @@ class Options:
     quick: a tenth of everything, to see that it works.
 
   Raises:
-    ValueError: if a number is out of range.
+    ValueError: if a number is out of range, or ``distill`` cannot be parsed.
 
   Examples:
     >>> Options(bits=4).bits
     4
+    >>> Options(distill="kd:0.9,crd:0.8").distill
+    'kd:0.9,crd:0.8'
   """
 
   data: str = "glyphs"
@@ -43,6 +48,7 @@ class Options:
   teacher: str | None = None
   teacher_width: float | None = None
   teacher_checkpoint: str | None = None
+  distill: str = "kd"
   bits: int = 8
   epochs: float | None = None
   batch_size: int = 64
@@ -51,6 +57,13 @@ class Options:
   quick: bool = False
 
   def __post_init__(self):
+    asked = distill.parse(self.distill, num_examples=2)
+    if "labels" not in asked.weights and not any(
+      "logits" in distill.METHODS[name].reads for name in asked.weights
+    ):
+      raise ValueError(
+        f"distill: {self.distill!r} trains no classifier of the student's own; add labels:1."
+      )
     if not 2 <= self.bits <= 8:
       raise ValueError(f"bits: {self.bits} is out of range; it must be 2 to 8.")
     for name in ("width", "teacher_width", "epochs", "batch_size", "image_size"):

@@ -18,7 +18,7 @@ from jaxcompress.report import MetricsWriter, read_metrics
 
 PEAK = 0.1  # learning rate of SGD at the top of its schedule
 FINE_TUNE = 0.005  # and while the network learns to live with integers
-TEMPERATURE, KD_WEIGHT = 4.0, 0.9
+FIRST_STAGE = 1 / 8  # of the steps, for losses that have one: 30 of 240 epochs in RepDistiller
 STEPS = 1000  # where no number of epochs is given, and the set is not small
 SMALL_STEPS, SMALL_EPOCHS = 400, 25  # a small set gets so many epochs, but no fewer steps
 EVAL_BATCH = 250
@@ -120,7 +120,7 @@ def distill_student(
   teacher_variables: Any,
   on_float: Callable[[Any], None],
 ) -> training.CompressState:
-  """Distils the student, then fine-tunes it at integers: one recipe, one compiled step.
+  """Distils the student, then fine-tunes it at integers: one recipe, one compiled step per stage.
 
   Args:
     run: the run.
@@ -133,17 +133,19 @@ def distill_student(
     The last state.
   """
   float_steps, int_steps = run.schedule.float_steps, run.schedule.int_steps
+  asked = losses_of(run.options, len(run.data.train))
+  first_steps = 0 if asked.first is None else max(1, round(FIRST_STAGE * float_steps))
+  main_steps = max(1, float_steps - first_steps)  # the optimizer counts them from 0
   fine_tune = optax.cosine_decay_schedule(FINE_TUNE, int_steps)
-  rate = optax.join_schedules([training.warmup_cosine(PEAK, float_steps), fine_tune], [float_steps])
+  rate = optax.join_schedules([training.warmup_cosine(PEAK, main_steps), fine_tune], [main_steps])
   recipe = _recipe(
     run,
     network,
     optimizer=training.sgd(rate),
     teachers=(teacher.module,),
-    loss=distill.chain(
-      distill.scale(1 - KD_WEIGHT, distill.cross_entropy()),
-      distill.scale(KD_WEIGHT, distill.kd(TEMPERATURE)),
-    ),
+    loss=asked.loss,
+    trainable=asked.trainable,
+    stages=() if asked.first is None else (training.Stage(asked.first, asked.moves, first_steps),),
     quantize=quantize.uniform(
       run.options.bits, start_step=float_steps, freeze_norm_step=float_steps
     ),
@@ -157,6 +159,41 @@ def distill_student(
     teacher_variables=(teacher_variables,),
     hooks={float_steps: lambda state: on_float(state.variables)},
   )
+
+
+def losses_of(options: Options, images: int) -> distill.Parsed:
+  """The losses that the options ask for, with a number of training images."""
+  return distill.parse(options.distill, num_examples=images)
+
+
+def check_losses(
+  options: Options,
+  train: datasets.Split,
+  preprocess: datasets.Preprocess,
+  student: Network,
+  teacher: Network,
+) -> None:
+  """Finds out before any training whether the losses fit the two networks; computes nothing.
+
+  Raises:
+    ValueError: if they do not.
+  """
+  asked = losses_of(options, len(train))
+  example = datasets.batch_at(train, options.batch_size, seed=0, position=0)
+
+  def try_losses(variables, batch):
+    images = preprocess(batch["image"])
+    outputs = [
+      network.module.apply(own, images, train=False)
+      for network, own in zip((student, teacher), variables, strict=True)
+    ]
+    networks = (outputs[0], (outputs[1],))
+    params = {"student_params": variables[0]["params"], "teacher_params": (variables[1]["params"],)}
+    for loss in filter(None, (asked.first, asked.loss)):
+      made = loss.init(jax.random.key(0), *networks, batch)
+      loss.update(*made, *networks, batch, **params)
+
+  jax.eval_shape(try_losses, (student.summary.variables, teacher.summary.variables), example)
 
 
 def _float_optimizer(steps: int) -> optax.GradientTransformation:

@@ -77,12 +77,14 @@ def compress(
     f" ({teacher.summary.parameters:,} parameters), student {student.title}"
     f" ({student.summary.parameters:,})"
   )
+  preprocess = datasets.Preprocess()
+  phases.check_losses(options, data.train, preprocess, student, teacher)
   with report.MetricsWriter(folder / "metrics.jsonl") as metrics:
     run = phases.Context(
       folder=folder,
       options=options,
       data=data,
-      preprocess=datasets.Preprocess(),
+      preprocess=preprocess,
       schedule=phases.Schedule.of(options, len(data.train)),
       metrics=metrics,
       console=console,
@@ -208,13 +210,14 @@ def _deploy(
 
 def _settings(run: phases.Context) -> dict[str, Any]:
   schedule = run.schedule
+  asked = phases.losses_of(run.options, len(run.data.train))
   return {
     "batch size": run.options.batch_size,
     "float steps": schedule.float_steps,
     "int8 steps": schedule.int_steps,
     "learning rate": phases.PEAK,
     "fine-tuning rate": phases.FINE_TUNE,
-    "distillation": f"kd, T = {phases.TEMPERATURE:g}, weight {phases.KD_WEIGHT:g}",
+    "distillation": ", ".join(f"{name} {weight:g}" for name, weight in asked.weights.items()),
   }
 
 

@@ -17,7 +17,7 @@ from jaxcompress.report.results import (
 )
 from jaxcompress.report.serial import from_json, to_json
 from jaxcompress.report.snippet import deploy
-from jaxcompress.report.tables import layer_table, model_table, result_table
+from jaxcompress.report.tables import layer_table, method_table, model_table, result_table
 from jaxcompress.report.write import write_report
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
   "headline",
   "layer_rows",
   "layer_table",
+  "method_table",
   "model_bytes",
   "model_table",
   "range_rows",

@@ -121,6 +121,37 @@ def model_table(summaries: Mapping[str, Any], title: str = "") -> Table:
   return table
 
 
+def method_table(methods: Mapping[str, Any], title: str = "") -> Table:
+  """Distillation losses: what they read, their usual weight, and their formula.
+
+  Args:
+    methods: :data:`jaxcompress.distill.METHODS`.
+    title: of the table.
+
+  Returns:
+    A rich table that fits 80 characters.
+
+  Examples:
+    >>> from jaxcompress import distill
+    >>> method_table(distill.METHODS).row_count == len(distill.METHODS)
+    True
+  """
+  table = _table(title or None, Text("s: student, t: teacher, y: the label"))
+  table.collapse_padding = True
+  table.add_column("loss", no_wrap=True)
+  table.add_column("reads")
+  table.add_column("weight", justify="right", no_wrap=True)
+  table.add_column("formula")
+  family = None
+  for name, method in methods.items():
+    if family not in (None, method.family):
+      table.add_section()
+    family = method.family
+    row = (Text(name), Text(" ".join(method.reads)), f"{method.weight:g}", Text(method.formula))
+    table.add_row(*row)
+  return table
+
+
 def _table(title: str | None, caption: Text | None) -> Table:
   return Table(
     title=Text(title, "bold") if title else None,

@@ -1,13 +1,14 @@
 """Recipe, state and the one jitted step; checkpoints and the loop around it."""
 
 from jaxcompress.nn import init_variables
+from jaxcompress.training.assistants import fit_chain
 from jaxcompress.training.checkpoint import Checkpoints, load_variables, save_variables
 from jaxcompress.training.loop import evaluate, fit
 from jaxcompress.training.norm import reestimate_norm
-from jaxcompress.training.optimizers import dense_kernels_only, kernels_only, sgd
+from jaxcompress.training.optimizers import dense_kernels_only, dot, kernels_only, sgd
 from jaxcompress.training.protocols import PROTOCOLS, Protocol, step_decay, warmup_cosine
-from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.state import CompressState, init_state
+from jaxcompress.training.recipe import Recipe, Stage
+from jaxcompress.training.state import CompressState, at_stage, init_state
 from jaxcompress.training.step import distill_step, eval_step, predict, train_step
 
 __all__ = [
@@ -16,11 +17,15 @@ __all__ = [
   "CompressState",
   "Protocol",
   "Recipe",
+  "Stage",
+  "at_stage",
   "dense_kernels_only",
   "distill_step",
+  "dot",
   "eval_step",
   "evaluate",
   "fit",
+  "fit_chain",
   "init_state",
   "init_variables",
   "kernels_only",

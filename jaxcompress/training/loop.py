@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from jaxcompress.training.checkpoint import Checkpoints
-from jaxcompress.training.state import CompressState, as_endpoints
+from jaxcompress.training.state import CompressState, as_endpoints, at_stage
 from jaxcompress.training.step import classification_sums, distill_step, train_step
 
 Row = dict[str, float]
@@ -37,6 +37,8 @@ def fit(
   console: Console | None = None,
 ) -> CompressState:
   """Trains until ``steps`` batches were consumed, counted from the start of the run.
+
+  The recipe's stages run in their order, and count.
 
   Args:
     state: where to start; a restored state goes on from its own position.
@@ -66,6 +68,7 @@ def fit(
     task = progress.add_task(name, total=steps, completed=position, status="compiling")
     started, logged = time.perf_counter(), position
     while position < steps:
+      state = at_stage(state, position)
       if hooks and position in hooks:
         hooks[position](state)
       batch = batch_at(position)

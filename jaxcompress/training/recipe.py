@@ -2,13 +2,36 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import optax
 
 from jaxcompress.distill import LossTransform, cross_entropy
 from jaxcompress.quantize import Quantization
+
+EVERYTHING = ("student", "quantizer", "loss")
+
+
+class Stage(NamedTuple):
+  """A phase of a run before the main one, with a loss of its own.
+
+  Attributes:
+    loss: what is minimised, a :func:`~jaxcompress.distill.named_chain`. A term of the same name in
+      another stage's or the recipe's loss shares its parameters and state.
+    trainable: what moves; see :class:`Recipe`.
+    steps: batches.
+
+  Examples:
+    >>> from jaxcompress import distill
+    >>> first = Stage(distill.named_chain(factor=distill.paraphrase()), ("loss/factor",), 100)
+    >>> first.steps
+    100
+  """
+
+  loss: LossTransform
+  trainable: tuple[str, ...]
+  steps: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,9 +52,17 @@ class Recipe:
     preprocess: maps images to what the networks read, after ``augment``; also in evaluation.
     ema: decay of a moving average of the student's parameters and running statistics, such as
       0.999, or None. The average is what ``eval_step``, ``predict`` and ``state.quantized()`` read.
+    trainable: what moves: paths in the trained tree, such as ``student`` or ``loss/factor``, each
+      with all below it; ``*`` stands for any one name, and after ``!`` comes what is left out
+      again. What does not move keeps every bit, running statistics included.
+    stages: :class:`Stage` s before the main one. Each starts the optimizer and its schedules anew.
+    apart: names of terms of the loss, a named chain, whose gradient the optimizer gets apart from
+      the others', as ``parts={"task": ..., "distill": ...}``; see
+      :func:`~jaxcompress.training.dot`. It costs a second backward pass.
 
   Raises:
-    ValueError: if ``teachers`` is no tuple or ``ema`` is out of range.
+    ValueError: if teachers, stages or paths are not given as tuples, a stage has no steps,
+      or ``ema`` is out of range.
 
   Examples:
     >>> from jaxcompress import models
@@ -48,6 +79,9 @@ class Recipe:
   augment: Callable[..., Any] | None = None
   preprocess: Callable[[Any], Any] | None = None
   ema: float | None = None
+  trainable: tuple[str, ...] = EVERYTHING
+  stages: tuple[Stage, ...] = ()
+  apart: tuple[str, ...] = ()
 
   def __post_init__(self):
     if not isinstance(self.teachers, tuple):
@@ -56,3 +90,39 @@ class Recipe:
       )
     if self.ema is not None and not 0 <= self.ema < 1:
       raise ValueError(f"ema: {self.ema!r} must be in [0, 1), or None for no average.")
+    for name in ("trainable", "stages", "apart"):
+      if not isinstance(getattr(self, name), tuple):
+        raise ValueError(f"{name}: {getattr(self, name)!r} must be a tuple.")
+    for i, stage in enumerate(self.stages):
+      if stage.steps < 1 or not isinstance(stage.trainable, tuple):
+        raise ValueError(
+          f"stages: stage {i} has {stage.steps} steps and trains {stage.trainable!r}; it needs at"
+          " least one step and a tuple of paths."
+        )
+
+  def stage_at(self, position: int) -> int:
+    """The stage of a batch: a place in ``stages``, or their number for the main stage.
+
+    Examples:
+      >>> from jaxcompress import distill, models
+      >>> first = Stage(distill.named_chain(ab=distill.ab()), ("student", "loss"), 10)
+      >>> recipe = Recipe(student=models.resnet8(10), optimizer=optax.sgd(0.1), stages=(first,))
+      >>> recipe.stage_at(9), recipe.stage_at(10)
+      (0, 1)
+    """
+    index = 0
+    for stage in self.stages:
+      if position < stage.steps:
+        break
+      position, index = position - stage.steps, index + 1
+    return index
+
+  def starts_stage(self, position: int) -> bool:
+    """Whether a batch is the first of its stage."""
+    return position == 0 or self.stage_at(position) != self.stage_at(position - 1)
+
+  def stage(self, index: int) -> tuple[LossTransform, tuple[str, ...]]:
+    """Loss and trainable paths of a stage."""
+    if index < len(self.stages):
+      return self.stages[index].loss, self.stages[index].trainable
+    return self.loss, self.trainable

@@ -1,6 +1,7 @@
 """Everything that changes during a run, as one pytree."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -20,6 +21,7 @@ from jaxcompress.quantize import (
 )
 from jaxcompress.training.labels import split_labels
 from jaxcompress.training.recipe import Recipe
+from jaxcompress.training.stages import check_paths, init_losses
 
 
 @flax.struct.dataclass
@@ -29,6 +31,8 @@ class CompressState:
   Attributes:
     recipe: static.
     image_shape: (height, width, channels) of the images that the student reads; static.
+    stage: place in the recipe's stages, or their number in the main stage; static, so that each
+      stage is a program of its own.
     params: the student's parameters.
     batch_stats: the student's running statistics.
     ema: moving average of both, as ``variables``; ``()`` where the recipe asks for none.
@@ -44,6 +48,7 @@ class CompressState:
 
   recipe: Recipe = flax.struct.field(pytree_node=False)
   image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
+  stage: int = flax.struct.field(pytree_node=False)
   params: Any
   batch_stats: Any
   ema: Any
@@ -164,8 +169,8 @@ def init_state(
     A :class:`CompressState`.
 
   Raises:
-    ValueError: if the number of teachers differs, the batch lacks images, or the labels or number
-      of classes do not fit.
+    ValueError: if the number of teachers differs, the batch lacks images, or the loss does not fit
+      the networks and the labels.
 
   Examples:
     >>> import optax
@@ -194,13 +199,14 @@ def init_state(
         as_endpoints(teacher.apply(v, images, train=False))
         for teacher, v in zip(recipe.teachers, teacher_variables, strict=True)
       )
-    _check_classes(student, teachers)
-    loss_params, loss_state = recipe.loss.init(loss_key, student, teachers, batch)
+    loss_params, loss_state = init_losses(recipe, loss_key, student, teachers, batch)
     quantizer = QuantVariables({}, {})
     if recipe.quantize is not None:
       sites = sites_of(recipe, variables, images.shape[1:])
       quantizer = init_quantizers(recipe.quantize, sites, variables["params"])
-    opt_state = recipe.optimizer.init(trained_tree(variables["params"], quantizer, loss_params))
+    trained = trained_tree(variables["params"], quantizer, loss_params)
+    check_paths(recipe, trained)
+    opt_state = recipe.optimizer.init(trained)
     return quantizer, loss_params, loss_state, opt_state, run_key
 
   shape = jax.eval_shape(lambda x: to_network_input(recipe, x), batch["image"]).shape[1:]
@@ -215,6 +221,7 @@ def init_state(
   return CompressState(
     recipe=recipe,
     image_shape=tuple(shape),
+    stage=0,
     params=variables["params"],
     batch_stats=variables.get("batch_stats", {}),
     ema=()
@@ -231,6 +238,29 @@ def init_state(
   )
 
 
+def at_stage(state: CompressState, position: int) -> CompressState:
+  """The state in the stage of a position; the optimizer starts anew where the stage does.
+
+  Args:
+    state: a state of that position, in its stage or, fresh from a checkpoint, in any.
+    position: batches consumed.
+
+  Returns:
+    The state itself if it is in that stage.
+  """
+  index = state.recipe.stage_at(position)
+  if index == state.stage:
+    return state
+  if state.recipe.starts_stage(position):
+    state = state.replace(opt_state=_start_optimizer(state.recipe, state.trained))
+  return state.replace(stage=index)
+
+
+@partial(jax.jit, static_argnums=0)
+def _start_optimizer(recipe: Recipe, trained: Any) -> Any:
+  return recipe.optimizer.init(trained)
+
+
 @jax.jit
 def _copy(tree: Any) -> Any:
   """Arrays of our own: the step donates them, and the caller may still need the given ones."""
@@ -240,12 +270,3 @@ def _copy(tree: Any) -> Any:
 def as_endpoints(output: Any) -> Endpoints:
   """A model's output as :class:`~jaxcompress.nn.Endpoints`; bare logits are wrapped."""
   return output if isinstance(output, Endpoints) else Endpoints(logits=output)
-
-
-def _check_classes(student: Endpoints, teachers: tuple[Endpoints, ...]) -> None:
-  for i, teacher in enumerate(teachers):
-    if teacher.logits.shape[-1] != student.logits.shape[-1]:
-      raise ValueError(
-        f"teachers: teacher {i} has {teacher.logits.shape[-1]} classes and the student"
-        f" {student.logits.shape[-1]}; build both with the same num_classes."
-      )

@@ -20,6 +20,7 @@ from jaxcompress.quantize import (
 from jaxcompress.training.ema import move_average
 from jaxcompress.training.labels import split_labels
 from jaxcompress.training.recipe import Recipe
+from jaxcompress.training.stages import hold, moving, select
 from jaxcompress.training.state import (
   CompressState,
   as_endpoints,
@@ -58,28 +59,50 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
     for teacher, variables in zip(recipe.teachers, state.teachers, strict=True)
   )
 
+  loss_of_stage, trainable = recipe.stage(state.stage)
+  moves = moving(trainable, state.trained)
+  train = any(jax.tree.leaves(moves["student"]))
+  groups = ({},)
+  if recipe.apart:
+    task = tuple(name for name in state.loss_params if name not in recipe.apart)
+    groups = ({"only": task}, {"only": recipe.apart})
+
   def objective(trained):
+    trained = hold(moves, trained)
     student, batch_stats, quantizer_state = forward(
-      state, trained, batch["image"], train=True, rng=jax.random.fold_in(step_key, ROUNDING)
+      state, trained, batch["image"], train=train, rng=jax.random.fold_in(step_key, ROUNDING)
     )
-    loss, loss_state, metrics = recipe.loss.update(
-      trained["loss"],
-      state.loss_state,
-      student,
-      jax.lax.stop_gradient(teachers),
-      batch,
-      step=state.step,
-      rng=loss_key,
-    )
+    losses, loss_state, metrics = [], {}, {}
+    for only in groups:
+      value, new, found = loss_of_stage.update(
+        trained["loss"],
+        state.loss_state,
+        student,
+        jax.lax.stop_gradient(teachers),
+        batch,
+        step=state.step,
+        rng=loss_key,
+        student_params=trained["student"],
+        teacher_params=tuple(_params(variables) for variables in state.teachers),
+        **only,
+      )
+      losses.append(value)
+      loss_state = {**loss_state, **new} if only else new
+      metrics = {**metrics, **found}
     hits = jnp.argmax(student.logits, -1) == batch["label"]
-    metrics = {**metrics, "loss": loss, "accuracy": jnp.mean(hits.astype(jnp.float32))}
-    return loss, (batch_stats, quantizer_state, loss_state, metrics)
+    metrics = {**metrics, "loss": sum(losses), "accuracy": jnp.mean(hits.astype(jnp.float32))}
+    return losses, (batch_stats, quantizer_state, loss_state, metrics)
 
   trained = state.trained
-  (loss, aux), gradients = jax.value_and_grad(objective, has_aux=True)(trained)
+  gradients, parts, aux = _differentiate(objective, trained, len(groups))
   batch_stats, quantizer_state, loss_state, metrics = aux
-  updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, trained)
-  trained = optax.apply_updates(trained, updates)
+  loss = metrics["loss"]
+  if recipe.stages:  # the terms of other stages stay the very objects, which keep_where spares
+    loss_state = {**state.loss_state, **loss_state}
+  optimizer = optax.with_extra_args_support(recipe.optimizer)
+  updates, opt_state = optimizer.update(gradients, state.opt_state, trained, **parts)
+  trained = select(moves, optax.apply_updates(trained, updates), trained)
+  batch_stats = select(moving(trainable, batch_stats, "student"), batch_stats, state.batch_stats)
   finite = _all_finite(loss, gradients)
   ema = state.ema
   if recipe.ema is not None:
@@ -98,6 +121,28 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   kept = keep_where(finite, proposed, state)  # memory banks guard themselves, uncopied
   skipped = state.skipped + (~finite).astype(jnp.int32)
   return kept.replace(skipped=skipped), {**metrics, "skipped": skipped}
+
+
+def _differentiate(objective, trained: Any, count: int) -> tuple[Any, dict[str, Any], Any]:
+  """Gradient of the sum of ``count`` losses, those of each if there are two, and what comes beside."""
+  if count == 1:
+    gradients, aux = jax.grad(lambda tree: _first(objective(tree)), has_aux=True)(trained)
+    return gradients, {}, aux
+  _, pullback, aux = jax.vjp(objective, trained, has_aux=True)
+  one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
+  (task,), (distill,) = pullback([one, zero]), pullback([zero, one])
+  gradients = jax.tree.map(jnp.add, task, distill)
+  return gradients, {"parts": {"task": task, "distill": distill}}, aux
+
+
+def _first(found: tuple[list[jax.Array], Any]) -> tuple[jax.Array, Any]:
+  (loss,), aux = found
+  return loss, aux
+
+
+def _params(variables: Any) -> Any:
+  """A network's parameters, for losses that read a classifier."""
+  return variables.get("params") if isinstance(variables, Mapping) else None
 
 
 def _all_finite(loss: jax.Array, gradients: Any) -> jax.Array:

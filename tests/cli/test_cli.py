@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcompress import cli, models
+from jaxcompress import cli, distill, models
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_help_lists_the_options_with_their_defaults(run):
   code, out, _ = run("compress", "--help")
   assert code == 0
   for option in (
-    "--data", "--student", "--width", "--teacher", "--teacher-checkpoint", "--bits", "--epochs",
+    "--data", "--student", "--width", "--teacher", "--teacher-checkpoint", "--distill", "--bits", "--epochs",
     "--batch-size", "--seed", "--out", "--resume", "--quick",
   ):  # fmt: skip
     assert option in out
@@ -63,9 +63,23 @@ def test_info_takes_widths_classes_and_sizes(run):
   assert code == 2 and "width: resnet20 has no such option" in err
 
 
+def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
+  monkeypatch.setenv("COLUMNS", "80")
+  code, out, _ = run("info", "distill")
+  assert code == 0
+  rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if len(line.split()) > 2}
+  assert rows.keys() >= set(distill.METHODS)
+  assert rows["pkt"][:2] == ["pooled", "30000"]
+  assert "…" not in out
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
+    (("--distill", "kd,cdr"), "distill: 'cdr' is unknown; it must be one of kd, "),
+    (("--distill", "simkd"), "'simkd' trains no classifier of the student's own; add labels:1"),
+    (("--data", "digits", "--distill", "kd,fsp"), "fsp compares maps of equal channels"),
+    (("--data", "digits", "--distill", "cat_kd"), "head: 'classifier' of the student reads 320"),
     (("--data", "glyfs"), "'glyfs' is unknown; it must be glyphs, digits"),
     (("--data", "folder:/no/such/folder"), "/no/such/folder"),
     (("--data", "digits", "--student", "mobilenet_v9"), "'mobilenet_v9' is unknown; it must be"),

@@ -1,6 +1,9 @@
 """What the tests of losses share."""
 
+import functools
+
 import chex
+import jax
 import numpy as np
 import pytest
 
@@ -21,3 +24,9 @@ def assert_near():
 def fresh_trace_counter():
   """``chex.assert_max_traces`` counts by name over the whole process."""
   chex.clear_trace_counter()
+
+
+@pytest.fixture(scope="session")
+def quick_jit():
+  """``jax.jit`` that compiles several times faster and runs slower, for programs that run once."""
+  return functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

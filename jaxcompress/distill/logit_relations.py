@@ -1,0 +1,206 @@
+"""Losses that compare relations between predictions: within rows, within columns, across pairs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcompress.distill import schedules
+from jaxcompress.distill.base import LossTransform, first_teacher, stateful, stateless
+from jaxcompress.distill.layers import (
+  EXACT,
+  Statistics,
+  batch_norm,
+  flat,
+  init_linear,
+  linear,
+  unit,
+)
+from jaxcompress.distill.logits import check_logits, softened_kl
+
+
+def dist(beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> LossTransform:
+  """DIST: predictions shall correlate with the teacher's, per example and per class.
+
+  ``T**2 * (beta * mean_i (1 - r(s_i., t_i.)) + gamma * mean_c (1 - r(s_.c, t_.c)))`` with
+  Pearson's correlation ``r`` of the probabilities ``softmax(logits / T)``: over the classes of
+  an example, and over the batch for a class.
+
+  Args:
+    beta: weight of the relations between classes.
+    gamma: weight of the relations within a class.
+    temperature: ``T > 0``.
+
+  Returns:
+    A :class:`LossTransform` without parameters or state; metric ``dist``. It reads ``logits`` of
+    shape (batch, classes). A constant row or column correlates with nothing and has no gradient.
+
+  Raises:
+    ValueError: if a number is not finite or ``temperature`` not positive; on ``init``, if there is
+      no teacher or its classes differ.
+
+  Examples:
+    >>> from jaxcompress.nn import Endpoints
+    >>> same = Endpoints(logits=jnp.array([[1.0, 2.0, 3.0], [3.0, 0.0, 1.0]]))
+    >>> abs(round(float(dist().update((), (), same, (same,), {})[0]), 4))
+    0.0
+
+  References:
+    Huang et al., `Knowledge Distillation from A Stronger Teacher
+    <https://arxiv.org/abs/2205.10536>`_, 2022, section 3.
+  """
+  schedules.check_number("beta", beta)
+  schedules.check_number("gamma", gamma)
+  schedules.check_number("temperature", temperature, positive=True)
+
+  def compute(student, teachers, batch):
+    del batch
+    teacher = first_teacher(teachers, "dist").logits
+    check_logits(student.logits, teacher)
+    p_s = jax.nn.softmax(student.logits / temperature)
+    p_t = jax.nn.softmax(teacher / temperature)
+    between = 1 - jnp.mean(_pearson(p_s, p_t, axis=1))
+    within = 1 - jnp.mean(_pearson(p_s, p_t, axis=0))
+    return temperature**2 * (beta * between + gamma * within)
+
+  return stateless("dist", compute)
+
+
+def mlkd(temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0)) -> LossTransform:
+  """Multi-level logit distillation: examples, the batch's and the classes' correlations.
+
+  The sum over temperatures ``T`` of ``T**2 KL(t || s) + |P_t P_t' - P_s P_s'|**2 / batch +
+  |P_t' P_t - P_s' P_s|**2 / classes``, with ``P = softmax(logits / T)`` of shape (batch, classes).
+
+  The authors add the loss of weakly and of strongly augmented views, and leave out examples of
+  which the teacher is unsure; here it is the loss of one view and of all examples.
+
+  Args:
+    temperatures: each ``T > 0``.
+
+  Returns:
+    A :class:`LossTransform` without parameters or state; metric ``mlkd``. It reads ``logits`` of
+    shape (batch, classes).
+
+  Raises:
+    ValueError: if there are no temperatures, or one is not positive; on ``init``, if there is no
+      teacher or its classes differ.
+
+  Examples:
+    >>> from jaxcompress.nn import Endpoints
+    >>> same = Endpoints(logits=jnp.array([[1.0, 2.0, 3.0]]))
+    >>> float(mlkd().update((), (), same, (same,), {})[0])
+    0.0
+
+  References:
+    Jin et al., `Multi-Level Logit Distillation
+    <https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html>`_,
+    2023, section 3.
+  """
+  temperatures = tuple(temperatures)
+  if not temperatures:
+    raise ValueError("temperatures: there are none; give at least one.")
+  for temperature in temperatures:
+    schedules.check_number("temperatures", temperature, positive=True)
+
+  def compute(student, teachers, batch):
+    del batch
+    teacher = first_teacher(teachers, "mlkd").logits
+    check_logits(student.logits, teacher)
+    return sum(_one_temperature(student.logits, teacher, t) for t in temperatures)
+
+  return stateless("mlkd", compute)
+
+
+def srd(exponent: float = 4.0, temperature: float = 1.0) -> LossTransform:
+  """Log-sum distance of batch-normalised features through a linear projector, and distillation.
+
+  ``2 log sum |n(W s + b) - n(t)|**exponent + T**2 KL(softmax(t / T) || softmax(s / T))``; the sum
+  is over the batch and features, and ``n`` normalises each feature over the batch.
+
+  Args:
+    exponent: of the differences, above 0.
+    temperature: ``T > 0`` of the divergence of the logits.
+
+  Returns:
+    A :class:`LossTransform` with the projector ``{"kernel", "bias"}`` as parameters and the
+    running :class:`~jaxcompress.distill.layers.Statistics` of both networks' features as state;
+    metric ``srd``. It reads ``pooled`` (batch, features) and ``logits``. Equal features cost
+    ``2 log 1e-12``.
+
+  Raises:
+    ValueError: if a number is not positive; on ``init``, if there is no teacher, a network has no
+      pooled features, or the classes differ.
+
+  Examples:
+    >>> from jaxcompress.nn import Endpoints
+    >>> same = Endpoints(jnp.eye(3), pooled=jnp.eye(3, 5))
+    >>> params, state = srd().init(jax.random.key(0), same, (same,), {})
+    >>> params["kernel"].shape
+    (5, 5)
+
+  References:
+    Miles & Mikolajczyk, `Understanding the Role of the Projector in Knowledge Distillation
+    <https://arxiv.org/abs/2303.11098>`_, 2024, section 3.
+  """
+  schedules.check_number("exponent", exponent, positive=True)
+  schedules.check_number("temperature", temperature, positive=True)
+
+  def init(rng, student, teachers, batch):
+    del batch
+    teacher = first_teacher(teachers, "srd")
+    check_logits(student.logits, teacher.logits)
+    inputs, outputs = features("srd", "student", student), features("srd", "teacher", teacher)
+    start = Statistics(jnp.zeros(outputs), jnp.ones(outputs))
+    return init_linear(rng, inputs, outputs), {"student": start, "teacher": start}
+
+  def compute(params, state, student, teachers, batch, extras):
+    del batch, extras
+    teacher = first_teacher(teachers, "srd")
+    s, of_student = batch_norm(state["student"], linear(params, student.pooled))
+    t, of_teacher = batch_norm(state["teacher"], flat(teacher.pooled))
+    distance = jnp.sum(_power(jnp.abs(s - t), exponent))
+    loss = 2 * jnp.log(distance + 1e-12) + softened_kl(student.logits, teacher.logits, temperature)
+    return loss, {"student": of_student, "teacher": of_teacher}
+
+  return stateful("srd", init, compute)
+
+
+def features(name: str, network: str, endpoints: Any) -> int:
+  """Numbers per example in ``pooled``.
+
+  Raises:
+    ValueError: if there are none.
+  """
+  if endpoints.pooled is None:
+    raise ValueError(
+      f"{network}: {name} reads pooled features and there are none; return Endpoints(pooled=...)."
+    )
+  return endpoints.pooled.size // endpoints.pooled.shape[0]
+
+
+def _pearson(x: jax.Array, y: jax.Array, axis: int) -> jax.Array:
+  def direction(z):
+    return unit(z - jnp.mean(z, axis=axis, keepdims=True), axis=axis, epsilon=1e-8)
+
+  return jnp.sum(direction(x) * direction(y), axis=axis)
+
+
+def _one_temperature(student: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:
+  """One temperature's three terms of :func:`mlkd`."""
+  p_s, p_t = jax.nn.softmax(student / temperature), jax.nn.softmax(teacher / temperature)
+
+  def difference(left: int):
+    grams = [jnp.tensordot(p, p, (left, left), precision=EXACT) for p in (p_s, p_t)]
+    return jnp.sum(jnp.square(grams[1] - grams[0]))
+
+  examples, classes = student.shape
+  correlations = difference(1) / examples + difference(0) / classes
+  return softened_kl(student, teacher, temperature) + correlations
+
+
+def _power(x: jax.Array, exponent: float) -> jax.Array:
+  """``x**exponent`` of numbers that are not negative; the gradient at 0 is 0."""
+  zero = x == 0
+  return jnp.where(zero, 0.0, jnp.where(zero, 1.0, x) ** exponent)

@@ -1,0 +1,179 @@
+"""Which feature maps a loss compares, and how two maps get one size."""
+
+from collections.abc import Sequence
+from numbers import Integral
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.distill.layers import EXACT
+from jaxcompress.nn import Endpoints
+
+Places = Sequence[int | tuple[int, int]]
+Pair = tuple[jax.Array, jax.Array]
+
+
+def paired(
+  name: str,
+  student: Endpoints,
+  teacher: Endpoints,
+  places: Places | None,
+  *,
+  field: str = "maps",
+  skip: int = 1,
+) -> tuple[Pair, ...]:
+  """The maps that a loss compares.
+
+  Args:
+    name: of the loss, for errors.
+    student: its endpoints.
+    teacher: its endpoints.
+    places: each a place in both networks' maps, or a pair ``(student's, teacher's)``; negative
+      ones count from the end. None: all but the stem's, and of the network that has more, the last.
+    field: ``maps`` or ``preact``.
+    skip: maps at the beginning that None leaves out.
+
+  Returns:
+    Pairs of (batch, height, width, channels) maps.
+
+  Raises:
+    ValueError: if there are no maps, or not so many.
+
+  Examples:
+    >>> maps = tuple(jnp.zeros((1, size, size, 1)) for size in (8, 4, 2))
+    >>> three, two = Endpoints(None, maps=maps), Endpoints(None, maps=maps[1:])
+    >>> [(s.shape[1], t.shape[1]) for s, t in paired("kd", three, two, None)]
+    [(2, 2)]
+    >>> [(s.shape[1], t.shape[1]) for s, t in paired("kd", three, two, ((0, 0), -1))]
+    [(8, 4), (2, 2)]
+  """
+  both = {"student": getattr(student, field), "teacher": getattr(teacher, field)}
+  for network, maps in both.items():
+    if not maps:
+      raise ValueError(
+        f"{network}: {name} reads {field} and there are none; return Endpoints({field}=...), or"
+        " wrap the model in distill.adapter."
+      )
+  if places is None:
+    places = range(-max(1, min(map(len, both.values())) - skip), 0)
+  pairs = []
+  for place in places:
+    i, j = place if isinstance(place, tuple) else (place, place)
+    pairs.append((_at(name, "student", field, both["student"], i),
+                  _at(name, "teacher", field, both["teacher"], j)))  # fmt: skip
+  return tuple(pairs)
+
+
+def check_places(places: Places | None) -> None:
+  """Checks the form of a loss's ``maps`` argument.
+
+  Raises:
+    ValueError: if it is no sequence of places and pairs of them.
+
+  Examples:
+    >>> check_places(2)
+    Traceback (most recent call last):
+    ValueError: maps: 2 must be places such as (1, 2), or pairs of places such as ((1, 2), (2, 3)).
+  """
+
+  def is_place(x):
+    return isinstance(x, Integral) and not isinstance(x, bool)
+
+  def is_pair(x):
+    return isinstance(x, tuple) and len(x) == 2 and all(map(is_place, x))
+
+  listed = isinstance(places, (tuple, list, range)) and len(places) > 0
+  if places is not None and not (listed and all(is_place(x) or is_pair(x) for x in places)):
+    raise ValueError(
+      f"maps: {places!r} must be places such as (1, 2), or pairs of places such as"
+      " ((1, 2), (2, 3))."
+    )
+
+
+def _at(name: str, network: str, field: str, maps: tuple[jax.Array, ...], i: int) -> jax.Array:
+  if not -len(maps) <= i < len(maps):
+    raise ValueError(
+      f"maps: {name} was asked for place {i} and the {network} has {len(maps)} {field}; name others"
+      " in maps=."
+    )
+  if maps[i].ndim != 4:
+    raise ValueError(
+      f"{network}: place {i} of {field} has shape {maps[i].shape}; a map is (batch, height, width,"
+      " channels)."
+    )
+  return maps[i]
+
+
+def adaptive_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Averages over ``size`` windows that cover the map and may overlap.
+
+  Window i of o covers pixels from ``floor(i n / o)`` to ``ceil((i + 1) n / o)``.
+
+  Args:
+    x: (batch, height, width, channels).
+    size: (height, width) of the result.
+
+  Examples:
+    >>> adaptive_pool(jnp.arange(3.0).reshape(1, 3, 1, 1), (2, 1)).ravel().tolist()
+    [0.5, 1.5]
+  """
+  for axis, outputs in ((1, size[0]), (2, size[1])):
+    inputs = x.shape[axis]
+    if inputs != outputs:
+      weights = jnp.asarray(_windows(inputs, outputs))
+      x = jnp.moveaxis(jnp.tensordot(x, weights, (axis, 1), precision=EXACT), -1, axis)
+  return x
+
+
+def _windows(inputs: int, outputs: int) -> np.ndarray:
+  """(outputs, inputs) weights of the windows."""
+  weights = np.zeros((outputs, inputs), np.float32)
+  for i in range(outputs):
+    first, end = i * inputs // outputs, -(-(i + 1) * inputs // outputs)
+    weights[i, first:end] = 1 / (end - first)
+  return weights
+
+
+def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Nearest-neighbour resizing: pixel i of the result is ``floor(i n / o)`` of the map.
+
+  Examples:
+    >>> nearest(jnp.arange(2.0).reshape(1, 2, 1, 1), (4, 1)).ravel().tolist()
+    [0.0, 0.0, 1.0, 1.0]
+  """
+  for axis, outputs in ((1, size[0]), (2, size[1])):
+    inputs = x.shape[axis]
+    if inputs != outputs:
+      x = jnp.take(x, np.arange(outputs) * inputs // outputs, axis=axis)
+  return x
+
+
+def matched(student: jax.Array, teacher: jax.Array) -> Pair:
+  """Both maps pooled to the smaller height and the smaller width.
+
+  Examples:
+    >>> [x.shape for x in matched(jnp.ones((1, 8, 8, 3)), jnp.ones((1, 4, 4, 5)))]
+    [(1, 4, 4, 3), (1, 4, 4, 5)]
+  """
+  size = tuple(min(student.shape[axis], teacher.shape[axis]) for axis in (1, 2))
+  return adaptive_pool(student, size), adaptive_pool(teacher, size)
+
+
+def check_channels(name: str, pairs: Sequence[Pair]) -> None:
+  """For losses without anything that would bring one number of channels to the other.
+
+  Raises:
+    ValueError: if a pair's channels differ.
+
+  Examples:
+    >>> check_channels("fsp", [(jnp.ones((1, 4, 4, 3)), jnp.ones((1, 4, 4, 5)))])
+    Traceback (most recent call last):
+    ValueError: maps: fsp compares maps of equal channels, but the student has 3 and the teacher 5; choose others with maps=, or another loss.
+  """
+  for s, t in pairs:
+    if s.shape[-1] != t.shape[-1]:
+      raise ValueError(
+        f"maps: {name} compares maps of equal channels, but the student has {s.shape[-1]} and the"
+        f" teacher {t.shape[-1]}; choose others with maps=, or another loss."
+      )

@@ -1,0 +1,227 @@
+"""Losses that compare relations between the examples of a batch."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxcompress.distill import schedules
+from jaxcompress.distill.base import LossTransform, first_teacher, stateful, stateless
+from jaxcompress.distill.layers import (
+  EXACT,
+  flat,
+  init_linear,
+  linear,
+  mean_square,
+  norm,
+  unit,
+)
+from jaxcompress.distill.logit_relations import features
+from jaxcompress.distill.maps import Places, check_places, paired
+
+
+def similarity(*, maps: Places | None = (-1,)) -> LossTransform:
+  """Similarity-preserving distillation: who resembles whom in a batch.
+
+  ``|unit(G_t) - unit(G_s)|**2 / batch**2`` with ``G = X X'`` of the flattened maps
+  X (batch, numbers), whose rows are brought to length 1; summed over maps.
+
+  Args:
+    maps: places in both networks' maps, or pairs of places; by default the last.
+
+  Returns:
+    A :class:`LossTransform` without parameters or state; metric ``similarity``. It reads ``maps``
+    of any sizes.
+
+  Raises:
+    ValueError: if ``maps`` are no places; on ``init``, if there is no teacher or no such map.
+
+  Examples:
+    >>> from jaxcompress.nn import Endpoints
+    >>> student = Endpoints(None, maps=(jnp.ones((2, 4, 4, 3)),))
+    >>> teacher = Endpoints(None, maps=(jnp.ones((2, 2, 2, 8)),))
+    >>> round(float(similarity().update((), (), student, (teacher,), {})[0]), 6)
+    0.0
+
+  References:
+    Tung & Mori, `Similarity-Preserving Knowledge Distillation
+    <https://arxiv.org/abs/1907.09682>`_, 2019, section 3.
+  """
+  check_places(maps)
+
+  def gram(x):
+    x = flat(x)
+    return unit(jnp.dot(x, x.T, precision=EXACT), epsilon=1e-12)
+
+  def compute(student, teachers, batch):
+    del batch
+    pairs = paired("similarity", student, first_teacher(teachers, "similarity"), maps)
+    return sum(mean_square(gram(t) - gram(s)) for s, t in pairs)
+
+  return stateless("similarity", compute)
+
+
+def correlation(dim: int | None = 128) -> LossTransform:
+  """Correlation congruence, as its authors' code: products of neighbours' differences.
+
+  ``mean_i sum_c d_ic d_(i+1)c`` with ``d = |e_s - e_t|`` of consecutive examples of the batch;
+  ``e = W f + b``. A batch of one example costs nothing.
+
+  Args:
+    dim: of the linear embeddings of both networks' features, or None to compare features of equal
+      size as they are.
+
+  Returns:
+    A :class:`LossTransform` with the parameters ``{"student", "teacher"}``, linear layers each
+    (``()`` without embeddings); metric ``correlation``. It reads ``pooled`` (batch, features).
+
+  Raises:
+    ValueError: if ``dim`` is not positive; on ``init``, if there is no teacher, features are
+      missing, or they differ in size and are not embedded.
+
+  Examples:
+    >>> from jaxcompress.nn import Endpoints
+    >>> student, teacher = (Endpoints(None, pooled=x * jnp.ones((2, 3))) for x in (1.0, 3.0))
+    >>> float(correlation(dim=None).update((), (), student, (teacher,), {})[0])
+    12.0
+
+  References:
+    Peng et al., `Correlation Congruence for Knowledge Distillation
+    <https://arxiv.org/abs/1904.01802>`_, 2019; the formula is that of the code that its authors
+    gave to Tian et al., `Contrastive Representation Distillation
+    <https://arxiv.org/abs/1910.10699>`_, 2020.
+  """
+  if dim is not None:
+    schedules.check_number("dim", dim, positive=True)
+
+  def init(rng, student, teachers, batch):
+    del batch
+    s = features("correlation", "student", student)
+    t = features("correlation", "teacher", first_teacher(teachers, "correlation"))
+    if dim is None and s != t:
+      raise ValueError(
+        f"dim: None compares features of equal size, but the student has {s} and the teacher {t};"
+        " give a dim to embed them."
+      )
+    if dim is None:
+      return (), ()
+    keys = jax.random.split(rng)
+    return {"student": init_linear(keys[0], s, dim), "teacher": init_linear(keys[1], t, dim)}, ()
+
+  def compute(params, state, student, teachers, batch, extras):
+    del batch, extras
+    s, t = flat(student.pooled), flat(first_teacher(teachers, "correlation").pooled)
+    if dim is not None:
+      s, t = linear(params["student"], s), linear(params["teacher"], t)
+    difference = jnp.abs(s - t)
+    return jnp.sum(difference[:-1] * difference[1:]) / max(len(difference) - 1, 1), state
+
+  return stateful("correlation", init, compute)
+
+
+def rkd(distance: float = 25.0, angle: float = 50.0) -> LossTransform:
+  """Relational distillation: distances and angles between the examples of a batch.
+
+  ``distance * H(D_s - D_t) + angle * H(A_s - A_t)``, where ``H`` is the mean of ``x**2 / 2``
+  within 1 and ``|x| - 1/2`` outside; ``D_ij = |x_i - x_j|`` over its mean off zero, and ``A_ijk``
+  is the cosine of the angle at example i between the directions to j and k.
+
+  Args:
+    distance: weight of the distances.
+    angle: weight of the angles.
+
+  Returns:
+    A :class:`LossTransform` without parameters or state; metric ``rkd``. It reads ``pooled``
+    (batch, features) of any sizes. Distances of less than 1e-6 count as 1e-6, and examples with
+    equal features have no direction and no gradient.
+
+  Raises:
+    ValueError: if a weight is not finite; on ``init``, if there is no teacher or features are
+      missing.
+
+  Examples:
+    >>> from jaxcompress.nn import Endpoints
+    >>> student = Endpoints(None, pooled=jnp.eye(3))
+    >>> teacher = Endpoints(None, pooled=5 * jnp.eye(3, 8))
+    >>> abs(round(float(rkd().update((), (), student, (teacher,), {})[0]), 5))
+    0.0
+
+  References:
+    Park et al., `Relational Knowledge Distillation <https://arxiv.org/abs/1904.05068>`_, 2019,
+    sections 3.2.1 and 3.2.2.
+  """
+  schedules.check_number("distance", distance)
+  schedules.check_number("angle", angle)
+
+  def relations(x):
+    steps = x[None] - x[:, None]  # (i, j): from i to j
+    square = jnp.sum(jnp.square(steps), axis=-1)
+    apart = square > 1e-12
+    lengths = jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 1e-6)
+    lengths = jnp.where(jnp.eye(len(x), dtype=bool), 0.0, lengths)
+    pairs = max(len(x) * (len(x) - 1), 1)
+    scale = jnp.sum(lengths) / pairs if len(x) > 1 else 1.0
+    directions = unit(steps, epsilon=1e-12)
+    cosines = jnp.einsum("ijc,ikc->ijk", directions, directions, precision=EXACT)
+    return lengths / scale, cosines
+
+  def compute(student, teachers, batch):
+    del batch
+    teacher = first_teacher(teachers, "rkd")
+    for network, endpoints in (("student", student), ("teacher", teacher)):
+      features("rkd", network, endpoints)
+    lengths_s, cosines_s = relations(flat(student.pooled))
+    lengths_t, cosines_t = relations(flat(teacher.pooled))
+    return distance * _smooth(lengths_s - lengths_t) + angle * _smooth(cosines_s - cosines_t)
+
+  return stateless("rkd", compute)
+
+
+def pkt(epsilon: float = 1e-7) -> LossTransform:
+  """Probabilistic transfer: each example's distribution of similarity over the batch.
+
+  ``mean_ij q_ij log((q_ij + e) / (p_ij + e))`` over all pairs of the batch; ``p`` (student) and
+  ``q`` (teacher) are ``(cosine + 1) / 2``, divided by their sum over j.
+
+  Args:
+    epsilon: ``e``; also added to the lengths of feature vectors.
+
+  Returns:
+    A :class:`LossTransform` without parameters or state; metric ``pkt``. It reads ``pooled``
+    (batch, features) of any sizes. Its mean over pairs is small: the usual weight is 30000.
+
+  Raises:
+    ValueError: if ``epsilon`` is not positive; on ``init``, if there is no teacher or features are
+      missing.
+
+  Examples:
+    >>> from jaxcompress.nn import Endpoints
+    >>> same = Endpoints(None, pooled=jnp.eye(3))
+    >>> float(pkt().update((), (), same, (same,), {})[0])
+    0.0
+
+  References:
+    Passalis & Tefas, `Learning Deep Representations with Probabilistic Knowledge Transfer
+    <https://arxiv.org/abs/1803.10837>`_, 2018, section 3.
+  """
+  schedules.check_number("epsilon", epsilon, positive=True)
+
+  def affinities(x):
+    x = x / (norm(x) + epsilon)
+    cosines = (jnp.dot(x, x.T, precision=EXACT) + 1) / 2
+    return cosines / jnp.sum(cosines, axis=1, keepdims=True)
+
+  def compute(student, teachers, batch):
+    del batch
+    teacher = first_teacher(teachers, "pkt")
+    for network, endpoints in (("student", student), ("teacher", teacher)):
+      features("pkt", network, endpoints)
+    p, q = affinities(flat(student.pooled)), affinities(flat(teacher.pooled))
+    # log((q + e) / (p + e)), exact where q is close to p
+    return jnp.mean(q * jnp.log1p((q - p) / (p + epsilon)))
+
+  return stateless("pkt", compute)
+
+
+def _smooth(x: jax.Array) -> jax.Array:
+  """Mean of Huber's function with its bend at 1."""
+  size = jnp.abs(x)
+  return jnp.mean(jnp.where(size < 1, 0.5 * jnp.square(x), size - 0.5))

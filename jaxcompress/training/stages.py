@@ -1,0 +1,114 @@
+"""What the stages of a run share, and what stands still in each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcompress.nn import Endpoints
+from jaxcompress.training.recipe import EVERYTHING, Recipe
+
+
+def moving(trainable: Sequence[str], tree: Any, root: str = "") -> Any:
+  """Which leaves move: a tree of bools.
+
+  Args:
+    trainable: paths, as :class:`~jaxcompress.training.Recipe` describes them.
+    tree: any pytree.
+    root: path of the tree itself.
+
+  Examples:
+    >>> tree = {"student": {"stem": 0, "classifier": 0}, "loss": (0,)}
+    >>> moving(("student", "!student/classifier"), tree)
+    {'loss': (False,), 'student': {'classifier': False, 'stem': True}}
+  """
+  if tuple(trainable) == EVERYTHING:
+    return jax.tree.map(lambda _: True, tree)
+
+  def moves(path, _):
+    names = (root,) * bool(root) + tuple(_names(path))
+    included = any(_covers(rule, names) for rule in trainable if not rule.startswith("!"))
+    return included and not any(_covers(r[1:], names) for r in trainable if r.startswith("!"))
+
+  return jax.tree_util.tree_map_with_path(moves, tree)
+
+
+def check_paths(recipe: Recipe, trained: Mapping[str, Any]) -> None:
+  """Checks that every trainable path of every stage, and every term kept apart, is there.
+
+  Raises:
+    ValueError: if one is not.
+  """
+  terms = trained["loss"]
+  for name in recipe.apart:
+    if not isinstance(terms, dict) or name not in terms:
+      known = ", ".join(terms) if isinstance(terms, dict) else "not a named_chain"
+      raise ValueError(f"apart: the loss has no term {name!r}; its terms are {known}.")
+  paths = [tuple(_names(path)) for path, _ in jax.tree_util.tree_leaves_with_path(trained)]
+  for index in range(len(recipe.stages) + 1):
+    _, trainable = recipe.stage(index)
+    for rule in trainable:
+      known = rule in EVERYTHING or rule.startswith("!")
+      if not known and not any(_covers(rule, names) for names in paths):
+        below = sorted({"/".join(names[:2]) for names in paths})
+        raise ValueError(
+          f"trainable: {rule!r} of stage {index} is no path of the trained tree; there are"
+          f" {', '.join(below[:12])}, and what is below them."
+        )
+
+
+def init_losses(
+  recipe: Recipe, rng: jax.Array, student: Endpoints, teachers: tuple[Endpoints, ...], batch: Any
+) -> tuple[Any, Any]:
+  """Parameters and state of the losses of all stages; terms of one name share theirs.
+
+  Raises:
+    ValueError: if there are stages and a loss is no named chain, or a name means different things.
+  """
+  if not recipe.stages:
+    return recipe.loss.init(rng, student, teachers, batch)
+  merged: tuple[dict, dict] = {}, {}
+  for index in reversed(range(len(recipe.stages) + 1)):
+    loss, _ = recipe.stage(index)
+    made = loss.init(jax.random.fold_in(rng, index), student, teachers, batch)
+    for all_terms, terms in zip(merged, made, strict=True):
+      if not isinstance(terms, dict):
+        raise ValueError(
+          f"stages: the loss of stage {index} is no named_chain; write named_chain(name=loss), so"
+          " that stages share terms by name."
+        )
+      for name, term in terms.items():
+        if name in all_terms and _form(all_terms[name]) != _form(term):
+          raise ValueError(
+            f"stages: the term {name!r} of stage {index} has other parameters or another state than"
+            " in a later stage; give it another name."
+          )
+        all_terms.setdefault(name, term)
+  return merged
+
+
+def hold(moves: Any, tree: Any) -> Any:
+  """Stops the gradient of what does not move."""
+  return jax.tree.map(lambda m, x: x if m else jax.lax.stop_gradient(x), moves, tree)
+
+
+def select(moves: Any, new: Any, old: Any) -> Any:
+  """The new leaf where it moves, else the very old one."""
+  return jax.tree.map(lambda m, a, b: a if m else b, moves, new, old)
+
+
+def _names(path: tuple[Any, ...]) -> list[str]:
+  return [jax.tree_util.keystr((key,), simple=True) for key in path]
+
+
+def _covers(rule: str, names: tuple[str, ...]) -> bool:
+  parts = rule.split("/")
+  return len(parts) <= len(names) and all(
+    part in ("*", name) for part, name in zip(parts, names, strict=False)
+  )
+
+
+def _form(tree: Any) -> Any:
+  leaves, structure = jax.tree.flatten(tree)
+  return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]

@@ -1,0 +1,171 @@
+"""Stages: what stands still keeps its bits, terms are shared by name, a restart repeats the run."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from rich.console import Console
+
+from jaxcompress import distill
+from jaxcompress.nn import Endpoints
+from jaxcompress.training import Checkpoints, Stage, at_stage, distill_step, fit, init_state
+from jaxcompress.training.stages import init_losses, moving
+
+QUIET = Console(quiet=True)
+FIRST, TOTAL = 3, 6
+
+
+@pytest.fixture(scope="module")
+def recipe(recipe_of, teacher):
+  """Embeddings are trained first, then the student and its own embedding, with weight decay."""
+  embed = distill.in_batch_infonce(4)
+  return recipe_of(
+    teachers=(teacher[0],),
+    optimizer=optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.1, momentum=0.9)),
+    stages=(Stage(distill.named_chain(embed=embed), ("loss/embed",), FIRST),),
+    loss=distill.named_chain(labels=distill.cross_entropy(), embed=embed),
+    trainable=("student", "!student/stem", "loss/*/student"),
+  )
+
+
+@pytest.fixture(scope="module")
+def fresh(recipe, batches, teacher):
+  return lambda: init_state(recipe, jax.random.key(0), batches(0), teacher_variables=(teacher[1],))
+
+
+@pytest.fixture(scope="module")
+def ran(fresh, batches):
+  """The start, the end of the first stage, and the end; one program per stage."""
+  states, state, compiled = [fresh()], fresh(), distill_step._cache_size()
+  for position in range(TOTAL):
+    state = at_stage(state, position)
+    state, metrics = distill_step(state, batches(position))
+    if position in (FIRST - 1, TOTAL - 1):
+      states.append(jax.tree.map(jnp.copy, state))
+  assert distill_step._cache_size() - compiled == 2
+  assert {"labels/cross_entropy", "embed/in_batch_infonce"} <= set(metrics)
+  return states
+
+
+def arrays(state):
+  return jax.device_get(jax.tree.leaves(state.replace(rng=jax.random.key_data(state.rng))))
+
+
+def same(a, b):
+  return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), a, b))
+
+
+def all_differ(a, b):
+  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return not any(np.array_equal(x, y) for x, y in pairs)
+
+
+def test_only_the_loss_moves_in_the_first_stage(ran):
+  start, first, _ = ran
+  assert same(start.params, first.params)
+  assert same(start.batch_stats, first.batch_stats)
+  assert all_differ(start.loss_params, first.loss_params)
+
+
+def test_what_is_left_out_of_the_main_stage_keeps_its_bits_despite_weight_decay(ran):
+  _, first, last = ran
+  assert same(first.params["stem"], last.params["stem"])
+  assert same(first.batch_stats["stem"], last.batch_stats["stem"])
+  assert all_differ(first.params["expand"]["kernel"], last.params["expand"]["kernel"])
+  assert all_differ(first.batch_stats["expand"], last.batch_stats["expand"])
+  assert same(first.loss_params["embed"]["teacher"], last.loss_params["embed"]["teacher"])
+  assert all_differ(first.loss_params["embed"]["student"], last.loss_params["embed"]["student"])
+
+
+def test_the_optimizer_starts_anew_with_a_stage(ran, recipe):
+  _, first, _ = ran
+  assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(first.opt_state))
+  begun = at_stage(first, FIRST)
+  assert begun.stage == 1
+  assert not any(np.any(leaf != 0) for leaf in jax.tree.leaves(begun.opt_state))
+  assert at_stage(begun, FIRST) is begun
+
+
+@pytest.mark.parametrize("stop", [1, FIRST, FIRST + 1])
+def test_a_restored_run_ends_in_the_same_bits_wherever_it_stopped(fresh, batches, tmp_path, stop):
+  whole = fit(fresh(), batches, steps=TOTAL, console=QUIET)
+  first = Checkpoints(tmp_path, every=100)
+  fit(fresh(), batches, steps=stop, checkpoints=first, console=QUIET)
+  first.close()
+  again = Checkpoints(tmp_path, every=100)
+  ended = fit(again.restore(fresh()), batches, steps=TOTAL, console=QUIET)
+  again.close()
+  chex.assert_trees_all_equal(arrays(whole), arrays(ended))
+  assert ended.stage == 1
+
+
+def example():
+  maps = tuple(jnp.ones((2, size, size, 4)) for size in (4, 2))
+  return Endpoints(jnp.ones((2, 3)), jnp.ones((2, 5)), maps, maps)
+
+
+def loss_trees(recipe):
+  batch = {"label": jnp.zeros(2, jnp.int32)}
+  key = jax.random.key(0)
+  return jax.eval_shape(lambda: init_losses(recipe, key, example(), (example(),), batch))
+
+
+def test_factor_transfer_shares_its_paraphraser_and_freezes_it_later(recipe_of):
+  asked = distill.parse("factor,kd:1")
+  first = Stage(asked.first, asked.moves, 5)
+  recipe = recipe_of(loss=asked.loss, trainable=asked.trainable, stages=(first,))
+  params, _ = loss_trees(recipe)
+  assert sorted(params) == ["factor", "kd", "labels"]
+  tree = {"student": {"stem": 0.0, "classifier": 0.0}, "loss": params}
+  early, late = moving(asked.moves, tree), moving(asked.trainable, tree)
+  assert not any(jax.tree.leaves(early["student"])) and all(jax.tree.leaves(late["student"]))
+  for part in ("paraphraser", "translator"):
+    flags = [jax.tree.leaves(moves["loss"]["factor"][0][part]) for moves in (early, late)]
+    assert [set(f) for f in flags] == [{part == "paraphraser"}, {part == "translator"}]
+
+
+def test_boundaries_train_the_maps_first_and_labels_after(recipe_of):
+  asked = distill.parse("ab")
+  tree = {"student": {"stem": 0.0, "classifier": 0.0}, "loss": {"ab": 0.0, "labels": 0.0}}
+  assert moving(asked.moves, tree)["student"] == {"stem": True, "classifier": False}
+  recipe = recipe_of(loss=asked.loss, stages=(Stage(asked.first, asked.moves, 5),))
+  assert sorted(loss_trees(recipe)[0]) == ["ab", "labels"]
+
+
+def test_a_bank_of_another_stage_is_not_rolled_back_with_a_bad_batch(recipe_of, teacher, batches):
+  recipe = recipe_of(
+    teachers=(teacher[0],),
+    loss=distill.named_chain(crd=distill.crd(40, dim=4, negatives=4)),
+    stages=(Stage(distill.named_chain(labels=distill.cross_entropy()), ("student",), 5),),
+  )
+  state = init_state(recipe, jax.random.key(0), batches(0), teacher_variables=(teacher[1],))
+  bad = batches(0)
+  bad["image"][0] = np.nan
+  before = jax.device_get(state.loss_state)
+  after, _ = distill_step(state, bad)
+  assert int(after.skipped) == 1
+  assert same(before["crd"], after.loss_state["crd"])
+
+
+@pytest.mark.parametrize(
+  ("parts", "message"),
+  [
+    ({"trainable": ("student/head",)}, "'student/head' of stage 0 is no path"),
+    ({"stages": (Stage(distill.cross_entropy(), ("student",), 2),)}, "no named_chain"),
+    ({"stages": (Stage(distill.cross_entropy(), ("student",), 0),)}, "stage 0 has 0 steps"),
+    ({"stages": [1]}, "stages: .* must be a tuple"),
+    (
+      {
+        "stages": (Stage(distill.named_chain(kd=distill.in_batch_infonce(3)), ("loss",), 2),),
+        "loss": distill.named_chain(kd=distill.in_batch_infonce(4)),
+      },
+      "the term 'kd' of stage 0 has other parameters",
+    ),
+  ],
+)
+def test_stages_that_do_not_fit_are_refused(recipe_of, teacher, batches, parts, message):
+  with pytest.raises(ValueError, match=message):
+    recipe = recipe_of(teachers=(teacher[0],), **parts)
+    init_state(recipe, jax.random.key(0), batches(0), teacher_variables=(teacher[1],))
