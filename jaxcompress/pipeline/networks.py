@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,7 +11,6 @@ import jax
 
 from jaxcompress import models
 from jaxcompress.models.layouts import SMALL_IMAGE
-from jaxcompress.nn import Norm
 from jaxcompress.training.checkpoint import load_variables, save_variables
 
 MODEL_FILE = "model.json"
@@ -39,33 +39,33 @@ class Network(NamedTuple):
 
 
 def build(
-  name: str, num_classes: int, image_shape: tuple[int, ...], width: float | None, default: float
+  name: str,
+  num_classes: int,
+  image_shape: tuple[int, ...],
+  width: float | None,
+  default: float | None,
+  wanted: Mapping[str, Any],
 ) -> Network:
   """A network for the run's images.
 
   Small images get the short layout where there is one, which learns most in a few minutes.
-  Padding is TensorFlow's (no extra op on the device) and residual branches start at zero where the
-  network has a choice.
 
   Args:
     name: in the registry.
     num_classes: size of the logits.
     image_shape: (height, width, channels).
     width: multiplier; None takes the default where the model has a width.
-    default: width where none is given.
+    default: width where none is given; None: the model's own.
+    wanted: further options, each for the networks that have it.
 
   Raises:
     ValueError: if the name is unknown, or a width is given to a model without one.
   """
   known = models.options_of(name) if name in models.MODELS else ()
-  options: dict[str, Any] = {"norm": Norm(epsilon=1e-3)}
+  options = {option: value for option, value in wanted.items() if option in known}
   if "layout" in known:
     small = "short" if name in SHORT_LAYOUTS else "cifar"
     options["layout"] = small if image_shape[0] <= SMALL_IMAGE else "imagenet"
-  if "padding" in known:
-    options["padding"] = "SAME"
-  if "zero_residual" in known:
-    options["zero_residual"] = True
   if width is None and "width" in known:
     width = default
   if width is not None:
@@ -92,6 +92,7 @@ def load(
   *,
   name: str | None,
   width: float | None,
+  wanted: Mapping[str, Any],
 ) -> tuple[Network, Any]:
   """Reads a network that :func:`save` wrote.
 
@@ -101,6 +102,7 @@ def load(
     image_shape: of the data set.
     name: model that is expected, or None for any.
     width: width that is expected, or None for any.
+    wanted: further options; see :func:`build`.
 
   Returns:
     ``(network, variables)``.
@@ -127,6 +129,6 @@ def load(
       f"teacher_checkpoint: {folder} knows {len(found[2])} classes ({', '.join(found[2][:3])}, ...)"
       f" and the data has {len(classes)} ({', '.join(classes[:3])}, ...); they must be the same."
     )
-  network = build(found[0], len(classes), image_shape, found[1], default=1.0)
+  network = build(found[0], len(classes), image_shape, found[1], None, wanted)
   variables = load_variables(folder / "variables", network.summary.variables)
   return network, jax.tree.map(jax.numpy.asarray, variables)
