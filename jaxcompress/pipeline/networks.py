@@ -119,10 +119,10 @@ def load(
       f"teacher_checkpoint: {folder} holds no readable {MODEL_FILE}; name the teacher folder that a"
       " run wrote, such as OUT/teacher."
     ) from error
-  for option, wanted, stored in (("teacher", name, found[0]), ("teacher_width", width, found[1])):
-    if wanted is not None and wanted != stored:
+  for option, expected, stored in (("teacher", name, found[0]), ("teacher_width", width, found[1])):
+    if expected is not None and expected != stored:
       raise ValueError(
-        f"{option}: {wanted} was asked for, but {folder} holds {stored}; leave it out."
+        f"{option}: {expected} was asked for, but {folder} holds {stored}; leave it out."
       )
   if found[2] != tuple(classes):
     raise ValueError(

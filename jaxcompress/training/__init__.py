@@ -2,6 +2,7 @@
 
 from jaxcompress.nn import init_variables
 from jaxcompress.training.assistants import fit_chain
+from jaxcompress.training.cached import CachedTeacher
 from jaxcompress.training.checkpoint import Checkpoints, load_variables, save_variables
 from jaxcompress.training.loop import evaluate, fit
 from jaxcompress.training.norm import reestimate_norm
@@ -13,6 +14,7 @@ from jaxcompress.training.step import distill_step, eval_step, predict, train_st
 
 __all__ = [
   "PROTOCOLS",
+  "CachedTeacher",
   "Checkpoints",
   "CompressState",
   "Protocol",

@@ -9,6 +9,7 @@ import optax
 
 from jaxcompress.distill import LossTransform, cross_entropy
 from jaxcompress.quantize import Quantization
+from jaxcompress.training.cached import CachedTeacher
 
 EVERYTHING = ("student", "quantizer", "loss")
 
@@ -43,7 +44,8 @@ class Recipe:
   Attributes:
     student: a linen module made of leaf ops.
     teachers: modules whose :class:`~jaxcompress.nn.Endpoints` the loss reads; they are not
-      trained.
+      trained. A :class:`~jaxcompress.training.CachedTeacher` stands for one whose outputs come with
+      the batch.
     loss: what is minimised.
     quantize: how the student is quantized during training, or None.
     optimizer: any optax transformation; it trains the student's parameters and what quantizers
@@ -73,7 +75,7 @@ class Recipe:
 
   student: nn.Module
   optimizer: optax.GradientTransformation
-  teachers: tuple[nn.Module, ...] = ()
+  teachers: tuple[nn.Module | CachedTeacher, ...] = ()
   loss: LossTransform = dataclasses.field(default_factory=cross_entropy)
   quantize: Quantization | None = None
   augment: Callable[..., Any] | None = None

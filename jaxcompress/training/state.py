@@ -19,6 +19,7 @@ from jaxcompress.quantize import (
   init_quantizers,
   trained_codes,
 )
+from jaxcompress.training.cached import CachedTeacher
 from jaxcompress.training.labels import split_labels
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.stages import check_paths, init_losses
@@ -195,10 +196,7 @@ def init_state(
     batch = {**split_labels(batch), "image": images}
     with ops.formulations(**ops.XLA_ONLY._asdict()):  # losses read shapes, rarely values
       student = as_endpoints(recipe.student.apply(variables, images, train=False))
-      teachers = tuple(
-        as_endpoints(teacher.apply(v, images, train=False))
-        for teacher, v in zip(recipe.teachers, teacher_variables, strict=True)
-      )
+      teachers = run_teachers(recipe, teacher_variables, batch)
     loss_params, loss_state = init_losses(recipe, loss_key, student, teachers, batch)
     quantizer = QuantVariables({}, {})
     if recipe.quantize is not None:
@@ -265,6 +263,18 @@ def _start_optimizer(recipe: Recipe, trained: Any) -> Any:
 def _copy(tree: Any) -> Any:
   """Arrays of our own: the step donates them, and the caller may still need the given ones."""
   return jax.tree.map(jnp.copy, tree)
+
+
+def run_teachers(
+  recipe: Recipe, variables: tuple[Any, ...], batch: Mapping[str, jax.Array]
+) -> tuple[Endpoints, ...]:
+  """What the teachers say to a batch; a :class:`CachedTeacher` has said it before."""
+  return tuple(
+    teacher.from_batch(batch)
+    if isinstance(teacher, CachedTeacher)
+    else as_endpoints(teacher.apply(own, batch["image"], train=False))
+    for teacher, own in zip(recipe.teachers, variables, strict=True)
+  )
 
 
 def as_endpoints(output: Any) -> Endpoints:

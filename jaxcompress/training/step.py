@@ -24,6 +24,7 @@ from jaxcompress.training.stages import hold, moving, select
 from jaxcompress.training.state import (
   CompressState,
   as_endpoints,
+  run_teachers,
   sites_of,
   to_network_input,
 )
@@ -54,10 +55,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   if recipe.augment is not None:
     batch = split_labels(recipe.augment(augment_key, batch))
   batch["image"] = to_network_input(recipe, batch["image"])
-  teachers = tuple(
-    as_endpoints(teacher.apply(variables, batch["image"], train=False))
-    for teacher, variables in zip(recipe.teachers, state.teachers, strict=True)
-  )
+  teachers = run_teachers(recipe, state.teachers, batch)
 
   loss_of_stage, trainable = recipe.stage(state.stage)
   moves = moving(trainable, state.trained)
