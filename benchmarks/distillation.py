@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxcompress import data as datasets
-from jaxcompress import distill, models, training
+from jaxcompress import distill, models, ops, training
 from jaxcompress.pipeline import PRESETS, networks, phases
 
 EXAMPLES, CLASSES, SIDE, LOOKS = 50_000, 100, 32, 10
@@ -91,7 +91,8 @@ class Steps:
   def alone(self, loss):
     """The loss and its gradient on finished features, its state carried along."""
     (student, own), (teacher, given) = self.endpoints
-    params, state = loss.init(jax.random.key(0), student, (teacher,), self.batch)
+    made = loss.init(jax.random.key(0), student, (teacher,), self.batch)
+    params, state = jax.tree.map(jnp.array, made)  # copies: the state is donated
     extras = {"student_params": own["params"], "teacher_params": (given["params"],)}
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -267,6 +268,7 @@ def main():
   parser.add_argument("--limit", type=int, help="at most so many images in each part")
   parser.add_argument("--json", type=pathlib.Path)
   args = parser.parse_args()
+  ops.keep_freed_memory()
   if unknown := [name for name in args.methods if name not in distill.METHODS]:
     parser.error(f"methods: {unknown[0]} is unknown; there are {', '.join(distill.METHODS)}")
   results = {"cost": cost, "table": gains}[args.part](args)
