@@ -22,7 +22,7 @@ from rich.table import Table
 from jaxcompress import data as datasets
 from jaxcompress import distill, models, training
 from jaxcompress.nn import Norm
-from jaxcompress.pipeline import phases
+from jaxcompress.pipeline import PRESETS, phases
 
 BATCH = 64
 
@@ -50,7 +50,7 @@ class Bench:
       }
     recipe = training.Recipe(
       student=model,
-      optimizer=training.sgd(training.warmup_cosine(phases.PEAK, steps)),
+      optimizer=PRESETS["default"].protocol.optimizer(steps),
       augment=datasets.Augment(crop=2),
       preprocess=self.preprocess,
       **parts,

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from jaxcompress import data as datasets
 from jaxcompress import ops, quantize, training
-from jaxcompress.pipeline import networks, phases
+from jaxcompress.pipeline import PRESETS, networks, phases
 
 BATCH, IMAGES = 64, 512
 WIDTHS = {"mobilenet_v2": 0.25, "mobilenet_v3_small": 0.5}
@@ -141,10 +141,12 @@ def qwix_rows(bench, network, variables):
 
 def measure(bench, name, args):
   """Rows of ``(what, top-1 or words, bytes)`` for one network."""
+  preset = PRESETS["default"]
+  shape = bench.data.image_shape
   network = networks.build(
-    name, len(bench.data.classes), bench.data.image_shape, WIDTHS.get(name), default=1.0
+    name, len(bench.data.classes), shape, WIDTHS.get(name), None, preset.network
   )
-  state = bench.train(network, args.steps, phases.PEAK, name)
+  state = bench.train(network, args.steps, preset.protocol.learning_rate, name)
   variables = jax.device_get(state.variables)
   yield "float", bench.float_top1(network.module, variables), 4 * network.summary.parameters
   for bits in (8, 4):

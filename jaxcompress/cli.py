@@ -22,6 +22,13 @@ Width = Annotated[float | None, typer.Option(help="Width multiplier of the stude
 
 @app.command()
 def compress(
+  preset: Annotated[
+    str | None,
+    typer.Option(
+      help="A published protocol, such as crd-cifar100: data, networks, losses and schedule; other"
+      " options change it [default]."
+    ),
+  ] = None,
   data: Annotated[
     str | None,
     typer.Option(
@@ -75,6 +82,7 @@ def compress(
   from jaxcompress import pipeline, report
 
   given = {
+    "preset": preset,
     "data": data,
     "student": student,
     "width": width,

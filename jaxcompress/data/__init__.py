@@ -1,18 +1,36 @@
 """Images to train on: built-in sets, folders, tensorflow-datasets; order, augmentation, scaling."""
 
-from jaxcompress.data.augment import Augment
+from jaxcompress.data.augment import (
+  Augment,
+  ColorJitter,
+  Mix,
+  RandAugment,
+  RandomErasing,
+  RandomResizedCrop,
+  chain,
+)
 from jaxcompress.data.dataset import Dataset, Split
 from jaxcompress.data.load import load
 from jaxcompress.data.order import batch_at, batch_indices, eval_batches
 from jaxcompress.data.preprocess import Preprocess
+from jaxcompress.data.teacher_cache import PerExample, TeacherCache, cache_teacher
 
 __all__ = [
   "Augment",
+  "ColorJitter",
   "Dataset",
+  "Mix",
+  "PerExample",
   "Preprocess",
+  "RandAugment",
+  "RandomErasing",
+  "RandomResizedCrop",
   "Split",
+  "TeacherCache",
   "batch_at",
   "batch_indices",
+  "cache_teacher",
+  "chain",
   "eval_batches",
   "load",
 ]

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Pixel = float | tuple[float, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
@@ -20,8 +22,8 @@ class Preprocess:
   :meth:`to_metadata` is what a model file says about it.
 
   Attributes:
-    center: subtracted from the pixels.
-    scale: divides them.
+    center: subtracted from the pixels: a number, or a tuple with one for each channel.
+    scale: divides them; likewise.
     per_image: whether images are brought to zero mean and similar contrast.
     epsilon: keeps the noise of flat images small; in units of the scaled pixels.
 
@@ -35,36 +37,42 @@ class Preprocess:
     [0.909, 0.909, -0.909, -0.909]
     >>> float(Preprocess(per_image=False)(image).max())
     0.0078125
+    >>> rgb = Preprocess(center=(124.0, 116.0, 104.0), scale=(58.0, 57.0, 57.0), per_image=False)
+    >>> rgb(np.full((1, 1, 1, 3), 124, np.uint8)).round(2).ravel().tolist()
+    [0.0, 0.14000000059604645, 0.3499999940395355]
   """
 
-  center: float = 127.5
-  scale: float = 64.0
+  center: Pixel = 127.5
+  scale: Pixel = 64.0
   per_image: bool = True
   epsilon: float = 0.1
 
   def __post_init__(self):
     for name in ("scale", "epsilon"):
-      if not getattr(self, name) > 0:
+      if not np.all(np.asarray(getattr(self, name)) > 0):
         raise ValueError(f"{name}: {getattr(self, name)} must be positive.")
 
   def __call__(self, images: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
     """(..., height, width, channels), uint8 or float with pixels of 0 to 255, to float32."""
     xp = np if isinstance(images, np.ndarray) else jnp
-    x = (images.astype(np.float32) - self.center) / self.scale
+    center, scale = (_per_channel(value, images.ndim) for value in (self.center, self.scale))
+    x = (images.astype(np.float32) - center) / scale
     if not self.per_image:
       return x
     x = x - xp.mean(x, axis=(-3, -2), keepdims=True)
     deviation = xp.sqrt(xp.mean(xp.square(x), axis=(-3, -2, -1), keepdims=True))
     return x / (deviation + self.epsilon)
 
-  def to_metadata(self) -> dict[str, float | bool | str]:
+  def to_metadata(self) -> dict[str, float | list[float] | bool | str]:
     """The settings as JSON values, with the formula in words.
 
     Examples:
       >>> Preprocess(per_image=False).to_metadata()["formula"]
       'y = (x - center) / scale'
     """
-    return {**dataclasses.asdict(self), "formula": self._formula()}
+    values = dataclasses.asdict(self)
+    values = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+    return {**values, "formula": self._formula()}
 
   def _formula(self) -> str:
     scaled = "y = (x - center) / scale"
@@ -93,4 +101,12 @@ class Preprocess:
         f"metadata: {', '.join(missing)} missing; it must have {', '.join(names)}, as "
         "to_metadata writes them."
       )
-    return cls(**{name: metadata[name] for name in names})
+    values = {name: metadata[name] for name in names}
+    return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+
+
+def _per_channel(value: Pixel, ndim: int) -> float | np.ndarray:
+  """A number as it is; one for each channel as float32 for the last axis."""
+  if not isinstance(value, tuple):
+    return value
+  return np.array(value, np.float32).reshape(*[1] * (ndim - 1), len(value))

@@ -6,9 +6,11 @@ from jaxcompress.models.convert import (
   to_torch,
 )
 from jaxcompress.models.files import (
+  from_config,
   load,
   read_metadata,
   save,
+  to_config,
 )
 from jaxcompress.models.ghostnet import (
   GhostNet,
@@ -112,6 +114,7 @@ __all__ = [
   "WideResNet",
   "create",
   "describe",
+  "from_config",
   "from_torch",
   "ghostnet",
   "load",
@@ -146,6 +149,7 @@ __all__ = [
   "shufflenet_v2",
   "shufflenet_v2_crd",
   "summarize",
+  "to_config",
   "to_torch",
   "vgg",
   "vgg8",

@@ -57,14 +57,13 @@ def save(
     (True, {'seed': 0})
   """
   path = pathlib.Path(path)
-  name, num_classes, options = describe(model)
-  config = {"format": FORMAT, "model": name, "num_classes": num_classes, "options": options}
+  config = to_config(model)
   try:
     header = json.dumps({**config, "metadata": dict(metadata or {})}, allow_nan=False)
   except (TypeError, ValueError) as error:
     raise ValueError(f"metadata: it is no JSON ({error}); give plain values.") from error
   arrays = {key: np.asarray(array) for key, array in _flat(variables).items()}
-  _check_arrays("variables", f"the model {name}", model, arrays)
+  _check_arrays("variables", f"the model {config['model']}", model, arrays)
   content = to_bytes({key: np.ascontiguousarray(a) for key, a in arrays.items()}, {HEADER: header})
   try:
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
@@ -134,17 +133,43 @@ def _read(path: str | os.PathLike, *, arrays: bool = True) -> tuple[str, dict[st
   return header, found
 
 
-def _build(path: str | os.PathLike, header: str) -> nn.Module:
+def to_config(model: nn.Module) -> dict[str, Any]:
+  """What to build a model of this package from, as JSON holds it.
+
+  Raises:
+    ValueError: if it is no model of this package.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from_config(to_config(models.resnet8(10))) == models.resnet8(10)
+    True
+  """
+  name, num_classes, options = describe(model)
+  return {"format": FORMAT, "model": name, "num_classes": num_classes, "options": options}
+
+
+def from_config(config: Mapping[str, Any]) -> nn.Module:
+  """The model that :func:`to_config` described.
+
+  Raises:
+    ValueError: if there is no such model.
+  """
   try:
-    config = json.loads(header)
     options = {name: _as_tuples(value) for name, value in config["options"].items()}
     if "norm" in options:
       options["norm"] = Norm(*options["norm"])
     return create(config["model"], config["num_classes"], **options)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise ValueError(
-      f"path: {path} names a model that cannot be built ({type(error).__name__}: {error})."
+      f"config: no model is built of it ({type(error).__name__}: {error})."
     ) from error
+
+
+def _build(path: str | os.PathLike, header: str) -> nn.Module:
+  try:
+    return from_config(json.loads(header))
+  except ValueError as error:
+    raise ValueError(f"path: {path} names a model that cannot be built ({error}).") from error
 
 
 def _as_tuples(value: Any) -> Any:

@@ -12,7 +12,6 @@ import jax
 from jaxcompress import data as datasets
 from jaxcompress import models
 from jaxcompress.models.layouts import SMALL_IMAGE
-from jaxcompress.nn import Norm
 from jaxcompress.training.checkpoint import load_variables, save_variables
 
 MODEL_FILE = "model.json"
@@ -41,33 +40,33 @@ class Network(NamedTuple):
 
 
 def build(
-  name: str, num_classes: int, image_shape: tuple[int, ...], width: float | None, default: float
+  name: str,
+  num_classes: int,
+  image_shape: tuple[int, ...],
+  width: float | None,
+  default: float | None,
+  wanted: Mapping[str, Any],
 ) -> Network:
   """A network for the run's images.
 
   Small images get the short layout where there is one, which learns most in a few minutes.
-  Padding is TensorFlow's (no extra op on the device) and residual branches start at zero where the
-  network has a choice.
 
   Args:
     name: in the registry.
     num_classes: size of the logits.
     image_shape: (height, width, channels).
     width: multiplier; None takes the default where the model has a width.
-    default: width where none is given.
+    default: width where none is given; None: the model's own.
+    wanted: further options, each for the networks that have it.
 
   Raises:
     ValueError: if the name is unknown, or a width is given to a model without one.
   """
   known = models.options_of(name) if name in models.MODELS else ()
-  options: dict[str, Any] = {"norm": Norm(epsilon=1e-3)}
+  options = {option: value for option, value in wanted.items() if option in known}
   if "layout" in known:
     small = "short" if name in SHORT_LAYOUTS else "cifar"
     options["layout"] = small if image_shape[0] <= SMALL_IMAGE else "imagenet"
-  if "padding" in known:
-    options["padding"] = "SAME"
-  if "zero_residual" in known:
-    options["zero_residual"] = True
   if width is None and "width" in known:
     width = default
   if width is not None:
@@ -111,6 +110,7 @@ def save(
   facts = {
     "name": network.name,
     "width": network.width,
+    "config": models.to_config(network.module),
     "classes": list(classes),
     "image_shape": list(network.summary.graph.input_shape[1:]),
     "preprocess": preprocess.to_metadata(),
@@ -126,6 +126,7 @@ def load(
   *,
   name: str | None,
   width: float | None,
+  wanted: Mapping[str, Any],
 ) -> tuple[Network, Any]:
   """Reads a network that :func:`save` wrote.
 
@@ -135,6 +136,7 @@ def load(
     image_shape: of the data set.
     name: model that is expected, or None for any.
     width: width that is expected, or None for any.
+    wanted: further options; see :func:`build`.
 
   Returns:
     ``(network, variables)``.
@@ -151,17 +153,17 @@ def load(
       f"teacher_checkpoint: {folder} holds no readable {MODEL_FILE}; name the teacher folder that a"
       " run wrote, such as OUT/teacher."
     ) from error
-  for option, wanted, stored in (("teacher", name, found[0]), ("teacher_width", width, found[1])):
-    if wanted is not None and wanted != stored:
+  for option, expected, stored in (("teacher", name, found[0]), ("teacher_width", width, found[1])):
+    if expected is not None and expected != stored:
       raise ValueError(
-        f"{option}: {wanted} was asked for, but {folder} holds {stored}; leave it out."
+        f"{option}: {expected} was asked for, but {folder} holds {stored}; leave it out."
       )
   if found[2] != tuple(classes):
     raise ValueError(
       f"teacher_checkpoint: {folder} knows {len(found[2])} classes ({', '.join(found[2][:3])}, ...)"
       f" and the data has {len(classes)} ({', '.join(classes[:3])}, ...); they must be the same."
     )
-  network = build(found[0], len(classes), image_shape, found[1], default=1.0)
+  network = build(found[0], len(classes), image_shape, found[1], None, wanted)
   variables = load_variables(folder / "variables", network.summary.variables)
   return network, jax.tree.map(jax.numpy.asarray, variables)
 
@@ -193,17 +195,17 @@ def read(path: str | pathlib.Path) -> Saved:
 def _read_folder(folder: pathlib.Path) -> Saved:
   try:
     facts = json.loads((folder / MODEL_FILE).read_text())
-    name, width, classes = facts["name"], facts["width"], tuple(facts["classes"])
-    shape = tuple(facts["image_shape"])
-  except (OSError, ValueError, KeyError, TypeError) as error:
+    module, shape = models.from_config(facts["config"]), tuple(facts["image_shape"])
+    summary = models.summarize(module, shape[0], shape[-1])
+    title = Network(facts["name"], facts["width"], module, summary).title
+  except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
     raise ValueError(
       f"model: {folder} holds no readable {MODEL_FILE}; name a folder that compress wrote, such as"
       " OUT/student or OUT/teacher."
     ) from error
-  network = build(name, len(classes), shape, width, default=1.0)
-  variables = load_variables(folder / "variables", network.summary.variables)
+  variables = load_variables(folder / "variables", summary.variables)
   variables = jax.tree.map(jax.numpy.asarray, variables)
-  return _saved(folder, network.title, network.module, variables, facts)
+  return _saved(folder, title, module, variables, facts)
 
 
 def _saved(

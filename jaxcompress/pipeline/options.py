@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from jaxcompress import distill
+from jaxcompress.pipeline.presets import PRESETS
 from jaxcompress.training.checkpoint import first_line
 
 OPTIONS_FILE = "run.json"
@@ -16,6 +17,8 @@ class Options:
   """The options of ``jaxcompress compress``.
 
   Attributes:
+    preset: name in :data:`~jaxcompress.pipeline.PRESETS`, which gives the options that are not
+      given, and how networks are trained.
     data: ``glyphs``, ``digits``, ``tfds:NAME`` or ``folder:PATH``.
     student: name of the small model.
     width: its width multiplier, for models that have one.
@@ -42,6 +45,7 @@ class Options:
     'kd:0.9,crd:0.8'
   """
 
+  preset: str = "default"
   data: str = "glyphs"
   student: str = "mobilenet_v2"
   width: float | None = None
@@ -57,6 +61,10 @@ class Options:
   quick: bool = False
 
   def __post_init__(self):
+    if self.preset not in PRESETS:
+      raise ValueError(
+        f"preset: {self.preset!r} is unknown; it must be one of {', '.join(PRESETS)}."
+      )
     asked = distill.parse(self.distill, num_examples=2)
     if "labels" not in asked.weights and not any(
       "logits" in distill.METHODS[name].reads for name in asked.weights
@@ -77,8 +85,19 @@ class Options:
 
 
 def make_options(given: dict[str, Any]) -> Options:
-  """Options from those that were given; None means not given."""
-  return Options(**{name: value for name, value in given.items() if value is not None})
+  """Options from those that were given, then the preset's; None means not given.
+
+  Examples:
+    >>> options = make_options({"preset": "crd-cifar100", "student": "vgg8", "data": None})
+    >>> options.student, options.data, options.epochs
+    ('vgg8', 'tfds:cifar100', 240)
+  """
+  given = {name: value for name, value in given.items() if value is not None}
+  preset = PRESETS.get(given.get("preset", "default"))
+  ours = {} if preset is None else dict(preset.options)
+  if given.get("quick"):
+    ours.pop("epochs", None)
+  return Options(**{**ours, **given})
 
 
 def claim_folder(

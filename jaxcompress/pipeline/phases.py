@@ -14,10 +14,9 @@ from jaxcompress import data as datasets
 from jaxcompress import distill, export, quantize, training
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
+from jaxcompress.pipeline.presets import FINE_TUNE, Preset
 from jaxcompress.report import MetricsWriter, read_metrics
 
-PEAK = 0.1  # learning rate of SGD at the top of its schedule
-FINE_TUNE = 0.005  # and while the network learns to live with integers
 FIRST_STAGE = 1 / 8  # of the steps, for losses that have one: 30 of 240 epochs in RepDistiller
 STEPS = 1000  # where no number of epochs is given, and the set is not small
 SMALL_STEPS, SMALL_EPOCHS = 400, 25  # a small set gets so many epochs, but no fewer steps
@@ -65,7 +64,7 @@ class Context:
     folder: of the run's output.
     options: of the run.
     data: images in memory.
-    preprocess: maps images to what networks read.
+    preset: how networks are trained.
     schedule: steps of each phase.
     metrics: rows go here.
     console: progress goes here.
@@ -74,10 +73,15 @@ class Context:
   folder: pathlib.Path
   options: Options
   data: datasets.Dataset
-  preprocess: datasets.Preprocess
+  preset: Preset
   schedule: Schedule
   metrics: MetricsWriter
   console: Console
+
+  @property
+  def preprocess(self) -> datasets.Preprocess:
+    """Maps images to what networks read."""
+    return self.preset.preprocess
 
   def recall(self) -> dict[str, Any]:
     """Facts that earlier phases noted."""
@@ -102,15 +106,14 @@ class Context:
 
 def train_teacher(run: Context, network: Network) -> Any:
   """Trains the teacher from scratch; its variables."""
-  recipe = _recipe(run, network, optimizer=_float_optimizer(run.schedule.float_steps))
-  state = _train(run, "teacher", network, recipe, run.schedule.float_steps)
-  return state.variables
+  recipe = _labels_alone(run, network)
+  return _train(run, "teacher", network, recipe, run.schedule.float_steps).averaged.variables
 
 
 def train_alone(run: Context, network: Network) -> Any:
   """Trains the student on labels alone, as many steps as distillation gets; its variables."""
-  recipe = _recipe(run, network, optimizer=_float_optimizer(run.schedule.float_steps))
-  return _train(run, "alone", network, recipe, run.schedule.float_steps).variables
+  recipe = _labels_alone(run, network)
+  return _train(run, "alone", network, recipe, run.schedule.float_steps).averaged.variables
 
 
 def distill_student(
@@ -133,23 +136,7 @@ def distill_student(
     The last state.
   """
   float_steps, int_steps = run.schedule.float_steps, run.schedule.int_steps
-  asked = losses_of(run.options, len(run.data.train))
-  first_steps = 0 if asked.first is None else max(1, round(FIRST_STAGE * float_steps))
-  main_steps = max(1, float_steps - first_steps)  # the optimizer counts them from 0
-  fine_tune = optax.cosine_decay_schedule(FINE_TUNE, int_steps)
-  rate = optax.join_schedules([training.warmup_cosine(PEAK, main_steps), fine_tune], [main_steps])
-  recipe = _recipe(
-    run,
-    network,
-    optimizer=training.sgd(rate),
-    teachers=(teacher.module,),
-    loss=asked.loss,
-    trainable=asked.trainable,
-    stages=() if asked.first is None else (training.Stage(asked.first, asked.moves, first_steps),),
-    quantize=quantize.uniform(
-      run.options.bits, start_step=float_steps, freeze_norm_step=float_steps
-    ),
-  )
+  recipe = distillation_recipe(run, network, teacher)
   return _train(
     run,
     "distilled",
@@ -157,7 +144,30 @@ def distill_student(
     recipe,
     float_steps + int_steps,
     teacher_variables=(teacher_variables,),
-    hooks={float_steps: lambda state: on_float(state.variables)},
+    hooks={float_steps: lambda state: on_float(state.averaged.variables)},
+  )
+
+
+def distillation_recipe(run: Context, network: Network, teacher: Network) -> training.Recipe:
+  """The recipe of a student and its teacher: in float, then at integers."""
+  float_steps, int_steps = run.schedule.float_steps, run.schedule.int_steps
+  asked = losses_of(run.options, len(run.data.train))
+  first_steps = 0 if asked.first is None else max(1, round(FIRST_STAGE * float_steps))
+  main_steps = max(1, float_steps - first_steps)  # the optimizer counts them from 0
+  protocol = run.preset.protocol_of(network.name)
+  fine_tune = optax.cosine_decay_schedule(FINE_TUNE * protocol.learning_rate, int_steps)
+  rate = optax.join_schedules([protocol.rate(main_steps), fine_tune], [main_steps])
+  return _recipe(
+    run,
+    network,
+    optimizer=protocol.optimizer_at(rate),
+    teachers=(teacher.module,),
+    loss=asked.loss,
+    trainable=asked.trainable,
+    stages=() if asked.first is None else (training.Stage(asked.first, asked.moves, first_steps),),
+    quantize=quantize.uniform(
+      run.options.bits, start_step=float_steps, freeze_norm_step=float_steps
+    ),
   )
 
 
@@ -196,14 +206,19 @@ def check_losses(
   jax.eval_shape(try_losses, (student.summary.variables, teacher.summary.variables), example)
 
 
-def _float_optimizer(steps: int) -> optax.GradientTransformation:
-  return training.sgd(training.warmup_cosine(PEAK, steps))
+def _labels_alone(run: Context, network: Network) -> training.Recipe:
+  """The recipe of a network that no teacher helps."""
+  protocol = run.preset.protocol_of(network.name)
+  optimizer = protocol.optimizer(run.schedule.float_steps)
+  loss = distill.cross_entropy(protocol.label_smoothing)
+  return _recipe(run, network, optimizer=optimizer, loss=loss)
 
 
 def _recipe(run: Context, network: Network, **parts: Any) -> training.Recipe:
   return training.Recipe(
     student=network.module,
-    augment=datasets.Augment(crop=2, flip=run.data.flip),
+    augment=run.preset.augment(run.data),
+    ema=run.preset.protocol_of(network.name).ema,
     preprocess=run.preprocess,
     **parts,
   )
@@ -228,7 +243,7 @@ def _train(
 
   def log_top1(position: int) -> Callable[[Any], None]:
     def log(state: training.CompressState) -> None:
-      top1 = run.top1(network, state.variables, run.data.validation)
+      top1 = run.top1(network, state.averaged.variables, run.data.validation)
       run.metrics.write(phase, position, top1=top1)
 
     return log

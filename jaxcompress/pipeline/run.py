@@ -16,11 +16,9 @@ from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline import networks, phases
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
+from jaxcompress.pipeline.presets import FINE_TUNE, PRESETS
 
 QUICK_IMAGES = 6000
-TEACHER = "mobilenet_v2"
-TEACHER_WIDTH, QUICK_TEACHER_WIDTH = 0.75, 0.5
-STUDENT_WIDTH = 0.25
 SAMPLES = 24
 
 
@@ -56,8 +54,14 @@ def compress(
       size=options.image_size,
       limit=QUICK_IMAGES if options.quick else None,
     )
+  preset = PRESETS[options.preset]
+  if preset.whole:
+    data = data.with_validation_trained()
   count, shape = len(data.classes), data.image_shape
-  student = networks.build(options.student, count, shape, options.width, STUDENT_WIDTH)
+  student_width, teacher_width, quick_width = preset.widths
+  student = networks.build(
+    options.student, count, shape, options.width, student_width, preset.network
+  )
   given = None
   if options.teacher_checkpoint is not None:
     teacher, given = networks.load(
@@ -66,25 +70,25 @@ def compress(
       shape,
       name=options.teacher,
       width=options.teacher_width,
+      wanted=preset.network,
     )
   else:
-    width = QUICK_TEACHER_WIDTH if options.quick else TEACHER_WIDTH
-    name = options.teacher or TEACHER
-    teacher = networks.build(name, count, shape, options.teacher_width, width)
+    width = quick_width if options.quick else teacher_width
+    name = options.teacher or preset.teacher
+    teacher = networks.build(name, count, shape, options.teacher_width, width, preset.network)
   console.print(
     f"{data.name}: {len(data.train):,} training images of {count} classes,"
     f" {shape[0]} x {shape[1]} px; teacher {teacher.title}"
     f" ({teacher.summary.parameters:,} parameters), student {student.title}"
     f" ({student.summary.parameters:,})"
   )
-  preprocess = datasets.Preprocess()
-  phases.check_losses(options, data.train, preprocess, student, teacher)
+  phases.check_losses(options, data.train, preset.preprocess, student, teacher)
   with report.MetricsWriter(folder / "metrics.jsonl") as metrics:
     run = phases.Context(
       folder=folder,
       options=options,
       data=data,
-      preprocess=preprocess,
+      preset=preset,
       schedule=phases.Schedule.of(options, len(data.train)),
       metrics=metrics,
       console=console,
@@ -107,7 +111,12 @@ def _train_all(
     run.note(teacher=_float_entry(run, "teacher", teacher, variables, steps=0))
   elif saved.exists():  # an earlier part of this run finished it
     _, variables = networks.load(
-      saved, run.data.classes, run.data.image_shape, name=teacher.name, width=teacher.width
+      saved,
+      run.data.classes,
+      run.data.image_shape,
+      name=teacher.name,
+      width=teacher.width,
+      wanted=run.preset.network,
     )
   else:
     variables = phases.train_teacher(run, teacher)
@@ -212,13 +221,15 @@ def _deploy(
 
 def _settings(run: phases.Context) -> dict[str, Any]:
   schedule = run.schedule
+  rate = run.preset.protocol_of(run.options.student).learning_rate
   asked = phases.losses_of(run.options, len(run.data.train))
   return {
     "batch size": run.options.batch_size,
     "float steps": schedule.float_steps,
     "int8 steps": schedule.int_steps,
-    "learning rate": phases.PEAK,
-    "fine-tuning rate": phases.FINE_TUNE,
+    "preset": run.options.preset,
+    "learning rate": rate,
+    "fine-tuning rate": rate * FINE_TUNE,
     "distillation": ", ".join(f"{name} {weight:g}" for name, weight in asked.weights.items()),
   }
 

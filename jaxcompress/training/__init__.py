@@ -2,20 +2,26 @@
 
 from jaxcompress.nn import init_variables
 from jaxcompress.training.assistants import fit_chain
+from jaxcompress.training.cached import CachedTeacher
 from jaxcompress.training.checkpoint import Checkpoints, load_variables, save_variables
 from jaxcompress.training.loop import evaluate, fit
 from jaxcompress.training.norm import reestimate_norm
-from jaxcompress.training.optimizers import dot, kernels_only, sgd, warmup_cosine
+from jaxcompress.training.optimizers import dense_kernels_only, dot, kernels_only, sgd
+from jaxcompress.training.protocols import PROTOCOLS, Protocol, step_decay, warmup_cosine
 from jaxcompress.training.recipe import Recipe, Stage
 from jaxcompress.training.state import CompressState, at_stage, init_state
 from jaxcompress.training.step import distill_step, eval_step, predict, train_step
 
 __all__ = [
+  "PROTOCOLS",
+  "CachedTeacher",
   "Checkpoints",
   "CompressState",
+  "Protocol",
   "Recipe",
   "Stage",
   "at_stage",
+  "dense_kernels_only",
   "distill_step",
   "dot",
   "eval_step",
@@ -30,6 +36,7 @@ __all__ = [
   "reestimate_norm",
   "save_variables",
   "sgd",
+  "step_decay",
   "train_step",
   "warmup_cosine",
 ]

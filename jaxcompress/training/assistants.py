@@ -57,5 +57,5 @@ def fit_chain(
     key = jax.random.fold_in(rng, i)
     state = init_state(recipe, key, batch_at(0), teacher_variables=(teacher_variables,))
     state = fit(state, batch_at, steps=steps, **options)
-    teacher_variables = state.variables
+    teacher_variables = state.averaged.variables
   return state

@@ -100,7 +100,7 @@ def evaluate(
 
   Args:
     model: a linen module.
-    variables: its variables.
+    variables: its variables, such as ``state.averaged.variables``.
     batches: of ``image``, ``label`` and, where the last is padded, ``mask``.
     preprocess: maps images to what the model reads.
 

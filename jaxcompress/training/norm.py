@@ -22,7 +22,7 @@ def reestimate_norm(state: CompressState, batches: Iterable[Mapping[str, Any]]) 
   and after channels were removed, that costs accuracy which this gives back.
 
   Args:
-    state: after training.
+    state: after training; with a moving average, that is the network whose statistics are taken.
     batches: of ``image`` (batch, height, width, channels), all of one shape; labels are not read.
       Images as in evaluation, without augmentation, or as in training: what is better is a matter
       of taste; some thousand images suffice.
@@ -49,18 +49,21 @@ def reestimate_norm(state: CompressState, batches: Iterable[Mapping[str, Any]]) 
     section 3.1.
   """
   graph, total, count = state.graph(), None, 0
+  student = state.averaged
   for batch in batches:
-    moments = _moments(graph, state, batch["image"])
+    moments = _moments(graph, student, batch["image"])
     total = moments if total is None else jax.tree.map(jnp.add, total, moments)
     count += 1
   if total is None:
     raise ValueError("batches: there are none; give at least one with images.")
-  stats = state.batch_stats
+  stats = student.batch_stats
   for name, (first, second) in total.items():
     mean = first / count
     variance = jnp.maximum(second / count - jnp.square(mean), 0.0)
     stats = with_parameters(stats, name, {"mean": mean, "var": variance})
-  return state.replace(batch_stats=stats)
+  if state.recipe.ema is None:
+    return state.replace(batch_stats=stats)
+  return state.replace(ema={**state.ema, "batch_stats": stats})
 
 
 @partial(jax.jit, static_argnums=0)

@@ -9,6 +9,7 @@ import optax
 
 from jaxcompress.distill import LossTransform, cross_entropy
 from jaxcompress.quantize import Quantization
+from jaxcompress.training.cached import CachedTeacher
 
 EVERYTHING = ("student", "quantizer", "loss")
 
@@ -43,13 +44,16 @@ class Recipe:
   Attributes:
     student: a linen module made of leaf ops.
     teachers: modules whose :class:`~jaxcompress.nn.Endpoints` the loss reads; they are not
-      trained.
+      trained. A :class:`~jaxcompress.training.CachedTeacher` stands for one whose outputs come with
+      the batch.
     loss: what is minimised.
     quantize: how the student is quantized during training, or None.
     optimizer: any optax transformation; it trains the student's parameters and what quantizers
       and losses have to train, as one tree with the branches ``student``, ``quantizer``, ``loss``.
     augment: ``(rng, batch) -> batch``, on the device inside the step, in training only.
     preprocess: maps images to what the networks read, after ``augment``; also in evaluation.
+    ema: decay of a moving average of the student's parameters and running statistics, such as
+      0.999, or None. The average is what ``eval_step``, ``predict`` and ``state.quantized()`` read.
     trainable: what moves: paths in the trained tree, such as ``student`` or ``loss/factor``, each
       with all below it; ``*`` stands for any one name, and after ``!`` comes what is left out
       again. What does not move keeps every bit, running statistics included.
@@ -62,8 +66,8 @@ class Recipe:
       step, running statistics included.
 
   Raises:
-    ValueError: if teachers, stages or paths are not given as tuples, a stage has no steps, or the
-      mean teacher does not fit.
+    ValueError: if teachers, stages or paths are not given as tuples, a stage has no steps, the mean
+      teacher does not fit, or ``ema`` is out of range.
 
   Examples:
     >>> from jaxcompress import models
@@ -74,11 +78,12 @@ class Recipe:
 
   student: nn.Module
   optimizer: optax.GradientTransformation
-  teachers: tuple[nn.Module, ...] = ()
+  teachers: tuple[nn.Module | CachedTeacher, ...] = ()
   loss: LossTransform = dataclasses.field(default_factory=cross_entropy)
   quantize: Quantization | None = None
   augment: Callable[..., Any] | None = None
   preprocess: Callable[[Any], Any] | None = None
+  ema: float | None = None
   trainable: tuple[str, ...] = EVERYTHING
   stages: tuple[Stage, ...] = ()
   apart: tuple[str, ...] = ()
@@ -89,6 +94,8 @@ class Recipe:
       raise ValueError(
         f"teachers: {type(self.teachers).__name__} must be a tuple of modules; write (teacher,)."
       )
+    if self.ema is not None and not 0 <= self.ema < 1:
+      raise ValueError(f"ema: {self.ema!r} must be in [0, 1), or None for no average.")
     for name in ("trainable", "stages", "apart"):
       if not isinstance(getattr(self, name), tuple):
         raise ValueError(f"{name}: {getattr(self, name)!r} must be a tuple.")

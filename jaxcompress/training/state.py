@@ -19,6 +19,8 @@ from jaxcompress.quantize import (
   init_quantizers,
   trained_codes,
 )
+from jaxcompress.training.cached import CachedTeacher
+from jaxcompress.training.labels import split_labels
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.stages import check_paths, init_losses
 
@@ -34,6 +36,7 @@ class CompressState:
       stage is a program of its own.
     params: the student's parameters.
     batch_stats: the student's running statistics.
+    ema: moving average of both, as ``variables``; ``()`` where the recipe asks for none.
     quantizer: the quantizers' variables.
     loss_params: what the loss trains, such as embeddings.
     loss_state: what the loss carries along, such as memory banks.
@@ -49,6 +52,7 @@ class CompressState:
   stage: int = flax.struct.field(pytree_node=False)
   params: Any
   batch_stats: Any
+  ema: Any
   quantizer: QuantVariables
   loss_params: Any
   loss_state: Any
@@ -60,8 +64,19 @@ class CompressState:
 
   @property
   def variables(self) -> dict[str, Any]:
-    """The student's variables, for ``student.apply``."""
+    """The student's variables after the last update, for ``student.apply``."""
     return {"params": self.params, "batch_stats": self.batch_stats}
+
+  @property
+  def averaged(self) -> "CompressState":
+    """The state with the student's moving average in place of its latest variables.
+
+    What is evaluated and deployed; the quantizers' variables are the latest ones. Without an
+    average it is the state itself.
+    """
+    if self.recipe.ema is None:
+      return self
+    return self.replace(params=self.ema["params"], batch_stats=self.ema["batch_stats"])
 
   @property
   def trained(self) -> dict[str, Any]:
@@ -78,7 +93,7 @@ class CompressState:
     return student_graph(self.recipe, self.variables, self.image_shape)
 
   def quantized(self) -> QuantizedModel:
-    """The integers, scales and ranges that a device runs.
+    """The integers, scales and ranges that a device runs, of the moving average if there is one.
 
     Returns:
       A :class:`~jaxcompress.quantize.QuantizedModel`; called on images it evaluates exactly what
@@ -98,8 +113,9 @@ class CompressState:
         " activation ranges; take at least one quantized step."
       )
     sites = find_sites(self.graph())
-    codes = trained_codes(plan, sites, self.quantizer, self.params)
-    codes, variables = jax.device_get((codes, self.variables))
+    student = self.averaged
+    codes = trained_codes(plan, sites, self.quantizer, student.params)
+    codes, variables = jax.device_get((codes, student.variables))
     return deploy(plan, sites, codes, variables, preprocess=self.recipe.preprocess)
 
 
@@ -145,8 +161,8 @@ def init_state(
   Args:
     recipe: what is trained.
     rng: a key from ``jax.random.key``.
-    batch: ``{"image": (batch, height, width, channels), "label": (batch,) int32, "index":
-      (batch,) int32}``; any batch of the right shapes.
+    batch: ``{"image": (batch, height, width, channels), "label": (batch,) int32 or (batch, classes)
+      float, "index": (batch,) int32}``; any batch of the right shapes.
     teacher_variables: variables of each of the recipe's teachers, in order; a mean teacher's may be
       left out, and it starts as the student.
     student_variables: where the student starts; by default freshly initialised.
@@ -179,13 +195,10 @@ def init_state(
   def build(rng, batch, teacher_variables, variables):
     loss_key, run_key = jax.random.split(rng)
     images = to_network_input(recipe, batch["image"])
-    batch = {**batch, "image": images}
+    batch = {**split_labels(batch), "image": images}
     with ops.formulations(**ops.XLA_ONLY._asdict()):  # losses read shapes, rarely values
       student = as_endpoints(recipe.student.apply(variables, images, train=False))
-      teachers = tuple(
-        as_endpoints(teacher.apply(v, images, train=False))
-        for teacher, v in zip(recipe.teachers, teacher_variables, strict=True)
-      )
+      teachers = run_teachers(recipe, teacher_variables, batch)
     loss_params, loss_state = init_losses(recipe, loss_key, student, teachers, batch)
     quantizer = QuantVariables({}, {})
     if recipe.quantize is not None:
@@ -213,6 +226,9 @@ def init_state(
     stage=0,
     params=variables["params"],
     batch_stats=variables.get("batch_stats", {}),
+    ema=()
+    if recipe.ema is None
+    else _copy({"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}),
     quantizer=quantizer,
     loss_params=loss_params,
     loss_state=loss_state,
@@ -251,6 +267,18 @@ def _start_optimizer(recipe: Recipe, trained: Any) -> Any:
 def _copy(tree: Any) -> Any:
   """Arrays of our own: the step donates them, and the caller may still need the given ones."""
   return jax.tree.map(jnp.copy, tree)
+
+
+def run_teachers(
+  recipe: Recipe, variables: tuple[Any, ...], batch: Mapping[str, jax.Array]
+) -> tuple[Endpoints, ...]:
+  """What the teachers say to a batch; a :class:`CachedTeacher` has said it before."""
+  return tuple(
+    teacher.from_batch(batch)
+    if isinstance(teacher, CachedTeacher)
+    else as_endpoints(teacher.apply(own, batch["image"], train=False))
+    for teacher, own in zip(recipe.teachers, variables, strict=True)
+  )
 
 
 def as_endpoints(output: Any) -> Endpoints:

@@ -17,11 +17,14 @@ from jaxcompress.quantize import (
   quantize_activations,
   quantize_kernels,
 )
+from jaxcompress.training.ema import move_average
+from jaxcompress.training.labels import split_labels
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.stages import hold, moving, select
 from jaxcompress.training.state import (
   CompressState,
   as_endpoints,
+  run_teachers,
   sites_of,
   to_network_input,
 )
@@ -48,14 +51,11 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   recipe = state.recipe
   step_key = jax.random.fold_in(state.rng, state.position)
   augment_key, loss_key = jax.random.split(step_key)
-  batch = dict(batch)
+  batch = split_labels(batch)
   if recipe.augment is not None:
-    batch = recipe.augment(augment_key, batch)
+    batch = split_labels(recipe.augment(augment_key, batch))
   batch["image"] = to_network_input(recipe, batch["image"])
-  teachers = tuple(
-    as_endpoints(teacher.apply(variables, batch["image"], train=False))
-    for teacher, variables in zip(recipe.teachers, state.teachers, strict=True)
-  )
+  teachers = run_teachers(recipe, state.teachers, batch)
 
   loss_of_stage, trainable = recipe.stage(state.stage)
   moves = moving(trainable, state.trained)
@@ -102,9 +102,14 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   trained = select(moves, optax.apply_updates(trained, updates), trained)
   batch_stats = select(moving(trainable, batch_stats, "student"), batch_stats, state.batch_stats)
   finite = _all_finite(loss, gradients)
+  ema = state.ema
+  if recipe.ema is not None:
+    latest = {"params": trained["student"], "batch_stats": batch_stats}
+    ema = move_average(ema, latest, recipe.ema, state.step)
   proposed = state.replace(
     params=trained["student"],
     batch_stats=batch_stats,
+    ema=ema,
     quantizer=QuantVariables(trained["quantizer"], quantizer_state),
     loss_params=trained["loss"],
     loss_state=loss_state,
@@ -249,8 +254,8 @@ def _eval_step(state: CompressState, batch: Batch) -> Metrics:
   """Sums over one batch, so that batches can be added up.
 
   Args:
-    state: a state of any recipe.
-    batch: ``image`` and ``label``; an optional ``mask`` (batch,) leaves padding out.
+    state: a state of any recipe; its moving average is evaluated if it has one.
+    batch: ``image`` and ``label``, classes or soft; an optional ``mask`` (batch,) leaves padding out.
 
   Returns:
     ``{"correct", "loss", "count"}``: float32 scalars; ``loss`` is summed cross-entropy.
@@ -268,7 +273,11 @@ def classification_sums(logits: jax.Array, batch: Batch) -> Metrics:
     (1.0, 1.0)
   """
   mask = batch.get("mask", jnp.ones(logits.shape[0])).astype(jnp.float32)
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+  batch = split_labels(batch)
+  if "target" in batch:
+    losses = optax.softmax_cross_entropy(logits, batch["target"])
+  else:
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
   correct = (jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32)
   return {
     "correct": jnp.sum(correct * mask),
@@ -278,7 +287,12 @@ def classification_sums(logits: jax.Array, batch: Batch) -> Metrics:
 
 
 def _predict(state: CompressState, images: jax.Array) -> jax.Array:
-  """Logits of the student, (batch, classes) float32, as trained so far (quantized if it is)."""
+  """Logits of the student, (batch, classes) float32, as trained so far (quantized if it is).
+
+  Where the recipe asks for a moving average it is what is evaluated; for the latest weights give
+  ``student.apply`` the state's ``variables``.
+  """
+  state = state.averaged
   output, _, _ = forward(state, state.trained, to_network_input(state.recipe, images), train=False)
   return output.logits.astype(jnp.float32)
 
@@ -295,8 +309,9 @@ A batch whose loss or gradients are not finite leaves everything as it was and a
 
 Args:
   state: a :class:`CompressState` whose recipe has teachers.
-  batch: ``{"image": (batch, height, width, channels) uint8 or float, "label": (batch,) int32,
-    "index": (batch,) int32}``; ``index`` is only read by losses with memory banks.
+  batch: ``{"image": (batch, height, width, channels) uint8 or float, "label": (batch,) int32 or
+    (batch, classes) float, "index": (batch,) int32}``; ``index`` is only read by losses with memory
+    banks. Soft labels may also come as ``target``.
 
 Returns:
   ``(state, metrics)``; metrics are device scalars: ``loss``, ``accuracy``, ``skipped`` and one for

@@ -30,7 +30,7 @@ def test_help_lists_the_options_with_their_defaults(run):
   code, out, _ = run("compress", "--help")
   assert code == 0
   for option in (
-    "--data", "--student", "--width", "--teacher", "--teacher-checkpoint", "--distill", "--bits", "--epochs",
+    "--preset", "--data", "--student", "--width", "--teacher", "--teacher-checkpoint", "--distill", "--bits", "--epochs",
     "--batch-size", "--seed", "--out", "--resume", "--quick",
   ):  # fmt: skip
     assert option in out
@@ -100,6 +100,10 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
     (("--data", "folder:/no/such/folder"), "/no/such/folder"),
     (("--data", "digits", "--student", "mobilenet_v9"), "'mobilenet_v9' is unknown; it must be"),
     (("--data", "digits", "--teacher", "resnet21"), "'resnet21' is unknown; it must be"),
+    (
+      ("--preset", "kd-mnist"),
+      "preset: 'kd-mnist' is unknown; it must be one of default, kd-cifar",
+    ),
     (("--bits", "9"), "bits: 9 is out of range; it must be 2 to 8"),
     (("--bits", "1"), "bits: 1 is out of range; it must be 2 to 8"),
     (("--epochs", "0"), "epochs: 0.0 must be positive"),

@@ -93,7 +93,7 @@ def test_the_float_student_and_the_teacher_can_be_quantized_later(finished):
 def test_a_trained_teacher_is_taken_over(finished):
   classes = ("bar", "cross", "disk")
   folder = finished[0] / "teacher"
-  network, variables = networks.load(folder, classes, (16, 16, 3), name=None, width=None)
+  network, variables = networks.load(folder, classes, (16, 16, 3), name=None, width=None, wanted={})
   assert network.name == "resnet14"
   assert np.isfinite(np.asarray(variables["params"]["stem"]["kernel"])).all()
   for options, message in (
@@ -101,6 +101,6 @@ def test_a_trained_teacher_is_taken_over(finished):
     ({"name": None, "width": 0.5}, "teacher_width: 0.5 was asked for"),
   ):
     with pytest.raises(ValueError, match=message):
-      networks.load(folder, classes, (16, 16, 3), **options)
+      networks.load(folder, classes, (16, 16, 3), **options, wanted={})
   with pytest.raises(ValueError, match="knows 3 classes"):
-    networks.load(folder, ("a", "b"), (16, 16, 3), name=None, width=None)
+    networks.load(folder, ("a", "b"), (16, 16, 3), name=None, width=None, wanted={})

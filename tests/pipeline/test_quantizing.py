@@ -96,7 +96,7 @@ def test_budget_and_analysis_write_their_files_beside_it(run, file, shapes, tmp_
 
 
 def test_a_folder_of_a_run_is_read_with_all_that_it_says(trained, images, tmp_path):
-  network = networks.build("resnet8", 3, images.image_shape, None, default=1.0)
+  network = networks.build("resnet8", 3, images.image_shape, None, None, {})
   variables = init_variables(network.module, jax.random.key(1), images.image_shape)
   preprocess = datasets.Preprocess(scale=32.0)
   networks.save(tmp_path / "student", network, variables, CLASSES, preprocess)

@@ -1,10 +1,15 @@
-"""Random changes of training images, on the device inside the jitted step."""
+"""Random shift, flip and mixup: what small images need."""
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+
+from jaxcompress.data.augment.mixing import mix
+
+Pad = Literal["edge", "zero"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,17 +17,18 @@ class Augment:
   """Random shift, flip and mixup; hashable, so it can be part of a recipe.
 
   Attributes:
-    crop: every image is shifted by up to this many pixels each way; its edge pixels are repeated
-      into the gap. The same as a random crop of the padded image.
+    crop: every image is shifted by up to this many pixels each way. The same as a random crop of
+      the padded image.
     flip: whether every other image, by chance, is mirrored.
     mixup: ``alpha``; the images and labels of a batch are mixed with those of their neighbours in
       the batch, ``weight * own + (1 - weight) * neighbour`` with one weight a batch from
       Beta(alpha, alpha). The larger share is always the own one, which changes nothing in
       distribution and leaves ``label`` the likelier class. 0: no mixup.
     classes: number of classes; needed by ``mixup``.
+    pad: what a shift leaves in the gap: the ``"edge"`` pixels once more, or ``"zero"``.
 
   Raises:
-    ValueError: if a number is negative, or ``mixup`` has no ``classes``.
+    ValueError: if a number is negative, ``pad`` is unknown, or ``mixup`` has no ``classes``.
 
   Examples:
     >>> batch = {"image": jnp.zeros((2, 8, 8, 3), jnp.uint8), "label": jnp.array([0, 1])}
@@ -40,11 +46,14 @@ class Augment:
   flip: bool = False
   mixup: float = 0.0
   classes: int | None = None
+  pad: Pad = "edge"
 
   def __post_init__(self):
     for name in ("crop", "mixup"):
       if not getattr(self, name) >= 0:
         raise ValueError(f"{name}: {getattr(self, name)} must not be negative.")
+    if self.pad not in ("edge", "zero"):
+      raise ValueError(f"pad: {self.pad!r} is unknown; it must be 'edge' or 'zero'.")
     if self.mixup and (self.classes is None or self.classes < 1):
       raise ValueError(
         f"classes: {self.classes} must be the number of classes when mixup is {self.mixup}; "
@@ -66,7 +75,7 @@ class Augment:
     crop_key, flip_key, mixup_key = jax.random.split(rng, 3)
     batch = dict(batch)
     if self.crop:
-      batch["image"] = random_shift(crop_key, batch["image"], self.crop)
+      batch["image"] = random_shift(crop_key, batch["image"], self.crop, self.pad)
     if self.flip:
       batch["image"] = random_flip(flip_key, batch["image"])
     if self.mixup:
@@ -75,8 +84,8 @@ class Augment:
     return batch
 
 
-def random_shift(rng: jax.Array, images: jax.Array, reach: int) -> jax.Array:
-  """Shifts every image by whole pixels, -reach to reach in both directions, and repeats its edge.
+def random_shift(rng: jax.Array, images: jax.Array, reach: int, pad: Pad = "edge") -> jax.Array:
+  """Shifts every image by whole pixels, -reach to reach in both directions.
 
   Examples:
     >>> random_shift(jax.random.key(0), jnp.ones((2, 4, 4, 1)), 2).sum().item()
@@ -84,40 +93,24 @@ def random_shift(rng: jax.Array, images: jax.Array, reach: int) -> jax.Array:
   """
   count, height, width = images.shape[:3]
   offsets = jax.random.randint(rng, (2, count, 1), -reach, reach + 1)
-  rows = jnp.clip(jnp.arange(height).reshape(1, -1) + offsets[0], 0, height - 1)
-  columns = jnp.clip(jnp.arange(width).reshape(1, -1) + offsets[1], 0, width - 1)
+  rows, columns = (
+    jnp.arange(side).reshape(1, -1) + offset
+    for side, offset in zip((height, width), offsets, strict=True)
+  )
   which = jnp.arange(count).reshape(-1, 1, 1)
-  return images[which, rows.reshape(count, -1, 1), columns.reshape(count, 1, -1)]
+  shifted = images[
+    which,
+    jnp.clip(rows, 0, height - 1).reshape(count, -1, 1),
+    jnp.clip(columns, 0, width - 1).reshape(count, 1, -1),
+  ]
+  if pad == "edge":
+    return shifted
+  inside = ((rows >= 0) & (rows < height)).reshape(count, -1, 1, 1)
+  inside &= ((columns >= 0) & (columns < width)).reshape(count, 1, -1, 1)
+  return jnp.where(inside, shifted, jnp.zeros((), images.dtype))
 
 
 def random_flip(rng: jax.Array, images: jax.Array) -> jax.Array:
   """Mirrors every image left to right with probability one half."""
   mirrored = jax.random.bernoulli(rng, shape=(images.shape[0], 1, 1, 1))
   return jnp.where(mirrored, images[:, :, ::-1], images)
-
-
-def mix(batch: Mapping[str, jax.Array], weight: jax.Array, classes: int) -> dict[str, jax.Array]:
-  """``weight`` of every example and the rest of the one before it; the first takes the last.
-
-  Args:
-    batch: ``image`` and ``label`` or ``target``.
-    weight: scalar, 0 to 1.
-    classes: number of classes.
-
-  Returns:
-    ``image`` and ``target``, float32.
-
-  Examples:
-    >>> batch = {"image": jnp.zeros((2, 1, 1, 1)), "label": jnp.array([0, 1])}
-    >>> mix(batch, jnp.float32(0.75), 2)["target"].tolist()
-    [[0.75, 0.25], [0.25, 0.75]]
-  """
-  target = batch.get("target")
-  if target is None:
-    target = jax.nn.one_hot(batch["label"], classes)
-
-  def blend(x):
-    x = x.astype(jnp.float32)
-    return weight * x + (1 - weight) * jnp.roll(x, 1, axis=0)
-
-  return {"image": blend(batch["image"]), "target": blend(target)}

@@ -1,0 +1,95 @@
+"""Random brightness, contrast, saturation and hue."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jaxcompress.data.augment.pixels import blend, check_channels, luma, turn_hue
+
+
+def brighten(images: jax.Array, factor: jax.Array) -> jax.Array:
+  """Towards black, or away from it."""
+  return blend(jnp.zeros((1, 1, 1, 1)), images, factor)
+
+
+def contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
+  """Towards each image's mean brightness, or away from it."""
+  return blend(jnp.mean(luma(images), axis=(1, 2, 3), keepdims=True), images, factor)
+
+
+def saturate(images: jax.Array, factor: jax.Array) -> jax.Array:
+  """Towards grey, or away from it."""
+  return blend(luma(images), images, factor)
+
+
+def hue(images: jax.Array, turns: jax.Array) -> jax.Array:
+  """Around the circle of hues; grey images stay."""
+  return turn_hue(images, turns) if images.shape[-1] == 3 else images
+
+
+CHANGES = {"brightness": brighten, "contrast": contrast, "saturation": saturate, "hue": hue}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColorJitter:
+  """Changes brightness, contrast, saturation and hue by random amounts.
+
+  Each of the first three is blended with a factor uniform in ``[max(0, 1 - x), 1 + x]``, one an
+  image; hues are turned by up to ``hue`` of a whole turn either way. The four follow one another in
+  a random order, one a batch.
+
+  Attributes:
+    brightness: ``x``; 0: unchanged.
+    contrast: likewise.
+    saturation: likewise.
+    hue: at most 0.5.
+
+  Raises:
+    ValueError: if a number is out of range.
+
+  Examples:
+    >>> batch = {"image": jnp.full((2, 8, 8, 3), 100, jnp.uint8)}
+    >>> ColorJitter(brightness=0.4)(jax.random.key(0), batch)["image"].dtype.name
+    'uint8'
+
+  References:
+    Howard, `Some Improvements on Deep Convolutional Neural Network Based Image Classification
+    <https://arxiv.org/abs/1312.5402>`_, 2013, section 2.
+  """
+
+  brightness: float = 0.0
+  contrast: float = 0.0
+  saturation: float = 0.0
+  hue: float = 0.0
+
+  def __post_init__(self):
+    for name in CHANGES:
+      if not getattr(self, name) >= 0:
+        raise ValueError(f"{name}: {getattr(self, name)} must not be negative.")
+    if self.hue > 0.5:
+      raise ValueError(f"hue: {self.hue} must be at most 0.5, which is half a turn either way.")
+
+  def __call__(self, rng: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Changes colours; dtype and all other entries stay, integers are rounded."""
+    images = batch["image"]
+    check_channels(images)
+    order_key, *keys = jax.random.split(rng, 5)
+    active = [name for name in CHANGES if getattr(self, name)]
+    amounts = {
+      name: self._draw(name, key, len(images)) for name, key in zip(CHANGES, keys, strict=True)
+    }
+    changes = [lambda x, name=name: CHANGES[name](x, amounts[name]) for name in active]
+    changed = images.astype(jnp.float32)
+    for which in jax.random.permutation(order_key, len(active)):
+      changed = jax.lax.switch(which, changes, changed)
+    if jnp.issubdtype(images.dtype, jnp.integer):
+      changed = jnp.round(changed)
+    return {**batch, "image": changed.astype(images.dtype)}
+
+  def _draw(self, name: str, key: jax.Array, count: int) -> jax.Array:
+    """One amount for each image."""
+    reach = getattr(self, name)
+    low, high = (-reach, reach) if name == "hue" else (max(0.0, 1 - reach), 1 + reach)
+    return jax.random.uniform(key, (count,), jnp.float32, low, high)

@@ -1,0 +1,225 @@
+"""A teacher's outputs on disk, computed once for every example and a few augmentations of it."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.data.augment.chain import Transform
+from jaxcompress.data.dataset import Split
+from jaxcompress.data.order import Batch, batch_at
+
+FACTS = "cache.json"  # written last: without it, the other files are half-written
+NAMES = ("logits", "pooled")
+BYTES = 2  # of a bfloat16
+
+
+@dataclasses.dataclass(frozen=True)
+class PerExample:
+  """An augmentation that depends on the example and its cycle alone, not on the step.
+
+  The key of an example is ``seed`` with ``batch["index"]`` and ``batch["cycle"]`` folded in, so what
+  a teacher saw once is what the student sees whenever that cycle comes round.
+
+  Attributes:
+    augment: ``(rng, batch) -> batch``; it must not mix examples.
+    seed: of all keys.
+
+  Examples:
+    >>> from jaxcompress.data import Augment
+    >>> image = jnp.arange(64, dtype=jnp.uint8).reshape(1, 8, 8, 1).repeat(2, axis=0)
+    >>> batch = {"image": image, "index": jnp.array([7, 7]), "cycle": jnp.array([0, 0])}
+    >>> out = PerExample(Augment(crop=3))(jax.random.key(0), batch)["image"]
+    >>> bool(jnp.all(out[0] == out[1]))
+    True
+  """
+
+  augment: Transform
+  seed: int = 0
+
+  def __call__(self, rng: jax.Array, batch: Any) -> dict[str, Any]:
+    """Augments ``image``; the key of the step is not used."""
+    del rng
+
+    def one(image, index, cycle):
+      key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), index), cycle)
+      alone = {"image": image[None], "label": jnp.zeros(1, jnp.int32)}
+      out = self.augment(key, alone)
+      if "target" in out:
+        raise ValueError(
+          f"augment: {self.augment} mixes examples, which cannot be cached; leave mixing out."
+        )
+      return out["image"][0]
+
+    images = jax.vmap(one)(*(jnp.asarray(batch[name]) for name in ("image", "index", "cycle")))
+    return {**batch, "image": images}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TeacherCache:
+  """Outputs of a teacher; see :func:`cache_teacher`.
+
+  Attributes:
+    split: the examples.
+    logits: (cycles, examples, classes) bfloat16, mapped from disk.
+    pooled: (cycles, examples, features), likewise.
+  """
+
+  split: Split
+  logits: np.ndarray
+  pooled: np.ndarray
+
+  def batch_at(self, batch_size: int, *, seed: int, position: int) -> Batch:
+    """The training batch at a position, with the teacher's outputs for it.
+
+    Returns:
+      As :func:`~jaxcompress.data.batch_at`, with ``cycle`` (batch,) int32, ``teacher_logits`` and
+      ``teacher_pooled``, bfloat16. An example's cycle is its epoch modulo the number of cycles.
+    """
+    batch = batch_at(self.split, batch_size, seed=seed, position=position)
+    place = position * batch_size + np.arange(batch_size)
+    cycle = (place // len(self.split) % len(self.logits)).astype(np.int32)
+    found = {f"teacher_{n}": getattr(self, n)[cycle, batch["index"]] for n in NAMES}
+    return {**batch, "cycle": cycle, **found}
+
+
+def cache_teacher(
+  folder: str | pathlib.Path,
+  model: nn.Module,
+  variables: Any,
+  split: Split,
+  *,
+  augment: PerExample,
+  preprocess: Callable[[Any], Any] | None = None,
+  cycles: int = 1,
+  batch_size: int = 250,
+) -> TeacherCache:
+  """Opens a teacher's outputs, or computes them where they are not, or not all there.
+
+  With it the teacher's pass is paid once for each example and cycle, whatever the number of epochs;
+  the student then sees ``cycles`` augmentations of every image, again and again. Give the recipe
+  ``teachers=(CachedTeacher(),)``, the same ``augment`` and ``preprocess``, ``teacher_variables=({},)``,
+  and batches of :meth:`TeacherCache.batch_at`.
+
+  Args:
+    folder: where they lie; 2 bytes for each class and feature, example and cycle.
+    model: the teacher.
+    variables: its variables.
+    split: the examples.
+    augment: what the student will see too.
+    preprocess: maps images to what the teacher reads.
+    cycles: augmentations of each example.
+    batch_size: examples at once.
+
+  Returns:
+    A :class:`TeacherCache`.
+
+  Raises:
+    ValueError: if a number is not positive, or the folder holds outputs of another teacher, other
+      examples or another augmentation.
+  """
+  for name, value in (("cycles", cycles), ("batch_size", batch_size)):
+    if value < 1:
+      raise ValueError(f"{name}: {value} must be at least 1.")
+  folder = pathlib.Path(folder)
+  facts = {
+    "cycles": cycles,
+    "examples": len(split),
+    "augment": repr(augment),
+    "preprocess": getattr(preprocess, "__qualname__", repr(preprocess)),
+    "teacher": _digest(jax.tree.leaves(jax.device_get(variables))),
+    "images": _digest([split.images, split.labels]),
+  }
+  stored = _whole(folder)
+  if stored is not None:
+    differing = [name for name, value in facts.items() if stored.get(name) != value]
+    if differing:
+      raise ValueError(
+        f"folder: {folder} was made with another {differing[0]}; name another folder, or delete it."
+      )
+  else:
+    stored = _compute(folder, model, variables, split, augment, preprocess, facts, batch_size)
+  logits, pooled = (
+    np.memmap(folder / name, np.uint16, "r", shape=tuple(stored[name])).view(jnp.bfloat16)
+    for name in NAMES
+  )
+  return TeacherCache(split, logits, pooled)
+
+
+def _whole(folder: pathlib.Path) -> dict[str, Any] | None:
+  """What a folder says about itself, or None where its files are not all there."""
+  try:
+    stored = json.loads((folder / FACTS).read_text())
+    for name in NAMES:
+      if (folder / name).stat().st_size != BYTES * int(np.prod(stored[name])):
+        return None
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+  return stored
+
+
+def _compute(
+  folder: pathlib.Path,
+  model: nn.Module,
+  variables: Any,
+  split: Split,
+  augment: PerExample,
+  preprocess: Callable[[Any], Any] | None,
+  facts: dict[str, Any],
+  batch_size: int,
+) -> dict[str, Any]:
+  """Writes all outputs, and last of all what they are."""
+
+  @jax.jit
+  def outputs(variables, batch):
+    images = augment(jax.random.key(0), batch)["image"]
+    found = model.apply(
+      variables, images if preprocess is None else preprocess(images), train=False
+    )
+    return tuple(getattr(found, name).astype(jnp.bfloat16) for name in NAMES)
+
+  if folder.exists():
+    shutil.rmtree(folder)
+  folder.mkdir(parents=True)
+  count, files = len(split), None
+  for cycle in range(facts["cycles"]):
+    for start in range(0, count, batch_size):
+      index = np.minimum(np.arange(start, start + batch_size), count - 1).astype(np.int32)
+      batch = {
+        "image": split.images[index],
+        "index": index,
+        "cycle": np.full(batch_size, cycle, np.int32),
+      }
+      found = [np.asarray(x).view(np.uint16) for x in outputs(variables, batch)]
+      if files is None:
+        shapes = [(facts["cycles"], count, x.shape[-1]) for x in found]
+        files = [
+          np.memmap(folder / n, np.uint16, "w+", shape=s)
+          for n, s in zip(NAMES, shapes, strict=True)
+        ]
+      stop = min(start + batch_size, count)
+      for file, x in zip(files, found, strict=True):
+        file[cycle, start:stop] = x[: stop - start]
+  for file in files:
+    file.flush()
+  stored = {**facts, **{n: list(f.shape) for n, f in zip(NAMES, files, strict=True)}}
+  partial = folder / f"{FACTS}.partial"
+  partial.write_text(json.dumps(stored, indent=2) + "\n")
+  partial.rename(folder / FACTS)
+  return stored
+
+
+def _digest(arrays: list[Any]) -> str:
+  """Of the bytes of arrays."""
+  found = hashlib.blake2b(digest_size=16)
+  for array in arrays:
+    found.update(np.ascontiguousarray(array).data.cast("B"))
+  return found.hexdigest()

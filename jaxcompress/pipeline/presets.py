@@ -1,0 +1,132 @@
+"""Runs as data: what is trained on what, for how long, and how, behind one name."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxcompress import data as datasets
+from jaxcompress.nn import Norm
+from jaxcompress.training import PROTOCOLS, Protocol, kernels_only
+
+LIGHT = ("mobilenet", "shufflenet", "ghostnet")  # networks that want a smaller learning rate
+FINE_TUNE = 1 / 20  # of the learning rate, while the network learns to live with integers
+Transform = Callable[..., dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset:
+  """What the options of a run leave open, and defaults for the options.
+
+  Attributes:
+    options: values of :class:`~jaxcompress.pipeline.Options` that are not given.
+    teacher: name of the large model.
+    widths: multipliers of student and teacher, and of the teacher of a quick run; None: their own.
+    network: options of both networks, for those that have them.
+    protocol: how networks are trained.
+    light: how MobileNets, ShuffleNets and GhostNets are; None: alike.
+    augment: makes the augmentation for a data set.
+    preprocess: maps images to what the networks read.
+    whole: whether validation images are trained on too, as in experiments without any.
+  """
+
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  teacher: str
+  widths: tuple[float | None, float | None, float | None] = (None, None, None)
+  network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  protocol: Protocol
+  light: Protocol | None = None
+  augment: Callable[[datasets.Dataset], Transform]
+  preprocess: datasets.Preprocess = datasets.Preprocess()  # noqa: RUF009
+  whole: bool = False
+
+  def protocol_of(self, network: str) -> Protocol:
+    """How a network of that name is trained.
+
+    Examples:
+      >>> preset = PRESETS["crd-cifar100"]
+      >>> [preset.protocol_of(name).learning_rate for name in ("vgg8", "shufflenet_v1_crd")]
+      [0.05, 0.01]
+    """
+    return self.light if self.light is not None and network.startswith(LIGHT) else self.protocol
+
+
+def _cifar100(distill: str) -> Preset:
+  """RepDistiller's protocol with one of its losses.
+
+  ResNet-32x4 to ResNet-8x4 by default, as in its script; any pair of its tables by name. Batches
+  follow one another without the short one that ends an epoch there.
+  """
+  protocol = PROTOCOLS["cifar-steps"]
+  return Preset(
+    options={
+      "data": "tfds:cifar100",
+      "student": "resnet8x4",
+      "distill": distill,
+      "epochs": protocol.epochs,
+      "batch_size": protocol.batch_size,
+    },
+    teacher="resnet32x4",
+    protocol=protocol,
+    light=PROTOCOLS["cifar-steps-light"],
+    augment=lambda data: datasets.Augment(crop=4, flip=True, pad="zero"),
+    preprocess=datasets.Preprocess(
+      center=(0.5071 * 255, 0.4867 * 255, 0.4408 * 255),
+      scale=(0.2675 * 255, 0.2565 * 255, 0.2761 * 255),
+      per_image=False,
+    ),
+    whole=True,
+  )
+
+
+CIFAR100_LOSSES = {  # scripts/run_cifar_distill.sh: weights of labels, softened logits, and method
+  "kd": "labels:0.1,kd:0.9",
+  "fitnet": "labels:1,fitnet:100",
+  "attention": "labels:1,attention:1000",
+  "similarity": "labels:1,similarity:3000",
+  "correlation": "labels:1,correlation:0.02",
+  "vid": "labels:1,vid:1",
+  "rkd": "labels:1,rkd:1",
+  "pkt": "labels:1,pkt:30000",
+  "nst": "labels:1,nst:50",
+  "crd": "labels:1,crd:0.8",
+  "crd-kd": "labels:1,kd:1,crd:0.8",
+}
+
+PRESETS = {
+  "default": Preset(
+    teacher="mobilenet_v2",
+    widths=(0.25, 0.75, 0.5),
+    network={"norm": Norm(epsilon=1e-3), "padding": "SAME", "zero_residual": True},
+    protocol=Protocol(
+      epochs=25,
+      batch_size=64,
+      learning_rate=0.1,
+      warmup_epochs=2.5,
+      nesterov=True,
+      mask=kernels_only,
+    ),
+    augment=lambda data: datasets.Augment(crop=2, flip=data.flip),
+  ),
+  **{f"{name}-cifar100": _cifar100(text) for name, text in CIFAR100_LOSSES.items()},
+  "kd-imagenet": Preset(
+    options={
+      "data": "tfds:imagenet2012",
+      "student": "mobilenet_v2",
+      "distill": "labels:0.5,kd:0.5",
+      "epochs": PROTOCOLS["imagenet-cosine"].epochs,
+      "batch_size": PROTOCOLS["imagenet-cosine"].batch_size,
+    },
+    teacher="resnet50",
+    widths=(1.0, None, None),
+    network={"norm": Norm(epsilon=1e-3), "padding": "SAME", "zero_residual": True},
+    protocol=PROTOCOLS["imagenet-cosine"],
+    augment=lambda data: datasets.chain(
+      datasets.RandomResizedCrop(scale=(0.25, 1.0)),
+      datasets.Augment(crop=0, flip=data.flip),
+      datasets.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
+    ),
+    preprocess=datasets.Preprocess(
+      center=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375), per_image=False
+    ),
+  ),
+}

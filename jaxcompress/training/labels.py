@@ -1,0 +1,33 @@
+"""Labels of a batch, as classes and as soft targets."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+
+def split_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """Soft labels moved to ``target``, their likeliest class left in ``label``.
+
+  So every loss and metric reads the same two entries, wherever soft labels came from.
+
+  Args:
+    batch: with ``label`` (batch,) integers, which changes nothing, or (batch, classes) floats whose
+      rows sum to 1.
+
+  Raises:
+    ValueError: if soft labels come both as ``label`` and as ``target``.
+
+  Examples:
+    >>> batch = split_labels({"label": jnp.array([[0.3, 0.7]])})
+    >>> batch["label"].tolist(), [round(p, 3) for p in batch["target"][0].tolist()]
+    ([1], [0.3, 0.7])
+  """
+  batch = dict(batch)
+  label = batch.get("label")
+  if label is None or jnp.ndim(label) != 2:
+    return batch
+  if "target" in batch:
+    raise ValueError("batch: 'label' is soft and there is a 'target' as well; give one of them.")
+  label = jnp.asarray(label, jnp.float32)
+  return {**batch, "target": label, "label": jnp.argmax(label, -1).astype(jnp.int32)}

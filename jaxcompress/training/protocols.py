@@ -1,0 +1,168 @@
+"""Learning rates over time, and published training protocols as data."""
+
+import dataclasses
+import itertools
+from typing import Literal
+
+import optax
+
+from jaxcompress.training.optimizers import Mask, dense_kernels_only, sgd
+
+
+def warmup_cosine(peak: float, steps: int, *, warmup: float = 0.1) -> optax.Schedule:
+  """Linear warm-up over a share of the steps, then a cosine to zero.
+
+  Raises:
+    ValueError: if ``peak`` or ``steps`` is not positive or ``warmup`` is no share.
+
+  Examples:
+    >>> float(warmup_cosine(0.1, 100)(10))
+    0.10000000149011612
+  """
+  if peak <= 0 or steps < 1 or not 0 <= warmup < 1:
+    raise ValueError(
+      f"peak, steps, warmup: {peak}, {steps}, {warmup} must be above 0, at least 1, and in [0, 1)."
+    )
+  return optax.warmup_cosine_decay_schedule(0.0, peak, max(1, round(warmup * steps)), steps)
+
+
+def step_decay(
+  start: float, steps: int, *, milestones: tuple[float, ...], factor: float = 0.1
+) -> optax.Schedule:
+  """A constant rate that is multiplied by ``factor`` at each milestone.
+
+  Args:
+    start: rate at first.
+    steps: of the whole run.
+    milestones: shares of the run, ascending, each in (0, 1).
+    factor: at each milestone.
+
+  Raises:
+    ValueError: if ``start``, ``steps`` or ``factor`` is not positive or the milestones are no
+      ascending shares.
+
+  Examples:
+    >>> rate = step_decay(0.05, 240, milestones=(150 / 240, 180 / 240, 210 / 240))
+    >>> [round(float(rate(step)), 6) for step in (149, 150, 180, 239)]
+    [0.05, 0.005, 0.0005, 5e-05]
+  """
+  if start <= 0 or steps < 1 or factor <= 0:
+    raise ValueError(
+      f"start, steps, factor: {start}, {steps}, {factor} must be above 0, at least 1, and above 0."
+    )
+  bounds = (0, *milestones, 1)
+  if any(a >= b for a, b in itertools.pairwise(bounds)):
+    raise ValueError(f"milestones: {milestones} must be ascending shares of the run, in (0, 1).")
+  places = [round(share * steps) for share in milestones]
+  factors = {place: factor ** places.count(place) for place in places}  # short runs may merge two
+  return optax.piecewise_constant_schedule(start, factors)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+  """How a network is trained, whatever the data: epochs, schedule and SGD.
+
+  Attributes:
+    epochs: passes over the training images.
+    batch_size: images per step.
+    learning_rate: at its highest.
+    schedule: ``"cosine"`` with a linear warm-up, or ``"steps"``.
+    warmup_epochs: of the cosine.
+    milestones: epochs at which ``"steps"`` multiplies by 0.1.
+    momentum: of SGD.
+    nesterov: whether it looks ahead.
+    weight_decay: of what ``mask`` selects.
+    mask: which parameters decay; None: all.
+    label_smoothing: of the cross-entropy.
+    ema: decay of the moving average of the weights, or None.
+
+  Raises:
+    ValueError: if a number is out of range.
+
+  Examples:
+    >>> PROTOCOLS["cifar-steps"].steps(images=50_000)
+    187500
+    >>> rate = PROTOCOLS["imagenet-cosine"].rate(100)
+    >>> round(float(rate(0)), 3), round(float(rate(4)), 3), round(float(rate(100)), 3)
+    (0.0, 0.4, 0.0)
+  """
+
+  epochs: float
+  batch_size: int
+  learning_rate: float
+  schedule: Literal["cosine", "steps"] = "cosine"
+  warmup_epochs: float = 0.0
+  milestones: tuple[float, ...] = ()
+  momentum: float = 0.9
+  nesterov: bool = False
+  weight_decay: float = 5e-4
+  mask: Mask | None = None
+  label_smoothing: float = 0.0
+  ema: float | None = None
+
+  def __post_init__(self):
+    for name in ("epochs", "batch_size", "learning_rate"):
+      if not getattr(self, name) > 0:
+        raise ValueError(f"{name}: {getattr(self, name)} must be positive.")
+    if self.schedule not in ("cosine", "steps"):
+      raise ValueError(f"schedule: {self.schedule!r} is unknown; it must be 'cosine' or 'steps'.")
+
+  def steps(self, images: int) -> int:
+    """Steps of a run over so many training images."""
+    return max(1, round(self.epochs * images / self.batch_size))
+
+  def rate(self, steps: int) -> optax.Schedule:
+    """The learning rate over a run of so many steps, which may be a shortened one."""
+    if self.schedule == "cosine":
+      return warmup_cosine(self.learning_rate, steps, warmup=self.warmup_epochs / self.epochs)
+    shares = tuple(epoch / self.epochs for epoch in self.milestones)
+    return step_decay(self.learning_rate, steps, milestones=shares)
+
+  def optimizer(self, steps: int) -> optax.GradientTransformation:
+    """SGD at that rate."""
+    return self.optimizer_at(self.rate(steps))
+
+  def optimizer_at(self, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """SGD at any rate, such as :meth:`rate` followed by fine-tuning."""
+    return sgd(
+      rate,
+      momentum=self.momentum,
+      weight_decay=self.weight_decay,
+      nesterov=self.nesterov,
+      mask=self.mask,
+    )
+
+
+PROTOCOLS = {
+  # RepDistiller (Tian et al., Contrastive Representation Distillation, 2020, section 4): SGD as
+  # PyTorch's, decay on every parameter.
+  "cifar-steps": Protocol(
+    epochs=240, batch_size=64, learning_rate=0.05, schedule="steps", milestones=(150, 180, 210)
+  ),
+  # The same for MobileNet and ShuffleNet students.
+  "cifar-steps-light": Protocol(
+    epochs=240, batch_size=64, learning_rate=0.01, schedule="steps", milestones=(150, 180, 210)
+  ),
+  "cifar-cosine": Protocol(
+    epochs=200,
+    batch_size=128,
+    learning_rate=0.1,
+    warmup_epochs=5,
+    nesterov=True,
+    mask=dense_kernels_only,
+  ),
+  # Goyal et al., Accurate, Large Minibatch SGD, 2017, section 2: 0.1 for each 256 images after a
+  # warm-up of 5 epochs. He et al., Bag of Tricks, 2019, sections 3 and 5: cosine, label smoothing,
+  # no decay on BatchNorm and biases. MobileNetV2's decay is 4e-5.
+  "imagenet-cosine": Protocol(
+    epochs=150,
+    batch_size=1024,
+    learning_rate=0.4,
+    warmup_epochs=5,
+    nesterov=True,
+    weight_decay=4e-5,
+    mask=dense_kernels_only,
+    label_smoothing=0.1,
+    ema=0.9999,
+  ),
+}

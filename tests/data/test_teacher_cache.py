@@ -1,0 +1,141 @@
+"""A teacher's outputs on disk: what they are, that training reads them, and that damage is seen."""
+
+import flax.linen as linen
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxcompress import distill, nn
+from jaxcompress.data import Augment, Mix, PerExample, Split, cache_teacher
+from jaxcompress.training import CachedTeacher, Recipe, distill_step, init_state
+
+COUNT, BATCH, CYCLES = 10, 4, 2
+
+
+class Net(linen.Module):
+  """One layer on pooled pixels."""
+
+  @linen.compact
+  def __call__(self, x, *, train):
+    pooled = nn.GlobalAvgPool(name="pool")(x[:, ::3, ::3])
+    return nn.Endpoints(nn.Dense(5, name="classifier")(pooled), pooled)
+
+
+def scaled(images):
+  return images.astype(np.float32) / 255
+
+
+@pytest.fixture(scope="module")
+def split():
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (COUNT, 8, 8, 3), np.uint8)
+  return Split(images, rng.integers(0, 5, COUNT).astype(np.int32))
+
+
+@pytest.fixture(scope="module")
+def variables():
+  return Net().init(jax.random.key(3), np.zeros((1, 8, 8, 3), np.float32), train=False)
+
+
+AUGMENT = PerExample(Augment(crop=2, flip=True), seed=5)
+
+
+@pytest.fixture
+def opened(tmp_path, split, variables):
+  """Opens the cache of the test's folder; counts passes of the teacher."""
+  calls = []
+
+  def counted(images):
+    jax.debug.callback(lambda: calls.append(1))
+    return scaled(images)
+
+  def open_it(**changed):
+    options = {"augment": AUGMENT, "preprocess": counted, "cycles": CYCLES, "batch_size": 3}
+    given = {"variables": variables, "split": split, **options, **changed}
+    return cache_teacher(tmp_path / "cache", Net(), **given)
+
+  return open_it, calls
+
+
+def test_outputs_are_those_of_the_teacher_on_what_the_student_sees(opened, split, variables):
+  cache = opened[0]()
+  assert cache.logits.shape == (CYCLES, COUNT, 5) and cache.logits.dtype.itemsize == 2
+  see = jax.jit(AUGMENT)
+  for position in range(6):  # two epochs and a half
+    batch = cache.batch_at(BATCH, seed=1, position=position)
+    place = position * BATCH + np.arange(BATCH)
+    np.testing.assert_array_equal(batch["cycle"], place // COUNT % CYCLES)
+    images = see(jax.random.key(position), batch)["image"]
+    found = Net().apply(variables, scaled(images), train=False)
+    np.testing.assert_allclose(
+      batch["teacher_logits"].astype(np.float32), found.logits, rtol=2**-8, atol=1e-3
+    )
+    np.testing.assert_allclose(
+      batch["teacher_pooled"].astype(np.float32), found.pooled, rtol=2**-8, atol=1e-3
+    )
+  first, second = cache.logits.astype(np.float32)
+  assert np.any(first != second)
+
+
+def test_a_second_opening_computes_nothing_and_damage_computes_all_anew(opened, tmp_path):
+  open_it, calls = opened
+  whole = open_it().logits.copy()
+  jax.effects_barrier()
+  passes = len(calls)
+  assert passes >= CYCLES * 4
+  open_it()
+  jax.effects_barrier()
+  assert len(calls) == passes
+  folder = tmp_path / "cache"
+  for damage in (
+    lambda: (folder / "cache.json").unlink(),
+    lambda: (folder / "pooled").write_bytes(b"half"),
+    lambda: (folder / "cache.json").write_text("{"),
+  ):
+    damage()
+    before = len(calls)
+    np.testing.assert_array_equal(open_it().logits, whole)
+    jax.effects_barrier()
+    assert len(calls) > before
+
+
+def test_outputs_of_something_else_are_refused(opened, split, variables):
+  open_it, _ = opened
+  open_it()
+  other = jax.tree.map(lambda x: x + 1, variables)
+  images = Split(split.images[::-1].copy(), split.labels)
+  for changed, name in (
+    ({"variables": other}, "teacher"),
+    ({"split": images}, "images"),
+    ({"augment": PerExample(Augment(crop=1))}, "augment"),
+    ({"cycles": 3}, "cycles"),
+  ):
+    with pytest.raises(ValueError, match=f"was made with another {name}"):
+      open_it(**changed)
+
+
+def test_a_step_learns_from_the_cache_as_from_the_teacher(opened, variables):
+  cache = opened[0]()
+  batch = cache.batch_at(BATCH, seed=1, position=0)
+  losses = []
+  for teacher, given in ((CachedTeacher(), {}), (Net(), variables)):
+    recipe = Recipe(
+      student=Net(), teachers=(teacher,), loss=distill.kd(4.0), optimizer=optax.sgd(0.1),
+      augment=AUGMENT, preprocess=scaled,
+    )  # fmt: skip
+    state = init_state(recipe, jax.random.key(0), batch, teacher_variables=(given,))
+    state, metrics = distill_step(state, batch)
+    losses.append(float(metrics["loss"]))
+  assert losses[0] > 0
+  np.testing.assert_allclose(*losses, rtol=0.05)
+
+
+def test_what_cannot_be_cached_says_so(opened, variables):
+  open_it, _ = opened
+  with pytest.raises(ValueError, match="mixes examples, which cannot be cached"):
+    open_it(augment=PerExample(Mix(classes=5, mixup=1.0)))
+  with pytest.raises(ValueError, match="cycles: 0 must be at least 1"):
+    open_it(cycles=0)
+  with pytest.raises(ValueError, match="but no 'teacher_logits'"):
+    CachedTeacher().from_batch({"image": 0})

@@ -1,0 +1,112 @@
+"""Presets: that each trains on data of its shape, and that they say what was published."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxcompress import data as datasets
+from jaxcompress import training
+from jaxcompress.pipeline import PRESETS, networks, phases
+from jaxcompress.pipeline.options import make_options
+
+PUBLISHED = [name for name in PRESETS if name != "default"]
+BATCH = 4
+
+
+def context(name, folder):
+  """A run of a preset on two batches of noise."""
+  side, classes = (224, 1000) if "imagenet" in name else (32, 100)
+  rng = np.random.default_rng(0)
+  split = datasets.Split(
+    rng.integers(0, 256, (2 * BATCH, side, side, 3), np.uint8),
+    rng.integers(0, classes, 2 * BATCH).astype(np.int32),
+  )
+  data = datasets.Dataset(
+    name=name,
+    classes=tuple(map(str, range(classes))),
+    train=split,
+    validation=split,
+    test=split,
+    flip=True,
+  )
+  options = make_options({"preset": name, "batch_size": BATCH, "epochs": 1})
+  return phases.Context(
+    folder=folder,
+    options=options,
+    data=data,
+    preset=PRESETS[name],
+    schedule=phases.Schedule.of(options, len(split)),
+    metrics=None,
+    console=Console(quiet=True),
+  )
+
+
+@functools.cache
+def network(name, classes, shape, width, wanted):
+  """Built once for the presets that share it."""
+  return networks.build(name, classes, shape, width, None, dict(wanted))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_fits_its_networks_and_trains(name, tmp_path):
+  run = context(name, tmp_path)
+  preset, classes = run.preset, len(run.data.classes)
+
+  def build(model, width):
+    return network(model, classes, run.data.image_shape, width, tuple(preset.network.items()))
+
+  student = build(run.options.student, preset.widths[0])
+  teacher = build(preset.teacher, preset.widths[1])
+  phases.check_losses(run.options, run.data.train, preset.preprocess, student, teacher)
+  small = ("mobilenet_v2", 0.1) if "imagenet" in name else ("resnet8", None)
+  student = teacher = build(*small)  # the true ones take minutes to compile
+  recipe = dataclasses.replace(phases.distillation_recipe(run, student, teacher), quantize=None)
+  batch = datasets.batch_at(run.data.train, BATCH, seed=0, position=0)
+  variables = training.init_variables(teacher.module, jax.random.key(1), run.data.image_shape)
+  state = training.init_state(recipe, jax.random.key(0), batch, teacher_variables=(variables,))
+  before = jax.device_get(state.params)
+  for position in range(2):
+    batch = datasets.batch_at(run.data.train, BATCH, seed=0, position=position)
+    state, metrics = training.distill_step(state, batch)
+  assert int(state.step) == 2 and np.isfinite(float(metrics["loss"]))
+  moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, jax.device_get(state.params))
+  assert np.mean(jax.tree.leaves(moved)) > 0.5
+
+
+def test_the_cifar_presets_are_those_of_repdistiller():
+  options = make_options({"preset": "crd-cifar100"})
+  assert (options.data, options.student, options.epochs, options.batch_size) == (
+    "tfds:cifar100", "resnet8x4", 240, 64,
+  )  # fmt: skip
+  preset = PRESETS["crd-cifar100"]
+  assert preset.teacher == "resnet32x4"
+  assert phases.losses_of(options, 50_000).weights == {"labels": 1.0, "crd": 0.8}
+  kd = make_options({"preset": "kd-cifar100"})
+  assert phases.losses_of(kd, 50_000).weights == {"labels": 0.1, "kd": 0.9}
+  both = make_options({"preset": "crd-kd-cifar100"})
+  assert phases.losses_of(both, 50_000).weights == {"labels": 1.0, "kd": 1.0, "crd": 0.8}
+  image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+  mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+  expected = (image / 255 - np.array(mean)) / np.array(std)
+  np.testing.assert_allclose(preset.preprocess(image), expected, atol=1e-5)
+  light = preset.protocol_of("mobilenet_v2_crd")
+  assert (light.learning_rate, light.weight_decay, light.momentum) == (0.01, 5e-4, 0.9)
+  assert light.mask is None and not light.nesterov
+
+
+def test_given_options_go_before_those_of_the_preset_and_quick_runs_stay_quick():
+  options = make_options({"preset": "kd-cifar100", "student": "vgg8", "epochs": 3.0})
+  assert (options.student, options.epochs) == ("vgg8", 3.0)
+  assert make_options({"preset": "kd-cifar100", "quick": True}).epochs is None
+  with pytest.raises(ValueError, match="preset: 'kd-mnist' is unknown; it must be one of default"):
+    make_options({"preset": "kd-mnist"})
+
+
+def test_validation_images_are_trained_on_where_the_protocol_has_none(tmp_path):
+  data = context("kd-cifar100", tmp_path).data
+  whole = data.with_validation_trained()
+  assert len(whole.train) == 2 * len(data.train) and len(whole.validation) == len(data.validation)
