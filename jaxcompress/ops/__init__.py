@@ -4,7 +4,7 @@ from jaxcompress.ops.allocator import keep_freed_memory
 from jaxcompress.ops.convolution import conv, depthwise_conv, pointwise_conv
 from jaxcompress.ops.dispatch import XLA_ONLY, Formulations, formulations
 from jaxcompress.ops.padding import Padding, resolve_padding
-from jaxcompress.ops.sums import channel_sums, extremes
+from jaxcompress.ops.sums import channel_sums, extremes, total
 
 __all__ = [
   "XLA_ONLY",
@@ -18,4 +18,5 @@ __all__ = [
   "keep_freed_memory",
   "pointwise_conv",
   "resolve_padding",
+  "total",
 ]

@@ -25,6 +25,7 @@ class Formulations(NamedTuple):
   standard: str
   sums: str
   extremes: str
+  total: str
 
 
 def _xla_depthwise(x, kernel, stride, pads):
@@ -45,6 +46,7 @@ CHOICES: Mapping[str, Mapping[str, Callable[..., jax.Array]]] = {
   "standard": {"xla": xla_conv, "cases": standard.by_case},
   "sums": {"apart": reductions.sums_apart, "together": reductions.sums_together},
   "extremes": {"apart": reductions.extremes_apart, "together": reductions.extremes_together},
+  "total": {"apart": reductions.total_apart, "together": reductions.total_together},
 }
 
 BACKENDS: Mapping[str, Formulations] = {
@@ -54,12 +56,23 @@ BACKENDS: Mapping[str, Formulations] = {
     standard="cases",
     sums="together",
     extremes="together",
+    total="together",
   ),
   "gpu": Formulations(
-    depthwise="taps", pointwise="product", standard="xla", sums="apart", extremes="apart"
+    depthwise="taps",
+    pointwise="product",
+    standard="xla",
+    sums="apart",
+    extremes="apart",
+    total="apart",
   ),
   "tpu": Formulations(
-    depthwise="xla", pointwise="xla", standard="xla", sums="apart", extremes="apart"
+    depthwise="xla",
+    pointwise="xla",
+    standard="xla",
+    sums="apart",
+    extremes="apart",
+    total="apart",
   ),
 }
 ALIASES = {"cuda": "gpu", "rocm": "gpu"}
@@ -91,8 +104,8 @@ def formulations(**names: str) -> Iterator[Formulations]:
   Args:
     **names: formulation by kind of operation; kinds not given stay as they are. ``depthwise``:
       ``"xla"``, ``"taps"``, ``"rows"``; ``pointwise``: ``"xla"``, ``"product"``;
-      ``standard``: ``"xla"``, ``"cases"``; ``sums`` and ``extremes``: ``"apart"``,
-      ``"together"``.
+      ``standard``: ``"xla"``, ``"cases"``; ``sums``, ``extremes`` and
+      ``total``: ``"apart"``, ``"together"``.
 
   Yields:
     The :class:`Formulations` in force.

@@ -46,3 +46,20 @@ def extremes(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     (-2.0, 3.0)
   """
   return pick("extremes")(x)
+
+
+def total(x: jax.Array) -> jax.Array:
+  """The sum of all numbers; on CPU in one pass, and without keeping ``x`` for it.
+
+  Args:
+    x: (batch, ..., channels), float32 or wider.
+
+  Returns:
+    A scalar.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> float(total(jnp.ones((2, 3))))
+    6.0
+  """
+  return pick("total")(x)

@@ -24,13 +24,15 @@ def test_sums_are_over_all_axes_but_the_last(shape, formulation):
 
 @pytest.mark.parametrize("formulation", ["apart", "together"])
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (3, 7, 7, 5), (1, 1, 1, 1), (5, 6), (4,), ()])
-def test_extremes_are_the_ends_of_the_range(shape, formulation):
+def test_extremes_are_the_ends_of_the_range_and_the_total_is_all_of_it(shape, formulation):
   x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-  with ops.formulations(extremes=formulation):
+  with ops.formulations(extremes=formulation, total=formulation):
+    whole = jax.jit(ops.total)(jnp.round(8 * x))
     low, high = jax.jit(ops.extremes)(x)
     half = ops.extremes(x.astype(jnp.bfloat16))
     lost = ops.extremes(x.at[(0,) * x.ndim].set(jnp.nan))
   assert (low, high) == (np.min(x), np.max(x))
+  assert whole == np.sum(np.round(8 * x))
   assert half[0].dtype == jnp.bfloat16
   assert np.isnan(lost).all()
 

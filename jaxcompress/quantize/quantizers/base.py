@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcompress import ops
 from jaxcompress.quantize.grid import Levels, finite
 
 ENOUGH_IMAGES, ENOUGH_VALUES = 8, 2**16  # of a batch, to measure where a trained number starts
@@ -207,8 +208,7 @@ def sum_to(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     6.0
   """
   if not shape:
-    # Channels stay apart first: they are the lanes of a vector unit, and short sums are exact.
-    return jnp.sum(jnp.sum(x, tuple(range(x.ndim - 1)))) if x.ndim else x
+    return ops.total(x)
   repeated = [i for i, n in enumerate(shape) if n == 1 and x.shape[i] != 1]
   return jnp.sum(x, tuple(repeated), keepdims=True)
 

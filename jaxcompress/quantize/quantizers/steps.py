@@ -7,7 +7,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxcompress import ops
 from jaxcompress.quantize.grid import Levels, activation_levels, affine, fake_quant, finite, levels
 from jaxcompress.quantize.quantizers.base import (
   EDGE,
@@ -68,21 +67,10 @@ def _backward(integer_zero, bend, saved, g):
   edge = jnp.where(u < low, low, high)
   within, outside = jnp.where(inside, within, 0.0), jnp.where(inside, 0.0, slope)
   shape, d_offset = jnp.shape(step), None
-  if offset is None:
-    d_step = sum(_sums(within, outside * edge, shape)) * grad_scale
-  else:
-    d_step, d_offset = (
-      total * grad_scale for total in _sums(within + outside * edge, outside, shape)
-    )
+  d_step = sum_to(within + outside * edge, shape) * grad_scale
+  if offset is not None:
+    d_offset = sum_to(outside, shape) * grad_scale
   return jnp.where(inside, through, 0.0).astype(x.dtype), d_step, d_offset, None, None, None
-
-
-def _sums(a: jax.Array, b: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-  """Both arrays summed to a shape; to scalars, in one pass that takes in what they are made of."""
-  if shape or a.ndim < 2:
-    return sum_to(a, shape), sum_to(b, shape)
-  first, second = ops.channel_sums(a, b)
-  return jnp.sum(first), jnp.sum(second)
 
 
 round_to_step.defvjp(_forward, _backward)
