@@ -103,36 +103,36 @@ def qwix_rows(bench, network, variables):
   import qwix
 
   image = bench.preprocess(bench.data.test.images[:1])
+  rule = lambda bits: [  # noqa: E731
+    qwix.QuantizationRule(module_path=".*", weight_qtype=bits, act_qtype=bits)
+  ]
 
-  def top1(provider):
-    with ops.formulations(**ops.XLA_ONLY._asdict()):
-      model = qwix.quantize_model(network.module, provider)
-      return bench.float_top1(model, variables)
+  def post_training(bits):
+    model = qwix.quantize_model(network.module, qwix.PtqProvider(rule(bits)))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
+    params = qwix.quantize_params(variables["params"], shapes["params"])
+    return bench.float_top1(model, {**variables, "params": params})
 
   def gradient(provider):
-    with ops.formulations(**ops.XLA_ONLY._asdict()):
-      model = qwix.quantize_model(network.module, provider)
+    model = qwix.quantize_model(network.module, provider)
 
-      def loss(params):
-        output = model.apply({**variables, "params": params}, image, train=False)
-        return output.logits.sum()
+    def loss(params):
+      return model.apply({**variables, "params": params}, image, train=False).logits.sum()
 
-      slopes = jax.jit(jax.grad(loss))(variables["params"])
-      return bool(all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes)))
+    slopes = jax.jit(jax.grad(loss))(variables["params"])
+    return bool(all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes)))
 
-  rule = lambda weights, activations: [  # noqa: E731
-    qwix.QuantizationRule(module_path=".*", weight_qtype=weights, act_qtype=activations)
-  ]
+  trained = [qwix.QtRule(module_path=".*", weight_qtype="int8", act_qtype="int8")]
   tried = {
-    "qwix, post-training, int8": lambda: top1(qwix.PtqProvider(rule("int8", "int8"))),
-    "qwix, post-training, int4": lambda: top1(qwix.PtqProvider(rule("int4", "int4"))),
-    "qwix, QtProvider, gradient": lambda: gradient(
-      qwix.QtProvider([qwix.QtRule(module_path=".*", weight_qtype="int8", act_qtype="int8")])
-    ),
+    "qwix, 8 bit, post-training": lambda: post_training("int8"),
+    "qwix, 4 bit, post-training": lambda: post_training("int4"),
+    "qwix, QtProvider, a gradient": lambda: gradient(qwix.QtProvider(trained)),
+    "qwix, OdmlQatProvider, a gradient": lambda: gradient(qwix.OdmlQatProvider(rule("int8"))),
   }
   for name, attempt in tried.items():
     try:
-      result = attempt()
+      with ops.formulations(**ops.XLA_ONLY._asdict()):
+        result = attempt()
     except Exception as error:  # whatever a peer raises is its result
       yield name, f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
     else:
