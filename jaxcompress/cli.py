@@ -1,4 +1,4 @@
-"""The command line: ``jaxcompress compress``, ``quantize``, ``bench`` and ``info``."""
+"""The command line: ``jaxcompress compress``, ``quantize``, ``export``, ``bench`` and ``info``."""
 
 import os
 import pathlib
@@ -133,13 +133,18 @@ def quantize(
   ] = False,
   images: Annotated[int, typer.Option(help="Training images that calibrate and decide.")] = 1024,
   kernels: Annotated[
-    str, typer.Option(help="Runtime whose rounding it is: xnnpack, reference or tflm.")
-  ] = "xnnpack",
+    str | None,
+    typer.Option(
+      help="Runtime whose rounding it is: xnnpack, reference, tflm or onnxruntime [what runs the file]."
+    ),
+  ] = None,
   image_size: Annotated[
     int | None, typer.Option(help="Side of the images in pixels [what the model's file says].")
   ] = None,
   seed: Annotated[int, typer.Option(help="Of the data and the choice of images.")] = 0,
-  out: Annotated[str, typer.Option(help="The integer file.")] = "model.tflite",
+  out: Annotated[
+    str, typer.Option(help="The integer file: .tflite, .onnx, .stablehlo or .jcz (packed).")
+  ] = "model.tflite",
   force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
 ) -> None:
   """Quantize a trained model without training it further, export it, and verify the file."""
@@ -164,6 +169,53 @@ def quantize(
   )
   _keep_compiled_programs()
   pipeline.quantize_model(options, console=Console())
+
+
+@app.command()
+def export(
+  model: Annotated[
+    str,
+    typer.Argument(
+      metavar="CHECKPOINT",
+      help="A packed file (.jcz), or a trained model as for quantize, which is quantized first.",
+    ),
+  ],
+  format: Annotated[
+    str, typer.Option(help="Formats between commas: tflite, onnx, stablehlo, packed.")
+  ] = "tflite",
+  out: Annotated[
+    str | None, typer.Option(help="Name of the files, without a suffix [beside CHECKPOINT].")
+  ] = None,
+  force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+  data: Annotated[str | None, typer.Option(help="As for quantize [glyphs].")] = None,
+  method: Annotated[str | None, typer.Option(help="As for quantize [auto].")] = None,
+  bits: Annotated[int | None, typer.Option(help="As for quantize [8].")] = None,
+  images: Annotated[int | None, typer.Option(help="As for quantize [1024].")] = None,
+  image_size: Annotated[int | None, typer.Option(help="As for quantize.")] = None,
+  seed: Annotated[int | None, typer.Option(help="As for quantize [0].")] = None,
+) -> None:
+  """Write a packed or a trained model in several formats beside each other, and verify the files."""
+  from rich.console import Console
+
+  from jaxcompress import pipeline
+
+  given = {
+    "data": data,
+    "method": method,
+    "bits": bits,
+    "images": images,
+    "image_size": image_size,
+    "seed": seed,
+  }
+  options = pipeline.ExportOptions(
+    model=model,
+    formats=pipeline.parse_formats(format),
+    out=out,
+    force=force,
+    quantize={name: value for name, value in given.items() if value is not None},
+  )
+  _keep_compiled_programs()
+  pipeline.export_model(options, console=Console())
 
 
 @app.command()

@@ -1,15 +1,20 @@
-"""The runs behind ``jaxcompress compress`` and ``jaxcompress quantize``."""
+"""The runs behind ``jaxcompress compress``, ``quantize`` and ``export``."""
 
+from jaxcompress.pipeline.exporting import ExportOptions, export_model
+from jaxcompress.pipeline.formats import parse_formats
 from jaxcompress.pipeline.options import Options, claim_folder, release_folder
 from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.pipeline.quantizing import quantize_model
 from jaxcompress.pipeline.run import compress
 
 __all__ = [
+  "ExportOptions",
   "Options",
   "QuantizeOptions",
   "claim_folder",
   "compress",
+  "export_model",
+  "parse_formats",
   "quantize_model",
   "release_folder",
 ]
