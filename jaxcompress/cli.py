@@ -105,16 +105,27 @@ def compress(
 @app.command()
 def quantize(
   model: Annotated[
-    str,
+    str | None,
     typer.Argument(
       metavar="MODEL_FILE",
       help="A trained model: a .safetensors file of models.save, or OUT/student or OUT/teacher of"
-      " a compress run.",
+      " a compress run. With --torch there is none.",
     ),
-  ],
+  ] = None,
+  torch: Annotated[
+    str | None,
+    typer.Option(help="Source of a PyTorch checkpoint, such as timm/mobilenetv3_small_100."),
+  ] = None,
+  weights: Annotated[
+    str | None, typer.Option(help="With --torch: its .pth, .pt or .safetensors file.")
+  ] = None,
+  calibration: Annotated[
+    str | None, typer.Option(help="With --torch: a folder of any images, without labels.")
+  ] = None,
   data: Annotated[
-    str, typer.Option(help="glyphs, digits, tfds:NAME or folder:PATH, as for compress.")
-  ] = "glyphs",
+    str | None,
+    typer.Option(help="glyphs, digits, tfds:NAME or folder:PATH, as for compress [glyphs]."),
+  ] = None,
   method: Annotated[
     str, typer.Option(help="auto, or one method, such as minmax, mse, equalize or adaround.")
   ] = "auto",
@@ -147,14 +158,18 @@ def quantize(
   ] = "model.tflite",
   force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
 ) -> None:
-  """Quantize a trained model without training it further, export it, and verify the file."""
+  """Quantize a trained model without training it further, export it, and verify the file.
+
+  The model is one of jaxcompress's, or with --torch a checkpoint of PyTorch's.
+  """
   from rich.console import Console
 
   from jaxcompress import pipeline
 
+  file = _checkpoint(model, data, torch, weights, calibration)
   options = pipeline.QuantizeOptions(
-    model=model,
-    data=data,
+    model=file,
+    data=data or "glyphs",
     method=method,
     bits=bits,
     max_drop=max_drop,
@@ -168,7 +183,10 @@ def quantize(
     seed=seed,
   )
   _keep_compiled_programs()
-  pipeline.quantize_model(options, console=Console())
+  if torch is None:
+    pipeline.quantize_model(options, console=Console())
+  else:
+    pipeline.quantize_torch(torch, calibration, options, console=Console())
 
 
 @app.command()
@@ -279,6 +297,31 @@ def bench(
 
   found = {file: export.benchmark(file, threads=threads, repeats=repeats) for file in files}
   Console().print(report.latency_table(found, threads))
+
+
+def _checkpoint(
+  model: str | None,
+  data: str | None,
+  torch: str | None,
+  weights: str | None,
+  calibration: str | None,
+) -> str:
+  """The file that is quantized; what is given for it must fit together."""
+  others = {"weights": weights, "calibration": calibration}
+  if torch is None:
+    for name, value in others.items():
+      if value is not None:
+        raise ValueError(f"{name}: {value} is given without --torch; name the checkpoint's source.")
+    if model is None:
+      raise ValueError("model: none is given; name a file, or a checkpoint with --torch.")
+    return model
+  for name, value in others.items():
+    if value is None:
+      raise ValueError(f"{name}: none is given; --torch needs --weights and --calibration.")
+  for name, value in {"model": model, "data": data}.items():
+    if value is not None:
+      raise ValueError(f"{name}: {value} is given beside --torch; leave it out.")
+  return weights
 
 
 def _keep_compiled_programs() -> None:

@@ -5,6 +5,7 @@ from jaxcompress.data.dataset import Dataset, Split
 from jaxcompress.data.load import load
 from jaxcompress.data.order import batch_at, batch_indices, eval_batches
 from jaxcompress.data.preprocess import Preprocess
+from jaxcompress.data.unlabelled import calibration_images
 
 __all__ = [
   "Augment",
@@ -13,6 +14,7 @@ __all__ = [
   "Split",
   "batch_at",
   "batch_indices",
+  "calibration_images",
   "eval_batches",
   "load",
 ]

@@ -20,8 +20,8 @@ class Preprocess:
   :meth:`to_metadata` is what a model file says about it.
 
   Attributes:
-    center: subtracted from the pixels.
-    scale: divides them.
+    center: subtracted from the pixels; a number, or one for each channel.
+    scale: divides them; likewise.
     per_image: whether images are brought to zero mean and similar contrast.
     epsilon: keeps the noise of flat images small; in units of the scaled pixels.
 
@@ -37,20 +37,21 @@ class Preprocess:
     0.0078125
   """
 
-  center: float = 127.5
-  scale: float = 64.0
+  center: float | tuple[float, ...] = 127.5
+  scale: float | tuple[float, ...] = 64.0
   per_image: bool = True
   epsilon: float = 0.1
 
   def __post_init__(self):
     for name in ("scale", "epsilon"):
-      if not getattr(self, name) > 0:
+      if not np.all(np.asarray(getattr(self, name)) > 0):
         raise ValueError(f"{name}: {getattr(self, name)} must be positive.")
 
   def __call__(self, images: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
     """(..., height, width, channels), uint8 or float with pixels of 0 to 255, to float32."""
     xp = np if isinstance(images, np.ndarray) else jnp
-    x = (images.astype(np.float32) - self.center) / self.scale
+    center, scale = (_per_channel(value, images.ndim) for value in (self.center, self.scale))
+    x = (images.astype(np.float32) - center) / scale
     if not self.per_image:
       return x
     x = x - xp.mean(x, axis=(-3, -2), keepdims=True)
@@ -93,4 +94,11 @@ class Preprocess:
         f"metadata: {', '.join(missing)} missing; it must have {', '.join(names)}, as "
         "to_metadata writes them."
       )
-    return cls(**{name: metadata[name] for name in names})
+    values = {name: metadata[name] for name in names}
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _per_channel(value: float | tuple[float, ...], rank: int) -> float | np.ndarray:
+  if not isinstance(value, tuple):
+    return value
+  return np.float32(value).reshape((1,) * (rank - 1) + (-1,))

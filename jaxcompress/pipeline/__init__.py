@@ -6,6 +6,7 @@ from jaxcompress.pipeline.options import Options, claim_folder, release_folder
 from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.pipeline.quantizing import quantize_model
 from jaxcompress.pipeline.run import compress
+from jaxcompress.pipeline.torch_quantizing import quantize_torch
 
 __all__ = [
   "ExportOptions",
@@ -16,5 +17,6 @@ __all__ = [
   "export_model",
   "parse_formats",
   "quantize_model",
+  "quantize_torch",
   "release_folder",
 ]

@@ -65,6 +65,8 @@ class QuantizeOptions:
       raise ValueError(f"max_drop: {self.max_drop} is no share; it must be 0 to 1, such as 0.01.")
     if self.images < 1:
       raise ValueError(f"images: {self.images} must be at least 1.")
+    if self.image_size is not None and self.image_size < 1:
+      raise ValueError(f"image_size: {self.image_size} must be at least 1.")
     format_of(self.out)
     _ = self.runtime
     _ = self.budget_bytes
