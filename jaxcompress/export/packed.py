@@ -2,7 +2,7 @@
 
 A packed file is a safetensors file. Its header holds the format's number and a SHA-256 checksum of
 the whole file; ``manifest`` is deflated JSON: graph, grids, bits, kernels and metadata; every layer
-has ``weights/NAME``, packed; ``scales``, ``biases`` and ``moves`` are those of all layers, deflated.
+has ``weights/NAME``, packed, and deflated where that helps; ``scales``, ``biases`` and ``moves`` are those of all layers, deflated.
 """
 
 import hashlib
@@ -19,7 +19,16 @@ from safetensors.numpy import load as read_arrays
 from safetensors.numpy import save as to_bytes
 
 from jaxcompress.export.files import write_atomically
-from jaxcompress.export.packing import deflate, inflate, pack_bits, unpack_bits, unzigzag, zigzag
+from jaxcompress.export.packing import (
+  deflate,
+  inflate,
+  pack_bits,
+  restore,
+  shrink,
+  unpack_bits,
+  unzigzag,
+  zigzag,
+)
 from jaxcompress.export.tflite import ENTRY, describe_grid, tflite, to_json
 from jaxcompress.nn import INPUT, Graph, Node, Norm, kernel_shape
 from jaxcompress.quantize import Grid, Integers, QuantizedModel, bits_of
@@ -83,7 +92,7 @@ def packed(
     "scales": deflate(_join([layer.scales for layer in layers.values()], np.float32)),
     "biases": deflate(zigzag(_join([layer.bias for layer in layers.values()], np.int64))),
     "moves": deflate(_join([part for move in quantized.moves.values() for part in move])),
-    **{f"weights/{name}": pack_bits(layers[name].weights, bits[name]) for name in names},
+    **{f"weights/{name}": shrink(pack_bits(layers[name].weights, bits[name])) for name in names},
   }
   return write_atomically(path, _seal(arrays))
 
@@ -189,8 +198,9 @@ def _rebuild(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Q
     dtype = bias_type(grids[node.inputs[0]])
     if (bias != bias.astype(dtype)).any():
       raise ValueError(f"layer {name!r} has biases beyond {dtype}")
-    data, count = arrays[f"weights/{name}"], int(np.prod(shapes[name], dtype=object))
-    weights = unpack_bits(data, count, manifest["bits"][name]).reshape(shapes[name])
+    count, size = int(np.prod(shapes[name], dtype=object)), manifest["bits"][name]
+    data = restore(arrays[f"weights/{name}"], -(-count * size // 8))
+    weights = unpack_bits(data, count, size).reshape(shapes[name])
     layers[name] = Integers(weights, scale, bias.astype(dtype))
   sizes = [size for size in manifest["moves"].values() for _ in Move._fields]
   parts = iter(_split(inflate(arrays["moves"], np.float64, sum(sizes)), sizes))

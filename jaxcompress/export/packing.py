@@ -90,6 +90,32 @@ def inflate(data: np.ndarray, dtype: type, count: int | None = None) -> np.ndarr
   return np.ascontiguousarray(planes.T).reshape(-1).view(dtype)
 
 
+def shrink(data: np.ndarray) -> np.ndarray:
+  """Bytes deflated, or as they are where that does not make them fewer.
+
+  Trained weights are mostly small, which takes about a fifth off packed ones of 2 to 4 bits.
+
+  Args:
+    data: (bytes,) uint8.
+
+  Examples:
+    >>> shrink(np.zeros(1000, np.uint8)).size < 20, shrink(np.uint8([7])).tolist()
+    (True, [7])
+  """
+  deflated = deflate(data)
+  return deflated if deflated.size < data.size else data
+
+
+def restore(data: np.ndarray, size: int) -> np.ndarray:
+  """What :func:`shrink` was given, (size,) uint8.
+
+  Raises:
+    ValueError: if it has another size.
+    zlib.error: if the data is damaged.
+  """
+  return data if data.size == size else inflate(data, np.uint8, size)
+
+
 def zigzag(values: np.ndarray) -> np.ndarray:
   """int64 as uint64 that are small where magnitudes are: 0, -1, 1, -2, ... become 0, 1, 2, 3, ...
 

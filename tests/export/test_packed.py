@@ -17,6 +17,8 @@ from jaxcompress.export.packing import (
   deflate,
   inflate,
   pack_bits,
+  restore,
+  shrink,
   unpack_bits,
   unzigzag,
   zigzag,
@@ -254,3 +256,22 @@ def test_the_weights_of_a_file_take_the_bits_that_they_need(content, quantized):
   assert list(sizes.values()) == [-(-n * b // 8) for n, b in zip(counts, (8, 3, 1, 2), strict=True)]
   channels = sum(layer.bias.size for layer in quantized.layers.values())
   assert sum(sizes.values()) + 8 * channels == model_bytes(quantized)
+
+
+def test_weights_that_are_mostly_small_take_fewer_and_are_given_back(quantized, tmp_path):
+  layers = dict(quantized.layers)
+  sparse = np.zeros_like(layers["stem"].weights)
+  sparse.flat[:5] = 3, -3, 1, 0, 1
+  layers["stem"] = layers["stem"]._replace(weights=sparse)
+  model = QuantizedModel(quantized.graph, quantized.grids, layers)
+  path = export.packed(model, tmp_path / "sparse.jcz")
+  assert read_arrays(path.read_bytes())["weights/stem"].nbytes < sparse.size * 3 // 8
+  assert_same(export.load_packed(path), model)
+
+
+@given(st.binary(max_size=60), st.integers(0, 200))
+def test_shrunk_bytes_are_given_back_and_never_more(data, zeros):
+  data = np.frombuffer(data + bytes(zeros), np.uint8)
+  small = shrink(data)
+  assert small.size <= data.size
+  np.testing.assert_array_equal(restore(small, data.size), data)
