@@ -1,4 +1,4 @@
-"""The command line: ``jaxcompress compress``, ``quantize``, ``bench`` and ``info``."""
+"""The command line: ``jaxcompress compress``, ``quantize``, ``export``, ``bench`` and ``info``."""
 
 import os
 import pathlib
@@ -113,16 +113,27 @@ def compress(
 @app.command()
 def quantize(
   model: Annotated[
-    str,
+    str | None,
     typer.Argument(
       metavar="MODEL_FILE",
       help="A trained model: a .safetensors file of models.save, or OUT/student or OUT/teacher of"
-      " a compress run.",
+      " a compress run. With --torch there is none.",
     ),
-  ],
+  ] = None,
+  torch: Annotated[
+    str | None,
+    typer.Option(help="Source of a PyTorch checkpoint, such as timm/mobilenetv3_small_100."),
+  ] = None,
+  weights: Annotated[
+    str | None, typer.Option(help="With --torch: its .pth, .pt or .safetensors file.")
+  ] = None,
+  calibration: Annotated[
+    str | None, typer.Option(help="With --torch: a folder of any images, without labels.")
+  ] = None,
   data: Annotated[
-    str, typer.Option(help="glyphs, digits, tfds:NAME or folder:PATH, as for compress.")
-  ] = "glyphs",
+    str | None,
+    typer.Option(help="glyphs, digits, tfds:NAME or folder:PATH, as for compress [glyphs]."),
+  ] = None,
   method: Annotated[
     str, typer.Option(help="auto, or one method, such as minmax, mse, equalize or adaround.")
   ] = "auto",
@@ -141,23 +152,32 @@ def quantize(
   ] = False,
   images: Annotated[int, typer.Option(help="Training images that calibrate and decide.")] = 1024,
   kernels: Annotated[
-    str, typer.Option(help="Runtime whose rounding it is: xnnpack, reference or tflm.")
-  ] = "xnnpack",
+    str | None,
+    typer.Option(
+      help="Runtime whose rounding it is: xnnpack, reference, tflm or onnxruntime [what runs the file]."
+    ),
+  ] = None,
   image_size: Annotated[
     int | None, typer.Option(help="Side of the images in pixels [what the model's file says].")
   ] = None,
   seed: Annotated[int, typer.Option(help="Of the data and the choice of images.")] = 0,
-  out: Annotated[str, typer.Option(help="The integer file.")] = "model.tflite",
+  out: Annotated[
+    str, typer.Option(help="The integer file: .tflite, .onnx, .stablehlo or .jcz (packed).")
+  ] = "model.tflite",
   force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
 ) -> None:
-  """Quantize a trained model without training it further, export it, and verify the file."""
+  """Quantize a trained model without training it further, export it, and verify the file.
+
+  The model is one of jaxcompress's, or with --torch a checkpoint of PyTorch's.
+  """
   from rich.console import Console
 
   from jaxcompress import pipeline
 
+  file = _checkpoint(model, data, torch, weights, calibration)
   options = pipeline.QuantizeOptions(
-    model=model,
-    data=data,
+    model=file,
+    data=data or "glyphs",
     method=method,
     bits=bits,
     max_drop=max_drop,
@@ -171,7 +191,57 @@ def quantize(
     seed=seed,
   )
   _keep_compiled_programs()
-  pipeline.quantize_model(options, console=Console())
+  if torch is None:
+    pipeline.quantize_model(options, console=Console())
+  else:
+    pipeline.quantize_torch(torch, calibration, options, console=Console())
+
+
+@app.command()
+def export(
+  model: Annotated[
+    str,
+    typer.Argument(
+      metavar="CHECKPOINT",
+      help="A packed file (.jcz), or a trained model as for quantize, which is quantized first.",
+    ),
+  ],
+  format: Annotated[
+    str, typer.Option(help="Formats between commas: tflite, onnx, stablehlo, packed.")
+  ] = "tflite",
+  out: Annotated[
+    str | None, typer.Option(help="Name of the files, without a suffix [beside CHECKPOINT].")
+  ] = None,
+  force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+  data: Annotated[str | None, typer.Option(help="As for quantize [glyphs].")] = None,
+  method: Annotated[str | None, typer.Option(help="As for quantize [auto].")] = None,
+  bits: Annotated[int | None, typer.Option(help="As for quantize [8].")] = None,
+  images: Annotated[int | None, typer.Option(help="As for quantize [1024].")] = None,
+  image_size: Annotated[int | None, typer.Option(help="As for quantize.")] = None,
+  seed: Annotated[int | None, typer.Option(help="As for quantize [0].")] = None,
+) -> None:
+  """Write a packed or a trained model in several formats beside each other, and verify the files."""
+  from rich.console import Console
+
+  from jaxcompress import pipeline
+
+  given = {
+    "data": data,
+    "method": method,
+    "bits": bits,
+    "images": images,
+    "image_size": image_size,
+    "seed": seed,
+  }
+  options = pipeline.ExportOptions(
+    model=model,
+    formats=pipeline.parse_formats(format),
+    out=out,
+    force=force,
+    quantize={name: value for name, value in given.items() if value is not None},
+  )
+  _keep_compiled_programs()
+  pipeline.export_model(options, console=Console())
 
 
 @app.command()
@@ -235,6 +305,31 @@ def bench(
 
   found = {file: export.benchmark(file, threads=threads, repeats=repeats) for file in files}
   Console().print(report.latency_table(found, threads))
+
+
+def _checkpoint(
+  model: str | None,
+  data: str | None,
+  torch: str | None,
+  weights: str | None,
+  calibration: str | None,
+) -> str:
+  """The file that is quantized; what is given for it must fit together."""
+  others = {"weights": weights, "calibration": calibration}
+  if torch is None:
+    for name, value in others.items():
+      if value is not None:
+        raise ValueError(f"{name}: {value} is given without --torch; name the checkpoint's source.")
+    if model is None:
+      raise ValueError("model: none is given; name a file, or a checkpoint with --torch.")
+    return model
+  for name, value in others.items():
+    if value is None:
+      raise ValueError(f"{name}: none is given; --torch needs --weights and --calibration.")
+  for name, value in {"model": model, "data": data}.items():
+    if value is not None:
+      raise ValueError(f"{name}: {value} is given beside --torch; leave it out.")
+  return weights
 
 
 def _keep_compiled_programs() -> None:

@@ -14,6 +14,7 @@ from jaxcompress.data.load import load
 from jaxcompress.data.order import batch_at, batch_indices, eval_batches
 from jaxcompress.data.preprocess import Preprocess
 from jaxcompress.data.teacher_cache import PerExample, TeacherCache, cache_teacher
+from jaxcompress.data.unlabelled import calibration_images
 
 __all__ = [
   "Augment",
@@ -30,6 +31,7 @@ __all__ = [
   "batch_at",
   "batch_indices",
   "cache_teacher",
+  "calibration_images",
   "chain",
   "eval_batches",
   "load",

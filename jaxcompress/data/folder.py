@@ -120,7 +120,7 @@ def _files(path: pathlib.Path, classes: Sequence[str], seed: int) -> Files:
     )
   paths, labels = [], []
   for label, name in enumerate(classes):
-    found = _images_below(path / name)
+    found = images_below(path / name)
     if not found and (path / name).is_dir():
       raise ValueError(
         f"data: the class folder {str(path / name)!r} has no images; put {', '.join(SUFFIXES)} "
@@ -132,7 +132,8 @@ def _files(path: pathlib.Path, classes: Sequence[str], seed: int) -> Files:
   return Files(paths, np.array(labels, np.int32), name_order(names, seed))
 
 
-def _images_below(path: pathlib.Path) -> list[pathlib.Path]:
+def images_below(path: pathlib.Path) -> list[pathlib.Path]:
+  """The image files in a folder and the folders in it, sorted by name."""
   return sorted(
     pathlib.Path(place, name)
     for place, _, names in os.walk(path)

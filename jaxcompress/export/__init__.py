@@ -4,6 +4,7 @@ from jaxcompress.export.contents import Operator, read_metadata, read_operators
 from jaxcompress.export.files import MissingExtraError, require_edge, write_atomically
 from jaxcompress.export.latency import Latency, benchmark
 from jaxcompress.export.onnx import onnx, onnx_float
+from jaxcompress.export.packed import load_packed, packed, unpack
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.export.stablehlo import load_stablehlo, stablehlo, stablehlo_float
 from jaxcompress.export.tflite import tflite, tflite_float
@@ -16,9 +17,11 @@ __all__ = [
   "Runtime",
   "Verification",
   "benchmark",
+  "load_packed",
   "load_stablehlo",
   "onnx",
   "onnx_float",
+  "packed",
   "read_metadata",
   "read_operators",
   "require_edge",
@@ -26,6 +29,7 @@ __all__ = [
   "stablehlo_float",
   "tflite",
   "tflite_float",
+  "unpack",
   "verify",
   "write_atomically",
 ]

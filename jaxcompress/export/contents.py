@@ -2,8 +2,10 @@
 
 import json
 import os
+import pathlib
 from typing import Any, NamedTuple
 
+from jaxcompress.export.packed import SUFFIX, packed_entry
 from jaxcompress.export.runtime import choose_kernels, read_sound_model
 from jaxcompress.export.tflite import ENTRY
 
@@ -25,12 +27,14 @@ class Operator(NamedTuple):
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
-  """The metadata that :func:`~jaxcompress.export.tflite` or :func:`~jaxcompress.export.onnx` wrote.
+  """The metadata of a .tflite, .onnx or .jcz file that jaxcompress wrote.
 
   Raises:
-    MissingExtraError: if the ``edge`` extra is not installed.
+    MissingExtraError: if the ``edge`` extra is not installed; .jcz files need none.
     ValueError: if the file is missing, damaged, or not one of jaxcompress's.
   """
+  if pathlib.Path(path).suffix.lower() == SUFFIX:
+    return packed_entry(path)
   entries = _onnx_entries(path) if choose_kernels(path) == "onnxruntime" else _tflite_entries(path)
   if ENTRY not in entries:
     raise ValueError(f"path: {path} has no metadata of jaxcompress.")

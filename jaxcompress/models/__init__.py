@@ -2,7 +2,9 @@
 
 from jaxcompress.models.convert import (
   SOURCES,
+  Normalization,
   from_torch,
+  normalization_of,
   to_torch,
 )
 from jaxcompress.models.files import (
@@ -106,6 +108,7 @@ __all__ = [
   "MobileNetV2",
   "MobileNetV3",
   "MobileNetV4",
+  "Normalization",
   "ResNet",
   "ResNetCifar",
   "ShuffleNetV1",
@@ -126,6 +129,7 @@ __all__ = [
   "mobilenet_v4_conv_large",
   "mobilenet_v4_conv_medium",
   "mobilenet_v4_conv_small",
+  "normalization_of",
   "options_of",
   "read_metadata",
   "resnet",

@@ -1,18 +1,25 @@
-"""The runs behind ``jaxcompress compress`` and ``jaxcompress quantize``."""
+"""The runs behind ``jaxcompress compress``, ``quantize`` and ``export``."""
 
+from jaxcompress.pipeline.exporting import ExportOptions, export_model
+from jaxcompress.pipeline.formats import parse_formats
 from jaxcompress.pipeline.options import Options, claim_folder, release_folder
 from jaxcompress.pipeline.presets import PRESETS, Preset
 from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.pipeline.quantizing import quantize_model
 from jaxcompress.pipeline.run import compress
+from jaxcompress.pipeline.torch_quantizing import quantize_torch
 
 __all__ = [
   "PRESETS",
+  "ExportOptions",
   "Options",
   "Preset",
   "QuantizeOptions",
   "claim_folder",
   "compress",
+  "export_model",
+  "parse_formats",
   "quantize_model",
+  "quantize_torch",
   "release_folder",
 ]

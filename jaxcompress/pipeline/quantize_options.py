@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from jaxcompress import quantize
-from jaxcompress.quantize.integer import KERNELS
+from jaxcompress.pipeline.formats import FORMATS, format_of, kernels_for
 
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "ki": 1024, "mi": 1024**2}
 
@@ -22,10 +22,11 @@ class QuantizeOptions:
     max_drop: the largest loss of top-1 that is accepted, as a share, or None.
     budget: size such as ``"300KB"`` that packed weights, scales and biases may take, or None.
     images: of the training images for calibration and for the choice of the method.
-    kernels: the runtime whose arithmetic it is.
+    kernels: the runtime whose arithmetic it is; None: the usual one of the file.
     image_size: side in pixels; None: what the model's file says, else the data's own.
     analyze: whether the layers are analysed.
-    out: the file.
+    out: the file; its suffix says of which kind: .tflite, .onnx, .stablehlo or .jcz (packed).
+    also: names of formats that are written beside it.
     force: whether files that exist are replaced.
     seed: of the data and the choice of images.
 
@@ -44,10 +45,11 @@ class QuantizeOptions:
   max_drop: float | None = None
   budget: str | None = None
   images: int = 1024
-  kernels: str = "xnnpack"
+  kernels: str | None = None
   image_size: int | None = None
   analyze: bool = False
   out: str = "model.tflite"
+  also: tuple[str, ...] = ()
   force: bool = False
   seed: int = 0
 
@@ -63,16 +65,28 @@ class QuantizeOptions:
       raise ValueError(f"max_drop: {self.max_drop} is no share; it must be 0 to 1, such as 0.01.")
     if self.images < 1:
       raise ValueError(f"images: {self.images} must be at least 1.")
-    if self.kernels not in KERNELS:
-      raise ValueError(
-        f"kernels: {self.kernels!r} is unknown; it must be one of {', '.join(KERNELS)}."
-      )
+    if self.image_size is not None and self.image_size < 1:
+      raise ValueError(f"image_size: {self.image_size} must be at least 1.")
+    format_of(self.out)
+    _ = self.runtime
     _ = self.budget_bytes
 
   @property
   def budget_bytes(self) -> int | None:
     """The budget in bytes."""
     return None if self.budget is None else parse_size(self.budget)
+
+  @property
+  def runtime(self) -> str:
+    """The kernels whose arithmetic it is."""
+    return kernels_for(self.out, self.kernels)
+
+  @property
+  def models(self) -> list[pathlib.Path]:
+    """The files that hold the network."""
+    suffixes = [FORMATS[name].suffix for name in self.also]
+    out = pathlib.Path(self.out)
+    return list(dict.fromkeys([out, *map(out.with_suffix, suffixes)]))
 
   @property
   def files(self) -> dict[str, pathlib.Path]:

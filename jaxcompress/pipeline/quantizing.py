@@ -10,7 +10,9 @@ from rich.text import Text
 
 from jaxcompress import data as datasets
 from jaxcompress import export, quantize, report, training
+from jaxcompress.export.runtime import FORMATS as RUNTIMES
 from jaxcompress.pipeline import networks
+from jaxcompress.pipeline.formats import check_free, require_formats, runnable, write_all
 from jaxcompress.pipeline.networks import Saved
 from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.report import style, text
@@ -31,7 +33,7 @@ class Quantized:
     trials: methods that were tried.
     float_top1: share of the test images that the float network gets right.
     top1: share that the integer network gets right.
-    verification: of the file; None where its runtime is not installed.
+    verification: of the file; None if no runtime runs it, or it is not installed.
     allocation: bits by layer; None without a budget.
     analysis: of the layers; None if it was not asked for.
     files: paths by what they are.
@@ -68,7 +70,7 @@ class _Run:
       labels=self.labels,
       method=method,
       preprocess=self.preprocess,
-      kernels=self.options.kernels,
+      kernels=self.options.runtime,
       seed=self.options.seed,
       **bits,
     )
@@ -94,8 +96,8 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
       or a drop that cannot be met; nothing is written then.
   """
   console = console or Console(stderr=True)
-  export.require_edge()  # now, not after the work
-  _check_free(options)
+  require_formats(options.models)  # now, not after the work
+  check_free([*options.models, *options.files.values()], force=options.force)
   run = _prepare(options, console)
   allocation, bits = None, {"bits": options.bits or 8}
   if options.budget is not None:
@@ -122,24 +124,17 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
     "preprocess": run.preprocess.to_metadata(),
     "data": run.data.name,
   }
-  path = export.tflite(model, files["model"], metadata=metadata)
+  write_all(model, options.models, metadata)
   for name, content in contents.items():
     export.write_atomically(files[name], content)
-  verification = _verify(run, model, path)
   console.print(
     f"top-1 on {len(run.data.test):,} test images: float {text.percent(float_top1, 2)}, integers"
     f" {text.percent(top1, 2)} ({text.points(top1 - float_top1)})"
   )
-  console.print(f"{path}: {text.size(path.stat().st_size)}, {_verdict(verification)}")
+  images = run.data.test.images[:VERIFIED]
+  found = {path: describe_file(model, path, images, console) for path in options.models}
+  verification = found[files["model"]]
   return Quantized(model, trials, float_top1, top1, verification, allocation, analysis, files)
-
-
-def _check_free(options: QuantizeOptions) -> None:
-  for path in options.files.values():
-    if not path.parent.is_dir():
-      raise ValueError(f"out: the folder {path.parent} does not exist; make it, or name another.")
-    if path.is_dir() or (path.exists() and not options.force):
-      raise ValueError(f"out: {path} exists; name another file, or add --force to replace it.")
 
 
 def _prepare(options: QuantizeOptions, console: Console) -> _Run:
@@ -240,20 +235,31 @@ def _analyze(run: _Run, model: quantize.QuantizedModel) -> quantize.Analysis:
   return analysis
 
 
-def _verify(
-  run: _Run, model: quantize.QuantizedModel, path: pathlib.Path
+def describe_file(
+  model: quantize.QuantizedModel, path: pathlib.Path, images: np.ndarray, console: Console
 ) -> export.Verification | None:
-  """The file on its own runtime; None where that is not installed."""
-  try:
-    return export.verify(path, model, run.data.test.images[:VERIFIED])
-  except export.MissingExtraError:
+  """Prints a file's size, and what its own runtime makes of it, if it has one.
+
+  Args:
+    model: that was written.
+    path: of the file.
+    images: that the runtime is run on.
+    console: where it is printed.
+
+  Returns:
+    The verification; None if no runtime runs the file, or it is not installed.
+  """
+  size = f"{path}: {text.size(path.stat().st_size)}"
+  if path.suffix.lower() not in RUNTIMES:
+    console.print(size)
     return None
-
-
-def _verdict(verification: export.Verification | None) -> str:
-  if verification is None:
-    return "not verified, since its runtime is not installed"
-  return (
-    f"{text.percent_down(verification.bit_equal)} of the logits of {verification.images} images are"
-    " bit for bit the device's"
+  try:
+    found = export.verify(path, runnable(model, path), images)
+  except export.MissingExtraError:
+    console.print(f"{size}, not verified, since its runtime is not installed")
+    return None
+  share = text.percent_down(found.bit_equal)
+  console.print(
+    f"{size}, {share} of the logits of {found.images} images are bit for bit the device's"
   )
+  return found

@@ -66,3 +66,15 @@ def test_only_the_channel_mean_is_removed_so_the_deviation_is_the_images():
 def test_mistakes_name_the_argument_and_the_value(make, message):
   with pytest.raises(ValueError, match=message):
     make()
+
+
+def test_channels_have_their_own_centers_and_scales_in_numpy_and_in_jax():
+  preprocess = Preprocess(center=(10.0, 20.0, 30.0), scale=(2.0, 4.0, 8.0), per_image=False)
+  images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
+  expected = (np.float32(images) - np.float32([10, 20, 30])) / np.float32([2, 4, 8])
+  np.testing.assert_array_equal(preprocess(images), expected)
+  np.testing.assert_array_equal(preprocess(jnp.asarray(images)), expected)
+  read = json.loads(json.dumps(preprocess.to_metadata()))
+  assert Preprocess.from_metadata(read) == preprocess and hash(preprocess)
+  with pytest.raises(ValueError, match=r"scale: \(1.0, 0.0, 1.0\) must be positive"):
+    Preprocess(scale=(1.0, 0.0, 1.0))

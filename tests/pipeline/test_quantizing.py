@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcompress import cli, export, models
+from jaxcompress import cli, export, models, quantize
 from jaxcompress import data as datasets
 from jaxcompress.nn import init_variables
 from jaxcompress.pipeline import networks, quantizing
@@ -52,8 +52,8 @@ def run(monkeypatch, capsys, tmp_path):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv("COLUMNS", "160")
 
-  def call(*arguments):
-    monkeypatch.setattr("sys.argv", ["jaxcompress", "quantize", *map(str, arguments)])
+  def call(*arguments, command="quantize"):
+    monkeypatch.setattr("sys.argv", ["jaxcompress", command, *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
       cli.main()
     printed = capsys.readouterr()
@@ -75,6 +75,21 @@ def test_a_file_becomes_a_verified_integer_file(run, file, shapes, images, train
   assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
   metadata = export.read_metadata(tmp_path / "model.tflite")
   assert tuple(metadata["classes"]) == CLASSES and metadata["preprocess"]["per_image"]
+
+
+def test_export_quantizes_a_float_network_and_writes_formats_beside_each_other(
+  run, file, shapes, tmp_path
+):
+  options = ("--data", f"folder:{shapes}", "--method", "minmax", "--images", 48, "--bits", 3)
+  code, out, err = run(file, "--format", "onnx,packed", "--out", "both", *options, command="export")
+  assert (code, err) == (0, "")
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["both.jcz", "both.onnx"]
+  assert "both.onnx: " in out and "are bit for bit the device's" in out
+  model = export.load_packed("both.jcz")
+  assert model.kernels == "onnxruntime"
+  assert {quantize.bits_of(layer.weights) for layer in model.layers.values()} <= {2, 3}
+  assert export.verify("both.onnx", model, np.ones((2, 32, 32, 3), np.float32)).bit_equal == 1
+  assert tuple(export.read_metadata("both.jcz")["classes"]) == CLASSES
 
 
 def test_budget_and_analysis_write_their_files_beside_it(run, file, shapes, tmp_path):

@@ -1,0 +1,289 @@
+"""Packed files: a quantized model in the bits that it needs, from which a .tflite file is rebuilt.
+
+A packed file is a safetensors file. Its header holds the format's number and a SHA-256 checksum of
+the whole file; ``manifest`` is deflated JSON: graph, grids, bits, kernels and metadata; every layer
+has ``weights/NAME``, packed, and deflated where that helps; ``scales``, ``biases`` and ``moves`` are those of all layers, deflated.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from importlib import metadata as packages
+from typing import Any
+
+import numpy as np
+from flax.core import FrozenDict
+from safetensors.numpy import load as read_arrays
+from safetensors.numpy import save as to_bytes
+
+from jaxcompress.export.files import write_atomically
+from jaxcompress.export.packing import (
+  deflate,
+  inflate,
+  pack_bits,
+  restore,
+  shrink,
+  unpack_bits,
+  unzigzag,
+  zigzag,
+)
+from jaxcompress.export.tflite import ENTRY, describe_grid, tflite, to_json
+from jaxcompress.nn import INPUT, Graph, Node, Norm, kernel_shape
+from jaxcompress.quantize import Grid, Integers, QuantizedModel, bits_of
+from jaxcompress.quantize.model import Move, bias_type
+
+SUFFIX = ".jcz"
+FORMAT = 1
+UNSEALED = "0" * 64  # stands for the checksum while it is computed
+
+
+def packed(
+  quantized: QuantizedModel, path: str | os.PathLike, *, metadata: Mapping[str, Any] | None = None
+) -> pathlib.Path:
+  """Writes a model with the weights of each layer in the bits that they need, 1 to 8.
+
+  Runtimes keep weights of fewer than 8 bits in a byte each, and so do .tflite files; this one is
+  for storing and sending. :func:`load_packed` gives the model back, :func:`unpack` the .tflite file.
+
+  Args:
+    quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`; its
+      ``preprocess`` is not kept, so describe it in the metadata.
+    path: the file, by custom ``.jcz``. It is written beside it and renamed, so it is whole, or as
+      it was before.
+    metadata: JSON values kept in the file, as for :func:`~jaxcompress.export.tflite`.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: if the metadata is no JSON, a layer has an attribute that is none, or the path cannot
+      be written.
+
+  Examples:
+    >>> import tempfile
+    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
+    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+    >>> grid = Grid(np.float32(0.1), 0)
+    >>> quantized = QuantizedModel(
+    ...   Graph((pool,), (1, 2, 2, 3), "pool"), {"input": grid, "pool": grid}, {}
+    ... )
+    >>> path = packed(quantized, tempfile.mkdtemp() + "/pool.jcz")
+    >>> load_packed(path).integers(np.full((1, 2, 2, 3), 0.52, np.float32)).tolist()
+    [[5, 5, 5]]
+  """
+  names = [node.name for node in quantized.graph.nodes if kernel_shape(node) is not None]
+  layers = {name: quantized.layers[name] for name in names}
+  bits = {name: bits_of(layer.weights) for name, layer in layers.items()}
+  manifest = {
+    "version": packages.version("jaxcompress"),
+    "kernels": quantized.kernels,
+    "graph": _describe_graph(quantized.graph),
+    "grids": {
+      name: [float(g.scale), int(g.zero_point), g.bits] for name, g in quantized.grids.items()
+    },
+    "bits": bits,
+    "moves": {name: len(move.scale) for name, move in quantized.moves.items()},
+    "metadata": dict(metadata or {}),
+  }
+  arrays = {
+    "manifest": deflate(np.frombuffer(to_json(manifest), np.uint8)),
+    "scales": deflate(_join([layer.scales for layer in layers.values()], np.float32)),
+    "biases": deflate(zigzag(_join([layer.bias for layer in layers.values()], np.int64))),
+    "moves": deflate(_join([part for move in quantized.moves.values() for part in move])),
+    **{f"weights/{name}": shrink(pack_bits(layers[name].weights, bits[name])) for name in names},
+  }
+  return write_atomically(path, _seal(arrays))
+
+
+def load_packed(path: str | os.PathLike) -> QuantizedModel:
+  """Reads a model that :func:`packed` wrote; every integer, scale and grid is what it was.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    A :class:`QuantizedModel` without ``preprocess``; what the metadata says of it is read by
+    :func:`~jaxcompress.export.read_metadata`.
+
+  Raises:
+    ValueError: if the file is missing, damaged, or not one of :func:`packed`'s.
+
+  Examples:
+    See :func:`packed`.
+  """
+  return read_packed(path)[0]
+
+
+def unpack(path: str | os.PathLike, out: str | os.PathLike) -> pathlib.Path:
+  """Writes the .tflite file of a packed one.
+
+  It is, byte for byte, the one that :func:`~jaxcompress.export.tflite` writes of the same model
+  and metadata (the file names the version of jaxcompress that writes it).
+
+  Args:
+    path: of a file of :func:`packed`.
+    out: the .tflite file; what was there is replaced.
+
+  Returns:
+    The path of the .tflite file.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: as :func:`load_packed` and :func:`~jaxcompress.export.tflite`.
+
+  Examples:
+    >>> import tempfile
+    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
+    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+    >>> grid, folder = Grid(np.float32(0.1), 0), tempfile.mkdtemp()
+    >>> quantized = QuantizedModel(
+    ...   Graph((pool,), (1, 2, 2, 3), "pool"), {"input": grid, "pool": grid}, {}
+    ... )
+    >>> path = unpack(packed(quantized, folder + "/a.jcz"), folder + "/a.tflite")
+    >>> path.read_bytes() == tflite(quantized, folder + "/b.tflite").read_bytes()
+    True
+  """
+  quantized, metadata = read_packed(path)
+  return tflite(quantized, out, metadata=metadata)
+
+
+def read_packed(path: str | os.PathLike) -> tuple[QuantizedModel, dict[str, Any]]:
+  """The model of a packed file and the metadata that it was given.
+
+  Raises:
+    ValueError: as :func:`load_packed`.
+  """
+  return _read(path)[:2]
+
+
+def packed_entry(path: str | os.PathLike) -> dict[str, Any]:
+  """What a .tflite file of the same model says about itself.
+
+  Raises:
+    ValueError: as :func:`load_packed`.
+  """
+  quantized, metadata, version = _read(path)
+  ends = {"input": INPUT, "output": quantized.graph.output}
+  grids = {end: describe_grid(quantized, tensor) for end, tensor in ends.items()}
+  return {"version": version, "kernels": quantized.kernels, **grids, **metadata}
+
+
+def _read(path: str | os.PathLike) -> tuple[QuantizedModel, dict[str, Any], str]:
+  arrays = _unseal(path)
+  try:
+    manifest = json.loads(inflate(arrays["manifest"], np.uint8).tobytes())
+    quantized = _rebuild(manifest, arrays)
+    return quantized, dict(manifest["metadata"].items()), str(manifest["version"])
+  except Exception as error:  # whatever a manifest that is none of ours leads to
+    raise _refusal(path, "has contents that are no model", error) from error
+
+
+def _rebuild(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> QuantizedModel:
+  graph = _build_graph(manifest["graph"])
+  grids = {
+    name: Grid(np.float32(scale), int(zero_point), int(bits))
+    for name, (scale, zero_point, bits) in manifest["grids"].items()
+  }
+  nodes = {node.name: node for node in graph.nodes if kernel_shape(node) is not None}
+  shapes = {name: kernel_shape(node) for name, node in nodes.items()}
+  channels = [shape[-1] for shape in shapes.values()]
+  scales = _split(inflate(arrays["scales"], np.float32, sum(channels)), channels)
+  values = unzigzag(inflate(arrays["biases"], np.uint64, sum(channels)))
+  layers = {}
+  for (name, node), scale, bias in zip(
+    nodes.items(), scales, _split(values, channels), strict=True
+  ):
+    dtype = bias_type(grids[node.inputs[0]])
+    if (bias != bias.astype(dtype)).any():
+      raise ValueError(f"layer {name!r} has biases beyond {dtype}")
+    count, size = int(np.prod(shapes[name], dtype=object)), manifest["bits"][name]
+    data = restore(arrays[f"weights/{name}"], -(-count * size // 8))
+    weights = unpack_bits(data, count, size).reshape(shapes[name])
+    layers[name] = Integers(weights, scale, bias.astype(dtype))
+  sizes = [size for size in manifest["moves"].values() for _ in Move._fields]
+  parts = iter(_split(inflate(arrays["moves"], np.float64, sum(sizes)), sizes))
+  moves = {name: Move(next(parts), next(parts)) for name in manifest["moves"]}
+  return QuantizedModel(graph, grids, layers, kernels=manifest["kernels"], moves=moves)
+
+
+def _seal(arrays: Mapping[str, np.ndarray]) -> bytes:
+  """A safetensors file whose header holds the SHA-256 of the file with zeros in its place."""
+  header = {ENTRY: json.dumps({"packed": FORMAT, "sha256": UNSEALED})}
+  content = to_bytes(dict(arrays), header)
+  digest = hashlib.sha256(content).hexdigest()
+  return content.replace(UNSEALED.encode(), digest.encode(), 1)
+
+
+def _unseal(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  try:
+    content = pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise ValueError(f"path: {path} cannot be read ({error.strerror}).") from error
+  try:
+    size = int.from_bytes(content[:8], "little")
+    seal = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][ENTRY])
+    found, digest = int(seal["packed"]), seal["sha256"].encode()
+  except Exception as error:  # whatever other bytes lead to
+    raise _refusal(path, "is no packed file of jaxcompress, or is damaged", error) from error
+  if found != FORMAT:
+    raise ValueError(
+      f"path: {path} has format {found} and this version reads {FORMAT}; update jaxcompress."
+    )
+  if hashlib.sha256(content.replace(digest, UNSEALED.encode(), 1)).hexdigest().encode() != digest:
+    raise ValueError(f"path: {path} is damaged: its checksum is not that of its contents.")
+  try:
+    return read_arrays(content)
+  except Exception as error:  # the reader raises its own kinds
+    raise _refusal(path, "has contents that are no arrays", error) from error
+
+
+def _refusal(path: str | os.PathLike, what: str, error: Exception) -> ValueError:
+  reason = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
+  return ValueError(f"path: {path} {what} ({reason}).")
+
+
+def _describe_graph(graph: Graph) -> dict[str, Any]:
+  nodes = [
+    {**node._asdict(), "attrs": {key: _describe(node, key, node.attrs[key]) for key in node.attrs}}
+    for node in graph.nodes
+  ]
+  return {"nodes": nodes, "input_shape": graph.input_shape, "output": graph.output}
+
+
+def _describe(node: Node, key: str, value: Any) -> Any:
+  if isinstance(value, Norm):
+    return value._asdict()
+  if isinstance(value, tuple):
+    return [_describe(node, key, part) for part in value]
+  if isinstance(value, np.generic):
+    return value.item()
+  if value is None or isinstance(value, (bool, int, float, str)):
+    return value
+  raise ValueError(f"quantized: layer {node.name!r} has {key}={value!r}, which no file can hold.")
+
+
+def _build_graph(facts: Mapping[str, Any]) -> Graph:
+  nodes = []
+  for described in facts["nodes"]:
+    fields = {key: _as_tuples(value) for key, value in described.items() if key != "attrs"}
+    attrs = {key: _attribute(value) for key, value in described["attrs"].items()}
+    nodes.append(Node(**fields, attrs=FrozenDict(attrs)))
+  return Graph(tuple(nodes), _as_tuples(facts["input_shape"]), facts["output"])
+
+
+def _attribute(value: Any) -> Any:
+  return Norm(**value) if isinstance(value, dict) else _as_tuples(value)
+
+
+def _as_tuples(value: Any) -> Any:
+  return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def _join(parts: list[np.ndarray], dtype: type = np.float64) -> np.ndarray:
+  return np.concatenate([np.zeros(0, dtype), *(np.asarray(part, dtype) for part in parts)])
+
+
+def _split(array: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+  return np.split(array, np.cumsum(sizes)[:-1]) if sizes else []

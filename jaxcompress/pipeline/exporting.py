@@ -1,0 +1,108 @@
+"""The run behind ``jaxcompress export``: one network in several formats beside each other."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from jaxcompress.export.packed import SUFFIX, read_packed
+from jaxcompress.nn import INPUT
+from jaxcompress.pipeline.formats import FORMATS, check_free, require_formats, write_all
+from jaxcompress.pipeline.quantize_options import QuantizeOptions
+from jaxcompress.pipeline.quantizing import describe_file, quantize_model
+from jaxcompress.quantize import QuantizedModel
+
+VERIFIED = 8  # random images that the files of a packed network are run on
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+  """The options of ``jaxcompress export``.
+
+  Attributes:
+    model: a packed file (.jcz), or what ``quantize`` reads.
+    formats: names of the formats that are written.
+    out: the files without their suffixes; None: beside the model.
+    force: whether files that exist are replaced.
+    quantize: options of :class:`QuantizeOptions` for a model that is not quantized yet.
+
+  Raises:
+    ValueError: if options of quantization are given for a model that is quantized.
+
+  Examples:
+    >>> [path.name for path in ExportOptions(model="a/net_0.5.jcz", formats=("onnx",)).paths]
+    ['net_0.5.onnx']
+  """
+
+  model: str
+  formats: tuple[str, ...] = ("tflite",)
+  out: str | None = None
+  force: bool = False
+  quantize: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if self.is_packed and self.quantize:
+      name = next(iter(self.quantize))
+      raise ValueError(
+        f"{name}: {self.quantize[name]} is given, but {self.model} is quantized already; leave it"
+        " out."
+      )
+
+  @property
+  def is_packed(self) -> bool:
+    """Whether the model is a packed file, by its suffix."""
+    return pathlib.Path(self.model).suffix.lower() == SUFFIX
+
+  @property
+  def paths(self) -> list[pathlib.Path]:
+    """The files that are written."""
+    base = pathlib.Path(self.out or self.model)
+    known = {SUFFIX, ".safetensors", *(one.suffix for one in FORMATS.values())}
+    name = base.stem if base.suffix.lower() in known else base.name
+    return [base.parent / (name + FORMATS[one].suffix) for one in self.formats]
+
+
+def export_model(options: ExportOptions, *, console: Console | None = None) -> list[pathlib.Path]:
+  """Writes a network in several formats; one that is not quantized yet is quantized first.
+
+  Args:
+    options: what to do.
+    console: what was written and found goes here.
+
+  Returns:
+    The files.
+
+  Raises:
+    ValueError: if the model cannot be read, a file exists, a format cannot hold the network, or
+      as :func:`~jaxcompress.pipeline.quantize_model`; nothing is written then.
+  """
+  console, paths = console or Console(stderr=True), options.paths
+  if options.is_packed:
+    require_formats(paths)
+    check_free(paths, force=options.force)
+    model, metadata = read_packed(options.model)
+    write_all(model, paths, metadata)
+    images = _random_images(model)
+    for path in paths:
+      describe_file(model, path, images, console)
+    return paths
+  settings = QuantizeOptions(
+    model=options.model,
+    out=str(paths[0]),
+    also=options.formats[1:],
+    force=options.force,
+    **options.quantize,
+  )
+  quantize_model(settings, console=console)
+  return paths
+
+
+def _random_images(model: QuantizedModel) -> np.ndarray:
+  """What the network reads, on every code of its input's grid alike."""
+  grid = model.grids[INPUT]
+  shape = (VERIFIED, *model.graph.input_shape[1:])
+  steps = np.random.default_rng(0).integers(grid.low, grid.high, shape, endpoint=True)
+  return steps.astype(np.float32) * grid.scale

@@ -1,0 +1,141 @@
+"""The kinds of files that a quantized network is written to, all of them or none."""
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxcompress import export
+from jaxcompress.export.runtime import FORMATS as RUNTIMES
+from jaxcompress.export.runtime import choose_kernels
+from jaxcompress.quantize import QuantizedModel
+from jaxcompress.quantize.integer import KERNELS
+from jaxcompress.quantize.integer.runtimes import find_kernels
+
+
+class Format(NamedTuple):
+  """A kind of file.
+
+  Attributes:
+    suffix: of its files.
+    write: of ``(model, path, metadata)``.
+    needs_edge: whether writing it needs the ``edge`` extra.
+  """
+
+  suffix: str
+  write: Callable[[QuantizedModel, pathlib.Path, Mapping[str, Any]], pathlib.Path]
+  needs_edge: bool = True
+
+
+FORMATS: Mapping[str, Format] = {
+  "tflite": Format(
+    ".tflite", lambda model, path, facts: export.tflite(model, path, metadata=facts)
+  ),
+  "onnx": Format(".onnx", lambda model, path, facts: export.onnx(model, path, metadata=facts)),
+  "stablehlo": Format(".stablehlo", lambda model, path, facts: export.stablehlo(model, path)),
+  "packed": Format(
+    ".jcz", lambda model, path, facts: export.packed(model, path, metadata=facts), needs_edge=False
+  ),
+}
+
+
+def parse_formats(formats: str) -> tuple[str, ...]:
+  """Names of formats between commas, each once.
+
+  Raises:
+    ValueError: if one is unknown.
+
+  Examples:
+    >>> parse_formats("tflite, packed,tflite")
+    ('tflite', 'packed')
+  """
+  names = tuple(dict.fromkeys(name.strip() for name in formats.split(",")))
+  for name in names:
+    if name not in FORMATS:
+      raise ValueError(f"format: {name!r} is unknown; it must be one of {', '.join(FORMATS)}.")
+  return names
+
+
+def format_of(path: str | os.PathLike) -> str:
+  """The format that a file's suffix names.
+
+  Raises:
+    ValueError: if it names none.
+
+  Examples:
+    >>> format_of("model.jcz")
+    'packed'
+  """
+  suffix = pathlib.Path(path).suffix.lower()
+  for name, one in FORMATS.items():
+    if suffix == one.suffix:
+      return name
+  suffixes = ", ".join(one.suffix for one in FORMATS.values())
+  raise ValueError(f"out: {path} names no kind of file; it must end in one of {suffixes}.")
+
+
+def kernels_for(path: str | os.PathLike, kernels: str | None) -> str:
+  """The kernels that were asked for, or else the usual ones of a file.
+
+  Raises:
+    ValueError: if they are unknown, or do not run the file.
+
+  Examples:
+    >>> kernels_for("model.onnx", None), kernels_for("model.jcz", "tflm")
+    ('onnxruntime', 'tflm')
+  """
+  if pathlib.Path(path).suffix.lower() in RUNTIMES:
+    return choose_kernels(path, kernels)
+  kernels = kernels or next(iter(KERNELS))
+  find_kernels(kernels)
+  return kernels
+
+
+def runnable(model: QuantizedModel, path: pathlib.Path) -> QuantizedModel:
+  """The model in the arithmetic of a runtime of a file: its own, or else the usual one's."""
+  runs = RUNTIMES.get(path.suffix.lower(), (model.kernels,))
+  return model if model.kernels in runs else model.with_kernels(runs[0])
+
+
+def check_free(paths: Iterable[pathlib.Path], *, force: bool) -> None:
+  """Checks that files can be written.
+
+  Raises:
+    ValueError: if a folder does not exist, or a file does and is not to be replaced.
+  """
+  for path in paths:
+    if not path.parent.is_dir():
+      raise ValueError(f"out: the folder {path.parent} does not exist; make it, or name another.")
+    if path.is_dir() or (path.exists() and not force):
+      raise ValueError(f"out: {path} exists; name another file, or add --force to replace it.")
+
+
+def require_formats(paths: Iterable[pathlib.Path]) -> None:
+  """Checks that files can be written here, before the work that leads to them.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed and one needs it.
+  """
+  for name in map(format_of, paths):
+    if FORMATS[name].needs_edge:
+      export.require_edge(name)
+
+
+def write_all(
+  model: QuantizedModel, paths: Sequence[pathlib.Path], metadata: Mapping[str, Any]
+) -> None:
+  """Writes a model to files in one folder, by their suffixes; if one fails, none is there.
+
+  Raises:
+    ValueError: if a format cannot hold the model, or the folder cannot be written.
+  """
+  try:
+    with tempfile.TemporaryDirectory(prefix=".", dir=paths[0].parent) as folder:
+      written = [pathlib.Path(folder) / path.name for path in paths]
+      for path in written:
+        FORMATS[format_of(path)].write(runnable(model, path), path, metadata)
+      for path, final in zip(written, paths, strict=True):
+        os.replace(path, final)
+  except OSError as error:
+    raise ValueError(f"out: {paths[0].parent} cannot be written ({error.strerror}).") from error

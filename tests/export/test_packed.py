@@ -1,0 +1,277 @@
+"""Packed files give back every integer, and refuse whatever is none of them."""
+
+import json
+import os
+import struct
+
+import flax.linen as nn
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load as read_arrays
+
+from jaxcompress import export, models
+from jaxcompress.export.packed import _seal
+from jaxcompress.export.packing import (
+  deflate,
+  inflate,
+  pack_bits,
+  restore,
+  shrink,
+  unpack_bits,
+  unzigzag,
+  zigzag,
+)
+from jaxcompress.nn import Activation, ConvNorm, Dense, GlobalAvgPool, kernel_shape
+from jaxcompress.quantize import Move, bits_of, model_bytes
+from jaxcompress.quantize.model import QuantizedModel
+
+SHAPE = (6, 6, 3)
+FACTS = {"classes": ["b", "ä"], "preprocess": {"scale": 64.1, "per_image": True}, "a": [1, None]}
+
+
+class Net(nn.Module):
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = ConvNorm(8, kernel=3, stride=2, act="relu6", name="stem")(x, train=train)
+    x = ConvNorm(8, kernel=3, groups="depthwise", act="relu", name="depthwise")(x, train=train)
+    x = Activation("hard_swish", name="swish")(ConvNorm(8, name="project")(x, train=train))
+    return Dense(5, name="classifier")(GlobalAvgPool(name="pool")(x))
+
+
+def weights_of(rng, bits, shape):
+  """Weights that need as many bits: -1 and 1 of one bit, else the highest and zero are there."""
+  if bits == 1:
+    return rng.choice(np.int8([-1, 1]), shape)
+  high = 2 ** (bits - 1) - 1
+  weights = rng.integers(-high, high + 1, shape).astype(np.int8)
+  weights.flat[:2] = high, 0
+  return weights
+
+
+def with_bits(quantized, bits):
+  """The same model with other weights, of so many bits in each layer; and channels that moved."""
+  rng = np.random.default_rng(0)
+  layers = {
+    name: layer._replace(weights=weights_of(rng, b, layer.weights.shape))
+    for (name, layer), b in zip(quantized.layers.items(), bits, strict=True)
+  }
+  moves = {"stem": Move(rng.uniform(0.5, 2, 8), rng.normal(size=8))}
+  return QuantizedModel(quantized.graph, quantized.grids, layers, None, quantized.kernels, moves)
+
+
+@pytest.fixture(scope="module")
+def quantized(networks):
+  return with_bits(networks.random_quantized(Net(), SHAPE), (8, 3, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def content(quantized, tmp_path_factory):
+  path = tmp_path_factory.mktemp("packed") / "net.jcz"
+  return export.packed(quantized, path, metadata=FACTS).read_bytes()
+
+
+@pytest.fixture
+def path(content, tmp_path):
+  path = tmp_path / "net.jcz"
+  path.write_bytes(content)
+  return path
+
+
+def assert_same(found, expected):
+  assert found.graph == expected.graph and hash(found.graph) == hash(expected.graph)
+  assert (found.grids, found.kernels, found.preprocess) == (expected.grids, expected.kernels, None)
+  assert all(type(grid.scale) is np.float32 for grid in found.grids.values())
+  for kind in ("layers", "moves"):
+    ours, theirs = getattr(found, kind), getattr(expected, kind)
+    assert list(ours) == list(theirs)
+    for name in theirs:
+      for one, other in zip(ours[name], theirs[name], strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+@given(st.integers(1, 8), st.integers(2, 40), st.integers(0, 99))
+def test_packed_integers_are_given_back_in_the_fewest_bytes(bits, count, seed):
+  weights = weights_of(np.random.default_rng(seed), bits, (count,))
+  assert bits_of(weights) == bits
+  data = pack_bits(weights, bits)
+  assert data.nbytes == -(-count * bits // 8)
+  np.testing.assert_array_equal(unpack_bits(data, count, bits), weights)
+  with pytest.raises(ValueError, match="cannot hold"):
+    unpack_bits(data, count + 8, bits)
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=9))
+def test_deflated_numbers_are_given_back_and_counted(values):
+  values = np.array(values, np.int64)
+  data = deflate(zigzag(values))
+  np.testing.assert_array_equal(unzigzag(inflate(data, np.uint64, len(values))), values)
+  assert zigzag(values).tolist() == [2 * v if v >= 0 else -2 * v - 1 for v in values.tolist()]
+  with pytest.raises(ValueError, match="are not"):
+    inflate(data, np.uint64, len(values) + 1)
+
+
+def test_every_array_grid_and_attribute_is_what_it_was(path, quantized):
+  assert_same(export.load_packed(path), quantized)
+
+
+def test_sixteen_bit_activations_keep_their_wide_biases(networks, tmp_path):
+  wide = networks.with_widths(networks.random_quantized(Net(), SHAPE), lambda key: 16)
+  assert {layer.bias.dtype for layer in wide.layers.values()} == {np.dtype(np.int64)}
+  wide = wide.with_kernels("reference")
+  assert_same(export.load_packed(export.packed(wide, tmp_path / "wide.jcz")), wide)
+
+
+def test_the_tflite_file_is_byte_for_byte_the_one_exported_directly(path, quantized, tmp_path):
+  direct = export.tflite(quantized, tmp_path / "direct.tflite", metadata=FACTS)
+  assert export.unpack(path, tmp_path / "net.tflite").read_bytes() == direct.read_bytes()
+  assert export.read_metadata(path) == export.read_metadata(direct)
+
+
+def test_the_same_model_gives_the_same_bytes_and_no_other_file(path, content, tmp_path):
+  again = export.packed(export.load_packed(path), tmp_path / "again.jcz", metadata=FACTS)
+  assert again.read_bytes() == content
+  assert sorted(os.listdir(tmp_path)) == ["again.jcz", "net.jcz"]
+
+
+def test_metadata_that_is_no_json_is_refused_and_nothing_is_written(quantized, tmp_path):
+  with pytest.raises(ValueError, match="metadata: it is no JSON"):
+    export.packed(quantized, tmp_path / "net.jcz", metadata={"x": float("nan")})
+  assert os.listdir(tmp_path) == []
+
+
+def refused(path):
+  with pytest.raises(ValueError) as caught:
+    export.load_packed(path)
+  message = str(caught.value)
+  assert "\n" not in message and str(path) in message
+  return message
+
+
+def test_files_with_flipped_bytes_or_cut_ends_are_refused(content, tmp_path):
+  rng, path = np.random.default_rng(0), tmp_path / "damaged.jcz"
+  header = int.from_bytes(content[:8], "little") + 8
+  places = [*range(8), *rng.integers(8, header, 150), *rng.integers(header, len(content), 50)]
+  for place in places:
+    damaged = bytearray(content)
+    damaged[place] ^= int(rng.integers(1, 256))
+    path.write_bytes(damaged)
+    refused(path)
+  for size in (0, 1, 8, 9, header - 1, header, *rng.integers(0, len(content), 50)):
+    path.write_bytes(content[:size])
+    refused(path)
+  path.write_bytes(content + b"\0")
+  refused(path)
+
+
+def test_files_of_others_are_refused(quantized, tmp_path):
+  model = models.resnet8(3)
+  variables = models.summarize(model, 8).variables
+  zeros = {k: _zeros(v) for k, v in variables.items()}
+  other = models.save(tmp_path / "float.jcz", model, zeros)
+  assert "is no packed file of jaxcompress" in refused(other)
+  assert "is no packed file" in refused(export.tflite(quantized, tmp_path / "net.tflite"))
+  assert "cannot be read" in refused(tmp_path / "missing.jcz")
+  assert "cannot be read" in refused(tmp_path)
+  with pytest.raises(ValueError, match="names a model that cannot be built"):
+    models.load(export.packed(quantized, tmp_path / "net.jcz"))
+
+
+def _zeros(tree):
+  if isinstance(tree, dict):
+    return {key: _zeros(value) for key, value in tree.items()}
+  return np.zeros(tree.shape, tree.dtype)
+
+
+def test_a_later_format_says_to_update(content, path):
+  path.write_bytes(content.replace(rb"{\"packed\": 1", rb"{\"packed\": 2"))
+  assert "has format 2 and this version reads 1; update jaxcompress" in refused(path)
+
+
+def resealed(content, change):
+  """The file with a changed manifest and a checksum that is right."""
+  arrays = dict(read_arrays(content))
+  manifest = json.loads(inflate(arrays["manifest"], np.uint8).tobytes())
+  change(manifest, arrays)
+  arrays["manifest"] = deflate(np.frombuffer(json.dumps(manifest).encode(), np.uint8))
+  return _seal(arrays)
+
+
+def leaves(tree, where=()):
+  """Paths to everything in a JSON value."""
+  pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
+  for key, value in pairs:
+    yield (*where, key)
+    if isinstance(value, (dict, list)):
+      yield from leaves(value, (*where, key))
+
+
+JUNK = [None, -1, 10**30, 0.5, "", "x", [], [[]], {}, {"x": 1}, True]
+
+
+def test_forged_contents_are_refused_or_are_a_model(content, path):
+  manifest = json.loads(inflate(read_arrays(content)["manifest"], np.uint8).tobytes())
+  places, rng = list(leaves(manifest)), np.random.default_rng(0)
+  accepted = 0
+  for _ in range(150):
+    place, junk = places[rng.integers(len(places))], JUNK[rng.integers(len(JUNK))]
+
+    def forge(manifest, arrays, place=place, junk=junk):
+      for key in place[:-1]:
+        manifest = manifest[key]
+      manifest[place[-1]] = junk
+
+    path.write_bytes(resealed(content, forge))
+    try:
+      assert isinstance(export.load_packed(path), QuantizedModel)
+      accepted += 1
+    except ValueError as error:
+      assert "\n" not in str(error) and str(path) in str(error)
+  assert accepted < 75
+
+
+@settings(max_examples=25)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused(tmp_path_factory, data):
+  path = tmp_path_factory.getbasetemp() / "junk.jcz"
+  for junk in (data, struct.pack("<Q", len(data)) + data):
+    path.write_bytes(junk)
+    refused(path)
+
+
+@pytest.mark.parametrize("name", ["scales", "biases", "moves", "weights/stem", "manifest"])
+def test_arrays_that_are_missing_or_short_are_named_in_one_line(content, path, name):
+  arrays = dict(read_arrays(content))
+  for change in ({name: arrays[name][:-1]}, {}):
+    path.write_bytes(_seal({k: v for k, v in arrays.items() if k != name} | change))
+    assert "has contents that are no model" in refused(path)
+
+
+def test_the_weights_of_a_file_take_the_bits_that_they_need(content, quantized):
+  arrays = read_arrays(content)
+  sizes = {name: arrays[f"weights/{name}"].nbytes for name in quantized.layers}
+  counts = [np.prod(kernel_shape(n)) for n in quantized.graph.nodes if kernel_shape(n)]
+  assert list(sizes.values()) == [-(-n * b // 8) for n, b in zip(counts, (8, 3, 1, 2), strict=True)]
+  channels = sum(layer.bias.size for layer in quantized.layers.values())
+  assert sum(sizes.values()) + 8 * channels == model_bytes(quantized)
+
+
+def test_weights_that_are_mostly_small_take_fewer_and_are_given_back(quantized, tmp_path):
+  layers = dict(quantized.layers)
+  sparse = np.zeros_like(layers["stem"].weights)
+  sparse.flat[:5] = 3, -3, 1, 0, 1
+  layers["stem"] = layers["stem"]._replace(weights=sparse)
+  model = QuantizedModel(quantized.graph, quantized.grids, layers)
+  path = export.packed(model, tmp_path / "sparse.jcz")
+  assert read_arrays(path.read_bytes())["weights/stem"].nbytes < sparse.size * 3 // 8
+  assert_same(export.load_packed(path), model)
+
+
+@given(st.binary(max_size=60), st.integers(0, 200))
+def test_shrunk_bytes_are_given_back_and_never_more(data, zeros):
+  data = np.frombuffer(data + bytes(zeros), np.uint8)
+  small = shrink(data)
+  assert small.size <= data.size
+  np.testing.assert_array_equal(restore(small, data.size), data)

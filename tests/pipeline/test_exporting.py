@@ -1,0 +1,119 @@
+"""The export command: a packed file in all formats."""
+
+import numpy as np
+import pytest
+
+from jaxcompress import cli, export
+from jaxcompress.nn import Graph, Node
+from jaxcompress.pipeline import ExportOptions, QuantizeOptions
+from jaxcompress.quantize import Grid, Integers, QuantizedModel
+
+FACTS = {"classes": ["a", "b"], "preprocess": {"scale": 64.0}}
+
+
+@pytest.fixture
+def quantized():
+  return classifier(8)
+
+
+def classifier(bits):
+  """A mean and a linear layer of two classes."""
+  shape, cell = (1, 2, 2, 3), (1, 3)
+  nodes = (
+    Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), (shape,), (cell,)),
+    Node("head", "Dense", {"features": 2}, ("pool",), ("head",), (cell,), ((1, 2),)),
+  )
+  rng = np.random.default_rng(0)
+  weights = rng.integers(-7, 8, (3, 2)).astype(np.int8)
+  bias = np.array([3, -4], np.int64 if bits == 16 else np.int32)
+  layers = {"head": Integers(weights, np.float32([0.1, 0.2]), bias)}
+  grids = {name: Grid(np.float32(0.1), 0, bits) for name in ("input", "pool", "head")}
+  return QuantizedModel(Graph(nodes, shape, "head"), grids, layers)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path, quantized):
+  """Runs the command beside ``net.jcz``; returns exit code, output, errors."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("COLUMNS", "160")
+  export.packed(quantized, "net.jcz", metadata=FACTS)
+
+  def call(*arguments):
+    monkeypatch.setattr("sys.argv", ["jaxcompress", "export", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+      cli.main()
+    printed = capsys.readouterr()
+    return end.value.code, printed.out, printed.err
+
+  return call
+
+
+def names(folder):
+  return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_packed_file_becomes_all_formats_beside_each_other(run, quantized, tmp_path):
+  code, out, err = run("net.jcz", "--format", "tflite,onnx,stablehlo,packed", "--out", "all")
+  assert (code, err) == (0, "")
+  assert names(tmp_path) == ["all.jcz", "all.onnx", "all.stablehlo", "all.tflite", "net.jcz"]
+  assert out.count("100 % of the logits of 8 images are bit for bit the device's") == 2
+  direct = export.tflite(quantized, tmp_path / "direct.tflite", metadata=FACTS)
+  assert (tmp_path / "all.tflite").read_bytes() == direct.read_bytes()
+  assert (tmp_path / "all.jcz").read_bytes() == (tmp_path / "net.jcz").read_bytes()
+  assert export.read_metadata("all.onnx")["classes"] == ["a", "b"]
+  codes = np.random.default_rng(1).integers(-128, 128, (3, 2, 2, 3)).astype(np.int8)
+  logits = export.load_stablehlo("all.stablehlo")(codes)
+  np.testing.assert_array_equal(logits, quantized.run(codes))
+
+
+def test_files_that_exist_are_left_alone_unless_forced(run, tmp_path):
+  (tmp_path / "net.onnx").write_text("mine")
+  code, _, err = run("net.jcz", "--format", "tflite,onnx")
+  assert code == 2 and "out: net.onnx exists; name another file, or add --force" in err
+  assert names(tmp_path) == ["net.jcz", "net.onnx"]
+  assert run("net.jcz", "--format", "tflite,onnx", "--force")[0] == 0
+  assert names(tmp_path) == ["net.jcz", "net.onnx", "net.tflite"]
+
+
+def test_a_format_that_cannot_hold_the_network_leaves_nothing(run, tmp_path):
+  export.packed(classifier(16), tmp_path / "wide.jcz")
+  code, _, err = run("wide.jcz", "--format", "tflite,onnx")
+  assert code == 2 and "'onnxruntime' has no 16-bit activations; use 8 bits" in err
+  assert err.count("\n") == 1 and names(tmp_path) == ["net.jcz", "wide.jcz"]
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (("net.jcz", "--format", "tflite,coreml"), "format: 'coreml' is unknown; it must be one of"),
+    (("net.jcz", "--method", "mse"), "method: mse is given, but net.jcz is quantized already"),
+    (("net.jcz", "--out", "no/net"), "the folder no does not exist"),
+    (("net.jcz", "--format", "packed"), "net.jcz exists"),
+    (("gone.jcz",), "gone.jcz cannot be read"),
+    (("gone.safetensors",), "gone.safetensors does not exist"),
+    (("gone.safetensors", "--method", "magic"), "method: 'magic' is unknown"),
+  ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(run, tmp_path, arguments, message):
+  code, _, err = run(*arguments)
+  assert code == 2
+  assert message in err and err.startswith("jaxcompress: ") and err.count("\n") == 1
+  assert names(tmp_path) == ["net.jcz"]
+
+
+def test_files_lie_beside_the_model_and_keep_dots_in_their_names():
+  for model in ("a/net_0.25.safetensors", "a/net_0.25"):
+    options = ExportOptions(model=model, formats=("tflite", "packed"))
+    assert [str(path) for path in options.paths] == ["a/net_0.25.tflite", "a/net_0.25.jcz"]
+
+
+def test_the_kernels_of_a_quantized_file_are_those_that_run_it():
+  for out, kernels in (("a.tflite", "xnnpack"), ("a.onnx", "onnxruntime"), ("a.jcz", "xnnpack")):
+    assert QuantizeOptions(model="m", out=out).runtime == kernels
+  assert QuantizeOptions(model="m", out="a.jcz", kernels="tflm").runtime == "tflm"
+  with pytest.raises(ValueError, match=r"kernels: 'tflm' does not run a\.onnx"):
+    QuantizeOptions(model="m", out="a.onnx", kernels="tflm")
+  with pytest.raises(ValueError, match=r"kernels: 'cuda' is unknown"):
+    QuantizeOptions(model="m", out="a.jcz", kernels="cuda")
+  with pytest.raises(ValueError, match=r"out: a\.bin names no kind of file; it must end in one of"):
+    QuantizeOptions(model="m", out="a.bin")
