@@ -4,15 +4,18 @@ from jaxcompress.export.contents import Operator, Tensor, read_metadata, read_op
 from jaxcompress.export.files import MissingExtraError, require_edge, write_atomically
 from jaxcompress.export.latency import Latency, benchmark
 from jaxcompress.export.lint import Finding, lint
+from jaxcompress.export.micro import arena
 from jaxcompress.export.onnx import onnx, onnx_float
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.export.stablehlo import load_stablehlo, stablehlo, stablehlo_float
 from jaxcompress.export.targets import TARGETS, Rule, Target
 from jaxcompress.export.tflite import tflite, tflite_float
+from jaxcompress.export.vela import CpuOperator, VelaReport, vela
 from jaxcompress.export.verify import Verification, verify
 
 __all__ = [
   "TARGETS",
+  "CpuOperator",
   "Finding",
   "Latency",
   "MissingExtraError",
@@ -21,7 +24,9 @@ __all__ = [
   "Runtime",
   "Target",
   "Tensor",
+  "VelaReport",
   "Verification",
+  "arena",
   "benchmark",
   "lint",
   "load_stablehlo",
@@ -34,6 +39,7 @@ __all__ = [
   "stablehlo_float",
   "tflite",
   "tflite_float",
+  "vela",
   "verify",
   "write_atomically",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from jaxcompress import ops
-from jaxcompress.export.emitter import FLOAT_BITS, Emitter
+from jaxcompress.export.emitter import FLOAT_BITS, Emitter, has_one_scale
 from jaxcompress.nn import Node
 from jaxcompress.quantize.integer import GATES, channel_groups, counts_padding, pads_of
 
@@ -124,7 +124,9 @@ def _fused(emitter: Emitter, node: Node) -> int:
 
 
 def _dense(emitter: Emitter, node: Node) -> None:
-  if emitter.bits(node.output) == 16:
+  scales = emitter.numbers.weights(node).kernel_scales
+  as_convolution = emitter.dense_per_tensor and not has_one_scale(scales)
+  if emitter.bits(node.output) == 16 or as_convolution:
     _pointwise_dense(emitter, node)
     return
   constants = emitter.weights(node, np.transpose, 0)
@@ -138,7 +140,10 @@ def _dense(emitter: Emitter, node: Node) -> None:
 
 
 def _pointwise_dense(emitter: Emitter, node: Node) -> None:
-  """A linear layer as a 1x1 convolution: runtimes round int16 FULLY_CONNECTED differently."""
+  """A linear layer as a 1x1 convolution.
+
+  Runtimes round int16 FULLY_CONNECTED differently, and older ones read one scale for all outputs.
+  """
   features, count = int(np.prod(node.input_shapes[0][1:])), node.output_shapes[0][-1]
   cell = emitter.scratch(f"{node.name}/cell", (1, 1, 1, features), node.inputs[0])
   result = emitter.scratch(f"{node.name}/result", (1, 1, 1, count), node.output)

@@ -31,6 +31,11 @@ VERSIONS: Mapping[str, Mapping[int, int]] = {  # lowest ones, by bits of the act
 }
 
 
+def has_one_scale(scales: np.ndarray) -> bool:
+  """Whether the scales of all channels are the same."""
+  return bool(np.all(scales == scales[0]))
+
+
 class Emitter:
   """A file in the making, and where the tensors of a graph lie in it.
 
@@ -39,12 +44,15 @@ class Emitter:
     graph: with fused activations.
     numbers: what its tensors hold.
     tensors: index of each activation tensor, by name.
+    dense_per_tensor: whether dense layers get one scale for all of their outputs, or become
+      convolutions.
   """
 
-  def __init__(self, graph: Graph, numbers: Numbers):
+  def __init__(self, graph: Graph, numbers: Numbers, *, dense_per_tensor: bool = False):
     self.file = ModelFile()
     self.graph = graph
     self.numbers = numbers
+    self.dense_per_tensor = dense_per_tensor
     self.tensors: dict[str, int] = {}
     self._layers = 0
     self.activation(INPUT, graph.input_shape)
@@ -71,6 +79,8 @@ class Emitter:
   def weights(self, node: Node, layout: Callable[[np.ndarray], np.ndarray], axis: int) -> list[int]:
     """Constant tensors of a kernel and a bias, with short names: the layer's own is in its output."""
     kernel, bias, kernel_scales, bias_scales = self.numbers.weights(node)
+    if self.dense_per_tensor and node.op == "Dense" and has_one_scale(kernel_scales):
+      kernel_scales, bias_scales = kernel_scales[:1], bias_scales[:1]
     self._layers += 1
     return [
       self._constant(f"w{self._layers}", np.ascontiguousarray(layout(kernel)), kernel_scales, axis),

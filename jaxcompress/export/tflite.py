@@ -8,6 +8,7 @@ from importlib import metadata as packages
 from typing import Any
 
 from jaxcompress.export.files import require_edge, write_atomically
+from jaxcompress.export.targets import find_target
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
 
@@ -16,7 +17,11 @@ INPUT_NAME, OUTPUT_NAME = "image", "logits"  # in the signature
 
 
 def tflite(
-  quantized: QuantizedModel, path: str | os.PathLike, *, metadata: Mapping[str, Any] | None = None
+  quantized: QuantizedModel,
+  path: str | os.PathLike,
+  *,
+  target: str | None = None,
+  metadata: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
   """Writes an integer .tflite file: integers in and out, and nothing in float in between.
 
@@ -30,6 +35,10 @@ def tflite(
   Args:
     quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`.
     path: the file. It is written beside it and renamed, so it is whole, or as it was before.
+    target: a device, or its compiler, whose rules the file obeys: ``"xnnpack"``, ``"tflm"``,
+      ``"ethos-u"`` or ``"edgetpu"``; see :func:`~jaxcompress.export.lint`. For ``"tflm"`` and
+      ``"edgetpu"`` a dense layer with a scale for each output becomes a 1x1 convolution, which all
+      their versions read; ``kernels="reference"`` rounds the two differently, so it is refused.
     metadata: JSON values kept in the file, such as class names and preprocessing; see
       :func:`~jaxcompress.export.read_metadata`.
 
@@ -38,8 +47,8 @@ def tflite(
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if a layer has no TFLite operator, the metadata is no JSON, or the path cannot be
-      written.
+    ValueError: if a layer has no TFLite operator, an operator breaks a rule of the target, the
+      metadata is no JSON, or the path cannot be written.
 
   Examples:
     >>> import tempfile
@@ -64,13 +73,42 @@ def tflite(
   require_edge()
   from jaxcompress.export.tensors import IntegerNumbers
 
+  per_tensor = target is not None and _needs_dense_per_tensor(quantized, target)
   details = {
     "kernels": quantized.kernels,
     "input": describe_grid(quantized, INPUT),
     "output": describe_grid(quantized, quantized.graph.output),
   }
-  content = _content(quantized.graph, IntegerNumbers(quantized), details, metadata)
+  numbers = IntegerNumbers(quantized)
+  content = _content(quantized.graph, numbers, details, metadata, dense_per_tensor=per_tensor)
+  if target is not None:
+    from jaxcompress.export.contents import parse_operators
+    from jaxcompress.export.lint import refuse_errors
+
+    refuse_errors(parse_operators(content), target)
   return write_atomically(path, content)
+
+
+def _needs_dense_per_tensor(quantized: QuantizedModel, name: str) -> bool:
+  """Whether a target does; an error if that and the bits of the kernels exclude each other."""
+  from jaxcompress.export.emitter import has_one_scale
+
+  target = find_target(name)
+  if target.suffix != ".tflite":
+    raise ValueError(f"target: {name!r} takes {target.suffix} files; use another one here.")
+  for node in quantized.graph.nodes:
+    if (
+      target.dense_per_tensor
+      and quantized.kernels == "reference"
+      and node.op == "Dense"
+      and not has_one_scale(quantized.layers[node.name].scales)
+    ):
+      raise ValueError(
+        f"target: {name!r} needs one weight scale in layer {node.name!r}, which LiteRT's reference"
+        " kernels round differently as a convolution; use quantized.with_kernels('tflm') or"
+        " 'xnnpack'."
+      )
+  return target.dense_per_tensor
 
 
 def tflite_float(
@@ -115,11 +153,18 @@ def tflite_float(
   return write_atomically(path, content)
 
 
-def _content(graph: Graph, numbers: Any, details: Mapping[str, Any], metadata: Any) -> bytes:
+def _content(
+  graph: Graph,
+  numbers: Any,
+  details: Mapping[str, Any],
+  metadata: Any,
+  *,
+  dense_per_tensor: bool = False,
+) -> bytes:
   from jaxcompress.export.emit import emit
   from jaxcompress.export.emitter import Emitter
 
-  emitter = Emitter(graph, numbers)
+  emitter = Emitter(graph, numbers, dense_per_tensor=dense_per_tensor)
   emit(emitter)
   if details and emitter.file.has_float:
     raise RuntimeError("a float tensor got into an integer file; this is a bug of jaxcompress")

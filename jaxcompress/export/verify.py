@@ -35,7 +35,7 @@ def verify(
   """Runs a file on images and compares its logits with exact evaluation.
 
   The runtime is the one whose arithmetic ``quantized`` evaluates: LiteRT with XNNPACK, LiteRT with
-  its reference kernels, or TensorFlow Lite for Microcontrollers (``pip install tflite-micro``). A
+  its reference kernels, or TensorFlow Lite for Microcontrollers (the ``targets`` extra). A
   .onnx file runs in onnxruntime, on the images as the network reads them; its float logits are
   compared with those of ``quantized.with_kernels("onnxruntime")``.
 
