@@ -8,7 +8,7 @@ import numpy as np
 from jaxcompress.export.flatbuffer import ModelFile
 from jaxcompress.export.tensors import Numbers
 from jaxcompress.nn import INPUT, Graph, Node
-from jaxcompress.quantize.integer import Grid
+from jaxcompress.quantize.integer import LOWEST, Grid
 
 FLOAT_BITS = 32
 VERSIONS: Mapping[str, Mapping[int, int]] = {  # lowest ones, by bits of the activations
@@ -56,6 +56,16 @@ class Emitter:
     self.tensors: dict[str, int] = {}
     self._layers = 0
     self.activation(INPUT, graph.input_shape)
+
+  def pixels(self) -> int:
+    """A new uint8 tensor that the graph's int8 input is read from, by a shift of the codes."""
+    codes = self.tensors[INPUT]
+    zero_point = self.numbers.zero_point(INPUT) - LOWEST
+    quantization = self.file.quantization(self.numbers.model.grids[INPUT].scale, zero_point)
+    shape = (1, *self.graph.input_shape[1:])
+    pixels = self.file.tensor("pixels", shape, np.uint8, quantization)
+    self.operator("QUANTIZE", [pixels], [codes], INPUT)
+    return pixels
 
   def activation(self, tensor: str, shape: tuple[int, ...]) -> int:
     """A new activation tensor of the graph, for one image."""

@@ -87,8 +87,10 @@ def arena(path: str | os.PathLike) -> int:
   done = subprocess.run(script, capture_output=True, text=True, errors="replace", check=False)
   found = ALLOCATED.search(done.stderr)
   if done.returncode or found is None:
-    reason = " ".join(done.stderr.split())[-200:]
-    raise ValueError(f"path: {path} does not run in {RUNTIME} ({reason}).")
+    reason = (done.stderr.splitlines() or [""])[-1].strip()[-200:].rstrip(".")
+    raise ValueError(
+      f"path: {path} does not run in {RUNTIME} (exit code {done.returncode}: {reason})."
+    )
   return int(found[1])
 
 

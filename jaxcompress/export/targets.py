@@ -105,7 +105,17 @@ TFLM_OPERATORS = (
 )
 XNNPACK_OPERATORS = (  # of 8 bits
   *("ADD", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "ELU", "FULLY_CONNECTED", "LEAKY_RELU"),
-  *("LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "PAD", "QUANTIZE", "RESHAPE", "RESIZE_BILINEAR"),
+  *(
+    "DEQUANTIZE",
+    "LOGISTIC",
+    "MAX_POOL_2D",
+    "MEAN",
+    "MUL",
+    "PAD",
+    "QUANTIZE",
+    "RESHAPE",
+    "RESIZE_BILINEAR",
+  ),
   *("SLICE", "SPACE_TO_DEPTH", "SPLIT", "STRIDED_SLICE", "SUB", "TANH", "TRANSPOSE"),
   *("TRANSPOSE_CONV",),
 )
@@ -162,9 +172,16 @@ XNNPACK = Target(
     ),
     Rule(
       "activation-types",
-      ("INT8", "UINT8"),
+      ("FLOAT32", "INT8", "UINT8"),
       "XNNPACK has 8-bit kernels only and leaves the rest to LiteRT's own: slower",
       WARNING,
+    ),
+    Rule(
+      "activation-types",
+      ("FLOAT32", "INT8"),
+      "XNNPACK leaves the shift of unsigned codes to LiteRT's own kernel: the same integers",
+      WARNING,
+      ("QUANTIZE",),
     ),
     Rule("fan-in", 5, "XNNPACK joins at most five tensors at once", WARNING, ("CONCATENATION",)),
     Rule("fan-out", 4, "XNNPACK splits into at most four parts", WARNING, ("SPLIT",)),
@@ -191,7 +208,17 @@ TFLM = Target(
     *INTEGER_FILE,
     STATIC,
     Rule("operator", TFLM_OPERATORS, "the runtime has no kernel for it"),
-    Rule("activation-types", ("INT8", "INT16"), "the kernels are those of int8 and int16"),
+    Rule(
+      "activation-types",
+      ("FLOAT32", "INT8", "INT16", "UINT8"),
+      "other types can be neither computed with nor converted",
+    ),
+    Rule(
+      "activation-types",
+      ("INT8", "INT16"),
+      "the kernels of layers and pools are those of int8 and int16",
+      operators=(*WEIGHTED, *SLIDING[1:], "ADD", "MEAN", "MUL"),
+    ),
     Rule("weight-types", ("INT8",), "dense weights of 4 bits are refused", operators=WEIGHTED[2:]),
     Rule("weight-types", ("INT4", "INT8"), "other weights have no kernel", operators=WEIGHTED),
     Rule(

@@ -22,6 +22,7 @@ ACCELERATORS = (
 COUNT = re.compile(r"^(CPU|NPU) operators = (\d+)", re.MULTILINE)
 ON_CPU = re.compile(r"^ +CPU: (\S+) = (.*) \(outputs ", re.MULTILINE)
 REFUSED = re.compile(r"^Warning .*?operator: [^']*ofm: '(.*)'\nReason: (.*)$", re.MULTILINE)
+DEFAULTS = ("Warning: No ",)  # says that there are no options
 STORAGE = ("dram_memory_used", "on_chip_flash_memory_used", "off_chip_flash_memory_used")
 
 
@@ -126,8 +127,11 @@ def _compile(
     )
     summaries = list(pathlib.Path(folder).glob("out/*summary*.csv"))
     if done.returncode or not summaries:
-      reason = " ".join(done.stdout.split())[-200:]
-      raise ValueError(f"path: Vela does not compile {path} ({reason}).")
+      lines = (line for line in done.stdout.splitlines() if not line.startswith(DEFAULTS))
+      reason = " ".join(" ".join(lines).split())[-200:].rstrip(".")
+      raise ValueError(
+        f"path: Vela does not compile {path} (exit code {done.returncode}{reason and ': '}{reason})."
+      )
     with summaries[0].open(newline="") as file:
       (row,) = csv.DictReader(file)
   return done.stdout, row
