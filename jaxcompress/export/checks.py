@@ -131,11 +131,22 @@ def stride(found: Operator, limit: int) -> str | None:
 def free_stride(found: Operator, limit: int) -> str | None:
   """The most that a window with padding or dilation moves."""
   dilation = max(found.options.get(f"dilation{side}Factor", 1) for side in "HW")
-  return stride(found, limit) if _is_padded(found) or dilation > 1 else None
+  return stride(found, limit) if _pads(found) or dilation > 1 else None
 
 
-def _is_padded(found: Operator) -> bool:
-  return found.options.get("padding") == 0  # SAME
+def _is_same(found: Operator) -> bool:
+  return found.options.get("padding") == 0
+
+
+def _pads(found: Operator) -> bool:
+  """Whether SAME padding adds cells, which it does not where the window fits."""
+  weights = _input(found, 1)
+  for axis, side in ((1, "Height"), (2, "Width")):
+    size = found.options.get(f"filter{side}", 1) if weights is None else weights.shape[axis]
+    moved = (found.outputs[0].shape[axis] - 1) * found.options.get(f"stride{side[0]}", 1)
+    if _is_same(found) and moved + size > found.inputs[0].shape[axis]:
+      return True
+  return False
 
 
 def window(found: Operator, limit: int) -> str | None:
@@ -147,7 +158,7 @@ def window(found: Operator, limit: int) -> str | None:
 def padded_window(found: Operator, limit: int) -> str | None:
   """The largest side of a pool's window with padding."""
   side = max(found.options.get("filterHeight", 1), found.options.get("filterWidth", 1))
-  return f"side {side}" if _is_padded(found) and side > limit else None
+  return f"side {side}" if _is_same(found) and side > limit else None
 
 
 def weight_sum(found: Operator, limit: int) -> str | None:

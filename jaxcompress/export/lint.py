@@ -65,7 +65,15 @@ def lint(path: str | os.PathLike, target: str) -> tuple[Finding, ...]:
   suffix = pathlib.Path(path).suffix.lower()
   if suffix != asked.suffix:
     raise ValueError(f"target: {target!r} takes {asked.suffix} files, and {path} is none.")
-  return check(READERS[suffix](path), asked)
+  try:
+    return check(READERS[suffix](path), asked)
+  except (
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+  ) as error:  # a runtime reads no shapes yet
+    raise ValueError(f"path: {path} has operators without what they need ({error}).") from error
 
 
 def check(operators: Iterable[Operator], target: Target) -> tuple[Finding, ...]:

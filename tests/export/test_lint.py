@@ -254,3 +254,28 @@ def test_every_truncation_of_a_file_is_an_error_or_is_linted(sound, target):
     sound.write_bytes(content[:size])
     with pytest.raises(ValueError, match=r"net\.tflite"):
       export.lint(sound, target)
+
+
+def test_an_operator_without_its_inputs_is_one_line(edited):
+  def take_away(model, layers, tensors):
+    layers["pool"].inputs = np.int32([])
+
+  with pytest.raises(ValueError, match=r"net\.tflite has operators without what they need"):
+    export.lint(edited(take_away), "ethos-u")
+
+
+@pytest.mark.parametrize("target", ["tflm", "ethos-u"])
+def test_a_file_with_changed_bytes_is_linted_or_refused_in_one_line(sound, target):
+  content, rng = sound.read_bytes(), np.random.default_rng(0)
+  refused = 0
+  for _ in range(100):
+    changed = bytearray(content)
+    for place in rng.integers(0, len(content), 2):
+      changed[place] = rng.integers(0, 256)
+    sound.write_bytes(changed)
+    try:
+      export.lint(sound, target)
+    except ValueError as error:
+      refused += 1
+      assert "net.tflite" in str(error) and "\n" not in str(error)
+  assert 0 < refused < 100

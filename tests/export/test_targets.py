@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcompress import export, models
+from jaxcompress.export.flatbuffer import ModelFile
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.nn import Activation, Add, ConvNorm, Dense, GlobalAvgPool
 
@@ -121,6 +122,52 @@ def test_vela_leaves_to_the_cpu_what_the_linter_finds(vela, networks, tmp_path):
   (left,) = report.cpu_ops
   assert (left.op, left.name) == (finding.op, finding.name)
   assert "stride" in left.reason and report.on_npu == report.operators - 1
+
+
+def hand_made():
+  """A file of six operators, of which the convolution, the pool and the quotient are not for NPUs."""
+  file = ModelFile()
+  grid = file.quantization(0.5, 0)
+  shapes = {
+    **{"x": (1, 65, 65, 4), "pixels": (1, 65, 65, 4), "wide": (1, 17, 17, 4)},
+    **{"average": (1, 17, 17, 4), "depthwise": (1, 6, 6, 4), "ratio": (1, 6, 6, 4), "mean": (1, 4)},
+  }
+  at = {name: file.tensor(name, shape, np.int8, grid) for name, shape in shapes.items()}
+
+  def constants(shape, axis):
+    weights = file.tensor(f"w{axis}", shape, np.int8, grid, np.ones(shape, np.int8))
+    bias = file.tensor(f"b{axis}", (4,), np.int32, file.quantization(0.25, 0), np.ones(4, np.int32))
+    return weights, bias
+
+  def window(stride, **fields):
+    return {"padding": 0, "strideH": stride, "strideW": stride, **fields}
+
+  def layer(stride, **fields):
+    return window(stride, dilationHFactor=1, dilationWFactor=1, **fields)
+
+  file.operator("ADD", 2, [at["x"], at["x"]], [at["pixels"]])
+  file.operator("CONV_2D", 3, [at["pixels"], *constants((4, 3, 3, 4), 0)], [at["wide"]], **layer(4))
+  pool = window(1, filterHeight=9, filterWidth=9)
+  file.operator("AVERAGE_POOL_2D", 2, [at["wide"]], [at["average"]], "Pool2DOptions", **pool)
+  file.operator(
+    "DEPTHWISE_CONV_2D",
+    3,
+    [at["average"], *constants((1, 3, 3, 4), 3)],
+    [at["depthwise"]],
+    **layer(3, depthMultiplier=1),
+  )
+  file.operator("DIV", 2, [at["depthwise"], at["depthwise"]], [at["ratio"]])
+  axes = file.constant(np.int32([1, 2]))
+  file.operator("MEAN", 2, [at["ratio"], axes], [at["mean"]], "ReducerOptions", keepDims=False)
+  return file.to_bytes({"x": at["x"]}, {"mean": at["mean"]})
+
+
+def test_vela_and_the_linter_agree_on_every_operator_of_a_hand_made_file(vela, tmp_path):
+  path = tmp_path / "net.tflite"
+  path.write_bytes(hand_made())
+  found = {(finding.op, finding.name) for finding in export.lint(path, "ethos-u")}
+  assert found == {("CONV_2D", "wide"), ("AVERAGE_POOL_2D", "average"), ("DIV", "ratio")}
+  assert {(left.op, left.name) for left in vela(path).cpu_ops} == found
 
 
 def test_vela_places_a_whole_network_on_the_npu(vela, networks, tmp_path):
