@@ -242,7 +242,11 @@ def _pool(emitter: Emitter, node: Node, code: str, source: int, padding: int) ->
 def _max_pool(emitter: Emitter, node: Node) -> None:
   dtype = np.dtype(emitter.numbers.dtype(node.output))
   lowest = np.finfo(dtype).min if dtype.kind == "f" else np.iinfo(dtype).min
-  _pool(emitter, node, "MAX_POOL_2D", *_padded(emitter, node, lowest))
+  makers = (maker for maker in emitter.graph.nodes if node.inputs[0] in maker.outputs)
+  # where nothing is below zero, zeros lose too, and all targets have PAD
+  acts = {maker.attrs.get("act") for maker in makers}
+  fill = None if acts and acts <= {"relu", "relu6"} else lowest
+  _pool(emitter, node, "MAX_POOL_2D", *_padded(emitter, node, fill))
 
 
 def _average_pool(emitter: Emitter, node: Node) -> None:

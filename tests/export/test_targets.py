@@ -10,7 +10,7 @@ import pytest
 from jaxcompress import export, models
 from jaxcompress.export.flatbuffer import ModelFile
 from jaxcompress.export.runtime import Runtime
-from jaxcompress.nn import Activation, Add, ConvNorm, Dense, GlobalAvgPool
+from jaxcompress.nn import Activation, Add, ConvNorm, Dense, GlobalAvgPool, MaxPool
 
 SHAPE = (8, 8, 4)
 
@@ -81,6 +81,26 @@ def refuse(quantized, tmp_path, target, message):
     export.tflite(quantized, tmp_path / "net.tflite", target=target)
   assert len(str(error.value).splitlines()) == 1
   assert list(tmp_path.iterdir()) == []
+
+
+class Pooled(nn.Module):
+  act: str | None
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = ConvNorm(4, norm=None, act=self.act, name="stem")(x, train=train)
+    return GlobalAvgPool(name="mean")(MaxPool(3, 2, padding="SYMMETRIC", name="pool")(x))
+
+
+def test_a_max_pool_of_what_is_not_negative_is_padded_as_all_targets_can(networks, tmp_path):
+  rectified = networks.random_quantized(Pooled("relu"), SHAPE)
+  path = export.tflite(rectified, tmp_path / "net.tflite", target="edgetpu")
+  assert names_of(path) == ["CONV_2D", "PAD", "MAX_POOL_2D", "MEAN"]
+  assert export.verify(path, rectified, networks.images_for(rectified, 64)) == (1.0, 0, 1.0, 64, ())
+  path.unlink()
+  refuse(
+    networks.random_quantized(Pooled(None), SHAPE), tmp_path, "edgetpu", "PADV2 of layer 'pool/"
+  )
 
 
 def test_kernels_that_round_the_two_differently_are_refused_with_the_layer(quantized, tmp_path):
