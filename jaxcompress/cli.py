@@ -246,7 +246,8 @@ def lint(
   if findings:
     console.print(report.finding_table(findings))
   errors = sum(finding.severity == "error" for finding in findings)
-  console.print(f"{file}: {errors} errors, {len(findings) - errors} warnings for {target}")
+  warnings = len(findings) - errors
+  console.print(f"{file} for {target}: errors {errors}, warnings {warnings}", soft_wrap=True)
   if errors:
     raise typer.Exit(1)
 

@@ -78,9 +78,9 @@ def test_lint_says_what_breaks_which_rule_and_ends_with_one_for_errors(run, tmp_
   grid = Grid(np.float32(0.1), 0)
   export.tflite(QuantizedModel(graph, {"input": grid, "pool": grid}, {}), tmp_path / "int8.tflite")
   code, out, _ = run("lint", "int8.tflite", "--target", "ethos-u")
-  assert (code, out.strip()) == (0, "int8.tflite: 0 errors, 0 warnings for ethos-u")
+  assert (code, out.strip()) == (0, "int8.tflite for ethos-u: errors 0, warnings 0")
   code, out, _ = run("lint", "float.tflite", "--target", "tflm")
-  assert code == 1 and "float.tflite: 1 errors, 0 warnings for tflm" in out
+  assert code == 1 and "float.tflite for tflm: errors 1, warnings 0" in out
   assert all(word in out for word in ("MEAN", "pool", "integer", "computes in float"))
   for arguments, message in (
     (("int8.tflite", "--target", "phone"), "target: 'phone' is unknown"),
