@@ -1,4 +1,4 @@
-"""The command line: ``jaxcompress compress``, ``quantize``, ``export``, ``bench`` and ``info``."""
+"""The command line: ``compress``, ``quantize``, ``export``, ``bench``, ``lint`` and ``info``."""
 
 import os
 import pathlib
@@ -305,6 +305,29 @@ def bench(
 
   found = {file: export.benchmark(file, threads=threads, repeats=repeats) for file in files}
   Console().print(report.latency_table(found, threads))
+
+
+@app.command()
+def lint(
+  file: Annotated[str, typer.Argument(help="A .tflite file; an .onnx file for tensorrt.")],
+  target: Annotated[
+    str, typer.Option(help="xnnpack, tflm, ethos-u, edgetpu or tensorrt.")
+  ] = "xnnpack",
+) -> None:
+  """Check a model file against what a device or its compiler asks; exit code 1 if it breaks that."""
+  from rich.console import Console
+
+  from jaxcompress import export, report
+
+  findings = export.lint(file, target)
+  console = Console()
+  if findings:
+    console.print(report.finding_table(findings))
+  errors = sum(finding.severity == "error" for finding in findings)
+  warnings = len(findings) - errors
+  console.print(f"{file} for {target}: errors {errors}, warnings {warnings}", soft_wrap=True)
+  if errors:
+    raise typer.Exit(1)
 
 
 def _checkpoint(

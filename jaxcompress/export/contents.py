@@ -1,9 +1,13 @@
-"""Reads back what a model file says about itself."""
+"""Reads back what a model file says about itself, and what it is made of."""
 
 import json
 import os
 import pathlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxcompress.export.packed import SUFFIX, packed_entry
 from jaxcompress.export.runtime import choose_kernels, read_sound_model
@@ -12,18 +16,52 @@ from jaxcompress.export.tflite import ENTRY
 FLOATS = ("FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16")
 
 
-class Operator(NamedTuple):
-  """An operator of a .tflite file.
+class Tensor(NamedTuple):
+  """A tensor of a model file.
 
   Attributes:
-    name: TFLite's, such as ``"CONV_2D"``.
-    version: of the operator.
+    name: of the tensor.
+    type: TFLite's, such as ``"INT8"``; ONNX's are named alike.
+    shape: -1 where a size is free.
+    maker: name of the operator that writes it; empty for inputs and constants.
+    scales: float32, of the tensor or of each channel; empty if it has none.
+    zero_points: likewise.
+    axis: of the channels.
+    values: of a constant; None for others, and for types that NumPy does not have.
+    is_constant: whether it is one.
+    is_inline: whether it is a constant inside the flatbuffer.
+  """
+
+  name: str
+  type: str
+  shape: tuple[int, ...]
+  maker: str = ""
+  scales: np.ndarray = np.zeros(0, np.float32)
+  zero_points: np.ndarray = np.zeros(0, np.int64)
+  axis: int = 0
+  values: np.ndarray | None = None
+  is_constant: bool = False
+  is_inline: bool = False
+
+
+class Operator(NamedTuple):
+  """An operator of a model file.
+
+  Attributes:
+    name: TFLite's, such as ``"CONV_2D"``; ONNX's, such as ``"Conv"``.
+    version: of the operator; in an .onnx file of the operator set.
     is_float: whether it reads or writes a floating-point tensor.
+    inputs: what it reads; None for those that are left out.
+    outputs: what it writes.
+    options: its attributes, such as ``{"strideH": 2}``.
   """
 
   name: str
   version: int
   is_float: bool
+  inputs: tuple[Tensor | None, ...] = ()
+  outputs: tuple[Tensor, ...] = ()
+  options: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
@@ -57,25 +95,85 @@ def _tflite_entries(path: str | os.PathLike) -> dict[str, bytes | None]:
 
 
 def read_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
-  """The operators of a .tflite file, in order.
+  """The operators of a .tflite file, in order, with the tensors that they read and write.
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if the file is missing or damaged.
   """
-  model = _read(path)
+  return parse_operators(read_sound_model(path))
+
+
+def parse_operators(content: bytes) -> tuple[Operator, ...]:
+  """The operators in the bytes of a sound .tflite file; see :func:`read_operators`."""
   from ai_edge_litert import schema_py_generated as schema
 
-  names = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
-  floats = {getattr(schema.TensorType, name) for name in FLOATS if hasattr(schema.TensorType, name)}
-  graph = model.subgraphs[0]
+  model = schema.ModelT.InitFromPackedBuf(content, 0)
+  names = _names(schema.BuiltinOperator)
   found = []
-  for operator in graph.operators:
-    code = model.operatorCodes[operator.opcodeIndex]
-    used = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
-    is_float = any(tensor.type in floats for tensor in used)
-    found.append(Operator(names[code.builtinCode], code.version, is_float))
+  for graph in model.subgraphs:
+    codes = [model.operatorCodes[operator.opcodeIndex] for operator in graph.operators]
+    # old files have the code in the first of two fields only
+    kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in codes]
+    kinds = [names.get(kind, f"operator {kind}") for kind in kinds]
+    makers = {
+      int(index): kind
+      for operator, kind in zip(graph.operators, kinds, strict=True)
+      for index in _indices(operator.outputs)
+    }
+    tensors = [
+      _tensor(tensor, model.buffers[tensor.buffer], content, makers.get(index, ""))
+      for index, tensor in enumerate(graph.tensors)
+    ]
+    for operator, code, kind in zip(graph.operators, codes, kinds, strict=True):
+      inputs, outputs = (
+        tuple(tensors[index] if index >= 0 else None for index in _indices(ends))
+        for ends in (operator.inputs, operator.outputs)
+      )
+      is_float = any(tensor.type in FLOATS for tensor in (*inputs, *outputs) if tensor)
+      options = vars(operator.builtinOptions) if operator.builtinOptions else {}
+      found.append(Operator(kind, code.version, is_float, inputs, outputs, options))
   return tuple(found)
+
+
+def _names(enumeration: Any) -> dict[int, str]:
+  return {value: name for name, value in vars(enumeration).items() if not name.startswith("_")}
+
+
+def _indices(vector: Any) -> list[int]:
+  return [] if vector is None else [int(index) for index in vector]
+
+
+def _tensor(tensor: Any, buffer: Any, content: bytes, maker: str) -> Tensor:
+  from ai_edge_litert import schema_py_generated as schema
+
+  shape = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
+  kind = _names(schema.TensorType)[tensor.type]
+  details = tensor.quantization
+  is_inline = buffer.data is not None and len(buffer.data) > 0
+  is_constant = is_inline or buffer.offset > 1  # 0 and 1 stand for no place outside
+  data = buffer.data if is_inline else content[buffer.offset : buffer.offset + buffer.size]
+  return Tensor(
+    name=(tensor.name or b"").decode(errors="replace"),
+    type=kind,
+    shape=tuple(_indices(shape)),
+    maker=maker,
+    scales=np.float32(() if details is None or details.scale is None else details.scale),
+    zero_points=np.int64(() if details is None or details.zeroPoint is None else details.zeroPoint),
+    axis=0 if details is None else details.quantizedDimension,
+    values=_values(data, kind, tensor.shape) if is_constant else None,
+    is_constant=is_constant,
+    is_inline=is_inline,
+  )
+
+
+def _values(data: Any, kind: str, shape: Any) -> np.ndarray | None:
+  """A constant as an array; None if its type is packed or its data is not all there."""
+  try:
+    dtype = np.dtype(kind.lower())
+    return np.frombuffer(data, dtype).reshape([] if shape is None else shape)
+  except (TypeError, ValueError):
+    return None
 
 
 def _read(path: str | os.PathLike) -> Any:

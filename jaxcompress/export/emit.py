@@ -8,7 +8,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from jaxcompress import ops
-from jaxcompress.export.emitter import FLOAT_BITS, Emitter
+from jaxcompress.export.emitter import FLOAT_BITS, Emitter, has_one_scale
 from jaxcompress.nn import Node
 from jaxcompress.quantize.integer import GATES, channel_groups, counts_padding, pads_of
 
@@ -124,7 +124,9 @@ def _fused(emitter: Emitter, node: Node) -> int:
 
 
 def _dense(emitter: Emitter, node: Node) -> None:
-  if emitter.bits(node.output) == 16:
+  scales = emitter.numbers.weights(node).kernel_scales
+  as_convolution = emitter.dense_per_tensor and not has_one_scale(scales)
+  if emitter.bits(node.output) == 16 or as_convolution:
     _pointwise_dense(emitter, node)
     return
   constants = emitter.weights(node, np.transpose, 0)
@@ -138,7 +140,10 @@ def _dense(emitter: Emitter, node: Node) -> None:
 
 
 def _pointwise_dense(emitter: Emitter, node: Node) -> None:
-  """A linear layer as a 1x1 convolution: runtimes round int16 FULLY_CONNECTED differently."""
+  """A linear layer as a 1x1 convolution.
+
+  Runtimes round int16 FULLY_CONNECTED differently, and older ones read one scale for all outputs.
+  """
   features, count = int(np.prod(node.input_shapes[0][1:])), node.output_shapes[0][-1]
   cell = emitter.scratch(f"{node.name}/cell", (1, 1, 1, features), node.inputs[0])
   result = emitter.scratch(f"{node.name}/result", (1, 1, 1, count), node.output)
@@ -237,7 +242,11 @@ def _pool(emitter: Emitter, node: Node, code: str, source: int, padding: int) ->
 def _max_pool(emitter: Emitter, node: Node) -> None:
   dtype = np.dtype(emitter.numbers.dtype(node.output))
   lowest = np.finfo(dtype).min if dtype.kind == "f" else np.iinfo(dtype).min
-  _pool(emitter, node, "MAX_POOL_2D", *_padded(emitter, node, lowest))
+  makers = (maker for maker in emitter.graph.nodes if node.inputs[0] in maker.outputs)
+  # where nothing is below zero, zeros lose too, and all targets have PAD
+  acts = {maker.attrs.get("act") for maker in makers}
+  fill = None if acts and acts <= {"relu", "relu6"} else lowest
+  _pool(emitter, node, "MAX_POOL_2D", *_padded(emitter, node, fill))
 
 
 def _average_pool(emitter: Emitter, node: Node) -> None:

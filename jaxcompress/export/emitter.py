@@ -8,7 +8,7 @@ import numpy as np
 from jaxcompress.export.flatbuffer import ModelFile
 from jaxcompress.export.tensors import Numbers
 from jaxcompress.nn import INPUT, Graph, Node
-from jaxcompress.quantize.integer import Grid
+from jaxcompress.quantize.integer import LOWEST, Grid
 
 FLOAT_BITS = 32
 VERSIONS: Mapping[str, Mapping[int, int]] = {  # lowest ones, by bits of the activations
@@ -31,6 +31,11 @@ VERSIONS: Mapping[str, Mapping[int, int]] = {  # lowest ones, by bits of the act
 }
 
 
+def has_one_scale(scales: np.ndarray) -> bool:
+  """Whether the scales of all channels are the same."""
+  return bool(np.all(scales == scales[0]))
+
+
 class Emitter:
   """A file in the making, and where the tensors of a graph lie in it.
 
@@ -39,15 +44,28 @@ class Emitter:
     graph: with fused activations.
     numbers: what its tensors hold.
     tensors: index of each activation tensor, by name.
+    dense_per_tensor: whether dense layers get one scale for all of their outputs, or become
+      convolutions.
   """
 
-  def __init__(self, graph: Graph, numbers: Numbers):
+  def __init__(self, graph: Graph, numbers: Numbers, *, dense_per_tensor: bool = False):
     self.file = ModelFile()
     self.graph = graph
     self.numbers = numbers
+    self.dense_per_tensor = dense_per_tensor
     self.tensors: dict[str, int] = {}
     self._layers = 0
     self.activation(INPUT, graph.input_shape)
+
+  def pixels(self) -> int:
+    """A new uint8 tensor that the graph's int8 input is read from, by a shift of the codes."""
+    codes = self.tensors[INPUT]
+    zero_point = self.numbers.zero_point(INPUT) - LOWEST
+    quantization = self.file.quantization(self.numbers.model.grids[INPUT].scale, zero_point)
+    shape = (1, *self.graph.input_shape[1:])
+    pixels = self.file.tensor("pixels", shape, np.uint8, quantization)
+    self.operator("QUANTIZE", [pixels], [codes], INPUT)
+    return pixels
 
   def activation(self, tensor: str, shape: tuple[int, ...]) -> int:
     """A new activation tensor of the graph, for one image."""
@@ -71,6 +89,8 @@ class Emitter:
   def weights(self, node: Node, layout: Callable[[np.ndarray], np.ndarray], axis: int) -> list[int]:
     """Constant tensors of a kernel and a bias, with short names: the layer's own is in its output."""
     kernel, bias, kernel_scales, bias_scales = self.numbers.weights(node)
+    if self.dense_per_tensor and node.op == "Dense" and has_one_scale(kernel_scales):
+      kernel_scales, bias_scales = kernel_scales[:1], bias_scales[:1]
     self._layers += 1
     return [
       self._constant(f"w{self._layers}", np.ascontiguousarray(layout(kernel)), kernel_scales, axis),

@@ -16,6 +16,7 @@ SCHEMA_VERSION = 3
 IDENTIFIER = b"TFL3"
 ALIGNMENT = 16  # of buffers, as the schema asks
 TYPES = {
+  np.dtype(np.uint8): schema.TensorType.UINT8,
   np.dtype(np.int8): schema.TensorType.INT8,
   np.dtype(np.int16): schema.TensorType.INT16,
   np.dtype(np.int32): schema.TensorType.INT32,

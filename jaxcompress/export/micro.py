@@ -1,12 +1,21 @@
 """TensorFlow Lite for Microcontrollers on this machine, with the calls of LiteRT's interpreter."""
 
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from importlib import util
 from typing import Any
 
 import numpy as np
 
 from jaxcompress.export.files import MissingExtraError
 
+RUNTIME = "TensorFlow Lite for Microcontrollers"
+SCRIPT = pathlib.Path(__file__).with_name("allocate.py")
 SPARE_BYTES = 2**20  # of the arena, beyond what tensors and their quantization need
+ALLOCATED = re.compile(r"Arena allocation total (\d+) bytes")
 
 
 class MicroInterpreter:
@@ -24,11 +33,8 @@ class MicroInterpreter:
     try:
       from tflite_micro import runtime
     except ImportError as error:
-      raise MissingExtraError(
-        "kernels: 'tflm' runs in TensorFlow Lite for Microcontrollers, which is not installed; run"
-        " pip install tflite-micro."
-      ) from error
-    self._interpreter = runtime.Interpreter.from_bytes(content, arena_size=_arena(content))
+      raise _missing("kernels: 'tflm'") from error
+    self._interpreter = runtime.Interpreter.from_bytes(content, arena_size=_enough(content))
 
   def allocate_tensors(self) -> None:
     """Done already."""
@@ -54,7 +60,47 @@ class MicroInterpreter:
     return np.array(self._interpreter.get_output(index))
 
 
-def _arena(content: bytes) -> int:
+def arena(path: str | os.PathLike) -> int:
+  """Bytes of working memory that TensorFlow Lite for Microcontrollers needs for a file.
+
+  It is measured on this machine, whose pointers have 64 bits: on a microcontroller the tables of
+  operators and tensors are about half as large, and the activations the same.
+
+  Args:
+    path: a .tflite file.
+
+  Returns:
+    The size of the arena in bytes; the file itself lies elsewhere, in flash.
+
+  Raises:
+    MissingExtraError: if ``tflite-micro`` or the ``edge`` extra is not installed.
+    ValueError: if the file is missing, damaged or of another kind, or the runtime does not take it.
+  """
+  from jaxcompress.export.runtime import read_sound_model
+
+  if pathlib.Path(path).suffix.lower() != ".tflite":
+    raise ValueError(f"path: {path} is no .tflite file, which is what microcontrollers run.")
+  if util.find_spec("tflite_micro") is None:
+    raise _missing("arena: what measures it")
+  enough = _enough(read_sound_model(path))
+  script = [sys.executable, "-P", str(SCRIPT), str(path), str(enough)]
+  done = subprocess.run(script, capture_output=True, text=True, errors="replace", check=False)
+  found = ALLOCATED.search(done.stderr)
+  if done.returncode or found is None:
+    reason = (done.stderr.splitlines() or [""])[-1].strip()[-200:].rstrip(".")
+    raise ValueError(
+      f"path: {path} does not run in {RUNTIME} (exit code {done.returncode}: {reason})."
+    )
+  return int(found[1])
+
+
+def _missing(what: str) -> MissingExtraError:
+  return MissingExtraError(
+    f'{what} runs in {RUNTIME}, which is not installed; run pip install "jaxcompress[targets]".'
+  )
+
+
+def _enough(content: bytes) -> int:
   """More bytes than the runtime can need; it breaks down where it runs out of them."""
   from ai_edge_litert import schema_py_generated as schema
 

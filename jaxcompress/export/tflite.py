@@ -8,6 +8,8 @@ from importlib import metadata as packages
 from typing import Any
 
 from jaxcompress.export.files import require_edge, write_atomically
+from jaxcompress.export.pixels import check_input
+from jaxcompress.export.targets import find_target
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
 
@@ -16,7 +18,12 @@ INPUT_NAME, OUTPUT_NAME = "image", "logits"  # in the signature
 
 
 def tflite(
-  quantized: QuantizedModel, path: str | os.PathLike, *, metadata: Mapping[str, Any] | None = None
+  quantized: QuantizedModel,
+  path: str | os.PathLike,
+  *,
+  target: str | None = None,
+  input: str = "codes",
+  metadata: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
   """Writes an integer .tflite file: integers in and out, and nothing in float in between.
 
@@ -30,6 +37,15 @@ def tflite(
   Args:
     quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`.
     path: the file. It is written beside it and renamed, so it is whole, or as it was before.
+    target: a device, or its compiler, whose rules the file obeys: ``"xnnpack"``, ``"tflm"``,
+      ``"ethos-u"`` or ``"edgetpu"``; see :func:`~jaxcompress.export.lint`. For ``"tflm"`` and
+      ``"edgetpu"`` a dense layer with a scale for each output becomes a 1x1 convolution, which all
+      their versions read; ``kernels="reference"`` rounds the two differently, so it is refused.
+    input: what the file reads: ``"codes"``, integers on the grid of the model's input, as
+      ``quantized.quantize_input`` makes them, or ``"uint8"``, images as they are. Then the model's
+      preprocessing and the grid of its input have to say together that a code is the pixel less
+      128, as ``(pixel - center) / scale`` does on a grid of scale ``1 / scale`` and zero point
+      ``center - 128``; the first operator subtracts them.
     metadata: JSON values kept in the file, such as class names and preprocessing; see
       :func:`~jaxcompress.export.read_metadata`.
 
@@ -38,8 +54,8 @@ def tflite(
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if a layer has no TFLite operator, the metadata is no JSON, or the path cannot be
-      written.
+    ValueError: if a layer has no TFLite operator, an operator breaks a rule of the target,
+      ``input`` is unknown or the model's codes are not the pixels less 128, the metadata is no JSON, or the path cannot be written.
 
   Examples:
     >>> import tempfile
@@ -64,13 +80,48 @@ def tflite(
   require_edge()
   from jaxcompress.export.tensors import IntegerNumbers
 
+  check_input(quantized, input)
+  per_tensor = target is not None and _needs_dense_per_tensor(quantized, target)
   details = {
     "kernels": quantized.kernels,
     "input": describe_grid(quantized, INPUT),
     "output": describe_grid(quantized, quantized.graph.output),
   }
-  content = _content(quantized.graph, IntegerNumbers(quantized), details, metadata)
+  if input == "uint8":
+    details["input"]["zero_point"] += 128
+    details["input"]["type"] = input
+  numbers = IntegerNumbers(quantized)
+  content = _content(
+    quantized.graph, numbers, details, metadata, input=input, dense_per_tensor=per_tensor
+  )
+  if target is not None:
+    from jaxcompress.export.contents import parse_operators
+    from jaxcompress.export.lint import refuse_errors
+
+    refuse_errors(parse_operators(content), target)
   return write_atomically(path, content)
+
+
+def _needs_dense_per_tensor(quantized: QuantizedModel, name: str) -> bool:
+  """Whether a target does; an error if that and the bits of the kernels exclude each other."""
+  from jaxcompress.export.emitter import has_one_scale
+
+  target = find_target(name)
+  if target.suffix != ".tflite":
+    raise ValueError(f"target: {name!r} takes {target.suffix} files; use another one here.")
+  for node in quantized.graph.nodes:
+    if (
+      target.dense_per_tensor
+      and quantized.kernels == "reference"
+      and node.op == "Dense"
+      and not has_one_scale(quantized.layers[node.name].scales)
+    ):
+      raise ValueError(
+        f"target: {name!r} needs one weight scale in layer {node.name!r}, which LiteRT's reference"
+        " kernels round differently as a convolution; use quantized.with_kernels('tflm') or"
+        " 'xnnpack'."
+      )
+  return target.dense_per_tensor
 
 
 def tflite_float(
@@ -115,18 +166,27 @@ def tflite_float(
   return write_atomically(path, content)
 
 
-def _content(graph: Graph, numbers: Any, details: Mapping[str, Any], metadata: Any) -> bytes:
+def _content(
+  graph: Graph,
+  numbers: Any,
+  details: Mapping[str, Any],
+  metadata: Any,
+  *,
+  input: str = "codes",
+  dense_per_tensor: bool = False,
+) -> bytes:
   from jaxcompress.export.emit import emit
   from jaxcompress.export.emitter import Emitter
 
-  emitter = Emitter(graph, numbers)
+  emitter = Emitter(graph, numbers, dense_per_tensor=dense_per_tensor)
+  source = emitter.pixels() if input == "uint8" else emitter.tensors[INPUT]
   emit(emitter)
   if details and emitter.file.has_float:
     raise RuntimeError("a float tensor got into an integer file; this is a bug of jaxcompress")
   version = packages.version("jaxcompress")
   entry = {"version": version, **details, **(metadata or {})}
   return emitter.file.to_bytes(
-    {INPUT_NAME: emitter.tensors[INPUT]},
+    {INPUT_NAME: source},
     {OUTPUT_NAME: emitter.tensors[graph.output]},
     description=f"jaxcompress {version}",
     metadata={ENTRY: to_json(entry)},

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxcompress.export.pixels import check_input
 from jaxcompress.export.runtime import Runtime, choose_kernels
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize import QuantizedModel
@@ -35,7 +36,7 @@ def verify(
   """Runs a file on images and compares its logits with exact evaluation.
 
   The runtime is the one whose arithmetic ``quantized`` evaluates: LiteRT with XNNPACK, LiteRT with
-  its reference kernels, or TensorFlow Lite for Microcontrollers (``pip install tflite-micro``). A
+  its reference kernels, or TensorFlow Lite for Microcontrollers (the ``targets`` extra). A
   .onnx file runs in onnxruntime, on the images as the network reads them; its float logits are
   compared with those of ``quantized.with_kernels("onnxruntime")``.
 
@@ -61,13 +62,14 @@ def verify(
   if choose_kernels(path) == "onnxruntime":
     quantized = quantized.with_kernels("onnxruntime")
   runtime = Runtime(path, threads=threads, kernels=quantized.kernels)
-  _check_match(path, quantized, runtime)
+  _check_match(path, quantized, runtime, images)
   if quantized.kernels == "onnxruntime":
     ours, theirs = quantized(images), device_logits(runtime, quantized.network_input(images))
     step = np.float64(quantized.grids[quantized.graph.output].scale)
   else:
     codes = quantized.quantize_input(images)
-    ours, theirs, step = quantized.run(codes), device_logits(runtime, codes), 1
+    fed = images if runtime.input_dtype == np.uint8 else codes
+    ours, theirs, step = quantized.run(codes), device_logits(runtime, fed), 1
   if ours.shape != theirs.shape:
     raise ValueError(
       f"path: {path} has {theirs.shape[-1]} logits and the model {ours.shape[-1]}; it is of another"
@@ -98,10 +100,19 @@ def device_logits(runtime: Runtime, codes: np.ndarray) -> np.ndarray:
   return np.concatenate([runtime(whole[i : i + size]) for i in range(0, count, size)])[:count]
 
 
-def _check_match(path: str | os.PathLike, quantized: QuantizedModel, runtime: Runtime) -> None:
+def _check_match(
+  path: str | os.PathLike, quantized: QuantizedModel, runtime: Runtime, images: np.ndarray
+) -> None:
   ends = tuple(quantized.grids[name].dtype for name in (INPUT, quantized.graph.output))
   if quantized.kernels == "onnxruntime":
     ends = (np.dtype(np.float32),) * 2
+  elif runtime.input_dtype == np.uint8:
+    check_input(quantized, "uint8")
+    if images.dtype != np.uint8:
+      raise ValueError(
+        f"images: {images.dtype} must be uint8, which {path} reads; pass pixels of 0 to 255."
+      )
+    ends = (runtime.input_dtype, ends[1])
   if (runtime.input_dtype, runtime.output_dtype) != ends:
     raise ValueError(
       f"path: {path} has {runtime.input_dtype} input and {runtime.output_dtype} output, and the"

@@ -31,6 +31,7 @@ from jaxcompress.report.results import (
 from jaxcompress.report.serial import from_json, to_json
 from jaxcompress.report.snippet import deploy
 from jaxcompress.report.tables import (
+  finding_table,
   latency_table,
   layer_table,
   method_table,
@@ -60,6 +61,7 @@ __all__ = [
   "curves",
   "deploy",
   "environment",
+  "finding_table",
   "from_json",
   "headline",
   "latency_table",

@@ -1,6 +1,6 @@
 """Tables for the terminal."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich import box
@@ -78,6 +78,29 @@ def latency_table(found: Mapping[str, Any], threads: int) -> Table:
       f"± {text.milliseconds(latency.spread_ms / 2)}",
       _maybe(text.size, latency.memory_bytes) or DASH,
     )
+  return table
+
+
+def finding_table(findings: Iterable[Any]) -> Table:
+  """What a linter found in a model file.
+
+  Args:
+    findings: of :func:`jaxcompress.export.lint`.
+
+  Returns:
+    A rich table with a row for each finding.
+
+  Examples:
+    >>> from jaxcompress.export import Finding
+    >>> finding_table([Finding("batch", "MEAN", "pool", "one image at a time", "error")]).row_count
+    1
+  """
+  table = plain_table(None, None)
+  for name in ("severity", "op", "name", "rule", "reason"):
+    table.add_column(name, overflow="fold", no_wrap=name in ("severity", "op"))
+  for finding in findings:
+    cells = (finding.severity, finding.op, finding.name, finding.rule, finding.reason)
+    table.add_row(*map(Text, cells))  # a foreign file's names are not markup
   return table
 
 

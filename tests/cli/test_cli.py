@@ -8,6 +8,7 @@ from PIL import Image
 
 from jaxcompress import cli, distill, export, models
 from jaxcompress.nn import Graph, Node
+from jaxcompress.quantize import Grid, QuantizedModel
 
 
 @pytest.fixture
@@ -67,6 +68,27 @@ def test_bench_shows_files_side_by_side(run, tmp_path):
   assert "2 threads" in out and all("±" in row and "ms" in row for row in rows)
   code, _, err = run("bench", "nothing.onnx")
   assert (code, "nothing.onnx cannot be read" in err, len(err.splitlines())) == (2, True, 1)
+
+
+def test_lint_says_what_breaks_which_rule_and_ends_with_one_for_errors(run, tmp_path):
+  shapes = ((1, 2, 2, 3),), ((1, 3),)
+  pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+  graph = Graph((pool,), (1, 2, 2, 3), "pool")
+  export.tflite_float(graph, {}, tmp_path / "float.tflite")
+  grid = Grid(np.float32(0.1), 0)
+  export.tflite(QuantizedModel(graph, {"input": grid, "pool": grid}, {}), tmp_path / "int8.tflite")
+  code, out, _ = run("lint", "int8.tflite", "--target", "ethos-u")
+  assert (code, out.strip()) == (0, "int8.tflite for ethos-u: errors 0, warnings 0")
+  code, out, _ = run("lint", "float.tflite", "--target", "tflm")
+  assert code == 1 and "float.tflite for tflm: errors 1, warnings 0" in out
+  assert all(word in out for word in ("MEAN", "pool", "integer", "computes in float"))
+  for arguments, message in (
+    (("int8.tflite", "--target", "phone"), "target: 'phone' is unknown"),
+    (("nothing.tflite", "--target", "tflm"), "nothing.tflite cannot be read"),
+    (("int8.tflite", "--target", "tensorrt"), "takes .onnx files"),
+  ):
+    code, _, err = run("lint", *arguments)
+    assert (code, message in err, len(err.splitlines())) == (2, True, 1)
 
 
 def test_info_takes_widths_classes_and_sizes(run):

@@ -20,7 +20,7 @@ from jaxcompress.nn import (
   module_path,
 )
 from jaxcompress.quantize import Rule, ema_range
-from jaxcompress.quantize.integer import KERNELS
+from jaxcompress.quantize.integer.runtimes import KERNELS_16
 from jaxcompress.training import Recipe, init_state, train_step
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -77,7 +77,7 @@ def bits_of(quantized):
 
 def check_everywhere(quantized, images, path):
   export.tflite(quantized, path)
-  for kernels in KERNELS:
+  for kernels in KERNELS_16:
     result = export.verify(path, quantized.with_kernels(kernels), images)
     assert (kernels, result.bit_equal, result.max_steps) == (kernels, 1.0, 0)
   assert not any(operator.is_float for operator in export.read_operators(path))

@@ -57,7 +57,8 @@ def test_a_file_is_bit_equal_in_the_runtime_that_is_named_and_only_there(path, q
 
 def test_a_runtime_that_is_not_installed_says_what_to_install(path, quantized, images, monkeypatch):
   monkeypatch.setitem(sys.modules, "tflite_micro", None)
-  with pytest.raises(ImportError, match=r"kernels: 'tflm' .*; run pip install tflite-micro"):
+  way_out = r'kernels: \'tflm\' .*; run pip install "jaxcompress\[targets\]"'
+  with pytest.raises(ImportError, match=way_out):
     export.verify(path, quantized.with_kernels("tflm"), images)
 
 

@@ -1,0 +1,106 @@
+"""Checks a model file against what a target asks of it, without the target."""
+
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from jaxcompress.export.checks import CHECKS
+from jaxcompress.export.contents import Operator, read_operators
+from jaxcompress.export.onnx_contents import read_onnx_operators
+from jaxcompress.export.targets import ERROR, Target, find_target
+
+READERS = {".tflite": read_operators, ".onnx": read_onnx_operators}
+
+
+class Finding(NamedTuple):
+  """A rule that an operator breaks.
+
+  Attributes:
+    rule: its name, such as ``"stride"``.
+    op: name of the operator, such as ``"DEPTHWISE_CONV_2D"``.
+    name: of what the operator writes; in files of jaxcompress that is the layer.
+    reason: why there is such a rule, and what is there instead.
+    severity: ``"error"`` or ``"warning"``; see :class:`~jaxcompress.export.targets.Rule`.
+  """
+
+  rule: str
+  op: str
+  name: str
+  reason: str
+  severity: str
+
+
+def lint(path: str | os.PathLike, target: str) -> tuple[Finding, ...]:
+  """Checks a file against the rules of a target.
+
+  Args:
+    path: a .tflite file, or an .onnx file for TensorRT.
+    target: a key of :data:`~jaxcompress.export.targets.TARGETS`: ``"xnnpack"``, ``"tflm"``,
+      ``"ethos-u"``, ``"edgetpu"`` or ``"tensorrt"``.
+
+  Returns:
+    What breaks rules, in the order of the operators; nothing if the file is as the target asks.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if the target is unknown or takes other files, or the file is missing or damaged.
+
+  Examples:
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from jaxcompress.export.flatbuffer import ModelFile
+    >>> file = ModelFile()
+    >>> grid = file.quantization(0.5, 0)
+    >>> x, y = (file.tensor(name, (1, 4), np.int8, grid) for name in "xy")
+    >>> file.operator("HARD_SWISH", 1, [x], [y])
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "swish.tflite"
+    >>> _ = path.write_bytes(file.to_bytes({"x": x}, {"y": y}))
+    >>> [(finding.op, finding.severity) for finding in lint(path, "edgetpu")]
+    [('HARD_SWISH', 'error')]
+    >>> lint(path, "ethos-u")
+    ()
+  """
+  asked = find_target(target)
+  suffix = pathlib.Path(path).suffix.lower()
+  if suffix != asked.suffix:
+    raise ValueError(f"target: {target!r} takes {asked.suffix} files, and {path} is none.")
+  try:
+    return check(READERS[suffix](path), asked)
+  except (
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+  ) as error:  # a runtime reads no shapes yet
+    raise ValueError(f"path: {path} has operators without what they need ({error}).") from error
+
+
+def check(operators: Iterable[Operator], target: Target) -> tuple[Finding, ...]:
+  """What breaks the rules of a target among operators, in their order."""
+  return tuple(
+    Finding(rule.name, operator.name, _name(operator), f"{rule.reason} ({wrong})", rule.severity)
+    for operator in operators
+    for rule in target.rules
+    if not rule.operators or operator.name in rule.operators
+    if (wrong := CHECKS[rule.name](operator, rule.limit)) is not None
+  )
+
+
+def refuse_errors(operators: Iterable[Operator], target: str) -> None:
+  """Checks what is about to be written.
+
+  Raises:
+    ValueError: for the first error; it names the operator and the layer.
+  """
+  errors = [f for f in check(operators, find_target(target)) if f.severity == ERROR]
+  if errors:
+    first, more = errors[0], f"; {len(errors) - 1} more" if len(errors) > 1 else ""
+    raise ValueError(
+      f"target: {target!r} does not take {first.op} of layer {first.name!r}: {first.reason}{more};"
+      " change the layer, or export without a target."
+    )
+
+
+def _name(operator: Operator) -> str:
+  return operator.outputs[0].name if operator.outputs else ""

@@ -1,0 +1,349 @@
+"""What devices and their tools ask of a model file: tables of rules, each with its reason."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+ERROR, WARNING = "error", "warning"
+
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+SLIDING = ("CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D")
+COPYING = ("AVERAGE_POOL_2D", "CONCATENATION", "MAX_POOL_2D")  # kernels that ignore scales
+PARAMETERS: Mapping[str, tuple[int, ...]] = {  # inputs that are numbers of the operator's own
+  "CONV_2D": (1, 2),
+  "DEPTHWISE_CONV_2D": (1, 2),
+  "FULLY_CONNECTED": (1, 2),
+  "MEAN": (1,),
+  "PAD": (1,),
+  "PADV2": (1, 2),
+  "RESHAPE": (1,),
+  "SPLIT": (0,),
+  "STRIDED_SLICE": (1, 2, 3),
+  "TRANSPOSE": (1,),
+}
+
+
+class Rule(NamedTuple):
+  """Something that a target asks of operators.
+
+  Attributes:
+    name: of the check in :mod:`jaxcompress.export.checks`, such as ``"stride"``.
+    limit: what the check compares with: a number, names, or a table by operator.
+    reason: why, in words.
+    severity: ``"error"``: the target refuses the file, computes something else, or leaves the
+      operator off the accelerator that it is named for. ``"warning"``: the result is the same, but
+      takes longer or needs a newer version.
+    operators: names of those that it is about; none: all.
+  """
+
+  name: str
+  limit: Any
+  reason: str
+  severity: str = ERROR
+  operators: tuple[str, ...] = ()
+
+
+class Target(NamedTuple):
+  """A device, or the tool that makes its files.
+
+  Attributes:
+    title: its name.
+    suffix: of the files that it takes.
+    rules: that they obey.
+    dense_per_tensor: whether the weights of FULLY_CONNECTED need one scale for all of its outputs;
+      :func:`jaxcompress.export.tflite` then writes layers with more as 1x1 convolutions.
+  """
+
+  title: str
+  suffix: str
+  rules: tuple[Rule, ...]
+  dense_per_tensor: bool = False
+
+
+INTEGER_FILE = (  # what every integer .tflite file is
+  Rule("integer", None, "an operator that computes in float has no integer kernel"),
+  Rule(
+    "inline",
+    None,
+    "constants outside the flatbuffer are read as garbage by runtimes that take it as one piece of"
+    " memory",
+  ),
+  Rule(
+    "weight-range",
+    (-127, 127),
+    "integer kernels rely on weights that are symmetric around zero, so that -128 is not used",
+    operators=WEIGHTED,
+  ),
+  Rule(
+    "weight-zero-point",
+    0,
+    "int8 kernels leave the zero point of the weights out of their sums",
+    operators=WEIGHTED,
+  ),
+  Rule(
+    "same-grid",
+    None,
+    "pools and concatenations copy codes, or are refused, where scales or zero points differ",
+    operators=COPYING,
+  ),
+)
+STATIC = Rule("static-shape", None, "memory is planned before the device runs; no size may be free")
+CONSTANT = Rule(
+  "constant", PARAMETERS, "weights, biases and parameters are compiled in, so they are constants"
+)
+ACTIVATION_BITS = "the device computes with 8-bit (and here and there 16-bit) integers"
+
+TFLM_OPERATORS = (
+  *("ABS", "ADD", "ADD_N", "ARG_MAX", "ARG_MIN", "AVERAGE_POOL_2D", "BATCH_MATMUL"),
+  *("BATCH_TO_SPACE_ND", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DEPTH_TO_SPACE", "DIV"),
+  *("DEQUANTIZE", "ELU", "EQUAL", "EXP", "EXPAND_DIMS", "FULLY_CONNECTED", "GATHER", "HARD_SWISH"),
+  *("L2_NORMALIZATION", "L2_POOL_2D", "LEAKY_RELU", "LOG", "LOGISTIC", "LOG_SOFTMAX", "MAXIMUM"),
+  *("MAX_POOL_2D", "MEAN", "MINIMUM", "MIRROR_PAD", "MUL", "NEG", "PACK", "PAD", "PADV2", "PRELU"),
+  *("QUANTIZE", "REDUCE_MAX", "RELU", "RELU6", "RESHAPE", "RESIZE_BILINEAR", "ROUND", "RSQRT"),
+  *("RESIZE_NEAREST_NEIGHBOR", "SLICE", "SOFTMAX", "SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH", "SPLIT"),
+  *("SPLIT_V", "SQRT", "SQUARE", "SQUARED_DIFFERENCE", "SQUEEZE", "STRIDED_SLICE", "SUB", "SUM"),
+  *("TANH", "TRANSPOSE", "TRANSPOSE_CONV", "UNPACK"),
+)
+XNNPACK_OPERATORS = (  # of 8 bits
+  *("ADD", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DEQUANTIZE", "ELU", "FULLY_CONNECTED"),
+  *("LEAKY_RELU", "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "PAD", "QUANTIZE", "RESHAPE", "SLICE"),
+  *("RESIZE_BILINEAR", "SPACE_TO_DEPTH", "SPLIT", "STRIDED_SLICE", "SUB", "TANH", "TRANSPOSE"),
+  *("TRANSPOSE_CONV",),
+)
+ETHOS_OPERATORS = (
+  *("ABS", "ADD", "ARG_MAX", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONCATENATION", "CONV_2D", "ELU"),
+  *("DEPTHWISE_CONV_2D", "EXP", "EXPAND_DIMS", "FULLY_CONNECTED", "GELU", "HARD_SWISH", "LOG"),
+  *("LEAKY_RELU", "LOGISTIC", "MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM", "MIRROR_PAD", "MUL"),
+  *("NEG", "PACK", "PAD", "PADV2", "PRELU", "QUANTIZE", "REDUCE_MAX", "REDUCE_MIN", "RELU"),
+  *("RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "RESHAPE", "RESIZE_BILINEAR", "REVERSE_V2", "RSQRT"),
+  *("RESIZE_NEAREST_NEIGHBOR", "SLICE", "SOFTMAX", "SPLIT", "SPLIT_V", "SQUARED_DIFFERENCE"),
+  *("SQUEEZE", "STRIDED_SLICE", "SUB", "SUM", "TANH", "TILE", "TRANSPOSE", "TRANSPOSE_CONV"),
+  *("UNIDIRECTIONAL_SEQUENCE_LSTM", "UNPACK"),
+)
+EDGE_TPU_OPERATORS = (
+  *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "EXPAND_DIMS"),
+  *("FULLY_CONNECTED", "L2_NORMALIZATION", "LOGISTIC", "LSTM", "MAXIMUM", "MAX_POOL_2D", "MEAN"),
+  *("MINIMUM", "MUL", "PACK", "PAD", "PRELU", "QUANTIZE", "REDUCE_MAX", "REDUCE_MIN", "RELU"),
+  *("RELU6", "RELU_N1_TO_1", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "RSQRT"),
+  *("SLICE", "SOFTMAX", "SPACE_TO_DEPTH", "SPLIT", "SQUARED_DIFFERENCE", "SQUEEZE"),
+  *("STRIDED_SLICE", "SUB", "SUM", "TANH", "TRANSPOSE", "TRANSPOSE_CONV"),
+)
+COMPUTING = ("Add", "AveragePool", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "Mul")  # of ONNX
+TENSORRT_OPERATORS = (
+  *COMPUTING,
+  *("Clip", "Concat", "DequantizeLinear", "Flatten", "HardSigmoid", "HardSwish", "Identity"),
+  *("MaxPool", "Pad", "QuantizeLinear", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice"),
+  *("Softmax", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+)
+
+XNNPACK = Target(
+  "LiteRT with XNNPACK",
+  ".tflite",
+  (
+    *INTEGER_FILE,
+    Rule(
+      "version",
+      {"CONV_2D": 6, "FULLY_CONNECTED": 11},
+      "older runtimes refuse newer versions of an operator; write the lowest that holds it",
+      WARNING,
+    ),
+    Rule("weight-types", ("INT4", "INT8"), "other weights have no kernel", operators=WEIGHTED),
+    Rule(
+      "weight-types",
+      ("INT8",),
+      "weights of 4 bits run on slow kernels outside XNNPACK; unpack them to int8",
+      WARNING,
+      ("CONV_2D", "DEPTHWISE_CONV_2D"),
+    ),
+    Rule(
+      "operator",
+      XNNPACK_OPERATORS,
+      "XNNPACK leaves it to LiteRT's own kernels: the same integers, but slower",
+      WARNING,
+    ),
+    Rule(
+      "activation-types",
+      ("FLOAT32", "INT8", "UINT8"),
+      "XNNPACK has 8-bit kernels only and leaves the rest to LiteRT's own: slower",
+      WARNING,
+    ),
+    Rule(
+      "activation-types",
+      ("FLOAT32", "INT8"),
+      "XNNPACK leaves the shift of unsigned codes to LiteRT's own kernel: the same integers",
+      WARNING,
+      ("QUANTIZE",),
+    ),
+    Rule("fan-in", 5, "XNNPACK joins at most five tensors at once", WARNING, ("CONCATENATION",)),
+    Rule("fan-out", 4, "XNNPACK splits into at most four parts", WARNING, ("SPLIT",)),
+    Rule("unit-steps", None, "XNNPACK slices with steps of one", WARNING, ("STRIDED_SLICE",)),
+    Rule(
+      "scale-ratio",
+      (0, 2**8),
+      "XNNPACK leaves a sum with so coarse an input to LiteRT's own kernel, which overflows",
+      operators=("ADD",),
+    ),
+    Rule(
+      "scale-ratio",
+      (2**-10, 2**8),
+      "XNNPACK leaves a sum with so fine an input to LiteRT's own kernel, which rounds differently",
+      WARNING,
+      ("ADD",),
+    ),
+  ),
+)
+TFLM = Target(
+  "TensorFlow Lite for Microcontrollers",
+  ".tflite",
+  (
+    *INTEGER_FILE,
+    STATIC,
+    Rule("operator", TFLM_OPERATORS, "the runtime has no kernel for it"),
+    Rule(
+      "activation-types",
+      ("FLOAT32", "INT8", "INT16", "UINT8"),
+      "other types can be neither computed with nor converted",
+    ),
+    Rule(
+      "activation-types",
+      ("INT8", "INT16"),
+      "the kernels of layers and pools are those of int8 and int16",
+      operators=(*WEIGHTED, *SLIDING[1:], "ADD", "MEAN", "MUL"),
+    ),
+    Rule("weight-types", ("INT8",), "dense weights of 4 bits are refused", operators=WEIGHTED[2:]),
+    Rule("weight-types", ("INT4", "INT8"), "other weights have no kernel", operators=WEIGHTED),
+    Rule(
+      "per-channel",
+      WEIGHTED[:2],
+      "older versions of the runtime read the first scale of dense weights for all outputs",
+      WARNING,
+    ),
+  ),
+  dense_per_tensor=True,
+)
+ETHOS_U = Target(
+  "Arm Ethos-U55 and Ethos-U65",
+  ".tflite",
+  (
+    *INTEGER_FILE,
+    STATIC,
+    CONSTANT,
+    Rule("operator", ETHOS_OPERATORS, "the NPU has no such operator, so the CPU computes it"),
+    Rule("activation-types", ("INT8", "UINT8", "INT16"), ACTIVATION_BITS),
+    Rule(
+      "weight-types", ("INT8", "UINT8"), "the NPU decodes weights of 8 bits", operators=WEIGHTED
+    ),
+    Rule("bias-types", ("INT32", "INT64"), "the NPU adds biases of 32 bits or more"),
+    Rule("per-channel", WEIGHTED, "only convolutions and dense layers have a scale per channel"),
+    Rule(
+      "stride",
+      3,
+      "the NPU moves a depthwise window by at most three cells",
+      operators=("DEPTHWISE_CONV_2D",),
+    ),
+    Rule(
+      "free-stride",
+      3,
+      "the NPU moves a window by more than three cells only without padding and dilation",
+      operators=SLIDING,
+    ),
+    Rule("window", 256, "a window is at most 256 cells high", operators=SLIDING[1:]),
+    Rule("padded-window", 8, "an average with padding is over at most 8x8", operators=SLIDING[1:2]),
+    Rule(
+      "weight-sum",
+      65536 * 127,
+      "the sum of a channel's absolute weights must fit the accumulator",
+      operators=WEIGHTED,
+    ),
+    Rule("batch", 1, "the NPU takes the mean of one image at a time", operators=("MEAN",)),
+  ),
+)
+EDGE_TPU = Target(
+  "Coral Edge TPU",
+  ".tflite",
+  (
+    *INTEGER_FILE,
+    STATIC,
+    CONSTANT,
+    Rule(
+      "operator",
+      EDGE_TPU_OPERATORS,
+      "the device has no such operator, and what follows it too runs on the CPU",
+    ),
+    Rule(
+      "version",
+      {"CONV_2D": 5, "FULLY_CONNECTED": 9},
+      "the compiler, last released in 2022, refuses newer versions of an operator",
+    ),
+    Rule("activation-types", ("INT8", "UINT8"), "the device computes with 8-bit integers"),
+    Rule(
+      "weight-types",
+      ("INT8", "UINT8"),
+      "the device computes with 8-bit integers",
+      operators=WEIGHTED,
+    ),
+    Rule(
+      "per-channel",
+      WEIGHTED[:2],
+      "the compiler is older than dense weights with a scale for each output",
+    ),
+    Rule("unit-steps", None, "the device slices with steps of one", operators=("STRIDED_SLICE",)),
+    Rule("batch", 1, "the device takes one image at a time", operators=("MEAN",)),
+  ),
+  dense_per_tensor=True,
+)
+SYMMETRIC = "TensorRT quantizes symmetrically: int8 with zero point 0, for activations too"
+TENSORRT = Target(
+  "NVIDIA TensorRT",
+  ".onnx",
+  (
+    Rule("operator", TENSORRT_OPERATORS, "TensorRT has no int8 path through it", WARNING),
+    Rule(
+      "codes",
+      ("INT8",),
+      SYMMETRIC,
+      operators=("QuantizeLinear", "DequantizeLinear"),
+    ),
+    Rule("zero-point", 0, SYMMETRIC, operators=("QuantizeLinear", "DequantizeLinear")),
+    Rule(
+      "quantized-inputs",
+      None,
+      "without a DequantizeLinear before its inputs the layer runs in float",
+      operators=("Conv", "Gemm", "MatMul"),
+    ),
+    Rule(
+      "residual",
+      None,
+      "the sum of a residual is int8 only if both of its inputs are quantized",
+      operators=("Add",),
+    ),
+    Rule(
+      "static-shape",
+      None,
+      "a free size needs an optimization profile when the engine is built",
+      WARNING,
+    ),
+  ),
+)
+
+TARGETS: Mapping[str, Target] = {
+  "xnnpack": XNNPACK,
+  "tflm": TFLM,
+  "ethos-u": ETHOS_U,
+  "edgetpu": EDGE_TPU,
+  "tensorrt": TENSORRT,
+}
+
+
+def find_target(name: str) -> Target:
+  """The target of a name.
+
+  Raises:
+    ValueError: if there is none.
+
+  Examples:
+    >>> find_target("edgetpu").title
+    'Coral Edge TPU'
+  """
+  if name not in TARGETS:
+    raise ValueError(f"target: {name!r} is unknown; it must be one of {', '.join(TARGETS)}.")
+  return TARGETS[name]

@@ -1,0 +1,108 @@
+"""Files that read uint8 images."""
+
+import dataclasses
+
+import flax.linen as nn
+import numpy as np
+import pytest
+
+from jaxcompress import export
+from jaxcompress.data import Preprocess
+from jaxcompress.export.runtime import Runtime
+from jaxcompress.nn import INPUT, ConvNorm, Dense, GlobalAvgPool
+from jaxcompress.quantize import Grid
+
+SHAPE = (6, 6, 3)
+AFFINE = Preprocess(center=128.0, scale=64.0, per_image=False)
+FITTING = Grid(np.float32(1 / 64), 0)
+
+
+class Net(nn.Module):
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = ConvNorm(8, kernel=3, stride=2, act="relu", name="stem")(x, train=train)
+    return Dense(5, name="classifier")(GlobalAvgPool(name="pool")(x))
+
+
+@pytest.fixture(scope="module")
+def make(networks):
+  plain = networks.random_quantized(Net(), SHAPE)
+
+  def build(preprocess=AFFINE, grid=FITTING, kernels="xnnpack"):
+    return dataclasses.replace(
+      plain, preprocess=preprocess, grids={**plain.grids, INPUT: grid}, kernels=kernels
+    )
+
+  return build
+
+
+@pytest.fixture
+def images():
+  return np.random.default_rng(0).integers(0, 256, (64, *SHAPE), np.uint8)
+
+
+@pytest.mark.parametrize("kernels", ["xnnpack", "reference", "tflm"])
+@pytest.mark.parametrize("center", [128.0, 100.0])
+def test_a_file_that_reads_pixels_computes_the_same_integers(
+  kernels, center, make, images, tmp_path
+):
+  if kernels == "tflm":
+    pytest.importorskip("tflite_micro")
+  affine = dataclasses.replace(AFFINE, center=center)
+  quantized = make(affine, Grid(np.float32(1 / 64), int(center) - 128), kernels)
+  path = export.tflite(quantized, tmp_path / "net.tflite", input="uint8")
+  first, second = export.read_operators(path)[:2]
+  (pixels,), (codes,) = first.inputs, first.outputs
+  assert (first.name, first.version, pixels.type, codes.type) == ("QUANTIZE", 1, "UINT8", "INT8")
+  assert pixels.scales == codes.scales and pixels.zero_points - codes.zero_points == 128
+  assert second.inputs[0].name == codes.name
+  assert np.ptp(quantized.integers(images), axis=0).max() > 3
+  assert export.verify(path, quantized, images).bit_equal == 1.0
+
+
+def test_metadata_and_every_target_know_the_pixels(make, tmp_path):
+  quantized = make()
+  for target, target_rules in export.TARGETS.items():
+    if target_rules.suffix == ".tflite":
+      path = export.tflite(quantized, tmp_path / "net.tflite", target=target, input="uint8")
+      warned = tuple(finding.op for finding in export.lint(path, target))
+      assert warned == (("QUANTIZE",) if target == "xnnpack" else ())
+      assert target != "xnnpack" or Runtime(path).left_out() == warned
+  assert export.read_metadata(path)["input"] == {
+    "scale": 1 / 64,
+    "zero_point": 128,
+    "type": "uint8",
+  }
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"preprocess": None},
+    {"preprocess": Preprocess(center=128.0)},  # of each image
+    {"preprocess": dataclasses.replace(AFFINE, center=127.5)},
+    {"grid": Grid(np.float32(1 / 63), 0)},
+    {"grid": Grid(np.float32(1 / 64), 1)},
+  ],
+)
+def test_codes_that_are_not_pixels_are_refused_before_anything_is_written(options, make, tmp_path):
+  with pytest.raises(ValueError, match="input: 'uint8' needs codes that are the pixels less 128"):
+    export.tflite(make(**options), tmp_path / "net.tflite", input="uint8")
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_preprocessing_that_mixes_pixels_is_refused_although_flat_images_pass(make, tmp_path):
+  class Sorted:
+    def __call__(self, images):
+      return np.sort(AFFINE(images), axis=-1)[..., ::-1]
+
+  with pytest.raises(ValueError, match="input: 'uint8' needs"):
+    export.tflite(make(preprocess=Sorted()), tmp_path / "net.tflite", input="uint8")
+
+
+def test_an_unknown_input_and_images_of_floats_are_refused(make, images, tmp_path):
+  with pytest.raises(ValueError, match="input: 'png' is unknown; it must be one of codes, uint8"):
+    export.tflite(make(), tmp_path / "net.tflite", input="png")
+  path = export.tflite(make(), tmp_path / "net.tflite", input="uint8")
+  with pytest.raises(ValueError, match="images: float32 must be uint8"):
+    export.verify(path, make(), images.astype(np.float32))
