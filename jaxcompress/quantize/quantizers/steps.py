@@ -65,11 +65,10 @@ def _backward(integer_zero, bend, saved, g):
     through = slope + bend * jnp.abs(slope) * (u - code) / (high - low)
   within = slope * (code - u) if not bend else slope * code - through * u
   edge = jnp.where(u < low, low, high)
-  within, outside = jnp.where(inside, within, 0.0), jnp.where(inside, 0.0, slope)
   shape, d_offset = jnp.shape(step), None
-  d_step = sum_to(within + outside * edge, shape) * grad_scale
+  d_step = sum_to(jnp.where(inside, within, slope * edge), shape) * grad_scale
   if offset is not None:
-    d_offset = sum_to(outside, shape) * grad_scale
+    d_offset = sum_to(jnp.where(inside, 0.0, slope), shape) * grad_scale
   return jnp.where(inside, through, 0.0).astype(x.dtype), d_step, d_offset, None, None, None
 
 
