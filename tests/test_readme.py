@@ -14,6 +14,9 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 FIRST, SECOND = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)

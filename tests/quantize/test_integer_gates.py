@@ -20,6 +20,7 @@ from jaxcompress.nn import (
 from jaxcompress.nn.activations import activate
 from jaxcompress.quantize import Grid, QuantizedModel, assemble, find_sites, integer
 from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS
+from jaxcompress.quantize.integer.runtimes import KERNELS_16
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -185,7 +186,7 @@ def test_a_hard_swish_of_16_bits_is_a_gate_and_near_to_float(hard_swish):
   quantized = assemble(graph, {}, {}, grids, hard_swish=hard_swish)
   assert [node.name for node in quantized.graph.nodes] == ["act/gate", "act"]
   expected = activate("hard_swish", codes * source.scale) / output.scale
-  for kernels in KERNELS:
+  for kernels in KERNELS_16:
     got = integer.run(quantized.with_kernels(kernels).program, codes)
     assert np.abs(got - expected).max() < 2.5
   with pytest.raises(ValueError, match=r"'act': act: HARD_SWISH runs on 8-bit integers only"):

@@ -53,7 +53,7 @@ def measured(sensitivity, bits):
 
 
 @given(found(), st.floats(0, 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_choice_fits_and_none_that_fits_costs_less(sensitivity, share):
   low, high = ends(sensitivity)
   budget = int(low + share * (high - low))
@@ -73,7 +73,7 @@ def test_the_choice_fits_and_none_that_fits_costs_less(sensitivity, share):
 
 
 @given(found(most_layers=40), st.floats(0, 1), st.floats(0, 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_more_budget_never_costs_more(sensitivity, one, other):
   low, high = ends(sensitivity)
   budgets = sorted(int(low + share * (high - low)) for share in (one, other))
@@ -83,7 +83,7 @@ def test_more_budget_never_costs_more(sensitivity, one, other):
 
 
 @given(found())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_below_the_least_size_that_size_is_named(sensitivity):
   low, high = ends(sensitivity)
   assert choose_bits(sensitivity, low).bytes == low
