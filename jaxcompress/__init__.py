@@ -1,6 +1,6 @@
 """Small vision models for the edge: distilled, quantized and exported in one train step."""
 
-from jaxcompress import data, distill, export, models, nn, ops, quantize, report, training
+from jaxcompress import data, distill, export, models, nn, ops, prune, quantize, report, training
 from jaxcompress.training import (
   CompressState,
   Recipe,
@@ -26,6 +26,7 @@ __all__ = [
   "models",
   "nn",
   "ops",
+  "prune",
   "quantize",
   "report",
   "train_step",

@@ -8,10 +8,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxcompress import ops
+from jaxcompress import ops, prune
 from jaxcompress.nn import Endpoints, Graph, init_variables, trace
 from jaxcompress.quantize import (
   QuantizedModel,
+  Quantizer,
   QuantVariables,
   Sites,
   deploy,
@@ -207,6 +208,7 @@ def init_state(
     trained = trained_tree(variables["params"], quantizer, loss_params)
     check_paths(recipe, trained)
     opt_state = recipe.optimizer.init(trained)
+    _check_zeros_stay(recipe, opt_state)
     return quantizer, loss_params, loss_state, opt_state, run_key
 
   shape = jax.eval_shape(lambda x: to_network_input(recipe, x), batch["image"]).shape[1:]
@@ -220,6 +222,7 @@ def init_state(
   quantizer, loss_params, loss_state, opt_state, key = build(
     build_key, dict(batch), teacher_variables, variables
   )
+  variables = {**variables, "params": prune.apply_masks(opt_state, variables["params"])}
   return CompressState(
     recipe=recipe,
     image_shape=tuple(shape),
@@ -240,6 +243,26 @@ def init_state(
   )
 
 
+def _check_zeros_stay(recipe: Recipe, opt_state: Any) -> None:
+  """Raises if the weights' quantizer has no zero for weights that are pruned."""
+  if recipe.quantize is None or not prune.masks_of(opt_state):
+    return
+  rules = (rule.weights for rule in recipe.quantize.rules)
+  for quantizer in (recipe.quantize.weights, *rules):
+    if not isinstance(quantizer, Quantizer):
+      continue
+    probe = jnp.array([[1.0, -1.0], [0.0, 0.0], [0.5, -0.25]])
+    with jax.ensure_compile_time_eval():
+      rounded, _ = quantizer.apply(*quantizer.init(probe), probe, train=False)
+      moved = bool(jnp.any(rounded[1] != 0))
+    if moved:
+      raise ValueError(
+        f"quantize: weights with levels {quantizer.levels.low} to {quantizer.levels.high} have no"
+        " zero here, and pruned weights would not stay zero; use one that has, such as absmax, lsq or"
+        " twn, or do not prune."
+      )
+
+
 def at_stage(state: CompressState, position: int) -> CompressState:
   """The state in the stage of a position; the optimizer starts anew where the stage does.
 
@@ -254,7 +277,8 @@ def at_stage(state: CompressState, position: int) -> CompressState:
   if index == state.stage:
     return state
   if state.recipe.starts_stage(position):
-    state = state.replace(opt_state=_start_optimizer(state.recipe, state.trained))
+    fresh = _start_optimizer(state.recipe, state.trained)
+    state = state.replace(opt_state=prune.keep_masks(state.opt_state, fresh))
   return state.replace(stage=index)
 
 

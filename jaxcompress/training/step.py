@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcompress import prune
 from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
 from jaxcompress.quantize import (
@@ -101,11 +102,14 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   updates, opt_state = optimizer.update(gradients, state.opt_state, trained, **parts)
   trained = select(moves, optax.apply_updates(trained, updates), trained)
   batch_stats = select(moving(trainable, batch_stats, "student"), batch_stats, state.batch_stats)
+  if prune.masks_of(opt_state):
+    metrics["sparsity"] = prune.sparsity(opt_state)
   finite = _all_finite(loss, gradients)
   ema = state.ema
   if recipe.ema is not None:
     latest = {"params": trained["student"], "batch_stats": batch_stats}
     ema = move_average(ema, latest, recipe.ema, state.step)
+    ema["params"] = prune.apply_masks(opt_state, ema["params"])
   proposed = state.replace(
     params=trained["student"],
     batch_stats=batch_stats,

@@ -97,7 +97,7 @@ def choose_codes(
 
   Minimises the squared error of the layer's output after its activation, in each channel relative
   to a rounding step there, plus the regulariser, whose exponent falls from 20 to 2. An output
-  channel that ends up worse on the samples than rounding to nearest keeps that.
+  channel that ends up worse on the samples than rounding to nearest keeps that. Zeros stay zero.
 
   Args:
     weights: (groups, in, out) float32.
@@ -168,6 +168,7 @@ def _optimise(weights, scales, bias, samples, key, act, to, settings):
   v, _ = jax.lax.fori_loop(0, settings.steps, step, (start, optimizer.init(start)))
   clip = lambda codes: jnp.clip(codes, to.low, to.high)  # noqa: E731
   learned = clip(jnp.floor(weights / scales) + (soft_rounding(v) >= 0.5))
+  learned = jnp.where(weights == 0, 0.0, learned)  # pruned weights stay
   nearest = clip(jnp.round(weights * (1 / scales)))
   worse = error(learned * scales, samples.patches, targets) > error(
     nearest * scales, samples.patches, targets

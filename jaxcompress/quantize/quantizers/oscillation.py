@@ -111,7 +111,7 @@ def freeze_oscillating(
     y, inner = quantizer.apply(params, state.inner, x, train=train, rng=rng)
     scale, _ = quantizer.grid(params, inner, jax.lax.stop_gradient(x))
     kept = (state.average * scale).astype(y.dtype)
-    rounded = jnp.where(state.frozen, kept, y)
+    rounded = jnp.where(state.frozen & (x != 0), kept, y)  # pruned weights stay zero
     after = state._replace(inner=inner)
     if train is not False:
       code = jnp.round(jax.lax.stop_gradient(y.astype(jnp.float32) / scale))

@@ -1,0 +1,218 @@
+"""Training that is sparse from the first step: weights are dropped, and as many grow elsewhere."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcompress.prune.distributions import DISTRIBUTIONS
+from jaxcompress.prune.rules import Rule, check_rules, check_sparsity
+from jaxcompress.prune.scores import count_of, ranks
+from jaxcompress.prune.wrap import Method, masked
+
+Distribution = Literal["erk", "uniform"]
+Fraction = Callable[[jax.Array], jax.Array]
+Growth = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def rigl(
+  optimizer: optax.GradientTransformation,
+  *,
+  sparsity: float,
+  stop: int,
+  every: int = 100,
+  fraction: float = 0.3,
+  distribution: Distribution = "erk",
+  rules: tuple[Rule, ...] = (),
+  seed: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+  """RigL: drops the smallest weights, and grows those with the largest gradients.
+
+  After every ``every`` updates, of each layer's ``n`` weights that are not pruned, the ``f(t) n``
+  of least magnitude are dropped, and as many of the others, those just dropped among them, come
+  back where the magnitude of the gradient is largest. They start at zero.
+  The update of such a step is applied too.
+
+  Args:
+    optimizer: what trains; any optax transformation.
+    sparsity: share of zeros from the first step to the last, in [0, 1).
+    stop: first update that moves nothing any more; about three quarters of the run.
+    every: updates between moves.
+    fraction: ``f(0)``, the share that moves at first; it falls to zero along a cosine.
+    distribution: ``"erk"``: small layers are denser (:func:`~jaxcompress.prune.erdos_renyi`);
+      ``"uniform"``: all are alike.
+    rules: which kernels are pruned, and how far; see :func:`~jaxcompress.prune.magnitude`.
+    seed: of the masks at first.
+
+  Returns:
+    An optax transformation whose state holds the masks.
+
+  Raises:
+    ValueError: if a number or the distribution is out of range; on ``init``, if a rule matches no
+      kernel.
+
+  Examples:
+    >>> params = {"a": {"kernel": jnp.ones((4, 4))}}
+    >>> state = rigl(optax.sgd(0.1), sparsity=0.75, stop=1000).init(params)
+    >>> int(state.masks["a"].sum())
+    4
+
+  References:
+    Evci et al., `Rigging the Lottery: Making All Tickets Winners
+    <https://arxiv.org/abs/1911.11134>`_, 2020, section 3 and algorithm 1.
+  """
+
+  def by_gradient(gradient, key):
+    del key
+    return jnp.abs(gradient.astype(jnp.float32))
+
+  share = cosine_fraction(fraction, stop)
+  return _moving(optimizer, share, by_gradient, sparsity, every, stop, distribution, rules, seed)
+
+
+def sparse_evolution(
+  optimizer: optax.GradientTransformation,
+  *,
+  sparsity: float,
+  stop: int,
+  every: int = 100,
+  fraction: float = 0.3,
+  distribution: Distribution = "erk",
+  rules: tuple[Rule, ...] = (),
+  seed: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+  """Sparse evolutionary training (SET): drops the smallest weights, and grows others at random.
+
+  As :func:`rigl`, with the same share ``fraction`` in every move, and random places. Weights that
+  grow start at zero.
+
+  Args:
+    optimizer: what trains; any optax transformation.
+    sparsity: share of zeros from the first step to the last, in [0, 1).
+    stop: first update that moves nothing any more.
+    every: updates between moves; an epoch in the paper.
+    fraction: share of the weights that move.
+    distribution: as for :func:`rigl`.
+    rules: which kernels are pruned, and how far; see :func:`~jaxcompress.prune.magnitude`.
+    seed: of the masks at first, and of what grows.
+
+  Returns:
+    An optax transformation whose state holds the masks.
+
+  Raises:
+    ValueError: if a number or the distribution is out of range; on ``init``, if a rule matches no
+      kernel.
+
+  Examples:
+    >>> params = {"a": {"kernel": jnp.ones((4, 4))}}
+    >>> state = sparse_evolution(optax.sgd(0.1), sparsity=0.5, stop=1000).init(params)
+    >>> int(state.masks["a"].sum())
+    8
+
+  References:
+    Mocanu et al., `Scalable training of artificial neural networks with adaptive sparse
+    connectivity inspired by network science <https://arxiv.org/abs/1707.04780>`_, 2018, algorithm 1.
+  """
+
+  def anywhere(gradient, key):
+    return jax.random.uniform(key, gradient.shape)
+
+  share = lambda count: jnp.where(count < stop, fraction, 0.0)  # noqa: E731
+  return _moving(optimizer, share, anywhere, sparsity, every, stop, distribution, rules, seed)
+
+
+def cosine_fraction(fraction: float, stop: int) -> Fraction:
+  """``f(t) = a / 2 (1 + cos(pi t / T))``, zero from ``T`` on.
+
+  Args:
+    fraction: ``a``, in (0, 1].
+    stop: ``T``, updates.
+
+  Examples:
+    >>> [round(float(cosine_fraction(0.3, 100)(jnp.int32(count))), 3) for count in (0, 50, 100)]
+    [0.3, 0.15, 0.0]
+
+  References:
+    Evci et al., 2020, section 3.2.
+  """
+
+  def share(count):
+    done = jnp.minimum(count / stop, 1.0)
+    return fraction / 2 * (1 + jnp.cos(jnp.pi * done))
+
+  return share
+
+
+def move(
+  mask: jax.Array, weights: jax.Array, growth: jax.Array, share: jax.Array | float
+) -> jax.Array:
+  """A mask with as many weights, of which a share has moved.
+
+  Args:
+    mask: where weights are, bool.
+    weights: of the same shape; the smallest are dropped.
+    growth: of the same shape; of the places that are free then, those with most are taken.
+    share: of the weights, rounded down to whole ones.
+
+  Examples:
+    >>> w = jnp.array([3.0, 1.0, 0.0, 0.0])
+    >>> move(w > 0, w, jnp.array([0.0, 0.0, 0.1, 0.2]), 0.5).tolist()
+    [True, False, False, True]
+  """
+  count = jnp.floor(share * jnp.sum(mask) + 1e-4).astype(jnp.int32)  # 0.3 * 10 is 3
+  strength = jnp.where(mask, jnp.abs(weights.astype(jnp.float32)), jnp.inf)
+  kept = mask & (ranks(strength) >= count)
+  grown = ranks(jnp.where(kept, jnp.inf, -growth)) < count
+  return kept | grown
+
+
+def _moving(
+  optimizer: optax.GradientTransformation,
+  share: Fraction,
+  growth: Growth,
+  sparsity: float,
+  every: int,
+  stop: int,
+  distribution: Distribution,
+  rules: tuple[Rule, ...],
+  seed: int,
+) -> optax.GradientTransformationExtraArgs:
+  """What RigL and SET share; ``growth(gradient, key)`` says where weights come back."""
+  check_sparsity(sparsity)
+  if distribution not in DISTRIBUTIONS:
+    raise ValueError(f"distribution: {distribution!r} is unknown; it must be 'erk' or 'uniform'.")
+  if every < 1 or stop < 1 or not 0 < share(jnp.int32(0)) <= 1:
+    raise ValueError(
+      f"every, stop, fraction: {every}, {stop} must be at least 1, fraction in (0, 1]."
+    )
+  key = lambda *numbers: _fold(jax.random.key(seed), numbers)  # noqa: E731
+
+  def init(kernels):
+    own, shared = check_rules(kernels, rules)
+    shapes = {name: tuple(kernels[name].shape) for name in shared}
+    shares = {**own, **DISTRIBUTIONS[distribution](shapes, sparsity)}
+    masks = {}
+    for i, (name, left_out) in enumerate(sorted(shares.items())):
+      places = jax.random.uniform(key(0, i), kernels[name].shape)
+      masks[name] = ranks(places) >= count_of(left_out, places.size)
+    return masks
+
+  def due(count):
+    return (count > 0) & (count % every == 0) & (count < stop)
+
+  def renew(masks, weights, gradients, count):
+    moved = {}
+    for i, (name, mask) in enumerate(sorted(masks.items())):
+      scores = growth(gradients[name], key(count, i))
+      moved[name] = move(mask, weights[name], scores, share(count))
+    return moved
+
+  return masked(optimizer, Method(init, due, renew))
+
+
+def _fold(key: jax.Array, numbers: tuple[int | jax.Array, ...]) -> jax.Array:
+  for number in numbers:
+    key = jax.random.fold_in(key, number)
+  return key

@@ -1,0 +1,126 @@
+"""Which weights stay: the largest of a layer, of all layers, or of every few in a row."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+INPUTS = -2  # axis of a kernel's inputs, (k, k, in, out) or (in, out)
+
+
+def ranks(scores: jax.Array) -> jax.Array:
+  """Place of every score in ascending order, int32 of the same shape; of equal ones the first is lower.
+
+  Examples:
+    >>> ranks(jnp.array([0.5, 0.1, 0.5])).tolist()
+    [1, 0, 2]
+  """
+  flat = scores.reshape(-1)
+  order = jnp.argsort(flat, stable=True)
+  places = jnp.arange(flat.size, dtype=jnp.int32)
+  return jnp.zeros_like(places).at[order].set(places).reshape(scores.shape)
+
+
+def count_of(share: jax.Array | float, size: int) -> jax.Array:
+  """``round(share size)``, int32: how many weights a sparsity leaves out.
+
+  Examples:
+    >>> int(count_of(0.7, 1152))
+    806
+  """
+  return jnp.round(jnp.asarray(share, jnp.float32) * size).astype(jnp.int32)
+
+
+def alive_scores(weights: jax.Array, mask: jax.Array | None) -> jax.Array:
+  """``|w|``, and -1 for weights that are pruned already, so that they stay the lowest."""
+  magnitudes = jnp.abs(weights.astype(jnp.float32))
+  return magnitudes if mask is None else jnp.where(mask, magnitudes, -1.0)
+
+
+def keep_largest(
+  weights: jax.Array, sparsity: jax.Array | float, mask: jax.Array | None = None
+) -> jax.Array:
+  """A mask without the ``round(sparsity size)`` weights of least magnitude.
+
+  Args:
+    weights: any shape.
+    sparsity: share of zeros; a number or a float32 scalar.
+    mask: where it is already false nothing comes back; None: nowhere.
+
+  Returns:
+    bool, shaped like ``weights``.
+
+  Examples:
+    >>> keep_largest(jnp.array([0.3, -0.1, 0.2, -0.9]), 0.5).tolist()
+    [True, False, False, True]
+
+  References:
+    Han et al., `Learning both Weights and Connections <https://arxiv.org/abs/1506.02626>`_, 2015,
+    section 3.
+  """
+  kept = ranks(alive_scores(weights, mask)) >= count_of(sparsity, weights.size)
+  return kept if mask is None else kept & mask
+
+
+def keep_largest_of_all(
+  weights: Mapping[str, jax.Array], sparsity: jax.Array | float, masks: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+  """Masks of several layers, as if they were one array: one threshold for all.
+
+  Args:
+    weights: by layer.
+    sparsity: share of zeros over all of them.
+    masks: as of :func:`keep_largest`, by layer.
+
+  Examples:
+    >>> ones = {name: jnp.ones(2, bool) for name in "ab"}
+    >>> found = keep_largest_of_all({"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0, 4.0])}, 0.5, ones)
+    >>> found["a"].tolist(), found["b"].tolist()
+    ([False, False], [True, True])
+  """
+  flat = [alive_scores(weights[name], masks[name]).reshape(-1) for name in weights]
+  scores = jnp.concatenate(flat)
+  kept = ranks(scores) >= count_of(sparsity, scores.size)
+  found, start = {}, 0
+  for name, w in weights.items():
+    found[name] = kept[start : start + w.size].reshape(w.shape) & masks[name]
+    start += w.size
+  return found
+
+
+def keep_n_of_m(
+  weights: jax.Array, n: jax.Array | int, m: int, mask: jax.Array | None = None
+) -> jax.Array:
+  """A mask with at most ``n`` of every ``m`` successive inputs of an output, the largest ones.
+
+  Inputs are the axis before the last; they are what lies side by side in a .tflite file. Where
+  their number is no multiple of ``m``, the last group is short and keeps ``n`` of what there is.
+
+  Args:
+    weights: (k, k, in, out) or (in, out).
+    n: how many stay; a number or an int32 scalar.
+    m: of how many.
+    mask: where it is already false nothing comes back; None: nowhere.
+
+  Returns:
+    bool, shaped like ``weights``.
+
+  Examples:
+    >>> keep_n_of_m(jnp.array([[3.0], [-4.0], [1.0], [2.0]]), 2, 4).ravel().tolist()
+    [True, True, False, False]
+
+  References:
+    Mishra et al., `Accelerating Sparse Deep Neural Networks <https://arxiv.org/abs/2104.08378>`_,
+    2021, section 3.
+  """
+  inputs = weights.shape[INPUTS]
+  short = -inputs % m
+  scores = jnp.moveaxis(alive_scores(weights, mask), INPUTS, -1)
+  padded = jnp.pad(scores, [(0, 0)] * (scores.ndim - 1) + [(0, short)], constant_values=-2.0)
+  groups = padded.reshape(*padded.shape[:-1], -1, m)
+  ours, theirs = groups[..., :, None], groups[..., None, :]
+  earlier = jnp.tril(jnp.ones((m, m), bool), -1).reshape((1,) * (groups.ndim - 1) + (m, m))
+  above = jnp.sum((theirs > ours) | ((theirs == ours) & earlier), axis=-1)
+  kept = (above < n).reshape(padded.shape)[..., :inputs]
+  kept = jnp.moveaxis(kept, -1, INPUTS)
+  return kept if mask is None else kept & mask

@@ -1,0 +1,141 @@
+"""Masks in an optimizer's state: what they are, how they are found, and what they do to weights."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcompress.nn import parameters, with_parameters
+from jaxcompress.prune.rules import kernels_of, root_of
+
+Masks = Mapping[str, jax.Array]
+
+
+class PruneState(NamedTuple):
+  """State of a transformation that prunes.
+
+  Attributes:
+    masks: bool, shaped like the kernel, by layer; false where the weight is zero.
+    count: updates so far, int32 scalar.
+    inner: state of the optimizer that is wrapped.
+  """
+
+  masks: dict[str, jax.Array]
+  count: jax.Array
+  inner: Any
+
+
+def masks_of(opt_state: Any) -> dict[str, jax.Array]:
+  """The masks in an optimizer's state, by layer; none where nothing is pruned.
+
+  Args:
+    opt_state: of any optimizer; where several transformations prune, a weight stays that all keep.
+
+  Examples:
+    >>> import optax
+    >>> masks_of(optax.adam(0.1).init({"a": {"kernel": jnp.ones((2, 2))}}))
+    {}
+  """
+  if not isinstance(opt_state, PruneState):
+    is_ours = lambda node: isinstance(node, PruneState)  # noqa: E731
+    found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_ours) if is_ours(node)]
+    return _joined([masks_of(state) for state in found])
+  return _joined([opt_state.masks, masks_of(opt_state.inner)])
+
+
+def _joined(several: list[Masks]) -> dict[str, jax.Array]:
+  joined: dict[str, jax.Array] = {}
+  for masks in several:
+    for name, mask in masks.items():
+      joined[name] = joined[name] & mask if name in joined else mask
+  return joined
+
+
+def apply_masks(opt_state: Any, params: Any) -> Any:
+  """The parameters with zeros where the masks say so.
+
+  Training keeps them so by itself; this is for other copies of the weights, such as averages.
+
+  Args:
+    opt_state: of an optimizer that may prune.
+    params: of the network, or the trained tree of a training state.
+
+  Returns:
+    A tree like ``params``.
+
+  Examples:
+    >>> from jaxcompress.prune import magnitude
+    >>> import optax
+    >>> params = {"a": {"kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]])}}
+    >>> optimizer = magnitude(optax.sgd(0.0), sparsity=0.5)
+    >>> _, state = optimizer.update(params, optimizer.init(params), params)
+    >>> apply_masks(state, params)["a"]["kernel"].tolist()
+    [[0.0, 0.0], [3.0, 4.0]]
+  """
+  return mask_kernels(masks_of(opt_state), params)
+
+
+def mask_kernels(masks: Masks, tree: Any) -> Any:
+  """A tree of parameters, or of their gradients, with zeros where masks are false."""
+  root, kernels = root_of(tree), kernels_of(tree)
+  for name, mask in masks.items():
+    kernel = kernels[name]
+    masked = jnp.where(mask, kernel, jnp.zeros_like(kernel))
+    tree = with_parameters(tree, f"{root}{name}/kernel", masked)
+  return tree
+
+
+def spread_masks(masks: Masks, params: Any) -> Any:
+  """The masks in a tree like ``params``; true where there is none."""
+  root, tree = root_of(params), jax.tree.map(lambda _: True, params)
+  for name, mask in masks.items():
+    tree = with_parameters(tree, f"{root}{name}/kernel", mask)
+  return tree
+
+
+def keep_masks(old: Any, new: Any) -> Any:
+  """A fresh optimizer's state with the masks of an old one, for a training stage that starts anew.
+
+  Args:
+    old: state of the same optimizer.
+    new: its state from ``init``.
+  """
+  is_ours = lambda node: isinstance(node, PruneState)  # noqa: E731
+
+  def kept(before, after):
+    if not is_ours(after):
+      return after
+    return after._replace(masks=before.masks, inner=keep_masks(before.inner, after.inner))
+
+  return jax.tree.map(kept, old, new, is_leaf=is_ours)
+
+
+def sparsity(opt_state: Any) -> jax.Array:
+  """Share of the weights that are pruned, over all kernels with a mask; float32 scalar.
+
+  Examples:
+    >>> masks = {"a": jnp.array([[True, False]]), "b": jnp.array([[False, False]])}
+    >>> float(sparsity(PruneState(masks, jnp.int32(0), ())))
+    0.75
+  """
+  masks = masks_of(opt_state).values()
+  kept = sum(jnp.sum(mask, dtype=jnp.float32) for mask in masks)
+  return 1 - kept / sum(mask.size for mask in masks)
+
+
+def layer_sparsity(opt_state: Any) -> dict[str, jax.Array]:
+  """Share of the weights that are pruned, float32 scalars by layer.
+
+  Examples:
+    >>> masks = {"a": jnp.array([[True, False]])}
+    >>> {name: float(share) for name, share in layer_sparsity(PruneState(masks, 0, ())).items()}
+    {'a': 0.5}
+  """
+  masks = masks_of(opt_state).items()
+  return {name: 1 - jnp.mean(mask, dtype=jnp.float32) for name, mask in masks}
+
+
+def kernel_at(tree: Any, name: str) -> jax.Array:
+  """The kernel of a layer in a tree of parameters."""
+  return parameters(tree, f"{root_of(tree)}{name}")["kernel"]

@@ -1,0 +1,93 @@
+"""What every way of pruning does to the optimizer that it wraps."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcompress.prune.rules import kernels_of
+from jaxcompress.prune.state import PruneState, kernel_at, mask_kernels, spread_masks
+
+Kernels = dict[str, jax.Array]
+
+
+class Method(NamedTuple):
+  """How masks are chosen; all arrays are by layer.
+
+  Attributes:
+    init: ``kernels -> masks``, for the layers that are pruned; only shapes are read.
+    due: ``count -> bool``: whether an update, counted from 0, chooses masks anew.
+    renew: ``(masks, weights, gradients, count) -> masks``; weights are those after the update, and
+      gradients those before any mask.
+  """
+
+  init: Callable[[Kernels], Kernels]
+  due: Callable[[jax.Array], jax.Array]
+  renew: Callable[[Kernels, Kernels, Kernels, jax.Array], Kernels]
+
+
+def masked(
+  optimizer: optax.GradientTransformation, method: Method
+) -> optax.GradientTransformationExtraArgs:
+  """An optimizer under which pruned weights are exactly zero, whatever it does to the others.
+
+  Pruned weights give the optimizer no gradient, so its momenta of them are zero; their update is
+  ``-w``. A weight that comes back starts at zero, with momenta of zero. It must be the outermost
+  transformation: one that changes updates after it would change zeros.
+
+  Args:
+    optimizer: any optax transformation.
+    method: how masks are chosen.
+
+  Returns:
+    A transformation with :class:`~jaxcompress.prune.PruneState`; ``update`` needs ``params``.
+
+  Raises:
+    ValueError: on ``update``, without ``params``.
+  """
+  optimizer = optax.with_extra_args_support(optimizer)
+
+  def init(params):
+    masks = method.init(kernels_of(params))
+    return PruneState(masks, jnp.zeros((), jnp.int32), optimizer.init(params))
+
+  def update(updates, state, params=None, **extras):
+    if params is None:
+      raise ValueError("params: pruning reads the weights; give update the parameters.")
+    old, gradients = state.masks, updates
+    if "parts" in extras:
+      parts = extras["parts"].items()
+      extras["parts"] = {name: mask_kernels(old, tree) for name, tree in parts}
+    updates, inner = optimizer.update(mask_kernels(old, gradients), state.inner, params, **extras)
+    masks = jax.lax.cond(
+      method.due(state.count),
+      lambda: method.renew(old, _updated(old, params, updates), _pick(old, gradients), state.count),
+      lambda: old,
+    )
+    alive = {name: mask & old[name] for name, mask in masks.items()}
+    where_alive = spread_masks(alive, params)
+    updates = jax.tree.map(_keep_or_clear, where_alive, updates, params)
+    inner = optax.tree.map_params(optimizer, _zero_pruned, inner, where_alive)
+    return updates, PruneState(masks, state.count + 1, inner)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _pick(masks: Kernels, tree: Any) -> Kernels:
+  return {name: kernel_at(tree, name) for name in masks}
+
+
+def _updated(masks: Kernels, params: Any, updates: Any) -> Kernels:
+  """The weights after the update, zero where they are pruned."""
+  after = {name: kernel_at(params, name) + kernel_at(updates, name) for name in masks}
+  return {name: jnp.where(mask, after[name], 0.0) for name, mask in masks.items()}
+
+
+def _keep_or_clear(alive: Any, update: jax.Array, param: jax.Array) -> jax.Array:
+  return update if alive is True else jnp.where(alive, update, -param)
+
+
+def _zero_pruned(momentum: jax.Array, alive: Any) -> jax.Array:
+  return momentum if alive is True else jnp.where(alive, momentum, jnp.zeros_like(momentum))
