@@ -208,7 +208,6 @@ def init_state(
     trained = trained_tree(variables["params"], quantizer, loss_params)
     check_paths(recipe, trained)
     opt_state = recipe.optimizer.init(trained)
-    _check_zeros_stay(recipe, opt_state)
     return quantizer, loss_params, loss_state, opt_state, run_key
 
   shape = jax.eval_shape(lambda x: to_network_input(recipe, x), batch["image"]).shape[1:]
@@ -222,6 +221,7 @@ def init_state(
   quantizer, loss_params, loss_state, opt_state, key = build(
     build_key, dict(batch), teacher_variables, variables
   )
+  _check_zeros_stay(recipe, opt_state)
   variables = {**variables, "params": prune.apply_masks(opt_state, variables["params"])}
   return CompressState(
     recipe=recipe,
@@ -252,10 +252,8 @@ def _check_zeros_stay(recipe: Recipe, opt_state: Any) -> None:
     if not isinstance(quantizer, Quantizer):
       continue
     probe = jnp.array([[1.0, -1.0], [0.0, 0.0], [0.5, -0.25]])
-    with jax.ensure_compile_time_eval():
-      rounded, _ = quantizer.apply(*quantizer.init(probe), probe, train=False)
-      moved = bool(jnp.any(rounded[1] != 0))
-    if moved:
+    rounded, _ = quantizer.apply(*quantizer.init(probe), probe, train=False)
+    if bool(jnp.any(rounded[1] != 0)):
       raise ValueError(
         f"quantize: weights with levels {quantizer.levels.low} to {quantizer.levels.high} have no"
         " zero here, and pruned weights would not stay zero; use one that has, such as absmax, lsq or"
