@@ -1,0 +1,43 @@
+"""What holds for masks whatever the weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxcompress import prune
+from jaxcompress.prune.dynamic import move
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999), st.sampled_from([0.0, 0.3, 0.5, 0.9]), st.booleans())
+def test_a_move_keeps_the_number_of_weights_and_drops_only_its_share(seed, share, ties):
+  rng = np.random.default_rng(seed)
+  mask = rng.random((6, 5)) < 0.5
+  weights = np.where(mask, rng.integers(-2, 3, mask.shape) if ties else rng.normal(size=(6, 5)), 0)
+  moved = np.asarray(move(jnp.asarray(mask), jnp.float32(weights), jnp.zeros((6, 5)), share))
+  assert moved.sum() == mask.sum()
+  assert (mask & ~moved).sum() <= share * mask.sum() + 1e-3
+
+
+@pytest.mark.parametrize("inner", [optax.sgd(0.1, momentum=0.9), optax.adamw(0.1)])
+def test_pruned_weights_and_their_momenta_stay_exactly_zero(inner):
+  optimizer = prune.magnitude(inner, sparsity=0.75, schedule=prune.agp(1, 5, every=2))
+  rng = np.random.default_rng(0)
+  params = {"a": {"kernel": jnp.float32(rng.normal(size=(8, 8))), "bias": jnp.ones(8)}}
+  state, before = optimizer.init(params), np.ones((8, 8), bool)
+  update = jax.jit(optimizer.update)
+  for _ in range(9):
+    gradients = jax.tree.map(lambda p: jnp.float32(rng.normal(size=p.shape)), params)
+    updates, state = update(gradients, state, params)
+    params = optax.apply_updates(params, updates)
+    mask = np.asarray(state.masks["a"])
+    assert not np.any(mask & ~before)
+    assert np.all(np.asarray(params["a"]["kernel"])[~mask] == 0)
+    kernels = [leaf for leaf in jax.tree.leaves(state.inner) if jnp.shape(leaf) == (8, 8)]
+    assert kernels and all(np.all(np.asarray(leaf)[~mask] == 0) for leaf in kernels)
+    before = mask
+  assert mask.sum() == 16
