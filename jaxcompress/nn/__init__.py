@@ -36,7 +36,7 @@ from jaxcompress.nn.layers import (
   Multiply,
   Split,
 )
-from jaxcompress.nn.norm import Norm, batch_norm
+from jaxcompress.nn.norm import Norm, batch_norm, riding
 
 __all__ = [
   "INPUT",
@@ -73,6 +73,7 @@ __all__ = [
   "macs",
   "module_path",
   "parameters",
+  "riding",
   "trace",
   "trace_init",
   "with_parameters",

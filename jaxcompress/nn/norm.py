@@ -5,6 +5,8 @@ below needs two sums, and its statistics come from one pass, shifted by the runn
 ``E[x^2] - E[x]^2`` does not cancel. Both pairs of sums are :func:`jaxcompress.ops.channel_sums`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -96,15 +98,64 @@ def batch_norm(
   """
   static = live if isinstance(live, bool) else None
   running = (running_mean, running_variance)
-  return _batch_norm(x, scale, bias, running, live, static, epsilon)
+  rider = _riders.value
+  sink = None if rider is None else rider.sink
+  y, mean, variance, along = _batch_norm(x, scale, bias, sink, running, live, static, epsilon)
+  if rider is not None:
+    rider.along = along
+  return y, mean, variance
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _batch_norm(x, scale, bias, running, live, static, epsilon):
-  return _forward(x, scale, bias, running, live, static, epsilon)[0]
+class Rider:
+  """A sum that a batch normalization takes along in the reduction of its backward pass.
+
+  Attributes:
+    sink: scalar float32; its gradient is the sum of the gradient by ``along``.
+    along: zeros, float32, of the normalised array's shape, once there was a normalization.
+  """
+
+  def __init__(self, sink: jax.Array):
+    self.sink, self.along = sink, None
 
 
-def _forward(x, scale, bias, running, live, static, epsilon):
+_riders = jax.make_user_context(default_value=None)
+
+
+@contextmanager
+def riding(sink: jax.Array) -> Iterator[Rider]:
+  """Lets the batch normalization called inside take along the sum that is a scalar's gradient.
+
+  An operation behind the normalization that has a scalar parameter, such as the step of a
+  quantizer, needs the sum of an expression of the very arrays that the normalization's backward
+  pass reads. It returns that expression, not summed, as its gradient by ``along``; the
+  normalization sums it in the same pass as its own and returns it as the gradient by ``sink``.
+
+  Args:
+    sink: scalar float32, the parameter.
+
+  Yields:
+    A :class:`Rider`; its ``along`` stays None where nothing was normalised.
+
+  Examples:
+    >>> ones, zeros = jnp.ones(1), jnp.zeros(1)
+    >>> def loss(sink):
+    ...   with riding(sink) as rider:
+    ...     batch_norm(jnp.array([[1.0], [3.0]]), ones, zeros, zeros, ones, True, 0.0)
+    ...   return jnp.sum(rider.along * jnp.array([[2.0], [5.0]]))
+    >>> jax.grad(loss)(1.0).item()
+    7.0
+  """
+  rider = Rider(sink)
+  with _riders(rider):
+    yield rider
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+def _batch_norm(x, scale, bias, sink, running, live, static, epsilon):
+  return _forward(x, scale, bias, sink, running, live, static, epsilon)[0]
+
+
+def _forward(x, scale, bias, sink, running, live, static, epsilon):
   """``static`` is ``live`` where that is known when tracing, so that no branch is compiled."""
   if static is None:
     mean, variance = jax.lax.cond(live, lambda: batch_statistics(x, running[0]), lambda: running)
@@ -112,7 +163,8 @@ def _forward(x, scale, bias, running, live, static, epsilon):
     mean, variance = batch_statistics(x, running[0]) if static else running
   inverse = jax.lax.rsqrt(variance + epsilon)
   y = (_wide(x) - _spread(mean, x)) * _spread(scale * inverse, x) + _spread(bias, x)
-  return (y.astype(x.dtype), mean, variance), (x, scale, mean, inverse, live)
+  along = None if sink is None else jnp.zeros_like(y)
+  return (y.astype(x.dtype), mean, variance, along), (x, scale, mean, inverse, live)
 
 
 def _backward(static, epsilon, residuals, cotangents):
@@ -120,13 +172,15 @@ def _backward(static, epsilon, residuals, cotangents):
   x, scale, mean, inverse, live = residuals
   g = _wide(cotangents[0])
   centred = _wide(x) - _spread(mean, x)
-  d_bias, moment = ops.channel_sums(g, g * centred)
+  along = () if cotangents[3] is None else (cotangents[3],)
+  d_bias, moment, *rest = ops.channel_sums(g, g * centred, *along)
+  d_sink = jnp.sum(rest[0]) if rest else None
   d_scale = moment * inverse
   if static is not False:  # through the statistics of the batch
     share = jnp.where(live, x.shape[-1] / x.size, 0.0)
     g = g - _spread(d_bias * share, x) - centred * _spread(d_scale * inverse * share, x)
   dx = g * _spread(scale * inverse, x)
-  return dx.astype(x.dtype), d_scale, d_bias, None, None
+  return dx.astype(x.dtype), d_scale, d_bias, d_sink, None, None
 
 
 _batch_norm.defvjp(_forward, _backward)

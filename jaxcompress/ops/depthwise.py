@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcompress.ops.keep import kept
 from jaxcompress.ops.padding import Pads, Pair, output_size
 from jaxcompress.ops.reductions import reduce_together
 
@@ -72,7 +73,11 @@ def _backward(stride, pads, weight_gradient, keep_padded, residuals, g):
     _phases(*axis, stride) for axis in zip(size, g.shape[1:3], kernel.shape[:2], pads, strict=True)
   )
   padded_g = _padded(g, rows.margins, columns.margins, keep_padded)
-  dx = input_gradient(padded_g, kernel, rows, columns, g.dtype)[:, : size[0], : size[1]]
+
+  def by_input(padded_g, kernel):
+    return input_gradient(padded_g, kernel, rows, columns, g.dtype)[:, : size[0], : size[1]]
+
+  dx = (kept(by_input) if keep_padded else by_input)(padded_g, kernel)
   start = (rows.margins[0], columns.margins[0])
   dw = weight_gradient(padded, _window(padded_g, start, g.shape[1:3], 1), kernel.shape[:2], stride)
   return dx, dw.reshape(kernel.shape).astype(kernel.dtype)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 LONGEST_BLOCK = 16
+LONGEST_BLOCK_OF_MANY = 6  # a long loop with three sums is not unrolled, nor made of vectors
 
 
 def reduce_together(arrays: Sequence[jax.Array], axis: int) -> tuple[jax.Array, ...]:
@@ -31,41 +32,39 @@ def _add(a, b):
   return tuple(p + q for p, q in zip(a, b, strict=True))
 
 
-def blocks_of(x: jax.Array) -> tuple[int, ...] | None:
+def blocks_of(x: jax.Array, longest: int = LONGEST_BLOCK) -> tuple[int, ...] | None:
   """The shape (batch, blocks, block, channels) in which blocks are reduced; None: none fit.
 
   Blocks lie within an image, so a sharded batch stays in place.
   """
   inner = math.prod(x.shape[1:-1])
-  block = max(n for n in range(1, LONGEST_BLOCK + 1) if inner % n == 0)
+  block = max(n for n in range(1, longest + 1) if inner % n == 0)
   return None if block == 1 else (x.shape[0], inner // block, block, x.shape[-1])
 
 
-def sums_together(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+def sums_together(*arrays: jax.Array) -> tuple[jax.Array, ...]:
   """:func:`sums_apart` in one pass.
 
   Args:
-    a: (batch, ..., channels).
-    b: as ``a``.
+    *arrays: (batch, ..., channels), of one shape and dtype.
 
   Returns:
-    Two arrays of shape (channels,).
+    As many arrays of shape (channels,).
 
   Examples:
     >>> [sums.tolist() for sums in sums_together(jnp.ones((2, 3, 1)), jnp.zeros((2, 3, 1)))]
     [[6.0], [0.0]]
   """
-  shape = blocks_of(a)
+  shape = blocks_of(arrays[0], LONGEST_BLOCK if len(arrays) < 3 else LONGEST_BLOCK_OF_MANY)
   if shape is None:
-    return sums_apart(a, b)
-  sums = reduce_together((a.reshape(shape), b.reshape(shape)), 2)
-  return jnp.sum(sums[0], axis=(0, 1)), jnp.sum(sums[1], axis=(0, 1))
+    return sums_apart(*arrays)
+  sums = reduce_together([x.reshape(shape) for x in arrays], 2)
+  return tuple(jnp.sum(part, axis=(0, 1)) for part in sums)
 
 
-def sums_apart(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Sums of two arrays over all axes but the last, which XLA on GPU and TPU fuses by itself."""
-  axes = tuple(range(a.ndim - 1))
-  return jnp.sum(a, axes), jnp.sum(b, axes)
+def sums_apart(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+  """Sums of arrays over all axes but the last, which XLA on GPU and TPU fuses by itself."""
+  return tuple(jnp.sum(x, tuple(range(x.ndim - 1))) for x in arrays)
 
 
 def total_together(x: jax.Array) -> jax.Array:

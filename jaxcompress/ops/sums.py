@@ -5,15 +5,15 @@ import jax
 from jaxcompress.ops.dispatch import pick
 
 
-def channel_sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Sums of two arrays over all axes but the last; on CPU in one pass over both.
+def channel_sums(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+  """Sums of arrays over all axes but the last; on CPU in one pass over all of them.
 
   Args:
-    a: (batch, ..., channels), float32 or wider.
-    b: of the same shape and dtype; usually an expression of the arrays that make up ``a``.
+    *arrays: (batch, ..., channels), float32 or wider, of one shape and dtype; usually expressions
+      of the same arrays.
 
   Returns:
-    ``(sum of a, sum of b)``, (channels,) each.
+    Their sums, (channels,) each.
 
   Raises:
     ValueError: if shapes or dtypes differ.
@@ -25,9 +25,14 @@ def channel_sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     >>> first.tolist(), second.tolist()
     ([4.0, 6.0], [10.0, 20.0])
   """
-  if (a.shape, a.dtype) != (b.shape, b.dtype):
-    raise ValueError(f"b: {b.dtype}{list(b.shape)} must be like a, {a.dtype}{list(a.shape)}.")
-  return pick("sums")(a, b)
+  first = arrays[0]
+  for other in arrays[1:]:
+    if (other.shape, other.dtype) != (first.shape, first.dtype):
+      raise ValueError(
+        f"arrays: {other.dtype}{list(other.shape)} must be like the first,"
+        f" {first.dtype}{list(first.shape)}."
+      )
+  return pick("sums")(*arrays)
 
 
 def extremes(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -14,6 +14,7 @@ from jaxcompress.nn import (
   is_leaf_call,
   module_path,
   parameters,
+  riding,
   with_parameters,
 )
 from jaxcompress.quantize.config import Quantization
@@ -198,25 +199,29 @@ def quantize_activations(
       grid = Grid(jax.lax.stop_gradient(scale), 0, 16)
     return on_grid(with_bits(grid, 8, nonnegative=tensor in sites.nonnegative), x)
 
-  def visit(tensor: str, x: jax.Array) -> jax.Array:
-    y = rounded(tensor, x)
+  def visit(tensor: str, x: jax.Array, **options: jax.Array) -> jax.Array:
+    y = rounded(tensor, x, **options)
     if exact is None or tensor not in exact.values:
       return y
     return _select(exact.active, replace_value(y, exact.values[tensor].astype(y.dtype)), y)
 
-  def rounded(tensor: str, x: jax.Array) -> jax.Array:
+  def rounded(tensor: str, x: jax.Array, **options: jax.Array) -> jax.Array:
     key = key_of[tensor]
     if tensor in gates:
       return on_grid(gates[tensor], x)
     if key not in quantizers:
       return x
+    params = variables.params["activations"][key]
+    if tensor == INPUT:  # its gradient alone would need the first layer's gradient by the images
+      params = jax.lax.stop_gradient(params)
     y, state = quantizers[key].apply(
-      variables.params["activations"][key],
+      params,
       start[key],
       x,
       train=observing,
       nonnegative=tensor in sites.nonnegative,
       rng=_key_of(rng, tensor),
+      **options,
     )
     if key in updated:
       state = quantizers[key].merge(updated[key], state)
@@ -233,8 +238,21 @@ def quantize_activations(
     name = module_path(context.module)
     if name in narrowed:
       args = tuple(narrow(*pair) for pair in zip(narrowed[name], args, strict=True))
-    output = next_fun(*args, **kwargs)
-    return visit(name, output) if name in sites.rounded else output
+    if name not in sites.rounded:
+      return next_fun(*args, **kwargs)
+    sink = sink_of(name)
+    if sink is None:
+      return visit(name, next_fun(*args, **kwargs))
+    with riding(sink) as rider:
+      output = next_fun(*args, **kwargs)
+    return visit(name, output, along=rider.along)
+
+  def sink_of(tensor: str) -> jax.Array | None:
+    """The parameter whose gradient a batch normalization may sum."""
+    key = key_of[tensor]
+    if tensor in gates or key not in quantizers or quantizers[key].sink is None:
+      return None
+    return quantizers[key].sink(variables.params["activations"][key])
 
   @contextmanager
   def intercept():

@@ -1,5 +1,6 @@
 """Quantization of whole models by interception: what is rounded, what shares a grid, what moves."""
 
+import chex
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
@@ -133,3 +134,40 @@ def test_kernels_get_their_gradients_straight_through(resnet, batch):
 
   gradients = jax.grad(total)(variables["params"])
   assert all(np.all(np.asarray(leaf) == 1) for leaf in jax.tree.leaves(gradients))
+
+
+def test_steps_get_the_gradient_that_a_normalization_sums_for_them(batch):
+  """LSQ's sums ride along in BatchNorm's reduction; the same sums taken apart are the reference."""
+  model, x = Branches(), batch["image"]
+  variables = model.init(jax.random.key(0), x, train=False)
+  sites = quantize.find_sites(
+    nn.trace(model, variables, jax.ShapeDtypeStruct((1, 8, 8, 3), x.dtype))
+  )
+
+  def gradients(activations):
+    plan = quantize.Quantization(weights=quantize.lsq(4), activations=activations)
+    start = quantize.init_quantizers(plan, sites, variables["params"])
+
+    def forward(params, state, parameters):
+      passing = quantize.quantize_activations(
+        plan, sites, quantize.QuantVariables(params, state), active=True, train=True
+      )
+      images = passing.round_input(x)
+      with passing.intercept():
+        logits, _ = model.apply(
+          {**variables, "params": parameters}, images, train=True, mutable=["batch_stats"]
+        )
+      return jnp.sum(jnp.square(logits)), passing.new_state()
+
+    _, measured = forward(start.params, start.state, variables["params"])
+    state = {**start.state, "activations": measured}
+    return jax.jit(jax.grad(forward, argnums=(0, 2), has_aux=True))(
+      start.params, state, variables["params"]
+    )[0]
+
+  quantizer = quantize.lsq_activations(4)
+  together, apart = gradients(quantizer), gradients(quantizer._replace(sink=None))
+  steps = together[0]["activations"]
+  assert steps["input"].delta == 0  # it is not trained
+  assert all(steps[name].delta != 0 for name in ("stem", "mean", "classifier"))
+  chex.assert_trees_all_close(together, apart, rtol=2e-5, atol=1e-6)

@@ -10,7 +10,11 @@ import jax.numpy as jnp
 from jaxcompress import ops
 from jaxcompress.quantize.grid import Levels, finite
 
-ENOUGH_IMAGES, ENOUGH_VALUES = 8, 2**16  # of a batch, to measure where a trained number starts
+ENOUGH_IMAGES, ENOUGH_ROWS, ENOUGH_VALUES = (
+  8,
+  2,
+  2**16,
+)  # of a batch, to measure where a trained number starts
 EDGE = 1e-3  # steps beyond an edge that still count as on it: x * (1 / s) is not exact
 LEAST_STEP = 1e-8
 
@@ -38,6 +42,9 @@ class Quantizer(NamedTuple):
     levels: the integers.
     merge: ``(state, state) -> state``. One state for two tensors that share a grid.
     training_only: why no integer file can hold what ``apply`` gives; None where one can.
+    sink: ``(params) -> scalar``. The parameter whose gradient ``apply`` can leave unsummed, if it
+      is called with ``along=``, for the reduction of a batch normalization; see
+      :func:`jaxcompress.nn.riding`. None: there is none.
   """
 
   init: Callable
@@ -46,6 +53,7 @@ class Quantizer(NamedTuple):
   levels: Levels
   merge: Callable = largest
   training_only: str | None = None
+  sink: Callable | None = None
 
 
 class Learned(NamedTuple):
@@ -129,18 +137,21 @@ def anchored(
 
 
 def sample(x: jax.Array) -> jax.Array:
-  """Every n-th example of a batch: all of a small one, enough of a large one to measure it.
+  """Some examples of a batch, and some rows of them: all of a small one, enough of a large one.
 
   What is measured once must not make every step keep the whole tensor in memory for it.
 
   Examples:
     >>> sample(jnp.zeros((64, 32, 32, 96))).shape, sample(jnp.zeros((64, 10))).shape
-    ((8, 32, 32, 96), (64, 10))
+    ((8, 3, 32, 96), (64, 10))
   """
   if x.ndim == 0:
     return x
-  stride = min(x.shape[0] // ENOUGH_IMAGES, x.size // ENOUGH_VALUES)
-  return x[:: max(1, stride)]
+  stride = max(1, min(x.shape[0] // ENOUGH_IMAGES, x.size // ENOUGH_VALUES))
+  seen = x[::stride]
+  if x.ndim < 4:
+    return seen
+  return seen[:, :: max(1, min(x.shape[1] // ENOUGH_ROWS, seen.size // ENOUGH_VALUES))]
 
 
 def has_negative(x: jax.Array, nonnegative: bool) -> Callable[[], jax.Array]:

@@ -29,10 +29,19 @@ SMALLEST_SHARE = 0.25
 SAMPLES = 4096
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(6, 7))
-def round_to_step(x, step, offset, low, high, grad_scale, integer_zero=False, bend=0.0):
-  """What LSQ, LSQ+ and EWGS share; ``offset`` may be None, ``bend`` is EWGS's scaling factor."""
-  return _forward(x, step, offset, low, high, grad_scale, integer_zero, bend)[0]
+def round_to_step(x, step, offset, low, high, grad_scale, integer_zero=False, bend=0.0, along=None):
+  """What LSQ, LSQ+ and EWGS share.
+
+  ``offset`` may be None, and ``low`` where ``x`` cannot be below it; ``bend`` is EWGS's scaling
+  factor. With ``along``, an array like ``x``
+  (:func:`jaxcompress.nn.riding`), the step's gradient is left there, not summed.
+  """
+  return _round_to_step(x, step, offset, low, high, grad_scale, along, integer_zero, bend)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(7, 8))
+def _round_to_step(x, step, offset, low, high, grad_scale, along, integer_zero, bend):
+  return _forward(x, step, offset, low, high, grad_scale, along, integer_zero, bend)[0]
 
 
 def _place(x, step, offset, low, high, integer_zero):
@@ -48,31 +57,41 @@ def _place(x, step, offset, low, high, integer_zero):
   return u + zero, jnp.round(u + zero), zero
 
 
-def _forward(x, step, offset, low, high, grad_scale, integer_zero, bend):
+def _forward(x, step, offset, low, high, grad_scale, along, integer_zero, bend):
   del bend
   _, code, zero = _place(x, step, offset, low, high, integer_zero)
-  y = (jnp.minimum(jnp.maximum(code, low), high) - zero) * step
-  return y.astype(x.dtype), (x, step, offset, low, high, grad_scale)
+  code = jnp.minimum(code if low is None else jnp.maximum(code, low), high)
+  y = (code - zero) * step
+  return y.astype(x.dtype), (x, step, offset, low, high, grad_scale, along is not None)
 
 
 def _backward(integer_zero, bend, saved, g):
-  x, step, offset, low, high, grad_scale = saved
+  x, step, offset, low, high, grad_scale, rides = saved
   u, code, _ = _place(x, step, offset, low, high, integer_zero)
-  inside = (u >= low - EDGE) & (u <= high + EDGE)
+  inside = u <= high + EDGE
+  edge = high
+  if low is not None:
+    inside &= u >= low - EDGE
+    edge = jnp.where(u < low, low, high)
   slope = g.astype(jnp.float32)
   through = slope
   if bend:
     through = slope + bend * jnp.abs(slope) * (u - code) / (high - low)
   within = slope * (code - u) if not bend else slope * code - through * u
-  edge = jnp.where(u < low, low, high)
   shape, d_offset = jnp.shape(step), None
-  d_step = sum_to(jnp.where(inside, within, slope * edge), shape) * grad_scale
+  by_step = jnp.where(inside, within, slope * edge)
+  d_step, d_along = None, None
+  if rides:
+    d_along = by_step * grad_scale
+  else:
+    d_step = sum_to(by_step, shape) * grad_scale
   if offset is not None:
     d_offset = sum_to(jnp.where(inside, 0.0, slope), shape) * grad_scale
-  return jnp.where(inside, through, 0.0).astype(x.dtype), d_step, d_offset, None, None, None
+  dx = jnp.where(inside, through, 0.0).astype(x.dtype)
+  return dx, d_step, d_offset, None, None, None, d_along
 
 
-round_to_step.defvjp(_forward, _backward)
+_round_to_step.defvjp(_forward, _backward)
 
 
 def step_weights(
@@ -143,7 +162,7 @@ def step_activations(
     del x
     return Learned(jnp.zeros(())), new_anchor(jnp.ones(()))
 
-  def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
+  def apply(params, state, x, *, train=True, nonnegative=False, rng=None, along=None):
     del rng
     seen = sample(x)
     signed = has_negative(seen, nonnegative)
@@ -152,13 +171,14 @@ def step_activations(
     _, low, high = sides(to, state.signed)
     scale = jax.lax.rsqrt(features(x) * high)
     step = positive(state.base + params.delta)
-    return round_to_step(x, step, None, low, high, scale, False, bend), state
+    low = None if nonnegative and not bend else low
+    return round_to_step(x, step, None, low, high, scale, False, bend, along), state
 
   def grid(params, state, x=None):
     del x
     return positive(state.base + params.delta), sides(to, state.signed)[0]
 
-  return Quantizer(init, apply, grid, to)
+  return Quantizer(init, apply, grid, to, sink=lambda params: params.delta)
 
 
 def check_activation_bits(bits: int, fewest: int = 2, most: int = 8) -> None:
