@@ -7,6 +7,7 @@ from jaxcompress.data.augment import (
   RandAugment,
   RandomErasing,
   RandomResizedCrop,
+  Views,
   chain,
 )
 from jaxcompress.data.dataset import Dataset, Split
@@ -28,6 +29,7 @@ __all__ = [
   "RandomResizedCrop",
   "Split",
   "TeacherCache",
+  "Views",
   "batch_at",
   "batch_indices",
   "cache_teacher",

@@ -67,25 +67,29 @@ def dist(beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> Los
   return stateless("dist", compute)
 
 
-def mlkd(temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0)) -> LossTransform:
+def mlkd(
+  temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0), *, views: int = 1
+) -> LossTransform:
   """Multi-level logit distillation: examples, the batch's and the classes' correlations.
 
   The sum over temperatures ``T`` of ``T**2 KL(t || s) + |P_t P_t' - P_s P_s'|**2 / batch +
   |P_t' P_t - P_s' P_s|**2 / classes``, with ``P = softmax(logits / T)`` of shape (batch, classes).
 
-  The authors add the loss of weakly and of strongly augmented views, and leave out examples of
-  which the teacher is unsure; here it is the loss of one view and of all examples.
+  The authors add the losses of weakly and of strongly augmented views, ``views=2``, which
+  :class:`jaxcompress.data.Views` makes; correlations stay within a view. They also leave out
+  examples of which the teacher is unsure; here all count.
 
   Args:
     temperatures: each ``T > 0``.
+    views: of every example, equal parts of the batch that follow one another; their losses add up.
 
   Returns:
     A :class:`LossTransform` without parameters or state; metric ``mlkd``. It reads ``logits`` of
     shape (batch, classes).
 
   Raises:
-    ValueError: if there are no temperatures, or one is not positive; on ``init``, if there is no
-      teacher or its classes differ.
+    ValueError: if there are no temperatures, or a number is not positive; on ``init``, if there is
+      no teacher, its classes differ, or the batch has no such parts.
 
   Examples:
     >>> from jaxcompress.nn import Endpoints
@@ -103,12 +107,19 @@ def mlkd(temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0)) -> LossTrans
     raise ValueError("temperatures: there are none; give at least one.")
   for temperature in temperatures:
     schedules.check_number("temperatures", temperature, positive=True)
+  if not isinstance(views, int) or views < 1:
+    raise ValueError(f"views: {views!r} must be a whole number, at least 1.")
 
   def compute(student, teachers, batch):
     del batch
     teacher = first_teacher(teachers, "mlkd").logits
     check_logits(student.logits, teacher)
-    return sum(_one_temperature(student.logits, teacher, t) for t in temperatures)
+    if len(teacher) % views:
+      raise ValueError(
+        f"views: a batch of {len(teacher)} has no {views} equal parts; augment with data.Views."
+      )
+    pairs = zip(jnp.split(student.logits, views), jnp.split(teacher, views), strict=True)
+    return sum(_one_temperature(*pair, t) for pair in pairs for t in temperatures)
 
   return stateless("mlkd", compute)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxcompress.distill import schedules
 from jaxcompress.distill.base import LossTransform, first_teacher, stateful, stateless
-from jaxcompress.distill.layers import norm
+from jaxcompress.distill.layers import init_linear, linear, norm
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> LossTransform:
@@ -147,7 +147,13 @@ def lskd(temperature: schedules.ScalarOrSchedule = 2.0) -> LossTransform:
 
 
 def ctkd(
-  steps: int = 1000, *, lowest: float = 1.0, span: float = 20.0, strength: float = 1.0
+  steps: int = 1000,
+  *,
+  lowest: float = 1.0,
+  span: float = 20.0,
+  strength: float = 1.0,
+  per_example: bool = False,
+  hidden: int = 64,
 ) -> LossTransform:
   """Curriculum temperature: distillation at a temperature that learns to make it harder.
 
@@ -161,10 +167,14 @@ def ctkd(
     lowest: smallest temperature.
     span: largest minus smallest temperature.
     strength: of the reversed gradient.
+    per_example: whether each example has its own ``T``, and the loss is the mean of theirs: ``r`` is
+      then what two linear layers with a ReLU between make of the student's and the teacher's logits
+      side by side. No gradient reaches the student by that way.
+    hidden: width between the two layers.
 
   Returns:
-    A :class:`LossTransform` with the parameter ``{"temperature": ()}`` (``r``, starts at 1), and a
-    step count; metric ``ctkd``. It reads ``logits`` of shape (batch, classes).
+    A :class:`LossTransform` with the parameter ``{"temperature": ()}`` (``r``, starts at 1), or the
+    layers ``{"hidden": ..., "temperature": ...}``, whose last bias starts at 1, and a step count; metric ``ctkd``. It reads ``logits`` of shape (batch, classes).
 
   Raises:
     ValueError: if a number is not positive; on ``init``, if there is no teacher or its classes
@@ -179,26 +189,38 @@ def ctkd(
 
   References:
     Li et al., `Curriculum Temperature for Knowledge Distillation
-    <https://arxiv.org/abs/2211.16231>`_, 2023, section 3; the temperature is their global one.
+    <https://arxiv.org/abs/2211.16231>`_, 2023, section 3: the global and the instance-wise temperature.
   """
-  for argument, value in (("steps", steps), ("lowest", lowest), ("span", span)):
+  for argument, value in (("steps", steps), ("lowest", lowest), ("span", span), ("hidden", hidden)):
     schedules.check_number(argument, value, positive=True)
 
   def init(rng, student, teachers, batch):
-    del rng, batch
+    del batch
     check_logits(student.logits, first_teacher(teachers, "ctkd").logits)
-    return {"temperature": jnp.ones((), jnp.float32)}, jnp.zeros((), jnp.int32)
+    count = jnp.zeros((), jnp.int32)
+    if not per_example:
+      return {"temperature": jnp.ones((), jnp.float32)}, count
+    keys = jax.random.split(rng)
+    last = {**init_linear(keys[1], hidden, 1), "bias": jnp.ones(1, jnp.float32)}
+    first = init_linear(keys[0], 2 * student.logits.shape[-1], hidden)
+    return {"hidden": first, "temperature": last}, count
 
   def compute(params, count, student, teachers, batch, extras):
     del batch, extras
     count = count + 1
     progress = jnp.minimum(count.astype(jnp.float32) / steps, 1.0)
     reversal = -strength * (1 - jnp.cos(jnp.pi * progress)) / 2
-    raw = params["temperature"]
+    student, teacher = student.logits, first_teacher(teachers, "ctkd").logits
+    raw = of_each(params, student, teacher) if per_example else params["temperature"]
     raw = jax.lax.stop_gradient(raw * (1 - reversal)) + raw * reversal
     softening = lowest + span * jax.nn.sigmoid(raw)
-    teacher = first_teacher(teachers, "ctkd").logits
-    return softened_kl(student.logits, teacher, softening), count
+    if per_example:
+      return jnp.mean(jax.vmap(softened_kl)(student, teacher, softening)), count
+    return softened_kl(student, teacher, softening), count
+
+  def of_each(params, student, teacher):
+    both = jax.lax.stop_gradient(jnp.concatenate([student, teacher], axis=-1))
+    return linear(params["temperature"], jax.nn.relu(linear(params["hidden"], both)))[:, 0]
 
   return stateful("ctkd", init, compute)
 

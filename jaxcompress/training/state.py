@@ -192,24 +192,6 @@ def init_state(
   if "image" not in batch:
     raise ValueError(f"batch: it has {', '.join(batch)}, but no 'image'.")
 
-  @jax.jit
-  def build(rng, batch, teacher_variables, variables):
-    loss_key, run_key = jax.random.split(rng)
-    images = to_network_input(recipe, batch["image"])
-    batch = {**split_labels(batch), "image": images}
-    with ops.formulations(**ops.XLA_ONLY._asdict()):  # losses read shapes, rarely values
-      student = as_endpoints(recipe.student.apply(variables, images, train=False))
-      teachers = run_teachers(recipe, teacher_variables, batch)
-    loss_params, loss_state = init_losses(recipe, loss_key, student, teachers, batch)
-    quantizer = QuantVariables({}, {})
-    if recipe.quantize is not None:
-      sites = sites_of(recipe, variables, images.shape[1:])
-      quantizer = init_quantizers(recipe.quantize, sites, variables["params"])
-    trained = trained_tree(variables["params"], quantizer, loss_params)
-    check_paths(recipe, trained)
-    opt_state = recipe.optimizer.init(trained)
-    return quantizer, loss_params, loss_state, opt_state, run_key
-
   shape = jax.eval_shape(lambda x: to_network_input(recipe, x), batch["image"]).shape[1:]
   model_key, build_key = jax.random.split(rng)
   if student_variables is None:
@@ -218,8 +200,8 @@ def init_state(
     variables = _copy(dict(student_variables))
   if len(teacher_variables) < len(recipe.teachers):
     teacher_variables = (*teacher_variables, variables)
-  quantizer, loss_params, loss_state, opt_state, key = build(
-    build_key, dict(batch), teacher_variables, variables
+  quantizer, loss_params, loss_state, opt_state, key = _build(
+    recipe, build_key, dict(batch), teacher_variables, variables
   )
   _check_zeros_stay(recipe, opt_state)
   variables = {**variables, "params": prune.apply_masks(opt_state, variables["params"])}
@@ -259,6 +241,28 @@ def _check_zeros_stay(recipe: Recipe, opt_state: Any) -> None:
         " zero here, and pruned weights would not stay zero; use one that has, such as absmax, lsq or"
         " twn, or do not prune."
       )
+
+
+@partial(jax.jit, static_argnums=0)
+def _build(
+  recipe: Recipe, rng: jax.Array, batch: Any, teacher_variables: Any, variables: Any
+) -> Any:
+  """What a recipe adds to the networks' variables; compiled once for all seeds."""
+  loss_key, run_key = jax.random.split(rng)
+  images = to_network_input(recipe, batch["image"])
+  batch = {**split_labels(batch), "image": images}
+  with ops.formulations(**ops.XLA_ONLY._asdict()):  # losses read shapes, rarely values
+    student = as_endpoints(recipe.student.apply(variables, images, train=False))
+    teachers = run_teachers(recipe, teacher_variables, batch)
+  loss_params, loss_state = init_losses(recipe, loss_key, student, teachers, batch)
+  quantizer = QuantVariables({}, {})
+  if recipe.quantize is not None:
+    sites = sites_of(recipe, variables, images.shape[1:])
+    quantizer = init_quantizers(recipe.quantize, sites, variables["params"])
+  trained = trained_tree(variables["params"], quantizer, loss_params)
+  check_paths(recipe, trained)
+  opt_state = recipe.optimizer.init(trained)
+  return quantizer, loss_params, loss_state, opt_state, run_key
 
 
 def at_stage(state: CompressState, position: int) -> CompressState:

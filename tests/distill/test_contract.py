@@ -75,8 +75,12 @@ TABLE = {
   "nkd": Row(distill.nkd, ("logits",)),
   "lskd": golden(distill.lskd, "logits"),
   "ctkd": Row(lambda: distill.ctkd(10), ("logits",), smooth=False),  # reversed by design
+  "ctkd_per_example": Row(
+    lambda: distill.ctkd(10, per_example=True, hidden=3), ("logits",), smooth=False
+  ),
   "dist": golden(distill.dist, "logits"),
   "mlkd": Row(distill.mlkd, ("logits",)),
+  "mlkd_two_views": Row(lambda: distill.mlkd(views=2), ("logits",)),
   "srd": Row(distill.srd, ("logits", "pooled")),
   "fitnet": golden(distill.fitnet, "maps"),
   "vid": golden(distill.vid, "maps"),
@@ -195,6 +199,11 @@ def name(request):
 
 def any_nonzero(tree):
   return any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(tree))
+
+
+def test_every_loss_that_has_a_name_is_under_test():
+  tested = {name.removesuffix("_dense") for name in TABLE}
+  assert tested >= distill.METHODS.keys()
 
 
 def test_loss_and_metrics_are_finite_float32_scalars(case_of, name):

@@ -181,6 +181,40 @@ def test_the_learned_temperature_climbs_by_the_reversed_and_scheduled_gradient(q
     np.testing.assert_allclose(gradient["temperature"], -strength * straight, rtol=1e-3)
 
 
+def test_each_example_has_a_temperature_of_its_own_and_the_student_feels_it_as_a_constant():
+  student, teachers, batch = endpoints()
+  transform = distill.ctkd(10, per_example=True, hidden=3)
+  params, state = transform.init(jax.random.key(0), student, teachers, batch)
+  assert params["temperature"]["bias"].tolist() == [1.0]
+  first, last = (jax.tree.map(np.float64, params[name]) for name in ("hidden", "temperature"))
+  both = np.concatenate([STUDENT, TEACHER], 1).astype(np.float64)
+  raw = np.maximum(both @ first["kernel"] + first["bias"], 0) @ last["kernel"] + last["bias"]
+  heat = 1 + 20 / (1 + np.exp(-raw))  # (batch, 1)
+
+  def expected(s):
+    p, q = softmax(s / heat), softmax(TEACHER / heat)
+    return np.mean(heat[:, 0] ** 2 * np.sum(q * np.log(q / p), 1))
+
+  def objective(logits):
+    return transform.update(params, state, student._replace(logits=logits), teachers, batch)[0]
+
+  loss, gradient = jax.value_and_grad(objective)(jnp.asarray(STUDENT))
+  np.testing.assert_allclose(loss, expected(STUDENT.astype(np.float64)), rtol=1e-5)
+  found = slope(expected, STUDENT.astype(np.float64), np.ones_like(STUDENT) * [1, 2, -1, 0.5])
+  np.testing.assert_allclose(np.sum(np.asarray(gradient) * [1, 2, -1, 0.5]), found, rtol=1e-3)
+
+
+def test_views_of_a_batch_are_compared_apart_and_added():
+  halves = (Endpoints(jnp.asarray(x)) for x in (STUDENT, TEACHER))
+  student, teacher = halves
+  both = Endpoints(jnp.concatenate([student.logits, teacher.logits]))
+  swapped = Endpoints(jnp.concatenate([teacher.logits, student.logits]))
+  found, _, _ = distill.mlkd((2.0, 5.0), views=2).update((), (), both, (swapped,), {})
+  np.testing.assert_allclose(found, mlkd(STUDENT, TEACHER) + mlkd(TEACHER, STUDENT), rtol=1e-5)
+  with pytest.raises(ValueError, match="views: a batch of 5 has no 2 equal parts"):
+    distill.mlkd(views=2).init(jax.random.key(0), student, (teacher,), {})
+
+
 def test_the_projector_predicts_by_its_running_statistics():
   student, teachers, batch = endpoints()
   transform = distill.simkd()
@@ -218,35 +252,54 @@ QUIRKS = {
   "tiny": lambda rng, shape: 1e-20 * rng.normal(size=shape),
   "one_example": lambda rng, shape: rng.normal(size=(1, *shape[1:])),
 }
-EVERYTHING = distill.named_chain(
-  dkd=distill.dkd(),
-  nkd=distill.nkd(),
-  dist=distill.dist(),
-  lskd=distill.lskd(),
-  mlkd=distill.mlkd((2.0,)),
-  srd=distill.srd(),
-  rkd=distill.rkd(),
-  pkt=distill.pkt(),
-  correlation=distill.correlation(3),
-  infonce=distill.in_batch_infonce(3),
-  similarity=distill.similarity(),
-  attention=distill.attention(),
-  nst=distill.nst(),
-  factor=distill.factor(translate=False),
-  fsp=distill.fsp(maps=((0, 1), (1, 0))),
-  kdsvd=distill.kdsvd(maps=((0, 1), (1, 0))),
-  ab=distill.ab(maps=((0, 1),)),
-  ofd=distill.ofd(connector=False, maps=((0, 1),)),
-  hcl=distill.hcl(maps=((0, 1),)),
-)
+EVERYTHING = {
+  "kd": distill.kd(),
+  "dkd": distill.dkd(),
+  "nkd": distill.nkd(),
+  "dist": distill.dist(),
+  "lskd": distill.lskd(),
+  "ctkd": distill.ctkd(10),
+  "ctkd_per_example": distill.ctkd(10, per_example=True, hidden=3),
+  "mlkd": distill.mlkd((2.0,)),
+  "srd": distill.srd(),
+  "rkd": distill.rkd(),
+  "pkt": distill.pkt(),
+  "correlation": distill.correlation(3),
+  "in_batch_infonce": distill.in_batch_infonce(3),
+  "crd": distill.crd(9, dim=3, negatives=4),
+  "similarity": distill.similarity(),
+  "attention": distill.attention(),
+  "nst": distill.nst(),
+  "fitnet": distill.fitnet(maps=(1,)),
+  "vid": distill.vid(),
+  "review": distill.review(3),
+  "simkd": distill.simkd(),
+  "cat_kd": distill.cat_kd(),
+  "factor": distill.factor(),
+  "factor_plain": distill.factor(translate=False),
+  "fsp": distill.fsp(maps=((0, 1), (1, 0))),
+  "kdsvd": distill.kdsvd(maps=((0, 1), (1, 0))),
+  "ab": distill.ab(maps=((0, 1),)),
+  "ofd": distill.ofd(maps=((0, 1),)),
+  "ofd_plain": distill.ofd(connector=False, maps=((0, 1),)),
+  "hcl": distill.hcl(maps=((0, 1),)),
+}
+
+
+def test_every_loss_that_has_a_name_meets_degenerate_batches():
+  assert EVERYTHING.keys() >= distill.METHODS.keys()
 
 
 @pytest.fixture(scope="module")
 def everything(quick_jit):
+  loss = distill.named_chain(**EVERYTHING)
+  head = {"classifier": {"kernel": np.random.default_rng(1).normal(size=(4, 5))}}
+  heads = {"student_params": head, "teacher_params": (head,)}
+
   def objective(student, teacher, batch):
-    params, state = EVERYTHING.init(jax.random.key(0), student, (teacher,), batch)
-    loss, _, metrics = EVERYTHING.update(params, state, student, (teacher,), batch)
-    return loss, metrics
+    params, state = loss.init(jax.random.key(0), student, (teacher,), batch)
+    value, _, metrics = loss.update(params, state, student, (teacher,), batch, **heads)
+    return value, metrics
 
   return quick_jit(jax.value_and_grad(objective, has_aux=True))
 
@@ -264,7 +317,8 @@ def test_degenerate_batches_have_finite_losses_and_gradients(everything, quirk, 
     return Endpoints(logits, pooled, tuple(maps), tuple(maps))
 
   student, teacher = make(True), make(network == "both")
-  batch = {"label": jnp.zeros(len(student.logits), jnp.int32)}  # of one class
+  size = len(student.logits)
+  batch = {"label": jnp.zeros(size, jnp.int32), "index": jnp.arange(size, dtype=jnp.int32)}
   (_, metrics), gradient = everything(student, teacher, batch)
   for name, value in metrics.items():
     assert np.isfinite(value), name

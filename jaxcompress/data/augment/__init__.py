@@ -12,6 +12,7 @@ from jaxcompress.data.augment.crop import RandomResizedCrop
 from jaxcompress.data.augment.erasing import RandomErasing
 from jaxcompress.data.augment.mixing import Mix, mix
 from jaxcompress.data.augment.randaugment import OPS, RandAugment
+from jaxcompress.data.augment.views import Views
 
 __all__ = [
   "OPS",
@@ -22,6 +23,7 @@ __all__ = [
   "RandAugment",
   "RandomErasing",
   "RandomResizedCrop",
+  "Views",
   "chain",
   "mix",
   "random_flip",

@@ -17,6 +17,7 @@ from jaxcompress.data import (
   Mix,
   RandomErasing,
   RandomResizedCrop,
+  Views,
   chain,
 )
 from jaxcompress.data.augment import color, random_shift
@@ -262,3 +263,15 @@ def test_a_chain_gives_each_transform_its_own_key_and_is_hashable():
 def test_mistakes_name_the_argument_and_the_value(make, message):
   with pytest.raises(ValueError, match=message):
     make()
+
+
+def test_views_follow_one_another_with_their_labels_and_keys_of_their_own():
+  image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8))
+  batch = {"image": image, "label": jnp.arange(3), "index": jnp.arange(3) + 7}
+  shift = Augment(crop=2)
+  seen = Views((lambda rng, batch: batch, shift, shift))(jax.random.key(0), batch)
+  np.testing.assert_array_equal(seen["image"][:3], image)
+  assert not np.array_equal(seen["image"][3:6], seen["image"][6:])
+  assert seen["index"].tolist() == 3 * [7, 8, 9] and seen["label"].tolist() == 3 * [0, 1, 2]
+  with pytest.raises(ValueError, match="transforms: item 0 is 3"):
+    Views((3,))
