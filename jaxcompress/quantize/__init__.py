@@ -92,7 +92,8 @@ from jaxcompress.quantize.sites import (
   find_sites,
   tensor_bits,
 )
-from jaxcompress.quantize.sizes import bits_of, model_bytes, packed_bytes
+from jaxcompress.quantize.sizes import model_bytes, packed_bytes, weight_bytes, zero_share
+from jaxcompress.quantize.storage import bits_of
 from jaxcompress.quantize.transform import (
   ActivationPass,
   Exact,
@@ -207,8 +208,10 @@ __all__ = [
   "uniform",
   "w4a8",
   "w8a16",
+  "weight_bytes",
   "wrpn",
   "wrpn_weights",
   "xnor",
   "xnor_activations",
+  "zero_share",
 ]
