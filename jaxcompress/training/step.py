@@ -225,7 +225,10 @@ def forward(
     return output, batch_stats, state.quantizer.state
   variables = QuantVariables(trained["quantizer"], state.quantizer.state)
   sites = sites_of(recipe, state.variables, images.shape[1:])
-  active = state.step >= plan.start_step if train else state.step > plan.start_step
+  if train:  # a plan that starts at once costs no choice per value
+    active = plan.start_step == 0 or state.step >= plan.start_step
+  else:
+    active = state.step > plan.start_step
   frozen = plan.freeze_norm_step if train and live_norm is None else None
   exact = None
   if plan.exact_step is not None and live_norm is None:
