@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     eval_step,
     init_state,
     init_variables,
+    make_mesh,
+    shard,
+    shard_batch,
     train_step,
   )
 
@@ -27,12 +30,15 @@ __all__ = [
   "export",
   "init_state",
   "init_variables",
+  "make_mesh",
   "models",
   "nn",
   "ops",
   "prune",
   "quantize",
   "report",
+  "shard",
+  "shard_batch",
   "train_step",
   "training",
 ]
