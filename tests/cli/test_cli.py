@@ -200,6 +200,10 @@ def test_a_damaged_run_file_is_one_clear_error(run, tmp_path, content):
 
 def test_help_imports_neither_jax_nor_the_library(tmp_path):
   """Which takes it from seconds to a fraction of one."""
-  program = "import sys; from jaxcompress.cli import app; print({'jax', 'numpy'} & set(sys.modules))"
-  found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+  program = (
+    "import sys; from jaxcompress.cli import app; print({'jax', 'numpy'} & set(sys.modules))"
+  )
+  found = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
   assert found.stdout.strip() == "set()"
