@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jaxcompress.cli.ending import STOPPED, EndError
 from jaxcompress.cli.programs import keep_compiled_programs
 
 Width = Annotated[float | None, typer.Option(help="Width multiplier of the student [0.25].")]
@@ -63,14 +64,29 @@ def compress(
   quick: Annotated[
     bool, typer.Option("--quick", help="Less data and fewer steps, to see that it works.")
   ] = False,
+  coordinator: Annotated[
+    str | None,
+    typer.Option(
+      help="HOST:PORT of process 0, of several that train together; auto: what Slurm, Open MPI or"
+      " Kubernetes says [alone; on TPU pods auto]."
+    ),
+  ] = None,
+  num_processes: Annotated[int | None, typer.Option(help="How many processes there are.")] = None,
+  process_id: Annotated[int | None, typer.Option(help="Which of them this is, from 0.")] = None,
+  heartbeat: Annotated[
+    int, typer.Option(help="Seconds after which a process that is silent counts as dead.")
+  ] = 30,
 ) -> None:
   """Train a teacher and a student, distil, quantize, export, verify, and write a report.
 
-  Needs nothing: without options it learns to read a built-in set of glyphs in a few minutes.
+  Needs nothing: without options it learns to read a built-in set of glyphs in a few minutes. It
+  trains on all devices; on several machines, start it on each with --coordinator and the same
+  options, on an output folder that all see.
   """
   from rich.console import Console
 
-  from jaxcompress import pipeline, report
+  from jaxcompress import pipeline, report, training
+  from jaxcompress.training import processes
 
   given = {
     "preset": preset,
@@ -89,13 +105,17 @@ def compress(
     "quick": quick or None,
   }
   keep_compiled_programs()
-  console = Console()
-  folder, options = pipeline.claim_folder(out, given, resume=resume)
+  pipeline.join(pipeline.Together(coordinator, num_processes, process_id, heartbeat))
+  console = Console(quiet=not processes.is_first())
+  folder, options = pipeline.claim_together(out, given, resume=resume)
   command = shlex.join(["jaxcompress", *sys.argv[1:]])
   try:
     results = pipeline.compress(options, folder, command=command, console=console)
   except ValueError:
-    pipeline.release_folder(folder)
+    if processes.is_first():
+      pipeline.release_folder(folder)
     raise
+  except training.PreemptedError as error:
+    raise EndError(f"{error}; go on with --resume", STOPPED) from error
   console.print(report.result_table(results))
   console.print(f"report: {folder / 'report.html'}   model: {folder / 'student.tflite'}")

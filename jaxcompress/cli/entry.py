@@ -1,5 +1,6 @@
 """The program: commands and how they end."""
 
+import logging
 import os
 import sys
 
@@ -7,6 +8,7 @@ import typer
 
 from jaxcompress.cli.bench import bench
 from jaxcompress.cli.compress import compress
+from jaxcompress.cli.ending import end
 from jaxcompress.cli.export import export
 from jaxcompress.cli.info import info
 from jaxcompress.cli.lint import lint
@@ -34,6 +36,7 @@ def start() -> None:
   if sys.platform == "linux" and "compress" in sys.argv[1:2] and "GLIBC_TUNABLES" not in os.environ:
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+  logging.getLogger("absl").setLevel(logging.CRITICAL)  # what orbax logs is said in our own words
   main()
 
 
@@ -42,10 +45,5 @@ def main() -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   try:
     app()
-  except ValueError as error:
-    print(f"jaxcompress: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    hint = "; go on with --resume" if "compress" in sys.argv[1:2] else ""
-    print(f"jaxcompress: stopped{hint}", file=sys.stderr)
-    sys.exit(130)
+  except (Exception, KeyboardInterrupt) as error:
+    end(error)

@@ -203,6 +203,8 @@ class Checkpoints:
   def _guarded(self, act: Callable[[], Any]) -> Any:
     try:
       return act()
+    except jax.errors.JaxRuntimeError:  # another process is gone
+      raise
     except Exception as error:
       at = "" if self._saving is None else f" of step {self._saving}"
       raise ValueError(

@@ -21,6 +21,7 @@ from rich.progress import (
 from jaxcompress.training.checkpoint import Checkpoints
 from jaxcompress.training.mesh import Mesh, shard_batch
 from jaxcompress.training.preemption import PreemptedError, Preemption
+from jaxcompress.training.sharding import replicated
 from jaxcompress.training.state import CompressState, as_endpoints, at_stage
 from jaxcompress.training.step import classification_sums, distill_step, train_step
 
@@ -135,6 +136,8 @@ def evaluate(
   Returns:
     ``{"top1", "loss", "count"}``; ``top1`` is a share.
   """
+  if mesh is not None:
+    variables = replicated(variables, mesh)
   totals = {"correct": 0.0, "loss": 0.0, "count": 0.0}
   for batch in batches:
     batch = batch if mesh is None else shard_batch(batch, mesh)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -56,6 +57,13 @@ def wait_for_all(name: str) -> None:
       timeout=LONGEST_WAIT,
       processes=set(range(jax.process_count())),
     )
+
+
+def once(act: Callable[[], Any]) -> None:
+  """Acts on the first process, while the others wait."""
+  if is_first():
+    act()
+  wait_for_all("once")
 
 
 def only_here() -> ocp.options.MultiprocessingOptions:

@@ -58,7 +58,13 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
   return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def first_line(error: BaseException) -> str:
-  """An error's first line, at most 160 characters."""
-  text = str(error).strip() or type(error).__name__
-  return text.splitlines()[0][:160]
+def first_line(error: BaseException, most: int = 160) -> str:
+  """An error's first line; of a long one both ends, since the reason may stand at either.
+
+  Examples:
+    >>> first_line(OSError("no room" + 100 * "." + "on the disk"), 40)
+    'no room.......... ... ......on the disk'
+  """
+  text = (str(error).strip() or type(error).__name__).splitlines()[0]
+  half = (most - 5) // 2
+  return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
