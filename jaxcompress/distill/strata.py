@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxcompress.distill.banks import EXACT, Formulation, is_dense
+from jaxcompress.distill.banks import EXACT, Formulation, below, is_dense
 
 STRATA = 64  # where that divides the negatives; so many devices can share the banks
 
@@ -44,8 +44,8 @@ def draw_rows(
     (some, batch, negatives) int32, rows within their strata; never an example's own.
 
   Examples:
-    >>> draw_rows(jax.random.key(0), jnp.array([0, 3]), jnp.arange(2), 2, 4, 2).tolist()[0]
-    [[1, 1], [1, 1]]
+    >>> draw_rows(jax.random.key(0), jnp.array([0, 2]), jnp.arange(2), 2, 4, 2).tolist()[0]
+    [[1, 1], [0, 0]]
   """
   row = (index // count).reshape(-1, 1)
 
@@ -53,7 +53,7 @@ def draw_rows(
     own = (index % count == stratum).reshape(-1, 1)
     size = (examples - 1 - stratum) // count + 1
     key = jax.random.fold_in(rng, stratum)
-    rows = jax.random.randint(key, (len(index), negatives), 0, size - own, jnp.int32)
+    rows = below(size - own, key, (len(index), negatives))
     return rows + (own & (rows >= row))
 
   return jax.vmap(of_one)(strata)
