@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-from importlib import metadata as packages
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,10 @@ from safetensors.numpy import save as to_bytes
 
 from jaxcompress.export.blobs import Blob, pack_weights, unpack_weights
 from jaxcompress.export.files import write_atomically
+from jaxcompress.export.metadata import ENTRY, describe, to_json, version
 from jaxcompress.export.packing import deflate, inflate, restore, unpack_bits, unzigzag, zigzag
-from jaxcompress.export.tflite import ENTRY, describe_grid, tflite, to_json
-from jaxcompress.nn import INPUT, Graph, Node, Norm, kernel_shape
+from jaxcompress.export.tflite import tflite
+from jaxcompress.nn import Graph, Node, Norm, kernel_shape
 from jaxcompress.quantize import Grid, Integers, QuantizedModel
 from jaxcompress.quantize.model import Move, bias_type
 
@@ -73,7 +73,7 @@ def packed(
   layers = {name: quantized.layers[name] for name in names}
   blobs = {name: pack_weights(layer.weights) for name, layer in layers.items()}
   manifest = {
-    "version": packages.version("jaxcompress"),
+    "version": version(),
     "kernels": quantized.kernels,
     "graph": _describe_graph(quantized.graph),
     "grids": {
@@ -160,10 +160,8 @@ def packed_entry(path: str | os.PathLike) -> dict[str, Any]:
   Raises:
     ValueError: as :func:`load_packed`.
   """
-  quantized, metadata, version = _read(path)
-  ends = {"input": INPUT, "output": quantized.graph.output}
-  grids = {end: describe_grid(quantized, tensor) for end, tensor in ends.items()}
-  return {"version": version, "kernels": quantized.kernels, **grids, **metadata}
+  quantized, metadata, written_by = _read(path)
+  return {"version": written_by, **describe(quantized, quantized.kernels), **metadata}
 
 
 def _read(path: str | os.PathLike) -> tuple[QuantizedModel, dict[str, Any], str]:

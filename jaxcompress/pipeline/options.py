@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxcompress import distill
 from jaxcompress.pipeline.presets import PRESETS
-from jaxcompress.training.checkpoint import first_line
+from jaxcompress.training.variables import first_line
 
 OPTIONS_FILE = "run.json"
 

@@ -7,16 +7,19 @@ import shutil
 import time
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxcompress import data as datasets
-from jaxcompress import export, quantize, report
+from jaxcompress import export, quantize, report, training
 from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline import networks, phases
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import FINE_TUNE, PRESETS
+from jaxcompress.training import processes
 
 QUICK_IMAGES = 6000
 SAMPLES = 24
@@ -40,13 +43,18 @@ def compress(
   Returns:
     The :class:`~jaxcompress.report.Results` that the report shows.
 
+  With several processes (see :func:`~jaxcompress.pipeline.join`) all call this alike, on a folder
+  that all see; the first one writes. All devices share each batch.
+
   Raises:
-    ValueError: for options that do not fit together or with the data.
+    ValueError: for options that do not fit together, with the data or with the devices.
+    PreemptedError: after SIGTERM; the run can be gone on with.
   """
   console = console or Console(stderr=True)
   folder = pathlib.Path(folder)
   began = time.perf_counter()
   export.require_edge()  # now, not after minutes of training
+  mesh = _all_devices(options)
   with console.status(f"reading {options.data}"):
     data = datasets.load(
       options.data,
@@ -83,7 +91,8 @@ def compress(
     f" ({student.summary.parameters:,})"
   )
   phases.check_losses(options, data.train, preset.preprocess, student, teacher)
-  with report.MetricsWriter(folder / "metrics.jsonl") as metrics:
+  metrics_file = folder / "metrics.jsonl" if processes.is_first() else os.devnull
+  with report.MetricsWriter(metrics_file) as metrics:
     run = phases.Context(
       folder=folder,
       options=options,
@@ -92,24 +101,42 @@ def compress(
       schedule=phases.Schedule.of(options, len(data.train)),
       metrics=metrics,
       console=console,
+      mesh=mesh,
     )
-    quantized = _train_all(run, student, teacher, given)
-    with console.status("running the .tflite on every test image"):
-      results = _deploy(run, student, quantized, command, began)
-  report.write_report(results, folder)
-  shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-  return results
+    trained = _train_all(run, student, teacher, given)
+
+    def deploy() -> None:
+      with console.status("running the .tflite on every test image"):
+        results = _deploy(run, student, trained.quantized(), command, began)
+      report.write_report(results, folder)
+      shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    processes.once(deploy)
+  return read_results(folder)
+
+
+def _all_devices(options: Options) -> Mesh | None:
+  """A mesh of all devices of all processes, if there are several.
+
+  Raises:
+    ValueError: if they cannot share a batch.
+  """
+  if jax.device_count() == 1:
+    return None
+  mesh = training.make_mesh()
+  training.process_rows(mesh, options.batch_size)
+  return mesh
 
 
 def _train_all(
   run: phases.Context, student: Network, teacher: Network, given: Any
-) -> quantize.QuantizedModel:
+) -> training.CompressState:
   """All phases; float models are exported and noted as they are done."""
   saved = run.folder / "teacher"
   if given is not None:
     variables = given
-    run.note(teacher=_float_entry(run, "teacher", teacher, variables, steps=0))
-  elif saved.exists():  # an earlier part of this run finished it
+    _note_float(run, "teacher", teacher, variables, steps=0)
+  elif processes.shared(saved.exists()):  # an earlier part of this run finished it
     _, variables = networks.load(
       saved,
       run.data.classes,
@@ -121,31 +148,43 @@ def _train_all(
   else:
     variables = phases.train_teacher(run, teacher)
     steps = run.schedule.float_steps
-    run.note(teacher=_float_entry(run, "teacher", teacher, variables, steps=steps))
-    networks.save(saved, teacher, variables, run.data.classes, run.preprocess)
-  if "alone" not in run.recall():
+    _note_float(run, "teacher", teacher, variables, steps=steps)
+    processes.once(
+      lambda: networks.save(saved, teacher, variables, run.data.classes, run.preprocess)
+    )
+  if not processes.shared("alone" in run.recall()):
     alone = phases.train_alone(run, student)
-    run.note(alone=_float_entry(run, "alone", student, alone, steps=run.schedule.float_steps))
+    _note_float(run, "alone", student, alone, steps=run.schedule.float_steps)
 
   def on_float(distilled: Any) -> None:
-    steps = run.schedule.float_steps
-    run.note(distilled=_float_entry(run, "distilled", student, distilled, steps=steps))
-    shutil.rmtree(run.folder / "student", ignore_errors=True)  # of a run that was killed here
-    networks.save(run.folder / "student", student, distilled, run.data.classes, run.preprocess)
+    _note_float(run, "distilled", student, distilled, steps=run.schedule.float_steps)
+    processes.once(lambda: save_student(distilled))
 
-  return phases.distill_student(run, student, teacher, variables, on_float).quantized()
+  def save_student(variables: Any) -> None:
+    folder = run.folder / "student"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
+    networks.save(folder, student, variables, run.data.classes, run.preprocess)
+
+  return phases.distill_student(run, student, teacher, variables, on_float)
+
+
+def _note_float(
+  run: phases.Context, key: str, network: Network, variables: Any, *, steps: int
+) -> None:
+  """Measures a float network, its accuracy on all processes together, and keeps the facts."""
+  top1 = run.top1(network, variables, run.data.test)
+  run.console.print(f"{key:<10} {top1:.2%} top-1 on {len(run.data.test):,} test images")
+  processes.once(lambda: run.note(**{key: _float_entry(run, key, network, variables, steps, top1)}))
 
 
 def _float_entry(
-  run: phases.Context, key: str, network: Network, variables: Any, *, steps: int
+  run: phases.Context, key: str, network: Network, variables: Any, steps: int, top1: float
 ) -> dict[str, Any]:
   """Facts of a float network, measured on its own .tflite file."""
   file = pathlib.Path("float") / f"{key}.tflite"
   (run.folder / "float").mkdir(exist_ok=True)
   graph = fuse_activations(network.summary.graph)
   export.tflite_float(graph, fold(graph, variables), run.folder / file)
-  top1 = run.top1(network, variables, run.data.test)
-  run.console.print(f"{key:<10} {top1:.2%} top-1 on {len(run.data.test):,} test images")
   return {
     **_sizes(network, run.folder / file),
     "top1": top1,
