@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxcompress import distill
 from jaxcompress.pipeline.presets import PRESETS
+from jaxcompress.pipeline.pruning import check_pruning
 from jaxcompress.training.variables import first_line
 
 OPTIONS_FILE = "run.json"
@@ -28,6 +29,11 @@ class Options:
     distill: losses with their weights, such as ``kd:0.9,crd:0.8``; see
       :func:`jaxcompress.distill.parse`.
     bits: of the deployed weights, 2 to 8; activations have 8.
+    sparsity: share of zeros in all layers but the first, the last and depthwise ones, above 0 and
+      below 1; None: nothing is pruned.
+    sparsity_pattern: ``unstructured``, or ``n:m`` such as ``2:4``, which has a share of its own;
+      None: unstructured if there is a sparsity.
+    cluster: values that the weights of a layer share, zero included, 2 to 128; None: any.
     epochs: passes over the training images for teacher and student each; None: 1000 steps, or 25
       epochs of a small set if that is less, but at least 400 steps.
     batch_size: images per step.
@@ -43,6 +49,8 @@ class Options:
     4
     >>> Options(distill="kd:0.9,crd:0.8").distill
     'kd:0.9,crd:0.8'
+    >>> Options(sparsity_pattern="2:4", cluster=32).cluster
+    32
   """
 
   preset: str = "default"
@@ -54,6 +62,9 @@ class Options:
   teacher_checkpoint: str | None = None
   distill: str = "kd"
   bits: int = 8
+  sparsity: float | None = None
+  sparsity_pattern: str | None = None
+  cluster: int | None = None
   epochs: float | None = None
   batch_size: int = 64
   image_size: int | None = None
@@ -74,6 +85,13 @@ class Options:
       )
     if not 2 <= self.bits <= 8:
       raise ValueError(f"bits: {self.bits} is out of range; it must be 2 to 8.")
+    check_pruning(self)
+    if self.cluster is not None and not 2 <= self.cluster <= 128:
+      raise ValueError(f"cluster: {self.cluster} is out of range; it must be 2 to 128.")
+    if self.cluster is not None and self.bits != 8:
+      raise ValueError(
+        f"bits: {self.bits} does not fit cluster {self.cluster}, whose values have 8; leave one out."
+      )
     for name in ("width", "teacher_width", "epochs", "batch_size", "image_size"):
       value = getattr(self, name)
       if value is not None and not value > 0:

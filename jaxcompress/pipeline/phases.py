@@ -17,6 +17,7 @@ from jaxcompress import distill, export, quantize, training
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import FINE_TUNE, Preset
+from jaxcompress.pipeline.pruning import pruned
 from jaxcompress.report import MetricsWriter, read_metrics
 from jaxcompress.training.sharding import on_one_device
 
@@ -171,7 +172,7 @@ def distill_student(
 
 
 def distillation_recipe(run: Context, network: Network, teacher: Network) -> training.Recipe:
-  """The recipe of a student and its teacher: in float, then at integers."""
+  """The recipe of a student and its teacher: in float, pruned if asked, then at integers."""
   float_steps, int_steps = run.schedule.float_steps, run.schedule.int_steps
   asked = losses_of(run.options, len(run.data.train))
   first_steps = 0 if asked.first is None else max(1, round(FIRST_STAGE * float_steps))
@@ -182,15 +183,21 @@ def distillation_recipe(run: Context, network: Network, teacher: Network) -> tra
   return _recipe(
     run,
     network,
-    optimizer=protocol.optimizer_at(rate),
+    optimizer=pruned(protocol.optimizer_at(rate), run.options, network.summary.graph, main_steps),
     teachers=(teacher.module,),
     loss=asked.loss,
     trainable=asked.trainable,
     stages=() if asked.first is None else (training.Stage(asked.first, asked.moves, first_steps),),
-    quantize=quantize.uniform(
-      run.options.bits, start_step=float_steps, freeze_norm_step=float_steps
-    ),
+    quantize=_integers(run.options, float_steps),
   )
+
+
+def _integers(options: Options, start: int) -> quantize.Quantization:
+  """The plan of the steps at integers."""
+  steps = {"start_step": start, "freeze_norm_step": start}
+  if options.cluster is not None:
+    return quantize.clustered(options.cluster, **steps)
+  return quantize.uniform(options.bits, **steps)
 
 
 def losses_of(options: Options, images: int) -> distill.Parsed:
