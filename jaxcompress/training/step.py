@@ -169,11 +169,11 @@ def _teach(
 ) -> tuple[Endpoints, ...]:
   """What the teachers say to a batch, one microbatch after the other."""
   count = recipe.accumulate
-  if count == 1 or not recipe.teachers:
-    return run_teachers(recipe, variables, batch)
   size = len(batch["image"])
   if size % count:
     raise ValueError(f"accumulate: {count} microbatches do not divide a batch of {size}.")
+  if count == 1 or not recipe.teachers:
+    return run_teachers(recipe, variables, batch)
   parts = {name: split(x, count) for name, x in batch.items() if x.ndim}
   endpoints = jax.lax.map(lambda part: run_teachers(recipe, variables, part), parts)
   return jax.tree.map(join, endpoints)
