@@ -80,15 +80,14 @@ class Run:
     if self.exact_step is not None:
       options["exact-step"] = self.exact_step
     given = [f"--{name}={value}" for name, value in options.items()]
-    return [
-      subprocess.Popen(
-        [sys.executable, WORKER, *given, f"--worker={i}", f"--log={self.log(i)}"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=self.errors(i).open("w"),
-      )
-      for i in range(processes)
-    ]
+    started = []
+    for i in range(processes):
+      with self.errors(i).open("w") as errors:
+        command = [sys.executable, WORKER, *given, f"--worker={i}", f"--log={self.log(i)}"]
+        started.append(
+          subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+        )
+    return started
 
   def log(self, process: int) -> pathlib.Path:
     """What a process notes, since its last start."""
