@@ -2,7 +2,7 @@
 
 from jaxcompress.prune.distributions import erdos_renyi
 from jaxcompress.prune.dynamic import cosine_fraction, rigl, sparse_evolution
-from jaxcompress.prune.magnitude import magnitude, n_m
+from jaxcompress.prune.magnitude import magnitude, n_m, parse_pattern
 from jaxcompress.prune.rules import Rule, first_and_last
 from jaxcompress.prune.schedules import Schedule, agp, at_once
 from jaxcompress.prune.scores import keep_largest, keep_n_of_m
@@ -35,6 +35,7 @@ __all__ = [
   "masked",
   "masks_of",
   "n_m",
+  "parse_pattern",
   "rigl",
   "sparse_evolution",
   "sparsity",
