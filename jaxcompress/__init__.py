@@ -8,6 +8,9 @@ from jaxcompress.training import (
   eval_step,
   init_state,
   init_variables,
+  make_mesh,
+  shard,
+  shard_batch,
   train_step,
 )
 
@@ -23,12 +26,15 @@ __all__ = [
   "export",
   "init_state",
   "init_variables",
+  "make_mesh",
   "models",
   "nn",
   "ops",
   "prune",
   "quantize",
   "report",
+  "shard",
+  "shard_batch",
   "train_step",
   "training",
 ]

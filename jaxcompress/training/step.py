@@ -21,6 +21,7 @@ from jaxcompress.quantize import (
 from jaxcompress.training.ema import move_average
 from jaxcompress.training.labels import split_labels
 from jaxcompress.training.recipe import Recipe
+from jaxcompress.training.sharding import constrained, gathered_teachers, split_batch
 from jaxcompress.training.stages import hold, moving, select
 from jaxcompress.training.state import (
   CompressState,
@@ -52,11 +53,12 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   recipe = state.recipe
   step_key = jax.random.fold_in(state.rng, state.position)
   augment_key, loss_key = jax.random.split(step_key)
-  batch = split_labels(batch)
+  batch = split_labels(split_batch(state, batch))
   if recipe.augment is not None:
     batch = split_labels(recipe.augment(augment_key, batch))
   batch["image"] = to_network_input(recipe, batch["image"])
-  teachers = run_teachers(recipe, state.teachers, batch)
+  teacher_variables = gathered_teachers(state)
+  teachers = run_teachers(recipe, teacher_variables, batch)
 
   loss_of_stage, trainable = recipe.stage(state.stage)
   moves = moving(trainable, state.trained)
@@ -82,7 +84,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
         step=state.step,
         rng=loss_key,
         student_params=trained["student"],
-        teacher_params=tuple(_params(variables) for variables in state.teachers),
+        teacher_params=tuple(_params(variables) for variables in teacher_variables),
         **only,
       )
       losses.append(value)
@@ -124,7 +126,8 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
     proposed = proposed.replace(teachers=_followed(recipe.mean_teacher, proposed))
   kept = keep_where(finite, proposed, state)  # memory banks guard themselves, uncopied
   skipped = state.skipped + (~finite).astype(jnp.int32)
-  return kept.replace(skipped=skipped), {**metrics, "skipped": skipped}
+  kept = constrained(kept.replace(skipped=skipped))
+  return kept, {**metrics, "skipped": skipped}
 
 
 def _followed(decay: float, state: CompressState) -> tuple[Any, ...]:
