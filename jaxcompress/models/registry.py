@@ -77,9 +77,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     resnet50_crd,
   )
 }
+"""Functions that make a network, by name."""
 
 
 FAMILIES = {make.__name__: make for make in (resnet_cifar, resnet, vgg, wide_resnet)}  # by depth
+"""Functions that make a network of any depth, by name."""
 
 
 class Summary(NamedTuple):
