@@ -8,7 +8,7 @@ from jaxcompress.nn.replay import parse_layer
 
 
 def replayed(
-  num_classes: int,
+  num_classes: int | None = None,
   *,
   layers: Sequence[Any],
   ends: Sequence[Any],
@@ -18,7 +18,7 @@ def replayed(
   """A network from its leaf ops, as a file keeps them; ``prune.remove_channels`` makes such ones.
 
   Args:
-    num_classes: size of the logits.
+    num_classes: size of the logits, which the layers say too; None: those.
     layers: of :class:`~jaxcompress.nn.Layer` s or their plain values: name, op, fields, inputs.
     ends: names of the tensors in :class:`~jaxcompress.nn.Endpoints`.
     image_size: side of the images that it is made for.
@@ -28,7 +28,7 @@ def replayed(
     A linen module like any other.
 
   Raises:
-    ValueError: if a layer is none, or reads what no earlier layer made.
+    ValueError: if a layer is none, reads what no earlier layer made, or the classes differ.
 
   Examples:
     >>> layers = [
@@ -52,4 +52,8 @@ def replayed(
   for tensor in (logits, pooled or logits, *wanted.maps, *wanted.preact):
     if tensor not in made:
       raise ValueError(f"ends: {tensor!r} is no tensor of the layers.")
-  return Replay(num_classes, parsed, wanted, image_size, origin)
+  last = next(layer for layer in parsed if layer.name == logits)
+  classes = last.fields.get("features", num_classes)
+  if num_classes not in (None, classes):
+    raise ValueError(f"num_classes: {num_classes} is not the {classes} of {logits!r}.")
+  return Replay(classes, parsed, wanted, image_size, origin)

@@ -1,5 +1,6 @@
 """A whole compress run: from images to an integer file and a report."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from jaxcompress.pipeline import networks, phases
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import FINE_TUNE, PRESETS
+from jaxcompress.pipeline.search import Found, search
 
 QUICK_IMAGES = 6000
 SAMPLES = 24
@@ -93,18 +95,23 @@ def compress(
       metrics=metrics,
       console=console,
     )
-    quantized = _train_all(run, student, teacher, given)
+    variables = _teach(run, teacher, given)
+    searched = None
+    if options.budget is None:
+      quantized = _train_student(run, student, teacher, variables)
+    else:
+      found = _search(run, student, teacher, variables)
+      student, quantized, searched = found.network, found.quantized, found.search
     with console.status("running the .tflite on every test image"):
       results = _deploy(run, student, quantized, command, began)
+      results = dataclasses.replace(results, search=searched)
   report.write_report(results, folder)
   shutil.rmtree(folder / "checkpoints", ignore_errors=True)
   return results
 
 
-def _train_all(
-  run: phases.Context, student: Network, teacher: Network, given: Any
-) -> quantize.QuantizedModel:
-  """All phases; float models are exported and noted as they are done."""
+def _teach(run: phases.Context, teacher: Network, given: Any) -> Any:
+  """The teacher's variables: given, of an earlier part of this run, or trained."""
   saved = run.folder / "teacher"
   if given is not None:
     variables = given
@@ -123,15 +130,45 @@ def _train_all(
     steps = run.schedule.float_steps
     run.note(teacher=_float_entry(run, "teacher", teacher, variables, steps=steps))
     networks.save(saved, teacher, variables, run.data.classes, run.preprocess)
+  return variables
+
+
+def _train_alone(run: phases.Context, student: Network) -> None:
+  """The student on labels alone, noted once it is done."""
   if "alone" not in run.recall():
     alone = phases.train_alone(run, student)
     run.note(alone=_float_entry(run, "alone", student, alone, steps=run.schedule.float_steps))
 
+
+def _keep_distilled(
+  run: phases.Context, student: Network, distilled: Any, steps: int, seconds: float | None = None
+) -> None:
+  """Exports, notes and saves the student in float."""
+  entry = _float_entry(run, "distilled", student, distilled, steps=steps)
+  run.note(distilled=entry if seconds is None else {**entry, "seconds": seconds})
+  shutil.rmtree(run.folder / "student", ignore_errors=True)  # of a run that was killed here
+  networks.save(run.folder / "student", student, distilled, run.data.classes, run.preprocess)
+
+
+def _search(run: phases.Context, student: Network, teacher: Network, variables: Any) -> Found:
+  """The best student within the budget; the same network is trained on labels alone too."""
+  found = search(run, student, teacher, variables)
+  run.console.print(f"kept: {found.network.title}", highlight=False)
+  _train_alone(run, found.network)
+  steps = found.result.steps - run.schedule.int_steps
+  _keep_distilled(run, found.network, found.variables, steps, found.result.seconds)
+  export.write_atomically(run.folder / "student.jcz", found.packed.read_bytes())
+  return found
+
+
+def _train_student(
+  run: phases.Context, student: Network, teacher: Network, variables: Any
+) -> quantize.QuantizedModel:
+  """The student alone, distilled, and at integers; float models are noted as they are done."""
+  _train_alone(run, student)
+
   def on_float(distilled: Any) -> None:
-    steps = run.schedule.float_steps
-    run.note(distilled=_float_entry(run, "distilled", student, distilled, steps=steps))
-    shutil.rmtree(run.folder / "student", ignore_errors=True)  # of a run that was killed here
-    networks.save(run.folder / "student", student, distilled, run.data.classes, run.preprocess)
+    _keep_distilled(run, student, distilled, run.schedule.float_steps)
 
   return phases.distill_student(run, student, teacher, variables, on_float).quantized()
 
@@ -185,8 +222,8 @@ def _deploy(
   int8 = report.Entry(
     **_sizes(student, path),
     top1=float(np.mean(predictions == data.test.labels)),
-    steps=schedule.float_steps + schedule.int_steps,
-    seconds=run.seconds("distilled"),
+    steps=facts["distilled"]["steps"] + schedule.int_steps,
+    seconds=run.seconds("distilled") or facts["distilled"]["seconds"],
     weight_bits=run.options.bits,
     bit_equal=verification.bit_equal,
     max_steps=verification.max_steps,
@@ -223,7 +260,13 @@ def _settings(run: phases.Context) -> dict[str, Any]:
   schedule = run.schedule
   rate = run.preset.protocol_of(run.options.student).learning_rate
   asked = phases.losses_of(run.options, len(run.data.train))
+  asked_for = {
+    name.replace("_", " "): value
+    for name in ("max_size", "max_macs", "max_latency_ms")
+    if (value := getattr(run.options, name)) is not None
+  }
   return {
+    **asked_for,
     "batch size": run.options.batch_size,
     "float steps": schedule.float_steps,
     "int8 steps": schedule.int_steps,

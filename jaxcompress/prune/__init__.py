@@ -1,6 +1,6 @@
 """Masks as optax transformations, and channels removed so that a network becomes a smaller one."""
 
-from jaxcompress.prune.choose import choose_channels
+from jaxcompress.prune.choose import choose_channels, thinnest
 from jaxcompress.prune.distributions import erdos_renyi
 from jaxcompress.prune.dynamic import cosine_fraction, rigl, sparse_evolution
 from jaxcompress.prune.importance import Importance, channel_importance
@@ -57,4 +57,5 @@ __all__ = [
   "slimming",
   "sparse_evolution",
   "sparsity",
+  "thinnest",
 ]

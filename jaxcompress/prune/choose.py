@@ -7,12 +7,13 @@ import numpy as np
 
 from jaxcompress.nn import Graph
 from jaxcompress.prune.importance import Importance
-from jaxcompress.prune.removal import Keep
+from jaxcompress.prune.removal import Keep, plan_removal
 from jaxcompress.prune.routes import (
   Routes,
   families_of,
   find_routes,
   is_birth,
+  name_depthwise,
   tensors_of,
   with_counts,
 )
@@ -85,6 +86,25 @@ def choose_channels(
       kept[ranked[number:]] = False
   masks = {node.name: kept[routes.ids[node.output]] for node in graph.nodes if is_birth(node)}
   return Keep(masks, tuple(graph.input_shape[1:]))
+
+
+def thinnest(graph: Graph, divisor: int = 8) -> Graph:
+  """The graph with the fewest channels that :func:`choose_channels` can leave.
+
+  Args:
+    graph: traced, not fused.
+    divisor: as for :func:`choose_channels`.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> thinnest(models.summarize(models.vgg8(10)).graph).shape("stage4_conv0")
+    (1, 4, 4, 8)
+  """
+  graph = name_depthwise(graph)
+  routes = find_routes(graph)
+  scores = np.where(routes.locked, np.inf, 0.0)
+  keep = choose_channels(Importance(graph, routes, scores), 1e-9, scope="layer", divisor=divisor)
+  return plan_removal(graph, keep.masks).graph
 
 
 def _order(scores: np.ndarray) -> np.ndarray:

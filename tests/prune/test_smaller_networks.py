@@ -47,7 +47,7 @@ def test_it_trains_on_at_integers_and_its_file_is_bit_equal(smaller, batch, tmp_
   recipe = Recipe(
     student=model,
     teachers=(model,),
-    loss=distill.chain(distill.cross_entropy(), distill.hint(), distill.kd()),
+    loss=distill.chain(distill.cross_entropy(), distill.fitnet(), distill.kd()),
     quantize=quantize.int8(start_step=6),
     optimizer=optax.adam(2e-3),
   )
