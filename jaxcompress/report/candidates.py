@@ -97,6 +97,7 @@ def candidates_plot(
   images: int,
   what: str = "top-1",
   compared_with: str = "float network",
+  sizes_of: str = "packed weights, scales and biases",
 ) -> Figure:
   """Scores of quantized networks against their packed sizes.
 
@@ -106,6 +107,7 @@ def candidates_plot(
     images: on which the scores were measured.
     what: the scores are.
     compared_with: whose score the reference is.
+    sizes_of: what the bytes are.
 
   Raises:
     ValueError: if there are no candidates.
@@ -143,6 +145,6 @@ def candidates_plot(
     )
   ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.size(value)))
   ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{round(100 * v, 2):g} %"))
-  ax.set_xlabel("packed weights, scales and biases (bars: one standard error)")
+  ax.set_xlabel(f"{sizes_of} (bars: one standard error)")
   ax.set_title(what)
   return fig

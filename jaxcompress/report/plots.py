@@ -206,7 +206,12 @@ def _has_latency(results: Results) -> bool:
 def _search_plot(results: Results) -> Figure:
   candidates, reference, images = results.search
   return candidates_plot(
-    candidates, reference, images, "top-1 of validation images", compared_with="teacher"
+    candidates,
+    reference,
+    images,
+    "top-1 of validation images",
+    compared_with="teacher",
+    sizes_of="packed file",
   )
 
 
