@@ -3,11 +3,10 @@
 import os
 import pathlib
 from collections.abc import Mapping
-from importlib import metadata as packages
 from typing import Any
 
 from jaxcompress.export.files import require_edge, write_atomically
-from jaxcompress.export.tflite import ENTRY, INPUT_NAME, OUTPUT_NAME, describe_grid, to_json
+from jaxcompress.export.metadata import ENTRY, INPUT_NAME, OUTPUT_NAME, describe, to_entry, version
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
 
@@ -78,11 +77,7 @@ def onnx(
         f"quantized: tensor {tensor!r} has {grid.bits} bits, and onnxruntime has 8-bit operators"
         " only; use activations of 8 bits, or export.tflite."
       )
-  details = {
-    "kernels": "onnxruntime",
-    "input": describe_grid(quantized, INPUT),
-    "output": describe_grid(quantized, quantized.graph.output),
-  }
+  details = describe(quantized, "onnxruntime")
   content = _content(quantized.graph, IntegerNumbers(quantized), details, metadata, batch)
   return write_atomically(path, content)
 
@@ -138,8 +133,7 @@ def _content(
 
   if batch is not None and batch < 1:
     raise ValueError(f"batch: {batch} must be at least 1, or None for any number of images.")
-  version = packages.version("jaxcompress")
-  entry = to_json({"version": version, "layout": LAYOUT, **details, **(metadata or {})})
+  entry = to_entry({"layout": LAYOUT, **details}, metadata)
   emitter = OnnxEmitter(graph, numbers)
   emit(emitter, INPUT_NAME, OUTPUT_NAME)
   size = FREE if batch is None else batch
@@ -152,6 +146,6 @@ def _content(
     "jaxcompress",
     {INPUT_NAME: nchw(INPUT)},
     {OUTPUT_NAME: nchw(graph.output)},
-    producer=("jaxcompress", version),
+    producer=("jaxcompress", version()),
     metadata={ENTRY: entry.decode()},
   )

@@ -12,7 +12,7 @@ import jax
 from jaxcompress import data as datasets
 from jaxcompress import models
 from jaxcompress.models.layouts import SMALL_IMAGE
-from jaxcompress.training.checkpoint import load_variables, save_variables
+from jaxcompress.training.variables import load_variables, save_variables
 
 MODEL_FILE = "model.json"
 SHORT_LAYOUTS = ("mobilenet_v1", "mobilenet_v2")

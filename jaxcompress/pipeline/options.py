@@ -9,7 +9,7 @@ from jaxcompress import distill
 from jaxcompress.pipeline.budgets import Budget
 from jaxcompress.pipeline.presets import PRESETS
 from jaxcompress.pipeline.quantize_options import parse_count, parse_size
-from jaxcompress.training.checkpoint import first_line
+from jaxcompress.training.variables import first_line
 
 OPTIONS_FILE = "run.json"
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
+from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxcompress import data as datasets
@@ -16,6 +18,7 @@ from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import FINE_TUNE, Preset
 from jaxcompress.report import MetricsWriter, read_metrics
+from jaxcompress.training.sharding import on_one_device
 
 FIRST_STAGE = 1 / 8  # of the steps, for losses that have one: 30 of 240 epochs in RepDistiller
 STEPS = 1000  # where no number of epochs is given, and the set is not small
@@ -66,8 +69,9 @@ class Context:
     data: images in memory.
     preset: how networks are trained.
     schedule: steps of each phase.
-    metrics: rows go here.
+    metrics: rows go here; of the first process. None before anything is trained.
     console: progress goes here.
+    mesh: all devices of all processes, or None for one alone.
   """
 
   folder: pathlib.Path
@@ -75,8 +79,9 @@ class Context:
   data: datasets.Dataset
   preset: Preset
   schedule: Schedule
-  metrics: MetricsWriter
+  metrics: MetricsWriter | None
   console: Console
+  mesh: Mesh | None = None
 
   @property
   def preprocess(self) -> datasets.Preprocess:
@@ -89,14 +94,27 @@ class Context:
     return json.loads(path.read_text()) if path.exists() else {}
 
   def note(self, **facts: Any) -> None:
-    """Keeps facts for the report, also over a kill."""
+    """Keeps facts for the report, also over a kill; for the first process."""
     text = json.dumps({**self.recall(), **facts}, indent=2) + "\n"
     export.write_atomically(self.folder / PROGRESS_FILE, text)
 
   def top1(self, network: Network, variables: Any, split: datasets.Split) -> float:
-    """Accuracy of a float network on a split, a share."""
-    batches = datasets.eval_batches(split, min(EVAL_BATCH, len(split)))
-    return training.evaluate(network.module, variables, batches, preprocess=self.preprocess)["top1"]
+    """Accuracy of a float network on a split, a share; all processes compute it together."""
+    size = min(EVAL_BATCH, len(split))
+    size += -size % (1 if self.mesh is None else self.mesh.size)
+    batches = datasets.eval_batches(split, size, self.rows(size))
+    found = training.evaluate(
+      network.module, variables, batches, preprocess=self.preprocess, mesh=self.mesh
+    )
+    return found["top1"]
+
+  def rows(self, batch_size: int) -> np.ndarray | None:
+    """Which examples of a batch are this process's; None: all."""
+    return None if self.mesh is None else training.process_rows(self.mesh, batch_size)
+
+  def here(self, variables: Any) -> Any:
+    """Variables from the mesh, on one device of this process."""
+    return variables if self.mesh is None else on_one_device(variables)
 
   def seconds(self, *phases: str) -> float:
     """Training time that the metrics of some phases add up to, compilation included."""
@@ -107,13 +125,15 @@ class Context:
 def train_teacher(run: Context, network: Network) -> Any:
   """Trains the teacher from scratch; its variables."""
   recipe = _labels_alone(run, network)
-  return _train(run, "teacher", network, recipe, run.schedule.float_steps).averaged.variables
+  state = _train(run, "teacher", network, recipe, run.schedule.float_steps)
+  return run.here(state.averaged.variables)
 
 
 def train_alone(run: Context, network: Network) -> Any:
   """Trains the student on labels alone, as many steps as distillation gets; its variables."""
   recipe = _labels_alone(run, network)
-  return _train(run, "alone", network, recipe, run.schedule.float_steps).averaged.variables
+  state = _train(run, "alone", network, recipe, run.schedule.float_steps)
+  return run.here(state.averaged.variables)
 
 
 def distill_student(
@@ -142,7 +162,7 @@ def distill_student(
     rules: bits of single layers.
 
   Returns:
-    The last state.
+    The last state, without what only training needs, on one device of this process.
   """
   schedule = schedule or run.schedule
   recipe = distillation_recipe(
@@ -150,8 +170,8 @@ def distill_student(
   )
   hooks = {}
   if on_float is not None:
-    hooks[schedule.float_steps] = lambda state: on_float(state.averaged.variables)
-  return _train(
+    hooks[schedule.float_steps] = lambda state: on_float(run.here(state.averaged.variables))
+  state = _train(
     run,
     phase,
     network,
@@ -161,6 +181,8 @@ def distill_student(
     student_variables=start,
     hooks=hooks,
   )
+  student = state.replace(teachers=(), loss_state=(), opt_state=(), placement=None)
+  return run.here(student)
 
 
 def distillation_recipe(
@@ -282,8 +304,10 @@ def _train(
   options, split = run.options, run.data.train
   seed = _phase_seed(options.seed, phase)
 
+  rows = run.rows(options.batch_size)
+
   def batch_at(position: int) -> dict[str, Any]:
-    return datasets.batch_at(split, options.batch_size, seed=seed, position=position)
+    return datasets.batch_at(split, options.batch_size, seed=seed, position=position, rows=rows)
 
   def log_top1(position: int) -> Callable[[Any], None]:
     def log(state: training.CompressState) -> None:
@@ -292,17 +316,21 @@ def _train(
 
     return log
 
+  first = datasets.batch_at(split, options.batch_size, seed=seed, position=0)  # whole everywhere
   state = training.init_state(
     recipe,
     jax.random.key(seed),
-    batch_at(0),
+    first,
     teacher_variables=teacher_variables,
     student_variables=student_variables,
   )
-  checkpoints = training.Checkpoints(
-    run.folder / "checkpoints" / phase, every=min(100, max(1, steps // 10))
-  )
-  try:
+  if run.mesh is not None:
+    state = training.shard(state, run.mesh)
+  with training.Checkpoints(
+    run.folder / "checkpoints" / phase,
+    every=min(100, max(1, steps // 10)),
+    warn=run.console.print,
+  ) as checkpoints:
     if checkpoints.latest() is not None:
       state = checkpoints.restore(state)
     position = int(state.position)
@@ -321,8 +349,6 @@ def _train(
       checkpoints=checkpoints,
       console=run.console,
     )
-  finally:
-    checkpoints.close()
   return state
 
 

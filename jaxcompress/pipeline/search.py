@@ -5,14 +5,15 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 from rich.text import Text
 
 from jaxcompress import export, quantize
 from jaxcompress.pipeline import networks, phases
-from jaxcompress.pipeline.budgets import Budget, Candidate, plan
+from jaxcompress.pipeline.budgets import Candidate, plan
 from jaxcompress.pipeline.candidates import (
   FLOAT_FOLDER,
   FOLDER,
@@ -74,10 +75,10 @@ def search(
     ValueError: if no student of this architecture meets the budget; the message says what is the
       least. Also if none did in the end, for another device's noise.
   """
-  budget, folder = run.options.budget, run.folder / FOLDER
+  folder = run.folder / FOLDER
   folder.mkdir(exist_ok=True)
+  candidates = plan_candidates(run, student)
   ladder = _ladder(run, student)
-  candidates = _planned(run, budget, ladder)
   done = {result.name: result for result in read_results(run.folder)}
   for candidate in candidates:
     if candidate.name not in done:
@@ -96,6 +97,34 @@ def search(
   network, variables = load(home / FLOAT_FOLDER, f"{student.name} {best.name}")
   quantized = dataclasses.replace(export.load_packed(home / MODEL_FILE), preprocess=run.preprocess)
   return Found(network, variables, quantized, home / MODEL_FILE, best, search)
+
+
+def plan_candidates(run: phases.Context, student: Network) -> tuple[Candidate, ...]:
+  """What is tried; a run that goes on has the plan that it started with.
+
+  Args:
+    run: the run; its options have a budget.
+    student: as for :func:`search`.
+
+  Raises:
+    ValueError: if no student of this architecture meets the budget, or several processes run.
+  """
+  if jax.process_count() > 1:
+    raise ValueError(
+      f"coordinator: {jax.process_count()} processes are given a budget, which one alone searches;"
+      " leave the coordinator out."
+    )
+  path = run.folder / PLAN_FILE
+  if path.exists():
+    return tuple(Candidate(*fields) for fields in json.loads(path.read_text()))
+  ladder = _ladder(run, student)
+  with run.console.status("looking for networks that fit"):
+    graphs = {width: network.summary.graph for width, network in ladder.items()}
+    candidates = plan(run.options.budget, graphs, run.options.bits, extra_bytes(run))
+  names = "; ".join(candidate.name for candidate in candidates)
+  run.console.print(Text(f"candidates: {names}"), soft_wrap=True)
+  export.write_atomically(path, json.dumps(candidates) + "\n")
+  return candidates
 
 
 def choose(results: Sequence[Result]) -> Result:
@@ -137,22 +166,6 @@ def _ladder(run: phases.Context, student: Network) -> dict[float | None, Network
     student.name, count, shape, width, None, run.preset.network
   )
   return {width: build(width) for width in WIDTHS}
-
-
-def _planned(
-  run: phases.Context, budget: Budget, ladder: Mapping[float | None, Network]
-) -> tuple[Candidate, ...]:
-  """What is tried; a run that goes on has the plan that it started with."""
-  path = run.folder / PLAN_FILE
-  if path.exists():
-    return tuple(Candidate(*fields) for fields in json.loads(path.read_text()))
-  with run.console.status("looking for networks that fit"):
-    graphs = {width: network.summary.graph for width, network in ladder.items()}
-    candidates = plan(budget, graphs, run.options.bits, extra_bytes(run))
-  names = "; ".join(candidate.name for candidate in candidates)
-  run.console.print(Text(f"candidates: {names}"), soft_wrap=True)
-  export.write_atomically(path, json.dumps(candidates) + "\n")
-  return candidates
 
 
 def _append(path: pathlib.Path, result: Result) -> None:

@@ -1,6 +1,8 @@
 """What the command line accepts, prints and refuses."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -194,3 +196,14 @@ def test_a_damaged_run_file_is_one_clear_error(run, tmp_path, content):
   code, _, err = run("compress", "--out", "out", "--resume")
   assert code == 2
   assert "damaged" in err
+
+
+def test_help_imports_neither_jax_nor_the_library(tmp_path):
+  """Which takes it from seconds to a fraction of one."""
+  program = (
+    "import sys; from jaxcompress.cli import app; print({'jax', 'numpy'} & set(sys.modules))"
+  )
+  found = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
+  assert found.stdout.strip() == "set()"

@@ -101,6 +101,17 @@ def with_bits(grid: Grid, bits: int, *, nonnegative: bool) -> Grid:
   return Grid(grid.scale * np.float32(grid.high / HIGHEST), 0)
 
 
+def fits_int4(weights: np.ndarray) -> bool:
+  """Whether a file can hold int8 weights in 4 bits.
+
+  Examples:
+    >>> fits_int4(np.int8([-8, 7])), fits_int4(np.int8([8]))
+    (True, False)
+  """
+  low, high = weights.min(initial=0), weights.max(initial=0)
+  return bool(low >= -8 and high <= 7)
+
+
 class Integers(NamedTuple):
   """A layer's integers: ``y = (conv(q - z, weights) + bias) * (input_scale * scales)``.
 
