@@ -61,6 +61,20 @@ def compress(
   resume: Annotated[
     bool, typer.Option("--resume", help="Go on with the run in the output folder.")
   ] = False,
+  max_size: Annotated[
+    str | None,
+    typer.Option(
+      help="Bytes that the packed file may take, such as 300KB: students of several widths, with"
+      " channels removed and bits chosen by layer, are tried."
+    ),
+  ] = None,
+  max_macs: Annotated[
+    str | None, typer.Option(help="Multiply-adds that an image may take, such as 10M; likewise.")
+  ] = None,
+  max_latency_ms: Annotated[
+    float | None,
+    typer.Option(help="Milliseconds an image may take in LiteRT on one thread here; likewise."),
+  ] = None,
   quick: Annotated[
     bool, typer.Option("--quick", help="Less data and fewer steps, to see that it works.")
   ] = False,
@@ -107,6 +121,9 @@ def compress(
     "image_size": image_size,
     "seed": seed,
     "quick": quick or None,
+    "max_size": max_size,
+    "max_macs": max_macs,
+    "max_latency_ms": max_latency_ms,
   }
   keep_compiled_programs()
   pipeline.join(pipeline.Together(coordinator, num_processes, process_id, heartbeat))
