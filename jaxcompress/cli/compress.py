@@ -71,9 +71,27 @@ def compress(
   resume: Annotated[
     bool, typer.Option("--resume", help="Go on with the run in the output folder.")
   ] = False,
+  max_size: Annotated[
+    str | None,
+    typer.Option(
+      help="Bytes that the packed file may take, such as 300KB: students of several widths, with"
+      " channels removed and bits chosen by layer, are tried."
+    ),
+  ] = None,
+  max_macs: Annotated[
+    str | None, typer.Option(help="Multiply-adds that an image may take, such as 10M; likewise.")
+  ] = None,
+  max_latency_ms: Annotated[
+    float | None,
+    typer.Option(help="Milliseconds an image may take in LiteRT on one thread here; likewise."),
+  ] = None,
   quick: Annotated[
     bool, typer.Option("--quick", help="Less data and fewer steps, to see that it works.")
   ] = False,
+  input_workers: Annotated[
+    int | None,
+    typer.Option(help="Processes that decode images, for data larger than memory [CPU cores - 1]."),
+  ] = None,
   coordinator: Annotated[
     str | None,
     typer.Option(
@@ -116,6 +134,9 @@ def compress(
     "image_size": image_size,
     "seed": seed,
     "quick": quick or None,
+    "max_size": max_size,
+    "max_macs": max_macs,
+    "max_latency_ms": max_latency_ms,
   }
   keep_compiled_programs()
   pipeline.join(pipeline.Together(coordinator, num_processes, process_id, heartbeat))
@@ -123,7 +144,9 @@ def compress(
   folder, options = pipeline.claim_together(out, given, resume=resume)
   command = shlex.join(["jaxcompress", *sys.argv[1:]])
   try:
-    results = pipeline.compress(options, folder, command=command, console=console)
+    results = pipeline.compress(
+      options, folder, command=command, workers=input_workers, console=console
+    )
   except ValueError:
     if processes.is_first():
       pipeline.release_folder(folder)

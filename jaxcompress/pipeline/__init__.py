@@ -1,5 +1,6 @@
 """The runs behind ``jaxcompress compress``, ``quantize`` and ``export``."""
 
+from jaxcompress.pipeline.budgets import Budget
 from jaxcompress.pipeline.distributed import Together, claim_together, join, leave
 from jaxcompress.pipeline.exporting import ExportOptions, export_model
 from jaxcompress.pipeline.formats import parse_formats
@@ -8,10 +9,12 @@ from jaxcompress.pipeline.presets import PRESETS, Preset
 from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.pipeline.quantizing import quantize_model
 from jaxcompress.pipeline.run import compress
+from jaxcompress.pipeline.search import read_results
 from jaxcompress.pipeline.torch_quantizing import quantize_torch
 
 __all__ = [
   "PRESETS",
+  "Budget",
   "ExportOptions",
   "Options",
   "Preset",
@@ -26,5 +29,6 @@ __all__ = [
   "parse_formats",
   "quantize_model",
   "quantize_torch",
+  "read_results",
   "release_folder",
 ]

@@ -1,4 +1,4 @@
-"""How a compress run prunes: what was asked, checked, and the optimizer that does it."""
+"""How a compress run prunes and clusters: what was asked, and the optimizer that prunes."""
 
 from typing import Protocol
 
@@ -12,10 +12,14 @@ CHOICES = 40  # of masks, over the steps in which sparsity grows
 
 
 class Asked(Protocol):
-  """The options that say how a network is pruned; see :class:`~jaxcompress.pipeline.Options`."""
+  """The options that say how a network is pruned and clustered; see
+  :class:`~jaxcompress.pipeline.Options`.
+  """
 
   sparsity: float | None
   sparsity_pattern: str | None
+  cluster: int | None
+  bits: int
 
 
 def check_pruning(asked: Asked) -> None:
@@ -42,6 +46,22 @@ def check_pruning(asked: Asked) -> None:
     raise ValueError(
       f"sparsity: {sparsity} does not fit the pattern {pattern}, which has {1 - n / m:g}; leave it"
       " out."
+    )
+
+
+def check_clusters(asked: Asked) -> None:
+  """Checks how many values were asked for.
+
+  Raises:
+    ValueError: if they are out of range, or fewer bits were asked for too.
+  """
+  if asked.cluster is None:
+    return
+  if not 2 <= asked.cluster <= 128:
+    raise ValueError(f"cluster: {asked.cluster} is out of range; it must be 2 to 128.")
+  if asked.bits != 8:
+    raise ValueError(
+      f"bits: {asked.bits} does not fit cluster {asked.cluster}, whose values have 8; leave one out."
     )
 
 

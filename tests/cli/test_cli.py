@@ -139,6 +139,7 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
       "sparsity: 0.8 does not fit the pattern 2:4, which has 0.5",
     ),
     (("--cluster", "1"), "cluster: 1 is out of range; it must be 2 to 128"),
+    (("--cluster", "32", "--max-macs", "2M"), "cluster: 32 does not go with a budget"),
     (("--cluster", "32", "--bits", "4"), "bits: 4 does not fit cluster 32"),
     (("--epochs", "0"), "epochs: 0.0 must be positive"),
     (("--batch-size", "1"), "batch_size: 1 is too small"),
@@ -147,6 +148,16 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
     (("--resume",), "resume: jaxcompress-out holds no run"),
     (("--data", "digits", "--teacher-checkpoint", "nowhere"), "holds no readable model.json"),
     (("--data", "digits", "--student", "resnet8", "--width", "2"), "width: resnet8 has no such"),
+    (("--num-processes", "2"), "coordinator: none is given; name HOST:PORT of process 0"),
+    (("--coordinator", "host:1234", "--num-processes", "2"), "process_id: none is given"),
+    (
+      ("--coordinator", "host", "--num-processes", "2", "--process-id", "0"),
+      "coordinator: 'host' must be HOST:PORT",
+    ),
+    (
+      ("--coordinator", "host:1", "--num-processes", "2", "--process-id", "2"),
+      "process_id: 2 must be 0 to 1",
+    ),
   ],
 )
 def test_mistakes_are_one_line_that_names_the_value(run, tmp_path, arguments, message):
