@@ -43,8 +43,30 @@ def draw_contrast(rng: jax.Array, index: jax.Array, examples: int, negatives: in
     [[0, 1, 1, 1], [1, 0, 0, 0]]
   """
   own = index.reshape(-1, 1)
-  others = jax.random.randint(rng, (index.shape[0], negatives), 0, examples - 1, jnp.int32)
+  others = below(examples - 1, rng, (index.shape[0], negatives))
   return jnp.concatenate([own, others + (others >= own)], axis=1)
+
+
+def below(bound: int | jax.Array, rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Numbers from 0 to ``bound - 1``: 32 random bits each, modulo ``bound``.
+
+  Their shares differ by at most ``bound / 2^32``; ``jax.random.randint`` draws twice as many bits
+  to be nearer, which was a fifth of the time of CRD's loss on a CPU.
+
+  Args:
+    bound: broadcasts against ``shape``, int32, at least 1.
+    rng: a key.
+    shape: of the result.
+
+  Returns:
+    ``shape``, int32.
+
+  Examples:
+    >>> below(1, jax.random.key(0), (3,)).tolist()
+    [0, 0, 0]
+  """
+  bits = jax.random.bits(rng, shape, jnp.uint32)
+  return (bits % jnp.asarray(bound, jnp.uint32)).astype(jnp.int32)
 
 
 def scores(

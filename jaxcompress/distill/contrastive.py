@@ -199,7 +199,12 @@ def crd(
     logits, by_embeddings = jax.vjp(contrasted, e_s, e_t)
     size, others = len(index), negatives if ids is None else ids.shape[1]
     log_z = jnp.stack([state.student_log_z, state.teacher_log_z])
-    first = jnp.stack([log_sum(positive, negative, owned) for positive, negative in logits])
+    first = jax.lax.cond(  # a pass over all scores that only the first update needs
+      state.count == 0,
+      lambda logits: jnp.stack([log_sum(*pair, owned) for pair in logits]),
+      lambda _: log_z,
+      logits,
+    )
     first = devices.log_sum_exp(first) - math.log(size * (1 + others) / num_examples)
     log_z = jnp.where(state.count == 0, first, log_z)
 

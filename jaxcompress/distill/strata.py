@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from jaxcompress.distill.banks import below
+
 STRATA = 64  # where that divides the negatives; so many devices can share the banks
 
 
@@ -52,7 +54,7 @@ def draw_rows(
     own = (index % count == stratum).reshape(-1, 1)
     size = (examples - 1 - stratum) // count + 1
     key = jax.random.fold_in(rng, stratum)
-    rows = jax.random.randint(key, (len(index), negatives), 0, size - own, jnp.int32)
+    rows = below(size - own, key, (len(index), negatives))
     return rows + (own & (rows >= row))
 
   return jax.vmap(of_one, out_axes=1)(strata)
