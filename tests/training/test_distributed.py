@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.fault_worker import BATCH, EXAMPLES
 from benchmarks.faults import PROCESSES, Run
-from jaxcompress import data, pipeline
-from jaxcompress.pipeline import distributed
+from jaxcompress import data, training
+from jaxcompress.training import distributed
 
 EVERY, EXACT = 4, 6  # steps between checkpoints; first step in the device's arithmetic
 SAVED, KILLED, LAST = 4, 7, 9
@@ -102,12 +102,13 @@ def test_on_a_tpu_the_others_are_found_by_themselves(monkeypatch):
   given = {}
   monkeypatch.setattr(jax.distributed, "initialize", lambda **options: given.update(options))
   monkeypatch.setattr(distributed, "_on_tpu", lambda: True)
+  monkeypatch.setattr(distributed, "meet", lambda: None)
   before = jax.config.jax_enable_preemption_service
   try:
-    assert pipeline.join(pipeline.Together(heartbeat=7)) is False  # this process is still alone
+    assert training.join(training.Together(heartbeat=7)) is False  # this process is still alone
     assert given["heartbeat_timeout_seconds"] == 7 and "coordinator_address" not in given
     given.clear()
-    pipeline.join(pipeline.Together(num_processes=1))
+    training.join(training.Together(num_processes=1))
     assert not given
   finally:
     jax.config.update("jax_enable_preemption_service", before)
