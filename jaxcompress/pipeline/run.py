@@ -48,7 +48,7 @@ def compress(
   Returns:
     The :class:`~jaxcompress.report.Results` that the report shows.
 
-  With several processes (see :func:`~jaxcompress.pipeline.join`) all call this alike, on a folder
+  With several processes (see :func:`~jaxcompress.training.join`) all call this alike, on a folder
   that all see; the first one writes. All devices share each batch.
 
   Raises:
