@@ -20,6 +20,7 @@ from jaxcompress.pipeline import networks, phases
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import FINE_TUNE, PRESETS
+from jaxcompress.pipeline.pruning import is_pruned
 from jaxcompress.pipeline.search import Found, plan_candidates, search
 from jaxcompress.training import processes
 
@@ -256,11 +257,12 @@ def _deploy(
   command: str,
   began: float,
 ) -> report.Results:
-  """Writes the integer file, runs it on every test image, and collects the results."""
+  """Writes the integer file, which runs on every test image, and the packed one; the results."""
   data, path = run.data, run.folder / "student.tflite"
   preprocess = run.preprocess.to_metadata()
   metadata = {"classes": list(data.classes), "preprocess": preprocess, "data": data.name}
   export.tflite(quantized, path, metadata=metadata)
+  small = export.packed(quantized, run.folder / "student.jcz", metadata=metadata)
   verification, predictions = _verify(path, quantized, data.test.images)
   facts = run.recall()
   schedule = run.schedule
@@ -270,6 +272,8 @@ def _deploy(
     steps=facts["distilled"]["steps"] + schedule.int_steps,
     seconds=run.seconds("distilled") or facts["distilled"]["seconds"],
     weight_bits=run.options.bits,
+    packed_bytes=small.stat().st_size,
+    sparsity=quantize.zero_share(quantized) if is_pruned(run.options) else None,
     bit_equal=verification.bit_equal,
     max_steps=verification.max_steps,
     top1_agreement=verification.top1_agreement,
@@ -338,6 +342,11 @@ def _settings(run: phases.Context) -> dict[str, Any]:
     "float steps": schedule.float_steps,
     "int8 steps": schedule.int_steps,
     "preset": run.options.preset,
+    **{
+      name.replace("_", " "): value
+      for name in ("sparsity", "sparsity_pattern", "cluster")
+      if (value := getattr(run.options, name)) is not None
+    },
     "learning rate": rate,
     "fine-tuning rate": rate * FINE_TUNE,
     "distillation": ", ".join(f"{name} {weight:g}" for name, weight in asked.weights.items()),
