@@ -41,7 +41,13 @@ from jaxcompress.quantize.quantizers.stochastic import (
   stochastic_round,
 )
 from jaxcompress.quantize.quantizers.ternary import ttq, ttq_weights, twn, twn_weights
-from jaxcompress.quantize.quantizers.uniform import absmax, ema_range, mean_range, minmax_range
+from jaxcompress.quantize.quantizers.uniform import (
+  absmax,
+  ema_range,
+  fixed_range,
+  mean_range,
+  minmax_range,
+)
 
 __all__ = [
   "Anchor",
@@ -65,6 +71,7 @@ __all__ = [
   "ewgs_activations",
   "ewgs_quantize",
   "ewgs_round",
+  "fixed_range",
   "freeze_oscillating",
   "lsq",
   "lsq_activations",
