@@ -17,6 +17,7 @@ from jaxcompress.nn.graph import (
   module_path,
   parameters,
   trace,
+  trace_endpoints,
   trace_init,
   with_parameters,
 )
@@ -37,9 +38,11 @@ from jaxcompress.nn.layers import (
   Split,
 )
 from jaxcompress.nn.norm import Norm, batch_norm, riding
+from jaxcompress.nn.replay import LEAF_OPS, Layer, Replay, replay
 
 __all__ = [
   "INPUT",
+  "LEAF_OPS",
   "Activation",
   "Add",
   "AvgPool",
@@ -53,11 +56,13 @@ __all__ = [
   "GlobalAvgPool",
   "Graph",
   "Initial",
+  "Layer",
   "LeafOp",
   "MaxPool",
   "Multiply",
   "Node",
   "Norm",
+  "Replay",
   "Split",
   "activate",
   "batch_norm",
@@ -73,8 +78,10 @@ __all__ = [
   "macs",
   "module_path",
   "parameters",
+  "replay",
   "riding",
   "trace",
+  "trace_endpoints",
   "trace_init",
   "with_parameters",
 ]

@@ -112,7 +112,7 @@ class QuantizeOptions:
     return files
 
 
-def parse_size(size: str) -> int:
+def parse_size(size: str, name: str = "budget") -> int:
   """Bytes of a size as people write it: kB and MB are decimal, KiB and MiB binary.
 
   Raises:
@@ -124,5 +124,21 @@ def parse_size(size: str) -> int:
   """
   match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(|k|m|ki|mi)b?\s*", size.lower())
   if match is None or float(match[1]) == 0:
-    raise ValueError(f"budget: {size!r} is no size; write it as 300KB, 1.5MB or a number of bytes.")
+    raise ValueError(f"{name}: {size!r} is no size; write it as 300KB, 1.5MB or a number of bytes.")
   return int(float(match[1]) * UNITS[match[2]])
+
+
+def parse_count(count: str, name: str) -> int:
+  """A number as people write it: 10M, 2.5k, 1G, or in full.
+
+  Raises:
+    ValueError: if it is none.
+
+  Examples:
+    >>> parse_count("10M", "max_macs"), parse_count("1500", "max_macs")
+    (10000000, 1500)
+  """
+  match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)\s*", count.lower())
+  if match is None or float(match[1]) == 0:
+    raise ValueError(f"{name}: {count!r} is no number; write it as 10M, 500k or in full.")
+  return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2]])

@@ -7,6 +7,7 @@ from jaxcompress.quantize.quantizers import (
   Quantizer,
   absmax,
   bwn,
+  cluster,
   ema_range,
   lsq,
   lsq_activations,
@@ -20,7 +21,8 @@ class Quantization:
   """A plan for quantization during training; hashable.
 
   Attributes:
-    weights: quantizer of every kernel.
+    weights: quantizer of every kernel. Where weights are pruned it must keep zero at zero, as all do
+      but the binary ones and those without a level there; ``init_state`` refuses the others.
     activations: quantizer of the input and of every leaf op's output.
     rules: exceptions for some layers; see :class:`~jaxcompress.quantize.Rule`.
     start_step: first step at which the forward pass is quantized; before it nothing is rounded
@@ -213,6 +215,35 @@ def binary(
     127
   """
   return _plan(bwn(), decay, rules, start_step, freeze_norm_step)
+
+
+def clustered(
+  clusters: int = 32,
+  *,
+  decay: float = 0.95,
+  rules: tuple[Rule, ...] = (),
+  start_step: int = 0,
+  freeze_norm_step: int | None = None,
+) -> Quantization:
+  """Weights that share the values of a codebook (:func:`~jaxcompress.quantize.cluster`), 8 bits each.
+
+  A packed file takes ``log2(clusters)`` bits for a weight, and fewer where weights are pruned.
+
+  Args:
+    clusters: values of a layer, zero included, 2 to 128.
+    decay: of the activations' moving ranges.
+    rules: exceptions for some layers.
+    start_step: first quantized step; the codebooks are found in it.
+    freeze_norm_step: first step with frozen BatchNorm, or None.
+
+  Raises:
+    ValueError: if a number is out of range.
+
+  Examples:
+    >>> clustered(16).weights.levels.high
+    127
+  """
+  return _plan(cluster(clusters), decay, rules, start_step, freeze_norm_step)
 
 
 def _plan(

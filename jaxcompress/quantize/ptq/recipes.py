@@ -60,6 +60,7 @@ METHODS: Mapping[str, Method] = {  # in order of cost
   "data_free": Method("mse", equalize=True, correction="moments"),
   "adaround": Method("mse", weights="mse", adaround=True),
 }
+"""All methods of quantization after training by name, in the order of their cost."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,6 +13,12 @@ from jaxcompress.quantize.quantizers.binary import (
   xnor,
   xnor_activations,
 )
+from jaxcompress.quantize.quantizers.cluster import (
+  Centroids,
+  cluster,
+  cluster_weights,
+  find_centroids,
+)
 from jaxcompress.quantize.quantizers.dorefa import (
   dorefa,
   dorefa_activations,
@@ -51,6 +57,7 @@ from jaxcompress.quantize.quantizers.uniform import (
 
 __all__ = [
   "Anchor",
+  "Centroids",
   "Learned",
   "Oscillation",
   "Progress",
@@ -61,6 +68,8 @@ __all__ = [
   "bwn",
   "bwn_weights",
   "clip_sign",
+  "cluster",
+  "cluster_weights",
   "dorefa",
   "dorefa_activations",
   "dorefa_clip",
@@ -71,6 +80,7 @@ __all__ = [
   "ewgs_activations",
   "ewgs_quantize",
   "ewgs_round",
+  "find_centroids",
   "fixed_range",
   "freeze_oscillating",
   "lsq",
