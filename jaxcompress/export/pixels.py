@@ -10,7 +10,7 @@ from jaxcompress.data import Preprocess
 from jaxcompress.nn import INPUT, ConvNorm
 from jaxcompress.quantize import QuantizedModel
 
-INPUTS = ("codes", "uint8")
+INPUTS = ("codes", "uint8", "float32")
 PIXELS = np.arange(256)
 SHIFT = 128  # between a pixel and its int8 code
 PIXELS_OF_NETWORK = Preprocess(center=float(SHIFT), scale=64.0, per_image=False)
@@ -144,10 +144,11 @@ def check_input(quantized: QuantizedModel, kind: str) -> None:
 
   Args:
     quantized: the model.
-    kind: ``"codes"`` or ``"uint8"``.
+    kind: ``"codes"``, ``"uint8"`` or ``"float32"``.
 
   Raises:
-    ValueError: if the kind is unknown, or the model's codes are not the pixels less 128.
+    ValueError: if the kind is unknown, the model's codes are not the pixels less 128, or float
+      images would become 16-bit integers.
 
   Examples:
     >>> from jaxcompress.data import Preprocess
@@ -164,6 +165,13 @@ def check_input(quantized: QuantizedModel, kind: str) -> None:
     raise ValueError(f"input: {kind!r} is unknown; it must be one of {', '.join(INPUTS)}.")
   if kind == "codes":
     return
+  if kind == "float32" and quantized.grids[INPUT].bits == 8:
+    return
+  if kind == "float32":
+    raise ValueError(
+      "input: 'float32' needs an input of 8 bits, and the model's has 16; use input='codes', or"
+      " Rule(match='input', activations=ema_range(8))."
+    )
   grid, shape = quantized.grids[INPUT], quantized.graph.input_shape[1:]
   if grid.bits != 8 or quantized.preprocess is None or not _shifts(quantized, shape):
     raise ValueError(
