@@ -78,6 +78,10 @@ def compress(
   quick: Annotated[
     bool, typer.Option("--quick", help="Less data and fewer steps, to see that it works.")
   ] = False,
+  input_workers: Annotated[
+    int | None,
+    typer.Option(help="Processes that decode images, for data larger than memory [CPU cores - 1]."),
+  ] = None,
   coordinator: Annotated[
     str | None,
     typer.Option(
@@ -127,7 +131,9 @@ def compress(
   folder, options = pipeline.claim_together(out, given, resume=resume)
   command = shlex.join(["jaxcompress", *sys.argv[1:]])
   try:
-    results = pipeline.compress(options, folder, command=command, console=console)
+    results = pipeline.compress(
+      options, folder, command=command, workers=input_workers, console=console
+    )
   except ValueError:
     if processes.is_first():
       pipeline.release_folder(folder)

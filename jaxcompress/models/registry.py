@@ -78,11 +78,13 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     resnet50_crd,
   )
 }
+"""Functions that make a network, by name."""
 
 
 FAMILIES = {  # by depth, or by all of its layers
   make.__name__: make for make in (resnet_cifar, resnet, vgg, wide_resnet, replayed)
 }
+"""Functions that make a network of any depth, by name."""
 
 
 class Summary(NamedTuple):

@@ -14,6 +14,7 @@ from jaxcompress.nn.endpoints import Endpoints
 from jaxcompress.nn.layers import LeafOp
 
 INPUT = "input"
+"""Name of the tensor that the network reads."""
 
 
 class Node(NamedTuple):

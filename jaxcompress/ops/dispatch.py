@@ -77,6 +77,7 @@ BACKENDS: Mapping[str, Formulations] = {
 }
 ALIASES = {"cuda": "gpu", "rocm": "gpu"}
 XLA_ONLY = BACKENDS["tpu"]  # also the quickest to trace
+"""XLA's own convolutions and reductions for everything."""
 
 _chosen = jax.make_user_context(default_value=None)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 Padding = str | Pads
+"""A name, or cells as ``((top, bottom), (left, right))``; see :func:`resolve_padding`."""
 
 NAMES = ("SAME", "SYMMETRIC", "VALID")
 

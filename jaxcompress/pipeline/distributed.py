@@ -21,7 +21,7 @@ class Together(NamedTuple):
   Attributes:
     coordinator: ``HOST:PORT`` of the first process, or ``auto``: what Slurm, Open MPI, Kubernetes
       or the TPU's own environment says. None: alone, or ``auto`` on a TPU.
-    num_processes: how many there are.
+    num_processes: how many there are; 1 and nothing else: alone, on a TPU too.
     process_id: which this is, from 0.
     heartbeat: seconds without a sign of life after which a process counts as dead.
   """
@@ -49,9 +49,10 @@ def join(together: Together) -> bool:
     ValueError: process_id: none is given; --coordinator needs --num-processes and --process-id.
   """
   coordinator, count, me, heartbeat = together
-  if coordinator is None and (count is not None or me is not None):
+  alone = coordinator is None and me is None and count == 1
+  if coordinator is None and not alone and (count is not None or me is not None):
     raise ValueError("coordinator: none is given; name HOST:PORT of process 0, or auto.")
-  if coordinator is None and not _on_tpu():
+  if alone or (coordinator is None and not _on_tpu()):
     return False
   options = {}
   if coordinator not in (None, AUTO):
@@ -77,7 +78,10 @@ def join(together: Together) -> bool:
       shutdown_timeout_seconds=heartbeat,
     )
   except (RuntimeError, ValueError) as error:  # JAX says which address, or what was not found
-    raise ValueError(f"coordinator: {coordinator or AUTO} does not work ({error}).") from error
+    raise ValueError(
+      f"coordinator: {coordinator or AUTO} does not work ({error}); name HOST:PORT of process 0, or"
+      " --num-processes 1 to train alone."
+    ) from error
   return jax.process_count() > 1
 
 

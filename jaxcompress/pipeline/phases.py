@@ -1,5 +1,6 @@
 """The training phases of a run: teacher, student alone, student distilled and then quantized."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -72,6 +73,7 @@ class Context:
     metrics: rows go here; of the first process. None before anything is trained.
     console: progress goes here.
     mesh: all devices of all processes, or None for one alone.
+    workers: processes that decode images, for sets larger than memory; None: by the CPU's cores.
   """
 
   folder: pathlib.Path
@@ -82,6 +84,7 @@ class Context:
   metrics: MetricsWriter | None
   console: Console
   mesh: Mesh | None = None
+  workers: int | None = None
 
   @property
   def preprocess(self) -> datasets.Preprocess:
@@ -309,6 +312,12 @@ def _train(
   def batch_at(position: int) -> dict[str, Any]:
     return datasets.batch_at(split, options.batch_size, seed=seed, position=position, rows=rows)
 
+  stream = None
+  if isinstance(split.images, datasets.EncodedImages):
+    stream = batch_at = datasets.Stream(
+      split, options.batch_size, seed=seed, stop=steps, rows=rows, workers=run.workers
+    )
+
   def log_top1(position: int) -> Callable[[Any], None]:
     def log(state: training.CompressState) -> None:
       top1 = run.top1(network, state.averaged.variables, run.data.validation)
@@ -326,11 +335,14 @@ def _train(
   )
   if run.mesh is not None:
     state = training.shard(state, run.mesh)
-  with training.Checkpoints(
-    run.folder / "checkpoints" / phase,
-    every=min(100, max(1, steps // 10)),
-    warn=run.console.print,
-  ) as checkpoints:
+  with (
+    stream or contextlib.nullcontext(),
+    training.Checkpoints(
+      run.folder / "checkpoints" / phase,
+      every=min(100, max(1, steps // 10)),
+      warn=run.console.print,
+    ) as checkpoints,
+  ):
     if checkpoints.latest() is not None:
       state = checkpoints.restore(state)
     position = int(state.position)

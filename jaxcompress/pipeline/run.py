@@ -25,6 +25,7 @@ from jaxcompress.training import processes
 
 QUICK_IMAGES = 6000
 SAMPLES = 24
+CHUNK = 1024  # images in memory at once, of sets larger than memory
 
 
 def compress(
@@ -32,6 +33,7 @@ def compress(
   folder: str | os.PathLike,
   *,
   command: str = "",
+  workers: int | None = None,
   console: Console | None = None,
 ) -> report.Results:
   """Trains, distils, quantizes, exports, verifies and reports; goes on where a run was killed.
@@ -40,6 +42,7 @@ def compress(
     options: what to do.
     folder: output; what an earlier part of the same run left in it is used.
     command: the command line, for the report.
+    workers: processes that decode images, for data larger than memory; None: by the CPU's cores.
     console: progress goes here.
 
   Returns:
@@ -103,6 +106,7 @@ def compress(
     metrics=None,
     console=console,
     mesh=mesh,
+    workers=workers,
   )
   if options.budget is not None:
     plan_candidates(run, student)  # before anything is trained or written
@@ -257,8 +261,7 @@ def _deploy(
   preprocess = run.preprocess.to_metadata()
   metadata = {"classes": list(data.classes), "preprocess": preprocess, "data": data.name}
   export.tflite(quantized, path, metadata=metadata)
-  verification = export.verify(path, quantized, data.test.images)
-  predictions = np.argmax(quantized.integers(data.test.images), axis=-1)
+  verification, predictions = _verify(path, quantized, data.test.images)
   facts = run.recall()
   schedule = run.schedule
   int8 = report.Entry(
@@ -296,6 +299,28 @@ def _deploy(
     samples=_samples(data.test, predictions),
     preprocess=preprocess,
   )
+
+
+def _verify(
+  path: pathlib.Path,
+  quantized: quantize.QuantizedModel,
+  images: np.ndarray | datasets.EncodedImages,
+) -> tuple[export.Verification, np.ndarray]:
+  """Runs a file on all images, of those on disk some at a time; and the class of each."""
+  size = CHUNK if isinstance(images, datasets.EncodedImages) else len(images)
+  found, predictions = [], []
+  for start in range(0, len(images), size):
+    chunk = images[start : start + size]
+    found.append(export.verify(path, quantized, chunk))
+    predictions.append(np.argmax(quantized.integers(chunk), axis=-1))
+  counts = [one.images for one in found]
+  whole = found[0]._replace(
+    bit_equal=float(np.average([one.bit_equal for one in found], weights=counts)),
+    max_steps=max(one.max_steps for one in found),
+    top1_agreement=float(np.average([one.top1_agreement for one in found], weights=counts)),
+    images=sum(counts),
+  )
+  return whole, np.concatenate(predictions)
 
 
 def _settings(run: phases.Context) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from jaxcompress.prune.choose import choose_channels, thinnest
 from jaxcompress.prune.distributions import erdos_renyi
 from jaxcompress.prune.dynamic import cosine_fraction, rigl, sparse_evolution
 from jaxcompress.prune.importance import Importance, channel_importance
-from jaxcompress.prune.magnitude import magnitude, n_m
+from jaxcompress.prune.magnitude import magnitude, n_m, parse_pattern
 from jaxcompress.prune.removal import (
   Keep,
   Removal,
@@ -51,6 +51,7 @@ __all__ = [
   "masked",
   "masks_of",
   "n_m",
+  "parse_pattern",
   "plan_removal",
   "remove_channels",
   "rigl",

@@ -155,6 +155,7 @@ SOURCES: Mapping[str, Source] = {
   for library, models in LIBRARIES.items()
   for name, source in models.items()
 }
+"""Every network whose checkpoints load, by library and name."""
 
 
 def find_source(source: str) -> Source:
