@@ -40,7 +40,8 @@ class Source(NamedTuple):
 
   def first(self, count: int) -> Records:
     """The first records; they lie on disk in random order."""
-    found, labels = [], np.empty(count, np.int32)
+    found: list[Any] = []
+    labels = np.empty(count, np.int32)
     for start in range(0, count, BATCH):
       for row in self.rows.__getitems__(range(start, min(start + BATCH, count))):
         labels[len(found)] = row[self.label_key]
@@ -79,9 +80,7 @@ def tfds(name: str, *, seed: int = 0, size: int | None = None, limit: int | None
       f"data: {name!r} has no images in a split called train; its splits are "
       f"{', '.join(builder.info.splits)}."
     )
-  shape = (size, size)
-  if size is None:
-    shape = _guarded(lambda: _size(parts["train"]), place)
+  shape = _guarded(lambda: _size(parts["train"]), place) if size is None else (size, size)
   records = {}
   for part, source in parts.items():
     count = len(source.rows) if limit is None else min(2 * limit, len(source.rows))

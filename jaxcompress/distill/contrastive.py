@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ class Overwritten(NamedTuple):
     teacher_rows: rows of the teacher's bank, (batch, dim) float32.
   """
 
-  index: jax.Array
+  index: jax.Array  # type: ignore[assignment]  # tuple.index is not needed
   student_rows: jax.Array
   teacher_rows: jax.Array
 
@@ -62,7 +62,7 @@ class CRDState(NamedTuple):
   teacher_bank: jax.Array
   student_log_z: jax.Array
   teacher_log_z: jax.Array
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
   seed: jax.Array
   overwritten: Overwritten
 
@@ -74,7 +74,7 @@ class CRDState(NamedTuple):
       old: the state before the update; its banks are not read.
     """
     index, student_rows, teacher_rows = self.overwritten
-    kept = {
+    kept: dict[str, Any] = {
       "student_bank": banks.write_rows(self.student_bank, index, student_rows, ~keep),
       "teacher_bank": banks.write_rows(self.teacher_bank, index, teacher_rows, ~keep),
     }

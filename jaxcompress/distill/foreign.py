@@ -28,7 +28,7 @@ class Adapter(nn.Module):
 
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
     outputs: dict[str, Any] = {}
-    depth = len(self.scope.path)
+    depth = len(self.scope.path) if self.scope is not None else 0
 
     def record(following, args, kwargs, context):
       output = following(*args, **kwargs)

@@ -77,7 +77,7 @@ def _pad(emitter: Emitter, node: Node, source: int, pads, fill: int | None) -> i
   height, width, channels = node.input_shapes[0][1:]
   shape = (1, height + sum(pads[0]), width + sum(pads[1]), channels)
   padded = emitter.scratch(f"{node.name}/pad", shape, tensor)
-  amounts = emitter.file.constant(np.int32([(0, 0), *pads, (0, 0)]))
+  amounts = emitter.file.constant(np.array([(0, 0), *pads, (0, 0)], np.int32))
   if fill is None or fill == emitter.numbers.zero_point(tensor):
     emitter.operator("PAD", [source, amounts], [padded], tensor)
   else:
@@ -125,7 +125,7 @@ def _fused(emitter: Emitter, node: Node) -> int:
 
 def _dense(emitter: Emitter, node: Node) -> None:
   scales = emitter.numbers.weights(node).kernel_scales
-  as_convolution = emitter.dense_per_tensor and not has_one_scale(scales)
+  as_convolution = emitter.dense_per_tensor and not (scales is None or has_one_scale(scales))
   if emitter.bits(node.output) == 16 or as_convolution:
     _pointwise_dense(emitter, node)
     return
@@ -212,7 +212,7 @@ def _hard_sigmoid(emitter: Emitter, node: Node, source: int, output: int) -> Non
 
 
 def _mean(emitter: Emitter, node: Node) -> None:
-  axes = emitter.file.constant(np.int32([1, 2]))
+  axes = emitter.file.constant(np.array([1, 2], np.int32))
   emitter.operator(
     "MEAN",
     [*emitter.inputs(node), axes],
@@ -285,7 +285,8 @@ def _split(emitter: Emitter, node: Node) -> None:
   steps = emitter.file.constant(np.ones(rank, np.int32))
   for part, start, size in zip(parts, np.cumsum([0, *sizes]), sizes, strict=False):
     edges = [
-      emitter.file.constant(np.int32([0] * (rank - 1) + [at])) for at in (start, start + size)
+      emitter.file.constant(np.array([0] * (rank - 1) + [at], np.int32))
+      for at in (start, start + size)
     ]
     emitter.operator(
       "STRIDED_SLICE",
@@ -303,14 +304,14 @@ def _shuffle(emitter: Emitter, node: Node) -> None:
   cells, parts = int(np.prod(shape[1:-1])), shape[-1] // groups
   grouped = emitter.scratch(f"{node.name}/grouped", (cells, groups, parts), node.inputs[0])
   swapped = emitter.scratch(f"{node.name}/swapped", (cells, parts, groups), node.inputs[0])
-  order = emitter.file.constant(np.int32([0, 2, 1]))
+  order = emitter.file.constant(np.array([0, 2, 1], np.int32))
   _reshape(emitter, emitter.inputs(node)[0], grouped, [-1, groups, parts])
   emitter.operator("TRANSPOSE", [grouped, order], [swapped], node.output)
   _reshape(emitter, swapped, emitter.outputs(node)[0], [-1, *shape[1:]])
 
 
 def _reshape(emitter: Emitter, source: int, target: int, shape: list[int]) -> None:
-  constant = emitter.file.constant(np.int32(shape))
+  constant = emitter.file.constant(np.array(shape, np.int32))
   emitter.file.operator("RESHAPE", 1, [source, constant], [target], newShape=shape)
 
 

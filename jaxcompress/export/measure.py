@@ -85,7 +85,7 @@ def measure(path: str, threads: int, repeats: int) -> dict:
     run()
     times.append(1e3 * (time.perf_counter() - began))
   after = peak_bytes()
-  return {"times": times, "memory": None if before is None else after - before}
+  return {"times": times, "memory": None if before is None or after is None else after - before}
 
 
 if __name__ == "__main__":

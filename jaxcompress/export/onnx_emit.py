@@ -91,7 +91,9 @@ class OnnxEmitter:
 
   def reshaped(self, value: str, shape: list[int], name: str) -> str:
     """A float value in another shape; 0 keeps a size, -1 takes what is left."""
-    return self.file.operator("Reshape", [value, self.file.constant(np.int64(shape))], name)
+    return self.file.operator(
+      "Reshape", [value, self.file.constant(np.array(shape, np.int64))], name
+    )
 
   def _grid(self, grid: Grid) -> tuple[str, str]:
     zero_point = np.uint8(grid.zero_point - LOWEST)
@@ -220,7 +222,7 @@ def _average_pool(emitter: OnnxEmitter, node: Node) -> None:
 
 
 def _split(emitter: OnnxEmitter, node: Node) -> None:
-  sizes = emitter.file.constant(np.int64(node.attrs["sizes"]))
+  sizes = emitter.file.constant(np.array(node.attrs["sizes"], np.int64))
   values = [f"{tensor}/out" for tensor in node.outputs]
   emitter.file.operator("Split", [*emitter.inputs(node), sizes], values, axis=1)
   for tensor, value in zip(node.outputs, values, strict=True):

@@ -7,6 +7,7 @@ has ``weights/NAME``, packed, and deflated where that helps; ``scales``, ``biase
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ from jaxcompress.export.packing import (
   zigzag,
 )
 from jaxcompress.export.tflite import ENTRY, describe_grid, tflite, to_json
-from jaxcompress.nn import INPUT, Graph, Node, Norm, kernel_shape
+from jaxcompress.nn import INPUT, Graph, Node, Norm, kernel_shape, needed_shape
 from jaxcompress.quantize import Grid, Integers, QuantizedModel, bits_of
 from jaxcompress.quantize.model import Move, bias_type
 
@@ -187,7 +188,7 @@ def _rebuild(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Q
     for name, (scale, zero_point, bits) in manifest["grids"].items()
   }
   nodes = {node.name: node for node in graph.nodes if kernel_shape(node) is not None}
-  shapes = {name: kernel_shape(node) for name, node in nodes.items()}
+  shapes = {name: needed_shape(node) for name, node in nodes.items()}
   channels = [shape[-1] for shape in shapes.values()]
   scales = _split(inflate(arrays["scales"], np.float32, sum(channels)), channels)
   values = unzigzag(inflate(arrays["biases"], np.uint64, sum(channels)))
@@ -198,7 +199,7 @@ def _rebuild(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Q
     dtype = bias_type(grids[node.inputs[0]])
     if (bias != bias.astype(dtype)).any():
       raise ValueError(f"layer {name!r} has biases beyond {dtype}")
-    count, size = int(np.prod(shapes[name], dtype=object)), manifest["bits"][name]
+    count, size = math.prod(shapes[name]), manifest["bits"][name]
     data = restore(arrays[f"weights/{name}"], -(-count * size // 8))
     weights = unpack_bits(data, count, size).reshape(shapes[name])
     layers[name] = Integers(weights, scale, bias.astype(dtype))

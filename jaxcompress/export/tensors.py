@@ -87,7 +87,9 @@ class FloatNumbers(NamedTuple):
   def weights(self, node: Node) -> Weights:
     if node.op == "AvgPool":
       cells = averaging(node)
-      return Weights(cells.weights * cells.scales.reshape(1, 1, 1, -1), np.float32(cells.bias))
+      return Weights(
+        cells.weights * cells.scales.reshape(1, 1, 1, -1), np.asarray(cells.bias, np.float32)
+      )
     if node.name not in self.layers:
       raise ValueError(f"folded: layer {node.name!r} is missing; fold the graph that is written.")
     layer = self.layers[node.name]

@@ -82,7 +82,7 @@ def tflite(
 
   check_input(quantized, input)
   per_tensor = target is not None and _needs_dense_per_tensor(quantized, target)
-  details = {
+  details: dict[str, Any] = {
     "kernels": quantized.kernels,
     "input": describe_grid(quantized, INPUT),
     "output": describe_grid(quantized, quantized.graph.output),

@@ -80,7 +80,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 """Functions that make a network, by name."""
 
 
-FAMILIES = {make.__name__: make for make in (resnet_cifar, resnet, vgg, wide_resnet)}  # by depth
+FAMILIES: dict[str, Callable[..., nn.Module]] = {
+  make.__name__: make for make in (resnet_cifar, resnet, vgg, wide_resnet)
+}  # by depth
 """Functions that make a network of any depth, by name."""
 
 

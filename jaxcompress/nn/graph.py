@@ -69,7 +69,7 @@ class Graph(NamedTuple):
     """A tensor's shape, the batch included."""
     if tensor == INPUT:
       return self.input_shape
-    node = self.producer(tensor)
+    node = next(node for node in self.nodes if tensor in node.outputs)
     return node.output_shapes[node.outputs.index(tensor)]
 
 
@@ -141,6 +141,7 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
   names: dict[int, str] = {}  # id of a tracer -> tensor name
   alive = []  # keeps the tracers, and so their ids, unique
   nodes: list[Node] = []
+  ends: list[str] = []
 
   def remember(tracer, name):
     names[id(tracer)] = name
@@ -183,11 +184,11 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
     with nn.intercept_methods(record), ops.formulations(**ops.XLA_ONLY._asdict()):
       result, variables = call(x, extra)
     logits = result.logits if isinstance(result, Endpoints) else result
-    run.output = name_of(logits, "logits")
+    ends.append(name_of(logits, "logits"))
     return variables
 
   variables = jax.eval_shape(run, x, extra)
-  return Graph(_needed(nodes, run.output), tuple(x.shape), run.output), variables
+  return Graph(_needed(nodes, ends[0]), tuple(x.shape), ends[0]), variables
 
 
 def _attributes(module: nn.Module) -> FrozenDict:
@@ -242,6 +243,18 @@ def kernel_shape(node: Node) -> tuple[int, ...] | None:
     return None
   groups = channels if node.attrs["groups"] == "depthwise" else node.attrs["groups"]
   return (node.attrs["kernel"],) * 2 + (channels // groups, node.attrs["features"])
+
+
+def needed_shape(node: Node) -> tuple[int, ...]:
+  """:func:`kernel_shape` of a node that has a kernel.
+
+  Raises:
+    ValueError: if it has none.
+  """
+  shape = kernel_shape(node)
+  if shape is None:
+    raise ValueError(f"node: {node.name} ({node.op}) has no kernel.")
+  return shape
 
 
 def macs(node: Node) -> int:

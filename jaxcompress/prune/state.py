@@ -22,7 +22,7 @@ class PruneState(NamedTuple):
   """
 
   masks: dict[str, jax.Array]
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
   inner: Any
 
 
@@ -119,9 +119,9 @@ def sparsity(opt_state: Any) -> jax.Array:
     >>> float(sparsity(PruneState(masks, jnp.int32(0), ())))
     0.75
   """
-  masks = masks_of(opt_state).values()
-  kept = sum(jnp.sum(mask, dtype=jnp.float32) for mask in masks)
-  return 1 - kept / sum(mask.size for mask in masks)
+  masks = list(masks_of(opt_state).values())
+  kept = jnp.asarray([jnp.sum(mask, dtype=jnp.float32) for mask in masks])
+  return 1 - jnp.sum(kept) / sum(mask.size for mask in masks)
 
 
 def layer_sparsity(opt_state: Any) -> dict[str, jax.Array]:

@@ -13,6 +13,7 @@ from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
 from jaxcompress.quantize import (
   Exact,
+  Quantization,
   QuantVariables,
   Sites,
   exact_values,
@@ -86,7 +87,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   loss_of_stage, trainable = recipe.stage(state.stage)
   moves = moving(trainable, state.trained)
   train = any(jax.tree.leaves(moves["student"]))
-  groups = ({},)
+  groups: tuple[dict[str, tuple[str, ...]], ...] = ({},)
   if recipe.apart:
     task = tuple(name for name in state.loss_params if name not in recipe.apart)
     groups = ({"only": task}, {"only": recipe.apart})
@@ -231,7 +232,7 @@ def forward(
   exact = None
   if plan.exact_step is not None and live_norm is None:
     is_exact = state.step >= plan.exact_step if train else state.step > plan.exact_step
-    exact = _exact(is_exact, state, variables, sites, trained["student"], images)
+    exact = _exact(is_exact, plan, state, variables, sites, trained["student"], images)
   activations = quantize_activations(
     plan,
     sites,
@@ -254,6 +255,7 @@ def forward(
 
 def _exact(
   active: jax.Array,
+  plan: Quantization,
   state: CompressState,
   variables: QuantVariables,
   sites: Sites,
@@ -264,7 +266,7 @@ def _exact(
   of_model = {"params": params, "batch_stats": state.batch_stats}
   values = jax.lax.cond(
     active,
-    lambda *args: exact_values(state.recipe.quantize, sites, *args),
+    lambda *args: exact_values(plan, sites, *args),
     lambda *args: {
       name: jnp.zeros((len(images), *sites.graph.shape(name)[1:])) for name in sites.rounded
     },

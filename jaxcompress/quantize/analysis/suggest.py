@@ -85,7 +85,7 @@ def suggested_rules(
 def _suggestion(layer: LayerAnalysis, share: float) -> Suggestion:
   why = f"{layer.name}: {share:.0%} of the isolated error".replace("%", " %")
   if layer.weights_kl is not None and layer.weights_kl >= HALF * layer.isolated_kl:
-    if layer.bits < 8:
+    if layer.bits is not None and layer.bits < 8:
       why += f", mostly from its {layer.bits}-bit weights; give them 8 bits"
       return Suggestion(rule_for([layer.name], weights=absmax(8)), why)
     why += (

@@ -43,7 +43,7 @@ class LeafArithmetic(NamedTuple):
       that hold ``q - zero_point``.
   """
 
-  prepare: Callable[[Node, Grids, Integers | None, Kernels], tuple[Any, Arrays]]
+  prepare: Callable[[Node, Grids, Any, Kernels], tuple[Any, Arrays]]
   run: Callable[..., tuple[jax.Array, ...]]
 
 

@@ -44,10 +44,10 @@ class Wide(NamedTuple):
     low: int32, 0 to 2**15 - 1.
   """
 
-  high: jax.Array
-  low: jax.Array
+  high: jax.Array | np.ndarray
+  low: jax.Array | np.ndarray
 
-  def __add__(self, other: "Wide") -> "Wide":
+  def __add__(self, other: "Wide") -> "Wide":  # type: ignore[override]  # of numbers, not of tuples
     low = self.low + other.low
     return Wide(self.high + other.high + (low >> LIMB), low & MASK)
 
