@@ -1,16 +1,18 @@
-"""What every data source returns: images and labels in memory, in three parts."""
+"""What every data source returns: images and labels, in three parts."""
 
 import dataclasses
 
 import numpy as np
 
+from jaxcompress.data.encoded import EncodedImages
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-  """Images with their labels, in host memory.
+  """Images with their labels.
 
   Attributes:
-    images: (count, height, width, channels) uint8.
+    images: (count, height, width, channels) uint8, in host memory or still encoded.
     labels: (count,) int32, positions in the data set's ``classes``.
 
   Raises:
@@ -21,7 +23,7 @@ class Split:
     5
   """
 
-  images: np.ndarray
+  images: np.ndarray | EncodedImages
   labels: np.ndarray
 
   def __post_init__(self):
@@ -93,8 +95,10 @@ class Dataset:
       4
     """
     parts = (self.train, self.validation)
+    pixels = [part.images for part in parts]
+    encoded = isinstance(pixels[0], EncodedImages)
     joined = Split(
-      np.concatenate([part.images for part in parts]),
+      pixels[0].joined(pixels[1]) if encoded else np.concatenate(pixels),
       np.concatenate([part.labels for part in parts]),
     )
     return dataclasses.replace(self, train=joined)

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcompress.data import images
 from jaxcompress.data.dataset import Dataset, Split
+from jaxcompress.data.encoded import FileStore, brought_to, fits_memory
 from jaxcompress.data.mirror import keeps_label
 from jaxcompress.data.splits import at_most, name_order, three_way
 
@@ -33,7 +34,12 @@ class Files(NamedTuple):
 
 
 def folder(
-  path: str, *, seed: int = 0, size: int | None = None, limit: int | None = None
+  path: str,
+  *,
+  seed: int = 0,
+  size: int | None = None,
+  limit: int | None = None,
+  in_memory: bool | None = None,
 ) -> Dataset:
   """Images from a folder: ``path/cat/1.png``, or ``path/train/cat/1.png`` beside ``path/test``.
 
@@ -50,6 +56,8 @@ def folder(
       (enlarged to 32 if it is below 28), else 224. Images of another size are scaled to cover it,
       and their middle is kept.
     limit: at most this many images in each part, with the classes' shares kept.
+    in_memory: whether images are decoded now, or each time when they are needed; None: now, if they
+      take at most half of the memory.
 
   Returns:
     A :class:`Dataset` of RGB images.
@@ -71,10 +79,11 @@ def folder(
   }
   if size is None:
     shape = images.common_size([path for found in files.values() for path in found.paths])
-  else:
-    shape = (size, size)
+  if in_memory is None:
+    in_memory = fits_memory(sum(len(found.paths) for found in files.values()), shape)
   splits = {
-    part: Split(images.decode(found.paths, shape), found.labels) for part, found in files.items()
+    part: Split(brought_to(FileStore(tuple(map(str, found.paths))), shape, in_memory), found.labels)
+    for part, found in files.items()
   }
   flip = keeps_label(splits["train"].images, classes)
   return Dataset(name=f"folder:{path}", classes=classes, flip=flip, **splits)

@@ -217,9 +217,9 @@ def same_grid(found: Operator, limit: None) -> str | None:
 
 
 def codes(found: Operator, limit: Collection[str]) -> str | None:
-  """Types of the codes that are written or read, biases' int32 apart."""
-  tensor = found.outputs[0] if found.name == "QuantizeLinear" else _first(found)
-  return None if tensor.is_constant and tensor.type == "INT32" else _outside([tensor], limit)
+  """Types of the codes that are written or read."""
+  tensor = found.outputs[0] if found.name == "QuantizeLinear" else found.inputs[0]
+  return _outside([tensor], limit)
 
 
 def zero_point(found: Operator, limit: int) -> str | None:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcompress.export.metadata import ENTRY
 from jaxcompress.export.packed import SUFFIX, packed_entry
+from jaxcompress.export.packing import unpack_bits
 from jaxcompress.export.runtime import choose_kernels, read_sound_model
-from jaxcompress.export.tflite import ENTRY
 
 FLOATS = ("FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16")
 
@@ -134,6 +135,15 @@ def parse_operators(content: bytes) -> tuple[Operator, ...]:
   return tuple(found)
 
 
+def holds_int4(content: bytes) -> bool:
+  """Whether a tensor in the bytes of a sound .tflite file has integers of 4 bits."""
+  from ai_edge_litert import schema_py_generated as schema
+
+  graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
+  types = (graph.Tensors(index).Type() for index in range(graph.TensorsLength()))
+  return schema.TensorType.INT4 in types
+
+
 def _names(enumeration: Any) -> dict[int, str]:
   return {value: name for name, value in vars(enumeration).items() if not name.startswith("_")}
 
@@ -172,6 +182,8 @@ def _tensor(tensor: Any, buffer: Any, content: bytes, maker: str) -> Tensor:
 def _values(data: Any, kind: str, shape: Any) -> np.ndarray | None:
   """A constant as an array; None if its type is packed or its data is not all there."""
   try:
+    if kind == "INT4":
+      return unpack_bits(np.asarray(data), int(np.prod(shape)), 4).reshape(shape)
     dtype = np.dtype(kind.lower())
     return np.frombuffer(data, dtype).reshape([] if shape is None else shape)
   except (TypeError, ValueError):

@@ -11,13 +11,17 @@ from jaxcompress.nn import INPUT, Graph, Node
 from jaxcompress.quantize.integer import LOWEST, Grid
 
 FLOAT_BITS = 32
-VERSIONS: Mapping[str, Mapping[int, int]] = {  # lowest ones, by bits of the activations
+INT4_BITS = 4
+VERSIONS: Mapping[
+  str, Mapping[int, int]
+] = {  # lowest ones, by bits of the activations, or int4 weights
   "ADD": {8: 2, 16: 3, 32: 1},
   "AVERAGE_POOL_2D": {8: 2, 16: 3, 32: 1},
   "CONCATENATION": {8: 2, 16: 3, 32: 1},
-  "CONV_2D": {8: 3, 16: 4, 32: 1},
-  "DEPTHWISE_CONV_2D": {8: 3, 16: 5, 32: 1},
-  "FULLY_CONNECTED": {8: 4, 32: 1},
+  "CONV_2D": {4: 7, 8: 3, 16: 4, 32: 1},
+  "DEPTHWISE_CONV_2D": {4: 6, 8: 3, 16: 5, 32: 1},  # LiteRT's reference kernels refuse 7
+  "DEQUANTIZE": {32: 3},  # of float16
+  "FULLY_CONNECTED": {4: 10, 8: 4, 32: 1},
   "HARD_SWISH": {8: 1, 32: 1},
   "MAX_POOL_2D": {8: 2, 16: 3, 32: 1},
   "MEAN": {8: 2, 16: 3, 32: 1},
@@ -106,7 +110,12 @@ class Emitter:
 
   def _constant(self, name: str, data: np.ndarray, scales: np.ndarray | None, axis: int) -> int:
     quantization = None if scales is None else self.file.quantization(scales, 0, axis)
-    return self.file.tensor(name, data.shape, data.dtype, quantization, data)
+    constant = self.file.tensor(name, data.shape, data.dtype, quantization, data)
+    if data.dtype != np.float16:
+      return constant
+    restored = self.file.tensor(f"{name}/float32", data.shape, np.float32)
+    self.file.operator("DEQUANTIZE", VERSIONS["DEQUANTIZE"][FLOAT_BITS], [constant], [restored])
+    return restored
 
   def number(self, value: int, like: str) -> int:
     """A constant of one element on the grid of an activation tensor, or a float."""
@@ -137,9 +146,10 @@ class Emitter:
     outputs: list[int],
     like: str,
     options: str | None = None,
+    least_version: int = 1,
     **fields: Any,
   ) -> None:
-    """Adds an operator, of the lowest version that has the type of an activation tensor.
+    """Adds an operator, of the lowest version that has the types of its tensors.
 
     Args:
       code: as for :meth:`~jaxcompress.export.flatbuffer.ModelFile.operator`.
@@ -147,7 +157,9 @@ class Emitter:
       outputs: indices of tensors.
       like: the activation tensor, whose type the operator computes with.
       options: as for the file's.
+      least_version: that has what else the operator uses.
       **fields: of the options.
     """
-    version = VERSIONS[code][self.bits(like)]
+    bits = INT4_BITS if self.file.has_int4(inputs) else self.bits(like)
+    version = max(VERSIONS[code][bits], least_version)
     self.file.operator(code, version, inputs, outputs, options, **fields)

@@ -9,18 +9,24 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import flatbuffers
+import jax.numpy as jnp
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+from jaxcompress.export.packing import pack_bits
 
 SCHEMA_VERSION = 3
 IDENTIFIER = b"TFL3"
 ALIGNMENT = 16  # of buffers, as the schema asks
+INT4 = np.dtype(jnp.int4)
 TYPES = {
+  INT4: schema.TensorType.INT4,
   np.dtype(np.uint8): schema.TensorType.UINT8,
   np.dtype(np.int8): schema.TensorType.INT8,
   np.dtype(np.int16): schema.TensorType.INT16,
   np.dtype(np.int32): schema.TensorType.INT32,
   np.dtype(np.int64): schema.TensorType.INT64,
+  np.dtype(np.float16): schema.TensorType.FLOAT16,
   np.dtype(np.float32): schema.TensorType.FLOAT32,
 }
 
@@ -110,14 +116,17 @@ class ModelFile:
     quantization: Shared | None = None,
     data: np.ndarray | None = None,
   ) -> int:
-    """Adds a tensor and returns its index; with ``data`` it is a constant."""
+    """Adds a tensor and returns its index; with ``data`` it is a constant.
+
+    Integers of 4 bits are stored two in a byte, the first one in the low half.
+    """
     self._tensors.append(
       schema.TensorT(
         name=name,
         shape=np.asarray(shape, np.int32),
         type=TYPES[np.dtype(dtype)],
         quantization=quantization,
-        buffer=0 if data is None else self._buffer(data.tobytes()),
+        buffer=0 if data is None else self._buffer(_stored(data)),
       )
     )
     return len(self._tensors) - 1
@@ -177,6 +186,10 @@ class ModelFile:
       )
     )
 
+  def has_int4(self, tensors: Sequence[int]) -> bool:
+    """Whether one of some tensors holds integers of 4 bits."""
+    return any(self._tensors[index].type == schema.TensorType.INT4 for index in tensors)
+
   @property
   def has_float(self) -> bool:
     """Whether a tensor holds floating-point numbers."""
@@ -225,6 +238,10 @@ class ModelFile:
     builder = SharingBuilder()
     builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
+
+
+def _stored(data: np.ndarray) -> bytes:
+  return (pack_bits(data.astype(np.int8), 4) if data.dtype == INT4 else data).tobytes()
 
 
 def _operator_code(name: str, version: int) -> Any:

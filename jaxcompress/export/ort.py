@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxcompress.export.files import require_edge
-from jaxcompress.export.tflite import ENTRY
+from jaxcompress.export.metadata import ENTRY
 
 PROVIDERS = ["CPUExecutionProvider"]
 QUIET = 4  # of onnxruntime's levels: fatal errors only

@@ -6,8 +6,10 @@ import pathlib
 from typing import Any
 
 from jaxcompress import distill
+from jaxcompress.pipeline.budgets import Budget
 from jaxcompress.pipeline.presets import PRESETS
-from jaxcompress.training.checkpoint import first_line
+from jaxcompress.pipeline.quantize_options import parse_count, parse_size
+from jaxcompress.training.variables import first_line
 
 OPTIONS_FILE = "run.json"
 
@@ -34,6 +36,10 @@ class Options:
     image_size: side to which a folder's images are brought; None: their own.
     seed: of everything that is random.
     quick: a tenth of everything, to see that it works.
+    max_size: what the packed file may take, such as ``300KB``, or None. With this or one of the next
+      two, several students are tried; see :func:`jaxcompress.pipeline.search.search`.
+    max_macs: how many multiply-adds an image may take, such as ``10M``, or None.
+    max_latency_ms: what an image may take in LiteRT on one thread here, or None.
 
   Raises:
     ValueError: if a number is out of range, or ``distill`` cannot be parsed.
@@ -59,6 +65,9 @@ class Options:
   image_size: int | None = None
   seed: int = 0
   quick: bool = False
+  max_size: str | None = None
+  max_macs: str | None = None
+  max_latency_ms: float | None = None
 
   def __post_init__(self):
     if self.preset not in PRESETS:
@@ -74,7 +83,15 @@ class Options:
       )
     if not 2 <= self.bits <= 8:
       raise ValueError(f"bits: {self.bits} is out of range; it must be 2 to 8.")
-    for name in ("width", "teacher_width", "epochs", "batch_size", "image_size"):
+    _ = self.budget
+    for name in (
+      "width",
+      "teacher_width",
+      "epochs",
+      "batch_size",
+      "image_size",
+      "max_latency_ms",
+    ):
       value = getattr(self, name)
       if value is not None and not value > 0:
         raise ValueError(f"{name}: {value} must be positive.")
@@ -82,6 +99,19 @@ class Options:
       raise ValueError("batch_size: 1 is too small for batch statistics; it must be at least 2.")
     if self.seed < 0:
       raise ValueError(f"seed: {self.seed} must not be negative.")
+
+  @property
+  def budget(self) -> Budget | None:
+    """What the student may cost; None where nothing is said.
+
+    Examples:
+      >>> Options(max_macs="2.5M").budget
+      Budget(size=None, macs=2500000, latency_ms=None)
+    """
+    size = None if self.max_size is None else parse_size(self.max_size, "max_size")
+    macs = None if self.max_macs is None else parse_count(self.max_macs, "max_macs")
+    budget = Budget(size, macs, self.max_latency_ms)
+    return None if budget == Budget() else budget
 
 
 def make_options(given: dict[str, Any]) -> Options:

@@ -9,10 +9,19 @@ from rich.console import Console
 from rich.text import Text
 
 from jaxcompress import data as datasets
-from jaxcompress import export, quantize, report, training
+from jaxcompress import export, models, quantize, report, training
 from jaxcompress.export.runtime import FORMATS as RUNTIMES
+from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline import networks
-from jaxcompress.pipeline.formats import check_free, require_formats, runnable, write_all
+from jaxcompress.pipeline.formats import (
+  FORMATS,
+  FloatNetwork,
+  check_free,
+  format_of,
+  require_formats,
+  runnable,
+  write_all,
+)
 from jaxcompress.pipeline.networks import Saved
 from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.report import style, text
@@ -126,7 +135,9 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
     "preprocess": run.preprocess.to_metadata(),
     "data": run.data.name,
   }
-  write_all(model, options.models, metadata)
+  graph = models.summarize(run.saved.module, run.images.shape[1]).graph
+  floats = FloatNetwork(graph, fold(fuse_activations(graph), run.saved.variables))
+  write_all(model, options.models, metadata, floats)
   for name, content in contents.items():
     export.write_atomically(files[name], content)
   console.print(
@@ -248,9 +259,12 @@ def describe_file(
     console: where it is printed.
 
   Returns:
-    The verification; None if no runtime runs the file, or it is not installed.
+    The verification; None if no runtime runs the file or it is not installed, or for a float file.
   """
   size = f"{path}: {text.size(path.stat().st_size)}"
+  if FORMATS[format_of(path)].is_float:
+    console.print(f"{size}, the float network")
+    return None
   if path.suffix.lower() not in RUNTIMES:
     console.print(size)
     return None

@@ -31,7 +31,7 @@ def render(results: Results, images: Mapping[str, bytes]) -> str:
     cards="".join(_cards(results)),
     entries=tables.entry_table(results),
     note=tables.safe(_note(results)),
-    overview=_figures(results, images, "accuracy_against_size", "costs", "latency"),
+    overview=_figures(results, images, "accuracy_against_size", "candidates", "costs", "latency"),
     training=_section(
       "training",
       "Training",

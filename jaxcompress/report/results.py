@@ -196,6 +196,38 @@ class Sample(NamedTuple):
     return cls(buffer.getvalue(), int(label), int(prediction))
 
 
+class Candidate(NamedTuple):
+  """A quantized network among others.
+
+  Attributes:
+    name: as a person writes it, such as ``"4 bits"`` or ``"mixed"``.
+    bytes: of its packed weights, scales and biases.
+    score: share of images that are right, or on which it decides as the float network.
+    mixed: whether its layers differ in bits.
+    chosen: whether it is the one that was kept.
+  """
+
+  name: str
+  bytes: int
+  score: float
+  mixed: bool = False
+  chosen: bool = False
+
+
+class Search(NamedTuple):
+  """What a search to a budget tried.
+
+  Attributes:
+    candidates: scores are those of validation images.
+    reference: the teacher's score on them.
+    images: their number.
+  """
+
+  candidates: tuple[Candidate, ...]
+  reference: float
+  images: int
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Results:
   """Everything that a report shows; parts that a run has not are left at their defaults.
@@ -211,6 +243,7 @@ class Results:
     ranges: its activation tensors, in order.
     samples: a few test images.
     preprocess: what maps images to the model's input; see :func:`~jaxcompress.report.deploy`.
+    search: how the student was found; None where it was given.
 
   Raises:
     ValueError: if an entry is missing or the confusion matrix does not fit the classes.
@@ -224,6 +257,7 @@ class Results:
   ranges: tuple[Range, ...] = ()
   samples: tuple[Sample, ...] = ()
   preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  search: Search | None = None
 
   def __post_init__(self):
     missing = [key for key in STAGES if key not in self.entries]

@@ -3,22 +3,25 @@
 from jaxcompress.nn import init_variables
 from jaxcompress.training.assistants import fit_chain
 from jaxcompress.training.cached import CachedTeacher
-from jaxcompress.training.checkpoint import Checkpoints, load_variables, save_variables
+from jaxcompress.training.checkpoint import Checkpoints
 from jaxcompress.training.loop import evaluate, fit
-from jaxcompress.training.mesh import batch_sharding, make_mesh, shard_batch
+from jaxcompress.training.mesh import batch_sharding, make_mesh, process_rows, shard_batch
 from jaxcompress.training.norm import reestimate_norm
 from jaxcompress.training.optimizers import dense_kernels_only, dot, kernels_only, sgd
+from jaxcompress.training.preemption import PreemptedError
 from jaxcompress.training.protocols import PROTOCOLS, Protocol, step_decay, warmup_cosine
 from jaxcompress.training.recipe import Recipe, Stage
 from jaxcompress.training.sharding import shard, shardings
 from jaxcompress.training.state import CompressState, at_stage, init_state
 from jaxcompress.training.step import distill_step, eval_step, predict, train_step
+from jaxcompress.training.variables import load_variables, save_variables
 
 __all__ = [
   "PROTOCOLS",
   "CachedTeacher",
   "Checkpoints",
   "CompressState",
+  "PreemptedError",
   "Protocol",
   "Recipe",
   "Stage",
@@ -37,6 +40,7 @@ __all__ = [
   "load_variables",
   "make_mesh",
   "predict",
+  "process_rows",
   "reestimate_norm",
   "save_variables",
   "sgd",

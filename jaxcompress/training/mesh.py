@@ -106,3 +106,24 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     sharding = split if values.ndim else whole
     placed[name] = jax.make_array_from_process_local_data(sharding, np.asarray(values))
   return placed
+
+
+def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+  """Which examples of a global batch are this process's, in the order of :func:`shard_batch`.
+
+  Raises:
+    ValueError: if the devices cannot share the batch evenly.
+
+  Examples:
+    >>> process_rows(make_mesh(1), 4).tolist()
+    [0, 1, 2, 3]
+  """
+  if batch_size % mesh.size:
+    more = batch_size + -batch_size % mesh.size
+    raise ValueError(
+      f"batch_size: {batch_size} images cannot be shared by {mesh.size} devices; make it a multiple"
+      f" of {mesh.size}, such as {more}."
+    )
+  places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  rows = np.arange(batch_size)
+  return np.unique(np.concatenate([rows[place] for place in places.values()]))

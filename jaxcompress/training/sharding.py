@@ -105,6 +105,22 @@ def _place(leaf: Any, sharding: NamedSharding) -> Any:
   return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
+def replicated(tree: Any, mesh: Mesh) -> Any:
+  """Arrays of this process, the same on every other, whole on each device of a mesh.
+
+  Examples:
+    >>> from jaxcompress.training import make_mesh
+    >>> replicated({"bias": np.zeros(3)}, make_mesh(1))["bias"].is_fully_replicated
+    True
+  """
+  return jax.tree.map(lambda leaf: _place(leaf, NamedSharding(mesh, PartitionSpec())), tree)
+
+
+def on_one_device(tree: Any) -> Any:
+  """Arrays that lie whole on every device of a mesh, on this process's first one alone."""
+  return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
 def constrained(state: CompressState) -> CompressState:
   """Inside a jitted function: the state's arrays where they belong; without a placement, as it is."""
   if state.placement is None:

@@ -1,6 +1,8 @@
 """What the command line accepts, prints and refuses."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -135,6 +137,16 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
     (("--resume",), "resume: jaxcompress-out holds no run"),
     (("--data", "digits", "--teacher-checkpoint", "nowhere"), "holds no readable model.json"),
     (("--data", "digits", "--student", "resnet8", "--width", "2"), "width: resnet8 has no such"),
+    (("--num-processes", "2"), "coordinator: none is given; name HOST:PORT of process 0"),
+    (("--coordinator", "host:1234", "--num-processes", "2"), "process_id: none is given"),
+    (
+      ("--coordinator", "host", "--num-processes", "2", "--process-id", "0"),
+      "coordinator: 'host' must be HOST:PORT",
+    ),
+    (
+      ("--coordinator", "host:1", "--num-processes", "2", "--process-id", "2"),
+      "process_id: 2 must be 0 to 1",
+    ),
   ],
 )
 def test_mistakes_are_one_line_that_names_the_value(run, tmp_path, arguments, message):
@@ -194,3 +206,14 @@ def test_a_damaged_run_file_is_one_clear_error(run, tmp_path, content):
   code, _, err = run("compress", "--out", "out", "--resume")
   assert code == 2
   assert "damaged" in err
+
+
+def test_help_imports_neither_jax_nor_the_library(tmp_path):
+  """Which takes it from seconds to a fraction of one."""
+  program = (
+    "import sys; from jaxcompress.cli import app; print({'jax', 'numpy'} & set(sys.modules))"
+  )
+  found = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
+  assert found.stdout.strip() == "set()"

@@ -23,7 +23,7 @@ from jaxcompress.quantize.ptq.observe import check_batch_size
 from jaxcompress.quantize.ptq.progress import meter
 from jaxcompress.quantize.rules import names_of
 from jaxcompress.quantize.sites import find_sites
-from jaxcompress.quantize.sizes import bits_of
+from jaxcompress.quantize.storage import bits_of
 
 KINDS = ("depthwise", "pointwise")
 

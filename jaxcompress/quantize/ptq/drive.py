@@ -58,6 +58,7 @@ def post_training(
   method: str = AUTO,
   bits: int = 8,
   activation_bits: int = 8,
+  symmetric: bool = False,
   rules: Sequence[Rule] = (),
   labels: Any = None,
   max_drop: float | None = None,
@@ -87,6 +88,8 @@ def post_training(
     bits: of the weights, 2 to 8.
     activation_bits: 8, or 16: nearer to float, on slower kernels; see
       :func:`~jaxcompress.quantize.w8a16`.
+    symmetric: whether the zero points of activations are 0, as TensorRT has them; what is never
+      below zero then has 128 levels.
     rules: exceptions for some layers, as :func:`~jaxcompress.quantize.allocate_bits` gives them. Of
       a rule's quantizers only the integers count, since methods choose scales of their own.
     labels: (N,) integers, or None.
@@ -128,6 +131,7 @@ def post_training(
     method=method,
     bits=bits,
     activation_bits=activation_bits,
+    symmetric=symmetric,
     rules=rules,
     labels=labels,
     max_drop=max_drop,
@@ -148,6 +152,7 @@ def search(
   method: str = AUTO,
   bits: int = 8,
   activation_bits: int = 8,
+  symmetric: bool = False,
   rules: Sequence[Rule] = (),
   labels: Any = None,
   max_drop: float | None = None,
@@ -200,6 +205,7 @@ def search(
         seed=seed,
         preprocess=preprocess,
         kernels=kernels,
+        symmetric=symmetric,
         tick=shown.tick,
       )
       score, sqnr = judge(quantized)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxcompress.nn import Folded, Graph, fold
 from jaxcompress.nn.execute import folded_layers
 from jaxcompress.quantize.grid import Levels
+from jaxcompress.quantize.integer.values import centred
 from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.model import Move, QuantizedModel
 from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments
@@ -128,6 +129,7 @@ class Network:
     seed: int,
     preprocess: Any,
     kernels: str,
+    symmetric: bool,
     tick: Tick,
   ) -> QuantizedModel:
     """The integer model that a method makes.
@@ -139,6 +141,7 @@ class Network:
       seed: of AdaRound's samples.
       preprocess: kept in the model.
       kernels: whose arithmetic evaluates it.
+      symmetric: whether the zero points of activations are 0.
       tick: called after every batch or layer.
     """
     network = self.equalized if method.equalize else self
@@ -146,6 +149,8 @@ class Network:
     chosen = calibrator(method.ranges)
     seen = network.seen(counts=chosen.counts, tick=tick)
     grids = grids_of(choose_ranges(network.sites, seen, chosen, bits), bits)
+    if symmetric:
+      grids = {tensor: centred(grid) for tensor, grid in grids.items()}
     scales, codes = choose_scales(folded, to, method.weights), None
     rounded = {
       name: rounded_weights(layer, scales[name], to[name]) for name, layer in folded.items()

@@ -13,6 +13,12 @@ from jaxcompress.quantize.quantizers.binary import (
   xnor,
   xnor_activations,
 )
+from jaxcompress.quantize.quantizers.cluster import (
+  Centroids,
+  cluster,
+  cluster_weights,
+  find_centroids,
+)
 from jaxcompress.quantize.quantizers.dorefa import (
   dorefa,
   dorefa_activations,
@@ -45,6 +51,7 @@ from jaxcompress.quantize.quantizers.uniform import absmax, ema_range, mean_rang
 
 __all__ = [
   "Anchor",
+  "Centroids",
   "Learned",
   "Oscillation",
   "Progress",
@@ -55,6 +62,8 @@ __all__ = [
   "bwn",
   "bwn_weights",
   "clip_sign",
+  "cluster",
+  "cluster_weights",
   "dorefa",
   "dorefa_activations",
   "dorefa_clip",
@@ -65,6 +74,7 @@ __all__ = [
   "ewgs_activations",
   "ewgs_quantize",
   "ewgs_round",
+  "find_centroids",
   "freeze_oscillating",
   "lsq",
   "lsq_activations",

@@ -53,8 +53,9 @@ def _ranged(
   bits: int,
   observe: Callable[..., ranges.Range],
   read: Callable[[ranges.Range], ranges.Range] = lambda state: state,
+  symmetric: bool = False,
 ) -> Quantizer:
-  to = activation_levels(bits)
+  to = levels(bits, symmetric=True) if symmetric else activation_levels(bits)
 
   def grid(params, state, x=None):
     del params, x
@@ -73,7 +74,9 @@ def _ranged(
   return Quantizer(lambda x: ((), ranges.empty()), apply, grid, to, ranges.merge)
 
 
-def ema_range(bits: int = 8, *, decay: float = 0.95, debias: bool = False) -> Quantizer:
+def ema_range(
+  bits: int = 8, *, decay: float = 0.95, debias: bool = False, symmetric: bool = False
+) -> Quantizer:
   """Asymmetric activations with one scale for each tensor, from a moving average of its range.
 
   Args:
@@ -81,6 +84,7 @@ def ema_range(bits: int = 8, *, decay: float = 0.95, debias: bool = False) -> Qu
     decay: share of the old range that is kept at each step.
     debias: start the average at zero and divide the bias out, instead of starting it from the
       first batch.
+    symmetric: keep the zero point at 0 with few bits too, as TensorRT has it.
 
   Returns:
     A :class:`Quantizer` whose state is a :class:`~jaxcompress.quantize.ranges.Range`.
@@ -107,7 +111,7 @@ def ema_range(bits: int = 8, *, decay: float = 0.95, debias: bool = False) -> Qu
   def read(state):
     return ranges.debiased(state, decay) if debias else state
 
-  return _ranged(bits, observe, read)
+  return _ranged(bits, observe, read, symmetric)
 
 
 def minmax_range(bits: int = 8) -> Quantizer:

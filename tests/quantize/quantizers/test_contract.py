@@ -25,6 +25,7 @@ WEIGHTS = {
   "bwn, through scale": q.bwn(gradient="through_scale"),
   "xnor": q.xnor(),
   **{f"ewgs {bits}": q.ewgs(bits, factor=0.1) for bits in (8, 4)},
+  "cluster": q.cluster(8, start="linear"),
   "stochastic": q.stochastic(q.absmax(4)),
   "progressive": q.progressive(q.absmax(8), q.lsq(4), at=(1,)),
   "freeze_oscillating": q.freeze_oscillating(q.lsq(3)),
@@ -53,8 +54,8 @@ APPLY = {
   name: jax.jit(quantizer.apply, static_argnames=("train", "nonnegative"))
   for name, quantizer in ALL.items()
 }
-# Squashing by tanh, and a scale from the mean of what was already squashed, are not projections.
-IDEMPOTENT = [name for name in ALL if not name.startswith("dorefa ")]
+# Squashing by tanh, and scales from what was already squashed or clustered, are not projections.
+IDEMPOTENT = [name for name in ALL if not name.startswith("dorefa ") and name != "cluster"]
 SHAPE = (3, 3, 2, 5)
 
 every = pytest.mark.parametrize("name", ALL)
