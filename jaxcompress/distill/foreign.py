@@ -23,7 +23,7 @@ class Adapter(nn.Module):
   preact: tuple[str, ...] = ()
   logits: str | None = None
 
-  def setup(self):
+  def setup(self) -> None:
     nn.share_scope(self, self.adapted)  # variables have the model's own names
 
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:

@@ -218,7 +218,7 @@ def same_grid(found: Operator, limit: None) -> str | None:
 
 def codes(found: Operator, limit: Collection[str]) -> str | None:
   """Types of the codes that are written or read."""
-  tensor = found.outputs[0] if found.name == "QuantizeLinear" else found.inputs[0]
+  tensor = found.outputs[0] if found.name == "QuantizeLinear" else _first(found)
   return _outside([tensor], limit)
 
 

@@ -54,7 +54,7 @@ class SharingBuilder(flatbuffers.Builder):
 
     return self.once((x.dtype.str, x.tobytes()), write)
 
-  def CreateString(self, s: str, encoding="utf-8", errors="strict") -> int:
+  def CreateString(self, s: str, encoding: str = "utf-8", errors: str = "strict") -> int:
     return self.once(s, lambda: super(SharingBuilder, self).CreateString(s, encoding, errors))
 
 

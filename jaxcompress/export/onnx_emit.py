@@ -104,10 +104,9 @@ class OnnxEmitter:
     )
 
   def _grid(self, grid: Grid) -> tuple[str, str]:
-    zero_point = np.int8(grid.zero_point)
-    if not self.signed:
-      zero_point = np.uint8(grid.zero_point - LOWEST)
-    return self.file.constant(np.float32(grid.scale)), self.file.constant(zero_point)
+    zero_point = grid.zero_point if self.signed else grid.zero_point - LOWEST
+    stored = np.array(zero_point, np.int8 if self.signed else np.uint8)
+    return self.file.constant(np.float32(grid.scale)), self.file.constant(stored)
 
   def activated(self, value: str, name: str, act: str | None) -> str:
     """An activation function in float."""
@@ -126,7 +125,7 @@ class OnnxEmitter:
     """Kernel, its first axis the output's, and bias of a layer, as float tensors."""
     kernel, bias, kernel_scales, bias_scales = self.numbers.weights(node)
     if self.signed:
-      bias, bias_scales = np.float32(bias * np.float64(bias_scales)), None
+      bias, bias_scales = np.asarray(bias * np.float64(bias_scales), np.float32), None
     pairs = {"kernel": (layout(kernel), kernel_scales), "bias": (bias, bias_scales)}
     return [self._constant(f"{node.name}/{kind}", *pair) for kind, pair in pairs.items()]
 

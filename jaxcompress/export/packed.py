@@ -9,7 +9,6 @@ forms, and all weights dense; it is read, too.
 
 import hashlib
 import json
-import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ from jaxcompress.export.files import write_atomically
 from jaxcompress.export.metadata import ENTRY, describe, to_json, version
 from jaxcompress.export.packing import deflate, inflate, restore, unpack_bits, unzigzag, zigzag
 from jaxcompress.export.tflite import tflite
-from jaxcompress.nn import Graph, Node, Norm, kernel_shape
+from jaxcompress.nn import Graph, Node, Norm, kernel_shape, needed_shape
 from jaxcompress.quantize import Grid, Integers, QuantizedModel
 from jaxcompress.quantize.model import Move, bias_type
 

@@ -78,7 +78,7 @@ def module_path(module: nn.Module) -> str:
   return "/".join(module.path)
 
 
-def is_leaf_call(context) -> bool:
+def is_leaf_call(context: Any) -> bool:
   """Whether an intercepted method is the call of a leaf op."""
   return isinstance(context.module, LeafOp) and context.method_name == "__call__"
 
@@ -171,7 +171,7 @@ class _Record(NamedTuple):
 
   graph: Graph
   nodes: list[Node]
-  endpoints: Endpoints
+  endpoints: Any
   variables: Any
 
 
@@ -184,7 +184,7 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
   names: dict[int, str] = {}  # id of a tracer -> tensor name
   alive = []  # keeps the tracers, and so their ids, unique
   nodes: list[Node] = []
-  ends: list[str] = []
+  ends: list[Any] = []
 
   def remember(tracer, name):
     names[id(tracer)] = name
@@ -228,17 +228,19 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
       result, variables = call(x, extra)
     result = result if isinstance(result, Endpoints) else Endpoints(result)
     several = ([names.get(id(array)) for array in part] for part in (result.maps, result.preact))
-    run.endpoints = Endpoints(
+    found: Any = Endpoints(  # names in place of arrays
       name_of(result.logits, "logits"),
       names.get(id(result.pooled)),
       *(() if None in part else tuple(part) for part in several),
     )
+    ends.append(found)
     return variables
 
   variables = jax.eval_shape(run, x, extra)
-  logits = run.endpoints.logits
+  (endpoints,) = ends
+  logits = endpoints.logits
   graph = Graph(_needed(nodes, {logits}), tuple(x.shape), logits)
-  return _Record(graph, nodes, run.endpoints, variables)
+  return _Record(graph, nodes, endpoints, variables)
 
 
 def _attributes(module: nn.Module) -> FrozenDict:

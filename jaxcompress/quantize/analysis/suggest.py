@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
@@ -26,7 +26,7 @@ class Suggestion(NamedTuple):
   reason: str
 
 
-def rule_for(names: Iterable[str], **quantizers) -> Rule:
+def rule_for(names: Iterable[str], **quantizers: Any) -> Rule:
   """A rule that matches layers by their whole path.
 
   Examples:

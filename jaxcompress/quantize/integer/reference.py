@@ -100,7 +100,7 @@ class Steps(NamedTuple):
     return count(jnp.asarray(self.edges)[0], v).astype(jnp.int32) + self.lowest
 
 
-def quantize_multiplier(real) -> Factor:
+def quantize_multiplier(real: Any) -> Factor:
   """The nearest :class:`Factor` of positive reals, float64 in numpy.
 
   Examples:

@@ -7,7 +7,7 @@ and those for microcontrollers scale such sums alike, by a factor of 15 bits, an
 up. Beside them only products and sums are computed in more than one way.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def wide(values: np.ndarray) -> Wide:
   return Wide((values >> LIMB).astype(np.int32), (values & MASK).astype(np.int32))
 
 
-def accumulate_wide(x: jax.Array, weights: jax.Array, parts: Parts, **shape) -> Wide:
+def accumulate_wide(x: jax.Array, weights: jax.Array, parts: Parts, **shape: Any) -> Wide:
   """The convolution or matrix product of 16-bit activations, exactly.
 
   Args:

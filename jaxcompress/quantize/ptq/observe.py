@@ -282,7 +282,9 @@ def _histograms(sites, layers, lows, highs, x, weight):
   return jnp.stack(totals)
 
 
-def rounding_visitor(grids: Mapping[str, Grid], rounded: frozenset[str]):
+def rounding_visitor(
+  grids: Mapping[str, Grid], rounded: frozenset[str]
+) -> Callable[[str, Any], jax.Array]:
   """A visitor for :func:`~jaxcompress.nn.execute.execute` that rounds tensors to their grids."""
 
   def visit(tensor: str, array: jax.Array) -> jax.Array:
