@@ -139,7 +139,7 @@ def compress(
     "max_latency_ms": max_latency_ms,
   }
   keep_compiled_programs()
-  pipeline.join(pipeline.Together(coordinator, num_processes, process_id, heartbeat))
+  training.join(training.Together(coordinator, num_processes, process_id, heartbeat))
   console = Console(quiet=not processes.is_first())
   folder, options = pipeline.claim_together(out, given, resume=resume)
   command = shlex.join(["jaxcompress", *sys.argv[1:]])

@@ -10,6 +10,7 @@ from jaxcompress.pipeline.budgets import Budget
 from jaxcompress.pipeline.presets import PRESETS
 from jaxcompress.pipeline.pruning import check_clusters, check_pruning
 from jaxcompress.pipeline.quantize_options import parse_count, parse_size
+from jaxcompress.training.processes import is_first, shared
 from jaxcompress.training.variables import first_line
 
 OPTIONS_FILE = "run.json"
@@ -184,6 +185,29 @@ def claim_folder(
       f"out: {folder} cannot be written ({error.strerror}); name another folder."
     ) from error
   return folder, made
+
+
+def claim_together(
+  out: str | None, given: dict[str, Any], *, resume: bool
+) -> tuple[pathlib.Path, Options]:
+  """The first process claims the output folder (see :func:`claim_folder`), for all of them.
+
+  Raises:
+    ValueError: on every process, if the first cannot, or another does not see the folder.
+  """
+  claim: dict[str, Any] = {}
+  if is_first():
+    try:
+      folder, options = claim_folder(out, given, resume=resume)
+      claim = {"folder": str(folder.absolute())}
+    except ValueError as error:
+      claim = {"error": str(error)}
+  claim = shared(claim)
+  if "error" in claim:
+    raise ValueError(claim["error"])
+  if is_first():
+    return folder, options
+  return claim_folder(claim["folder"], given, resume=True)
 
 
 def release_folder(folder: pathlib.Path) -> None:

@@ -363,7 +363,7 @@ def _train(
       batch_at,
       steps=steps,
       name=phase,
-      on_log=lambda row: run.metrics.write(phase, row.pop("step"), **row),
+      on_log=lambda row: run.metrics.write(phase, int(row.pop("step")), **row),
       hooks=hooks,
       checkpoints=checkpoints,
       console=run.console,

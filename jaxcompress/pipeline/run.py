@@ -17,6 +17,7 @@ from jaxcompress import data as datasets
 from jaxcompress import export, quantize, report, training
 from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline import networks, phases
+from jaxcompress.pipeline.devices import device_facts
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import FINE_TUNE, PRESETS
@@ -49,7 +50,7 @@ def compress(
   Returns:
     The :class:`~jaxcompress.report.Results` that the report shows.
 
-  With several processes (see :func:`~jaxcompress.pipeline.join`) all call this alike, on a folder
+  With several processes (see :func:`~jaxcompress.training.join`) all call this alike, on a folder
   that all see; the first one writes. All devices share each batch.
 
   Raises:
@@ -268,6 +269,7 @@ def _deploy(
   schedule = run.schedule
   int8 = report.Entry(
     **_sizes(student, path),
+    **device_facts(path),
     top1=float(np.mean(predictions == data.test.labels)),
     steps=facts["distilled"]["steps"] + schedule.int_steps,
     seconds=run.seconds("distilled") or facts["distilled"]["seconds"],

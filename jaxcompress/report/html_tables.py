@@ -59,6 +59,8 @@ def entry_table(results: Results) -> str:
     "latency, 1 thread": lambda row: _ms(row[1].latency_ms),
     "2 threads": lambda row: _ms(row[1].latency_ms_2_threads),
     "bit-equal logits": lambda row: _maybe(text.percent_down, row[1].bit_equal),
+    "TFLite-Micro, arena": lambda row: _maybe(text.size, row[1].arena_bytes),
+    "Ethos-U": lambda row: _maybe(escape, row[1].npu),
   }
   rows = ordered(results)
   columns: list[Column] = [

@@ -55,6 +55,8 @@ class Entry:
     top1_agreement: share of images on which both pick the same class.
     logits: number of logits that were compared.
     file: name of the model's file in the output folder, or None.
+    arena_bytes: working memory that TensorFlow Lite for Microcontrollers needs, or None.
+    npu: in words, how many operators an Ethos-U computes, and why not the others, or None.
 
   Raises:
     ValueError: for a ``top1`` or a share outside 0 to 1.
@@ -81,6 +83,8 @@ class Entry:
   top1_agreement: float | None = None
   logits: int | None = None
   file: str | None = None
+  arena_bytes: int | None = None
+  npu: str | None = None
 
   def __post_init__(self):
     for name in ("top1", "bit_equal", "top1_agreement", "sparsity"):
