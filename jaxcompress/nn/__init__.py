@@ -2,6 +2,7 @@
 
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.endpoints import Endpoints
+from jaxcompress.nn.epilogue import Epilogue, ending
 from jaxcompress.nn.execute import execute, folded_layers
 from jaxcompress.nn.fold import Folded, fold
 from jaxcompress.nn.fuse import fuse_activations
@@ -36,7 +37,7 @@ from jaxcompress.nn.layers import (
   Multiply,
   Split,
 )
-from jaxcompress.nn.norm import Norm, batch_norm, riding
+from jaxcompress.nn.norm import Norm, batch_norm
 
 __all__ = [
   "INPUT",
@@ -49,6 +50,7 @@ __all__ = [
   "ConvNorm",
   "Dense",
   "Endpoints",
+  "Epilogue",
   "Folded",
   "GlobalAvgPool",
   "Graph",
@@ -63,6 +65,7 @@ __all__ = [
   "batch_norm",
   "count_macs",
   "count_parameters",
+  "ending",
   "execute",
   "fold",
   "folded_layers",
@@ -73,7 +76,6 @@ __all__ = [
   "macs",
   "module_path",
   "parameters",
-  "riding",
   "trace",
   "trace_init",
   "with_parameters",

@@ -24,6 +24,23 @@ def largest(a: Any, b: Any) -> Any:
   return jax.tree.map(jnp.maximum, a, b)
 
 
+class Rounding(NamedTuple):
+  """What a quantizer does to an activation: measuring first, then elementwise rounding.
+
+  Attributes:
+    prepare: ``(params, state, x, *, train, nonnegative) -> (trained, fixed, state)``. Two tuples of
+      scalars, those by which there is a gradient and those by which there is none.
+    forward: see :class:`jaxcompress.nn.Epilogue`.
+    backward: likewise.
+    by_ends: likewise.
+  """
+
+  prepare: Callable
+  forward: Callable
+  backward: Callable | None = None
+  by_ends: bool = False
+
+
 class Quantizer(NamedTuple):
   """How one kind of tensor is put on a grid of integers during training.
 
@@ -42,9 +59,7 @@ class Quantizer(NamedTuple):
     levels: the integers.
     merge: ``(state, state) -> state``. One state for two tensors that share a grid.
     training_only: why no integer file can hold what ``apply`` gives; None where one can.
-    sink: ``(params) -> scalar``. The parameter whose gradient ``apply`` can leave unsummed, if it
-      is called with ``along=``, for the reduction of a batch normalization; see
-      :func:`jaxcompress.nn.riding`. None: there is none.
+    rounding: what ``apply`` does, taken apart; None where that cannot be done.
   """
 
   init: Callable
@@ -53,7 +68,7 @@ class Quantizer(NamedTuple):
   levels: Levels
   merge: Callable = largest
   training_only: str | None = None
-  sink: Callable | None = None
+  rounding: Rounding | None = None
 
 
 class Learned(NamedTuple):
@@ -175,6 +190,22 @@ positive.defjvps(lambda tangent, y, x: tangent)
 
 
 @jax.custom_jvp
+def sloped(x: jax.Array, slope: jax.Array | float) -> jax.Array:
+  """``x``, with gradient ``slope``.
+
+  Examples:
+    >>> value, slope = jax.value_and_grad(sloped)(2.0, 0.25)
+    >>> float(value), float(slope)
+    (2.0, 0.25)
+  """
+  del slope
+  return x
+
+
+sloped.defjvps(lambda tangent, y, x, slope: tangent * slope, None)
+
+
+@jax.custom_jvp
 def round_through(x: jax.Array) -> jax.Array:
   """Rounds half to even, with gradient 1.
 
@@ -220,6 +251,8 @@ def sum_to(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """
   if not shape:
     return ops.total(x)
+  if shape == (1,) * (x.ndim - 1) + x.shape[-1:]:
+    return ops.channel_sums(x.reshape(1, -1, x.shape[-1]))[0].reshape(shape)
   repeated = [i for i, n in enumerate(shape) if n == 1 and x.shape[i] != 1]
   return jnp.sum(x, tuple(repeated), keepdims=True)
 
