@@ -8,15 +8,16 @@ and CRD's banks of 50,000 rows and 16,384 negatives. The parts are timed apart, 
 own: the student's step on labels alone, the teacher's pass, and the loss with its gradient on
 finished features. "Loss" is what the joint step takes beyond student and teacher, as a share of it;
 "joint / parts" is the joint step over the sum of the three. Rounds alternate, so that a slow moment
-of the machine hits all; medians are printed.
+of the machine hits all; medians are printed. With ``--json`` each row is a line of that file, and a
+later call goes on from there.
 
 ``table``: a ResNet-20 that was trained on all 24,000 glyphs, and a ResNet-8 that gets 4,000 of them,
 both of half the usual width; for each loss, with its usual weight beside cross-entropy, and each
 seed the student has the same start, data order and schedule as the student alone. Top-1 on the test
 set is looked at five times: the best of these and the last, mean and sample standard deviation over
 seeds. The best is chosen on the test set, as the literature has it; compare the last. Losses with a
-first stage spend an eighth of the same number of steps in it. With ``--json`` each run is one line
-of the file, and a later call goes on from there. SimKD is judged by the student's own classifier.
+first stage spend an eighth of the same number of steps in it. With ``--json`` each run is a line.
+SimKD is judged by the student's own classifier.
 """
 
 import argparse
@@ -32,7 +33,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from rich.console import Console
-from rich.table import Table
 
 from jaxcompress import data as datasets
 from jaxcompress import distill, models, ops, training
@@ -119,49 +119,45 @@ class Steps:
 
 def cost(args):
   """Rows of every loss: milliseconds of each part."""
-  steps, rows, failed = Steps(args.batch), {}, {}
-  common = {"student": steps.joint(), "teacher": steps.teaching()}
+  setting = {"batch": args.batch}
+  rows, failed = {line["method"]: line["ms"] for line in remembered(args.json, setting)}, {}
+  steps, common = Steps(args.batch), None
   for name in args.methods:
-    method = distill.METHODS[name]
+    if name in rows:
+      continue
     try:
-      text = name if method.stays else f"{name},labels:1"
-      asked = distill.parse(text, num_examples=EXAMPLES, **_large(name))
-      loss = asked.loss if method.stays else distill.named_chain(
-        labels=distill.cross_entropy(), **{name: distill.scale(method.weight, method.make())}
-      )  # fmt: skip
+      loss = _beside_labels(name, num_examples=EXAMPLES, **_large(name)).loss
+      common = common or {"student": steps.joint(), "teacher": steps.teaching()}
       calls = {**common, "joint": steps.joint(loss), "loss": steps.alone(loss)}
-      for call in calls.values():
-        jax.block_until_ready(call())
-      times = {key: [] for key in calls}
-      for _ in range(args.repeats):
-        for key, call in calls.items():
-          times[key].append(1e3 * timed(call))
+      rows[name] = medians(calls, args.repeats)
     except ValueError as error:
       failed[name] = str(error)
       continue
-    rows[name] = {key: statistics.median(values) for key, values in times.items()}
     console.print(name, {key: round(value, 1) for key, value in rows[name].items()})
+    remember(args.json, {"method": name, **setting, "ms": rows[name]})
     calls = None  # frees the banks before the next
-  table = Table(title=f"VGG-13 to MobileNetV2, {SIDE} px, batch {args.batch}: ms of a step")
-  for column in (
-    "",
-    "joint",
-    "student",
-    "teacher",
-    "loss alone",
-    "loss, % of step",
-    "joint / parts",
-  ):
-    table.add_column(column, justify="left" if not column else "right")
-  for name, row in rows.items():
-    row["share"] = (row["joint"] - row["student"] - row["teacher"]) / row["joint"]
-    row["joint_over_parts"] = row["joint"] / (row["student"] + row["teacher"] + row["loss"])
-    cells = [f"{row[key]:.1f}" for key in ("joint", "student", "teacher", "loss")]
-    table.add_row(name, *cells, f"{100 * row['share']:.1f}", f"{row['joint_over_parts']:.2f}")
-  console.print(table)
+  print(f"VGG-13 to MobileNetV2, {SIDE} px, batch {args.batch}: ms of a step\n")
+  print("| | joint | student | teacher | loss alone | loss, % of step | joint / parts |")
+  print("|---|---|---|---|---|---|---|")
+  for name in (name for name in args.methods if name in rows):
+    ms = rows[name]
+    share = (ms["joint"] - ms["student"] - ms["teacher"]) / ms["joint"]
+    over = ms["joint"] / (ms["student"] + ms["teacher"] + ms["loss"])
+    cells = [f"{ms[key]:.1f}" for key in ("joint", "student", "teacher", "loss")]
+    print("|", " | ".join((name, *cells, f"{100 * share:.1f}", f"{over:.2f}")), "|")
   for name, error in failed.items():
     console.print(f"{name}: {error}")
-  return {"rows": rows, "failed": failed}
+
+
+def medians(calls, repeats):
+  """Milliseconds of each call, in rounds after a first one that compiles."""
+  for call in calls.values():
+    jax.block_until_ready(call())
+  times = {key: [] for key in calls}
+  for _ in range(repeats):
+    for key, call in calls.items():
+      times[key].append(1e3 * timed(call))
+  return {key: statistics.median(values) for key, values in times.items()}
 
 
 def _large(name):
@@ -264,7 +260,9 @@ class Pair:
 
 def gains(args):
   """Rows of the student alone and of every loss: top-1 at each look, for each seed."""
-  known, failed = remembered(args), {}
+  setting = {"steps": args.steps, "images": args.limit}  # what runs must share to be compared
+  known = {(row["method"], row["seed"]): row["top1"] for row in remembered(args.json, setting)}
+  failed = {}
   pair = Pair(args)
   for name in ("alone", *args.methods):
     recipe = None
@@ -272,15 +270,14 @@ def gains(args):
       if (name, seed) in known:
         continue
       try:
-        recipe = recipe or pair.recipe(None if name == "alone" else _with_labels(name, args.limit))
+        recipe = recipe or pair.recipe(
+          None if name == "alone" else _beside_labels(name, num_examples=args.limit)
+        )
         known[name, seed] = pair.run(recipe, seed, f"{name} {seed}")
       except ValueError as error:
         failed[name] = str(error)
         break
-      if args.json:
-        line = {"method": name, "seed": seed, **_setting(args), "top1": known[name, seed]}
-        with args.json.open("a") as file:
-          file.write(json.dumps(line) + "\n")
+      remember(args.json, {"method": name, "seed": seed, **setting, "top1": known[name, seed]})
   console.print(f"teacher {pair.teacher_top1:.2%}")
   print("| | best, % | last, % | last beyond alone, points |\n|---|---|---|---|")
   seeds = range(args.seeds)
@@ -295,24 +292,23 @@ def gains(args):
     console.print(f"{name}: {error}")
 
 
-def _with_labels(name, images):
-  """A loss and cross-entropy, which SimKD goes without unless told."""
-  asked = distill.parse(name, num_examples=images)
-  return asked if "labels" in asked.weights else distill.parse(f"{name},labels:1")
+def _beside_labels(name, **options):
+  """A loss with its usual weight and cross-entropy, which SimKD goes without unless told."""
+  asked = distill.parse(name, **options)
+  return asked if "labels" in asked.weights else distill.parse(f"{name},labels:1", **options)
 
 
-def _setting(args):
-  """What runs must share to be compared."""
-  return {"steps": args.steps, "images": args.limit}
+def remembered(path, setting):
+  """Lines of a file that were measured with this setting."""
+  lines = path.read_text().splitlines() if path and path.exists() else []
+  return [row for row in map(json.loads, lines) if setting.items() <= row.items()]
 
 
-def remembered(args):
-  """Runs of the same setting that the file already has, by method and seed."""
-  if not (args.json and args.json.exists()):
-    return {}
-  rows = [json.loads(line) for line in args.json.read_text().splitlines()]
-  setting = _setting(args).items()
-  return {(row["method"], row["seed"]): row["top1"] for row in rows if setting <= row.items()}
+def remember(path, line):
+  """Appends a line, so that a later call goes on from there."""
+  if path:
+    with path.open("a") as file:
+      file.write(json.dumps(line) + "\n")
 
 
 def spread(values):
@@ -335,14 +331,7 @@ def main():
   ops.keep_freed_memory()
   if unknown := [name for name in args.methods if name not in distill.METHODS]:
     parser.error(f"methods: {unknown[0]} is unknown; there are {', '.join(distill.METHODS)}")
-  if args.part == "table":
-    gains(args)
-    return
-  results = cost(args)
-  if args.json:
-    settings = {key: value for key, value in vars(args).items() if key != "json"}
-    text = json.dumps({**settings, "device": str(jax.devices()[0]), **results}, indent=2)
-    args.json.write_text(text + "\n")
+  {"cost": cost, "table": gains}[args.part](args)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,45 @@
 """Share of logits that a runtime and exact evaluation have bit for bit in common, for all models.
 
-Weights are random, BatchNorm's statistics and scales too; activation ranges are those of a few
-images. With ``--trained FOLDER`` the models are those that ``jaxcompress.models.save`` wrote there,
-``NAME.safetensors``. Run it from the project's root:
+    python benchmarks/exactness.py --out exactness.jsonl
 
-    python benchmarks/exactness.py --size 96 --images 3
+Every row is one model at one size with one kind of weights in one runtime. Rows are appended to
+``--out`` as soon as they are known, the cheapest models first, and rows that are there are not
+computed again: a run can be stopped and gone on with, with other choices too. The table at the end
+is of the whole file.
+
+``random`` weights come with random BatchNorm statistics and scales, and random images; ``trained``
+ones are of 20 steps on the built-in glyphs, which are also the images, enlarged.
 """
 
 import argparse
+import itertools
+import json
 import pathlib
 import tempfile
 import time
+import traceback
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from rich.console import Console
 from rich.table import Table
 
-from jaxcompress import export, models, quantize
+from jaxcompress import data, export, models, quantize
 from jaxcompress.quantize.integer import KERNELS
+from jaxcompress.training import Recipe, init_state, train_step
+
+NAMES = {
+  "xnnpack": "XNNPACK",
+  "reference": "BUILTIN_REF",
+  "tflm": "TFLite-Micro",
+  "onnxruntime": "onnxruntime",
+}
+WEIGHTS = ("random", "trained")
+KEYS = ("model", "size", "weights", "kernels")  # what tells rows apart
+CALIBRATION = 16  # images; the others go beyond their ranges here and there
+GLYPH, BATCH, STEPS = 32, 32, 20
 
 
 def random_variables(model, shape, rng):
@@ -38,47 +58,133 @@ def random_variables(model, shape, rng):
   return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init))
 
 
-def quantized_of(name: str, size: int, images: int, trained: pathlib.Path | None):
+def trained_variables(model):
+  """Variables after some steps on the built-in glyphs."""
+  glyphs = data.load("glyphs", limit=BATCH * STEPS).train
+  batch_at = lambda i: data.batch_at(glyphs, BATCH, seed=0, position=i)  # noqa: E731
+  recipe = Recipe(
+    student=model, preprocess=data.Preprocess(), optimizer=optax.sgd(0.02, momentum=0.9)
+  )
+  state = init_state(recipe, jax.random.key(0), batch_at(0))
+  for position in range(STEPS):
+    state, _ = train_step(state, batch_at(position))
+  return jax.device_get(state.variables)
+
+
+def quantized_of(name: str, size: int, count: int, weights: str):
   """A quantized model and images for it."""
-  rng = np.random.default_rng(0)
-  pixels = rng.normal(size=(images, size, size, 3)).astype(np.float32)
-  if trained is None:
-    model = models.create(name)
-    variables = random_variables(model, (size, size, 3), rng)
+  model, shape = models.create(name), (size, size, 3)
+  if weights == "trained":
+    glyphs = data.load("glyphs", limit=count).test.images
+    rows = np.arange(size) * GLYPH // size
+    images = np.asarray(data.Preprocess()(glyphs[:, rows][:, :, rows]))
+    variables = trained_variables(model)
   else:
-    model, variables = models.load(trained / f"{name}.safetensors")
-  return quantize.post_training(model, variables, pixels, method="minmax", progress=False), pixels
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(count, *shape)).astype(np.float32)
+    variables = random_variables(model, shape, rng)
+  quantized = quantize.post_training(
+    model, variables, images[:CALIBRATION], method="minmax", progress=False
+  )
+  return quantized, images
+
+
+def verified(quantized, images, kernels: str) -> export.Verification:
+  """What a runtime says of a model's file."""
+  with tempfile.TemporaryDirectory() as folder:
+    if kernels == "onnxruntime":
+      path = export.onnx(quantized, f"{folder}/model.onnx")
+    else:
+      path = export.tflite(quantized, f"{folder}/model.tflite")
+    return export.verify(path, quantized.with_kernels(kernels), images)
+
+
+def read_rows(path: pathlib.Path) -> dict[tuple, dict]:
+  """Rows of a file, by what tells them apart; the one with the most images counts."""
+  found = {}
+  for line in path.read_text().splitlines() if path.exists() else ():
+    row = json.loads(line)
+    key = tuple(row[name] for name in KEYS)
+    if key not in found or row["images"] >= found[key]["images"]:
+      found[key] = row
+  return found
+
+
+def compute_rows(args: argparse.Namespace, console: Console) -> int:
+  """Appends the rows that are missing; the number of those that failed."""
+  failed, macs = 0, {}
+  for name, size in itertools.product(args.models, args.sizes):
+    macs[name, size] = models.summarize(models.create(name), size).macs
+  for name, size in sorted(macs, key=macs.get):
+    for weights in args.weights:
+      rows = read_rows(args.out)
+      done = {key for key, row in rows.items() if row["images"] >= args.images}
+      missing = [k for k in args.runtimes if (name, size, weights, k) not in done]
+      try:
+        if missing:
+          quantized, images = quantized_of(name, size, args.images, weights)
+        for kernels in missing:
+          start = time.perf_counter()
+          found = verified(quantized, images, kernels)
+          values = dict(zip(KEYS, (name, size, weights, kernels), strict=True))
+          row = {**values, **found._asdict(), "seconds": round(time.perf_counter() - start, 1)}
+          with args.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+          console.print(name, size, weights, kernels, f"{found.bit_equal:.4%}", row["seconds"], "s")
+      except Exception:  # one model must not end a run of hours
+        failed += 1
+        console.print(f"{name}, {size} px, {weights} weights:\n{traceback.format_exc()}")
+      jax.clear_caches()  # compiled programs of all networks would fill gigabytes
+  return failed
+
+
+def cells(rows: dict[tuple, dict]) -> list[tuple[str, ...]]:
+  """A line of the table for each network: shares by runtime, "-" where there is none."""
+  lines = []
+  for name, size, weights in dict.fromkeys(key[:3] for key in rows):
+    found = [rows.get((name, size, weights, kernels)) for kernels in KERNELS]
+    counts = sorted({row["images"] for row in found if row})
+    shares = ("-" if row is None else percent(row["bit_equal"]) for row in found)
+    lines.append((name, str(size), weights, "-".join(map(str, counts)), *shares))
+  return lines
+
+
+def percent(share: float) -> str:
+  """A share that reads 100 only if nothing differs."""
+  return "100" if share == 1 else f"{min(100 * share, 99.9999):.4f}"
+
+
+def print_tables(rows: dict[tuple, dict], console: Console) -> None:
+  """The rows as one table for the terminal, as one in Markdown, and in one line."""
+  head = ("model", "px", "weights", "images", *(NAMES[kernels] for kernels in KERNELS))
+  table = Table(*head, title="bit-equal logits, %")
+  lines = cells(rows)
+  for line in lines:
+    table.add_row(*line)
+  console.print(table)
+  for line in (head, ("---",) * len(head), *lines):
+    print(f"| {' | '.join(line)} |")
+  equal = sum(row["bit_equal"] == 1 for row in rows.values())
+  least = min((row["bit_equal"] for row in rows.values()), default=1.0)
+  print(f"\n{len(rows)} rows, {equal} of them bit-equal throughout; smallest {percent(least)} %")
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--size", type=int, default=96, help="side of the images in pixels")
-  parser.add_argument("--images", type=int, default=3)
+  parser.add_argument("--out", type=pathlib.Path, required=True, help="file of JSON lines")
   parser.add_argument("--models", nargs="+", default=list(models.MODELS), metavar="NAME")
+  parser.add_argument("--sizes", type=int, nargs="+", default=[96, 224], help="sides in pixels")
+  parser.add_argument("--weights", nargs="+", default=list(WEIGHTS), choices=WEIGHTS)
   parser.add_argument("--runtimes", nargs="+", default=list(KERNELS), choices=list(KERNELS))
-  parser.add_argument("--trained", type=pathlib.Path, help="folder of trained models")
+  parser.add_argument("--images", type=int, default=200)
+  parser.add_argument("--print", action="store_true", help="only print what is there")
   args = parser.parse_args()
-  table = Table(
-    "model", *args.runtimes, title=f"bit-equal logits, {args.size} px, {args.images} images"
-  )
-  worst = 1.0
-  for name in args.models:
-    start = time.perf_counter()
-    quantized, images = quantized_of(name, args.size, args.images, args.trained)
-    shares = []
-    with tempfile.TemporaryDirectory() as folder:
-      for kernels in args.runtimes:
-        write = export.onnx if kernels == "onnxruntime" else export.tflite
-        suffix = "onnx" if kernels == "onnxruntime" else "tflite"
-        path = write(quantized, f"{folder}/model.{suffix}")
-        shares.append(export.verify(path, quantized.with_kernels(kernels), images).bit_equal)
-    worst = min(worst, *shares)
-    table.add_row(name, *(f"{share:.2%}" for share in shares))
-    took = time.perf_counter() - start
-    print(name, *(f"{share:.4f}" for share in shares), f"{took:.0f} s", flush=True)
-    jax.clear_caches()  # compiled programs of all networks would fill gigabytes
-  Console().print(table)
-  print(f"{len(args.models)} models, smallest share {worst:.2%}")
+  console = Console()
+  failed = 0 if args.print else compute_rows(args, console)
+  rows = read_rows(args.out)
+  print_tables(rows, console)
+  if failed or any(row["bit_equal"] < 1 for row in rows.values()):
+    raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from jaxcompress.data.augment import (
   chain,
 )
 from jaxcompress.data.dataset import Dataset, Split
+from jaxcompress.data.encoded import EncodedImages
 from jaxcompress.data.load import load
 from jaxcompress.data.order import batch_at, batch_indices, eval_batches
 from jaxcompress.data.preprocess import Preprocess
+from jaxcompress.data.stream import Stream
 from jaxcompress.data.teacher_cache import PerExample, TeacherCache, cache_teacher
 from jaxcompress.data.unlabelled import calibration_images
 
@@ -21,6 +23,7 @@ __all__ = [
   "Augment",
   "ColorJitter",
   "Dataset",
+  "EncodedImages",
   "Mix",
   "PerExample",
   "Preprocess",
@@ -28,6 +31,7 @@ __all__ = [
   "RandomErasing",
   "RandomResizedCrop",
   "Split",
+  "Stream",
   "TeacherCache",
   "Views",
   "batch_at",

@@ -1,16 +1,19 @@
-"""What every data source returns: images and labels in memory, in three parts."""
+"""What every data source returns: images and labels, in three parts."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+
+from jaxcompress.data.encoded import EncodedImages
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-  """Images with their labels, in host memory.
+  """Images with their labels.
 
   Attributes:
-    images: (count, height, width, channels) uint8.
+    images: (count, height, width, channels) uint8, in host memory or still encoded.
     labels: (count,) int32, positions in the data set's ``classes``.
 
   Raises:
@@ -21,7 +24,7 @@ class Split:
     5
   """
 
-  images: np.ndarray
+  images: np.ndarray | EncodedImages
   labels: np.ndarray
 
   def __post_init__(self):
@@ -93,8 +96,9 @@ class Dataset:
       4
     """
     parts = (self.train, self.validation)
+    first, second = (part.images for part in parts)
     joined = Split(
-      np.concatenate([part.images for part in parts]),
+      _joined(first, second),
       np.concatenate([part.labels for part in parts]),
     )
     return dataclasses.replace(self, train=joined)
@@ -103,3 +107,10 @@ class Dataset:
   def image_shape(self) -> tuple[int, int, int]:
     """(height, width, channels) of every image."""
     return self.train.images.shape[1:]
+
+
+def _joined(first: Any, second: Any) -> Any:
+  """The images of both; encoded ones stay so."""
+  return (
+    first.joined(second) if isinstance(first, EncodedImages) else np.concatenate([first, second])
+  )

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcompress.data import images
 from jaxcompress.data.dataset import Dataset, Split
+from jaxcompress.data.encoded import FileStore, brought_to, fits_memory
 from jaxcompress.data.mirror import keeps_label
 from jaxcompress.data.splits import at_most, name_order, three_way
 
@@ -33,7 +34,12 @@ class Files(NamedTuple):
 
 
 def folder(
-  path: str, *, seed: int = 0, size: int | None = None, limit: int | None = None
+  path: str,
+  *,
+  seed: int = 0,
+  size: int | None = None,
+  limit: int | None = None,
+  in_memory: bool | None = None,
 ) -> Dataset:
   """Images from a folder: ``path/cat/1.png``, or ``path/train/cat/1.png`` beside ``path/test``.
 
@@ -50,6 +56,8 @@ def folder(
       (enlarged to 32 if it is below 28), else 224. Images of another size are scaled to cover it,
       and their middle is kept.
     limit: at most this many images in each part, with the classes' shares kept.
+    in_memory: whether images are decoded now, or each time when they are needed; None: now, if they
+      take at most half of the memory.
 
   Returns:
     A :class:`Dataset` of RGB images.
@@ -69,11 +77,13 @@ def folder(
   files = {
     part: found.pick(at_most(found.labels, found.order, limit)) for part, found in files.items()
   }
-  shape = (size, size)
   if size is None:
     shape = images.common_size([path for found in files.values() for path in found.paths])
+  if in_memory is None:
+    in_memory = fits_memory(sum(len(found.paths) for found in files.values()), shape)
   splits = {
-    part: Split(images.decode(found.paths, shape), found.labels) for part, found in files.items()
+    part: Split(brought_to(FileStore(tuple(map(str, found.paths))), shape, in_memory), found.labels)
+    for part, found in files.items()
   }
   flip = keeps_label(splits["train"].images, classes)
   return Dataset(name=f"folder:{path}", classes=classes, flip=flip, **splits)
@@ -153,7 +163,7 @@ def _complete(files: dict[str, Files], classes: Sequence[str]) -> dict[str, File
   counts = np.bincount(whole.labels, minlength=len(classes))
   if counts.min() < need:
     raise ValueError(
-      f"data: the class {classes[counts.argmin()]!r} has {counts.min()} image(s); it needs {need} "
+      f"data: the class {classes[int(counts.argmin())]!r} has {counts.min()} image(s); it needs {need} "
       "or more, one for each part."
     )
   train, validation, test = three_way(whole.labels, whole.order, "test" in files)

@@ -20,7 +20,7 @@ SMALL, USUAL = 64, 224  # sets of small images keep their size; others get Image
 TINY, ENLARGED = 28, 32  # below, networks that shrink their input have too little left to work on
 
 
-def decode(sources: Sequence[Source], size: Size) -> np.ndarray:
+def decode(sources: Sequence[Source], size: Size, threads: int | None = None) -> np.ndarray:
   """Reads images, several at a time.
 
   An image of another size is scaled until it covers the wanted one, and its middle is kept.
@@ -30,6 +30,7 @@ def decode(sources: Sequence[Source], size: Size) -> np.ndarray:
   Args:
     sources: paths or encoded images.
     size: (height, width) of the result.
+    threads: that decode; None: one for each CPU core.
 
   Returns:
     (count, height, width, 3) uint8.
@@ -43,7 +44,10 @@ def decode(sources: Sequence[Source], size: Size) -> np.ndarray:
   def read(i: int) -> None:
     images[i] = _guarded(read_image, sources[i], i, size)
 
-  with _quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets other threads run
+  with (
+    _quiet(),
+    ThreadPoolExecutor(threads or os.cpu_count()) as pool,
+  ):  # Pillow lets other threads run
     collections.deque(pool.map(read, range(len(sources))), maxlen=0)
   return images
 
@@ -83,7 +87,7 @@ def common_size(sources: Sequence[Source]) -> Size:
   Raises:
     ValueError: if an image is damaged.
   """
-  counts = collections.Counter()
+  counts: collections.Counter[tuple[int, int]] = collections.Counter()
   with _quiet():
     for i, source in enumerate(sources):
       size = _guarded(_upright_size, source, i)
@@ -94,7 +98,8 @@ def common_size(sources: Sequence[Source]) -> Size:
   shorter = min(height, width)
   if shorter >= TINY:
     return height, width
-  return tuple(min(round(side * ENLARGED / shorter), USUAL) for side in (height, width))
+  height, width = (min(round(side * ENLARGED / shorter), USUAL) for side in (height, width))
+  return height, width
 
 
 def _upright_size(source: Source) -> Size:
@@ -127,7 +132,7 @@ def _guarded(read: Callable, source: Source, position: int, *args: Any) -> Any:
 def require_memory(count: int, size: Size) -> None:
   """Raises a ValueError if so many images of this size would fill this machine's memory."""
   need = count * size[0] * size[1] * 3
-  have = _memory()
+  have = memory_size()
   if have and need > 0.8 * have:
     raise ValueError(
       f"size: {count:,} images of {size[0]} x {size[1]} pixels take {need / 1e9:,.0f} GB, and this "
@@ -135,7 +140,7 @@ def require_memory(count: int, size: Size) -> None:
     )
 
 
-def _memory() -> int:
+def memory_size() -> int:
   """Bytes of physical memory, 0 where the system does not say."""
   try:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -9,8 +9,15 @@ BUILT_IN = ("glyphs", "digits")
 ELSEWHERE = ("tfds", "folder")  # with a name or path after a colon
 
 
-def load(spec: str, *, seed: int = 0, size: int | None = None, limit: int | None = None) -> Dataset:
-  """Loads a data set into memory.
+def load(
+  spec: str,
+  *,
+  seed: int = 0,
+  size: int | None = None,
+  limit: int | None = None,
+  in_memory: bool | None = None,
+) -> Dataset:
+  """Loads a data set into memory, or finds its images where they lie if they would not fit.
 
   Args:
     spec: ``"glyphs"``, ``"digits"``, ``"tfds:NAME"``, ``"tfds:NAME@DATA_DIR"`` or
@@ -19,6 +26,8 @@ def load(spec: str, *, seed: int = 0, size: int | None = None, limit: int | None
     size: side of the images in pixels; by default 32 for the built-in sets, else the images' own
       size from 28 to 64 pixels, 32 for smaller and 224 for larger ones.
     limit: at most this many images in each part.
+    in_memory: of folders and tfds: whether images are decoded now, or each time when they are needed
+      (see :class:`~jaxcompress.data.Stream`); None: now, if they take at most half of the memory.
 
   Returns:
     A :class:`Dataset`.
@@ -39,7 +48,7 @@ def load(spec: str, *, seed: int = 0, size: int | None = None, limit: int | None
     raise ValueError(f"data: {spec!r} is unknown; it must be {choices}.")
   options = {"seed": seed, "limit": limit} | ({} if size is None else {"size": size})
   read = _reader(kind)
-  return read(**options) if kind in BUILT_IN else read(rest, **options)
+  return read(**options) if kind in BUILT_IN else read(rest, in_memory=in_memory, **options)
 
 
 def _reader(kind: str) -> Callable[..., Dataset]:

@@ -5,15 +5,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxcompress.data.encoded import EncodedImages
 
-def keeps_label(images: np.ndarray, classes: Sequence[str]) -> bool:
+
+def keeps_label(images: np.ndarray | EncodedImages, classes: Sequence[str]) -> bool:
   """Whether a mirrored image most likely still shows its class.
 
   Yes for colour photos. No where harm is likely: greyscale images (characters, scans, X-rays),
   classes that are single characters or bare numbers, and classes that say left or right.
 
   Args:
-    images: (count, height, width, channels) uint8.
+    images: (count, height, width, channels) uint8; of those on disk some are looked at.
     classes: names.
 
   Examples:
@@ -26,4 +28,5 @@ def keeps_label(images: np.ndarray, classes: Sequence[str]) -> bool:
   words = {word for name in classes for word in re.split(r"[\W_\d]+", name.lower())}
   if words & {"left", "right"}:
     return False
-  return bool((images != images[..., :1]).any())
+  pixels = images.sample() if isinstance(images, EncodedImages) else images
+  return bool((pixels != pixels[..., :1]).any())

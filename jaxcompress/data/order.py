@@ -57,8 +57,17 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
   return order
 
 
-def batch_at(split: Split, batch_size: int, *, seed: int, position: int) -> Batch:
+def batch_at(
+  split: Split, batch_size: int, *, seed: int, position: int, rows: np.ndarray | None = None
+) -> Batch:
   """The training batch at a position; see :func:`batch_indices`.
+
+  Args:
+    split: the examples.
+    batch_size: examples in a batch, of all processes together.
+    seed: of the order.
+    position: number of the batch, from 0.
+    rows: which of the batch's examples, such as those of one process; None: all.
 
   Returns:
     ``{"image": (batch_size, height, width, channels) uint8, "label": (batch_size,) int32,
@@ -71,13 +80,19 @@ def batch_at(split: Split, batch_size: int, *, seed: int, position: int) -> Batc
     True
   """
   index = batch_indices(len(split), batch_size, seed=seed, position=position)
+  index = index if rows is None else index[rows]
   return {"image": split.images[index], "label": split.labels[index], "index": index}
 
 
-def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
+def eval_batches(split: Split, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
   """All examples in order, in batches of one shape.
 
   The last batch is filled up with copies of the first example, which ``mask`` leaves out.
+
+  Args:
+    split: the examples.
+    batch_size: of each batch.
+    rows: which of each batch's examples, such as those of one process; None: all.
 
   Returns:
     An iterator over batches as of :func:`batch_at`, with ``mask``, (batch_size,) bool.
@@ -92,11 +107,12 @@ def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
   """
   if batch_size < 1:
     raise ValueError(f"batch_size: {batch_size} must be at least 1.")
-  return (_padded(split, start, batch_size) for start in range(0, len(split), batch_size))
+  return (_padded(split, start, batch_size, rows) for start in range(0, len(split), batch_size))
 
 
-def _padded(split: Split, start: int, batch_size: int) -> Batch:
+def _padded(split: Split, start: int, batch_size: int, rows: np.ndarray | None) -> Batch:
   index = np.arange(start, start + batch_size, dtype=np.int32)
+  index = index if rows is None else index[rows]
   mask = index < len(split)
   index = np.where(mask, index, 0).astype(np.int32)
   return {

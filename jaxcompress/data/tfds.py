@@ -4,6 +4,9 @@ Only folders are looked at: asking tensorflow-datasets for a set by its name wou
 network, for minutes where there is none.
 """
 
+import dataclasses
+import functools
+import hashlib
 import os
 import pathlib
 import re
@@ -11,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcompress.data import images
+from jaxcompress.data import cache, images
 from jaxcompress.data.dataset import Dataset, Split
+from jaxcompress.data.encoded import brought_to, fits_memory
 from jaxcompress.data.mirror import keeps_label
 from jaxcompress.data.splits import at_most, random_order, three_way
 
@@ -20,14 +24,42 @@ BATCH = 1024  # records read at once
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
-class Records(NamedTuple):
-  """Encoded images with their labels."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordStore:
+  """The images of a split on disk, which is opened where they are read.
 
-  images: list[bytes]
+  Attributes:
+    folder: of the prepared set.
+    part: the split.
+    image_key: name of the feature.
+    rows: (count,) positions in the split.
+  """
+
+  folder: pathlib.Path
+  part: str
+  image_key: str
+  rows: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def read(self, index: np.ndarray) -> list[bytes]:
+    """The encoded images at some positions."""
+    rows = _open(self.folder, self.part, self.image_key)
+    return [row[self.image_key] for row in rows.__getitems__(self.rows[index].tolist())]
+
+
+class Records(NamedTuple):
+  """Encoded images, in memory or on disk, with their labels."""
+
+  images: list[bytes] | RecordStore
   labels: np.ndarray
 
   def pick(self, chosen: np.ndarray) -> "Records":
     """The records at some positions."""
+    if isinstance(self.images, RecordStore):
+      store = dataclasses.replace(self.images, rows=self.images.rows[chosen])
+      return Records(store, self.labels[chosen])
     return Records([self.images[i] for i in chosen], self.labels[chosen])
 
 
@@ -35,20 +67,46 @@ class Source(NamedTuple):
   """A split on disk, with random access and images left encoded."""
 
   rows: Any
+  place: pathlib.Path
+  part: str
   image_key: str
   label_key: str
 
   def first(self, count: int) -> Records:
     """The first records; they lie on disk in random order."""
-    found, labels = [], np.empty(count, np.int32)
+    found: list[Any] = []
+    labels = np.empty(count, np.int32)
     for start in range(0, count, BATCH):
       for row in self.rows.__getitems__(range(start, min(start + BATCH, count))):
         labels[len(found)] = row[self.label_key]
         found.append(row[self.image_key])
     return Records(found, labels)
 
+  def stored(self, count: int) -> Records:
+    """The first records, left on disk. Labels are read through once and then kept in the cache."""
+    facts = f"{self.place}|{(self.place / 'dataset_info.json').stat().st_mtime_ns}|{self.part}"
+    name = f"labels-{hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()}.npz"
+    labels = (cache.read(name) or {}).get("labels")
+    if labels is None or len(labels) != len(self.rows):
+      labels = np.empty(len(self.rows), np.int32)
+      for start in range(0, len(labels), BATCH):
+        chunk = range(start, min(start + BATCH, len(labels)))
+        labels[chunk.start : chunk.stop] = [
+          row[self.label_key] for row in self.rows.__getitems__(chunk)
+        ]
+      cache.write(name, {"labels": labels})
+    store = RecordStore(self.place, self.part, self.image_key, np.arange(count, dtype=np.int32))
+    return Records(store, labels[:count])
 
-def tfds(name: str, *, seed: int = 0, size: int | None = None, limit: int | None = None) -> Dataset:
+
+def tfds(
+  name: str,
+  *,
+  seed: int = 0,
+  size: int | None = None,
+  limit: int | None = None,
+  in_memory: bool | None = None,
+) -> Dataset:
   """A set for image classification that was prepared in array_record format.
 
   It is looked for in ``DATA_DIR`` if the name ends in ``@DATA_DIR``, else in ``$TFDS_DATA_DIR``,
@@ -62,6 +120,8 @@ def tfds(name: str, *, seed: int = 0, size: int | None = None, limit: int | None
       (enlarged to 32 if it is below 28), else 224. Images of another size are scaled to cover it,
       and their middle is kept.
     limit: at most this many images in each part; only about so many are read.
+    in_memory: whether images are read and decoded now, or each time when they are needed; None:
+      now, if they take at most half of the memory.
 
   Returns:
     A :class:`Dataset` of RGB images.
@@ -73,25 +133,30 @@ def tfds(name: str, *, seed: int = 0, size: int | None = None, limit: int | None
   place = locate(name)
   builder = _guarded(lambda: _builder(place), place)
   image_key, label_key = _keys(builder.info, name)
-  parts = _guarded(lambda: _sources(builder, image_key, label_key), place)
+  parts = _guarded(lambda: _sources(builder, place, image_key, label_key), place)
   if "train" not in parts:
     raise ValueError(
       f"data: {name!r} has no images in a split called train; its splits are "
       f"{', '.join(builder.info.splits)}."
     )
-  shape = (size, size)
-  if size is None:
-    shape = _guarded(lambda: _size(parts["train"]), place)
+  shape = _guarded(lambda: _size(parts["train"]), place) if size is None else (size, size)
+  counts = {
+    part: len(source.rows) if limit is None else min(2 * limit, len(source.rows))
+    for part, source in parts.items()
+  }
+  if in_memory is None:
+    in_memory = fits_memory(sum(counts.values()), shape)
   records = {}
   for part, source in parts.items():
-    count = len(source.rows) if limit is None else min(2 * limit, len(source.rows))
-    images.require_memory(count, shape)
-    records[part] = _guarded(lambda source=source, count=count: source.first(count), place)
+    if in_memory:
+      images.require_memory(counts[part], shape)
+    read = source.first if in_memory else source.stored
+    records[part] = _guarded(lambda read=read, part=part: read(counts[part]), place)
   splits = {}
   for part, found in _complete(records, seed).items():
     order = random_order(len(found.labels), seed)
     found = found.pick(at_most(found.labels, order, limit))
-    splits[part] = Split(images.decode(found.images, shape), found.labels)
+    splits[part] = Split(brought_to(found.images, shape, in_memory), found.labels)
   classes = tuple(builder.info.features[label_key].names)
   flip = keeps_label(splits["train"].images, classes)
   return Dataset(name=f"tfds:{name}", classes=classes, flip=flip, **splits)
@@ -150,6 +215,15 @@ def _builder(place: pathlib.Path) -> Any:
   return builder
 
 
+@functools.lru_cache(maxsize=4)  # of each process
+def _open(place: pathlib.Path, part: str, image_key: str) -> Any:
+  """A split's records, images left encoded."""
+  import tensorflow_datasets as library
+
+  options = {"decoders": {image_key: library.decode.SkipDecoding()}, "file_format": "array_record"}
+  return _builder(place).as_data_source(part, **options)
+
+
 def _keys(info: Any, name: str) -> tuple[str, str]:
   """Names of the features that hold the image and its class."""
   import tensorflow_datasets as library
@@ -170,13 +244,12 @@ def _keys(info: Any, name: str) -> tuple[str, str]:
   return keys[0], keys[1]
 
 
-def _sources(builder: Any, image_key: str, label_key: str) -> dict[str, Source]:
+def _sources(
+  builder: Any, place: pathlib.Path, image_key: str, label_key: str
+) -> dict[str, Source]:
   """The splits that are used, those that have images."""
-  import tensorflow_datasets as library
-
-  options = {"decoders": {image_key: library.decode.SkipDecoding()}, "file_format": "array_record"}
   sources = {
-    part: Source(builder.as_data_source(part, **options), image_key, label_key)
+    part: Source(_open(place, part, image_key), place, part, image_key, label_key)
     for part in ("train", "validation", "test")
     if part in builder.info.splits
   }
@@ -185,7 +258,8 @@ def _sources(builder: Any, image_key: str, label_key: str) -> dict[str, Source]:
 
 def _size(source: Source) -> images.Size:
   """The usual size of a set, judged by its first images."""
-  return images.common_size(source.first(min(BATCH, len(source.rows))).images)
+  first: Any = source.first(min(BATCH, len(source.rows))).images
+  return images.common_size(first)
 
 
 def _complete(parts: dict[str, Records], seed: int) -> dict[str, Records]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jaxcompress.nn import Endpoints
 
@@ -30,7 +31,9 @@ class LossTransform(NamedTuple):
       loss is a float32 scalar, averaged over the batch and computed in float32 whatever the
       dtype of the inputs; no gradient reaches the teachers. ``metrics`` maps names to unweighted
       float32 scalars. Extras are ``step`` (int32 scalar), ``rng`` (a key), ``student_params`` and
-      ``teacher_params`` (the networks' parameters, of the teachers as a tuple); others are ignored.
+      ``teacher_params`` (the networks' parameters, of the teachers as a tuple), and ``mesh`` (the
+      devices that the batch is split over, or None); others are ignored. A state that is worth
+      splitting too has a method ``partition(mesh)``, a tree of ``PartitionSpec`` like itself.
 
   ``student`` and each of ``teachers`` are :class:`~jaxcompress.nn.Endpoints`; the batch is a dict
   with ``label`` (batch,) int32 or soft ``target`` (batch, classes), and ``index`` (batch,) int32,
@@ -119,16 +122,17 @@ def stateful(
   return LossTransform(init, update)
 
 
-def keep_where(keep: jax.Array, new: Any, old: Any) -> Any:
+def keep_where(keep: jax.Array, new: Any, old: Any, mesh: Mesh | None = None) -> Any:
   """The new tree where ``keep``, else the old one: how a step whose result is bad is taken back.
 
   A select over large arrays reads, writes and holds them twice. A state that knows how to take an
-  update back at less cost has a method ``keep_where(keep, old)``, which is called instead.
+  update back at less cost has a method ``keep_where(keep, old, mesh)``, which is called instead.
 
   Args:
     keep: () bool.
     new: any pytree.
     old: a pytree of the same structure; leaves that are the very same are passed through.
+    mesh: the devices that the trees lie on, if ``update`` got one.
 
   Returns:
     A pytree of that structure.
@@ -144,7 +148,7 @@ def keep_where(keep: jax.Array, new: Any, old: Any) -> Any:
   def pick(a, b):
     if a is b:
       return a
-    return a.keep_where(keep, b) if knows_better(a) else jnp.where(keep, a, b)
+    return a.keep_where(keep, b, mesh) if knows_better(a) else jnp.where(keep, a, b)
 
   return jax.tree.map(pick, new, old, is_leaf=knows_better)
 

@@ -3,84 +3,27 @@
 import math
 from collections.abc import Mapping
 from numbers import Integral
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from jaxcompress.distill import banks, schedules
-from jaxcompress.distill.base import LossTransform, first_teacher, keep_where, stateful
+from jaxcompress.distill.base import LossTransform, first_teacher, stateful
+from jaxcompress.distill.contrastive_state import CRDParams, CRDState, Overwritten
 from jaxcompress.distill.gradients import with_gradient
-from jaxcompress.distill.layers import Linear, init_linear, linear, unit
+from jaxcompress.distill.layers import init_linear, linear, unit
+from jaxcompress.distill.strata import (
+  Devices,
+  choose_strata,
+  draw_rows,
+  padded_shape,
+  places_in,
+  shares,
+)
 from jaxcompress.nn import Endpoints
 
 EPSILON = 1e-7  # the original adds it to the noise probability
-
-
-class CRDParams(NamedTuple):
-  """What :func:`crd` trains: a linear layer, ``kernel`` (features, dim) and ``bias`` (dim,), each.
-
-  Attributes:
-    student: embeds the student's pooled features.
-    teacher: embeds the teacher's pooled features.
-  """
-
-  student: Linear
-  teacher: Linear
-
-
-class Overwritten(NamedTuple):
-  """What the last update of the banks replaced.
-
-  Attributes:
-    index: places in the banks, (batch,) int32.
-    student_rows: rows of the student's bank, (batch, dim) float32.
-    teacher_rows: rows of the teacher's bank, (batch, dim) float32.
-  """
-
-  index: jax.Array
-  student_rows: jax.Array
-  teacher_rows: jax.Array
-
-
-class CRDState(NamedTuple):
-  """What :func:`crd` carries along.
-
-  Attributes:
-    student_bank: the last embedding of every example by the student, (n, dim) float32.
-    teacher_bank: the same by the teacher, (n, dim) float32.
-    student_log_z: log of the constant that normalises scores of student embeddings, () float32;
-      set by the first update.
-    teacher_log_z: the same for teacher embeddings, () float32.
-    count: updates so far, () int32.
-    seed: negatives are drawn from it and ``count``, unless ``update`` gets an ``rng``; () uint32,
-      so that checkpoints see plain numbers.
-    overwritten: what the last update replaced, to take it back at the cost of a batch.
-  """
-
-  student_bank: jax.Array
-  teacher_bank: jax.Array
-  student_log_z: jax.Array
-  teacher_log_z: jax.Array
-  count: jax.Array
-  seed: jax.Array
-  overwritten: Overwritten
-
-  def keep_where(self, keep: jax.Array, old: "CRDState") -> "CRDState":
-    """Takes an update back unless ``keep``, without a second copy of the banks.
-
-    Args:
-      keep: () bool.
-      old: the state before the update; its banks are not read.
-    """
-    index, student_rows, teacher_rows = self.overwritten
-    kept = {
-      "student_bank": banks.write_rows(self.student_bank, index, student_rows, ~keep),
-      "teacher_bank": banks.write_rows(self.teacher_bank, index, teacher_rows, ~keep),
-    }
-    for name in ("student_log_z", "teacher_log_z", "count", "overwritten"):
-      kept[name] = keep_where(keep, getattr(self, name), getattr(old, name))
-    return self._replace(**kept)
 
 
 def crd(
@@ -91,6 +34,7 @@ def crd(
   temperature: float = 0.07,
   momentum: float = 0.5,
   formulation: banks.Formulation = "auto",
+  strata: int | None = None,
 ) -> LossTransform:
   """Contrastive representation distillation: student and teacher must tell examples apart alike.
 
@@ -103,7 +47,7 @@ def crd(
   its last visit, ``m = unit(momentum * m + (1 - momentum) * e)`` for the batch's examples.
 
   As in the authors' code, with these details: negatives are uniform over the other examples, with
-  replacement, of any class; an example that is twice in a batch gets the vector of its last
+  replacement, of any class, as many from each of the ``strata`` ``i % strata``; an example that is twice in a batch gets the vector of its last
   occurrence; features that embed to zero stay zero instead of NaN; a batch whose loss or gradient
   is not finite leaves the state as it was; an index outside the banks makes the loss NaN.
 
@@ -111,6 +55,10 @@ def crd(
   gradient with respect to the embeddings is computed with the loss, and the rows are written only
   where both are finite, so XLA knows that nothing reads the old banks after the write. Take a step
   back with :func:`~jaxcompress.distill.keep_where`; ``jnp.where`` over the state would copy them.
+
+  On a mesh whose devices divide the strata, each device holds its strata of the banks, draws and
+  scores their negatives, and writes their rows. Embeddings are gathered, and their gradients summed:
+  what is sent depends on the batch alone. The numbers are those of one device.
 
   Args:
     num_examples: training examples ``n``; the banks take ``8 * n * dim`` bytes.
@@ -121,12 +69,16 @@ def crd(
     formulation: how scores are computed: ``"dense"`` (product with the whole bank), ``"gather"``
       (only the rows that are needed), or ``"auto"``: dense up to n = batch * K. Values agree.
       On CPUs ``"gather"`` was seen to win from about n = 10 K on.
+    strata: into how many equal parts the training set is cut for the draw; it divides ``negatives``
+      and is at most n / 2. None: 64 where that can be, else 1. With 1, or with another number of
+      devices than divides it, every device holds the whole banks.
 
   Returns:
     A :class:`LossTransform` with :class:`CRDParams` and :class:`CRDState`; metric ``crd``. It
     reads ``pooled`` (batch, features) of both networks, and ``batch["index"]`` (batch,) int32,
     places in the training set. ``batch["contrast_index"]`` (batch, 1 + K) int32, column 0 the same
-    as ``index``, replaces the random choice and its K.
+    as ``index``, replaces the random choice and its K. The extra ``mesh`` of ``update`` says which
+    devices share the banks.
 
   Raises:
     ValueError: if a number is out of range; on ``init``, if features, index or teacher are
@@ -161,6 +113,7 @@ def crd(
     raise ValueError(
       f"formulation: {formulation!r} must be one of {', '.join(banks.FORMULATIONS)}."
     )
+  parts = _check_strata(strata, num_examples, negatives)
 
   def init(rng, student, teachers, batch):
     teacher = first_teacher(teachers, "crd")
@@ -172,8 +125,8 @@ def crd(
       teacher=init_linear(keys[1], _features("teachers", teacher), dim),
     )
     state = CRDState(
-      student_bank=banks.init_bank(keys[2], num_examples, dim),
-      teacher_bank=banks.init_bank(keys[3], num_examples, dim),
+      student_bank=banks.init_bank(keys[2], padded_shape(num_examples, parts, dim)),
+      teacher_bank=banks.init_bank(keys[3], padded_shape(num_examples, parts, dim)),
       student_log_z=jnp.zeros((), jnp.float32),
       teacher_log_z=jnp.zeros((), jnp.float32),
       count=jnp.zeros((), jnp.int32),
@@ -187,80 +140,159 @@ def crd(
     e_s = unit(linear(params.student, student.pooled))
     e_t = unit(linear(params.teacher, teacher.pooled))
     index = batch["index"].astype(jnp.int32)
-    ids = contrast(batch, index, state, extras)
-    inside = jnp.all((ids >= 0) & (ids < num_examples))
-
-    def objective(e_s, e_t):
-      terms = []
-      for vectors, bank, log_z in (
-        (e_s, state.teacher_bank, state.student_log_z),
-        (e_t, state.student_bank, state.teacher_log_z),
-      ):
-        logits = banks.scores(vectors, bank, ids, formulation) / temperature
-        total = jax.nn.logsumexp(jax.lax.stop_gradient(logits))
-        log_z = jnp.where(state.count == 0, total - math.log(logits.size / num_examples), log_z)
-        terms.append((noise_contrastive(logits - log_z, num_examples), log_z))
-      (loss_s, log_z_s), (loss_t, log_z_t) = terms
-      return jnp.where(inside, loss_s + loss_t, jnp.nan), (log_z_s, log_z_t)
-
+    key = extras.get("rng")
+    if key is None:
+      key = jax.random.fold_in(jax.random.key(state.seed), state.count)
+    given = batch.get("contrast_index")
     constants = jax.lax.stop_gradient((e_s, e_t))
-    (loss, log_z), gradients = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(
-      *constants
+    arguments = (*constants, index, key, state)
+    mesh = extras.get("mesh")
+    if given is not None:
+      result = update(Devices(), *arguments, given[:, 1:].astype(jnp.int32))
+    elif shares(mesh, state.student_bank.shape):
+      result = update_on(mesh, *arguments)
+    else:
+      result = update(Devices(), *arguments)
+    loss, gradients, state = result
+    return with_gradient(loss, gradients, (e_s, e_t)), state
+
+  def update_on(mesh, e_s, e_t, index, key, state):
+    split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    places = state.partition(mesh)
+    after = places._replace(overwritten=Overwritten(split, split, split))
+
+    def of_device(*arguments):
+      loss, gradients, state = update(Devices(mesh.axis_names), *arguments)
+      own = jax.tree.map(lambda x: x.reshape(1, *x.shape), state.overwritten)
+      return loss, gradients, state._replace(overwritten=own)
+
+    return jax.shard_map(
+      of_device,
+      mesh=mesh,
+      in_specs=(split, split, split, whole, places),
+      out_specs=(whole, (split, split), after),
+    )(e_s, e_t, index, key, state)
+
+  def update(devices, e_s, e_t, index, key, state, ids=None):
+    """Loss, its gradients by the embeddings, and the next state, as one device computes them."""
+    outside = sum(jnp.sum((i < 0) | (i >= num_examples)) for i in (index, ids) if i is not None)
+    inside = devices.add(outside) == 0
+    vectors, index = devices.gather(jnp.concatenate([e_s, e_t], 1)), devices.gather(index)
+    e_s, e_t = vectors[:, :dim], vectors[:, dim:]
+    place, owned = places_in(state.student_bank.shape, index, parts, devices)
+    old_s, old_t = (
+      bank.reshape(-1, dim).at[place].get(mode="clip")
+      for bank in (state.student_bank, state.teacher_bank)
     )
-    finite = jnp.isfinite(loss + jnp.sum(gradients[0]) + jnp.sum(gradients[1]))
-    old_s = state.student_bank.at[index].get(mode="clip")
-    old_t = state.teacher_bank.at[index].get(mode="clip")
-    new_s, new_t = renewed(old_s, constants[0]), renewed(old_t, constants[1])
+    others_at = negative_places(devices, state.student_bank.shape, index, key, ids)
+
+    def contrasted(e_s, e_t):
+      pairs = ((e_s, old_t, state.teacher_bank), (e_t, old_s, state.student_bank))
+      return [
+        (
+          jnp.sum(vector * row, 1) / temperature,
+          banks.scores(vector, bank.reshape(-1, dim), others_at, formulation) / temperature,
+        )
+        for vector, row, bank in pairs
+      ]
+
+    logits, by_embeddings = jax.vjp(contrasted, e_s, e_t)
+    size, others = len(index), negatives if ids is None else ids.shape[1]
+    log_z = jnp.stack([state.student_log_z, state.teacher_log_z])
+    first = jax.lax.cond(  # a pass over all scores that only the first update needs
+      state.count == 0,
+      lambda logits: jnp.stack([log_sum(*pair, owned) for pair in logits]),
+      lambda _: log_z,
+      logits,
+    )
+    first = devices.log_sum_exp(first) - math.log(size * (1 + others) / num_examples)
+    log_z = jnp.where(state.count == 0, first, log_z)
+
+    def objective(logits):
+      terms = (
+        noise_contrastive(positive - z, negative - z, others / num_examples, owned)
+        for (positive, negative), z in zip(logits, log_z, strict=True)
+      )
+      return sum(terms) / size
+
+    loss, slopes = jax.value_and_grad(objective)(logits)
+    loss = jnp.where(inside, devices.add(loss), jnp.nan)
+    gradients = devices.add_and_share(jnp.concatenate(by_embeddings(slopes), 1))
+    finite = jnp.isfinite(loss + devices.add(jnp.sum(gradients)))
     state = CRDState(
-      student_bank=banks.write_rows(state.student_bank, index, new_s, finite),
-      teacher_bank=banks.write_rows(state.teacher_bank, index, new_t, finite),
+      student_bank=banks.write_rows(state.student_bank, place, renewed(old_s, e_s), finite & owned),
+      teacher_bank=banks.write_rows(state.teacher_bank, place, renewed(old_t, e_t), finite & owned),
       student_log_z=jnp.where(finite, log_z[0], state.student_log_z),
       teacher_log_z=jnp.where(finite, log_z[1], state.teacher_log_z),
       count=state.count + finite.astype(jnp.int32),
       seed=state.seed,
-      overwritten=Overwritten(index, old_s, old_t),
+      overwritten=Overwritten(place, old_s, old_t),
     )
-    return with_gradient(loss, gradients, (e_s, e_t)), state
+    return loss, (gradients[:, :dim], gradients[:, dim:]), state
 
   def renewed(old, embedding):
     return unit(momentum * old + (1 - momentum) * embedding)
 
-  def contrast(batch, index, state, extras):
-    if "contrast_index" in batch:
-      return batch["contrast_index"].astype(jnp.int32)
-    key = extras.get("rng")
-    if key is None:
-      key = jax.random.fold_in(jax.random.key(state.seed), state.count)
-    return banks.draw_contrast(key, index, num_examples, negatives)
+  def negative_places(devices, bank_shape, index, key, ids):
+    """Rows, in a device's share of a bank, of the negatives that it scores, (batch, its K)."""
+    if ids is None and parts == 1:
+      ids = banks.draw_contrast(key, index, num_examples, negatives)[:, 1:]
+    if ids is not None:
+      return places_in(bank_shape, ids, parts, devices)[0]
+    share, size, _ = bank_shape
+    here = jnp.arange(share, dtype=jnp.int32)
+    numbers = devices.first(share) + here
+    rows = draw_rows(key, index, numbers, parts, num_examples, negatives // parts)
+    return (rows + size * here.reshape(1, -1, 1)).reshape(len(index), -1)
 
   return stateful("crd", init, compute)
 
 
-def noise_contrastive(log_out: jax.Array, num_examples: int) -> jax.Array:
-  """Noise-contrastive estimation from log-scores, stable for any of them.
+def log_sum(positive: jax.Array, negative: jax.Array, owned: jax.Array) -> jax.Array:
+  """Log of the summed exponentials of one device's scores, () float32."""
+  own = jax.nn.logsumexp(jnp.where(owned, positive, -jnp.inf))
+  return jnp.logaddexp(own, jax.nn.logsumexp(negative))
 
-  ``-1/B [sum_i log(P_i / (P_i + c + e)) + sum_ik log(c / (N_ik + c + e))]`` with ``P`` the first
-  column, ``N`` the others, ``c = K / n`` and ``e = 1e-7``.
+
+def noise_contrastive(
+  positive: jax.Array, negative: jax.Array, noise: float, owned: jax.Array | bool = True
+) -> jax.Array:
+  """Noise-contrastive estimation from log-scores, summed, stable for any of them.
+
+  ``-sum_i log(P_i / (P_i + c + e)) - sum_ik log(c / (N_ik + c + e))`` with ``c = K / n`` and
+  ``e = 1e-7``.
 
   Args:
-    log_out: (batch, 1 + K), logarithms of normalised scores.
-    num_examples: ``n``.
+    positive: (batch,), logarithms of normalised scores ``P``.
+    negative: of any shape, of ``N``.
+    noise: ``c``.
+    owned: (batch,) bool, which of ``positive`` count.
 
   Returns:
     () float32.
 
   Examples:
-    >>> even = jnp.log(jnp.full((1, 2), 0.25))  # P = N = c = 1/4: twice log 2
-    >>> round(float(noise_contrastive(even, 4)), 4)
+    >>> even = jnp.log(jnp.full(2, 0.25))  # P = N = c = 1/4: twice log 2
+    >>> round(float(noise_contrastive(even[:1], even[1:], 0.25)), 4)
     1.3863
   """
-  batch, width = log_out.shape
-  noise = (width - 1) / num_examples
   log_noise = math.log(noise + EPSILON)
-  positive = jnp.sum(jax.nn.softplus(log_noise - log_out[:, 0]))
-  negative = jnp.sum(jax.nn.softplus(log_out[:, 1:] - log_noise))
-  floor = batch * (width - 1) * (log_noise - math.log(noise))
-  return (positive + negative + floor) / batch
+  positive = jnp.sum(jnp.where(owned, jax.nn.softplus(log_noise - positive), 0.0))
+  floor = negative.size * (log_noise - math.log(noise))
+  return positive + jnp.sum(jax.nn.softplus(negative - log_noise)) + floor
+
+
+def _check_strata(strata: int | None, examples: int, negatives: int) -> int:
+  """How many strata there are."""
+  if strata is None:
+    return choose_strata(examples, negatives)
+  whole = isinstance(strata, Integral) and not isinstance(strata, bool)
+  if not whole or strata < 1 or negatives % strata or (strata > 1 and 2 * strata > examples):
+    raise ValueError(
+      f"strata: {strata!r} must be a whole number that divides negatives ({negatives}), and at most"
+      f" half of num_examples ({examples})."
+    )
+  return int(strata)
 
 
 def _features(name: str, endpoints: Endpoints) -> int:

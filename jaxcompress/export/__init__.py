@@ -7,9 +7,11 @@ from jaxcompress.export.lint import Finding, lint
 from jaxcompress.export.micro import arena
 from jaxcompress.export.onnx import onnx, onnx_float
 from jaxcompress.export.packed import load_packed, packed, unpack
+from jaxcompress.export.pixels import PixelModel, pixel_range, read_pixels
+from jaxcompress.export.rules import Rule, Target
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.export.stablehlo import load_stablehlo, stablehlo, stablehlo_float
-from jaxcompress.export.targets import TARGETS, Rule, Target
+from jaxcompress.export.targets import TARGETS
 from jaxcompress.export.tflite import tflite, tflite_float
 from jaxcompress.export.vela import CpuOperator, VelaReport, vela
 from jaxcompress.export.verify import Verification, verify
@@ -21,6 +23,7 @@ __all__ = [
   "Latency",
   "MissingExtraError",
   "Operator",
+  "PixelModel",
   "Rule",
   "Runtime",
   "Target",
@@ -35,8 +38,10 @@ __all__ = [
   "onnx",
   "onnx_float",
   "packed",
+  "pixel_range",
   "read_metadata",
   "read_operators",
+  "read_pixels",
   "require_edge",
   "stablehlo",
   "stablehlo_float",

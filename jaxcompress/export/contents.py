@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcompress.export.metadata import ENTRY
 from jaxcompress.export.packed import SUFFIX, packed_entry
+from jaxcompress.export.packing import unpack_bits
 from jaxcompress.export.runtime import choose_kernels, read_sound_model
-from jaxcompress.export.tflite import ENTRY
 
 FLOATS = ("FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16")
 
@@ -77,7 +78,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
   if ENTRY not in entries:
     raise ValueError(f"path: {path} has no metadata of jaxcompress.")
   try:
-    return json.loads(entries[ENTRY])
+    return json.loads(entries[ENTRY] or "")
   except (TypeError, ValueError) as error:
     raise ValueError(f"path: {path} has damaged metadata ({error}).") from error
 
@@ -126,14 +127,21 @@ def parse_operators(content: bytes) -> tuple[Operator, ...]:
       for index, tensor in enumerate(graph.tensors)
     ]
     for operator, code, kind in zip(graph.operators, codes, kinds, strict=True):
-      inputs, outputs = (
-        tuple(tensors[index] if index >= 0 else None for index in _indices(ends))
-        for ends in (operator.inputs, operator.outputs)
-      )
+      inputs = tuple(tensors[i] if i >= 0 else None for i in _indices(operator.inputs))
+      outputs = tuple(tensors[i] for i in _indices(operator.outputs))
       is_float = any(tensor.type in FLOATS for tensor in (*inputs, *outputs) if tensor)
       options = vars(operator.builtinOptions) if operator.builtinOptions else {}
       found.append(Operator(kind, code.version, is_float, inputs, outputs, options))
   return tuple(found)
+
+
+def holds_int4(content: bytes) -> bool:
+  """Whether a tensor in the bytes of a sound .tflite file has integers of 4 bits."""
+  from ai_edge_litert import schema_py_generated as schema
+
+  graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
+  types = (graph.Tensors(index).Type() for index in range(graph.TensorsLength()))
+  return schema.TensorType.INT4 in types
 
 
 def _names(enumeration: Any) -> dict[int, str]:
@@ -158,8 +166,12 @@ def _tensor(tensor: Any, buffer: Any, content: bytes, maker: str) -> Tensor:
     type=kind,
     shape=tuple(_indices(shape)),
     maker=maker,
-    scales=np.float32(() if details is None or details.scale is None else details.scale),
-    zero_points=np.int64(() if details is None or details.zeroPoint is None else details.zeroPoint),
+    scales=np.asarray(
+      () if details is None or details.scale is None else details.scale, np.float32
+    ),
+    zero_points=np.asarray(
+      () if details is None or details.zeroPoint is None else details.zeroPoint, np.int64
+    ),
     axis=0 if details is None else details.quantizedDimension,
     values=_values(data, kind, tensor.shape) if is_constant else None,
     is_constant=is_constant,
@@ -170,6 +182,8 @@ def _tensor(tensor: Any, buffer: Any, content: bytes, maker: str) -> Tensor:
 def _values(data: Any, kind: str, shape: Any) -> np.ndarray | None:
   """A constant as an array; None if its type is packed or its data is not all there."""
   try:
+    if kind == "INT4":
+      return unpack_bits(np.asarray(data), int(np.prod(shape)), 4).reshape(shape)
     dtype = np.dtype(kind.lower())
     return np.frombuffer(data, dtype).reshape([] if shape is None else shape)
   except (TypeError, ValueError):

@@ -1,7 +1,7 @@
 """A .tflite file in the making: the tensors of a graph and constants on their grids."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -11,13 +11,17 @@ from jaxcompress.nn import INPUT, Graph, Node
 from jaxcompress.quantize.integer import LOWEST, Grid
 
 FLOAT_BITS = 32
-VERSIONS: Mapping[str, Mapping[int, int]] = {  # lowest ones, by bits of the activations
+INT4_BITS = 4
+VERSIONS: Mapping[
+  str, Mapping[int, int]
+] = {  # lowest ones, by bits of the activations, or int4 weights
   "ADD": {8: 2, 16: 3, 32: 1},
   "AVERAGE_POOL_2D": {8: 2, 16: 3, 32: 1},
   "CONCATENATION": {8: 2, 16: 3, 32: 1},
-  "CONV_2D": {8: 3, 16: 4, 32: 1},
-  "DEPTHWISE_CONV_2D": {8: 3, 16: 5, 32: 1},
-  "FULLY_CONNECTED": {8: 4, 32: 1},
+  "CONV_2D": {4: 7, 8: 3, 16: 4, 32: 1},
+  "DEPTHWISE_CONV_2D": {4: 6, 8: 3, 16: 5, 32: 1},  # LiteRT's reference kernels refuse 7
+  "DEQUANTIZE": {32: 3},  # of float16
+  "FULLY_CONNECTED": {4: 10, 8: 4, 32: 1},
   "HARD_SWISH": {8: 1, 32: 1},
   "MAX_POOL_2D": {8: 2, 16: 3, 32: 1},
   "MEAN": {8: 2, 16: 3, 32: 1},
@@ -61,11 +65,20 @@ class Emitter:
     """A new uint8 tensor that the graph's int8 input is read from, by a shift of the codes."""
     codes = self.tensors[INPUT]
     zero_point = self.numbers.zero_point(INPUT) - LOWEST
-    quantization = self.file.quantization(self.numbers.model.grids[INPUT].scale, zero_point)
+    quantization = self.file.quantization(
+      cast(Any, self.numbers).model.grids[INPUT].scale, zero_point
+    )
     shape = (1, *self.graph.input_shape[1:])
     pixels = self.file.tensor("pixels", shape, np.uint8, quantization)
     self.operator("QUANTIZE", [pixels], [codes], INPUT)
     return pixels
+
+  def floats(self) -> int:
+    """A new float32 tensor that is rounded to the graph's int8 input."""
+    shape = (1, *self.graph.input_shape[1:])
+    floats = self.file.tensor("floats", shape, np.float32)
+    self.operator("QUANTIZE", [floats], [self.tensors[INPUT]], INPUT)
+    return floats
 
   def activation(self, tensor: str, shape: tuple[int, ...]) -> int:
     """A new activation tensor of the graph, for one image."""
@@ -89,7 +102,12 @@ class Emitter:
   def weights(self, node: Node, layout: Callable[[np.ndarray], np.ndarray], axis: int) -> list[int]:
     """Constant tensors of a kernel and a bias, with short names: the layer's own is in its output."""
     kernel, bias, kernel_scales, bias_scales = self.numbers.weights(node)
-    if self.dense_per_tensor and node.op == "Dense" and has_one_scale(kernel_scales):
+    per_tensor = self.dense_per_tensor and node.op == "Dense"
+    if (
+      per_tensor
+      and not (kernel_scales is None or bias_scales is None)
+      and has_one_scale(kernel_scales)
+    ):
       kernel_scales, bias_scales = kernel_scales[:1], bias_scales[:1]
     self._layers += 1
     return [
@@ -99,7 +117,12 @@ class Emitter:
 
   def _constant(self, name: str, data: np.ndarray, scales: np.ndarray | None, axis: int) -> int:
     quantization = None if scales is None else self.file.quantization(scales, 0, axis)
-    return self.file.tensor(name, data.shape, data.dtype, quantization, data)
+    constant = self.file.tensor(name, data.shape, data.dtype, quantization, data)
+    if data.dtype != np.float16:
+      return constant
+    restored = self.file.tensor(f"{name}/float32", data.shape, np.float32)
+    self.file.operator("DEQUANTIZE", VERSIONS["DEQUANTIZE"][FLOAT_BITS], [constant], [restored])
+    return restored
 
   def number(self, value: int, like: str) -> int:
     """A constant of one element on the grid of an activation tensor, or a float."""
@@ -130,9 +153,10 @@ class Emitter:
     outputs: list[int],
     like: str,
     options: str | None = None,
+    least_version: int = 1,
     **fields: Any,
   ) -> None:
-    """Adds an operator, of the lowest version that has the type of an activation tensor.
+    """Adds an operator, of the lowest version that has the types of its tensors.
 
     Args:
       code: as for :meth:`~jaxcompress.export.flatbuffer.ModelFile.operator`.
@@ -140,7 +164,9 @@ class Emitter:
       outputs: indices of tensors.
       like: the activation tensor, whose type the operator computes with.
       options: as for the file's.
+      least_version: that has what else the operator uses.
       **fields: of the options.
     """
-    version = VERSIONS[code][self.bits(like)]
+    bits = INT4_BITS if self.file.has_int4(inputs) else self.bits(like)
+    version = max(VERSIONS[code][bits], least_version)
     self.file.operator(code, version, inputs, outputs, options, **fields)

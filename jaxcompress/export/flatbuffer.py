@@ -9,18 +9,24 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import flatbuffers
+import jax.numpy as jnp
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+from jaxcompress.export.packing import pack_bits
 
 SCHEMA_VERSION = 3
 IDENTIFIER = b"TFL3"
 ALIGNMENT = 16  # of buffers, as the schema asks
+INT4 = np.dtype(jnp.int4)
 TYPES = {
+  INT4: schema.TensorType.INT4,
   np.dtype(np.uint8): schema.TensorType.UINT8,
   np.dtype(np.int8): schema.TensorType.INT8,
   np.dtype(np.int16): schema.TensorType.INT16,
   np.dtype(np.int32): schema.TensorType.INT32,
   np.dtype(np.int64): schema.TensorType.INT64,
+  np.dtype(np.float16): schema.TensorType.FLOAT16,
   np.dtype(np.float32): schema.TensorType.FLOAT32,
 }
 
@@ -48,7 +54,7 @@ class SharingBuilder(flatbuffers.Builder):
 
     return self.once((x.dtype.str, x.tobytes()), write)
 
-  def CreateString(self, s: str, encoding="utf-8", errors="strict") -> int:
+  def CreateString(self, s: str, encoding: str = "utf-8", errors: str = "strict") -> int:
     return self.once(s, lambda: super(SharingBuilder, self).CreateString(s, encoding, errors))
 
 
@@ -110,19 +116,22 @@ class ModelFile:
     quantization: Shared | None = None,
     data: np.ndarray | None = None,
   ) -> int:
-    """Adds a tensor and returns its index; with ``data`` it is a constant."""
+    """Adds a tensor and returns its index; with ``data`` it is a constant.
+
+    Integers of 4 bits are stored two in a byte, the first one in the low half.
+    """
     self._tensors.append(
       schema.TensorT(
         name=name,
         shape=np.asarray(shape, np.int32),
         type=TYPES[np.dtype(dtype)],
         quantization=quantization,
-        buffer=0 if data is None else self._buffer(data.tobytes()),
+        buffer=0 if data is None else self._buffer(_stored(data)),
       )
     )
     return len(self._tensors) - 1
 
-  def constant(self, data: np.ndarray, quantization: Shared | None = None, name: str = "") -> int:
+  def constant(self, data: Any, quantization: Shared | None = None, name: str = "") -> int:
     """Index of a constant tensor; one that is there already is used again."""
     key = (data.dtype.str, data.shape, data.tobytes(), id(quantization), name)
     return self._reuse(
@@ -159,7 +168,9 @@ class ModelFile:
       **fields: of the options; lists become int32 vectors.
     """
     options = options or "".join(part.title() for part in code.split("_")) + "Options"
-    fields = {name: np.int32(v) if isinstance(v, list) else v for name, v in fields.items()}
+    fields = {
+      name: np.array(v, np.int32) if isinstance(v, list) else v for name, v in fields.items()
+    }
     if (code, version) not in self._codes:
       self._codes.append((code, version))
     self._operators.append(
@@ -175,10 +186,20 @@ class ModelFile:
       )
     )
 
+  def has_int4(self, tensors: Sequence[int]) -> bool:
+    """Whether one of some tensors holds integers of 4 bits."""
+    return any(self._tensors[index].type == schema.TensorType.INT4 for index in tensors)
+
   @property
-  def has_float(self) -> bool:
-    """Whether a tensor holds floating-point numbers."""
-    return any(tensor.type == schema.TensorType.FLOAT32 for tensor in self._tensors)
+  def computes_in_float(self) -> bool:
+    """Whether an operator reads or writes floating-point numbers, but to round them to integers."""
+    floats = (schema.TensorType.FLOAT16, schema.TensorType.FLOAT32)
+    for operator in self._operators:
+      rounds = self._codes[operator.opcodeIndex][0] == "QUANTIZE"
+      computed = [*operator.outputs, *(() if rounds else operator.inputs)]
+      if any(self._tensors[index].type in floats for index in computed):
+        return True
+    return False
 
   def to_bytes(
     self,
@@ -223,6 +244,10 @@ class ModelFile:
     builder = SharingBuilder()
     builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
+
+
+def _stored(data: np.ndarray) -> bytes:
+  return (pack_bits(data.astype(np.int8), 4) if data.dtype == INT4 else data).tobytes()
 
 
 def _operator_code(name: str, version: int) -> Any:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from jaxcompress.export.checks import CHECKS
 from jaxcompress.export.contents import Operator, read_operators
 from jaxcompress.export.onnx_contents import read_onnx_operators
-from jaxcompress.export.targets import ERROR, Target, find_target
+from jaxcompress.export.rules import ERROR, Target
+from jaxcompress.export.targets import find_target
 
 READERS = {".tflite": read_operators, ".onnx": read_onnx_operators}
 
@@ -21,7 +22,7 @@ class Finding(NamedTuple):
     op: name of the operator, such as ``"DEPTHWISE_CONV_2D"``.
     name: of what the operator writes; in files of jaxcompress that is the layer.
     reason: why there is such a rule, and what is there instead.
-    severity: ``"error"`` or ``"warning"``; see :class:`~jaxcompress.export.targets.Rule`.
+    severity: ``"error"`` or ``"warning"``; see :class:`~jaxcompress.export.Rule`.
   """
 
   rule: str

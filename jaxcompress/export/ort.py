@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxcompress.export.files import require_edge
-from jaxcompress.export.tflite import ENTRY
+from jaxcompress.export.metadata import ENTRY
 
 PROVIDERS = ["CPUExecutionProvider"]
 QUIET = 4  # of onnxruntime's levels: fatal errors only
@@ -66,6 +66,8 @@ class OnnxInterpreter:
 
   def get_tensor(self, index: int) -> np.ndarray:
     """The output."""
+    if self._logits is None:
+      raise RuntimeError("nothing was computed yet; call invoke")
     if self._is_nchw and self._logits.ndim == 4:
       return self._logits.transpose(0, 2, 3, 1)
     return self._logits

@@ -1,16 +1,17 @@
 """Packed files: a quantized model in the bits that it needs, from which a .tflite file is rebuilt.
 
 A packed file is a safetensors file. Its header holds the format's number and a SHA-256 checksum of
-the whole file; ``manifest`` is deflated JSON: graph, grids, bits, kernels and metadata; every layer
-has ``weights/NAME``, packed, and deflated where that helps; ``scales``, ``biases`` and ``moves`` are those of all layers, deflated.
+the whole file; ``manifest`` is deflated JSON: graph, grids, forms of the weights, kernels and
+metadata; every layer has ``weights/NAME``, see :mod:`jaxcompress.export.blobs`; ``scales``,
+``biases`` and ``moves`` are those of all layers, deflated. Format 1 had ``bits`` in place of the
+forms, and all weights dense; it is read, too.
 """
 
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from importlib import metadata as packages
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,25 +19,19 @@ from flax.core import FrozenDict
 from safetensors.numpy import load as read_arrays
 from safetensors.numpy import save as to_bytes
 
+from jaxcompress.export.blobs import Blob, pack_weights, unpack_weights
 from jaxcompress.export.files import write_atomically
-from jaxcompress.export.packing import (
-  deflate,
-  inflate,
-  pack_bits,
-  restore,
-  shrink,
-  unpack_bits,
-  unzigzag,
-  zigzag,
-)
-from jaxcompress.export.tflite import ENTRY, describe_grid, tflite, to_json
-from jaxcompress.nn import INPUT, Graph, Node, Norm, kernel_shape
-from jaxcompress.quantize import Grid, Integers, QuantizedModel, bits_of
+from jaxcompress.export.metadata import ENTRY, describe, to_json, version
+from jaxcompress.export.packing import deflate, inflate, restore, unpack_bits, unzigzag, zigzag
+from jaxcompress.export.tflite import tflite
+from jaxcompress.nn import Graph, Node, Norm, kernel_shape, needed_shape
+from jaxcompress.quantize import Grid, Integers, QuantizedModel
 from jaxcompress.quantize.model import Move, bias_type
 
 SUFFIX = ".jcz"
-FORMAT = 1
+FORMAT = 2
 UNSEALED = "0" * 64  # stands for the checksum while it is computed
+Reader = Callable[[Mapping[str, Any], np.ndarray, str, tuple[int, ...]], np.ndarray]
 
 
 def packed(
@@ -44,6 +39,7 @@ def packed(
 ) -> pathlib.Path:
   """Writes a model with the weights of each layer in the bits that they need, 1 to 8.
 
+  Zeros of pruned layers are left out, and clustered ones have a codebook, where that is smaller.
   Runtimes keep weights of fewer than 8 bits in a byte each, and so do .tflite files; this one is
   for storing and sending. :func:`load_packed` gives the model back, :func:`unpack` the .tflite file.
 
@@ -75,15 +71,15 @@ def packed(
   """
   names = [node.name for node in quantized.graph.nodes if kernel_shape(node) is not None]
   layers = {name: quantized.layers[name] for name in names}
-  bits = {name: bits_of(layer.weights) for name, layer in layers.items()}
+  blobs = {name: pack_weights(layer.weights) for name, layer in layers.items()}
   manifest = {
-    "version": packages.version("jaxcompress"),
+    "version": version(),
     "kernels": quantized.kernels,
     "graph": _describe_graph(quantized.graph),
     "grids": {
       name: [float(g.scale), int(g.zero_point), g.bits] for name, g in quantized.grids.items()
     },
-    "bits": bits,
+    "weights": {name: blob for name, (blob, _) in blobs.items()},
     "moves": {name: len(move.scale) for name, move in quantized.moves.items()},
     "metadata": dict(metadata or {}),
   }
@@ -92,7 +88,7 @@ def packed(
     "scales": deflate(_join([layer.scales for layer in layers.values()], np.float32)),
     "biases": deflate(zigzag(_join([layer.bias for layer in layers.values()], np.int64))),
     "moves": deflate(_join([part for move in quantized.moves.values() for part in move])),
-    **{f"weights/{name}": shrink(pack_bits(layers[name].weights, bits[name])) for name in names},
+    **{f"weights/{name}": data for name, (_, data) in blobs.items()},
   }
   return write_atomically(path, _seal(arrays))
 
@@ -164,30 +160,48 @@ def packed_entry(path: str | os.PathLike) -> dict[str, Any]:
   Raises:
     ValueError: as :func:`load_packed`.
   """
-  quantized, metadata, version = _read(path)
-  ends = {"input": INPUT, "output": quantized.graph.output}
-  grids = {end: describe_grid(quantized, tensor) for end, tensor in ends.items()}
-  return {"version": version, "kernels": quantized.kernels, **grids, **metadata}
+  quantized, metadata, written_by = _read(path)
+  return {"version": written_by, **describe(quantized, quantized.kernels), **metadata}
 
 
 def _read(path: str | os.PathLike) -> tuple[QuantizedModel, dict[str, Any], str]:
-  arrays = _unseal(path)
+  found, arrays = _unseal(path)
   try:
     manifest = json.loads(inflate(arrays["manifest"], np.uint8).tobytes())
-    quantized = _rebuild(manifest, arrays)
+    quantized = _rebuild(manifest, arrays, READERS[found])
     return quantized, dict(manifest["metadata"].items()), str(manifest["version"])
   except Exception as error:  # whatever a manifest that is none of ours leads to
     raise _refusal(path, "has contents that are no model", error) from error
 
 
-def _rebuild(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> QuantizedModel:
+def _read_dense(
+  manifest: Mapping[str, Any], data: np.ndarray, name: str, shape: tuple[int, ...]
+) -> np.ndarray:
+  """A layer's weights in format 1."""
+  count, bits = int(np.prod(shape, dtype=object)), manifest["bits"][name]
+  return unpack_bits(restore(data, -(-count * bits // 8)), count, bits).reshape(shape)
+
+
+def _read_blob(
+  manifest: Mapping[str, Any], data: np.ndarray, name: str, shape: tuple[int, ...]
+) -> np.ndarray:
+  """A layer's weights in format 2."""
+  return unpack_weights(Blob(*manifest["weights"][name]), data, shape)
+
+
+READERS: Mapping[int, Reader] = {1: _read_dense, 2: _read_blob}
+
+
+def _rebuild(
+  manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray], read: Reader
+) -> QuantizedModel:
   graph = _build_graph(manifest["graph"])
   grids = {
     name: Grid(np.float32(scale), int(zero_point), int(bits))
     for name, (scale, zero_point, bits) in manifest["grids"].items()
   }
   nodes = {node.name: node for node in graph.nodes if kernel_shape(node) is not None}
-  shapes = {name: kernel_shape(node) for name, node in nodes.items()}
+  shapes = {name: needed_shape(node) for name, node in nodes.items()}
   channels = [shape[-1] for shape in shapes.values()]
   scales = _split(inflate(arrays["scales"], np.float32, sum(channels)), channels)
   values = unzigzag(inflate(arrays["biases"], np.uint64, sum(channels)))
@@ -198,9 +212,7 @@ def _rebuild(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Q
     dtype = bias_type(grids[node.inputs[0]])
     if (bias != bias.astype(dtype)).any():
       raise ValueError(f"layer {name!r} has biases beyond {dtype}")
-    count, size = int(np.prod(shapes[name], dtype=object)), manifest["bits"][name]
-    data = restore(arrays[f"weights/{name}"], -(-count * size // 8))
-    weights = unpack_bits(data, count, size).reshape(shapes[name])
+    weights = read(manifest, arrays[f"weights/{name}"], name, shapes[name])
     layers[name] = Integers(weights, scale, bias.astype(dtype))
   sizes = [size for size in manifest["moves"].values() for _ in Move._fields]
   parts = iter(_split(inflate(arrays["moves"], np.float64, sum(sizes)), sizes))
@@ -216,7 +228,8 @@ def _seal(arrays: Mapping[str, np.ndarray]) -> bytes:
   return content.replace(UNSEALED.encode(), digest.encode(), 1)
 
 
-def _unseal(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def _unseal(path: str | os.PathLike) -> tuple[int, dict[str, np.ndarray]]:
+  """Number of the format, and the arrays."""
   try:
     content = pathlib.Path(path).read_bytes()
   except OSError as error:
@@ -227,14 +240,14 @@ def _unseal(path: str | os.PathLike) -> dict[str, np.ndarray]:
     found, digest = int(seal["packed"]), seal["sha256"].encode()
   except Exception as error:  # whatever other bytes lead to
     raise _refusal(path, "is no packed file of jaxcompress, or is damaged", error) from error
-  if found != FORMAT:
+  if found not in READERS:
     raise ValueError(
-      f"path: {path} has format {found} and this version reads {FORMAT}; update jaxcompress."
+      f"path: {path} has format {found} and this version reads 1 to {FORMAT}; update jaxcompress."
     )
   if hashlib.sha256(content.replace(digest, UNSEALED.encode(), 1)).hexdigest().encode() != digest:
     raise ValueError(f"path: {path} is damaged: its checksum is not that of its contents.")
   try:
-    return read_arrays(content)
+    return found, read_arrays(content)
   except Exception as error:  # the reader raises its own kinds
     raise _refusal(path, "has contents that are no arrays", error) from error
 

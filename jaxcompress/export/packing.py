@@ -5,6 +5,7 @@ import zlib
 import numpy as np
 
 LEVEL = 9  # of deflate
+STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY)
 
 
 def pack_bits(codes: np.ndarray, bits: int) -> np.ndarray:
@@ -21,11 +22,7 @@ def pack_bits(codes: np.ndarray, bits: int) -> np.ndarray:
     >>> pack_bits(np.int8([-1, 1, 1]), 1).tolist(), pack_bits(np.int8([1, -2, 3]), 4).tolist()
     ([6], [225, 3])
   """
-  flat = codes.reshape(-1)
-  if bits == 1:
-    return np.packbits(flat > 0, bitorder="little")
-  lowest = np.unpackbits(flat.view(np.uint8)[:, None], axis=1, count=bits, bitorder="little")
-  return np.packbits(lowest, bitorder="little")
+  return pack_unsigned(codes > 0 if bits == 1 else codes, bits)
 
 
 def unpack_bits(data: np.ndarray, count: int, bits: int) -> np.ndarray:
@@ -38,14 +35,42 @@ def unpack_bits(data: np.ndarray, count: int, bits: int) -> np.ndarray:
     >>> unpack_bits(np.uint8([225, 3]), 3, 4).tolist()
     [1, -2, 3]
   """
+  low = unpack_unsigned(data, count, bits)
+  if bits == 1:
+    return 2 * low.view(np.int8) - 1
+  unused = 8 - bits
+  return (low << unused).view(np.int8) >> unused
+
+
+def pack_unsigned(codes: np.ndarray, bits: int) -> np.ndarray:
+  """The lowest bits of bytes side by side without gaps, the lowest bit first.
+
+  Args:
+    codes: uint8, int8 or bool, any shape.
+    bits: 1 to 8.
+
+  Returns:
+    (ceil(size * bits / 8),) uint8.
+
+  Examples:
+    >>> pack_unsigned(np.uint8([1, 5, 2]), 3).tolist(), pack_unsigned(np.bool_([0, 1]), 1).tolist()
+    ([169, 0], [2])
+  """
+  flat = np.ascontiguousarray(codes).reshape(-1, 1).view(np.uint8)
+  lowest = np.unpackbits(flat, axis=1, count=bits, bitorder="little")
+  return np.packbits(lowest, bitorder="little")
+
+
+def unpack_unsigned(data: np.ndarray, count: int, bits: int) -> np.ndarray:
+  """What :func:`pack_unsigned` was given, (count,) uint8.
+
+  Raises:
+    ValueError: if the bits or the size do not fit.
+  """
   if bits not in range(1, 9) or data.dtype != np.uint8 or data.shape != (-(-count * bits // 8),):
     raise ValueError(f"{data.dtype} {data.shape} cannot hold {count} integers of {bits} bits")
   found = np.unpackbits(data, count=count * bits, bitorder="little")
-  if bits == 1:
-    return 2 * found.view(np.int8) - 1
-  low = np.packbits(found.reshape(count, bits), axis=1, bitorder="little")[:, 0]
-  unused = 8 - bits
-  return (low << unused).view(np.int8) >> unused
+  return np.packbits(found.reshape(count, bits), axis=1, bitorder="little").reshape(-1)
 
 
 def deflate(array: np.ndarray) -> np.ndarray:
@@ -66,7 +91,13 @@ def deflate(array: np.ndarray) -> np.ndarray:
   """
   flat = np.ascontiguousarray(array).reshape(-1)
   planes = flat.view(np.uint8).reshape(-1, flat.itemsize).T
-  return np.frombuffer(zlib.compress(planes.tobytes(), LEVEL), np.uint8)
+  content = planes.tobytes()
+  return np.frombuffer(min((_compress(content, s) for s in STRATEGIES), key=len), np.uint8)
+
+
+def _compress(content: bytes, strategy: int) -> bytes:
+  writer = zlib.compressobj(LEVEL, strategy=strategy)
+  return writer.compress(content) + writer.flush()
 
 
 def inflate(data: np.ndarray, dtype: type, count: int | None = None) -> np.ndarray:

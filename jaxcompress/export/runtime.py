@@ -14,12 +14,13 @@ from jaxcompress.export.ort import OnnxInterpreter
 
 NAMES = {
   "xnnpack": "LiteRT",
+  "xnnpack-int4": "LiteRT",
   "reference": "LiteRT's reference kernels",
   "tflm": "TensorFlow Lite for Microcontrollers",
   "onnxruntime": "onnxruntime",
 }
 FORMATS = {  # kernels that run a kind of file, by its suffix; the first ones if none are named
-  ".tflite": ("xnnpack", "reference", "tflm"),
+  ".tflite": ("xnnpack", "reference", "tflm", "xnnpack-int4"),
   ".onnx": ("onnxruntime",),
 }
 
@@ -30,7 +31,7 @@ class Runtime:
   Args:
     path: a .tflite or .onnx file with one input and one output; its suffix says which it is.
     threads: that it computes on; microcontrollers have one.
-    kernels: ``"xnnpack"``: LiteRT with XNNPACK as on phones; ``"reference"``: LiteRT with its
+    kernels: ``"xnnpack"``: LiteRT with XNNPACK as on phones, also as ``"xnnpack-int4"``; ``"reference"``: LiteRT with its
       reference kernels; ``"tflm"``: TensorFlow Lite for Microcontrollers; ``"onnxruntime"``: its
       CPU kernels. None: XNNPACK's or onnxruntime's, as the file needs.
 
@@ -98,7 +99,7 @@ class Runtime:
     """
     if self._kernels == "onnxruntime":
       return self._interpreter.float_operators()
-    if self._kernels != "xnnpack":
+    if not self._kernels.startswith("xnnpack"):
       return ()
     nodes = self._interpreter._get_ops_details()  # LiteRT has no public way to ask
     makers: dict[int, Any] = {}

@@ -1,138 +1,24 @@
 """What devices and their tools ask of a model file: tables of rules, each with its reason."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
-ERROR, WARNING = "error", "warning"
-
-WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-SLIDING = ("CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D")
-COPYING = ("AVERAGE_POOL_2D", "CONCATENATION", "MAX_POOL_2D")  # kernels that ignore scales
-PARAMETERS: Mapping[str, tuple[int, ...]] = {  # inputs that are numbers of the operator's own
-  "CONV_2D": (1, 2),
-  "DEPTHWISE_CONV_2D": (1, 2),
-  "FULLY_CONNECTED": (1, 2),
-  "MEAN": (1,),
-  "PAD": (1,),
-  "PADV2": (1, 2),
-  "RESHAPE": (1,),
-  "SPLIT": (0,),
-  "STRIDED_SLICE": (1, 2, 3),
-  "TRANSPOSE": (1,),
-}
-
-
-class Rule(NamedTuple):
-  """Something that a target asks of operators.
-
-  Attributes:
-    name: of the check in :mod:`jaxcompress.export.checks`, such as ``"stride"``.
-    limit: what the check compares with: a number, names, or a table by operator.
-    reason: why, in words.
-    severity: ``"error"``: the target refuses the file, computes something else, or leaves the
-      operator off the accelerator that it is named for. ``"warning"``: the result is the same, but
-      takes longer or needs a newer version.
-    operators: names of those that it is about; none: all.
-  """
-
-  name: str
-  limit: Any
-  reason: str
-  severity: str = ERROR
-  operators: tuple[str, ...] = ()
-
-
-class Target(NamedTuple):
-  """A device, or the tool that makes its files.
-
-  Attributes:
-    title: its name.
-    suffix: of the files that it takes.
-    rules: that they obey.
-    dense_per_tensor: whether the weights of FULLY_CONNECTED need one scale for all of its outputs;
-      :func:`jaxcompress.export.tflite` then writes layers with more as 1x1 convolutions.
-  """
-
-  title: str
-  suffix: str
-  rules: tuple[Rule, ...]
-  dense_per_tensor: bool = False
-
-
-INTEGER_FILE = (  # what every integer .tflite file is
-  Rule("integer", None, "an operator that computes in float has no integer kernel"),
-  Rule(
-    "inline",
-    None,
-    "constants outside the flatbuffer are read as garbage by runtimes that take it as one piece of"
-    " memory",
-  ),
-  Rule(
-    "weight-range",
-    (-127, 127),
-    "integer kernels rely on weights that are symmetric around zero, so that -128 is not used",
-    operators=WEIGHTED,
-  ),
-  Rule(
-    "weight-zero-point",
-    0,
-    "int8 kernels leave the zero point of the weights out of their sums",
-    operators=WEIGHTED,
-  ),
-  Rule(
-    "same-grid",
-    None,
-    "pools and concatenations copy codes, or are refused, where scales or zero points differ",
-    operators=COPYING,
-  ),
+from jaxcompress.export.operators import (
+  EDGE_TPU_OPERATORS,
+  ETHOS_OPERATORS,
+  TENSORRT_OPERATORS,
+  TFLM_OPERATORS,
+  XNNPACK_OPERATORS,
 )
-STATIC = Rule("static-shape", None, "memory is planned before the device runs; no size may be free")
-CONSTANT = Rule(
-  "constant", PARAMETERS, "weights, biases and parameters are compiled in, so they are constants"
-)
-ACTIVATION_BITS = "the device computes with 8-bit (and here and there 16-bit) integers"
-
-TFLM_OPERATORS = (
-  *("ABS", "ADD", "ADD_N", "ARG_MAX", "ARG_MIN", "AVERAGE_POOL_2D", "BATCH_MATMUL"),
-  *("BATCH_TO_SPACE_ND", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DEPTH_TO_SPACE", "DIV"),
-  *("DEQUANTIZE", "ELU", "EQUAL", "EXP", "EXPAND_DIMS", "FULLY_CONNECTED", "GATHER", "HARD_SWISH"),
-  *("L2_NORMALIZATION", "L2_POOL_2D", "LEAKY_RELU", "LOG", "LOGISTIC", "LOG_SOFTMAX", "MAXIMUM"),
-  *("MAX_POOL_2D", "MEAN", "MINIMUM", "MIRROR_PAD", "MUL", "NEG", "PACK", "PAD", "PADV2", "PRELU"),
-  *("QUANTIZE", "REDUCE_MAX", "RELU", "RELU6", "RESHAPE", "RESIZE_BILINEAR", "ROUND", "RSQRT"),
-  *("RESIZE_NEAREST_NEIGHBOR", "SLICE", "SOFTMAX", "SPACE_TO_BATCH_ND", "SPACE_TO_DEPTH", "SPLIT"),
-  *("SPLIT_V", "SQRT", "SQUARE", "SQUARED_DIFFERENCE", "SQUEEZE", "STRIDED_SLICE", "SUB", "SUM"),
-  *("TANH", "TRANSPOSE", "TRANSPOSE_CONV", "UNPACK"),
-)
-XNNPACK_OPERATORS = (  # of 8 bits
-  *("ADD", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DEQUANTIZE", "ELU", "FULLY_CONNECTED"),
-  *("LEAKY_RELU", "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "PAD", "QUANTIZE", "RESHAPE", "SLICE"),
-  *("RESIZE_BILINEAR", "SPACE_TO_DEPTH", "SPLIT", "STRIDED_SLICE", "SUB", "TANH", "TRANSPOSE"),
-  *("TRANSPOSE_CONV",),
-)
-ETHOS_OPERATORS = (
-  *("ABS", "ADD", "ARG_MAX", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONCATENATION", "CONV_2D", "ELU"),
-  *("DEPTHWISE_CONV_2D", "EXP", "EXPAND_DIMS", "FULLY_CONNECTED", "GELU", "HARD_SWISH", "LOG"),
-  *("LEAKY_RELU", "LOGISTIC", "MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM", "MIRROR_PAD", "MUL"),
-  *("NEG", "PACK", "PAD", "PADV2", "PRELU", "QUANTIZE", "REDUCE_MAX", "REDUCE_MIN", "RELU"),
-  *("RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "RESHAPE", "RESIZE_BILINEAR", "REVERSE_V2", "RSQRT"),
-  *("RESIZE_NEAREST_NEIGHBOR", "SLICE", "SOFTMAX", "SPLIT", "SPLIT_V", "SQUARED_DIFFERENCE"),
-  *("SQUEEZE", "STRIDED_SLICE", "SUB", "SUM", "TANH", "TILE", "TRANSPOSE", "TRANSPOSE_CONV"),
-  *("UNIDIRECTIONAL_SEQUENCE_LSTM", "UNPACK"),
-)
-EDGE_TPU_OPERATORS = (
-  *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "EXPAND_DIMS"),
-  *("FULLY_CONNECTED", "L2_NORMALIZATION", "LOGISTIC", "LSTM", "MAXIMUM", "MAX_POOL_2D", "MEAN"),
-  *("MINIMUM", "MUL", "PACK", "PAD", "PRELU", "QUANTIZE", "REDUCE_MAX", "REDUCE_MIN", "RELU"),
-  *("RELU6", "RELU_N1_TO_1", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "RSQRT"),
-  *("SLICE", "SOFTMAX", "SPACE_TO_DEPTH", "SPLIT", "SQUARED_DIFFERENCE", "SQUEEZE"),
-  *("STRIDED_SLICE", "SUB", "SUM", "TANH", "TRANSPOSE", "TRANSPOSE_CONV"),
-)
-COMPUTING = ("Add", "AveragePool", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "Mul")  # of ONNX
-TENSORRT_OPERATORS = (
-  *COMPUTING,
-  *("Clip", "Concat", "DequantizeLinear", "Flatten", "HardSigmoid", "HardSwish", "Identity"),
-  *("MaxPool", "Pad", "QuantizeLinear", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice"),
-  *("Softmax", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+from jaxcompress.export.rules import (
+  ACTIVATION_BITS,
+  CONSTANT,
+  INTEGER_FILE,
+  SLIDING,
+  STATIC,
+  WARNING,
+  WEIGHTED,
+  Rule,
+  Target,
 )
 
 XNNPACK = Target(
@@ -219,6 +105,7 @@ TFLM = Target(
     ),
   ),
   dense_per_tensor=True,
+  dense_int4=False,
 )
 ETHOS_U = Target(
   "Arm Ethos-U55 and Ethos-U65",
@@ -332,6 +219,7 @@ TARGETS: Mapping[str, Target] = {
   "edgetpu": EDGE_TPU,
   "tensorrt": TENSORRT,
 }
+"""Profiles of devices and their compilers, by name."""
 
 
 def find_target(name: str) -> Target:

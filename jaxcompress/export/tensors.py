@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.nn import Folded, Node
 from jaxcompress.quantize import Grid, QuantizedModel
 from jaxcompress.quantize.integer import averaging
+from jaxcompress.quantize.integer.values import fits_int4
 from jaxcompress.quantize.model import bias_type
 
 if TYPE_CHECKING:  # only .tflite files need what it imports
@@ -49,9 +51,15 @@ class Numbers(Protocol):
 
 
 class IntegerNumbers(NamedTuple):
-  """int8 or int16 activations, int8 weights, int32 or int64 biases."""
+  """int8 or int16 activations, int8 weights, int32 or int64 biases.
+
+  Attributes:
+    model: whose integers they are.
+    narrow: leaf ops whose weights are int4 where they fit and read 8 bits.
+  """
 
   model: QuantizedModel
+  narrow: tuple[str, ...] = ()
 
   def dtype(self, tensor: str) -> np.dtype:
     return self.model.grids[tensor].dtype
@@ -67,13 +75,27 @@ class IntegerNumbers(NamedTuple):
     layer = averaging(node) if node.op == "AvgPool" else self.model.layers[node.name]
     source = self.model.grids[node.inputs[0]]
     bias_scales = np.float32(source.scale) * layer.scales
-    return Weights(layer.weights, layer.bias.astype(bias_type(source)), layer.scales, bias_scales)
+    kernel = layer.weights.astype(jnp.int4) if self.is_int4(node) else layer.weights
+    return Weights(kernel, layer.bias.astype(bias_type(source)), layer.scales, bias_scales)
+
+  def is_int4(self, node: Node) -> bool:
+    """Whether a node's weights have 4 bits in the file; XNNPACK reads dense ones in pairs of inputs."""
+    if node.op not in self.narrow or self.model.grids[node.inputs[0]].bits != 8:
+      return False
+    weights = self.model.layers[node.name].weights
+    return fits_int4(weights) and (node.op != "Dense" or len(weights) % 2 == 0)
 
 
 class FloatNumbers(NamedTuple):
-  """Everything float32, with BatchNorm folded."""
+  """Everything float32, with BatchNorm folded.
+
+  Attributes:
+    layers: by node.
+    stored: type that kernels and biases have in the file, float32 or float16.
+  """
 
   layers: Mapping[str, Folded]
+  stored: type = np.float32
 
   def dtype(self, tensor: str) -> type:
     return np.float32
@@ -87,8 +109,12 @@ class FloatNumbers(NamedTuple):
   def weights(self, node: Node) -> Weights:
     if node.op == "AvgPool":
       cells = averaging(node)
-      return Weights(cells.weights * cells.scales.reshape(1, 1, 1, -1), np.float32(cells.bias))
+      return self._stored(cells.weights * cells.scales.reshape(1, 1, 1, -1), cells.bias)
     if node.name not in self.layers:
       raise ValueError(f"folded: layer {node.name!r} is missing; fold the graph that is written.")
     layer = self.layers[node.name]
-    return Weights(layer.weights, layer.bias.astype(np.float32))
+    return self._stored(layer.weights, layer.bias)
+
+  def _stored(self, kernel: np.ndarray, bias: np.ndarray) -> Weights:
+    most = np.finfo(self.stored).max  # what lies beyond would be infinite
+    return Weights(*(np.clip(part, -most, most).astype(self.stored) for part in (kernel, bias)))

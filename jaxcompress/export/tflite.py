@@ -1,20 +1,23 @@
 """Model files for LiteRT, TensorFlow Lite and the tools around them."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
-from importlib import metadata as packages
 from typing import Any
 
+import numpy as np
+
 from jaxcompress.export.files import require_edge, write_atomically
+from jaxcompress.export.metadata import ENTRY, INPUT_NAME, OUTPUT_NAME, describe, to_entry, version
 from jaxcompress.export.pixels import check_input
 from jaxcompress.export.targets import find_target
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
+from jaxcompress.quantize.integer.runtimes import INT4_FILES
 
-ENTRY = "jaxcompress"  # name of our part of a file's metadata
-INPUT_NAME, OUTPUT_NAME = "image", "logits"  # in the signature
+WEIGHTS = ("int8", "int4")
+FLOATS = {"float32": np.float32, "float16": np.float16}
+CONVOLUTIONS = ("ConvNorm", "BatchNorm")
 
 
 def tflite(
@@ -23,6 +26,7 @@ def tflite(
   *,
   target: str | None = None,
   input: str = "codes",
+  weights: str = "int8",
   metadata: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
   """Writes an integer .tflite file: integers in and out, and nothing in float in between.
@@ -46,6 +50,14 @@ def tflite(
       preprocessing and the grid of its input have to say together that a code is the pixel less
       128, as ``(pixel - center) / scale`` does on a grid of scale ``1 / scale`` and zero point
       ``center - 128``; the first operator subtracts them.
+      Or ``"float32"``: images as the network reads them, after preprocessing, which the first
+      operator rounds to codes.
+    weights: ``"int8"``, or ``"int4"``: layers whose integers have at most 4 bits are written with
+      two weights in a byte, for half of the size. TFLite-Micro runs such convolutions, but no such
+      dense layers, which stay int8 for it (``target`` or kernels ``"tflm"``). In LiteRT from 2.1 on
+      XNNPACK runs such dense layers and leaves the convolutions to LiteRT's own kernels, which are
+      slow and round differently: ``quantized.with_kernels("xnnpack-int4")`` is what they compute.
+      Other targets refuse them.
     metadata: JSON values kept in the file, such as class names and preprocessing; see
       :func:`~jaxcompress.export.read_metadata`.
 
@@ -55,7 +67,8 @@ def tflite(
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if a layer has no TFLite operator, an operator breaks a rule of the target,
-      ``input`` is unknown or the model's codes are not the pixels less 128, the metadata is no JSON, or the path cannot be written.
+      ``input`` is unknown or the model's codes are not the pixels less 128, ``weights`` is unknown or
+      no layer has 4 bits, the metadata is no JSON, or the path cannot be written.
 
   Examples:
     >>> import tempfile
@@ -82,15 +95,16 @@ def tflite(
 
   check_input(quantized, input)
   per_tensor = target is not None and _needs_dense_per_tensor(quantized, target)
-  details = {
-    "kernels": quantized.kernels,
-    "input": describe_grid(quantized, INPUT),
-    "output": describe_grid(quantized, quantized.graph.output),
-  }
+  numbers = IntegerNumbers(quantized, _narrow_ops(quantized, weights, target))
+  kernels = quantized.kernels
+  if numbers.narrow:
+    _check_narrow(numbers)
+    kernels = INT4_FILES.get(kernels, kernels)
+  details = describe(quantized, kernels)
   if input == "uint8":
     details["input"]["zero_point"] += 128
+  if input != "codes":
     details["input"]["type"] = input
-  numbers = IntegerNumbers(quantized)
   content = _content(
     quantized.graph, numbers, details, metadata, input=input, dense_per_tensor=per_tensor
   )
@@ -100,6 +114,24 @@ def tflite(
 
     refuse_errors(parse_operators(content), target)
   return write_atomically(path, content)
+
+
+def _narrow_ops(quantized: QuantizedModel, weights: str, target: str | None) -> tuple[str, ...]:
+  """The leaf ops whose weights may have 4 bits in a file."""
+  if weights not in WEIGHTS:
+    raise ValueError(f"weights: {weights!r} is unknown; it must be one of {', '.join(WEIGHTS)}.")
+  if weights == "int8":
+    return ()
+  device = find_target(target or ("tflm" if quantized.kernels == "tflm" else "xnnpack"))
+  return CONVOLUTIONS + ("Dense",) * device.dense_int4
+
+
+def _check_narrow(numbers: Any) -> None:
+  if not any(map(numbers.is_int4, numbers.model.graph.nodes)):
+    raise ValueError(
+      "weights: 'int4' needs layers whose integers have at most 4 bits, and there are none; quantize"
+      " with 4 bits, such as quantize.w4a8() or post_training(..., bits=4), or write 'int8'."
+    )
 
 
 def _needs_dense_per_tensor(quantized: QuantizedModel, name: str) -> bool:
@@ -129,14 +161,19 @@ def tflite_float(
   folded: Mapping[str, Folded],
   path: str | os.PathLike,
   *,
+  weights: str = "float32",
   metadata: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
-  """Writes the same network as a float32 .tflite file, with BatchNorm folded, for comparison.
+  """Writes the same network as a float .tflite file, with BatchNorm folded, for comparison.
+
+  It computes in float32. Float16 weights are half as large; runtimes make them float32 again
+  through the DEQUANTIZE operators that TFLite's converter writes for them too.
 
   Args:
     graph: a traced graph; activations are fused here.
     folded: of every node that has a kernel, from :func:`jaxcompress.nn.fold`.
     path: as for :func:`tflite`.
+    weights: how kernels and biases are stored: ``"float32"`` or ``"float16"``.
     metadata: as for :func:`tflite`.
 
   Returns:
@@ -144,7 +181,7 @@ def tflite_float(
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: as for :func:`tflite`.
+    ValueError: if ``weights`` is unknown, and as for :func:`tflite`.
 
   Examples:
     >>> import tempfile
@@ -159,10 +196,13 @@ def tflite_float(
     >>> path.stat().st_size - 4 * summary.parameters < 5000
     True
   """
+  if weights not in FLOATS:
+    raise ValueError(f"weights: {weights!r} is unknown; it must be one of {', '.join(FLOATS)}.")
   require_edge()
   from jaxcompress.export.tensors import FloatNumbers
 
-  content = _content(fuse_activations(graph), FloatNumbers(folded), {}, metadata)
+  numbers = FloatNumbers(folded, FLOATS[weights])
+  content = _content(fuse_activations(graph), numbers, {}, metadata)
   return write_atomically(path, content)
 
 
@@ -179,33 +219,18 @@ def _content(
   from jaxcompress.export.emitter import Emitter
 
   emitter = Emitter(graph, numbers, dense_per_tensor=dense_per_tensor)
-  source = emitter.pixels() if input == "uint8" else emitter.tensors[INPUT]
+  if input != "codes":
+    source = emitter.pixels() if input == "uint8" else emitter.floats()
+  else:
+    source = emitter.tensors[INPUT]
   emit(emitter)
-  if details and emitter.file.has_float:
-    raise RuntimeError("a float tensor got into an integer file; this is a bug of jaxcompress")
-  version = packages.version("jaxcompress")
-  entry = {"version": version, **details, **(metadata or {})}
+  if details and emitter.file.computes_in_float:
+    raise RuntimeError(
+      "an operator of an integer file computes in float; this is a bug of jaxcompress"
+    )
   return emitter.file.to_bytes(
     {INPUT_NAME: source},
     {OUTPUT_NAME: emitter.tensors[graph.output]},
-    description=f"jaxcompress {version}",
-    metadata={ENTRY: to_json(entry)},
+    description=f"jaxcompress {version()}",
+    metadata={ENTRY: to_entry(details, metadata)},
   )
-
-
-def describe_grid(quantized: QuantizedModel, tensor: str) -> dict[str, float | int]:
-  """Scale and zero point of a tensor, as they are kept in a file."""
-  grid = quantized.grids[tensor]
-  return {"scale": float(grid.scale), "zero_point": int(grid.zero_point)}
-
-
-def to_json(entry: Mapping[str, Any]) -> bytes:
-  """Metadata as UTF-8.
-
-  Raises:
-    ValueError: if it is no JSON.
-  """
-  try:
-    return json.dumps(entry, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"metadata: it is no JSON ({error}); give plain values.") from error

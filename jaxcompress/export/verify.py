@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxcompress.export.contents import holds_int4
 from jaxcompress.export.pixels import check_input
-from jaxcompress.export.runtime import Runtime, choose_kernels
+from jaxcompress.export.runtime import Runtime, choose_kernels, read_model
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize import QuantizedModel
+from jaxcompress.quantize.integer.runtimes import INT4_FILES
 
 
 class Verification(NamedTuple):
@@ -38,7 +40,8 @@ def verify(
   The runtime is the one whose arithmetic ``quantized`` evaluates: LiteRT with XNNPACK, LiteRT with
   its reference kernels, or TensorFlow Lite for Microcontrollers (the ``targets`` extra). A
   .onnx file runs in onnxruntime, on the images as the network reads them; its float logits are
-  compared with those of ``quantized.with_kernels("onnxruntime")``.
+  compared with those of ``quantized.with_kernels("onnxruntime")``, and what XNNPACK makes of a file
+  with weights of 4 bits with those of ``quantized.with_kernels("xnnpack-int4")``.
 
   Args:
     path: a file that :func:`~jaxcompress.export.tflite` or :func:`~jaxcompress.export.onnx` wrote.
@@ -62,6 +65,8 @@ def verify(
   if choose_kernels(path) == "onnxruntime":
     quantized = quantized.with_kernels("onnxruntime")
   runtime = Runtime(path, threads=threads, kernels=quantized.kernels)
+  if quantized.kernels in INT4_FILES and holds_int4(read_model(path)):
+    quantized = quantized.with_kernels(INT4_FILES[quantized.kernels])
   _check_match(path, quantized, runtime, images)
   if quantized.kernels == "onnxruntime":
     ours, theirs = quantized(images), device_logits(runtime, quantized.network_input(images))
@@ -69,7 +74,10 @@ def verify(
   else:
     codes = quantized.quantize_input(images)
     fed = images if runtime.input_dtype == np.uint8 else codes
-    ours, theirs, step = quantized.run(codes), device_logits(runtime, fed), 1
+    if runtime.input_dtype == np.float32:
+      fed = quantized.network_input(images)
+    ours, theirs = quantized.run(codes), device_logits(runtime, fed)
+    step = np.float64(1)
   if ours.shape != theirs.shape:
     raise ValueError(
       f"path: {path} has {theirs.shape[-1]} logits and the model {ours.shape[-1]}; it is of another"
@@ -112,6 +120,8 @@ def _check_match(
       raise ValueError(
         f"images: {images.dtype} must be uint8, which {path} reads; pass pixels of 0 to 255."
       )
+    ends = (runtime.input_dtype, ends[1])
+  elif runtime.input_dtype == np.float32 and runtime.output_dtype == ends[1]:
     ends = (runtime.input_dtype, ends[1])
   if (runtime.input_dtype, runtime.output_dtype) != ends:
     raise ValueError(

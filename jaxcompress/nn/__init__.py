@@ -16,8 +16,10 @@ from jaxcompress.nn.graph import (
   kernel_shape,
   macs,
   module_path,
+  needed_shape,
   parameters,
   trace,
+  trace_endpoints,
   trace_init,
   with_parameters,
 )
@@ -38,9 +40,11 @@ from jaxcompress.nn.layers import (
   Split,
 )
 from jaxcompress.nn.norm import Norm, batch_norm
+from jaxcompress.nn.replay import LEAF_OPS, Layer, Replay, replay
 
 __all__ = [
   "INPUT",
+  "LEAF_OPS",
   "Activation",
   "Add",
   "AvgPool",
@@ -55,11 +59,13 @@ __all__ = [
   "GlobalAvgPool",
   "Graph",
   "Initial",
+  "Layer",
   "LeafOp",
   "MaxPool",
   "Multiply",
   "Node",
   "Norm",
+  "Replay",
   "Split",
   "activate",
   "batch_norm",
@@ -75,8 +81,11 @@ __all__ = [
   "kernel_shape",
   "macs",
   "module_path",
+  "needed_shape",
   "parameters",
+  "replay",
   "trace",
+  "trace_endpoints",
   "trace_init",
   "with_parameters",
 ]

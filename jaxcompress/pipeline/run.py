@@ -1,5 +1,6 @@
 """A whole compress run: from images to an integer file and a report."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -7,19 +8,26 @@ import shutil
 import time
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxcompress import data as datasets
-from jaxcompress import export, quantize, report
+from jaxcompress import export, quantize, report, training
 from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline import networks, phases
+from jaxcompress.pipeline.devices import device_facts
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import FINE_TUNE, PRESETS
+from jaxcompress.pipeline.pruning import is_pruned
+from jaxcompress.pipeline.search import Found, plan_candidates, search
+from jaxcompress.training import processes
 
 QUICK_IMAGES = 6000
 SAMPLES = 24
+CHUNK = 1024  # images in memory at once, of sets larger than memory
 
 
 def compress(
@@ -27,6 +35,7 @@ def compress(
   folder: str | os.PathLike,
   *,
   command: str = "",
+  workers: int | None = None,
   console: Console | None = None,
 ) -> report.Results:
   """Trains, distils, quantizes, exports, verifies and reports; goes on where a run was killed.
@@ -35,18 +44,24 @@ def compress(
     options: what to do.
     folder: output; what an earlier part of the same run left in it is used.
     command: the command line, for the report.
+    workers: processes that decode images, for data larger than memory; None: by the CPU's cores.
     console: progress goes here.
 
   Returns:
     The :class:`~jaxcompress.report.Results` that the report shows.
 
+  With several processes (see :func:`~jaxcompress.training.join`) all call this alike, on a folder
+  that all see; the first one writes. All devices share each batch.
+
   Raises:
-    ValueError: for options that do not fit together or with the data.
+    ValueError: for options that do not fit together, with the data or with the devices.
+    PreemptedError: after SIGTERM; the run can be gone on with.
   """
   console = console or Console(stderr=True)
   folder = pathlib.Path(folder)
   began = time.perf_counter()
   export.require_edge()  # now, not after minutes of training
+  mesh = _all_devices(options)
   with console.status(f"reading {options.data}"):
     data = datasets.load(
       options.data,
@@ -83,33 +98,61 @@ def compress(
     f" ({student.summary.parameters:,})"
   )
   phases.check_losses(options, data.train, preset.preprocess, student, teacher)
-  with report.MetricsWriter(folder / "metrics.jsonl") as metrics:
-    run = phases.Context(
-      folder=folder,
-      options=options,
-      data=data,
-      preset=preset,
-      schedule=phases.Schedule.of(options, len(data.train)),
-      metrics=metrics,
-      console=console,
-    )
-    quantized = _train_all(run, student, teacher, given)
-    with console.status("running the .tflite on every test image"):
-      results = _deploy(run, student, quantized, command, began)
-  report.write_report(results, folder)
-  shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-  return results
+  metrics_file = folder / "metrics.jsonl" if processes.is_first() else os.devnull
+  run = phases.Context(
+    folder=folder,
+    options=options,
+    data=data,
+    preset=preset,
+    schedule=phases.Schedule.of(options, len(data.train)),
+    metrics=None,
+    console=console,
+    mesh=mesh,
+    workers=workers,
+  )
+  if options.budget is not None:
+    plan_candidates(run, student)  # before anything is trained or written
+  with report.MetricsWriter(metrics_file) as metrics:
+    run = dataclasses.replace(run, metrics=metrics)
+    variables = _teach(run, teacher, given)
+    if options.budget is None:
+      trained = _train_student(run, student, teacher, variables)
+      made, searched = trained.quantized, None
+    else:
+      found = _search(run, student, teacher, variables)
+      student, made, searched = found.network, lambda: found.quantized, found.search
+
+    def deploy() -> None:
+      with console.status("running the .tflite on every test image"):
+        results = _deploy(run, student, made(), command, began)
+      results = dataclasses.replace(results, search=searched)
+      report.write_report(results, folder)
+      shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    processes.once(deploy)
+  return read_results(folder)
 
 
-def _train_all(
-  run: phases.Context, student: Network, teacher: Network, given: Any
-) -> quantize.QuantizedModel:
-  """All phases; float models are exported and noted as they are done."""
+def _all_devices(options: Options) -> Mesh | None:
+  """A mesh of all devices of all processes, if there are several.
+
+  Raises:
+    ValueError: if they cannot share a batch.
+  """
+  if jax.device_count() == 1:
+    return None
+  mesh = training.make_mesh()
+  training.process_rows(mesh, options.batch_size)
+  return mesh
+
+
+def _teach(run: phases.Context, teacher: Network, given: Any) -> Any:
+  """The teacher's variables: given, of an earlier part of this run, or trained."""
   saved = run.folder / "teacher"
   if given is not None:
     variables = given
-    run.note(teacher=_float_entry(run, "teacher", teacher, variables, steps=0))
-  elif saved.exists():  # an earlier part of this run finished it
+    _note_float(run, "teacher", teacher, variables, steps=0)
+  elif processes.shared(saved.exists()):  # an earlier part of this run finished it
     _, variables = networks.load(
       saved,
       run.data.classes,
@@ -121,31 +164,73 @@ def _train_all(
   else:
     variables = phases.train_teacher(run, teacher)
     steps = run.schedule.float_steps
-    run.note(teacher=_float_entry(run, "teacher", teacher, variables, steps=steps))
-    networks.save(saved, teacher, variables, run.data.classes, run.preprocess)
-  if "alone" not in run.recall():
+    _note_float(run, "teacher", teacher, variables, steps=steps)
+    processes.once(
+      lambda: networks.save(saved, teacher, variables, run.data.classes, run.preprocess)
+    )
+  return variables
+
+
+def _train_alone(run: phases.Context, student: Network) -> None:
+  """The student on labels alone, noted once it is done."""
+  if not processes.shared("alone" in run.recall()):
     alone = phases.train_alone(run, student)
-    run.note(alone=_float_entry(run, "alone", student, alone, steps=run.schedule.float_steps))
+    _note_float(run, "alone", student, alone, steps=run.schedule.float_steps)
+
+
+def _keep_distilled(run: phases.Context, student: Network, distilled: Any, steps: int) -> None:
+  """Exports, notes and saves the student in float."""
+
+  def save_student() -> None:
+    folder = run.folder / "student"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
+    networks.save(folder, student, distilled, run.data.classes, run.preprocess)
+
+  _note_float(run, "distilled", student, distilled, steps=steps)
+  processes.once(save_student)
+
+
+def _search(run: phases.Context, student: Network, teacher: Network, variables: Any) -> Found:
+  """The best student within the budget; the same network is trained on labels alone too."""
+  found = search(run, student, teacher, variables)
+  run.console.print(f"kept: {found.network.title}", highlight=False)
+  _train_alone(run, found.network)
+  steps = found.result.steps - run.schedule.int_steps
+  _keep_distilled(run, found.network, found.variables, steps)
+  run.note(distilled={**run.recall()["distilled"], "seconds": found.result.seconds})
+  export.write_atomically(run.folder / "student.jcz", found.packed.read_bytes())
+  return found
+
+
+def _train_student(
+  run: phases.Context, student: Network, teacher: Network, variables: Any
+) -> training.CompressState:
+  """The student alone, distilled, and at integers; float models are noted as they are done."""
+  _train_alone(run, student)
 
   def on_float(distilled: Any) -> None:
-    steps = run.schedule.float_steps
-    run.note(distilled=_float_entry(run, "distilled", student, distilled, steps=steps))
-    shutil.rmtree(run.folder / "student", ignore_errors=True)  # of a run that was killed here
-    networks.save(run.folder / "student", student, distilled, run.data.classes, run.preprocess)
+    _keep_distilled(run, student, distilled, run.schedule.float_steps)
 
-  return phases.distill_student(run, student, teacher, variables, on_float).quantized()
+  return phases.distill_student(run, student, teacher, variables, on_float)
+
+
+def _note_float(
+  run: phases.Context, key: str, network: Network, variables: Any, *, steps: int
+) -> None:
+  """Measures a float network, its accuracy on all processes together, and keeps the facts."""
+  top1 = run.top1(network, variables, run.data.test)
+  run.console.print(f"{key:<10} {top1:.2%} top-1 on {len(run.data.test):,} test images")
+  processes.once(lambda: run.note(**{key: _float_entry(run, key, network, variables, steps, top1)}))
 
 
 def _float_entry(
-  run: phases.Context, key: str, network: Network, variables: Any, *, steps: int
+  run: phases.Context, key: str, network: Network, variables: Any, steps: int, top1: float
 ) -> dict[str, Any]:
   """Facts of a float network, measured on its own .tflite file."""
   file = pathlib.Path("float") / f"{key}.tflite"
   (run.folder / "float").mkdir(exist_ok=True)
   graph = fuse_activations(network.summary.graph)
   export.tflite_float(graph, fold(graph, variables), run.folder / file)
-  top1 = run.top1(network, variables, run.data.test)
-  run.console.print(f"{key:<10} {top1:.2%} top-1 on {len(run.data.test):,} test images")
   return {
     **_sizes(network, run.folder / file),
     "top1": top1,
@@ -173,21 +258,24 @@ def _deploy(
   command: str,
   began: float,
 ) -> report.Results:
-  """Writes the integer file, runs it on every test image, and collects the results."""
+  """Writes the integer file, which runs on every test image, and the packed one; the results."""
   data, path = run.data, run.folder / "student.tflite"
   preprocess = run.preprocess.to_metadata()
   metadata = {"classes": list(data.classes), "preprocess": preprocess, "data": data.name}
   export.tflite(quantized, path, metadata=metadata)
-  verification = export.verify(path, quantized, data.test.images)
-  predictions = np.argmax(quantized.integers(data.test.images), axis=-1)
+  small = export.packed(quantized, run.folder / "student.jcz", metadata=metadata)
+  verification, predictions = _verify(path, quantized, data.test.images)
   facts = run.recall()
   schedule = run.schedule
   int8 = report.Entry(
     **_sizes(student, path),
+    **device_facts(path),
     top1=float(np.mean(predictions == data.test.labels)),
-    steps=schedule.float_steps + schedule.int_steps,
-    seconds=run.seconds("distilled"),
+    steps=facts["distilled"]["steps"] + schedule.int_steps,
+    seconds=run.seconds("distilled") or facts["distilled"]["seconds"],
     weight_bits=run.options.bits,
+    packed_bytes=small.stat().st_size,
+    sparsity=quantize.zero_share(quantized) if is_pruned(run.options) else None,
     bit_equal=verification.bit_equal,
     max_steps=verification.max_steps,
     top1_agreement=verification.top1_agreement,
@@ -219,15 +307,48 @@ def _deploy(
   )
 
 
+def _verify(
+  path: pathlib.Path,
+  quantized: quantize.QuantizedModel,
+  images: np.ndarray | datasets.EncodedImages,
+) -> tuple[export.Verification, np.ndarray]:
+  """Runs a file on all images, of those on disk some at a time; and the class of each."""
+  size = CHUNK if isinstance(images, datasets.EncodedImages) else len(images)
+  found, predictions = [], []
+  for start in range(0, len(images), size):
+    chunk = images[start : start + size]
+    found.append(export.verify(path, quantized, chunk))
+    predictions.append(np.argmax(quantized.integers(chunk), axis=-1))
+  counts = [one.images for one in found]
+  whole = found[0]._replace(
+    bit_equal=float(np.average([one.bit_equal for one in found], weights=counts)),
+    max_steps=max(one.max_steps for one in found),
+    top1_agreement=float(np.average([one.top1_agreement for one in found], weights=counts)),
+    images=sum(counts),
+  )
+  return whole, np.concatenate(predictions)
+
+
 def _settings(run: phases.Context) -> dict[str, Any]:
   schedule = run.schedule
   rate = run.preset.protocol_of(run.options.student).learning_rate
   asked = phases.losses_of(run.options, len(run.data.train))
+  asked_for = {
+    name.replace("_", " "): value
+    for name in ("max_size", "max_macs", "max_latency_ms")
+    if (value := getattr(run.options, name)) is not None
+  }
   return {
+    **asked_for,
     "batch size": run.options.batch_size,
     "float steps": schedule.float_steps,
     "int8 steps": schedule.int_steps,
     "preset": run.options.preset,
+    **{
+      name.replace("_", " "): value
+      for name in ("sparsity", "sparsity_pattern", "cluster")
+      if (value := getattr(run.options, name)) is not None
+    },
     "learning rate": rate,
     "fine-tuning rate": rate * FINE_TUNE,
     "distillation": ", ".join(f"{name} {weight:g}" for name, weight in asked.weights.items()),

@@ -17,6 +17,7 @@ from jaxcompress.quantize.analysis import (
 from jaxcompress.quantize.config import (
   Quantization,
   binary,
+  clustered,
   int4,
   int8,
   ternary,
@@ -35,6 +36,7 @@ from jaxcompress.quantize.model import Move, QuantizedModel
 from jaxcompress.quantize.ptq import METHODS, Trial, calibrate, post_training, search
 from jaxcompress.quantize.quantizers import (
   Anchor,
+  Centroids,
   Learned,
   Oscillation,
   Progress,
@@ -45,6 +47,8 @@ from jaxcompress.quantize.quantizers import (
   bwn,
   bwn_weights,
   clip_sign,
+  cluster,
+  cluster_weights,
   dorefa,
   dorefa_activations,
   dorefa_clip,
@@ -55,6 +59,8 @@ from jaxcompress.quantize.quantizers import (
   ewgs_activations,
   ewgs_quantize,
   ewgs_round,
+  find_centroids,
+  fixed_range,
   freeze_oscillating,
   lsq,
   lsq_activations,
@@ -92,7 +98,8 @@ from jaxcompress.quantize.sites import (
   find_sites,
   tensor_bits,
 )
-from jaxcompress.quantize.sizes import bits_of, model_bytes, packed_bytes
+from jaxcompress.quantize.sizes import model_bytes, packed_bytes, weight_bytes, zero_share
+from jaxcompress.quantize.storage import bits_of
 from jaxcompress.quantize.transform import (
   ActivationPass,
   Exact,
@@ -109,6 +116,7 @@ __all__ = [
   "Analysis",
   "Anchor",
   "Assigned",
+  "Centroids",
   "Codes",
   "Exact",
   "Grid",
@@ -146,6 +154,9 @@ __all__ = [
   "calibrate",
   "choose_bits",
   "clip_sign",
+  "cluster",
+  "cluster_weights",
+  "clustered",
   "deploy",
   "dorefa",
   "dorefa_activations",
@@ -159,8 +170,10 @@ __all__ = [
   "ewgs_round",
   "exact_values",
   "fake_quant",
+  "find_centroids",
   "find_sites",
   "first_last_8bit",
+  "fixed_range",
   "folded_train",
   "freeze_oscillating",
   "init_quantizers",
@@ -207,8 +220,10 @@ __all__ = [
   "uniform",
   "w4a8",
   "w8a16",
+  "weight_bytes",
   "wrpn",
   "wrpn_weights",
   "xnor",
   "xnor_activations",
+  "zero_share",
 ]

@@ -7,6 +7,7 @@ from jaxcompress.quantize.quantizers import (
   Quantizer,
   absmax,
   bwn,
+  cluster,
   ema_range,
   lsq,
   lsq_activations,
@@ -20,7 +21,8 @@ class Quantization:
   """A plan for quantization during training; hashable.
 
   Attributes:
-    weights: quantizer of every kernel.
+    weights: quantizer of every kernel. Where weights are pruned it must keep zero at zero, as all do
+      but the binary ones and those without a level there; ``init_state`` refuses the others.
     activations: quantizer of the input and of every leaf op's output.
     rules: exceptions for some layers; see :class:`~jaxcompress.quantize.Rule`.
     start_step: first step at which the forward pass is quantized; before it nothing is rounded
@@ -112,14 +114,20 @@ def int8(
   rules: tuple[Rule, ...] = (),
   start_step: int = 0,
   freeze_norm_step: int | None = None,
+  symmetric: bool = False,
 ) -> Quantization:
   """8-bit weights and activations, as integer runtimes compute; see :func:`uniform`.
+
+  With ``symmetric`` the zero point of all activations is 0, as TensorRT has it; what is never
+  below zero then has 128 levels.
 
   Examples:
     >>> int8(start_step=900).start_step
     900
+    >>> int8(symmetric=True).activations.levels
+    Levels(low=-128, high=127, symmetric=True)
   """
-  return _plan(absmax(8), decay, rules, start_step, freeze_norm_step)
+  return _plan(absmax(8), decay, rules, start_step, freeze_norm_step, symmetric=symmetric)
 
 
 def int4(
@@ -209,6 +217,35 @@ def binary(
   return _plan(bwn(), decay, rules, start_step, freeze_norm_step)
 
 
+def clustered(
+  clusters: int = 32,
+  *,
+  decay: float = 0.95,
+  rules: tuple[Rule, ...] = (),
+  start_step: int = 0,
+  freeze_norm_step: int | None = None,
+) -> Quantization:
+  """Weights that share the values of a codebook (:func:`~jaxcompress.quantize.cluster`), 8 bits each.
+
+  A packed file takes ``log2(clusters)`` bits for a weight, and fewer where weights are pruned.
+
+  Args:
+    clusters: values of a layer, zero included, 2 to 128.
+    decay: of the activations' moving ranges.
+    rules: exceptions for some layers.
+    start_step: first quantized step; the codebooks are found in it.
+    freeze_norm_step: first step with frozen BatchNorm, or None.
+
+  Raises:
+    ValueError: if a number is out of range.
+
+  Examples:
+    >>> clustered(16).weights.levels.high
+    127
+  """
+  return _plan(cluster(clusters), decay, rules, start_step, freeze_norm_step)
+
+
 def _plan(
   weights: Quantizer,
   decay: float,
@@ -216,10 +253,11 @@ def _plan(
   start_step: int,
   freeze_norm_step: int | None,
   activation_bits: int = 8,
+  symmetric: bool = False,
 ) -> Quantization:
   return Quantization(
     weights=weights,
-    activations=ema_range(activation_bits, decay=decay),
+    activations=ema_range(activation_bits, decay=decay, symmetric=symmetric),
     rules=rules,
     start_step=start_step,
     freeze_norm_step=freeze_norm_step,

@@ -1,26 +1,11 @@
-"""Bits that weights need, and the bytes that they take when they are packed."""
+"""Bytes that weights take when they are packed."""
 
 import math
 
 import numpy as np
 
 from jaxcompress.quantize.model import QuantizedModel
-
-
-def bits_of(weights: np.ndarray) -> int:
-  """The fewest bits whose symmetric integers hold some weights: 1 for -1 and 1 alone, else 2 to 8.
-
-  Args:
-    weights: int8, any shape.
-
-  Examples:
-    >>> [bits_of(np.int8(codes)) for codes in ([-7, 3], [8], [0], [-1, 1])]
-    [4, 5, 2, 1]
-  """
-  magnitudes = np.abs(weights.astype(np.int32))
-  if magnitudes.size and np.all(magnitudes == 1):
-    return 1
-  return max(2, int(magnitudes.max(initial=1)).bit_length() + 1)
+from jaxcompress.quantize.storage import forms_of
 
 
 def packed_bytes(weights: int, channels: int, bits: int) -> int:
@@ -37,24 +22,61 @@ def packed_bytes(weights: int, channels: int, bits: int) -> int:
   return math.ceil(weights * bits / 8) + 8 * channels
 
 
+def weight_bytes(weights: np.ndarray) -> int:
+  """Bytes of a layer's integers in the smallest of four forms.
+
+  Dense: the bits that the largest needs. Sparse: a bitmap, and those that are not zero. Clustered: a
+  codebook, and indices into it. Sparse and clustered: all three. :func:`jaxcompress.export.packed`
+  writes these, and deflates each part where that makes it smaller.
+
+  Args:
+    weights: int8, output channels last.
+
+  Examples:
+    >>> weight_bytes(np.int8([[100], [-100], [0], [3], [0], [0], [0], [0]]))  # a bitmap and 3 bytes
+    4
+    >>> weight_bytes(np.full((100, 1), 7, np.int8))  # 7, and a bit for each
+    14
+  """
+  return min(stored.nbytes for stored in forms_of(weights).values())
+
+
+def zero_share(quantized: QuantizedModel) -> float:
+  """Share of a model's weights that are zero, over all layers with a kernel.
+
+  Args:
+    quantized: from training or :func:`~jaxcompress.quantize.post_training`.
+
+  Examples:
+    See :func:`model_bytes`.
+  """
+  kernels = [layer.weights for layer in quantized.layers.values()]
+  alive = sum(int(np.count_nonzero(kernel)) for kernel in kernels)
+  return 1 - alive / max(1, sum(kernel.size for kernel in kernels))
+
+
 def model_bytes(quantized: QuantizedModel) -> int:
-  """Bytes of a model's packed weights, scales and biases; every layer has the bits that it needs.
+  """Bytes of a model's packed weights, scales and biases.
+
+  Every layer is in the form that takes it least, see :func:`weight_bytes`, with a float32 scale and
+  an int32 bias for each output channel.
 
   Args:
     quantized: from training or :func:`~jaxcompress.quantize.post_training`.
 
   Examples:
     >>> from jaxcompress.nn import Graph, Node
-    >>> from jaxcompress.quantize.integer import Grid
-    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
-    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+    >>> from jaxcompress.quantize import Grid, Integers
+    >>> shapes = ((1, 8),), ((1, 1),)
+    >>> node = Node("dense", "Dense", {"features": 1}, ("input",), ("dense",), *shapes)
     >>> grid = Grid(np.float32(0.1), 0)
-    >>> model_bytes(
-    ...   QuantizedModel(Graph((pool,), (1, 2, 2, 3), "pool"), {"input": grid, "pool": grid}, {})
-    ... )
-    0
+    >>> weights = np.int8([[0], [0], [0], [9], [0], [0], [-9], [0]])
+    >>> layers = {"dense": Integers(weights, np.ones(1, np.float32), np.zeros(1, np.int32))}
+    >>> grids = {"input": grid, "dense": grid}
+    >>> model = QuantizedModel(Graph((node,), (1, 8), "dense"), grids, layers)
+    >>> model_bytes(model), zero_share(model)  # a bitmap, 2 values of 5 bits, and 8
+    (11, 0.75)
   """
   return sum(
-    packed_bytes(layer.weights.size, layer.bias.size, bits_of(layer.weights))
-    for layer in quantized.layers.values()
+    weight_bytes(layer.weights) + 8 * layer.bias.size for layer in quantized.layers.values()
   )

@@ -180,7 +180,9 @@ def quantize_activations(
   key_of, assigned = sites.key_of, assign(quantization, sites)
   quantizers, gates = assigned.activations, assigned.gates
   narrowed = _narrowed_reads(sites, assigned)
-  start, updated, ended = variables.state["activations"], {}, set()
+  start = variables.state["activations"]
+  updated: dict[str, Any] = {}
+  ended: set[str] = set()
   observing = False if not train else active
 
   def on_grid(grid: Grid, x: jax.Array) -> jax.Array:

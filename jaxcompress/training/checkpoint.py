@@ -1,12 +1,20 @@
-"""Checkpoints of a whole run, and of a model's variables alone (orbax)."""
+"""Checkpoints of a whole run, written in the background by all its processes (orbax)."""
 
 import pathlib
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
+from jaxcompress.training.checksums import NAME, find_damage, write_checksums
+from jaxcompress.training.processes import all_agree, is_first, only_here, shared, wait_for_all
 from jaxcompress.training.state import CompressState
+from jaxcompress.training.variables import first_line
+
+ITEM = "default"  # orbax's name of what is saved without one
 
 
 def _named_arrays(state: CompressState) -> dict[str, Any]:
@@ -22,112 +30,188 @@ def _name(path: tuple[Any, ...]) -> str:
 class Checkpoints:
   """Checkpoints of one run in a folder; the newest few are kept.
 
+  With several processes, all make one on the same (shared) folder and call it alike; each writes
+  the arrays that only its devices have. A checkpoint is there as a whole or not at all, also after
+  ``kill -9``, and can be read by any number of processes and devices.
+
   Args:
     folder: where they lie; made if missing.
     every: batches between checkpoints.
     keep: how many are kept.
+    warn: told where a damaged checkpoint is passed over.
 
   Examples:
     >>> import tempfile
-    >>> Checkpoints(tempfile.mkdtemp(), every=100).latest() is None
+    >>> with Checkpoints(tempfile.mkdtemp(), every=100) as checkpoints:
+    ...   checkpoints.latest() is None
     True
   """
 
-  def __init__(self, folder: str | pathlib.Path, *, every: int, keep: int = 2):
+  def __init__(
+    self,
+    folder: str | pathlib.Path,
+    *,
+    every: int,
+    keep: int = 2,
+    warn: Callable[[str], None] = warnings.warn,
+  ):
     self.folder = pathlib.Path(folder).absolute()
     self.every = every
+    self._warn = warn
+    self._saving: int | None = None
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, save_interval_steps=every, enable_async_checkpointing=True
+      max_to_keep=keep,
+      save_interval_steps=every,
+      enable_async_checkpointing=True,
+      cleanup_tmp_directories=True,  # of runs that were killed while they saved
+      async_options=ocp.AsyncOptions(post_finalization_callback=self._note_checksums),
     )
-    self._manager = ocp.CheckpointManager(self.folder, options=options)
+    self._manager = self._guarded(lambda: ocp.CheckpointManager(self.folder, options=options))
 
   def save(self, position: int, state: CompressState, *, force: bool = False) -> None:
-    """Writes the state in the background, if ``position`` is due or ``force`` is set."""
+    """Writes the state in the background, if ``position`` is due or ``force`` is set.
+
+    Raises:
+      ValueError: if this or the checkpoint before cannot be written, as on a full disk.
+    """
     if force and self.latest() == position:
       return
     if force or self._manager.should_save(position):
-      arrays = ocp.args.StandardSave(jax.device_get(_named_arrays(state)))
-      self._manager.save(position, args=arrays, force=force)
+      self.wait()
+      self._saving = position
+      arrays = ocp.args.StandardSave(_named_arrays(state))
+      self._guarded(lambda: self._manager.save(position, args=arrays, force=force))
 
   def latest(self) -> int | None:
     """Position of the newest checkpoint, or None."""
     return self._manager.latest_step()
 
   def restore(self, state: CompressState) -> CompressState:
-    """The newest checkpoint in the shape of ``state``.
+    """The newest whole checkpoint in the shape of ``state``, on its devices.
+
+    A damaged one is passed over with a warning and kept aside as ``POSITION.damaged``.
 
     Raises:
-      ValueError: if it cannot be read or belongs to another recipe.
+      ValueError: if none can be read, or they belong to another recipe.
     """
-    position = self.latest()
     template = _named_arrays(state)
-    try:
-      arrays = self._manager.restore(position, args=ocp.args.StandardRestore(template))
-    except Exception as error:
-      raise ValueError(
-        f"checkpoint: {self.folder / str(position)} cannot be read ({first_line(error)});"
-        " remove it to go on from the one before, or start anew with another --out."
-      ) from error
-    structure = jax.tree.structure(state.replace(rng=jax.random.key_data(state.rng)))
-    restored = jax.tree.unflatten(structure, [arrays[name] for name in template])
-    return restored.replace(rng=jax.random.wrap_key_data(restored.rng))
+    damaged: dict[int, str] = {}
+    for position in sorted(self._manager.all_steps(), reverse=True):
+      arrays, reason = self._read(position, template)
+      if arrays is not None:
+        self._pass_over(damaged, position)
+        structure = jax.tree.structure(state.replace(rng=jax.random.key_data(state.rng)))
+        restored = jax.tree.unflatten(structure, [arrays[name] for name in template])
+        return restored.replace(rng=jax.random.wrap_key_data(restored.rng))
+      damaged[position] = reason or "unreadable"
+    if not damaged:
+      raise ValueError(f"checkpoint: {self.folder} has none; start anew.")
+    position, reason = next(iter(damaged.items()))
+    raise ValueError(
+      f"checkpoint: {self.folder / str(position)} cannot be read ({reason}), nor any other of"
+      f" {len(damaged)}; start anew with another --out."
+    )
+
+  def wait(self) -> None:
+    """Waits for writing to end.
+
+    Raises:
+      ValueError: if the last checkpoint cannot be written.
+    """
+    self._guarded(self._manager.wait_until_finished)
 
   def close(self) -> None:
-    """Waits for writing to end."""
-    self._manager.wait_until_finished()
+    """Waits for writing to end, as :meth:`wait`; nothing can be saved afterwards."""
+    self.wait()
     self._manager.close()
 
+  def __enter__(self) -> "Checkpoints":
+    return self
 
-def save_variables(path: str | pathlib.Path, variables: Any) -> None:
-  """Writes a model's variables to a folder that does not exist yet.
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    if kind is None:
+      self.close()
+    elif jax.process_count() == 1:  # with several, those that are gone would be waited for
+      try:
+        self._manager.close()
+      except Exception as error:
+        self._warn(f"checkpoint: {self.folder} could not be closed ({first_line(error)}).")
 
-  Raises:
-    ValueError: if the folder exists.
-  """
-  path = pathlib.Path(path).absolute()
-  if path.exists():
-    raise ValueError(f"path: {path} exists already; name another folder.")
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(path, jax.device_get(variables))
+  def _read(
+    self, position: int, template: dict[str, Any]
+  ) -> tuple[dict[str, Any] | None, str | None]:
+    """The arrays of a checkpoint, or what is wrong with it; the same answer on every process."""
+    path = self.folder / str(position)
+    reason = shared(find_damage(path) if is_first() and (path / NAME).exists() else None)
+    if reason is not None:
+      return None, reason
+    arrays, item = None, epath.Path(path / ITEM)
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=only_here())
+    try:
+      self._check_recipe(path, handler.metadata(item), template)
+      wanted = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        for name, x in template.items()
+      }
+      arrays = handler.restore(item, args=ocp.args.StandardRestore(wanted))
+    except _OtherRecipeError:
+      raise
+    except Exception as error:
+      reason = first_line(error)
+    finally:
+      handler.close()
+    if not all_agree(arrays is not None):
+      return None, reason or "another process cannot read it"
+    return arrays, None
+
+  def _check_recipe(self, path: pathlib.Path, stored: Any, template: dict[str, Any]) -> None:
+    """Raises if a checkpoint's names or shapes are others than the state's."""
+    tree = getattr(stored, "tree", stored)
+    found = {name: tuple(array.shape) for name, array in tree.items()}
+    wanted = {name: tuple(array.shape) for name, array in template.items()}
+    if found != wanted:
+      name, shape = sorted(wanted.items() ^ found.items())[0]
+      raise _OtherRecipeError(
+        f"checkpoint: {path} belongs to another recipe: {name} {shape} is not in both; go on with"
+        " the options that it was started with, or start anew with another --out."
+      )
+
+  def _pass_over(self, damaged: dict[int, str], position: int) -> None:
+    """Says which checkpoints are not used, and moves them aside."""
+    if not damaged:
+      return
+    for other in damaged:
+      path = self.folder / str(other)
+      aside = path.with_name(f"{other}.damaged")
+      while is_first() and aside.exists():
+        aside = aside.with_name(aside.name + "-again")
+      if is_first():
+        path.rename(aside)
+    wait_for_all("set aside")
+    self._manager.reload()
+    for other, reason in damaged.items():
+      self._warn(
+        f"checkpoint: step {other} in {self.folder} is damaged ({reason}) and kept as"
+        f" {other}.damaged; going on from step {position}."
+      )
+
+  def _note_checksums(self) -> None:
+    """Called by orbax on the first process when all files of a checkpoint are there, before it counts."""
+    for place in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+      write_checksums(place)
+
+  def _guarded(self, act: Callable[[], Any]) -> Any:
+    try:
+      return act()
+    except jax.errors.JaxRuntimeError:  # another process is gone
+      raise
+    except Exception as error:
+      at = "" if self._saving is None else f" of step {self._saving}"
+      raise ValueError(
+        f"checkpoint: the one{at} cannot be written in {self.folder} ({first_line(error)}); make"
+        " room, then go on with --resume from the one before."
+      ) from error
 
 
-def load_variables(path: str | pathlib.Path, like: Any) -> Any:
-  """Reads variables that :func:`save_variables` wrote.
-
-  Args:
-    path: the folder.
-    like: variables, or shapes and dtypes, of the model that they are for.
-
-  Raises:
-    ValueError: if nothing is there, it is damaged, or it belongs to another model.
-  """
-  path = pathlib.Path(path).absolute()
-  if not path.is_dir():
-    raise ValueError(
-      f"checkpoint: {path} is no folder; name one that a run wrote, such as OUT/teacher."
-    )
-  try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      stored = checkpointer.restore(path)
-  except Exception as error:
-    raise ValueError(f"checkpoint: {path} cannot be read ({first_line(error)}).") from error
-  wanted, found = _shapes(like), _shapes(stored)
-  if wanted != found:
-    differing = sorted(wanted.items() ^ found.items())
-    name, shape = differing[0]
-    raise ValueError(
-      f"checkpoint: {path} is of another model: {len(differing)} arrays differ, such as {name}"
-      f" {shape}; build the model that it was saved from."
-    )
-  return stored
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def first_line(error: BaseException) -> str:
-  """An error's first line, at most 160 characters."""
-  text = str(error).strip() or type(error).__name__
-  return text.splitlines()[0][:160]
+class _OtherRecipeError(ValueError):
+  """A checkpoint that is whole, but of another recipe."""

@@ -1,5 +1,6 @@
 """The loop around the jitted step: data, progress, metrics and checkpoints on the host."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -18,6 +19,9 @@ from rich.progress import (
 )
 
 from jaxcompress.training.checkpoint import Checkpoints
+from jaxcompress.training.mesh import Mesh, shard_batch
+from jaxcompress.training.preemption import PreemptedError, Preemption
+from jaxcompress.training.sharding import replicated
 from jaxcompress.training.state import CompressState, as_endpoints, at_stage
 from jaxcompress.training.step import classification_sums, distill_step, train_step
 
@@ -41,8 +45,10 @@ def fit(
   The recipe's stages run in their order, and count.
 
   Args:
-    state: where to start; a restored state goes on from its own position.
-    batch_at: the batch at a position; a pure function, so that a restart sees the same data.
+    state: where to start; a restored state goes on from its own position. One that lies on a mesh
+      gets its batches there (see :func:`~jaxcompress.training.shard`).
+    batch_at: the batch at a position; a pure function, so that a restart sees the same data. With
+      several processes, this one's examples of it.
     steps: batches in the whole run.
     name: shown by the progress bar.
     log_every: batches between log rows; metrics stay on the device in between.
@@ -54,8 +60,13 @@ def fit(
 
   Returns:
     The state after the last batch.
+
+  Raises:
+    PreemptedError: after SIGTERM to any process, on all of them and with the state saved; without
+      ``checkpoints`` the signal is not taken.
   """
   step = distill_step if state.recipe.teachers else train_step
+  mesh = None if state.placement is None else state.placement.mesh
   position = int(state.position)
   columns = (
     TextColumn("{task.description:<10}"),
@@ -64,16 +75,19 @@ def fit(
     TextColumn("{task.fields[status]}"),
     TimeRemainingColumn(),
   )
-  with Progress(*columns, console=console) as progress:
+  preemption: Any = contextlib.nullcontext() if checkpoints is None else Preemption(mesh)
+  with preemption, Progress(*columns, console=console) as progress:
     task = progress.add_task(name, total=steps, completed=position, status="compiling")
     started, logged = time.perf_counter(), position
+    batch = _placed(batch_at, position, mesh) if position < steps else {}
     while position < steps:
       state = at_stage(state, position)
       if hooks and position in hooks:
         hooks[position](state)
-      batch = batch_at(position)
       state, metrics = step(state, batch)
       position += 1
+      if position < steps:  # the next batch is read and sent while the devices compute
+        batch = _placed(batch_at, position, mesh)
       if position % log_every == 0 or position == steps:
         row = {key: float(value) for key, value in jax.device_get(metrics).items()}
         seconds = time.perf_counter() - started
@@ -85,8 +99,20 @@ def fit(
           on_log(row)
         started, logged = time.perf_counter(), position
       if checkpoints is not None:
-        checkpoints.save(position, state, force=position == steps)
+        stop = preemption.reached()
+        checkpoints.save(position, state, force=stop or position == steps)
+        if stop and position < steps:
+          checkpoints.wait()
+          raise PreemptedError(position)
   return state
+
+
+def _placed(
+  batch_at: Callable[[int], Mapping[str, Any]], position: int, mesh: Mesh | None
+) -> Mapping[str, Any]:
+  """The batch at a position, on the devices of a mesh."""
+  batch = batch_at(position)
+  return batch if mesh is None else shard_batch(batch, mesh)
 
 
 def evaluate(
@@ -95,20 +121,26 @@ def evaluate(
   batches: Iterable[Mapping[str, Any]],
   *,
   preprocess: Callable[[Any], Any] | None = None,
+  mesh: Mesh | None = None,
 ) -> Row:
   """Top-1 accuracy and mean loss of a float model over batches of one shape.
 
   Args:
     model: a linen module.
-    variables: its variables, such as ``state.averaged.variables``.
+    variables: its variables, such as ``state.averaged.variables``; of several processes, in their
+      own memory or on the mesh.
     batches: of ``image``, ``label`` and, where the last is padded, ``mask``.
     preprocess: maps images to what the model reads.
+    mesh: devices to share the batches; with several processes, each gives its examples of them.
 
   Returns:
     ``{"top1", "loss", "count"}``; ``top1`` is a share.
   """
+  if mesh is not None:
+    variables = replicated(variables, mesh)
   totals = {"correct": 0.0, "loss": 0.0, "count": 0.0}
   for batch in batches:
+    batch = batch if mesh is None else shard_batch(batch, mesh)
     sums = jax.device_get(_float_sums(model, preprocess, variables, batch))
     totals = {key: totals[key] + float(sums[key]) for key in totals}
   count = max(totals["count"], 1.0)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 import optax
 
 from jaxcompress.distill import LossTransform, cross_entropy
@@ -50,6 +51,8 @@ class Recipe:
     quantize: how the student is quantized during training, or None.
     optimizer: any optax transformation; it trains the student's parameters and what quantizers
       and losses have to train, as one tree with the branches ``student``, ``quantizer``, ``loss``.
+      Wrapped in one of :mod:`jaxcompress.prune` it prunes the student's kernels, which stay zero
+      through averages, quantization and export; the metrics then hold ``sparsity``.
     augment: ``(rng, batch) -> batch``, on the device inside the step, in training only.
     preprocess: maps images to what the networks read, after ``augment``; also in evaluation.
     ema: decay of a moving average of the student's parameters and running statistics, such as
@@ -64,10 +67,22 @@ class Recipe:
     mean_teacher: decay ``d`` of a mean teacher (Tarvainen & Valpola, 2017), or None: the last of
       ``teachers`` is the student's own module and follows it, ``t = d t + (1 - d) s`` after each
       step, running statistics included.
+    accumulate: into how many microbatches a batch is cut to save memory, at the cost of a second
+      forward pass. Losses see the whole batch, and are what they are without, memory banks and
+      losses that compare examples included. BatchNorm normalises each microbatch by its own
+      statistics, and running statistics and ranges move on with each; where statistics are frozen,
+      the gradient is that of the whole batch.
+    compute_dtype: of activations and products in training, such as ``jnp.bfloat16``, or None: as
+      ``preprocess`` leaves the images. Parameters, statistics, ranges, losses, the optimizer, and
+      evaluation are float32 all the same.
+    remat: whether the backward pass computes again what is inside the student's blocks, and only
+      what its blocks and outermost layers return is kept in memory: about a third more work. XLA on
+      CPU finds that it computes the same twice, and keeps it after all.
 
   Raises:
     ValueError: if teachers, stages or paths are not given as tuples, a stage has no steps, the mean
-      teacher does not fit, or ``ema`` is out of range.
+      teacher does not fit, ``ema`` or ``accumulate`` is out of range, or ``compute_dtype`` is no float
+      or meets ``exact_step``.
 
   Examples:
     >>> from jaxcompress import models
@@ -88,6 +103,9 @@ class Recipe:
   stages: tuple[Stage, ...] = ()
   apart: tuple[str, ...] = ()
   mean_teacher: float | None = None
+  accumulate: int = 1
+  compute_dtype: Any = None
+  remat: bool = False
 
   def __post_init__(self):
     if not isinstance(self.teachers, tuple):
@@ -106,12 +124,26 @@ class Recipe:
         raise ValueError(
           "mean_teacher: the last teacher must be the student's module; write teachers=(..., student)."
         )
+    if not isinstance(self.accumulate, int) or self.accumulate < 1:
+      raise ValueError(f"accumulate: {self.accumulate!r} must be a whole number, at least 1.")
+    if self.compute_dtype is not None:
+      self._check_compute_dtype()
     for i, stage in enumerate(self.stages):
       if stage.steps < 1 or not isinstance(stage.trainable, tuple):
         raise ValueError(
           f"stages: stage {i} has {stage.steps} steps and trains {stage.trainable!r}; it needs at"
           " least one step and a tuple of paths."
         )
+
+  def _check_compute_dtype(self):
+    if not jnp.issubdtype(self.compute_dtype, jnp.floating):
+      raise ValueError(f"compute_dtype: {self.compute_dtype!r} must be a float, or None.")
+    exact = self.quantize is not None and self.quantize.exact_step is not None
+    if exact and jnp.dtype(self.compute_dtype).itemsize < 4:
+      raise ValueError(
+        f"compute_dtype: {jnp.dtype(self.compute_dtype).name} cannot hold the integers of the device's"
+        " arithmetic; leave it out, or the plan's exact_step."
+      )
 
   def stage_at(self, position: int) -> int:
     """The stage of a batch: a place in ``stages``, or their number for the main stage.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.struct
 import jax
@@ -22,6 +22,7 @@ from jaxcompress.quantize import (
 )
 from jaxcompress.training.cached import CachedTeacher
 from jaxcompress.training.labels import split_labels
+from jaxcompress.training.mesh import Placement
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.stages import check_paths, init_losses
 
@@ -46,6 +47,7 @@ class CompressState:
     rng: key; each step folds its number in, so that a restart repeats it.
     step: updates applied so far, int32 scalar.
     skipped: batches that were left out because the loss or a gradient was not finite.
+    placement: how the arrays lie on a mesh, set by :func:`~jaxcompress.training.shard`; static.
   """
 
   recipe: Recipe = flax.struct.field(pytree_node=False)
@@ -62,6 +64,11 @@ class CompressState:
   rng: jax.Array
   step: jax.Array
   skipped: jax.Array
+  placement: Placement | None = flax.struct.field(pytree_node=False, default=None)
+
+  if TYPE_CHECKING:  # made by flax.struct.dataclass
+
+    def replace(self, **changes: Any) -> "CompressState": ...
 
   @property
   def variables(self) -> dict[str, Any]:

@@ -1,17 +1,22 @@
 """One training step: forward passes, loss, gradients, quantization and update in one program."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
+import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import optax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxcompress import prune
 from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
 from jaxcompress.quantize import (
   Exact,
+  Quantization,
   QuantVariables,
   Sites,
   exact_values,
@@ -19,8 +24,10 @@ from jaxcompress.quantize import (
   quantize_kernels,
 )
 from jaxcompress.training.ema import move_average
+from jaxcompress.training.gradients import at_once, in_turn, join, split
 from jaxcompress.training.labels import split_labels
 from jaxcompress.training.recipe import Recipe
+from jaxcompress.training.sharding import constrained, gathered_teachers, split_batch
 from jaxcompress.training.stages import hold, moving, select
 from jaxcompress.training.state import (
   CompressState,
@@ -31,17 +38,40 @@ from jaxcompress.training.state import (
 )
 
 ROUNDING = 1  # folded into the step's key
+BLOCK = "block"  # name of what is kept where the rest of the student is rematerialized
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-def _distill_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
+@partial(jax.jit, donate_argnums=0)
+def distill_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
+  """One step of distillation, quantization included: ``state, metrics = distill_step(state, batch)``.
+
+  Jitted, and the old state is donated. It runs on CPU, GPU, TPU, or on arrays sharded over a mesh.
+  A batch whose loss or gradients are not finite leaves everything as it was and adds one to
+  ``state.skipped``.
+
+  Args:
+    state: a :class:`CompressState` whose recipe has teachers.
+    batch: ``{"image": (batch, height, width, channels) uint8 or float, "label": (batch,) int32 or
+      (batch, classes) float, "index": (batch,) int32}``; ``index`` is only read by losses with memory
+      banks. Soft labels may also come as ``target``.
+
+  Returns:
+    ``(state, metrics)``; metrics are device scalars: ``loss``, ``accuracy``, ``skipped`` and one for
+    each part of the loss.
+
+  Raises:
+    ValueError: if the recipe has no teachers.
+  """
   if not state.recipe.teachers:
     raise ValueError("teachers: the recipe has none; use train_step, or give it teachers.")
   return _update(state, batch)
 
 
-def _train_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
+@partial(jax.jit, donate_argnums=0)
+def train_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
+  """One step without a teacher; otherwise like :func:`distill_step`."""
   if state.recipe.teachers:
     raise ValueError("teachers: the recipe has teachers; use distill_step.")
   return _update(state, batch)
@@ -50,27 +80,38 @@ def _train_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metr
 def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
   """One step of a recipe; see :func:`distill_step`."""
   recipe = state.recipe
+  mesh = None if state.placement is None else state.placement.mesh
   step_key = jax.random.fold_in(state.rng, state.position)
   augment_key, loss_key = jax.random.split(step_key)
-  batch = split_labels(batch)
+  batch = split_labels(split_batch(state, batch))
   if recipe.augment is not None:
     batch = split_labels(recipe.augment(augment_key, batch))
-  batch["image"] = to_network_input(recipe, batch["image"])
-  teachers = run_teachers(recipe, state.teachers, batch)
+  images = to_network_input(recipe, batch["image"])
+  batch["image"] = images if recipe.compute_dtype is None else images.astype(recipe.compute_dtype)
+  teacher_variables = gathered_teachers(state)
+  teachers = _teach(recipe, teacher_variables, batch)
 
   loss_of_stage, trainable = recipe.stage(state.stage)
   moves = moving(trainable, state.trained)
   train = any(jax.tree.leaves(moves["student"]))
-  groups = ({},)
+  groups: tuple[dict[str, tuple[str, ...]], ...] = ({},)
   if recipe.apart:
     task = tuple(name for name in state.loss_params if name not in recipe.apart)
     groups = ({"only": task}, {"only": recipe.apart})
 
-  def objective(trained):
-    trained = hold(moves, trained)
-    student, batch_stats, quantizer_state = forward(
-      state, trained, batch["image"], train=train, rng=jax.random.fold_in(step_key, ROUNDING)
+  def network(trained, carry, images, i):
+    batch_stats, quantizer_state = carry
+    before = state.replace(
+      batch_stats=batch_stats, quantizer=state.quantizer._replace(state=quantizer_state)
     )
+    key = jax.random.fold_in(step_key, ROUNDING)
+    if recipe.accumulate > 1:
+      key = jax.random.fold_in(key, i)
+    endpoints, *carry = forward(before, hold(moves, trained), images, train=train, rng=key)
+    return endpoints, tuple(carry)
+
+  def criterion(trained, student):
+    trained = hold(moves, trained)
     losses, loss_state, metrics = [], {}, {}
     for only in groups:
       value, new, found = loss_of_stage.update(
@@ -81,8 +122,9 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
         batch,
         step=state.step,
         rng=loss_key,
+        mesh=mesh,
         student_params=trained["student"],
-        teacher_params=tuple(_params(variables) for variables in state.teachers),
+        teacher_params=tuple(_params(variables) for variables in teacher_variables),
         **only,
       )
       losses.append(value)
@@ -90,11 +132,22 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
       metrics = {**metrics, **found}
     hits = jnp.argmax(student.logits, -1) == batch["label"]
     metrics = {**metrics, "loss": sum(losses), "accuracy": jnp.mean(hits.astype(jnp.float32))}
-    return losses, (batch_stats, quantizer_state, loss_state, metrics)
+    return losses, (loss_state, metrics)
 
+  if recipe.remat:  # what the student's own layers and blocks return is kept, all else recomputed
+    kept_names = jax.checkpoint_policies.save_only_these_names(BLOCK)
+    network = jax.checkpoint(network, policy=kept_names)
   trained = state.trained
-  gradients, parts, aux = _differentiate(objective, trained, len(groups))
-  batch_stats, quantizer_state, loss_state, metrics = aux
+  passes = (network, criterion, trained, (state.batch_stats, state.quantizer.state))
+  if recipe.accumulate == 1:
+    found = at_once(*passes, batch["image"], len(groups))
+  else:
+    found = in_turn(*passes, batch["image"], len(groups), recipe.accumulate)
+  gradients, parts = found.gradients, {}
+  if found.parts:
+    parts = {"parts": dict(zip(("task", "distill"), found.parts, strict=True))}
+  batch_stats, quantizer_state = found.carry
+  loss_state, metrics = found.aux
   loss = metrics["loss"]
   if recipe.stages:  # the terms of other stages stay the very objects, which keep_where spares
     loss_state = {**state.loss_state, **loss_state}
@@ -122,9 +175,10 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   )
   if recipe.mean_teacher is not None:
     proposed = proposed.replace(teachers=_followed(recipe.mean_teacher, proposed))
-  kept = keep_where(finite, proposed, state)  # memory banks guard themselves, uncopied
+  kept = keep_where(finite, proposed, state, mesh)  # memory banks guard themselves, uncopied
   skipped = state.skipped + (~finite).astype(jnp.int32)
-  return kept.replace(skipped=skipped), {**metrics, "skipped": skipped}
+  kept = constrained(kept.replace(skipped=skipped))
+  return kept, {**metrics, "skipped": skipped}
 
 
 def _followed(decay: float, state: CompressState) -> tuple[Any, ...]:
@@ -134,21 +188,19 @@ def _followed(decay: float, state: CompressState) -> tuple[Any, ...]:
   return (*others, mean)
 
 
-def _differentiate(objective, trained: Any, count: int) -> tuple[Any, dict[str, Any], Any]:
-  """Gradient of the sum of ``count`` losses, those of each if there are two, and what comes beside."""
-  if count == 1:
-    gradients, aux = jax.grad(lambda tree: _first(objective(tree)), has_aux=True)(trained)
-    return gradients, {}, aux
-  _, pullback, aux = jax.vjp(objective, trained, has_aux=True)
-  one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
-  (task,), (distill,) = pullback([one, zero]), pullback([zero, one])
-  gradients = jax.tree.map(jnp.add, task, distill)
-  return gradients, {"parts": {"task": task, "distill": distill}}, aux
-
-
-def _first(found: tuple[list[jax.Array], Any]) -> tuple[jax.Array, Any]:
-  (loss,), aux = found
-  return loss, aux
+def _teach(
+  recipe: Recipe, variables: tuple[Any, ...], batch: dict[str, jax.Array]
+) -> tuple[Endpoints, ...]:
+  """What the teachers say to a batch, one microbatch after the other."""
+  count = recipe.accumulate
+  size = len(batch["image"])
+  if size % count:
+    raise ValueError(f"accumulate: {count} microbatches do not divide a batch of {size}.")
+  if count == 1 or not recipe.teachers:
+    return run_teachers(recipe, variables, batch)
+  parts = {name: split(x, count) for name, x in batch.items() if x.ndim}
+  endpoints = jax.lax.map(lambda part: run_teachers(recipe, variables, part), parts)
+  return jax.tree.map(join, endpoints)
 
 
 def _params(variables: Any) -> Any:
@@ -205,7 +257,7 @@ def forward(
   exact = None
   if plan.exact_step is not None and live_norm is None:
     is_exact = state.step >= plan.exact_step if train else state.step > plan.exact_step
-    exact = _exact(is_exact, state, variables, sites, trained["student"], images)
+    exact = _exact(is_exact, plan, state, variables, sites, trained["student"], images)
   activations = quantize_activations(
     plan,
     sites,
@@ -228,6 +280,7 @@ def forward(
 
 def _exact(
   active: jax.Array,
+  plan: Quantization,
   state: CompressState,
   variables: QuantVariables,
   sites: Sites,
@@ -238,7 +291,7 @@ def _exact(
   of_model = {"params": params, "batch_stats": state.batch_stats}
   values = jax.lax.cond(
     active,
-    lambda *args: exact_values(state.recipe.quantize, sites, *args),
+    lambda *args: exact_values(plan, sites, *args),
     lambda *args: {
       name: jnp.zeros((len(images), *sites.graph.shape(name)[1:])) for name in sites.rounded
     },
@@ -251,13 +304,23 @@ def _exact(
 
 def _apply(recipe: Recipe, params: Any, batch_stats: Any, images: jax.Array, live: bool):
   variables = {"params": params, "batch_stats": batch_stats}
-  if not live:
-    return as_endpoints(recipe.student.apply(variables, images, train=False)), batch_stats
-  output, updated = recipe.student.apply(variables, images, train=True, mutable=["batch_stats"])
+  with linen.intercept_methods(_name_blocks) if recipe.remat else nullcontext():
+    if not live:
+      return as_endpoints(recipe.student.apply(variables, images, train=False)), batch_stats
+    output, updated = recipe.student.apply(variables, images, train=True, mutable=["batch_stats"])
   return as_endpoints(output), updated.get("batch_stats", batch_stats)
 
 
-def _eval_step(state: CompressState, batch: Batch) -> Metrics:
+def _name_blocks(next_fun, args, kwargs, context):
+  """Names what the student's own layers and blocks return."""
+  output = next_fun(*args, **kwargs)
+  if context.method_name != "__call__" or len(context.module.path) != 1:
+    return output
+  return jax.tree.map(lambda x: checkpoint_name(x, BLOCK), output)
+
+
+@jax.jit
+def eval_step(state: CompressState, batch: Batch) -> Metrics:
   """Sums over one batch, so that batches can be added up.
 
   Args:
@@ -267,7 +330,7 @@ def _eval_step(state: CompressState, batch: Batch) -> Metrics:
   Returns:
     ``{"correct", "loss", "count"}``: float32 scalars; ``loss`` is summed cross-entropy.
   """
-  return classification_sums(_predict(state, batch["image"]), batch)
+  return classification_sums(predict(state, batch["image"]), batch)
 
 
 def classification_sums(logits: jax.Array, batch: Batch) -> Metrics:
@@ -293,7 +356,8 @@ def classification_sums(logits: jax.Array, batch: Batch) -> Metrics:
   }
 
 
-def _predict(state: CompressState, images: jax.Array) -> jax.Array:
+@jax.jit
+def predict(state: CompressState, images: jax.Array) -> jax.Array:
   """Logits of the student, (batch, classes) float32, as trained so far (quantized if it is).
 
   Where the recipe asks for a moving average it is what is evaluated; for the latest weights give
@@ -302,29 +366,3 @@ def _predict(state: CompressState, images: jax.Array) -> jax.Array:
   state = state.averaged
   output, _, _ = forward(state, state.trained, to_network_input(state.recipe, images), train=False)
   return output.logits.astype(jnp.float32)
-
-
-distill_step = jax.jit(_distill_step, donate_argnums=0)
-train_step = jax.jit(_train_step, donate_argnums=0)
-eval_step = jax.jit(_eval_step)
-predict = jax.jit(_predict)
-distill_step.__doc__ = """One step of distillation, quantization included: ``state, metrics = distill_step(state, batch)``.
-
-Jitted, and the old state is donated. It runs on CPU, GPU, TPU, or on arrays sharded over a mesh.
-A batch whose loss or gradients are not finite leaves everything as it was and adds one to
-``state.skipped``.
-
-Args:
-  state: a :class:`CompressState` whose recipe has teachers.
-  batch: ``{"image": (batch, height, width, channels) uint8 or float, "label": (batch,) int32 or
-    (batch, classes) float, "index": (batch,) int32}``; ``index`` is only read by losses with memory
-    banks. Soft labels may also come as ``target``.
-
-Returns:
-  ``(state, metrics)``; metrics are device scalars: ``loss``, ``accuracy``, ``skipped`` and one for
-  each part of the loss.
-
-Raises:
-  ValueError: if the recipe has no teachers.
-"""
-train_step.__doc__ = """One step without a teacher; otherwise like :func:`distill_step`."""

@@ -1,6 +1,8 @@
 """What the command line accepts, prints and refuses."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -32,6 +34,7 @@ def test_help_lists_the_options_with_their_defaults(run):
   assert code == 0
   for option in (
     "--preset", "--data", "--student", "--width", "--teacher", "--teacher-checkpoint", "--distill", "--bits", "--epochs",
+    "--sparsity", "--sparsity-pattern", "--cluster",
     "--batch-size", "--seed", "--out", "--resume", "--quick",
   ):  # fmt: skip
     assert option in out
@@ -128,6 +131,16 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
     ),
     (("--bits", "9"), "bits: 9 is out of range; it must be 2 to 8"),
     (("--bits", "1"), "bits: 1 is out of range; it must be 2 to 8"),
+    (("--sparsity", "1"), "sparsity: 1.0 is out of range; it must be above 0 and below 1"),
+    (("--sparsity-pattern", "2-4"), "sparsity_pattern: '2-4' is unknown; it must be unstructured"),
+    (("--sparsity-pattern", "unstructured"), "needs a share of zeros; give sparsity too"),
+    (
+      ("--sparsity", "0.8", "--sparsity-pattern", "2:4"),
+      "sparsity: 0.8 does not fit the pattern 2:4, which has 0.5",
+    ),
+    (("--cluster", "1"), "cluster: 1 is out of range; it must be 2 to 128"),
+    (("--cluster", "32", "--max-macs", "2M"), "cluster: 32 does not go with a budget"),
+    (("--cluster", "32", "--bits", "4"), "bits: 4 does not fit cluster 32"),
     (("--epochs", "0"), "epochs: 0.0 must be positive"),
     (("--batch-size", "1"), "batch_size: 1 is too small"),
     (("--seed", "-1"), "seed: -1 must not be negative"),
@@ -135,6 +148,16 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
     (("--resume",), "resume: jaxcompress-out holds no run"),
     (("--data", "digits", "--teacher-checkpoint", "nowhere"), "holds no readable model.json"),
     (("--data", "digits", "--student", "resnet8", "--width", "2"), "width: resnet8 has no such"),
+    (("--num-processes", "2"), "coordinator: none is given; name HOST:PORT of process 0"),
+    (("--coordinator", "host:1234", "--num-processes", "2"), "process_id: none is given"),
+    (
+      ("--coordinator", "host", "--num-processes", "2", "--process-id", "0"),
+      "coordinator: 'host' must be HOST:PORT",
+    ),
+    (
+      ("--coordinator", "host:1", "--num-processes", "2", "--process-id", "2"),
+      "process_id: 2 must be 0 to 1",
+    ),
   ],
 )
 def test_mistakes_are_one_line_that_names_the_value(run, tmp_path, arguments, message):
@@ -194,3 +217,14 @@ def test_a_damaged_run_file_is_one_clear_error(run, tmp_path, content):
   code, _, err = run("compress", "--out", "out", "--resume")
   assert code == 2
   assert "damaged" in err
+
+
+def test_help_imports_neither_jax_nor_the_library(tmp_path):
+  """Which takes it from seconds to a fraction of one."""
+  program = (
+    "import sys; from jaxcompress.cli import app; print({'jax', 'numpy'} & set(sys.modules))"
+  )
+  found = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
+  assert found.stdout.strip() == "set()"

@@ -158,3 +158,19 @@ def test_an_unusable_set_is_named_in_one_line(damage, message, prepared, tmp_pat
   with pytest.raises(ValueError, match=message) as caught:
     data.load(f"tfds:shapes/small@{tmp_path}")
   assert "\n" not in str(caught.value)
+
+
+def test_left_on_disk_it_has_the_same_pixels_and_labels(prepared, tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where labels are kept
+  for _ in range(2):
+    ours, theirs = (
+      data.load(f"tfds:shapes/large@{prepared}", size=32, in_memory=m) for m in (False, True)
+    )
+    for part in ("train", "validation", "test"):
+      assert isinstance(getattr(ours, part).images, data.EncodedImages)
+      np.testing.assert_array_equal(getattr(ours, part).labels, getattr(theirs, part).labels)
+      np.testing.assert_array_equal(getattr(ours, part).images[:], getattr(theirs, part).images)
+  assert list(tmp_path.rglob("labels-*.npz"))
+  with data.Stream(ours.train, 4, seed=0, stop=1, workers=0) as batch_at:
+    expected = data.batch_at(theirs.train, 4, seed=0, position=0)
+    np.testing.assert_array_equal(batch_at(0)["image"], expected["image"])

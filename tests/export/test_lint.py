@@ -9,7 +9,7 @@ from jaxcompress import export
 from jaxcompress.export.checks import CHECKS
 from jaxcompress.export.flatbuffer import SharingBuilder
 from jaxcompress.export.onnx_file import OnnxFile
-from jaxcompress.export.targets import ERROR, WARNING
+from jaxcompress.export.rules import ERROR, WARNING
 from jaxcompress.nn import ConvNorm, Dense, GlobalAvgPool
 
 SHAPE = (8, 8, 4)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import struct
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load as read_arrays
 
 from jaxcompress import export, models
+from jaxcompress.export.blobs import Blob
 from jaxcompress.export.packed import _seal
 from jaxcompress.export.packing import (
   deflate,
@@ -27,6 +29,7 @@ from jaxcompress.nn import Activation, ConvNorm, Dense, GlobalAvgPool, kernel_sh
 from jaxcompress.quantize import Move, bits_of, model_bytes
 from jaxcompress.quantize.model import QuantizedModel
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "packed"
 SHAPE = (6, 6, 3)
 FACTS = {"classes": ["b", "ä"], "preprocess": {"scale": 64.1, "per_image": True}, "a": [1, None]}
 
@@ -186,8 +189,20 @@ def _zeros(tree):
 
 
 def test_a_later_format_says_to_update(content, path):
-  path.write_bytes(content.replace(rb"{\"packed\": 1", rb"{\"packed\": 2"))
-  assert "has format 2 and this version reads 1; update jaxcompress" in refused(path)
+  path.write_bytes(content.replace(rb"{\"packed\": 2", rb"{\"packed\": 3"))
+  assert "has format 3 and this version reads 1 to 2; update jaxcompress" in refused(path)
+
+
+def test_a_file_of_the_first_format_is_read(quantized, tmp_path):
+  found, expected = export.load_packed(GOLDEN / "format1.jcz"), np.load(GOLDEN / "format1.npz")
+  assert found.graph == quantized.graph
+  for name, layer in found.layers.items():
+    for field in layer._fields:
+      np.testing.assert_array_equal(getattr(layer, field), expected[f"{name}/{field}"])
+  assert export.read_metadata(GOLDEN / "format1.jcz")["classes"] == FACTS["classes"]
+  again = export.packed(found, tmp_path / "again.jcz", metadata=FACTS)
+  assert rb"{\"packed\": 2" in again.read_bytes()
+  assert_same(export.load_packed(again), found)
 
 
 def resealed(content, change):
@@ -253,20 +268,48 @@ def test_the_weights_of_a_file_take_the_bits_that_they_need(content, quantized):
   arrays = read_arrays(content)
   sizes = {name: arrays[f"weights/{name}"].nbytes for name in quantized.layers}
   counts = [np.prod(kernel_shape(n)) for n in quantized.graph.nodes if kernel_shape(n)]
-  assert list(sizes.values()) == [-(-n * b // 8) for n, b in zip(counts, (8, 3, 1, 2), strict=True)]
+  dense = [-(-n * b // 8) for n, b in zip(counts, (8, 3, 1, 2), strict=True)]
+  ternary = np.count_nonzero(quantized.layers["classifier"].weights)
+  bitmap_and_signs = -(-counts[-1] // 8) + -(-ternary // 8)
+  assert list(sizes.values()) == [*dense[:-1], min(dense[-1], bitmap_and_signs)]
   channels = sum(layer.bias.size for layer in quantized.layers.values())
   assert sum(sizes.values()) + 8 * channels == model_bytes(quantized)
 
 
-def test_weights_that_are_mostly_small_take_fewer_and_are_given_back(quantized, tmp_path):
-  layers = dict(quantized.layers)
-  sparse = np.zeros_like(layers["stem"].weights)
-  sparse.flat[:5] = 3, -3, 1, 0, 1
-  layers["stem"] = layers["stem"]._replace(weights=sparse)
-  model = QuantizedModel(quantized.graph, quantized.grids, layers)
-  path = export.packed(model, tmp_path / "sparse.jcz")
-  assert read_arrays(path.read_bytes())["weights/stem"].nbytes < sparse.size * 3 // 8
+def pruned_and_clustered(quantized):
+  """The same model with 2 of 4 inputs in one layer, 5 values and flipped channels in another."""
+  rng, layers = np.random.default_rng(0), dict(quantized.layers)
+  project = rng.integers(1, 128, layers["project"].weights.shape).astype(np.int8)
+  project[:, :, ::2] = 0
+  codebook = np.int8([-80, -9, 0, 31, 115])
+  stem = rng.choice(codebook, layers["stem"].weights.shape) * np.int8([1, 1, -1, 1, -1, -1, 1, 1])
+  for name, weights in {"project": project, "stem": stem}.items():
+    layers[name] = layers[name]._replace(weights=weights)
+  return QuantizedModel(quantized.graph, quantized.grids, layers)
+
+
+def test_zeros_and_codebooks_make_files_smaller_and_are_given_back(quantized, tmp_path):
+  model = pruned_and_clustered(quantized)
+  path = export.packed(model, tmp_path / "net.jcz")
+  arrays = read_arrays(path.read_bytes())
+  blobs = json.loads(inflate(arrays["manifest"], np.uint8).tobytes())["weights"]
+  project, stem = (Blob(*blobs[name]) for name in ("project", "stem"))
+  assert (project.bitmap, project.codebook, project.values) == (8, 0, 32)
+  assert stem.bits <= 3 and stem.signs == 1 and stem.codebook in (4, 5)
   assert_same(export.load_packed(path), model)
+  direct = export.tflite(model, tmp_path / "direct.tflite")
+  assert export.unpack(path, tmp_path / "net.tflite").read_bytes() == direct.read_bytes()
+
+
+def test_flipped_bits_in_sparse_and_clustered_weights_are_refused(quantized, tmp_path):
+  path = export.packed(pruned_and_clustered(quantized), tmp_path / "net.jcz")
+  content = path.read_bytes()
+  for name in ("project", "stem"):
+    blob = read_arrays(content)[f"weights/{name}"].tobytes()
+    start = content.index(blob)
+    for place in range(start, start + len(blob), 3):
+      path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+      assert "is damaged" in refused(path)
 
 
 @given(st.binary(max_size=60), st.integers(0, 200))

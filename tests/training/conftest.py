@@ -35,19 +35,22 @@ def tiny():
   return TinyNet
 
 
+PATTERNS = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype(np.float32)
+
+
+def batch_of(position: int, size: int = 16) -> dict[str, np.ndarray]:
+  """A batch whose classes can be told apart, as a function of position."""
+  rng = np.random.default_rng((1, position))
+  label = rng.integers(0, 5, size).astype(np.int32)
+  image = PATTERNS[label] + 0.5 * rng.normal(size=(size, 8, 8, 3)).astype(np.float32)
+  index = rng.integers(0, 40, size).astype(np.int32)
+  return {"image": image.astype(np.float32), "label": label, "index": index}
+
+
 @pytest.fixture(scope="session")
 def batches():
-  """``batches(position)``: a batch whose classes can be told apart, as a function of position."""
-  patterns = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype(np.float32)
-
-  def make(position: int, size: int = 16) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng((1, position))
-    label = rng.integers(0, 5, size).astype(np.int32)
-    image = patterns[label] + 0.5 * rng.normal(size=(size, 8, 8, 3)).astype(np.float32)
-    index = rng.integers(0, 40, size).astype(np.int32)
-    return {"image": image.astype(np.float32), "label": label, "index": index}
-
-  return make
+  """:func:`batch_of`."""
+  return batch_of
 
 
 @pytest.fixture(scope="session")

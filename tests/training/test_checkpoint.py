@@ -1,5 +1,9 @@
 """Checkpoints: a restart is bit for bit the uninterrupted run; damage is one clear error."""
 
+import errno
+import os
+import signal
+
 import chex
 import jax
 import numpy as np
@@ -7,7 +11,16 @@ import pytest
 from rich.console import Console
 
 from jaxcompress import distill, quantize
-from jaxcompress.training import Checkpoints, fit, init_state, load_variables, save_variables
+from jaxcompress.training import (
+  Checkpoints,
+  PreemptedError,
+  checkpoint,
+  fit,
+  init_state,
+  load_variables,
+  save_variables,
+)
+from jaxcompress.training.checksums import write_checksums
 
 QUIET = Console(quiet=True)
 
@@ -49,17 +62,107 @@ def test_rows_are_logged_with_rates_and_hooks_see_the_state(fresh, batches):
   assert all(row["images_per_second"] > 0 and np.isfinite(row["loss"]) for row in rows)
 
 
-def test_a_damaged_checkpoint_is_one_clear_error(fresh, batches, tmp_path):
-  saved = Checkpoints(tmp_path, every=1)
-  fit(fresh(), batches, steps=2, checkpoints=saved, console=QUIET)
-  saved.close()
-  for file in (tmp_path / "2").rglob("*"):
-    if file.is_file():
-      file.write_bytes(b"damaged")
-  again = Checkpoints(tmp_path, every=1)
-  with pytest.raises(ValueError, match=r"checkpoint: .*2 cannot be read"):
-    again.restore(fresh())
-  again.close()
+@pytest.fixture
+def saved(fresh, batches, tmp_path):
+  """A folder with the checkpoints of steps 1 and 2, and the state after each."""
+  states, state = {}, fresh()
+  with Checkpoints(tmp_path, every=1) as checkpoints:
+    for step in (1, 2):
+      state = fit(state, batches, steps=step, checkpoints=checkpoints, console=QUIET)
+      states[step] = arrays(state)
+  return tmp_path, states
+
+
+def damage(folder, kind):
+  """Breaks a checkpoint in one of the ways in which files break."""
+  files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+  data = max(files, key=lambda path: path.stat().st_size)  # of the arrays themselves
+  content = bytearray(data.read_bytes())
+  if kind == "bit":
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+  elif kind == "cut":
+    data.write_bytes(content[: len(content) // 2])
+  elif kind == "gone":
+    data.unlink()
+  else:
+    for file in files:
+      file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("kind", ["bit", "cut", "gone", "empty"])
+def test_a_damaged_newest_checkpoint_is_passed_over_and_kept(fresh, saved, kind):
+  folder, states = saved
+  damage(folder / "2", kind)
+  said = []
+  with Checkpoints(folder, every=1, warn=said.append) as checkpoints:
+    restored = checkpoints.restore(fresh())
+    chex.assert_trees_all_equal(arrays(restored), states[1])
+    assert checkpoints.latest() == 1
+    checkpoints.save(2, restored)  # its number is free again
+  assert len(said) == 1 and "step 2" in said[0] and "going on from step 1" in said[0]
+  assert {path.name for path in folder.iterdir()} >= {"1", "2", "2.damaged"}
+
+
+def test_where_none_is_whole_nothing_is_moved(fresh, saved):
+  folder, _ = saved
+  for step in ("1", "2"):
+    damage(folder / step, "bit")
+  with (
+    Checkpoints(folder, every=1) as checkpoints,
+    pytest.raises(ValueError, match=r"2 cannot be read .* nor any other of 2"),
+  ):
+    checkpoints.restore(fresh())
+  assert {path.name for path in folder.iterdir()} == {"1", "2"}
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_and_left_alone(recipe_of, batches, saved):
+  folder, _ = saved
+  other = init_state(recipe_of(), jax.random.key(0), batches(0))
+  with Checkpoints(folder, every=1) as checkpoints:
+    with pytest.raises(ValueError, match="belongs to another recipe"):
+      checkpoints.restore(other)
+    assert checkpoints.latest() == 2
+
+
+def test_a_full_disk_ends_the_run_and_the_checkpoint_before_stays(
+  fresh, batches, tmp_path, monkeypatch
+):
+  """The last file of a checkpoint finds no room, in the background."""
+
+  def full(folder):
+    if folder.name.startswith("2."):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write_checksums(folder)
+
+  monkeypatch.setattr(checkpoint, "write_checksums", full)
+  with (
+    pytest.raises(ValueError, match=r"step 2 cannot be written .*No space left.* --resume"),
+    Checkpoints(tmp_path, every=1) as checkpoints,
+  ):
+    fit(fresh(), batches, steps=4, checkpoints=checkpoints, console=QUIET)
+  with Checkpoints(tmp_path, every=1) as checkpoints:
+    assert int(checkpoints.restore(fresh()).position) == 1
+  assert [path.name for path in tmp_path.iterdir()] == ["1"]  # the half one is cleared away
+
+
+def test_sigterm_saves_and_leaves_and_the_rest_is_bit_for_bit_the_same(fresh, batches, tmp_path):
+  whole = fit(fresh(), batches, steps=6, console=QUIET)
+
+  def batch_at(position):
+    if position == 3:  # the fourth batch is read while the third is computed
+      signal.raise_signal(signal.SIGTERM)
+    return batches(position)
+
+  with (
+    pytest.raises(PreemptedError, match="after 3 batches"),
+    Checkpoints(tmp_path, every=100) as checkpoints,
+  ):
+    fit(fresh(), batch_at, steps=6, checkpoints=checkpoints, console=QUIET)
+  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  with Checkpoints(tmp_path, every=100) as checkpoints:
+    ended = fit(checkpoints.restore(fresh()), batches, steps=6, console=QUIET)
+  chex.assert_trees_all_equal(arrays(whole), arrays(ended))
 
 
 def test_variables_survive_a_round_trip(teacher, tmp_path):

@@ -1,13 +1,8 @@
 """Exact evaluation: the integer arithmetic of the device, in float32 convolutions."""
 
-from jaxcompress.quantize.integer.leaf_ops import (
-  ARITHMETIC,
-  averaging,
-  channel_groups,
-  counts_padding,
-  pads_of,
-)
+from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC
 from jaxcompress.quantize.integer.lower import fixed_grid, lower_hard_swish, lower_widths
+from jaxcompress.quantize.integer.pools import averaging, counts_padding, pads_of
 from jaxcompress.quantize.integer.program import (
   Program,
   all_tensors,
@@ -27,6 +22,7 @@ from jaxcompress.quantize.integer.values import (
   Integers,
   with_bits,
 )
+from jaxcompress.quantize.integer.weighted import channel_groups
 
 __all__ = [
   "ARITHMETIC",

@@ -1,16 +1,20 @@
 """How runtimes round: a table from a runtime's name and the bits of activations to its rules."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
 
-from jaxcompress.quantize.integer import onnxruntime, reference, wide, xnnpack
+from jaxcompress.quantize.integer import litert, onnxruntime, reference, wide, xnnpack
 from jaxcompress.quantize.integer.swish import activation_table
 from jaxcompress.quantize.integer.values import Grid
 
-Rule = Callable[..., jax.Array]
+
+class Rule(Protocol):
+  """What a runtime does to integers, called under ``jit``."""
+
+  def __call__(self, *args: Any) -> Any: ...
 
 
 class Kernels(NamedTuple):
@@ -34,7 +38,9 @@ class Kernels(NamedTuple):
     average: ``(grid, counts) -> rule(maps)`` of the maps of each cell of a window, zero where there
       is none; the counts are those of the cells that exist.
     ceiling: ``(value, output) -> code``: the highest one after an activation function.
-    input_steps: ``(images, grid) -> steps``, in numpy: float images as they are rounded to codes.
+    input_steps: ``(images, grid) -> steps``: float images, to be rounded half to even.
+    narrow: as ``convolution``, of weights that the file holds in 4 bits, by kind:
+      ``"plain"``, ``"depthwise"`` or ``"grouped"``; those that are missing do not differ.
   """
 
   convolution: Callable[[Grid, np.ndarray, Grid, np.ndarray], Rule]
@@ -48,6 +54,7 @@ class Kernels(NamedTuple):
   average: Callable[[Grid, np.ndarray], Rule]
   ceiling: Callable[[float, Grid], np.float32]
   input_steps: Callable[[np.ndarray, Grid], np.ndarray]
+  narrow: Mapping[str, Callable[[Grid, np.ndarray, Grid, np.ndarray], Rule]] = MappingProxyType({})
 
 
 MICRO = Kernels(
@@ -61,7 +68,7 @@ MICRO = Kernels(
   mean=reference.mean,
   average=reference.average,
   ceiling=reference.ceiling,
-  input_steps=xnnpack.input_steps,
+  input_steps=reference.input_steps,
 )
 KERNELS: Mapping[str, Kernels] = {
   "xnnpack": Kernels(
@@ -95,10 +102,24 @@ KERNELS: Mapping[str, Kernels] = {
     input_steps=onnxruntime.input_steps,
   ),
 }
+INT4_FILES: Mapping[str, str] = {  # whose arithmetic it is where a file holds weights in 4 bits
+  "xnnpack": "xnnpack-int4"
+}
+VARIANTS: Mapping[str, Kernels] = {  # XNNPACK leaves int4 convolutions to LiteRT's own kernels
+  "xnnpack-int4": KERNELS["xnnpack"]._replace(
+    narrow={
+      "plain": litert.convolution,
+      "grouped": reference.convolution,
+      "depthwise": litert.depthwise,
+    }
+  )
+}
 MICRO_16 = MICRO._replace(convolution=wide.convolution, dense=wide.convolution)
 REFERENCE_16 = MICRO_16._replace(product=reference.product_in_float32)
+OWN_16 = REFERENCE_16._replace(addition=wide.addition)  # LiteRT's: XNNPACK has no 16 bits
 KERNELS_16: Mapping[str, Kernels] = {  # of 16-bit activations
-  "xnnpack": REFERENCE_16._replace(addition=wide.addition),  # LiteRT's own: XNNPACK has none
+  "xnnpack": OWN_16,
+  "xnnpack-int4": OWN_16,
   "reference": REFERENCE_16,
   "tflm": MICRO_16,
 }
@@ -118,10 +139,11 @@ def find_kernels(name: str, bits: int = 8) -> Kernels:
     >>> find_kernels("tflm").dense is find_kernels("tflm").convolution
     True
   """
-  if name not in KERNELS:
-    raise ValueError(f"kernels: {name!r} is unknown; it must be one of {', '.join(KERNELS)}.")
+  known = {**KERNELS, **VARIANTS}
+  if name not in known:
+    raise ValueError(f"kernels: {name!r} is unknown; it must be one of {', '.join(known)}.")
   if bits == 16 and name not in KERNELS_16:
     raise ValueError(
       f"kernels: {name!r} has no 16-bit activations; use 8 bits, or one of {', '.join(KERNELS_16)}."
     )
-  return (KERNELS_16 if bits == 16 else KERNELS)[name]
+  return (KERNELS_16 if bits == 16 else known)[name]

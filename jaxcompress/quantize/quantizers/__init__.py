@@ -13,6 +13,12 @@ from jaxcompress.quantize.quantizers.binary import (
   xnor,
   xnor_activations,
 )
+from jaxcompress.quantize.quantizers.cluster import (
+  Centroids,
+  cluster,
+  cluster_weights,
+  find_centroids,
+)
 from jaxcompress.quantize.quantizers.dorefa import (
   dorefa,
   dorefa_activations,
@@ -41,10 +47,17 @@ from jaxcompress.quantize.quantizers.stochastic import (
   stochastic_round,
 )
 from jaxcompress.quantize.quantizers.ternary import ttq, ttq_weights, twn, twn_weights
-from jaxcompress.quantize.quantizers.uniform import absmax, ema_range, mean_range, minmax_range
+from jaxcompress.quantize.quantizers.uniform import (
+  absmax,
+  ema_range,
+  fixed_range,
+  mean_range,
+  minmax_range,
+)
 
 __all__ = [
   "Anchor",
+  "Centroids",
   "Learned",
   "Oscillation",
   "Progress",
@@ -55,6 +68,8 @@ __all__ = [
   "bwn",
   "bwn_weights",
   "clip_sign",
+  "cluster",
+  "cluster_weights",
   "dorefa",
   "dorefa_activations",
   "dorefa_clip",
@@ -65,6 +80,8 @@ __all__ = [
   "ewgs_activations",
   "ewgs_quantize",
   "ewgs_round",
+  "find_centroids",
+  "fixed_range",
   "freeze_oscillating",
   "lsq",
   "lsq_activations",

@@ -25,6 +25,7 @@ WEIGHTS = {
   "bwn, through scale": q.bwn(gradient="through_scale"),
   "xnor": q.xnor(),
   **{f"ewgs {bits}": q.ewgs(bits, factor=0.1) for bits in (8, 4)},
+  "cluster": q.cluster(8, start="linear"),
   "stochastic": q.stochastic(q.absmax(4)),
   "progressive": q.progressive(q.absmax(8), q.lsq(4), at=(1,)),
   "freeze_oscillating": q.freeze_oscillating(q.lsq(3)),
@@ -32,6 +33,8 @@ WEIGHTS = {
 ACTIVATIONS = {
   **{f"ema_range {bits}": q.ema_range(bits) for bits in (8, 2)},
   "ema_range, debiased": q.ema_range(8, debias=True),
+  "ema_range, symmetric": q.ema_range(4, symmetric=True),
+  "fixed_range": q.fixed_range(-1.0, 2.0),
   "minmax_range": q.minmax_range(),
   "mean_range": q.mean_range(),
   **{f"lsq_activations {bits}": q.lsq_activations(bits) for bits in (8, 3)},
@@ -53,8 +56,8 @@ APPLY = {
   name: jax.jit(quantizer.apply, static_argnames=("train", "nonnegative"))
   for name, quantizer in ALL.items()
 }
-# Squashing by tanh, and a scale from the mean of what was already squashed, are not projections.
-IDEMPOTENT = [name for name in ALL if not name.startswith("dorefa ")]
+# Squashing by tanh, and scales from what was already squashed or clustered, are not projections.
+IDEMPOTENT = [name for name in ALL if not name.startswith("dorefa ") and name != "cluster"]
 SHAPE = (3, 3, 2, 5)
 
 every = pytest.mark.parametrize("name", ALL)

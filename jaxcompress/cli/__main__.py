@@ -1,0 +1,5 @@
+"""``python -m jaxcompress.cli``."""
+
+from jaxcompress.cli.entry import start
+
+start()

@@ -1,0 +1,60 @@
+"""What every model file says about itself: an entry of JSON values."""
+
+import json
+from collections.abc import Mapping
+from importlib import metadata as packages
+from typing import Any
+
+from jaxcompress.nn import INPUT
+from jaxcompress.quantize import QuantizedModel
+
+ENTRY = "jaxcompress"  # name of our part of a file's metadata
+INPUT_NAME, OUTPUT_NAME = "image", "logits"  # of what a file reads and writes
+
+
+def describe(quantized: QuantizedModel, kernels: str) -> dict[str, Any]:
+  """The runtime whose arithmetic a file has, and the grids of its ends."""
+  ends = {"input": INPUT, "output": quantized.graph.output}
+  return {
+    "kernels": kernels,
+    **{name: _grid(quantized, tensor) for name, tensor in ends.items()},
+  }
+
+
+def _grid(quantized: QuantizedModel, tensor: str) -> dict[str, float | int]:
+  grid = quantized.grids[tensor]
+  return {"scale": float(grid.scale), "zero_point": int(grid.zero_point)}
+
+
+def version() -> str:
+  """The version of jaxcompress that writes."""
+  return packages.version("jaxcompress")
+
+
+def to_entry(facts: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> bytes:
+  """The entry of a file.
+
+  Args:
+    facts: what the writer says of the file.
+    metadata: what the user adds, or says instead.
+
+  Raises:
+    ValueError: if the metadata is no JSON.
+  """
+  return to_json({"version": version(), **facts, **(metadata or {})})
+
+
+def to_json(values: Mapping[str, Any]) -> bytes:
+  """Values as JSON in UTF-8.
+
+  Raises:
+    ValueError: if they are no JSON.
+
+  Examples:
+    >>> to_json({"classes": ["a"]})
+    b'{"classes":["a"]}'
+  """
+  try:
+    return json.dumps(values, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"metadata: it is no JSON ({error}); give plain values.") from error

@@ -1,0 +1,161 @@
+"""Where each array of a run lies on a mesh."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxcompress.training.mesh import Placement, batch_sharding
+from jaxcompress.training.state import CompressState
+
+
+def shard(state: CompressState, mesh: Mesh, *, shard_teachers: bool = False) -> CompressState:
+  """The state on a mesh: the same steps then run on all its devices at once.
+
+  Batches are split, and BatchNorm's statistics, ranges and losses are those of the whole batch, as
+  on one device. The student, what it trains and the optimizer lie on every device; memory banks
+  are split by their strata (see :func:`~jaxcompress.distill.crd`).
+
+  Args:
+    state: of this process or already on devices; with several processes, each gives the same. A
+      state of ``jax.ShapeDtypeStruct`` s, as ``jax.eval_shape`` makes them, gets its shardings.
+    mesh: from :func:`make_mesh`, or any other whose axes are of type ``Auto``.
+    shard_teachers: whether the teachers' kernels are split over the devices as well, each along its
+      longest axis that can be; a step then gathers them one after the other. Saves memory where
+      teachers are large, and costs their size in communication at every step.
+
+  Returns:
+    A :class:`~jaxcompress.training.CompressState`; the given one stays usable.
+
+  Raises:
+    ValueError: if an axis of the mesh is not of type ``Auto``.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from jaxcompress import models
+    >>> from jaxcompress.training import Recipe, init_state, make_mesh, train_step
+    >>> recipe = Recipe(student=models.resnet8(10), optimizer=optax.sgd(0.1))
+    >>> batch = {"image": jnp.zeros((2, 8, 8, 3)), "label": jnp.zeros(2, int)}
+    >>> state = shard(init_state(recipe, jax.random.key(0), batch), make_mesh(1))
+    >>> dict(state.placement.mesh.shape)
+    {'data': 1}
+  """
+  if any(kind != jax.sharding.AxisType.Auto for kind in mesh.axis_types):
+    raise ValueError(
+      f"mesh: its axes are {', '.join(kind.name for kind in mesh.axis_types)} and must be Auto; take"
+      " training.make_mesh, or pass axis_types to jax.make_mesh."
+    )
+  state = state.replace(placement=Placement(mesh, shard_teachers))
+  return jax.tree.map(_place, state, shardings(state))
+
+
+def shardings(state: CompressState) -> CompressState:
+  """The sharding of every array of a state that has a placement, in the state's own form.
+
+  Args:
+    state: a sharded state, or one of shapes.
+
+  Returns:
+    A tree of :class:`jax.sharding.NamedSharding`.
+  """
+  if state.placement is None:
+    raise ValueError("state: it has no placement; training.shard gives it one.")
+  mesh, shard_teachers = state.placement
+  whole = PartitionSpec()
+
+  def spec_of_loss(tree):
+    return tree.partition(mesh) if hasattr(tree, "partition") else whole
+
+  specs = jax.tree.map(lambda _: whole, state)
+  loss_state = jax.tree.map(
+    spec_of_loss, state.loss_state, is_leaf=lambda tree: hasattr(tree, "partition")
+  )
+  specs = specs.replace(loss_state=loss_state)
+  if shard_teachers:
+    specs = specs.replace(teachers=jax.tree.map(lambda x: _longest(x.shape, mesh), state.teachers))
+  return jax.tree.map(
+    lambda spec: NamedSharding(mesh, spec),
+    specs,
+    is_leaf=lambda spec: isinstance(spec, PartitionSpec),
+  )
+
+
+def _longest(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+  """A kernel split along its longest axis that divides; vectors are whole."""
+  axes = [i for i, size in enumerate(shape) if size % mesh.size == 0]
+  if len(shape) < 2 or not axes:
+    return PartitionSpec()
+  axis = max(axes, key=lambda i: shape[i])
+  return PartitionSpec(*[None] * axis, mesh.axis_names)
+
+
+def _place(leaf: Any, sharding: NamedSharding) -> Any:
+  """A copy on the mesh, made without a word between processes."""
+  if isinstance(leaf, jax.ShapeDtypeStruct):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    bits = _place(jax.random.key_data(leaf), sharding)
+    return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    return jax.device_put(leaf, sharding)
+  values = np.array(leaf)
+  return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
+def replicated(tree: Any, mesh: Mesh) -> Any:
+  """Arrays of this process, the same on every other, whole on each device of a mesh.
+
+  Examples:
+    >>> from jaxcompress.training import make_mesh
+    >>> replicated({"bias": np.zeros(3)}, make_mesh(1))["bias"].is_fully_replicated
+    True
+  """
+  return jax.tree.map(lambda leaf: _place(leaf, NamedSharding(mesh, PartitionSpec())), tree)
+
+
+def on_one_device(tree: Any) -> Any:
+  """Arrays that lie whole on every device of a mesh, on this process's first one alone."""
+  return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+def constrained(state: CompressState) -> CompressState:
+  """Inside a jitted function: the state's arrays where they belong; without a placement, as it is."""
+  if state.placement is None:
+    return state
+  return jax.tree.map(jax.lax.with_sharding_constraint, state, shardings(state))
+
+
+def gathered_teachers(state: CompressState) -> tuple[Any, ...]:
+  """Inside a jitted function: the teachers' variables, whole on every device.
+
+  Said here, or the compiler might split the teachers' activations by channels instead.
+  """
+  if state.placement is None or not state.placement.shard_teachers:
+    return state.teachers
+  whole = NamedSharding(state.placement.mesh, PartitionSpec())
+  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, whole), state.teachers)
+
+
+def split_batch(state: CompressState, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """Inside a jitted function: a batch split over the state's devices.
+
+  Raises:
+    ValueError: if the devices cannot share the examples evenly.
+  """
+  if state.placement is None:
+    return dict(batch)
+  mesh = state.placement.mesh
+  split = {}
+  for name, values in batch.items():
+    ndim = np.ndim(values)
+    if ndim and len(values) % mesh.size:
+      raise ValueError(
+        f"batch: '{name}' has {len(values)} examples, which {mesh.size} devices cannot share; make"
+        f" it a multiple of {mesh.size}."
+      )
+    sharding = batch_sharding(mesh) if ndim else NamedSharding(mesh, PartitionSpec())
+    split[name] = jax.lax.with_sharding_constraint(values, sharding)
+  return split
