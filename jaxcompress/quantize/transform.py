@@ -21,7 +21,7 @@ from jaxcompress.nn import (
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.grid import activation_levels, fake_quant, replace_value
 from jaxcompress.quantize.integer import Grid, with_bits
-from jaxcompress.quantize.quantizers import dorefa_gradient
+from jaxcompress.quantize.quantizers import Rounding, dorefa_gradient
 from jaxcompress.quantize.sites import Assigned, Sites, assign, tensor_bits
 
 
@@ -243,8 +243,8 @@ def quantize_activations(
     key = key_of[tensor]
     if active is not True or tensor in gates or key not in quantizers:
       return None
-    rounding = quantizers[key].rounding
-    if rounding is None:
+    rounding = quantizers[key].apply
+    if not isinstance(rounding, Rounding):
       return None
 
     def prepare(z):

@@ -25,13 +25,15 @@ def largest(a: Any, b: Any) -> Any:
 
 
 class Rounding(NamedTuple):
-  """What a quantizer does to an activation: measuring first, then elementwise rounding.
+  """An ``apply`` of activations that measures first, and then rounds element by element.
+
+  A normalization can end in it (:class:`jaxcompress.nn.Epilogue`).
 
   Attributes:
     prepare: ``(params, state, x, *, train, nonnegative) -> (trained, fixed, state)``. Two tuples of
       scalars, those by which there is a gradient and those by which there is none.
-    forward: see :class:`jaxcompress.nn.Epilogue`.
-    backward: likewise.
+    forward: ``(x, trained, fixed) -> y``; differentiable.
+    backward: see :class:`jaxcompress.nn.Epilogue`.
     by_ends: likewise.
   """
 
@@ -39,6 +41,21 @@ class Rounding(NamedTuple):
   forward: Callable
   backward: Callable | None = None
   by_ends: bool = False
+
+  def __call__(
+    self,
+    params: Any,
+    state: Any,
+    x: jax.Array,
+    *,
+    train: bool | jax.Array = True,
+    nonnegative: bool = False,
+    rng: jax.Array | None = None,
+  ) -> tuple[jax.Array, Any]:
+    """As ``apply`` of a :class:`Quantizer`."""
+    del rng
+    trained, fixed, state = self.prepare(params, state, x, train=train, nonnegative=nonnegative)
+    return self.forward(x, trained, fixed), state
 
 
 class Quantizer(NamedTuple):
@@ -52,14 +69,14 @@ class Quantizer(NamedTuple):
     apply: ``(params, state, x, *, train, nonnegative=False, rng=None) -> (y, state)``. ``x`` on its
       grid, in its dtype, with a straight-through gradient. The state changes only where ``train``,
       a bool or a scalar bool array. ``nonnegative`` promises that ``x`` is at least zero. ``rng``
-      is for stochastic rounding; without it everything is rounded to nearest.
+      is for stochastic rounding; without it everything is rounded to nearest. A :class:`Rounding`
+      if it can be taken apart.
     grid: ``(params, state, x) -> (scale, zero_point)``. The grid on which ``apply`` puts ``x``, so
       that ``round(y / scale) + zero_point`` are the integers to export. Kernels: shaped
       ``(1, ..., 1, out)`` and zero point 0; activations: scalars, and ``x`` is not read.
     levels: the integers.
     merge: ``(state, state) -> state``. One state for two tensors that share a grid.
     training_only: why no integer file can hold what ``apply`` gives; None where one can.
-    rounding: what ``apply`` does, taken apart; None where that cannot be done.
   """
 
   init: Callable
@@ -68,7 +85,6 @@ class Quantizer(NamedTuple):
   levels: Levels
   merge: Callable = largest
   training_only: str | None = None
-  rounding: Rounding | None = None
 
 
 class Learned(NamedTuple):

@@ -184,22 +184,17 @@ def step_activations(
     return (step,), (None if nonnegative and not bend else low, high), state
 
   def forward(x, trained, fixed):
-    return _forward(x, *trained, None, *fixed, False, bend)[0]
+    return _round_to_step(x, *trained, None, *fixed, False, bend)
 
   def backward(x, g, trained, fixed):
     dx, by_step, _ = _gradients(x, *trained, None, *fixed, False, bend, g)
     return dx, (by_step,)
 
-  def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
-    del rng
-    trained, fixed, state = prepare(params, state, x, train=train, nonnegative=nonnegative)
-    return _round_to_step(x, *trained, None, *fixed, False, bend), state
-
   def grid(params, state, x=None):
     del x
     return positive(state.base + params.delta), sides(to, state.signed)[0]
 
-  return Quantizer(init, apply, grid, to, rounding=Rounding(prepare, forward, backward))
+  return Quantizer(init, Rounding(prepare, forward, backward), grid, to)
 
 
 def check_activation_bits(bits: int, fewest: int = 2, most: int = 8) -> None:

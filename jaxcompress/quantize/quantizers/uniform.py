@@ -72,13 +72,8 @@ def _ranged(
     del trained
     return fake_quant(x, *fixed, to)
 
-  def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
-    del rng
-    _, fixed, state = prepare(params, state, x, train=train, nonnegative=nonnegative)
-    return fake_quant(x, *fixed, to), state
-
-  rounding = Rounding(prepare, forward, by_ends=True)
-  return Quantizer(lambda x: ((), ranges.empty()), apply, grid, to, ranges.merge, rounding=rounding)
+  apply = Rounding(prepare, forward, by_ends=True)
+  return Quantizer(lambda x: ((), ranges.empty()), apply, grid, to, ranges.merge)
 
 
 def fixed_range(low: float, high: float, bits: int = 8) -> Quantizer:
