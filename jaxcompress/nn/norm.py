@@ -45,8 +45,8 @@ def batch_statistics(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Arr
     (1002.0, 1.0)
   """
   centred = wide(x) - spread(shift, x)
-  sums = ops.channel_sums(centred, jnp.square(centred))
-  return _mean_and_variance(*sums, x.size // x.shape[-1], shift)
+  first, second = ops.channel_sums(centred, jnp.square(centred))
+  return _mean_and_variance(first, second, x.size // x.shape[-1], shift)
 
 
 def _mean_and_variance(first, second, count, shift):
@@ -84,8 +84,8 @@ def statistics(
   x = jax.lax.stop_gradient(x)
   if live is True and ends:
     first, second, *found = ops.channel_moments(wide(x), running.mean)
-    moments = _mean_and_variance(first, second, x.size // x.shape[-1], running.mean)
-    return Statistics(*moments, jnp.stack(found).astype(x.dtype))
+    mean, variance = _mean_and_variance(first, second, x.size // x.shape[-1], running.mean)
+    return Statistics(mean, variance, jnp.stack(found).astype(x.dtype))
   measure = lambda: Statistics(*batch_statistics(x, running.mean))  # noqa: E731
   if isinstance(live, bool):
     return measure() if live else running

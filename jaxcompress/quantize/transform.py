@@ -256,7 +256,7 @@ def quantize_activations(
       ended.add(tensor)
       return trained, fixed
 
-    return Epilogue(prepare, *rounding[1:])
+    return Epilogue(prepare, rounding.forward, rounding.backward, rounding.by_ends)
 
   def interceptor(next_fun, args, kwargs, context):
     if not is_leaf_call(context):

@@ -1,5 +1,6 @@
 """What every quantizer is, and what several of them share."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,7 +25,8 @@ def largest(a: Any, b: Any) -> Any:
   return jax.tree.map(jnp.maximum, a, b)
 
 
-class Rounding(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Rounding:
   """An ``apply`` of activations that measures first, and then rounds element by element.
 
   A normalization can end in it (:class:`jaxcompress.nn.Epilogue`).
