@@ -22,7 +22,8 @@ jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 STEPS = 8
-COLLECTIVE = r"= ([^=]*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)\("
+KINDS = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"
+COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({KINDS})(?:-start)?\(", re.MULTILINE)
 ARRAY = r"(\w+)\[([\d,]*)\]"
 
 
@@ -53,7 +54,7 @@ def collectives(text):
   """``[kind, shape]`` of every array that devices exchange."""
   return [
     [kind, [int(n) for n in dims.split(",") if n]]
-    for result, kind in re.findall(COLLECTIVE, text)
+    for result, kind in COLLECTIVE.findall(text)
     for _, dims in re.findall(ARRAY, result)
   ]
 
