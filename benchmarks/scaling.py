@@ -122,6 +122,11 @@ def compiled_step(recipe: training.Recipe, devices: int, batch: int, examples: i
   return training.distill_step.lower(state, shapes).compile()
 
 
+def clock() -> float:
+  """Seconds; on a CPU those of all its cores, which tell percents apart while others use them."""
+  return time.process_time() if jax.default_backend() == "cpu" else time.perf_counter()
+
+
 def timed(step, state, batch) -> float:
   """Seconds of a step, the median of a few."""
   times = []
@@ -168,7 +173,10 @@ def weak_scaling(devices: list[int], batch: int, console: Console) -> dict[int, 
 
 
 def bank_step(examples: int, mesh):
-  """CRD's update, its gradient and the guard; and shapes of its state, embeddings and batch."""
+  """CRD's update, its gradient by the features, and the guard; and what it takes.
+
+  The gradients of its linear layers are left out: they are summed as those of all parameters are.
+  """
   batch = 64
   loss = distill.crd(examples, dim=DIM, negatives=NEGATIVES, formulation="gather")
   student = Endpoints(logits=jnp.zeros((batch, 100)), pooled=jnp.zeros((batch, 256)))
@@ -178,11 +186,11 @@ def bank_step(examples: int, mesh):
     return loss.init(jax.random.key(0), student, (student,), given)
 
   def step(state, params, student, batch):
-    def objective(params, student):
+    def objective(student):
       value, after, _ = loss.update(params, state, student, (student,), batch, mesh=mesh)
       return value, after
 
-    (value, after), slopes = jax.value_and_grad(objective, (0, 1), has_aux=True)(params, student)
+    (value, after), slopes = jax.value_and_grad(objective, has_aux=True)(student)
     finite = jnp.isfinite(value + sum(jnp.sum(x) for x in jax.tree.leaves(slopes)))
     return distill.keep_where(finite, after, state, mesh), slopes
 
@@ -190,52 +198,63 @@ def bank_step(examples: int, mesh):
 
 
 def bank_costs(examples: list[int], devices: int, console: Console) -> None:
-  """Bytes that CRD sends for small and large banks, over devices; milliseconds on one."""
+  """Bytes that CRD sends for small and large banks, over devices; milliseconds on one, in turns."""
+  mesh = training.make_mesh(devices)
+  costs = [bank_cost(count, devices, mesh) for count in examples]
+  runs = {}
+  for count in examples:
+    step, init, student, given = bank_step(count, None)
+    params, state = jax.jit(init)()
+    runs[count] = [step, state, (params, student, given)]
+  seconds = {count: [] for count in examples}
+  for _ in range(3 * ROUNDS):
+    for count, run in runs.items():
+      step, state, rest = run
+      start = clock()
+      run[1], _ = jax.block_until_ready(step(state, *rest))
+      seconds[count].append(clock() - start)
+  median = {count: statistics.median(times[1:]) for count, times in seconds.items()}
   table = Table(title=f"CRD, batch 64, K = {NEGATIVES}, dim {DIM}, {devices} devices")
   for column in ("n", "bank on a device, MB", "bytes sent", "copies of banks", "ms on 1 device"):
     table.add_column(column, justify="right")
-  sent, seconds = [], []
-  mesh = training.make_mesh(devices)
-  for count in examples:
-    step, init, student, given = bank_step(count, mesh)
-    params, state = jax.eval_shape(init)
-
-    def placed(tree, spec):
-      of_leaf = lambda x, spec: jax.ShapeDtypeStruct(  # noqa: E731
-        x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
-      )
-      return jax.tree.map(of_leaf, tree, spec)
-
-    def all_of(tree, spec):
-      return placed(tree, jax.tree.map(lambda _: spec, tree))
-
-    split = PartitionSpec(mesh.axis_names)
-    compiled = step.lower(
-      placed(state, state.partition(mesh)),
-      all_of(params, PartitionSpec()),
-      all_of(student, split),
-      all_of(given, split),
-    ).compile()
-    sent.append(sum(cost_of(compiled).sent.values()))
-    strata, rows, dim = state.student_bank.shape
-    here = rf"= f32\[(?:{strata // devices},{rows}|{strata // devices * rows}),{dim}\]\S* copy\("
-    copies = len(re.findall(here, compiled.as_text()))
-    step, init, student, given = bank_step(count, None)
-    params, state = jax.jit(init)()
-    times = []
-    for _ in range(ROUNDS):
-      start = time.perf_counter()
-      state, _ = jax.block_until_ready(step(state, params, student, given))
-      times.append(time.perf_counter() - start)
-    seconds.append(statistics.median(times[1:]))
-    size = strata // devices * rows * dim * 4 / 1e6
+  for count, (size, sent, copies) in zip(examples, costs, strict=True):
     table.add_row(
-      f"{count:,}", f"{size:.1f}", f"{sent[-1]:,}", f"{copies}", f"{seconds[-1] * 1e3:.1f}"
+      f"{count:,}", f"{size / 1e6:.1f}", f"{sent:,}", f"{copies}", f"{median[count] * 1e3:.1f}"
     )
-    del state
   console.print(table)
-  console.print(f"bytes sent, last over first: {sent[-1] / sent[0]:.2f}")
-  console.print(f"step time, last over first: {seconds[-1] / seconds[0]:.2f}")
+  console.print(f"bytes sent, last over first: {costs[-1][1] / costs[0][1]:.2f}")
+  pairs = zip(seconds[examples[-1]][1:], seconds[examples[0]][1:], strict=True)
+  ratio = statistics.median(last / first for last, first in pairs)
+  console.print(f"step time, last over first: {ratio:.2f} (median of {3 * ROUNDS - 1} pairs)")
+
+
+def bank_cost(examples: int, devices: int, mesh) -> tuple[int, int, int]:
+  """Bytes of one device's share of a bank, bytes sent, and copies of a share, as compiled."""
+  step, init, student, given = bank_step(examples, mesh)
+  params, state = jax.eval_shape(init)
+  split = PartitionSpec(mesh.axis_names)
+
+  def placed(tree, specs):
+    return jax.tree.map(
+      lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+      tree,
+      specs,
+    )
+
+  def all_of(tree, spec):
+    return placed(tree, jax.tree.map(lambda _: spec, tree))
+
+  compiled = step.lower(
+    placed(state, state.partition(mesh)),
+    all_of(params, PartitionSpec()),
+    all_of(student, split),
+    all_of(given, split),
+  ).compile()
+  strata, rows, dim = state.student_bank.shape
+  share = strata // devices
+  here = rf"= f32\[(?:{share},{rows}|{share * rows}),{dim}\]\S* copy\("
+  copies = len(re.findall(here, compiled.as_text()))
+  return 4 * share * rows * dim, sum(cost_of(compiled).sent.values()), copies
 
 
 def guard_cost(batch: int, console: Console) -> None:
@@ -254,10 +273,8 @@ def guard_cost(batch: int, console: Console) -> None:
         steps[name] = jax.jit(function, donate_argnums=0).lower(states[name], given).compile()
     else:
       steps[name] = training.distill_step.lower(states[name], given).compile()
-  # On a CPU, the seconds of all cores: they tell a percent apart even while others use them.
-  clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
   times = {name: [] for name in steps}
-  for _ in range(3 * ROUNDS):
+  for _ in range(10 * ROUNDS):
     for name, step in steps.items():
       start = clock()
       states[name], _ = jax.block_until_ready(step(states[name], given))
