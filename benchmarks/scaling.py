@@ -1,13 +1,14 @@
 """How a distillation step scales over devices: what it sends, computes and holds on each.
 
     python benchmarks/scaling.py [--devices 1,2,8] [--batch 16] [--examples 50000,1281167]
-      [--parts scaling,banks,guard]
+      [--parts scaling,banks,steps,guard]
 
 Where there is one CPU, the devices are virtual, and only what XLA says of the compiled programs is
 printed: bytes that collectives send, FLOPs and memory per device, with the batch per device held
 constant. Nothing is allocated for that. Where there are real devices, steps are timed as well. Then
-come an estimate for 256 chips with its arithmetic, CRD's banks, which must send as much at any number
-of examples, and what it costs to leave batches out that are not finite.
+come an estimate for 256 chips with its arithmetic; CRD's banks, which must send as much at any number
+of examples, alone and in the whole step on one device; and what it costs to leave batches out that
+are not finite.
 """
 
 import argparse
@@ -257,6 +258,29 @@ def bank_cost(examples: int, devices: int, mesh) -> tuple[int, int, int]:
   return 4 * share * rows * dim, sum(cost_of(compiled).sent.values()), copies
 
 
+def step_ratio(examples: list[int], batch: int, console: Console) -> None:
+  """Time of the whole step with small and with large banks on one device, in turns."""
+  runs = {}
+  for count in examples:
+    recipe, given = recipe_for(count), sample(batch, count)
+    state = state_for(recipe, given)
+    runs[count] = [training.distill_step.lower(state, given).compile(), state, given]
+  times = {count: [] for count in examples}
+  for _ in range(3 * ROUNDS):
+    for count, run in runs.items():
+      step, state, given = run
+      start = clock()
+      run[1], _ = jax.block_until_ready(step(state, given))
+      times[count].append(clock() - start)
+  for count, seconds in times.items():
+    console.print(
+      f"whole step, {batch} images, n = {count:,}: {statistics.median(seconds) * 1e3:.1f} ms"
+    )
+  pairs = zip(times[examples[-1]][1:], times[examples[0]][1:], strict=True)
+  ratio = statistics.median(last / first for last, first in pairs)
+  console.print(f"whole step, last over first: {ratio:.2f} (median of {3 * ROUNDS - 1} pairs)")
+
+
 def guard_cost(batch: int, console: Console) -> None:
   """Time of a step with and without the guard against batches that are not finite, in turns."""
   recipe, given = recipe_for(50_000), sample(batch, 50_000)
@@ -340,17 +364,19 @@ def main():
   parser.add_argument("--devices", default="1,2,8", help="numbers of devices")
   parser.add_argument("--batch", type=int, default=16, help="images on each device")
   parser.add_argument("--examples", default="50000,1281167", help="sizes of CRD's banks")
-  parser.add_argument("--parts", default="scaling,banks,guard", help="what to print")
+  parser.add_argument("--parts", default="scaling,banks,steps,guard", help="what to print")
   args = parser.parse_args()
   console = Console()
   counts = [int(n) for n in args.devices.split(",") if int(n) <= len(jax.devices())]
   console.print(f"{len(jax.devices())} devices ({jax.devices()[0].platform})")
-  parts = args.parts.split(",")
+  parts, examples = args.parts.split(","), [int(n) for n in args.examples.split(",")]
   if "scaling" in parts:
     costs = weak_scaling(counts, args.batch, console)
     estimate(costs[counts[-1]], counts[-1], args.batch, console)
   if "banks" in parts:
-    bank_costs([int(n) for n in args.examples.split(",")], counts[-1], console)
+    bank_costs(examples, counts[-1], console)
+  if "steps" in parts:
+    step_ratio(examples, 4 * args.batch, console)
   if "guard" in parts:
     guard_cost(args.batch, console)
 
