@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from jaxcompress import distill
 from jaxcompress.training import (
+  Stage,
+  at_stage,
   init_state,
   make_mesh,
   shard,
@@ -127,6 +130,15 @@ def test_shapes_get_shardings_and_the_given_state_survives_the_step(recipe_of, b
   assert isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding == real.sharding
   train_step(placed, batches(0))
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+def test_an_optimizer_that_starts_anew_lies_where_the_state_does(recipe_of, batches):
+  first = Stage(distill.named_chain(labels=distill.cross_entropy()), ("student",), 1)
+  recipe = recipe_of(loss=first.loss, stages=(first,))
+  state = shard(init_state(recipe, jax.random.key(0), batches(0)), make_mesh())
+  later = at_stage(state, 1)
+  for old, new in zip(*(jax.tree.leaves(s.opt_state) for s in (state, later)), strict=True):
+    assert new.sharding == old.sharding
 
 
 @pytest.mark.parametrize(
