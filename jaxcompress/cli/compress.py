@@ -44,6 +44,16 @@ def compress(
     ),
   ] = None,
   bits: Annotated[int | None, typer.Option(help="Bits of the weights, 2 to 8 [8].")] = None,
+  sparsity: Annotated[
+    float | None,
+    typer.Option(help="Share of zeros in pruned layers, such as 0.8 [nothing is pruned]."),
+  ] = None,
+  sparsity_pattern: Annotated[
+    str | None, typer.Option(help="unstructured, or n of every m inputs, such as 2:4.")
+  ] = None,
+  cluster: Annotated[
+    int | None, typer.Option(help="Values that a layer's weights share, such as 32 [any].")
+  ] = None,
   epochs: Annotated[
     float | None,
     typer.Option(
@@ -61,6 +71,20 @@ def compress(
   resume: Annotated[
     bool, typer.Option("--resume", help="Go on with the run in the output folder.")
   ] = False,
+  max_size: Annotated[
+    str | None,
+    typer.Option(
+      help="Bytes that the packed file may take, such as 300KB: students of several widths, with"
+      " channels removed and bits chosen by layer, are tried."
+    ),
+  ] = None,
+  max_macs: Annotated[
+    str | None, typer.Option(help="Multiply-adds that an image may take, such as 10M; likewise.")
+  ] = None,
+  max_latency_ms: Annotated[
+    float | None,
+    typer.Option(help="Milliseconds an image may take in LiteRT on one thread here; likewise."),
+  ] = None,
   quick: Annotated[
     bool, typer.Option("--quick", help="Less data and fewer steps, to see that it works.")
   ] = False,
@@ -102,11 +126,17 @@ def compress(
     "teacher_checkpoint": teacher_checkpoint and str(pathlib.Path(teacher_checkpoint).absolute()),
     "distill": distill,
     "bits": bits,
+    "sparsity": sparsity,
+    "sparsity_pattern": sparsity_pattern,
+    "cluster": cluster,
     "epochs": epochs,
     "batch_size": batch_size,
     "image_size": image_size,
     "seed": seed,
     "quick": quick or None,
+    "max_size": max_size,
+    "max_macs": max_macs,
+    "max_latency_ms": max_latency_ms,
   }
   keep_compiled_programs()
   training.join(training.Together(coordinator, num_processes, process_id, heartbeat))

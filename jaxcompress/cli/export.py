@@ -16,7 +16,11 @@ def export(
     ),
   ],
   format: Annotated[
-    str, typer.Option(help="Formats between commas: tflite, onnx, stablehlo, packed.")
+    str,
+    typer.Option(
+      help="Formats between commas: tflite, tflite-int4, onnx, stablehlo, packed; of the network"
+      " before it is quantized tflite-float32, tflite-float16, onnx-float32."
+    ),
   ] = "tflite",
   out: Annotated[
     str | None, typer.Option(help="Name of the files, without a suffix [beside CHECKPOINT].")

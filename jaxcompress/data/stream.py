@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,8 @@ class Stream:
       raise ValueError(f"workers: {workers} must not be negative; 0 reads with threads.")
     self._read = _Reader(split, batch_size, seed, rows)
     self._stop, self._workers = stop, workers
-    self._next, self._batches = -1, None
+    self._next = -1
+    self._batches: Any = None
 
   def __call__(self, position: int) -> Batch:
     """The batch at a position."""

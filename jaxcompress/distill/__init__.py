@@ -5,7 +5,8 @@ from jaxcompress.distill.balance import MagnitudeState, by_magnitude, by_uncerta
 from jaxcompress.distill.base import LossTransform, keep_where, stateful, stateless
 from jaxcompress.distill.boundaries import ab, ofd, ofd_margin
 from jaxcompress.distill.combine import ScaleState, chain, for_teacher, named_chain, scale
-from jaxcompress.distill.contrastive import CRDParams, CRDState, crd
+from jaxcompress.distill.contrastive import crd
+from jaxcompress.distill.contrastive_state import CRDParams, CRDState
 from jaxcompress.distill.decoupled import dkd, nkd
 from jaxcompress.distill.factors import factor, paraphrase
 from jaxcompress.distill.flow import fsp, kdsvd

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 Formulation = Literal["auto", "dense", "gather"]
 FORMULATIONS = ("auto", "dense", "gather")
+ROWS_AT_ONCE = 16384  # that "gather" fetches: 8 MB of 128 numbers each
 EXACT = jax.lax.Precision.HIGHEST
 
 
@@ -74,7 +75,7 @@ def scores(
   """Inner products of each vector with its own choice of rows, in float32.
 
   ``dense`` multiplies with the whole bank and picks: (batch, n) numbers. ``gather`` fetches the
-  rows, one example at a time and again for the gradient, so that (batch, K, dim) never exists.
+  rows, of a few examples at a time and again for the gradient, so that (batch, K, dim) never exists.
 
   Args:
     vectors: (batch, dim).
@@ -100,7 +101,8 @@ def scores(
     vector, chosen = vector_and_ids
     return jnp.dot(bank.at[chosen].get(mode="clip"), vector, precision=EXACT)
 
-  return jax.lax.map(of_one, (vectors, ids))
+  together = max(1, min(len(ids), ROWS_AT_ONCE // ids.shape[1]))
+  return jax.lax.map(of_one, (vectors, ids), batch_size=together)
 
 
 def is_dense(formulation: Formulation, rows: int, wanted: int) -> bool:

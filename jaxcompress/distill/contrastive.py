@@ -3,121 +3,27 @@
 import math
 from collections.abc import Mapping
 from numbers import Integral
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from jaxcompress.distill import banks, schedules
-from jaxcompress.distill.base import LossTransform, first_teacher, keep_where, stateful
+from jaxcompress.distill.base import LossTransform, first_teacher, stateful
+from jaxcompress.distill.contrastive_state import CRDParams, CRDState, Overwritten
 from jaxcompress.distill.gradients import with_gradient
-from jaxcompress.distill.layers import Linear, init_linear, linear, unit
+from jaxcompress.distill.layers import init_linear, linear, unit
 from jaxcompress.distill.strata import (
   Devices,
   choose_strata,
   draw_rows,
   padded_shape,
   places_in,
-  scores_by_stratum,
   shares,
 )
 from jaxcompress.nn import Endpoints
 
 EPSILON = 1e-7  # the original adds it to the noise probability
-
-
-class CRDParams(NamedTuple):
-  """What :func:`crd` trains: a linear layer, ``kernel`` (features, dim) and ``bias`` (dim,), each.
-
-  Attributes:
-    student: embeds the student's pooled features.
-    teacher: embeds the teacher's pooled features.
-  """
-
-  student: Linear
-  teacher: Linear
-
-
-class Overwritten(NamedTuple):
-  """What the last update of the banks replaced.
-
-  Where devices share the banks, it has a first axis more, the devices, between ``update`` and
-  ``keep_where``, which gives back the old one.
-
-  Attributes:
-    index: rows of the banks, all strata counted through, (batch,) int32.
-    student_rows: rows of the student's bank, (batch, dim) float32.
-    teacher_rows: rows of the teacher's bank, (batch, dim) float32.
-  """
-
-  index: jax.Array
-  student_rows: jax.Array
-  teacher_rows: jax.Array
-
-
-class CRDState(NamedTuple):
-  """What :func:`crd` carries along.
-
-  Attributes:
-    student_bank: the last embedding of every example by the student, (n, dim) float32; with
-      strata (strata, ceil(n / strata), dim), example ``i`` in row ``i // strata`` of stratum
-      ``i % strata``.
-    teacher_bank: the same by the teacher.
-    student_log_z: log of the constant that normalises scores of student embeddings, () float32;
-      set by the first update.
-    teacher_log_z: the same for teacher embeddings, () float32.
-    count: updates so far, () int32.
-    seed: negatives are drawn from it and ``count``, unless ``update`` gets an ``rng``; () uint32,
-      so that checkpoints see plain numbers.
-    overwritten: what the last update replaced, to take it back at the cost of a batch.
-  """
-
-  student_bank: jax.Array
-  teacher_bank: jax.Array
-  student_log_z: jax.Array
-  teacher_log_z: jax.Array
-  count: jax.Array
-  seed: jax.Array
-  overwritten: Overwritten
-
-  def keep_where(self, keep: jax.Array, old: "CRDState", mesh: Mesh | None = None) -> "CRDState":
-    """Takes an update back unless ``keep``, without a second copy of the banks.
-
-    Args:
-      keep: () bool.
-      old: the state before the update; its banks are not read.
-      mesh: the devices that share the banks, if ``update`` got one.
-    """
-
-    overwritten = keep_where(keep, self.overwritten, old.overwritten)
-    write = banks.write_rows
-    if shares(mesh, self.student_bank.shape):
-      overwritten = old.overwritten
-      split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
-      write = jax.shard_map(
-        lambda bank, index, rows, keep: banks.write_rows(bank, index[0], rows[0], keep),
-        mesh=mesh,
-        in_specs=(split, split, split, whole),
-        out_specs=split,
-      )
-    index, student_rows, teacher_rows = self.overwritten
-    kept = {
-      "student_bank": write(self.student_bank, index, student_rows, ~keep),
-      "teacher_bank": write(self.teacher_bank, index, teacher_rows, ~keep),
-      "overwritten": overwritten,
-    }
-    for name in ("student_log_z", "teacher_log_z", "count"):
-      kept[name] = keep_where(keep, getattr(self, name), getattr(old, name))
-    return self._replace(**kept)
-
-  def partition(self, mesh: Mesh) -> "CRDState":
-    """How it lies on a mesh: a tree of ``PartitionSpec``, of which only the banks' are split."""
-    whole = jax.tree.map(lambda _: PartitionSpec(), self)
-    if not shares(mesh, self.student_bank.shape):
-      return whole
-    split = PartitionSpec(mesh.axis_names)
-    return whole._replace(student_bank=split, teacher_bank=split)
 
 
 def crd(
@@ -278,12 +184,15 @@ def crd(
       bank.reshape(-1, dim).at[place].get(mode="clip")
       for bank in (state.student_bank, state.teacher_bank)
     )
-    negatives_of = chooser(devices, index, key, ids)
+    others_at = negative_places(devices, state.student_bank.shape, index, key, ids)
 
     def contrasted(e_s, e_t):
       pairs = ((e_s, old_t, state.teacher_bank), (e_t, old_s, state.student_bank))
       return [
-        (jnp.sum(vector * row, 1) / temperature, negatives_of(vector, bank) / temperature)
+        (
+          jnp.sum(vector * row, 1) / temperature,
+          banks.scores(vector, bank.reshape(-1, dim), others_at, formulation) / temperature,
+        )
         for vector, row, bank in pairs
       ]
 
@@ -324,26 +233,17 @@ def crd(
   def renewed(old, embedding):
     return unit(momentum * old + (1 - momentum) * embedding)
 
-  def chooser(devices, index, key, ids):
-    """Scores of vectors with the negatives that this device chooses from a bank."""
-    if ids is None and parts > 1:
-
-      def drawn(vectors, bank):
-        return scores_by_stratum(vectors, bank, rows_of(len(bank)), formulation)
-
-      def rows_of(share):
-        numbers = devices.first(share) + jnp.arange(share, dtype=jnp.int32)
-        return draw_rows(key, index, numbers, parts, num_examples, negatives // parts)
-
-      return drawn
-    if ids is None:
+  def negative_places(devices, bank_shape, index, key, ids):
+    """Rows, in a device's share of a bank, of the negatives that it scores, (batch, its K)."""
+    if ids is None and parts == 1:
       ids = banks.draw_contrast(key, index, num_examples, negatives)[:, 1:]
-
-    def given(vectors, bank):
-      places, _ = places_in(bank.shape, ids, parts, devices)
-      return banks.scores(vectors, bank.reshape(-1, dim), places, formulation)
-
-    return given
+    if ids is not None:
+      return places_in(bank_shape, ids, parts, devices)[0]
+    share, size, _ = bank_shape
+    here = jnp.arange(share, dtype=jnp.int32)
+    numbers = devices.first(share) + here
+    rows = draw_rows(key, index, numbers, parts, num_examples, negatives // parts)
+    return (rows + size * here.reshape(1, -1, 1)).reshape(len(index), -1)
 
   return stateful("crd", init, compute)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxcompress.distill.banks import EXACT, Formulation, below, is_dense
+from jaxcompress.distill.banks import below
 
 STRATA = 64  # where that divides the negatives; so many devices can share the banks
 
@@ -41,10 +41,11 @@ def draw_rows(
     negatives: per example and stratum.
 
   Returns:
-    (some, batch, negatives) int32, rows within their strata; never an example's own.
+    (batch, some, negatives) int32, rows within their strata; never an example's own.
 
   Examples:
-    >>> draw_rows(jax.random.key(0), jnp.array([0, 2]), jnp.arange(2), 2, 4, 2).tolist()[0]
+    >>> rows = draw_rows(jax.random.key(0), jnp.array([0, 2]), jnp.arange(2), 2, 4, 2)
+    >>> rows[:, 0].tolist()  # of the even examples 0 and 2, the other one
     [[1, 1], [0, 0]]
   """
   row = (index // count).reshape(-1, 1)
@@ -56,41 +57,7 @@ def draw_rows(
     rows = below(size - own, key, (len(index), negatives))
     return rows + (own & (rows >= row))
 
-  return jax.vmap(of_one)(strata)
-
-
-def scores_by_stratum(
-  vectors: jax.Array, bank: jax.Array, rows: jax.Array, formulation: Formulation
-) -> jax.Array:
-  """Inner products of each vector with rows of every stratum, in float32.
-
-  Args:
-    vectors: (batch, dim).
-    bank: (strata, rows of each, dim); no gradient reaches it.
-    rows: (strata, batch, K / strata) int32.
-    formulation: as in :func:`~jaxcompress.distill.banks.scores`; never (batch, K, dim) numbers.
-
-  Returns:
-    (strata, batch, K / strata) float32.
-
-  Examples:
-    >>> bank = jnp.arange(4.0).reshape(2, 2, 1)
-    >>> rows = jnp.array([[[0]], [[1]]])
-    >>> scores_by_stratum(jnp.ones((1, 1)), bank, rows, "gather").ravel().tolist()
-    [0.0, 3.0]
-  """
-  bank = jax.lax.stop_gradient(bank)
-  count, size, dim = bank.shape
-  if is_dense(formulation, count * size, rows.size):
-    products = jnp.einsum("bd,srd->sbr", vectors, bank, precision=EXACT)
-    return jnp.take_along_axis(products, rows, axis=2, mode="clip")
-  flat = bank.reshape(-1, dim)
-
-  @jax.checkpoint
-  def of_one(places):
-    return jnp.einsum("bd,bkd->bk", vectors, flat.at[places].get(mode="clip"), precision=EXACT)
-
-  return jax.lax.map(of_one, rows + size * jnp.arange(count, dtype=jnp.int32).reshape(-1, 1, 1))
+  return jax.vmap(of_one, out_axes=1)(strata)
 
 
 class Devices(NamedTuple):
@@ -129,13 +96,15 @@ class Devices(NamedTuple):
 
 
 def shares(mesh: Mesh | None, bank_shape: tuple[int, ...]) -> bool:
-  """Whether a bank is split over a mesh: in strata, as many on each device.
+  """Whether a bank is split over a mesh: over several devices, with as many strata on each.
 
   Examples:
     >>> shares(None, (64, 10, 4))
     False
   """
-  return mesh is not None and len(bank_shape) == 3 and bank_shape[0] % mesh.size == 0
+  if mesh is None or mesh.size == 1 or len(bank_shape) == 2:
+    return False
+  return bank_shape[0] % mesh.size == 0
 
 
 def padded_shape(examples: int, strata: int, dim: int) -> tuple[int, ...]:

@@ -117,6 +117,7 @@ METHODS = {
     in_batch_infonce, "contrast", "InfoNCE of e_s, e_t in the batch", ("pooled",), 0.8
   ),
 }  # fmt: skip
+"""All losses, by the name that the command line knows."""
 
 
 class Parsed(NamedTuple):

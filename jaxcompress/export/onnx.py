@@ -7,8 +7,10 @@ from typing import Any
 
 from jaxcompress.export.files import require_edge, write_atomically
 from jaxcompress.export.metadata import ENTRY, INPUT_NAME, OUTPUT_NAME, describe, to_entry, version
+from jaxcompress.export.targets import find_target
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
+from jaxcompress.quantize.integer import HARD_SIGMOID_GRID
 
 LAYOUT = "NCHW"
 FREE = "batch"  # name of a batch size that is left open
@@ -18,6 +20,7 @@ def onnx(
   quantized: QuantizedModel,
   path: str | os.PathLike,
   *,
+  target: str | None = None,
   metadata: Mapping[str, Any] | None = None,
   batch: int | None = None,
 ) -> pathlib.Path:
@@ -36,6 +39,12 @@ def onnx(
     quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`; its kernels do
       not matter.
     path: the file. It is written beside it and renamed, so it is whole, or as it was before.
+    target: ``"tensorrt"``, or None for onnxruntime. TensorRT's activations are int8 with zero point
+      0, its biases float, and activation functions come before the rounding: quantize with
+      ``quantize.int8(symmetric=True)`` or ``post_training(..., symmetric=True)``. The integers stay
+      the model's. onnxruntime runs such a file too, but in float, so that the last bit of sums
+      differs and a few values on the edge of rounding with it; the file without a target is what
+      proves them. What TensorRT itself computes was not checked.
     metadata: JSON values kept in the file under ``jaxcompress`` in its ``metadata_props``, such as
       class names and preprocessing; see :func:`~jaxcompress.export.read_metadata`.
     batch: number of images; None: any.
@@ -45,8 +54,8 @@ def onnx(
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if a layer has no ONNX operator, a tensor has 16 bits, the metadata is no JSON, or
-      the path cannot be written.
+    ValueError: if a layer has no ONNX operator, a tensor has 16 bits, the target is another one or
+      does not take a grid or an operator, the metadata is no JSON, or the path cannot be written.
 
   Examples:
     >>> import tempfile
@@ -77,9 +86,36 @@ def onnx(
         f"quantized: tensor {tensor!r} has {grid.bits} bits, and onnxruntime has 8-bit operators"
         " only; use activations of 8 bits, or export.tflite."
       )
+  if target is not None:
+    _check_target(quantized, target)
   details = describe(quantized, "onnxruntime")
-  content = _content(quantized.graph, IntegerNumbers(quantized), details, metadata, batch)
+  numbers = IntegerNumbers(quantized)
+  content = _content(quantized.graph, numbers, details, metadata, batch, signed=target is not None)
+  if target is not None:
+    from jaxcompress.export.lint import refuse_errors
+    from jaxcompress.export.onnx_contents import parse_onnx_operators
+
+    refuse_errors(parse_onnx_operators(content), target)
   return write_atomically(path, content)
+
+
+def _check_target(quantized: QuantizedModel, name: str) -> None:
+  """Checks that a target takes .onnx files and all grids of a model."""
+  target = find_target(name)
+  if target.suffix != ".onnx":
+    raise ValueError(f"target: {name!r} takes {target.suffix} files; use export.tflite.")
+  for tensor, grid in quantized.grids.items():
+    if grid.zero_point != 0:
+      gate = grid == HARD_SIGMOID_GRID
+      raise ValueError(
+        f"target: {name!r} has activations with zero point 0, and {tensor!r} has"
+        f" {int(grid.zero_point)}; "
+        + (
+          "that is a hard-sigmoid, whose integers are those from 0 to 1: take another network."
+          if gate
+          else "quantize with quantize.int8(symmetric=True) or post_training(..., symmetric=True)."
+        )
+      )
 
 
 def onnx_float(
@@ -127,14 +163,20 @@ def onnx_float(
 
 
 def _content(
-  graph: Graph, numbers: Any, details: Mapping[str, Any], metadata: Any, batch: int | None
+  graph: Graph,
+  numbers: Any,
+  details: Mapping[str, Any],
+  metadata: Any,
+  batch: int | None,
+  *,
+  signed: bool = False,
 ) -> bytes:
   from jaxcompress.export.onnx_emit import OnnxEmitter, emit
 
   if batch is not None and batch < 1:
     raise ValueError(f"batch: {batch} must be at least 1, or None for any number of images.")
   entry = to_entry({"layout": LAYOUT, **details}, metadata)
-  emitter = OnnxEmitter(graph, numbers)
+  emitter = OnnxEmitter(graph, numbers, signed=signed)
   emit(emitter, INPUT_NAME, OUTPUT_NAME)
   size = FREE if batch is None else batch
 

@@ -18,7 +18,11 @@ def read_onnx_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if the file is missing or damaged.
   """
-  content = read_sound_model(path)
+  return parse_onnx_operators(read_sound_model(path))
+
+
+def parse_onnx_operators(content: bytes) -> tuple[Operator, ...]:
+  """The operators in the bytes of a sound .onnx file; see :func:`read_onnx_operators`."""
   import onnx
   from onnx import helper, numpy_helper, shape_inference
 

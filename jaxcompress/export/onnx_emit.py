@@ -2,7 +2,8 @@
 
 Maps are NCHW. In an integer file each tensor of the graph is uint8, the codes plus 128, between a
 QuantizeLinear after the operator that writes it and a DequantizeLinear before those that read it;
-runtimes fuse the three into an integer operator.
+runtimes fuse the three into an integer operator. A signed file, for TensorRT, has the codes as they
+are, activation functions before they are rounded, and biases in float.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,9 +29,11 @@ class OnnxEmitter:
     file: the file in the making.
     graph: with fused activations.
     numbers: what its tensors hold.
+    signed: whether codes are int8.
   """
 
-  def __init__(self, graph: Graph, numbers: IntegerNumbers | FloatNumbers):
+  def __init__(self, graph: Graph, numbers: IntegerNumbers | FloatNumbers, *, signed: bool = False):
+    self.signed = signed
     self.file = OnnxFile()
     self.graph = graph
     self.numbers = numbers
@@ -67,6 +70,11 @@ class OnnxEmitter:
     if grid is None:
       self._readable[tensor] = self.activated(value, f"{tensor}/{act}", act)
       return
+    if self.signed:
+      value = self.activated(value, f"{tensor}/{act}", act)
+      codes = self.rounded(value, f"{tensor}/codes", grid)
+      self._readable[tensor] = self.real(codes, f"{tensor}/real", grid)
+      return
     low, high = clip_range(act, grid, find_kernels(KERNELS).ceiling)
     value = self.rounded(value, f"{tensor}/codes", grid)
     if (low, high) != (grid.low, grid.high):
@@ -91,11 +99,14 @@ class OnnxEmitter:
 
   def reshaped(self, value: str, shape: list[int], name: str) -> str:
     """A float value in another shape; 0 keeps a size, -1 takes what is left."""
-    return self.file.operator("Reshape", [value, self.file.constant(np.int64(shape))], name)
+    return self.file.operator(
+      "Reshape", [value, self.file.constant(np.array(shape, np.int64))], name
+    )
 
   def _grid(self, grid: Grid) -> tuple[str, str]:
-    zero_point = np.uint8(grid.zero_point - LOWEST)
-    return self.file.constant(np.float32(grid.scale)), self.file.constant(zero_point)
+    zero_point = grid.zero_point if self.signed else grid.zero_point - LOWEST
+    stored = np.array(zero_point, np.int8 if self.signed else np.uint8)
+    return self.file.constant(np.float32(grid.scale)), self.file.constant(stored)
 
   def activated(self, value: str, name: str, act: str | None) -> str:
     """An activation function in float."""
@@ -113,6 +124,8 @@ class OnnxEmitter:
   def weights(self, node: Node, layout: Callable[[np.ndarray], np.ndarray]) -> list[str]:
     """Kernel, its first axis the output's, and bias of a layer, as float tensors."""
     kernel, bias, kernel_scales, bias_scales = self.numbers.weights(node)
+    if self.signed:
+      bias, bias_scales = np.asarray(bias * np.float64(bias_scales), np.float32), None
     pairs = {"kernel": (layout(kernel), kernel_scales), "bias": (bias, bias_scales)}
     return [self._constant(f"{node.name}/{kind}", *pair) for kind, pair in pairs.items()]
 
@@ -220,7 +233,7 @@ def _average_pool(emitter: OnnxEmitter, node: Node) -> None:
 
 
 def _split(emitter: OnnxEmitter, node: Node) -> None:
-  sizes = emitter.file.constant(np.int64(node.attrs["sizes"]))
+  sizes = emitter.file.constant(np.array(node.attrs["sizes"], np.int64))
   values = [f"{tensor}/out" for tensor in node.outputs]
   emitter.file.operator("Split", [*emitter.inputs(node), sizes], values, axis=1)
   for tensor, value in zip(node.outputs, values, strict=True):

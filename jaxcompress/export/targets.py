@@ -219,6 +219,7 @@ TARGETS: Mapping[str, Target] = {
   "edgetpu": EDGE_TPU,
   "tensorrt": TENSORRT,
 }
+"""Profiles of devices and their compilers, by name."""
 
 
 def find_target(name: str) -> Target:

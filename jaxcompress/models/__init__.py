@@ -48,6 +48,7 @@ from jaxcompress.models.registry import (
   options_of,
   summarize,
 )
+from jaxcompress.models.replayed import replayed
 from jaxcompress.models.resnet import (
   ResNet,
   resnet,
@@ -132,6 +133,7 @@ __all__ = [
   "normalization_of",
   "options_of",
   "read_metadata",
+  "replayed",
   "resnet",
   "resnet8",
   "resnet8x4",

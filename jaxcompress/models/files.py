@@ -145,7 +145,7 @@ def to_config(model: nn.Module) -> dict[str, Any]:
     True
   """
   name, num_classes, options = describe(model)
-  return {"format": FORMAT, "model": name, "num_classes": num_classes, "options": options}
+  return {"format": FORMAT, "model": name, "num_classes": num_classes, "options": _plain(options)}
 
 
 def from_config(config: Mapping[str, Any]) -> nn.Module:
@@ -167,9 +167,18 @@ def from_config(config: Mapping[str, Any]) -> nn.Module:
 
 def _build(path: str | os.PathLike, header: str) -> nn.Module:
   try:
-    return from_config(json.loads(header))
-  except ValueError as error:
+    model = from_config(json.loads(header))
+    summarize(model)
+    return model
+  except Exception as error:  # a list of layers may say anything
     raise ValueError(f"path: {path} names a model that cannot be built ({error}).") from error
+
+
+def _plain(value: Any) -> Any:
+  """A value of options in the types that JSON has."""
+  if isinstance(value, Mapping):
+    return {name: _plain(part) for name, part in value.items()}
+  return list(map(_plain, value)) if isinstance(value, tuple) else value
 
 
 def _as_tuples(value: Any) -> Any:

@@ -18,6 +18,7 @@ from jaxcompress.models.mobilenet_v4 import (
   mobilenet_v4_conv_medium,
   mobilenet_v4_conv_small,
 )
+from jaxcompress.models.replayed import replayed
 from jaxcompress.models.resnet import resnet, resnet18, resnet34, resnet50, resnet50_crd
 from jaxcompress.models.resnet_cifar import (
   resnet8,
@@ -77,9 +78,13 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     resnet50_crd,
   )
 }
+"""Functions that make a network, by name."""
 
 
-FAMILIES = {make.__name__: make for make in (resnet_cifar, resnet, vgg, wide_resnet)}  # by depth
+FAMILIES: dict[str, Callable[..., nn.Module]] = {  # by depth, or by all of its layers
+  make.__name__: make for make in (resnet_cifar, resnet, vgg, wide_resnet, replayed)
+}
+"""Functions that make a network of any depth, by name."""
 
 
 class Summary(NamedTuple):
@@ -102,7 +107,7 @@ def create(name: str, num_classes: int | None = None, **options: Any) -> nn.Modu
   """Builds a model by name, with the options that its function takes.
 
   Args:
-    name: a key of :data:`MODELS`, or of :data:`FAMILIES`, which need a ``depth``.
+    name: a key of :data:`MODELS`, or of :data:`FAMILIES`, which need a ``depth``, or ``layers``.
     num_classes: size of the logits; None: the model's default, 1000 for networks made for ImageNet
       and 100 for those made for 32 px.
     **options: such as ``width``; an option that the model has not is an error.
@@ -114,7 +119,7 @@ def create(name: str, num_classes: int | None = None, **options: Any) -> nn.Modu
     >>> create("mobilenet_v2", 10, width=0.5).width
     0.5
   """
-  makers = MODELS | FAMILIES
+  makers: dict[str, Callable[..., nn.Module]] = MODELS | FAMILIES
   if name not in makers:
     close = difflib.get_close_matches(name, MODELS, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
@@ -181,7 +186,7 @@ def options_of(name: str) -> tuple[str, ...]:
     >>> options_of("resnet20")
     ('norm',)
   """
-  makers = MODELS | FAMILIES
+  makers: dict[str, Callable[..., nn.Module]] = MODELS | FAMILIES
   return tuple(p for p in inspect.signature(makers[name]).parameters if p != "num_classes")
 
 

@@ -90,11 +90,20 @@ def _named(depth: int, widths: tuple[int, int, int, int], name: str) -> Callable
 
 
 resnet8 = _named(8, WIDTHS, "resnet8")
+""":func:`resnet_cifar` of depth 8 with channels 16, 16, 32 and 64."""
 resnet14 = _named(14, WIDTHS, "resnet14")
+""":func:`resnet_cifar` of depth 14 with channels 16, 16, 32 and 64."""
 resnet20 = _named(20, WIDTHS, "resnet20")
+""":func:`resnet_cifar` of depth 20 with channels 16, 16, 32 and 64."""
 resnet32 = _named(32, WIDTHS, "resnet32")
+""":func:`resnet_cifar` of depth 32 with channels 16, 16, 32 and 64."""
 resnet44 = _named(44, WIDTHS, "resnet44")
+""":func:`resnet_cifar` of depth 44 with channels 16, 16, 32 and 64."""
 resnet56 = _named(56, WIDTHS, "resnet56")
+""":func:`resnet_cifar` of depth 56 with channels 16, 16, 32 and 64."""
 resnet110 = _named(110, WIDTHS, "resnet110")
+""":func:`resnet_cifar` of depth 110 with channels 16, 16, 32 and 64."""
 resnet8x4 = _named(8, WIDTHS_X4, "resnet8x4")
+""":func:`resnet_cifar` of depth 8 with channels 32, 64, 128 and 256."""
 resnet32x4 = _named(32, WIDTHS_X4, "resnet32x4")
+""":func:`resnet_cifar` of depth 32 with channels 32, 64, 128 and 256."""

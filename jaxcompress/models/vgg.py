@@ -89,4 +89,13 @@ def _named(depth: int) -> Callable[..., VGG]:
   return make
 
 
-vgg8, vgg11, vgg13, vgg16, vgg19 = map(_named, REPEATS)
+vgg8 = _named(8)
+""":func:`vgg` of depth 8."""
+vgg11 = _named(11)
+""":func:`vgg` of depth 11."""
+vgg13 = _named(13)
+""":func:`vgg` of depth 13."""
+vgg16 = _named(16)
+""":func:`vgg` of depth 16."""
+vgg19 = _named(19)
+""":func:`vgg` of depth 19."""

@@ -122,6 +122,10 @@ def _named(depth: int, widen: int, name: str) -> Callable[..., WideResNet]:
 
 
 wrn_16_1 = _named(16, 1, "wrn_16_1")
+""":func:`wide_resnet` of depth 16 and factor 1."""
 wrn_16_2 = _named(16, 2, "wrn_16_2")
+""":func:`wide_resnet` of depth 16 and factor 2."""
 wrn_40_1 = _named(40, 1, "wrn_40_1")
+""":func:`wide_resnet` of depth 40 and factor 1."""
 wrn_40_2 = _named(40, 2, "wrn_40_2")
+""":func:`wide_resnet` of depth 40 and factor 2."""

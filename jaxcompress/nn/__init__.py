@@ -15,8 +15,10 @@ from jaxcompress.nn.graph import (
   kernel_shape,
   macs,
   module_path,
+  needed_shape,
   parameters,
   trace,
+  trace_endpoints,
   trace_init,
   with_parameters,
 )
@@ -37,9 +39,11 @@ from jaxcompress.nn.layers import (
   Split,
 )
 from jaxcompress.nn.norm import Norm, batch_norm, riding
+from jaxcompress.nn.replay import LEAF_OPS, Layer, Replay, replay
 
 __all__ = [
   "INPUT",
+  "LEAF_OPS",
   "Activation",
   "Add",
   "AvgPool",
@@ -53,11 +57,13 @@ __all__ = [
   "GlobalAvgPool",
   "Graph",
   "Initial",
+  "Layer",
   "LeafOp",
   "MaxPool",
   "Multiply",
   "Node",
   "Norm",
+  "Replay",
   "Split",
   "activate",
   "batch_norm",
@@ -72,9 +78,12 @@ __all__ = [
   "kernel_shape",
   "macs",
   "module_path",
+  "needed_shape",
   "parameters",
+  "replay",
   "riding",
   "trace",
+  "trace_endpoints",
   "trace_init",
   "with_parameters",
 ]

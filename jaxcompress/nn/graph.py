@@ -14,6 +14,7 @@ from jaxcompress.nn.endpoints import Endpoints
 from jaxcompress.nn.layers import LeafOp
 
 INPUT = "input"
+"""Name of the tensor that the network reads."""
 
 
 class Node(NamedTuple):
@@ -68,7 +69,7 @@ class Graph(NamedTuple):
     """A tensor's shape, the batch included."""
     if tensor == INPUT:
       return self.input_shape
-    node = self.producer(tensor)
+    node = next(node for node in self.nodes if tensor in node.outputs)
     return node.output_shapes[node.outputs.index(tensor)]
 
 
@@ -77,7 +78,7 @@ def module_path(module: nn.Module) -> str:
   return "/".join(module.path)
 
 
-def is_leaf_call(context) -> bool:
+def is_leaf_call(context: Any) -> bool:
   """Whether an intercepted method is the call of a leaf op."""
   return isinstance(context.module, LeafOp) and context.method_name == "__call__"
 
@@ -105,9 +106,38 @@ def trace(model: nn.Module, variables: Mapping[str, Any], x: Any) -> Graph:
     >>> graph.nodes[0].name, graph.nodes[0].op
     ('stem', 'ConvNorm')
   """
-  return _record(lambda x, variables: (model.apply(variables, x, train=False), None), x, variables)[
-    0
-  ]
+  return _record(_evaluation(model), x, variables).graph
+
+
+def trace_endpoints(
+  model: nn.Module, variables: Mapping[str, Any], x: Any
+) -> tuple[Graph, Endpoints]:
+  """Records the graph with all that a model returns, and the names of those tensors.
+
+  Args:
+    model: as for :func:`trace`.
+    variables: as for :func:`trace`.
+    x: as for :func:`trace`.
+
+  Returns:
+    ``(graph, endpoints)``. The graph also has the nodes that only ``maps`` and ``preact`` depend
+    on. The endpoints hold names; ``pooled`` is None, and ``maps`` and ``preact`` are empty, where
+    they are not outputs of leaf ops.
+
+  Raises:
+    ValueError: as :func:`trace`.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> model = models.resnet8(num_classes=10)
+    >>> x = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    >>> trace_endpoints(model, models.summarize(model).variables, x)[1].maps[0]
+    'stem'
+  """
+  record = _record(_evaluation(model), x, variables)
+  ends = record.endpoints
+  wanted = {ends.logits, *ends.maps, *ends.preact} | ({ends.pooled} - {None})
+  return record.graph._replace(nodes=_needed(record.nodes, wanted)), ends
 
 
 def trace_init(model: nn.Module, x: Any) -> tuple[Graph, Any]:
@@ -132,14 +162,29 @@ def trace_init(model: nn.Module, x: Any) -> tuple[Graph, Any]:
     (64, 10)
   """
   init = lambda x, key: model.init_with_output(key, x, train=False)  # noqa: E731
-  return _record(init, x, jax.random.key(0))
+  record = _record(init, x, jax.random.key(0))
+  return record.graph, record.variables
 
 
-def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> tuple[Graph, Any]:
-  """The graph of the leaf ops that ``call`` runs, and the shapes of the second thing it returns."""
+class _Record(NamedTuple):
+  """What was seen of a run: its graph, all its nodes, names of what it returned, and variables."""
+
+  graph: Graph
+  nodes: list[Node]
+  endpoints: Any
+  variables: Any
+
+
+def _evaluation(model: nn.Module) -> Callable[[Any, Any], tuple[Any, Any]]:
+  return lambda x, variables: (model.apply(variables, x, train=False), None)
+
+
+def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> _Record:
+  """The leaf ops that ``call`` runs, and the shapes of the second thing it returns."""
   names: dict[int, str] = {}  # id of a tracer -> tensor name
   alive = []  # keeps the tracers, and so their ids, unique
   nodes: list[Node] = []
+  ends: list[Any] = []
 
   def remember(tracer, name):
     names[id(tracer)] = name
@@ -181,12 +226,21 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
     remember(x, INPUT)
     with nn.intercept_methods(record), ops.formulations(**ops.XLA_ONLY._asdict()):
       result, variables = call(x, extra)
-    logits = result.logits if isinstance(result, Endpoints) else result
-    run.output = name_of(logits, "logits")
+    result = result if isinstance(result, Endpoints) else Endpoints(result)
+    several = ([names.get(id(array)) for array in part] for part in (result.maps, result.preact))
+    found: Any = Endpoints(  # names in place of arrays
+      name_of(result.logits, "logits"),
+      names.get(id(result.pooled)),
+      *(() if None in part else tuple(part) for part in several),
+    )
+    ends.append(found)
     return variables
 
   variables = jax.eval_shape(run, x, extra)
-  return Graph(_needed(nodes, run.output), tuple(x.shape), run.output), variables
+  (endpoints,) = ends
+  logits = endpoints.logits
+  graph = Graph(_needed(nodes, {logits}), tuple(x.shape), logits)
+  return _Record(graph, nodes, endpoints, variables)
 
 
 def _attributes(module: nn.Module) -> FrozenDict:
@@ -194,9 +248,9 @@ def _attributes(module: nn.Module) -> FrozenDict:
   return FrozenDict({field: getattr(module, field) for field in fields})
 
 
-def _needed(nodes: list[Node], output: str) -> tuple[Node, ...]:
-  """The nodes that the output depends on, in order."""
-  wanted, kept = {output}, []
+def _needed(nodes: list[Node], outputs: set[str]) -> tuple[Node, ...]:
+  """The nodes that some tensors depend on, in order."""
+  wanted, kept = set(outputs), []
   for node in reversed(nodes):
     if wanted & set(node.outputs):
       wanted |= set(node.inputs)
@@ -241,6 +295,18 @@ def kernel_shape(node: Node) -> tuple[int, ...] | None:
     return None
   groups = channels if node.attrs["groups"] == "depthwise" else node.attrs["groups"]
   return (node.attrs["kernel"],) * 2 + (channels // groups, node.attrs["features"])
+
+
+def needed_shape(node: Node) -> tuple[int, ...]:
+  """:func:`kernel_shape` of a node that has a kernel.
+
+  Raises:
+    ValueError: if it has none.
+  """
+  shape = kernel_shape(node)
+  if shape is None:
+    raise ValueError(f"node: {node.name} ({node.op}) has no kernel.")
+  return shape
 
 
 def macs(node: Node) -> int:

@@ -10,7 +10,13 @@ from rich.console import Console
 
 from jaxcompress.export.packed import SUFFIX, read_packed
 from jaxcompress.nn import INPUT
-from jaxcompress.pipeline.formats import FORMATS, check_free, require_formats, write_all
+from jaxcompress.pipeline.formats import (
+  FORMATS,
+  check_free,
+  require_formats,
+  without_suffix,
+  write_all,
+)
 from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.pipeline.quantizing import describe_file, quantize_model
 from jaxcompress.quantize import QuantizedModel
@@ -30,7 +36,8 @@ class ExportOptions:
     quantize: options of :class:`QuantizeOptions` for a model that is not quantized yet.
 
   Raises:
-    ValueError: if options of quantization are given for a model that is quantized.
+    ValueError: if options of quantization, or formats of float networks, are given for a model that
+      is quantized.
 
   Examples:
     >>> [path.name for path in ExportOptions(model="a/net_0.5.jcz", formats=("onnx",)).paths]
@@ -50,6 +57,12 @@ class ExportOptions:
         f"{name}: {self.quantize[name]} is given, but {self.model} is quantized already; leave it"
         " out."
       )
+    floats = [name for name in self.formats if FORMATS[name].is_float]
+    if self.is_packed and floats:
+      raise ValueError(
+        f"format: {floats[0]!r} holds the float network, and {self.model} is quantized; give the"
+        " trained model."
+      )
 
   @property
   def is_packed(self) -> bool:
@@ -59,9 +72,8 @@ class ExportOptions:
   @property
   def paths(self) -> list[pathlib.Path]:
     """The files that are written."""
-    base = pathlib.Path(self.out or self.model)
-    known = {SUFFIX, ".safetensors", *(one.suffix for one in FORMATS.values())}
-    name = base.stem if base.suffix.lower() in known else base.name
+    base = without_suffix(pathlib.Path(self.out or self.model))
+    name = base.stem if base.suffix.lower() == ".safetensors" else base.name
     return [base.parent / (name + FORMATS[one].suffix) for one in self.formats]
 
 

@@ -9,9 +9,22 @@ from typing import Any, NamedTuple
 from jaxcompress import export
 from jaxcompress.export.runtime import FORMATS as RUNTIMES
 from jaxcompress.export.runtime import choose_kernels
+from jaxcompress.nn import Folded, Graph
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer import KERNELS
 from jaxcompress.quantize.integer.runtimes import find_kernels
+
+
+class FloatNetwork(NamedTuple):
+  """A network before it was quantized.
+
+  Attributes:
+    graph: traced.
+    folded: its layers with BatchNorm folded, by name.
+  """
+
+  graph: Graph
+  folded: Mapping[str, Folded]
 
 
 class Format(NamedTuple):
@@ -19,23 +32,49 @@ class Format(NamedTuple):
 
   Attributes:
     suffix: of its files.
-    write: of ``(model, path, metadata)``.
-    needs_edge: whether writing it needs the ``edge`` extra.
+    write: of ``(network, path, metadata)``.
+    needs: kind of the files for :func:`~jaxcompress.export.require_edge`; None: no extra.
+    is_float: whether it holds a :class:`FloatNetwork`; otherwise a quantized model.
   """
 
   suffix: str
-  write: Callable[[QuantizedModel, pathlib.Path, Mapping[str, Any]], pathlib.Path]
-  needs_edge: bool = True
+  write: Callable[[Any, pathlib.Path, Mapping[str, Any]], pathlib.Path]
+  needs: str | None
+  is_float: bool = False
+
+
+def _float_tflite(weights: str) -> Format:
+  write = lambda network, path, facts: export.tflite_float(  # noqa: E731
+    network[0], network[1], path, weights=weights, metadata=facts
+  )
+  return Format(f".{weights}.tflite", write, "tflite", is_float=True)
 
 
 FORMATS: Mapping[str, Format] = {
   "tflite": Format(
-    ".tflite", lambda model, path, facts: export.tflite(model, path, metadata=facts)
+    ".tflite", lambda model, path, facts: export.tflite(model, path, metadata=facts), "tflite"
   ),
-  "onnx": Format(".onnx", lambda model, path, facts: export.onnx(model, path, metadata=facts)),
-  "stablehlo": Format(".stablehlo", lambda model, path, facts: export.stablehlo(model, path)),
+  "onnx": Format(
+    ".onnx", lambda model, path, facts: export.onnx(model, path, metadata=facts), "onnx"
+  ),
+  "stablehlo": Format(
+    ".stablehlo", lambda model, path, facts: export.stablehlo(model, path), "stablehlo"
+  ),
   "packed": Format(
-    ".jcz", lambda model, path, facts: export.packed(model, path, metadata=facts), needs_edge=False
+    ".jcz", lambda model, path, facts: export.packed(model, path, metadata=facts), None
+  ),
+  "tflite-int4": Format(
+    ".int4.tflite",
+    lambda model, path, facts: export.tflite(model, path, weights="int4", metadata=facts),
+    "tflite",
+  ),
+  "tflite-float32": _float_tflite("float32"),
+  "tflite-float16": _float_tflite("float16"),
+  "onnx-float32": Format(
+    ".float32.onnx",
+    lambda network, path, facts: export.onnx_float(network[0], network[1], path, metadata=facts),
+    "onnx",
+    is_float=True,
   ),
 }
 
@@ -64,15 +103,25 @@ def format_of(path: str | os.PathLike) -> str:
     ValueError: if it names none.
 
   Examples:
-    >>> format_of("model.jcz")
-    'packed'
+    >>> format_of("model.jcz"), format_of("model.int4.tflite")
+    ('packed', 'tflite-int4')
   """
-  suffix = pathlib.Path(path).suffix.lower()
-  for name, one in FORMATS.items():
-    if suffix == one.suffix:
-      return name
+  found = [name for name, one in FORMATS.items() if str(path).lower().endswith(one.suffix)]
+  if found:
+    return max(found, key=lambda name: len(FORMATS[name].suffix))
   suffixes = ", ".join(one.suffix for one in FORMATS.values())
   raise ValueError(f"out: {path} names no kind of file; it must end in one of {suffixes}.")
+
+
+def without_suffix(path: pathlib.Path) -> pathlib.Path:
+  """A path without the suffix that names its format, if it has one.
+
+  Examples:
+    >>> without_suffix(pathlib.Path("net_0.5.int4.tflite")).name
+    'net_0.5'
+  """
+  suffixes = [one.suffix for one in FORMATS.values() if path.name.lower().endswith(one.suffix)]
+  return path.with_name(path.name[: -max(map(len, suffixes))]) if suffixes else path
 
 
 def kernels_for(path: str | os.PathLike, kernels: str | None) -> str:
@@ -118,14 +167,24 @@ def require_formats(paths: Iterable[pathlib.Path]) -> None:
     MissingExtraError: if the ``edge`` extra is not installed and one needs it.
   """
   for name in map(format_of, paths):
-    if FORMATS[name].needs_edge:
-      export.require_edge(name)
+    needs = FORMATS[name].needs
+    if needs is not None:
+      export.require_edge(needs)
 
 
 def write_all(
-  model: QuantizedModel, paths: Sequence[pathlib.Path], metadata: Mapping[str, Any]
+  model: QuantizedModel,
+  paths: Sequence[pathlib.Path],
+  metadata: Mapping[str, Any],
+  floats: FloatNetwork | None = None,
 ) -> None:
   """Writes a model to files in one folder, by their suffixes; if one fails, none is there.
+
+  Args:
+    model: the integers.
+    paths: the files.
+    metadata: kept in them.
+    floats: the network before it was quantized, for formats that hold that.
 
   Raises:
     ValueError: if a format cannot hold the model, or the folder cannot be written.
@@ -134,7 +193,8 @@ def write_all(
     with tempfile.TemporaryDirectory(prefix=".", dir=paths[0].parent) as folder:
       written = [pathlib.Path(folder) / path.name for path in paths]
       for path in written:
-        FORMATS[format_of(path)].write(runnable(model, path), path, metadata)
+        kind = FORMATS[format_of(path)]
+        kind.write(floats if kind.is_float else runnable(model, path), path, metadata)
       for path, final in zip(written, paths, strict=True):
         os.replace(path, final)
   except OSError as error:

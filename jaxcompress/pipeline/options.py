@@ -6,7 +6,10 @@ import pathlib
 from typing import Any
 
 from jaxcompress import distill
+from jaxcompress.pipeline.budgets import Budget
 from jaxcompress.pipeline.presets import PRESETS
+from jaxcompress.pipeline.pruning import check_clusters, check_pruning
+from jaxcompress.pipeline.quantize_options import parse_count, parse_size
 from jaxcompress.training.processes import is_first, shared
 from jaxcompress.training.variables import first_line
 
@@ -29,12 +32,21 @@ class Options:
     distill: losses with their weights, such as ``kd:0.9,crd:0.8``; see
       :func:`jaxcompress.distill.parse`.
     bits: of the deployed weights, 2 to 8; activations have 8.
+    sparsity: share of zeros in all layers but the first, the last and depthwise ones, above 0 and
+      below 1; None: nothing is pruned.
+    sparsity_pattern: ``unstructured``, or ``n:m`` such as ``2:4``, which has a share of its own;
+      None: unstructured if there is a sparsity.
+    cluster: values that the weights of a layer share, zero included, 2 to 128; None: any.
     epochs: passes over the training images for teacher and student each; None: 1000 steps, or 25
       epochs of a small set if that is less, but at least 400 steps.
     batch_size: images per step.
     image_size: side to which a folder's images are brought; None: their own.
     seed: of everything that is random.
     quick: a tenth of everything, to see that it works.
+    max_size: what the packed file may take, such as ``300KB``, or None. With this or one of the next
+      two, several students are tried; see :func:`jaxcompress.pipeline.search.search`.
+    max_macs: how many multiply-adds an image may take, such as ``10M``, or None.
+    max_latency_ms: what an image may take in LiteRT on one thread here, or None.
 
   Raises:
     ValueError: if a number is out of range, or ``distill`` cannot be parsed.
@@ -44,6 +56,8 @@ class Options:
     4
     >>> Options(distill="kd:0.9,crd:0.8").distill
     'kd:0.9,crd:0.8'
+    >>> Options(sparsity_pattern="2:4", cluster=32).cluster
+    32
   """
 
   preset: str = "default"
@@ -55,11 +69,17 @@ class Options:
   teacher_checkpoint: str | None = None
   distill: str = "kd"
   bits: int = 8
+  sparsity: float | None = None
+  sparsity_pattern: str | None = None
+  cluster: int | None = None
   epochs: float | None = None
   batch_size: int = 64
   image_size: int | None = None
   seed: int = 0
   quick: bool = False
+  max_size: str | None = None
+  max_macs: str | None = None
+  max_latency_ms: float | None = None
 
   def __post_init__(self):
     if self.preset not in PRESETS:
@@ -75,7 +95,22 @@ class Options:
       )
     if not 2 <= self.bits <= 8:
       raise ValueError(f"bits: {self.bits} is out of range; it must be 2 to 8.")
-    for name in ("width", "teacher_width", "epochs", "batch_size", "image_size"):
+    check_pruning(self)
+    check_clusters(self)
+    for name in ("sparsity", "sparsity_pattern", "cluster"):
+      if self.budget is not None and getattr(self, name) is not None:
+        raise ValueError(
+          f"{name}: {getattr(self, name)} does not go with a budget, whose search removes channels and"
+          " picks bits; leave one of them out."
+        )
+    for name in (
+      "width",
+      "teacher_width",
+      "epochs",
+      "batch_size",
+      "image_size",
+      "max_latency_ms",
+    ):
       value = getattr(self, name)
       if value is not None and not value > 0:
         raise ValueError(f"{name}: {value} must be positive.")
@@ -83,6 +118,19 @@ class Options:
       raise ValueError("batch_size: 1 is too small for batch statistics; it must be at least 2.")
     if self.seed < 0:
       raise ValueError(f"seed: {self.seed} must not be negative.")
+
+  @property
+  def budget(self) -> Budget | None:
+    """What the student may cost; None where nothing is said.
+
+    Examples:
+      >>> Options(max_macs="2.5M").budget
+      Budget(size=None, macs=2500000, latency_ms=None)
+    """
+    size = None if self.max_size is None else parse_size(self.max_size, "max_size")
+    macs = None if self.max_macs is None else parse_count(self.max_macs, "max_macs")
+    budget = Budget(size, macs, self.max_latency_ms)
+    return None if budget == Budget() else budget
 
 
 def make_options(given: dict[str, Any]) -> Options:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,18 +18,19 @@ from jaxcompress import distill, export, quantize, training
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import FINE_TUNE, Preset
+from jaxcompress.pipeline.pruning import pruned
 from jaxcompress.report import MetricsWriter, read_metrics
 from jaxcompress.training.sharding import on_one_device
 
 FIRST_STAGE = 1 / 8  # of the steps, for losses that have one: 30 of 240 epochs in RepDistiller
 STEPS = 1000  # where no number of epochs is given, and the set is not small
 SMALL_STEPS, SMALL_EPOCHS = 400, 25  # a small set gets so many epochs, but no fewer steps
+RECOVERY = 0.3  # of the learning rate, for networks that were trained before
 EVAL_BATCH = 250
 PROGRESS_FILE = "progress.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
+class Schedule(NamedTuple):
   """Steps of each phase.
 
   Attributes:
@@ -70,7 +71,7 @@ class Context:
     data: images in memory.
     preset: how networks are trained.
     schedule: steps of each phase.
-    metrics: rows go here; of the first process.
+    metrics: rows go here; of the first process. None before anything is trained.
     console: progress goes here.
     mesh: all devices of all processes, or None for one alone.
     workers: processes that decode images, for sets larger than memory; None: by the CPU's cores.
@@ -81,7 +82,7 @@ class Context:
   data: datasets.Dataset
   preset: Preset
   schedule: Schedule
-  metrics: MetricsWriter
+  metrics: MetricsWriter | None
   console: Console
   mesh: Mesh | None = None
   workers: int | None = None
@@ -144,7 +145,12 @@ def distill_student(
   network: Network,
   teacher: Network,
   teacher_variables: Any,
-  on_float: Callable[[Any], None],
+  on_float: Callable[[Any], None] | None = None,
+  *,
+  phase: str = "distilled",
+  schedule: Schedule | None = None,
+  start: Any = None,
+  rules: tuple[quantize.Rule, ...] = (),
 ) -> training.CompressState:
   """Distils the student, then fine-tunes it at integers: one recipe, one compiled step per stage.
 
@@ -154,46 +160,90 @@ def distill_student(
     teacher: the teacher.
     teacher_variables: its variables.
     on_float: called with the student's variables when distillation in float has ended.
+    phase: under which checkpoints and metrics are kept.
+    schedule: another one than the run's; either part may have no steps.
+    start: the student's variables, trained before; it then learns more slowly. None: fresh ones.
+    rules: bits of single layers.
 
   Returns:
     The last state, without what only training needs, on one device of this process.
   """
-  float_steps, int_steps = run.schedule.float_steps, run.schedule.int_steps
-  recipe = distillation_recipe(run, network, teacher)
+  schedule = schedule or run.schedule
+  recipe = distillation_recipe(
+    run, network, teacher, schedule, rules, RECOVERY if start is not None else 1.0
+  )
+  hooks = {}
+  if on_float is not None:
+    hooks[schedule.float_steps] = lambda state: on_float(run.here(state.averaged.variables))
   state = _train(
     run,
-    "distilled",
+    phase,
     network,
     recipe,
-    float_steps + int_steps,
+    schedule.float_steps + schedule.int_steps,
     teacher_variables=(teacher_variables,),
-    hooks={float_steps: lambda state: on_float(run.here(state.averaged.variables))},
+    student_variables=start,
+    hooks=hooks,
   )
   student = state.replace(teachers=(), loss_state=(), opt_state=(), placement=None)
   return run.here(student)
 
 
-def distillation_recipe(run: Context, network: Network, teacher: Network) -> training.Recipe:
-  """The recipe of a student and its teacher: in float, then at integers."""
-  float_steps, int_steps = run.schedule.float_steps, run.schedule.int_steps
-  asked = losses_of(run.options, len(run.data.train))
-  first_steps = 0 if asked.first is None else max(1, round(FIRST_STAGE * float_steps))
-  main_steps = max(1, float_steps - first_steps)  # the optimizer counts them from 0
+def distillation_recipe(
+  run: Context,
+  network: Network,
+  teacher: Network,
+  schedule: Schedule | None = None,
+  rules: tuple[quantize.Rule, ...] = (),
+  speed: float = 1.0,
+) -> training.Recipe:
+  """The recipe of a student and its teacher: in float, pruned if asked, then at integers.
+
+  Without steps in float nothing would train what a loss has of its own, such as a regressor; then
+  only the teacher's logits are followed.
+
+  Args:
+    run: the run.
+    network: the student.
+    teacher: the teacher.
+    schedule: another one than the run's.
+    rules: bits of single layers.
+    speed: factor of the learning rate in float.
+  """
+  float_steps, int_steps = schedule or run.schedule
+  images = len(run.data.train)
+  asked = (
+    losses_of(run.options, images) if float_steps else distill.parse("kd", num_examples=images)
+  )
+  staged = asked.first is not None and float_steps > 0
+  first_steps = max(1, round(FIRST_STAGE * float_steps)) if staged else 0
+  main_steps = float_steps - first_steps  # the optimizer counts them from 0
   protocol = run.preset.protocol_of(network.name)
-  fine_tune = optax.cosine_decay_schedule(FINE_TUNE * protocol.learning_rate, int_steps)
-  rate = optax.join_schedules([protocol.rate(main_steps), fine_tune], [main_steps])
+  fine_tune = optax.cosine_decay_schedule(FINE_TUNE * protocol.learning_rate, max(1, int_steps))
+  rate = fine_tune
+  if main_steps:
+    own = dataclasses.replace(protocol, learning_rate=speed * protocol.learning_rate)
+    rate = optax.join_schedules([own.rate(main_steps), fine_tune], [main_steps])
   return _recipe(
     run,
     network,
-    optimizer=protocol.optimizer_at(rate),
+    optimizer=pruned(protocol.optimizer_at(rate), run.options, network.summary.graph, main_steps),
     teachers=(teacher.module,),
     loss=asked.loss,
     trainable=asked.trainable,
-    stages=() if asked.first is None else (training.Stage(asked.first, asked.moves, first_steps),),
-    quantize=quantize.uniform(
-      run.options.bits, start_step=float_steps, freeze_norm_step=float_steps
-    ),
+    stages=(training.Stage(asked.first, asked.moves, first_steps),) if staged else (),
+    quantize=_integers(run.options, rules, float_steps) if int_steps else None,
   )
+
+
+def _integers(
+  options: Options, rules: tuple[quantize.Rule, ...], start: int
+) -> quantize.Quantization:
+  """The plan of the steps at integers."""
+  shared = {"rules": rules, "start_step": start, "freeze_norm_step": start}
+  if options.cluster is not None:
+    return quantize.clustered(options.cluster, **shared)
+  return quantize.uniform(options.bits, **shared)
 
 
 def losses_of(options: Options, images: int) -> distill.Parsed:
@@ -257,6 +307,7 @@ def _train(
   steps: int,
   *,
   teacher_variables: tuple[Any, ...] = (),
+  student_variables: Any = None,
   hooks: dict[int, Callable[[Any], None]] | None = None,
 ) -> training.CompressState:
   """Trains one phase from its newest checkpoint, or from the start."""
@@ -283,7 +334,11 @@ def _train(
 
   first = datasets.batch_at(split, options.batch_size, seed=seed, position=0)  # whole everywhere
   state = training.init_state(
-    recipe, jax.random.key(seed), first, teacher_variables=teacher_variables
+    recipe,
+    jax.random.key(seed),
+    first,
+    teacher_variables=teacher_variables,
+    student_variables=student_variables,
   )
   if run.mesh is not None:
     state = training.shard(state, run.mesh)
@@ -308,7 +363,7 @@ def _train(
       batch_at,
       steps=steps,
       name=phase,
-      on_log=lambda row: run.metrics.write(phase, row.pop("step"), **row),
+      on_log=lambda row: run.metrics.write(phase, int(row.pop("step")), **row),
       hooks=hooks,
       checkpoints=checkpoints,
       console=run.console,

@@ -130,3 +130,4 @@ PRESETS = {
     ),
   ),
 }
+"""Whole runs by the name that ``compress --preset`` knows."""

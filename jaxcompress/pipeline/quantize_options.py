@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from jaxcompress import quantize
-from jaxcompress.pipeline.formats import FORMATS, format_of, kernels_for
+from jaxcompress.pipeline.formats import FORMATS, format_of, kernels_for, without_suffix
 
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "ki": 1024, "mi": 1024**2}
 
@@ -25,7 +25,8 @@ class QuantizeOptions:
     kernels: the runtime whose arithmetic it is; None: the usual one of the file.
     image_size: side in pixels; None: what the model's file says, else the data's own.
     analyze: whether the layers are analysed.
-    out: the file; its suffix says of which kind: .tflite, .onnx, .stablehlo or .jcz (packed).
+    out: the file; its suffix says of which kind: .tflite, .int4.tflite, .onnx, .stablehlo or .jcz
+      (packed).
     also: names of formats that are written beside it.
     force: whether files that exist are replaced.
     seed: of the data and the choice of images.
@@ -67,7 +68,16 @@ class QuantizeOptions:
       raise ValueError(f"images: {self.images} must be at least 1.")
     if self.image_size is not None and self.image_size < 1:
       raise ValueError(f"image_size: {self.image_size} must be at least 1.")
-    format_of(self.out)
+    formats = (format_of(self.out), *self.also)
+    if "tflite-int4" in formats and self.budget is None and (self.bits or 8) > 4:
+      raise ValueError(
+        f"format: 'tflite-int4' needs weights of 4 bits at most, and they get {self.bits or 8}; add"
+        " --bits 4."
+      )
+    if FORMATS[formats[0]].is_float and len(formats) == sum(FORMATS[n].is_float for n in formats):
+      raise ValueError(
+        f"out: {self.out} holds float numbers, so nothing would be quantized; name an integer file."
+      )
     _ = self.runtime
     _ = self.budget_bytes
 
@@ -84,9 +94,10 @@ class QuantizeOptions:
   @property
   def models(self) -> list[pathlib.Path]:
     """The files that hold the network."""
-    suffixes = [FORMATS[name].suffix for name in self.also]
     out = pathlib.Path(self.out)
-    return list(dict.fromkeys([out, *map(out.with_suffix, suffixes)]))
+    base = without_suffix(out)
+    others = [base.with_name(base.name + FORMATS[name].suffix) for name in self.also]
+    return list(dict.fromkeys([out, *others]))
 
   @property
   def files(self) -> dict[str, pathlib.Path]:
@@ -101,7 +112,7 @@ class QuantizeOptions:
     return files
 
 
-def parse_size(size: str) -> int:
+def parse_size(size: str, name: str = "budget") -> int:
   """Bytes of a size as people write it: kB and MB are decimal, KiB and MiB binary.
 
   Raises:
@@ -113,5 +124,21 @@ def parse_size(size: str) -> int:
   """
   match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(|k|m|ki|mi)b?\s*", size.lower())
   if match is None or float(match[1]) == 0:
-    raise ValueError(f"budget: {size!r} is no size; write it as 300KB, 1.5MB or a number of bytes.")
+    raise ValueError(f"{name}: {size!r} is no size; write it as 300KB, 1.5MB or a number of bytes.")
   return int(float(match[1]) * UNITS[match[2]])
+
+
+def parse_count(count: str, name: str) -> int:
+  """A number as people write it: 10M, 2.5k, 1G, or in full.
+
+  Raises:
+    ValueError: if it is none.
+
+  Examples:
+    >>> parse_count("10M", "max_macs"), parse_count("1500", "max_macs")
+    (10000000, 1500)
+  """
+  match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)\s*", count.lower())
+  if match is None or float(match[1]) == 0:
+    raise ValueError(f"{name}: {count!r} is no number; write it as 10M, 500k or in full.")
+  return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2]])

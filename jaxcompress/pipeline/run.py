@@ -1,5 +1,6 @@
 """A whole compress run: from images to an integer file and a report."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,9 +17,12 @@ from jaxcompress import data as datasets
 from jaxcompress import export, quantize, report, training
 from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline import networks, phases
+from jaxcompress.pipeline.devices import device_facts
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import FINE_TUNE, PRESETS
+from jaxcompress.pipeline.pruning import is_pruned
+from jaxcompress.pipeline.search import Found, plan_candidates, search
 from jaxcompress.training import processes
 
 QUICK_IMAGES = 6000
@@ -95,23 +99,33 @@ def compress(
   )
   phases.check_losses(options, data.train, preset.preprocess, student, teacher)
   metrics_file = folder / "metrics.jsonl" if processes.is_first() else os.devnull
+  run = phases.Context(
+    folder=folder,
+    options=options,
+    data=data,
+    preset=preset,
+    schedule=phases.Schedule.of(options, len(data.train)),
+    metrics=None,
+    console=console,
+    mesh=mesh,
+    workers=workers,
+  )
+  if options.budget is not None:
+    plan_candidates(run, student)  # before anything is trained or written
   with report.MetricsWriter(metrics_file) as metrics:
-    run = phases.Context(
-      folder=folder,
-      options=options,
-      data=data,
-      preset=preset,
-      schedule=phases.Schedule.of(options, len(data.train)),
-      metrics=metrics,
-      console=console,
-      mesh=mesh,
-      workers=workers,
-    )
-    trained = _train_all(run, student, teacher, given)
+    run = dataclasses.replace(run, metrics=metrics)
+    variables = _teach(run, teacher, given)
+    if options.budget is None:
+      trained = _train_student(run, student, teacher, variables)
+      made, searched = trained.quantized, None
+    else:
+      found = _search(run, student, teacher, variables)
+      student, made, searched = found.network, lambda: found.quantized, found.search
 
     def deploy() -> None:
       with console.status("running the .tflite on every test image"):
-        results = _deploy(run, student, trained.quantized(), command, began)
+        results = _deploy(run, student, made(), command, began)
+      results = dataclasses.replace(results, search=searched)
       report.write_report(results, folder)
       shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
@@ -132,10 +146,8 @@ def _all_devices(options: Options) -> Mesh | None:
   return mesh
 
 
-def _train_all(
-  run: phases.Context, student: Network, teacher: Network, given: Any
-) -> training.CompressState:
-  """All phases; float models are exported and noted as they are done."""
+def _teach(run: phases.Context, teacher: Network, given: Any) -> Any:
+  """The teacher's variables: given, of an earlier part of this run, or trained."""
   saved = run.folder / "teacher"
   if given is not None:
     variables = given
@@ -156,18 +168,48 @@ def _train_all(
     processes.once(
       lambda: networks.save(saved, teacher, variables, run.data.classes, run.preprocess)
     )
+  return variables
+
+
+def _train_alone(run: phases.Context, student: Network) -> None:
+  """The student on labels alone, noted once it is done."""
   if not processes.shared("alone" in run.recall()):
     alone = phases.train_alone(run, student)
     _note_float(run, "alone", student, alone, steps=run.schedule.float_steps)
 
-  def on_float(distilled: Any) -> None:
-    _note_float(run, "distilled", student, distilled, steps=run.schedule.float_steps)
-    processes.once(lambda: save_student(distilled))
 
-  def save_student(variables: Any) -> None:
+def _keep_distilled(run: phases.Context, student: Network, distilled: Any, steps: int) -> None:
+  """Exports, notes and saves the student in float."""
+
+  def save_student() -> None:
     folder = run.folder / "student"
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
-    networks.save(folder, student, variables, run.data.classes, run.preprocess)
+    networks.save(folder, student, distilled, run.data.classes, run.preprocess)
+
+  _note_float(run, "distilled", student, distilled, steps=steps)
+  processes.once(save_student)
+
+
+def _search(run: phases.Context, student: Network, teacher: Network, variables: Any) -> Found:
+  """The best student within the budget; the same network is trained on labels alone too."""
+  found = search(run, student, teacher, variables)
+  run.console.print(f"kept: {found.network.title}", highlight=False)
+  _train_alone(run, found.network)
+  steps = found.result.steps - run.schedule.int_steps
+  _keep_distilled(run, found.network, found.variables, steps)
+  run.note(distilled={**run.recall()["distilled"], "seconds": found.result.seconds})
+  export.write_atomically(run.folder / "student.jcz", found.packed.read_bytes())
+  return found
+
+
+def _train_student(
+  run: phases.Context, student: Network, teacher: Network, variables: Any
+) -> training.CompressState:
+  """The student alone, distilled, and at integers; float models are noted as they are done."""
+  _train_alone(run, student)
+
+  def on_float(distilled: Any) -> None:
+    _keep_distilled(run, student, distilled, run.schedule.float_steps)
 
   return phases.distill_student(run, student, teacher, variables, on_float)
 
@@ -216,20 +258,24 @@ def _deploy(
   command: str,
   began: float,
 ) -> report.Results:
-  """Writes the integer file, runs it on every test image, and collects the results."""
+  """Writes the integer file, which runs on every test image, and the packed one; the results."""
   data, path = run.data, run.folder / "student.tflite"
   preprocess = run.preprocess.to_metadata()
   metadata = {"classes": list(data.classes), "preprocess": preprocess, "data": data.name}
   export.tflite(quantized, path, metadata=metadata)
+  small = export.packed(quantized, run.folder / "student.jcz", metadata=metadata)
   verification, predictions = _verify(path, quantized, data.test.images)
   facts = run.recall()
   schedule = run.schedule
   int8 = report.Entry(
     **_sizes(student, path),
+    **device_facts(path),
     top1=float(np.mean(predictions == data.test.labels)),
-    steps=schedule.float_steps + schedule.int_steps,
-    seconds=run.seconds("distilled"),
+    steps=facts["distilled"]["steps"] + schedule.int_steps,
+    seconds=run.seconds("distilled") or facts["distilled"]["seconds"],
     weight_bits=run.options.bits,
+    packed_bytes=small.stat().st_size,
+    sparsity=quantize.zero_share(quantized) if is_pruned(run.options) else None,
     bit_equal=verification.bit_equal,
     max_steps=verification.max_steps,
     top1_agreement=verification.top1_agreement,
@@ -287,11 +333,22 @@ def _settings(run: phases.Context) -> dict[str, Any]:
   schedule = run.schedule
   rate = run.preset.protocol_of(run.options.student).learning_rate
   asked = phases.losses_of(run.options, len(run.data.train))
+  asked_for = {
+    name.replace("_", " "): value
+    for name in ("max_size", "max_macs", "max_latency_ms")
+    if (value := getattr(run.options, name)) is not None
+  }
   return {
+    **asked_for,
     "batch size": run.options.batch_size,
     "float steps": schedule.float_steps,
     "int8 steps": schedule.int_steps,
     "preset": run.options.preset,
+    **{
+      name.replace("_", " "): value
+      for name in ("sparsity", "sparsity_pattern", "cluster")
+      if (value := getattr(run.options, name)) is not None
+    },
     "learning rate": rate,
     "fine-tuning rate": rate * FINE_TUNE,
     "distillation": ", ".join(f"{name} {weight:g}" for name, weight in asked.weights.items()),

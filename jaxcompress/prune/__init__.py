@@ -1,11 +1,21 @@
-"""Masks as optax transformations: kernels whose weights are exactly zero, chosen during training."""
+"""Masks as optax transformations, and channels removed so that a network becomes a smaller one."""
 
+from jaxcompress.prune.choose import choose_channels, thinnest
 from jaxcompress.prune.distributions import erdos_renyi
 from jaxcompress.prune.dynamic import cosine_fraction, rigl, sparse_evolution
-from jaxcompress.prune.magnitude import magnitude, n_m
+from jaxcompress.prune.importance import Importance, channel_importance
+from jaxcompress.prune.magnitude import magnitude, n_m, parse_pattern
+from jaxcompress.prune.removal import (
+  Keep,
+  Removal,
+  mask_channels,
+  plan_removal,
+  remove_channels,
+)
 from jaxcompress.prune.rules import Rule, first_and_last
 from jaxcompress.prune.schedules import Schedule, agp, at_once
 from jaxcompress.prune.scores import keep_largest, keep_n_of_m
+from jaxcompress.prune.slimming import slimming
 from jaxcompress.prune.state import (
   PruneState,
   apply_masks,
@@ -17,13 +27,18 @@ from jaxcompress.prune.state import (
 from jaxcompress.prune.wrap import Method, masked
 
 __all__ = [
+  "Importance",
+  "Keep",
   "Method",
   "PruneState",
+  "Removal",
   "Rule",
   "Schedule",
   "agp",
   "apply_masks",
   "at_once",
+  "channel_importance",
+  "choose_channels",
   "cosine_fraction",
   "erdos_renyi",
   "first_and_last",
@@ -32,10 +47,16 @@ __all__ = [
   "keep_n_of_m",
   "layer_sparsity",
   "magnitude",
+  "mask_channels",
   "masked",
   "masks_of",
   "n_m",
+  "parse_pattern",
+  "plan_removal",
+  "remove_channels",
   "rigl",
+  "slimming",
   "sparse_evolution",
   "sparsity",
+  "thinnest",
 ]

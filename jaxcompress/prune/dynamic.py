@@ -68,8 +68,18 @@ def rigl(
     del key
     return jnp.abs(gradient.astype(jnp.float32))
 
-  share = cosine_fraction(fraction, stop)
-  return _moving(optimizer, share, by_gradient, sparsity, every, stop, distribution, rules, seed)
+  return _moving(
+    optimizer,
+    cosine_fraction,
+    by_gradient,
+    sparsity=sparsity,
+    stop=stop,
+    every=every,
+    fraction=fraction,
+    distribution=distribution,
+    rules=rules,
+    seed=seed,
+  )
 
 
 def sparse_evolution(
@@ -119,8 +129,18 @@ def sparse_evolution(
   def anywhere(gradient, key):
     return jax.random.uniform(key, gradient.shape)
 
-  share = lambda count: jnp.where(count < stop, fraction, 0.0)  # noqa: E731
-  return _moving(optimizer, share, anywhere, sparsity, every, stop, distribution, rules, seed)
+  return _moving(
+    optimizer,
+    _steady_fraction,
+    anywhere,
+    sparsity=sparsity,
+    stop=stop,
+    every=every,
+    fraction=fraction,
+    distribution=distribution,
+    rules=rules,
+    seed=seed,
+  )
 
 
 def cosine_fraction(fraction: float, stop: int) -> Fraction:
@@ -143,6 +163,10 @@ def cosine_fraction(fraction: float, stop: int) -> Fraction:
     return fraction / 2 * (1 + jnp.cos(jnp.pi * done))
 
   return share
+
+
+def _steady_fraction(fraction: float, stop: int) -> Fraction:
+  return lambda count: jnp.where(count < stop, fraction, 0.0)
 
 
 def move(
@@ -170,11 +194,13 @@ def move(
 
 def _moving(
   optimizer: optax.GradientTransformation,
-  share: Fraction,
+  fraction_of: Callable[[float, int], Fraction],
   growth: Growth,
+  *,
   sparsity: float,
-  every: int,
   stop: int,
+  every: int,
+  fraction: float,
   distribution: Distribution,
   rules: tuple[Rule, ...],
   seed: int,
@@ -183,10 +209,12 @@ def _moving(
   check_sparsity(sparsity)
   if distribution not in DISTRIBUTIONS:
     raise ValueError(f"distribution: {distribution!r} is unknown; it must be 'erk' or 'uniform'.")
-  if every < 1 or stop < 1 or not 0 < share(jnp.int32(0)) <= 1:
-    raise ValueError(
-      f"every, stop, fraction: {every}, {stop} must be at least 1, fraction in (0, 1]."
-    )
+  for name, value in {"every": every, "stop": stop}.items():
+    if value < 1:
+      raise ValueError(f"{name}: {value} must be at least 1.")
+  if not 0 < fraction <= 1:
+    raise ValueError(f"fraction: {fraction} is out of range; it must be above 0 and at most 1.")
+  share = fraction_of(fraction, stop)
   key = lambda *numbers: _fold(jax.random.key(seed), numbers)  # noqa: E731
 
   def init(kernels):

@@ -22,7 +22,7 @@ class PruneState(NamedTuple):
   """
 
   masks: dict[str, jax.Array]
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
   inner: Any
 
 
@@ -100,6 +100,16 @@ def keep_masks(old: Any, new: Any) -> Any:
   Args:
     old: state of the same optimizer.
     new: its state from ``init``.
+
+  Returns:
+    ``new``, with the masks of ``old``; its count starts at 0.
+
+  Examples:
+    >>> old = PruneState({"a": jnp.array([True, False])}, jnp.int32(9), ())
+    >>> new = PruneState({"a": jnp.array([True, True])}, jnp.int32(0), ())
+    >>> kept = keep_masks(old, new)
+    >>> kept.masks["a"].tolist(), int(kept.count)
+    ([True, False], 0)
   """
   is_ours = lambda node: isinstance(node, PruneState)  # noqa: E731
 
@@ -114,18 +124,24 @@ def keep_masks(old: Any, new: Any) -> Any:
 def sparsity(opt_state: Any) -> jax.Array:
   """Share of the weights that are pruned, over all kernels with a mask; float32 scalar.
 
+  Args:
+    opt_state: of any optimizer; zero for one that does not prune.
+
   Examples:
     >>> masks = {"a": jnp.array([[True, False]]), "b": jnp.array([[False, False]])}
-    >>> float(sparsity(PruneState(masks, jnp.int32(0), ())))
-    0.75
+    >>> float(sparsity(PruneState(masks, jnp.int32(0), ()))), float(sparsity(()))
+    (0.75, 0.0)
   """
   masks = masks_of(opt_state).values()
   kept = sum(jnp.sum(mask, dtype=jnp.float32) for mask in masks)
-  return 1 - kept / sum(mask.size for mask in masks)
+  return jnp.float32(1 - kept / sum(mask.size for mask in masks)) if masks else jnp.float32(0)
 
 
 def layer_sparsity(opt_state: Any) -> dict[str, jax.Array]:
-  """Share of the weights that are pruned, float32 scalars by layer.
+  """Share of the weights that are pruned, float32 scalars by layer; only of layers with a mask.
+
+  Args:
+    opt_state: of any optimizer.
 
   Examples:
     >>> masks = {"a": jnp.array([[True, False]])}

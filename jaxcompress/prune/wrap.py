@@ -46,6 +46,20 @@ def masked(
 
   Raises:
     ValueError: on ``update``, without ``params``.
+
+  Examples:
+    >>> import optax
+    >>> small = lambda masks, weights, gradients, count: {n: abs(weights[n]) > 1 for n in masks}
+    >>> method = Method(
+    ...   init=lambda kernels: {name: jnp.ones(w.shape, bool) for name, w in kernels.items()},
+    ...   due=lambda count: count == 0,
+    ...   renew=small,
+    ... )
+    >>> params = {"a": {"kernel": jnp.array([[0.5, -2.0]])}}
+    >>> optimizer = masked(optax.sgd(0.0), method)
+    >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+    >>> optax.apply_updates(params, updates)["a"]["kernel"].tolist()
+    [[0.0, -2.0]]
   """
   optimizer = optax.with_extra_args_support(optimizer)
 

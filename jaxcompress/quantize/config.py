@@ -114,14 +114,20 @@ def int8(
   rules: tuple[Rule, ...] = (),
   start_step: int = 0,
   freeze_norm_step: int | None = None,
+  symmetric: bool = False,
 ) -> Quantization:
   """8-bit weights and activations, as integer runtimes compute; see :func:`uniform`.
+
+  With ``symmetric`` the zero point of all activations is 0, as TensorRT has it; what is never
+  below zero then has 128 levels.
 
   Examples:
     >>> int8(start_step=900).start_step
     900
+    >>> int8(symmetric=True).activations.levels
+    Levels(low=-128, high=127, symmetric=True)
   """
-  return _plan(absmax(8), decay, rules, start_step, freeze_norm_step)
+  return _plan(absmax(8), decay, rules, start_step, freeze_norm_step, symmetric=symmetric)
 
 
 def int4(
@@ -247,10 +253,11 @@ def _plan(
   start_step: int,
   freeze_norm_step: int | None,
   activation_bits: int = 8,
+  symmetric: bool = False,
 ) -> Quantization:
   return Quantization(
     weights=weights,
-    activations=ema_range(activation_bits, decay=decay),
+    activations=ema_range(activation_bits, decay=decay, symmetric=symmetric),
     rules=rules,
     start_step=start_step,
     freeze_norm_step=freeze_norm_step,

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcompress.nn import fold, parameters
 from jaxcompress.quantize.config import Quantization
-from jaxcompress.quantize.grid import activation_levels, affine, stored_bits
+from jaxcompress.quantize.grid import affine, levels, stored_bits
 from jaxcompress.quantize.integer import Grid
 from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.model import QuantizedModel
@@ -79,7 +79,7 @@ def trained_codes(
 def _stored(quantizer: Quantizer, scale: jax.Array, zero: jax.Array):
   """The grid in the integer type of the file."""
   low, high, _ = quantizer.levels
-  full = activation_levels(stored_bits(quantizer.levels))
+  full = levels(stored_bits(quantizer.levels), symmetric=quantizer.levels.symmetric)
   if 2**FEWEST_KEPT <= high - low + 1 < full.high - full.low:
     scale, zero = affine((low - zero) * scale, (high - zero) * scale, full)
   return scale, zero
@@ -131,9 +131,9 @@ def deploy(
   return assemble(
     sites.graph,
     fold(sites.graph, variables),
-    codes.scales,
+    {name: np.asarray(scales) for name, scales in codes.scales.items()},
     grids,
-    codes=codes.kernels,
+    codes={name: np.asarray(kernel) for name, kernel in codes.kernels.items()},
     preprocess=preprocess,
     kernels=kernels,
   )

@@ -8,7 +8,6 @@ from jaxcompress.report.analysis import (
   analysis_text,
 )
 from jaxcompress.report.candidates import (
-  Candidate,
   allocation_table,
   candidates_plot,
   trial_table,
@@ -20,12 +19,14 @@ from jaxcompress.report.machine import environment
 from jaxcompress.report.metrics import MetricsWriter, curves, read_metrics
 from jaxcompress.report.plots import write_plots
 from jaxcompress.report.results import (
+  Candidate,
   Entry,
   Layer,
   Range,
   Results,
   Run,
   Sample,
+  Search,
   Spread,
 )
 from jaxcompress.report.serial import from_json, to_json
@@ -49,6 +50,7 @@ __all__ = [
   "Results",
   "Run",
   "Sample",
+  "Search",
   "Spread",
   "allocation_table",
   "analysis_finding",

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -11,24 +10,8 @@ from rich.text import Text
 
 from jaxcompress.quantize import Allocation, Sensitivity, Trial
 from jaxcompress.report import style, text
-from jaxcompress.report.plots import spread
+from jaxcompress.report.results import Candidate
 from jaxcompress.report.tables import plain_table
-
-
-class Candidate(NamedTuple):
-  """A quantized network among others.
-
-  Attributes:
-    name: as a person writes it, such as ``"4 bits"`` or ``"mixed"``.
-    bytes: of its packed weights, scales and biases.
-    score: share of images that are right, or on which it decides as the float network.
-    mixed: whether its layers differ in bits.
-  """
-
-  name: str
-  bytes: int
-  score: float
-  mixed: bool = False
 
 
 def trial_table(trials: Sequence[Trial], *, labels: bool, kept: str | None = None) -> Table:
@@ -89,39 +72,49 @@ def allocation_table(sensitivity: Sensitivity, allocation: Allocation) -> Table:
   return table
 
 
-def candidates_finding(candidates: Sequence[Candidate], reference: float) -> str:
+def candidates_finding(
+  candidates: Sequence[Candidate], reference: float, compared_with: str = "float network"
+) -> str:
   """Which network is best in its size, in a sentence.
 
   Examples:
     >>> candidates_finding([Candidate("8 bits", 1000, 0.9), Candidate("mixed", 600, 0.89, True)], 0.9)
     'mixed: 89.0 % in 600 B, -1.0 points beside the float network.'
   """
-  chosen = next((one for one in candidates if one.mixed), None)
+  chosen = next((one for one in candidates if one.chosen), None)
+  chosen = chosen or next((one for one in candidates if one.mixed), None)
   chosen = chosen or max(candidates, key=lambda one: one.score)
   return (
     f"{chosen.name}: {text.percent(chosen.score)} in {text.size(chosen.bytes)},"
-    f" {text.points(chosen.score - reference)} beside the float network."
+    f" {text.points(chosen.score - reference)} beside the {compared_with}."
   )
 
 
 @style.styled
 def candidates_plot(
-  candidates: Sequence[Candidate], reference: float, images: int, what: str = "top-1"
+  candidates: Sequence[Candidate],
+  reference: float,
+  images: int,
+  what: str = "top-1",
+  compared_with: str = "float network",
+  sizes_of: str = "packed weights, scales and biases",
 ) -> Figure:
   """Scores of quantized networks against their packed sizes.
 
   Args:
     candidates: at least one.
-    reference: the float network's score, a share.
+    reference: the score that they are compared with, a share.
     images: on which the scores were measured.
     what: the scores are.
+    compared_with: whose score the reference is.
+    sizes_of: what the bytes are.
 
   Raises:
     ValueError: if there are no candidates.
   """
   if not candidates:
     raise ValueError("candidates: there are none; give at least one.")
-  fig = style.figure(candidates_finding(candidates, reference), 4.0)
+  fig = style.figure(candidates_finding(candidates, reference, compared_with), 4.0)
   ax = fig.subplots()
   sizes = [one.bytes for one in candidates]
   scores = [one.score for one in candidates]
@@ -135,10 +128,11 @@ def candidates_plot(
   ax.set_ylim(low, high)
   ax.set_xlim(0, 1.35 * max(sizes))
   ax.axhline(reference, color=style.color("teacher"), lw=1, ls=(0, (4, 3)), zorder=1)
-  ax.annotate(" float", (0, reference), va="bottom", color=style.color("teacher"), fontsize=8.5)
-  places = spread([(s - low) / (high - low) for s in scores], sizes, 0.135)
+  name = compared_with.removesuffix(" network")
+  ax.annotate(f" {name}", (0, reference), va="bottom", color=style.color("teacher"), fontsize=8.5)
+  places = style.spread([(s - low) / (high - low) for s in scores], sizes, 0.135)
   for one, error, place in zip(candidates, noise, places, strict=True):
-    color = style.color("int8" if one.mixed else "distilled")
+    color = style.color("int8" if one.mixed or one.chosen else "distilled")
     ax.errorbar(one.bytes, one.score, error, fmt="o", ms=8, color=color, elinewidth=1.2, zorder=3)
     ax.annotate(
       f"{one.name}\n{text.percent(one.score)}, {text.size(one.bytes)}",
@@ -151,6 +145,6 @@ def candidates_plot(
     )
   ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.size(value)))
   ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{round(100 * v, 2):g} %"))
-  ax.set_xlabel("packed weights, scales and biases (bars: one standard error)")
+  ax.set_xlabel(f"{sizes_of} (bars: one standard error)")
   ax.set_title(what)
   return fig

@@ -31,7 +31,7 @@ def render(results: Results, images: Mapping[str, bytes]) -> str:
     cards="".join(_cards(results)),
     entries=tables.entry_table(results),
     note=tables.safe(_note(results)),
-    overview=_figures(results, images, "accuracy_against_size", "costs", "latency"),
+    overview=_figures(results, images, "accuracy_against_size", "candidates", "costs", "latency"),
     training=_section(
       "training",
       "Training",
@@ -101,8 +101,8 @@ def _steps_beside(alone: Entry, distilled: Entry) -> str:
 
 def _note(results: Results) -> str:
   """What stands under the comparison: the device's match, and how far the test set reaches."""
-  shares = [results.entries[key].top1 for key in ("alone", "distilled")]
-  error = findings.standard_error(*shares, results.run.test_images)
+  alone, distilled = (results.entries[key].top1 for key in ("alone", "distilled"))
+  error = findings.standard_error(alone, distilled, results.run.test_images)
   small = results.entries["int8"]
   device = ""
   if small.bit_equal is not None:

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from jaxcompress.export.files import write_atomically
 from jaxcompress.report import findings, style, text
+from jaxcompress.report.candidates import candidates_finding, candidates_plot
 from jaxcompress.report.confusion import confusion_matrix
 from jaxcompress.report.ranges import activation_ranges, weight_ranges
 from jaxcompress.report.results import Results, label, ordered
@@ -138,7 +139,7 @@ def accuracy_against_size(results: Results) -> Figure:
   span = max(max(ends) - min(ends), 0.02)
   low, high = max(min(ends) - 0.2 * span, -0.02), min(max(ends) + 0.15 * span, 1.02)
   ax.set_ylim(low, high)
-  places = spread([(s - low) / (high - low) for s in shares], sizes, 0.135)
+  places = style.spread([(s - low) / (high - low) for s in shares], sizes, 0.135)
   for (key, entry), size, share, error, place in zip(
     entries, sizes, shares, noise, places, strict=True
   ):
@@ -160,31 +161,6 @@ def accuracy_against_size(results: Results) -> Figure:
   ax.set_xlabel("model file (bars: one standard error of the test set)")
   ax.set_title("top-1")
   return fig
-
-
-def spread(heights: Sequence[float], places: Sequence[float], gap: float) -> list[float]:
-  """Moves labels apart that stand at nearly the same place, keeping their order.
-
-  Args:
-    heights: of the labels, as shares of the axis.
-    places: positions on a logarithmic axis; labels within a factor of 1.8 may touch.
-    gap: least distance of two touching labels.
-
-  Examples:
-    >>> [round(h, 2) for h in spread([0.50, 0.52, 0.5], [1, 1, 100], 0.1)]
-    [0.46, 0.56, 0.5]
-  """
-  moved = list(heights)
-  for _ in range(50):
-    for i in range(len(moved)):
-      for j in range(len(moved)):
-        near = abs(math.log(places[i] / places[j])) < math.log(1.8)
-        below = (heights[i], -i) < (heights[j], -j)
-        overlap = gap - (moved[j] - moved[i])
-        if i != j and near and below and overlap > 1e-6:
-          moved[i] -= overlap / 2
-          moved[j] += overlap / 2
-  return moved
 
 
 @style.styled
@@ -227,6 +203,25 @@ def _has_latency(results: Results) -> bool:
   return any(e.latency_ms or e.latency_ms_2_threads for e in results.entries.values())
 
 
+def _search_finding(results: Results) -> str:
+  assert results.search is not None  # as for its plot
+  candidates, reference, _ = results.search
+  return candidates_finding(candidates, reference, "teacher")
+
+
+def _search_plot(results: Results) -> Figure:
+  assert results.search is not None  # the plot is drawn where there is a search
+  candidates, reference, images = results.search
+  return candidates_plot(
+    candidates,
+    reference,
+    images,
+    "top-1 of validation images",
+    compared_with="teacher",
+    sizes_of="packed file",
+  )
+
+
 PLOTS = (
   Plot(
     "accuracy_against_size",
@@ -234,6 +229,13 @@ PLOTS = (
     findings.compression,
     lambda results: True,
     "Top-1 on the test images against the size of the model file.",
+  ),
+  Plot(
+    "candidates",
+    _search_plot,
+    _search_finding,
+    lambda results: results.search is not None,
+    "Every student that was made to fit and trained, on validation images.",
   ),
   Plot(
     "costs",

@@ -46,6 +46,8 @@ class Entry:
     steps: training steps of this run; 0 for a network that came from a checkpoint.
     seconds: training time of this run.
     weight_bits: bits of a stored weight.
+    packed_bytes: size of the packed file (.jcz), or None.
+    sparsity: share of the weights that are zero, or None where nothing was pruned.
     latency_ms: median latency of the .tflite for one image on one thread, or None.
     latency_ms_2_threads: the same on two threads.
     bit_equal: share of the logits that are bit-equal between the device and exact evaluation.
@@ -53,6 +55,8 @@ class Entry:
     top1_agreement: share of images on which both pick the same class.
     logits: number of logits that were compared.
     file: name of the model's file in the output folder, or None.
+    arena_bytes: working memory that TensorFlow Lite for Microcontrollers needs, or None.
+    npu: in words, how many operators an Ethos-U computes, and why not the others, or None.
 
   Raises:
     ValueError: for a ``top1`` or a share outside 0 to 1.
@@ -70,6 +74,8 @@ class Entry:
   steps: int = 0
   seconds: float = 0.0
   weight_bits: int = 32
+  packed_bytes: int | None = None
+  sparsity: float | None = None
   latency_ms: float | None = None
   latency_ms_2_threads: float | None = None
   bit_equal: float | None = None
@@ -77,9 +83,11 @@ class Entry:
   top1_agreement: float | None = None
   logits: int | None = None
   file: str | None = None
+  arena_bytes: int | None = None
+  npu: str | None = None
 
   def __post_init__(self):
-    for name in ("top1", "bit_equal", "top1_agreement"):
+    for name in ("top1", "bit_equal", "top1_agreement", "sparsity"):
       share = getattr(self, name)
       if share is not None and not 0 <= share <= 1:
         raise ValueError(f"{name}: {share} must be a share from 0 to 1; divide percentages by 100.")
@@ -196,6 +204,38 @@ class Sample(NamedTuple):
     return cls(buffer.getvalue(), int(label), int(prediction))
 
 
+class Candidate(NamedTuple):
+  """A quantized network among others.
+
+  Attributes:
+    name: as a person writes it, such as ``"4 bits"`` or ``"mixed"``.
+    bytes: of its packed weights, scales and biases.
+    score: share of images that are right, or on which it decides as the float network.
+    mixed: whether its layers differ in bits.
+    chosen: whether it is the one that was kept.
+  """
+
+  name: str
+  bytes: int
+  score: float
+  mixed: bool = False
+  chosen: bool = False
+
+
+class Search(NamedTuple):
+  """What a search to a budget tried.
+
+  Attributes:
+    candidates: scores are those of validation images.
+    reference: the teacher's score on them.
+    images: their number.
+  """
+
+  candidates: tuple[Candidate, ...]
+  reference: float
+  images: int
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Results:
   """Everything that a report shows; parts that a run has not are left at their defaults.
@@ -211,6 +251,7 @@ class Results:
     ranges: its activation tensors, in order.
     samples: a few test images.
     preprocess: what maps images to the model's input; see :func:`~jaxcompress.report.deploy`.
+    search: how the student was found; None where it was given.
 
   Raises:
     ValueError: if an entry is missing or the confusion matrix does not fit the classes.
@@ -224,6 +265,7 @@ class Results:
   ranges: tuple[Range, ...] = ()
   samples: tuple[Sample, ...] = ()
   preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  search: Search | None = None
 
   def __post_init__(self):
     missing = [key for key in STAGES if key not in self.entries]

@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.report.results import STAGES, Entry, Layer, Range, Results, Run, Sample, Spread
+from jaxcompress.report.results import (
+  STAGES,
+  Candidate,
+  Entry,
+  Layer,
+  Range,
+  Results,
+  Run,
+  Sample,
+  Search,
+  Spread,
+)
 
 FORMAT = 1
 
@@ -36,6 +47,7 @@ def to_json(results: Results) -> dict[str, Any]:
       s._asdict() | {"png": base64.b64encode(s.png).decode("ascii")} for s in results.samples
     ],
     "preprocess": plain(results.preprocess),
+    "search": None if results.search is None else _search_json(results.search),
   }
 
 
@@ -69,6 +81,7 @@ def from_json(data: Mapping[str, Any]) -> Results:
       for s in data.get("samples", ())
     ),
     preprocess=data.get("preprocess", {}),
+    search=None if data.get("search") is None else _search(data["search"]),
   )
 
 
@@ -96,6 +109,16 @@ def _entry_json(key: str, entry: Entry) -> dict[str, Any]:
   always = ("bit_equal", "latency_ms") if key == "int8" else ()
   fields = plain(dataclasses.asdict(entry))
   return {name: v for name, v in fields.items() if v is not None or name in always}
+
+
+def _search_json(search: Search) -> dict[str, Any]:
+  fields = plain(search._asdict())
+  return fields | {"candidates": [plain(one._asdict()) for one in search.candidates]}
+
+
+def _search(fields: Mapping[str, Any]) -> Search:
+  candidates = tuple(Candidate(**one) for one in fields["candidates"])
+  return Search(candidates, fields["reference"], fields["images"])
 
 
 def _layer_json(layer: Layer) -> dict[str, Any]:

@@ -166,3 +166,4 @@ PROTOCOLS = {
     ema=0.9999,
   ),
 }
+"""Published settings of training by name."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import flax.linen as linen
@@ -15,6 +16,7 @@ from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
 from jaxcompress.quantize import (
   Exact,
+  Quantization,
   QuantVariables,
   Sites,
   exact_values,
@@ -41,13 +43,35 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-def _distill_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
+@partial(jax.jit, donate_argnums=0)
+def distill_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
+  """One step of distillation, quantization included: ``state, metrics = distill_step(state, batch)``.
+
+  Jitted, and the old state is donated. It runs on CPU, GPU, TPU, or on arrays sharded over a mesh.
+  A batch whose loss or gradients are not finite leaves everything as it was and adds one to
+  ``state.skipped``.
+
+  Args:
+    state: a :class:`CompressState` whose recipe has teachers.
+    batch: ``{"image": (batch, height, width, channels) uint8 or float, "label": (batch,) int32 or
+      (batch, classes) float, "index": (batch,) int32}``; ``index`` is only read by losses with memory
+      banks. Soft labels may also come as ``target``.
+
+  Returns:
+    ``(state, metrics)``; metrics are device scalars: ``loss``, ``accuracy``, ``skipped`` and one for
+    each part of the loss.
+
+  Raises:
+    ValueError: if the recipe has no teachers.
+  """
   if not state.recipe.teachers:
     raise ValueError("teachers: the recipe has none; use train_step, or give it teachers.")
   return _update(state, batch)
 
 
-def _train_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
+@partial(jax.jit, donate_argnums=0)
+def train_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
+  """One step without a teacher; otherwise like :func:`distill_step`."""
   if state.recipe.teachers:
     raise ValueError("teachers: the recipe has teachers; use distill_step.")
   return _update(state, batch)
@@ -70,7 +94,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   loss_of_stage, trainable = recipe.stage(state.stage)
   moves = moving(trainable, state.trained)
   train = any(jax.tree.leaves(moves["student"]))
-  groups = ({},)
+  groups: tuple[dict[str, tuple[str, ...]], ...] = ({},)
   if recipe.apart:
     task = tuple(name for name in state.loss_params if name not in recipe.apart)
     groups = ({"only": task}, {"only": recipe.apart})
@@ -169,11 +193,11 @@ def _teach(
 ) -> tuple[Endpoints, ...]:
   """What the teachers say to a batch, one microbatch after the other."""
   count = recipe.accumulate
-  if count == 1 or not recipe.teachers:
-    return run_teachers(recipe, variables, batch)
   size = len(batch["image"])
   if size % count:
     raise ValueError(f"accumulate: {count} microbatches do not divide a batch of {size}.")
+  if count == 1 or not recipe.teachers:
+    return run_teachers(recipe, variables, batch)
   parts = {name: split(x, count) for name, x in batch.items() if x.ndim}
   endpoints = jax.lax.map(lambda part: run_teachers(recipe, variables, part), parts)
   return jax.tree.map(join, endpoints)
@@ -233,7 +257,7 @@ def forward(
   exact = None
   if plan.exact_step is not None and live_norm is None:
     is_exact = state.step >= plan.exact_step if train else state.step > plan.exact_step
-    exact = _exact(is_exact, state, variables, sites, trained["student"], images)
+    exact = _exact(is_exact, plan, state, variables, sites, trained["student"], images)
   activations = quantize_activations(
     plan,
     sites,
@@ -256,6 +280,7 @@ def forward(
 
 def _exact(
   active: jax.Array,
+  plan: Quantization,
   state: CompressState,
   variables: QuantVariables,
   sites: Sites,
@@ -266,7 +291,7 @@ def _exact(
   of_model = {"params": params, "batch_stats": state.batch_stats}
   values = jax.lax.cond(
     active,
-    lambda *args: exact_values(state.recipe.quantize, sites, *args),
+    lambda *args: exact_values(plan, sites, *args),
     lambda *args: {
       name: jnp.zeros((len(images), *sites.graph.shape(name)[1:])) for name in sites.rounded
     },
@@ -294,7 +319,8 @@ def _name_blocks(next_fun, args, kwargs, context):
   return jax.tree.map(lambda x: checkpoint_name(x, BLOCK), output)
 
 
-def _eval_step(state: CompressState, batch: Batch) -> Metrics:
+@jax.jit
+def eval_step(state: CompressState, batch: Batch) -> Metrics:
   """Sums over one batch, so that batches can be added up.
 
   Args:
@@ -304,7 +330,7 @@ def _eval_step(state: CompressState, batch: Batch) -> Metrics:
   Returns:
     ``{"correct", "loss", "count"}``: float32 scalars; ``loss`` is summed cross-entropy.
   """
-  return classification_sums(_predict(state, batch["image"]), batch)
+  return classification_sums(predict(state, batch["image"]), batch)
 
 
 def classification_sums(logits: jax.Array, batch: Batch) -> Metrics:
@@ -330,7 +356,8 @@ def classification_sums(logits: jax.Array, batch: Batch) -> Metrics:
   }
 
 
-def _predict(state: CompressState, images: jax.Array) -> jax.Array:
+@jax.jit
+def predict(state: CompressState, images: jax.Array) -> jax.Array:
   """Logits of the student, (batch, classes) float32, as trained so far (quantized if it is).
 
   Where the recipe asks for a moving average it is what is evaluated; for the latest weights give
@@ -339,29 +366,3 @@ def _predict(state: CompressState, images: jax.Array) -> jax.Array:
   state = state.averaged
   output, _, _ = forward(state, state.trained, to_network_input(state.recipe, images), train=False)
   return output.logits.astype(jnp.float32)
-
-
-distill_step = jax.jit(_distill_step, donate_argnums=0)
-train_step = jax.jit(_train_step, donate_argnums=0)
-eval_step = jax.jit(_eval_step)
-predict = jax.jit(_predict)
-distill_step.__doc__ = """One step of distillation, quantization included: ``state, metrics = distill_step(state, batch)``.
-
-Jitted, and the old state is donated. It runs on CPU, GPU, TPU, or on arrays sharded over a mesh.
-A batch whose loss or gradients are not finite leaves everything as it was and adds one to
-``state.skipped``.
-
-Args:
-  state: a :class:`CompressState` whose recipe has teachers.
-  batch: ``{"image": (batch, height, width, channels) uint8 or float, "label": (batch,) int32 or
-    (batch, classes) float, "index": (batch,) int32}``; ``index`` is only read by losses with memory
-    banks. Soft labels may also come as ``target``.
-
-Returns:
-  ``(state, metrics)``; metrics are device scalars: ``loss``, ``accuracy``, ``skipped`` and one for
-  each part of the loss.
-
-Raises:
-  ValueError: if the recipe has no teachers.
-"""
-train_step.__doc__ = """One step without a teacher; otherwise like :func:`distill_step`."""

@@ -21,6 +21,7 @@ from jaxcompress.distill import (
 )
 from jaxcompress.distill.banks import draw_contrast, scores, write_rows
 from jaxcompress.distill.contrastive import noise_contrastive
+from jaxcompress.distill.strata import draw_rows
 from jaxcompress.nn import Endpoints
 
 
@@ -151,6 +152,59 @@ def test_negatives_are_uniform_over_the_others():
     np.testing.assert_allclose(others, 1.0, atol=0.05)
 
 
+@pytest.mark.parametrize("strata", [2, 5])
+def test_negatives_by_stratum_are_others_uniform_within_each(strata):
+  index, examples = jnp.array([0, 3, 6, 10]), 11
+  numbers = jnp.arange(strata)
+  rows = draw_rows(jax.random.key(0), index, numbers, strata, examples, 20_000)
+  for stratum in range(strata):
+    members = np.arange(stratum, examples, strata)
+    for own, drawn in zip(np.asarray(index), np.asarray(rows[:, stratum]), strict=True):
+      others = members[members != own]
+      counts = np.bincount(drawn * strata + stratum, minlength=examples)
+      assert counts.sum() == counts[others].sum()
+      np.testing.assert_allclose(counts[others] * len(others) / drawn.size, 1.0, atol=0.05)
+
+
+@pytest.mark.parametrize("formulation", ["dense", "gather"])
+def test_strata_compute_what_the_same_negatives_give_without_them(formulation):
+  strata, examples, negatives = 4, 30, 12
+  options = {"dim": 4, "negatives": negatives, "formulation": formulation}
+  cut, whole = crd(examples, strata=strata, **options), crd(examples, strata=1, **options)
+  student, teachers = features(1, 6, 10), (features(2, 6, 14),)
+  index, key = jnp.array([3, 8, 29, 3, 0, 17]), jax.random.key(5)
+  params, state = cut.init(jax.random.key(0), student, teachers, {"index": index})
+  rows = draw_rows(key, index, jnp.arange(strata), strata, examples, negatives // strata)
+  ids = (rows * strata + jnp.arange(strata).reshape(1, -1, 1)).reshape(6, -1)
+  ids = jnp.concatenate([index.reshape(-1, 1), ids], axis=1)
+
+  def in_order(bank):
+    return jnp.swapaxes(bank, 0, 1).reshape(-1, 4)[:examples]
+
+  def flat(state):
+    banks = {n: in_order(getattr(state, n)) for n in ("student_bank", "teacher_bank")}
+    return state._replace(**banks)
+
+  def run(transform, state, batch):
+    def objective(params, student):
+      loss, after, _ = transform.update(params, state, student, teachers, batch, rng=key)
+      return loss, after
+
+    return jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))(params, student)
+
+  (loss, after), slopes = run(cut, state, {"index": index})
+  for transform, start in ((whole, flat(state)), (cut, state)):
+    batch = {"index": index, "contrast_index": ids}
+    (expected, then), expected_slopes = run(transform, start, batch)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    chex.assert_trees_all_close(slopes, expected_slopes, rtol=1e-4, atol=1e-5)
+    if transform is whole:
+      after_in_order = flat(after)
+      chex.assert_trees_all_close(
+        after_in_order._replace(overwritten=()), then._replace(overwritten=()), atol=1e-5
+      )
+
+
 def test_negatives_come_from_the_state_or_from_the_key_that_is_passed(small):
   def loss(count, **extras):
     return float(small.step(small.state._replace(count=jnp.int32(count)), **extras)[0])
@@ -241,10 +295,11 @@ def test_an_update_is_kept_or_taken_back_to_the_bit(small, keep):
   chex.assert_trees_all_equal(chosen, after if keep else before)
 
 
-@pytest.mark.parametrize("formulation", ["dense", "gather"])
-def test_donated_banks_are_never_copied_not_even_to_take_a_step_back(formulation):
-  examples = 997
-  transform = scale(0.8, crd(examples, dim=16, negatives=32, formulation=formulation))
+@pytest.mark.parametrize(("formulation", "strata"), [("dense", 1), ("gather", 1), ("gather", 4)])
+def test_donated_banks_are_never_copied_not_even_to_take_a_step_back(formulation, strata):
+  examples = 1000
+  settings = {"formulation": formulation, "strata": strata}
+  transform = scale(0.8, crd(examples, dim=16, negatives=32, **settings))
   student, teachers, batch = features(1, 6, 10), (features(2, 6, 14),), {"index": jnp.arange(6)}
   params, state = jax.eval_shape(transform.init, jax.random.key(0), student, teachers, batch)
 
@@ -258,7 +313,7 @@ def test_donated_banks_are_never_copied_not_even_to_take_a_step_back(formulation
     return grads, keep_where(finite, after, state)
 
   compiled = jax.jit(step, donate_argnums=1).lower(params, state, student, batch).compile()
-  made = re.findall(rf"= f32\[{examples},16\]\S* ([\w-]+)\(", compiled.as_text())
+  made = re.findall(r"= f32\[(?:1000|4,250),16\]\S* ([\w-]+)\(", compiled.as_text())
   assert "scatter" in made
   assert not {"copy", "select"} & set(made), made
   assert compiled.memory_analysis().alias_size_in_bytes >= 2 * examples * 16 * 4
@@ -282,6 +337,9 @@ def test_rows_that_are_not_kept_are_not_written():
     ({"temperature": lambda step: 1.0}, "temperature: a schedule"),
     ({"momentum": 1.0}, r"momentum: 1.0 must be in \[0, 1\)"),
     ({"momentum": -0.1}, "momentum: -0.1"),
+    ({"strata": 0}, r"strata: 0 must be a whole number that divides negatives \(16384\)"),
+    ({"strata": 3}, "strata: 3"),
+    ({"strata": 8}, r"at most half of num_examples \(10\)"),
     ({"formulation": "fast"}, "formulation: 'fast' must be one of auto, dense, gather"),
   ],
 )

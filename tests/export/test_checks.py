@@ -129,7 +129,7 @@ CASES = {  # check: limit, what obeys it, what breaks it
   ),
   "codes": (
     ("INT8",),
-    operator("DequantizeLinear", [constant(np.ones(4, np.int32))]),
+    operator("DequantizeLinear", [constant(np.ones(4, np.int8))]),
     operator("QuantizeLinear", outputs=[tensor(kind="UINT8")]),
   ),
   "zero-point": (

@@ -86,6 +86,13 @@ def test_a_format_that_cannot_hold_the_network_leaves_nothing(run, tmp_path):
   ("arguments", "message"),
   [
     (("net.jcz", "--format", "tflite,coreml"), "format: 'coreml' is unknown; it must be one of"),
+    (
+      ("net.jcz", "--format", "onnx-float32"),
+      "'onnx-float32' holds the float network, and net.jcz",
+    ),
+    (("net.jcz", "--format", "tflite-int4"), "weights: 'int4' needs layers whose integers"),
+    (("gone.safetensors", "--format", "tflite-int4"), "they get 8; add --bits 4"),
+    (("gone.safetensors", "--format", "tflite-float16"), "holds float numbers, so nothing would"),
     (("net.jcz", "--method", "mse"), "method: mse is given, but net.jcz is quantized already"),
     (("net.jcz", "--out", "no/net"), "the folder no does not exist"),
     (("net.jcz", "--format", "packed"), "net.jcz exists"),

@@ -8,6 +8,7 @@ import pytest
 
 from jaxcompress import cli, export, models, quantize
 from jaxcompress import data as datasets
+from jaxcompress.export.runtime import Runtime
 from jaxcompress.nn import init_variables
 from jaxcompress.pipeline import networks, quantizing
 
@@ -90,6 +91,21 @@ def test_export_quantizes_a_float_network_and_writes_formats_beside_each_other(
   assert {quantize.bits_of(layer.weights) for layer in model.layers.values()} <= {2, 3}
   assert export.verify("both.onnx", model, np.ones((2, 32, 32, 3), np.float32)).bit_equal == 1
   assert tuple(export.read_metadata("both.jcz")["classes"]) == CLASSES
+
+
+def test_export_writes_narrow_and_float_files_too(run, file, shapes, trained, images, tmp_path):
+  options = ("--data", f"folder:{shapes}", "--method", "minmax", "--images", 48, "--bits", 4)
+  formats = "tflite-int4,tflite-float32,tflite-float16,onnx-float32"
+  code, out, err = run(file, "--format", formats, "--out", "n", *options, command="export")
+  assert (code, err) == (0, "") and out.count("the float network") == 3
+  assert "100 % of the logits" in out
+  sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+  assert 1.8 < sizes["n.float32.tflite"] / sizes["n.float16.tflite"] < 2
+  assert sizes["n.int4.tflite"] < sizes["n.float16.tflite"] / 2.5
+  image = datasets.Preprocess()(images.test.images[:1])
+  logits = trained[0].apply(trained[1], image, train=False).logits
+  for name in ("n.float32.tflite", "n.float32.onnx"):
+    np.testing.assert_allclose(Runtime(name)(image), logits, atol=1e-3)
 
 
 def test_budget_and_analysis_write_their_files_beside_it(run, file, shapes, tmp_path):

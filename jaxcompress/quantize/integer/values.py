@@ -112,6 +112,17 @@ def fits_int4(weights: np.ndarray) -> bool:
   return bool(low >= -8 and high <= 7)
 
 
+def centred(grid: Grid) -> Grid:
+  """The grid with zero point 0 that holds the range of another one.
+
+  Examples:
+    >>> centred(Grid(np.float32(0.5), -128))
+    Grid(scale=np.float32(1.003937), zero_point=0, bits=8)
+  """
+  top = 2 ** (grid.bits - 1) - 1
+  return Grid(grid.scale * np.float32(max(-grid.low, grid.high) / top), 0, grid.bits)
+
+
 class Integers(NamedTuple):
   """A layer's integers: ``y = (conv(q - z, weights) + bias) * (input_scale * scales)``.
 

@@ -1,0 +1,336 @@
+"""Accuracy against size: narrower networks, pruning, quantization, and all at once with distillation.
+
+    python benchmarks/pruning.py [--shares 4,16] [--steps 600] [--tune 240] [--seeds 1]
+        [--out runs/pruning.jsonl]
+
+A MobileNetV2 is trained in float on the built-in glyphs; then every way makes it as small as a
+share of its bytes, and trains on for ``--tune`` steps: removing channels (in float), zeroing weights
+(in float), and fewer bits for each layer (8-bit activations); and, all at once, channels removed and
+bits chosen and a teacher followed, in as many steps. Narrower networks are trained from scratch for
+as many steps as the others in sum, since there is nothing that they are made of. Channels go by their
+Taylor importance, zeros by AGP, bits by measured sensitivity, LSQ below 5.
+
+Bytes are those of weights, scales and biases: 4 for a float32; a zeroed layer has a bit for each
+weight that says whether it is there, and 2:4 two bits for each weight that is; integers as
+``quantize.model_bytes`` counts them. Accuracy is that of the integer models in exact evaluation, or
+of the float models, on the 4,000 test images, which nothing was chosen on.
+
+Each row is a line of the output file, and rows that are there are not measured again; so it can be
+killed and started again. The trained networks are kept beside it.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import time
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jaxcompress import data as datasets
+from jaxcompress import distill, models, nn, prune, quantize, training
+from jaxcompress.pipeline import PRESETS, networks
+from jaxcompress.pipeline.budgets import fit_channels
+
+NAME, WIDTH, TEACHER_WIDTH = "mobilenet_v2", 0.35, 0.75
+NARROWER = (0.25, 0.18, 0.125, 0.09, 0.0625, 0.045, 0.03)
+BATCH, SCORED, MEASURED = 64, 1024, 256
+TUNE = 0.3  # of the learning rate, for networks that were trained before
+MEAN_BITS = 5  # that channels leave room for, where bits are chosen too
+BITS = (8, 6, 5, 4, 3, 2)
+
+
+class Bench:
+  """The data, and how networks are trained on them."""
+
+  def __init__(self, args, seed):
+    self.args, self.seed = args, seed
+    self.data, self.preset = datasets.load("glyphs"), PRESETS["default"]
+    self.preprocess, self.protocol = self.preset.preprocess, self.preset.protocol
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.permutation(len(self.data.train))[:SCORED])
+    self.images, self.labels = self.data.train.images[chosen], self.data.train.labels[chosen]
+
+  def network(self, width):
+    shape, count = self.data.image_shape, len(self.data.classes)
+    return networks.build(NAME, count, shape, width, None, self.preset.network)
+
+  def batch_at(self, position):
+    return datasets.batch_at(self.data.train, BATCH, seed=self.seed, position=position)
+
+  def train(
+    self, module, steps, *, start=None, teacher=None, plan=None, wrap=lambda optimizer: optimizer
+  ):
+    """The state after training; a network that was trained before learns more slowly."""
+    speed = 1.0 if start is None else TUNE
+    protocol = dataclasses.replace(self.protocol, learning_rate=speed * self.protocol.learning_rate)
+    loss = distill.cross_entropy()
+    if teacher is not None:
+      loss = distill.parse("kd", num_examples=len(self.data.train)).loss
+    recipe = training.Recipe(
+      student=module,
+      teachers=() if teacher is None else (teacher[0],),
+      loss=loss,
+      optimizer=wrap(protocol.optimizer(steps)),
+      augment=self.preset.augment(self.data),
+      preprocess=self.preprocess,
+      quantize=plan,
+    )
+    state = training.init_state(
+      recipe,
+      jax.random.key(self.seed),
+      self.batch_at(0),
+      student_variables=start,
+      teacher_variables=() if teacher is None else (teacher[1],),
+    )
+    return training.fit(state, self.batch_at, steps=steps, console=Console(quiet=True))
+
+  def kept(self, name, width, steps):
+    """A float network and its variables, trained once and kept beside the results."""
+    path = self.args.out.with_suffix("") / f"{name}-{steps}-{self.seed}.safetensors"
+    if path.exists():
+      return models.load(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    module = self.network(width).module
+    variables = jax.device_get(self.train(module, steps).variables)
+    models.save(path, module, variables)
+    return module, variables
+
+  def graph(self, module):
+    shape = self.data.image_shape
+    return models.summarize(module, shape[0], shape[-1]).graph
+
+  def float_top1(self, module, variables):
+    batches = datasets.eval_batches(self.data.test, 250)
+    return training.evaluate(module, variables, batches, preprocess=self.preprocess)["top1"]
+
+  def integer_top1(self, quantized):
+    logits = quantized.integers(self.data.test.images)
+    return float(np.mean(logits.argmax(-1) == self.data.test.labels))
+
+  def importance(self, module, variables):
+    return prune.channel_importance(
+      module,
+      variables,
+      self.images,
+      method="taylor",
+      labels=self.labels,
+      preprocess=self.preprocess,
+    )
+
+  def allocation(self, module, variables, most):
+    """Bits of the layers, as many as fit; the fewest, if even those are too many."""
+    found = quantize.sensitivity(
+      module,
+      variables,
+      self.images[:MEASURED],
+      bits=BITS,
+      preprocess=self.preprocess,
+      progress=False,
+    )
+    return quantize.choose_bits(found, max(most, found.bytes_at(BITS[-1])))
+
+  def integers(self, module, variables, most, steps, *, start_step=0, teacher=None):
+    """The quantized network after training with the bits that fit."""
+    rules = tuple(map(_trained, self.allocation(module, variables, most).rules))
+    plan = quantize.uniform(
+      8, rules=rules, start_step=start_step, freeze_norm_step=start_step + (steps - start_step) // 2
+    )
+    state = self.train(module, steps, start=variables, teacher=teacher, plan=plan)
+    return state.quantized()
+
+
+def _trained(rule):
+  """The rule with steps that are trained, which few bits need."""
+  bits = rule.weights.levels.high.bit_length() + 1
+  return dataclasses.replace(rule, weights=quantize.lsq(bits)) if bits < 5 else rule
+
+
+def float_bytes(graph):
+  """Bytes of the weights and biases of a float network whose BatchNorm is folded."""
+  return 4 * sum(size + channels for size, channels in sizes(graph).values())
+
+
+def sizes(graph):
+  """Weights and output channels of every layer."""
+  shapes = {node.name: nn.kernel_shape(node) for node in graph.nodes}
+  return {name: (int(np.prod(s)), s[-1]) for name, s in shapes.items() if s is not None}
+
+
+def integer_bytes(graph, bits):
+  return sum(quantize.packed_bytes(*pair, bits) for pair in sizes(graph).values())
+
+
+def narrower(bench, base, most):
+  """The widest network that fits, from scratch."""
+  fitting = [w for w in NARROWER if float_bytes(bench.network(w).summary.graph) <= most]
+  network = bench.network(fitting[0] if fitting else NARROWER[-1])
+  state = bench.train(network.module, bench.args.steps + bench.args.tune)
+  top1 = bench.float_top1(network.module, state.variables)
+  return top1, float_bytes(network.summary.graph), network.summary.graph
+
+
+def fewer_channels(bench, base, most):
+  module, variables = base
+  keep = fit_channels(bench.importance(module, variables), lambda g: float_bytes(g) <= most)
+  module, variables = prune.remove_channels(module, variables, keep)
+  state = bench.train(module, bench.args.tune, start=variables)
+  graph = bench.graph(module)
+  return bench.float_top1(module, state.variables), float_bytes(graph), graph
+
+
+def zeros(bench, base, most):
+  """Zeros anywhere, all kernels together; the last quarter of the steps trains what is left."""
+  module, variables = base
+  graph = bench.graph(module)
+  weights = sum(size for size, _ in sizes(graph).values())
+  rest = float_bytes(graph) - 4 * weights + -(-weights // 8)
+  sparsity = float(np.clip(1 - (most - rest) / (4 * weights), 0.0, 0.99))
+  steps = bench.args.tune
+  every = max(1, steps // 24)
+  wrap = lambda optimizer: prune.magnitude(  # noqa: E731
+    optimizer,
+    sparsity=sparsity,
+    scope="global",
+    schedule=prune.agp(0, 3 * steps // 4, every=every),
+    rules=(prune.Rule(match="first|last|depthwise"),),
+  )
+  state = bench.train(module, steps, start=variables, wrap=wrap)
+  left = sum(int(np.count_nonzero(leaf["kernel"])) for leaf in _layers(state.params))
+  return bench.float_top1(module, state.variables), 4 * left + rest, graph
+
+
+def two_of_four(bench, base, most):
+  """Half of the weights; there is no other share."""
+  module, variables = base
+  graph = bench.graph(module)
+  state = bench.train(module, bench.args.tune, start=variables, wrap=prune.n_m)
+  masks = prune.masks_of(state.opt_state)
+  gone = sum(int((~np.asarray(mask)).sum()) for mask in masks.values())
+  left = sum(int(mask.size) for mask in masks.values()) - gone
+  size = float_bytes(graph) - 4 * gone + left // 4
+  return bench.float_top1(module, state.variables), size, graph
+
+
+def fewer_bits(bench, base, most):
+  module, variables = base
+  quantized = bench.integers(module, variables, most, bench.args.tune)
+  return bench.integer_top1(quantized), quantize.model_bytes(quantized), bench.graph(module)
+
+
+def all_at_once(bench, base, most):
+  """Channels, bits and a teacher; integers from a third of the steps on."""
+  module, variables = base
+  keep = fit_channels(
+    bench.importance(module, variables), lambda graph: integer_bytes(graph, MEAN_BITS) <= most
+  )
+  module, variables = prune.remove_channels(module, variables, keep)
+  teacher = bench.kept("teacher", TEACHER_WIDTH, bench.args.steps)
+  steps = bench.args.tune
+  quantized = bench.integers(module, variables, most, steps, start_step=steps // 3, teacher=teacher)
+  return bench.integer_top1(quantized), quantize.model_bytes(quantized), bench.graph(module)
+
+
+WAYS = {
+  "all at once, distilled": all_at_once,
+  "fewer bits": fewer_bits,
+  "fewer channels": fewer_channels,
+  "zeros": zeros,
+  "narrower": narrower,
+  "2:4": two_of_four,
+}
+
+
+def _layers(params):
+  if "kernel" in params:
+    yield params
+    return
+  for part in params.values():
+    if isinstance(part, dict):
+      yield from _layers(part)
+
+
+def rows_of(path, settings):
+  """Rows measured with these settings; a line cut off by a kill is none."""
+  found = []
+  for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+      row = json.loads(line)
+    except ValueError:
+      continue
+    if row["settings"] == settings:
+      found.append(row)
+  return found
+
+
+def measure(args, settings, console):
+  shares = [int(share) for share in args.shares.split(",")]
+  for seed in range(args.seeds):
+    done = {(r["way"], r["share"]) for r in rows_of(args.out, settings) if r["seed"] == seed}
+    wanted = [("float", 1)] + [
+      (way, share)
+      for share in sorted(shares, reverse=True)
+      for way in WAYS
+      if way != "2:4" or share == min(shares)
+    ]
+    bench = Bench(args, seed)
+    for way, share in wanted:
+      if (way, share) in done:
+        continue
+      began = time.perf_counter()
+      base = bench.kept("base", WIDTH, args.steps)
+      whole = bench.graph(base[0])
+      if way == "float":
+        top1, size, graph = bench.float_top1(*base), float_bytes(whole), whole
+      else:
+        top1, size, graph = WAYS[way](bench, base, float_bytes(whole) // share)
+      row = {
+        "way": way,
+        "share": share,
+        "seed": seed,
+        "top1": top1,
+        "bytes": int(size),
+        "macs": nn.count_macs(graph),
+        "seconds": time.perf_counter() - began,
+        "settings": settings,
+      }
+      with args.out.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+      console.print(f"{way}, 1/{share}: {100 * top1:.2f} %, {size:,} bytes")
+      jax.clear_caches()
+
+
+def table(rows):
+  """Means over seeds, by share and way."""
+  made = Table(title=f"{NAME} x{WIDTH:g} on glyphs: top-1 on the test set")
+  for column in ("share of the bytes", "", "top-1, %", "kB", "multiply-adds"):
+    made.add_column(column, justify="right" if column else "left")
+  keys = dict.fromkeys((row["share"], row["way"]) for row in rows)
+  for share, way in sorted(keys, key=lambda key: key[0]):
+    own = [row for row in rows if (row["share"], row["way"]) == (share, way)]
+    top1, size, macs = (np.mean([row[key] for row in own]) for key in ("top1", "bytes", "macs"))
+    made.add_row(
+      f"1/{share}", way, f"{100 * top1:.2f}", f"{size / 1000:.1f}", f"{macs / 1e6:.2f} M"
+    )
+  return made
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--shares", default="4,16")
+  parser.add_argument("--steps", type=int, default=600)
+  parser.add_argument("--tune", type=int, default=240)
+  parser.add_argument("--seeds", type=int, default=1)
+  parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("pruning.jsonl"))
+  args = parser.parse_args()
+  settings, console = {"steps": args.steps, "tune": args.tune}, Console()
+  args.out.parent.mkdir(parents=True, exist_ok=True)
+  measure(args, settings, console)
+  console.print(table(rows_of(args.out, settings)))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,185 @@
+"""A graph as a module: the same leaf ops under the same names, from data instead of code.
+
+Code that builds a network decides by channel counts, such as whether a shortcut is projected; with
+other counts it would build another network. A replay keeps what the code once decided.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from flax.core import FrozenDict
+
+from jaxcompress.nn import layers as leaf_ops
+from jaxcompress.nn.endpoints import Endpoints
+from jaxcompress.nn.graph import INPUT, Graph
+from jaxcompress.nn.norm import Norm
+
+LEAF_OPS: dict[str, type[leaf_ops.LeafOp]] = {
+  op.__name__: op
+  for op in (
+    leaf_ops.ConvNorm,
+    leaf_ops.BatchNorm,
+    leaf_ops.Dense,
+    leaf_ops.Add,
+    leaf_ops.Multiply,
+    leaf_ops.Concat,
+    leaf_ops.Split,
+    leaf_ops.ChannelShuffle,
+    leaf_ops.MaxPool,
+    leaf_ops.AvgPool,
+    leaf_ops.GlobalAvgPool,
+    leaf_ops.Activation,
+  )
+}
+WITH_TRAIN = ("ConvNorm", "BatchNorm")
+
+
+class Layer(NamedTuple):
+  """One leaf op of a :class:`Replay`.
+
+  Attributes:
+    name: path of the module, joined by slashes.
+    op: the leaf op's class name, a key of :data:`LEAF_OPS`.
+    fields: of the leaf op.
+    inputs: names of the tensors read, as in a :class:`~jaxcompress.nn.Node`.
+  """
+
+  name: str
+  op: str
+  fields: Mapping[str, Any]
+  inputs: tuple[str, ...]
+
+
+class Replay(nn.Module):
+  """A network given as a list of leaf ops; see :func:`replay`.
+
+  Attributes:
+    num_classes: size of the logits.
+    layers: in the order in which they run.
+    ends: names of the tensors that :class:`~jaxcompress.nn.Endpoints` holds; ``pooled`` None:
+      what the last linear layer reads, flattened.
+    image_size: side of the images for which it was recorded.
+    origin: what it was made of, as a person writes it.
+  """
+
+  num_classes: int
+  layers: tuple[Layer, ...]
+  ends: Endpoints
+  image_size: int
+  origin: str = ""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
+    tensors = _run(((layer.name, layer) for layer in self.layers), {INPUT: x}, train)
+    ends: Any = self.ends
+    if ends.pooled is not None:
+      pooled = tensors[ends.pooled]
+    else:
+      classifier = next(layer for layer in self.layers if layer.name == ends.logits)
+      pooled = tensors[classifier.inputs[0]].reshape(x.shape[0], -1)
+    maps, preact = (tuple(tensors[name] for name in part) for part in (ends.maps, ends.preact))
+    return Endpoints(tensors[ends.logits], pooled, maps, preact)
+
+
+class _Scope(nn.Module):
+  """The part of a replay whose names begin alike; it gives them their place among the variables."""
+
+  layers: tuple[tuple[str, Layer], ...]
+
+  @nn.compact
+  def __call__(
+    self, tensors: dict[str, jax.Array], *, train: bool | jax.Array
+  ) -> dict[str, jax.Array]:
+    return _run(self.layers, tensors, train)
+
+
+def _run(
+  layers: Iterable[tuple[str, Layer]], tensors: dict[str, jax.Array], train: bool | jax.Array
+) -> dict[str, jax.Array]:
+  """The tensors and those that layers add, inside a compact method; names are relative to it."""
+  for head, run in itertools.groupby(layers, lambda pair: pair[0].partition("/")[0]):
+    part = tuple((path.partition("/")[2], layer) for path, layer in run)
+    if part[0][0]:
+      tensors = _Scope(part, name=head)(tensors, train=train)
+    else:
+      ((_, layer),) = part
+      tensors = {**tensors, **_call(head, layer, tensors, train)}
+  return tensors
+
+
+def _call(
+  name: str, layer: Layer, tensors: Mapping[str, jax.Array], train: bool | jax.Array
+) -> dict[str, jax.Array]:
+  module = LEAF_OPS[layer.op](**layer.fields, name=name)
+  extras = {"train": train} if layer.op in WITH_TRAIN else {}
+  found = module(*(tensors[tensor] for tensor in layer.inputs), **extras)
+  found = found if isinstance(found, tuple) else (found,)
+  return {layer.name if i == 0 else f"{layer.name}:{i}": y for i, y in enumerate(found)}
+
+
+def replay(graph: Graph, endpoints: Endpoints, origin: str = "") -> Replay:
+  """The module that runs a traced graph.
+
+  Its variables have the names and shapes of the traced model's, so those fit it. It belongs to
+  the size of the images that the graph was traced with, since architectures may have other strides
+  for others.
+
+  Args:
+    graph: not fused; its nodes' names, ops and attributes are taken.
+    endpoints: names of tensors, as :func:`~jaxcompress.nn.trace_endpoints` gives them.
+    origin: what the graph is of, as a person writes it.
+
+  Raises:
+    ValueError: if the graph has other ops than the leaf ops.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import trace_endpoints
+    >>> model = models.resnet8(num_classes=10)
+    >>> x = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    >>> module = replay(*trace_endpoints(model, models.summarize(model).variables, x))
+    >>> models.summarize(module).graph == models.summarize(model).graph
+    True
+  """
+  layers = tuple(Layer(n.name, n.op, FrozenDict(n.attrs), n.inputs) for n in graph.nodes)
+  for layer in layers:
+    if layer.op not in LEAF_OPS:
+      raise ValueError(
+        f"graph: {layer.name!r} is a {layer.op}; a replay is made of {', '.join(LEAF_OPS)}."
+      )
+  classes = graph.shape(graph.output)[-1]
+  return Replay(classes, layers, endpoints, graph.input_shape[1], origin)
+
+
+def parse_layer(entry: Sequence[Any]) -> Layer:
+  """A layer from plain values, as JSON gives them back; or a layer as it is.
+
+  Raises:
+    ValueError: if the op is none of the leaf ops, or has no such field.
+
+  Examples:
+    >>> parse_layer(["stem", "ConvNorm", {"features": 8, "norm": [1e-5, 0.9, False]}, ["input"]])
+    Layer(name='stem', op='ConvNorm', fields=FrozenDict({
+        features: 8,
+        norm: Norm(epsilon=1e-05, momentum=0.9, zero=False),
+    }), inputs=('input',))
+  """
+  name, op, fields, inputs = entry
+  if op not in LEAF_OPS:
+    raise ValueError(f"layers: {name!r} is a {op!r}; it must be one of {', '.join(LEAF_OPS)}.")
+  known = {field.name for field in dataclasses.fields(LEAF_OPS[op])} - {"parent", "name"}
+  for field in fields:
+    if field not in known:
+      raise ValueError(f"layers: {name!r} has no field {field!r}; a {op} has {sorted(known)}.")
+  fields = {field: _as_tuples(value) for field, value in fields.items()}
+  if fields.get("norm") is not None:
+    fields["norm"] = Norm(*fields["norm"])
+  return Layer(str(name), op, FrozenDict(fields), tuple(map(str, inputs)))
+
+
+def _as_tuples(value: Any) -> Any:
+  return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,218 @@
+"""What a network costs, before it is trained; and which candidates a budget leaves."""
+
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcompress import export, prune, quantize
+from jaxcompress.nn import Folded, Graph, count_macs, kernel_shape
+
+LOW_BITS = 4  # on average, that the bits of single layers are expected to come down to
+FEWEST_BITS = 2
+DIVISOR = 8  # of the channels that stay
+NEAR = 0.95  # of the latency that is asked for, since it is measured again at the end
+HALVINGS = 9  # of the interval in which the share of channels is searched
+
+
+class Budget(NamedTuple):
+  """What a network may cost; None where it does not matter.
+
+  Attributes:
+    size: bytes of the packed file.
+    macs: multiply-adds for one image.
+    latency_ms: for one image, in LiteRT on one thread.
+  """
+
+  size: int | None = None
+  macs: int | None = None
+  latency_ms: float | None = None
+
+
+class Candidate(NamedTuple):
+  """A way to a student.
+
+  Attributes:
+    name: as a person writes it.
+    width: multiplier of the network that it starts from; None where there is none.
+    prunes: whether channels are removed until it fits.
+    mixed: whether every layer gets its own bits.
+  """
+
+  name: str
+  width: float | None
+  prunes: bool = False
+  mixed: bool = False
+
+
+def sketch(graph: Graph, bits: int = 8) -> quantize.QuantizedModel:
+  """A model of a graph with random integers: it costs what a trained one does, or a little more.
+
+  Args:
+    graph: traced, not fused.
+    bits: of all weights.
+  """
+  sites, rng = quantize.find_sites(graph), np.random.default_rng(0)
+  high = 2 ** (bits - 1) - 1
+  folded, scales = {}, {}
+  for node in sites.graph.nodes:
+    shape = kernel_shape(node)
+    if shape is None:
+      continue
+    kernel, bias = np.ones(shape, np.float32), rng.normal(size=shape[-1])
+    if node.name in sites.kernels:
+      scale = rng.uniform(0.5, 1.5, shape[-1]) / (high * np.prod(shape[:-1]) ** 0.5)
+      scales[node.name] = scale.astype(np.float32)
+      kernel = scales[node.name] * rng.integers(-high, high + 1, shape).astype(np.float32)
+    folded[node.name] = Folded(kernel, np.ones(shape[-1]), bias)
+  fixed = dict(sites.fixed)
+  grids = {t: fixed.get(t) or quantize.Grid(np.float32(0.05), 0) for t, _ in sites.keys}
+  return quantize.assemble(sites.graph, folded, scales, grids)
+
+
+def packed_size(model: quantize.QuantizedModel) -> int:
+  """Bytes of a model's packed file."""
+  with tempfile.TemporaryDirectory() as folder:
+    return export.packed(model, pathlib.Path(folder) / "model.jcz").stat().st_size
+
+
+def latency(model: quantize.QuantizedModel) -> float:
+  """Milliseconds that a model takes for an image, measured."""
+  with tempfile.TemporaryDirectory() as folder:
+    path = export.tflite(model, pathlib.Path(folder) / "model.tflite")
+    return export.benchmark(path, threads=1).median_ms
+
+
+def costs(graph: Graph, budget: Budget, bits: int = 8, extra: int = 0) -> Budget:
+  """What a graph costs of what a budget names.
+
+  Args:
+    graph: traced, not fused.
+    budget: costs that it leaves open are not measured.
+    bits: of all weights.
+    extra: bytes that the packed file holds beside the model.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> graph = models.summarize(models.resnet8(10)).graph
+    >>> costs(graph, Budget(macs=1))
+    Budget(size=None, macs=12501632, latency_ms=None)
+  """
+  return Budget(
+    None if budget.size is None else packed_size(sketch(graph, bits)) + extra,
+    None if budget.macs is None else count_macs(graph),
+    None if budget.latency_ms is None else latency(sketch(graph)) / NEAR,
+  )
+
+
+def within(spent: Budget, budget: Budget) -> bool:
+  """Whether nothing costs more than it may.
+
+  Examples:
+    >>> within(Budget(size=90), Budget(size=100)), within(Budget(macs=11), Budget(macs=10))
+    (True, False)
+  """
+  return all(most is None or cost <= most for cost, most in zip(spent, budget, strict=True))
+
+
+def fit_channels(
+  importance: prune.Importance, fits: Callable[[Graph], bool], divisor: int = DIVISOR
+) -> prune.Keep:
+  """The most channels with which a network fits; the fewest, if none does.
+
+  Args:
+    importance: of the network's channels.
+    fits: whether a graph does.
+    divisor: of the channels that stay.
+  """
+  choose = partial(prune.choose_channels, importance, divisor=divisor)
+  low, high = 0.0, 1.0
+  best = choose(1e-9, scope="layer")
+  for _ in range(HALVINGS):
+    middle = (low + high) / 2
+    keep = choose(middle)
+    if fits(prune.plan_removal(importance.graph, keep.masks).graph):
+      low, best = middle, keep
+    else:
+      high = middle
+  return best
+
+
+def plan(
+  budget: Budget, ladder: Mapping[float | None, Graph], bits: int = 8, extra: int = 0
+) -> tuple[Candidate, ...]:
+  """The candidates that can meet a budget.
+
+  The widest network that fits as it is; the next wider one, from which channels are removed; and,
+  where the size counts, the widest whose layers fit with fewer bits, and the next wider one with
+  both.
+
+  Args:
+    budget: what a network may cost.
+    ladder: graphs by width.
+    bits: the most that a layer has.
+    extra: as for :func:`costs`.
+
+  Returns:
+    One to four candidates.
+
+  Raises:
+    ValueError: if none can; the message says what is the least.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> graphs = {w: models.summarize(models.mobilenet_v2(10, w), 32).graph for w in (0.35, 0.5)}
+    >>> [candidate.name for candidate in plan(Budget(macs=count_macs(graphs[0.35])), graphs)]
+    ['x0.35', 'x0.5 pruned']
+  """
+  widths = sorted(ladder, key=lambda width: width or 0.0, reverse=True)
+  low = min(LOW_BITS, bits)
+
+  def fits(width: float | None, *, pruned: bool, bits: int) -> bool:
+    graph = prune.thinnest(ladder[width], DIVISOR) if pruned else ladder[width]
+    return within(costs(graph, budget, bits, extra), budget)
+
+  found = []
+  for mixed in (False, True) if budget.size is not None else (False,):
+    few = low if mixed else bits
+    plain = next((i for i, w in enumerate(widths) if fits(w, pruned=False, bits=few)), None)
+    wider = len(widths) - 1 if plain is None else plain - 1
+    if plain is not None and not (mixed and found and found[0] == Candidate("", widths[plain])):
+      found.append(Candidate("", widths[plain], mixed=mixed))
+    if wider >= 0 and fits(widths[wider], pruned=True, bits=few):
+      found.append(Candidate("", widths[wider], prunes=True, mixed=mixed))
+  if not found:
+    found = _least(budget, ladder, widths[-1], extra)
+  named = (candidate._replace(name=_name(candidate)) for candidate in found)
+  return tuple(dict.fromkeys(named))
+
+
+def _name(candidate: Candidate) -> str:
+  start = "whole width" if candidate.width is None else f"x{candidate.width:g}"
+  changes = ("pruned",) * candidate.prunes + ("mixed bits",) * candidate.mixed
+  return " ".join((start, ", ".join(changes))).strip()
+
+
+def _least(
+  budget: Budget, ladder: Mapping[float | None, Graph], narrowest: float | None, extra: int
+) -> list[Candidate]:
+  """The candidate for budgets that only the thinnest network with the fewest bits meets."""
+  thinnest = prune.thinnest(ladder[narrowest], DIVISOR)
+  least = costs(thinnest, budget, FEWEST_BITS, extra)
+  for name, most, cost, unit in zip(
+    ("max_size", "max_macs", "max_latency_ms"),
+    budget,
+    least,
+    (" bytes of the packed file", " multiply-adds", " ms"),
+    strict=True,
+  ):
+    if most is not None and cost > most:
+      said = f"{cost:.3g}" if isinstance(cost, float) else f"{cost:,}"
+      raise ValueError(
+        f"{name}: {most:,}{unit} cannot be met; the least that this student reaches is {said},"
+        " with the fewest channels and bits; allow more, or take another student."
+      )
+  return [Candidate("", narrowest, prunes=True, mixed=budget.size is not None)]

@@ -1,0 +1,270 @@
+"""Makes a candidate of a search: channels removed, bits chosen, trained, and measured."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+from jaxcompress import data as datasets
+from jaxcompress import export, models, prune, quantize, training
+from jaxcompress.nn import Graph
+from jaxcompress.pipeline import networks, phases
+from jaxcompress.pipeline.budgets import (
+  LOW_BITS,
+  Budget,
+  Candidate,
+  costs,
+  fit_channels,
+  latency,
+  packed_size,
+  sketch,
+  within,
+)
+from jaxcompress.pipeline.networks import Network
+
+FOLDER, MODEL_FILE, FLOAT_FOLDER = "candidates", "model.jcz", "float"
+SCORED = 1024  # training images from which the importance of channels is taken
+MEASURED = 256  # of which also the sensitivity of layers is
+
+
+class Result(NamedTuple):
+  """A candidate, trained and measured.
+
+  Attributes:
+    name: of the :class:`Candidate`.
+    top1: share of the validation images that the integer network gets right.
+    bytes: of its packed file.
+    macs: multiply-adds for one image.
+    latency_ms: for one image in LiteRT on one thread.
+    parameters: trainable numbers.
+    bits: of the weights by layer, where layers differ.
+    fits: whether all that was asked for is met.
+    steps: of training, those of the network that it was made of included.
+    seconds: that it took.
+  """
+
+  name: str
+  top1: float
+  bytes: int
+  macs: int
+  latency_ms: float
+  parameters: int
+  bits: Mapping[str, int]
+  fits: bool
+  steps: int
+  seconds: float
+
+
+def make(
+  run: phases.Context,
+  candidate: Candidate,
+  whole: Network,
+  teacher: Network,
+  teacher_variables: Any,
+) -> Result:
+  """Makes a candidate, trains it, and measures its files.
+
+  Args:
+    run: the run; what an earlier part of it made is used.
+    candidate: what to make.
+    whole: the network that it starts from.
+    teacher: the teacher.
+    teacher_variables: its variables.
+
+  Returns:
+    The :class:`Result`; the float network and the packed file are in the candidate's folder.
+  """
+  began, budget = time.perf_counter(), run.options.budget
+  home = run.folder / FOLDER / slug(candidate.name)
+  home.mkdir(exist_ok=True)
+  steps = run.schedule.float_steps
+  network, variables = _distilled(run, whole, teacher, teacher_variables)
+  recovery = 0
+  if candidate.prunes:
+    network, variables = _pruned(run, candidate, network, variables, home / "start")
+    recovery = max(1, steps // 2)
+  rules: tuple[quantize.Rule, ...] = ()
+  allocation = None
+  if candidate.mixed:
+    allocation = _allocate(run, network, variables, home / "bits.json")
+    rules = tuple(_trained_at_low_bits(rule) for rule in allocation.rules)
+
+  def keep(latest: Any) -> None:
+    shutil.rmtree(home / FLOAT_FOLDER, ignore_errors=True)
+    _save(run, home / FLOAT_FOLDER, network, latest)
+
+  state = phases.distill_student(
+    run,
+    network,
+    teacher,
+    teacher_variables,
+    keep,
+    phase=slug(candidate.name),
+    schedule=phases.Schedule(recovery, run.schedule.int_steps),
+    start=variables,
+    rules=rules,
+  )
+  quantized = state.quantized()
+  packed = export.packed(quantized, home / MODEL_FILE, metadata=_metadata(run))
+  images, labels = run.data.validation.images, run.data.validation.labels
+  spent = Budget(
+    packed.stat().st_size,
+    network.summary.macs,
+    latency(quantized),
+  )
+  return Result(
+    candidate.name,
+    float(np.mean(quantized.integers(images).argmax(-1) == labels)),
+    spent.size,
+    spent.macs,
+    spent.latency_ms,
+    network.summary.parameters,
+    {} if allocation is None else dict(allocation.bits),
+    within(_asked(spent, budget), budget),
+    steps + recovery + run.schedule.int_steps,
+    time.perf_counter() - began,
+  )
+
+
+def _asked(spent: Budget, budget: Budget) -> Budget:
+  return Budget(
+    *(cost if most is not None else None for cost, most in zip(spent, budget, strict=True))
+  )
+
+
+def _distilled(
+  run: phases.Context, network: Network, teacher: Network, teacher_variables: Any
+) -> tuple[Network, Any]:
+  """A whole network, distilled in float; once for all candidates that start from it."""
+  name = f"float {network.title}"
+  folder = run.folder / FOLDER / slug(name)
+  if not folder.exists():
+    state = phases.distill_student(
+      run,
+      network,
+      teacher,
+      teacher_variables,
+      phase=slug(name),
+      schedule=phases.Schedule(run.schedule.float_steps, 0),
+    )
+    _save(run, folder, network, state.averaged.variables)
+  return network, networks.read(folder).variables
+
+
+def _pruned(
+  run: phases.Context, candidate: Candidate, whole: Network, variables: Any, folder: pathlib.Path
+) -> tuple[Network, Any]:
+  """The network without the channels that are too many for the budget."""
+  budget, bits = run.options.budget, run.options.bits
+  if not folder.exists():
+    with run.console.status("removing channels"):
+      images, labels = _sample(run)
+      importance = prune.channel_importance(
+        whole.module,
+        variables,
+        images,
+        method="taylor",
+        labels=labels,
+        preprocess=run.preprocess,
+      )
+      few = (LOW_BITS + bits) // 2 if candidate.mixed else bits
+
+      def fits(graph: Graph) -> bool:
+        return within(costs(graph, budget, few, extra_bytes(run)), budget)
+
+      keep = fit_channels(importance, fits)
+      module, variables = prune.remove_channels(whole.module, variables, keep)
+      module = module.clone(origin=f"{whole.name} {candidate.name}")
+      variables = _with_norm_anew(run, module, variables)
+    network = _network(module.origin, module, run.data.image_shape)
+    _save(run, folder, network, variables)
+  return load(folder, f"{whole.name} {candidate.name}")
+
+
+def _with_norm_anew(run: phases.Context, module: nn.Module, variables: Any) -> Any:
+  """The variables with the running statistics of training images."""
+  size = run.options.batch_size
+  batches = [
+    datasets.batch_at(run.data.train, size, seed=run.options.seed, position=position)
+    for position in range(max(1, SCORED // size))
+  ]
+  recipe = training.Recipe(student=module, optimizer=optax.identity(), preprocess=run.preprocess)
+  state = training.init_state(recipe, jax.random.key(0), batches[0], student_variables=variables)
+  return training.reestimate_norm(state, batches).variables
+
+
+def _allocate(
+  run: phases.Context, network: Network, variables: Any, path: pathlib.Path
+) -> quantize.Allocation:
+  """Bits of the layers with which the packed file fits."""
+  if path.exists():
+    return quantize.Allocation(*json.loads(path.read_text()))
+  with run.console.status("rounding one layer at a time"):
+    found = quantize.sensitivity(
+      network.module,
+      variables,
+      _sample(run)[0][:MEASURED],
+      bits=tuple(n for n in (8, 6, 5, 4, 3, 2) if n <= run.options.bits),
+      preprocess=run.preprocess,
+      progress=False,
+    )
+  most = found.bits[0]
+  around = (
+    packed_size(sketch(network.summary.graph, most)) + extra_bytes(run) - found.bytes_at(most)
+  )
+  allocation = quantize.choose_bits(
+    found, max(run.options.budget.size - around, found.bytes_at(found.bits[-1]))
+  )
+  export.write_atomically(path, json.dumps(allocation) + "\n")
+  return allocation
+
+
+def _trained_at_low_bits(rule: quantize.Rule) -> quantize.Rule:
+  """The rule with steps that are trained, which few bits need."""
+  bits = rule.weights.levels.high.bit_length() + 1
+  return rule if bits > LOW_BITS else dataclasses.replace(rule, weights=quantize.lsq(bits))
+
+
+def _metadata(run: phases.Context) -> dict[str, Any]:
+  """What the packed file says of the images."""
+  return {"classes": list(run.data.classes), "preprocess": run.preprocess.to_metadata()}
+
+
+def extra_bytes(run: phases.Context) -> int:
+  """Bytes that the metadata takes at most."""
+  return len(json.dumps(_metadata(run)))
+
+
+def _sample(run: phases.Context) -> tuple[np.ndarray, np.ndarray]:
+  """Training images and their labels."""
+  order = np.random.default_rng(run.options.seed).permutation(len(run.data.train))
+  chosen = np.sort(order[:SCORED])
+  return run.data.train.images[chosen], run.data.train.labels[chosen]
+
+
+def _network(name: str, module: nn.Module, image_shape: tuple[int, ...]) -> Network:
+  summary = models.summarize(module, image_shape[0], image_shape[-1])
+  return Network(name, None, module, summary)
+
+
+def _save(run: phases.Context, folder: pathlib.Path, network: Network, variables: Any) -> None:
+  networks.save(folder, network, variables, run.data.classes, run.preprocess)
+
+
+def load(folder: pathlib.Path, name: str) -> tuple[Network, Any]:
+  """A network that was kept, under another name."""
+  saved = networks.read(folder)
+  return _network(name, saved.module, saved.image_shape), saved.variables
+
+
+def slug(name: str) -> str:
+  """A candidate's name as that of its folder and of its training phase."""
+  return name.replace(",", "").replace(" ", "-")

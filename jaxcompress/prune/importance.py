@@ -1,0 +1,184 @@
+"""How much each channel matters: by its weights, its BatchNorm scale, or what its loss would be."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcompress.nn import Endpoints, Graph, Node, parameters, trace_endpoints
+from jaxcompress.prune.routes import Routes, find_routes, is_birth, name_depthwise
+
+METHODS = ("l1", "bn_gamma", "taylor")
+
+
+class Importance(NamedTuple):
+  """Scores of a network's channels.
+
+  Attributes:
+    graph: with all that the endpoints depend on.
+    routes: classes of channels that are removed together.
+    scores: of each class, (classes,) float64; infinite where it cannot be told, or must stay.
+  """
+
+  graph: Graph
+  routes: Routes
+  scores: np.ndarray
+
+  @property
+  def by_layer(self) -> dict[str, np.ndarray]:
+    """Scores of the output channels of every layer that makes channels, (features,) each."""
+    return {
+      node.name: self.scores[self.routes.ids[node.output]]
+      for node in self.graph.nodes
+      if is_birth(node)
+    }
+
+
+def channel_importance(
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  images: Any,
+  *,
+  method: str = "l1",
+  labels: Any = None,
+  preprocess: Any = None,
+  batch_size: int = 64,
+) -> Importance:
+  """Scores every channel; channels that can only be removed together have one score.
+
+  ``"l1"``: the mean of ``|w|`` over the weights that make the channel, as a multiple of the layer's
+  mean; averaged over the layers that make it. ``"bn_gamma"``: the mean of ``|gamma|`` over the
+  normalizations that scale it; channels that none scales must stay. ``"taylor"``: the square of
+  ``sum_p p dL/dp`` over what scales the channel (``gamma`` and ``beta``, or weights and bias where
+  nothing normalises), which is how much the loss would change to first order, averaged over
+  batches.
+
+  Args:
+    model: a linen module made of leaf ops.
+    variables: its ``params`` and ``batch_stats``.
+    images: (N, height, width, channels); only ``"taylor"`` reads more than their shape, so a
+      ``ShapeDtypeStruct`` will do for the others.
+    method: ``"l1"``, ``"bn_gamma"`` or ``"taylor"``.
+    labels: (N,) integers for ``"taylor"``; None: what the model decides.
+    preprocess: maps images to what the network reads.
+    batch_size: images at once, in ``"taylor"``.
+
+  Returns:
+    An :class:`Importance`.
+
+  Raises:
+    ValueError: if the method is unknown, or the labels do not fit the images.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
+    >>> found = channel_importance(model, variables, jax.ShapeDtypeStruct((1, 8, 8, 3), "float32"))
+    >>> found.by_layer["stem"].shape
+    (16,)
+
+  References:
+    Li et al., `Pruning Filters for Efficient ConvNets <https://arxiv.org/abs/1608.08710>`_, 2017,
+    section 3.1; Liu et al., `Learning Efficient Convolutional Networks through Network Slimming
+    <https://arxiv.org/abs/1708.06519>`_, 2017, section 3; Molchanov et al., `Importance Estimation
+    for Neural Network Pruning <https://arxiv.org/abs/1906.10771>`_, 2019, equation 8.
+  """
+  if method not in METHODS:
+    raise ValueError(f"method: {method!r} is unknown; it must be one of {', '.join(METHODS)}.")
+  seen = jax.eval_shape(
+    preprocess or (lambda x: x), jax.ShapeDtypeStruct(images.shape, images.dtype)
+  )
+  graph, _ = trace_endpoints(
+    model, variables, jax.ShapeDtypeStruct((1, *seen.shape[1:]), jnp.float32)
+  )
+  graph = name_depthwise(graph)
+  routes = find_routes(graph)
+  params = jax.device_get(variables["params"])
+  if method == "taylor":
+    scores = _taylor(model, variables, graph, routes, images, labels, preprocess, batch_size)
+  elif method == "bn_gamma":
+    scores = _mean(
+      routes, {n.output: _gamma(n, params) for n in graph.nodes if n.attrs.get("norm")}
+    )
+  else:
+    scores = _mean(routes, {n.output: _relative_l1(n, params) for n in graph.nodes if is_birth(n)})
+  return Importance(graph, routes, np.where(routes.locked, np.inf, scores))
+
+
+def _relative_l1(node: Node, params: Mapping[str, Any]) -> np.ndarray:
+  kernel = np.abs(np.asarray(parameters(params, node.name)["kernel"], np.float64))
+  means = kernel.reshape(-1, kernel.shape[-1]).mean(axis=0)
+  return means / max(means.mean(), np.finfo(np.float64).tiny)
+
+
+def _gamma(node: Node, params: Mapping[str, Any]) -> np.ndarray:
+  return np.abs(np.asarray(parameters(params, node.name)["scale"], np.float64))
+
+
+def _mean(routes: Routes, values: Mapping[str, np.ndarray]) -> np.ndarray:
+  """(classes,) mean of what some tensors' channels are worth; infinite for classes of none."""
+  total, count = _sum(routes, values), _sum(routes, {t: np.ones(len(v)) for t, v in values.items()})
+  return np.where(count > 0, total / np.maximum(count, 1), np.inf)
+
+
+def _sum(routes: Routes, values: Mapping[str, np.ndarray]) -> np.ndarray:
+  total = np.zeros(len(routes.locked))
+  for tensor, value in values.items():
+    np.add.at(total, routes.ids[tensor], value)
+  return total
+
+
+def _taylor(
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  graph: Graph,
+  routes: Routes,
+  images: Any,
+  labels: Any,
+  preprocess: Any,
+  batch_size: int,
+) -> np.ndarray:
+  if labels is not None and np.shape(labels) != (len(images),):
+    raise ValueError(f"labels: {np.shape(labels)} must be ({len(images)},), one for each image.")
+  births = [node for node in graph.nodes if is_birth(node)]
+  size = min(batch_size, len(images))
+  starts = range(0, len(images) - size + 1, size)
+  scores = np.zeros(len(routes.locked))
+  for start in starts:
+    rows = slice(start, start + size)
+    own = None if labels is None else jnp.asarray(labels[rows])
+    slopes = jax.device_get(_products(model, preprocess, variables, images[rows], own))
+    change = {n.output: _change(n, parameters(slopes, n.name)) for n in births}
+    scores += np.square(_sum(routes, change))
+  return scores / len(starts)
+
+
+def _change(node: Node, products: Mapping[str, np.ndarray]) -> np.ndarray:
+  """(features,) derivative of the loss by a factor of each output channel, before the activation."""
+  scaled = ("scale", "bias") if node.attrs.get("norm") is not None else ("kernel", "bias")
+  return sum(
+    np.asarray(products[name], np.float64).reshape(-1, node.output_shapes[0][-1]).sum(axis=0)
+    for name in scaled
+    if name in products
+  )
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _products(model, preprocess, variables, images, labels):
+  """Every parameter times the gradient of the mean cross-entropy by it."""
+  images = images if preprocess is None else preprocess(images)
+
+  def loss(params):
+    output = model.apply({**variables, "params": params}, images, train=False)
+    logits = output.logits if isinstance(output, Endpoints) else output
+    wanted = jnp.argmax(jax.lax.stop_gradient(logits), -1) if labels is None else labels
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, wanted))
+
+  params = variables["params"]
+  return jax.tree.map(jnp.multiply, params, jax.grad(loss)(params))

@@ -1,0 +1,298 @@
+"""Removes channels from a network, so that it becomes another, smaller one."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.nn import (
+  Endpoints,
+  Graph,
+  Node,
+  Replay,
+  parameters,
+  replay,
+  trace_endpoints,
+)
+from jaxcompress.prune.routes import (
+  Routes,
+  find_routes,
+  groups_of,
+  is_birth,
+  name_depthwise,
+  tensors_of,
+  ties_of,
+  with_counts,
+)
+
+
+class Keep(NamedTuple):
+  """Which channels stay.
+
+  Attributes:
+    masks: by layer that makes channels (convolutions but depthwise ones, and linear layers),
+      (features,) bool; layers that are not named keep all but what belongs to removed channels.
+    image_shape: (height, width, channels) of the images, for which the network is built.
+  """
+
+  masks: Mapping[str, Any]
+  image_shape: tuple[int, int, int]
+
+
+class Removal(NamedTuple):
+  """A smaller graph, and where its channels come from.
+
+  Attributes:
+    graph: the smaller one.
+    sources: by tensor, the positions that its channels had, (channels,) int.
+  """
+
+  graph: Graph
+  sources: dict[str, np.ndarray]
+
+
+def mask_channels(model: nn.Module, variables: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
+  """Variables of the same shapes in which the channels that do not stay are zero.
+
+  Their weights, scales and biases are zero, and so are the weights that read them: the network
+  computes what :func:`remove_channels` makes of it.
+
+  Args:
+    model: a linen module made of leaf ops.
+    variables: its ``params`` and ``batch_stats``.
+    keep: as from :func:`choose_channels`.
+
+  Returns:
+    The variables, float32.
+
+  Raises:
+    ValueError: as :func:`remove_channels`.
+  """
+  graph, _ = _trace(model, variables, keep.image_shape)
+  routes = find_routes(graph)
+  kept = kept_classes(graph, routes, keep.masks)
+  masks = {tensor: kept[ids] for tensor, ids in routes.ids.items()}
+  params = jax.tree.map(np.array, jax.device_get(variables["params"]))
+  for node in graph.nodes:
+    entry = parameters(params, node.name)
+    outputs, inputs = masks[node.output], masks[node.inputs[0]]
+    for name, array in entry.items():
+      array[..., ~outputs] = 0.0
+      if name == "kernel" and is_birth(node):
+        _zero_inputs(node, array, inputs)
+  return {**variables, "params": jax.tree.map(jnp.asarray, params)}
+
+
+def _zero_inputs(node: Node, kernel: np.ndarray, inputs: np.ndarray) -> None:
+  if node.op == "Dense":
+    kernel.reshape(-1, len(inputs), kernel.shape[-1])[:, ~inputs] = 0.0
+    return
+  for own, block in zip(
+    inputs.reshape(groups_of(node), -1), np.split(kernel, groups_of(node), axis=-1), strict=True
+  ):
+    block[:, :, ~own] = 0.0
+
+
+def remove_channels(
+  model: nn.Module, variables: Mapping[str, Any], keep: Keep
+) -> tuple[Replay, dict[str, Any]]:
+  """A network without some of the channels of another, and its variables.
+
+  Whatever belongs to a removed channel goes with it: what it is added to and multiplied with, its
+  depthwise convolutions and normalizations, and the weights that read it. Splits, concatenations
+  and shuffles stay what they are, with smaller parts. The logits are those of the network with
+  :func:`mask_channels`' variables, up to the order of sums.
+
+  The result is made of the same leaf ops under the same names, so everything else in the library
+  takes it: it is trained, traced, quantized, exported, and saved with ``models.save``. Take its
+  running statistics anew afterwards, with ``training.reestimate_norm``, and train it on.
+
+  Args:
+    model: a linen module made of leaf ops.
+    variables: its ``params`` and ``batch_stats``.
+    keep: as from :func:`choose_channels`.
+
+  Returns:
+    ``(smaller model, smaller variables)``; parameters that the endpoints do not depend on are left
+    out.
+
+  Raises:
+    ValueError: if a mask is of no layer or does not fit it, two masks differ on channels that
+      belong together, nothing of a tensor is left, or groups would differ in size.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (32, 32, 3))
+    >>> keep = Keep({"stage0_block0/conv1": np.arange(16) < 12}, (32, 32, 3))
+    >>> smaller, few = remove_channels(model, variables, keep)
+    >>> few["params"]["stage0_block0"]["conv2"]["kernel"].shape
+    (3, 3, 12, 16)
+    >>> logits = smaller.apply(few, jnp.ones((1, 32, 32, 3)), train=False).logits
+    >>> masked = model.apply(mask_channels(model, variables, keep), jnp.ones((1, 32, 32, 3)), train=False)
+    >>> bool(jnp.allclose(logits, masked.logits, atol=1e-5))
+    True
+
+  References:
+    Li et al., `Pruning Filters for Efficient ConvNets <https://arxiv.org/abs/1608.08710>`_, 2017,
+    section 3; Fang et al., `DepGraph: Towards Any Structural Pruning
+    <https://arxiv.org/abs/2301.12900>`_, 2023, for channels that belong together.
+  """
+  graph, ends = _trace(model, variables, keep.image_shape)
+  removal = plan_removal(graph, keep.masks)
+  small: dict[str, Any] = {}
+  for collection, tree in jax.device_get(dict(variables)).items():
+    small[collection] = {}
+    for node, new in zip(graph.nodes, removal.graph.nodes, strict=True):
+      entry = parameters(tree, node.name)
+      if entry:
+        _put(small[collection], node.name, _sliced(node, new, entry, removal.sources))
+  return replay(removal.graph, ends, _origin(model)), jax.tree.map(jnp.asarray, small)
+
+
+def _origin(model: nn.Module) -> str:
+  return getattr(model, "origin", "") or f"{type(model).__name__}, pruned"
+
+
+def _trace(
+  model: nn.Module, variables: Mapping[str, Any], image_shape: tuple[int, ...]
+) -> tuple[Graph, Endpoints]:
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.float32), variables)
+  graph, ends = trace_endpoints(model, abstract, image)
+  return name_depthwise(graph), ends
+
+
+def kept_classes(graph: Graph, routes: Routes, masks: Mapping[str, Any]) -> np.ndarray:
+  """(classes,) bool: which classes of channels masks leave.
+
+  Raises:
+    ValueError: as :func:`remove_channels`.
+  """
+  layers = {node.name: node for node in graph.nodes if is_birth(node)}
+  stay, go = np.zeros((2, len(routes.locked)), bool)
+  for name, mask in masks.items():
+    if name not in layers:
+      raise ValueError(f"keep: {name!r} makes no channels; the layers are {', '.join(layers)}.")
+    ids, mask = routes.ids[layers[name].output], np.asarray(mask)
+    if mask.dtype != bool or mask.shape != ids.shape:
+      raise ValueError(
+        f"keep: the mask of {name!r} is {mask.dtype} {mask.shape}; it must be bool {ids.shape}."
+      )
+    if routes.locked[ids[~mask]].any():
+      raise ValueError(f"keep: the mask of {name!r} removes channels of the image or logits.")
+    stay[ids[mask]] = go[ids[~mask]] = True
+  both = [name for name in masks if (stay & go)[routes.ids[layers[name].output]].any()]
+  if both:
+    raise ValueError(
+      f"keep: the masks of {', '.join(both)} differ on channels that belong together; give those"
+      " one mask, or only one of the layers."
+    )
+  return ~go
+
+
+def plan_removal(graph: Graph, masks: Mapping[str, Any]) -> Removal:
+  """The smaller graph, without computing any weights.
+
+  Args:
+    graph: traced, not fused.
+    masks: of :class:`Keep`.
+
+  Raises:
+    ValueError: as :func:`remove_channels`.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import count_macs
+    >>> graph = models.summarize(models.resnet8(10)).graph
+    >>> removal = plan_removal(graph, {"stage0_block0/conv1": np.arange(16) < 8})
+    >>> count_macs(graph) - count_macs(removal.graph) == 2 * 32 * 32 * 9 * 16 * 8
+    True
+  """
+  graph = name_depthwise(graph)
+  old = find_routes(graph)
+  return match(graph, old, kept_classes(graph, old, masks))
+
+
+def match(graph: Graph, old: Routes, kept: np.ndarray) -> Removal:
+  """Gives every channel of the smaller graph one of the kept channels that goes the same way."""
+  counts = {tensor: int(kept[ids].sum()) for tensor, ids in old.ids.items()}
+  small = with_counts(graph, counts)
+  new = find_routes(small)
+  survivors = np.flatnonzero(kept)
+  ours = survivors[_by_signature(old, survivors)]
+  theirs = _by_signature(new, np.arange(len(new.signatures)))
+  if len(ours) != len(theirs) or (old.signatures[ours] != new.signatures[theirs]).any():
+    raise ValueError(
+      "keep: a shuffle or a grouped convolution would have groups of different sizes; let"
+      " prune.choose_channels choose."
+    )
+  renamed = np.full(len(kept), -1)
+  renamed[ours] = theirs
+  sources = {}
+  for tensor, ids in old.ids.items():
+    places = np.flatnonzero(kept[ids])
+    source = np.empty(counts[tensor], int)
+    source[np.argsort(new.ids[tensor], kind="stable")] = places[
+      np.argsort(renamed[ids[places]], kind="stable")
+    ]
+    sources[tensor] = source
+  _verify(graph, small, sources)
+  return Removal(small, sources)
+
+
+def _by_signature(routes: Routes, classes: np.ndarray) -> np.ndarray:
+  """Positions of classes by signature, and by their place in the network among equal ones."""
+  first = np.empty(len(routes.signatures), int)
+  order = np.concatenate(list(routes.ids.values()))
+  first[order[::-1]] = np.arange(len(order))[::-1]
+  return np.lexsort((first[classes], routes.signatures[classes]))
+
+
+def _verify(graph: Graph, small: Graph, sources: Mapping[str, np.ndarray]) -> None:
+  """Raises if an operation of the smaller graph joins channels that the larger one does not."""
+  before = tensors_of(graph)
+  for old, new in zip(graph.nodes, small.nodes, strict=True):
+    table: dict[tuple[str, str], np.ndarray] = {}
+    for a, i, b, j in ties_of(old):
+      table.setdefault((a, b), np.full(before[a], -1))[i] = j
+    for a, i, b, j in ties_of(new):
+      if (table[a, b][sources[a][i]] != sources[b][j]).any():
+        raise ValueError(f"keep: {old.name!r}, a {old.op}, would join channels that it does not.")
+
+
+def _sliced(
+  node: Node, new: Node, entry: Mapping[str, Any], sources: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """A layer's arrays without the removed channels."""
+  outputs, inputs = sources[node.output], sources[node.inputs[0]]
+  found = {}
+  for name, array in entry.items():
+    array = np.asarray(array)[..., outputs]
+    if name == "kernel" and is_birth(node):
+      array = _slice_inputs(node, new, array, inputs)
+    found[name] = array
+  return found
+
+
+def _slice_inputs(node: Node, new: Node, kernel: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+  channels = node.input_shapes[0][-1]
+  if node.op == "Dense":
+    return kernel.reshape(-1, channels, kernel.shape[-1])[:, inputs].reshape(-1, kernel.shape[-1])
+  groups = groups_of(node)
+  rows = inputs.reshape(groups, -1) - channels // groups * np.arange(groups)[:, None]
+  blocks = np.split(kernel, groups, axis=-1)
+  return np.concatenate(
+    [block[:, :, own] for block, own in zip(blocks, rows, strict=True)], axis=-1
+  )
+
+
+def _put(tree: dict[str, Any], name: str, entry: dict[str, Any]) -> None:
+  *path, last = name.split("/")
+  for part in path:
+    tree = tree.setdefault(part, {})
+  tree[last] = entry

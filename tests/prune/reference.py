@@ -1,0 +1,96 @@
+"""A network in evaluation, in float64 with numpy alone: each operation by its definition."""
+
+import numpy as np
+
+from jaxcompress import ops
+from jaxcompress.nn import INPUT, parameters
+
+ACTS = {
+  None: lambda x: x,
+  "relu": lambda x: np.maximum(x, 0),
+  "relu6": lambda x: np.clip(x, 0, 6),
+  "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
+  "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+}
+
+
+def logits(graph, variables, x):
+  """Of a traced graph."""
+  tensors = {INPUT: np.asarray(x, np.float64)}
+  last = {tensor: node.name for node in graph.nodes for tensor in node.inputs}
+  for node in graph.nodes:
+    params, stats = (
+      {k: np.asarray(v, np.float64) for k, v in parameters(variables[part], node.name).items()}
+      for part in ("params", "batch_stats")
+    )
+    outputs = _run(node, params, stats, *(tensors[name] for name in node.inputs))
+    for name in node.inputs:
+      if last[name] == node.name:
+        tensors.pop(name, None)
+    tensors |= zip(node.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True)
+  return tensors[graph.output]
+
+
+def _run(node, params, stats, x, *others):
+  attrs = node.attrs
+  if node.op == "Concat":
+    return np.concatenate((x, *others), -1)
+  if node.op == "Add":
+    return x + others[0]
+  if node.op == "Multiply":
+    return x * others[0]
+  if node.op == "Split":
+    return tuple(np.split(x, np.cumsum(attrs["sizes"])[:-1], -1))
+  if node.op == "ChannelShuffle":
+    y = x.reshape(*x.shape[:-1], attrs["groups"], -1)
+    return np.swapaxes(y, -1, -2).reshape(x.shape)
+  if node.op == "GlobalAvgPool":
+    return x.mean((1, 2), keepdims=attrs["keepdims"])
+  if node.op == "Activation":
+    return ACTS[attrs["act"]](x)
+  if node.op == "Dense":
+    return x.reshape(len(x), -1) @ params["kernel"] + params.get("bias", 0.0)
+  if node.op == "MaxPool":
+    return _windows(x, attrs, -np.inf).max((3, 4))
+  if node.op == "AvgPool":
+    total = _windows(x, attrs, 0.0).sum((3, 4))
+    ones = _windows(np.ones_like(x), attrs, 0.0).sum((3, 4))
+    return total / (attrs["kernel"] ** 2 if attrs["count_padding"] else ones)
+  if node.op == "ConvNorm":
+    y = _convolve(x, params["kernel"], attrs)
+    y = y + params.get("conv_bias", 0.0)
+    if attrs["norm"] is None:
+      return ACTS[attrs["act"]](y + params.get("bias", 0.0))
+    x = y
+  scale = params["scale"] / np.sqrt(stats["var"] + attrs["norm"].epsilon)
+  return ACTS[attrs["act"]]((x - stats["mean"]) * scale + params["bias"])
+
+
+def _windows(x, attrs, fill):
+  """(batch, height, width, k, k, channels)"""
+  k, stride = attrs["kernel"], attrs["stride"]
+  pads = ops.resolve_padding(attrs["padding"], x.shape[1:3], k, stride)
+  x = np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
+  found = np.lib.stride_tricks.sliding_window_view(x, (k, k), (1, 2))[:, ::stride, ::stride]
+  return np.moveaxis(found, 3, -1)
+
+
+def _convolve(x, kernel, attrs):
+  channels, (k, _, depth, features) = x.shape[-1], kernel.shape
+  windows = _windows(x, attrs, 0.0)
+  if depth == 1:  # depthwise
+    kernel = kernel.reshape(k, k, channels, -1)
+    y = np.einsum("nhwabc,abcm->nhwcm", windows, kernel, optimize=True)
+    return y.reshape(*y.shape[:3], features)
+  groups = channels // depth
+  parts = (
+    np.split(windows, groups, -1),
+    np.split(kernel, groups, -1),
+  )
+  return np.concatenate(
+    [
+      w.reshape(*w.shape[:3], -1) @ block.reshape(-1, block.shape[-1])
+      for w, block in zip(*parts, strict=True)
+    ],
+    -1,
+  )

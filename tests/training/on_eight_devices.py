@@ -1,0 +1,187 @@
+"""What test_sharding.py checks, computed in a process with eight virtual devices; prints JSON."""
+
+import json
+import os
+import re
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from conftest import TinyNet, batch_of
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxcompress import distill, prune, quantize, training
+from jaxcompress.nn import Endpoints
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+STEPS = 8
+COLLECTIVE = r"= ([^=]*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)\("
+ARRAY = r"(\w+)\[([\d,]*)\]"
+
+
+def start(**parts):
+  """Distillation with banks, int8, a moving average and pruned weights, before its first step."""
+  loss = distill.chain(
+    distill.cross_entropy(),
+    distill.kd(4.0),
+    distill.crd(40, dim=8, negatives=16, strata=8),
+  )
+  teacher = TinyNet(features=16)
+  variables = teacher.init(jax.random.key(7), jnp.zeros((1, 8, 8, 3)), train=False)
+  recipe = training.Recipe(
+    **{
+      "student": TinyNet(),
+      "teachers": (teacher,),
+      "loss": loss,
+      "quantize": quantize.int8(),
+      "optimizer": prune.n_m(optax.sgd(0.05, momentum=0.9), "2:4"),
+      "ema": 0.9,
+      **parts,
+    }
+  )
+  return training.init_state(recipe, jax.random.key(0), batch_of(0), teacher_variables=(variables,))
+
+
+def collectives(text):
+  """``[kind, shape]`` of every array that devices exchange."""
+  return [
+    [kind, [int(n) for n in dims.split(",") if n]]
+    for result, kind in re.findall(COLLECTIVE, text)
+    for _, dims in re.findall(ARRAY, result)
+  ]
+
+
+def values(state):
+  """All numbers of a state that a step may change, by part."""
+  parts = {name: getattr(state, name) for name in state.__dataclass_fields__}
+  parts["rng"] = jax.random.key_data(state.rng)
+  del parts["recipe"], parts["image_shape"], parts["stage"], parts["placement"], parts["skipped"]
+  return jax.device_get(parts)
+
+
+def distance(a, b):
+  """Largest difference of two trees, over what both ever write: banks have no padding here."""
+
+  def furthest(x, y):
+    return np.max(np.abs(x.astype(float) - y.astype(float)), initial=0.0)
+
+  sizes = jax.tree.map(furthest, a, b)
+  return float(max(jax.tree.leaves(sizes), default=0.0))
+
+
+def equal(a, b):
+  return all(x.tobytes() == y.tobytes() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+def one_and_eight(mesh):
+  """The same run on one device and on eight."""
+  one, eight = start(), training.shard(start(), mesh, shard_teachers=True)
+  given = training.shard_batch(batch_of(0), mesh)
+  step = training.distill_step.lower(eight, given).compile()
+  found = {"collectives": collectives(step.as_text()), "losses": []}
+  for position in range(STEPS):
+    one, metrics = training.distill_step(one, batch_of(position))
+    eight, of_eight = step(eight, training.shard_batch(batch_of(position), mesh))
+    found["losses"].append([float(metrics["loss"]), float(of_eight["loss"])])
+    if position == 0:
+      parts = zip(values(one).items(), values(eight).values(), strict=True)
+      found["first"] = {
+        name: distance(a, b) for (name, a), b in parts if name not in ("rng", "loss_state")
+      }
+      banks = [s.loss_state[2]._replace(overwritten=()) for s in (one, eight)]
+      found["first"]["banks"] = distance(*jax.device_get(banks))
+  found["teacher_shards"] = str(eight.teachers[0]["params"]["expand"]["kernel"].sharding.spec)
+  found["bank_rows_here"] = eight.loss_state[2].student_bank.addressable_shards[0].data.shape
+  found["zeros"] = float(np.mean(np.asarray(eight.params["expand"]["kernel"]) == 0))
+  before = values(eight)
+  bad = batch_of(STEPS)
+  bad["image"][3, 0, 0, 0] = np.nan
+  eight, _ = step(eight, training.shard_batch(bad, mesh))
+  found["bad_batch_changes_nothing"] = equal(before, values(eight))
+  found["skipped"] = int(eight.skipped)
+  try:
+    training.distill_step(eight, batch_of(0, size=12))
+  except ValueError as error:
+    found["uneven"] = str(error)
+  return found
+
+
+def everything(mesh):
+  """Microbatches, bfloat16 and rematerialization, all at once on eight devices."""
+  state = training.shard(start(accumulate=2, compute_dtype=jnp.bfloat16, remat=True), mesh)
+  step = training.distill_step.lower(state, training.shard_batch(batch_of(0), mesh)).compile()
+  found = {"collectives": collectives(step.as_text()), "losses": []}
+  for position in range(3):
+    state, metrics = step(state, training.shard_batch(batch_of(position), mesh))
+    found["losses"].append(float(metrics["loss"]))
+  before = values(state)
+  bad = {**batch_of(3), "image": np.full((16, 8, 8, 3), np.inf, np.float32)}
+  state, _ = step(state, training.shard_batch(bad, mesh))
+  found["bad_batch_changes_nothing"] = equal(before, values(state))
+  found["dtypes"] = sorted({str(x.dtype) for x in jax.tree.leaves(before)})
+  return found
+
+
+def contrastive_program(mesh, examples, batch=64, negatives=4096):
+  """CRD's update with its gradient and the guard, compiled for shapes alone."""
+  loss = distill.crd(examples, negatives=negatives)
+  student = Endpoints(logits=jnp.zeros((batch, 3)), pooled=jnp.zeros((batch, 32)))
+  given = {"index": jnp.zeros(batch, jnp.int32)}
+  params, state = jax.eval_shape(lambda: loss.init(jax.random.key(0), student, (student,), given))
+
+  def step(params, state, student, batch):
+    def objective(params, student):
+      value, after, _ = loss.update(params, state, student, (student,), batch, mesh=mesh)
+      return value, after
+
+    (value, after), slopes = jax.value_and_grad(objective, (0, 1), has_aux=True)(params, student)
+    finite = jnp.isfinite(value + sum(jnp.sum(x) for x in jax.tree.leaves(slopes)))
+    return slopes[1], distill.keep_where(finite, after, state, mesh)
+
+  def placed(tree, specs):
+    return jax.tree.map(
+      lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+      tree,
+      specs,
+    )
+
+  def all_of(tree, spec):
+    return placed(tree, jax.tree.map(lambda _: spec, tree))
+
+  split = PartitionSpec(mesh.axis_names)
+  arguments = (
+    all_of(params, PartitionSpec()),
+    placed(state, state.partition(mesh)),
+    all_of(student, split),
+    all_of(given, split),
+  )
+  compiled = jax.jit(step, donate_argnums=1).lower(*arguments).compile()
+  text = compiled.as_text()
+  share, rows, dim = state.student_bank.shape
+  share //= mesh.size
+  here = rf"= f32\[(?:{share},{rows}|{share * rows}),{dim}\]\S* ([\w-]+)\("
+  return {
+    "collectives": collectives(text),
+    "bank_shaped": sorted(set(re.findall(here, text))),
+    "bank_bytes": 4 * share * rows * dim,
+    "aliased_bytes": compiled.memory_analysis().alias_size_in_bytes,
+    "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+  }
+
+
+if __name__ == "__main__":
+  mesh = training.make_mesh(8)
+  found = {
+    "runs": one_and_eight(mesh),
+    "everything": everything(mesh),
+    "small": contrastive_program(mesh, 50_000),
+    "large": contrastive_program(mesh, 1_281_167),
+  }
+  print(json.dumps(found))
