@@ -3,9 +3,9 @@
   python benchmarks/input.py [--workers 0,1,2] [--batch 64] [--size 224] [--student mobilenet_v2]
 
 A folder of JPEG photos (500 x 375 pixels, as most of ImageNet's) is written, and read as ``compress``
-reads data that do not fit in memory: decoded and scaled by worker processes, batch by batch. Beside
+reads data that do not fit in memory: decoded and scaled by worker processes, batch by batch, without the batches that are ready at first. Beside
 it a set that is in memory, and the step of a student on the device at hand, augmentation included.
-All rounds alternate; medians are printed, and the ratio of input to step.
+Rounds alternate; medians are printed, and the ratio of input to step.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxcompress import data, models
+from jaxcompress.data.stream import AHEAD
 from jaxcompress.training import Recipe, init_state, train_step
 
 WIDE, HIGH, CLASSES = 500, 375, 2
@@ -46,16 +47,14 @@ def write_photos(folder: pathlib.Path, count: int) -> int:
   return round(statistics.mean(sizes))
 
 
-def rates(sources: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
-  """Median images per second of each source; the first round warms up."""
-  found: dict[str, list[float]] = {name: [] for name in sources}
-  for i in range(rounds + 1):
-    for name, read in sources.items():
-      began = time.perf_counter()
-      images = read()
-      if i:
-        found[name].append(images / (time.perf_counter() - began))
-  return {name: statistics.median(values) for name, values in found.items()}
+def rate(act: Callable[[int], object], batches: int, batch: int, first: int = 1) -> float:
+  """Images per second of an action on one batch after the other; the first few do not count."""
+  for i in range(first):
+    act(i)
+  began = time.perf_counter()
+  for i in range(first, first + batches):
+    act(i)
+  return batches * batch / (time.perf_counter() - began)
 
 
 def main() -> None:
@@ -66,50 +65,39 @@ def main() -> None:
   parser.add_argument("--size", type=int, default=224)
   parser.add_argument("--student", default="mobilenet_v2")
   parser.add_argument("--photos", type=int, default=512)
-  parser.add_argument("--batches", type=int, default=6, help="in a round")
+  parser.add_argument("--batches", type=int, default=10, help="that are timed in a round")
+  parser.add_argument("--steps", type=int, default=3, help="that are timed in a round")
   parser.add_argument("--rounds", type=int, default=3)
   options = parser.parse_args()
   batch, batches = options.batch, options.batches
+  found: dict[str, list[float]] = {}
   with tempfile.TemporaryDirectory() as place:
     photo = write_photos(pathlib.Path(place), options.photos)
     disk = data.load(f"folder:{place}", size=options.size, in_memory=False).train
     memory = data.Split(disk.images[:], disk.labels)
-    stop = (options.rounds + 1) * batches
 
-    def reader(batch_at: Callable[[int], data.order.Batch]) -> Callable[[], int]:
-      position = 0
+    def from_memory(position: int) -> data.order.Batch:
+      return data.batch_at(memory, batch, seed=0, position=position)
 
-      def read() -> int:
-        nonlocal position
-        for _ in range(batches):
-          batch_at(position)
-          position += 1
-        return batches * batch
-
-      return read
-
-    streams = {
-      f"on disk, {count} workers" if count else "on disk, threads": data.Stream(
-        disk, batch, seed=0, stop=stop, workers=count
-      )
-      for count in map(int, options.workers.split(","))
-    }
-    in_memory = lambda position: data.batch_at(memory, batch, seed=0, position=position)  # noqa: E731
-    step = make_step(options.student, in_memory)
-    sources = {name: reader(stream) for name, stream in streams.items()}
-    sources |= {"in memory": reader(in_memory), "step": lambda: step() * batch}
-    found = rates(sources, options.rounds)
-    for stream in streams.values():
-      stream.close()
+    step = make_step(options.student, from_memory)
+    for _ in range(options.rounds):
+      for workers in map(int, options.workers.split(",")):
+        ready = 1 + AHEAD * max(1, workers)  # batches that wait already when the first one is there
+        with data.Stream(disk, batch, seed=0, stop=ready + batches, workers=workers) as stream:
+          name = f"on disk, {workers} workers" if workers else "on disk, threads"
+          found.setdefault(name, []).append(rate(stream, batches, batch, ready))
+      found.setdefault("in memory", []).append(rate(from_memory, batches, batch))
+      found.setdefault("step", []).append(rate(step, options.steps, batch))
+  medians = {name: statistics.median(values) for name, values in found.items()}
   title = f"{options.student}, {options.size} px, batch {batch}, {jax.devices()[0].device_kind}"
   table = Table("", "images/s", "input / step", title=f"{title}; JPEG of {photo / 1e3:.0f} kB")
-  for name, rate in found.items():
-    table.add_row(name, f"{rate:,.1f}", "" if name == "step" else f"{rate / found['step']:.2f}")
+  for name, value in medians.items():
+    table.add_row(name, f"{value:,.1f}", "" if name == "step" else f"{value / medians['step']:.2f}")
   Console(width=100).print(table)
 
 
-def make_step(student: str, batch_at: Callable[[int], data.order.Batch]) -> Callable[[], int]:
-  """A training step on one batch, with augmentation on the device; it returns 1 when it is done."""
+def make_step(student: str, batch_at: Callable[[int], data.order.Batch]) -> Callable[[int], None]:
+  """A training step on one batch, with augmentation on the device; it returns when that is done."""
   recipe = Recipe(
     student=models.create(student, CLASSES),
     optimizer=optax.sgd(0.05, momentum=0.9),
@@ -119,11 +107,10 @@ def make_step(student: str, batch_at: Callable[[int], data.order.Batch]) -> Call
   batch = jax.device_put(batch_at(0))
   state = init_state(recipe, jax.random.key(0), batch)
 
-  def step() -> int:
+  def step(_: int) -> None:
     nonlocal state
     state, metrics = train_step(state, batch)
     jax.block_until_ready(metrics)
-    return 1
 
   return step
 

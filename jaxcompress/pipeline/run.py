@@ -137,8 +137,14 @@ def _all_devices(options: Options) -> Mesh | None:
   """A mesh of all devices of all processes, if there are several.
 
   Raises:
-    ValueError: if they cannot share a batch.
+    ValueError: if they cannot share a batch, or there are several processes and a search, whose
+      measurements may differ between them.
   """
+  if options.budget is not None and jax.process_count() > 1:
+    raise ValueError(
+      "max_size, max_macs, max_latency_ms: students are tried on one process, and this is one of"
+      f" {jax.process_count()}; leave them or --coordinator out."
+    )
   if jax.device_count() == 1:
     return None
   mesh = training.make_mesh()

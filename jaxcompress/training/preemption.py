@@ -49,7 +49,7 @@ class Preemption:
     self._mesh = mesh if jax.process_count() > 1 else None
     self._asked = False
     self._answers: collections.deque[jax.Array] = collections.deque()
-    self._before: Any = None
+    self._taken, self._before = False, None
 
   def reached(self) -> bool:
     """To be called after every step, by all processes."""
@@ -64,11 +64,12 @@ class Preemption:
   def __enter__(self) -> "Preemption":
     if threading.current_thread() is threading.main_thread():
       self._before = signal.signal(signal.SIGTERM, self._ask)
+      self._taken = True
     return self
 
   def __exit__(self, *_: object) -> None:
-    if self._before is not None:
-      signal.signal(signal.SIGTERM, self._before)
+    if self._taken:  # a handler that is not Python's is None and cannot be put back
+      signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
 
   def _ask(self, *_: object) -> None:
     self._asked = True
