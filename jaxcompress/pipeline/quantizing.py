@@ -129,6 +129,7 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
     contents["analysis"] = report.analysis_text(analysis)
     contents["analysis_plot"] = style.png(report.analysis_plot(analysis))
   metadata = {
+    "model": run.saved.title,
     "classes": list(run.data.classes),
     "preprocess": run.preprocess.to_metadata(),
     "data": run.data.name,

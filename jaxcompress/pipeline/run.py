@@ -260,7 +260,12 @@ def _deploy(
   """Writes the integer file, runs it on every test image, and collects the results."""
   data, path = run.data, run.folder / "student.tflite"
   preprocess = run.preprocess.to_metadata()
-  metadata = {"classes": list(data.classes), "preprocess": preprocess, "data": data.name}
+  metadata = {
+    "model": student.title,
+    "classes": list(data.classes),
+    "preprocess": preprocess,
+    "data": data.name,
+  }
   export.tflite(quantized, path, metadata=metadata)
   verification, predictions = _verify(path, quantized, data.test.images)
   facts = run.recall()

@@ -75,6 +75,7 @@ def test_a_file_becomes_a_verified_integer_file(run, file, shapes, images, train
   assert "minmax" in out and "48 training images calibrate and decide" in out
   assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
   metadata = export.read_metadata(tmp_path / "model.tflite")
+  assert metadata["model"] == "resnet8" and metadata["version"]
   assert tuple(metadata["classes"]) == CLASSES and metadata["preprocess"]["per_image"]
 
 
