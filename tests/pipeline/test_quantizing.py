@@ -94,6 +94,15 @@ def test_export_quantizes_a_float_network_and_writes_formats_beside_each_other(
   assert tuple(export.read_metadata("both.jcz")["classes"]) == CLASSES
 
 
+def test_export_for_tensorrt_has_no_zero_points(run, file, shapes, tmp_path):
+  options = ("--data", f"folder:{shapes}", "--method", "minmax", "--images", 48)
+  code, out, err = run(
+    file, "--format", "onnx", "--target", "tensorrt", "--out", "t", *options, command="export"
+  )
+  assert (code, err) == (0, "") and "of the logits" in out
+  assert not [one for one in export.lint("t.onnx", "tensorrt") if one.severity == "error"]
+
+
 def test_export_writes_narrow_and_float_files_too(run, file, shapes, trained, images, tmp_path):
   options = ("--data", f"folder:{shapes}", "--method", "minmax", "--images", 48, "--bits", 4)
   formats = "tflite-int4,tflite-float32,tflite-float16,onnx-float32"
