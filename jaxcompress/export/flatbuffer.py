@@ -54,7 +54,7 @@ class SharingBuilder(flatbuffers.Builder):
 
     return self.once((x.dtype.str, x.tobytes()), write)
 
-  def CreateString(self, s: str, encoding="utf-8", errors="strict") -> int:
+  def CreateString(self, s: str, encoding: str = "utf-8", errors: str = "strict") -> int:
     return self.once(s, lambda: super(SharingBuilder, self).CreateString(s, encoding, errors))
 
 
@@ -131,7 +131,7 @@ class ModelFile:
     )
     return len(self._tensors) - 1
 
-  def constant(self, data: np.ndarray, quantization: Shared | None = None, name: str = "") -> int:
+  def constant(self, data: Any, quantization: Shared | None = None, name: str = "") -> int:
     """Index of a constant tensor; one that is there already is used again."""
     key = (data.dtype.str, data.shape, data.tobytes(), id(quantization), name)
     return self._reuse(
@@ -168,7 +168,9 @@ class ModelFile:
       **fields: of the options; lists become int32 vectors.
     """
     options = options or "".join(part.title() for part in code.split("_")) + "Options"
-    fields = {name: np.int32(v) if isinstance(v, list) else v for name, v in fields.items()}
+    fields = {
+      name: np.array(v, np.int32) if isinstance(v, list) else v for name, v in fields.items()
+    }
     if (code, version) not in self._codes:
       self._codes.append((code, version))
     self._operators.append(

@@ -77,7 +77,8 @@ def verify(
     fed = images if runtime.input_dtype == np.uint8 else codes
     if runtime.input_dtype == np.float32:
       fed = quantized.network_input(images)
-    ours, theirs, step = quantized.run(codes), device_logits(runtime, fed), 1
+    ours, theirs = quantized.run(codes), device_logits(runtime, fed)
+    step = np.float64(1)
   if ours.shape != theirs.shape:
     raise ValueError(
       f"path: {path} has {theirs.shape[-1]} logits and the model {ours.shape[-1]}; it is of another"

@@ -46,6 +46,8 @@ class Entry:
     steps: training steps of this run; 0 for a network that came from a checkpoint.
     seconds: training time of this run.
     weight_bits: bits of a stored weight.
+    packed_bytes: size of the packed file (.jcz), or None.
+    sparsity: share of the weights that are zero, or None where nothing was pruned.
     latency_ms: median latency of the .tflite for one image on one thread, or None.
     latency_ms_2_threads: the same on two threads.
     bit_equal: share of the logits that are bit-equal between the device and exact evaluation.
@@ -72,6 +74,8 @@ class Entry:
   steps: int = 0
   seconds: float = 0.0
   weight_bits: int = 32
+  packed_bytes: int | None = None
+  sparsity: float | None = None
   latency_ms: float | None = None
   latency_ms_2_threads: float | None = None
   bit_equal: float | None = None
@@ -83,7 +87,7 @@ class Entry:
   npu: str | None = None
 
   def __post_init__(self):
-    for name in ("top1", "bit_equal", "top1_agreement"):
+    for name in ("top1", "bit_equal", "top1_agreement", "sparsity"):
       share = getattr(self, name)
       if share is not None and not 0 <= share <= 1:
         raise ValueError(f"{name}: {share} must be a share from 0 to 1; divide percentages by 100.")

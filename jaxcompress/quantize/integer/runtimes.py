@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
 
 from jaxcompress.quantize.integer import litert, onnxruntime, reference, wide, xnnpack
 from jaxcompress.quantize.integer.swish import activation_table
 from jaxcompress.quantize.integer.values import Grid
 
-Rule = Callable[..., jax.Array]
+
+class Rule(Protocol):
+  """What a runtime does to integers, called under ``jit``."""
+
+  def __call__(self, *args: Any) -> Any: ...
 
 
 class Kernels(NamedTuple):

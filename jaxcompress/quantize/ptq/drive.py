@@ -193,7 +193,8 @@ def search(
   to, widths = layer_levels(network.sites, bits, activation_bits, rules)
   judge = Judge.of(network, Batches(images[held_out], preprocess, size), labels, held_out)
   enough = SLACK + (max_drop or 0.0)
-  best, trials = None, []
+  best: tuple[tuple[float, float], QuantizedModel] | None = None
+  trials: list[Trial] = []
   with meter(progress) as shown:
     for name, plan in methods.items():
       lossless = bool(trials) and min(trial.drop for trial in trials) <= enough
@@ -220,6 +221,7 @@ def search(
       if best is None or (score, sqnr) > best[0]:
         best = ((score, sqnr), quantized)
   _check_drop(trials, max_drop, judge, bits, rules)
+  assert best is not None  # the first method is always tried
   return best[1], tuple(trials)
 
 

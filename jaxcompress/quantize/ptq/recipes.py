@@ -100,7 +100,7 @@ class Network:
     return Network(self.sites, equalized.folded, equalized.moments, self.batches, equalized.moves)
 
   @functools.cached_property
-  def layers(self):
+  def layers(self) -> dict[str, Any]:
     """Weights and biases on the device."""
     return folded_layers(self.folded)
 
