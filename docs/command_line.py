@@ -18,7 +18,7 @@ def commands() -> list[str]:
   lines = []
   for name, command in group.commands.items():
     lines += [f"## {name}", "", " ".join((command.help or "").split()), ""]
-    lines += ["| | |", "|---|---|"]
+    lines += ["| option | |", "|---|---|"]
     for parameter in command.params:
       record = parameter.get_help_record(typer.Context(command)) or (parameter.name.upper(), "")
       usage, text = (

@@ -8,5 +8,5 @@ def keep_compiled_programs() -> None:
   from jaxcompress.data.cache import cache_folder
 
   folder = cache_folder()
-  if folder is not None and jax.config.jax_compilation_cache_dir is None:
+  if folder is not None and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
     jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))

@@ -90,7 +90,7 @@ def quantize(
   if torch is None:
     pipeline.quantize_model(options, console=Console())
   else:
-    pipeline.quantize_torch(torch, calibration, options, console=Console())
+    pipeline.quantize_torch(torch, calibration or "", options, console=Console())
 
 
 def _checkpoint(
@@ -115,4 +115,5 @@ def _checkpoint(
   for name, value in {"model": model, "data": data}.items():
     if value is not None:
       raise ValueError(f"{name}: {value} is given beside --torch; leave it out.")
+  assert weights is not None  # as was just seen
   return weights

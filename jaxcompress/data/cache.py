@@ -51,7 +51,7 @@ def write(name: str, arrays: Arrays) -> bool:
     return False
   try:
     with os.fdopen(handle, "wb") as file:
-      np.savez(file, **arrays)
+      np.savez(file, **arrays)  # type: ignore[arg-type]  # names of arrays, no option
     os.replace(temporary, folder / name)
   except BaseException as error:  # also on Ctrl-C: no half file stays behind
     with contextlib.suppress(OSError):

@@ -1,6 +1,7 @@
 """What every data source returns: images and labels, in three parts."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -95,10 +96,9 @@ class Dataset:
       4
     """
     parts = (self.train, self.validation)
-    pixels = [part.images for part in parts]
-    encoded = isinstance(pixels[0], EncodedImages)
+    first, second = (part.images for part in parts)
     joined = Split(
-      pixels[0].joined(pixels[1]) if encoded else np.concatenate(pixels),
+      _joined(first, second),
       np.concatenate([part.labels for part in parts]),
     )
     return dataclasses.replace(self, train=joined)
@@ -107,3 +107,10 @@ class Dataset:
   def image_shape(self) -> tuple[int, int, int]:
     """(height, width, channels) of every image."""
     return self.train.images.shape[1:]
+
+
+def _joined(first: Any, second: Any) -> Any:
+  """The images of both; encoded ones stay so."""
+  return (
+    first.joined(second) if isinstance(first, EncodedImages) else np.concatenate([first, second])
+  )

@@ -77,7 +77,6 @@ def folder(
   files = {
     part: found.pick(at_most(found.labels, found.order, limit)) for part, found in files.items()
   }
-  shape = (size, size)
   if size is None:
     shape = images.common_size([path for found in files.values() for path in found.paths])
   if in_memory is None:
@@ -164,7 +163,7 @@ def _complete(files: dict[str, Files], classes: Sequence[str]) -> dict[str, File
   counts = np.bincount(whole.labels, minlength=len(classes))
   if counts.min() < need:
     raise ValueError(
-      f"data: the class {classes[counts.argmin()]!r} has {counts.min()} image(s); it needs {need} "
+      f"data: the class {classes[int(counts.argmin())]!r} has {counts.min()} image(s); it needs {need} "
       "or more, one for each part."
     )
   train, validation, test = three_way(whole.labels, whole.order, "test" in files)

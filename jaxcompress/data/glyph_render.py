@@ -42,7 +42,9 @@ class GlyphStyle:
       raise ValueError(f"size: {self.size} is out of range; glyphs are 16 to 256 pixels.")
 
 
-def render(style: GlyphStyle, labels: np.ndarray, fonts: np.ndarray, key: tuple[int, ...]):
+def render(
+  style: GlyphStyle, labels: np.ndarray, fonts: np.ndarray, key: tuple[int, ...]
+) -> np.ndarray:
   """Draws one picture of every label.
 
   Each has a background that changes from one side to the other, another character that sticks in

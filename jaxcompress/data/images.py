@@ -87,7 +87,7 @@ def common_size(sources: Sequence[Source]) -> Size:
   Raises:
     ValueError: if an image is damaged.
   """
-  counts = collections.Counter()
+  counts: collections.Counter[tuple[int, int]] = collections.Counter()
   with _quiet():
     for i, source in enumerate(sources):
       size = _guarded(_upright_size, source, i)
@@ -98,7 +98,8 @@ def common_size(sources: Sequence[Source]) -> Size:
   shorter = min(height, width)
   if shorter >= TINY:
     return height, width
-  return tuple(min(round(side * ENLARGED / shorter), USUAL) for side in (height, width))
+  height, width = (min(round(side * ENLARGED / shorter), USUAL) for side in (height, width))
+  return height, width
 
 
 def _upright_size(source: Source) -> Size:

@@ -101,8 +101,8 @@ class Preprocess:
         f"metadata: {', '.join(missing)} missing; it must have {', '.join(names)}, as "
         "to_metadata writes them."
       )
-    values = {name: metadata[name] for name in names}
-    return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+    values: dict[str, Any] = {name: metadata[name] for name in names}
+    return cls(**values | {n: tuple(v) for n, v in values.items() if isinstance(v, list)})
 
 
 def _per_channel(value: Pixel, ndim: int) -> float | np.ndarray:

@@ -2,8 +2,11 @@
 
 import dataclasses
 import gc
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +80,8 @@ class Stream:
       raise ValueError(f"workers: {workers} must not be negative; 0 reads with threads.")
     self._read = _Reader(split, batch_size, seed, rows)
     self._stop, self._workers = stop, workers
-    self._next, self._batches = -1, None
+    self._next = -1
+    self._batches: Any = None
 
   def __call__(self, position: int) -> Batch:
     """The batch at a position."""
@@ -115,4 +119,14 @@ class Stream:
     options = grain.MultiprocessingOptions(
       num_workers=min(self._workers, self._stop - position), per_worker_buffer_size=AHEAD
     )
-    return iter(batches.to_iter_dataset(one).mp_prefetch(options))
+    return iter(batches.to_iter_dataset(one).mp_prefetch(options, _end_with_parent))
+
+
+def _end_with_parent(*_: object) -> None:
+  """In a worker: ends it when the run is killed, which cannot tell it so."""
+
+  def watch() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()

@@ -189,7 +189,8 @@ def _compute(
   if folder.exists():
     shutil.rmtree(folder)
   folder.mkdir(parents=True)
-  count, files = len(split), None
+  count = len(split)
+  files: list[np.memmap] = []
   for cycle in range(facts["cycles"]):
     for start in range(0, count, batch_size):
       index = np.minimum(np.arange(start, start + batch_size), count - 1).astype(np.int32)
@@ -199,7 +200,7 @@ def _compute(
         "cycle": np.full(batch_size, cycle, np.int32),
       }
       found = [np.asarray(x).view(np.uint16) for x in outputs(variables, batch)]
-      if files is None:
+      if not files:
         shapes = [(facts["cycles"], count, x.shape[-1]) for x in found]
         files = [
           np.memmap(folder / n, np.uint16, "w+", shape=s)

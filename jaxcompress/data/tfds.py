@@ -74,7 +74,8 @@ class Source(NamedTuple):
 
   def first(self, count: int) -> Records:
     """The first records; they lie on disk in random order."""
-    found, labels = [], np.empty(count, np.int32)
+    found: list[Any] = []
+    labels = np.empty(count, np.int32)
     for start in range(0, count, BATCH):
       for row in self.rows.__getitems__(range(start, min(start + BATCH, count))):
         labels[len(found)] = row[self.label_key]
@@ -138,9 +139,7 @@ def tfds(
       f"data: {name!r} has no images in a split called train; its splits are "
       f"{', '.join(builder.info.splits)}."
     )
-  shape = (size, size)
-  if size is None:
-    shape = _guarded(lambda: _size(parts["train"]), place)
+  shape = _guarded(lambda: _size(parts["train"]), place) if size is None else (size, size)
   counts = {
     part: len(source.rows) if limit is None else min(2 * limit, len(source.rows))
     for part, source in parts.items()
@@ -259,7 +258,8 @@ def _sources(
 
 def _size(source: Source) -> images.Size:
   """The usual size of a set, judged by its first images."""
-  return images.common_size(source.first(min(BATCH, len(source.rows))).images)
+  first: Any = source.first(min(BATCH, len(source.rows))).images
+  return images.common_size(first)
 
 
 def _complete(parts: dict[str, Records], seed: int) -> dict[str, Records]:

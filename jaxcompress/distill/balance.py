@@ -66,7 +66,7 @@ class MagnitudeState(NamedTuple):
     terms: states of the losses by name.
   """
 
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
   sizes: dict[str, jax.Array]
   terms: Any
 
@@ -136,7 +136,9 @@ def _terms(
   **extras: Any,
 ) -> tuple[dict[str, jax.Array], dict[str, Any], Metrics]:
   """Each loss by itself: values, states, and metrics under its name."""
-  values, states, metrics = {}, {}, {}
+  values: dict[str, jax.Array] = {}
+  states: dict[str, Any] = {}
+  metrics: Metrics = {}
   for i, (name, transform) in enumerate(transforms.items()):
     values[name], states[name], found = transform.update(
       params[name], state[name], student, teachers, batch, **fold(extras, i)

@@ -198,7 +198,8 @@ def _renewed(state: dict, pairs: tuple[Pair, ...]) -> dict:
 
 def _weighted_to_last(terms: list[jax.Array]) -> jax.Array:
   """The last term whole, each one before it half of its successor."""
-  return sum(2.0 ** (i + 1 - len(terms)) * term for i, term in enumerate(terms))
+  weighted = [2.0 ** (i + 1 - len(terms)) * term for i, term in enumerate(terms)]
+  return sum(weighted[1:], weighted[0])
 
 
 def _check_margins(margins: tuple[jax.Array, ...] | None, pairs: tuple[Pair, ...]) -> None:

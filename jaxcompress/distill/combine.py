@@ -19,7 +19,7 @@ class ScaleState(NamedTuple):
     inner: state of the scaled loss.
   """
 
-  count: schedules.Count
+  count: schedules.Count  # type: ignore[assignment]  # tuple.count is not needed
   inner: Any
 
 

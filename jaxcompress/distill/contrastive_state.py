@@ -35,7 +35,7 @@ class Overwritten(NamedTuple):
     teacher_rows: rows of the teacher's bank, (batch, dim) float32.
   """
 
-  index: jax.Array
+  index: jax.Array  # type: ignore[assignment]  # tuple.index is not needed
   student_rows: jax.Array
   teacher_rows: jax.Array
 
@@ -61,7 +61,7 @@ class CRDState(NamedTuple):
   teacher_bank: jax.Array
   student_log_z: jax.Array
   teacher_log_z: jax.Array
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
   seed: jax.Array
   overwritten: Overwritten
 
@@ -76,7 +76,7 @@ class CRDState(NamedTuple):
 
     overwritten = keep_where(keep, self.overwritten, old.overwritten)
     write = banks.write_rows
-    if shares(mesh, self.student_bank.shape):
+    if mesh is not None and shares(mesh, self.student_bank.shape):
       overwritten = old.overwritten
       split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
       write = jax.shard_map(

@@ -23,12 +23,12 @@ class Adapter(nn.Module):
   preact: tuple[str, ...] = ()
   logits: str | None = None
 
-  def setup(self):
+  def setup(self) -> None:
     nn.share_scope(self, self.adapted)  # variables have the model's own names
 
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
     outputs: dict[str, Any] = {}
-    depth = len(self.scope.path)
+    depth = len(self.scope.path) if self.scope is not None else 0
 
     def record(following, args, kwargs, context):
       output = following(*args, **kwargs)

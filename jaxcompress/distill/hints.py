@@ -1,6 +1,7 @@
 """Losses that regress the teacher's maps from the student's."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -177,7 +178,7 @@ def init_regressors(
     >>> init_regressors(jax.random.key(0), (pair,))[0][0]["kernel"].shape
     (4, 4, 3, 5)
   """
-  layers = []
+  layers: list[tuple[Any, Any]] = []  # params and state
   for i, (s, t) in enumerate(pairs):
     if skip_equal and s.shape[1:] == t.shape[1:]:
       layers.append(((), ()))

@@ -225,7 +225,9 @@ def ctkd(
   return stateful("ctkd", init, compute)
 
 
-def softened_kl(student: jax.Array, teacher: jax.Array, temperature: jax.Array) -> jax.Array:
+def softened_kl(
+  student: jax.Array, teacher: jax.Array, temperature: jax.Array | float
+) -> jax.Array:
   """``T**2 * KL(softmax(t / T) || softmax(s / T))``, averaged over the batch.
 
   Examples:

@@ -105,7 +105,7 @@ def _at(name: str, network: str, field: str, maps: tuple[jax.Array, ...], i: int
   return maps[i]
 
 
-def adaptive_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def adaptive_pool(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
   """Averages over ``size`` windows that cover the map and may overlap.
 
   Window i of o covers pixels from ``floor(i n / o)`` to ``ceil((i + 1) n / o)``.
@@ -135,7 +135,7 @@ def _windows(inputs: int, outputs: int) -> np.ndarray:
   return weights
 
 
-def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def nearest(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
   """Nearest-neighbour resizing: pixel i of the result is ``floor(i n / o)`` of the map.
 
   Examples:

@@ -6,7 +6,7 @@ its gradients were not finite) takes its count back too.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,8 @@ def read(value: ScalarOrSchedule, count: Count) -> tuple[jax.Array, Count]:
     (1.0, 2.0)
   """
   if callable(value):
-    return jnp.asarray(value(count), jnp.float32), optax.safe_increment(count)
+    steps = cast(jax.Array, count)  # a schedule's count is an array; see start
+    return jnp.asarray(value(steps), jnp.float32), optax.safe_increment(steps)
   return jnp.asarray(value, jnp.float32), count
 
 

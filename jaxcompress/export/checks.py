@@ -113,9 +113,16 @@ def static_shape(found: Operator, limit: None) -> str | None:
   return f"shape {list(free[0].shape)}" if free else None
 
 
+def _first(found: Operator) -> Tensor:
+  """What the operator reads first, which is never left out."""
+  tensor = found.inputs[0]
+  assert tensor is not None
+  return tensor
+
+
 def batch(found: Operator, limit: int) -> str | None:
   """Images at a time."""
-  size = found.inputs[0].shape[0]
+  size = _first(found).shape[0]
   return None if size == limit else f"batch {size}"
 
 
@@ -144,7 +151,7 @@ def _pads(found: Operator) -> bool:
   for axis, side in ((1, "Height"), (2, "Width")):
     size = found.options.get(f"filter{side}", 1) if weights is None else weights.shape[axis]
     moved = (found.outputs[0].shape[axis] - 1) * found.options.get(f"stride{side[0]}", 1)
-    if _is_same(found) and moved + size > found.inputs[0].shape[axis]:
+    if _is_same(found) and moved + size > _first(found).shape[axis]:
       return True
   return False
 
@@ -211,7 +218,7 @@ def same_grid(found: Operator, limit: None) -> str | None:
 
 def codes(found: Operator, limit: Collection[str]) -> str | None:
   """Types of the codes that are written or read."""
-  tensor = found.outputs[0] if found.name == "QuantizeLinear" else found.inputs[0]
+  tensor = found.outputs[0] if found.name == "QuantizeLinear" else _first(found)
   return _outside([tensor], limit)
 
 

@@ -78,7 +78,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
   if ENTRY not in entries:
     raise ValueError(f"path: {path} has no metadata of jaxcompress.")
   try:
-    return json.loads(entries[ENTRY])
+    return json.loads(entries[ENTRY] or "")
   except (TypeError, ValueError) as error:
     raise ValueError(f"path: {path} has damaged metadata ({error}).") from error
 
@@ -127,10 +127,8 @@ def parse_operators(content: bytes) -> tuple[Operator, ...]:
       for index, tensor in enumerate(graph.tensors)
     ]
     for operator, code, kind in zip(graph.operators, codes, kinds, strict=True):
-      inputs, outputs = (
-        tuple(tensors[index] if index >= 0 else None for index in _indices(ends))
-        for ends in (operator.inputs, operator.outputs)
-      )
+      inputs = tuple(tensors[i] if i >= 0 else None for i in _indices(operator.inputs))
+      outputs = tuple(tensors[i] for i in _indices(operator.outputs))
       is_float = any(tensor.type in FLOATS for tensor in (*inputs, *outputs) if tensor)
       options = vars(operator.builtinOptions) if operator.builtinOptions else {}
       found.append(Operator(kind, code.version, is_float, inputs, outputs, options))
@@ -168,8 +166,12 @@ def _tensor(tensor: Any, buffer: Any, content: bytes, maker: str) -> Tensor:
     type=kind,
     shape=tuple(_indices(shape)),
     maker=maker,
-    scales=np.float32(() if details is None or details.scale is None else details.scale),
-    zero_points=np.int64(() if details is None or details.zeroPoint is None else details.zeroPoint),
+    scales=np.asarray(
+      () if details is None or details.scale is None else details.scale, np.float32
+    ),
+    zero_points=np.asarray(
+      () if details is None or details.zeroPoint is None else details.zeroPoint, np.int64
+    ),
     axis=0 if details is None else details.quantizedDimension,
     values=_values(data, kind, tensor.shape) if is_constant else None,
     is_constant=is_constant,

@@ -56,7 +56,7 @@ def _fused(emitter: Emitter, node: Node) -> int:
 def dense(emitter: Emitter, node: Node) -> None:
   """FULLY_CONNECTED, or a 1x1 convolution where that is what runs."""
   scales = emitter.numbers.weights(node).kernel_scales
-  as_convolution = emitter.dense_per_tensor and not has_one_scale(scales)
+  as_convolution = emitter.dense_per_tensor and not (scales is None or has_one_scale(scales))
   if emitter.bits(node.output) == 16 or as_convolution:
     _pointwise_dense(emitter, node)
     return
@@ -97,7 +97,7 @@ def _pointwise_dense(emitter: Emitter, node: Node) -> None:
 
 def mean(emitter: Emitter, node: Node) -> None:
   """The mean over height and width."""
-  axes = emitter.file.constant(np.int32([1, 2]))
+  axes = emitter.file.constant(np.array([1, 2], np.int32))
   emitter.operator(
     "MEAN",
     [*emitter.inputs(node), axes],
@@ -182,7 +182,7 @@ def _pad(emitter: Emitter, node: Node, source: int, pads, fill: int | None) -> i
   height, width, channels = node.input_shapes[0][1:]
   shape = (1, height + sum(pads[0]), width + sum(pads[1]), channels)
   padded = emitter.scratch(f"{node.name}/pad", shape, tensor)
-  amounts = emitter.file.constant(np.int32([(0, 0), *pads, (0, 0)]))
+  amounts = emitter.file.constant(np.array([(0, 0), *pads, (0, 0)], np.int32))
   if fill is None or fill == emitter.numbers.zero_point(tensor):
     emitter.operator("PAD", [source, amounts], [padded], tensor)
   else:

@@ -34,7 +34,8 @@ def split(emitter: Emitter, node: Node) -> None:
   steps = emitter.file.constant(np.ones(rank, np.int32))
   for part, start, size in zip(parts, np.cumsum([0, *sizes]), sizes, strict=False):
     edges = [
-      emitter.file.constant(np.int32([0] * (rank - 1) + [at])) for at in (start, start + size)
+      emitter.file.constant(np.array([0] * (rank - 1) + [at], np.int32))
+      for at in (start, start + size)
     ]
     emitter.operator(
       "STRIDED_SLICE",
@@ -52,7 +53,7 @@ def shuffle(emitter: Emitter, node: Node) -> None:
   cells, parts = int(np.prod(shape[1:-1])), shape[-1] // groups
   grouped = emitter.scratch(f"{node.name}/grouped", (cells, groups, parts), node.inputs[0])
   swapped = emitter.scratch(f"{node.name}/swapped", (cells, parts, groups), node.inputs[0])
-  order = emitter.file.constant(np.int32([0, 2, 1]))
+  order = emitter.file.constant(np.array([0, 2, 1], np.int32))
   reshape(emitter, emitter.inputs(node)[0], grouped, [-1, groups, parts])
   emitter.operator("TRANSPOSE", [grouped, order], [swapped], node.output)
   reshape(emitter, swapped, emitter.outputs(node)[0], [-1, *shape[1:]])
@@ -60,5 +61,5 @@ def shuffle(emitter: Emitter, node: Node) -> None:
 
 def reshape(emitter: Emitter, source: int, target: int, shape: list[int]) -> None:
   """The same values in another shape; -1 takes what is left."""
-  constant = emitter.file.constant(np.int32(shape))
+  constant = emitter.file.constant(np.array(shape, np.int32))
   emitter.file.operator("RESHAPE", 1, [source, constant], [target], newShape=shape)

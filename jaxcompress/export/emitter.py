@@ -1,7 +1,7 @@
 """A .tflite file in the making: the tensors of a graph and constants on their grids."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -65,11 +65,20 @@ class Emitter:
     """A new uint8 tensor that the graph's int8 input is read from, by a shift of the codes."""
     codes = self.tensors[INPUT]
     zero_point = self.numbers.zero_point(INPUT) - LOWEST
-    quantization = self.file.quantization(self.numbers.model.grids[INPUT].scale, zero_point)
+    quantization = self.file.quantization(
+      cast(Any, self.numbers).model.grids[INPUT].scale, zero_point
+    )
     shape = (1, *self.graph.input_shape[1:])
     pixels = self.file.tensor("pixels", shape, np.uint8, quantization)
     self.operator("QUANTIZE", [pixels], [codes], INPUT)
     return pixels
+
+  def floats(self) -> int:
+    """A new float32 tensor that is rounded to the graph's int8 input."""
+    shape = (1, *self.graph.input_shape[1:])
+    floats = self.file.tensor("floats", shape, np.float32)
+    self.operator("QUANTIZE", [floats], [self.tensors[INPUT]], INPUT)
+    return floats
 
   def activation(self, tensor: str, shape: tuple[int, ...]) -> int:
     """A new activation tensor of the graph, for one image."""
@@ -93,7 +102,12 @@ class Emitter:
   def weights(self, node: Node, layout: Callable[[np.ndarray], np.ndarray], axis: int) -> list[int]:
     """Constant tensors of a kernel and a bias, with short names: the layer's own is in its output."""
     kernel, bias, kernel_scales, bias_scales = self.numbers.weights(node)
-    if self.dense_per_tensor and node.op == "Dense" and has_one_scale(kernel_scales):
+    per_tensor = self.dense_per_tensor and node.op == "Dense"
+    if (
+      per_tensor
+      and not (kernel_scales is None or bias_scales is None)
+      and has_one_scale(kernel_scales)
+    ):
       kernel_scales, bias_scales = kernel_scales[:1], bias_scales[:1]
     self._layers += 1
     return [

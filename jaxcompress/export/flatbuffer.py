@@ -54,7 +54,7 @@ class SharingBuilder(flatbuffers.Builder):
 
     return self.once((x.dtype.str, x.tobytes()), write)
 
-  def CreateString(self, s: str, encoding="utf-8", errors="strict") -> int:
+  def CreateString(self, s: str, encoding: str = "utf-8", errors: str = "strict") -> int:
     return self.once(s, lambda: super(SharingBuilder, self).CreateString(s, encoding, errors))
 
 
@@ -131,7 +131,7 @@ class ModelFile:
     )
     return len(self._tensors) - 1
 
-  def constant(self, data: np.ndarray, quantization: Shared | None = None, name: str = "") -> int:
+  def constant(self, data: Any, quantization: Shared | None = None, name: str = "") -> int:
     """Index of a constant tensor; one that is there already is used again."""
     key = (data.dtype.str, data.shape, data.tobytes(), id(quantization), name)
     return self._reuse(
@@ -168,7 +168,9 @@ class ModelFile:
       **fields: of the options; lists become int32 vectors.
     """
     options = options or "".join(part.title() for part in code.split("_")) + "Options"
-    fields = {name: np.int32(v) if isinstance(v, list) else v for name, v in fields.items()}
+    fields = {
+      name: np.array(v, np.int32) if isinstance(v, list) else v for name, v in fields.items()
+    }
     if (code, version) not in self._codes:
       self._codes.append((code, version))
     self._operators.append(
@@ -189,9 +191,15 @@ class ModelFile:
     return any(self._tensors[index].type == schema.TensorType.INT4 for index in tensors)
 
   @property
-  def has_float(self) -> bool:
-    """Whether a tensor holds floating-point numbers."""
-    return any(tensor.type == schema.TensorType.FLOAT32 for tensor in self._tensors)
+  def computes_in_float(self) -> bool:
+    """Whether an operator reads or writes floating-point numbers, but to round them to integers."""
+    floats = (schema.TensorType.FLOAT16, schema.TensorType.FLOAT32)
+    for operator in self._operators:
+      rounds = self._codes[operator.opcodeIndex][0] == "QUANTIZE"
+      computed = [*operator.outputs, *(() if rounds else operator.inputs)]
+      if any(self._tensors[index].type in floats for index in computed):
+        return True
+    return False
 
   def to_bytes(
     self,

@@ -8,6 +8,8 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +32,7 @@ def peak_bytes() -> int | None:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def load_tflite(path: str, threads: int):
+def load_tflite(path: str, threads: int) -> Callable[[], Callable[[], Any]]:
   """A function that runs a .tflite file once, on random numbers; made in two steps."""
   from ai_edge_litert.interpreter import Interpreter
 
@@ -44,7 +46,7 @@ def load_tflite(path: str, threads: int):
   return start
 
 
-def load_onnx(path: str, threads: int):
+def load_onnx(path: str, threads: int) -> Callable[[], Callable[[], Any]]:
   """As :func:`load_tflite`, of an .onnx file in onnxruntime."""
   import onnxruntime
 
@@ -61,7 +63,7 @@ def load_onnx(path: str, threads: int):
   return start
 
 
-def random_images(shape, dtype) -> np.ndarray:
+def random_images(shape: Sequence[int], dtype: Any) -> np.ndarray:
   """Images that nothing can be skipped for."""
   rng = np.random.default_rng(0)
   if np.dtype(dtype).kind == "f":
@@ -85,7 +87,7 @@ def measure(path: str, threads: int, repeats: int) -> dict:
     run()
     times.append(1e3 * (time.perf_counter() - began))
   after = peak_bytes()
-  return {"times": times, "memory": None if before is None else after - before}
+  return {"times": times, "memory": None if before is None or after is None else after - before}
 
 
 if __name__ == "__main__":

@@ -99,13 +99,14 @@ class OnnxEmitter:
 
   def reshaped(self, value: str, shape: list[int], name: str) -> str:
     """A float value in another shape; 0 keeps a size, -1 takes what is left."""
-    return self.file.operator("Reshape", [value, self.file.constant(np.int64(shape))], name)
+    return self.file.operator(
+      "Reshape", [value, self.file.constant(np.array(shape, np.int64))], name
+    )
 
   def _grid(self, grid: Grid) -> tuple[str, str]:
-    zero_point = np.int8(grid.zero_point)
-    if not self.signed:
-      zero_point = np.uint8(grid.zero_point - LOWEST)
-    return self.file.constant(np.float32(grid.scale)), self.file.constant(zero_point)
+    zero_point = grid.zero_point if self.signed else grid.zero_point - LOWEST
+    stored = np.array(zero_point, np.int8 if self.signed else np.uint8)
+    return self.file.constant(np.float32(grid.scale)), self.file.constant(stored)
 
   def activated(self, value: str, name: str, act: str | None) -> str:
     """An activation function in float."""
@@ -124,7 +125,7 @@ class OnnxEmitter:
     """Kernel, its first axis the output's, and bias of a layer, as float tensors."""
     kernel, bias, kernel_scales, bias_scales = self.numbers.weights(node)
     if self.signed:
-      bias, bias_scales = np.float32(bias * np.float64(bias_scales)), None
+      bias, bias_scales = np.asarray(bias * np.float64(bias_scales), np.float32), None
     pairs = {"kernel": (layout(kernel), kernel_scales), "bias": (bias, bias_scales)}
     return [self._constant(f"{node.name}/{kind}", *pair) for kind, pair in pairs.items()]
 
@@ -232,7 +233,7 @@ def _average_pool(emitter: OnnxEmitter, node: Node) -> None:
 
 
 def _split(emitter: OnnxEmitter, node: Node) -> None:
-  sizes = emitter.file.constant(np.int64(node.attrs["sizes"]))
+  sizes = emitter.file.constant(np.array(node.attrs["sizes"], np.int64))
   values = [f"{tensor}/out" for tensor in node.outputs]
   emitter.file.operator("Split", [*emitter.inputs(node), sizes], values, axis=1)
   for tensor, value in zip(node.outputs, values, strict=True):

@@ -22,7 +22,7 @@ class OnnxFile:
     self._constants: dict[tuple, str] = {}
     self._initializers: list[onnx.TensorProto] = []
 
-  def constant(self, data: np.ndarray) -> str:
+  def constant(self, data: np.ndarray | np.generic) -> str:
     """Name of a constant; one that is there already is used again."""
     data = np.asarray(data, order="C")  # ascontiguousarray would give a scalar an axis
     key = (data.dtype.str, data.shape, data.tobytes())
@@ -63,12 +63,12 @@ class OnnxFile:
       producer: name and version of what writes it.
       metadata: texts kept in the file.
     """
-    ends = [
+    read, written = (
       [helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, list(shape)) for end, shape in of]
       for of in (inputs.items(), outputs.items())
-    ]
+    )
     model = helper.make_model(
-      helper.make_graph(self._nodes, name, *ends, self._initializers),
+      helper.make_graph(self._nodes, name, read, written, self._initializers),
       opset_imports=[helper.make_opsetid("", OPSET)],
       ir_version=IR_VERSION,
       producer_name=producer[0],

@@ -66,6 +66,8 @@ class OnnxInterpreter:
 
   def get_tensor(self, index: int) -> np.ndarray:
     """The output."""
+    if self._logits is None:
+      raise RuntimeError("nothing was computed yet; call invoke")
     if self._is_nchw and self._logits.ndim == 4:
       return self._logits.transpose(0, 2, 3, 1)
     return self._logits

@@ -24,7 +24,7 @@ from jaxcompress.export.files import write_atomically
 from jaxcompress.export.metadata import ENTRY, describe, to_json, version
 from jaxcompress.export.packing import deflate, inflate, restore, unpack_bits, unzigzag, zigzag
 from jaxcompress.export.tflite import tflite
-from jaxcompress.nn import Graph, Node, Norm, kernel_shape
+from jaxcompress.nn import Graph, Node, Norm, kernel_shape, needed_shape
 from jaxcompress.quantize import Grid, Integers, QuantizedModel
 from jaxcompress.quantize.model import Move, bias_type
 
@@ -201,7 +201,7 @@ def _rebuild(
     for name, (scale, zero_point, bits) in manifest["grids"].items()
   }
   nodes = {node.name: node for node in graph.nodes if kernel_shape(node) is not None}
-  shapes = {name: kernel_shape(node) for name, node in nodes.items()}
+  shapes = {name: needed_shape(node) for name, node in nodes.items()}
   channels = [shape[-1] for shape in shapes.values()]
   scales = _split(inflate(arrays["scales"], np.float32, sum(channels)), channels)
   values = unzigzag(inflate(arrays["biases"], np.uint64, sum(channels)))

@@ -96,7 +96,7 @@ def stablehlo_float(
   """
 
   def run(images: jax.Array) -> jax.Array:
-    result = model.apply(variables, images, train=False)
+    result: Any = model.apply(variables, images, train=False)
     return result.logits if isinstance(result, Endpoints) else result
 
   return _write(run, path, image_shape, jnp.float32)

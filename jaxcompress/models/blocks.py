@@ -1,6 +1,7 @@
 """Blocks that several architectures share."""
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -31,7 +32,7 @@ class SqueezeExcite(nn.Module):
 
 
 def activated(
-  x: jax.Array, features: int, *, act: str, name: str, train: bool | jax.Array, **fields
+  x: jax.Array, features: int, *, act: str, name: str, train: bool | jax.Array, **fields: Any
 ) -> tuple[jax.Array, jax.Array]:
   """A :class:`~jaxcompress.nn.ConvNorm` whose output is wanted before and after its activation.
 
@@ -42,7 +43,7 @@ def activated(
 
 
 def convolved(
-  x: jax.Array, features: int, *, act: str | None, name: str, train: bool | jax.Array, **fields
+  x: jax.Array, features: int, *, act: str | None, name: str, train: bool | jax.Array, **fields: Any
 ) -> jax.Array:
   """A :class:`~jaxcompress.nn.ConvNorm` with its activation: inside it where devices fuse them."""
   if act == "hard_swish":

@@ -1,6 +1,6 @@
 """GhostNet: half of every map from a cheap depthwise convolution (Han et al., 2020, table 1)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -69,7 +69,7 @@ class Ghost(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
     half = self.features // 2
-    options = {"act": self.act, "padding": SYMMETRIC, "norm": self.norm}
+    options: dict[str, Any] = {"act": self.act, "padding": SYMMETRIC, "norm": self.norm}
     primary = ConvNorm(half, name="primary", **options)(x, train=train)
     cheap = ConvNorm(half, kernel=3, groups="depthwise", name="cheap", **options)
     return Concat(name="concat")(primary, cheap(primary, train=train))
@@ -87,7 +87,7 @@ class GhostBottleneck(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
     norm = self.norm
-    depthwise = {
+    depthwise: dict[str, Any] = {
       "kernel": self.row.kernel,
       "stride": self.stride,
       "groups": "depthwise",

@@ -1,6 +1,6 @@
 """MobileNetV1: depthwise separable convolutions (Howard et al., 2017, table 1)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -51,7 +51,7 @@ class MobileNetV1(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
     short = self.layout == "short"
     strides = SHORT_STRIDES if short else layout_strides(self.layout, x.shape[1], V1_STRIDES)
-    options = {"act": self.act, "padding": self.padding, "norm": self.norm}
+    options: dict[str, Any] = {"act": self.act, "padding": self.padding, "norm": self.norm}
     x = ConvNorm(int(32 * self.width), kernel=3, stride=strides[0], name="stem", **options)(
       x, train=train
     )

@@ -1,6 +1,6 @@
 """MobileNetV3: squeeze-excite and hard-swish (Howard et al., 2019, tables 1 and 2)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -137,7 +137,13 @@ class MobileNetV3(nn.Module):
     imagenet = tuple(stage[0].stride for stage in stages)
     strides = layout_strides(self.layout, x.shape[1], (2, *imagenet))
     act = stages[-1][-1].act
-    stem = {"kernel": 3, "stride": strides[0], "padding": self.padding, "act": act, "norm": norm}
+    stem: dict[str, Any] = {
+      "kernel": 3,
+      "stride": strides[0],
+      "padding": self.padding,
+      "act": act,
+      "norm": norm,
+    }
     x = convolved(x, self._stem(), name="stem", train=train, **stem)
     maps, before = [x], STEM
     for i, (stage, stride) in enumerate(zip(stages, strides[1:], strict=True)):

@@ -1,6 +1,6 @@
 """MobileNetV4-Conv: universal inverted bottlenecks (Qin et al., 2024)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -163,9 +163,9 @@ class UniversalBottleneck(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
     row, options = self.row, self.options
-    depthwise = {"groups": "depthwise", **options}
+    depthwise: dict[str, Any] = {"groups": "depthwise", **options}
     expanded = divisible(x.shape[-1] * row.expand)
-    y = x
+    y, step = x, dict[str, Any]()
     if row.start:
       step = {"kernel": row.start, "stride": 1 if row.middle else self.stride}
       y = ConvNorm(y.shape[-1], name="start", **step, **depthwise)(y, train=train)
@@ -193,7 +193,7 @@ class MobileNetV4(nn.Module):
     stages = self.architecture.stages
     imagenet = tuple(stage[0].stride for stage in stages)
     strides = layout_strides(self.layout, x.shape[1], (2, *imagenet))
-    options = {"padding": self.padding, "norm": self.norm}
+    options: dict[str, Any] = {"padding": self.padding, "norm": self.norm}
     stem = self.architecture.stem if self.width < 1 else self._channels(self.architecture.stem)
     x = ConvNorm(stem, kernel=3, stride=strides[0], act="relu", name="stem", **options)(
       x, train=train
@@ -216,13 +216,15 @@ class MobileNetV4(nn.Module):
 
   def _block(self, x, row: Row, stride: int, name: str, train) -> tuple[jax.Array, jax.Array]:
     """A row's map before and after its activation; bottlenecks are linear."""
-    options = {"padding": self.padding, "norm": self.norm}
+    options: dict[str, Any] = {"padding": self.padding, "norm": self.norm}
     features = self._channels(row.features)
     if isinstance(row, Conv):
       fields = {"kernel": row.kernel, "stride": stride, **options}
       return activated(x, features, act="relu", name=name, train=train, **fields)
-    block = FusedBottleneck if isinstance(row, Fused) else UniversalBottleneck
-    y = block(row, features, stride, options, name=name)(x, train=train)
+    if isinstance(row, Fused):
+      y = FusedBottleneck(row, features, stride, options, name=name)(x, train=train)
+    else:
+      y = UniversalBottleneck(row, features, stride, options, name=name)(x, train=train)
     return y, y
 
 

@@ -81,7 +81,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 """Functions that make a network, by name."""
 
 
-FAMILIES = {  # by depth, or by all of its layers
+FAMILIES: dict[str, Callable[..., nn.Module]] = {  # by depth, or by all of its layers
   make.__name__: make for make in (resnet_cifar, resnet, vgg, wide_resnet, replayed)
 }
 """Functions that make a network of any depth, by name."""
@@ -119,7 +119,7 @@ def create(name: str, num_classes: int | None = None, **options: Any) -> nn.Modu
     >>> create("mobilenet_v2", 10, width=0.5).width
     0.5
   """
-  makers = MODELS | FAMILIES
+  makers: dict[str, Callable[..., nn.Module]] = MODELS | FAMILIES
   if name not in makers:
     close = difflib.get_close_matches(name, MODELS, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
@@ -186,7 +186,7 @@ def options_of(name: str) -> tuple[str, ...]:
     >>> options_of("resnet20")
     ('norm',)
   """
-  makers = MODELS | FAMILIES
+  makers: dict[str, Callable[..., nn.Module]] = MODELS | FAMILIES
   return tuple(p for p in inspect.signature(makers[name]).parameters if p != "num_classes")
 
 

@@ -66,8 +66,16 @@ class DownUnit(nn.Module):
 
 def _depthwise(stride: int, norm: Norm, name: str):
   def apply(x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
-    options = {"kernel": 3, "stride": stride, "groups": "depthwise", "padding": SYMMETRIC}
-    return ConvNorm(x.shape[-1], norm=norm, name=name, **options)(x, train=train)
+    convolved = ConvNorm(
+      x.shape[-1],
+      kernel=3,
+      stride=stride,
+      groups="depthwise",
+      padding=SYMMETRIC,
+      norm=norm,
+      name=name,
+    )
+    return convolved(x, train=train)
 
   return apply
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcompress.nn.graph import Graph, Node, kernel_shape, parameters
+from jaxcompress.nn.graph import Graph, Node, kernel_shape, needed_shape, parameters
 
 
 class Folded(NamedTuple):
@@ -73,7 +73,7 @@ def fold(graph: Graph, variables: Mapping[str, Any]) -> dict[str, Folded]:
 
 
 def _fold_node(node: Node, params: Mapping[str, Any], stats: Mapping[str, Any]) -> Folded:
-  kernel = np.asarray(params.get("kernel", np.ones(kernel_shape(node))), np.float32)
+  kernel = np.asarray(params.get("kernel", np.ones(needed_shape(node))), np.float32)
   out = kernel.shape[-1]
   shift = np.asarray(params.get("bias", np.zeros(out)), np.float64)
   if node.attrs.get("norm") is None:

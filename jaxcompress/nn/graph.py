@@ -69,7 +69,7 @@ class Graph(NamedTuple):
     """A tensor's shape, the batch included."""
     if tensor == INPUT:
       return self.input_shape
-    node = self.producer(tensor)
+    node = next(node for node in self.nodes if tensor in node.outputs)
     return node.output_shapes[node.outputs.index(tensor)]
 
 
@@ -78,7 +78,7 @@ def module_path(module: nn.Module) -> str:
   return "/".join(module.path)
 
 
-def is_leaf_call(context) -> bool:
+def is_leaf_call(context: Any) -> bool:
   """Whether an intercepted method is the call of a leaf op."""
   return isinstance(context.module, LeafOp) and context.method_name == "__call__"
 
@@ -171,7 +171,7 @@ class _Record(NamedTuple):
 
   graph: Graph
   nodes: list[Node]
-  endpoints: Endpoints
+  endpoints: Any
   variables: Any
 
 
@@ -184,6 +184,7 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
   names: dict[int, str] = {}  # id of a tracer -> tensor name
   alive = []  # keeps the tracers, and so their ids, unique
   nodes: list[Node] = []
+  ends: list[Any] = []
 
   def remember(tracer, name):
     names[id(tracer)] = name
@@ -227,17 +228,19 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
       result, variables = call(x, extra)
     result = result if isinstance(result, Endpoints) else Endpoints(result)
     several = ([names.get(id(array)) for array in part] for part in (result.maps, result.preact))
-    run.endpoints = Endpoints(
+    found: Any = Endpoints(  # names in place of arrays
       name_of(result.logits, "logits"),
       names.get(id(result.pooled)),
       *(() if None in part else tuple(part) for part in several),
     )
+    ends.append(found)
     return variables
 
   variables = jax.eval_shape(run, x, extra)
-  logits = run.endpoints.logits
+  (endpoints,) = ends
+  logits = endpoints.logits
   graph = Graph(_needed(nodes, {logits}), tuple(x.shape), logits)
-  return _Record(graph, nodes, run.endpoints, variables)
+  return _Record(graph, nodes, endpoints, variables)
 
 
 def _attributes(module: nn.Module) -> FrozenDict:
@@ -292,6 +295,18 @@ def kernel_shape(node: Node) -> tuple[int, ...] | None:
     return None
   groups = channels if node.attrs["groups"] == "depthwise" else node.attrs["groups"]
   return (node.attrs["kernel"],) * 2 + (channels // groups, node.attrs["features"])
+
+
+def needed_shape(node: Node) -> tuple[int, ...]:
+  """:func:`kernel_shape` of a node that has a kernel.
+
+  Raises:
+    ValueError: if it has none.
+  """
+  shape = kernel_shape(node)
+  if shape is None:
+    raise ValueError(f"node: {node.name} ({node.op}) has no kernel.")
+  return shape
 
 
 def macs(node: Node) -> int:

@@ -7,9 +7,10 @@ is the same for all networks.
 
 import contextlib
 import contextvars
+import dataclasses
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,7 +26,8 @@ _recorded: contextvars.ContextVar[dict[int, Any] | None] = contextvars.ContextVa
 )
 
 
-class Initial(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Initial:
   """An initializer as linen takes it: normal around a value, or that value where nothing deviates.
 
   Attributes:
@@ -40,7 +42,7 @@ class Initial(NamedTuple):
   value: float = 0.0
   deviation: float = 0.0
 
-  def __call__(self, key: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
+  def __call__(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
     """Float32 numbers of the given shape; without deviation no key is needed."""
     recorded = _recorded.get()
     if recorded is not None or not self.deviation:
@@ -57,9 +59,10 @@ ZEROS, ONES = Initial(0.0), Initial(1.0)
 
 @contextlib.contextmanager
 def _recording() -> Iterator[dict[int, tuple[Initial, Any]]]:
-  token = _recorded.set({})
+  found: dict[int, tuple[Initial, Any]] = {}
+  token = _recorded.set(found)
   try:
-    yield _recorded.get()
+    yield found
   finally:
     _recorded.reset(token)
 
@@ -110,7 +113,7 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
     made[i] if initial is None else _fill(initial, drawn, leaf.shape)
     for i, (leaf, initial, drawn) in enumerate(zip(leaves, initials, numbers, strict=True))
   ]
-  return tree.unflatten(jax.device_put(filled))
+  return jax.tree.unflatten(tree, jax.device_put(filled))
 
 
 def _fill(initial: Initial, drawn: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -95,7 +95,14 @@ def normalise(layer: nn.Module, norm: Norm, y: jax.Array, train: bool | jax.Arra
   return y
 
 
-def convolve(x, weight, *, stride=1, padding="SAME", groups=1) -> jax.Array:
+def convolve(
+  x: jax.Array,
+  weight: jax.Array,
+  *,
+  stride: int = 1,
+  padding: ops.Padding = "SAME",
+  groups: int = 1,
+) -> jax.Array:
   """The convolution of ``ops`` that fits the kernel's shape; ``weight`` takes the input's dtype."""
   weight = weight.astype(x.dtype)
   height, width, depth, features = weight.shape

@@ -75,7 +75,7 @@ class Replay(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
     tensors = _run(((layer.name, layer) for layer in self.layers), {INPUT: x}, train)
-    ends = self.ends
+    ends: Any = self.ends
     if ends.pooled is not None:
       pooled = tensors[ends.pooled]
     else:

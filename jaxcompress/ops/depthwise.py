@@ -5,9 +5,9 @@ XLA runs a grouped convolution with one channel per group 10 to 70 times slower 
 23713). Sums are taken in float32 or wider, whatever the dtype of the images.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -223,13 +223,13 @@ def _pad(x: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
   return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
 
 
-def _window(x: jax.Array, start: Pair, size: Pair, stride: int) -> jax.Array:
+def _window(x: jax.Array, start: Sequence[int], size: Sequence[int], stride: int) -> jax.Array:
   """``size`` cells from ``start`` on, every ``stride``-th."""
   limits = [first + (n - 1) * stride + 1 for first, n in zip(start, size, strict=True)]
   return lax.slice(x, (0, *start, 0), (x.shape[0], *limits, x.shape[3]), (1, stride, stride, 1))
 
 
-def _sum(terms, start: jax.Array | None = None) -> jax.Array:
+def _sum(terms, start: Any = None) -> Any:
   """The terms added one by one, without a leading zero; ``start`` where there is none."""
   total = None
   for term in terms:

@@ -9,7 +9,7 @@ timed here.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -36,7 +36,7 @@ def _xla_pointwise(x, kernel, stride):
   return xla_conv(x, kernel, stride, ((0, 0), (0, 0)))
 
 
-CHOICES: Mapping[str, Mapping[str, Callable[..., jax.Array]]] = {
+CHOICES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
   "depthwise": {
     "xla": _xla_depthwise,
     "taps": partial(depthwise.shifted, weight_gradient=depthwise.by_taps, keep_padded=False),
@@ -84,7 +84,7 @@ _chosen = jax.make_user_context(default_value=None)
 
 def backend() -> str:
   """The key of :data:`BACKENDS` that programs are now traced for; heeds ``jax.default_device``."""
-  device = jax.config.jax_default_device
+  device = jax.config.jax_default_device  # type: ignore[attr-defined]  # jax makes it when imported
   if device is None:
     return jax.default_backend()
   name = device if isinstance(device, str) else device.platform
@@ -132,7 +132,7 @@ def formulations(**names: str) -> Iterator[Formulations]:
     yield chosen
 
 
-def pick(kind: str) -> Callable[..., jax.Array]:
+def pick(kind: str) -> Callable[..., Any]:
   """The function that computes one kind of operation here.
 
   Examples:

@@ -46,9 +46,11 @@ def resolve_padding(
   if padding == "VALID":
     return ((0, 0), (0, 0))
   if padding == "SYMMETRIC":
-    return tuple((side // 2, side // 2) for side in sides)
+    first, second = ((side // 2, side // 2) for side in sides)
+    return first, second
   if padding == "SAME":
-    return tuple(_same(n, side, stride) for n, side in zip(size, sides, strict=True))
+    first, second = (_same(n, side, stride) for n, side in zip(size, sides, strict=True))
+    return first, second
   raise ValueError(
     f"padding: {padding!r} is unknown; it must be one of {', '.join(NAMES)} "
     "or ((top, bottom), (left, right))."
@@ -71,4 +73,5 @@ def output_size(
   """
   steps = (stride, stride) if isinstance(stride, int) else stride
   axes = zip(size, kernel, steps, pads, strict=True)
-  return tuple(max((n + sum(pair) - k) // step + 1, 0) for n, k, step, pair in axes)
+  height, width = (max((n + sum(pair) - k) // step + 1, 0) for n, k, step, pair in axes)
+  return height, width

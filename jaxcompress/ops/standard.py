@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcompress.ops.padding import Pads, Pair, output_size
+from jaxcompress.ops.padding import Pads, output_size
 from jaxcompress.ops.pointwise import matrix_product
 from jaxcompress.ops.xla import xla_conv
 
@@ -76,7 +76,7 @@ def _unfolded_backward(stride, pads, residuals, g):
 unfolded.defvjp(_unfolded_forward, _unfolded_backward)
 
 
-def unfold(x: jax.Array, kernel: Pair, stride: int, pads: Pads) -> jax.Array:
+def unfold(x: jax.Array, kernel: tuple[int, ...], stride: int, pads: Pads) -> jax.Array:
   """The cells under each kernel position, tap by tap, on the channel axis.
 
   Args:

@@ -45,7 +45,7 @@ class Format(NamedTuple):
 
 def _float_tflite(weights: str) -> Format:
   write = lambda network, path, facts: export.tflite_float(  # noqa: E731
-    *network, path, weights=weights, metadata=facts
+    network[0], network[1], path, weights=weights, metadata=facts
   )
   return Format(f".{weights}.tflite", write, "tflite", is_float=True)
 
@@ -72,7 +72,7 @@ FORMATS: Mapping[str, Format] = {
   "tflite-float16": _float_tflite("float16"),
   "onnx-float32": Format(
     ".float32.onnx",
-    lambda network, path, facts: export.onnx_float(*network, path, metadata=facts),
+    lambda network, path, facts: export.onnx_float(network[0], network[1], path, metadata=facts),
     "onnx",
     is_float=True,
   ),
@@ -167,8 +167,9 @@ def require_formats(paths: Iterable[pathlib.Path]) -> None:
     MissingExtraError: if the ``edge`` extra is not installed and one needs it.
   """
   for name in map(format_of, paths):
-    if FORMATS[name].needs is not None:
-      export.require_edge(FORMATS[name].needs)
+    needs = FORMATS[name].needs
+    if needs is not None:
+      export.require_edge(needs)
 
 
 def write_all(

@@ -187,7 +187,7 @@ def read(path: str | pathlib.Path) -> Saved:
     )
   module, variables = models.load(path)
   name, _, options = models.describe(module)
-  title = options.get("origin") or Network(name, options.get("width"), module, None).title
+  title = options.get("origin") or Network(name, options.get("width"), module, None).title  # type: ignore[arg-type]  # no sizes in it
   return _saved(path, title, module, variables, models.read_metadata(path))
 
 

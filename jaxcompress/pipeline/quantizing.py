@@ -108,9 +108,10 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
   require_formats(options.models)  # now, not after the work
   check_free([*options.models, *options.files.values()], force=options.force)
   run = _prepare(options, console)
-  allocation, bits = None, {"bits": options.bits or 8}
-  if options.budget is not None:
-    sensitivity, allocation = _allocate(run)
+  allocation = None
+  bits: dict[str, Any] = {"bits": options.bits or 8}
+  if options.budget_bytes is not None:
+    sensitivity, allocation = _allocate(run, options.budget_bytes)
     bits = {"rules": allocation.rules}
   model, trials = run.search(options.method, max_drop=options.max_drop, **bits)
   kept = max(trials, key=lambda trial: (trial.score, trial.sqnr)).name
@@ -120,7 +121,8 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
     run.saved.module, run.saved.variables, batches, preprocess=run.preprocess
   )["top1"]
   top1 = run.top1(model)
-  files, analysis, contents = options.files, None, {}
+  files, analysis = options.files, None
+  contents: dict[str, Any] = {}
   if allocation is not None:
     plot = _candidates(run, sensitivity, allocation, kept, top1, float_top1)
     contents["candidates_plot"] = plot
@@ -188,7 +190,7 @@ def _prepare(options: QuantizeOptions, console: Console) -> _Run:
   )
 
 
-def _allocate(run: _Run) -> tuple[quantize.Sensitivity, quantize.Allocation]:
+def _allocate(run: _Run, budget_bytes: int) -> tuple[quantize.Sensitivity, quantize.Allocation]:
   """Bits under the budget, and a table of why."""
   with run.console.status("rounding one layer at a time"):
     found = quantize.sensitivity(
@@ -198,10 +200,9 @@ def _allocate(run: _Run) -> tuple[quantize.Sensitivity, quantize.Allocation]:
       preprocess=run.preprocess,
       progress=False,
     )
-  allocation = quantize.choose_bits(found, run.options.budget_bytes)
+  allocation = quantize.choose_bits(found, budget_bytes)
   run.console.print(report.allocation_table(found, allocation))
-  for rule in allocation.rules:
-    bits = rule.weights.levels.high.bit_length() + 1
+  for bits, rule in zip(allocation.widths, allocation.rules, strict=True):
     run.console.print(Text(f"Rule(match={rule.match!r}, weights=absmax({bits}))"), soft_wrap=True)
   return found, allocation
 

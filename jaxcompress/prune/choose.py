@@ -85,7 +85,8 @@ def choose_channels(
       ranked = order[(routes.signatures == signature)[order]]
       kept[ranked[number:]] = False
   masks = {node.name: kept[routes.ids[node.output]] for node in graph.nodes if is_birth(node)}
-  return Keep(masks, tuple(graph.input_shape[1:]))
+  height, width, channels = graph.input_shape[1:]
+  return Keep(masks, (height, width, channels))
 
 
 def thinnest(graph: Graph, divisor: int = 8) -> Graph:
@@ -151,8 +152,8 @@ def _together(
         return whole
       if any(made * part // parts % divisor for made in births):
         continue
-      counts = {t: n * part // parts if t in own else n for t, n in sizes.items()}
-      found = _numbers(graph, routes, counts, whole)
+      fewer = {t: n * part // parts if t in own else n for t, n in sizes.items()}
+      found = _numbers(graph, routes, fewer, whole)
       if found is not None:
         return found
     divisor //= 2

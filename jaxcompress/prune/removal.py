@@ -257,7 +257,7 @@ def _verify(graph: Graph, small: Graph, sources: Mapping[str, np.ndarray]) -> No
   """Raises if an operation of the smaller graph joins channels that the larger one does not."""
   before = tensors_of(graph)
   for old, new in zip(graph.nodes, small.nodes, strict=True):
-    table = {}
+    table: dict[tuple[str, str], np.ndarray] = {}
     for a, i, b, j in ties_of(old):
       table.setdefault((a, b), np.full(before[a], -1))[i] = j
     for a, i, b, j in ties_of(new):

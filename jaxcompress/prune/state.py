@@ -22,7 +22,7 @@ class PruneState(NamedTuple):
   """
 
   masks: dict[str, jax.Array]
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
   inner: Any
 
 

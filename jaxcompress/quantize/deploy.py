@@ -131,9 +131,9 @@ def deploy(
   return assemble(
     sites.graph,
     fold(sites.graph, variables),
-    codes.scales,
+    {name: np.asarray(scales) for name, scales in codes.scales.items()},
     grids,
-    codes=codes.kernels,
+    codes={name: np.asarray(kernel) for name, kernel in codes.kernels.items()},
     preprocess=preprocess,
     kernels=kernels,
   )

@@ -85,7 +85,8 @@ def exact_values(
   constants = jax.tree.unflatten(structure, found)
   steps = integer.for_any_weights(program)
   input_steps = find_kernels(plan.kernels).input_steps
-  scaled = input_steps(images.astype(jnp.float32), Grid(constants.scales[INPUT], 0))
+  pixels: Any = images.astype(jnp.float32)  # its arithmetic is that of both libraries
+  scaled = input_steps(pixels, Grid(constants.scales[INPUT], 0))
   x = jnp.round(jnp.clip(scaled, constants.low, constants.high))
   tensors = integer.all_tensors(steps, constants.arrays, x)
   return {name: tensors[name] * constants.scales[name] for name in sites.rounded}

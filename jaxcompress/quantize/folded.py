@@ -1,6 +1,6 @@
 """A convolution that trains with BatchNorm already folded into its rounded weights."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ def folded_train(
     Krishnamoorthi, `Quantizing deep convolutional networks for efficient inference
     <https://arxiv.org/abs/1806.08342>`_, 2018, section 3.2.2.
   """
-  shape = {"stride": stride, "padding": padding, "groups": groups}
+  shape: dict[str, Any] = {"stride": stride, "padding": padding, "groups": groups}
   spread = (1, 1, 1, -1)
   raw = convolve(x, kernel, **shape)
   mean = jnp.mean(raw, axis=(0, 1, 2))

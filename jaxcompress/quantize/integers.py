@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.nn import Folded, Graph, Node, kernel_shape
+from jaxcompress.nn import Folded, Graph, Node, kernel_shape, needed_shape
 from jaxcompress.quantize.grid import Levels, levels
 from jaxcompress.quantize.integer import (
   HIGHEST,
@@ -92,7 +92,7 @@ def assemble(
   weighted = [node for node in graph.nodes if kernel_shape(node) is not None]
   levels_of = _levels_by_name(weighted, levels)
   ones = {
-    node.name: np.full(kernel_shape(node)[-1], 1 / levels_of[node.name].high, np.float32)
+    node.name: np.full(needed_shape(node)[-1], 1 / levels_of[node.name].high, np.float32)
     for node in weighted
     if node.op == "BatchNorm"
   }
@@ -183,7 +183,7 @@ def _check_complete(
   weight_scales: Mapping[str, np.ndarray],
   grids: Mapping[str, Grid],
 ) -> None:
-  name, shape = node.name, kernel_shape(node)[-1:]
+  name, shape = node.name, needed_shape(node)[-1:]
   if name not in folded or name not in weight_scales:
     raise ValueError(f"folded: layer {name!r} needs a folded kernel and weight scales.")
   if node.inputs[0] not in grids:

@@ -63,13 +63,13 @@ def fix_grids(graph: Graph, grids: Mapping[str, Grid]) -> dict[str, Grid]:
   readers = {tensor: node.output for node in graph.nodes for tensor in node.inputs}
   fixed = {}
   for node in graph.nodes:
-    if fixed_grid(node):
-      near = grids.get(node.output) or grids.get(readers.get(node.output, ""))
-      fixed[key_of[node.output]] = fixed_grid(node, near.bits if near else 8)
+    near = grids.get(node.output) or grids.get(readers.get(node.output, ""))
+    if grid := fixed_grid(node, near.bits if near else 8):
+      fixed[key_of[node.output]] = grid
   for tensor, key in key_of.items():
     if key in fixed:
-      node = graph.producer(tensor)
-      if node is None or not (fixed_grid(node) or node.op in SAME_GRID):
+      maker = graph.producer(tensor)
+      if maker is None or not (fixed_grid(maker) or maker.op in SAME_GRID):
         raise ValueError(
           f"model: {tensor!r} shares its grid with a hard_sigmoid, whose range is 0 to 1; join gates"
           " with gates only."

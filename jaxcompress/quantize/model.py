@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcompress.nn import INPUT, Graph, Node, kernel_shape
+from jaxcompress.nn import INPUT, Graph, Node, kernel_shape, needed_shape
 from jaxcompress.quantize import integer
 from jaxcompress.quantize.integer import Grid, Integers
 from jaxcompress.quantize.integer.runtimes import find_kernels
@@ -112,7 +112,8 @@ class QuantizedModel:
   def quantize_input(self, images: np.ndarray) -> np.ndarray:
     """``z + round_half_even(clip(v * float32(1 / s)))``: the integer input of the device.
 
-    onnxruntime, whose files read float images, divides by ``s`` instead.
+    That is XNNPACK's. onnxruntime divides by ``s``, and TFLite's reference kernels and TFLite-Micro
+    then round halves away from zero.
 
     Args:
       images: (N, height, width, channels); what ``preprocess`` takes, or float if there is none.
@@ -193,7 +194,7 @@ def bias_type(source: Grid) -> np.dtype:
 
 
 def _check_layer(node: Node, layer: Integers | None, source: Grid) -> None:
-  name, shape = node.name, kernel_shape(node)
+  name, shape = node.name, needed_shape(node)
   if layer is None:
     raise ValueError(f"layers: {name!r} has no integers; give every layer with a kernel some.")
   expected = (("weights", np.int8, shape), ("scales", np.float32, shape[-1:]))

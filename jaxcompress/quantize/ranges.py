@@ -19,7 +19,7 @@ class Range(NamedTuple):
 
   low: jax.Array
   high: jax.Array
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
 
 
 def empty() -> Range:

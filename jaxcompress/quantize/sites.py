@@ -57,7 +57,8 @@ def find_sites(graph: Graph) -> Sites:
   """
   graph = fuse_activations(graph)
   group = {INPUT: INPUT}
-  rounded, nonnegative = {INPUT}, set()
+  rounded: set[str] = {INPUT}
+  nonnegative: set[str] = set()
   for node in graph.nodes:
     for tensor in node.outputs:
       group[tensor] = tensor
@@ -119,11 +120,12 @@ def assign(plan: Quantization, sites: Sites) -> Assigned:
     if tensor in sites.rounded and tensor not in fixed
   }
   present = lambda table: {key: q for key, q in table.items() if q is not None}  # noqa: E731
-  gates = {
+  fixed_grids = {
     node.output: fixed_grid(node, _bits(chosen[node.name].activations))
     for node in sites.graph.nodes
     if node.output in fixed
   }
+  gates = {tensor: grid for tensor, grid in fixed_grids.items() if grid is not None}
   return Assigned(present(weights), present(activations), gates)
 
 

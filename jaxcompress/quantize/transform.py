@@ -180,7 +180,8 @@ def quantize_activations(
   key_of, assigned = sites.key_of, assign(quantization, sites)
   quantizers, gates = assigned.activations, assigned.gates
   narrowed = _narrowed_reads(sites, assigned)
-  start, updated = variables.state["activations"], {}
+  start = variables.state["activations"]
+  updated: dict[str, Any] = {}
   observing = False if not train else active
 
   def on_grid(grid: Grid, x: jax.Array) -> jax.Array:
@@ -250,9 +251,8 @@ def quantize_activations(
   def sink_of(tensor: str) -> jax.Array | None:
     """The parameter whose gradient a batch normalization may sum."""
     key = key_of[tensor]
-    if tensor in gates or key not in quantizers or quantizers[key].sink is None:
-      return None
-    return quantizers[key].sink(variables.params["activations"][key])
+    sink = None if tensor in gates or key not in quantizers else quantizers[key].sink
+    return None if sink is None else sink(variables.params["activations"][key])
 
   @contextmanager
   def intercept():

@@ -14,7 +14,7 @@ class Pair(NamedTuple):
 
   true: int
   predicted: int
-  count: int
+  count: int  # type: ignore[assignment]  # tuple.count is not needed
   total: int
 
 
@@ -68,10 +68,11 @@ def bit_equality(entry: Entry) -> str:
     >>> bit_equality(Entry("m", 0.9, 1, 1, 1, bit_equal=1.0, logits=188_000))
     '188,000 of 188,000 logits are bit-equal'
   """
+  share = 0.0 if entry.bit_equal is None else entry.bit_equal
   if entry.logits is None:
-    return f"{text.percent_down(entry.bit_equal)} of the logits are bit-equal"
-  equal = entry.logits if entry.bit_equal >= 1 else round(entry.bit_equal * entry.logits)
-  equal = max(min(equal, entry.logits - (entry.bit_equal < 1)), 0)
+    return f"{text.percent_down(share)} of the logits are bit-equal"
+  equal = entry.logits if share >= 1 else round(share * entry.logits)
+  equal = max(min(equal, entry.logits - (share < 1)), 0)
   return f"{equal:,} of {entry.logits:,} logits are bit-equal"
 
 
@@ -133,7 +134,7 @@ def latency(results: Results) -> str:
 
 def confusion(results: Results) -> str:
   """How many are right, and what is mixed up most."""
-  matrix, names = results.confusion, results.run.classes
+  matrix, names = np.asarray(results.confusion), results.run.classes
   right = int(np.trace(matrix))
   sentence = f"{right:,} of {int(matrix.sum()):,} test images are right"
   pairs = confused_pairs(matrix, 1)
@@ -156,14 +157,14 @@ def activations(results: Results) -> str:
 
 def weights(results: Results) -> str:
   """The layer whose channels differ most, which per-channel scales help most."""
-  layers = [layer for layer in results.layers if layer.weights is not None]
-  dead = sum(layer.weights.low <= 0 for layer in layers)
-  finite = [layer for layer in layers if math.isfinite(layer.weights.ratio)]
+  found = [(layer.weights, layer.name) for layer in results.layers if layer.weights is not None]
+  dead = sum(weights.low <= 0 for weights, _ in found)
+  finite = [(weights.ratio, name) for weights, name in found if math.isfinite(weights.ratio)]
   if not finite:
     return "Largest weight of each layer's channels"
-  worst = max(finite, key=lambda layer: layer.weights.ratio)
+  ratio, worst = max(finite, key=lambda pair: pair[0])
   sentence = (
-    f"Channels differ most in {text.clip(worst.name, 40)}: "
-    f"{text.times(worst.weights.ratio)} between their largest weights"
+    f"Channels differ most in {text.clip(worst, 40)}: "
+    f"{text.times(ratio)} between their largest weights"
   )
   return f"{sentence}; {dead} layers have all-zero channels" if dead else sentence

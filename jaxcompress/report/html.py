@@ -101,8 +101,8 @@ def _steps_beside(alone: Entry, distilled: Entry) -> str:
 
 def _note(results: Results) -> str:
   """What stands under the comparison: the device's match, and how far the test set reaches."""
-  shares = [results.entries[key].top1 for key in ("alone", "distilled")]
-  error = findings.standard_error(*shares, results.run.test_images)
+  alone, distilled = (results.entries[key].top1 for key in ("alone", "distilled"))
+  error = findings.standard_error(alone, distilled, results.run.test_images)
   small = results.entries["int8"]
   device = ""
   if small.bit_equal is not None:

@@ -203,7 +203,14 @@ def _has_latency(results: Results) -> bool:
   return any(e.latency_ms or e.latency_ms_2_threads for e in results.entries.values())
 
 
+def _search_finding(results: Results) -> str:
+  assert results.search is not None  # as for its plot
+  candidates, reference, _ = results.search
+  return candidates_finding(candidates, reference, "teacher")
+
+
 def _search_plot(results: Results) -> Figure:
+  assert results.search is not None  # the plot is drawn where there is a search
   candidates, reference, images = results.search
   return candidates_plot(
     candidates,
@@ -226,7 +233,7 @@ PLOTS = (
   Plot(
     "candidates",
     _search_plot,
-    lambda results: candidates_finding(*results.search[:2], "teacher"),
+    _search_finding,
     lambda results: results.search is not None,
     "Every student that was made to fit and trained, on validation images.",
   ),

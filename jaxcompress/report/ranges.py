@@ -42,12 +42,13 @@ def activation_ranges(results: Results) -> Figure:
 @style.styled
 def weight_ranges(results: Results) -> Figure:
   """Per layer, the channels' largest weights: least, median and largest channel."""
-  layers = [layer for layer in results.layers if layer.weights is not None]
+  layers = [(layer.name, layer.weights) for layer in results.layers if layer.weights is not None]
   fig = style.figure(findings.weights(results), 4.6)
   ax = fig.subplots()
-  high = np.array([layer.weights.high for layer in layers], float)
-  median = np.array([layer.weights.median for layer in layers], float)
-  low = np.array([layer.weights.low for layer in layers], float)
+  low, median, high = (
+    np.array([getattr(weights, end) for _, weights in layers], np.float64)
+    for end in ("low", "median", "high")
+  )
   positive = np.concatenate([v[v > 0] for v in (low, median, high)])
   floor = float(positive.min()) / 2 if positive.size else 1e-3
   low, median, high = (np.maximum(v, floor) for v in (low, median, high))
@@ -60,7 +61,7 @@ def weight_ranges(results: Results) -> Figure:
   ax.yaxis.set_major_formatter(lambda value, _: text.significant(value, 2))
   ax.yaxis.set_minor_formatter(lambda value, _: "")
   ax.set_title("largest magnitude of each output channel")
-  name_columns(ax, [layer.name for layer in layers])
+  name_columns(ax, [name for name, _ in layers])
   return fig
 
 

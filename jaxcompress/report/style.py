@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -61,7 +61,8 @@ RC = {
   "ytick.left": False,
 }
 
-F = TypeVar("F", bound=Callable)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @contextmanager
@@ -69,15 +70,15 @@ def look() -> Iterator[None]:
   """Settings under which figures are made and saved; the caller's are back afterwards."""
   with matplotlib.rc_context():
     matplotlib.rcdefaults()
-    matplotlib.rcParams.update(RC)
+    matplotlib.rcParams.update(RC)  # type: ignore[arg-type]  # its stubs list every name
     yield
 
 
-def styled(function: F) -> F:
+def styled(function: Callable[P, R]) -> Callable[P, R]:
   """Runs a function under :func:`look`, whatever style the user has set."""
 
   @functools.wraps(function)
-  def wrapper(*args, **kwargs):
+  def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
     with look():
       return function(*args, **kwargs)
 
@@ -88,7 +89,7 @@ def figure(title: str, height: float, width: float = WIDTH) -> Figure:
   """An empty figure whose title says the finding."""
   fig = Figure(figsize=(width, height))
   below = (0, 0, 1, 1 - title_strip(title, width) / height)
-  fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.04, hspace=0.04, rect=below)
+  fig.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08, wspace=0.04, hspace=0.04, rect=below)
   fig.suptitle(
     "\n".join(_lines(title, width)),
     x=0.1 / width,

@@ -23,7 +23,7 @@ def write_report(results: Results, folder: str | os.PathLike) -> dict[str, pathl
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   images = plots.render_plots(results)
-  files = {
+  files: dict[str, tuple[str, str | bytes]] = {
     "json": ("report.json", dumps(results)),
     "html": ("report.html", html.render(results, images)),
     **{name: (f"{name}.png", data) for name, data in images.items()},

@@ -103,7 +103,7 @@ class Checkpoints:
         structure = jax.tree.structure(state.replace(rng=jax.random.key_data(state.rng)))
         restored = jax.tree.unflatten(structure, [arrays[name] for name in template])
         return restored.replace(rng=jax.random.wrap_key_data(restored.rng))
-      damaged[position] = reason
+      damaged[position] = reason or "unreadable"
     if not damaged:
       raise ValueError(f"checkpoint: {self.folder} has none; start anew.")
     position, reason = next(iter(damaged.items()))

@@ -75,7 +75,7 @@ def fit(
     TextColumn("{task.fields[status]}"),
     TimeRemainingColumn(),
   )
-  preemption = contextlib.nullcontext() if checkpoints is None else Preemption(mesh)
+  preemption: Any = contextlib.nullcontext() if checkpoints is None else Preemption(mesh)
   with preemption, Progress(*columns, console=console) as progress:
     task = progress.add_task(name, total=steps, completed=position, status="compiling")
     started, logged = time.perf_counter(), position

@@ -61,6 +61,8 @@ def shardings(state: CompressState) -> CompressState:
   Returns:
     A tree of :class:`jax.sharding.NamedSharding`.
   """
+  if state.placement is None:
+    raise ValueError("state: it has no placement; training.shard gives it one.")
   mesh, shard_teachers = state.placement
   whole = PartitionSpec()
 

@@ -49,8 +49,8 @@ def check_paths(recipe: Recipe, trained: Mapping[str, Any]) -> None:
   for index in range(len(recipe.stages) + 1):
     _, trainable = recipe.stage(index)
     for rule in trainable:
-      known = rule in EVERYTHING or rule.startswith("!")
-      if not known and not any(_covers(rule, names) for names in paths):
+      is_known = rule in EVERYTHING or rule.startswith("!")
+      if not is_known and not any(_covers(rule, names) for names in paths):
         below = sorted({"/".join(names[:2]) for names in paths})
         raise ValueError(
           f"trainable: {rule!r} of stage {index} is no path of the trained tree; there are"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.struct
 import jax
@@ -65,6 +65,10 @@ class CompressState:
   step: jax.Array
   skipped: jax.Array
   placement: Placement | None = flax.struct.field(pytree_node=False, default=None)
+
+  if TYPE_CHECKING:  # made by flax.struct.dataclass
+
+    def replace(self, **changes: Any) -> "CompressState": ...
 
   @property
   def variables(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
 from jaxcompress.quantize import (
   Exact,
+  Quantization,
   QuantVariables,
   Sites,
   exact_values,
@@ -93,7 +94,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   loss_of_stage, trainable = recipe.stage(state.stage)
   moves = moving(trainable, state.trained)
   train = any(jax.tree.leaves(moves["student"]))
-  groups = ({},)
+  groups: tuple[dict[str, tuple[str, ...]], ...] = ({},)
   if recipe.apart:
     task = tuple(name for name in state.loss_params if name not in recipe.apart)
     groups = ({"only": task}, {"only": recipe.apart})
@@ -256,7 +257,7 @@ def forward(
   exact = None
   if plan.exact_step is not None and live_norm is None:
     is_exact = state.step >= plan.exact_step if train else state.step > plan.exact_step
-    exact = _exact(is_exact, state, variables, sites, trained["student"], images)
+    exact = _exact(is_exact, plan, state, variables, sites, trained["student"], images)
   activations = quantize_activations(
     plan,
     sites,
@@ -279,6 +280,7 @@ def forward(
 
 def _exact(
   active: jax.Array,
+  plan: Quantization,
   state: CompressState,
   variables: QuantVariables,
   sites: Sites,
@@ -289,7 +291,7 @@ def _exact(
   of_model = {"params": params, "batch_stats": state.batch_stats}
   values = jax.lax.cond(
     active,
-    lambda *args: exact_values(state.recipe.quantize, sites, *args),
+    lambda *args: exact_values(plan, sites, *args),
     lambda *args: {
       name: jnp.zeros((len(images), *sites.graph.shape(name)[1:])) for name in sites.rounded
     },

@@ -78,7 +78,7 @@ class Augment:
       batch["image"] = random_shift(crop_key, batch["image"], self.crop, self.pad)
     if self.flip:
       batch["image"] = random_flip(flip_key, batch["image"])
-    if self.mixup:
+    if self.mixup and self.classes is not None:
       weight = jax.random.beta(mixup_key, self.mixup, self.mixup)
       batch |= mix(batch, jnp.maximum(weight, 1 - weight), self.classes)
     return batch

@@ -28,7 +28,7 @@ class Boxes(NamedTuple):
 
 
 def random_boxes(
-  rng: jax.Array, count: int, size: tuple[int, int], scale: Range, ratio: Range, *, whole: bool
+  rng: jax.Array, count: int, size: tuple[int, ...], scale: Range, ratio: Range, *, whole: bool
 ) -> Boxes:
   """Boxes with an area uniform in ``scale`` and a ratio log-uniform in ``ratio``, anywhere.
 

@@ -52,7 +52,7 @@ class RandomResizedCrop:
     return {**batch, "image": resize_boxes(images, boxes, self.size or size)}
 
 
-def resize_boxes(images: jax.Array, boxes: Boxes, size: tuple[int, int]) -> jax.Array:
+def resize_boxes(images: jax.Array, boxes: Boxes, size: tuple[int, ...]) -> jax.Array:
   """Each image's box at another size: bilinear, with a wider filter where it shrinks.
 
   Args:
@@ -83,7 +83,7 @@ def resize_boxes(images: jax.Array, boxes: Boxes, size: tuple[int, int]) -> jax.
   return scaled.astype(images.dtype)
 
 
-def _or_middle(boxes: Boxes, size: tuple[int, int], ratio: Range) -> Boxes:
+def _or_middle(boxes: Boxes, size: tuple[int, ...], ratio: Range) -> Boxes:
   """The largest box in the middle where none was found."""
   height, width = size
   if width / height < ratio[0]:
@@ -91,6 +91,5 @@ def _or_middle(boxes: Boxes, size: tuple[int, int], ratio: Range) -> Boxes:
   elif width / height > ratio[1]:
     width = round(height * ratio[1])
   middle = ((size[0] - height) // 2, (size[1] - width) // 2, height, width)
-  return Boxes(
-    *(jnp.where(boxes.found, x, y) for x, y in zip(boxes[:4], middle, strict=True)), boxes.found
-  )
+  sides = [jnp.where(boxes.found, x, y) for x, y in zip(boxes[:4], middle, strict=True)]
+  return boxes._replace(**dict(zip(Boxes._fields, sides, strict=False)))

@@ -79,7 +79,7 @@ class Mix:
     return {**batch, **mixed}
 
 
-def random_box(rng: jax.Array, kept: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def random_box(rng: jax.Array, kept: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """CutMix's box: sides ``sqrt(1 - kept)`` of the image's, its middle anywhere.
 
   Args:

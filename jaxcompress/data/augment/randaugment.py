@@ -161,7 +161,7 @@ def apply_ops(
   return images
 
 
-def _matrices(on, amounts: jax.Array, size: tuple[int, int]) -> jax.Array:
+def _matrices(on, amounts: jax.Array, size: tuple[int, ...]) -> jax.Array:
   """Of each image's shear, shift or rotation about the middle; else the identity."""
   height, width = size
   angle = jnp.where(on("rotate"), -jnp.deg2rad(amounts), 0.0)

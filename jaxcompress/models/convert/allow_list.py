@@ -259,11 +259,11 @@ def set_array_state(budget: Budget, array: StoredArray, state: Any) -> None:
     "the state of a numpy array does not fit together",
   )
   budget.spend(len(raw))
-  array.__setstate__((1, shape, dtype, fortran is True, raw))
+  array.__setstate__((1, shape, dtype, fortran is True, raw))  # type: ignore[arg-type]
 
 
 def _allowed() -> dict[tuple[str, str], Any]:
-  functions = {
+  functions: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): _ordered_dict,
     ("collections", "Counter"): _counter,
     ("torch", "Size"): _size,

@@ -22,7 +22,7 @@ class Block(NamedTuple):
   """
 
   stage: int
-  index: int
+  index: int  # type: ignore[assignment]  # tuple.index is not needed
   running: int
   children: tuple[str, ...]
 

@@ -148,7 +148,11 @@ def _values(raw: bytes, dtype: np.dtype, order: str) -> np.ndarray:
   if dtype == np.bool_:
     return np.frombuffer(raw, np.uint8) != 0
   word = np.dtype(f"u{dtype.itemsize // (2 if dtype.kind == 'c' else 1)}")
-  values = np.frombuffer(raw, word.newbyteorder(order)).astype(word, copy=False).view(dtype)
+  values = (
+    np.frombuffer(raw, word.newbyteorder("<" if order == "<" else ">"))
+    .astype(word, copy=False)
+    .view(dtype)
+  )
   if dtype != ml_dtypes.bfloat16:
     return values
   with np.errstate(all="ignore"):

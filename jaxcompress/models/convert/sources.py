@@ -39,7 +39,7 @@ class Source(NamedTuple):
     num_classes: of the original.
   """
 
-  make: Callable[[int], nn.Module]
+  make: Callable[..., nn.Module]
   names: names.Names
   num_classes: int = 1000
 
@@ -68,7 +68,8 @@ def _resnets() -> dict[str, Source]:
 
 
 def _timm() -> dict[str, Source]:
-  found = {}
+  found: dict[str, Source] = {}
+  make: Callable[..., nn.Module]
   for percent in (100, 125):
     found[f"mobilenetv1_{percent}"] = Source(
       partial(mobilenet_v1, width=percent / 100, padding="SYMMETRIC", norm=TORCH_NORM),
@@ -116,7 +117,8 @@ def _megvii() -> dict[str, Source]:
 
 
 def _crd() -> dict[str, Source]:
-  found = {}
+  found: dict[str, tuple[Callable[..., nn.Module], names.Names]] = {}
+  make: Callable[..., nn.Module]
   for depth in (8, 14, 20, 32, 44, 56, 110):
     found[f"resnet{depth}"] = (partial(resnet_cifar, depth), names.RESNET)
   for depth in (8, 32):

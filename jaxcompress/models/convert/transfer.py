@@ -232,7 +232,7 @@ def _check(source: str, expected: list[Tensor], arrays: Mapping[str, np.ndarray]
 
 
 def _new_classifier(expected: list[Tensor], classes: int, key: jax.Array) -> dict:
-  flat = {}
+  flat: dict[tuple[str, ...], Any] = {}
   for tensor in expected:
     if CLASSIFIER in tensor.path:
       shape = (*tensor.shape[:-1], classes)
@@ -252,7 +252,7 @@ def _nested(flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, Any]:
 
 
 def _flat(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-  flat = {}
+  flat: dict[tuple[str, ...], Any] = {}
   for name, branch in tree.items():
     if isinstance(branch, Mapping):
       flat |= _flat(branch, (*path, name))

@@ -7,7 +7,7 @@ lies on its stack, and reserves memory up to any index that a memo opcode gives.
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from jaxcompress.models.convert.allow_list import (
   set_array_state,
 )
 
+OPCODES: dict[str, pickletools.OpcodeInfo] = {op.code: op for op in pickletools.opcodes}
 MOST_OPCODES = 2**22  # of one pickle; a state dict takes about 50 for each tensor
 LONGEST_LINE = 1024  # of a global's module or name
 
@@ -65,16 +66,17 @@ def unpickle(
     code = stream.read(1)
     if not code:
       raise ValueError("it ends in the middle of a pickle")
-    op = pickletools.code2op.get(code.decode("latin-1"))
+    op = OPCODES.get(code.decode("latin-1"))
     name = "?" if op is None else op.name
     if name == "STOP":
       return machine.pop()
     if name not in _ACTIONS:
       raise ValueError(f"the pickle opcode {name} ({code!r}) is not allowed")
+    argument: Any = None
     if name == "GLOBAL":
       argument = (machine.line(), machine.line())
-    else:
-      argument = None if op.arg is None else op.arg.reader(stream)
+    elif op is not None and op.arg is not None:
+      argument = op.arg.reader(cast(IO[bytes], stream))
     _ACTIONS[name](machine, argument)
   raise ValueError(f"a pickle has more than {MOST_OPCODES} opcodes")
 
@@ -225,7 +227,7 @@ def _dict(pairs: list[Any]) -> dict[Any, Any]:
   return {key(name): value for name, value in zip(pairs[::2], pairs[1::2], strict=True)}
 
 
-_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
+_ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
   "PROTO": lambda m, version: m.proto(version),
   "FRAME": lambda m, size: None,
   "NONE": lambda m, _: m.push(None),

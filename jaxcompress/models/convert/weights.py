@@ -149,14 +149,15 @@ def _arrays(state: Mapping[str, Any], copy: bool) -> dict[str, np.ndarray]:
   for value in state.values():
     if id(value) not in arrays:
       arrays[id(value)] = _numeric(value)
-  wrong = [name for name, value in state.items() if arrays[id(value)] is None]
+  numeric = {key: array for key, array in arrays.items() if array is not None}
+  wrong = [name for name, value in state.items() if id(value) not in numeric]
   if wrong:
     raise ValueError(f"{_listed(wrong)} of the state dict are no real numbers; remove them.")
   converted: dict[int, np.ndarray] = {}
   result = {}
   for name, value in state.items():
     if id(value) not in converted:
-      converted[id(value)] = _converted(name, arrays[id(value)], copy)
+      converted[id(value)] = _converted(name, numeric[id(value)], copy)
     result[name] = converted[id(value)]
   return result
 

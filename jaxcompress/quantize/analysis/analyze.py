@@ -94,7 +94,8 @@ def analyze(
   arrays = jax.device_put(quantized.program.arrays)
   weighted = tuple(i for i, name in enumerate(plan.layers) if name in quantized.layers)
   switches = _questions(len(plan.layers), weighted)
-  passes, found = Passes(0.0, 0.0), None
+  passes = Passes(0.0, 0.0)
+  found: Any = None
   with meter(progress) as shown:
     shown.start("analysis", batches.count)
     for x, weight in batches:
@@ -172,7 +173,7 @@ def _analysis(plan, fused, quantized, weighted, passes, seen: Seen, images: int)
   """The rows, from sums over all images."""
   count = len(plan.layers)
   _, alone, up_to, only = np.split(passes.errors, [1, 1 + count, 1 + 2 * count])
-  only = dict(zip(weighted, only, strict=True))
+  alone_weights = dict(zip(weighted, only, strict=True))
   names = names_of(fused)
   ops = {INPUT: "input"} | {node.name: _kind(names[node.name].kinds, node) for node in fused.nodes}
   outputs = {INPUT: INPUT} | {node.name: node.output for node in fused.nodes}
@@ -189,7 +190,7 @@ def _analysis(plan, fused, quantized, weighted, passes, seen: Seen, images: int)
         sqnr=ratio(*seen.powers[i]),
         isolated_sqnr=ratio(*alone[i, :2]),
         isolated_kl=_mean(alone[i, 2], images),
-        weights_kl=_mean(only[i][2], images) if i in only else None,
+        weights_kl=_mean(alone_weights[i][2], images) if i in alone_weights else None,
         cumulative_sqnr=ratio(*up_to[i, :2]),
         cumulative_kl=_mean(up_to[i, 2], images),
         codes_used=float(high.max() - low.min() + 1) / 2 ** quantized.grids[outputs[name]].bits,

@@ -26,10 +26,14 @@ class Allocation(NamedTuple):
   cost: float
 
   @property
+  def widths(self) -> tuple[int, ...]:
+    """The numbers of bits that layers have, the most first."""
+    return tuple(sorted(set(self.bits.values()), reverse=True))
+
+  @property
   def rules(self) -> tuple[Rule, ...]:
     """One rule for each number of bits, the most first; together they name every layer."""
-    widths = sorted(set(self.bits.values()), reverse=True)
-    named = {n: [name for name, bits in self.bits.items() if bits == n] for n in widths}
+    named = {n: [name for name, bits in self.bits.items() if bits == n] for n in self.widths}
     return tuple(rule_for(names, weights=absmax(n)) for n, names in named.items())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize.analysis.switched import (
+  Numbers,
   Plan,
   Switches,
   logit_errors,
@@ -33,7 +34,9 @@ class Passes(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def run_passes(plan, numbers, switches, x, weight) -> Passes:
+def run_passes(
+  plan: Plan, numbers: Numbers, switches: Switches, x: jax.Array, weight: jax.Array
+) -> Passes:
   """All passes over one batch; ``weight`` (batch,) says how much each image counts."""
   outputs = outputs_of(plan)
 
@@ -80,7 +83,9 @@ def join(a: Seen, b: Seen) -> Seen:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def look(plan, steps, numbers, arrays, x, weight) -> Seen:
+def look(
+  plan: Plan, steps: Any, numbers: Numbers, arrays: Any, x: jax.Array, weight: jax.Array
+) -> Seen:
   """Every layer of one batch in exact evaluation, beside the float network.
 
   Args:

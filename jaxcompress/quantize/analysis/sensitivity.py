@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.nn import INPUT, Folded, fold, kernel_shape
+from jaxcompress.nn import INPUT, Folded, fold, needed_shape
 from jaxcompress.quantize.analysis.switched import (
   Plan,
   Switches,
@@ -166,7 +166,7 @@ def sensitivity(
     bits,
     tuple(_row(name, folded[name], costs[i], bits) for name, i in place.items()),
     sum(
-      packed_bytes(kernel_shape(node)[-1], kernel_shape(node)[-1], 8)
+      packed_bytes(needed_shape(node)[-1], needed_shape(node)[-1], 8)
       for node in sites.graph.nodes
       if node.name in folded and node.name not in place
     ),

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
@@ -26,7 +26,7 @@ class Suggestion(NamedTuple):
   reason: str
 
 
-def rule_for(names: Iterable[str], **quantizers) -> Rule:
+def rule_for(names: Iterable[str], **quantizers: Any) -> Rule:
   """A rule that matches layers by their whole path.
 
   Examples:
@@ -85,7 +85,7 @@ def suggested_rules(
 def _suggestion(layer: LayerAnalysis, share: float) -> Suggestion:
   why = f"{layer.name}: {share:.0%} of the isolated error".replace("%", " %")
   if layer.weights_kl is not None and layer.weights_kl >= HALF * layer.isolated_kl:
-    if layer.bits < 8:
+    if layer.bits is not None and layer.bits < 8:
       why += f", mostly from its {layer.bits}-bit weights; give them 8 bits"
       return Suggestion(rule_for([layer.name], weights=absmax(8)), why)
     why += (

@@ -4,7 +4,7 @@ The switches are traced numbers, so one compiled program serves every combinatio
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from jaxcompress.quantize.integer import Grid
 from jaxcompress.quantize.model import Move
 
 Outside = Callable[[str, jax.Array], None]
+
+
+Array = jax.Array | np.ndarray
 
 
 class Plan(NamedTuple):
@@ -46,9 +49,9 @@ class Numbers(NamedTuple):
     moves: by moved tensor, scale and shift, float32 (2, channels).
   """
 
-  layers: Mapping[str, tuple[jax.Array, jax.Array]]
-  grids: Mapping[str, jax.Array]
-  moves: Mapping[str, jax.Array]
+  layers: Mapping[str, Any]
+  grids: Mapping[str, Array]
+  moves: Mapping[str, Array]
 
 
 class Switches(NamedTuple):
@@ -59,8 +62,8 @@ class Switches(NamedTuple):
     outputs: (layers,) bool: whether its outputs are rounded.
   """
 
-  weights: jax.Array
-  outputs: jax.Array
+  weights: Array
+  outputs: Array
 
 
 def numbers_of(
@@ -85,7 +88,10 @@ def numbers_of(
   return jax.device_put(
     Numbers(
       layers,
-      {name: np.float32([grid.scale, grid.low, grid.high]) for name, grid in grids.items()},
+      {
+        name: np.array([grid.scale, grid.low, grid.high], np.float32)
+        for name, grid in grids.items()
+      },
       {name: np.stack(move).astype(np.float32) for name, move in moves.items()},
     )
   )
@@ -161,7 +167,7 @@ def unmove(numbers: Numbers, tensor: str, array: jax.Array) -> jax.Array:
   return (array + shift) * scale
 
 
-def _channels(numbers: Numbers, tensor: str, array: jax.Array) -> jax.Array:
+def _channels(numbers: Numbers, tensor: str, array: jax.Array) -> Array:
   return numbers.moves[tensor].reshape(2, *(1,) * (array.ndim - 1), -1)
 
 

@@ -133,7 +133,8 @@ def accumulate(
       multiply(_channels(x, groups, *part), _rows(weights, *part).astype(jnp.float32))
       for part in parts
     ]
-  return sum(part.astype(jnp.int32) for part in sums)
+  whole = [part.astype(jnp.int32) for part in sums]
+  return sum(whole[1:], whole[0])
 
 
 def _channels(x: jax.Array, groups: int, start: int, stop: int) -> jax.Array:
@@ -184,11 +185,12 @@ def tap_products(
   x = x.reshape(*x.shape[:3], groups, depth)
   taps = weights.reshape(height, width, depth, groups, features // groups)
   rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
-  total = sum(
+  first, *others = [
     jnp.einsum(
       "nhwgc,cgo->nhwgo", x[:, i : i + rows : stride, j : j + columns : stride], taps[i, j]
     )
     for i in range(height)
     for j in range(width)
-  )
+  ]
+  total = sum(others, first)
   return total.reshape(*total.shape[:3], features)

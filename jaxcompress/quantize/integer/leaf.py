@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxcompress.nn import Node
 from jaxcompress.quantize.integer.runtimes import Kernels
-from jaxcompress.quantize.integer.values import Grid, Integers, clip_range
+from jaxcompress.quantize.integer.values import Grid, clip_range
 
 Grids = Mapping[str, Grid]
 Arrays = dict[str, Any]
@@ -25,7 +25,7 @@ class LeafArithmetic(NamedTuple):
       that hold ``q - zero_point``.
   """
 
-  prepare: Callable[[Node, Grids, Integers | None, Kernels], tuple[Any, Arrays]]
+  prepare: Callable[[Node, Grids, Any, Kernels], tuple[Any, Arrays]]
   run: Callable[..., tuple[jax.Array, ...]]
 
 

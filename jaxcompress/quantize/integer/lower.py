@@ -42,7 +42,7 @@ def lower_hard_swish(graph: Graph, which: Callable[[Node], bool] = lambda node: 
     >>> [(node.name, node.op) for node in lower_hard_swish(Graph((node,), (1, 4), "x")).nodes]
     [('x/gate', 'Activation'), ('x', 'Multiply')]
   """
-  nodes = []
+  nodes: list[Node] = []
   for node in graph.nodes:
     if node.op == "Activation" and node.attrs["act"] == "hard_swish" and which(node):
       nodes += _gated(node)

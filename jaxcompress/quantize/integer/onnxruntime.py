@@ -42,7 +42,7 @@ class Sum(NamedTuple):
 class Product(NamedTuple):
   """``round(float32(product) * multiplier + zero_point)``, relative to that zero point."""
 
-  multiplier: np.float32
+  multiplier: np.ndarray | np.float32
   zero_point: np.float32
 
   def __call__(self, v: jax.Array) -> jax.Array:
@@ -117,7 +117,7 @@ def addition(left: Grid, right: Grid, output: Grid) -> Sum:
     [2]
   """
   xnnpack.addition(left, right, output)
-  a, b = np.float32([left.scale, right.scale]) / np.float32(output.scale)
+  a, b = np.array([left.scale, right.scale], np.float32) / np.float32(output.scale)
   codes = np.arange(CODES, dtype=np.float32)
   zero_a, zero_b, zero = _zero_point(left), _zero_point(right), _zero_point(output)
   rest = _fused(a, zero_a, b * zero_b)
@@ -225,4 +225,5 @@ def _zero_point(grid: Grid) -> np.float32:
 
 def _fused(a, b, c) -> np.ndarray:
   """``a * b + c`` of float32 numbers, rounded once: float64 holds it exactly for codes ``b``."""
-  return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
+  a, b, c = (np.asarray(x, np.float64) for x in (a, b, c))
+  return np.asarray(a * b + c, np.float32)

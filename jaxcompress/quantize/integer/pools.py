@@ -57,8 +57,8 @@ def _prepare_average_pool(node: Node, grids: Grids, integers, kernels: Kernels):
   grid = same_grid(node, grids)
   if counts_padding(node):
     channels = node.input_shapes[0][-1]
-    static, arrays = prepare_weights(node, grids, averaging(node), kernels.convolution, channels)
-    return ("weights", static), arrays | clipping(node, grid, kernels)
+    sums, arrays = prepare_weights(node, grids, averaging(node), kernels.convolution, channels)
+    return ("weights", sums), arrays | clipping(node, grid, kernels)
   pads, kernel, stride = pads_of(node), node.attrs["kernel"], node.attrs["stride"]
   sides = [
     _cells(size, kernel, stride, pair)

@@ -6,7 +6,7 @@ are made here in numpy; what runs under ``jit`` needs no 64-bit numbers.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from jaxcompress.quantize.integer.values import Grid
 
 SUM_BITS = {8: 20, 16: 15}  # by which an addition of integers shifts its inputs to the left
 INT32 = 2**31
+
+Scalar = np.ndarray | np.integer
 
 
 class Factor(NamedTuple):
@@ -33,9 +35,9 @@ class Factor(NamedTuple):
     [3, 2, -2]
   """
 
-  q31: np.ndarray
-  left: np.ndarray
-  right: np.ndarray
+  q31: Scalar
+  left: Scalar
+  right: Scalar
 
   def __call__(self, v: jax.Array) -> jax.Array:
     v = v.astype(jnp.int32)
@@ -51,8 +53,8 @@ class Sum(NamedTuple):
   shift: np.int32
 
   def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
-    shifted = (a.astype(jnp.int32) << self.shift for a in (x, y))
-    return self.total(sum(f(a) for f, a in zip((self.left, self.right), shifted, strict=True)))
+    x, y = (a.astype(jnp.int32) << self.shift for a in (x, y))
+    return self.total(self.left(x) + self.right(y))
 
 
 class Mean(NamedTuple):
@@ -98,7 +100,7 @@ class Steps(NamedTuple):
     return count(jnp.asarray(self.edges)[0], v).astype(jnp.int32) + self.lowest
 
 
-def quantize_multiplier(real) -> Factor:
+def quantize_multiplier(real: Any) -> Factor:
   """The nearest :class:`Factor` of positive reals, float64 in numpy.
 
   Examples:
@@ -129,7 +131,7 @@ def doubling_high_product(a: jax.Array, b: jax.Array) -> jax.Array:
   return a_high * b_high + (cross >> 16) + (other >> 16).astype(jnp.int32) + (rest >> 16)
 
 
-def divide_by_power(v: jax.Array, exponent: jax.Array) -> jax.Array:
+def divide_by_power(v: jax.Array, exponent: jax.Array | Scalar) -> jax.Array:
   """``v / 2**exponent`` of int32, halves away from zero.
 
   Examples:
@@ -221,8 +223,8 @@ def addition(left: Grid, right: Grid, output: Grid) -> Sum:
       f"scales: the inputs' are up to {twice / 2 / result:.3g} times the output's, more than the"
       " reference kernels run; quantize.assemble widens grids so that it fits."
     )
-  factors = (quantize_multiplier(real) for real in (one / twice, other / twice, total))
-  return Sum(*factors, np.int32(shift))
+  first, second, both = (quantize_multiplier(x) for x in (one / twice, other / twice, total))
+  return Sum(first, second, both, np.int32(shift))
 
 
 def mean(source: Grid, output: Grid, count: int) -> Mean:
@@ -254,15 +256,26 @@ def ceiling(value: float, output: Grid) -> np.float32:
   return _half_away(np.float32(value) / output.scale) + np.float32(output.zero_point)
 
 
+def input_steps(values: np.ndarray | jax.Array, grid: Grid) -> np.ndarray | jax.Array:
+  """Float images in steps of their grid: a quotient, halves away from zero.
+
+  Examples:
+    >>> input_steps(np.float32([0.25, -0.75]), Grid(np.float32(0.5), 0)).tolist()
+    [1.0, -2.0]
+  """
+  return _half_away(values / grid.scale)
+
+
 def _reach(grid: Grid) -> int:
   """How far ``q - zero_point`` gets from zero."""
   return max(-grid.low, grid.high)
 
 
-def _half_away(x: np.ndarray) -> np.ndarray:
+def _half_away(x: Any) -> Any:
   """Rounds to the nearest integer, halves away from zero."""
-  whole = np.trunc(x)
-  return whole + np.sign(x) * (np.abs(x - whole) >= 0.5)
+  xp = jnp if isinstance(x, jax.Array) else np
+  whole = xp.trunc(x)
+  return whole + xp.sign(x) * (xp.abs(x - whole) >= 0.5)
 
 
 def _checked(factor: Factor, reach) -> Factor:

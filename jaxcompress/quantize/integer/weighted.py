@@ -1,7 +1,8 @@
 """Integer arithmetic of convolutions and linear layers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxcompress import ops
@@ -69,7 +70,9 @@ def convolution_kind(node: Node) -> str:
   return "depthwise" if groups == node.input_shapes[0][-1] else "grouped"
 
 
-def prepare_weights(node: Node, grids: Grids, integers: Integers, rule, groups: int):
+def prepare_weights(
+  node: Node, grids: Grids, integers: Integers, rule: Any, groups: int
+) -> tuple[Sums, Arrays]:
   """A layer's sums and constants, but for the ends of its output; ``rule`` is the kernels'."""
   source, output = grids[node.inputs[0]], grids[node.output]
   is_wide = source.bits == 16
@@ -95,7 +98,7 @@ def prepare_weights(node: Node, grids: Grids, integers: Integers, rule, groups: 
   }
 
 
-def run_weights(static: Sums, arrays: Arrays, x):
+def run_weights(static: Sums, arrays: Arrays, x: jax.Array) -> tuple[jax.Array]:
   """The clipped output of a layer, as the only one of a tuple."""
   parts, stride, padding, groups, is_wide = static
   convolve = accumulate_wide if is_wide else accumulate

@@ -7,7 +7,7 @@ and those for microcontrollers scale such sums alike, by a factor of 15 bits, an
 up. Beside them only products and sums are computed in more than one way.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,10 +44,10 @@ class Wide(NamedTuple):
     low: int32, 0 to 2**15 - 1.
   """
 
-  high: jax.Array
-  low: jax.Array
+  high: jax.Array | np.ndarray
+  low: jax.Array | np.ndarray
 
-  def __add__(self, other: "Wide") -> "Wide":
+  def __add__(self, other: "Wide") -> "Wide":  # type: ignore[override]  # of numbers, not of tuples
     low = self.low + other.low
     return Wide(self.high + other.high + (low >> LIMB), low & MASK)
 
@@ -63,7 +63,7 @@ def wide(values: np.ndarray) -> Wide:
   return Wide((values >> LIMB).astype(np.int32), (values & MASK).astype(np.int32))
 
 
-def accumulate_wide(x: jax.Array, weights: jax.Array, parts: Parts, **shape) -> Wide:
+def accumulate_wide(x: jax.Array, weights: jax.Array, parts: Parts, **shape: Any) -> Wide:
   """The convolution or matrix product of 16-bit activations, exactly.
 
   Args:

@@ -31,7 +31,7 @@ class Factor(NamedTuple):
     [2.0, -2.0, 500.0]
   """
 
-  multiplier: np.ndarray
+  multiplier: np.ndarray | np.float32
 
   def __call__(self, v: jax.Array) -> jax.Array:
     return jnp.round(v.astype(jnp.float32) * self.multiplier)
@@ -123,7 +123,7 @@ def addition(left: Grid, right: Grid, output: Grid) -> Sum:
     >>> addition(one, Grid(np.float32(0.5), 3), one)
     Sum(left=np.int32(1048576), right=np.int32(524288), shift=np.int32(20))
   """
-  ratios = np.float32([left.scale, right.scale]) / np.float32(output.scale)
+  ratios = np.array([left.scale, right.scale], np.float32) / np.float32(output.scale)
   _within("add", ratios)
   exponent = int(np.frexp(ratios.max())[1]) - 1
   shift = MULTIPLIER_BITS - exponent

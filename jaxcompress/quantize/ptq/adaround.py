@@ -120,7 +120,7 @@ def choose_codes(
     jnp.asarray(weights, jnp.float32),
     jnp.asarray(scales, jnp.float32),
     jnp.asarray(bias, jnp.float32),
-    Samples(*map(jnp.asarray, samples)),
+    Samples(*map(jnp.asarray, samples)),  # type: ignore[arg-type]  # on the device
     key,
     act,
     to,

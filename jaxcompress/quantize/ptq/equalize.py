@@ -144,7 +144,7 @@ def equalize(
     for chain in chains:
       first, last = _range(weights[chain.first]), by_input(nodes[chain.last], weights[chain.last])
       if chain.depthwise is None:
-        scales = (pair_scales(first, last),)
+        scales: tuple[np.ndarray, ...] = (pair_scales(first, last),)
       else:
         scales = triple_scales(first, _range(weights[chain.depthwise]), last)
       for name, after, scale in zip(chain.layers, chain.layers[1:], scales, strict=False):

@@ -33,6 +33,15 @@ class Seen(NamedTuple):
   nonnegative: bool = False
 
   @property
+  def histogram(self) -> np.ndarray:
+    """The counts, where they are needed."""
+    if self.counts is None:
+      raise ValueError(
+        "counts: none were taken; a calibrator that reads them says so in its field."
+      )
+    return self.counts
+
+  @property
   def centers(self) -> np.ndarray:
     """(BINS,) the middle of each part."""
     edges = np.linspace(self.low, self.high, BINS + 1)
@@ -77,7 +86,8 @@ def percentile(share: float = 99.99) -> Calibrator:
 
   def choose(seen: Seen) -> Bounds:
     edges = np.linspace(seen.low, seen.high, BINS + 1)
-    below = np.concatenate([[0.0], np.cumsum(seen.counts)]) / seen.counts.sum()
+    counts = seen.histogram
+    below = np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum()
     low = seen.low if seen.nonnegative else np.interp(1 - share / 100, below, edges)
     return float(low), float(np.interp(share / 100, below, edges))
 
@@ -115,7 +125,7 @@ def rounding_errors(seen: Seen, low: np.ndarray, high: np.ndarray, to: Levels = 
   scale = (high - low) / (to.high - to.low)
   scale = np.where(scale > 1e-30, scale, 1.0)[:, None]
   zero = np.clip(np.rint(to.low - low[:, None] / scale), to.low, to.high)
-  x, weight = seen.centers[None], seen.counts / max(seen.counts.sum(), 1.0)
+  x, weight = seen.centers[None], seen.histogram / max(seen.histogram.sum(), 1.0)
   rounded = (np.clip(np.rint(x / scale) + zero, to.low, to.high) - zero) * scale
   return np.square(rounded - x) @ weight
 
@@ -149,7 +159,7 @@ def kl() -> Calibrator:
 
 
 def _without_spike(seen: Seen) -> np.ndarray:
-  counts = seen.counts.copy()
+  counts = seen.histogram.copy()
   if seen.low <= 0 <= seen.high and seen.high > seen.low:
     at = min(int(BINS * -seen.low / (seen.high - seen.low)), BINS - 1)
     around = [counts[i] for i in (at - 1, at + 1) if 0 <= i < BINS]
@@ -184,7 +194,7 @@ def aciq() -> Calibrator:
   """
 
   def choose(seen: Seen) -> Bounds:
-    x, weight = seen.centers, seen.counts / max(seen.counts.sum(), 1.0)
+    x, weight = seen.centers, seen.histogram / max(seen.histogram.sum(), 1.0)
     mean = float(x @ weight)
     reach = laplace_ratio(8 + seen.nonnegative) * float(np.abs(x - mean) @ weight)
     if seen.nonnegative:

@@ -34,7 +34,7 @@ class Batches:
     for start in range(0, len(self.images), self.size):
       x = network_input(self.images[start : start + self.size], self.preprocess)
       missing = self.size - len(x)
-      weight = np.repeat(np.float32([1, 0]), [len(x), missing])
+      weight = np.repeat(np.array([1, 0], np.float32), [len(x), missing])
       yield np.concatenate([x, np.repeat(x[:1], missing, axis=0)]), weight
 
   @property

@@ -106,16 +106,17 @@ def _node_means(
     if act is None:
       return (own.mean,)
     return (clipped_mean(own, CEILINGS[act]),) if act in CEILINGS else ()
-  if act is not None or any(mean is None for mean in inputs):
+  known = [mean for mean in inputs if mean is not None]
+  if act is not None or len(known) < len(inputs):
     return ()
   if node.op == "Add":
-    return (inputs[0] + inputs[1],)
+    return (known[0] + known[1],)
   if node.op == "Concat":
-    return (np.concatenate(inputs),)
+    return (np.concatenate(known),)
   if node.op == "Split":
-    return tuple(np.split(inputs[0], np.cumsum(node.attrs["sizes"])[:-1]))
+    return tuple(np.split(known[0], np.cumsum(node.attrs["sizes"])[:-1]))
   if node.op == "ChannelShuffle":
-    return (inputs[0].reshape(node.attrs["groups"], -1).T.ravel(),)
+    return (known[0].reshape(node.attrs["groups"], -1).T.ravel(),)
   if node.op in ("AvgPool", "GlobalAvgPool"):
-    return (inputs[0],)
+    return (known[0],)
   return ()

@@ -97,7 +97,7 @@ def grids_of(
     >>> grids_of({"x": (0.0, 25.5)})
     {'x': Grid(scale=np.float32(0.1), zero_point=-128, bits=8)}
   """
-  low, high = np.float32(list(bounds.values())).T
+  low, high = np.array(list(bounds.values()), np.float32).T
   found = {
     width: [np.asarray(array) for array in affine(low, high, activation_levels(width))]
     for width in (8, 16)
@@ -147,19 +147,19 @@ def observe(
     ValueError: if a tensor is not finite.
   """
   keys, nonnegative = grid_keys(sites), _nonnegative_keys(sites)
-  state = None
+  state: tuple[np.ndarray, ...] | None = None
   for x, _ in batches:
     state = _widen(state, np.asarray(_extremes(sites, layers, x)))
     tick()
   seen = {}
-  for key, low, high, ends in zip(keys, *state, strict=True):
+  for key, low, high, ends in zip(keys, *(state or ()), strict=True):
     if not (np.isfinite(low) and np.isfinite(high)):
       raise ValueError(
         f"variables: tensor {key!r} is not finite on these images ({low} to {high}); train with a"
         " lower learning rate."
       )
     seen[key] = Seen(
-      float(low), float(high), tuple(map(float, ends)), nonnegative=key in nonnegative
+      float(low), float(high), (float(ends[0]), float(ends[1])), nonnegative=key in nonnegative
     )
   return seen
 
@@ -173,7 +173,7 @@ def add_counts(
 ) -> dict[str, Seen]:
   """What was seen with histograms between the extremes: a second pass over the same images."""
   lows, highs = (
-    np.float32([getattr(one, end) for one in seen.values()]) for end in Seen._fields[:2]
+    np.array([getattr(one, end) for one in seen.values()], np.float32) for end in Seen._fields[:2]
   )
   totals = np.zeros((len(seen), BINS))
   for x, weight in batches:
@@ -189,8 +189,10 @@ def _widen(state, batch: np.ndarray):
   if state is None:
     return batch[:, 0], batch[:, 1], batch
   lows, highs, average = state
-  start = running.Range(average[:, 0], average[:, 1], np.int32(1))
-  moved = running.ema(start, batch[:, 0], batch[:, 1], DECAY, debias=False)
+  start: Any = (average[:, 0], average[:, 1], np.int32(1))  # NumPy's arrays do as well as JAX's
+  lowest: Any = batch[:, 0]
+  highest: Any = batch[:, 1]
+  moved = running.ema(running.Range(*start), lowest, highest, DECAY, debias=False)
   ends = np.stack([np.asarray(moved.low), np.asarray(moved.high)], axis=1)
   return np.minimum(lows, batch[:, 0]), np.maximum(highs, batch[:, 1]), ends
 
@@ -212,7 +214,8 @@ def _nonnegative_keys(sites: Sites) -> set[str]:
 
 def _rounded(sites: Sites, layers: Mapping[str, Layer], x: jax.Array) -> dict[str, list[jax.Array]]:
   """The tensors that are rounded, by grid, under ``jit``."""
-  key_of, found = sites.key_of, {key: [] for key in grid_keys(sites)}
+  key_of = sites.key_of
+  found: dict[str, list[jax.Array]] = {key: [] for key in grid_keys(sites)}
 
   def record(tensor, array):
     if tensor in sites.rounded:
@@ -279,7 +282,9 @@ def _histograms(sites, layers, lows, highs, x, weight):
   return jnp.stack(totals)
 
 
-def rounding_visitor(grids: Mapping[str, Grid], rounded: frozenset[str]):
+def rounding_visitor(
+  grids: Mapping[str, Grid], rounded: frozenset[str]
+) -> Callable[[str, Any], jax.Array]:
   """A visitor for :func:`~jaxcompress.nn.execute.execute` that rounds tensors to their grids."""
 
   def visit(tensor: str, array: jax.Array) -> jax.Array:

@@ -4,7 +4,14 @@ import contextlib
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+  BarColumn,
+  MofNCompleteColumn,
+  Progress,
+  TaskID,
+  TextColumn,
+  TimeElapsedColumn,
+)
 
 
 class Meter:
@@ -12,7 +19,7 @@ class Meter:
 
   def __init__(self, bar: Progress | None):
     self._bar = bar
-    self._task = None if bar is None else bar.add_task("post-training", total=None)
+    self._task = TaskID(0) if bar is None else bar.add_task("post-training", total=None)
 
   def start(self, name: str, total: int) -> None:
     """A method begins, with about so many ticks."""

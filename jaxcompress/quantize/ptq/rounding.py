@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.nn import INPUT, Folded, Graph, Node, kernel_shape
+from jaxcompress.nn import INPUT, Folded, Graph, Node, kernel_shape, needed_shape
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.execute import linear, run_node
 from jaxcompress.ops import resolve_padding
@@ -126,7 +126,7 @@ def _linear(node: Node, kernel: np.ndarray, bias: np.ndarray):
 
 
 def _activate(node: Node, x: np.ndarray) -> jax.Array:
-  return activate(node.attrs.get("act"), x)
+  return activate(node.attrs.get("act"), jnp.asarray(x))
 
 
 def _each(run, size: int, *arrays: np.ndarray) -> list[np.ndarray]:
@@ -149,12 +149,13 @@ def sample(node: Node, x: np.ndarray, target: np.ndarray, rng: np.random.Generat
     target: the layer's wanted outputs.
     rng: picks the positions.
   """
-  kernel, channels = kernel_shape(node), x.shape[-1]
+  channels = x.shape[-1]
   if node.op == "Dense":
     flat = x.reshape(len(x), -1)
     rows = _pick(len(flat), flat.shape[1], rng)
     return Samples(flat[rows][:, None], target[rows][:, None])
-  side, step = kernel[0], node.attrs["stride"]
+  side, _, depth, _ = needed_shape(node)
+  step = node.attrs["stride"]
   pads = resolve_padding(node.attrs["padding"], x.shape[1:3], side, step)
   x = np.pad(x, ((0, 0), *pads, (0, 0)))
   positions = target.shape[:3]
@@ -163,9 +164,9 @@ def sample(node: Node, x: np.ndarray, target: np.ndarray, rng: np.random.Generat
   cells = [
     x[image, top * step + i, left * step + j] for i in range(side) for j in range(side)
   ]  # (rows, channels) each
-  groups = channels // kernel[2]
-  patches = np.stack(cells, axis=1).reshape(len(rows), side * side, groups, kernel[2])
-  patches = np.moveaxis(patches, 2, 1).reshape(len(rows), groups, -1)
+  groups = channels // depth
+  taps = np.stack(cells, axis=1).reshape(len(rows), side * side, groups, depth)
+  patches = np.moveaxis(taps, 2, 1).reshape(len(rows), groups, -1)
   return Samples(patches, target[image, top, left].reshape(len(rows), groups, -1))
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcompress.nn import Graph, Node, kernel_shape
+from jaxcompress.nn import Graph, Node, kernel_shape, needed_shape
 from jaxcompress.ops import resolve_padding
 
 COMMUTES = (None, "relu", "relu6")  # ReLU6 only after it became ReLU
@@ -63,7 +63,7 @@ def find_chains(graph: Graph) -> tuple[Chain, ...]:
 
 def is_depthwise(node: Node) -> bool:
   """Whether a layer makes each channel from the same channel alone."""
-  shape, channels = kernel_shape(node), node.input_shapes[0][-1]
+  shape, channels = needed_shape(node), node.input_shapes[0][-1]
   return node.op != "Dense" and shape[-2] == 1 and shape[-1] == channels
 
 
@@ -96,7 +96,7 @@ def pads(node: Node) -> bool:
 def _groups(node: Node) -> int:
   """Channel groups of a convolution."""
   channels = node.input_shapes[0][-1]
-  return channels // kernel_shape(node)[-2]
+  return channels // needed_shape(node)[-2]
 
 
 def by_input(node: Node, kernel: np.ndarray) -> np.ndarray:

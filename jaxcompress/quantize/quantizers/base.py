@@ -80,7 +80,7 @@ class Anchor(NamedTuple):
 
   base: jax.Array
   signed: jax.Array
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
 
 
 def new_anchor(base: jax.Array) -> Anchor:

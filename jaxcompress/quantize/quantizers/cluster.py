@@ -34,7 +34,7 @@ class Centroids(NamedTuple):
   """
 
   base: jax.Array
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
 
 
 def nearest(w: jax.Array, codebook: jax.Array) -> jax.Array:

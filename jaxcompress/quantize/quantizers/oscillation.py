@@ -31,7 +31,7 @@ class Oscillation(NamedTuple):
   frequency: jax.Array
   average: jax.Array
   frozen: jax.Array
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
 
 
 def freeze_oscillating(

@@ -20,7 +20,7 @@ class Progress(NamedTuple):
   """
 
   states: tuple[Any, ...]
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
 
 
 def progressive(*quantizers: Quantizer, at: tuple[int, ...]) -> Quantizer:

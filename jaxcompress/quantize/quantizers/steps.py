@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,17 @@ SMALLEST_SHARE = 0.25
 SAMPLES = 4096
 
 
-def round_to_step(x, step, offset, low, high, grad_scale, integer_zero=False, bend=0.0, along=None):
+def round_to_step(
+  x: jax.Array,
+  step: jax.Array,
+  offset: jax.Array | None,
+  low: Any,
+  high: Any,
+  grad_scale: Any,
+  integer_zero: bool = False,
+  bend: float = 0.0,
+  along: jax.Array | None = None,
+) -> jax.Array:
   """What LSQ, LSQ+ and EWGS share.
 
   ``offset`` may be None, and ``low`` where ``x`` cannot be below it; ``bend`` is EWGS's scaling

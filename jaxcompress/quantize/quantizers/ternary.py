@@ -174,7 +174,7 @@ class PairAnchor(NamedTuple):
 
   above: jax.Array
   below: jax.Array
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
 
 
 def ttq(*, threshold: float = 0.05, gradient: str = "chain") -> Quantizer:
