@@ -19,7 +19,7 @@ import optax
 from rich.console import Console
 
 import jaxcompress as jc
-from jaxcompress import nn, pipeline, training
+from jaxcompress import nn, training
 from jaxcompress.cli.ending import STOPPED, EndError, end
 
 BATCH, EXAMPLES, CLASSES = 16, 64, 5  # a batch of all processes together
@@ -76,7 +76,7 @@ def work(options: argparse.Namespace) -> None:
   """The run, from its newest checkpoint to its end."""
   if options.processes > 1:
     address = f"127.0.0.1:{options.port}"
-    pipeline.join(pipeline.Together(address, options.processes, options.worker, options.heartbeat))
+    training.join(training.Together(address, options.processes, options.worker, options.heartbeat))
   log = options.log.open("w", buffering=1)
 
   def note(**facts):

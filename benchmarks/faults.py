@@ -227,18 +227,27 @@ def main() -> None:
   parser.add_argument("--kills", type=int, default=20, help="at random steps")
   parser.add_argument("--saves", type=int, default=20, help="kills during saves")
   parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument(
+    "--heartbeat", type=int, default=100, help="seconds; more where this machine may be paused"
+  )
   options = parser.parse_args()
   rng = random.Random(options.seed)
   steps = 12 + max(options.kills * AHEAD[1], options.saves * 6)
   with tempfile.TemporaryDirectory() as place:
     folder = pathlib.Path(place)
-    reference = Run(folder / "reference", steps)
+    reference = Run(folder / "reference", steps, heartbeat=options.heartbeat)
     reference.finish(reference.start())
     for name, kills, saving in (
       ("at random steps", options.kills, False),
       ("during saves", options.saves, True),
     ):
-      run = Run(folder / name.replace(" ", "-"), steps, every=1 if saving else EVERY, pause=0.02)
+      run = Run(
+        folder / name.replace(" ", "-"),
+        steps,
+        every=1 if saving else EVERY,
+        pause=0.02,
+        heartbeat=options.heartbeat,
+      )
 
       def report(counts: Counts, name: str = name) -> None:
         done = sum(counts.kills)

@@ -11,7 +11,7 @@ from jaxcompress import models
 from tests.golden.parity import weights as parity
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
-FIRST, SECOND = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+FIRST, SECOND, THIRD = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -44,3 +44,19 @@ def test_the_second_program_goes_from_a_checkpoint_to_files(folder):
   assert names["weights"].keys() == parity.state_dict(source).keys()
   assert models.load(folder / "mobilenet_v3_small.safetensors")[0] == names["model"]
   assert (folder / "mobilenet_v3_small.tflite").stat().st_size < 3_000_000
+
+
+def test_the_third_program_prunes_clusters_and_packs(folder, capsys):
+  changes = {
+    'load("glyphs")': 'load("glyphs", limit=200)',
+    "begin=100, end=600": "begin=0, end=2",
+    "start_step=800": "start_step=2",
+    "range(1000)": "range(4)",
+  }
+  names = run(THIRD, changes)
+  share, size = map(float, capsys.readouterr().out.split())
+  assert 0.7 < share < 0.8
+  weights = sum(layer.weights.size for layer in names["quantized"].layers.values())
+  assert size < weights / 2
+  assert (folder / "student.jcz").stat().st_size < size + 4000  # names and shapes
+  assert (folder / "student.tflite").stat().st_size > 2 * size

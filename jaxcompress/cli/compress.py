@@ -44,6 +44,16 @@ def compress(
     ),
   ] = None,
   bits: Annotated[int | None, typer.Option(help="Bits of the weights, 2 to 8 [8].")] = None,
+  sparsity: Annotated[
+    float | None,
+    typer.Option(help="Share of zeros in pruned layers, such as 0.8 [nothing is pruned]."),
+  ] = None,
+  sparsity_pattern: Annotated[
+    str | None, typer.Option(help="unstructured, or n of every m inputs, such as 2:4.")
+  ] = None,
+  cluster: Annotated[
+    int | None, typer.Option(help="Values that a layer's weights share, such as 32 [any].")
+  ] = None,
   epochs: Annotated[
     float | None,
     typer.Option(
@@ -116,6 +126,9 @@ def compress(
     "teacher_checkpoint": teacher_checkpoint and str(pathlib.Path(teacher_checkpoint).absolute()),
     "distill": distill,
     "bits": bits,
+    "sparsity": sparsity,
+    "sparsity_pattern": sparsity_pattern,
+    "cluster": cluster,
     "epochs": epochs,
     "batch_size": batch_size,
     "image_size": image_size,
@@ -126,7 +139,7 @@ def compress(
     "max_latency_ms": max_latency_ms,
   }
   keep_compiled_programs()
-  pipeline.join(pipeline.Together(coordinator, num_processes, process_id, heartbeat))
+  training.join(training.Together(coordinator, num_processes, process_id, heartbeat))
   console = Console(quiet=not processes.is_first())
   folder, options = pipeline.claim_together(out, given, resume=resume)
   command = shlex.join(["jaxcompress", *sys.argv[1:]])

@@ -42,7 +42,7 @@ def end(error: BaseException) -> None:
   print(f"jaxcompress: {text}", file=sys.stderr, flush=True)
   if not together:
     sys.exit(code)
-  from jaxcompress.pipeline import leave
+  from jaxcompress.training import leave
 
   sys.stdout.flush()
   if not lost:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import gc
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -117,4 +119,14 @@ class Stream:
     options = grain.MultiprocessingOptions(
       num_workers=min(self._workers, self._stop - position), per_worker_buffer_size=AHEAD
     )
-    return iter(batches.to_iter_dataset(one).mp_prefetch(options))
+    return iter(batches.to_iter_dataset(one).mp_prefetch(options, _end_with_parent))
+
+
+def _end_with_parent(*_: object) -> None:
+  """In a worker: ends it when the run is killed, which cannot tell it so."""
+
+  def watch() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()

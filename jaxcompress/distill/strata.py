@@ -96,13 +96,15 @@ class Devices(NamedTuple):
 
 
 def shares(mesh: Mesh | None, bank_shape: tuple[int, ...]) -> bool:
-  """Whether a bank is split over a mesh: in strata, as many on each device.
+  """Whether a bank is split over a mesh: over several devices, with as many strata on each.
 
   Examples:
     >>> shares(None, (64, 10, 4))
     False
   """
-  return mesh is not None and len(bank_shape) == 3 and bank_shape[0] % mesh.size == 0
+  if mesh is None or mesh.size == 1 or len(bank_shape) == 2:
+    return False
+  return bank_shape[0] % mesh.size == 0
 
 
 def padded_shape(examples: int, strata: int, dim: int) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from jaxcompress.export.lint import Finding, lint
 from jaxcompress.export.micro import arena
 from jaxcompress.export.onnx import onnx, onnx_float
 from jaxcompress.export.packed import load_packed, packed, unpack
+from jaxcompress.export.pixels import PixelModel, pixel_range, read_pixels
 from jaxcompress.export.rules import Rule, Target
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.export.stablehlo import load_stablehlo, stablehlo, stablehlo_float
@@ -22,6 +23,7 @@ __all__ = [
   "Latency",
   "MissingExtraError",
   "Operator",
+  "PixelModel",
   "Rule",
   "Runtime",
   "Target",
@@ -36,8 +38,10 @@ __all__ = [
   "onnx",
   "onnx_float",
   "packed",
+  "pixel_range",
   "read_metadata",
   "read_operators",
+  "read_pixels",
   "require_edge",
   "stablehlo",
   "stablehlo_float",

@@ -73,6 +73,13 @@ class Emitter:
     self.operator("QUANTIZE", [pixels], [codes], INPUT)
     return pixels
 
+  def floats(self) -> int:
+    """A new float32 tensor that is rounded to the graph's int8 input."""
+    shape = (1, *self.graph.input_shape[1:])
+    floats = self.file.tensor("floats", shape, np.float32)
+    self.operator("QUANTIZE", [floats], [self.tensors[INPUT]], INPUT)
+    return floats
+
   def activation(self, tensor: str, shape: tuple[int, ...]) -> int:
     """A new activation tensor of the graph, for one image."""
     self.tensors[tensor] = self.scratch(tensor, (1, *shape[1:]), tensor)

@@ -191,9 +191,15 @@ class ModelFile:
     return any(self._tensors[index].type == schema.TensorType.INT4 for index in tensors)
 
   @property
-  def has_float(self) -> bool:
-    """Whether a tensor holds floating-point numbers."""
-    return any(tensor.type == schema.TensorType.FLOAT32 for tensor in self._tensors)
+  def computes_in_float(self) -> bool:
+    """Whether an operator reads or writes floating-point numbers, but to round them to integers."""
+    floats = (schema.TensorType.FLOAT16, schema.TensorType.FLOAT32)
+    for operator in self._operators:
+      rounds = self._codes[operator.opcodeIndex][0] == "QUANTIZE"
+      computed = [*operator.outputs, *(() if rounds else operator.inputs)]
+      if any(self._tensors[index].type in floats for index in computed):
+        return True
+    return False
 
   def to_bytes(
     self,

@@ -1,13 +1,138 @@
 """Files that read images as they are: uint8."""
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
 import numpy as np
 
-from jaxcompress.nn import INPUT
+from jaxcompress.data import Preprocess
+from jaxcompress.nn import INPUT, ConvNorm
 from jaxcompress.quantize import QuantizedModel
 
-INPUTS = ("codes", "uint8")
+INPUTS = ("codes", "uint8", "float32")
 PIXELS = np.arange(256)
 SHIFT = 128  # between a pixel and its int8 code
+PIXELS_OF_NETWORK = Preprocess(center=float(SHIFT), scale=64.0, per_image=False)
+
+
+class PixelNetwork(nn.Module):
+  """A network behind a normalization of its own: on the device a depthwise 1x1 convolution.
+
+  Attributes:
+    network: that reads normalised images.
+  """
+
+  network: nn.Module
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    options = {"kernel": 1, "groups": "depthwise", "norm": None}
+    x = ConvNorm(x.shape[-1], name="normalize", **options)(x, train=train)
+    return self.network(x, train=train)
+
+
+class PixelModel(NamedTuple):
+  """What :func:`read_pixels` gives.
+
+  Attributes:
+    model: the network behind its normalization.
+    variables: of both.
+    preprocess: of pixels, alike for all channels.
+  """
+
+  model: nn.Module
+  variables: dict[str, Any]
+  preprocess: Preprocess
+
+
+def read_pixels(
+  model: nn.Module, variables: Mapping[str, Any], preprocess: Preprocess
+) -> PixelModel:
+  """The same network, with the normalization of its preprocessing as a first layer.
+
+  An integer file has one scale and one zero point for all channels of its input, so it can read
+  pixels only if preprocessing treats all channels alike. Normalization per channel cannot go into
+  the first convolution: that pads with zeros, which are each channel's mean, and a file pads all
+  channels with one code. So it becomes a layer, ``y = x * 64 / scale + (128 - center) / scale`` of
+  ``x = (pixel - 128) / 64``, whose weights are exact in any number of bits; the float network
+  computes the same. It takes the place of the ``"first"`` layer of rules.
+
+  Args:
+    model: a linen module that reads normalised images.
+    variables: its ``params`` and ``batch_stats``.
+    preprocess: that was trained with; each image's own brightness and contrast
+      (``per_image=True``) is no such layer.
+
+  Returns:
+    A :class:`PixelModel`. Quantize it with ``preprocess=`` and
+    ``input_range=pixel_range(preprocess)``, then write it with ``tflite(..., input="uint8")``.
+
+  Raises:
+    ValueError: if the preprocessing is per image.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> import jax
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
+    >>> rgb = Preprocess(center=(124.0, 116.0, 104.0), scale=(58.0, 57.0, 57.0), per_image=False)
+    >>> pixel_range(read_pixels(model, variables, rgb).preprocess)
+    (-2.0, 1.984375)
+  """
+  _check_affine(preprocess)
+  values = (preprocess.center, preprocess.scale)
+  channels = max((len(value) for value in values if isinstance(value, tuple)), default=3)
+  center, scale = (np.broadcast_to(np.float64(value), (channels,)) for value in values)
+  whole = PIXELS_OF_NETWORK
+  layer = {
+    "kernel": (whole.scale / scale).reshape(1, 1, 1, channels).astype(np.float32),
+    "bias": ((whole.center - center) / scale).astype(np.float32),
+  }
+  inner = {kind: {"network": tree} for kind, tree in variables.items()}
+  inner["params"] = {**inner["params"], "normalize": layer}
+  return PixelModel(PixelNetwork(model), inner, whole)
+
+
+def pixel_range(preprocess: Preprocess) -> tuple[float, float]:
+  """The range of a network's input with which its codes are the pixels less 128.
+
+  For ``post_training(..., input_range=)``, and for training as
+  ``Rule(match="input", activations=quantize.fixed_range(*pixel_range(preprocess)))``.
+
+  Args:
+    preprocess: of the images.
+
+  Raises:
+    ValueError: if there is none: the preprocessing is per image or per channel, or its center is no
+      whole pixel from 0 to 255.
+
+  Examples:
+    >>> pixel_range(Preprocess(center=100.0, scale=50.0, per_image=False))
+    (-2.0, 3.1)
+  """
+  _check_affine(preprocess)
+  center, scale = preprocess.center, preprocess.scale
+  if isinstance(center, tuple) or isinstance(scale, tuple):
+    raise ValueError(
+      "preprocess: an integer file has one scale and one zero point for all channels, and these have"
+      f" center {center} and scale {scale}; put them into the network with export.read_pixels."
+    )
+  if center not in PIXELS:
+    raise ValueError(
+      f"preprocess: center {center} must be a whole pixel, 0 to 255, since a zero point is an"
+      " integer; round it, or put it into the network with export.read_pixels."
+    )
+  return float((0 - center) / scale), float((255 - center) / scale)
+
+
+def _check_affine(preprocess: Preprocess) -> None:
+  if preprocess.per_image:
+    raise ValueError(
+      "preprocess: it brings every image to the same brightness and contrast, which depends on the"
+      " whole image; a file that reads pixels needs Preprocess(..., per_image=False)."
+    )
 
 
 def check_input(quantized: QuantizedModel, kind: str) -> None:
@@ -19,10 +144,11 @@ def check_input(quantized: QuantizedModel, kind: str) -> None:
 
   Args:
     quantized: the model.
-    kind: ``"codes"`` or ``"uint8"``.
+    kind: ``"codes"``, ``"uint8"`` or ``"float32"``.
 
   Raises:
-    ValueError: if the kind is unknown, or the model's codes are not the pixels less 128.
+    ValueError: if the kind is unknown, the model's codes are not the pixels less 128, or float
+      images would become 16-bit integers.
 
   Examples:
     >>> from jaxcompress.data import Preprocess
@@ -39,13 +165,21 @@ def check_input(quantized: QuantizedModel, kind: str) -> None:
     raise ValueError(f"input: {kind!r} is unknown; it must be one of {', '.join(INPUTS)}.")
   if kind == "codes":
     return
+  if kind == "float32" and quantized.grids[INPUT].bits == 8:
+    return
+  if kind == "float32":
+    raise ValueError(
+      "input: 'float32' needs an input of 8 bits, and the model's has 16; use input='codes', or"
+      " Rule(match='input', activations=ema_range(8))."
+    )
   grid, shape = quantized.grids[INPUT], quantized.graph.input_shape[1:]
   if grid.bits != 8 or quantized.preprocess is None or not _shifts(quantized, shape):
     raise ValueError(
       "input: 'uint8' needs codes that are the pixels less 128, and the model's, with input scale"
       f" {float(grid.scale):.6g} and zero point {int(grid.zero_point)}, are not; use preprocessing"
-      " such as Preprocess(center=128, scale=64, per_image=False) and the grid of scale 1/64 and zero"
-      " point 0, or input='codes'."
+      " such as Preprocess(center=128, scale=64, per_image=False), the range that"
+      " export.pixel_range gives for it, export.read_pixels if it differs by channel, or"
+      " input='codes'."
     )
 
 

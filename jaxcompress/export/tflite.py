@@ -50,6 +50,8 @@ def tflite(
       preprocessing and the grid of its input have to say together that a code is the pixel less
       128, as ``(pixel - center) / scale`` does on a grid of scale ``1 / scale`` and zero point
       ``center - 128``; the first operator subtracts them.
+      Or ``"float32"``: images as the network reads them, after preprocessing, which the first
+      operator rounds to codes.
     weights: ``"int8"``, or ``"int4"``: layers whose integers have at most 4 bits are written with
       two weights in a byte, for half of the size. TFLite-Micro runs such convolutions, but no such
       dense layers, which stay int8 for it (``target`` or kernels ``"tflm"``). In LiteRT from 2.1 on
@@ -101,6 +103,7 @@ def tflite(
   details = describe(quantized, kernels)
   if input == "uint8":
     details["input"]["zero_point"] += 128
+  if input != "codes":
     details["input"]["type"] = input
   content = _content(
     quantized.graph, numbers, details, metadata, input=input, dense_per_tensor=per_tensor
@@ -216,10 +219,15 @@ def _content(
   from jaxcompress.export.emitter import Emitter
 
   emitter = Emitter(graph, numbers, dense_per_tensor=dense_per_tensor)
-  source = emitter.pixels() if input == "uint8" else emitter.tensors[INPUT]
+  if input != "codes":
+    source = emitter.pixels() if input == "uint8" else emitter.floats()
+  else:
+    source = emitter.tensors[INPUT]
   emit(emitter)
-  if details and emitter.file.has_float:
-    raise RuntimeError("a float tensor got into an integer file; this is a bug of jaxcompress")
+  if details and emitter.file.computes_in_float:
+    raise RuntimeError(
+      "an operator of an integer file computes in float; this is a bug of jaxcompress"
+    )
   return emitter.file.to_bytes(
     {INPUT_NAME: source},
     {OUTPUT_NAME: emitter.tensors[graph.output]},

@@ -74,6 +74,8 @@ def verify(
   else:
     codes = quantized.quantize_input(images)
     fed = images if runtime.input_dtype == np.uint8 else codes
+    if runtime.input_dtype == np.float32:
+      fed = quantized.network_input(images)
     ours, theirs = quantized.run(codes), device_logits(runtime, fed)
     step = np.float64(1)
   if ours.shape != theirs.shape:
@@ -118,6 +120,8 @@ def _check_match(
       raise ValueError(
         f"images: {images.dtype} must be uint8, which {path} reads; pass pixels of 0 to 255."
       )
+    ends = (runtime.input_dtype, ends[1])
+  elif runtime.input_dtype == np.float32 and runtime.output_dtype == ends[1]:
     ends = (runtime.input_dtype, ends[1])
   if (runtime.input_dtype, runtime.output_dtype) != ends:
     raise ValueError(

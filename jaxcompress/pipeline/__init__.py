@@ -1,10 +1,9 @@
 """The runs behind ``jaxcompress compress``, ``quantize`` and ``export``."""
 
 from jaxcompress.pipeline.budgets import Budget
-from jaxcompress.pipeline.distributed import Together, claim_together, join, leave
 from jaxcompress.pipeline.exporting import ExportOptions, export_model
 from jaxcompress.pipeline.formats import parse_formats
-from jaxcompress.pipeline.options import Options, claim_folder, release_folder
+from jaxcompress.pipeline.options import Options, claim_folder, claim_together, release_folder
 from jaxcompress.pipeline.presets import PRESETS, Preset
 from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.pipeline.quantizing import quantize_model
@@ -19,13 +18,10 @@ __all__ = [
   "Options",
   "Preset",
   "QuantizeOptions",
-  "Together",
   "claim_folder",
   "claim_together",
   "compress",
   "export_model",
-  "join",
-  "leave",
   "parse_formats",
   "quantize_model",
   "quantize_torch",

@@ -8,7 +8,9 @@ from typing import Any
 from jaxcompress import distill
 from jaxcompress.pipeline.budgets import Budget
 from jaxcompress.pipeline.presets import PRESETS
+from jaxcompress.pipeline.pruning import check_clusters, check_pruning
 from jaxcompress.pipeline.quantize_options import parse_count, parse_size
+from jaxcompress.training.processes import is_first, shared
 from jaxcompress.training.variables import first_line
 
 OPTIONS_FILE = "run.json"
@@ -30,6 +32,11 @@ class Options:
     distill: losses with their weights, such as ``kd:0.9,crd:0.8``; see
       :func:`jaxcompress.distill.parse`.
     bits: of the deployed weights, 2 to 8; activations have 8.
+    sparsity: share of zeros in all layers but the first, the last and depthwise ones, above 0 and
+      below 1; None: nothing is pruned.
+    sparsity_pattern: ``unstructured``, or ``n:m`` such as ``2:4``, which has a share of its own;
+      None: unstructured if there is a sparsity.
+    cluster: values that the weights of a layer share, zero included, 2 to 128; None: any.
     epochs: passes over the training images for teacher and student each; None: 1000 steps, or 25
       epochs of a small set if that is less, but at least 400 steps.
     batch_size: images per step.
@@ -49,6 +56,8 @@ class Options:
     4
     >>> Options(distill="kd:0.9,crd:0.8").distill
     'kd:0.9,crd:0.8'
+    >>> Options(sparsity_pattern="2:4", cluster=32).cluster
+    32
   """
 
   preset: str = "default"
@@ -60,6 +69,9 @@ class Options:
   teacher_checkpoint: str | None = None
   distill: str = "kd"
   bits: int = 8
+  sparsity: float | None = None
+  sparsity_pattern: str | None = None
+  cluster: int | None = None
   epochs: float | None = None
   batch_size: int = 64
   image_size: int | None = None
@@ -83,7 +95,14 @@ class Options:
       )
     if not 2 <= self.bits <= 8:
       raise ValueError(f"bits: {self.bits} is out of range; it must be 2 to 8.")
-    _ = self.budget
+    check_pruning(self)
+    check_clusters(self)
+    for name in ("sparsity", "sparsity_pattern", "cluster"):
+      if self.budget is not None and getattr(self, name) is not None:
+        raise ValueError(
+          f"{name}: {getattr(self, name)} does not go with a budget, whose search removes channels and"
+          " picks bits; leave one of them out."
+        )
     for name in (
       "width",
       "teacher_width",
@@ -166,6 +185,29 @@ def claim_folder(
       f"out: {folder} cannot be written ({error.strerror}); name another folder."
     ) from error
   return folder, made
+
+
+def claim_together(
+  out: str | None, given: dict[str, Any], *, resume: bool
+) -> tuple[pathlib.Path, Options]:
+  """The first process claims the output folder (see :func:`claim_folder`), for all of them.
+
+  Raises:
+    ValueError: on every process, if the first cannot, or another does not see the folder.
+  """
+  claim: dict[str, Any] = {}
+  if is_first():
+    try:
+      folder, options = claim_folder(out, given, resume=resume)
+      claim = {"folder": str(folder.absolute())}
+    except ValueError as error:
+      claim = {"error": str(error)}
+  claim = shared(claim)
+  if "error" in claim:
+    raise ValueError(claim["error"])
+  if is_first():
+    return folder, options
+  return claim_folder(claim["folder"], given, resume=True)
 
 
 def release_folder(folder: pathlib.Path) -> None:

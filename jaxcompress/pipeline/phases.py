@@ -18,6 +18,7 @@ from jaxcompress import distill, export, quantize, training
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import FINE_TUNE, Preset
+from jaxcompress.pipeline.pruning import pruned
 from jaxcompress.report import MetricsWriter, read_metrics
 from jaxcompress.training.sharding import on_one_device
 
@@ -196,7 +197,7 @@ def distillation_recipe(
   rules: tuple[quantize.Rule, ...] = (),
   speed: float = 1.0,
 ) -> training.Recipe:
-  """The recipe of a student and its teacher: in float, then at integers.
+  """The recipe of a student and its teacher: in float, pruned if asked, then at integers.
 
   Without steps in float nothing would train what a loss has of its own, such as a regressor; then
   only the teacher's logits are followed.
@@ -226,17 +227,23 @@ def distillation_recipe(
   return _recipe(
     run,
     network,
-    optimizer=protocol.optimizer_at(rate),
+    optimizer=pruned(protocol.optimizer_at(rate), run.options, network.summary.graph, main_steps),
     teachers=(teacher.module,),
     loss=asked.loss,
     trainable=asked.trainable,
     stages=(training.Stage(asked.first, asked.moves, first_steps),) if staged else (),
-    quantize=quantize.uniform(
-      run.options.bits, rules=rules, start_step=float_steps, freeze_norm_step=float_steps
-    )
-    if int_steps
-    else None,
+    quantize=_integers(run.options, rules, float_steps) if int_steps else None,
   )
+
+
+def _integers(
+  options: Options, rules: tuple[quantize.Rule, ...], start: int
+) -> quantize.Quantization:
+  """The plan of the steps at integers."""
+  shared = {"rules": rules, "start_step": start, "freeze_norm_step": start}
+  if options.cluster is not None:
+    return quantize.clustered(options.cluster, **shared)
+  return quantize.uniform(options.bits, **shared)
 
 
 def losses_of(options: Options, images: int) -> distill.Parsed:

@@ -17,9 +17,11 @@ from jaxcompress import data as datasets
 from jaxcompress import export, quantize, report, training
 from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline import networks, phases
+from jaxcompress.pipeline.devices import device_facts
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import FINE_TUNE, PRESETS
+from jaxcompress.pipeline.pruning import is_pruned
 from jaxcompress.pipeline.search import Found, plan_candidates, search
 from jaxcompress.training import processes
 
@@ -48,7 +50,7 @@ def compress(
   Returns:
     The :class:`~jaxcompress.report.Results` that the report shows.
 
-  With several processes (see :func:`~jaxcompress.pipeline.join`) all call this alike, on a folder
+  With several processes (see :func:`~jaxcompress.training.join`) all call this alike, on a folder
   that all see; the first one writes. All devices share each batch.
 
   Raises:
@@ -256,20 +258,24 @@ def _deploy(
   command: str,
   began: float,
 ) -> report.Results:
-  """Writes the integer file, runs it on every test image, and collects the results."""
+  """Writes the integer file, which runs on every test image, and the packed one; the results."""
   data, path = run.data, run.folder / "student.tflite"
   preprocess = run.preprocess.to_metadata()
   metadata = {"classes": list(data.classes), "preprocess": preprocess, "data": data.name}
   export.tflite(quantized, path, metadata=metadata)
+  small = export.packed(quantized, run.folder / "student.jcz", metadata=metadata)
   verification, predictions = _verify(path, quantized, data.test.images)
   facts = run.recall()
   schedule = run.schedule
   int8 = report.Entry(
     **_sizes(student, path),
+    **device_facts(path),
     top1=float(np.mean(predictions == data.test.labels)),
     steps=facts["distilled"]["steps"] + schedule.int_steps,
     seconds=run.seconds("distilled") or facts["distilled"]["seconds"],
     weight_bits=run.options.bits,
+    packed_bytes=small.stat().st_size,
+    sparsity=quantize.zero_share(quantized) if is_pruned(run.options) else None,
     bit_equal=verification.bit_equal,
     max_steps=verification.max_steps,
     top1_agreement=verification.top1_agreement,
@@ -338,6 +344,11 @@ def _settings(run: phases.Context) -> dict[str, Any]:
     "float steps": schedule.float_steps,
     "int8 steps": schedule.int_steps,
     "preset": run.options.preset,
+    **{
+      name.replace("_", " "): value
+      for name in ("sparsity", "sparsity_pattern", "cluster")
+      if (value := getattr(run.options, name)) is not None
+    },
     "learning rate": rate,
     "fine-tuning rate": rate * FINE_TUNE,
     "distillation": ", ".join(f"{name} {weight:g}" for name, weight in asked.weights.items()),

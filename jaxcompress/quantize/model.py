@@ -112,7 +112,8 @@ class QuantizedModel:
   def quantize_input(self, images: np.ndarray) -> np.ndarray:
     """``z + round_half_even(clip(v * float32(1 / s)))``: the integer input of the device.
 
-    onnxruntime, whose files read float images, divides by ``s`` instead.
+    That is XNNPACK's. onnxruntime divides by ``s``, and TFLite's reference kernels and TFLite-Micro
+    then round halves away from zero.
 
     Args:
       images: (N, height, width, channels); what ``preprocess`` takes, or float if there is none.

@@ -54,9 +54,13 @@ def _table(columns: Sequence[Column], rows: Sequence[Any], kind: str = "") -> st
 def entry_table(results: Results) -> str:
   """The comparison; columns that no network has are left out."""
   optional = {
+    "packed": lambda row: _maybe(text.size, row[1].packed_bytes),
+    "zeros": lambda row: _maybe(lambda share: text.percent(share, 1), row[1].sparsity),
     "latency, 1 thread": lambda row: _ms(row[1].latency_ms),
     "2 threads": lambda row: _ms(row[1].latency_ms_2_threads),
     "bit-equal logits": lambda row: _maybe(text.percent_down, row[1].bit_equal),
+    "TFLite-Micro, arena": lambda row: _maybe(text.size, row[1].arena_bytes),
+    "Ethos-U": lambda row: _maybe(escape, row[1].npu),
   }
   rows = ordered(results)
   columns: list[Column] = [

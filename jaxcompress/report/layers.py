@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxcompress.nn import Graph, Node, count_parameters, kernel_shape, macs, parameters
-from jaxcompress.quantize import packed_bytes
+from jaxcompress.quantize import packed_bytes, weight_bytes
 from jaxcompress.report.results import Layer, Range, Spread
 
 
@@ -20,7 +20,8 @@ def layer_rows(
     graph: a traced graph, fused or not.
     params: the model's parameters, arrays or shapes; only shapes are read.
     bits: bits of a stored weight.
-    quantized: a ``QuantizedModel`` whose folded weights are described, or None.
+    quantized: a ``QuantizedModel`` whose folded weights are described, and whose integers are
+      counted in their smallest form (:func:`jaxcompress.quantize.weight_bytes`); or None.
 
   Returns:
     One :class:`Layer` per node, in the order of the graph.
@@ -42,7 +43,7 @@ def layer_rows(
       output_shape=tuple(node.output_shapes[0][1:]),
       parameters=count_parameters(parameters(params, node.name)),
       macs=macs(node),
-      weight_bytes=node_bytes(node, bits),
+      weight_bytes=node_bytes(node, bits, integers.get(node.name)),
       tensor=node.output,
       weights=channel_spread(integers[node.name]) if node.name in integers else None,
     )
@@ -71,8 +72,13 @@ def describe_op(node: Node) -> str:
   return ", ".join(words + ([attrs["act"]] if attrs["act"] else []))
 
 
-def node_bytes(node: Node, bits: int) -> int:
+def node_bytes(node: Node, bits: int, integers: Any = None) -> int:
   """Bytes of a node's folded weights, its 32-bit biases and, below 32 bits, its scales.
+
+  Args:
+    node: of a graph.
+    bits: of a weight.
+    integers: with ``weights`` int8 (..., out), which are counted as they are; or None.
 
   Examples:
     >>> from jaxcompress import models
@@ -83,6 +89,8 @@ def node_bytes(node: Node, bits: int) -> int:
   shape = kernel_shape(node)
   if shape is None:
     return 0
+  if integers is not None:
+    return weight_bytes(np.asarray(integers.weights)) + 8 * shape[-1]
   packed = packed_bytes(math.prod(shape), shape[-1], bits)
   return packed if bits < 32 else packed - 4 * shape[-1]
 

@@ -46,6 +46,8 @@ class Entry:
     steps: training steps of this run; 0 for a network that came from a checkpoint.
     seconds: training time of this run.
     weight_bits: bits of a stored weight.
+    packed_bytes: size of the packed file (.jcz), or None.
+    sparsity: share of the weights that are zero, or None where nothing was pruned.
     latency_ms: median latency of the .tflite for one image on one thread, or None.
     latency_ms_2_threads: the same on two threads.
     bit_equal: share of the logits that are bit-equal between the device and exact evaluation.
@@ -53,6 +55,8 @@ class Entry:
     top1_agreement: share of images on which both pick the same class.
     logits: number of logits that were compared.
     file: name of the model's file in the output folder, or None.
+    arena_bytes: working memory that TensorFlow Lite for Microcontrollers needs, or None.
+    npu: in words, how many operators an Ethos-U computes, and why not the others, or None.
 
   Raises:
     ValueError: for a ``top1`` or a share outside 0 to 1.
@@ -70,6 +74,8 @@ class Entry:
   steps: int = 0
   seconds: float = 0.0
   weight_bits: int = 32
+  packed_bytes: int | None = None
+  sparsity: float | None = None
   latency_ms: float | None = None
   latency_ms_2_threads: float | None = None
   bit_equal: float | None = None
@@ -77,9 +83,11 @@ class Entry:
   top1_agreement: float | None = None
   logits: int | None = None
   file: str | None = None
+  arena_bytes: int | None = None
+  npu: str | None = None
 
   def __post_init__(self):
-    for name in ("top1", "bit_equal", "top1_agreement"):
+    for name in ("top1", "bit_equal", "top1_agreement", "sparsity"):
       share = getattr(self, name)
       if share is not None and not 0 <= share <= 1:
         raise ValueError(f"{name}: {share} must be a share from 0 to 1; divide percentages by 100.")

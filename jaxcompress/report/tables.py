@@ -32,6 +32,8 @@ def result_table(results: Results) -> Table:
     "parameters": lambda e: f"{e.parameters:,}",
     "multiply-adds": lambda e: text.count(e.macs),
     "file": lambda e: text.size(e.bytes),
+    "packed": lambda e: _maybe(text.size, e.packed_bytes),
+    "zeros": lambda e: _maybe(lambda share: text.percent(share, 1), e.sparsity),
     "1 thread": lambda e: _maybe(text.milliseconds, e.latency_ms),
     "2 threads": lambda e: _maybe(text.milliseconds, e.latency_ms_2_threads),
     "bit-equal": lambda e: _maybe(text.percent_down, e.bit_equal),

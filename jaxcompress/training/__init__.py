@@ -4,6 +4,7 @@ from jaxcompress.nn import init_variables
 from jaxcompress.training.assistants import fit_chain
 from jaxcompress.training.cached import CachedTeacher
 from jaxcompress.training.checkpoint import Checkpoints
+from jaxcompress.training.distributed import Together, join, leave
 from jaxcompress.training.loop import evaluate, fit
 from jaxcompress.training.mesh import batch_sharding, make_mesh, process_rows, shard_batch
 from jaxcompress.training.norm import reestimate_norm
@@ -25,6 +26,7 @@ __all__ = [
   "Protocol",
   "Recipe",
   "Stage",
+  "Together",
   "at_stage",
   "batch_sharding",
   "dense_kernels_only",
@@ -36,7 +38,9 @@ __all__ = [
   "fit_chain",
   "init_state",
   "init_variables",
+  "join",
   "kernels_only",
+  "leave",
   "load_variables",
   "make_mesh",
   "predict",

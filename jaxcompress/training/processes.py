@@ -6,9 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxcompress.training.mesh import make_mesh, shard_batch
 
 _waits = itertools.count()
 LONGEST_WAIT = 24 * 3600  # seconds; a process that dies ends the wait much sooner
@@ -57,6 +61,20 @@ def wait_for_all(name: str) -> None:
       timeout=LONGEST_WAIT,
       processes=set(range(jax.process_count())),
     )
+
+
+def meet() -> None:
+  """Connects the devices of all processes, as soon as all are here.
+
+  On CPUs their first words must come within 30 seconds of each other, which they would not if they
+  were those of the first step: one process reads its data or compiles faster than another.
+  """
+  mesh = make_mesh()
+  here = shard_batch({"here": np.ones(len(mesh.local_devices), np.int32)}, mesh)["here"]
+  whole = NamedSharding(mesh, PartitionSpec())
+  count = jax.jit(jnp.sum, out_shardings=whole).lower(here).compile()
+  wait_for_all("meet")
+  jax.block_until_ready(count(here))
 
 
 def once(act: Callable[[], Any]) -> None:

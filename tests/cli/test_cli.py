@@ -34,6 +34,7 @@ def test_help_lists_the_options_with_their_defaults(run):
   assert code == 0
   for option in (
     "--preset", "--data", "--student", "--width", "--teacher", "--teacher-checkpoint", "--distill", "--bits", "--epochs",
+    "--sparsity", "--sparsity-pattern", "--cluster",
     "--batch-size", "--seed", "--out", "--resume", "--quick",
   ):  # fmt: skip
     assert option in out
@@ -130,6 +131,16 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
     ),
     (("--bits", "9"), "bits: 9 is out of range; it must be 2 to 8"),
     (("--bits", "1"), "bits: 1 is out of range; it must be 2 to 8"),
+    (("--sparsity", "1"), "sparsity: 1.0 is out of range; it must be above 0 and below 1"),
+    (("--sparsity-pattern", "2-4"), "sparsity_pattern: '2-4' is unknown; it must be unstructured"),
+    (("--sparsity-pattern", "unstructured"), "needs a share of zeros; give sparsity too"),
+    (
+      ("--sparsity", "0.8", "--sparsity-pattern", "2:4"),
+      "sparsity: 0.8 does not fit the pattern 2:4, which has 0.5",
+    ),
+    (("--cluster", "1"), "cluster: 1 is out of range; it must be 2 to 128"),
+    (("--cluster", "32", "--max-macs", "2M"), "cluster: 32 does not go with a budget"),
+    (("--cluster", "32", "--bits", "4"), "bits: 4 does not fit cluster 32"),
     (("--epochs", "0"), "epochs: 0.0 must be positive"),
     (("--batch-size", "1"), "batch_size: 1 is too small"),
     (("--seed", "-1"), "seed: -1 must not be negative"),

@@ -1,6 +1,9 @@
 """Images that stay on disk, and batches read ahead: the very pixels that memory would hold."""
 
 import pathlib
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -84,6 +87,31 @@ def test_however_many_processes_read_a_batch_it_has_the_same_examples(both, proc
   shares = np.split(np.arange(BATCH), processes)
   parts = [data.batch_at(both[0].train, BATCH, seed=0, position=2, rows=rows) for rows in shares]
   same({name: np.concatenate([part[name] for part in parts]) for name in whole}, whole)
+
+
+def test_workers_end_with_a_run_that_is_killed(photos, tmp_path):
+  program = tmp_path / "run.py"
+  program.write_text(f"""
+import multiprocessing, os, signal
+from jaxcompress import data
+
+if __name__ == "__main__":
+  split = data.load("folder:{photos}", size=32, in_memory=False).train
+  stream = data.Stream(split, 4, seed=0, stop=1000, workers=1)
+  stream(0)
+  print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+  os.kill(os.getpid(), signal.SIGKILL)
+""")
+  with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as run:
+    workers = [int(pid) for pid in run.stdout.readline().split()]
+  assert len(workers) == 1
+  status = pathlib.Path(f"/proc/{workers[0]}/status")
+  deadline = time.monotonic() + 60
+  while (runs := status.exists() and "Z (zombie)" not in status.read_text()) and (
+    time.monotonic() < deadline
+  ):
+    time.sleep(0.1)
+  assert not runs
 
 
 def test_a_damaged_image_is_named(photos, tmp_path):

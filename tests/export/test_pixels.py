@@ -101,8 +101,40 @@ def test_preprocessing_that_mixes_pixels_is_refused_although_flat_images_pass(ma
 
 
 def test_an_unknown_input_and_images_of_floats_are_refused(make, images, tmp_path):
-  with pytest.raises(ValueError, match="input: 'png' is unknown; it must be one of codes, uint8"):
+  with pytest.raises(
+    ValueError, match="input: 'png' is unknown; it must be one of codes, uint8, float32"
+  ):
     export.tflite(make(), tmp_path / "net.tflite", input="png")
   path = export.tflite(make(), tmp_path / "net.tflite", input="uint8")
   with pytest.raises(ValueError, match="images: float32 must be uint8"):
     export.verify(path, make(), images.astype(np.float32))
+
+
+@pytest.mark.parametrize("kernels", ["xnnpack", "reference", "tflm"])
+def test_a_file_that_reads_floats_rounds_them_as_its_runtime_does(kernels, make, tmp_path):
+  if kernels == "tflm":
+    pytest.importorskip("tflite_micro")
+  quantized = make(None, Grid(np.float32(0.013), 3), kernels)
+  path = export.tflite(quantized, tmp_path / "net.tflite", input="float32")
+  first = export.read_operators(path)[0]
+  assert (first.name, first.inputs[0].type, first.outputs[0].type) == (
+    "QUANTIZE",
+    "FLOAT32",
+    "INT8",
+  )
+  assert not any(operator.is_float for operator in export.read_operators(path)[1:])
+  halves = (np.arange(-140, 140).repeat(30)[: 64 * 108] + 0.5).reshape(64, *SHAPE)
+  ties = (np.roll(halves, 1, axis=1) * np.float64(0.013)).astype(np.float32)
+  nearby = ties.view(np.int32) + np.random.default_rng(0).integers(-1, 2, ties.shape, np.int32)
+  floats = nearby.view(np.float32)
+  codes = {name: make(None, Grid(np.float32(0.013), 3), name) for name in ("xnnpack", "tflm")}
+  assert (codes["xnnpack"].quantize_input(floats) != codes["tflm"].quantize_input(floats)).any()
+  assert export.verify(path, quantized, floats).bit_equal == 1.0
+  assert export.read_metadata(path)["input"]["type"] == "float32"
+  assert Runtime(path, kernels=kernels).left_out() == ()
+
+
+def test_floats_do_not_become_16_bits(networks, tmp_path):
+  quantized = networks.with_widths(networks.random_quantized(Net(), SHAPE), lambda key: 16)
+  with pytest.raises(ValueError, match="input: 'float32' needs an input of 8 bits"):
+    export.tflite(quantized, tmp_path / "net.tflite", input="float32")

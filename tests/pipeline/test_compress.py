@@ -104,3 +104,26 @@ def test_a_trained_teacher_is_taken_over(finished):
       networks.load(folder, classes, (16, 16, 3), **options, wanted={})
   with pytest.raises(ValueError, match="knows 3 classes"):
     networks.load(folder, ("a", "b"), (16, 16, 3), name=None, width=None, wanted={})
+
+
+def test_a_pruned_and_clustered_student_has_its_zeros_in_the_file(
+  finished, command, shapes, small, tmp_path
+):
+  out = tmp_path / "out"
+  given = (*small, "--teacher-checkpoint", finished[0] / "teacher")
+  asked = ("--sparsity-pattern", "2:4", "--cluster", 16, "--out", out)
+  process = command("compress", "--data", f"folder:{shapes}", *given, *asked)
+  printed, errors = process.communicate(timeout=400)
+  assert process.returncode == 0, errors
+  assert "packed" in printed and "zeros" in printed
+  found = json.loads((out / "report.json").read_text())["int8"]
+  assert found["bit_equal"] == 1.0
+  assert found["packed_bytes"] == (out / "student.jcz").stat().st_size < found["bytes"]
+  assert 0.4 < found["sparsity"] < 0.6
+  layers = export.load_packed(out / "student.jcz").layers
+  inner = list(layers.values())[1:-1]
+  for layer in layers.values():
+    assert len(np.unique(np.abs(layer.weights))) <= 16
+  for layer in inner:
+    groups = np.moveaxis(layer.weights, 2, -1).reshape(-1, 4)
+    assert (groups != 0).sum(axis=1).max() == 2

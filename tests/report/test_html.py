@@ -60,6 +60,11 @@ def test_the_folder_holds_the_report_and_nothing_else(written, full):
   assert to_json(from_json(json.loads(paths["json"].read_text("utf-8")))) == to_json(full)
 
 
+def test_what_small_devices_make_of_the_file_is_in_the_comparison(written):
+  words = Page(written[1]["html"].read_text("utf-8")).text
+  assert "TFLite-Micro, arena" in words and "64 of 64 operators on the NPU" in words
+
+
 def test_writing_again_replaces_the_report(written, full):
   folder, paths = written
   before = {path.name: path.read_bytes() for path in paths.values()}

@@ -94,6 +94,8 @@ def test_rows_of_a_quantized_model_describe_its_integers(summary):
     if row.weights:
       assert row.weights.high == pytest.approx(4.0)
       assert row.weights.ratio == pytest.approx(4.0)
+      size, count = layers[row.name].weights.size, layers[row.name].weights.shape[-1]
+      assert row.weight_bytes == -(-size // 8) + 1 + 8 * count  # one value, and an index of a bit
 
 
 def test_ranges_are_those_that_the_grid_represents():

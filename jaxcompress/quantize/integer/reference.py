@@ -256,6 +256,16 @@ def ceiling(value: float, output: Grid) -> np.float32:
   return _half_away(np.float32(value) / output.scale) + np.float32(output.zero_point)
 
 
+def input_steps(values: np.ndarray | jax.Array, grid: Grid) -> np.ndarray | jax.Array:
+  """Float images in steps of their grid: a quotient, halves away from zero.
+
+  Examples:
+    >>> input_steps(np.float32([0.25, -0.75]), Grid(np.float32(0.5), 0)).tolist()
+    [1.0, -2.0]
+  """
+  return _half_away(values / grid.scale)
+
+
 def _reach(grid: Grid) -> int:
   """How far ``q - zero_point`` gets from zero."""
   return max(-grid.low, grid.high)
@@ -263,8 +273,9 @@ def _reach(grid: Grid) -> int:
 
 def _half_away(x: Any) -> Any:
   """Rounds to the nearest integer, halves away from zero."""
-  whole = np.trunc(x)
-  return whole + np.sign(x) * (np.abs(x - whole) >= 0.5)
+  xp = jnp if isinstance(x, jax.Array) else np
+  whole = xp.trunc(x)
+  return whole + xp.sign(x) * (xp.abs(x - whole) >= 0.5)
 
 
 def _checked(factor: Factor, reach) -> Factor:

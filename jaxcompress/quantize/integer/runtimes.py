@@ -38,7 +38,7 @@ class Kernels(NamedTuple):
     average: ``(grid, counts) -> rule(maps)`` of the maps of each cell of a window, zero where there
       is none; the counts are those of the cells that exist.
     ceiling: ``(value, output) -> code``: the highest one after an activation function.
-    input_steps: ``(images, grid) -> steps``, in numpy: float images as they are rounded to codes.
+    input_steps: ``(images, grid) -> steps``: float images, to be rounded half to even.
     narrow: as ``convolution``, of weights that the file holds in 4 bits, by kind:
       ``"plain"``, ``"depthwise"`` or ``"grouped"``; those that are missing do not differ.
   """
@@ -68,7 +68,7 @@ MICRO = Kernels(
   mean=reference.mean,
   average=reference.average,
   ceiling=reference.ceiling,
-  input_steps=xnnpack.input_steps,
+  input_steps=reference.input_steps,
 )
 KERNELS: Mapping[str, Kernels] = {
   "xnnpack": Kernels(

@@ -2,14 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxcompress.nn.execute import execute
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.ptq.histograms import Calibrator, calibrator
 from jaxcompress.quantize.ptq.inputs import (
@@ -19,6 +17,7 @@ from jaxcompress.quantize.ptq.inputs import (
   check_labels,
   trace_on,
 )
+from jaxcompress.quantize.ptq.judge import Judge
 from jaxcompress.quantize.ptq.layer_levels import layer_levels
 from jaxcompress.quantize.ptq.observe import check_batch_size
 from jaxcompress.quantize.ptq.progress import meter
@@ -59,6 +58,7 @@ def post_training(
   bits: int = 8,
   activation_bits: int = 8,
   symmetric: bool = False,
+  input_range: tuple[float, float] | None = None,
   rules: Sequence[Rule] = (),
   labels: Any = None,
   max_drop: float | None = None,
@@ -90,6 +90,8 @@ def post_training(
       :func:`~jaxcompress.quantize.w8a16`.
     symmetric: whether the zero points of activations are 0, as TensorRT has them; what is never
       below zero then has 128 levels.
+    input_range: of what the network reads, in place of what the images have; such as
+      :func:`jaxcompress.export.pixel_range` gives.
     rules: exceptions for some layers, as :func:`~jaxcompress.quantize.allocate_bits` gives them. Of
       a rule's quantizers only the integers count, since methods choose scales of their own.
     labels: (N,) integers, or None.
@@ -132,6 +134,7 @@ def post_training(
     bits=bits,
     activation_bits=activation_bits,
     symmetric=symmetric,
+    input_range=input_range,
     rules=rules,
     labels=labels,
     max_drop=max_drop,
@@ -153,6 +156,7 @@ def search(
   bits: int = 8,
   activation_bits: int = 8,
   symmetric: bool = False,
+  input_range: tuple[float, float] | None = None,
   rules: Sequence[Rule] = (),
   labels: Any = None,
   max_drop: float | None = None,
@@ -206,6 +210,7 @@ def search(
         preprocess=preprocess,
         kernels=kernels,
         symmetric=symmetric,
+        input_range=input_range,
         tick=shown.tick,
       )
       score, sqnr = judge(quantized)
@@ -248,63 +253,6 @@ def split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
   order = np.random.default_rng(seed).permutation(count)
   first = min(count // 2, MOST_CALIBRATION)
   return np.sort(order[:first]), np.sort(order[first : first + MOST_HELD_OUT])
-
-
-class Judge(NamedTuple):
-  """Measures integer models on held-out images.
-
-  Attributes:
-    images: as the integer model takes them.
-    logits: (N, classes) of the float model.
-    wanted: (N,) the labels, or what the float model decides.
-    reference: share of ``wanted`` that the float model gets.
-  """
-
-  images: np.ndarray
-  logits: np.ndarray
-  wanted: np.ndarray
-  reference: float
-
-  @classmethod
-  def of(
-    cls, network: Network, batches: Batches, labels: np.ndarray | None, held_out: np.ndarray
-  ) -> "Judge":
-    """The judge for a float network and the held-out part of its images."""
-    logits = np.concatenate(
-      [
-        np.asarray(_logits(network.sites.graph, network.layers, x))[weight > 0]
-        for x, weight in batches
-      ]
-    )
-    decided = logits.argmax(axis=-1)
-    wanted = decided if labels is None else labels[held_out]
-    return cls(batches.images, logits, wanted, float(np.mean(decided == wanted)))
-
-  def __call__(self, quantized: QuantizedModel) -> tuple[float, float]:
-    """``(score, sqnr)`` of an integer model."""
-    logits = quantized(self.images)
-    score = float(np.mean(logits.argmax(axis=-1) == self.wanted))
-    return score, decibels(self.logits, logits)
-
-
-def decibels(signal: np.ndarray, approximation: np.ndarray) -> float:
-  """``10 log10(sum s**2 / sum (s - a)**2)``.
-
-  Examples:
-    >>> round(decibels(np.ones(4), np.full(4, 0.9)), 6)
-    20.0
-  """
-  signal = np.asarray(signal, np.float64)
-  noise = np.square(signal - approximation).sum()
-  power = np.square(signal).sum()
-  if noise == 0:
-    return float("inf")
-  return float(10 * np.log10(max(power, 1e-300) / noise))
-
-
-@partial(jax.jit, static_argnums=0)
-def _logits(graph, layers, x):
-  return execute(graph, layers, x)
 
 
 def _check_drop(

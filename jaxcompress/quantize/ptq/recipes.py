@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcompress.nn import Folded, Graph, fold
+from jaxcompress.nn import INPUT, Folded, Graph, fold
 from jaxcompress.nn.execute import folded_layers
 from jaxcompress.quantize.grid import Levels
 from jaxcompress.quantize.integer.values import centred
@@ -15,7 +15,7 @@ from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.model import Move, QuantizedModel
 from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments
 from jaxcompress.quantize.ptq.equalize import equalize
-from jaxcompress.quantize.ptq.histograms import Calibrator, Seen, calibrator
+from jaxcompress.quantize.ptq.histograms import Bounds, Calibrator, Seen, calibrator
 from jaxcompress.quantize.ptq.inputs import Batches
 from jaxcompress.quantize.ptq.moments import Moments, moments_of
 from jaxcompress.quantize.ptq.observe import (
@@ -130,6 +130,7 @@ class Network:
     preprocess: Any,
     kernels: str,
     symmetric: bool,
+    input_range: Bounds | None,
     tick: Tick,
   ) -> QuantizedModel:
     """The integer model that a method makes.
@@ -141,6 +142,7 @@ class Network:
       seed: of AdaRound's samples.
       preprocess: kept in the model.
       kernels: whose arithmetic evaluates it.
+      input_range: of what the network reads; None: what was seen.
       symmetric: whether the zero points of activations are 0.
       tick: called after every batch or layer.
     """
@@ -148,7 +150,11 @@ class Network:
     graph, folded = network.sites.graph, network.folded
     chosen = calibrator(method.ranges)
     seen = network.seen(counts=chosen.counts, tick=tick)
-    grids = grids_of(choose_ranges(network.sites, seen, chosen, bits), bits)
+    bounds = choose_ranges(network.sites, seen, chosen, bits)
+    if input_range is not None:
+      key_of = network.sites.key_of
+      bounds |= {tensor: input_range for tensor in bounds if key_of[tensor] == key_of[INPUT]}
+    grids = grids_of(bounds, bits)
     if symmetric:
       grids = {tensor: centred(grid) for tensor, grid in grids.items()}
     scales, codes = choose_scales(folded, to, method.weights), None

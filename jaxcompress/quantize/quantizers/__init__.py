@@ -47,7 +47,13 @@ from jaxcompress.quantize.quantizers.stochastic import (
   stochastic_round,
 )
 from jaxcompress.quantize.quantizers.ternary import ttq, ttq_weights, twn, twn_weights
-from jaxcompress.quantize.quantizers.uniform import absmax, ema_range, mean_range, minmax_range
+from jaxcompress.quantize.quantizers.uniform import (
+  absmax,
+  ema_range,
+  fixed_range,
+  mean_range,
+  minmax_range,
+)
 
 __all__ = [
   "Anchor",
@@ -75,6 +81,7 @@ __all__ = [
   "ewgs_quantize",
   "ewgs_round",
   "find_centroids",
+  "fixed_range",
   "freeze_oscillating",
   "lsq",
   "lsq_activations",

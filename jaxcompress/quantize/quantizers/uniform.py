@@ -74,6 +74,40 @@ def _ranged(
   return Quantizer(lambda x: ((), ranges.empty()), apply, grid, to, ranges.merge)
 
 
+def fixed_range(low: float, high: float, bits: int = 8) -> Quantizer:
+  """Asymmetric activations with a range that is known, such as that of pixels.
+
+  Args:
+    low: smallest value, at most zero.
+    high: largest value, at least zero.
+    bits: 2 to 16; above 8 they are symmetric, as runtimes have int16.
+
+  Returns:
+    A :class:`Quantizer` without parameters or state.
+
+  Raises:
+    ValueError: if ``bits`` or the range is out of range.
+
+  Examples:
+    >>> scale, zero = fixed_range(-2.0, 127 / 64).grid((), ())
+    >>> float(scale), float(zero)
+    (0.015625, 0.0)
+  """
+  if not low <= 0 <= high or low == high:
+    raise ValueError(f"low: the range {low} to {high} must hold zero and something else.")
+  to = activation_levels(bits)
+
+  def grid(params, state, x=None):
+    del params, state, x
+    return affine(jnp.float32(low), jnp.float32(high), to)
+
+  def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
+    del train, nonnegative, rng
+    return fake_quant(x, *grid(params, state), to), state
+
+  return Quantizer(lambda x: ((), ()), apply, grid, to)
+
+
 def ema_range(
   bits: int = 8, *, decay: float = 0.95, debias: bool = False, symmetric: bool = False
 ) -> Quantizer:

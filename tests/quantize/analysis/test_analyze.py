@@ -23,7 +23,7 @@ from jaxcompress.quantize import (
   suggest,
 )
 from jaxcompress.quantize.analysis import passes
-from jaxcompress.quantize.ptq.drive import decibels
+from jaxcompress.quantize.ptq.judge import decibels
 from jaxcompress.quantize.ptq.observe import rounding_visitor
 
 

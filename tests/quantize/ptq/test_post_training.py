@@ -10,7 +10,8 @@ from jaxcompress.nn import fold
 from jaxcompress.nn.execute import execute, folded_layers
 from jaxcompress.quantize import Rule, absmax, ema_range
 from jaxcompress.quantize.ptq import METHODS, post_training, search
-from jaxcompress.quantize.ptq.drive import decibels, split
+from jaxcompress.quantize.ptq.drive import split
+from jaxcompress.quantize.ptq.judge import decibels
 
 
 def float_logits(case, images):

@@ -33,6 +33,8 @@ WEIGHTS = {
 ACTIVATIONS = {
   **{f"ema_range {bits}": q.ema_range(bits) for bits in (8, 2)},
   "ema_range, debiased": q.ema_range(8, debias=True),
+  "ema_range, symmetric": q.ema_range(4, symmetric=True),
+  "fixed_range": q.fixed_range(-1.0, 2.0),
   "minmax_range": q.minmax_range(),
   "mean_range": q.mean_range(),
   **{f"lsq_activations {bits}": q.lsq_activations(bits) for bits in (8, 3)},

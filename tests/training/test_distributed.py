@@ -10,15 +10,23 @@ import pytest
 
 from benchmarks.fault_worker import BATCH, EXAMPLES
 from benchmarks.faults import PROCESSES, Run
-from jaxcompress import data, pipeline
-from jaxcompress.pipeline import distributed
+from jaxcompress import data, training
+from jaxcompress.training import distributed
 
 EVERY, EXACT = 4, 6  # steps between checkpoints; first step in the device's arithmetic
 SAVED, KILLED, LAST = 4, 7, 9
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
+def programs():
+  """Compiled programs are kept between runs of the suite."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
+    yield
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, programs):
   """A run whose first process, which coordinates, is killed with its newest checkpoint at SAVED."""
   run = Run(tmp_path_factory.mktemp("run") / "two", 200, every=EVERY, exact_step=EXACT)
   processes = run.start()
@@ -102,12 +110,13 @@ def test_on_a_tpu_the_others_are_found_by_themselves(monkeypatch):
   given = {}
   monkeypatch.setattr(jax.distributed, "initialize", lambda **options: given.update(options))
   monkeypatch.setattr(distributed, "_on_tpu", lambda: True)
+  monkeypatch.setattr(distributed, "meet", lambda: None)
   before = jax.config.jax_enable_preemption_service
   try:
-    assert pipeline.join(pipeline.Together(heartbeat=7)) is False  # this process is still alone
+    assert training.join(training.Together(heartbeat=7)) is False  # this process is still alone
     assert given["heartbeat_timeout_seconds"] == 7 and "coordinator_address" not in given
     given.clear()
-    pipeline.join(pipeline.Together(num_processes=1))
+    training.join(training.Together(num_processes=1))
     assert not given
   finally:
     jax.config.update("jax_enable_preemption_service", before)

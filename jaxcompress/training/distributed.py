@@ -4,13 +4,11 @@ import contextlib
 import glob
 import importlib.util
 import os
-import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from jaxcompress.pipeline.options import Options, claim_folder
-from jaxcompress.training.processes import is_first, shared
+from jaxcompress.training.processes import meet
 
 AUTO = "auto"
 
@@ -82,6 +80,7 @@ def join(together: Together) -> bool:
       f"coordinator: {coordinator or AUTO} does not work ({error}); name HOST:PORT of process 0, or"
       " --num-processes 1 to train alone."
     ) from error
+  meet()
   return jax.process_count() > 1
 
 
@@ -90,29 +89,6 @@ def _on_tpu() -> bool:
   wanted = os.environ.get("JAX_PLATFORMS") or "tpu"
   devices = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
   return "tpu" in wanted and bool(devices) and importlib.util.find_spec("libtpu") is not None
-
-
-def claim_together(
-  out: str | None, given: dict[str, Any], *, resume: bool
-) -> tuple[pathlib.Path, Options]:
-  """The first process claims the output folder (see :func:`claim_folder`), for all of them.
-
-  Raises:
-    ValueError: on every process, if the first cannot, or another does not see the folder.
-  """
-  claim: dict[str, Any] = {}
-  if is_first():
-    try:
-      folder, options = claim_folder(out, given, resume=resume)
-      claim = {"folder": str(folder.absolute())}
-    except ValueError as error:
-      claim = {"error": str(error)}
-  claim = shared(claim)
-  if "error" in claim:
-    raise ValueError(claim["error"])
-  if is_first():
-    return folder, options
-  return claim_folder(claim["folder"], given, resume=True)
 
 
 def leave() -> None:

@@ -1,0 +1,196 @@
+"""One MobileNetV2 training step in jaxcompress and in what a user could take instead, side by side.
+
+    python benchmarks/peers.py [--tasks float,int8,distill] [--sizes 32,224] [--dtypes float32,bfloat16]
+                               [--repeats 7] [--json FILE] [--peak-tflops X]
+
+Batch statistics, SGD with momentum; 32 px with batches of 128, 224 px with batches of 8. ``float`` is
+the plain step, ``int8`` each framework's quantization-aware training, ``distill`` Hinton's loss with a
+MobileNetV2 x1.0 as the teacher of one of x0.5. Every contender lives in a process of its own, with the
+allocator's settings that serve it best; the rounds alternate between them, so that a slow moment of
+the machine hits all. Printed: median and spread, the ratio to jaxcompress (above 1: slower than
+jaxcompress), the first step (compilation included) and the process's peak memory. What a framework
+cannot do, it says in its row. With ``--peak-tflops``, the share of the device's arithmetic that
+jaxcompress uses, by XLA's count of the plain step.
+
+Needs ``pip install ".[bench]"``. On a GPU the same command runs on it.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+from contenders import CONTENDERS, OURS, Setting
+
+BATCHES = {32: 128, 224: 8}
+WIDTHS = {"float": 1.0, "int8": 1.0, "distill": 0.5}
+SETTLE = 0.2  # seconds between two contenders, in which thread pools fall asleep
+ENVIRONMENT = {
+  "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+  "OMP_WAIT_POLICY": "passive",
+  "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
+def serve(place: str, setting: Setting) -> None:
+  """A contender's process: builds, takes a first step, then one for each line it reads."""
+  answers = os.fdopen(os.dup(1), "w")  # what frameworks print goes elsewhere
+  os.dup2(2, 1)
+
+  def answer(**line):
+    answers.write(json.dumps(line) + "\n")
+    answers.flush()
+
+  try:
+    module, function = place.split(".")
+    step = getattr(importlib.import_module(f"contenders.{module}"), function)(setting)
+    start = time.perf_counter()
+    step.run()
+    answer(first=time.perf_counter() - start, parameters=step.parameters)
+  except Exception as error:  # whatever a peer raises is its result
+    answer(error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:80]}")
+    return
+  for _ in sys.stdin:
+    start = time.perf_counter()
+    step.run()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    answer(ms=1e3 * (time.perf_counter() - start), mb=peak)
+
+
+class Contender:
+  """A process that steps when it is told."""
+
+  def __init__(self, place: str, setting: Setting):
+    command = [sys.executable, __file__, "--serve", place, *map(str, setting)]
+    self.process = subprocess.Popen(
+      command,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      text=True,
+      env={**os.environ, **ENVIRONMENT},
+    )
+    self.start = self._answer()
+    self.ms, self.mb = [], 0.0
+
+  def _answer(self) -> dict:
+    line = self.process.stdout.readline()
+    return json.loads(line) if line else {"error": "the process ended without a word"}
+
+  def step(self) -> None:
+    """One more time."""
+    time.sleep(SETTLE)
+    self.process.stdin.write("step\n")
+    self.process.stdin.flush()
+    answer = self._answer()
+    self.ms.append(answer["ms"])
+    self.mb = answer["mb"]
+
+  def end(self) -> None:
+    """Ends the process."""
+    self.process.stdin.close()
+    self.process.wait()
+
+
+def measure(setting: Setting, places: dict[str, str], repeats: int) -> list[dict]:
+  """Rows of one setting."""
+  running = {name: Contender(place, setting) for name, place in places.items()}
+  able = {name: one for name, one in running.items() if "error" not in one.start}
+  parameters = {one.start["parameters"] for one in able.values()}
+  assert len(parameters) == 1, f"the networks differ: {parameters} parameters"
+  for _ in range(repeats):
+    for one in able.values():
+      one.step()
+  rows = []
+  for name, one in running.items():
+    row = {"contender": name, **setting._asdict()}
+    if name in able:
+      pairs = zip(one.ms, able[OURS].ms, strict=True)
+      ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+      row |= {"ms": one.ms, "ratio": ratio, "first": one.start["first"], "mb": one.mb}
+    rows.append(row | {key: one.start[key] for key in ("error",) if key in one.start})
+    one.end()
+  return rows
+
+
+def show(setting: Setting, rows: list[dict]) -> None:
+  """A Markdown table of one setting."""
+  print(
+    f"\n{setting.task}, {setting.size} px, batch {setting.batch}, x{setting.width:g}, {setting.dtype}\n"
+  )
+  print("| | ms, median (least to most) | of jaxcompress | first step, s | peak, MB |")
+  print("|---|---|---|---|---|")
+  for row in rows:
+    if "error" in row:
+      print(f"| {row['contender']} | {row['error']} | | | |")
+      continue
+    ms = row["ms"]
+    print(
+      f"| {row['contender']} | {statistics.median(ms):.0f} ({min(ms):.0f} to {max(ms):.0f}) |"
+      f" {row['ratio']:.2f}x | {row['first']:.1f} | {row['mb']:,.0f} |"
+    )
+
+
+def utilisation(setting: Setting, ms: float, peak: float) -> str:
+  """Share of the device's arithmetic in our plain step."""
+  import jax
+  from contenders import ours
+
+  import jaxcompress as jc
+
+  batch, model = ours.batch_of(setting), ours.network(setting, setting.width)
+  variables = jc.init_variables(model, jax.random.key(0), batch["image"].shape[1:])
+
+  def loss(params, x):
+    return model.apply({**variables, "params": params}, x, train=True, mutable="batch_stats")[
+      0
+    ].logits.sum()
+
+  cost = (
+    jax.jit(jax.grad(loss)).lower(variables["params"], batch["image"]).compile().cost_analysis()
+  )
+  rate = cost["flops"] / ms / 1e9
+  return f"jaxcompress: {rate:.3f} of {peak:g} TFLOP/s, {rate / peak:.1%}"
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  words = lambda text: text.split(",")  # noqa: E731
+  parser.add_argument("--tasks", type=words, default=list(WIDTHS))
+  parser.add_argument("--sizes", type=lambda text: [int(n) for n in words(text)], default=[32, 224])
+  parser.add_argument("--dtypes", type=words, default=["float32", "bfloat16"])
+  parser.add_argument("--contenders", type=lambda text: text.split(";"), help="names between ';'")
+  parser.add_argument("--repeats", type=int, default=7)
+  parser.add_argument("--json", type=pathlib.Path, help="rows are appended, a line each")
+  parser.add_argument("--peak-tflops", type=float)
+  parser.add_argument("--serve", nargs=6, help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.serve:
+    place, task, size, batch, width, dtype = args.serve
+    serve(place, Setting(task, int(size), int(batch), float(width), dtype))
+    return
+  for task in args.tasks:
+    places = CONTENDERS[task]
+    if args.contenders:
+      places = {name: places[name] for name in places if name in (OURS, *args.contenders)}
+    for size in args.sizes:
+      for dtype in args.dtypes:
+        setting = Setting(task, size, BATCHES[size], WIDTHS[task], dtype)
+        rows = measure(setting, places, args.repeats)
+        show(setting, rows)
+        if args.json:
+          with args.json.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        if args.peak_tflops and task == "float":
+          ours = next(row for row in rows if row["contender"] == OURS)
+          print("\n" + utilisation(setting, statistics.median(ours["ms"]), args.peak_tflops))
+
+
+if __name__ == "__main__":
+  main()

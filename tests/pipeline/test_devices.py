@@ -1,0 +1,52 @@
+"""What small devices make of a file, as it stands in the report."""
+
+import importlib.util
+
+import flax.linen as nn
+import numpy as np
+import pytest
+
+from jaxcompress import export, models, quantize
+from jaxcompress.nn import Activation, ConvNorm, GlobalAvgPool, init_variables
+from jaxcompress.pipeline.devices import device_facts
+
+
+class Wide(nn.Module):
+  """A stride that the NPU has not."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = ConvNorm(3, kernel=3, stride=4, groups="depthwise", name="far")(x, train=train)
+    return GlobalAvgPool(name="pool")(Activation("relu", name="relu")(x))
+
+
+def written(model, path):
+  import jax
+
+  variables = init_variables(model, jax.random.key(0), (16, 16, 3))
+  images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+  quantized = quantize.post_training(model, variables, images, method="minmax", progress=False)
+  return export.tflite(quantized, path)
+
+
+def test_a_whole_network_is_on_the_npu_and_its_arena_is_measured(tmp_path):
+  pytest.importorskip("tflite_micro")
+  pytest.importorskip("ethosu.vela")
+  path = written(models.resnet8(3), tmp_path / "net.tflite")
+  facts = device_facts(path)
+  assert facts["arena_bytes"] == export.arena(path)
+  placed, _, whole, *_ = facts["npu"].split()
+  assert placed == whole and facts["npu"].endswith("operators on the NPU")
+
+
+def test_what_the_cpu_computes_is_named_with_the_reason(tmp_path):
+  pytest.importorskip("ethosu.vela")
+  npu = device_facts(written(Wide(), tmp_path / "net.tflite"))["npu"]
+  assert "2 of 3 operators on the NPU; on the CPU: DEPTHWISE_CONV_2D of relu (" in npu
+  assert "at most three cells (stride 4)" in npu
+
+
+def test_tools_that_are_not_installed_say_nothing(tmp_path, monkeypatch):
+  path = written(Wide(), tmp_path / "net.tflite")
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  assert device_facts(path) == {}
