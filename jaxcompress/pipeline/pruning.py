@@ -88,5 +88,6 @@ def pruned(
   schedule = prune.agp(begin, end, every=max(1, (end - begin) // CHOICES))
   rules = prune.first_and_last(graph)
   if asked.sparsity_pattern in (None, UNSTRUCTURED):
+    assert asked.sparsity is not None  # without n:m there is a share
     return prune.magnitude(optimizer, sparsity=asked.sparsity, schedule=schedule, rules=rules)
   return prune.n_m(optimizer, asked.sparsity_pattern, schedule=schedule, rules=rules)
