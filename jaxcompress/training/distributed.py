@@ -4,7 +4,7 @@ import contextlib
 import glob
 import importlib.util
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -52,7 +52,7 @@ def join(together: Together) -> bool:
     raise ValueError("coordinator: none is given; name HOST:PORT of process 0, or auto.")
   if alone or (coordinator is None and not _on_tpu()):
     return False
-  options = {}
+  options: dict[str, Any] = {}
   if coordinator not in (None, AUTO):
     for name, value in (("num_processes", count), ("process_id", me)):
       if value is None:
@@ -61,6 +61,7 @@ def join(together: Together) -> bool:
         )
     if not coordinator.rpartition(":")[2].isdigit() or ":" not in coordinator:
       raise ValueError(f"coordinator: {coordinator!r} must be HOST:PORT, such as 10.0.0.1:1234.")
+    assert count is not None and me is not None  # as was just seen
     if count < 1 or not 0 <= me < count:
       raise ValueError(f"process_id: {me} must be 0 to {count - 1}, one for each process.")
     options = {"coordinator_address": coordinator, "num_processes": count, "process_id": me}

@@ -53,7 +53,7 @@ class Kernels(NamedTuple):
   mean: Callable[[Grid, Grid, int], Rule]
   average: Callable[[Grid, np.ndarray], Rule]
   ceiling: Callable[[float, Grid], np.float32]
-  input_steps: Callable[[np.ndarray, Grid], np.ndarray]
+  input_steps: Callable[[Any, Grid], Any]
   narrow: Mapping[str, Callable[[Grid, np.ndarray, Grid, np.ndarray], Rule]] = MappingProxyType({})
 
 
