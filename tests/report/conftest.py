@@ -84,12 +84,7 @@ def synthetic(names=NAMES_47, images=4000, count=34) -> Results:
     Sample.of(rng.integers(0, 256, (32, 32, 3)).astype(np.uint8), i % len(names), j % len(names))
     for i, j in [(0, 0), (1, 1), (2, 0), (3, 3)]
   )
-  candidates = (
-    Candidate("mobilenet_v2 x0.25", 90_000, 0.9, chosen=True),
-    Candidate("mobilenet_v2 x0.2", 60_000, 0.87),
-  )
   return Results(
-    search=Search(candidates, 0.95, 2000),
     run=Run(
       data="glyphs", classes=names, image_shape=(32, 32, 3), train_images=24_000,
       test_images=images, seed=0, command="jaxcompress compress --seed 0", version="0.1.0",
