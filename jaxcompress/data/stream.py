@@ -126,7 +126,9 @@ def _end_with_parent(*_: object) -> None:
   """In a worker: ends it when the run is killed, which cannot tell it so."""
 
   def watch() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+      parent.join()
     os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()

@@ -4,7 +4,7 @@ import contextlib
 import glob
 import importlib.util
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -52,13 +52,13 @@ def join(together: Together) -> bool:
     raise ValueError("coordinator: none is given; name HOST:PORT of process 0, or auto.")
   if alone or (coordinator is None and not _on_tpu()):
     return False
-  options = {}
-  if coordinator not in (None, AUTO):
-    for name, value in (("num_processes", count), ("process_id", me)):
-      if value is None:
-        raise ValueError(
-          f"{name}: none is given; --coordinator needs --num-processes and --process-id."
-        )
+  options: dict[str, Any] = {}
+  if coordinator is not None and coordinator != AUTO:
+    if count is None or me is None:
+      name = "num_processes" if count is None else "process_id"
+      raise ValueError(
+        f"{name}: none is given; --coordinator needs --num-processes and --process-id."
+      )
     if not coordinator.rpartition(":")[2].isdigit() or ":" not in coordinator:
       raise ValueError(f"coordinator: {coordinator!r} must be HOST:PORT, such as 10.0.0.1:1234.")
     if count < 1 or not 0 <= me < count:
