@@ -1,12 +1,14 @@
 """How a distillation step scales over devices: what it sends, computes and holds on each.
 
-    python benchmarks/scaling.py [--devices 1,2,8] [--batch 16] [--examples 50000,1281167] [--guard]
+    python benchmarks/scaling.py [--devices 1,2,8] [--batch 16] [--examples 50000,1281167]
+      [--parts scaling,banks,steps,guard]
 
 Where there is one CPU, the devices are virtual, and only what XLA says of the compiled programs is
 printed: bytes that collectives send, FLOPs and memory per device, with the batch per device held
 constant. Nothing is allocated for that. Where there are real devices, steps are timed as well. Then
-come CRD's banks, which must send as much at any number of examples, an estimate for 256 chips with
-its arithmetic, and with ``--guard`` what it costs to leave batches out that are not finite.
+come an estimate for 256 chips with its arithmetic; CRD's banks, which must send as much at any number
+of examples, alone and in the whole step on one device; and what it costs to leave batches out that
+are not finite.
 """
 
 import argparse
@@ -38,7 +40,8 @@ from jaxcompress import distill, models, quantize, training
 from jaxcompress.nn import Endpoints, count_parameters
 from jaxcompress.training import step as step_module
 
-COLLECTIVE = r"= ([^=\n]*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)\("
+KINDS = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"
+COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({KINDS})(?:-start)?\(", re.MULTILINE)
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "s8": 1, "u8": 1}
 DIM, NEGATIVES, ROUNDS = 128, 4096, 7
 
@@ -68,7 +71,7 @@ class Cost(NamedTuple):
 
 def cost_of(compiled) -> Cost:
   """What XLA says about a compiled program."""
-  found = re.findall(COLLECTIVE, compiled.as_text())
+  found = COLLECTIVE.findall(compiled.as_text())
   sent = Counter()
   for result, kind in found:
     for name, dims in re.findall(r"(\w+)\[([\d,]*)\]", result):
@@ -120,6 +123,11 @@ def compiled_step(recipe: training.Recipe, devices: int, batch: int, examples: i
   return training.distill_step.lower(state, shapes).compile()
 
 
+def clock() -> float:
+  """Seconds; on a CPU those of all its cores, which tell percents apart while others use them."""
+  return time.process_time() if jax.default_backend() == "cpu" else time.perf_counter()
+
+
 def timed(step, state, batch) -> float:
   """Seconds of a step, the median of a few."""
   times = []
@@ -166,7 +174,10 @@ def weak_scaling(devices: list[int], batch: int, console: Console) -> dict[int, 
 
 
 def bank_step(examples: int, mesh):
-  """CRD's update, its gradient and the guard; and shapes of its state, embeddings and batch."""
+  """CRD's update, its gradient by the features, and the guard; and what it takes.
+
+  The gradients of its linear layers are left out: they are summed as those of all parameters are.
+  """
   batch = 64
   loss = distill.crd(examples, dim=DIM, negatives=NEGATIVES, formulation="gather")
   student = Endpoints(logits=jnp.zeros((batch, 100)), pooled=jnp.zeros((batch, 256)))
@@ -176,11 +187,11 @@ def bank_step(examples: int, mesh):
     return loss.init(jax.random.key(0), student, (student,), given)
 
   def step(state, params, student, batch):
-    def objective(params, student):
+    def objective(student):
       value, after, _ = loss.update(params, state, student, (student,), batch, mesh=mesh)
       return value, after
 
-    (value, after), slopes = jax.value_and_grad(objective, (0, 1), has_aux=True)(params, student)
+    (value, after), slopes = jax.value_and_grad(objective, has_aux=True)(student)
     finite = jnp.isfinite(value + sum(jnp.sum(x) for x in jax.tree.leaves(slopes)))
     return distill.keep_where(finite, after, state, mesh), slopes
 
@@ -188,52 +199,86 @@ def bank_step(examples: int, mesh):
 
 
 def bank_costs(examples: list[int], devices: int, console: Console) -> None:
-  """Bytes that CRD sends for small and large banks, over devices; milliseconds on one."""
+  """Bytes that CRD sends for small and large banks, over devices; milliseconds on one, in turns."""
+  mesh = training.make_mesh(devices)
+  costs = [bank_cost(count, devices, mesh) for count in examples]
+  runs = {}
+  for count in examples:
+    step, init, student, given = bank_step(count, None)
+    params, state = jax.jit(init)()
+    runs[count] = [step, state, (params, student, given)]
+  seconds = {count: [] for count in examples}
+  for _ in range(3 * ROUNDS):
+    for count, run in runs.items():
+      step, state, rest = run
+      start = clock()
+      run[1], _ = jax.block_until_ready(step(state, *rest))
+      seconds[count].append(clock() - start)
+  median = {count: statistics.median(times[1:]) for count, times in seconds.items()}
   table = Table(title=f"CRD, batch 64, K = {NEGATIVES}, dim {DIM}, {devices} devices")
   for column in ("n", "bank on a device, MB", "bytes sent", "copies of banks", "ms on 1 device"):
     table.add_column(column, justify="right")
-  sent, seconds = [], []
-  mesh = training.make_mesh(devices)
-  for count in examples:
-    step, init, student, given = bank_step(count, mesh)
-    params, state = jax.eval_shape(init)
-
-    def placed(tree, spec):
-      of_leaf = lambda x, spec: jax.ShapeDtypeStruct(  # noqa: E731
-        x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
-      )
-      return jax.tree.map(of_leaf, tree, spec)
-
-    def all_of(tree, spec):
-      return placed(tree, jax.tree.map(lambda _: spec, tree))
-
-    split = PartitionSpec(mesh.axis_names)
-    compiled = step.lower(
-      placed(state, state.partition(mesh)),
-      all_of(params, PartitionSpec()),
-      all_of(student, split),
-      all_of(given, split),
-    ).compile()
-    sent.append(sum(cost_of(compiled).sent.values()))
-    strata, rows, dim = state.student_bank.shape
-    here = rf"= f32\[(?:{strata // devices},{rows}|{strata // devices * rows}),{dim}\]\S* copy\("
-    copies = len(re.findall(here, compiled.as_text()))
-    step, init, student, given = bank_step(count, None)
-    params, state = jax.jit(init)()
-    times = []
-    for _ in range(ROUNDS):
-      start = time.perf_counter()
-      state, _ = jax.block_until_ready(step(state, params, student, given))
-      times.append(time.perf_counter() - start)
-    seconds.append(statistics.median(times[1:]))
-    size = strata // devices * rows * dim * 4 / 1e6
+  for count, (size, sent, copies) in zip(examples, costs, strict=True):
     table.add_row(
-      f"{count:,}", f"{size:.1f}", f"{sent[-1]:,}", f"{copies}", f"{seconds[-1] * 1e3:.1f}"
+      f"{count:,}", f"{size / 1e6:.1f}", f"{sent:,}", f"{copies}", f"{median[count] * 1e3:.1f}"
     )
-    del state
   console.print(table)
-  console.print(f"bytes sent, last over first: {sent[-1] / sent[0]:.2f}")
-  console.print(f"step time, last over first: {seconds[-1] / seconds[0]:.2f}")
+  console.print(f"bytes sent, last over first: {costs[-1][1] / costs[0][1]:.2f}")
+  pairs = zip(seconds[examples[-1]][1:], seconds[examples[0]][1:], strict=True)
+  ratio = statistics.median(last / first for last, first in pairs)
+  console.print(f"step time, last over first: {ratio:.2f} (median of {3 * ROUNDS - 1} pairs)")
+
+
+def bank_cost(examples: int, devices: int, mesh) -> tuple[int, int, int]:
+  """Bytes of one device's share of a bank, bytes sent, and copies of a share, as compiled."""
+  step, init, student, given = bank_step(examples, mesh)
+  params, state = jax.eval_shape(init)
+  split = PartitionSpec(mesh.axis_names)
+
+  def placed(tree, specs):
+    return jax.tree.map(
+      lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+      tree,
+      specs,
+    )
+
+  def all_of(tree, spec):
+    return placed(tree, jax.tree.map(lambda _: spec, tree))
+
+  compiled = step.lower(
+    placed(state, state.partition(mesh)),
+    all_of(params, PartitionSpec()),
+    all_of(student, split),
+    all_of(given, split),
+  ).compile()
+  strata, rows, dim = state.student_bank.shape
+  share = strata // devices
+  here = rf"= f32\[(?:{share},{rows}|{share * rows}),{dim}\]\S* copy\("
+  copies = len(re.findall(here, compiled.as_text()))
+  return 4 * share * rows * dim, sum(cost_of(compiled).sent.values()), copies
+
+
+def step_ratio(examples: list[int], batch: int, console: Console) -> None:
+  """Time of the whole step with small and with large banks on one device, in turns."""
+  runs = {}
+  for count in examples:
+    recipe, given = recipe_for(count), sample(batch, count)
+    state = state_for(recipe, given)
+    runs[count] = [training.distill_step.lower(state, given).compile(), state, given]
+  times = {count: [] for count in examples}
+  for _ in range(3 * ROUNDS):
+    for count, run in runs.items():
+      step, state, given = run
+      start = clock()
+      run[1], _ = jax.block_until_ready(step(state, given))
+      times[count].append(clock() - start)
+  for count, seconds in times.items():
+    console.print(
+      f"whole step, {batch} images, n = {count:,}: {statistics.median(seconds) * 1e3:.1f} ms"
+    )
+  pairs = zip(times[examples[-1]][1:], times[examples[0]][1:], strict=True)
+  ratio = statistics.median(last / first for last, first in pairs)
+  console.print(f"whole step, last over first: {ratio:.2f} (median of {3 * ROUNDS - 1} pairs)")
 
 
 def guard_cost(batch: int, console: Console) -> None:
@@ -253,61 +298,65 @@ def guard_cost(batch: int, console: Console) -> None:
     else:
       steps[name] = training.distill_step.lower(states[name], given).compile()
   times = {name: [] for name in steps}
-  for _ in range(3 * ROUNDS):
+  for _ in range(10 * ROUNDS):
     for name, step in steps.items():
-      start = time.perf_counter()
+      start = clock()
       states[name], _ = jax.block_until_ready(step(states[name], given))
-      times[name].append(time.perf_counter() - start)
-  ratios = [a / b for a, b in zip(times["guarded"], times["unguarded"], strict=True)]
+      times[name].append(clock() - start)
+  with_guard, without = (times[name][1:] for name in ("guarded", "unguarded"))
+  ratios = [a / b for a, b in zip(with_guard, without, strict=True)]
   console.print(
-    f"guard: {statistics.median(times['guarded']) * 1e3:.1f} ms with,"
-    f" {statistics.median(times['unguarded']) * 1e3:.1f} ms without;"
-    f" {100 * (statistics.median(ratios[2:]) - 1):+.1f} % (median of {len(ratios) - 2} pairs)"
+    f"guard, {batch} images: {statistics.median(with_guard) * 1e3:.1f} ms with,"
+    f" {statistics.median(without) * 1e3:.1f} ms without;"
+    f" {100 * (statistics.median(ratios) - 1):+.1f} % (median of {len(ratios)} pairs),"
+    f" {100 * (min(with_guard) / min(without) - 1):+.1f} % (least)"
   )
 
 
 def estimate(cost: Cost, devices: int, batch: int, console: Console) -> None:
   """The step on 256 chips, from what the compiled step does, by arithmetic that is printed."""
   recipe = recipe_for(1_281_167)
-  student, teacher = (
-    count_parameters(
-      jax.eval_shape(lambda m=m: training.init_variables(m, jax.random.key(0), (32, 32, 3)))[
-        "params"
-      ]
-    )
-    for m in (recipe.student, recipe.teachers[0])
-  )
-  total = CHIPS * batch
-  share = (CHIPS - 1) / CHIPS
+  student, teacher = (count_of(m) for m in (recipe.student, recipe.teachers[0]))
+  rows, share = math.ceil(1_281_167 / CHIPS), (CHIPS - 1) / CHIPS
   reduced = cost.sent["all-reduce"]
-  gathered = total * (2 * DIM + 1) * 4
-  ring = 2 * share * reduced + 2 * share * gathered
-  rows = math.ceil(1_281_167 / CHIPS)
-  compute = max(cost.flops / PEAK_FLOPS, cost.touched / HBM_RATE)
   latency = cost.collectives * HOPS * SECONDS_PER_HOP
-  wire = ring / LINK_RATE
   lines = [
-    f"Estimate for {CHIPS} chips (TPU v5e), n = 1,281,167, {batch} images of 32 px on each: not measured.",
-    f"  global batch         {CHIPS} x {batch} = {total:,} images",
-    f"  student, teacher     {student:,} and {teacher:,} parameters, on every chip",
-    f"  banks on a chip      2 x {rows:,} rows x {DIM} x 4 B = {2 * rows * DIM * 4 / 1e6:.1f} MB, with"
-    f" crd(strata={CHIPS}), of {HBM_BYTES / 1e9:.0f} GB",
-    f"  all-reduce           {reduced:,} B a step, as compiled for {devices} devices (gradients, BatchNorm,"
-    " ranges): independent of the chips",
-    f"  embeddings           {total:,} x (2 x {DIM} + 1) x 4 B = {gathered:,} B gathered, and as many of"
-    " gradients reduced: grow with the global batch, not with n or K",
-    f"  on a chip's links    2 x {share:.3f} x {reduced:,} + 2 x {share:.3f} x {gathered:,} = {ring / 1e6:.2f} MB"
-    f" / {LINK_RATE / 1e9:.0f} GB/s = {wire * 1e3:.3f} ms",
-    f"  latency              {cost.collectives} collectives x {HOPS} hops x {SECONDS_PER_HOP * 1e6:.0f} us (assumed)"
-    f" = {latency * 1e3:.2f} ms, if none overlap",
-    f"  arithmetic           {cost.flops / 1e9:.2f} GFLOP / {PEAK_FLOPS / 1e12:.0f} TFLOP/s ="
-    f" {cost.flops / PEAK_FLOPS * 1e3:.3f} ms; {cost.touched / 1e6:.0f} MB touched (as fused for a CPU) /"
-    f" {HBM_RATE / 1e9:.0f} GB/s = {cost.touched / HBM_RATE * 1e3:.2f} ms",
-    f"  step                 {compute * 1e3:.2f} + {wire * 1e3:.2f} + {latency * 1e3:.2f} ="
-    f" {(compute + wire + latency) * 1e3:.2f} ms; {total / (compute + wire + latency):,.0f} images/s;"
-    f" {100 * compute / (compute + wire + latency):.0f} % of it arithmetic",
+    f"Estimate for {CHIPS} chips (TPU v5e) and n = 1,281,167; not measured.",
+    f"  student, teacher   {student:,} and {teacher:,} parameters, on every chip",
+    f"  banks on a chip    2 x {rows:,} rows x {DIM} x 4 B = {2 * rows * DIM * 4 / 1e6:.1f} MB of"
+    f" {HBM_BYTES / 1e9:.0f} GB, with crd(strata={CHIPS})",
+    f"  all-reduce         {reduced:,} B a step, as compiled for {devices} devices (gradients,"
+    " BatchNorm, ranges), on any number of chips",
+    f"  latency            {cost.collectives} collectives x {HOPS} hops x"
+    f" {SECONDS_PER_HOP * 1e6:.0f} us (assumed) = {latency * 1e3:.2f} ms, if none overlap",
   ]
+  for images in (batch, 16 * batch):
+    total, times = CHIPS * images, images / batch
+    gathered = total * (2 * DIM + 1) * 4
+    ring = 2 * share * (reduced + gathered)
+    flops, touched = times * cost.flops, times * cost.touched
+    compute, wire = max(flops / PEAK_FLOPS, touched / HBM_RATE), ring / LINK_RATE
+    step = compute + wire + latency
+    lines += [
+      f"  {images} images on a chip, {total:,} in a batch:",
+      f"    embeddings       {total:,} x (2 x {DIM} + 1) x 4 B = {gathered / 1e6:.2f} MB gathered, and"
+      " as many of gradients summed, whatever n and K are",
+      f"    on a chip's link 2 x {share:.3f} x ({reduced / 1e6:.2f} + {gathered / 1e6:.2f}) ="
+      f" {ring / 1e6:.2f} MB / {LINK_RATE / 1e9:.0f} GB/s = {wire * 1e3:.3f} ms",
+      f"    arithmetic       {flops / 1e9:.2f} GFLOP / {PEAK_FLOPS / 1e12:.0f} TFLOP/s ="
+      f" {flops / PEAK_FLOPS * 1e3:.3f} ms; {touched / 1e6:,.0f} MB touched (as fused for a CPU) /"
+      f" {HBM_RATE / 1e9:.0f} GB/s = {touched / HBM_RATE * 1e3:.2f} ms",
+      f"    step             {compute * 1e3:.2f} + {wire * 1e3:.2f} + {latency * 1e3:.2f} ="
+      f" {step * 1e3:.2f} ms: {total / step / 1e6:.2f} million images/s,"
+      f" {100 * compute / step:.0f} % of the time for arithmetic and memory",
+    ]
   console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def count_of(model) -> int:
+  """Parameters of a model for 32 px."""
+  init = lambda: training.init_variables(model, jax.random.key(0), (32, 32, 3))  # noqa: E731
+  return count_parameters(jax.eval_shape(init)["params"])
 
 
 def main():
@@ -315,15 +364,20 @@ def main():
   parser.add_argument("--devices", default="1,2,8", help="numbers of devices")
   parser.add_argument("--batch", type=int, default=16, help="images on each device")
   parser.add_argument("--examples", default="50000,1281167", help="sizes of CRD's banks")
-  parser.add_argument("--guard", action="store_true", help="time the guard as well")
+  parser.add_argument("--parts", default="scaling,banks,steps,guard", help="what to print")
   args = parser.parse_args()
   console = Console()
   counts = [int(n) for n in args.devices.split(",") if int(n) <= len(jax.devices())]
   console.print(f"{len(jax.devices())} devices ({jax.devices()[0].platform})")
-  costs = weak_scaling(counts, args.batch, console)
-  bank_costs([int(n) for n in args.examples.split(",")], counts[-1], console)
-  estimate(costs[counts[-1]], counts[-1], args.batch, console)
-  if args.guard:
+  parts, examples = args.parts.split(","), [int(n) for n in args.examples.split(",")]
+  if "scaling" in parts:
+    costs = weak_scaling(counts, args.batch, console)
+    estimate(costs[counts[-1]], counts[-1], args.batch, console)
+  if "banks" in parts:
+    bank_costs(examples, counts[-1], console)
+  if "steps" in parts:
+    step_ratio(examples, 4 * args.batch, console)
+  if "guard" in parts:
     guard_cost(args.batch, console)
 
 

@@ -3,15 +3,18 @@
 import pathlib
 import re
 
+import jax
 import numpy as np
+import optax
 import pytest
 from safetensors.numpy import save_file
 
+import jaxcompress as jc
 from jaxcompress import models
 from tests.golden.parity import weights as parity
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
-FIRST, SECOND, THIRD = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+FIRST, SECOND, THIRD, FOURTH = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -60,3 +63,24 @@ def test_the_third_program_prunes_clusters_and_packs(folder, capsys):
   assert size < weights / 2
   assert (folder / "student.jcz").stat().st_size < size + 4000  # names and shapes
   assert (folder / "student.tflite").stat().st_size > 2 * size
+
+
+def test_the_fourth_program_trains_on_a_mesh():
+  student, teacher = models.resnet8(3), models.resnet8(3)
+  batch = {"image": np.ones((8, 8, 8, 3), np.float32), "label": np.arange(8, dtype=np.int32) % 3}
+  recipe = jc.Recipe(
+    student=student, teachers=(teacher,), loss=jc.distill.kd(), optimizer=optax.sgd(0.1)
+  )
+  variables = jc.init_variables(teacher, jax.random.key(1), (8, 8, 3))
+  state = jc.init_state(recipe, jax.random.key(0), batch, teacher_variables=(variables,))
+  names = run(
+    FOURTH,
+    {},
+    jc=jc,
+    distill_step=jc.distill_step,
+    state=state,
+    batch_at=lambda position: batch,
+    steps=2,
+  )
+  assert int(names["state"].step) == 2
+  assert names["state"].placement.mesh == names["mesh"]

@@ -22,6 +22,13 @@ def export(
       " before it is quantized tflite-float32, tflite-float16, onnx-float32."
     ),
   ] = "tflite",
+  target: Annotated[
+    str | None,
+    typer.Option(
+      help="Device whose rules the files obey: xnnpack, tflm, ethos-u or edgetpu for .tflite,"
+      " tensorrt for .onnx."
+    ),
+  ] = None,
   out: Annotated[
     str | None, typer.Option(help="Name of the files, without a suffix [beside CHECKPOINT].")
   ] = None,
@@ -51,6 +58,7 @@ def export(
     formats=pipeline.parse_formats(format),
     out=out,
     force=force,
+    target=target,
     quantize={name: value for name, value in given.items() if value is not None},
   )
   keep_compiled_programs()

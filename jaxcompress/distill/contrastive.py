@@ -202,7 +202,7 @@ def crd(
     first = jax.lax.cond(  # a pass over all scores that only the first update needs
       state.count == 0,
       lambda logits: jnp.stack([log_sum(*pair, owned) for pair in logits]),
-      lambda _: log_z,
+      lambda _: devices.of_each(log_z),
       logits,
     )
     first = devices.log_sum_exp(first) - math.log(size * (1 + others) / num_examples)

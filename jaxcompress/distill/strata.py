@@ -73,6 +73,10 @@ class Devices(NamedTuple):
     """The shares of all devices, along the first axis."""
     return jax.lax.all_gather(x, self.axes, tiled=True) if self.axes else x
 
+  def of_each(self, x: jax.Array) -> jax.Array:
+    """What all devices have alike, as a value of each."""
+    return jax.lax.pcast(x, self.axes, to="varying") if self.axes else x
+
   def add(self, x: jax.Array) -> jax.Array:
     """The sum over devices."""
     return jax.lax.psum(x, self.axes) if self.axes else x

@@ -2,7 +2,7 @@
 
 A packed file is a safetensors file. Its header holds the format's number and a SHA-256 checksum of
 the whole file; ``manifest`` is deflated JSON: graph, grids, forms of the weights, kernels and
-metadata; every layer has ``weights/NAME``, see :mod:`jaxcompress.export.blobs`; ``scales``,
+metadata; every layer has ``weights/NAME``, see ``blobs.py``; ``scales``,
 ``biases`` and ``moves`` are those of all layers, deflated. Format 1 had ``bits`` in place of the
 forms, and all weights dense; it is read, too.
 """

@@ -84,7 +84,7 @@ def read_pixels(
   _check_affine(preprocess)
   values = (preprocess.center, preprocess.scale)
   channels = max((len(value) for value in values if isinstance(value, tuple)), default=3)
-  center, scale = (np.broadcast_to(np.float64(value), (channels,)) for value in values)
+  center, scale = (np.broadcast_to(np.asarray(value, np.float64), (channels,)) for value in values)
   whole = PIXELS_OF_NETWORK
   layer = {
     "kernel": (whole.scale / scale).reshape(1, 1, 1, channels).astype(np.float32),

@@ -13,7 +13,7 @@ from jaxcompress.export.pixels import check_input
 from jaxcompress.export.targets import find_target
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer.runtimes import INT4_FILES
+from jaxcompress.quantize.integer.runtimes import kernels_of_file
 
 WEIGHTS = ("int8", "int4")
 FLOATS = {"float32": np.float32, "float16": np.float16}
@@ -54,8 +54,8 @@ def tflite(
       operator rounds to codes.
     weights: ``"int8"``, or ``"int4"``: layers whose integers have at most 4 bits are written with
       two weights in a byte, for half of the size. TFLite-Micro runs such convolutions, but no such
-      dense layers, which stay int8 for it (``target`` or kernels ``"tflm"``). In LiteRT from 2.1 on
-      XNNPACK runs such dense layers and leaves the convolutions to LiteRT's own kernels, which are
+      dense layers, which stay int8 for it (``target`` or kernels ``"tflm"``). In LiteRT (2.3
+      was tried) XNNPACK runs such dense layers and leaves the convolutions to LiteRT's own kernels, which are
       slow and round differently: ``quantized.with_kernels("xnnpack-int4")`` is what they compute.
       Other targets refuse them.
     metadata: JSON values kept in the file, such as class names and preprocessing; see
@@ -96,10 +96,9 @@ def tflite(
   check_input(quantized, input)
   per_tensor = target is not None and _needs_dense_per_tensor(quantized, target)
   numbers = IntegerNumbers(quantized, _narrow_ops(quantized, weights, target))
-  kernels = quantized.kernels
   if numbers.narrow:
     _check_narrow(numbers)
-    kernels = INT4_FILES.get(kernels, kernels)
+  kernels = kernels_of_file(quantized.kernels, int4=bool(numbers.narrow))
   details = describe(quantized, kernels)
   if input == "uint8":
     details["input"]["zero_point"] += 128

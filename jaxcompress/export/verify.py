@@ -10,7 +10,7 @@ from jaxcompress.export.pixels import check_input
 from jaxcompress.export.runtime import Runtime, choose_kernels, read_model
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer.runtimes import INT4_FILES
+from jaxcompress.quantize.integer.runtimes import kernels_of_file
 
 
 class Verification(NamedTuple):
@@ -65,8 +65,9 @@ def verify(
   if choose_kernels(path) == "onnxruntime":
     quantized = quantized.with_kernels("onnxruntime")
   runtime = Runtime(path, threads=threads, kernels=quantized.kernels)
-  if quantized.kernels in INT4_FILES and holds_int4(read_model(path)):
-    quantized = quantized.with_kernels(INT4_FILES[quantized.kernels])
+  int4 = quantized.kernels != "onnxruntime" and holds_int4(read_model(path))
+  if (kernels := kernels_of_file(quantized.kernels, int4=int4)) != quantized.kernels:
+    quantized = quantized.with_kernels(kernels)
   _check_match(path, quantized, runtime, images)
   if quantized.kernels == "onnxruntime":
     ours, theirs = quantized(images), device_logits(runtime, quantized.network_input(images))

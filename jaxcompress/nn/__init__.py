@@ -2,6 +2,7 @@
 
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.endpoints import Endpoints
+from jaxcompress.nn.epilogue import Epilogue, ending
 from jaxcompress.nn.execute import execute, folded_layers
 from jaxcompress.nn.fold import Folded, fold
 from jaxcompress.nn.fuse import fuse_activations
@@ -38,7 +39,7 @@ from jaxcompress.nn.layers import (
   Multiply,
   Split,
 )
-from jaxcompress.nn.norm import Norm, batch_norm, riding
+from jaxcompress.nn.norm import Norm, batch_norm
 from jaxcompress.nn.replay import LEAF_OPS, Layer, Replay, replay
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
   "ConvNorm",
   "Dense",
   "Endpoints",
+  "Epilogue",
   "Folded",
   "GlobalAvgPool",
   "Graph",
@@ -69,6 +71,7 @@ __all__ = [
   "batch_norm",
   "count_macs",
   "count_parameters",
+  "ending",
   "execute",
   "fold",
   "folded_layers",
@@ -81,7 +84,6 @@ __all__ = [
   "needed_shape",
   "parameters",
   "replay",
-  "riding",
   "trace",
   "trace_endpoints",
   "trace_init",

@@ -40,6 +40,7 @@ ACTIVATIONS: dict[str | None, Callable[[jax.Array], jax.Array]] = {
   "hard_sigmoid": hard_sigmoid,
   "hard_swish": hard_swish,
 }
+MONOTONE = (None, "relu", "relu6", "hard_sigmoid")
 
 
 def activate(name: str | None, x: jax.Array) -> jax.Array:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from jaxcompress import ops
 from jaxcompress.nn.activations import activate
+from jaxcompress.nn.epilogue import norm_act
 from jaxcompress.nn.initial import ONES, ZEROS, Initial
-from jaxcompress.nn.norm import Norm, batch_norm
+from jaxcompress.nn.norm import Norm
 
 
 class LeafOp(nn.Module):
@@ -72,21 +73,26 @@ class ConvNorm(LeafOp):
     if self.use_bias or (self.use_bias is None and self.norm is None):
       bias = self.param("bias" if self.norm is None else "conv_bias", ZEROS, (self.features,))
       y = y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
-    if self.norm is not None:
-      y = normalise(self, self.norm, y, train)
-    return activate(self.act, y)
+    if self.norm is None:
+      return activate(self.act, y)
+    return normalise(self, self.norm, self.act, y, train)
 
 
-def normalise(layer: nn.Module, norm: Norm, y: jax.Array, train: bool | jax.Array) -> jax.Array:
-  """Batch normalization whose parameters and statistics belong to ``layer``, inside its call."""
+def normalise(
+  layer: nn.Module, norm: Norm, act: str | None, y: jax.Array, train: bool | jax.Array
+) -> jax.Array:
+  """Batch normalization and activation, with the parameters and statistics of ``layer``.
+
+  To be called inside the layer's own call.
+  """
   features = (y.shape[-1],)
   scale = layer.param("scale", ZEROS if norm.zero else ONES, features)
   bias = layer.param("bias", ZEROS, features)
   mean = layer.variable("batch_stats", "mean", ZEROS, None, features)
   variance = layer.variable("batch_stats", "var", ONES, None, features)
   live = train and not layer.is_initializing() if isinstance(train, bool) else train
-  y, batch_mean, batch_variance = batch_norm(
-    y, scale, bias, mean.value, variance.value, live, norm.epsilon
+  y, batch_mean, batch_variance = norm_act(
+    y, scale, bias, mean.value, variance.value, live, norm.epsilon, act
   )
   if live is not False and layer.is_mutable_collection("batch_stats"):
     share = 1 - norm.momentum  # as a difference, so that frozen statistics stay to the bit
@@ -131,7 +137,7 @@ class BatchNorm(LeafOp):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
-    return activate(self.act, normalise(self, self.norm, x, train))
+    return normalise(self, self.norm, self.act, x, train)
 
 
 class Dense(LeafOp):

@@ -5,9 +5,6 @@ below needs two sums, and its statistics come from one pass, shifted by the runn
 ``E[x^2] - E[x]^2`` does not cancel. Both pairs of sums are :func:`jaxcompress.ops.channel_sums`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -47,18 +44,60 @@ def batch_statistics(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Arr
     >>> mean.item(), variance.item()
     (1002.0, 1.0)
   """
-  centred = _wide(x) - _spread(shift, x)
-  sums = ops.channel_sums(centred, jnp.square(centred))
-  count = x.size // x.shape[-1]
-  first, second = sums[0] / count, sums[1] / count
+  centred = wide(x) - spread(shift, x)
+  first, second = ops.channel_sums(centred, jnp.square(centred))
+  return _mean_and_variance(first, second, x.size // x.shape[-1], shift)
+
+
+def _mean_and_variance(first, second, count, shift):
+  first, second = first / count, second / count
   return first + shift, jnp.maximum(second - jnp.square(first), 0.0)
 
 
-def _wide(x: jax.Array) -> jax.Array:
+class Statistics(NamedTuple):
+  """What a normalization measures, and its :func:`affine` map reads.
+
+  Attributes:
+    mean: (channels,) float32.
+    variance: likewise.
+    ends: the smallest and the largest value of each channel, (2, channels) like the input, or None.
+  """
+
+  mean: jax.Array
+  variance: jax.Array
+  ends: jax.Array | None = None
+
+
+def statistics(
+  x: jax.Array, running: Statistics, live: bool | jax.Array, *, ends: bool = False
+) -> Statistics:
+  """Those of the batch where ``live``, else the running ones; without gradient.
+
+  No branch is compiled where ``live`` is known when tracing.
+
+  Args:
+    x: (..., channels), any float dtype.
+    running: the running ones.
+    live: bool or scalar bool array.
+    ends: whether to find the ends in the same pass, if the batch is sure to be read.
+  """
+  x = jax.lax.stop_gradient(x)
+  if live is True and ends:
+    first, second, *found = ops.channel_moments(wide(x), running.mean)
+    mean, variance = _mean_and_variance(first, second, x.size // x.shape[-1], running.mean)
+    return Statistics(mean, variance, jnp.stack(found).astype(x.dtype))
+  measure = lambda: Statistics(*batch_statistics(x, running.mean))  # noqa: E731
+  if isinstance(live, bool):
+    return measure() if live else running
+  return jax.lax.cond(live, measure, lambda: running)
+
+
+def wide(x: jax.Array) -> jax.Array:
+  """The array in float32 or wider."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _spread(channels: jax.Array, x: jax.Array) -> jax.Array:
+def spread(channels: jax.Array, x: jax.Array) -> jax.Array:
   """A vector of one number per channel in the rank of ``x``."""
   return channels.reshape((1,) * (x.ndim - 1) + (-1,))
 
@@ -96,91 +135,66 @@ def batch_norm(
     >>> y.ravel().tolist(), mean.item()
     ([-1.0, 1.0], 2.0)
   """
-  static = live if isinstance(live, bool) else None
-  running = (running_mean, running_variance)
-  rider = _riders.value
-  sink = None if rider is None else rider.sink
-  y, mean, variance, along = _batch_norm(x, scale, bias, sink, running, live, static, epsilon)
-  if rider is not None:
-    rider.along = along
-  return y, mean, variance
+  found = statistics(x, Statistics(running_mean, running_variance), live)
+  return normalise(x, scale, bias, found, live, epsilon), found.mean, found.variance
 
 
-class Rider:
-  """A sum that a batch normalization takes along in the reduction of its backward pass.
+def normalise(x, scale, bias, found: Statistics, live: bool | jax.Array, epsilon) -> jax.Array:
+  """What :func:`batch_norm` returns first, from its :func:`statistics`."""
+  return _normalise(x, scale, bias, frame(x, found, live, epsilon))
+
+
+class Frame(NamedTuple):
+  """What the normalization of one batch is computed by.
 
   Attributes:
-    sink: scalar float32; its gradient is the sum of the gradient by ``along``.
-    along: zeros, float32, of the normalised array's shape, once there was a normalization.
+    mean: (channels,) float32.
+    inverse: of the deviation; likewise.
+    share: of one value in the statistics: one over their count, 0 where they are the running ones;
+      None where that is known when tracing.
   """
 
-  def __init__(self, sink: jax.Array):
-    self.sink, self.along = sink, None
+  mean: jax.Array
+  inverse: jax.Array
+  share: jax.Array | None
 
 
-_riders = jax.make_user_context(default_value=None)
+def frame(x, found: Statistics, live: bool | jax.Array, epsilon: float) -> Frame:
+  """The frame of ``x`` by its :func:`statistics`."""
+  share = None if live is False else jnp.where(live, x.shape[-1] / x.size, 0.0)
+  return Frame(found.mean, jax.lax.rsqrt(found.variance + epsilon), share)
 
 
-@contextmanager
-def riding(sink: jax.Array) -> Iterator[Rider]:
-  """Lets the batch normalization called inside take along the sum that is a scalar's gradient.
-
-  An operation behind the normalization that has a scalar parameter, such as the step of a
-  quantizer, needs the sum of an expression of the very arrays that the normalization's backward
-  pass reads. It returns that expression, not summed, as its gradient by ``along``; the
-  normalization sums it in the same pass as its own and returns it as the gradient by ``sink``.
-
-  Args:
-    sink: scalar float32, the parameter.
-
-  Yields:
-    A :class:`Rider`; its ``along`` stays None where nothing was normalised.
-
-  Examples:
-    >>> ones, zeros = jnp.ones(1), jnp.zeros(1)
-    >>> def loss(sink):
-    ...   with riding(sink) as rider:
-    ...     batch_norm(jnp.array([[1.0], [3.0]]), ones, zeros, zeros, ones, True, 0.0)
-    ...   return jnp.sum(rider.along * jnp.array([[2.0], [5.0]]))
-    >>> jax.grad(loss)(1.0).item()
-    7.0
-  """
-  rider = Rider(sink)
-  with _riders(rider):
-    yield rider
+@jax.custom_vjp
+def _normalise(x, scale, bias, by):
+  return affine(x, scale, bias, by)[0]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(6, 7))
-def _batch_norm(x, scale, bias, sink, running, live, static, epsilon):
-  return _forward(x, scale, bias, sink, running, live, static, epsilon)[0]
+def _forward(x, scale, bias, by):
+  return affine(x, scale, bias, by)[0], (x, scale, by)
 
 
-def _forward(x, scale, bias, sink, running, live, static, epsilon):
-  """``static`` is ``live`` where that is known when tracing, so that no branch is compiled."""
-  if static is None:
-    mean, variance = jax.lax.cond(live, lambda: batch_statistics(x, running[0]), lambda: running)
-  else:
-    mean, variance = batch_statistics(x, running[0]) if static else running
-  inverse = jax.lax.rsqrt(variance + epsilon)
-  y = (_wide(x) - _spread(mean, x)) * _spread(scale * inverse, x) + _spread(bias, x)
-  along = None if sink is None else jnp.zeros_like(y)
-  return (y.astype(x.dtype), mean, variance, along), (x, scale, mean, inverse, live)
+def _backward(residuals, g):
+  x, scale, by = residuals
+  g, centred = wide(g), wide(x) - spread(by.mean, x)
+  sums = ops.channel_sums(g, g * centred)
+  dx = input_gradient(g, centred, sums, scale, by)
+  return dx.astype(x.dtype), sums[1] * by.inverse, sums[0], None
 
 
-def _backward(static, epsilon, residuals, cotangents):
-  del epsilon
-  x, scale, mean, inverse, live = residuals
-  g = _wide(cotangents[0])
-  centred = _wide(x) - _spread(mean, x)
-  along = () if cotangents[3] is None else (cotangents[3],)
-  d_bias, moment, *rest = ops.channel_sums(g, g * centred, *along)
-  d_sink = jnp.sum(rest[0]) if rest else None
-  d_scale = moment * inverse
-  if static is not False:  # through the statistics of the batch
-    share = jnp.where(live, x.shape[-1] / x.size, 0.0)
-    g = g - _spread(d_bias * share, x) - centred * _spread(d_scale * inverse * share, x)
-  dx = g * _spread(scale * inverse, x)
-  return dx.astype(x.dtype), d_scale, d_bias, d_sink, None, None
+_normalise.defvjp(_forward, _backward)
 
 
-_batch_norm.defvjp(_forward, _backward)
+def affine(x, scale, bias, by: Frame) -> tuple[jax.Array, jax.Array]:
+  """The normalised ``x``, in its dtype, and ``x - mean``."""
+  centred = wide(x) - spread(by.mean, x)
+  y = centred * spread(scale * by.inverse, x) + spread(bias, x)
+  return y.astype(x.dtype), centred
+
+
+def input_gradient(g, centred, sums, scale, by: Frame) -> jax.Array:
+  """By the input, from the gradient by the output and its sums: alone, and times ``centred``."""
+  if by.share is not None:  # through the statistics of the batch
+    d_bias, d_scale = sums[0], sums[1] * by.inverse
+    g = g - spread(d_bias * by.share, g) - centred * spread(d_scale * by.inverse * by.share, g)
+  return g * spread(scale * by.inverse, g)

@@ -35,6 +35,7 @@ LEAF_OPS: dict[str, type[leaf_ops.LeafOp]] = {
     leaf_ops.Activation,
   )
 }
+"""The leaf ops by the name of their class."""
 WITH_TRAIN = ("ConvNorm", "BatchNorm")
 
 

@@ -4,12 +4,13 @@ from jaxcompress.ops.allocator import keep_freed_memory
 from jaxcompress.ops.convolution import conv, depthwise_conv, pointwise_conv
 from jaxcompress.ops.dispatch import XLA_ONLY, Formulations, formulations
 from jaxcompress.ops.padding import Padding, resolve_padding
-from jaxcompress.ops.sums import channel_sums, extremes, total
+from jaxcompress.ops.sums import channel_moments, channel_sums, extremes, sums_of, total
 
 __all__ = [
   "XLA_ONLY",
   "Formulations",
   "Padding",
+  "channel_moments",
   "channel_sums",
   "conv",
   "depthwise_conv",
@@ -18,5 +19,6 @@ __all__ = [
   "keep_freed_memory",
   "pointwise_conv",
   "resolve_padding",
+  "sums_of",
   "total",
 ]

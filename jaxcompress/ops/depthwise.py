@@ -57,6 +57,8 @@ def _forward(x, kernel, stride, pads, weight_gradient, keep_padded):
   del weight_gradient
   size = output_size(x.shape[1:3], kernel.shape[:2], stride, pads)
   padded = _padded(x, *pads, keep_padded)
+  if keep_padded:  # what makes a kernel, such as rounding, would be computed for every pixel
+    kernel = kept(lambda kernel: kernel)(kernel)
   weights = _wide(kernel)
   y = _sum(
     _wide(_window(padded, (i, j), size, stride)) * weights[i, j, 0].reshape(1, 1, 1, -1)

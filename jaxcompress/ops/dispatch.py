@@ -24,8 +24,9 @@ class Formulations(NamedTuple):
   pointwise: str
   standard: str
   sums: str
+  sums_of: str
+  moments: str
   extremes: str
-  total: str
 
 
 def _xla_depthwise(x, kernel, stride, pads):
@@ -45,8 +46,9 @@ CHOICES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
   "pointwise": {"xla": _xla_pointwise, "product": pointwise.matrix_product},
   "standard": {"xla": xla_conv, "cases": standard.by_case},
   "sums": {"apart": reductions.sums_apart, "together": reductions.sums_together},
+  "sums_of": {"whole": reductions.sums_of_whole, "blocks": reductions.sums_of_blocks},
+  "moments": {"apart": reductions.moments_apart, "together": reductions.moments_together},
   "extremes": {"apart": reductions.extremes_apart, "together": reductions.extremes_together},
-  "total": {"apart": reductions.total_apart, "together": reductions.total_together},
 }
 
 BACKENDS: Mapping[str, Formulations] = {
@@ -55,24 +57,27 @@ BACKENDS: Mapping[str, Formulations] = {
     pointwise="product",
     standard="cases",
     sums="together",
+    sums_of="blocks",
+    moments="together",
     extremes="together",
-    total="together",
   ),
   "gpu": Formulations(
     depthwise="taps",
     pointwise="product",
     standard="xla",
     sums="apart",
+    sums_of="whole",
+    moments="apart",
     extremes="apart",
-    total="apart",
   ),
   "tpu": Formulations(
     depthwise="xla",
     pointwise="xla",
     standard="xla",
     sums="apart",
+    sums_of="whole",
+    moments="apart",
     extremes="apart",
-    total="apart",
   ),
 }
 ALIASES = {"cuda": "gpu", "rocm": "gpu"}
@@ -105,8 +110,8 @@ def formulations(**names: str) -> Iterator[Formulations]:
   Args:
     **names: formulation by kind of operation; kinds not given stay as they are. ``depthwise``:
       ``"xla"``, ``"taps"``, ``"rows"``; ``pointwise``: ``"xla"``, ``"product"``;
-      ``standard``: ``"xla"``, ``"cases"``; ``sums``, ``extremes`` and
-      ``total``: ``"apart"``, ``"together"``.
+      ``standard``: ``"xla"``, ``"cases"``; ``sums``, ``moments`` and
+      ``extremes``: ``"apart"``, ``"together"``; ``sums_of``: ``"whole"``, ``"blocks"``.
 
   Yields:
     The :class:`Formulations` in force.

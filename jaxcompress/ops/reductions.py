@@ -6,14 +6,14 @@ blocks that remain are small. (Beyond 32 the loop over a block is not unrolled, 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 LONGEST_BLOCK = 16
-LONGEST_BLOCK_OF_MANY = 6  # a long loop with three sums is not unrolled, nor made of vectors
+LONGEST_BLOCK_OF_MANY = 8  # a long loop with much arithmetic is not unrolled, nor made of vectors
 
 
 def reduce_together(arrays: Sequence[jax.Array], axis: int) -> tuple[jax.Array, ...]:
@@ -43,7 +43,10 @@ def blocks_of(x: jax.Array, longest: int = LONGEST_BLOCK) -> tuple[int, ...] | N
 
 
 def sums_together(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-  """:func:`sums_apart` in one pass.
+  """:func:`sums_apart` in one pass, which takes in what makes the arrays.
+
+  A lone sum XLA on CPU takes apart from what it sums; two halves of it, in one reduction, it does
+  not.
 
   Args:
     *arrays: (batch, ..., channels), of one shape and dtype.
@@ -55,11 +58,20 @@ def sums_together(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     >>> [sums.tolist() for sums in sums_together(jnp.ones((2, 3, 1)), jnp.zeros((2, 3, 1)))]
     [[6.0], [0.0]]
   """
-  shape = blocks_of(arrays[0], LONGEST_BLOCK if len(arrays) < 3 else LONGEST_BLOCK_OF_MANY)
+  shape = blocks_of(arrays[0])
   if shape is None:
     return sums_apart(*arrays)
-  sums = reduce_together([x.reshape(shape) for x in arrays], 2)
-  return tuple(jnp.sum(part, axis=(0, 1)) for part in sums)
+  blocks = [x.reshape(shape) for x in arrays]
+  if len(blocks) == 1 and shape[2] % 2 == 0:
+    parts = [sum(reduce_together(_halves(blocks[0]), 2))]
+  else:
+    parts = reduce_together(blocks, 2)
+  return tuple(jnp.sum(part, axis=(0, 1)) for part in parts)
+
+
+def _halves(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
+  half = blocks.shape[2] // 2
+  return blocks[:, :, :half], blocks[:, :, half:]
 
 
 def sums_apart(*arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -67,29 +79,67 @@ def sums_apart(*arrays: jax.Array) -> tuple[jax.Array, ...]:
   return tuple(jnp.sum(x, tuple(range(x.ndim - 1))) for x in arrays)
 
 
-def total_together(x: jax.Array) -> jax.Array:
-  """:func:`total_apart` in one pass, which takes in what makes ``x``.
+def sums_of_blocks(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+  """:func:`sums_of_whole` in one pass, with ``function`` applied to blocks.
 
-  A lone sum XLA on CPU takes apart from what it sums; two halves of it, in one reduction, it does
-  not.
+  What it computes is then computed in the loop of the sums, even where the same expression of the
+  whole arrays is needed elsewhere, which would be written to memory for both. Two halves of a block
+  are added before, so that the loop over what remains is short.
 
   Examples:
-    >>> float(total_together(jnp.ones((2, 4, 4, 3))))
-    96.0
+    >>> [a.tolist() for a in sums_of_blocks(lambda x: (x, x + 1), jnp.ones((2, 4, 1)))]
+    [[8.0], [16.0]]
   """
-  inner = math.prod(x.shape[1:-1])
-  halves = [n for n in range(2, LONGEST_BLOCK + 1, 2) if inner % n == 0]
-  if not halves or x.ndim < 2:
-    return total_apart(x)
-  half = max(halves) // 2
-  blocks = x.reshape(x.shape[0], -1, 2, half, x.shape[-1])
-  first, second = reduce_together((blocks[:, :, 0], blocks[:, :, 1]), 2)
-  return jnp.sum(jnp.sum(first + second, axis=(0, 1)))
+  shape = blocks_of(arrays[0], LONGEST_BLOCK_OF_MANY)
+  if shape is None:
+    return sums_of_whole(function, *arrays)
+  blocks = [x.reshape(shape) for x in arrays]
+  if shape[2] % 2:
+    terms = function(*blocks)
+  else:
+    first, second = zip(*map(_halves, blocks), strict=True)
+    terms = _add(function(*first), function(*second))
+  return tuple(jnp.sum(part, axis=(0, 1)) for part in reduce_together(terms, 2))
 
 
-def total_apart(x: jax.Array) -> jax.Array:
-  """The sum of all numbers; channels stay apart first, so that short sums are exact."""
-  return jnp.sum(jnp.sum(x, tuple(range(x.ndim - 1)))) if x.ndim else x
+def sums_of_whole(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+  """:func:`sums_apart` of the arrays that an elementwise function makes."""
+  return sums_apart(*function(*arrays))
+
+
+def moments_together(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, ...]:
+  """:func:`moments_apart` in one pass.
+
+  Examples:
+    >>> x = jnp.arange(4.0).reshape(1, 4, 1)
+    >>> [a.item() for a in moments_together(x, jnp.ones(1))]
+    [2.0, 6.0, 0.0, 3.0]
+  """
+  shape = blocks_of(x, LONGEST_BLOCK_OF_MANY)
+  if shape is None:
+    return moments_apart(x, shift)
+  blocks = x.reshape(shape)
+  centred = blocks - shift.reshape(1, 1, 1, -1)
+  starts = tuple(jnp.full((), start, x.dtype) for start in (0.0, 0.0, jnp.inf, -jnp.inf))
+  operands = (centred, jnp.square(centred), blocks, blocks)
+  first, second, low, high = lax.reduce(operands, starts, _add_and_extend, (2,))
+  return (
+    jnp.sum(first, axis=(0, 1)),
+    jnp.sum(second, axis=(0, 1)),
+    jnp.min(low, axis=(0, 1)),
+    jnp.max(high, axis=(0, 1)),
+  )
+
+
+def _add_and_extend(a, b):
+  return (*_add(a[:2], b[:2]), *_extend(a[2:], b[2:]))
+
+
+def moments_apart(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, ...]:
+  """Of each channel: the sums of ``x - shift`` and of its square, the least and the largest ``x``."""
+  axes = tuple(range(x.ndim - 1))
+  centred = x - shift.reshape((1,) * (x.ndim - 1) + (-1,))
+  return (*sums_apart(centred, jnp.square(centred)), jnp.min(x, axes), jnp.max(x, axes))
 
 
 def extremes_together(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,5 +1,7 @@
 """Sums over batch and space for statistics of channels, and the ends of a tensor's range."""
 
+from collections.abc import Callable
+
 import jax
 
 from jaxcompress.ops.dispatch import pick
@@ -35,6 +37,46 @@ def channel_sums(*arrays: jax.Array) -> tuple[jax.Array, ...]:
   return pick("sums")(*arrays)
 
 
+def sums_of(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+  """:func:`channel_sums` of the arrays that a function makes of others; on CPU in one pass.
+
+  Nothing that the function computes is kept in memory for it.
+
+  Args:
+    function: elementwise, of arrays of any rank with the channels last; it returns a tuple of
+      arrays of their shape, float32 or wider.
+    *arrays: (batch, ..., channels), of one shape.
+
+  Returns:
+    The sums of what the function returns, (channels,) each.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> (sums,) = sums_of(lambda x, y: (x * y,), jnp.array([[1.0], [2.0]]), jnp.array([[3.0], [4.0]]))
+    >>> sums.tolist()
+    [11.0]
+  """
+  return pick("sums_of")(function, *arrays)
+
+
+def channel_moments(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, ...]:
+  """Sums of ``x - shift`` and of its square, and the ends of each channel; on CPU in one pass.
+
+  Args:
+    x: (batch, ..., channels), float32 or wider.
+    shift: (channels,), of the same dtype.
+
+  Returns:
+    ``(first, second, low, high)``, (channels,) each.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> [a.item() for a in channel_moments(jnp.array([[1.0], [4.0]]), jnp.array([2.0]))]
+    [1.0, 5.0, 1.0, 4.0]
+  """
+  return pick("moments")(x, shift)
+
+
 def extremes(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Smallest and largest value; on CPU in one pass, and without keeping ``x`` for it.
 
@@ -56,8 +98,10 @@ def extremes(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def total(x: jax.Array) -> jax.Array:
   """The sum of all numbers; on CPU in one pass, and without keeping ``x`` for it.
 
+  Channels stay apart first, so that short sums are exact.
+
   Args:
-    x: (batch, ..., channels), float32 or wider.
+    x: (batch, ..., channels) or a scalar, float32 or wider.
 
   Returns:
     A scalar.
@@ -67,4 +111,4 @@ def total(x: jax.Array) -> jax.Array:
     >>> float(total(jnp.ones((2, 3))))
     6.0
   """
-  return pick("total")(x)
+  return channel_sums(x)[0].sum() if x.ndim else x

@@ -128,15 +128,9 @@ def make(
     spent.latency_ms,
     network.summary.parameters,
     {} if allocation is None else dict(allocation.bits),
-    within(_asked(spent, budget), budget),
+    within(spent, budget),
     steps + recovery + run.schedule.int_steps,
     time.perf_counter() - began,
-  )
-
-
-def _asked(spent: Budget, budget: Budget) -> Budget:
-  return Budget(
-    *(cost if most is not None else None for cost, most in zip(spent, budget, strict=True))
   )
 
 

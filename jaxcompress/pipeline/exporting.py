@@ -13,6 +13,7 @@ from jaxcompress.nn import INPUT
 from jaxcompress.pipeline.formats import (
   FORMATS,
   check_free,
+  check_target,
   require_formats,
   without_suffix,
   write_all,
@@ -33,6 +34,7 @@ class ExportOptions:
     formats: names of the formats that are written.
     out: the files without their suffixes; None: beside the model.
     force: whether files that exist are replaced.
+    target: a device whose rules the files obey, or None.
     quantize: options of :class:`QuantizeOptions` for a model that is not quantized yet.
 
   Raises:
@@ -48,6 +50,7 @@ class ExportOptions:
   formats: tuple[str, ...] = ("tflite",)
   out: str | None = None
   force: bool = False
+  target: str | None = None
   quantize: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
@@ -57,6 +60,7 @@ class ExportOptions:
         f"{name}: {self.quantize[name]} is given, but {self.model} is quantized already; leave it"
         " out."
       )
+    check_target(self.target, self.formats)
     floats = [name for name in self.formats if FORMATS[name].is_float]
     if self.is_packed and floats:
       raise ValueError(
@@ -96,7 +100,7 @@ def export_model(options: ExportOptions, *, console: Console | None = None) -> l
     require_formats(paths)
     check_free(paths, force=options.force)
     model, metadata = read_packed(options.model)
-    write_all(model, paths, metadata)
+    write_all(model, paths, metadata, target=options.target)
     images = _random_images(model)
     for path in paths:
       describe_file(model, path, images, console)
@@ -106,6 +110,7 @@ def export_model(options: ExportOptions, *, console: Console | None = None) -> l
     out=str(paths[0]),
     also=options.formats[1:],
     force=options.force,
+    target=options.target,
     **options.quantize,
   )
   quantize_model(settings, console=console)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jaxcompress import export
 from jaxcompress.export.runtime import FORMATS as RUNTIMES
 from jaxcompress.export.runtime import choose_kernels
+from jaxcompress.export.targets import find_target
 from jaxcompress.nn import Folded, Graph
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer import KERNELS
@@ -32,15 +33,17 @@ class Format(NamedTuple):
 
   Attributes:
     suffix: of its files.
-    write: of ``(network, path, metadata)``.
+    write: of ``(network, path, metadata)``, and ``target=`` where it takes one.
     needs: kind of the files for :func:`~jaxcompress.export.require_edge`; None: no extra.
     is_float: whether it holds a :class:`FloatNetwork`; otherwise a quantized model.
+    has_targets: whether devices ask something of such files.
   """
 
   suffix: str
-  write: Callable[[Any, pathlib.Path, Mapping[str, Any]], pathlib.Path]
+  write: Callable[..., pathlib.Path]
   needs: str | None
   is_float: bool = False
+  has_targets: bool = False
 
 
 def _float_tflite(weights: str) -> Format:
@@ -50,12 +53,20 @@ def _float_tflite(weights: str) -> Format:
   return Format(f".{weights}.tflite", write, "tflite", is_float=True)
 
 
+def _tflite(weights: str, suffix: str) -> Format:
+  write = lambda model, path, facts, target=None: export.tflite(  # noqa: E731
+    model, path, weights=weights, target=target, metadata=facts
+  )
+  return Format(suffix, write, "tflite", has_targets=True)
+
+
 FORMATS: Mapping[str, Format] = {
-  "tflite": Format(
-    ".tflite", lambda model, path, facts: export.tflite(model, path, metadata=facts), "tflite"
-  ),
+  "tflite": _tflite("int8", ".tflite"),
   "onnx": Format(
-    ".onnx", lambda model, path, facts: export.onnx(model, path, metadata=facts), "onnx"
+    ".onnx",
+    lambda model, path, facts, target=None: export.onnx(model, path, target=target, metadata=facts),
+    "onnx",
+    has_targets=True,
   ),
   "stablehlo": Format(
     ".stablehlo", lambda model, path, facts: export.stablehlo(model, path), "stablehlo"
@@ -63,11 +74,7 @@ FORMATS: Mapping[str, Format] = {
   "packed": Format(
     ".jcz", lambda model, path, facts: export.packed(model, path, metadata=facts), None
   ),
-  "tflite-int4": Format(
-    ".int4.tflite",
-    lambda model, path, facts: export.tflite(model, path, weights="int4", metadata=facts),
-    "tflite",
-  ),
+  "tflite-int4": _tflite("int4", ".int4.tflite"),
   "tflite-float32": _float_tflite("float32"),
   "tflite-float16": _float_tflite("float16"),
   "onnx-float32": Format(
@@ -94,6 +101,23 @@ def parse_formats(formats: str) -> tuple[str, ...]:
     if name not in FORMATS:
       raise ValueError(f"format: {name!r} is unknown; it must be one of {', '.join(FORMATS)}.")
   return names
+
+
+def check_target(target: str | None, formats: Iterable[str]) -> None:
+  """Checks that a device takes the files of all formats.
+
+  Raises:
+    ValueError: if it is unknown or takes others.
+
+  Examples:
+    >>> check_target("tflm", ["tflite", "tflite-int4"])
+  """
+  if target is None:
+    return
+  suffix = find_target(target).suffix
+  for name in formats:
+    if not (FORMATS[name].has_targets and FORMATS[name].suffix.endswith(suffix)):
+      raise ValueError(f"target: {target!r} takes {suffix} files, and format {name!r} is none.")
 
 
 def format_of(path: str | os.PathLike) -> str:
@@ -177,6 +201,7 @@ def write_all(
   paths: Sequence[pathlib.Path],
   metadata: Mapping[str, Any],
   floats: FloatNetwork | None = None,
+  target: str | None = None,
 ) -> None:
   """Writes a model to files in one folder, by their suffixes; if one fails, none is there.
 
@@ -185,6 +210,7 @@ def write_all(
     paths: the files.
     metadata: kept in them.
     floats: the network before it was quantized, for formats that hold that.
+    target: a device that takes all of the files, or None.
 
   Raises:
     ValueError: if a format cannot hold the model, or the folder cannot be written.
@@ -194,7 +220,8 @@ def write_all(
       written = [pathlib.Path(folder) / path.name for path in paths]
       for path in written:
         kind = FORMATS[format_of(path)]
-        kind.write(floats if kind.is_float else runnable(model, path), path, metadata)
+        asked = {} if target is None else {"target": target}
+        kind.write(floats if kind.is_float else runnable(model, path), path, metadata, **asked)
       for path, final in zip(written, paths, strict=True):
         os.replace(path, final)
   except OSError as error:

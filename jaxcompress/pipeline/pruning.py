@@ -81,12 +81,12 @@ def pruned(
     graph: of the network; its first and last layer and depthwise convolutions keep their weights.
     steps: that training in float takes; the last quarter mends what pruning did.
   """
-  if not is_pruned(asked):
-    return optimizer
   begin = steps // 4
   end = max(begin + 1, 3 * steps // 4)
   schedule = prune.agp(begin, end, every=max(1, (end - begin) // CHOICES))
   rules = prune.first_and_last(graph)
-  if asked.sparsity_pattern in (None, UNSTRUCTURED):
+  if asked.sparsity_pattern not in (None, UNSTRUCTURED):
+    return prune.n_m(optimizer, asked.sparsity_pattern, schedule=schedule, rules=rules)
+  if asked.sparsity is not None:
     return prune.magnitude(optimizer, sparsity=asked.sparsity, schedule=schedule, rules=rules)
-  return prune.n_m(optimizer, asked.sparsity_pattern, schedule=schedule, rules=rules)
+  return optimizer

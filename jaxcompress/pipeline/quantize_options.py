@@ -5,7 +5,13 @@ import pathlib
 import re
 
 from jaxcompress import quantize
-from jaxcompress.pipeline.formats import FORMATS, format_of, kernels_for, without_suffix
+from jaxcompress.pipeline.formats import (
+  FORMATS,
+  check_target,
+  format_of,
+  kernels_for,
+  without_suffix,
+)
 
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "ki": 1024, "mi": 1024**2}
 
@@ -28,6 +34,8 @@ class QuantizeOptions:
     out: the file; its suffix says of which kind: .tflite, .int4.tflite, .onnx, .stablehlo or .jcz
       (packed).
     also: names of formats that are written beside it.
+    target: a device whose rules the files obey, or None; for ``"tensorrt"`` the zero points of
+      activations are 0.
     force: whether files that exist are replaced.
     seed: of the data and the choice of images.
 
@@ -51,6 +59,7 @@ class QuantizeOptions:
   analyze: bool = False
   out: str = "model.tflite"
   also: tuple[str, ...] = ()
+  target: str | None = None
   force: bool = False
   seed: int = 0
 
@@ -69,6 +78,7 @@ class QuantizeOptions:
     if self.image_size is not None and self.image_size < 1:
       raise ValueError(f"image_size: {self.image_size} must be at least 1.")
     formats = (format_of(self.out), *self.also)
+    check_target(self.target, formats)
     if "tflite-int4" in formats and self.budget is None and (self.bits or 8) > 4:
       raise ValueError(
         f"format: 'tflite-int4' needs weights of 4 bits at most, and they get {self.bits or 8}; add"

@@ -30,6 +30,7 @@ EVAL_BATCH = 250
 VERIFIED = 256  # test images that the file itself is run on
 ANALYZED = 128  # test images of which the analysis makes hundreds of passes
 MEASURED = 256  # of the calibration images, on which the sensitivities are measured
+SYMMETRIC = "tensorrt"  # the target whose activations have no zero points
 MOST_SUGGESTIONS = 5  # are printed
 
 
@@ -80,6 +81,7 @@ class _Run:
       method=method,
       preprocess=self.preprocess,
       kernels=self.options.runtime,
+      symmetric=self.options.target == SYMMETRIC,
       seed=self.options.seed,
       **bits,
     )
@@ -133,13 +135,14 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
     contents["analysis"] = report.analysis_text(analysis)
     contents["analysis_plot"] = style.png(report.analysis_plot(analysis))
   metadata = {
+    "model": run.saved.title,
     "classes": list(run.data.classes),
     "preprocess": run.preprocess.to_metadata(),
     "data": run.data.name,
   }
   graph = models.summarize(run.saved.module, run.images.shape[1]).graph
   floats = FloatNetwork(graph, fold(fuse_activations(graph), run.saved.variables))
-  write_all(model, options.models, metadata, floats)
+  write_all(model, options.models, metadata, floats, options.target)
   for name, content in contents.items():
     export.write_atomically(files[name], content)
   console.print(

@@ -266,7 +266,12 @@ def _deploy(
   """Writes the integer file, which runs on every test image, and the packed one; the results."""
   data, path = run.data, run.folder / "student.tflite"
   preprocess = run.preprocess.to_metadata()
-  metadata = {"classes": list(data.classes), "preprocess": preprocess, "data": data.name}
+  metadata = {
+    "model": student.title,
+    "classes": list(data.classes),
+    "preprocess": preprocess,
+    "data": data.name,
+  }
   export.tflite(quantized, path, metadata=metadata)
   small = export.packed(quantized, run.folder / "student.jcz", metadata=metadata)
   verification, predictions = _verify(path, quantized, data.test.images)

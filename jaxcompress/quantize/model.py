@@ -43,7 +43,8 @@ class QuantizedModel:
     kernels: the runtime whose arithmetic is evaluated: ``"xnnpack"`` (LiteRT with XNNPACK on x86, and
       its own kernels for the 16-bit integers that XNNPACK does not have),
       ``"reference"`` (LiteRT's reference kernels), ``"tflm"`` (TensorFlow Lite for
-      Microcontrollers' portable kernels) or ``"onnxruntime"`` (its CPU kernels on x86).
+      Microcontrollers' portable kernels) or ``"onnxruntime"`` (its CPU kernels on x86);
+      ``"xnnpack-int4"`` is LiteRT with XNNPACK where a file holds weights in 4 bits.
     moves: of the tensors whose channels equalization moved, by name; evaluation needs none of it,
       but who compares tensors with the float network's does.
 

@@ -11,16 +11,17 @@ import jax.numpy as jnp
 
 from jaxcompress.nn import (
   INPUT,
+  Epilogue,
+  ending,
   is_leaf_call,
   module_path,
   parameters,
-  riding,
   with_parameters,
 )
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.grid import activation_levels, fake_quant, replace_value
 from jaxcompress.quantize.integer import Grid, with_bits
-from jaxcompress.quantize.quantizers import dorefa_gradient
+from jaxcompress.quantize.quantizers import Rounding, dorefa_gradient
 from jaxcompress.quantize.sites import Assigned, Sites, assign, tensor_bits
 
 
@@ -103,8 +104,7 @@ def quantize_kernels(
   kernels = {name: parameters(params, name)["kernel"] for name in quantizers}
   states = variables.state["weights"]
   if not isinstance(active, bool):
-    # One branch, so that rounded kernels are kept in memory: fused into a depthwise convolution
-    # they would be rounded again for every pixel.
+    # One branch for all: a select of each kernel would read both.
     kernels, states = jax.lax.cond(active, rounded, lambda *unchanged: unchanged, kernels, states)
   elif active:
     kernels, states = rounded(kernels, states)
@@ -182,6 +182,7 @@ def quantize_activations(
   narrowed = _narrowed_reads(sites, assigned)
   start = variables.state["activations"]
   updated: dict[str, Any] = {}
+  ended: set[str] = set()
   observing = False if not train else active
 
   def on_grid(grid: Grid, x: jax.Array) -> jax.Array:
@@ -200,13 +201,16 @@ def quantize_activations(
       grid = Grid(jax.lax.stop_gradient(scale), 0, 16)
     return on_grid(with_bits(grid, 8, nonnegative=tensor in sites.nonnegative), x)
 
-  def visit(tensor: str, x: jax.Array, **options: jax.Array) -> jax.Array:
-    y = rounded(tensor, x, **options)
+  def visit(tensor: str, x: jax.Array) -> jax.Array:
+    return replaced(tensor, rounded(tensor, x))
+
+  def replaced(tensor: str, y: jax.Array) -> jax.Array:
+    """The device's value where there is one."""
     if exact is None or tensor not in exact.values:
       return y
     return _select(exact.active, replace_value(y, exact.values[tensor].astype(y.dtype)), y)
 
-  def rounded(tensor: str, x: jax.Array, **options: jax.Array) -> jax.Array:
+  def rounded(tensor: str, x: jax.Array) -> jax.Array:
     key = key_of[tensor]
     if tensor in gates:
       return on_grid(gates[tensor], x)
@@ -222,14 +226,37 @@ def quantize_activations(
       train=observing,
       nonnegative=tensor in sites.nonnegative,
       rng=_key_of(rng, tensor),
-      **options,
     )
-    if key in updated:
-      state = quantizers[key].merge(updated[key], state)
-    updated[key] = state
-    if quantization.gradients is not None:
-      y = dorefa_gradient(y, _key_of(rng, f"{tensor} gradient"), quantization.gradients)
-    return _select(active, y, x)
+    keep(key, state)
+    return _select(active, with_coarse_gradient(tensor, y), x)
+
+  def keep(key: str, state: Any) -> None:
+    updated[key] = quantizers[key].merge(updated[key], state) if key in updated else state
+
+  def with_coarse_gradient(tensor: str, y: jax.Array) -> jax.Array:
+    if quantization.gradients is None:
+      return y
+    return dorefa_gradient(y, _key_of(rng, f"{tensor} gradient"), quantization.gradients)
+
+  def epilogue_of(tensor: str) -> Epilogue | None:
+    """The rounding that a normalization may end in; None where there is none to be had."""
+    key = key_of[tensor]
+    if active is not True or tensor in gates or key not in quantizers:
+      return None
+    rounding = quantizers[key].apply
+    if not isinstance(rounding, Rounding):
+      return None
+
+    def prepare(z):
+      params, nonnegative = variables.params["activations"][key], tensor in sites.nonnegative
+      trained, fixed, state = rounding.prepare(
+        params, start[key], z, train=observing, nonnegative=nonnegative
+      )
+      keep(key, state)
+      ended.add(tensor)
+      return trained, fixed
+
+    return Epilogue(prepare, rounding.forward, rounding.backward, rounding.by_ends)
 
   def interceptor(next_fun, args, kwargs, context):
     if not is_leaf_call(context):
@@ -241,18 +268,9 @@ def quantize_activations(
       args = tuple(narrow(*pair) for pair in zip(narrowed[name], args, strict=True))
     if name not in sites.rounded:
       return next_fun(*args, **kwargs)
-    sink = sink_of(name)
-    if sink is None:
-      return visit(name, next_fun(*args, **kwargs))
-    with riding(sink) as rider:
-      output = next_fun(*args, **kwargs)
-    return visit(name, output, along=rider.along)
-
-  def sink_of(tensor: str) -> jax.Array | None:
-    """The parameter whose gradient a batch normalization may sum."""
-    key = key_of[tensor]
-    sink = None if tensor in gates or key not in quantizers else quantizers[key].sink
-    return None if sink is None else sink(variables.params["activations"][key])
+    with ending(epilogue_of(name)):
+      y = next_fun(*args, **kwargs)
+    return replaced(name, with_coarse_gradient(name, y)) if name in ended else visit(name, y)
 
   @contextmanager
   def intercept():

@@ -51,7 +51,7 @@ class Recipe:
     quantize: how the student is quantized during training, or None.
     optimizer: any optax transformation; it trains the student's parameters and what quantizers
       and losses have to train, as one tree with the branches ``student``, ``quantizer``, ``loss``.
-      Wrapped in one of :mod:`jaxcompress.prune` it prunes the student's kernels, which stay zero
+      Wrapped in one of ``jaxcompress.prune`` it prunes the student's kernels, which stay zero
       through averages, quantization and export; the metrics then hold ``sparsity``.
     augment: ``(rng, batch) -> batch``, on the device inside the step, in training only.
     preprocess: maps images to what the networks read, after ``augment``; also in evaluation.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcompress import ops, prune
 from jaxcompress.nn import Endpoints, Graph, init_variables, trace
@@ -286,14 +287,18 @@ def at_stage(state: CompressState, position: int) -> CompressState:
   if index == state.stage:
     return state
   if state.recipe.starts_stage(position):
-    fresh = _start_optimizer(state.recipe, state.trained)
+    fresh = _start_optimizer(state.recipe, state.placement, state.trained)
     state = state.replace(opt_state=prune.keep_masks(state.opt_state, fresh))
   return state.replace(stage=index)
 
 
-@partial(jax.jit, static_argnums=0)
-def _start_optimizer(recipe: Recipe, trained: Any) -> Any:
-  return recipe.optimizer.init(trained)
+@partial(jax.jit, static_argnums=(0, 1))
+def _start_optimizer(recipe: Recipe, placement: Placement | None, trained: Any) -> Any:
+  fresh = recipe.optimizer.init(trained)
+  if placement is None:
+    return fresh
+  whole = NamedSharding(placement.mesh, PartitionSpec())  # zeros would lie on one device alone
+  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, whole), fresh)
 
 
 @jax.jit

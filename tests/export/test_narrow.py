@@ -71,6 +71,10 @@ def test_int4_weights_are_bit_equal_in_every_runtime(kernels, narrow, networks, 
     codes = quantized.quantize_input(images)
     others = [quantized.with_kernels(name).run(codes) for name in ("xnnpack", "xnnpack-int4")]
     assert (others[0] != others[1]).any()
+    plain = export.tflite(quantized, tmp_path / "plain.tflite")
+    named = quantized.with_kernels("xnnpack-int4")
+    for file in (path, plain):  # the file says which it is
+      assert export.verify(file, named, images).bit_equal == 1.0
 
 
 def test_the_file_holds_two_weights_in_a_byte(wide, narrow, tmp_path):

@@ -301,6 +301,21 @@ def test_zeros_and_codebooks_make_files_smaller_and_are_given_back(quantized, tm
   assert export.unpack(path, tmp_path / "net.tflite").read_bytes() == direct.read_bytes()
 
 
+@pytest.mark.parametrize(("bits", "megabytes"), [(4, 2.0), (2, 1.1), (1, 0.65)])
+def test_mobilenet_v2_is_as_small_as_promised_whatever_its_weights(bits, megabytes):
+  """Random integers, which deflate does not shrink, in every layer with a kernel."""
+  rng = np.random.default_rng(bits)
+  nodes = models.summarize(models.mobilenet_v2(), 224).graph.nodes
+  shapes = [kernel_shape(node) for node in nodes if kernel_shape(node) is not None]
+  values = [-1, 1] if bits == 1 else np.arange(1 - 2 ** (bits - 1), 2 ** (bits - 1))
+  total = 0
+  for shape in shapes:
+    weights = rng.choice(np.int8(values), shape)
+    total += len(shrink(pack_bits(weights, bits_of(weights)))) + 8 * shape[-1]
+  assert 0.7 * megabytes < total / 1e6 < megabytes - 0.02  # of graph and grids
+  assert sum(map(np.prod, shapes)) > 3_400_000
+
+
 def test_flipped_bits_in_sparse_and_clustered_weights_are_refused(quantized, tmp_path):
   path = export.packed(pruned_and_clustered(quantized), tmp_path / "net.jcz")
   content = path.read_bytes()

@@ -14,19 +14,22 @@ def test_sums_are_over_all_axes_but_the_last(shape, formulation):
   rng = np.random.default_rng(0)
   a, b = (jnp.asarray(rng.integers(-9, 9, shape), jnp.float32) for _ in range(2))
   axes = tuple(range(len(shape) - 1))
-  with ops.formulations(sums=formulation):
+  with ops.formulations(sums=formulation, moments=formulation):
+    moments = jax.jit(ops.channel_moments)(a, jnp.ones(shape[-1:]))
     sums = jax.jit(ops.channel_sums)(a, b)
     mapped = jax.vmap(ops.channel_sums)(jnp.stack([a, b]), jnp.stack([b, a]))
   for mine, array in zip(sums, (a, b), strict=True):
     np.testing.assert_array_equal(mine, np.sum(array, axes))
   np.testing.assert_array_equal(mapped[0], jnp.stack(sums))
+  expected = (np.sum(a - 1, axes), np.sum((a - 1) ** 2, axes), np.min(a, axes), np.max(a, axes))
+  np.testing.assert_array_equal(moments, expected)
 
 
 @pytest.mark.parametrize("formulation", ["apart", "together"])
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (3, 7, 7, 5), (1, 1, 1, 1), (5, 6), (4,), ()])
 def test_extremes_are_the_ends_of_the_range_and_the_total_is_all_of_it(shape, formulation):
   x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-  with ops.formulations(extremes=formulation, total=formulation):
+  with ops.formulations(extremes=formulation, sums=formulation):
     whole = jax.jit(ops.total)(jnp.round(8 * x))
     low, high = jax.jit(ops.extremes)(x)
     half = ops.extremes(x.astype(jnp.bfloat16))

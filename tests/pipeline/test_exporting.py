@@ -82,6 +82,15 @@ def test_a_format_that_cannot_hold_the_network_leaves_nothing(run, tmp_path):
   assert err.count("\n") == 1 and names(tmp_path) == ["net.jcz", "wide.jcz"]
 
 
+def test_a_target_gets_the_file_that_it_takes(run, tmp_path):
+  assert run("net.jcz", "--target", "tflm")[0] == 0
+  assert export.lint("net.tflite", "tflm") == ()
+  assert "FULLY_CONNECTED" not in {one.name for one in export.read_operators("net.tflite")}
+  assert run("net.jcz", "--target", "tensorrt", "--format", "onnx")[0] == 0
+  errors = [one for one in export.lint("net.onnx", "tensorrt") if one.severity == "error"]
+  assert errors == []
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -94,6 +103,12 @@ def test_a_format_that_cannot_hold_the_network_leaves_nothing(run, tmp_path):
     (("gone.safetensors", "--format", "tflite-int4"), "they get 8; add --bits 4"),
     (("gone.safetensors", "--format", "tflite-float16"), "holds float numbers, so nothing would"),
     (("net.jcz", "--method", "mse"), "method: mse is given, but net.jcz is quantized already"),
+    (("net.jcz", "--target", "tensorrt"), "'tensorrt' takes .onnx files, and format 'tflite' is"),
+    (("net.jcz", "--target", "npu"), "target: 'npu' is unknown; it must be one of xnnpack"),
+    (
+      ("net.jcz", "--format", "packed", "--target", "tflm", "--out", "b"),
+      "format 'packed' is none",
+    ),
     (("net.jcz", "--out", "no/net"), "the folder no does not exist"),
     (("net.jcz", "--format", "packed"), "net.jcz exists"),
     (("gone.jcz",), "gone.jcz cannot be read"),

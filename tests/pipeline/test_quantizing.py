@@ -75,6 +75,7 @@ def test_a_file_becomes_a_verified_integer_file(run, file, shapes, images, train
   assert "minmax" in out and "48 training images calibrate and decide" in out
   assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
   metadata = export.read_metadata(tmp_path / "model.tflite")
+  assert metadata["model"] == "resnet8" and metadata["version"]
   assert tuple(metadata["classes"]) == CLASSES and metadata["preprocess"]["per_image"]
 
 
@@ -91,6 +92,15 @@ def test_export_quantizes_a_float_network_and_writes_formats_beside_each_other(
   assert {quantize.bits_of(layer.weights) for layer in model.layers.values()} <= {2, 3}
   assert export.verify("both.onnx", model, np.ones((2, 32, 32, 3), np.float32)).bit_equal == 1
   assert tuple(export.read_metadata("both.jcz")["classes"]) == CLASSES
+
+
+def test_export_for_tensorrt_has_no_zero_points(run, file, shapes, tmp_path):
+  options = ("--data", f"folder:{shapes}", "--method", "minmax", "--images", 48)
+  code, out, err = run(
+    file, "--format", "onnx", "--target", "tensorrt", "--out", "t", *options, command="export"
+  )
+  assert (code, err) == (0, "") and "of the logits" in out
+  assert not [one for one in export.lint("t.onnx", "tensorrt") if one.severity == "error"]
 
 
 def test_export_writes_narrow_and_float_files_too(run, file, shapes, trained, images, tmp_path):

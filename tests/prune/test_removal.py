@@ -36,6 +36,21 @@ def narrow(monkeypatch):
   monkeypatch.setattr(sys.modules["jaxcompress.models.vgg"], "FEATURES", (16, 24, 32, 48, 48))
 
 
+@pytest.fixture(autouse=True)
+def traced_once(monkeypatch):
+  """A model is traced once in a test, which takes most of its time."""
+  traces = {}
+
+  def trace(model, variables, x):
+    key = (model, x.shape, str(jax.tree.map(np.shape, variables)))
+    if key not in traces:
+      traces[key] = nn.trace_endpoints(model, variables, x)
+    return traces[key]
+
+  for module in ("importance", "removal"):
+    monkeypatch.setattr(sys.modules[f"jaxcompress.prune.{module}"], "trace_endpoints", trace)
+
+
 def random_variables(model, size, seed=0):
   """Of every array something else than at the start, and activations that neither grow nor die."""
   rng = np.random.default_rng(seed)

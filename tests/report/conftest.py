@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from jaxcompress.report import Entry, Layer, Range, Results, Run, Sample, Spread
+from jaxcompress.report import (
+  Candidate,
+  Entry,
+  Layer,
+  Range,
+  Results,
+  Run,
+  Sample,
+  Search,
+  Spread,
+)
 
 NAMES_47 = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")
 
@@ -90,6 +100,14 @@ def synthetic(names=NAMES_47, images=4000, count=34) -> Results:
     ranges=ranges,
     samples=samples,
     preprocess={"center": 127.5, "scale": 64.0, "per_image": True, "epsilon": 0.1},
+    search=Search(
+      (
+        Candidate("x0.25", 128_400, 0.9032),
+        Candidate("x0.35 pruned, mixed bits", 127_000, 0.9101, chosen=True),
+      ),
+      0.9367,
+      2000,
+    ),
   )  # fmt: skip
 
 

@@ -37,7 +37,8 @@ def test_plots_without_data_are_left_out(full):
   entries = {
     key: Entry(e.model, e.top1, e.parameters, e.macs, e.bytes) for key, e in full.entries.items()
   }
-  bare = dataclasses.replace(full, entries=entries, curves={}, confusion=None, layers=(), ranges=())
+  emptied = {"curves": {}, "confusion": None, "layers": (), "ranges": (), "search": None}
+  bare = dataclasses.replace(full, entries=entries, **emptied)
   present = [plot.name for plot in plots.PLOTS if plot.present(bare)]
   assert present == ["accuracy_against_size", "costs"]
 
@@ -102,7 +103,7 @@ def test_the_users_style_is_neither_used_nor_changed(full):
 
 
 def test_labels_at_one_place_are_moved_apart():
-  moved = plots.spread([0.5, 0.5, 0.5], [10, 10, 10], 0.1)
+  moved = style.spread([0.5, 0.5, 0.5], [10, 10, 10], 0.1)
   assert np.diff(sorted(moved)) == pytest.approx([0.1, 0.1], abs=1e-3)
 
 

@@ -35,6 +35,7 @@ def test_results_come_back_equal_from_strict_json(full):
   assert back.layers == full.layers
   assert back.ranges == full.ranges
   assert back.samples == full.samples
+  assert back.search == full.search
   np.testing.assert_array_equal(back.confusion, full.confusion)
 
 

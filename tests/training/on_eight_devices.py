@@ -22,7 +22,8 @@ jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 STEPS = 8
-COLLECTIVE = r"= ([^=]*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)\("
+KINDS = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"
+COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({KINDS})(?:-start)?\(", re.MULTILINE)
 ARRAY = r"(\w+)\[([\d,]*)\]"
 
 
@@ -53,7 +54,7 @@ def collectives(text):
   """``[kind, shape]`` of every array that devices exchange."""
   return [
     [kind, [int(n) for n in dims.split(",") if n]]
-    for result, kind in re.findall(COLLECTIVE, text)
+    for result, kind in COLLECTIVE.findall(text)
     for _, dims in re.findall(ARRAY, result)
   ]
 
@@ -130,20 +131,23 @@ def everything(mesh):
 
 
 def contrastive_program(mesh, examples, batch=64, negatives=4096):
-  """CRD's update with its gradient and the guard, compiled for shapes alone."""
+  """CRD's update, its gradient by the features, and the guard, compiled for shapes alone.
+
+  The gradients of its linear layers are summed over devices as those of all parameters are.
+  """
   loss = distill.crd(examples, negatives=negatives)
   student = Endpoints(logits=jnp.zeros((batch, 3)), pooled=jnp.zeros((batch, 32)))
   given = {"index": jnp.zeros(batch, jnp.int32)}
   params, state = jax.eval_shape(lambda: loss.init(jax.random.key(0), student, (student,), given))
 
   def step(params, state, student, batch):
-    def objective(params, student):
+    def objective(student):
       value, after, _ = loss.update(params, state, student, (student,), batch, mesh=mesh)
       return value, after
 
-    (value, after), slopes = jax.value_and_grad(objective, (0, 1), has_aux=True)(params, student)
+    (value, after), slopes = jax.value_and_grad(objective, has_aux=True)(student)
     finite = jnp.isfinite(value + sum(jnp.sum(x) for x in jax.tree.leaves(slopes)))
-    return slopes[1], distill.keep_where(finite, after, state, mesh)
+    return slopes, distill.keep_where(finite, after, state, mesh)
 
   def placed(tree, specs):
     return jax.tree.map(

@@ -11,7 +11,6 @@ import pytest
 
 from jaxcompress import distill, nn, quantize
 from jaxcompress.training import distill_step, dot, init_state, train_step
-from jaxcompress.training.step import _train_step
 
 
 class WithoutNorm(linen.Module):
@@ -77,10 +76,7 @@ def test_rematerialization_computes_the_blocks_again_and_changes_no_number(recip
     remat: init_state(recipe_of(remat=remat), jax.random.key(0), batches(0))
     for remat in (False, True)
   }
-  texts = {
-    remat: jax.jit(_train_step).lower(state, batches(0)).as_text()
-    for remat, state in states.items()
-  }
+  texts = {remat: train_step.lower(state, batches(0)).as_text() for remat, state in states.items()}
   products = {remat: text.count("stablehlo.dot_general") for remat, text in texts.items()}
   assert products[True] > products[False]
   (plain, loss), (again, same) = (train_step(states[remat], batches(0)) for remat in (False, True))
@@ -94,7 +90,7 @@ def test_bfloat16_computes_in_it_and_keeps_everything_else_in_float32(recipe_of,
     init_state(recipe_of(compute_dtype=dtype), jax.random.key(0), batches(0))
     for dtype in (jnp.bfloat16, None)
   )
-  text = jax.jit(_train_step).lower(narrow, batches(0)).as_text()
+  text = train_step.lower(narrow, batches(0)).as_text()
   products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
   assert sum("bf16" in line for line in products) >= len(products) - 1  # all but the classifier's
   before = jax.tree.map(lambda x: x.dtype, narrow)

@@ -53,7 +53,7 @@ class Kernels(NamedTuple):
   mean: Callable[[Grid, Grid, int], Rule]
   average: Callable[[Grid, np.ndarray], Rule]
   ceiling: Callable[[float, Grid], np.float32]
-  input_steps: Callable[[np.ndarray, Grid], np.ndarray]
+  input_steps: Callable[[Any, Grid], Any]
   narrow: Mapping[str, Callable[[Grid, np.ndarray, Grid, np.ndarray], Rule]] = MappingProxyType({})
 
 
@@ -102,9 +102,6 @@ KERNELS: Mapping[str, Kernels] = {
     input_steps=onnxruntime.input_steps,
   ),
 }
-INT4_FILES: Mapping[str, str] = {  # whose arithmetic it is where a file holds weights in 4 bits
-  "xnnpack": "xnnpack-int4"
-}
 VARIANTS: Mapping[str, Kernels] = {  # XNNPACK leaves int4 convolutions to LiteRT's own kernels
   "xnnpack-int4": KERNELS["xnnpack"]._replace(
     narrow={
@@ -123,6 +120,22 @@ KERNELS_16: Mapping[str, Kernels] = {  # of 16-bit activations
   "reference": REFERENCE_16,
   "tflm": MICRO_16,
 }
+
+
+def kernels_of_file(name: str, *, int4: bool) -> str:
+  """The kernels that a runtime has for a file.
+
+  Args:
+    name: of the runtime's.
+    int4: whether the file holds weights in 4 bits.
+
+  Examples:
+    >>> kernels_of_file("xnnpack", int4=True), kernels_of_file("tflm", int4=True)
+    ('xnnpack-int4', 'tflm')
+  """
+  if name.split("-")[0] != "xnnpack":
+    return name
+  return "xnnpack-int4" if int4 else "xnnpack"
 
 
 def find_kernels(name: str, bits: int = 8) -> Kernels:

@@ -1,6 +1,6 @@
 """Quantizers: named groups of pure functions, for weights and for activations."""
 
-from jaxcompress.quantize.quantizers.base import Anchor, Learned, Quantizer
+from jaxcompress.quantize.quantizers.base import Anchor, Learned, Quantizer, Rounding
 from jaxcompress.quantize.quantizers.binary import (
   approx_sign,
   binary_activations,
@@ -62,6 +62,7 @@ __all__ = [
   "Oscillation",
   "Progress",
   "Quantizer",
+  "Rounding",
   "absmax",
   "approx_sign",
   "binary_activations",

@@ -1,5 +1,6 @@
 """What every quantizer is, and what several of them share."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,6 +25,41 @@ def largest(a: Any, b: Any) -> Any:
   return jax.tree.map(jnp.maximum, a, b)
 
 
+@dataclasses.dataclass(frozen=True)
+class Rounding:
+  """An ``apply`` of activations that measures first, and then rounds element by element.
+
+  A normalization can end in it (:class:`jaxcompress.nn.Epilogue`).
+
+  Attributes:
+    prepare: ``(params, state, x, *, train, nonnegative) -> (trained, fixed, state)``. Two tuples of
+      scalars, those by which there is a gradient and those by which there is none.
+    forward: ``(x, trained, fixed) -> y``; differentiable.
+    backward: see :class:`jaxcompress.nn.Epilogue`.
+    by_ends: likewise.
+  """
+
+  prepare: Callable
+  forward: Callable
+  backward: Callable | None = None
+  by_ends: bool = False
+
+  def __call__(
+    self,
+    params: Any,
+    state: Any,
+    x: jax.Array,
+    *,
+    train: bool | jax.Array = True,
+    nonnegative: bool = False,
+    rng: jax.Array | None = None,
+  ) -> tuple[jax.Array, Any]:
+    """As ``apply`` of a :class:`Quantizer`."""
+    del rng
+    trained, fixed, state = self.prepare(params, state, x, train=train, nonnegative=nonnegative)
+    return self.forward(x, trained, fixed), state
+
+
 class Quantizer(NamedTuple):
   """How one kind of tensor is put on a grid of integers during training.
 
@@ -35,16 +71,14 @@ class Quantizer(NamedTuple):
     apply: ``(params, state, x, *, train, nonnegative=False, rng=None) -> (y, state)``. ``x`` on its
       grid, in its dtype, with a straight-through gradient. The state changes only where ``train``,
       a bool or a scalar bool array. ``nonnegative`` promises that ``x`` is at least zero. ``rng``
-      is for stochastic rounding; without it everything is rounded to nearest.
+      is for stochastic rounding; without it everything is rounded to nearest. A :class:`Rounding`
+      if it can be taken apart.
     grid: ``(params, state, x) -> (scale, zero_point)``. The grid on which ``apply`` puts ``x``, so
       that ``round(y / scale) + zero_point`` are the integers to export. Kernels: shaped
       ``(1, ..., 1, out)`` and zero point 0; activations: scalars, and ``x`` is not read.
     levels: the integers.
     merge: ``(state, state) -> state``. One state for two tensors that share a grid.
     training_only: why no integer file can hold what ``apply`` gives; None where one can.
-    sink: ``(params) -> scalar``. The parameter whose gradient ``apply`` can leave unsummed, if it
-      is called with ``along=``, for the reduction of a batch normalization; see
-      :func:`jaxcompress.nn.riding`. None: there is none.
   """
 
   init: Callable
@@ -53,7 +87,6 @@ class Quantizer(NamedTuple):
   levels: Levels
   merge: Callable = largest
   training_only: str | None = None
-  sink: Callable | None = None
 
 
 class Learned(NamedTuple):
@@ -175,6 +208,22 @@ positive.defjvps(lambda tangent, y, x: tangent)
 
 
 @jax.custom_jvp
+def sloped(x: jax.Array, slope: jax.Array | float) -> jax.Array:
+  """``x``, with gradient ``slope``.
+
+  Examples:
+    >>> value, slope = jax.value_and_grad(sloped)(2.0, 0.25)
+    >>> float(value), float(slope)
+    (2.0, 0.25)
+  """
+  del slope
+  return x
+
+
+sloped.defjvps(lambda tangent, y, x, slope: tangent * slope, None)
+
+
+@jax.custom_jvp
 def round_through(x: jax.Array) -> jax.Array:
   """Rounds half to even, with gradient 1.
 
@@ -220,6 +269,8 @@ def sum_to(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """
   if not shape:
     return ops.total(x)
+  if shape == (1,) * (x.ndim - 1) + x.shape[-1:]:
+    return ops.channel_sums(x.reshape(1, -1, x.shape[-1]))[0].reshape(shape)
   repeated = [i for i, n in enumerate(shape) if n == 1 and x.shape[i] != 1]
   return jnp.sum(x, tuple(repeated), keepdims=True)
 

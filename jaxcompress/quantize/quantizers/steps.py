@@ -13,6 +13,7 @@ from jaxcompress.quantize.quantizers.base import (
   EDGE,
   Learned,
   Quantizer,
+  Rounding,
   anchored,
   axes_within,
   features,
@@ -21,6 +22,7 @@ from jaxcompress.quantize.quantizers.base import (
   positive,
   sample,
   sides,
+  sloped,
   spread,
   sum_to,
 )
@@ -39,20 +41,20 @@ def round_to_step(
   grad_scale: Any,
   integer_zero: bool = False,
   bend: float = 0.0,
-  along: jax.Array | None = None,
 ) -> jax.Array:
   """What LSQ, LSQ+ and EWGS share.
 
   ``offset`` may be None, and ``low`` where ``x`` cannot be below it; ``bend`` is EWGS's scaling
-  factor. With ``along``, an array like ``x``
-  (:func:`jaxcompress.nn.riding`), the step's gradient is left there, not summed.
+  factor.
   """
-  return _round_to_step(x, step, offset, low, high, grad_scale, along, integer_zero, bend)
+  step = sloped(step, grad_scale)
+  offset = None if offset is None else sloped(offset, grad_scale)
+  return _round_to_step(x, step, offset, low, high, integer_zero, bend)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(7, 8))
-def _round_to_step(x, step, offset, low, high, grad_scale, along, integer_zero, bend):
-  return _forward(x, step, offset, low, high, grad_scale, along, integer_zero, bend)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _round_to_step(x, step, offset, low, high, integer_zero, bend):
+  return _forward(x, step, offset, low, high, integer_zero, bend)[0]
 
 
 def _place(x, step, offset, low, high, integer_zero):
@@ -68,16 +70,23 @@ def _place(x, step, offset, low, high, integer_zero):
   return u + zero, jnp.round(u + zero), zero
 
 
-def _forward(x, step, offset, low, high, grad_scale, along, integer_zero, bend):
+def _forward(x, step, offset, low, high, integer_zero, bend):
   del bend
   _, code, zero = _place(x, step, offset, low, high, integer_zero)
   code = jnp.minimum(code if low is None else jnp.maximum(code, low), high)
   y = (code - zero) * step
-  return y.astype(x.dtype), (x, step, offset, low, high, grad_scale, along is not None)
+  return y.astype(x.dtype), (x, step, offset, low, high)
 
 
 def _backward(integer_zero, bend, saved, g):
-  x, step, offset, low, high, grad_scale, rides = saved
+  step, offset = saved[1:3]
+  dx, by_step, by_offset = _gradients(*saved, integer_zero, bend, g)
+  d_offset = None if offset is None else sum_to(by_offset, jnp.shape(step))
+  return dx, sum_to(by_step, jnp.shape(step)), d_offset, None, None
+
+
+def _gradients(x, step, offset, low, high, integer_zero, bend, g):
+  """By ``x``, and those by step and offset of each element; elementwise."""
   u, code, _ = _place(x, step, offset, low, high, integer_zero)
   inside = u <= high + EDGE
   edge = high
@@ -89,17 +98,9 @@ def _backward(integer_zero, bend, saved, g):
   if bend:
     through = slope + bend * jnp.abs(slope) * (u - code) / (high - low)
   within = slope * (code - u) if not bend else slope * code - through * u
-  shape, d_offset = jnp.shape(step), None
   by_step = jnp.where(inside, within, slope * edge)
-  d_step, d_along = None, None
-  if rides:
-    d_along = by_step * grad_scale
-  else:
-    d_step = sum_to(by_step, shape) * grad_scale
-  if offset is not None:
-    d_offset = sum_to(jnp.where(inside, 0.0, slope), shape) * grad_scale
   dx = jnp.where(inside, through, 0.0).astype(x.dtype)
-  return dx, d_step, d_offset, None, None, None, d_along
+  return dx, by_step, jnp.where(inside, 0.0, slope)
 
 
 _round_to_step.defvjp(_forward, _backward)
@@ -173,23 +174,27 @@ def step_activations(
     del x
     return Learned(jnp.zeros(())), new_anchor(jnp.ones(()))
 
-  def apply(params, state, x, *, train=True, nonnegative=False, rng=None, along=None):
-    del rng
+  def prepare(params, state, x, *, train, nonnegative):
     seen = sample(x)
     signed = has_negative(seen, nonnegative)
     first = lambda: finite(measure(seen.astype(jnp.float32), sides(to, signed())[2]))  # noqa: E731
     state = anchored(state, train, first, signed)
     _, low, high = sides(to, state.signed)
-    scale = jax.lax.rsqrt(features(x) * high)
-    step = positive(state.base + params.delta)
-    low = None if nonnegative and not bend else low
-    return round_to_step(x, step, None, low, high, scale, False, bend, along), state
+    step = sloped(positive(state.base + params.delta), jax.lax.rsqrt(features(x) * high))
+    return (step,), (None if nonnegative and not bend else low, high), state
+
+  def forward(x, trained, fixed):
+    return _round_to_step(x, *trained, None, *fixed, False, bend)
+
+  def backward(x, g, trained, fixed):
+    dx, by_step, _ = _gradients(x, *trained, None, *fixed, False, bend, g)
+    return dx, (by_step,)
 
   def grid(params, state, x=None):
     del x
     return positive(state.base + params.delta), sides(to, state.signed)[0]
 
-  return Quantizer(init, apply, grid, to, sink=lambda params: params.delta)
+  return Quantizer(init, Rounding(prepare, forward, backward), grid, to)
 
 
 def check_activation_bits(bits: int, fewest: int = 2, most: int = 8) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxcompress.quantize import ranges
 from jaxcompress.quantize.grid import activation_levels, affine, fake_quant, levels
-from jaxcompress.quantize.quantizers.base import Quantizer, where_train
+from jaxcompress.quantize.quantizers.base import Quantizer, Rounding, where_train
 
 
 def absmax(bits: int = 8) -> Quantizer:
@@ -62,15 +62,17 @@ def _ranged(
     current = read(state)
     return affine(current.low, current.high, to)
 
-  def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
-    del rng
-
+  def prepare(params, state, x, *, train, nonnegative):
     if train is not False:  # outside of any branch, which would keep the whole tensor in memory
       seen = ranges.minimum_maximum(jax.lax.stop_gradient(x), nonnegative=nonnegative)
       state = where_train(train, lambda state: observe(state, *seen), state)
-    scale, zero = grid(params, state)
-    return fake_quant(x, scale, zero, to), state
+    return (), grid(params, state), state
 
+  def forward(x, trained, fixed):
+    del trained
+    return fake_quant(x, *fixed, to)
+
+  apply = Rounding(prepare, forward, by_ends=True)
   return Quantizer(lambda x: ((), ranges.empty()), apply, grid, to, ranges.merge)
 
 
