@@ -11,7 +11,7 @@ from jaxcompress.data.augment import (
   chain,
 )
 from jaxcompress.data.dataset import Dataset, Split
-from jaxcompress.data.encoded import EncodedImages
+from jaxcompress.data.encoded import EncodedImages, in_chunks
 from jaxcompress.data.load import load
 from jaxcompress.data.order import batch_at, batch_indices, eval_batches
 from jaxcompress.data.preprocess import Preprocess
@@ -40,5 +40,6 @@ __all__ = [
   "calibration_images",
   "chain",
   "eval_batches",
+  "in_chunks",
   "load",
 ]

@@ -2,14 +2,14 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from jaxcompress.data import images
 
-SAMPLE = 1024  # images by which a set is judged
+SAMPLE = 1024  # images by which a set is judged, and of it in memory at once
 
 
 class Store(Protocol):
@@ -131,6 +131,18 @@ def brought_to(
   """Images of one size, decoded now or when they are asked for."""
   encoded = encode_images(source, size)
   return encoded[:] if in_memory else encoded
+
+
+def in_chunks(pixels: np.ndarray | EncodedImages) -> Iterator[np.ndarray]:
+  """All images of a set in their order: at once if they are in memory, else some at a time.
+
+  Examples:
+    >>> [len(chunk) for chunk in in_chunks(np.zeros((2, 8, 8, 3), np.uint8))]
+    [2]
+  """
+  size = SAMPLE if isinstance(pixels, EncodedImages) else max(1, len(pixels))
+  for start in range(0, len(pixels), size):
+    yield pixels[start : start + size]
 
 
 def fits_memory(count: int, size: images.Size) -> bool:

@@ -79,6 +79,8 @@ def folder(
   }
   if size is None:
     shape = images.common_size([path for found in files.values() for path in found.paths])
+  else:
+    shape = (size, size)
   if in_memory is None:
     in_memory = fits_memory(sum(len(found.paths) for found in files.values()), shape)
   splits = {

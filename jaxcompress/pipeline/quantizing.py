@@ -89,7 +89,9 @@ class _Run:
   def top1(self, model: quantize.QuantizedModel) -> float:
     """Share of the test images that an integer network gets right."""
     test = self.data.test
-    return float(np.mean(model.integers(test.images).argmax(axis=-1) == test.labels))
+    chunks = datasets.in_chunks(test.images)
+    found = np.concatenate([model.integers(chunk).argmax(axis=-1) for chunk in chunks])
+    return float(np.mean(found == test.labels))
 
 
 def quantize_model(options: QuantizeOptions, *, console: Console | None = None) -> Quantized:

@@ -27,7 +27,6 @@ from jaxcompress.training import processes
 
 QUICK_IMAGES = 6000
 SAMPLES = 24
-CHUNK = 1024  # images in memory at once, of sets larger than memory
 
 
 def compress(
@@ -324,10 +323,8 @@ def _verify(
   images: np.ndarray | datasets.EncodedImages,
 ) -> tuple[export.Verification, np.ndarray]:
   """Runs a file on all images, of those on disk some at a time; and the class of each."""
-  size = CHUNK if isinstance(images, datasets.EncodedImages) else len(images)
   found, predictions = [], []
-  for start in range(0, len(images), size):
-    chunk = images[start : start + size]
+  for chunk in datasets.in_chunks(images):
     found.append(export.verify(path, quantized, chunk))
     predictions.append(np.argmax(quantized.integers(chunk), axis=-1))
   counts = [one.images for one in found]

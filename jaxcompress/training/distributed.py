@@ -53,15 +53,14 @@ def join(together: Together) -> bool:
   if alone or (coordinator is None and not _on_tpu()):
     return False
   options: dict[str, Any] = {}
-  if coordinator not in (None, AUTO):
-    for name, value in (("num_processes", count), ("process_id", me)):
-      if value is None:
-        raise ValueError(
-          f"{name}: none is given; --coordinator needs --num-processes and --process-id."
-        )
+  if coordinator is not None and coordinator != AUTO:
+    if count is None or me is None:
+      name = "num_processes" if count is None else "process_id"
+      raise ValueError(
+        f"{name}: none is given; --coordinator needs --num-processes and --process-id."
+      )
     if not coordinator.rpartition(":")[2].isdigit() or ":" not in coordinator:
       raise ValueError(f"coordinator: {coordinator!r} must be HOST:PORT, such as 10.0.0.1:1234.")
-    assert count is not None and me is not None  # as was just seen
     if count < 1 or not 0 <= me < count:
       raise ValueError(f"process_id: {me} must be 0 to {count - 1}, one for each process.")
     options = {"coordinator_address": coordinator, "num_processes": count, "process_id": me}

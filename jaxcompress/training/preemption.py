@@ -49,7 +49,8 @@ class Preemption:
     self._mesh = mesh if jax.process_count() > 1 else None
     self._asked = False
     self._answers: collections.deque[jax.Array] = collections.deque()
-    self._taken, self._before = False, None
+    self._taken = False
+    self._before: Any = None
 
   def reached(self) -> bool:
     """To be called after every step, by all processes."""
