@@ -113,7 +113,7 @@ def make(
     rules=rules,
   )
   quantized = state.quantized()
-  packed = export.packed(quantized, home / MODEL_FILE, metadata=_metadata(run))
+  packed = export.packed(quantized, home / MODEL_FILE, metadata=run.metadata)
   images, labels = run.data.validation.images, run.data.validation.labels
   spent = Budget(
     packed.stat().st_size,
@@ -227,14 +227,9 @@ def _trained_at_low_bits(rule: quantize.Rule) -> quantize.Rule:
   return rule if bits > LOW_BITS else dataclasses.replace(rule, weights=quantize.lsq(bits))
 
 
-def _metadata(run: phases.Context) -> dict[str, Any]:
-  """What the packed file says of the images."""
-  return {"classes": list(run.data.classes), "preprocess": run.preprocess.to_metadata()}
-
-
 def extra_bytes(run: phases.Context) -> int:
-  """Bytes that the metadata takes at most."""
-  return len(json.dumps(_metadata(run)))
+  """Bytes that the metadata takes in the packed file, at most."""
+  return len(json.dumps(run.metadata))
 
 
 def _sample(run: phases.Context) -> tuple[np.ndarray, np.ndarray]:

@@ -39,7 +39,6 @@ class Found(NamedTuple):
     network: the student.
     variables: of the float network, before it was trained at integers.
     quantized: the integer network.
-    packed: its packed file.
     result: what was measured.
     search: all candidates, for the report.
   """
@@ -47,7 +46,6 @@ class Found(NamedTuple):
   network: Network
   variables: Any
   quantized: quantize.QuantizedModel
-  packed: pathlib.Path
   result: Result
   search: Search
 
@@ -96,7 +94,7 @@ def search(
   home = folder / slug(best.name)
   network, variables = load(home / FLOAT_FOLDER, f"{student.name} {best.name}")
   quantized = dataclasses.replace(export.load_packed(home / MODEL_FILE), preprocess=run.preprocess)
-  return Found(network, variables, quantized, home / MODEL_FILE, best, search)
+  return Found(network, variables, quantized, best, search)
 
 
 def plan_candidates(run: phases.Context, student: Network) -> tuple[Candidate, ...]:
