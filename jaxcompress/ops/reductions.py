@@ -63,10 +63,9 @@ def sums_together(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     return sums_apart(*arrays)
   blocks = [x.reshape(shape) for x in arrays]
   if len(blocks) == 1 and shape[2] % 2 == 0:
-    parts = [sum(reduce_together(_halves(blocks[0]), 2))]
-  else:
-    parts = reduce_together(blocks, 2)
-  return tuple(jnp.sum(part, axis=(0, 1)) for part in parts)
+    first, second = reduce_together(_halves(blocks[0]), 2)
+    return (jnp.sum(first + second, axis=(0, 1)),)
+  return tuple(jnp.sum(part, axis=(0, 1)) for part in reduce_together(blocks, 2))
 
 
 def _halves(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -31,6 +31,7 @@ from jaxcompress.pipeline.budgets import (
 from jaxcompress.pipeline.networks import Network
 
 FOLDER, MODEL_FILE, FLOAT_FOLDER = "candidates", "model.jcz", "float"
+LONGEST_TITLE = 80  # characters, for the room that a budget leaves
 SCORED = 1024  # training images from which the importance of channels is taken
 MEASURED = 256  # of which also the sensitivity of layers is
 
@@ -113,7 +114,9 @@ def make(
     rules=rules,
   )
   quantized = state.quantized()
-  packed = export.packed(quantized, home / MODEL_FILE, metadata=_metadata(run))
+  packed = export.packed(
+    quantized, home / MODEL_FILE, metadata=run.metadata(title(whole, candidate.name))
+  )
   images, labels = run.data.validation.images, run.data.validation.labels
   spent = Budget(
     packed.stat().st_size,
@@ -227,14 +230,19 @@ def _trained_at_low_bits(rule: quantize.Rule) -> quantize.Rule:
   return rule if bits > LOW_BITS else dataclasses.replace(rule, weights=quantize.lsq(bits))
 
 
-def _metadata(run: phases.Context) -> dict[str, Any]:
-  """What the packed file says of the images."""
-  return {"classes": list(run.data.classes), "preprocess": run.preprocess.to_metadata()}
-
-
 def extra_bytes(run: phases.Context) -> int:
-  """Bytes that the metadata takes at most."""
-  return len(json.dumps(_metadata(run)))
+  """Bytes that the metadata takes in the packed file, at most."""
+  return len(json.dumps(run.metadata("?" * LONGEST_TITLE)))
+
+
+def title(whole: Network, name: str) -> str:
+  """What a person calls a candidate.
+
+  Args:
+    whole: the network that it was made of.
+    name: the candidate's.
+  """
+  return f"{whole.name} {name}"
 
 
 def _sample(run: phases.Context) -> tuple[np.ndarray, np.ndarray]:

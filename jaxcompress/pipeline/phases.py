@@ -92,6 +92,15 @@ class Context:
     """Maps images to what networks read."""
     return self.preset.preprocess
 
+  def metadata(self, title: str) -> dict[str, Any]:
+    """What integer files say of a network and its images."""
+    return {
+      "model": title,
+      "classes": list(self.data.classes),
+      "preprocess": self.preprocess.to_metadata(),
+      "data": self.data.name,
+    }
+
   def recall(self) -> dict[str, Any]:
     """Facts that earlier phases noted."""
     path = self.folder / PROGRESS_FILE

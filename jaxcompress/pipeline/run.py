@@ -203,7 +203,6 @@ def _search(run: phases.Context, student: Network, teacher: Network, variables: 
   steps = found.result.steps - run.schedule.int_steps
   _keep_distilled(run, found.network, found.variables, steps)
   run.note(distilled={**run.recall()["distilled"], "seconds": found.result.seconds})
-  export.write_atomically(run.folder / "student.jcz", found.packed.read_bytes())
   return found
 
 
@@ -266,12 +265,7 @@ def _deploy(
   """Writes the integer file, which runs on every test image, and the packed one; the results."""
   data, path = run.data, run.folder / "student.tflite"
   preprocess = run.preprocess.to_metadata()
-  metadata = {
-    "model": student.title,
-    "classes": list(data.classes),
-    "preprocess": preprocess,
-    "data": data.name,
-  }
+  metadata = run.metadata(student.title)
   export.tflite(quantized, path, metadata=metadata)
   small = export.packed(quantized, run.folder / "student.jcz", metadata=metadata)
   verification, predictions = _verify(path, quantized, data.test.images)

@@ -23,6 +23,7 @@ from jaxcompress.pipeline.candidates import (
   load,
   make,
   slug,
+  title,
 )
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.report import Candidate as Point
@@ -39,7 +40,6 @@ class Found(NamedTuple):
     network: the student.
     variables: of the float network, before it was trained at integers.
     quantized: the integer network.
-    packed: its packed file.
     result: what was measured.
     search: all candidates, for the report.
   """
@@ -47,7 +47,6 @@ class Found(NamedTuple):
   network: Network
   variables: Any
   quantized: quantize.QuantizedModel
-  packed: pathlib.Path
   result: Result
   search: Search
 
@@ -94,9 +93,9 @@ def search(
     len(run.data.validation),
   )
   home = folder / slug(best.name)
-  network, variables = load(home / FLOAT_FOLDER, f"{student.name} {best.name}")
+  network, variables = load(home / FLOAT_FOLDER, title(student, best.name))
   quantized = dataclasses.replace(export.load_packed(home / MODEL_FILE), preprocess=run.preprocess)
-  return Found(network, variables, quantized, home / MODEL_FILE, best, search)
+  return Found(network, variables, quantized, best, search)
 
 
 def plan_candidates(run: phases.Context, student: Network) -> tuple[Candidate, ...]:
