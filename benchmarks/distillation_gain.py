@@ -22,7 +22,8 @@ from rich.table import Table
 from jaxcompress import data as datasets
 from jaxcompress import distill, models, training
 from jaxcompress.nn import Norm
-from jaxcompress.pipeline import PRESETS, phases
+from jaxcompress.pipeline import PRESETS
+from jaxcompress.pipeline.context import STEPS
 
 BATCH = 64
 
@@ -80,7 +81,7 @@ def spread(values):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--seeds", type=int, default=3)
-  parser.add_argument("--steps", type=int, default=phases.STEPS)
+  parser.add_argument("--steps", type=int, default=STEPS)
   parser.add_argument("--json", type=pathlib.Path)
   args = parser.parse_args()
   console = Console()

@@ -25,7 +25,8 @@ from rich.table import Table
 
 from jaxcompress import data as datasets
 from jaxcompress import ops, quantize, training
-from jaxcompress.pipeline import PRESETS, networks, phases
+from jaxcompress.pipeline import PRESETS, networks
+from jaxcompress.pipeline.context import STEPS
 
 BATCH, IMAGES = 64, 512
 WIDTHS = {"mobilenet_v2": 0.25, "mobilenet_v3_small": 0.5}
@@ -168,7 +169,7 @@ def measure(bench, name, args):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--models", default=",".join(WIDTHS))
-  parser.add_argument("--steps", type=int, default=phases.STEPS)
+  parser.add_argument("--steps", type=int, default=STEPS)
   parser.add_argument("--tune", type=int, default=400)
   parser.add_argument("--no-qwix", action="store_true")
   parser.add_argument("--json", type=pathlib.Path)

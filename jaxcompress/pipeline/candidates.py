@@ -28,6 +28,7 @@ from jaxcompress.pipeline.budgets import (
   sketch,
   within,
 )
+from jaxcompress.pipeline.context import Context, Schedule
 from jaxcompress.pipeline.networks import Network
 
 FOLDER, MODEL_FILE, FLOAT_FOLDER = "candidates", "model.jcz", "float"
@@ -65,7 +66,7 @@ class Result(NamedTuple):
 
 
 def make(
-  run: phases.Context,
+  run: Context,
   candidate: Candidate,
   whole: Network,
   teacher: Network,
@@ -109,7 +110,7 @@ def make(
     teacher_variables,
     keep,
     phase=slug(candidate.name),
-    schedule=phases.Schedule(recovery, run.schedule.int_steps),
+    schedule=Schedule(recovery, run.schedule.int_steps),
     start=variables,
     rules=rules,
   )
@@ -138,7 +139,7 @@ def make(
 
 
 def _distilled(
-  run: phases.Context, network: Network, teacher: Network, teacher_variables: Any
+  run: Context, network: Network, teacher: Network, teacher_variables: Any
 ) -> tuple[Network, Any]:
   """A whole network, distilled in float; once for all candidates that start from it."""
   name = f"float {network.title}"
@@ -150,14 +151,14 @@ def _distilled(
       teacher,
       teacher_variables,
       phase=slug(name),
-      schedule=phases.Schedule(run.schedule.float_steps, 0),
+      schedule=Schedule(run.schedule.float_steps, 0),
     )
     _save(run, folder, network, state.averaged.variables)
   return network, networks.read(folder).variables
 
 
 def _pruned(
-  run: phases.Context, candidate: Candidate, whole: Network, variables: Any, folder: pathlib.Path
+  run: Context, candidate: Candidate, whole: Network, variables: Any, folder: pathlib.Path
 ) -> tuple[Network, Any]:
   """The network without the channels that are too many for the budget."""
   budget, bits = run.options.budget, run.options.bits
@@ -186,7 +187,7 @@ def _pruned(
   return load(folder, f"{whole.name} {candidate.name}")
 
 
-def _with_norm_anew(run: phases.Context, module: nn.Module, variables: Any) -> Any:
+def _with_norm_anew(run: Context, module: nn.Module, variables: Any) -> Any:
   """The variables with the running statistics of training images."""
   size = run.options.batch_size
   batches = [
@@ -199,7 +200,7 @@ def _with_norm_anew(run: phases.Context, module: nn.Module, variables: Any) -> A
 
 
 def _allocate(
-  run: phases.Context, network: Network, variables: Any, path: pathlib.Path
+  run: Context, network: Network, variables: Any, path: pathlib.Path
 ) -> quantize.Allocation:
   """Bits of the layers with which the packed file fits."""
   if path.exists():
@@ -230,7 +231,7 @@ def _trained_at_low_bits(rule: quantize.Rule) -> quantize.Rule:
   return rule if bits > LOW_BITS else dataclasses.replace(rule, weights=quantize.lsq(bits))
 
 
-def extra_bytes(run: phases.Context) -> int:
+def extra_bytes(run: Context) -> int:
   """Bytes that the metadata takes in the packed file, at most."""
   return len(json.dumps(run.metadata("?" * LONGEST_TITLE)))
 
@@ -245,7 +246,7 @@ def title(whole: Network, name: str) -> str:
   return f"{whole.name} {name}"
 
 
-def _sample(run: phases.Context) -> tuple[np.ndarray, np.ndarray]:
+def _sample(run: Context) -> tuple[np.ndarray, np.ndarray]:
   """Training images and their labels."""
   order = np.random.default_rng(run.options.seed).permutation(len(run.data.train))
   chosen = np.sort(order[:SCORED])
@@ -257,7 +258,7 @@ def _network(name: str, module: nn.Module, image_shape: tuple[int, ...]) -> Netw
   return Network(name, None, module, summary)
 
 
-def _save(run: phases.Context, folder: pathlib.Path, network: Network, variables: Any) -> None:
+def _save(run: Context, folder: pathlib.Path, network: Network, variables: Any) -> None:
   networks.save(folder, network, variables, run.data.classes, run.preprocess)
 
 

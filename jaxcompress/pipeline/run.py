@@ -9,24 +9,21 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxcompress import data as datasets
-from jaxcompress import export, quantize, report, training
-from jaxcompress.nn import fold, fuse_activations
-from jaxcompress.pipeline import networks, phases
-from jaxcompress.pipeline.devices import device_facts
+from jaxcompress import export, report, training
+from jaxcompress.pipeline import deploying, networks, phases
+from jaxcompress.pipeline.context import Context, Schedule
+from jaxcompress.pipeline.deploying import note_float
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
-from jaxcompress.pipeline.presets import FINE_TUNE, PRESETS
-from jaxcompress.pipeline.pruning import is_pruned
+from jaxcompress.pipeline.presets import PRESETS
 from jaxcompress.pipeline.search import Found, plan_candidates, search
 from jaxcompress.training import processes
 
 QUICK_IMAGES = 6000
-SAMPLES = 24
 
 
 def compress(
@@ -98,12 +95,12 @@ def compress(
   )
   phases.check_losses(options, data.train, preset.preprocess, student, teacher)
   metrics_file = folder / "metrics.jsonl" if processes.is_first() else os.devnull
-  run = phases.Context(
+  run = Context(
     folder=folder,
     options=options,
     data=data,
     preset=preset,
-    schedule=phases.Schedule.of(options, len(data.train)),
+    schedule=Schedule.of(options, len(data.train)),
     metrics=None,
     console=console,
     mesh=mesh,
@@ -123,7 +120,7 @@ def compress(
 
     def deploy() -> None:
       with console.status("running the .tflite on every test image"):
-        results = _deploy(run, student, made(), command, began)
+        results = deploying.deploy(run, student, made(), command, began)
       results = dataclasses.replace(results, search=searched)
       report.write_report(results, folder)
       shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -151,12 +148,12 @@ def _all_devices(options: Options) -> Mesh | None:
   return mesh
 
 
-def _teach(run: phases.Context, teacher: Network, given: Any) -> Any:
+def _teach(run: Context, teacher: Network, given: Any) -> Any:
   """The teacher's variables: given, of an earlier part of this run, or trained."""
   saved = run.folder / "teacher"
   if given is not None:
     variables = given
-    _note_float(run, "teacher", teacher, variables, steps=0)
+    note_float(run, "teacher", teacher, variables, steps=0)
   elif processes.shared(saved.exists()):  # an earlier part of this run finished it
     _, variables = networks.load(
       saved,
@@ -169,21 +166,21 @@ def _teach(run: phases.Context, teacher: Network, given: Any) -> Any:
   else:
     variables = phases.train_teacher(run, teacher)
     steps = run.schedule.float_steps
-    _note_float(run, "teacher", teacher, variables, steps=steps)
+    note_float(run, "teacher", teacher, variables, steps=steps)
     processes.once(
       lambda: networks.save(saved, teacher, variables, run.data.classes, run.preprocess)
     )
   return variables
 
 
-def _train_alone(run: phases.Context, student: Network) -> None:
+def _train_alone(run: Context, student: Network) -> None:
   """The student on labels alone, noted once it is done."""
   if not processes.shared("alone" in run.recall()):
     alone = phases.train_alone(run, student)
-    _note_float(run, "alone", student, alone, steps=run.schedule.float_steps)
+    note_float(run, "alone", student, alone, steps=run.schedule.float_steps)
 
 
-def _keep_distilled(run: phases.Context, student: Network, distilled: Any, steps: int) -> None:
+def _keep_distilled(run: Context, student: Network, distilled: Any, steps: int) -> None:
   """Exports, notes and saves the student in float."""
 
   def save_student() -> None:
@@ -191,11 +188,11 @@ def _keep_distilled(run: phases.Context, student: Network, distilled: Any, steps
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
     networks.save(folder, student, distilled, run.data.classes, run.preprocess)
 
-  _note_float(run, "distilled", student, distilled, steps=steps)
+  note_float(run, "distilled", student, distilled, steps=steps)
   processes.once(save_student)
 
 
-def _search(run: phases.Context, student: Network, teacher: Network, variables: Any) -> Found:
+def _search(run: Context, student: Network, teacher: Network, variables: Any) -> Found:
   """The best student within the budget; the same network is trained on labels alone too."""
   found = search(run, student, teacher, variables)
   run.console.print(f"kept: {found.network.title}", highlight=False)
@@ -207,7 +204,7 @@ def _search(run: phases.Context, student: Network, teacher: Network, variables: 
 
 
 def _train_student(
-  run: phases.Context, student: Network, teacher: Network, variables: Any
+  run: Context, student: Network, teacher: Network, variables: Any
 ) -> training.CompressState:
   """The student alone, distilled, and at integers; float models are noted as they are done."""
   _train_alone(run, student)
@@ -216,155 +213,6 @@ def _train_student(
     _keep_distilled(run, student, distilled, run.schedule.float_steps)
 
   return phases.distill_student(run, student, teacher, variables, on_float)
-
-
-def _note_float(
-  run: phases.Context, key: str, network: Network, variables: Any, *, steps: int
-) -> None:
-  """Measures a float network, its accuracy on all processes together, and keeps the facts."""
-  top1 = run.top1(network, variables, run.data.test)
-  run.console.print(f"{key:<10} {top1:.2%} top-1 on {len(run.data.test):,} test images")
-  processes.once(lambda: run.note(**{key: _float_entry(run, key, network, variables, steps, top1)}))
-
-
-def _float_entry(
-  run: phases.Context, key: str, network: Network, variables: Any, steps: int, top1: float
-) -> dict[str, Any]:
-  """Facts of a float network, measured on its own .tflite file."""
-  file = pathlib.Path("float") / f"{key}.tflite"
-  (run.folder / "float").mkdir(exist_ok=True)
-  graph = fuse_activations(network.summary.graph)
-  export.tflite_float(graph, fold(graph, variables), run.folder / file)
-  return {
-    **_sizes(network, run.folder / file),
-    "top1": top1,
-    "steps": steps,
-    "seconds": run.seconds(key),
-    "file": str(file),
-  }
-
-
-def _sizes(network: Network, path: pathlib.Path) -> dict[str, Any]:
-  return {
-    "model": network.title,
-    "parameters": network.summary.parameters,
-    "macs": network.summary.macs,
-    "bytes": path.stat().st_size,
-    "latency_ms": export.benchmark(path, threads=1).median_ms,
-    "latency_ms_2_threads": export.benchmark(path, threads=2).median_ms,
-  }
-
-
-def _deploy(
-  run: phases.Context,
-  student: Network,
-  quantized: quantize.QuantizedModel,
-  command: str,
-  began: float,
-) -> report.Results:
-  """Writes the integer file, which runs on every test image, and the packed one; the results."""
-  data, path = run.data, run.folder / "student.tflite"
-  preprocess = run.preprocess.to_metadata()
-  metadata = run.metadata(student.title)
-  export.tflite(quantized, path, metadata=metadata)
-  small = export.packed(quantized, run.folder / "student.jcz", metadata=metadata)
-  verification, predictions = _verify(path, quantized, data.test.images)
-  facts = run.recall()
-  schedule = run.schedule
-  int8 = report.Entry(
-    **_sizes(student, path),
-    **device_facts(path),
-    top1=float(np.mean(predictions == data.test.labels)),
-    steps=facts["distilled"]["steps"] + schedule.int_steps,
-    seconds=run.seconds("distilled") or facts["distilled"]["seconds"],
-    weight_bits=run.options.bits,
-    packed_bytes=small.stat().st_size,
-    sparsity=quantize.zero_share(quantized) if is_pruned(run.options) else None,
-    bit_equal=verification.bit_equal,
-    max_steps=verification.max_steps,
-    top1_agreement=verification.top1_agreement,
-    logits=len(data.test) * len(data.classes),
-    file=path.name,
-  )
-  entries = {key: report.Entry(**facts[key]) for key in ("teacher", "alone", "distilled")}
-  params = student.summary.variables["params"]
-  return report.Results(
-    run=report.Run(
-      data=data.name,
-      classes=data.classes,
-      image_shape=data.image_shape,
-      train_images=len(data.train),
-      test_images=len(data.test),
-      seed=run.options.seed,
-      command=command,
-      seconds=time.perf_counter() - began,
-      settings=_settings(run),
-      **report.environment(),
-    ),
-    entries={**entries, "int8": int8},
-    curves=report.curves(report.read_metrics(run.metrics.path)),
-    confusion=report.count_confusion(data.test.labels, predictions, len(data.classes)),
-    layers=report.layer_rows(quantized.graph, params, run.options.bits, quantized),
-    ranges=report.range_rows(quantized.grids),
-    samples=_samples(data.test, predictions),
-    preprocess=preprocess,
-  )
-
-
-def _verify(
-  path: pathlib.Path,
-  quantized: quantize.QuantizedModel,
-  images: np.ndarray | datasets.EncodedImages,
-) -> tuple[export.Verification, np.ndarray]:
-  """Runs a file on all images, of those on disk some at a time; and the class of each."""
-  found, predictions = [], []
-  for chunk in datasets.in_chunks(images):
-    found.append(export.verify(path, quantized, chunk))
-    predictions.append(np.argmax(quantized.integers(chunk), axis=-1))
-  counts = [one.images for one in found]
-  whole = found[0]._replace(
-    bit_equal=float(np.average([one.bit_equal for one in found], weights=counts)),
-    max_steps=max(one.max_steps for one in found),
-    top1_agreement=float(np.average([one.top1_agreement for one in found], weights=counts)),
-    images=sum(counts),
-  )
-  return whole, np.concatenate(predictions)
-
-
-def _settings(run: phases.Context) -> dict[str, Any]:
-  schedule = run.schedule
-  rate = run.preset.protocol_of(run.options.student).learning_rate
-  asked = phases.losses_of(run.options, len(run.data.train))
-  asked_for = {
-    name.replace("_", " "): value
-    for name in ("max_size", "max_macs", "max_latency_ms")
-    if (value := getattr(run.options, name)) is not None
-  }
-  return {
-    **asked_for,
-    "batch size": run.options.batch_size,
-    "float steps": schedule.float_steps,
-    "int8 steps": schedule.int_steps,
-    "preset": run.options.preset,
-    **{
-      name.replace("_", " "): value
-      for name in ("sparsity", "sparsity_pattern", "cluster")
-      if (value := getattr(run.options, name)) is not None
-    },
-    "learning rate": rate,
-    "fine-tuning rate": rate * FINE_TUNE,
-    "distillation": ", ".join(f"{name} {weight:g}" for name, weight in asked.weights.items()),
-  }
-
-
-def _samples(split: datasets.Split, predictions: np.ndarray) -> tuple[report.Sample, ...]:
-  """A few test images, every second one a mistake where there are enough."""
-  wrong = np.flatnonzero(predictions != split.labels)[: SAMPLES // 2]
-  right = np.flatnonzero(predictions == split.labels)[: SAMPLES - len(wrong)]
-  return tuple(
-    report.Sample.of(split.images[i], split.labels[i], predictions[i])
-    for i in np.concatenate([right, wrong])
-  )
 
 
 def read_results(folder: str | os.PathLike) -> report.Results:

@@ -12,7 +12,7 @@ import jax
 from rich.text import Text
 
 from jaxcompress import export, quantize
-from jaxcompress.pipeline import networks, phases
+from jaxcompress.pipeline import networks
 from jaxcompress.pipeline.budgets import Candidate, plan
 from jaxcompress.pipeline.candidates import (
   FLOAT_FOLDER,
@@ -25,6 +25,7 @@ from jaxcompress.pipeline.candidates import (
   slug,
   title,
 )
+from jaxcompress.pipeline.context import Context
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.report import Candidate as Point
 from jaxcompress.report import Search, text
@@ -51,9 +52,7 @@ class Found(NamedTuple):
   search: Search
 
 
-def search(
-  run: phases.Context, student: Network, teacher: Network, teacher_variables: Any
-) -> Found:
+def search(run: Context, student: Network, teacher: Network, teacher_variables: Any) -> Found:
   """Finds the best student within the budget of a run.
 
   Candidates start from networks of several widths, which are distilled in float once each. Channels
@@ -98,7 +97,7 @@ def search(
   return Found(network, variables, quantized, best, search)
 
 
-def plan_candidates(run: phases.Context, student: Network) -> tuple[Candidate, ...]:
+def plan_candidates(run: Context, student: Network) -> tuple[Candidate, ...]:
   """What is tried; a run that goes on has the plan that it started with.
 
   Args:
@@ -156,7 +155,7 @@ def read_results(folder: str | os.PathLike) -> tuple[Result, ...]:
   return tuple(found)
 
 
-def _ladder(run: phases.Context, student: Network) -> dict[float | None, Network]:
+def _ladder(run: Context, student: Network) -> dict[float | None, Network]:
   """Networks by width, the wider first."""
   if student.width is None or run.options.width is not None:
     return {student.width: student}
@@ -174,7 +173,7 @@ def _append(path: pathlib.Path, result: Result) -> None:
   export.write_atomically(path, "\n".join(lines) + "\n")
 
 
-def _say(run: phases.Context, result: Result) -> None:
+def _say(run: Context, result: Result) -> None:
   beyond = "" if result.fits else ", which is too much"
   run.console.print(
     Text(

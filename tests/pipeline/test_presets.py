@@ -11,6 +11,7 @@ from rich.console import Console
 from jaxcompress import data as datasets
 from jaxcompress import training
 from jaxcompress.pipeline import PRESETS, networks, phases
+from jaxcompress.pipeline.context import Context, Schedule
 from jaxcompress.pipeline.options import make_options
 
 PUBLISHED = [name for name in PRESETS if name != "default"]
@@ -35,12 +36,12 @@ def context(name, folder):
     flip=True,
   )
   options = make_options({"preset": name, "batch_size": BATCH, "epochs": 1})
-  return phases.Context(
+  return Context(
     folder=folder,
     options=options,
     data=data,
     preset=PRESETS[name],
-    schedule=phases.Schedule.of(options, len(split)),
+    schedule=Schedule.of(options, len(split)),
     metrics=None,
     console=Console(quiet=True),
   )

@@ -12,6 +12,7 @@ from jaxcompress import data as datasets
 from jaxcompress import export, models, nn, prune, quantize
 from jaxcompress.pipeline import budgets, candidates, networks, phases, search
 from jaxcompress.pipeline.budgets import Budget, Candidate
+from jaxcompress.pipeline.context import Context, Schedule
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import PRESETS
 
@@ -112,12 +113,12 @@ def run(tmp_path):
     rng.integers(0, 256, (48, 16, 16, 3)).astype(np.uint8), np.arange(48, dtype=np.int32) % 3
   )
   data = datasets.Dataset(name="x", classes=CLASSES, train=part, validation=part, test=part)
-  return phases.Context(
+  return Context(
     folder=tmp_path,
     options=Options(student="resnet8", max_size="40KB"),
     data=data,
     preset=PRESETS["default"],
-    schedule=phases.Schedule(4, 2),
+    schedule=Schedule(4, 2),
     metrics=None,
     console=Console(quiet=True),
   )

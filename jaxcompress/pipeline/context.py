@@ -1,0 +1,128 @@
+"""What the phases of a run share: options, data, schedule, and the facts that are noted."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+
+from jaxcompress import data as datasets
+from jaxcompress import export, training
+from jaxcompress.pipeline.networks import Network
+from jaxcompress.pipeline.options import Options
+from jaxcompress.pipeline.presets import Preset
+from jaxcompress.report import MetricsWriter, read_metrics
+from jaxcompress.training.sharding import on_one_device
+
+STEPS = 1000  # where no number of epochs is given, and the set is not small
+SMALL_STEPS, SMALL_EPOCHS = 400, 25  # a small set gets so many epochs, but no fewer steps
+EVAL_BATCH = 250
+PROGRESS_FILE = "progress.json"
+
+
+class Schedule(NamedTuple):
+  """Steps of each phase.
+
+  Attributes:
+    float_steps: of the teacher, of the student alone, and of distillation in float.
+    int_steps: of quantized fine-tuning after distillation.
+  """
+
+  float_steps: int
+  int_steps: int
+
+  @classmethod
+  def of(cls, options: Options, images: int) -> "Schedule":
+    """The schedule for a number of training images.
+
+    Examples:
+      >>> Schedule.of(Options(epochs=2, batch_size=50), 1000)
+      Schedule(float_steps=40, int_steps=8)
+      >>> [Schedule.of(Options(), images).float_steps for images in (100, 1258, 24_000)]
+      [400, 491, 1000]
+    """
+    if options.epochs is not None:
+      steps = max(1, round(options.epochs * images / options.batch_size))
+    elif options.quick:
+      steps = STEPS // 5
+    else:
+      epochs = round(SMALL_EPOCHS * images / options.batch_size)
+      steps = min(STEPS, max(SMALL_STEPS, epochs))
+    return cls(steps, max(1, steps // 5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """What every phase needs.
+
+  Attributes:
+    folder: of the run's output.
+    options: of the run.
+    data: images in memory.
+    preset: how networks are trained.
+    schedule: steps of each phase.
+    metrics: rows go here; of the first process. None before anything is trained.
+    console: progress goes here.
+    mesh: all devices of all processes, or None for one alone.
+    workers: processes that decode images, for sets larger than memory; None: by the CPU's cores.
+  """
+
+  folder: pathlib.Path
+  options: Options
+  data: datasets.Dataset
+  preset: Preset
+  schedule: Schedule
+  metrics: MetricsWriter | None
+  console: Console
+  mesh: Mesh | None = None
+  workers: int | None = None
+
+  @property
+  def preprocess(self) -> datasets.Preprocess:
+    """Maps images to what networks read."""
+    return self.preset.preprocess
+
+  def metadata(self, title: str) -> dict[str, Any]:
+    """What integer files say of a network and its images."""
+    return {
+      "model": title,
+      "classes": list(self.data.classes),
+      "preprocess": self.preprocess.to_metadata(),
+      "data": self.data.name,
+    }
+
+  def recall(self) -> dict[str, Any]:
+    """Facts that earlier phases noted."""
+    path = self.folder / PROGRESS_FILE
+    return json.loads(path.read_text()) if path.exists() else {}
+
+  def note(self, **facts: Any) -> None:
+    """Keeps facts for the report, also over a kill; for the first process."""
+    text = json.dumps({**self.recall(), **facts}, indent=2) + "\n"
+    export.write_atomically(self.folder / PROGRESS_FILE, text)
+
+  def top1(self, network: Network, variables: Any, split: datasets.Split) -> float:
+    """Accuracy of a float network on a split, a share; all processes compute it together."""
+    size = min(EVAL_BATCH, len(split))
+    size += -size % (1 if self.mesh is None else self.mesh.size)
+    batches = datasets.eval_batches(split, size, self.rows(size))
+    found = training.evaluate(
+      network.module, variables, batches, preprocess=self.preprocess, mesh=self.mesh
+    )
+    return found["top1"]
+
+  def rows(self, batch_size: int) -> np.ndarray | None:
+    """Which examples of a batch are this process's; None: all."""
+    return None if self.mesh is None else training.process_rows(self.mesh, batch_size)
+
+  def here(self, variables: Any) -> Any:
+    """Variables from the mesh, on one device of this process."""
+    return variables if self.mesh is None else on_one_device(variables)
+
+  def seconds(self, *phases: str) -> float:
+    """Training time that the metrics of some phases add up to, compilation included."""
+    rows = [row for row in read_metrics(self.metrics.path) if row["phase"] in phases]
+    return sum(row.get("seconds", 0.0) for row in rows)
