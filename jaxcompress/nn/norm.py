@@ -5,6 +5,7 @@ below needs two sums, and its statistics come from one pass, shifted by the runn
 ``E[x^2] - E[x]^2`` does not cancel. Both pairs of sums are :func:`jaxcompress.ops.channel_sums`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -139,7 +140,14 @@ def batch_norm(
   return normalise(x, scale, bias, found, live, epsilon), found.mean, found.variance
 
 
-def normalise(x, scale, bias, found: Statistics, live: bool | jax.Array, epsilon) -> jax.Array:
+def normalise(
+  x: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
+  found: Statistics,
+  live: bool | jax.Array,
+  epsilon: float,
+) -> jax.Array:
   """What :func:`batch_norm` returns first, from its :func:`statistics`."""
   return _normalise(x, scale, bias, frame(x, found, live, epsilon))
 
@@ -159,7 +167,7 @@ class Frame(NamedTuple):
   share: jax.Array | None
 
 
-def frame(x, found: Statistics, live: bool | jax.Array, epsilon: float) -> Frame:
+def frame(x: jax.Array, found: Statistics, live: bool | jax.Array, epsilon: float) -> Frame:
   """The frame of ``x`` by its :func:`statistics`."""
   share = None if live is False else jnp.where(live, x.shape[-1] / x.size, 0.0)
   return Frame(found.mean, jax.lax.rsqrt(found.variance + epsilon), share)
@@ -185,14 +193,18 @@ def _backward(residuals, g):
 _normalise.defvjp(_forward, _backward)
 
 
-def affine(x, scale, bias, by: Frame) -> tuple[jax.Array, jax.Array]:
+def affine(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, by: Frame
+) -> tuple[jax.Array, jax.Array]:
   """The normalised ``x``, in its dtype, and ``x - mean``."""
   centred = wide(x) - spread(by.mean, x)
   y = centred * spread(scale * by.inverse, x) + spread(bias, x)
   return y.astype(x.dtype), centred
 
 
-def input_gradient(g, centred, sums, scale, by: Frame) -> jax.Array:
+def input_gradient(
+  g: jax.Array, centred: jax.Array, sums: Sequence[jax.Array], scale: jax.Array, by: Frame
+) -> jax.Array:
   """By the input, from the gradient by the output and its sums: alone, and times ``centred``."""
   if by.share is not None:  # through the statistics of the batch
     d_bias, d_scale = sums[0], sums[1] * by.inverse

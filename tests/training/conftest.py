@@ -9,6 +9,8 @@ import pytest
 from jaxcompress import nn
 from jaxcompress.training import Recipe
 
+collect_ignore = ["on_eight_devices.py"]  # a program of its own, for test_sharding.py
+
 
 class TinyNet(linen.Module):
   """A stem, one inverted residual, and a classifier."""
