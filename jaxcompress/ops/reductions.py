@@ -114,7 +114,7 @@ def moments_together(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, ...]:
     >>> [a.item() for a in moments_together(x, jnp.ones(1))]
     [2.0, 6.0, 0.0, 3.0]
   """
-  shape = blocks_of(x, LONGEST_BLOCK_OF_MANY)
+  shape = blocks_of(x)
   if shape is None:
     return moments_apart(x, shift)
   blocks = x.reshape(shape)
