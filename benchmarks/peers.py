@@ -5,8 +5,8 @@
 
 Batch statistics, SGD with momentum; 32 px with batches of 128, 224 px with batches of 8. ``float`` is
 the plain step, ``int8`` each framework's quantization-aware training, ``distill`` Hinton's loss with a
-MobileNetV2 x1.0 as the teacher of one of x0.5. Every contender lives in a process of its own, with the
-allocator's settings that serve it best; the rounds alternate between them, so that a slow moment of
+MobileNetV2 x1.0 as the teacher of one of x0.5. Every contender lives in a process of its own, all with an
+allocator that keeps freed memory; the rounds alternate between them, so that a slow moment of
 the machine hits all. Printed: median and spread, the ratio to jaxcompress (above 1: slower than
 jaxcompress), the first step (compilation included) and the process's peak memory. What a framework
 cannot do, it says in its row. With ``--peak-tflops``, the share of the device's arithmetic that
@@ -31,8 +31,9 @@ from contenders import CONTENDERS, OURS, Setting
 BATCHES = {32: 128, 224: 8}
 WIDTHS = {"float": 1.0, "int8": 1.0, "distill": 0.5}
 SETTLE = 0.2  # seconds between two contenders, in which thread pools fall asleep
-ENVIRONMENT = {
-  "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+KEPT_MEMORY = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**31 - 1, "arena_max": 1}
+ENVIRONMENT = {  # for all alike: freed memory is kept, in huge pages
+  "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={n}" for name, n in KEPT_MEMORY.items()),
   "OMP_WAIT_POLICY": "passive",
   "TF_CPP_MIN_LOG_LEVEL": "3",
 }
@@ -53,14 +54,13 @@ def serve(place: str, setting: Setting) -> None:
     start = time.perf_counter()
     step.run()
     answer(first=time.perf_counter() - start, parameters=step.parameters)
+    for _ in sys.stdin:
+      start = time.perf_counter()
+      step.run()
+      peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+      answer(ms=1e3 * (time.perf_counter() - start), mb=peak)
   except Exception as error:  # whatever a peer raises is its result
     answer(error=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:80]}")
-    return
-  for _ in sys.stdin:
-    start = time.perf_counter()
-    step.run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    answer(ms=1e3 * (time.perf_counter() - start), mb=peak)
 
 
 class Contender:
@@ -89,6 +89,9 @@ class Contender:
     self.process.stdin.write("step\n")
     self.process.stdin.flush()
     answer = self._answer()
+    if "error" in answer:
+      self.start["error"] = answer["error"]
+      return
     self.ms.append(answer["ms"])
     self.mb = answer["mb"]
 
@@ -101,17 +104,17 @@ class Contender:
 def measure(setting: Setting, places: dict[str, str], repeats: int) -> list[dict]:
   """Rows of one setting."""
   running = {name: Contender(place, setting) for name, place in places.items()}
-  able = {name: one for name, one in running.items() if "error" not in one.start}
-  parameters = {one.start["parameters"] for one in able.values()}
+  parameters = {one.start["parameters"] for one in running.values() if "error" not in one.start}
   assert len(parameters) == 1, f"the networks differ: {parameters} parameters"
   for _ in range(repeats):
-    for one in able.values():
-      one.step()
+    for one in running.values():
+      if "error" not in one.start:
+        one.step()
   rows = []
   for name, one in running.items():
     row = {"contender": name, **setting._asdict()}
-    if name in able:
-      pairs = zip(one.ms, able[OURS].ms, strict=True)
+    if "error" not in one.start:
+      pairs = zip(one.ms, running[OURS].ms, strict=True)
       ratio = statistics.median(theirs / ours for theirs, ours in pairs)
       row |= {"ms": one.ms, "ratio": ratio, "first": one.start["first"], "mb": one.mb}
     rows.append(row | {key: one.start[key] for key in ("error",) if key in one.start})

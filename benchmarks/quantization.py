@@ -150,7 +150,7 @@ def measure(bench, name, args):
   state = bench.train(network, args.steps, preset.protocol.learning_rate, name)
   variables = jax.device_get(state.variables)
   yield "float", bench.float_top1(network.module, variables), 4 * network.summary.parameters
-  for bits in (8, 4):
+  for bits in () if args.no_post_training else (8, 4):
     for method in quantize.METHODS:
       quantized = bench.post_training(network, variables, method, bits)
       yield (
@@ -158,7 +158,7 @@ def measure(bench, name, args):
         bench.top1(quantized),
         quantize.model_bytes(quantized),
       )
-  for bits in LOW_BITS:
+  for bits in args.bits:
     quantized = bench.fine_tuned(network, variables, bits, args.tune)
     yield f"{bits} bit, fine-tuned", bench.top1(quantized), quantize.model_bytes(quantized)
   if not args.no_qwix:
@@ -171,6 +171,8 @@ def main():
   parser.add_argument("--models", default=",".join(WIDTHS))
   parser.add_argument("--steps", type=int, default=STEPS)
   parser.add_argument("--tune", type=int, default=400)
+  parser.add_argument("--bits", type=lambda text: [int(n) for n in text.split(",")], default=LOW_BITS)
+  parser.add_argument("--no-post-training", action="store_true")
   parser.add_argument("--no-qwix", action="store_true")
   parser.add_argument("--json", type=pathlib.Path)
   args = parser.parse_args()

@@ -16,6 +16,8 @@ from contenders import Setting, ours, plain_flax
 from rich.console import Console
 from rich.table import Table
 
+from jaxcompress import ops
+
 FLOAT = "jaxcompress, float"
 
 
@@ -27,6 +29,7 @@ def main():
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--ours", action="store_true", help="leave the plain networks out")
   args = parser.parse_args()
+  ops.keep_freed_memory()
   setting = Setting("float", args.size, args.batch, args.width, "float32")
   makers = {FLOAT: ours.train, "jaxcompress, int8": ours.int8, "jaxcompress, int8 LSQ": ours.lsq}
   if not args.ours:

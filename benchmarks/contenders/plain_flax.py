@@ -102,20 +102,21 @@ def step_of(model, batch, optimizer, teach=None) -> Step:
 
     def loss_of(params):
       logits, updated = model.apply(
-        {"params": params, "batch_stats": stats}, batch["image"], train=True, mutable="batch_stats"
+        {"params": params, **stats}, batch["image"], train=True, mutable=list(stats)
       )
       hard = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
       if soft is None:
-        return hard, updated["batch_stats"]
+        return hard, updated
       kd = optax.softmax_cross_entropy(logits / KD_TEMPERATURE, soft).mean()
-      return (1 - KD_WEIGHT) * hard + KD_WEIGHT * KD_TEMPERATURE**2 * kd, updated["batch_stats"]
+      return (1 - KD_WEIGHT) * hard + KD_WEIGHT * KD_TEMPERATURE**2 * kd, updated
 
     (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
     updates, opt_state = optimizer.update(grads, opt_state, params)
     return (optax.apply_updates(params, updates), stats, opt_state), loss
 
   params = variables["params"]
-  state = (params, variables.get("batch_stats", {}), optimizer.init(params))
+  stats = {name: tree for name, tree in variables.items() if name != "params"}
+  state = (params, stats, optimizer.init(params))
 
   def run():
     nonlocal state

@@ -60,7 +60,7 @@ class MobileNetV2(nn.Module):
 def quantized(rows):
   """Prepared by torch.ao: ReLU for ReLU6, as torchvision's own quantizable networks do."""
   model = MobileNetV2(rows, nn.ReLU).train()
-  for module in model.modules():
+  for module in list(model.modules()):  # fused ones are sequences again
     if isinstance(module, nn.Sequential) and isinstance(module[0], nn.Conv2d):
       names = [str(i) for i in range(len(module))]
       torch.ao.quantization.fuse_modules_qat(module, names, inplace=True)
