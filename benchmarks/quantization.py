@@ -171,7 +171,9 @@ def main():
   parser.add_argument("--models", default=",".join(WIDTHS))
   parser.add_argument("--steps", type=int, default=STEPS)
   parser.add_argument("--tune", type=int, default=400)
-  parser.add_argument("--bits", type=lambda text: [int(n) for n in text.split(",")], default=LOW_BITS)
+  parser.add_argument(
+    "--bits", type=lambda text: [int(n) for n in text.split(",")], default=LOW_BITS
+  )
   parser.add_argument("--no-post-training", action="store_true")
   parser.add_argument("--no-qwix", action="store_true")
   parser.add_argument("--json", type=pathlib.Path)

@@ -180,7 +180,9 @@ def test_a_killed_search_goes_on_and_ends_in_a_file_that_fits(run, trained, monk
     assert json.loads(line)["bytes"] <= 40_000
   assert len(set(results[1].bits.values())) > 1 and results[0].bits == {}
   assert found.result == search.choose(results)
-  again = export.packed(found.quantized, run.folder / "student.jcz", metadata=run.metadata)
+  again = export.packed(
+    found.quantized, run.folder / "student.jcz", metadata=run.metadata(found.network.title)
+  )
   assert again.stat().st_size == found.result.bytes
   assert found.network.title == f"resnet8 {found.result.name}"
   assert [one.chosen for one in found.search.candidates].count(True) == 1
