@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 
-from contenders import CONTENDERS, OURS, Setting
+from contenders import CONTENDERS, OURS, Setting, batch_of
 
 BATCHES = {32: 128, 224: 8}
 WIDTHS = {"float": 1.0, "int8": 1.0, "distill": 0.5}
@@ -147,7 +147,7 @@ def utilisation(setting: Setting, ms: float, peak: float) -> str:
 
   import jaxcompress as jc
 
-  batch, model = ours.batch_of(setting), ours.network(setting, setting.width)
+  batch, model = batch_of(setting), ours.network(setting, setting.width)
   variables = jc.init_variables(model, jax.random.key(0), batch["image"].shape[1:])
 
   def loss(params, x):

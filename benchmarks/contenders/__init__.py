@@ -7,6 +7,8 @@ in processes of their own, so that no framework sees another's threads or settin
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 CLASSES = 100
 RATE, MOMENTUM = 0.05, 0.9
 KD_TEMPERATURE, KD_WEIGHT = 4.0, 0.9
@@ -67,6 +69,14 @@ class Step(NamedTuple):
 
   run: Callable[[], None]
   parameters: int
+
+
+def batch_of(setting: Setting) -> dict[str, np.ndarray]:
+  """Random images, (batch, size, size, 3) float32, and labels, (batch,) int32."""
+  rng = np.random.default_rng(0)
+  shape = (setting.batch, setting.size, setting.size, 3)
+  images, labels = rng.normal(size=shape), rng.integers(0, CLASSES, setting.batch)
+  return {"image": images.astype(np.float32), "label": labels.astype(np.int32)}
 
 
 class Block(NamedTuple):

@@ -7,7 +7,7 @@ os.environ["KERAS_BACKEND"] = "jax"
 import keras
 import numpy as np
 
-from contenders import CLASSES, MOMENTUM, RATE, Setting, Step, rows_of
+from contenders import CLASSES, MOMENTUM, RATE, Setting, Step, batch_of, rows_of
 
 
 def network(setting: Setting):
@@ -40,8 +40,6 @@ def train(setting: Setting) -> Step:
   model = network(setting)
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
   model.compile(keras.optimizers.SGD(RATE, MOMENTUM), loss, jit_compile=True)
-  rng = np.random.default_rng(0)
-  images = rng.normal(size=(setting.batch, setting.size, setting.size, 3)).astype(np.float32)
-  labels = rng.integers(0, CLASSES, setting.batch).astype(np.int32)
+  batch = batch_of(setting)
   trained = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-  return Step(lambda: model.train_on_batch(images, labels), trained)
+  return Step(lambda: model.train_on_batch(batch["image"], batch["label"]), trained)

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import jaxcompress as jc
@@ -15,16 +14,9 @@ from contenders import (
   TEACHER_WIDTH,
   Setting,
   Step,
+  batch_of,
 )
 from jaxcompress.nn import count_parameters
-
-
-def batch_of(setting: Setting) -> dict[str, jax.Array]:
-  """Random images and labels on the device."""
-  rng = np.random.default_rng(0)
-  shape = (setting.batch, setting.size, setting.size, 3)
-  images, labels = rng.normal(size=shape), rng.integers(0, CLASSES, setting.batch)
-  return jax.device_put({"image": images.astype(np.float32), "label": labels.astype(np.int32)})
 
 
 def network(setting: Setting, width: float):
@@ -35,7 +27,7 @@ def network(setting: Setting, width: float):
 
 def train(setting: Setting, plan=None, teacher: bool = False) -> Step:
   """A step of a recipe."""
-  batch = batch_of(setting)
+  batch = jax.device_put(batch_of(setting))
   dtype = jnp.bfloat16 if setting.dtype == "bfloat16" else None
   optimizer, student = optax.sgd(RATE, MOMENTUM), network(setting, setting.width)
   parts, given, step = {}, (), jc.train_step
@@ -61,7 +53,7 @@ def train(setting: Setting, plan=None, teacher: bool = False) -> Step:
 def apart(setting: Setting) -> Step:
   """The student's step on labels and the teacher's pass, in programs of their own."""
   student = train(setting)
-  batch, module = batch_of(setting), network(setting, TEACHER_WIDTH)
+  batch, module = jax.device_put(batch_of(setting)), network(setting, TEACHER_WIDTH)
   given = jc.init_variables(module, jax.random.key(1), batch["image"].shape[1:])
   teach = jax.jit(lambda variables, x: module.apply(variables, x, train=False).logits)
 

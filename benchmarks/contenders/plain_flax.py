@@ -5,7 +5,6 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from contenders import (
@@ -18,6 +17,7 @@ from contenders import (
   Rows,
   Setting,
   Step,
+  batch_of,
   rows_of,
 )
 
@@ -125,17 +125,9 @@ def step_of(model, batch, optimizer, teach=None) -> Step:
   return Step(run, sum(leaf.size for leaf in jax.tree.leaves(params)))
 
 
-def batch_of(setting: Setting):
-  """Random images and labels on the device."""
-  rng = np.random.default_rng(0)
-  shape = (setting.batch, setting.size, setting.size, 3)
-  images, labels = rng.normal(size=shape), rng.integers(0, CLASSES, setting.batch)
-  return jax.device_put({"image": images.astype(np.float32), "label": labels.astype(np.int32)})
-
-
 def train(setting: Setting) -> Step:
   """Float, hand-written int8, or distilled."""
-  batch, teach = batch_of(setting), None
+  batch, teach = jax.device_put(batch_of(setting)), None
   if setting.task == "distill":
     teacher = PlainMobileNetV2(rows_of(TEACHER_WIDTH, setting.size), dtype=setting.dtype)
     given = jax.jit(partial(teacher.init, train=False))(jax.random.key(1), batch["image"])
@@ -153,4 +145,4 @@ def qwix_odml(setting: Setting) -> Step:
   model = PlainMobileNetV2(rows_of(setting.width, setting.size), dtype=setting.dtype)
   rule = qwix.QuantizationRule(module_path=".*", weight_qtype="int8", act_qtype="int8")
   quantized = qwix.quantize_model(model, qwix.OdmlQatProvider([rule]))
-  return step_of(quantized, batch_of(setting), optax.sgd(RATE, MOMENTUM))
+  return step_of(quantized, jax.device_put(batch_of(setting)), optax.sgd(RATE, MOMENTUM))

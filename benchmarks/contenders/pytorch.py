@@ -1,6 +1,5 @@
 """PyTorch, eager and compiled, channels last, with its own quantization-aware training."""
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -14,6 +13,7 @@ from contenders import (
   TEACHER_WIDTH,
   Setting,
   Step,
+  batch_of,
   rows_of,
 )
 
@@ -71,10 +71,9 @@ def quantized(rows):
 def train(setting: Setting, compiled: bool) -> Step:
   """A step of SGD with momentum."""
   device = "cuda" if torch.cuda.is_available() else "cpu"
-  rng, shape = np.random.default_rng(0), (setting.batch, 3, setting.size, setting.size)
-  images = torch.tensor(rng.normal(size=shape), dtype=torch.float32, device=device)
-  images = images.contiguous(memory_format=torch.channels_last)
-  labels = torch.tensor(rng.integers(0, CLASSES, setting.batch), device=device)
+  batch = batch_of(setting)
+  images = torch.tensor(batch["image"], device=device).permute(0, 3, 1, 2)  # channels last
+  labels = torch.tensor(batch["label"], dtype=torch.long, device=device)
 
   def placed(model):
     return model.to(device).to(memory_format=torch.channels_last)
