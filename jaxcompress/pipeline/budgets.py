@@ -115,7 +115,10 @@ def within(spent: Budget, budget: Budget) -> bool:
     >>> within(Budget(size=90), Budget(size=100)), within(Budget(macs=11), Budget(macs=10))
     (True, False)
   """
-  return all(most is None or cost <= most for cost, most in zip(spent, budget, strict=True))
+  return all(
+    most is None or (cost is not None and cost <= most)
+    for cost, most in zip(spent, budget, strict=True)
+  )
 
 
 def fit_channels(
@@ -175,7 +178,7 @@ def plan(
     graph = prune.thinnest(ladder[width], DIVISOR) if pruned else ladder[width]
     return within(costs(graph, budget, bits, extra), budget)
 
-  found = []
+  found: list[Candidate] = []
   for mixed in (False, True) if budget.size is not None else (False,):
     few = low if mixed else bits
     plain = next((i for i, w in enumerate(widths) if fits(w, pruned=False, bits=few)), None)
@@ -209,7 +212,7 @@ def _least(
     (" bytes of the packed file", " multiply-adds", " ms"),
     strict=True,
   ):
-    if most is not None and cost > most:
+    if most is not None and cost is not None and cost > most:
       said = f"{cost:.3g}" if isinstance(cost, float) else f"{cost:,}"
       raise ValueError(
         f"{name}: {most:,}{unit} cannot be met; the least that this student reaches is {said},"

@@ -118,21 +118,16 @@ def make(
   packed = export.packed(
     quantized, home / MODEL_FILE, metadata=run.metadata(title(whole, candidate.name))
   )
-  images, labels = run.data.validation.images, run.data.validation.labels
-  spent = Budget(
-    packed.stat().st_size,
-    network.summary.macs,
-    latency(quantized),
-  )
+  size, macs, latency_ms = packed.stat().st_size, network.summary.macs, latency(quantized)
   return Result(
     candidate.name,
-    float(np.mean(quantized.integers(images).argmax(-1) == labels)),
-    spent.size,
-    spent.macs,
-    spent.latency_ms,
+    _top1(quantized, run.data.validation),
+    size,
+    macs,
+    latency_ms,
     network.summary.parameters,
     {} if allocation is None else dict(allocation.bits),
-    within(spent, budget),
+    within(Budget(size, macs, latency_ms), budget),
     steps + recovery + run.schedule.int_steps,
     time.perf_counter() - began,
   )
@@ -214,21 +209,29 @@ def _allocate(
       preprocess=run.preprocess,
       progress=False,
     )
-  most = found.bits[0]
+  size, most = run.options.budget.size, found.bits[0]
+  assert size is not None  # of which alone a plan with mixed bits comes
   around = (
     packed_size(sketch(network.summary.graph, most)) + extra_bytes(run) - found.bytes_at(most)
   )
-  allocation = quantize.choose_bits(
-    found, max(run.options.budget.size - around, found.bytes_at(found.bits[-1]))
-  )
+  allocation = quantize.choose_bits(found, max(size - around, found.bytes_at(found.bits[-1])))
   export.write_atomically(path, json.dumps(allocation) + "\n")
   return allocation
 
 
 def _trained_at_low_bits(rule: quantize.Rule) -> quantize.Rule:
   """The rule with steps that are trained, which few bits need."""
-  bits = rule.weights.levels.high.bit_length() + 1
+  weights = rule.weights
+  if not isinstance(weights, quantize.Quantizer):
+    return rule
+  bits = weights.levels.high.bit_length() + 1
   return rule if bits > LOW_BITS else dataclasses.replace(rule, weights=quantize.lsq(bits))
+
+
+def _top1(quantized: quantize.QuantizedModel, split: datasets.Split) -> float:
+  """The share of a split's images that an integer network gets right."""
+  said = [quantized.integers(images).argmax(-1) for images in datasets.in_chunks(split.images)]
+  return float(np.mean(np.concatenate(said) == split.labels))
 
 
 def extra_bytes(run: Context) -> int:
@@ -265,6 +268,7 @@ def _save(run: Context, folder: pathlib.Path, network: Network, variables: Any) 
 def load(folder: pathlib.Path, name: str) -> tuple[Network, Any]:
   """A network that was kept, under another name."""
   saved = networks.read(folder)
+  assert saved.image_shape is not None  # _save keeps it
   return _network(name, saved.module, saved.image_shape), saved.variables
 
 

@@ -64,7 +64,7 @@ class Context:
     data: images in memory.
     preset: how networks are trained.
     schedule: steps of each phase.
-    metrics: rows go here; of the first process. None before anything is trained.
+    metrics: rows go here; of the first process.
     console: progress goes here.
     mesh: all devices of all processes, or None for one alone.
     workers: processes that decode images, for sets larger than memory; None: by the CPU's cores.
@@ -75,7 +75,7 @@ class Context:
   data: datasets.Dataset
   preset: Preset
   schedule: Schedule
-  metrics: MetricsWriter | None
+  metrics: MetricsWriter
   console: Console
   mesh: Mesh | None = None
   workers: int | None = None

@@ -98,7 +98,7 @@ class Options:
     check_pruning(self)
     check_clusters(self)
     for name in ("sparsity", "sparsity_pattern", "cluster"):
-      if self.budget is not None and getattr(self, name) is not None:
+      if self.searches and getattr(self, name) is not None:
         raise ValueError(
           f"{name}: {getattr(self, name)} does not go with a budget, whose search removes channels and"
           " picks bits; leave one of them out."
@@ -120,8 +120,8 @@ class Options:
       raise ValueError(f"seed: {self.seed} must not be negative.")
 
   @property
-  def budget(self) -> Budget | None:
-    """What the student may cost; None where nothing is said.
+  def budget(self) -> Budget:
+    """What the student may cost.
 
     Examples:
       >>> Options(max_macs="2.5M").budget
@@ -129,8 +129,12 @@ class Options:
     """
     size = None if self.max_size is None else parse_size(self.max_size, "max_size")
     macs = None if self.max_macs is None else parse_count(self.max_macs, "max_macs")
-    budget = Budget(size, macs, self.max_latency_ms)
-    return None if budget == Budget() else budget
+    return Budget(size, macs, self.max_latency_ms)
+
+  @property
+  def searches(self) -> bool:
+    """Whether a student is searched for within a budget."""
+    return self.budget != Budget()
 
 
 def make_options(given: dict[str, Any]) -> Options:

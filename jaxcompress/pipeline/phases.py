@@ -109,8 +109,8 @@ def distillation_recipe(
   asked = (
     losses_of(run.options, images) if float_steps else distill.parse("kd", num_examples=images)
   )
-  staged = asked.first is not None and float_steps > 0
-  first_steps = max(1, round(FIRST_STAGE * float_steps)) if staged else 0
+  first = asked.first if float_steps else None
+  first_steps = 0 if first is None else max(1, round(FIRST_STAGE * float_steps))
   main_steps = float_steps - first_steps  # the optimizer counts them from 0
   protocol = run.preset.protocol_of(network.name)
   fine_tune = optax.cosine_decay_schedule(FINE_TUNE * protocol.learning_rate, max(1, int_steps))
@@ -125,7 +125,7 @@ def distillation_recipe(
     teachers=(teacher.module,),
     loss=asked.loss,
     trainable=asked.trainable,
-    stages=(training.Stage(asked.first, asked.moves, first_steps),) if staged else (),
+    stages=() if first is None else (training.Stage(first, asked.moves, first_steps),),
     quantize=_integers(run.options, rules, float_steps) if int_steps else None,
   )
 
@@ -134,7 +134,7 @@ def _integers(
   options: Options, rules: tuple[quantize.Rule, ...], start: int
 ) -> quantize.Quantization:
   """The plan of the steps at integers."""
-  shared = {"rules": rules, "start_step": start, "freeze_norm_step": start}
+  shared: dict[str, Any] = {"rules": rules, "start_step": start, "freeze_norm_step": start}
   if options.cluster is not None:
     return quantize.clustered(options.cluster, **shared)
   return quantize.uniform(options.bits, **shared)

@@ -16,10 +16,17 @@ class Asked(Protocol):
   :class:`~jaxcompress.pipeline.Options`.
   """
 
-  sparsity: float | None
-  sparsity_pattern: str | None
-  cluster: int | None
-  bits: int
+  @property
+  def sparsity(self) -> float | None: ...
+
+  @property
+  def sparsity_pattern(self) -> str | None: ...
+
+  @property
+  def cluster(self) -> int | None: ...
+
+  @property
+  def bits(self) -> int: ...
 
 
 def check_pruning(asked: Asked) -> None:

@@ -95,28 +95,27 @@ def compress(
   )
   phases.check_losses(options, data.train, preset.preprocess, student, teacher)
   metrics_file = folder / "metrics.jsonl" if processes.is_first() else os.devnull
-  run = Context(
-    folder=folder,
-    options=options,
-    data=data,
-    preset=preset,
-    schedule=Schedule.of(options, len(data.train)),
-    metrics=None,
-    console=console,
-    mesh=mesh,
-    workers=workers,
-  )
-  if options.budget is not None:
-    plan_candidates(run, student)  # before anything is trained or written
   with report.MetricsWriter(metrics_file) as metrics:
-    run = dataclasses.replace(run, metrics=metrics)
+    run = Context(
+      folder=folder,
+      options=options,
+      data=data,
+      preset=preset,
+      schedule=Schedule.of(options, len(data.train)),
+      metrics=metrics,
+      console=console,
+      mesh=mesh,
+      workers=workers,
+    )
+    if options.searches:
+      plan_candidates(run, student)  # before anything is trained
     variables = _teach(run, teacher, given)
-    if options.budget is None:
-      trained = _train_student(run, student, teacher, variables)
-      made, searched = trained.quantized, None
-    else:
+    if options.searches:
       found = _search(run, student, teacher, variables)
       student, made, searched = found.network, lambda: found.quantized, found.search
+    else:
+      trained = _train_student(run, student, teacher, variables)
+      made, searched = trained.quantized, None
 
     def deploy() -> None:
       with console.status("running the .tflite on every test image"):
@@ -136,7 +135,7 @@ def _all_devices(options: Options) -> Mesh | None:
     ValueError: if they cannot share a batch, or there are several processes and a search, whose
       measurements may differ between them.
   """
-  if options.budget is not None and jax.process_count() > 1:
+  if options.searches and jax.process_count() > 1:
     raise ValueError(
       "max_size, max_macs, max_latency_ms: students are tried on one process, and this is one of"
       f" {jax.process_count()}; leave them or --coordinator out."

@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from jaxcompress.export.files import write_atomically
 from jaxcompress.report.serial import plain
@@ -16,7 +16,8 @@ class MetricsWriter:
   """Appends rows to a file of JSON lines; each line is complete and flushed, or absent.
 
   A line counts once its newline is there: what a killed process left of its last one is cut off
-  when the file is opened. Values may be device scalars; those that are not finite become null.
+  when the file is opened, which is with the first row. Values may be device scalars; those that are
+  not finite become null.
 
   Args:
     path: the file; it is made if it is not there.
@@ -35,28 +36,31 @@ class MetricsWriter:
 
   def __init__(self, path: str | os.PathLike):
     self.path = pathlib.Path(path)
-    if self.path.exists():
-      _cut_torn_line(self.path)
-    self._file = self.path.open("a", encoding="utf-8")
+    self._file: TextIO | None = None
 
   def write(self, phase: str, step: int, **values: Any) -> None:
     """Appends one row of a phase."""
+    if self._file is None:
+      if self.path.exists():
+        _cut_torn_line(self.path)
+      self._file = self.path.open("a", encoding="utf-8")
     self._file.write(_line(plain({"phase": phase, "step": int(step), **values})))
     self._file.flush()
 
   def rewind(self, phase: str, step: int) -> None:
     """Drops a phase's rows past a step, as when a run resumes there; 0 starts the phase anew."""
-    rows = read_metrics(self.path)
+    rows = read_metrics(self.path) if self.path.exists() else []
     kept = [row for row in rows if row.get("phase") != phase or row["step"] <= step]
     if len(kept) == len(rows):
       return
-    self._file.close()
+    self.close()
     write_atomically(self.path, "".join(map(_line, kept)))
-    self._file = self.path.open("a", encoding="utf-8")
 
   def close(self) -> None:
-    """Closes the file; the writer is not usable afterwards."""
-    self._file.close()
+    """Closes the file; another row opens it again."""
+    if self._file is not None:
+      self._file.close()
+    self._file = None
 
   def __enter__(self) -> "MetricsWriter":
     return self

@@ -160,7 +160,7 @@ def to_network_input(recipe: Recipe, images: jax.Array) -> jax.Array:
 def init_state(
   recipe: Recipe,
   rng: jax.Array,
-  batch: Mapping[str, jax.Array],
+  batch: Mapping[str, Any],
   *,
   teacher_variables: tuple[Any, ...] = (),
   student_variables: Mapping[str, Any] | None = None,
