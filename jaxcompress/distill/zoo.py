@@ -34,10 +34,12 @@ class Method(NamedTuple):
     weight: usual factor: RepDistiller's for its methods, else the authors'.
     labels: weight of the cross-entropy that goes with it where it is the only loss; None: what its
       own weight lacks to 1.
-    first: builds the loss of the stage before, for methods that have one.
+    first: builds the loss of the stage before, for methods that have one; with the usual weight of
+      the method, its factor there is 1.
     moves: paths in the trained tree that the first stage moves.
     frozen: paths below the loss's own that it trained and that stand still afterwards.
     stays: whether the loss is part of the main stage.
+    first_rate: the most that the learning rate of the first stage may be; None: any.
   """
 
   make: Callable[..., LossTransform]
@@ -50,6 +52,7 @@ class Method(NamedTuple):
   moves: tuple[str, ...] = ()
   frozen: tuple[str, ...] = ()
   stays: bool = True
+  first_rate: float | None = None
 
 
 TRUNK = ("student", "!student/classifier", "loss")
@@ -83,6 +86,7 @@ METHODS = {
   "factor": Method(
     factor, "features", "mean |f(translate(s)) − f(paraphrase(t))|", ("maps",), 200.0,
     first=paraphrase, moves=("loss/factor/*/paraphraser",), frozen=("*/paraphraser",),
+    first_rate=0.01,
   ),
   "ofd": Method(ofd, "features", "Σ 2^(l−L+1) (s − max(t, m))² where active", ("preact",), 1e-3),
   "review": Method(
@@ -104,7 +108,7 @@ METHODS = {
   "rkd": Method(rkd, "relations", "25 H(distances) + 50 H(angles)", ("pooled",), 1.0),
   "pkt": Method(pkt, "relations", "mean q log(q/p) of cosine affinities", ("pooled",), 30000.0),
   "fsp": Method(
-    fsp, "relations", "Σ mean (F_t − F_s)², F = maps' Gram, first stage", ("maps",), 50.0,
+    fsp, "relations", "Σ mean (F_t − F_s)², F = maps' Gram, first stage", ("maps",), 1.0,
     first=fsp, moves=TRUNK, stays=False,
   ),
   "kdsvd": Method(
@@ -129,6 +133,7 @@ class Parsed(NamedTuple):
     moves: paths in the trained tree that this first stage moves.
     trainable: paths that the main stage moves.
     weights: of the main stage, by name, cross-entropy included.
+    first_rate: the most that the learning rate of the first stage may be; None: any.
   """
 
   loss: LossTransform
@@ -136,6 +141,16 @@ class Parsed(NamedTuple):
   moves: tuple[str, ...]
   trainable: tuple[str, ...]
   weights: dict[str, float]
+  first_rate: float | None = None
+
+  def first_stage_rate(self, rate: float) -> float:
+    """The constant learning rate of the first stage where the main one starts at ``rate``.
+
+    Examples:
+      >>> parse("factor").first_stage_rate(0.05), parse("ab").first_stage_rate(0.05)
+      (0.01, 0.05)
+    """
+    return rate if self.first_rate is None else min(rate, self.first_rate)
 
 
 def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Parsed:
@@ -176,14 +191,14 @@ def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Par
   if "labels" not in weights:
     weights = {"labels": _label_weight(weights), **weights}
 
-  def build(name, make):
+  def build(name, make, weight):
     given = dict(settings.get(name, {}))
     if "num_examples" in inspect.signature(make).parameters:
       if num_examples is None:
         raise ValueError(f"num_examples: {name} needs the number of training images.")
       given = {"num_examples": num_examples, **given}
     known = inspect.signature(make).parameters
-    return scale(weights[name], make(**{key: v for key, v in given.items() if key in known}))
+    return scale(weight, make(**{key: v for key, v in given.items() if key in known}))
 
   terms, first = {}, {}
   if weights["labels"] > 0:
@@ -195,9 +210,9 @@ def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Par
         f" {', '.join(inspect.signature(method.make).parameters)}."
       )
     if method.stays:
-      terms[name] = build(name, method.make)
+      terms[name] = build(name, method.make, weights[name])
     if method.first is not None:
-      first[name] = build(name, method.first)
+      first[name] = build(name, method.first, weights[name] / method.weight)
   moves = tuple(dict.fromkeys(path for name in first for path in chosen[name].moves))
   frozen = tuple(f"!loss/{name}/{path}" for name in terms for path in _frozen(name))
   return Parsed(
@@ -206,6 +221,7 @@ def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Par
     moves=moves,
     trainable=EVERYTHING + frozen,
     weights={name: weight for name, weight in weights.items() if weight > 0},
+    first_rate=min((r for n in first if (r := METHODS[n].first_rate) is not None), default=None),
   )
 
 

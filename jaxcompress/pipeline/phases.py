@@ -118,14 +118,22 @@ def distillation_recipe(
   if main_steps:
     own = dataclasses.replace(protocol, learning_rate=speed * protocol.learning_rate)
     rate = optax.join_schedules([own.rate(main_steps), fine_tune], [main_steps])
+
+  def optimizer_at(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    return pruned(protocol.optimizer_at(rate), run.options, network.summary.graph, main_steps)
+
+  stages: tuple[training.Stage, ...] = ()
+  if first is not None:
+    constant = optax.constant_schedule(asked.first_stage_rate(protocol.learning_rate))
+    stages = (training.Stage(first, asked.moves, first_steps, optimizer_at(constant)),)
   return _recipe(
     run,
     network,
-    optimizer=pruned(protocol.optimizer_at(rate), run.options, network.summary.graph, main_steps),
+    optimizer=optimizer_at(rate),
     teachers=(teacher.module,),
     loss=asked.loss,
     trainable=asked.trainable,
-    stages=() if first is None else (training.Stage(first, asked.moves, first_steps),),
+    stages=stages,
     quantize=_integers(run.options, rules, float_steps) if int_steps else None,
   )
 

@@ -23,6 +23,8 @@ class Stage(NamedTuple):
       another stage's or the recipe's loss shares its parameters and state.
     trainable: what moves; see :class:`Recipe`.
     steps: batches.
+    optimizer: what trains in this stage, with a state of the same form as the recipe's, such as the
+      same one at a constant rate; None: the recipe's, started anew.
 
   Examples:
     >>> from jaxcompress import distill
@@ -34,6 +36,7 @@ class Stage(NamedTuple):
   loss: LossTransform
   trainable: tuple[str, ...]
   steps: int
+  optimizer: optax.GradientTransformation | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,7 +63,7 @@ class Recipe:
     trainable: what moves: paths in the trained tree, such as ``student`` or ``loss/factor``, each
       with all below it; ``*`` stands for any one name, and after ``!`` comes what is left out
       again. What does not move keeps every bit, running statistics included.
-    stages: :class:`Stage` s before the main one. Each starts the optimizer and its schedules anew.
+    stages: :class:`Stage` s before the main one. Each starts its optimizer and schedules anew.
     apart: names of terms of the loss, a named chain, whose gradient the optimizer gets apart from
       the others', as ``parts={"task": ..., "distill": ...}``; see
       :func:`~jaxcompress.training.dot`. It costs a second backward pass.
@@ -171,3 +174,8 @@ class Recipe:
     if index < len(self.stages):
       return self.stages[index].loss, self.stages[index].trainable
     return self.loss, self.trainable
+
+  def optimizer_of(self, index: int) -> optax.GradientTransformation:
+    """What trains in a stage."""
+    own = self.stages[index].optimizer if index < len(self.stages) else None
+    return self.optimizer if own is None else own

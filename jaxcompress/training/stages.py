@@ -58,6 +58,23 @@ def check_paths(recipe: Recipe, trained: Mapping[str, Any]) -> None:
         )
 
 
+def check_optimizers(recipe: Recipe, trained: Any) -> None:
+  """Checks that the optimizers of all stages keep states of one form, as checkpoints need it.
+
+  Raises:
+    ValueError: if one does not.
+  """
+  form = _form(jax.eval_shape(recipe.optimizer.init, trained))
+  for index, stage in enumerate(recipe.stages):
+    if stage.optimizer is None:
+      continue
+    if _form(jax.eval_shape(stage.optimizer.init, trained)) != form:
+      raise ValueError(
+        f"stages: the optimizer of stage {index} keeps another state than the recipe's; build both"
+        " alike, with other rates."
+      )
+
+
 def init_losses(
   recipe: Recipe, rng: jax.Array, student: Endpoints, teachers: tuple[Endpoints, ...], batch: Any
 ) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ from jaxcompress.training.cached import CachedTeacher
 from jaxcompress.training.labels import split_labels
 from jaxcompress.training.mesh import Placement
 from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.stages import check_paths, init_losses
+from jaxcompress.training.stages import check_optimizers, check_paths, init_losses
 
 
 @flax.struct.dataclass
@@ -269,7 +269,8 @@ def _build(
     quantizer = init_quantizers(recipe.quantize, sites, variables["params"])
   trained = trained_tree(variables["params"], quantizer, loss_params)
   check_paths(recipe, trained)
-  opt_state = recipe.optimizer.init(trained)
+  opt_state = recipe.optimizer_of(0).init(trained)
+  check_optimizers(recipe, trained)
   return quantizer, loss_params, loss_state, opt_state, run_key
 
 
@@ -287,14 +288,14 @@ def at_stage(state: CompressState, position: int) -> CompressState:
   if index == state.stage:
     return state
   if state.recipe.starts_stage(position):
-    fresh = _start_optimizer(state.recipe, state.placement, state.trained)
+    fresh = _start_optimizer(state.recipe, index, state.placement, state.trained)
     state = state.replace(opt_state=prune.keep_masks(state.opt_state, fresh))
   return state.replace(stage=index)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _start_optimizer(recipe: Recipe, placement: Placement | None, trained: Any) -> Any:
-  fresh = recipe.optimizer.init(trained)
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _start_optimizer(recipe: Recipe, stage: int, placement: Placement | None, trained: Any) -> Any:
+  fresh = recipe.optimizer_of(stage).init(trained)
   if placement is None:
     return fresh
   whole = NamedSharding(placement.mesh, PartitionSpec())  # zeros would lie on one device alone

@@ -151,7 +151,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   loss = metrics["loss"]
   if recipe.stages:  # the terms of other stages stay the very objects, which keep_where spares
     loss_state = {**state.loss_state, **loss_state}
-  optimizer = optax.with_extra_args_support(recipe.optimizer)
+  optimizer = optax.with_extra_args_support(recipe.optimizer_of(state.stage))
   updates, opt_state = optimizer.update(gradients, state.opt_state, trained, **parts)
   trained = select(moves, optax.apply_updates(trained, updates), trained)
   batch_stats = select(moving(trainable, batch_stats, "student"), batch_stats, state.batch_stats)

@@ -30,10 +30,11 @@ def shapes(tmp_path_factory):
 
 
 def environment():
-  """Of a child process: the same compiled programs, and this source tree."""
+  """Of a child process: programs compiled as in the tests and kept, and this source tree."""
   cache = {
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of machine code; these runs compile more than they compute
   }
   return {**os.environ, **cache, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 
