@@ -5,7 +5,7 @@ from jaxcompress.training.assistants import fit_chain
 from jaxcompress.training.cached import CachedTeacher
 from jaxcompress.training.checkpoint import Checkpoints
 from jaxcompress.training.distributed import Together, join, leave
-from jaxcompress.training.loop import evaluate, fit
+from jaxcompress.training.loop import DivergedError, evaluate, fit
 from jaxcompress.training.mesh import batch_sharding, make_mesh, process_rows, shard_batch
 from jaxcompress.training.norm import reestimate_norm
 from jaxcompress.training.optimizers import dense_kernels_only, dot, kernels_only, sgd
@@ -22,6 +22,7 @@ __all__ = [
   "CachedTeacher",
   "Checkpoints",
   "CompressState",
+  "DivergedError",
   "PreemptedError",
   "Protocol",
   "Recipe",

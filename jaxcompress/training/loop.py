@@ -26,6 +26,11 @@ from jaxcompress.training.state import CompressState, as_endpoints, at_stage
 from jaxcompress.training.step import classification_sums, distill_step, train_step
 
 Row = dict[str, float]
+PATIENCE = 100  # steps in a row that may be skipped
+
+
+class DivergedError(ValueError):
+  """Training has come to a loss or a gradient that is not finite, step after step."""
 
 
 def fit(
@@ -62,6 +67,8 @@ def fit(
     The state after the last batch.
 
   Raises:
+    DivergedError: if a hundred steps in a row, or all of them, were skipped because the loss or its
+      gradient was not finite.
     PreemptedError: after SIGTERM to any process, on all of them and with the state saved; without
       ``checkpoints`` the signal is not taken.
   """
@@ -78,7 +85,8 @@ def fit(
   preemption: Any = contextlib.nullcontext() if checkpoints is None else Preemption(mesh)
   with preemption, Progress(*columns, console=console) as progress:
     task = progress.add_task(name, total=steps, completed=position, status="compiling")
-    started, logged = time.perf_counter(), position
+    started, logged, skipped, idle = time.perf_counter(), position, int(state.skipped), 0
+    first = position
     batch = _placed(batch_at, position, mesh) if position < steps else {}
     while position < steps:
       state = at_stage(state, position)
@@ -97,7 +105,14 @@ def fit(
         progress.update(task, completed=position, status=status)
         if on_log is not None:
           on_log(row)
-        started, logged = time.perf_counter(), position
+        idle = idle + position - logged if row["skipped"] - skipped == position - logged else 0
+        if idle >= PATIENCE or idle == steps - first > 1:
+          raise DivergedError(
+            f"optimizer: {name} diverged: the last {idle} steps were skipped, since their loss or"
+            f" gradient was not finite (loss {row['loss']:.3g}); lower the learning rate, or the"
+            " loss's weight."
+          )
+        started, logged, skipped = time.perf_counter(), position, int(row["skipped"])
       if checkpoints is not None:
         stop = preemption.reached()
         checkpoints.save(position, state, force=stop or position == steps)

@@ -104,6 +104,23 @@ def test_the_loss_is_the_weighted_sum(quick_jit):
   np.testing.assert_allclose(total, np.dot([0.3, 0.7, 2.0], alone), rtol=1e-5)
 
 
+def test_a_first_stage_is_not_weighted_as_the_main_one_is(quick_jit):
+  """RepDistiller trains the paraphraser by its plain loss; its 200 is of what follows."""
+  teacher, batch = endpoints(6), {"label": jnp.arange(4) % 3}
+
+  @quick_jit
+  def run():
+    found = []
+    for loss in (distill.paraphrase(), parse("factor").first, parse("factor:400").first):
+      made = loss.init(jax.random.key(0), teacher, (teacher,), batch)
+      made = jax.tree.map(jnp.ones_like, made)
+      found.append(loss.update(*made, teacher, (teacher,), batch)[0])
+    return found
+
+  plain, usual, double = run()
+  np.testing.assert_allclose([usual, double], [plain, 2 * plain], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
   ("text", "settings", "message"),
   [

@@ -28,9 +28,19 @@ NETWORKS = {  # one of each architecture, as narrow as it goes; few blocks, for 
 @pytest.fixture
 def few_blocks(monkeypatch):
   """Fewer repetitions of the same blocks in the networks that take longest to compile."""
-  for name in ("shufflenet_v1", "shufflenet_v2"):
-    monkeypatch.setattr(sys.modules[f"jaxcompress.models.{name}"], "REPEATS", (2, 2, 2))
-  ghostnet = sys.modules["jaxcompress.models.ghostnet"]
+  v1, v3, v4, shuffle_v1, shuffle_v2, ghostnet = (
+    sys.modules[f"jaxcompress.models.{name}"]
+    for name in (
+      *("mobilenet_v1", "mobilenet_v3", "mobilenet_v4"),
+      *("shufflenet_v1", "shufflenet_v2", "ghostnet"),
+    )
+  )
+  monkeypatch.setattr(v1, "V1_STAGES", tuple(s._replace(repeats=1) for s in v1.V1_STAGES))
+  for module in (v3, v4):  # the first row of a stage and its last, which differ
+    stages = tuple(tuple(dict.fromkeys((s[0], s[-1]))) for s in module.SMALL.stages)
+    monkeypatch.setattr(module, "SMALL", module.SMALL._replace(stages=stages))
+  for module in (shuffle_v1, shuffle_v2):
+    monkeypatch.setattr(module, "REPEATS", (2, 2, 2))
   stages = (*ghostnet.STAGES[:4], ghostnet.STAGES[7])
   monkeypatch.setattr(ghostnet, "STAGES", stages)
   monkeypatch.setattr(ghostnet, "STRIDES", (2, *(stage[0].stride for stage in stages)))

@@ -88,6 +88,27 @@ def test_the_optimizer_starts_anew_with_a_stage(ran, recipe):
   assert at_stage(begun, FIRST) is begun
 
 
+def test_a_stage_may_have_an_optimizer_of_its_own(recipe, recipe_of, batches, teacher):
+  """Steps of a fifth of the rate are a fifth of the steps."""
+
+  def moved(rate):
+    own = None if rate is None else optax.chain(optax.identity(), optax.sgd(rate))
+    stage = recipe.stages[0]._replace(optimizer=own)
+    slow = recipe_of(
+      teachers=(teacher[0],),
+      optimizer=optax.chain(optax.identity(), optax.sgd(0.1)),
+      stages=(stage,),
+      loss=recipe.loss,
+    )
+    state = init_state(slow, jax.random.key(0), batches(0), teacher_variables=(teacher[1],))
+    before = jax.device_get(state.loss_params["embed"])
+    after, _ = distill_step(state, batches(0))
+    return jax.tree.map(lambda a, b: a - b, jax.device_get(after.loss_params["embed"]), before)
+
+  whole, fifth = moved(None), moved(0.02)
+  chex.assert_trees_all_close(jax.tree.map(lambda x: x / 5, whole), fifth, rtol=1e-3, atol=1e-7)
+
+
 @pytest.mark.parametrize("stop", [1, FIRST, FIRST + 1])
 def test_a_restored_run_ends_in_the_same_bits_wherever_it_stopped(fresh, batches, tmp_path, stop):
   whole = fit(fresh(), batches, steps=TOTAL, console=QUIET)
@@ -156,6 +177,17 @@ def test_a_bank_of_another_stage_is_not_rolled_back_with_a_bad_batch(recipe_of, 
     ({"stages": (Stage(distill.cross_entropy(), ("student",), 2),)}, "no named_chain"),
     ({"stages": (Stage(distill.cross_entropy(), ("student",), 0),)}, "stage 0 has 0 steps"),
     ({"stages": [1]}, "stages: .* must be a tuple"),
+    (
+      {
+        "stages": (
+          Stage(
+            distill.named_chain(labels=distill.cross_entropy()), ("student",), 2, optax.adam(0.1)
+          ),
+        ),
+        "loss": distill.named_chain(labels=distill.cross_entropy()),
+      },
+      "the optimizer of stage 0 keeps another state",
+    ),
     (
       {
         "stages": (Stage(distill.named_chain(kd=distill.in_batch_infonce(3)), ("loss",), 2),),

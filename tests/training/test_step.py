@@ -6,11 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 from jaxcompress import distill, quantize
 from jaxcompress.training import (
+  DivergedError,
   distill_step,
   eval_step,
+  fit,
   init_state,
   kernels_only,
   predict,
@@ -48,6 +51,17 @@ def run(state, batches, positions, step=distill_step):
 
 def arrays(state):
   return jax.tree.leaves(state.replace(rng=jax.random.key_data(state.rng)))
+
+
+def test_a_run_that_only_skips_steps_says_so(recipe_of, batches):
+  def bad(position):
+    return {**batches(position), "image": np.full((16, 8, 8, 3), np.nan, np.float32)}
+
+  state = init_state(recipe_of(), jax.random.key(0), batches(0))
+  with pytest.raises(
+    DivergedError, match=r"the last 3 steps were skipped.*lower the learning rate"
+  ):
+    fit(state, bad, steps=3, console=Console(quiet=True))
 
 
 def test_every_part_of_the_loss_is_reported(start, batches):
