@@ -8,7 +8,8 @@ computed again: a run can be stopped and gone on with, with other choices too. T
 is of the whole file.
 
 ``random`` weights come with random BatchNorm statistics and scales, and random images; ``trained``
-ones are of 20 steps on the built-in glyphs, which are also the images, enlarged.
+ones are of 20 steps on the built-in glyphs, which are also the images, enlarged. ``pruned`` networks
+are such trained ones without half of their channels, trained on for 20 steps; not by default.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from jaxcompress import data, export, models, quantize
+from jaxcompress import data, export, models, prune, quantize
 from jaxcompress.quantize.integer import KERNELS
 from jaxcompress.training import Recipe, init_state, train_step
 
@@ -36,10 +37,11 @@ NAMES = {
   "tflm": "TFLite-Micro",
   "onnxruntime": "onnxruntime",
 }
-WEIGHTS = ("random", "trained")
+WEIGHTS = ("random", "trained", "pruned")
 KEYS = ("model", "size", "weights", "kernels")  # what tells rows apart
 CALIBRATION = 16  # images; the others go beyond their ranges here and there
 GLYPH, BATCH, STEPS = 32, 32, 20
+GONE = 0.5  # of the channels of pruned networks
 
 
 def random_variables(model, shape, rng):
@@ -58,27 +60,40 @@ def random_variables(model, shape, rng):
   return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init))
 
 
-def trained_variables(model):
+def trained_variables(model, start=None):
   """Variables after some steps on the built-in glyphs."""
   glyphs = data.load("glyphs", limit=BATCH * STEPS).train
   batch_at = lambda i: data.batch_at(glyphs, BATCH, seed=0, position=i)  # noqa: E731
   recipe = Recipe(
     student=model, preprocess=data.Preprocess(), optimizer=optax.sgd(0.02, momentum=0.9)
   )
-  state = init_state(recipe, jax.random.key(0), batch_at(0))
+  state = init_state(recipe, jax.random.key(0), batch_at(0), student_variables=start)
   for position in range(STEPS):
-    state, _ = train_step(state, batch_at(position))
+    state, metrics = train_step(state, batch_at(position))
+  if metrics["skipped"] or not np.isfinite(metrics["loss"]):
+    raise ValueError(f"training: {int(metrics['skipped'])} of {STEPS} steps had no finite loss.")
   return jax.device_get(state.variables)
+
+
+def pruned(model, variables):
+  """A trained network without the channels that matter least, trained on."""
+  image = jax.ShapeDtypeStruct((1, GLYPH, GLYPH, 3), jnp.float32)
+  importance = prune.channel_importance(model, variables, image)
+  keep = prune.choose_channels(importance, GONE)
+  model, variables = prune.remove_channels(model, variables, keep)
+  return model, trained_variables(model, variables)
 
 
 def quantized_of(name: str, size: int, count: int, weights: str):
   """A quantized model and images for it."""
   model, shape = models.create(name), (size, size, 3)
-  if weights == "trained":
+  if weights != "random":
     glyphs = data.load("glyphs", limit=count).test.images
     rows = np.arange(size) * GLYPH // size
     images = np.asarray(data.Preprocess()(glyphs[:, rows][:, :, rows]))
     variables = trained_variables(model)
+    if weights == "pruned":
+      model, variables = pruned(model, variables)
   else:
     rng = np.random.default_rng(0)
     images = rng.normal(size=(count, *shape)).astype(np.float32)
@@ -174,7 +189,7 @@ def main() -> None:
   parser.add_argument("--out", type=pathlib.Path, required=True, help="file of JSON lines")
   parser.add_argument("--models", nargs="+", default=list(models.MODELS), metavar="NAME")
   parser.add_argument("--sizes", type=int, nargs="+", default=[96, 224], help="sides in pixels")
-  parser.add_argument("--weights", nargs="+", default=list(WEIGHTS), choices=WEIGHTS)
+  parser.add_argument("--weights", nargs="+", default=list(WEIGHTS[:2]), choices=WEIGHTS)
   parser.add_argument("--runtimes", nargs="+", default=list(KERNELS), choices=list(KERNELS))
   parser.add_argument("--images", type=int, default=200)
   parser.add_argument("--print", action="store_true", help="only print what is there")
