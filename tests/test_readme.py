@@ -16,8 +16,7 @@ from tests.golden.parity import weights as parity
 README = pathlib.Path(__file__).parents[1] / "README.md"
 FIRST, SECOND, THIRD, FOURTH = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
-
-pytestmark = pytest.mark.usefixtures("optimized")
+pytestmark = pytest.mark.usefixtures("programs_forgotten")
 
 
 @pytest.fixture(autouse=True)
