@@ -14,7 +14,6 @@ are such trained ones without half of their channels, trained on for 20 steps; n
 
 import argparse
 import itertools
-import json
 import pathlib
 import tempfile
 import time
@@ -24,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import rows as kept
 from rich.console import Console
 from rich.table import Table
 
@@ -117,8 +117,7 @@ def verified(quantized, images, kernels: str) -> export.Verification:
 def read_rows(path: pathlib.Path) -> dict[tuple, dict]:
   """Rows of a file, by what tells them apart; the one with the most images counts."""
   found = {}
-  for line in path.read_text().splitlines() if path.exists() else ():
-    row = json.loads(line)
+  for row in kept.read(path):
     key = tuple(row[name] for name in KEYS)
     if key not in found or row["images"] >= found[key]["images"]:
       found[key] = row
@@ -143,8 +142,7 @@ def compute_rows(args: argparse.Namespace, console: Console) -> int:
           found = verified(quantized, images, kernels)
           values = dict(zip(KEYS, (name, size, weights, kernels), strict=True))
           row = {**values, **found._asdict(), "seconds": round(time.perf_counter() - start, 1)}
-          with args.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+          kept.append(args.out, row)
           console.print(name, size, weights, kernels, f"{found.bit_equal:.4%}", row["seconds"], "s")
       except Exception:  # one model must not end a run of hours
         failed += 1

@@ -21,12 +21,12 @@ killed and started again. The trained networks are kept beside it.
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import time
 
 import jax
 import numpy as np
+import rows
 from rich.console import Console
 from rich.table import Table
 
@@ -253,23 +253,12 @@ def _layers(params):
       yield from _layers(part)
 
 
-def rows_of(path, settings):
-  """Rows measured with these settings; a line cut off by a kill is none."""
-  found = []
-  for line in path.read_text().splitlines() if path.exists() else ():
-    try:
-      row = json.loads(line)
-    except ValueError:
-      continue
-    if row["settings"] == settings:
-      found.append(row)
-  return found
-
-
 def measure(args, settings, console):
   shares = [int(share) for share in args.shares.split(",")]
   for seed in range(args.seeds):
-    done = {(r["way"], r["share"]) for r in rows_of(args.out, settings) if r["seed"] == seed}
+    done = {
+      (r["way"], r["share"]) for r in rows.read(args.out, settings=settings) if r["seed"] == seed
+    }
     wanted = [("float", 1)] + [
       (way, share)
       for share in sorted(shares, reverse=True)
@@ -297,20 +286,19 @@ def measure(args, settings, console):
         "seconds": time.perf_counter() - began,
         "settings": settings,
       }
-      with args.out.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+      rows.append(args.out, row)
       console.print(f"{way}, 1/{share}: {100 * top1:.2f} %, {size:,} bytes")
       jax.clear_caches()
 
 
-def table(rows):
+def table(measured):
   """Means over seeds, by share and way."""
   made = Table(title=f"{NAME} x{WIDTH:g} on glyphs: top-1 on the test set")
   for column in ("share of the bytes", "", "top-1, %", "kB", "multiply-adds"):
     made.add_column(column, justify="right" if column else "left")
-  keys = dict.fromkeys((row["share"], row["way"]) for row in rows)
+  keys = dict.fromkeys((row["share"], row["way"]) for row in measured)
   for share, way in sorted(keys, key=lambda key: key[0]):
-    own = [row for row in rows if (row["share"], row["way"]) == (share, way)]
+    own = [row for row in measured if (row["share"], row["way"]) == (share, way)]
     top1, size, macs = (np.mean([row[key] for row in own]) for key in ("top1", "bytes", "macs"))
     made.add_row(
       f"1/{share}", way, f"{100 * top1:.2f}", f"{size / 1000:.1f}", f"{macs / 1e6:.2f} M"
@@ -329,7 +317,7 @@ def main():
   settings, console = {"steps": args.steps, "tune": args.tune}, Console()
   args.out.parent.mkdir(parents=True, exist_ok=True)
   measure(args, settings, console)
-  console.print(table(rows_of(args.out, settings)))
+  console.print(table(rows.read(args.out, settings=settings)))
 
 
 if __name__ == "__main__":
