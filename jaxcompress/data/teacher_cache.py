@@ -125,6 +125,21 @@ def cache_teacher(
   Raises:
     ValueError: if a number is not positive, or the folder holds outputs of another teacher, other
       examples or another augmentation.
+
+  Examples:
+    >>> import tempfile
+    >>> from jaxcompress.data import Augment
+    >>> from jaxcompress.nn import Endpoints
+    >>> class Teacher(nn.Module):
+    ...   def __call__(self, x, *, train):
+    ...     pooled = jnp.mean(x, (1, 2))
+    ...     return Endpoints(logits=2 * pooled, pooled=pooled)
+    >>> split = Split(np.full((4, 8, 8, 3), 5, np.uint8), np.arange(4, dtype=np.int32))
+    >>> augment = PerExample(Augment(crop=0, flip=True))
+    >>> cache = cache_teacher(tempfile.mkdtemp() + "/cache", Teacher(), {}, split, augment=augment)
+    >>> batch = cache.batch_at(2, seed=0, position=0)
+    >>> batch["teacher_logits"].tolist()
+    [[10.0, 10.0, 10.0], [10.0, 10.0, 10.0]]
   """
   for name, value in (("cycles", cycles), ("batch_size", batch_size)):
     if value < 1:

@@ -26,6 +26,14 @@ def calibration_images(
 
   Raises:
     ValueError: if the folder is missing or has no images, or an image is damaged.
+
+  Examples:
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = tempfile.mkdtemp()
+    >>> Image.new("RGB", (40, 30)).save(folder + "/any.png")
+    >>> calibration_images(folder, size=16).shape
+    (1, 16, 16, 3)
   """
   root = pathlib.Path(path).expanduser()
   if not root.is_dir():

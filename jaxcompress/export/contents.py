@@ -71,6 +71,19 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed; .jcz files need none.
     ValueError: if the file is missing, damaged, or not one of jaxcompress's.
+
+  Examples:
+    >>> import tempfile
+    >>> from jaxcompress.export import packed
+    >>> from jaxcompress.nn import Graph, Node
+    >>> from jaxcompress.quantize import Grid, QuantizedModel
+    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
+    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+    >>> grids = dict.fromkeys(("input", "pool"), Grid(np.float32(0.1), 0))
+    >>> quantized = QuantizedModel(Graph((pool,), (1, 2, 2, 3), "pool"), grids, {})
+    >>> path = packed(quantized, tempfile.mkdtemp() + "/pool.jcz", metadata={"classes": ["a", "b"]})
+    >>> read_metadata(path)["classes"]
+    ['a', 'b']
   """
   if pathlib.Path(path).suffix.lower() == SUFFIX:
     return packed_entry(path)
@@ -101,6 +114,17 @@ def read_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if the file is missing or damaged.
+
+  Examples:
+    >>> import tempfile
+    >>> from jaxcompress.export.flatbuffer import ModelFile
+    >>> file = ModelFile()
+    >>> x, y = (file.tensor(name, (1, 4), np.int8, file.quantization(0.5, 0)) for name in "xy")
+    >>> file.operator("HARD_SWISH", 1, [x], [y])
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "swish.tflite"
+    >>> _ = path.write_bytes(file.to_bytes({"x": x}, {"y": y}))
+    >>> [(operator.name, operator.outputs[0].shape) for operator in read_operators(path)]
+    [('HARD_SWISH', (1, 4))]
   """
   return parse_operators(read_sound_model(path))
 

@@ -6,7 +6,12 @@ import pathlib
 
 
 class MissingExtraError(ImportError, ValueError):
-  """An optional dependency is not installed."""
+  """An optional dependency is not installed.
+
+  Examples:
+    >>> issubclass(MissingExtraError, ImportError), issubclass(MissingExtraError, ValueError)
+    (True, True)
+  """
 
 
 NEEDED = {  # modules, by kind of file

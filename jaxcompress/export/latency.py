@@ -46,6 +46,17 @@ def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if the file is missing or damaged, or there is nothing to time.
+
+  Examples:
+    >>> import tempfile
+    >>> from jaxcompress.export.flatbuffer import ModelFile
+    >>> file = ModelFile()
+    >>> x, y = (file.tensor(name, (1, 4), np.int8, file.quantization(0.5, 0)) for name in "xy")
+    >>> file.operator("HARD_SWISH", 1, [x], [y])
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "swish.tflite"
+    >>> _ = path.write_bytes(file.to_bytes({"x": x}, {"y": y}))
+    >>> benchmark(path, repeats=5).median_ms > 0
+    True
   """
   if repeats < 1:
     raise ValueError(f"repeats: {repeats} must be at least 1.")

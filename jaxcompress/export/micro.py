@@ -75,6 +75,17 @@ def arena(path: str | os.PathLike) -> int:
   Raises:
     MissingExtraError: if ``tflite-micro`` or the ``edge`` extra is not installed.
     ValueError: if the file is missing, damaged or of another kind, or the runtime does not take it.
+
+  Examples:
+    >>> import tempfile
+    >>> from jaxcompress.export.flatbuffer import ModelFile
+    >>> file = ModelFile()
+    >>> x, y = (file.tensor(name, (1, 4), np.int8, file.quantization(0.5, 0)) for name in "xy")
+    >>> file.operator("HARD_SWISH", 1, [x], [y])
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "swish.tflite"
+    >>> _ = path.write_bytes(file.to_bytes({"x": x}, {"y": y}))
+    >>> 0 < arena(path) < 10_000
+    True
   """
   from jaxcompress.export.runtime import read_sound_model
 

@@ -107,7 +107,14 @@ def load_packed(path: str | os.PathLike) -> QuantizedModel:
     ValueError: if the file is missing, damaged, or not one of :func:`packed`'s.
 
   Examples:
-    See :func:`packed`.
+    >>> import tempfile
+    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
+    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+    >>> grids = dict.fromkeys(("input", "pool"), Grid(np.float32(0.1), 0))
+    >>> quantized = QuantizedModel(Graph((pool,), (1, 2, 2, 3), "pool"), grids, {})
+    >>> loaded = load_packed(packed(quantized, tempfile.mkdtemp() + "/pool.jcz"))
+    >>> loaded.graph.nodes[0].op, loaded.grids["pool"].scale
+    ('GlobalAvgPool', np.float32(0.1))
   """
   return read_packed(path)[0]
 

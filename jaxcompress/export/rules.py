@@ -33,6 +33,10 @@ class Rule(NamedTuple):
       operator off the accelerator that it is named for. ``"warning"``: the result is the same, but
       takes longer or needs a newer version.
     operators: names of those that it is about; none: all.
+
+  Examples:
+    >>> Rule("stride", 3, "a window moves by at most three cells", operators=("CONV_2D",)).severity
+    'error'
   """
 
   name: str
@@ -52,6 +56,14 @@ class Target(NamedTuple):
     dense_per_tensor: whether the weights of FULLY_CONNECTED need one scale for all of its outputs;
       :func:`jaxcompress.export.tflite` then writes layers with more as 1x1 convolutions.
     dense_int4: whether FULLY_CONNECTED may have weights of 4 bits where convolutions may.
+
+  Examples:
+    >>> from jaxcompress.export import Operator
+    >>> from jaxcompress.export.lint import check
+    >>> npu = Target("my NPU", ".tflite", (Rule("operator", ("CONV_2D",), "it has no other"),))
+    >>> operators = [Operator(name, version=1, is_float=False) for name in ("CONV_2D", "SPLIT")]
+    >>> [finding.op for finding in check(operators, npu)]
+    ['SPLIT']
   """
 
   title: str

@@ -38,6 +38,18 @@ class Runtime:
   Raises:
     MissingExtraError: if the ``edge`` extra, or the runtime, is not installed.
     ValueError: if there is no such file, it is damaged, or it is of another kind.
+
+  Examples:
+    >>> import tempfile
+    >>> from jaxcompress.export.flatbuffer import ModelFile
+    >>> file = ModelFile()
+    >>> x, y = (file.tensor(name, (1, 2), np.int8, file.quantization(0.5, 0)) for name in "xy")
+    >>> file.operator("HARD_SWISH", 1, [x], [y])
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "swish.tflite"
+    >>> _ = path.write_bytes(file.to_bytes({"x": x}, {"y": y}))
+    >>> runtime = Runtime(path)
+    >>> runtime.input_shape, runtime(np.int8([[-8, 8]])).tolist()  # -4 and 4, in steps of a half
+    ((1, 2), [[0, 8]])
   """
 
   def __init__(self, path: str | os.PathLike, *, threads: int = 1, kernels: str | None = None):

@@ -114,6 +114,15 @@ def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if there is no such file, or it is none of these.
+
+  Examples:
+    >>> import tempfile
+    >>> from jaxcompress.nn import ConvNorm
+    >>> ones = {"params": {"kernel": jnp.ones((1, 1, 3, 2)), "bias": jnp.ones(2)}}
+    >>> path = tempfile.mkdtemp() + "/layer.stablehlo"
+    >>> path = stablehlo_float(ConvNorm(2, norm=None), ones, path, (1, 1, 3))
+    >>> load_stablehlo(path)(jnp.ones((2, 1, 1, 3))).reshape(2, 2).tolist()
+    [[4.0, 4.0], [4.0, 4.0]]
   """
   require_edge("stablehlo")
   try:

@@ -58,7 +58,18 @@ def verify(
     ValueError: if the file is missing, damaged or of another network, or there are no images.
 
   Examples:
-    See :func:`~jaxcompress.export.tflite`.
+    >>> import tempfile
+    >>> from jaxcompress.export import tflite
+    >>> from jaxcompress.nn import Graph, Node
+    >>> from jaxcompress.quantize import Grid
+    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
+    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+    >>> grids = dict.fromkeys(("input", "pool"), Grid(np.float32(0.1), 0))
+    >>> quantized = QuantizedModel(Graph((pool,), (1, 2, 2, 3), "pool"), grids, {})
+    >>> path = tflite(quantized, tempfile.mkdtemp() + "/pool.tflite")
+    >>> images = np.linspace(-9, 9, 60, dtype=np.float32).reshape(5, 2, 2, 3)
+    >>> verify(path, quantized, images).bit_equal
+    1.0
   """
   if len(images) == 0:
     raise ValueError("images: there are none; give at least one.")

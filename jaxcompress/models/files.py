@@ -47,8 +47,9 @@ def save(
 
   Examples:
     >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
     >>> model = models.resnet8(num_classes=10)
-    >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    >>> variables = init_variables(model, jax.random.key(0), (32, 32, 3))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...   path = save(folder + "/student.safetensors", model, variables, metadata={"seed": 0})
     ...   same_model, same_variables = load(path)
@@ -88,7 +89,14 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
       those of its model. Checkpoints of PyTorch are :func:`from_torch`'s.
 
   Examples:
-    See :func:`save`.
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (32, 32, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   same_model, same_variables = load(save(folder + "/a.safetensors", model, variables))
+    >>> same_model == model, same_variables["params"]["classifier"]["kernel"].shape
+    (True, (64, 10))
   """
   header, arrays = _read(path)
   model = _build(path, header)
@@ -107,7 +115,14 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     ValueError: if the file cannot be read or was not written by :func:`save`.
 
   Examples:
-    See :func:`save`.
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> model = models.resnet8(2)
+    >>> variables = init_variables(model, jax.random.key(0), (32, 32, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = save(folder + "/a.safetensors", model, variables, metadata={"classes": ["a", "b"]})
+    ...   read_metadata(path)
+    {'classes': ['a', 'b']}
   """
   header, _ = _read(path, arrays=False)
   try:
@@ -153,6 +168,12 @@ def from_config(config: Mapping[str, Any]) -> nn.Module:
 
   Raises:
     ValueError: if there is no such model.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> model = from_config({"model": "mobilenet_v2", "num_classes": 10, "options": {"width": 0.5}})
+    >>> model == models.mobilenet_v2(10, width=0.5)
+    True
   """
   try:
     options = {name: _as_tuples(value) for name, value in config["options"].items()}

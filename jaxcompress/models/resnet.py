@@ -111,7 +111,13 @@ def resnet18(
   layout: str = "auto",
   norm: Norm = Norm(),  # noqa: B008
 ) -> ResNet:
-  """ResNet-18: :func:`resnet` of depth 18."""
+  """ResNet-18: :func:`resnet` of depth 18.
+
+  Examples:
+    >>> model = resnet18(10)
+    >>> model.depth, model.num_classes, model.image_size
+    (18, 10, 224)
+  """
   return resnet(18, num_classes, layout=layout, norm=norm)
 
 
@@ -121,7 +127,13 @@ def resnet34(
   layout: str = "auto",
   norm: Norm = Norm(),  # noqa: B008
 ) -> ResNet:
-  """ResNet-34: :func:`resnet` of depth 34."""
+  """ResNet-34: :func:`resnet` of depth 34.
+
+  Examples:
+    >>> model = resnet34(10, layout="cifar")
+    >>> model.depth, model.num_classes, model.image_size
+    (34, 10, 32)
+  """
   return resnet(34, num_classes, layout=layout, norm=norm)
 
 
@@ -131,10 +143,22 @@ def resnet50(
   layout: str = "auto",
   norm: Norm = Norm(),  # noqa: B008
 ) -> ResNet:
-  """ResNet-50: :func:`resnet` of depth 50."""
+  """ResNet-50: :func:`resnet` of depth 50.
+
+  Examples:
+    >>> model = resnet50()
+    >>> model.depth, model.num_classes, model.image_size
+    (50, 1000, 224)
+  """
   return resnet(50, num_classes, layout=layout, norm=norm)
 
 
 def resnet50_crd(num_classes: int = 100, *, norm: Norm = Norm()) -> ResNet:  # noqa: B008
-  """The ResNet-50 of the CRD repository, for 32 px: :func:`resnet` with ``small_input``."""
+  """The ResNet-50 of the CRD repository, for 32 px: :func:`resnet` with ``small_input``.
+
+  Examples:
+    >>> model = resnet50_crd()
+    >>> model.depth, model.num_classes, model.image_size
+    (50, 100, 32)
+  """
   return resnet(50, num_classes, small_input=True, norm=norm)

@@ -85,7 +85,13 @@ def _named(depth: int, widths: tuple[int, int, int, int], name: str) -> Callable
     return resnet_cifar(depth, num_classes, widths=widths, norm=norm)
 
   make.__name__ = make.__qualname__ = name
-  make.__doc__ = f"{name}: :func:`resnet_cifar` of depth {depth} with channels {widths}."
+  make.__doc__ = f"""{name}: :func:`resnet_cifar` of depth {depth} with channels {widths}.
+
+  Examples:
+    >>> model = {name}(10)
+    >>> model.depth, model.widths, model.num_classes
+    ({depth}, {widths}, 10)
+  """
   return make
 
 

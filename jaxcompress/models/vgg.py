@@ -85,7 +85,13 @@ def _named(depth: int) -> Callable[..., VGG]:
     return vgg(depth, num_classes, norm=norm)
 
   make.__name__ = make.__qualname__ = f"vgg{depth}"
-  make.__doc__ = f"vgg{depth}: :func:`vgg` of depth {depth}."
+  make.__doc__ = f"""vgg{depth}: :func:`vgg` of depth {depth}.
+
+  Examples:
+    >>> model = vgg{depth}(10)
+    >>> model.depth, model.num_classes
+    ({depth}, 10)
+  """
   return make
 
 

@@ -117,7 +117,13 @@ def _named(depth: int, widen: int, name: str) -> Callable[..., WideResNet]:
     return wide_resnet(depth, widen, num_classes, norm=norm)
 
   make.__name__ = make.__qualname__ = name
-  make.__doc__ = f"{name}: :func:`wide_resnet` of depth {depth} and factor {widen}."
+  make.__doc__ = f"""{name}: :func:`wide_resnet` of depth {depth} and factor {widen}.
+
+  Examples:
+    >>> model = {name}(10)
+    >>> model.depth, model.widen, model.num_classes
+    ({depth}, {widen}, 10)
+  """
   return make
 
 

@@ -74,12 +74,32 @@ class Graph(NamedTuple):
 
 
 def module_path(module: nn.Module) -> str:
-  """A leaf op's name in the graph and in every table keyed by layer."""
+  """A leaf op's name in the graph and in every table keyed by layer.
+
+  Examples:
+    >>> from jaxcompress.nn import Activation
+    >>> class Network(nn.Module):
+    ...   def setup(self):
+    ...     self.stem = Activation("relu")
+    >>> module_path(Network().bind({}).stem)
+    'stem'
+  """
   return "/".join(module.path)
 
 
 def is_leaf_call(context: Any) -> bool:
-  """Whether an intercepted method is the call of a leaf op."""
+  """Whether an intercepted method is the call of a leaf op.
+
+  Examples:
+    >>> from jaxcompress.nn import Activation
+    >>> def look(call, args, kwargs, context):
+    ...   print(type(context.module).__name__, is_leaf_call(context))
+    ...   return call(*args, **kwargs)
+    >>> with nn.intercept_methods(look):
+    ...   _ = nn.Sequential([Activation("relu")]).apply({}, jax.numpy.ones(3))
+    Sequential False
+    Activation True
+  """
   return isinstance(context.module, LeafOp) and context.method_name == "__call__"
 
 
@@ -285,6 +305,11 @@ def kernel_shape(node: Node) -> tuple[int, ...] | None:
   """Shape of a node's kernel, (k, k, in / groups, out) or (in, out); None where there is none.
 
   A normalization has the kernel of the depthwise 1x1 convolution that it is on a device.
+
+  Examples:
+    >>> attrs, shape = {"kernel": 3, "groups": "depthwise", "features": 8}, (1, 4, 4, 8)
+    >>> kernel_shape(Node("conv", "ConvNorm", attrs, ("input",), ("conv",), (shape,), (shape,)))
+    (3, 3, 1, 8)
   """
   channels = node.input_shapes[0][-1]
   if node.op == "Dense":
@@ -302,6 +327,11 @@ def needed_shape(node: Node) -> tuple[int, ...]:
 
   Raises:
     ValueError: if it has none.
+
+  Examples:
+    >>> shapes = ((1, 64),), ((1, 10),)
+    >>> needed_shape(Node("head", "Dense", {"features": 10}, ("input",), ("head",), *shapes))
+    (64, 10)
   """
   shape = kernel_shape(node)
   if shape is None:
@@ -310,7 +340,14 @@ def needed_shape(node: Node) -> tuple[int, ...]:
 
 
 def macs(node: Node) -> int:
-  """Multiply-adds of one node for one image: convolutions and linear layers only."""
+  """Multiply-adds of one node for one image: convolutions and linear layers only.
+
+  Examples:
+    >>> attrs = {"kernel": 3, "groups": 1, "features": 8}
+    >>> shapes = ((1, 4, 4, 3),), ((1, 2, 2, 8),)
+    >>> macs(Node("conv", "ConvNorm", attrs, ("input",), ("conv",), *shapes))  # 4 * 27 * 8
+    864
+  """
   shape = kernel_shape(node)
   if shape is None or node.op == "BatchNorm":
     return 0

@@ -20,7 +20,12 @@ from jaxcompress.nn.norm import Norm
 
 
 class LeafOp(nn.Module):
-  """Base of all leaf ops: arrays come as positional arguments, everything else by keyword."""
+  """Base of all leaf ops: arrays come as positional arguments, everything else by keyword.
+
+  Examples:
+    >>> isinstance(ConvNorm(8), LeafOp), isinstance(nn.Conv(8, (3, 3)), LeafOp)
+    (True, False)
+  """
 
 
 class ConvNorm(LeafOp):
@@ -130,6 +135,13 @@ class BatchNorm(LeafOp):
     norm: epsilon and momentum.
 
   Parameters: ``scale`` and ``bias`` (channels,); statistics: ``mean`` and ``var`` (channels,).
+
+  Examples:
+    >>> x, ones, zeros = jnp.array([2.0, -2.0]).reshape(1, 1, 1, 2), jnp.ones(2), jnp.zeros(2)
+    >>> params, stats = {"scale": ones, "bias": zeros}, {"mean": zeros, "var": ones}
+    >>> layer = BatchNorm(act="relu", norm=Norm(epsilon=0.0))
+    >>> layer.apply({"params": params, "batch_stats": stats}, x, train=False).ravel().tolist()
+    [2.0, 0.0]
   """
 
   act: str | None = None
@@ -144,6 +156,11 @@ class Dense(LeafOp):
   """A linear layer on (batch, in); further axes of the input are flattened into one.
 
   Parameters: ``kernel`` (in, features) and ``bias`` (features,).
+
+  Examples:
+    >>> params = {"kernel": jnp.ones((12, 2)), "bias": jnp.array([0.0, 1.0])}
+    >>> Dense(2).apply({"params": params}, jnp.ones((1, 2, 2, 3))).tolist()
+    [[12.0, 13.0]]
   """
 
   features: int
@@ -162,7 +179,12 @@ class Dense(LeafOp):
 
 
 class Add(LeafOp):
-  """Elementwise sum of two arrays of one shape."""
+  """Elementwise sum of two arrays of one shape.
+
+  Examples:
+    >>> Add().apply({}, jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]])).tolist()
+    [[4.0, 6.0]]
+  """
 
   @nn.compact
   def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -170,7 +192,13 @@ class Add(LeafOp):
 
 
 class Multiply(LeafOp):
-  """Elementwise product; the second factor may be (batch, 1, 1, channels), as in squeeze-excite."""
+  """Elementwise product; the second factor may be (batch, 1, 1, channels), as in squeeze-excite.
+
+  Examples:
+    >>> x, gate = jnp.ones((1, 2, 2, 2)), jnp.array([0.5, 2.0]).reshape(1, 1, 1, 2)
+    >>> Multiply().apply({}, x, gate)[0, 0].tolist()
+    [[0.5, 2.0], [0.5, 2.0]]
+  """
 
   @nn.compact
   def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -178,7 +206,12 @@ class Multiply(LeafOp):
 
 
 class Concat(LeafOp):
-  """Concatenation on the channel axis."""
+  """Concatenation on the channel axis.
+
+  Examples:
+    >>> Concat().apply({}, jnp.ones((1, 2, 2, 3)), jnp.ones((1, 2, 2, 5))).shape
+    (1, 2, 2, 8)
+  """
 
   @nn.compact
   def __call__(self, *xs: jax.Array) -> jax.Array:
@@ -186,7 +219,13 @@ class Concat(LeafOp):
 
 
 class Split(LeafOp):
-  """Splits the channels into consecutive parts of the given sizes."""
+  """Splits the channels into consecutive parts of the given sizes.
+
+  Examples:
+    >>> first, second = Split((1, 2)).apply({}, jnp.array([[1.0, 2.0, 3.0]]))
+    >>> first.tolist(), second.tolist()
+    ([[1.0]], [[2.0, 3.0]])
+  """
 
   sizes: Sequence[int]
 
@@ -199,7 +238,12 @@ class Split(LeafOp):
 
 
 class ChannelShuffle(LeafOp):
-  """Transposes (groups, channels / groups) on the channel axis (Zhang et al., ShuffleNet, 2017)."""
+  """Transposes (groups, channels / groups) on the channel axis (Zhang et al., ShuffleNet, 2017).
+
+  Examples:
+    >>> ChannelShuffle(groups=2).apply({}, jnp.arange(6.0).reshape(1, 6)).tolist()
+    [[0.0, 3.0, 1.0, 4.0, 2.0, 5.0]]
+  """
 
   groups: int
 
@@ -225,7 +269,13 @@ class _Pool(LeafOp):
 
 
 class MaxPool(_Pool):
-  """Largest value of each window; padded cells never win."""
+  """Largest value of each window; padded cells never win.
+
+  Examples:
+    >>> x = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+    >>> MaxPool(kernel=2, stride=2).apply({}, x).item()
+    4.0
+  """
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -237,6 +287,13 @@ class AvgPool(_Pool):
 
   Attributes:
     count_padding: whether padded cells count as zeros (PyTorch's default) or not at all (TFLite).
+
+  Examples:
+    >>> x = jnp.ones((1, 2, 2, 1))
+    >>> AvgPool(kernel=3, stride=2).apply({}, x).item()
+    1.0
+    >>> round(AvgPool(kernel=3, stride=2, count_padding=True).apply({}, x).item(), 3)  # 4 / 9
+    0.444
   """
 
   count_padding: bool = False
@@ -254,6 +311,13 @@ class GlobalAvgPool(LeafOp):
 
   Attributes:
     keepdims: keep height and width as axes of length one.
+
+  Examples:
+    >>> x = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+    >>> GlobalAvgPool().apply({}, x).tolist()
+    [[2.5]]
+    >>> GlobalAvgPool(keepdims=True).apply({}, x).shape
+    (1, 1, 1, 1)
   """
 
   keepdims: bool = False
@@ -264,7 +328,12 @@ class GlobalAvgPool(LeafOp):
 
 
 class Activation(LeafOp):
-  """An activation function on its own, by name."""
+  """An activation function on its own, by name.
+
+  Examples:
+    >>> Activation("relu6").apply({}, jnp.array([-1.0, 3.0, 9.0])).tolist()
+    [0.0, 3.0, 6.0]
+  """
 
   act: str
 

@@ -23,6 +23,11 @@ class Norm(NamedTuple):
       0.1 is 0.9 here).
     zero: start the scale at zero, for the last normalization of a residual branch (Goyal et al.,
       2017, section 5.1).
+
+  Examples:
+    >>> from jaxcompress.nn import ConvNorm
+    >>> ConvNorm(8, norm=Norm(epsilon=1e-3, momentum=0.99)).norm
+    Norm(epsilon=0.001, momentum=0.99, zero=False)
   """
 
   epsilon: float = 1e-5

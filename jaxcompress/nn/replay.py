@@ -65,6 +65,17 @@ class Replay(nn.Module):
       what the last linear layer reads, flattened.
     image_size: side of the images for which it was recorded.
     origin: what it was made of, as a person writes it.
+
+  Examples:
+    >>> layers = (
+    ...   Layer("pool", "GlobalAvgPool", FrozenDict(), ("input",)),
+    ...   Layer("classifier", "Dense", FrozenDict(features=2, use_bias=False), ("pool",)),
+    ... )
+    >>> model = Replay(2, layers, Endpoints("classifier", "pool"), image_size=8)
+    >>> ones = jax.numpy.ones
+    >>> params = {"classifier": {"kernel": ones((3, 2))}}
+    >>> model.apply({"params": params}, ones((1, 8, 8, 3)), train=False).logits.tolist()
+    [[3.0, 3.0]]
   """
 
   num_classes: int

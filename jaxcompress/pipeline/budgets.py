@@ -25,6 +25,10 @@ class Budget(NamedTuple):
     size: bytes of the packed file.
     macs: multiply-adds for one image.
     latency_ms: for one image, in LiteRT on one thread.
+
+  Examples:
+    >>> Budget(size=300_000)
+    Budget(size=300000, macs=None, latency_ms=None)
   """
 
   size: int | None = None

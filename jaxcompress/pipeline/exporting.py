@@ -94,6 +94,10 @@ def export_model(options: ExportOptions, *, console: Console | None = None) -> l
   Raises:
     ValueError: if the model cannot be read, a file exists, a format cannot hold the network, or
       as :func:`~jaxcompress.pipeline.quantize_model`; nothing is written then.
+
+  Examples:
+    ``jaxcompress export OUT/student --format tflite,onnx`` runs it, on what a compress run left in
+    OUT.
   """
   console, paths = console or Console(stderr=True), options.paths
   if options.is_packed:

@@ -170,6 +170,15 @@ def claim_folder(
   Raises:
     ValueError: if the folder holds something and is not resumed, holds no run to resume, cannot
       be written, or an option differs from the resumed run's.
+
+  Examples:
+    >>> import tempfile
+    >>> out = tempfile.mkdtemp() + "/out"
+    >>> folder, options = claim_folder(out, {"student": "vgg8", "bits": 4}, resume=False)
+    >>> [path.name for path in folder.iterdir()], options.bits
+    (['run.json'], 4)
+    >>> claim_folder(out, {}, resume=True)[1] == options
+    True
   """
   if resume:
     folder = pathlib.Path(out) if out else _newest_default()
@@ -198,6 +207,12 @@ def claim_together(
 
   Raises:
     ValueError: on every process, if the first cannot, or another does not see the folder.
+
+  Examples:
+    >>> import tempfile
+    >>> folder, options = claim_together(tempfile.mkdtemp() + "/out", {"bits": 4}, resume=False)
+    >>> folder.name, options.bits
+    ('out', 4)
   """
   claim: dict[str, Any] = {}
   if is_first():
@@ -215,7 +230,15 @@ def claim_together(
 
 
 def release_folder(folder: pathlib.Path) -> None:
-  """Takes back a claimed folder in which nothing was made yet, so that the same command works."""
+  """Takes back a claimed folder in which nothing was made yet, so that the same command works.
+
+  Examples:
+    >>> import tempfile
+    >>> folder, _ = claim_folder(tempfile.mkdtemp() + "/out", {}, resume=False)
+    >>> release_folder(folder)
+    >>> folder.exists()
+    False
+  """
   if [child.name for child in folder.iterdir()] == [OPTIONS_FILE]:
     (folder / OPTIONS_FILE).unlink()
     folder.rmdir()

@@ -107,6 +107,9 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
   Raises:
     ValueError: for options that do not fit together or with the data, a file that exists, a budget
       or a drop that cannot be met; nothing is written then.
+
+  Examples:
+    ``jaxcompress quantize OUT/student --budget 80KB`` runs it, on what a compress run left in OUT.
   """
   console = console or Console(stderr=True)
   require_formats(options.models)  # now, not after the work

@@ -144,7 +144,15 @@ def choose(results: Sequence[Result]) -> Result:
 
 
 def read_results(folder: str | os.PathLike) -> tuple[Result, ...]:
-  """The candidates that a search has finished so far; a line cut off by a kill is none."""
+  """The candidates that a search has finished so far; a line cut off by a kill is none.
+
+  Examples:
+    >>> import tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _append(folder / RESULTS_FILE, Result("x0.5", 0.9, 9, 9, 0.1, 9, {}, True, 1, 1.0))
+    >>> [result.name for result in read_results(folder)]
+    ['x0.5']
+  """
   path = pathlib.Path(folder) / RESULTS_FILE
   found = []
   for line in path.read_text().splitlines() if path.exists() else ():

@@ -52,6 +52,10 @@ def quantize_torch(
   Raises:
     ValueError: if the source or how it prepares images is not known, the checkpoint or an image
       cannot be read, a file exists, or a drop cannot be met; nothing is written then.
+
+  Examples:
+    ``jaxcompress quantize --torch timm/mobilenetv3_small_100 --weights FILE --calibration FOLDER``
+    runs it.
   """
   console = console or Console(stderr=True)
   for name, given in (("budget", options.budget), ("analyze", options.analyze or None)):

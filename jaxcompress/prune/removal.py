@@ -36,6 +36,11 @@ class Keep(NamedTuple):
     masks: by layer that makes channels (convolutions but depthwise ones, and linear layers),
       (features,) bool; layers that are not named keep all but what belongs to removed channels.
     image_shape: (height, width, channels) of the images, for which the network is built.
+
+  Examples:
+    >>> keep = Keep({"stem": np.arange(16) < 12}, image_shape=(32, 32, 3))
+    >>> int(keep.masks["stem"].sum())
+    12
   """
 
   masks: Mapping[str, Any]
@@ -70,6 +75,17 @@ def mask_channels(model: nn.Module, variables: Mapping[str, Any], keep: Keep) ->
 
   Raises:
     ValueError: as :func:`remove_channels`.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
+    >>> keep = Keep({"stage0_block0/conv1": np.arange(16) < 12}, (8, 8, 3))
+    >>> masked = mask_channels(model, variables, keep)
+    >>> kernel = np.asarray(masked["params"]["stage0_block0"]["conv1"]["kernel"])
+    >>> kernel.shape, int(kernel.any((0, 1, 2)).sum())
+    ((3, 3, 16, 16), 12)
   """
   graph, _ = _trace(model, variables, keep.image_shape)
   routes = find_routes(graph)

@@ -39,6 +39,11 @@ class Quantization:
 
   Raises:
     ValueError: if a rule is none, a number is out of range, or a step comes too early.
+
+  Examples:
+    >>> plan = Quantization(weights=lsq(4), activations=lsq_activations(4), start_step=100)
+    >>> plan.weights.levels.high, plan.start_step
+    (7, 100)
   """
 
   weights: Quantizer

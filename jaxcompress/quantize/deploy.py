@@ -119,6 +119,18 @@ def deploy(
 
   Raises:
     ValueError: as :func:`~jaxcompress.quantize.assemble`.
+
+  Examples:
+    >>> from jaxcompress.nn import Graph, Node
+    >>> from jaxcompress.quantize import absmax, find_sites, fixed_range, init_quantizers
+    >>> node = Node("dense", "Dense", {"features": 1}, ("input",), ("dense",), ((1, 2),), ((1, 1),))
+    >>> sites = find_sites(Graph((node,), (1, 2), "dense"))
+    >>> plan = Quantization(weights=absmax(8), activations=fixed_range(-1.0, 1.0))
+    >>> params = {"dense": {"kernel": np.float32([[1.0], [-0.2]]), "bias": np.zeros(1)}}
+    >>> codes = trained_codes(plan, sites, init_quantizers(plan, sites, params), params)
+    >>> model = deploy(plan, sites, jax.device_get(codes), {"params": params})
+    >>> model.layers["dense"].weights.ravel().tolist()
+    [127, -25]
   """
   assigned, grids = assign(plan, sites), {}
   for tensor, key in sites.keys:

@@ -64,6 +64,18 @@ def exact_values(
   Raises:
     ValueError: when traced: if a layer stays in float, or its method has no integers; when run: if
       the device would refuse the network.
+
+  Examples:
+    >>> from jaxcompress.nn import Graph, Node
+    >>> from jaxcompress.quantize import absmax, find_sites, fixed_range, init_quantizers
+    >>> node = Node("dense", "Dense", {"features": 1}, ("input",), ("dense",), ((1, 2),), ((1, 1),))
+    >>> sites = find_sites(Graph((node,), (1, 2), "dense"))
+    >>> plan = Quantization(weights=absmax(8), activations=fixed_range(-1.0, 1.0))
+    >>> params = {"dense": {"kernel": jnp.ones((2, 1)), "bias": jnp.zeros(1)}}
+    >>> variables, images = init_quantizers(plan, sites, params), jnp.array([[0.25, 0.5]])
+    >>> values = jax.jit(exact_values, static_argnums=(0, 1))
+    >>> round(values(plan, sites, variables, {"params": params}, images)["dense"].item(), 2)
+    0.75
   """
   inputs = jax.lax.stop_gradient((variables, dict(model_variables), images))
   variables, model_variables, images = inputs

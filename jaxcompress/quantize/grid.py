@@ -14,6 +14,10 @@ class Levels(NamedTuple):
     low: smallest integer.
     high: largest integer.
     symmetric: whether zero is always represented by the integer zero.
+
+  Examples:
+    >>> stored_bits(Levels(low=0, high=15, symmetric=False))
+    8
   """
 
   low: int

@@ -78,7 +78,13 @@ def assemble(
       unknown, or the device would refuse the network.
 
   Examples:
-    See :class:`~jaxcompress.quantize.QuantizedModel`.
+    >>> node = Node("dense", "Dense", {"features": 1}, ("input",), ("dense",), ((1, 2),), ((1, 1),))
+    >>> folded = {"dense": Folded(np.float32([[0.2], [-1.0]]), np.ones(1), np.array([0.5]))}
+    >>> grids = dict.fromkeys(("input", "dense"), Grid(np.float32(0.1), 0))
+    >>> scales = {"dense": np.float32([1 / 127])}
+    >>> model = assemble(Graph((node,), (1, 2), "dense"), folded, scales, grids)
+    >>> model.layers["dense"].weights.ravel().tolist(), model.layers["dense"].bias.tolist()
+    ([25, -127], [635])
 
   References:
     Jacob et al., `Quantization and Training of Neural Networks for Efficient

@@ -108,6 +108,14 @@ def assign(plan: Quantization, sites: Sites) -> Assigned:
 
   Raises:
     ValueError: if a rule matches no layer.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.quantize import w4a8
+    >>> sites = find_sites(models.summarize(models.resnet8(), 8).graph)
+    >>> assigned = assign(w4a8(), sites)
+    >>> [assigned.weights[name].levels.high for name in ("stem", "stage0_block0/conv1")]
+    [127, 7]
   """
   layers = {INPUT: Names((INPUT,), frozenset()), **names_of(sites.graph)}
   chosen = choose(plan.rules, Choice(plan.weights, plan.activations), layers)
@@ -140,6 +148,13 @@ def tensor_bits(sites: Sites, assigned: Assigned) -> dict[str, int]:
   Args:
     sites: of the model's graph.
     assigned: from :func:`assign`.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.quantize import w8a16
+    >>> sites = find_sites(models.summarize(models.resnet8(), 8).graph)
+    >>> set(tensor_bits(sites, assign(w8a16(), sites)).values())
+    {16}
   """
   return {
     tensor: assigned.gates[tensor].bits

@@ -48,7 +48,14 @@ def zero_share(quantized: QuantizedModel) -> float:
     quantized: from training or :func:`~jaxcompress.quantize.post_training`.
 
   Examples:
-    See :func:`model_bytes`.
+    >>> from jaxcompress.nn import Graph, Node
+    >>> from jaxcompress.quantize import Grid, Integers
+    >>> node = Node("dense", "Dense", {"features": 1}, ("input",), ("dense",), ((1, 4),), ((1, 1),))
+    >>> grids = dict.fromkeys(("input", "dense"), Grid(np.float32(0.1), 0))
+    >>> weights = np.int8([[0], [9], [0], [0]])
+    >>> layers = {"dense": Integers(weights, np.ones(1, np.float32), np.zeros(1, np.int32))}
+    >>> zero_share(QuantizedModel(Graph((node,), (1, 4), "dense"), grids, layers))
+    0.75
   """
   kernels = [layer.weights for layer in quantized.layers.values()]
   alive = sum(int(np.count_nonzero(kernel)) for kernel in kernels)

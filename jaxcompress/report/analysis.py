@@ -48,6 +48,14 @@ def analysis_table(analysis: Analysis) -> Table:
 
   Returns:
     A rich table; it fits 100 characters.
+
+  Examples:
+    >>> layer = LayerAnalysis(
+    ...   "stem", "ConvNorm", 4, 20.0, 12.0, 0.5, 0.4, 12.0, 0.5, 0.9, 0.06, 0.0, 16, ()
+    ... )
+    >>> table = analysis_table(Analysis((layer,), 12.0, 0.5, 0.9, 64))
+    >>> table.row_count, len(table.columns)
+    (1, 10)
   """
   table = plain_table(None, Text(analysis_finding(analysis)))
   table.collapse_padding = True
@@ -88,7 +96,15 @@ def _decibels(value: float) -> str:
 
 @style.styled
 def analysis_plot(analysis: Analysis) -> Figure:
-  """Bars for each layer: isolated divergence, signal-to-noise ratios, and use of the grid."""
+  """Bars for each layer: isolated divergence, signal-to-noise ratios, and use of the grid.
+
+  Examples:
+    >>> layer = LayerAnalysis(
+    ...   "stem", "ConvNorm", 4, 20.0, 12.0, 0.5, 0.4, 12.0, 0.5, 0.9, 0.06, 0.0, 16, ()
+    ... )
+    >>> len(analysis_plot(Analysis((layer,), 12.0, 0.5, 0.9, 64)).axes)
+    4
+  """
   fig = style.figure(analysis_finding(analysis), 8.0)
   axes = fig.subplots(4, 1, sharex=True, height_ratios=(1.4, 1.4, 0.7, 0.7))
   top, middle, codes, clipped = axes
@@ -142,5 +158,10 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
 
 
 def analysis_text(analysis: Analysis) -> str:
-  """The text of a JSON file of an analysis."""
+  """The text of a JSON file of an analysis.
+
+  Examples:
+    >>> json.loads(analysis_text(Analysis((), 30.0, 0.0, 1.0, 8)))["agreement"]
+    1.0
+  """
   return json.dumps(analysis_json(analysis), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

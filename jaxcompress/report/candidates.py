@@ -49,6 +49,14 @@ def allocation_table(sensitivity: Sensitivity, allocation: Allocation) -> Table:
   Args:
     sensitivity: of the network.
     allocation: from :func:`jaxcompress.quantize.choose_bits`.
+
+  Examples:
+    >>> from jaxcompress.quantize.analysis.sensitivity import LayerSensitivity
+    >>> rows = (LayerSensitivity("stem", 100, 1, (0.0, 0.5), (108, 58)),)
+    >>> found = Sensitivity("kl", (8, 4), rows, 0, 32)
+    >>> table = allocation_table(found, Allocation({"stem": 8}, 108, 0.0))
+    >>> [column.header for column in table.columns]
+    ['layer', 'bits', 'bytes', 'KL at 8', '4']
   """
   measure = "KL" if sensitivity.measure == "kl" else "rise of the loss"
   table = plain_table(None, None)
@@ -111,6 +119,12 @@ def candidates_plot(
 
   Raises:
     ValueError: if there are no candidates.
+
+  Examples:
+    >>> candidates = [Candidate("8 bits", 1000, 0.9), Candidate("mixed", 600, 0.89, mixed=True)]
+    >>> fig = candidates_plot(candidates, reference=0.9, images=1000)
+    >>> fig.axes[0].get_title(loc="left")
+    'top-1'
   """
   if not candidates:
     raise ValueError("candidates: there are none; give at least one.")

@@ -48,7 +48,14 @@ def standard_error(first: float, second: float, images: int) -> float:
 
 
 def headline(results: Results) -> str:
-  """The result in one sentence."""
+  """The result in one sentence.
+
+  Examples:
+    >>> from jaxcompress.report.results import STAGES, Run
+    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> headline(Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries))
+    'A 78 k-parameter resnet8 reaches 90.0 % top-1 on digits at int8, in 80.0 kB.'
+  """
   entry = results.entries["int8"]
   number = text.count(entry.parameters)
   bits = "int8" if entry.weight_bits in (8, 32) else f"{entry.weight_bits}-bit weights"

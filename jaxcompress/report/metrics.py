@@ -74,6 +74,13 @@ def read_metrics(path: str | os.PathLike) -> list[Row]:
 
   Raises:
     ValueError: if a complete line is not a JSON object.
+
+  Examples:
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "metrics.jsonl"
+    >>> _ = path.write_text('{"phase": "teacher", "step": 10, "loss": 1.5}\\n{"phase": "tea')
+    >>> read_metrics(path)
+    [{'phase': 'teacher', 'step': 10, 'loss': 1.5}]
   """
   lines = pathlib.Path(path).read_bytes().split(b"\n")[:-1]
   return [_parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]

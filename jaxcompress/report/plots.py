@@ -289,7 +289,16 @@ def render_plots(results: Results) -> dict[str, bytes]:
 
 
 def write_plots(results: Results, folder: str | os.PathLike) -> dict[str, pathlib.Path]:
-  """Writes every plot whose data is there as ``NAME.png``, and returns the paths by name."""
+  """Writes every plot whose data is there as ``NAME.png``, and returns the paths by name.
+
+  Examples:
+    >>> import tempfile
+    >>> from jaxcompress.report.results import STAGES, Entry, Run
+    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
+    >>> [path.name for path in write_plots(results, tempfile.mkdtemp()).values()]
+    ['accuracy_against_size.png', 'costs.png']
+  """
   return {
     name: write_atomically(pathlib.Path(folder) / f"{name}.png", data)
     for name, data in render_plots(results).items()

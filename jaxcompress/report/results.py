@@ -213,6 +213,10 @@ class Candidate(NamedTuple):
     score: share of images that are right, or on which it decides as the float network.
     mixed: whether its layers differ in bits.
     chosen: whether it is the one that was kept.
+
+  Examples:
+    >>> Candidate("mixed", bytes=600, score=0.89, mixed=True).chosen
+    False
   """
 
   name: str

@@ -32,6 +32,13 @@ def to_json(results: Results) -> dict[str, Any]:
     ``top1``, ``parameters``, ``macs`` and ``bytes``; ``int8`` also with ``bit_equal`` and
     ``latency_ms`` (null where they were not measured). Further entries are under ``others``.
     Numbers that are not finite become null.
+
+  Examples:
+    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
+    >>> data = to_json(results)
+    >>> data["int8"]["top1"], data["run"]["classes"]
+    (0.9, ['odd', 'even'])
   """
   entries = {key: _entry_json(key, entry) for key, entry in results.entries.items()}
   return {
@@ -56,6 +63,13 @@ def from_json(data: Mapping[str, Any]) -> Results:
 
   Raises:
     ValueError: if an object is missing or the file is of a later format.
+
+  Examples:
+    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
+    >>> same = from_json(to_json(results))
+    >>> same.run == results.run, same.entries == results.entries
+    (True, True)
   """
   if data.get("format", FORMAT) > FORMAT:
     raise ValueError(

@@ -41,6 +41,13 @@ def deploy(results: Results) -> str:
 
   Returns:
     Python source.
+
+  Examples:
+    >>> from jaxcompress.report.results import STAGES, Entry, Run
+    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
+    >>> print(deploy(results).splitlines()[4])
+    CLASSES = ["odd", "even"]
   """
   height, width, channels = results.run.image_shape
   return SNIPPET.format(

@@ -24,6 +24,13 @@ def result_table(results: Results) -> Table:
 
   Returns:
     A rich table with a column for each network; it fits 80 characters.
+
+  Examples:
+    >>> from jaxcompress.report.results import STAGES, Run
+    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> table = result_table(Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries))
+    >>> table.row_count, len(table.columns)  # model, top-1, parameters, multiply-adds, file
+    (5, 5)
   """
   entries = ordered(results)
   rows: dict[str, Callable[[Entry], str | None]] = {

@@ -19,6 +19,14 @@ def write_report(results: Results, folder: str | os.PathLike) -> dict[str, pathl
 
   Returns:
     The paths: ``json``, ``html``, and each plot's name.
+
+  Examples:
+    >>> import tempfile
+    >>> from jaxcompress.report.results import STAGES, Entry, Run
+    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
+    >>> write_report(results, tempfile.mkdtemp())["json"].name
+    'report.json'
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,10 @@ class Together(NamedTuple):
     num_processes: how many there are; 1 and nothing else: alone, on a TPU too.
     process_id: which this is, from 0.
     heartbeat: seconds without a sign of life after which a process counts as dead.
+
+  Examples:
+    >>> Together("10.0.0.1:1234", num_processes=2, process_id=0).heartbeat
+    30
   """
 
   coordinator: str | None = None
@@ -92,6 +96,10 @@ def _on_tpu() -> bool:
 
 
 def leave() -> None:
-  """Takes leave of the others, who may be gone: at an error, before the process ends."""
+  """Takes leave of the others, who may be gone: at an error, before the process ends.
+
+  Examples:
+    >>> leave()  # alone, there is nobody to take leave of
+  """
   with contextlib.suppress(Exception):
     jax.distributed.shutdown()

@@ -71,6 +71,21 @@ def fit(
       gradient was not finite.
     PreemptedError: after SIGTERM to any process, on all of them and with the state saved; without
       ``checkpoints`` the signal is not taken.
+
+  Examples:
+    >>> import optax
+    >>> from jaxcompress.nn import Dense
+    >>> from jaxcompress.training import Recipe, init_state
+    >>> class Linear(nn.Module):
+    ...   @nn.compact
+    ...   def __call__(self, x, *, train):
+    ...     return Dense(2, name="classifier")(x)
+    >>> recipe = Recipe(student=Linear(), optimizer=optax.sgd(0.1))
+    >>> batch = {"image": jnp.ones((2, 1, 1, 3)), "label": jnp.array([0, 1])}
+    >>> state = init_state(recipe, jax.random.key(0), batch)
+    >>> state = fit(state, lambda position: batch, steps=3, console=Console(quiet=True))
+    >>> int(state.step)
+    3
   """
   step = distill_step if state.recipe.teachers else train_step
   mesh = None if state.placement is None else state.placement.mesh
@@ -150,6 +165,14 @@ def evaluate(
 
   Returns:
     ``{"top1", "loss", "count"}``; ``top1`` is a share.
+
+  Examples:
+    >>> class Brightness(nn.Module):
+    ...   def __call__(self, x, *, train):
+    ...     return jnp.concatenate([-x, x], axis=-1).reshape(len(x), 2)
+    >>> images = jnp.array([-1.0, 1.0, 2.0, 3.0]).reshape(4, 1, 1, 1)
+    >>> evaluate(Brightness(), {}, [{"image": images, "label": jnp.array([0, 0, 1, 1])}])["top1"]
+    0.75
   """
   if mesh is not None:
     variables = replicated(variables, mesh)

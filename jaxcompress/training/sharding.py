@@ -60,6 +60,17 @@ def shardings(state: CompressState) -> CompressState:
 
   Returns:
     A tree of :class:`jax.sharding.NamedSharding`.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from jaxcompress import models
+    >>> from jaxcompress.training import Recipe, init_state, make_mesh
+    >>> recipe = Recipe(student=models.resnet8(10), optimizer=optax.sgd(0.1))
+    >>> batch = {"image": jnp.zeros((2, 8, 8, 3)), "label": jnp.zeros(2, int)}
+    >>> state = shard(init_state(recipe, jax.random.key(0), batch), make_mesh(1))
+    >>> shardings(state).params["classifier"]["kernel"].is_fully_replicated
+    True
   """
   if state.placement is None:
     raise ValueError("state: it has no placement; training.shard gives it one.")

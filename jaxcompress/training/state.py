@@ -283,6 +283,19 @@ def at_stage(state: CompressState, position: int) -> CompressState:
 
   Returns:
     The state itself if it is in that stage.
+
+  Examples:
+    >>> import optax
+    >>> from jaxcompress import distill, models
+    >>> from jaxcompress.training import Stage
+    >>> loss = distill.named_chain(labels=distill.cross_entropy())
+    >>> options = {"optimizer": optax.sgd(0.1), "loss": loss}
+    >>> first = Stage(loss, ("student/classifier",), steps=5)
+    >>> recipe = Recipe(student=models.resnet8(10), stages=(first,), **options)
+    >>> batch = {"image": jnp.zeros((2, 8, 8, 3)), "label": jnp.zeros(2, int)}
+    >>> state = init_state(recipe, jax.random.key(0), batch)
+    >>> at_stage(state, 4) is state, at_stage(state, 5).stage
+    (True, 1)
   """
   index = state.recipe.stage_at(position)
   if index == state.stage:

@@ -14,6 +14,13 @@ def save_variables(path: str | pathlib.Path, variables: Any) -> None:
 
   Raises:
     ValueError: if the folder exists.
+
+  Examples:
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "student"
+    >>> save_variables(path, {"params": {"kernel": jax.numpy.ones((2, 3))}})
+    >>> path.is_dir()
+    True
   """
   path = pathlib.Path(path).absolute()
   if path.exists():
@@ -31,6 +38,14 @@ def load_variables(path: str | pathlib.Path, like: Any) -> Any:
 
   Raises:
     ValueError: if nothing is there, it is damaged, or it belongs to another model.
+
+  Examples:
+    >>> import tempfile
+    >>> variables = {"params": {"kernel": jax.numpy.ones((2, 3))}}
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "student"
+    >>> save_variables(path, variables)
+    >>> load_variables(path, variables)["params"]["kernel"].shape
+    (2, 3)
   """
   path = pathlib.Path(path).absolute()
   if not path.is_dir():

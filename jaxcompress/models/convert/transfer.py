@@ -131,7 +131,12 @@ def to_torch(source: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]
     ValueError: if the source is unknown, or the variables are not those of its model.
 
   Examples:
-    See :func:`from_torch`.
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> variables = init_variables(models.resnet8(10), jax.random.key(0), (32, 32, 3))
+    >>> weights = to_torch("crd/resnet8", variables)
+    >>> weights["conv1.weight"].shape, weights["fc.weight"].shape
+    ((16, 3, 3, 3), (10, 64))
   """
   found = find_source(source)
   classifier = parameters(variables.get("params", {}), CLASSIFIER).get("kernel")

@@ -86,6 +86,15 @@ def choose_bits(sensitivity: Sensitivity, budget_bytes: int) -> Allocation:
   Raises:
     ValueError: as :func:`allocate_bits`.
 
+  Examples:
+    >>> from jaxcompress.quantize.analysis.sensitivity import LayerSensitivity
+    >>> rows = (
+    ...   LayerSensitivity("stem", 100, 1, (0.0, 0.5), (108, 58)),
+    ...   LayerSensitivity("head", 200, 1, (0.0, 0.1), (208, 108)),
+    ... )
+    >>> choose_bits(Sensitivity("kl", (8, 4), rows, 0, 32), 250)
+    Allocation(bits={'stem': 8, 'head': 4}, bytes=216, cost=0.1)
+
   References:
     Kellerer et al., Knapsack Problems, 2004, chapter 11.
   """

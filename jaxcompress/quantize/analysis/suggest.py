@@ -78,7 +78,15 @@ def suggest(
 def suggested_rules(
   analysis: Analysis, *, share: float = 0.8, least: float = LEAST_KL
 ) -> tuple[Rule, ...]:
-  """The rules of :func:`suggest` alone, as ``quantize.uniform(rules=...)`` takes them."""
+  """The rules of :func:`suggest` alone, as ``quantize.uniform(rules=...)`` takes them.
+
+  Examples:
+    >>> layer = LayerAnalysis(
+    ...   "stem", "ConvNorm", 4, 20.0, 12.0, 0.5, 0.4, 12.0, 0.5, 0.9, 0.06, 0.0, 16, ()
+    ... )
+    >>> [rule.match for rule in suggested_rules(Analysis((layer,), 12.0, 0.5, 0.9, 64))]
+    ['^(?:stem)$']
+  """
   return tuple(suggestion.rule for suggestion in suggest(analysis, share=share, least=least))
 
 

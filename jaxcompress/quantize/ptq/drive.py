@@ -174,6 +174,18 @@ def search(
 
   Raises:
     ValueError: as :func:`post_training`.
+
+  Examples:
+    >>> from jaxcompress.nn import Dense, GlobalAvgPool
+    >>> class Network(nn.Module):
+    ...   @nn.compact
+    ...   def __call__(self, x, *, train):
+    ...     return Dense(2, name="classifier")(GlobalAvgPool(name="pool")(x))
+    >>> variables = {"params": {"classifier": {"kernel": np.eye(3, 2), "bias": np.zeros(2)}}}
+    >>> images = np.random.default_rng(0).normal(size=(4, 2, 2, 3)).astype(np.float32)
+    >>> quantized, trials = search(Network(), variables, images, method="minmax")
+    >>> [trial.name for trial in trials], quantized(images).shape
+    (['minmax'], (4, 2))
   """
   methods = _methods(method, ranges)
   if not 2 <= bits <= 8:
