@@ -24,23 +24,20 @@ from jaxcompress.nn.graph import (
   with_parameters,
 )
 from jaxcompress.nn.initial import Initial, init_variables
-from jaxcompress.nn.layers import (
+from jaxcompress.nn.layers import BatchNorm, ConvNorm, Dense, LeafOp
+from jaxcompress.nn.norm import Norm, batch_norm
+from jaxcompress.nn.replay import LEAF_OPS, Layer, Replay, replay
+from jaxcompress.nn.structure import (
   Activation,
   Add,
   AvgPool,
-  BatchNorm,
   ChannelShuffle,
   Concat,
-  ConvNorm,
-  Dense,
   GlobalAvgPool,
-  LeafOp,
   MaxPool,
   Multiply,
   Split,
 )
-from jaxcompress.nn.norm import Norm, batch_norm
-from jaxcompress.nn.replay import LEAF_OPS, Layer, Replay, replay
 
 __all__ = [
   "INPUT",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn import layers as leaf_ops
+from jaxcompress.nn import structure
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.fold import Folded
 from jaxcompress.nn.graph import INPUT, Graph, Node
@@ -86,7 +86,7 @@ def run_node(node: Node, layer: Layer | None, *inputs: jax.Array) -> tuple[jax.A
     fields = {key: value for key, value in node.attrs.items() if key != "act"}
     if node.op == "Activation":
       return (activate(act, *inputs),)
-    outputs = getattr(leaf_ops, node.op)(**fields).apply({}, *inputs)
+    outputs = getattr(structure, node.op)(**fields).apply({}, *inputs)
     return outputs if isinstance(outputs, tuple) else (activate(act, outputs),)
   if node.op not in ("ConvNorm", "BatchNorm", "Dense"):
     raise ValueError(

@@ -13,26 +13,26 @@ import flax.linen as nn
 import jax
 from flax.core import FrozenDict
 
-from jaxcompress.nn import layers as leaf_ops
+from jaxcompress.nn import layers, structure
 from jaxcompress.nn.endpoints import Endpoints
 from jaxcompress.nn.graph import INPUT, Graph
 from jaxcompress.nn.norm import Norm
 
-LEAF_OPS: dict[str, type[leaf_ops.LeafOp]] = {
+LEAF_OPS: dict[str, type[layers.LeafOp]] = {
   op.__name__: op
   for op in (
-    leaf_ops.ConvNorm,
-    leaf_ops.BatchNorm,
-    leaf_ops.Dense,
-    leaf_ops.Add,
-    leaf_ops.Multiply,
-    leaf_ops.Concat,
-    leaf_ops.Split,
-    leaf_ops.ChannelShuffle,
-    leaf_ops.MaxPool,
-    leaf_ops.AvgPool,
-    leaf_ops.GlobalAvgPool,
-    leaf_ops.Activation,
+    layers.ConvNorm,
+    layers.BatchNorm,
+    layers.Dense,
+    structure.Add,
+    structure.Multiply,
+    structure.Concat,
+    structure.Split,
+    structure.ChannelShuffle,
+    structure.MaxPool,
+    structure.AvgPool,
+    structure.GlobalAvgPool,
+    structure.Activation,
   )
 }
 """The leaf ops by the name of their class."""
