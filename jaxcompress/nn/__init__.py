@@ -12,15 +12,10 @@ from jaxcompress.nn.graph import (
   Node,
   count_macs,
   count_parameters,
-  is_leaf_call,
   kernel_shape,
   macs,
-  module_path,
   needed_shape,
   parameters,
-  trace,
-  trace_endpoints,
-  trace_init,
   with_parameters,
 )
 from jaxcompress.nn.initial import Initial, init_variables
@@ -37,6 +32,13 @@ from jaxcompress.nn.structure import (
   MaxPool,
   Multiply,
   Split,
+)
+from jaxcompress.nn.tracing import (
+  is_leaf_call,
+  module_path,
+  trace,
+  trace_endpoints,
+  trace_init,
 )
 
 __all__ = [

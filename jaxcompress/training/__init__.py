@@ -5,6 +5,7 @@ from jaxcompress.training.assistants import fit_chain
 from jaxcompress.training.cached import CachedTeacher
 from jaxcompress.training.checkpoint import Checkpoints
 from jaxcompress.training.distributed import Together, join, leave
+from jaxcompress.training.evaluation import eval_step, predict
 from jaxcompress.training.loop import DivergedError, evaluate, fit
 from jaxcompress.training.mesh import batch_sharding, make_mesh, process_rows, shard_batch
 from jaxcompress.training.norm import reestimate_norm
@@ -14,7 +15,7 @@ from jaxcompress.training.protocols import PROTOCOLS, Protocol, step_decay, warm
 from jaxcompress.training.recipe import Recipe, Stage
 from jaxcompress.training.sharding import shard, shardings
 from jaxcompress.training.state import CompressState, at_stage, init_state
-from jaxcompress.training.step import distill_step, eval_step, predict, train_step
+from jaxcompress.training.step import distill_step, train_step
 from jaxcompress.training.variables import load_variables, save_variables
 
 __all__ = [

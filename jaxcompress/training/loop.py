@@ -19,11 +19,12 @@ from rich.progress import (
 )
 
 from jaxcompress.training.checkpoint import Checkpoints
+from jaxcompress.training.evaluation import classification_sums
 from jaxcompress.training.mesh import Mesh, shard_batch
 from jaxcompress.training.preemption import PreemptedError, Preemption
 from jaxcompress.training.sharding import replicated
 from jaxcompress.training.state import CompressState, as_endpoints, at_stage
-from jaxcompress.training.step import classification_sums, distill_step, train_step
+from jaxcompress.training.step import distill_step, train_step
 
 Row = dict[str, float]
 PATIENCE = 100  # steps in a row that may be skipped

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.nn import Graph, parameters, with_parameters
+from jaxcompress.training.forward import forward
 from jaxcompress.training.state import CompressState, to_network_input
-from jaxcompress.training.step import forward
 
 Moments = dict[str, tuple[jax.Array, jax.Array]]
 

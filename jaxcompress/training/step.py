@@ -1,29 +1,21 @@
 """One training step: forward passes, loss, gradients, quantization and update in one program."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import optax
-from jax.ad_checkpoint import checkpoint_name
 
 from jaxcompress import prune
 from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
 from jaxcompress.quantize import (
-  Exact,
-  Quantization,
   QuantVariables,
-  Sites,
-  exact_values,
-  quantize_activations,
-  quantize_kernels,
 )
 from jaxcompress.training.ema import move_average
+from jaxcompress.training.forward import BLOCK, forward
 from jaxcompress.training.gradients import at_once, in_turn, join, split
 from jaxcompress.training.labels import split_labels
 from jaxcompress.training.recipe import Recipe
@@ -31,14 +23,11 @@ from jaxcompress.training.sharding import constrained, gathered_teachers, split_
 from jaxcompress.training.stages import hold, moving, select
 from jaxcompress.training.state import (
   CompressState,
-  as_endpoints,
   run_teachers,
-  sites_of,
   to_network_input,
 )
 
 ROUNDING = 1  # folded into the step's key
-BLOCK = "block"  # name of what is kept where the rest of the student is rematerialized
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
@@ -216,153 +205,3 @@ def _all_finite(loss: jax.Array, gradients: Any) -> jax.Array:
   """
   sums = [jnp.sum(g.astype(jnp.float32)) for g in jax.tree.leaves(gradients)]
   return jax.lax.optimization_barrier(jnp.all(jnp.isfinite(jnp.stack([loss, *sums]))))
-
-
-def forward(
-  state: CompressState,
-  trained: Mapping[str, Any],
-  images: jax.Array,
-  *,
-  train: bool,
-  live_norm: bool | None = None,
-  rng: jax.Array | None = None,
-) -> tuple[Endpoints, Any, Any]:
-  """The student's pass, quantized from the plan's step on.
-
-  Args:
-    state: gives the recipe, statistics, quantizer state and step.
-    trained: the tree of trained parameters (see ``CompressState.trained``).
-    images: as the network reads them, (batch, height, width, channels).
-    train: whether statistics and ranges are updated. In evaluation the pass is quantized once a
-      quantized step was taken.
-    live_norm: whether BatchNorm uses the batch's statistics; None: in training, until the plan
-      freezes it.
-    rng: a key for stochastic rounding, or None.
-
-  Returns:
-    ``(endpoints, batch_stats, quantizer_state)``.
-  """
-  recipe, plan = state.recipe, state.recipe.quantize
-  live = train if live_norm is None else live_norm
-  if plan is None:
-    output, batch_stats = _apply(recipe, trained["student"], state.batch_stats, images, live)
-    return output, batch_stats, state.quantizer.state
-  variables = QuantVariables(trained["quantizer"], state.quantizer.state)
-  sites = sites_of(recipe, state.variables, images.shape[1:])
-  if train:  # a plan that starts at once costs no choice per value
-    active = plan.start_step == 0 or state.step >= plan.start_step
-  else:
-    active = state.step > plan.start_step
-  frozen = plan.freeze_norm_step if train and live_norm is None else None
-  exact = None
-  if plan.exact_step is not None and live_norm is None:
-    is_exact = state.step >= plan.exact_step if train else state.step > plan.exact_step
-    exact = _exact(is_exact, plan, state, variables, sites, trained["student"], images)
-  activations = quantize_activations(
-    plan,
-    sites,
-    variables,
-    active=active,
-    train=train,
-    live_norm=None if frozen is None else state.step < frozen,
-    rng=rng,
-    exact=exact,
-  )
-  params, weight_state = quantize_kernels(
-    plan, sites, variables, trained["student"], active, train=train, rng=rng
-  )
-  images = activations.round_input(images)
-  with activations.intercept():
-    output, batch_stats = _apply(recipe, params, state.batch_stats, images, live)
-  new_state = {"weights": weight_state, "activations": activations.new_state()}
-  return output, batch_stats, new_state
-
-
-def _exact(
-  active: jax.Array,
-  plan: Quantization,
-  state: CompressState,
-  variables: QuantVariables,
-  sites: Sites,
-  params: Any,
-  images: jax.Array,
-) -> Exact:
-  """The device's values of every tensor where ``active``; nothing is computed elsewhere."""
-  of_model = {"params": params, "batch_stats": state.batch_stats}
-  values = jax.lax.cond(
-    active,
-    lambda *args: exact_values(plan, sites, *args),
-    lambda *args: {
-      name: jnp.zeros((len(images), *sites.graph.shape(name)[1:])) for name in sites.rounded
-    },
-    variables,
-    of_model,
-    images,
-  )
-  return Exact(active, values)
-
-
-def _apply(recipe: Recipe, params: Any, batch_stats: Any, images: jax.Array, live: bool):
-  variables = {"params": params, "batch_stats": batch_stats}
-  with linen.intercept_methods(_name_blocks) if recipe.remat else nullcontext():
-    if not live:
-      return as_endpoints(recipe.student.apply(variables, images, train=False)), batch_stats
-    output, updated = recipe.student.apply(variables, images, train=True, mutable=["batch_stats"])
-  return as_endpoints(output), updated.get("batch_stats", batch_stats)
-
-
-def _name_blocks(next_fun, args, kwargs, context):
-  """Names what the student's own layers and blocks return."""
-  output = next_fun(*args, **kwargs)
-  if context.method_name != "__call__" or len(context.module.path) != 1:
-    return output
-  return jax.tree.map(lambda x: checkpoint_name(x, BLOCK), output)
-
-
-@jax.jit
-def eval_step(state: CompressState, batch: Batch) -> Metrics:
-  """Sums over one batch, so that batches can be added up.
-
-  Args:
-    state: a state of any recipe; its moving average is evaluated if it has one.
-    batch: ``image`` and ``label``, classes or soft; an optional ``mask`` (batch,) leaves padding out.
-
-  Returns:
-    ``{"correct", "loss", "count"}``: float32 scalars; ``loss`` is summed cross-entropy.
-  """
-  return classification_sums(predict(state, batch["image"]), batch)
-
-
-def classification_sums(logits: jax.Array, batch: Batch) -> Metrics:
-  """Right answers, cross-entropy and examples of a batch, summed; ``mask`` leaves padding out.
-
-  Examples:
-    >>> batch = {"label": jnp.array([0, 1]), "mask": jnp.array([True, False])}
-    >>> sums = classification_sums(jnp.array([[9.0, 0.0], [9.0, 0.0]]), batch)
-    >>> float(sums["correct"]), float(sums["count"])
-    (1.0, 1.0)
-  """
-  mask = batch.get("mask", jnp.ones(logits.shape[0])).astype(jnp.float32)
-  batch = split_labels(batch)
-  if "target" in batch:
-    losses = optax.softmax_cross_entropy(logits, batch["target"])
-  else:
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-  correct = (jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32)
-  return {
-    "correct": jnp.sum(correct * mask),
-    "loss": jnp.sum(losses * mask),
-    "count": jnp.sum(mask),
-  }
-
-
-@jax.jit
-def predict(state: CompressState, images: jax.Array) -> jax.Array:
-  """Logits of the student, (batch, classes) float32, as trained so far (quantized if it is).
-
-  Where the recipe asks for a moving average it is what is evaluated; for the latest weights give
-  ``student.apply`` the state's ``variables``.
-  """
-  state = state.averaged
-  output, _, _ = forward(state, state.trained, to_network_input(state.recipe, images), train=False)
-  return output.logits.astype(jnp.float32)

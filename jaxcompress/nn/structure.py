@@ -1,0 +1,175 @@
+"""The leaf ops without weights: sums and products, concatenation and splits, pooling, activation."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcompress import ops
+from jaxcompress.nn.activations import activate
+from jaxcompress.nn.layers import LeafOp
+
+
+class Add(LeafOp):
+  """Elementwise sum of two arrays of one shape.
+
+  Examples:
+    >>> Add().apply({}, jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]])).tolist()
+    [[4.0, 6.0]]
+  """
+
+  @nn.compact
+  def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    return x + y
+
+
+class Multiply(LeafOp):
+  """Elementwise product; the second factor may be (batch, 1, 1, channels), as in squeeze-excite.
+
+  Examples:
+    >>> x, gate = jnp.ones((1, 2, 2, 2)), jnp.array([0.5, 2.0]).reshape(1, 1, 1, 2)
+    >>> Multiply().apply({}, x, gate)[0, 0].tolist()
+    [[0.5, 2.0], [0.5, 2.0]]
+  """
+
+  @nn.compact
+  def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    return x * y
+
+
+class Concat(LeafOp):
+  """Concatenation on the channel axis.
+
+  Examples:
+    >>> Concat().apply({}, jnp.ones((1, 2, 2, 3)), jnp.ones((1, 2, 2, 5))).shape
+    (1, 2, 2, 8)
+  """
+
+  @nn.compact
+  def __call__(self, *xs: jax.Array) -> jax.Array:
+    return jnp.concatenate(xs, axis=-1)
+
+
+class Split(LeafOp):
+  """Splits the channels into consecutive parts of the given sizes.
+
+  Examples:
+    >>> first, second = Split((1, 2)).apply({}, jnp.array([[1.0, 2.0, 3.0]]))
+    >>> first.tolist(), second.tolist()
+    ([[1.0]], [[2.0, 3.0]])
+  """
+
+  sizes: Sequence[int]
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+    if sum(self.sizes) != x.shape[-1]:
+      raise ValueError(f"sizes: {tuple(self.sizes)} must add up to the {x.shape[-1]} channels.")
+    edges = [sum(self.sizes[:i]) for i in range(1, len(self.sizes))]
+    return tuple(jnp.split(x, edges, axis=-1))
+
+
+class ChannelShuffle(LeafOp):
+  """Transposes (groups, channels / groups) on the channel axis (Zhang et al., ShuffleNet, 2017).
+
+  Examples:
+    >>> ChannelShuffle(groups=2).apply({}, jnp.arange(6.0).reshape(1, 6)).tolist()
+    [[0.0, 3.0, 1.0, 4.0, 2.0, 5.0]]
+  """
+
+  groups: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    if x.shape[-1] % self.groups:
+      raise ValueError(f"groups: {self.groups} must divide the {x.shape[-1]} channels.")
+    y = x.reshape(*x.shape[:-1], self.groups, -1)
+    return jnp.swapaxes(y, -1, -2).reshape(x.shape)
+
+
+class _Pool(LeafOp):
+  """A square pooling window; padding as in :class:`ConvNorm`."""
+
+  kernel: int
+  stride: int
+  padding: ops.Padding = "SAME"
+
+  def _window(self, x: jax.Array, init: float, combine) -> jax.Array:
+    pads = ops.resolve_padding(self.padding, x.shape[1:3], self.kernel, self.stride)
+    window, strides = (1, self.kernel, self.kernel, 1), (1, self.stride, self.stride, 1)
+    return jax.lax.reduce_window(x, init, combine, window, strides, ((0, 0), *pads, (0, 0)))
+
+
+class MaxPool(_Pool):
+  """Largest value of each window; padded cells never win.
+
+  Examples:
+    >>> x = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+    >>> MaxPool(kernel=2, stride=2).apply({}, x).item()
+    4.0
+  """
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self._window(x, -jnp.inf, jax.lax.max)
+
+
+class AvgPool(_Pool):
+  """Mean of each window.
+
+  Attributes:
+    count_padding: whether padded cells count as zeros (PyTorch's default) or not at all (TFLite).
+
+  Examples:
+    >>> x = jnp.ones((1, 2, 2, 1))
+    >>> AvgPool(kernel=3, stride=2).apply({}, x).item()
+    1.0
+    >>> round(AvgPool(kernel=3, stride=2, count_padding=True).apply({}, x).item(), 3)  # 4 / 9
+    0.444
+  """
+
+  count_padding: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    total = self._window(x, 0.0, jax.lax.add)
+    if self.count_padding:
+      return total / self.kernel**2
+    return total / self._window(jnp.ones_like(x[:1, :, :, :1]), 0.0, jax.lax.add)
+
+
+class GlobalAvgPool(LeafOp):
+  """Mean over height and width: (batch, height, width, channels) to (batch, channels).
+
+  Attributes:
+    keepdims: keep height and width as axes of length one.
+
+  Examples:
+    >>> x = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+    >>> GlobalAvgPool().apply({}, x).tolist()
+    [[2.5]]
+    >>> GlobalAvgPool(keepdims=True).apply({}, x).shape
+    (1, 1, 1, 1)
+  """
+
+  keepdims: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return jnp.mean(x, axis=(1, 2), keepdims=self.keepdims)
+
+
+class Activation(LeafOp):
+  """An activation function on its own, by name.
+
+  Examples:
+    >>> Activation("relu6").apply({}, jnp.array([-1.0, 3.0, 9.0])).tolist()
+    [0.0, 3.0, 6.0]
+  """
+
+  act: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return activate(self.act, x)

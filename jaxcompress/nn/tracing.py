@@ -1,0 +1,219 @@
+"""Records a model's graph by intercepting its leaf ops while ``eval_shape`` runs it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from flax.core import FrozenDict
+
+from jaxcompress import ops
+from jaxcompress.nn.endpoints import Endpoints
+from jaxcompress.nn.graph import INPUT, Graph, Node
+from jaxcompress.nn.layers import LeafOp
+
+
+def module_path(module: nn.Module) -> str:
+  """A leaf op's name in the graph and in every table keyed by layer.
+
+  Examples:
+    >>> from jaxcompress.nn import Activation
+    >>> class Network(nn.Module):
+    ...   def setup(self):
+    ...     self.stem = Activation("relu")
+    >>> module_path(Network().bind({}).stem)
+    'stem'
+  """
+  return "/".join(module.path)
+
+
+def is_leaf_call(context: Any) -> bool:
+  """Whether an intercepted method is the call of a leaf op.
+
+  Examples:
+    >>> from jaxcompress.nn import Activation
+    >>> def look(call, args, kwargs, context):
+    ...   print(type(context.module).__name__, is_leaf_call(context))
+    ...   return call(*args, **kwargs)
+    >>> with nn.intercept_methods(look):
+    ...   _ = nn.Sequential([Activation("relu")]).apply({}, jax.numpy.ones(3))
+    Sequential False
+    Activation True
+  """
+  return isinstance(context.module, LeafOp) and context.method_name == "__call__"
+
+
+def trace(model: nn.Module, variables: Mapping[str, Any], x: Any) -> Graph:
+  """Records the graph of a model made of leaf ops, without computing anything.
+
+  Args:
+    model: a linen module whose ``__call__(x, *, train)`` returns :class:`Endpoints` or logits.
+    variables: its variables; only shapes and dtypes are read.
+    x: images or a ``ShapeDtypeStruct`` of shape (batch, height, width, channels).
+
+  Returns:
+    The :class:`Graph` that leads from the input to the logits.
+
+  Raises:
+    ValueError: if the model computes outside leaf ops, or calls one leaf op twice.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> import jax.numpy as jnp
+    >>> model = models.resnet8(num_classes=10)
+    >>> x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    >>> graph = trace(model, jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(x.shape), train=False)), x)
+    >>> graph.nodes[0].name, graph.nodes[0].op
+    ('stem', 'ConvNorm')
+  """
+  return _record(_evaluation(model), x, variables).graph
+
+
+def trace_endpoints(
+  model: nn.Module, variables: Mapping[str, Any], x: Any
+) -> tuple[Graph, Endpoints]:
+  """Records the graph with all that a model returns, and the names of those tensors.
+
+  Args:
+    model: as for :func:`trace`.
+    variables: as for :func:`trace`.
+    x: as for :func:`trace`.
+
+  Returns:
+    ``(graph, endpoints)``. The graph also has the nodes that only ``maps`` and ``preact`` depend
+    on. The endpoints hold names; ``pooled`` is None, and ``maps`` and ``preact`` are empty, where
+    they are not outputs of leaf ops.
+
+  Raises:
+    ValueError: as :func:`trace`.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> model = models.resnet8(num_classes=10)
+    >>> x = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    >>> trace_endpoints(model, models.summarize(model).variables, x)[1].maps[0]
+    'stem'
+  """
+  record = _record(_evaluation(model), x, variables)
+  ends = record.endpoints
+  wanted = {ends.logits, *ends.maps, *ends.preact} | ({ends.pooled} - {None})
+  return record.graph._replace(nodes=_needed(record.nodes, wanted)), ends
+
+
+def trace_init(model: nn.Module, x: Any) -> tuple[Graph, Any]:
+  """Records the graph of a model that has no variables yet, and the shapes of those it will have.
+
+  Args:
+    model: as for :func:`trace`.
+    x: images or a ``ShapeDtypeStruct`` of shape (batch, height, width, channels).
+
+  Returns:
+    ``(graph, variables)``; the variables are ``ShapeDtypeStruct``s.
+
+  Raises:
+    ValueError: as :func:`trace`.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> import jax.numpy as jnp
+    >>> x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    >>> graph, variables = trace_init(models.resnet8(num_classes=10), x)
+    >>> variables["params"]["classifier"]["kernel"].shape
+    (64, 10)
+  """
+  init = lambda x, key: model.init_with_output(key, x, train=False)  # noqa: E731
+  record = _record(init, x, jax.random.key(0))
+  return record.graph, record.variables
+
+
+class _Record(NamedTuple):
+  """What was seen of a run: its graph, all its nodes, names of what it returned, and variables."""
+
+  graph: Graph
+  nodes: list[Node]
+  endpoints: Any
+  variables: Any
+
+
+def _evaluation(model: nn.Module) -> Callable[[Any, Any], tuple[Any, Any]]:
+  return lambda x, variables: (model.apply(variables, x, train=False), None)
+
+
+def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> _Record:
+  """The leaf ops that ``call`` runs, and the shapes of the second thing it returns."""
+  names: dict[int, str] = {}  # id of a tracer -> tensor name
+  alive = []  # keeps the tracers, and so their ids, unique
+  nodes: list[Node] = []
+  ends: list[Any] = []
+
+  def remember(tracer, name):
+    names[id(tracer)] = name
+    alive.append(tracer)
+
+  def name_of(tracer, node):
+    if id(tracer) not in names:
+      raise ValueError(
+        f"model: {node} reads an array that no leaf op made; compute only with the leaf ops of jaxcompress.nn."
+      )
+    return names[id(tracer)]
+
+  def record(next_fun, args, kwargs, context):
+    outputs = next_fun(*args, **kwargs)
+    if is_leaf_call(context):
+      module = context.module
+      name = module_path(module)
+      if any(node.name == name for node in nodes):
+        raise ValueError(f"model: leaf op {name!r} is called twice; give each call its own module.")
+      results = outputs if isinstance(outputs, tuple) else (outputs,)
+      labels = tuple(name if i == 0 else f"{name}:{i}" for i in range(len(results)))
+      inputs = tuple(name_of(array, name) for array in args)
+      for result, label in zip(results, labels, strict=True):
+        remember(result, label)
+      nodes.append(
+        Node(
+          name,
+          type(module).__name__,
+          _attributes(module),
+          inputs,
+          labels,
+          tuple(array.shape for array in args),
+          tuple(result.shape for result in results),
+        )
+      )
+    return outputs
+
+  def run(x, extra):
+    remember(x, INPUT)
+    with nn.intercept_methods(record), ops.formulations(**ops.XLA_ONLY._asdict()):
+      result, variables = call(x, extra)
+    result = result if isinstance(result, Endpoints) else Endpoints(result)
+    several = ([names.get(id(array)) for array in part] for part in (result.maps, result.preact))
+    found: Any = Endpoints(  # names in place of arrays
+      name_of(result.logits, "logits"),
+      names.get(id(result.pooled)),
+      *(() if None in part else tuple(part) for part in several),
+    )
+    ends.append(found)
+    return variables
+
+  variables = jax.eval_shape(run, x, extra)
+  (endpoints,) = ends
+  logits = endpoints.logits
+  graph = Graph(_needed(nodes, {logits}), tuple(x.shape), logits)
+  return _Record(graph, nodes, endpoints, variables)
+
+
+def _attributes(module: nn.Module) -> FrozenDict:
+  fields = (f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name"))
+  return FrozenDict({field: getattr(module, field) for field in fields})
+
+
+def _needed(nodes: list[Node], outputs: set[str]) -> tuple[Node, ...]:
+  """The nodes that some tensors depend on, in order."""
+  wanted, kept = set(outputs), []
+  for node in reversed(nodes):
+    if wanted & set(node.outputs):
+      wanted |= set(node.inputs)
+      kept.append(node)
+  return tuple(reversed(kept))

@@ -1,0 +1,63 @@
+"""What a trained state says of images, and how often it is right."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcompress.training.forward import forward
+from jaxcompress.training.labels import split_labels
+from jaxcompress.training.state import CompressState, to_network_input
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+@jax.jit
+def eval_step(state: CompressState, batch: Batch) -> Metrics:
+  """Sums over one batch, so that batches can be added up.
+
+  Args:
+    state: a state of any recipe; its moving average is evaluated if it has one.
+    batch: ``image`` and ``label``, classes or soft; an optional ``mask`` (batch,) leaves padding out.
+
+  Returns:
+    ``{"correct", "loss", "count"}``: float32 scalars; ``loss`` is summed cross-entropy.
+  """
+  return classification_sums(predict(state, batch["image"]), batch)
+
+
+def classification_sums(logits: jax.Array, batch: Batch) -> Metrics:
+  """Right answers, cross-entropy and examples of a batch, summed; ``mask`` leaves padding out.
+
+  Examples:
+    >>> batch = {"label": jnp.array([0, 1]), "mask": jnp.array([True, False])}
+    >>> sums = classification_sums(jnp.array([[9.0, 0.0], [9.0, 0.0]]), batch)
+    >>> float(sums["correct"]), float(sums["count"])
+    (1.0, 1.0)
+  """
+  mask = batch.get("mask", jnp.ones(logits.shape[0])).astype(jnp.float32)
+  batch = split_labels(batch)
+  if "target" in batch:
+    losses = optax.softmax_cross_entropy(logits, batch["target"])
+  else:
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+  correct = (jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32)
+  return {
+    "correct": jnp.sum(correct * mask),
+    "loss": jnp.sum(losses * mask),
+    "count": jnp.sum(mask),
+  }
+
+
+@jax.jit
+def predict(state: CompressState, images: jax.Array) -> jax.Array:
+  """Logits of the student, (batch, classes) float32, as trained so far (quantized if it is).
+
+  Where the recipe asks for a moving average it is what is evaluated; for the latest weights give
+  ``student.apply`` the state's ``variables``.
+  """
+  state = state.averaged
+  output, _, _ = forward(state, state.trained, to_network_input(state.recipe, images), train=False)
+  return output.logits.astype(jnp.float32)
