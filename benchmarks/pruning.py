@@ -1,6 +1,6 @@
 """Accuracy against size: narrower networks, pruning, quantization, and all at once with distillation.
 
-    python benchmarks/pruning.py [--shares 4,16] [--steps 600] [--tune 240] [--seeds 1]
+    python benchmarks/pruning.py [--shares 4,8,16] [--steps 1000] [--tune 400] [--seeds 1]
         [--out runs/pruning.jsonl]
 
 A MobileNetV2 is trained in float on the built-in glyphs; then every way makes it as small as a
@@ -308,9 +308,9 @@ def table(measured):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--shares", default="4,16")
-  parser.add_argument("--steps", type=int, default=600)
-  parser.add_argument("--tune", type=int, default=240)
+  parser.add_argument("--shares", default="4,8,16")
+  parser.add_argument("--steps", type=int, default=1000)
+  parser.add_argument("--tune", type=int, default=400)
   parser.add_argument("--seeds", type=int, default=1)
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("pruning.jsonl"))
   args = parser.parse_args()
