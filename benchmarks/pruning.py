@@ -38,6 +38,7 @@ from jaxcompress.pipeline.budgets import fit_channels
 NAME, WIDTH, TEACHER_WIDTH = "mobilenet_v2", 0.35, 0.75
 NARROWER = (0.25, 0.18, 0.125, 0.09, 0.0625, 0.045, 0.03)
 BATCH, SCORED, MEASURED = 64, 1024, 256
+TAUGHT = "kd:0.9,labels:1"  # the loss of what follows a teacher
 TUNE = 0.3  # of the learning rate, for networks that were trained before
 MEAN_BITS = 5  # that channels leave room for, where bits are chosen too
 BITS = (8, 6, 5, 4, 3, 2)
@@ -69,7 +70,7 @@ class Bench:
     protocol = dataclasses.replace(self.protocol, learning_rate=speed * self.protocol.learning_rate)
     loss = distill.cross_entropy()
     if teacher is not None:
-      loss = distill.parse("kd", num_examples=len(self.data.train)).loss
+      loss = distill.parse(TAUGHT).loss
     recipe = training.Recipe(
       student=module,
       teachers=() if teacher is None else (teacher[0],),
