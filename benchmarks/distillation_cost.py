@@ -5,8 +5,9 @@
 One training step from VGG-13 to MobileNetV2 at 32 px for each loss, with its usual weight, and CRD's
 banks of 50,000 rows and 16,384 negatives. The parts are timed apart, in programs of their own: the
 student's step on labels alone, the teacher's pass, and the loss with its gradient on finished
-features. "Loss" is what the joint step takes beyond student and teacher, as a share of it; "joint /
-parts" is the joint step over the sum of the three. Rounds alternate, so that a slow moment of the
+features. "Loss" is what the joint step takes beyond student and teacher, as a share of it ("-" where
+it takes less than they do, since what no loss reads of the teacher is not computed); "joint / parts"
+is the joint step over the sum of the three. Rounds alternate, so that a slow moment of the
 machine hits all; medians are printed. With ``--json`` each row is a line of that file, and a later
 call goes on from there.
 """
@@ -131,7 +132,8 @@ def cost(args):
     share = (ms["joint"] - ms["student"] - ms["teacher"]) / ms["joint"]
     over = ms["joint"] / (ms["student"] + ms["teacher"] + ms["loss"])
     cells = [f"{ms[key]:.1f}" for key in ("joint", "student", "teacher", "loss")]
-    print("|", " | ".join((name, *cells, f"{100 * share:.1f}", f"{over:.2f}")), "|")
+    beyond = f"{100 * share:.1f}" if share > 0 else "-"
+    print("|", " | ".join((name, *cells, beyond, f"{over:.2f}")), "|")
   for name, error in failed.items():
     console.print(f"{name}: {error}")
 
