@@ -40,6 +40,7 @@ NARROWER = (0.25, 0.18, 0.125, 0.09, 0.0625, 0.045, 0.03)
 BATCH, SCORED, MEASURED = 64, 1024, 256
 TAUGHT = "kd:0.9,labels:1"  # the loss of what follows a teacher
 TUNE = 0.3  # of the learning rate, for networks that were trained before
+FROZEN = 8  # the last eighth of the steps has BatchNorm frozen; at higher rates few bits diverge so
 MEAN_BITS = 5  # that channels leave room for, where bits are chosen too
 BITS = (8, 6, 5, 4, 3, 2)
 
@@ -138,7 +139,7 @@ class Bench:
     """The quantized network after training with the bits that fit."""
     rules = tuple(map(_trained, self.allocation(module, variables, most).rules))
     plan = quantize.uniform(
-      8, rules=rules, start_step=start_step, freeze_norm_step=start_step + (steps - start_step) // 2
+      8, rules=rules, start_step=start_step, freeze_norm_step=steps - steps // FROZEN
     )
     state = self.train(module, steps, start=variables, teacher=teacher, plan=plan)
     return state.quantized()
