@@ -41,7 +41,7 @@ BATCH, SCORED, MEASURED = 64, 1024, 256
 TAUGHT = "kd:0.9,labels:1"  # the loss of what follows a teacher
 TUNE = 0.3  # of the learning rate, for networks that were trained before
 FROZEN = 8  # the last eighth of the steps has BatchNorm frozen; at higher rates few bits diverge so
-MEAN_BITS = 5  # that channels leave room for, where bits are chosen too
+MEAN_BITS = 3  # that channels leave room for, where bits are chosen too
 BITS = (8, 6, 5, 4, 3, 2)
 
 
