@@ -168,7 +168,7 @@ def _pruned(
         labels=labels,
         preprocess=run.preprocess,
       )
-      few = (LOW_BITS + bits) // 2 if candidate.mixed else bits
+      few = min(LOW_BITS, bits) if candidate.mixed else bits
 
       def fits(graph: Graph) -> bool:
         return within(costs(graph, budget, few, extra_bytes(run)), budget)
