@@ -21,6 +21,7 @@ killed and started again. The trained networks are kept beside it.
 
 import argparse
 import dataclasses
+import functools
 import pathlib
 import time
 
@@ -184,11 +185,8 @@ def fewer_channels(bench, base, most):
   return bench.float_top1(module, state.variables), float_bytes(graph), graph
 
 
-def zeros(bench, base, most):
-  """Zeros, as many in each layer; the last quarter of the steps trains what is left.
-
-  One threshold for all layers leaves some without any weight at these sizes.
-  """
+def zeros(bench, base, most, scope="layer"):
+  """Zeros in each layer or by one threshold; the last quarter of the steps trains what is left."""
   module, variables = base
   graph = bench.graph(module)
   weights = sum(size for size, _ in sizes(graph).values())
@@ -199,6 +197,7 @@ def zeros(bench, base, most):
   wrap = lambda optimizer: prune.magnitude(  # noqa: E731
     optimizer,
     sparsity=sparsity,
+    scope=scope,
     schedule=prune.agp(0, 3 * steps // 4, every=every),
     rules=(prune.Rule(match="first|last|depthwise"),),
   )
@@ -243,6 +242,7 @@ WAYS = {
   "fewer bits": fewer_bits,
   "fewer channels": fewer_channels,
   "zeros": zeros,
+  "zeros, one threshold": functools.partial(zeros, scope="global"),
   "narrower": narrower,
   "2:4": two_of_four,
 }
