@@ -14,7 +14,7 @@ from jaxcompress import export, training
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import Preset
-from jaxcompress.report import MetricsWriter, read_metrics
+from jaxcompress.report import MetricsWriter
 from jaxcompress.training.sharding import on_one_device
 
 STEPS = 1000  # where no number of epochs is given, and the set is not small
@@ -124,5 +124,5 @@ class Context:
 
   def seconds(self, *phases: str) -> float:
     """Training time that the metrics of some phases add up to, compilation included."""
-    rows = [row for row in read_metrics(self.metrics.path) if row["phase"] in phases]
+    rows = [row for row in self.metrics.rows() if row["phase"] in phases]
     return sum(row.get("seconds", 0.0) for row in rows)

@@ -102,7 +102,7 @@ def deploy(
       **report.environment(),
     ),
     entries={**entries, "int8": int8},
-    curves=report.curves(report.read_metrics(run.metrics.path)),
+    curves=report.curves(run.metrics.rows()),
     confusion=report.count_confusion(data.test.labels, predictions, len(data.classes)),
     layers=report.layer_rows(quantized.graph, params, run.options.bits, quantized),
     ranges=report.range_rows(quantized.grids),

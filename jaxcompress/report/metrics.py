@@ -47,9 +47,13 @@ class MetricsWriter:
     self._file.write(_line(plain({"phase": phase, "step": int(step), **values})))
     self._file.flush()
 
+  def rows(self) -> list[Row]:
+    """The rows that are there, also those of an earlier writer."""
+    return read_metrics(self.path) if self.path.exists() else []
+
   def rewind(self, phase: str, step: int) -> None:
     """Drops a phase's rows past a step, as when a run resumes there; 0 starts the phase anew."""
-    rows = read_metrics(self.path) if self.path.exists() else []
+    rows = self.rows()
     kept = [row for row in rows if row.get("phase") != phase or row["step"] <= step]
     if len(kept) == len(rows):
       return

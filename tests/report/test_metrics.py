@@ -78,3 +78,11 @@ def test_curves_group_rows_by_phase_in_order():
   rows = [{"phase": "b", "step": 1}, {"phase": "a", "step": 1}, {"phase": "b", "step": 2}]
   assert list(curves(rows)) == ["b", "a"]
   assert curves(rows)["b"] == [{"step": 1}, {"step": 2}]
+
+
+def test_nothing_is_written_before_the_first_row(tmp_path):
+  with MetricsWriter(tmp_path / "metrics.jsonl") as writer:
+    writer.rewind("teacher", 0)
+    assert writer.rows() == [] and not writer.path.exists()
+    writer.write("teacher", 1, loss=1.0)
+    assert writer.rows() == [{"phase": "teacher", "step": 1, "loss": 1.0}]
