@@ -1,15 +1,16 @@
 """One MobileNetV2 training step in jaxcompress and in what a user could take instead, side by side.
 
     python benchmarks/peers.py [--tasks float,int8,distill] [--sizes 32,224] [--dtypes float32,bfloat16]
-                               [--repeats 7] [--json FILE] [--peak-tflops X]
+                               [--repeats 7] [--out FILE] [--print] [--peak-tflops X]
 
 Batch statistics, SGD with momentum; 32 px with batches of 128, 224 px with batches of 8. ``float`` is
 the plain step, ``int8`` each framework's quantization-aware training, ``distill`` Hinton's loss with a
 MobileNetV2 x1.0 as the teacher of one of x0.5. Every contender lives in a process of its own, all with an
-allocator that keeps freed memory; the rounds alternate between them, so that a slow moment of
-the machine hits all. Printed: median and spread, the ratio to jaxcompress (above 1: slower than
-jaxcompress), the first step (compilation included) and the process's peak memory. What a framework
-cannot do, it says in its row. With ``--peak-tflops``, the share of the device's arithmetic that
+allocator that keeps freed memory, and steps in turn with jaxcompress, so that a slow moment of the
+machine hits both. Printed: median and spread, the ratio to jaxcompress (above 1: slower than
+jaxcompress), the first step (compilation included, without anything cached on disk) and the process's
+peak memory; at the end one table for each task. What a framework cannot do, it says in its row. Rows are appended to ``--out``,
+whose newest ones the tables at the end show. With ``--peak-tflops``, the share of the device's arithmetic that
 jaxcompress uses, by XLA's count of the plain step.
 
 Needs ``pip install ".[bench]"``. On a GPU the same command runs on it.
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import time
 
+import rows as kept
 from contenders import CONTENDERS, OURS, Setting, batch_of
 
 BATCHES = {32: 128, 224: 8}
@@ -35,6 +37,7 @@ KEPT_MEMORY = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**31 - 1, "arena_
 ENVIRONMENT = {  # for all alike: freed memory is kept, in huge pages
   "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={n}" for name, n in KEPT_MEMORY.items()),
   "OMP_WAIT_POLICY": "passive",
+  "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
   "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 
@@ -95,6 +98,10 @@ class Contender:
     self.ms.append(answer["ms"])
     self.mb = answer["mb"]
 
+  def measured(self, ratio: float) -> dict:
+    """What its row holds."""
+    return {"ms": self.ms, "ratio": ratio, "first": self.start["first"], "mb": self.mb}
+
   def end(self) -> None:
     """Ends the process."""
     self.process.stdin.close()
@@ -102,24 +109,28 @@ class Contender:
 
 
 def measure(setting: Setting, places: dict[str, str], repeats: int) -> list[dict]:
-  """Rows of one setting."""
-  running = {name: Contender(place, setting) for name, place in places.items()}
-  parameters = {one.start["parameters"] for one in running.values() if "error" not in one.start}
-  assert len(parameters) == 1, f"the networks differ: {parameters} parameters"
-  for _ in range(repeats):
-    for one in running.values():
-      if "error" not in one.start:
-        one.step()
+  """Rows of one setting: each contender beside jaxcompress, so that two of them share the memory."""
+  ours = Contender(places[OURS], setting)
   rows = []
-  for name, one in running.items():
+  for name, place in places.items():
+    if name == OURS:
+      continue
+    theirs, before = Contender(place, setting), len(ours.ms)
+    for _ in range(repeats):
+      if "error" not in theirs.start:
+        ours.step()
+        theirs.step()
+    theirs.end()
     row = {"contender": name, **setting._asdict()}
-    if "error" not in one.start:
-      pairs = zip(one.ms, running[OURS].ms, strict=True)
-      ratio = statistics.median(theirs / ours for theirs, ours in pairs)
-      row |= {"ms": one.ms, "ratio": ratio, "first": one.start["first"], "mb": one.mb}
-    rows.append(row | {key: one.start[key] for key in ("error",) if key in one.start})
-    one.end()
-  return rows
+    if "error" in theirs.start:
+      rows.append(row | {"error": theirs.start["error"]})
+      continue
+    expected, found = (one.start["parameters"] for one in (ours, theirs))
+    assert found == expected, f"the networks differ: {expected} and {found} parameters"
+    pairs = zip(theirs.ms, ours.ms[before:], strict=True)
+    rows.append(row | theirs.measured(statistics.median(a / b for a, b in pairs)))
+  ours.end()
+  return [{"contender": OURS, **setting._asdict(), **ours.measured(1.0)}, *rows]
 
 
 def show(setting: Setting, rows: list[dict]) -> None:
@@ -138,6 +149,35 @@ def show(setting: Setting, rows: list[dict]) -> None:
       f"| {row['contender']} | {statistics.median(ms):.0f} ({min(ms):.0f} to {max(ms):.0f}) |"
       f" {row['ratio']:.2f}x | {row['first']:.1f} | {row['mb']:,.0f} |"
     )
+
+
+def summarize(rows: list[dict]) -> None:
+  """A Markdown table for each task; of rows that are there twice, the newest."""
+  for task in dict.fromkeys(row["task"] for row in rows):
+    newest = {
+      (row["contender"], row["size"], row["dtype"]): row for row in rows if row["task"] == task
+    }
+    columns = dict.fromkeys((size, dtype) for _, size, dtype in newest)
+    head = [
+      f"{task}: ratio, first step, memory",
+      *(f"{size} px, {dtype}" for size, dtype in columns),
+    ]
+    lines = [
+      [name, *(cell(newest.get((name, *column))) for column in columns)]
+      for name in dict.fromkeys(name for name, *_ in newest)
+    ]
+    print()
+    for line in (head, ["---"] * len(head), *lines):
+      print(f"| {' | '.join(line)} |")
+
+
+def cell(row: dict | None) -> str:
+  """A row as one cell: milliseconds of jaxcompress, ratios of the others."""
+  if row is None or "error" in row:
+    return "-" if row is None else row["error"]
+  milliseconds = f"{statistics.median(row['ms']):.0f} ms"
+  speed = milliseconds if row["contender"] == OURS else f"{row['ratio']:.2f}x"
+  return f"{speed}, {row['first']:.0f} s, {row['mb'] / 1000:.1f} GB"
 
 
 def utilisation(setting: Setting, ms: float, peak: float) -> str:
@@ -170,7 +210,8 @@ def main():
   parser.add_argument("--dtypes", type=words, default=["float32", "bfloat16"])
   parser.add_argument("--contenders", type=lambda text: text.split(";"), help="names between ';'")
   parser.add_argument("--repeats", type=int, default=7)
-  parser.add_argument("--json", type=pathlib.Path, help="rows are appended, a line each")
+  parser.add_argument("--out", type=pathlib.Path, help="file of JSON lines")
+  parser.add_argument("--print", action="store_true", help="only print what is there")
   parser.add_argument("--peak-tflops", type=float)
   parser.add_argument("--serve", nargs=6, help=argparse.SUPPRESS)
   args = parser.parse_args()
@@ -178,7 +219,8 @@ def main():
     place, task, size, batch, width, dtype = args.serve
     serve(place, Setting(task, int(size), int(batch), float(width), dtype))
     return
-  for task in args.tasks:
+  measured = kept.read(args.out)
+  for task in () if args.print else args.tasks:
     places = CONTENDERS[task]
     if args.contenders:
       places = {name: places[name] for name in places if name in (OURS, *args.contenders)}
@@ -187,12 +229,12 @@ def main():
         setting = Setting(task, size, BATCHES[size], WIDTHS[task], dtype)
         rows = measure(setting, places, args.repeats)
         show(setting, rows)
-        if args.json:
-          with args.json.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        measured += rows
+        for row in rows:
+          kept.append(args.out, row)
         if args.peak_tflops and task == "float":
-          ours = next(row for row in rows if row["contender"] == OURS)
-          print("\n" + utilisation(setting, statistics.median(ours["ms"]), args.peak_tflops))
+          print("\n" + utilisation(setting, statistics.median(rows[0]["ms"]), args.peak_tflops))
+  summarize(measured)
 
 
 if __name__ == "__main__":
