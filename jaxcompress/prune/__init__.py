@@ -5,13 +5,8 @@ from jaxcompress.prune.distributions import erdos_renyi
 from jaxcompress.prune.dynamic import cosine_fraction, rigl, sparse_evolution
 from jaxcompress.prune.importance import Importance, channel_importance
 from jaxcompress.prune.magnitude import magnitude, n_m, parse_pattern
-from jaxcompress.prune.removal import (
-  Keep,
-  Removal,
-  mask_channels,
-  plan_removal,
-  remove_channels,
-)
+from jaxcompress.prune.planning import Keep, Removal, plan_removal
+from jaxcompress.prune.removal import mask_channels, remove_channels
 from jaxcompress.prune.rules import Rule, first_and_last
 from jaxcompress.prune.schedules import Schedule, agp, at_once
 from jaxcompress.prune.scores import keep_largest, keep_n_of_m

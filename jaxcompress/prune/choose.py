@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxcompress.nn import Graph
 from jaxcompress.prune.importance import Importance
-from jaxcompress.prune.removal import Keep, plan_removal
+from jaxcompress.prune.planning import Keep, plan_removal
 from jaxcompress.prune.routes import (
   Routes,
   families_of,

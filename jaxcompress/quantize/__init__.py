@@ -1,5 +1,6 @@
 """Integers: grids, quantizers, the transforms that apply them, and exact evaluation."""
 
+from jaxcompress.quantize.activations import ActivationPass, Exact, quantize_activations
 from jaxcompress.quantize.analysis import (
   Allocation,
   Analysis,
@@ -32,6 +33,7 @@ from jaxcompress.quantize.grid import Levels, affine, fake_quant, levels, to_int
 from jaxcompress.quantize.integer import Grid, Integers
 from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.interop import activation_to_qwix, to_qwix
+from jaxcompress.quantize.kernels import quantize_kernels
 from jaxcompress.quantize.model import Move, QuantizedModel
 from jaxcompress.quantize.ptq import METHODS, Trial, calibrate, post_training, search
 from jaxcompress.quantize.quantizers import (
@@ -100,14 +102,7 @@ from jaxcompress.quantize.sites import (
 )
 from jaxcompress.quantize.sizes import model_bytes, packed_bytes, weight_bytes, zero_share
 from jaxcompress.quantize.storage import bits_of
-from jaxcompress.quantize.transform import (
-  ActivationPass,
-  Exact,
-  QuantVariables,
-  init_quantizers,
-  quantize_activations,
-  quantize_kernels,
-)
+from jaxcompress.quantize.variables import QuantVariables, init_quantizers
 
 __all__ = [
   "METHODS",

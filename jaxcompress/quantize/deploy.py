@@ -16,7 +16,7 @@ from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.quantizers import Quantizer
 from jaxcompress.quantize.sites import Sites, assign
-from jaxcompress.quantize.transform import QuantVariables
+from jaxcompress.quantize.variables import QuantVariables
 
 FEWEST_KEPT = 3  # bits of activations from which on the range matters more than the coarse steps
 

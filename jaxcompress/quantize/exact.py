@@ -19,7 +19,7 @@ from jaxcompress.quantize.deploy import Codes, deploy, trained_codes
 from jaxcompress.quantize.integer import Grid, Program
 from jaxcompress.quantize.integer.runtimes import find_kernels
 from jaxcompress.quantize.sites import Sites
-from jaxcompress.quantize.transform import QuantVariables
+from jaxcompress.quantize.variables import QuantVariables
 
 PLAUSIBLE = 0.05  # a step that any layer can have
 

@@ -14,7 +14,8 @@ from jaxcompress.training.preemption import PreemptedError
 from jaxcompress.training.protocols import PROTOCOLS, Protocol, step_decay, warmup_cosine
 from jaxcompress.training.recipe import Recipe, Stage
 from jaxcompress.training.sharding import shard, shardings
-from jaxcompress.training.state import CompressState, at_stage, init_state
+from jaxcompress.training.start import init_state
+from jaxcompress.training.state import CompressState, at_stage
 from jaxcompress.training.step import distill_step, train_step
 from jaxcompress.training.variables import load_variables, save_variables
 

@@ -7,7 +7,8 @@ import jax
 
 from jaxcompress.training.loop import fit
 from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.state import CompressState, init_state
+from jaxcompress.training.start import init_state
+from jaxcompress.training.state import CompressState
 
 
 def fit_chain(

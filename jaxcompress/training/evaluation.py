@@ -8,7 +8,8 @@ import optax
 
 from jaxcompress.training.forward import forward
 from jaxcompress.training.labels import split_labels
-from jaxcompress.training.state import CompressState, to_network_input
+from jaxcompress.training.networks import to_network_input
+from jaxcompress.training.state import CompressState
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]

@@ -19,8 +19,9 @@ from jaxcompress.quantize import (
   quantize_activations,
   quantize_kernels,
 )
+from jaxcompress.training.networks import as_endpoints
 from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.state import CompressState, as_endpoints, sites_of
+from jaxcompress.training.state import CompressState, sites_of
 
 BLOCK = "block"  # name of what is kept where the rest of the student is rematerialized
 

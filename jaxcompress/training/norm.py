@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jaxcompress.nn import Graph, parameters, with_parameters
 from jaxcompress.training.forward import forward
-from jaxcompress.training.state import CompressState, to_network_input
+from jaxcompress.training.networks import to_network_input
+from jaxcompress.training.state import CompressState
 
 Moments = dict[str, tuple[jax.Array, jax.Array]]
 

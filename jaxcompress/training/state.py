@@ -1,6 +1,5 @@
 """Everything that changes during a run, as one pytree."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -9,23 +8,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxcompress import ops, prune
-from jaxcompress.nn import Endpoints, Graph, init_variables, trace
+from jaxcompress import prune
+from jaxcompress.nn import Graph, trace
 from jaxcompress.quantize import (
   QuantizedModel,
-  Quantizer,
   QuantVariables,
   Sites,
   deploy,
   find_sites,
-  init_quantizers,
   trained_codes,
 )
-from jaxcompress.training.cached import CachedTeacher
-from jaxcompress.training.labels import split_labels
 from jaxcompress.training.mesh import Placement
 from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.stages import check_optimizers, check_paths, init_losses
 
 
 @flax.struct.dataclass
@@ -145,135 +139,6 @@ def sites_of(recipe: Recipe, variables: Any, image_shape: tuple[int, ...]) -> Si
   return find_sites(student_graph(recipe, variables, image_shape))
 
 
-def to_network_input(recipe: Recipe, images: jax.Array) -> jax.Array:
-  """Images as the networks read them."""
-  if recipe.preprocess is not None:
-    return recipe.preprocess(images)
-  if not jnp.issubdtype(images.dtype, jnp.floating):
-    raise ValueError(
-      f"batch: images are {images.dtype} and the recipe has no preprocess; give it one, or pass"
-      " float images."
-    )
-  return images
-
-
-def init_state(
-  recipe: Recipe,
-  rng: jax.Array,
-  batch: Mapping[str, Any],
-  *,
-  teacher_variables: tuple[Any, ...] = (),
-  student_variables: Mapping[str, Any] | None = None,
-) -> CompressState:
-  """The state before the first step.
-
-  Args:
-    recipe: what is trained.
-    rng: a key from ``jax.random.key``.
-    batch: ``{"image": (batch, height, width, channels), "label": (batch,) int32 or (batch, classes)
-      float, "index": (batch,) int32}``; any batch of the right shapes.
-    teacher_variables: variables of each of the recipe's teachers, in order; a mean teacher's may be
-      left out, and it starts as the student.
-    student_variables: where the student starts; by default freshly initialised.
-
-  Returns:
-    A :class:`CompressState`.
-
-  Raises:
-    ValueError: if the number of teachers differs, the batch lacks images, or the loss does not fit
-      the networks and the labels.
-
-  Examples:
-    >>> import optax
-    >>> from jaxcompress import models
-    >>> recipe = Recipe(student=models.resnet8(10), optimizer=optax.sgd(0.1))
-    >>> batch = {"image": jnp.zeros((2, 8, 8, 3)), "label": jnp.zeros(2, int)}
-    >>> int(init_state(recipe, jax.random.key(0), batch).step)
-    0
-  """
-  followers = 1 if recipe.mean_teacher is not None else 0
-  if len(recipe.teachers) - len(teacher_variables) not in (0, followers):
-    raise ValueError(
-      f"teacher_variables: {len(teacher_variables)} given for {len(recipe.teachers)} teachers;"
-      " pass a tuple with the variables of each."
-    )
-  if "image" not in batch:
-    raise ValueError(f"batch: it has {', '.join(batch)}, but no 'image'.")
-
-  shape = jax.eval_shape(lambda x: to_network_input(recipe, x), batch["image"]).shape[1:]
-  model_key, build_key = jax.random.split(rng)
-  if student_variables is None:
-    variables = init_variables(recipe.student, model_key, tuple(shape))
-  else:
-    variables = _copy(dict(student_variables))
-  if len(teacher_variables) < len(recipe.teachers):
-    teacher_variables = (*teacher_variables, variables)
-  quantizer, loss_params, loss_state, opt_state, key = _build(
-    recipe, build_key, dict(batch), teacher_variables, variables
-  )
-  _check_zeros_stay(recipe, opt_state)
-  variables = {**variables, "params": prune.apply_masks(opt_state, variables["params"])}
-  return CompressState(
-    recipe=recipe,
-    image_shape=tuple(shape),
-    stage=0,
-    params=variables["params"],
-    batch_stats=variables.get("batch_stats", {}),
-    ema=()
-    if recipe.ema is None
-    else _copy({"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}),
-    quantizer=quantizer,
-    loss_params=loss_params,
-    loss_state=loss_state,
-    opt_state=opt_state,
-    teachers=_copy(tuple(teacher_variables)),
-    rng=key,
-    step=jnp.zeros((), jnp.int32),
-    skipped=jnp.zeros((), jnp.int32),
-  )
-
-
-def _check_zeros_stay(recipe: Recipe, opt_state: Any) -> None:
-  """Raises if the weights' quantizer has no zero for weights that are pruned."""
-  if recipe.quantize is None or not prune.masks_of(opt_state):
-    return
-  rules = (rule.weights for rule in recipe.quantize.rules)
-  for quantizer in (recipe.quantize.weights, *rules):
-    if not isinstance(quantizer, Quantizer):
-      continue
-    probe = jnp.array([[1.0, -1.0], [0.0, 0.0], [0.5, -0.25]])
-    rounded, _ = quantizer.apply(*quantizer.init(probe), probe, train=False)
-    if bool(jnp.any(rounded[1] != 0)):
-      raise ValueError(
-        f"quantize: weights with levels {quantizer.levels.low} to {quantizer.levels.high} have no"
-        " zero here, and pruned weights would not stay zero; use one that has, such as absmax, lsq or"
-        " twn, or do not prune."
-      )
-
-
-@partial(jax.jit, static_argnums=0)
-def _build(
-  recipe: Recipe, rng: jax.Array, batch: Any, teacher_variables: Any, variables: Any
-) -> Any:
-  """What a recipe adds to the networks' variables; compiled once for all seeds."""
-  loss_key, run_key = jax.random.split(rng)
-  images = to_network_input(recipe, batch["image"])
-  batch = {**split_labels(batch), "image": images}
-  with ops.formulations(**ops.XLA_ONLY._asdict()):  # losses read shapes, rarely values
-    student = as_endpoints(recipe.student.apply(variables, images, train=False))
-    teachers = run_teachers(recipe, teacher_variables, batch)
-  loss_params, loss_state = init_losses(recipe, loss_key, student, teachers, batch)
-  quantizer = QuantVariables({}, {})
-  if recipe.quantize is not None:
-    sites = sites_of(recipe, variables, images.shape[1:])
-    quantizer = init_quantizers(recipe.quantize, sites, variables["params"])
-  trained = trained_tree(variables["params"], quantizer, loss_params)
-  check_paths(recipe, trained)
-  opt_state = recipe.optimizer_of(0).init(trained)
-  check_optimizers(recipe, trained)
-  return quantizer, loss_params, loss_state, opt_state, run_key
-
-
 def at_stage(state: CompressState, position: int) -> CompressState:
   """The state in the stage of a position; the optimizer starts anew where the stage does.
 
@@ -287,7 +152,7 @@ def at_stage(state: CompressState, position: int) -> CompressState:
   Examples:
     >>> import optax
     >>> from jaxcompress import distill, models
-    >>> from jaxcompress.training import Stage
+    >>> from jaxcompress.training import Stage, init_state
     >>> loss = distill.named_chain(labels=distill.cross_entropy())
     >>> options = {"optimizer": optax.sgd(0.1), "loss": loss}
     >>> first = Stage(loss, ("student/classifier",), steps=5)
@@ -313,26 +178,3 @@ def _start_optimizer(recipe: Recipe, stage: int, placement: Placement | None, tr
     return fresh
   whole = NamedSharding(placement.mesh, PartitionSpec())  # zeros would lie on one device alone
   return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, whole), fresh)
-
-
-@jax.jit
-def _copy(tree: Any) -> Any:
-  """Arrays of our own: the step donates them, and the caller may still need the given ones."""
-  return jax.tree.map(jnp.copy, tree)
-
-
-def run_teachers(
-  recipe: Recipe, variables: tuple[Any, ...], batch: Mapping[str, jax.Array]
-) -> tuple[Endpoints, ...]:
-  """What the teachers say to a batch; a :class:`CachedTeacher` has said it before."""
-  return tuple(
-    teacher.from_batch(batch)
-    if isinstance(teacher, CachedTeacher)
-    else as_endpoints(teacher.apply(own, batch["image"], train=False))
-    for teacher, own in zip(recipe.teachers, variables, strict=True)
-  )
-
-
-def as_endpoints(output: Any) -> Endpoints:
-  """A model's output as :class:`~jaxcompress.nn.Endpoints`; bare logits are wrapped."""
-  return output if isinstance(output, Endpoints) else Endpoints(logits=output)

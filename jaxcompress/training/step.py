@@ -18,14 +18,11 @@ from jaxcompress.training.ema import move_average
 from jaxcompress.training.forward import BLOCK, forward
 from jaxcompress.training.gradients import at_once, in_turn, join, split
 from jaxcompress.training.labels import split_labels
+from jaxcompress.training.networks import run_teachers, to_network_input
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.sharding import constrained, gathered_teachers, split_batch
 from jaxcompress.training.stages import hold, moving, select
-from jaxcompress.training.state import (
-  CompressState,
-  run_teachers,
-  to_network_input,
-)
+from jaxcompress.training.state import CompressState
 
 ROUNDING = 1  # folded into the step's key
 Batch = Mapping[str, jax.Array]

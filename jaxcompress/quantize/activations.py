@@ -1,6 +1,5 @@
-"""Quantization of a whole model: kernels as a map over parameters, activations by interception."""
+"""Quantization of a whole model's activations, by interception of its layers."""
 
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
@@ -9,134 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn import (
-  INPUT,
-  Epilogue,
-  ending,
-  is_leaf_call,
-  module_path,
-  parameters,
-  with_parameters,
-)
+from jaxcompress.nn import INPUT, Epilogue, ending, is_leaf_call, module_path
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.grid import activation_levels, fake_quant, replace_value
 from jaxcompress.quantize.integer import Grid, with_bits
 from jaxcompress.quantize.quantizers import Rounding, dorefa_gradient
 from jaxcompress.quantize.sites import Assigned, Sites, assign, tensor_bits
-
-
-class QuantVariables(NamedTuple):
-  """Variables of all quantizers.
-
-  Attributes:
-    params: trained; ``{"weights": {layer: ...}, "activations": {tensor: ...}}``.
-    state: carried along, such as ranges; the same structure.
-  """
-
-  params: Any
-  state: Any
-
-
-def init_quantizers(quantization: Quantization, sites: Sites, params: Any) -> QuantVariables:
-  """Fresh variables of every quantizer.
-
-  Args:
-    quantization: the plan.
-    sites: of the model's graph.
-    params: the model's parameters.
-
-  Examples:
-    >>> from jaxcompress.nn import Graph, Node
-    >>> from jaxcompress.quantize import find_sites, int8
-    >>> node = Node("dense", "Dense", {"features": 1}, ("input",), ("dense",), ((1, 2),), ((1, 1),))
-    >>> sites = find_sites(Graph((node,), (1, 2), "dense"))
-    >>> variables = init_quantizers(int8(), sites, {"dense": {"kernel": jnp.ones((2, 1))}})
-    >>> list(variables.state["weights"]), list(variables.state["activations"])
-    (['dense'], ['input', 'dense'])
-  """
-  assigned = assign(quantization, sites)
-  pairs = {
-    "weights": {
-      name: quantizer.init(parameters(params, name)["kernel"])
-      for name, quantizer in assigned.weights.items()
-    },
-    "activations": {
-      key: quantizer.init(jax.ShapeDtypeStruct(sites.graph.shape(key), jnp.float32))
-      for key, quantizer in assigned.activations.items()
-    },
-  }
-  pick = lambda i: {  # noqa: E731
-    kind: {name: pair[i] for name, pair in found.items()} for kind, found in pairs.items()
-  }
-  return QuantVariables(pick(0), pick(1))
-
-
-def quantize_kernels(
-  quantization: Quantization,
-  sites: Sites,
-  variables: QuantVariables,
-  params: Any,
-  active: bool | jax.Array,
-  *,
-  train: bool = False,
-  rng: jax.Array | None = None,
-) -> tuple[Any, dict[str, Any]]:
-  """The parameters with every kernel on its grid where ``active``; gradients pass straight through.
-
-  Args:
-    quantization: the plan.
-    sites: of the model's graph.
-    variables: the quantizers' variables.
-    params: the model's parameters, a nested dict.
-    active: bool or scalar bool array.
-    train: whether the quantizers' state moves on.
-    rng: a key for stochastic rounding, or None.
-
-  Returns:
-    ``(params, state)``: a tree like ``params``, and the new state of the weights' quantizers.
-
-  Examples:
-    >>> from jaxcompress.nn import Graph, Node
-    >>> from jaxcompress.quantize import find_sites, uniform
-    >>> node = Node("dense", "Dense", {"features": 1}, ("input",), ("dense",), ((1, 2),), ((1, 1),))
-    >>> plan, sites = uniform(bits=2), find_sites(Graph((node,), (1, 2), "dense"))
-    >>> params = {"dense": {"kernel": jnp.array([[2.0], [0.4]])}}
-    >>> variables = init_quantizers(plan, sites, params)
-    >>> quantize = jax.jit(quantize_kernels, static_argnums=(0, 1, 4))
-    >>> rounded, _ = quantize(plan, sites, variables, params, True)
-    >>> rounded["dense"]["kernel"].tolist()  # two bits: -2, 0 and 2
-    [[2.0], [0.0]]
-  """
-  quantizers = assign(quantization, sites).weights
-
-  def rounded(kernels, states):
-    pairs = {
-      name: quantizer.apply(
-        variables.params["weights"][name],
-        states[name],
-        kernels[name],
-        train=train,
-        rng=_key_of(rng, name),
-      )
-      for name, quantizer in quantizers.items()
-    }
-    return tuple({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
-
-  kernels = {name: parameters(params, name)["kernel"] for name in quantizers}
-  states = variables.state["weights"]
-  if not isinstance(active, bool):
-    # One branch for all: a select of each kernel would read both.
-    kernels, states = jax.lax.cond(active, rounded, lambda *unchanged: unchanged, kernels, states)
-  elif active:
-    kernels, states = rounded(kernels, states)
-  for name, kernel in kernels.items():
-    params = with_parameters(params, f"{name}/kernel", kernel)
-  return params, states
-
-
-def _key_of(rng: jax.Array | None, name: str) -> jax.Array | None:
-  """A key of the tensor's own."""
-  return None if rng is None else jax.random.fold_in(rng, zlib.crc32(name.encode()))
+from jaxcompress.quantize.variables import QuantVariables, key_of
 
 
 def _select(active: bool | jax.Array, new: Any, old: Any) -> Any:
@@ -200,7 +78,7 @@ def quantize_activations(
 
   Examples:
     >>> from jaxcompress.nn import Dense, trace
-    >>> from jaxcompress.quantize import absmax, find_sites, fixed_range
+    >>> from jaxcompress.quantize import absmax, find_sites, fixed_range, init_quantizers
     >>> class Sum(nn.Module):
     ...   @nn.compact
     ...   def __call__(self, x, *, train):
@@ -217,7 +95,7 @@ def quantize_activations(
     >>> round(forward(x).item(), 3)  # all values are -2 to 1 times 2 / 3
     0.667
   """
-  key_of, assigned = sites.key_of, assign(quantization, sites)
+  keys, assigned = sites.key_of, assign(quantization, sites)
   quantizers, gates = assigned.activations, assigned.gates
   narrowed = _narrowed_reads(sites, assigned)
   start = variables.state["activations"]
@@ -233,7 +111,7 @@ def quantize_activations(
     """A 16-bit tensor as a layer of 8 bits reads it."""
     if tensor is None:
       return x
-    grid, key = gates.get(tensor), key_of[tensor]
+    grid, key = gates.get(tensor), keys[tensor]
     if grid is None:
       scale, _ = quantizers[key].grid(
         variables.params["activations"][key], updated.get(key, start[key]), None
@@ -251,7 +129,7 @@ def quantize_activations(
     return _select(exact.active, replace_value(y, exact.values[tensor].astype(y.dtype)), y)
 
   def rounded(tensor: str, x: jax.Array) -> jax.Array:
-    key = key_of[tensor]
+    key = keys[tensor]
     if tensor in gates:
       return on_grid(gates[tensor], x)
     if key not in quantizers:
@@ -265,7 +143,7 @@ def quantize_activations(
       x,
       train=observing,
       nonnegative=tensor in sites.nonnegative,
-      rng=_key_of(rng, tensor),
+      rng=key_of(rng, tensor),
     )
     keep(key, state)
     return _select(active, with_coarse_gradient(tensor, y), x)
@@ -276,11 +154,11 @@ def quantize_activations(
   def with_coarse_gradient(tensor: str, y: jax.Array) -> jax.Array:
     if quantization.gradients is None:
       return y
-    return dorefa_gradient(y, _key_of(rng, f"{tensor} gradient"), quantization.gradients)
+    return dorefa_gradient(y, key_of(rng, f"{tensor} gradient"), quantization.gradients)
 
   def epilogue_of(tensor: str) -> Epilogue | None:
     """The rounding that a normalization may end in; None where there is none to be had."""
-    key = key_of[tensor]
+    key = keys[tensor]
     if active is not True or tensor in gates or key not in quantizers:
       return None
     rounding = quantizers[key].apply

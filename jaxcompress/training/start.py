@@ -1,0 +1,140 @@
+"""The state before the first step."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcompress import ops, prune
+from jaxcompress.nn import init_variables
+from jaxcompress.quantize import Quantizer, QuantVariables, init_quantizers
+from jaxcompress.training.labels import split_labels
+from jaxcompress.training.networks import as_endpoints, run_teachers, to_network_input
+from jaxcompress.training.recipe import Recipe
+from jaxcompress.training.stages import check_optimizers, check_paths, init_losses
+from jaxcompress.training.state import CompressState, sites_of, trained_tree
+
+
+def init_state(
+  recipe: Recipe,
+  rng: jax.Array,
+  batch: Mapping[str, Any],
+  *,
+  teacher_variables: tuple[Any, ...] = (),
+  student_variables: Mapping[str, Any] | None = None,
+) -> CompressState:
+  """The state before the first step.
+
+  Args:
+    recipe: what is trained.
+    rng: a key from ``jax.random.key``.
+    batch: ``{"image": (batch, height, width, channels), "label": (batch,) int32 or (batch, classes)
+      float, "index": (batch,) int32}``; any batch of the right shapes.
+    teacher_variables: variables of each of the recipe's teachers, in order; a mean teacher's may be
+      left out, and it starts as the student.
+    student_variables: where the student starts; by default freshly initialised.
+
+  Returns:
+    A :class:`CompressState`.
+
+  Raises:
+    ValueError: if the number of teachers differs, the batch lacks images, or the loss does not fit
+      the networks and the labels.
+
+  Examples:
+    >>> import optax
+    >>> from jaxcompress import models
+    >>> recipe = Recipe(student=models.resnet8(10), optimizer=optax.sgd(0.1))
+    >>> batch = {"image": jnp.zeros((2, 8, 8, 3)), "label": jnp.zeros(2, int)}
+    >>> int(init_state(recipe, jax.random.key(0), batch).step)
+    0
+  """
+  followers = 1 if recipe.mean_teacher is not None else 0
+  if len(recipe.teachers) - len(teacher_variables) not in (0, followers):
+    raise ValueError(
+      f"teacher_variables: {len(teacher_variables)} given for {len(recipe.teachers)} teachers;"
+      " pass a tuple with the variables of each."
+    )
+  if "image" not in batch:
+    raise ValueError(f"batch: it has {', '.join(batch)}, but no 'image'.")
+
+  shape = jax.eval_shape(lambda x: to_network_input(recipe, x), batch["image"]).shape[1:]
+  model_key, build_key = jax.random.split(rng)
+  if student_variables is None:
+    variables = init_variables(recipe.student, model_key, tuple(shape))
+  else:
+    variables = _copy(dict(student_variables))
+  if len(teacher_variables) < len(recipe.teachers):
+    teacher_variables = (*teacher_variables, variables)
+  quantizer, loss_params, loss_state, opt_state, key = _build(
+    recipe, build_key, dict(batch), teacher_variables, variables
+  )
+  _check_zeros_stay(recipe, opt_state)
+  variables = {**variables, "params": prune.apply_masks(opt_state, variables["params"])}
+  return CompressState(
+    recipe=recipe,
+    image_shape=tuple(shape),
+    stage=0,
+    params=variables["params"],
+    batch_stats=variables.get("batch_stats", {}),
+    ema=()
+    if recipe.ema is None
+    else _copy({"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}),
+    quantizer=quantizer,
+    loss_params=loss_params,
+    loss_state=loss_state,
+    opt_state=opt_state,
+    teachers=_copy(tuple(teacher_variables)),
+    rng=key,
+    step=jnp.zeros((), jnp.int32),
+    skipped=jnp.zeros((), jnp.int32),
+  )
+
+
+def _check_zeros_stay(recipe: Recipe, opt_state: Any) -> None:
+  """Raises if the weights' quantizer has no zero for weights that are pruned."""
+  if recipe.quantize is None or not prune.masks_of(opt_state):
+    return
+  rules = (rule.weights for rule in recipe.quantize.rules)
+  for quantizer in (recipe.quantize.weights, *rules):
+    if not isinstance(quantizer, Quantizer):
+      continue
+    probe = jnp.array([[1.0, -1.0], [0.0, 0.0], [0.5, -0.25]])
+    rounded, _ = quantizer.apply(*quantizer.init(probe), probe, train=False)
+    if bool(jnp.any(rounded[1] != 0)):
+      raise ValueError(
+        f"quantize: weights with levels {quantizer.levels.low} to {quantizer.levels.high} have no"
+        " zero here, and pruned weights would not stay zero; use one that has, such as absmax, lsq or"
+        " twn, or do not prune."
+      )
+
+
+@partial(jax.jit, static_argnums=0)
+def _build(
+  recipe: Recipe, rng: jax.Array, batch: Any, teacher_variables: Any, variables: Any
+) -> Any:
+  """What a recipe adds to the networks' variables; compiled once for all seeds."""
+  loss_key, run_key = jax.random.split(rng)
+  images = to_network_input(recipe, batch["image"])
+  batch = {**split_labels(batch), "image": images}
+  with ops.formulations(**ops.XLA_ONLY._asdict()):  # losses read shapes, rarely values
+    student = as_endpoints(recipe.student.apply(variables, images, train=False))
+    teachers = run_teachers(recipe, teacher_variables, batch)
+  loss_params, loss_state = init_losses(recipe, loss_key, student, teachers, batch)
+  quantizer = QuantVariables({}, {})
+  if recipe.quantize is not None:
+    sites = sites_of(recipe, variables, images.shape[1:])
+    quantizer = init_quantizers(recipe.quantize, sites, variables["params"])
+  trained = trained_tree(variables["params"], quantizer, loss_params)
+  check_paths(recipe, trained)
+  opt_state = recipe.optimizer_of(0).init(trained)
+  check_optimizers(recipe, trained)
+  return quantizer, loss_params, loss_state, opt_state, run_key
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+  """Arrays of our own: the step donates them, and the caller may still need the given ones."""
+  return jax.tree.map(jnp.copy, tree)
