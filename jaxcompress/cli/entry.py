@@ -12,6 +12,7 @@ from jaxcompress.cli.ending import end
 from jaxcompress.cli.export import export
 from jaxcompress.cli.info import info
 from jaxcompress.cli.lint import lint
+from jaxcompress.cli.programs import collect_rarely
 from jaxcompress.cli.quantize import quantize
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ def start() -> None:
   if sys.platform == "linux" and "compress" in sys.argv[1:2] and "GLIBC_TUNABLES" not in os.environ:
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+  collect_rarely()
   logging.getLogger("absl").setLevel(logging.CRITICAL)  # what orbax logs is said in our own words
   main()
 

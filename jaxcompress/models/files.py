@@ -9,7 +9,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -102,7 +101,7 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
   model = _build(path, header)
   _check_arrays("path", str(path), model, arrays)
   variables = unflatten_dict({tuple(key.split("/")): a for key, a in arrays.items()})
-  return model, jax.tree.map(jnp.asarray, variables)
+  return model, jax.device_put(variables)
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:

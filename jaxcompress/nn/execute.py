@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jaxcompress.nn import structure
 from jaxcompress.nn.activations import activate
@@ -51,10 +51,10 @@ def execute(
     >>> from jaxcompress.nn import fold, init_variables, trace
     >>> model = models.resnet8(10)
     >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
-    >>> x = jnp.ones((2, 8, 8, 3))
+    >>> x = jax.numpy.ones((2, 8, 8, 3))
     >>> graph = trace(model, variables, x)
     >>> logits = execute(graph, folded_layers(fold(graph, variables)), x)
-    >>> bool(jnp.allclose(logits, model.apply(variables, x, train=False).logits, atol=1e-5))
+    >>> bool(jax.numpy.allclose(logits, model.apply(variables, x, train=False).logits, atol=1e-5))
     True
   """
   visit = visit or (lambda tensor, array: array)
@@ -118,12 +118,10 @@ def folded_layers(folded: Mapping[str, Folded]) -> dict[str, Layer]:
   """Weights and biases of folded layers as :func:`execute` takes them, float32.
 
   Examples:
-    >>> import numpy as np
     >>> layer = Folded(np.ones((1, 2), np.float32), np.array([2.0, 3.0]), np.zeros(2))
     >>> folded_layers({"dense": layer})["dense"][0].tolist()
     [[2.0, 3.0]]
   """
-  return {
-    name: (jnp.asarray(layer.weights), jnp.asarray(layer.bias, jnp.float32))
-    for name, layer in folded.items()
-  }
+  return jax.device_put(
+    {name: (layer.weights, np.asarray(layer.bias, np.float32)) for name, layer in folded.items()}
+  )

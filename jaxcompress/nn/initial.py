@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress import ops
+from jaxcompress.nn.shapes import only_shapes, shapes_alone
 
 CHUNK = 2**18  # numbers drawn at once
 
@@ -45,7 +45,7 @@ class Initial:
   def __call__(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
     """Float32 numbers of the given shape; without deviation no key is needed."""
     recorded = _recorded.get()
-    if recorded is not None or not self.deviation:
+    if shapes_alone() or not self.deviation:
       array = jax.lax.full(shape, self.value, jnp.float32)
     else:
       array = self.value + self.deviation * jax.random.normal(key, shape)
@@ -94,7 +94,7 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
   initials: list[Initial | None] = []
 
   def plan(key, image):
-    with _recording() as recorded, ops.formulations(**ops.XLA_ONLY._asdict()):
+    with _recording() as recorded, only_shapes():
       variables = init(key, image)
     initials.extend(recorded.get(id(leaf), (None,))[0] for leaf in jax.tree.leaves(variables))
     return variables

@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 from flax.core import FrozenDict
 
-from jaxcompress import ops
 from jaxcompress.nn.endpoints import Endpoints
 from jaxcompress.nn.graph import INPUT, Graph, Node
 from jaxcompress.nn.layers import LeafOp
+from jaxcompress.nn.shapes import only_shapes
 
 
 def module_path(module: nn.Module) -> str:
@@ -185,7 +185,7 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
 
   def run(x, extra):
     remember(x, INPUT)
-    with nn.intercept_methods(record), ops.formulations(**ops.XLA_ONLY._asdict()):
+    with nn.intercept_methods(record), only_shapes():
       result, variables = call(x, extra)
     result = result if isinstance(result, Endpoints) else Endpoints(result)
     several = ([names.get(id(array)) for array in part] for part in (result.maps, result.preact))

@@ -152,7 +152,7 @@ def _taylor(
   scores = np.zeros(len(routes.locked))
   for start in starts:
     rows = slice(start, start + size)
-    own = None if labels is None else jnp.asarray(labels[rows])
+    own = None if labels is None else labels[rows]
     slopes = jax.device_get(_products(model, preprocess, variables, images[rows], own))
     change = {n.output: _change(n, parameters(slopes, n.name)) for n in births}
     scores += np.square(_sum(routes, change))

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.models.convert.names import Names, torch_names
@@ -92,7 +91,7 @@ def from_torch(
   Examples:
     >>> from jaxcompress import models
     >>> model = models.resnet8()
-    >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    >>> variables = model.init(jax.random.key(0), jax.numpy.zeros((1, 32, 32, 3)), train=False)
     >>> weights = models.to_torch("crd/resnet8", variables)
     >>> weights["conv1.weight"].shape
     (16, 3, 3, 3)
@@ -112,7 +111,7 @@ def from_torch(
   if num_classes not in (None, given):
     key = jax.random.key(0) if key is None else key
     flat |= _new_classifier(expected, num_classes, key)
-  return found.make(num_classes or given), _nested(flat)
+  return found.make(num_classes or given), jax.device_put(_nested(flat), may_alias=False)
 
 
 def to_torch(source: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -252,7 +251,7 @@ def _nested(flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, Any]:
     branch = tree
     for part in path[:-1]:
       branch = branch.setdefault(part, {})
-    branch[path[-1]] = jnp.asarray(array)
+    branch[path[-1]] = array
   return tree
 
 

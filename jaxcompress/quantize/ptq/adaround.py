@@ -117,10 +117,8 @@ def choose_codes(
     <https://arxiv.org/abs/2004.10568>`_, 2020, section 3.
   """
   codes = _optimise(
-    jnp.asarray(weights, jnp.float32),
-    jnp.asarray(scales, jnp.float32),
-    jnp.asarray(bias, jnp.float32),
-    Samples(*map(jnp.asarray, samples)),  # type: ignore[arg-type]  # on the device
+    *(np.asarray(array, np.float32) for array in (weights, scales, bias)),
+    samples,
     key,
     act,
     to,

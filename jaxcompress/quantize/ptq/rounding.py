@@ -121,7 +121,7 @@ def _plain(node: Node):
 
 
 def _linear(node: Node, kernel: np.ndarray, bias: np.ndarray):
-  arrays = jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32)
+  arrays = jax.device_put((np.asarray(kernel, np.float32), np.asarray(bias, np.float32)))
   return lambda x: (_run_linear(_anonymous(node), *arrays, x),)
 
 
