@@ -28,7 +28,8 @@ class Quantization:
     start_step: first step at which the forward pass is quantized; before it nothing is rounded
       and no range is kept.
     freeze_norm_step: first step from which BatchNorm uses its running statistics, so that the
-      network that is trained is the one that is deployed; None: never.
+      network that is trained is the one that is deployed; None: never. At high learning rates
+      networks of few bits diverge from then on: choose the end of a schedule.
     gradients: bits to which the gradients of activations are rounded stochastically in the backward
       pass (:func:`~jaxcompress.quantize.dorefa_gradient`), 1 to 16; None: they stay in float.
     exact_step: first step whose forward pass is the device's integer arithmetic, with the gradients

@@ -21,9 +21,10 @@ from rich.progress import (
 from jaxcompress.training.checkpoint import Checkpoints
 from jaxcompress.training.evaluation import classification_sums
 from jaxcompress.training.mesh import Mesh, shard_batch
+from jaxcompress.training.networks import as_endpoints
 from jaxcompress.training.preemption import PreemptedError, Preemption
 from jaxcompress.training.sharding import replicated
-from jaxcompress.training.state import CompressState, as_endpoints, at_stage
+from jaxcompress.training.state import CompressState, at_stage
 from jaxcompress.training.step import distill_step, train_step
 
 Row = dict[str, float]
@@ -109,6 +110,8 @@ def fit(
       if hooks and position in hooks:
         hooks[position](state)
       state, metrics = step(state, batch)
+      if _shares_threads(mesh):
+        jax.block_until_ready(metrics["loss"])
       position += 1
       if position < steps:  # the next batch is read and sent while the devices compute
         batch = _placed(batch_at, position, mesh)
@@ -136,6 +139,13 @@ def fit(
           checkpoints.wait()
           raise PreemptedError(position)
   return state
+
+
+def _shares_threads(mesh: Mesh | None) -> bool:
+  """Whether devices are threads of one CPU: several steps in flight could wait for each other."""
+  if mesh is None or len(mesh.local_devices) == 1:
+    return False
+  return mesh.local_devices[0].platform == "cpu"
 
 
 def _placed(
