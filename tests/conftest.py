@@ -1,21 +1,27 @@
 """Settings for the whole suite: strict broadcasting, quick compilation, programs kept between runs."""
 
+import gc
 import os
 import pathlib
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ |= {  # for the processes that tests start, too
+  "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
+  "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(__file__).parent.parent / ".cache" / "jax"),
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # even an addition takes 15 ms
+  "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # most tests compile more than they compute
+}
 
 import jax
 import numpy as np
 import pytest
 
-CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-jax.config.update(
-  "jax_disable_most_optimizations", True
-)  # of machine code; most tests compile more than they compute
+with pytest.MonkeyPatch.context() as patch:  # processes that tests start have what users have
+  flags = os.environ.get("XLA_FLAGS", "")
+  if "xla_cpu_use_fusion_emitters" not in flags:  # the older code generator, twice as quick
+    patch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_use_fusion_emitters=false")
+  jax.devices()  # reads them
+gc.set_threshold(100_000, 50, 100)  # its passes over all that was traced took a third of tracing
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

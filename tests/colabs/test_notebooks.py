@@ -43,11 +43,7 @@ def run_apart(path, folder):
   """Runs the cells as a program."""
   program = folder / f"{path.stem}.py"
   program.write_text("\n".join(quick_cells(path)))
-  environment = os.environ | {
-    "PYTHONPATH": str(ROOT),
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-  }
+  environment = os.environ | {"PYTHONPATH": str(ROOT)}
   done = subprocess.run(
     [sys.executable, program.name], cwd=folder, env=environment, capture_output=True, text=True
   )

@@ -18,8 +18,6 @@ from jaxcompress import distill, prune, quantize, training
 from jaxcompress.nn import Endpoints
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_disable_most_optimizations", True)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 STEPS = 8
 KINDS = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"

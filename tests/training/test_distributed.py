@@ -19,15 +19,7 @@ SAVED, LAST = 12, 17
 
 
 @pytest.fixture(scope="module")
-def programs():
-  """Compiled programs are kept between runs of the suite."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
-    yield
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory, programs):
+def killed(tmp_path_factory):
   """A run whose first process, which coordinates, is killed with its newest checkpoint at SAVED."""
   run = Run(tmp_path_factory.mktemp("run") / "two", 200, every=EVERY, exact_step=EXACT)
   processes = run.start()

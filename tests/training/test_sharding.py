@@ -31,12 +31,7 @@ def found():
   """One process with eight devices computes all; the others of the suite keep their one device."""
   root = str(SCRIPT.parent.parent.parent)
   paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-  cache = jax.config.jax_compilation_cache_dir
-  env = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join(paths),
-    **({"JAX_COMPILATION_CACHE_DIR": cache} if cache else {}),
-  }
+  env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
   done = subprocess.run(
     [sys.executable, str(SCRIPT)], capture_output=True, text=True, env=env, check=False
   )

@@ -62,13 +62,12 @@ def uneven(variables, seed=0):
   def change(path, array):
     name, shape = path[-1].key, array.shape
     if name == "scale":
-      return jnp.asarray(
-        np.exp(rng.normal(0, 1.5, shape)) * rng.choice([-1, 1], shape), jnp.float32
-      )
+      scales = np.exp(rng.normal(0, 1.5, shape)) * rng.choice([-1, 1], shape)
+      return scales.astype(np.float32)
     if name == "var":
-      return jnp.asarray(rng.uniform(0.5, 2.0, shape), jnp.float32)
+      return rng.uniform(0.5, 2.0, shape).astype(np.float32)
     if name in ("mean", "bias"):
-      return jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
+      return rng.normal(0, 1, shape).astype(np.float32)
     return array
 
   return jax.tree_util.tree_map_with_path(change, variables)

@@ -9,7 +9,7 @@ from jaxcompress import data, distill, models, training
 from jaxcompress.nn import Norm
 from jaxcompress.quantize.ptq import post_training
 
-STEPS = 240
+STEPS = 160
 PREPROCESS = data.Preprocess()
 QUICK = Norm(momentum=0.9)  # running statistics that follow in so few steps
 MODEL = models.mobilenet_v3_small(10, width=0.35, layout="cifar", norm=QUICK)
