@@ -14,6 +14,7 @@ if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":  # real devices ignore it
   os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
   )
+  os.environ["NPROC"] = "64"  # threads: a device may wait in several collectives at once
 
 import jax
 import numpy as np

@@ -5,7 +5,8 @@
 Every row is one model at one size with one kind of weights in one runtime. Rows are appended to
 ``--out`` as soon as they are known, the cheapest models first, and rows that are there are not
 computed again: a run can be stopped and gone on with, with other choices too. The table at the end
-is of the whole file.
+is of the whole file. Runtimes without vector instructions take hours for large networks:
+``--work 50`` gives a row no more images than 50 billion multiply-accumulates allow, but at least 4.
 
 ``random`` weights come with random BatchNorm statistics and scales, and random images; ``trained``
 ones are of 20 steps on the built-in glyphs, which are also the images, enlarged. ``pruned`` networks
@@ -14,6 +15,7 @@ are such trained ones without half of their channels, trained on for 20 steps; n
 
 import argparse
 import itertools
+import math
 import pathlib
 import tempfile
 import time
@@ -41,6 +43,7 @@ WEIGHTS = ("random", "trained", "pruned")
 KEYS = ("model", "size", "weights", "kernels")  # what tells rows apart
 CALIBRATION = 16  # images; the others go beyond their ranges here and there
 GLYPH, BATCH, STEPS = 32, 32, 20
+FEWEST = 4  # images of a row
 GONE = 0.5  # of the channels of pruned networks
 
 
@@ -124,29 +127,36 @@ def read_rows(path: pathlib.Path) -> dict[tuple, dict]:
   return found
 
 
+def images_of(macs: int, args: argparse.Namespace) -> int:
+  """How many images a network runs on."""
+  return int(min(args.images, max(FEWEST, args.work * 1e9 / macs)))
+
+
 def compute_rows(args: argparse.Namespace, console: Console) -> int:
   """Appends the rows that are missing; the number of those that failed."""
   failed, macs = 0, {}
   for name, size in itertools.product(args.models, args.sizes):
     macs[name, size] = models.summarize(models.create(name), size).macs
   for name, size in sorted(macs, key=macs.get):
+    count = images_of(macs[name, size], args)
     for weights in args.weights:
       rows = read_rows(args.out)
-      done = {key for key, row in rows.items() if row["images"] >= args.images}
+      done = {key for key, row in rows.items() if row["images"] >= count}
       missing = [k for k in args.runtimes if (name, size, weights, k) not in done]
       try:
         if missing:
-          quantized, images = quantized_of(name, size, args.images, weights)
+          quantized, images = quantized_of(name, size, max(count, CALIBRATION + FEWEST), weights)
         for kernels in missing:
           start = time.perf_counter()
-          found = verified(quantized, images, kernels)
+          found = verified(quantized, images[-count:], kernels)
           values = dict(zip(KEYS, (name, size, weights, kernels), strict=True))
           row = {**values, **found._asdict(), "seconds": round(time.perf_counter() - start, 1)}
           kept.append(args.out, row)
           console.print(name, size, weights, kernels, f"{found.bit_equal:.4%}", row["seconds"], "s")
       except Exception:  # one model must not end a run of hours
         failed += 1
-        console.print(f"{name}, {size} px, {weights} weights:\n{traceback.format_exc()}")
+        console.print(f"{name}, {size} px, {weights} weights:")
+        print(traceback.format_exc())
       jax.clear_caches()  # compiled programs of all networks would fill gigabytes
   return failed
 
@@ -190,6 +200,7 @@ def main() -> None:
   parser.add_argument("--weights", nargs="+", default=list(WEIGHTS[:2]), choices=WEIGHTS)
   parser.add_argument("--runtimes", nargs="+", default=list(KERNELS), choices=list(KERNELS))
   parser.add_argument("--images", type=int, default=200)
+  parser.add_argument("--work", type=float, default=math.inf, help="most 1e9 MACs of a row")
   parser.add_argument("--print", action="store_true", help="only print what is there")
   args = parser.parse_args()
   console = Console()

@@ -65,6 +65,7 @@ class Run:
       **os.environ,
       "JAX_PLATFORMS": "cpu",
       "XLA_FLAGS": flags,
+      "NPROC": "64",  # threads: a device may wait in several collectives at once
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       "TF_CPP_MIN_LOG_LEVEL": "3",
     }

@@ -151,20 +151,29 @@ def show(setting: Setting, rows: list[dict]) -> None:
     )
 
 
+def newest(rows: list[dict]) -> dict[tuple, dict]:
+  """By contender, size and dtype, the newest row of a task; of ours with the times of all runs."""
+  found = {}
+  for row in rows:
+    key = row["contender"], row["size"], row["dtype"]
+    if row["contender"] == OURS and key in found:
+      row = row | {"ms": found[key]["ms"] + row["ms"]}
+    found[key] = row
+  return found
+
+
 def summarize(rows: list[dict]) -> None:
-  """A Markdown table for each task; of rows that are there twice, the newest."""
+  """A Markdown table for each task."""
   for task in dict.fromkeys(row["task"] for row in rows):
-    newest = {
-      (row["contender"], row["size"], row["dtype"]): row for row in rows if row["task"] == task
-    }
-    columns = dict.fromkeys((size, dtype) for _, size, dtype in newest)
+    found = newest([row for row in rows if row["task"] == task])
+    columns = dict.fromkeys((size, dtype) for _, size, dtype in found)
     head = [
       f"{task}: ratio, first step, memory",
       *(f"{size} px, {dtype}" for size, dtype in columns),
     ]
     lines = [
-      [name, *(cell(newest.get((name, *column))) for column in columns)]
-      for name in dict.fromkeys(name for name, *_ in newest)
+      [name, *(cell(found.get((name, *column))) for column in columns)]
+      for name in dict.fromkeys(name for name, *_ in found)
     ]
     print()
     for line in (head, ["---"] * len(head), *lines):

@@ -13,6 +13,7 @@ import statistics
 import rows
 from contenders import OURS
 from matplotlib.ticker import FuncFormatter, NullLocator
+from peers import newest
 
 from jaxcompress.report import style
 
@@ -37,14 +38,14 @@ LEAST = 0.5  # top-1 that is still drawn
 
 def draw_steps(ax, measured):
   """Bars of times as multiples of ours."""
-  newest = {row["contender"]: row for row in measured if "error" not in row}
-  ratios = [newest[name]["ratio"] for name in NAMES]
+  found = {name: row for (name, *_), row in newest(measured).items()}
+  ratios = [found[name]["ratio"] for name in NAMES]
   colors = [style.ACCENT if name == OURS else style.FAINT for name in NAMES]
   ends = [f"{ratio:.1f} times as long" for ratio in ratios]
-  ends[0] = f"{statistics.median(newest[OURS]['ms']):,.0f} ms"
+  ends[0] = f"{statistics.median(found[OURS]['ms']):,.0f} ms"
   style.bars(ax, list(NAMES.values()), ratios, colors, ends)
   ax.set_xlim(0, 1.45 * max(ratios))
-  ax.set_title(f"int8 train step of MobileNetV2: {newest[OURS]['batch']} images, 32 px")
+  ax.set_title(f"int8 train step of MobileNetV2: {found[OURS]['batch']} images, 32 px")
 
 
 def draw_sizes(ax, measured):

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.nn.shapes import shapes_alone
+
 
 @jax.custom_jvp
 def relu6(x: jax.Array) -> jax.Array:
@@ -56,4 +58,6 @@ def activate(name: str | None, x: jax.Array) -> jax.Array:
   if name not in ACTIVATIONS:
     choices = ", ".join(str(choice) for choice in ACTIVATIONS)
     raise ValueError(f"act: {name!r} is no activation function; it must be one of {choices}.")
+  if shapes_alone():
+    return jax.lax.neg(x)  # an array of its own, which has a name in a graph
   return ACTIVATIONS[name](x)

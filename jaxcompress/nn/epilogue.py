@@ -98,7 +98,7 @@ def norm_act(
     ``(y, mean, variance)`` like :func:`batch_norm`.
   """
   if shapes_alone():
-    return jax.lax.neg(x), running_mean, running_variance  # another array than x
+    return activate(act, x), running_mean, running_variance
   epilogue, running = _ending.value, Statistics(running_mean, running_variance)
   by_ends = epilogue is not None and epilogue.by_ends and act in MONOTONE
   found = statistics(x, running, live, ends=by_ends)

@@ -7,16 +7,16 @@ import jax
 
 from jaxcompress import ops
 
-_only_shapes = jax.make_user_context(
-  default_value=False
-)  # a part of what traced programs are kept by
+# Programs that were traced within are kept apart from others.
+_only_shapes = jax.make_user_context(default_value=False)
 
 
 @contextmanager
 def only_shapes() -> Iterator[None]:
   """Leaf ops called inside return arrays of the right shapes and dtypes, with any values.
 
-  Recording a network's graph takes half as long so.
+  Without normalization, activation functions and random numbers a graph is recorded in less than half
+  of the time.
 
   Examples:
     >>> with only_shapes():

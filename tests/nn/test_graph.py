@@ -72,6 +72,16 @@ def test_calling_a_leaf_op_twice_is_an_error():
     trace_of(Twice())
 
 
+def test_an_unknown_activation_is_an_error_where_only_shapes_are_computed():
+  class Network(linen.Module):
+    @linen.compact
+    def __call__(self, x, *, train):
+      return nn.GlobalAvgPool(name="pool")(nn.ConvNorm(3, act="gelu", name="conv")(x, train=train))
+
+  with pytest.raises(ValueError, match="act: 'gelu' is no activation function"):
+    trace_of(Network())
+
+
 def test_multiply_adds_are_counted_by_the_definition():
   graph = trace_of(Branches())
   expected = 8 * 8 * (9 * 3 * 8) + 8 * 8 * (9 * 4) + 8 * 3

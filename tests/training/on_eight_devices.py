@@ -6,6 +6,7 @@ import re
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["NPROC"] = "64"  # threads: a device may wait in several collectives at once
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,14 @@ import numpy as np
 import optax
 from conftest import TinyNet, batch_of
 from jax.sharding import NamedSharding, PartitionSpec
+from rich.console import Console
 
 from jaxcompress import distill, prune, quantize, training
 from jaxcompress.nn import Endpoints
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-STEPS = 8
+STEPS, FITTED = 8, 40
 KINDS = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"
 COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({KINDS})(?:-start)?\(", re.MULTILINE)
 ARRAY = r"(\w+)\[([\d,]*)\]"
@@ -109,6 +111,9 @@ def one_and_eight(mesh):
     training.distill_step(eight, batch_of(0, size=12))
   except ValueError as error:
     found["uneven"] = str(error)
+  quiet = Console(quiet=True)
+  fitted = training.fit(eight, batch_of, steps=FITTED, log_every=FITTED, console=quiet)
+  found["fitted"] = [int(fitted.position), int(fitted.skipped)]
   return found
 
 

@@ -68,6 +68,11 @@ def test_a_skipped_batch_is_counted_once_and_pruned_weights_are_zero(found):
   assert found["runs"]["zeros"] == 0.5
 
 
+def test_many_steps_between_two_looks_do_not_wait_for_each_other(found):
+  """Virtual devices share the threads of one CPU; with steps in flight XLA would give up."""
+  assert found["runs"]["fitted"] == [40, 1]
+
+
 def test_a_batch_that_devices_cannot_share_is_named(found):
   assert found["runs"]["uneven"].startswith("batch: 'image' has 12 examples, which 8 devices")
 
