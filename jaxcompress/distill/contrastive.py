@@ -13,17 +13,16 @@ from jaxcompress.distill.base import LossTransform, first_teacher, stateful
 from jaxcompress.distill.contrastive_state import CRDParams, CRDState, Overwritten
 from jaxcompress.distill.gradients import with_gradient
 from jaxcompress.distill.layers import init_linear, linear, unit
+from jaxcompress.distill.noise_contrast import log_sum, noise_contrastive
 from jaxcompress.distill.strata import (
   Devices,
-  choose_strata,
+  checked_strata,
   draw_rows,
   padded_shape,
   places_in,
   shares,
 )
 from jaxcompress.nn import Endpoints
-
-EPSILON = 1e-7  # the original adds it to the noise probability
 
 
 def crd(
@@ -47,9 +46,10 @@ def crd(
   its last visit, ``m = unit(momentum * m + (1 - momentum) * e)`` for the batch's examples.
 
   As in the authors' code, with these details: negatives are uniform over the other examples, with
-  replacement, of any class, as many from each of the ``strata`` ``i % strata``; an example that is twice in a batch gets the vector of its last
-  occurrence; features that embed to zero stay zero instead of NaN; a batch whose loss or gradient
-  is not finite leaves the state as it was; an index outside the banks makes the loss NaN.
+  replacement, of any class, as many from each of the ``strata`` ``i % strata``; an example that is
+  twice in a batch gets the vector of its last occurrence; features that embed to zero stay zero
+  instead of NaN; a batch whose loss or gradient is not finite leaves the state as it was; an index
+  outside the banks makes the loss NaN.
 
   Donate the state to the jitted step, and banks are written in place: no copy, whatever n is. The
   gradient with respect to the embeddings is computed with the loss, and the rows are written only
@@ -113,7 +113,7 @@ def crd(
     raise ValueError(
       f"formulation: {formulation!r} must be one of {', '.join(banks.FORMULATIONS)}."
     )
-  parts = _check_strata(strata, num_examples, negatives)
+  parts = checked_strata(strata, num_examples, negatives)
 
   def init(rng, student, teachers, batch):
     teacher = first_teacher(teachers, "crd")
@@ -246,53 +246,6 @@ def crd(
     return (rows + size * here.reshape(1, -1, 1)).reshape(len(index), -1)
 
   return stateful("crd", init, compute)
-
-
-def log_sum(positive: jax.Array, negative: jax.Array, owned: jax.Array) -> jax.Array:
-  """Log of the summed exponentials of one device's scores, () float32."""
-  own = jax.nn.logsumexp(jnp.where(owned, positive, -jnp.inf))
-  return jnp.logaddexp(own, jax.nn.logsumexp(negative))
-
-
-def noise_contrastive(
-  positive: jax.Array, negative: jax.Array, noise: float, owned: jax.Array | bool = True
-) -> jax.Array:
-  """Noise-contrastive estimation from log-scores, summed, stable for any of them.
-
-  ``-sum_i log(P_i / (P_i + c + e)) - sum_ik log(c / (N_ik + c + e))`` with ``c = K / n`` and
-  ``e = 1e-7``.
-
-  Args:
-    positive: (batch,), logarithms of normalised scores ``P``.
-    negative: of any shape, of ``N``.
-    noise: ``c``.
-    owned: (batch,) bool, which of ``positive`` count.
-
-  Returns:
-    () float32.
-
-  Examples:
-    >>> even = jnp.log(jnp.full(2, 0.25))  # P = N = c = 1/4: twice log 2
-    >>> round(float(noise_contrastive(even[:1], even[1:], 0.25)), 4)
-    1.3863
-  """
-  log_noise = math.log(noise + EPSILON)
-  positive = jnp.sum(jnp.where(owned, jax.nn.softplus(log_noise - positive), 0.0))
-  floor = negative.size * (log_noise - math.log(noise))
-  return positive + jnp.sum(jax.nn.softplus(negative - log_noise)) + floor
-
-
-def _check_strata(strata: int | None, examples: int, negatives: int) -> int:
-  """How many strata there are."""
-  if strata is None:
-    return choose_strata(examples, negatives)
-  whole = isinstance(strata, Integral) and not isinstance(strata, bool)
-  if not whole or strata < 1 or negatives % strata or (strata > 1 and 2 * strata > examples):
-    raise ValueError(
-      f"strata: {strata!r} must be a whole number that divides negatives ({negatives}), and at most"
-      f" half of num_examples ({examples})."
-    )
-  return int(strata)
 
 
 def _features(name: str, endpoints: Endpoints) -> int:

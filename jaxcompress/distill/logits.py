@@ -174,7 +174,8 @@ def ctkd(
 
   Returns:
     A :class:`LossTransform` with the parameter ``{"temperature": ()}`` (``r``, starts at 1), or the
-    layers ``{"hidden": ..., "temperature": ...}``, whose last bias starts at 1, and a step count; metric ``ctkd``. It reads ``logits`` of shape (batch, classes).
+    layers ``{"hidden": ..., "temperature": ...}``, whose last bias starts at 1, and a step count;
+    metric ``ctkd``. It reads ``logits`` of shape (batch, classes).
 
   Raises:
     ValueError: if a number is not positive; on ``init``, if there is no teacher or its classes

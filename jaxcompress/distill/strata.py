@@ -6,6 +6,7 @@ devices exchange is the batch's embeddings and their gradients, whatever the ban
 """
 
 import math
+from numbers import Integral
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,27 @@ def choose_strata(examples: int, negatives: int) -> int:
     (64, 1, 1)
   """
   return STRATA if negatives % STRATA == 0 and examples >= 2 * STRATA else 1
+
+
+def checked_strata(strata: int | None, examples: int, negatives: int) -> int:
+  """How many strata there are: as asked for, or :func:`choose_strata`'s.
+
+  Raises:
+    ValueError: if the draw cannot be cut into so many.
+
+  Examples:
+    >>> checked_strata(8, 100, 64), checked_strata(None, 50_000, 16384)
+    (8, 64)
+  """
+  if strata is None:
+    return choose_strata(examples, negatives)
+  whole = isinstance(strata, Integral) and not isinstance(strata, bool)
+  if not whole or strata < 1 or negatives % strata or (strata > 1 and 2 * strata > examples):
+    raise ValueError(
+      f"strata: {strata!r} must be a whole number that divides negatives ({negatives}), and at most"
+      f" half of num_examples ({examples})."
+    )
+  return int(strata)
 
 
 def draw_rows(

@@ -157,9 +157,10 @@ def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Par
   """Builds losses from text such as ``kd:0.9,crd:0.8``.
 
   Each item is a name of :data:`METHODS` and, after a colon, its weight; without one it has the
-  usual; ``hint`` and ``abound`` are names of ``fitnet`` and ``ab``. Cross-entropy with the labels has weight 1, as in RepDistiller's scripts, except: with
-  ``kd:W`` or ``ctkd:W`` alone it is 1 - W (0.1 and 0.9, the scripts' pair, if W is left out), with
-  ``lskd`` alone 0.1, with ``simkd`` alone 0; and ``labels:W`` sets it.
+  usual; ``hint`` and ``abound`` are names of ``fitnet`` and ``ab``. Cross-entropy with the labels
+  has weight 1, as in RepDistiller's scripts, except: with ``kd:W`` or ``ctkd:W`` alone it is 1 - W
+  (0.1 and 0.9, the scripts' pair, if W is left out), with ``lskd`` alone 0.1, with ``simkd`` alone
+  0; and ``labels:W`` sets it.
 
   Args:
     text: the list.

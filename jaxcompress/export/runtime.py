@@ -31,9 +31,10 @@ class Runtime:
   Args:
     path: a .tflite or .onnx file with one input and one output; its suffix says which it is.
     threads: that it computes on; microcontrollers have one.
-    kernels: ``"xnnpack"``: LiteRT with XNNPACK as on phones, also as ``"xnnpack-int4"``; ``"reference"``: LiteRT with its
-      reference kernels; ``"tflm"``: TensorFlow Lite for Microcontrollers; ``"onnxruntime"``: its
-      CPU kernels. None: XNNPACK's or onnxruntime's, as the file needs.
+    kernels: ``"xnnpack"``: LiteRT with XNNPACK as on phones, also as ``"xnnpack-int4"``;
+      ``"reference"``: LiteRT with its reference kernels; ``"tflm"``: TensorFlow Lite for
+      Microcontrollers; ``"onnxruntime"``: its CPU kernels. None: XNNPACK's or onnxruntime's, as the
+      file needs.
 
   Raises:
     MissingExtraError: if the ``edge`` extra, or the runtime, is not installed.

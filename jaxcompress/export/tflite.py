@@ -54,10 +54,10 @@ def tflite(
       operator rounds to codes.
     weights: ``"int8"``, or ``"int4"``: layers whose integers have at most 4 bits are written with
       two weights in a byte, for half of the size. TFLite-Micro runs such convolutions, but no such
-      dense layers, which stay int8 for it (``target`` or kernels ``"tflm"``). In LiteRT (2.3
-      was tried) XNNPACK runs such dense layers and leaves the convolutions to LiteRT's own kernels, which are
-      slow and round differently: ``quantized.with_kernels("xnnpack-int4")`` is what they compute.
-      Other targets refuse them.
+      dense layers, which stay int8 for it (``target`` or kernels ``"tflm"``). In LiteRT (2.3 was
+      tried) XNNPACK runs such dense layers and leaves the convolutions to LiteRT's own kernels,
+      which are slow and round differently: ``quantized.with_kernels("xnnpack-int4")`` is what they
+      compute. Other targets refuse them.
     metadata: JSON values kept in the file, such as class names and preprocessing; see
       :func:`~jaxcompress.export.read_metadata`.
 

@@ -12,10 +12,10 @@ POINTWISE = {"kernel": 1, "stride": 1, "padding": "VALID", "groups": "depthwise"
 def fuse_activations(graph: Graph) -> Graph:
   """Moves each rectifier into the op before it, as edge runtimes do.
 
-  An ``Activation`` of ReLU or ReLU6 that alone reads the output of a convolution, a
-  normalization, an add or a multiply becomes that node's ``act``. The node keeps its name and writes the activation's
-  tensor, so the tensor in between is never rounded. A ``BatchNorm`` that no convolution precedes
-  gets the attributes of the depthwise 1x1 convolution that it becomes.
+  An ``Activation`` of ReLU or ReLU6 that alone reads the output of a convolution, a normalization,
+  an add or a multiply becomes that node's ``act``. The node keeps its name and writes the
+  activation's tensor, so the tensor in between is never rounded. A ``BatchNorm`` that no
+  convolution precedes gets the attributes of the depthwise 1x1 convolution that it becomes.
 
   Args:
     graph: a traced graph.

@@ -63,7 +63,8 @@ def trace(model: nn.Module, variables: Mapping[str, Any], x: Any) -> Graph:
     >>> import jax.numpy as jnp
     >>> model = models.resnet8(num_classes=10)
     >>> x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    >>> graph = trace(model, jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(x.shape), train=False)), x)
+    >>> init = lambda: model.init(jax.random.key(0), jnp.zeros(x.shape), train=False)
+    >>> graph = trace(model, jax.eval_shape(init), x)
     >>> graph.nodes[0].name, graph.nodes[0].op
     ('stem', 'ConvNorm')
   """

@@ -36,7 +36,7 @@ class Network(NamedTuple):
   @property
   def title(self) -> str:
     """As a person writes it."""
-    return self.name if self.width is None else f"{self.name} x{self.width:g}"
+    return _title(self.name, self.width)
 
 
 def build(
@@ -187,7 +187,7 @@ def read(path: str | pathlib.Path) -> Saved:
     )
   module, variables = models.load(path)
   name, _, options = models.describe(module)
-  title = options.get("origin") or Network(name, options.get("width"), module, None).title  # type: ignore[arg-type]  # no sizes in it
+  title = options.get("origin") or _title(name, options.get("width"))
   return _saved(path, title, module, variables, models.read_metadata(path))
 
 
@@ -224,3 +224,8 @@ def _saved(
     optional("image_shape", lambda shape: tuple(map(int, shape))),
     optional("preprocess", datasets.Preprocess.from_metadata),
   )
+
+
+def _title(name: str, width: float | None) -> str:
+  """A network's name as a person writes it."""
+  return name if width is None else f"{name} x{width:g}"

@@ -3,8 +3,10 @@
 XNNPACK refuses a convolution whose accumulator steps are 256 output steps or more, overflows where
 sums reach 2**31 output steps, and leaves some additions to kernels of TFLite that are wrong for
 them; what fits it, other runtimes run as well. The kernels for 16-bit integers have limits of their
-own, and round sums alike only where the summands' scales are a power of two apart. Such ratios come from tensors that hardly move: a residual branch that is still zero, a range
-that was seen once. Widening their grids costs nothing, since steps that are far below those of the
+own, and round sums alike only where the summands' scales are a power of two apart.
+
+Such ratios come from tensors that hardly move: a residual branch that is still zero, a range that
+was seen once. Widening their grids costs nothing, since steps that are far below those of the
 tensor that they are added to, or of the sums that they are made from, carry no information.
 """
 

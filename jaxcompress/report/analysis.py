@@ -115,7 +115,8 @@ def analysis_plot(analysis: Analysis) -> Figure:
   top.bar(x, [layer.isolated_kl for layer in layers], width, color=colors)
   top.set_title("divergence of the class probabilities if this layer alone is on integers, in nats")
   middle.bar(x, _heights(layers, "sqnr"), width, color=style.FAINT, label="of its output")
-  middle.plot(x, _heights(layers, "cumulative_sqnr"), color=style.ACCENT, label="of the logits, if all up to here are on integers")  # fmt: skip
+  label = "of the logits, if all up to here are on integers"
+  middle.plot(x, _heights(layers, "cumulative_sqnr"), color=style.ACCENT, label=label)
   middle.axhline(0, color=style.MUTED, lw=0.8)
   middle.set_title("signal-to-noise ratio, in decibels")
   middle.legend(loc="upper right", ncols=2)

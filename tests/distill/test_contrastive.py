@@ -20,7 +20,7 @@ from jaxcompress.distill import (
   scale,
 )
 from jaxcompress.distill.banks import draw_contrast, scores, write_rows
-from jaxcompress.distill.contrastive import noise_contrastive
+from jaxcompress.distill.noise_contrast import noise_contrastive
 from jaxcompress.distill.strata import draw_rows
 from jaxcompress.nn import Endpoints
 
