@@ -1,6 +1,5 @@
 """Reads back what a model file says about itself, and what it is made of."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcompress.export.metadata import ENTRY
+from jaxcompress.export.metadata import ENTRY, from_entry
 from jaxcompress.export.packed import SUFFIX, packed_entry
 from jaxcompress.export.packing import unpack_bits
 from jaxcompress.export.runtime import choose_kernels, read_sound_model
@@ -91,7 +90,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
   if ENTRY not in entries:
     raise ValueError(f"path: {path} has no metadata of jaxcompress.")
   try:
-    return json.loads(entries[ENTRY] or "")
+    return from_entry(entries[ENTRY])
   except (TypeError, ValueError) as error:
     raise ValueError(f"path: {path} has damaged metadata ({error}).") from error
 
@@ -103,7 +102,8 @@ def _onnx_entries(path: str | os.PathLike) -> dict[str, str]:
 def _tflite_entries(path: str | os.PathLike) -> dict[str, bytes | None]:
   model = _read(path)
   entries = {
-    entry.name.decode(): model.buffers[entry.buffer].data for entry in model.metadata or ()
+    (entry.name or b"").decode(errors="replace"): model.buffers[entry.buffer].data
+    for entry in model.metadata or ()
   }
   return {name: None if data is None else bytes(data) for name, data in entries.items()}
 

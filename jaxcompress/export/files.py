@@ -1,8 +1,10 @@
 """Files that are whole or absent, and the extra that model files need."""
 
+import contextlib
 import importlib
 import os
 import pathlib
+import uuid
 
 
 class MissingExtraError(ImportError, ValueError):
@@ -62,12 +64,14 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> pathlib.Path
     b'whole'
   """
   path = pathlib.Path(path)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  if not path.name:
+    raise ValueError(f"path: {str(path)!r} is no name of a file; give one.")
+  temporary = path.with_name(f".{uuid.uuid4().hex}")
   try:
     temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
     os.replace(temporary, path)
   except OSError as error:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
     raise ValueError(f"path: {path} cannot be written ({error.strerror}).") from error
-  finally:
-    temporary.unlink(missing_ok=True)
   return path

@@ -31,17 +31,45 @@ def version() -> str:
   return packages.version("jaxcompress")
 
 
-def to_entry(facts: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> bytes:
+def to_entry(facts: Mapping[str, Any], metadata: Mapping[str, Any] | None, **fixed: Any) -> bytes:
   """The entry of a file.
 
   Args:
     facts: what the writer says of the file.
     metadata: what the user adds, or says instead.
+    fixed: what readers of the file rely on, whatever the user says.
 
   Raises:
-    ValueError: if the metadata is no JSON.
+    ValueError: if the metadata is no mapping, or no JSON.
   """
-  return to_json({"version": version(), **facts, **(metadata or {})})
+  return to_json({"version": version(), **facts, **as_mapping(metadata), **fixed})
+
+
+def as_mapping(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+  """What the user says of a file; nothing is an empty mapping.
+
+  Raises:
+    ValueError: if it is no mapping.
+  """
+  if metadata is not None and not isinstance(metadata, Mapping):
+    raise ValueError(f"metadata: {metadata!r} must be a mapping of names to JSON values.")
+  return dict(metadata or {})
+
+
+def from_entry(entry: str | bytes | None) -> dict[str, Any]:
+  """What an entry says.
+
+  Raises:
+    ValueError: if it is none.
+
+  Examples:
+    >>> from_entry(to_entry({"name": "a"}, None))["name"]
+    'a'
+  """
+  values = json.loads(entry or "")
+  if not isinstance(values, dict):
+    raise ValueError(f"{type(values).__name__} in place of an object")
+  return values
 
 
 def to_json(values: Mapping[str, Any]) -> bytes:

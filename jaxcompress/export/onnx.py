@@ -173,9 +173,9 @@ def _content(
 ) -> bytes:
   from jaxcompress.export.onnx_emit import OnnxEmitter, emit
 
-  if batch is not None and batch < 1:
+  if batch is not None and (isinstance(batch, bool) or batch < 1):
     raise ValueError(f"batch: {batch} must be at least 1, or None for any number of images.")
-  entry = to_entry({"layout": LAYOUT, **details}, metadata)
+  entry = to_entry(details, metadata, layout=LAYOUT)
   emitter = OnnxEmitter(graph, numbers, signed=signed)
   emit(emitter, INPUT_NAME, OUTPUT_NAME)
   size = FREE if batch is None else batch

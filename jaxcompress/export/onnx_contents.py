@@ -21,6 +21,13 @@ def read_onnx_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
   return parse_onnx_operators(read_sound_model(path))
 
 
+def holds_integers(content: bytes) -> bool:
+  """Whether the bytes of a sound .onnx file are of a network that computes in integers."""
+  import onnx
+
+  return any(node.op_type == "QuantizeLinear" for node in onnx.load_from_string(content).graph.node)
+
+
 def parse_onnx_operators(content: bytes) -> tuple[Operator, ...]:
   """The operators in the bytes of a sound .onnx file; see :func:`read_onnx_operators`."""
   import onnx

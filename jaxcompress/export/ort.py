@@ -1,6 +1,5 @@
 """onnxruntime on this machine, with the calls of LiteRT's interpreter."""
 
-import json
 import pathlib
 import tempfile
 from typing import Any
@@ -8,9 +7,17 @@ from typing import Any
 import numpy as np
 
 from jaxcompress.export.files import require_edge
-from jaxcompress.export.metadata import ENTRY
+from jaxcompress.export.metadata import ENTRY, from_entry
 
 PROVIDERS = ["CPUExecutionProvider"]
+WIDTHS = ("8", "16", "32", "64")
+NUMBERS = {  # ONNX's types of arrays of numbers -> numpy's
+  "tensor(float)": "float32",
+  "tensor(double)": "float64",
+  "tensor(float16)": "float16",
+  "tensor(bool)": "bool",
+  **{f"tensor({kind}{width})": f"{kind}{width}" for kind in ("int", "uint") for width in WIDTHS},
+}
 QUIET = 4  # of onnxruntime's levels: fatal errors only
 
 
@@ -25,15 +32,17 @@ class OnnxInterpreter:
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    RuntimeError: if the runtime does not take the file.
+    RuntimeError: if the runtime does not take the file, or it reads or writes no numbers.
   """
 
   def __init__(self, content: bytes, threads: int):
     require_edge("onnx")
     self._content = content
     self._session = _session(content, threads)
-    metadata = self._session.get_modelmeta().custom_metadata_map.get(ENTRY, "{}")
-    self._is_nchw = json.loads(metadata).get("layout") == "NCHW"
+    self._is_nchw = _layout(self._session) == "NCHW"
+    for end in (*self._session.get_inputs(), *self._session.get_outputs()):
+      if end.type not in NUMBERS:
+        raise RuntimeError(f"{end.name!r} is a {end.type}; it must be an array of numbers")
     self._images: np.ndarray | None = None
     self._logits: np.ndarray | None = None
 
@@ -90,6 +99,15 @@ class OnnxInterpreter:
     return tuple(found)
 
 
+def _layout(session: Any) -> str | None:
+  """How images lie in a file of ours; None for others'."""
+  entry = session.get_modelmeta().custom_metadata_map.get(ENTRY)
+  try:
+    return from_entry(entry).get("layout")
+  except ValueError:
+    return None
+
+
 def _session(content: bytes, threads: int, optimized: pathlib.Path | None = None) -> Any:
   import onnxruntime
 
@@ -108,5 +126,4 @@ def _session(content: bytes, threads: int, optimized: pathlib.Path | None = None
 def _details(index: int, end: Any) -> dict[str, Any]:
   """LiteRT's description of an input or output of a session."""
   shape = tuple(size if isinstance(size, int) else 1 for size in end.shape)
-  kind = end.type.removeprefix("tensor(").removesuffix(")")
-  return {"index": index, "shape": shape, "dtype": {"float": "float32"}.get(kind, kind)}
+  return {"index": index, "shape": shape, "dtype": NUMBERS[end.type]}

@@ -21,7 +21,7 @@ from safetensors.numpy import save as to_bytes
 
 from jaxcompress.export.blobs import Blob, pack_weights, unpack_weights
 from jaxcompress.export.files import write_atomically
-from jaxcompress.export.metadata import ENTRY, describe, to_json, version
+from jaxcompress.export.metadata import ENTRY, as_mapping, describe, to_json, version
 from jaxcompress.export.packing import deflate, inflate, restore, unpack_bits, unzigzag, zigzag
 from jaxcompress.export.tflite import tflite
 from jaxcompress.nn import Graph, Node, Norm, kernel_shape, needed_shape
@@ -81,7 +81,7 @@ def packed(
     },
     "weights": {name: blob for name, (blob, _) in blobs.items()},
     "moves": {name: len(move.scale) for name, move in quantized.moves.items()},
-    "metadata": dict(metadata or {}),
+    "metadata": as_mapping(metadata),
   }
   arrays = {
     "manifest": deflate(np.frombuffer(to_json(manifest), np.uint8)),

@@ -12,6 +12,7 @@ from jaxcompress.nn import Folded, Node
 from jaxcompress.quantize import Grid, QuantizedModel
 from jaxcompress.quantize.integer import averaging
 from jaxcompress.quantize.integer.values import fits_int4
+from jaxcompress.quantize.integer.weighted import largest_sum
 from jaxcompress.quantize.model import bias_type
 
 if TYPE_CHECKING:  # only .tflite files need what it imports
@@ -79,11 +80,17 @@ class IntegerNumbers(NamedTuple):
     return Weights(kernel, layer.bias.astype(bias_type(source)), layer.scales, bias_scales)
 
   def is_int4(self, node: Node) -> bool:
-    """Whether a node's weights have 4 bits in the file; XNNPACK reads dense ones in pairs of inputs."""
-    if node.op not in self.narrow or self.model.grids[node.inputs[0]].bits != 8:
+    """Whether a node's weights have 4 bits in the file.
+
+    XNNPACK reads dense ones in pairs of inputs, and holds 16 times their sums in an int32.
+    """
+    source = self.model.grids[node.inputs[0]]
+    if node.op not in self.narrow or source.bits != 8:
       return False
-    weights = self.model.layers[node.name].weights
-    return fits_int4(weights) and (node.op != "Dense" or len(weights) % 2 == 0)
+    layer = self.model.layers[node.name]
+    if not fits_int4(layer.weights) or node.op != "Dense":
+      return fits_int4(layer.weights)
+    return len(layer.weights) % 2 == 0 and bool((largest_sum(layer, source) < 2**27).all())
 
 
 class FloatNumbers(NamedTuple):

@@ -128,8 +128,10 @@ def _narrow_ops(quantized: QuantizedModel, weights: str, target: str | None) -> 
 def _check_narrow(numbers: Any) -> None:
   if not any(map(numbers.is_int4, numbers.model.graph.nodes)):
     raise ValueError(
-      "weights: 'int4' needs layers whose integers have at most 4 bits, and there are none; quantize"
-      " with 4 bits, such as quantize.w4a8() or post_training(..., bits=4), or write 'int8'."
+      "weights: 'int4' needs layers whose integers have at most 4 bits, and there are none that can be"
+      " written so (convolutions, and, but for TFLite-Micro, dense layers with an even number of"
+      " inputs); quantize with 4 bits, such as quantize.w4a8() or post_training(..., bits=4), or write"
+      " 'int8'."
     )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcompress.export.contents import holds_int4
+from jaxcompress.export.onnx_contents import holds_integers
 from jaxcompress.export.pixels import check_input
 from jaxcompress.export.runtime import Runtime, choose_kernels, read_model
 from jaxcompress.nn import INPUT
@@ -71,6 +72,7 @@ def verify(
     >>> verify(path, quantized, images).bit_equal
     1.0
   """
+  images = np.asarray(images)
   if len(images) == 0:
     raise ValueError("images: there are none; give at least one.")
   if choose_kernels(path) == "onnxruntime":
@@ -126,6 +128,11 @@ def _check_match(
   ends = tuple(quantized.grids[name].dtype for name in (INPUT, quantized.graph.output))
   if quantized.kernels == "onnxruntime":
     ends = (np.dtype(np.float32),) * 2
+    if not holds_integers(read_model(path)):
+      raise ValueError(
+        f"path: {path} computes in float; only files of the same integers can be compared bit for"
+        " bit."
+      )
   elif runtime.input_dtype == np.uint8:
     check_input(quantized, "uint8")
     if images.dtype != np.uint8:
@@ -140,7 +147,7 @@ def _check_match(
       f"path: {path} has {runtime.input_dtype} input and {runtime.output_dtype} output, and the"
       f" model {ends[0]} and {ends[1]}; only files of the same integers can be compared bit for bit."
     )
-  wanted = (runtime.input_shape[0], *quantized.graph.input_shape[1:])
+  wanted = (*runtime.input_shape[:1], *quantized.graph.input_shape[1:])
   if runtime.input_shape != wanted:
     raise ValueError(
       f"path: {path} reads images of shape {runtime.input_shape} and the model {wanted}; it is of"

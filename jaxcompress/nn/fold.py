@@ -66,7 +66,7 @@ def fold(graph: Graph, variables: Mapping[str, Any]) -> dict[str, Folded]:
     if kernel_shape(node) is not None:
       layers[node.name] = _fold_node(
         node,
-        parameters(variables["params"], node.name),
+        parameters(variables.get("params", {}), node.name),
         parameters(variables.get("batch_stats", {}), node.name),
       )
   return layers

@@ -23,6 +23,9 @@ def fuse_activations(graph: Graph) -> Graph:
   Returns:
     An equivalent graph; its tensors are the ones that quantization rounds.
 
+  Raises:
+    ValueError: for a ``BatchNorm`` of vectors.
+
   Examples:
     >>> from jaxcompress import models
     >>> graph = fuse_activations(models.summarize(models.resnet8(), 32).graph)
@@ -34,6 +37,12 @@ def fuse_activations(graph: Graph) -> Graph:
   for node in graph.nodes:
     host = _host(graph, nodes, node)
     if host is None:
+      if node.op == "BatchNorm" and len(node.input_shapes[0]) != 4:
+        raise ValueError(
+          f"model: {node.name!r} normalizes arrays of shape {node.input_shapes[0]}, which has no"
+          " integer arithmetic; write a dense layer with BatchNorm as a ConvNorm of kernel 1 on maps"
+          " of 1 x 1, as GlobalAvgPool(keepdims=True) makes them."
+        )
       attrs = {**node.attrs, **POINTWISE} if node.op == "BatchNorm" else node.attrs
       nodes.append(node._replace(attrs=FrozenDict(attrs)))
     else:

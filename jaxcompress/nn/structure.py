@@ -97,6 +97,11 @@ class _Pool(LeafOp):
 
   def _window(self, x: jax.Array, init: float, combine) -> jax.Array:
     pads = ops.resolve_padding(self.padding, x.shape[1:3], self.kernel, self.stride)
+    if max(map(max, pads)) >= self.kernel:
+      raise ValueError(
+        f"padding: {self.padding!r} leaves windows of {self.kernel} without a cell of the image; pad"
+        f" less than {self.kernel}."
+      )
     window, strides = (1, self.kernel, self.kernel, 1), (1, self.stride, self.stride, 1)
     return jax.lax.reduce_window(x, init, combine, window, strides, ((0, 0), *pads, (0, 0)))
 

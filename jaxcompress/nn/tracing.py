@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 from flax.core import FrozenDict
 
 from jaxcompress.nn.endpoints import Endpoints
@@ -164,10 +165,19 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
     if is_leaf_call(context):
       module = context.module
       name = module_path(module)
+      if "/" in (module.name or ""):
+        raise ValueError(
+          f"model: leaf op {module.name!r} has a slash in its name; use another one."
+        )
       if any(node.name == name for node in nodes):
         raise ValueError(f"model: leaf op {name!r} is called twice; give each call its own module.")
       results = outputs if isinstance(outputs, tuple) else (outputs,)
       labels = tuple(name if i == 0 else f"{name}:{i}" for i in range(len(results)))
+      if clash := {INPUT, *names.values()}.intersection(labels):
+        raise ValueError(
+          f"model: leaf op {name!r} writes tensor {clash.pop()!r}, as something else in the graph is"
+          " called; give it another name."
+        )
       inputs = tuple(name_of(array, name) for array in args)
       for result, label in zip(results, labels, strict=True):
         remember(result, label)
@@ -207,7 +217,11 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
 
 def _attributes(module: nn.Module) -> FrozenDict:
   fields = (f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name"))
-  return FrozenDict({field: getattr(module, field) for field in fields})
+  return FrozenDict({field: _hashable(getattr(module, field)) for field in fields})
+
+
+def _hashable(value: Any) -> Any:
+  return tuple(value.tolist()) if isinstance(value, np.ndarray) else value
 
 
 def _needed(nodes: list[Node], outputs: set[str]) -> tuple[Node, ...]:

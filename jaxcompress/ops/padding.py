@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 Padding = str | Pads
@@ -27,7 +29,7 @@ def resolve_padding(
     ``((top, bottom), (left, right))``.
 
   Raises:
-    ValueError: for an unknown name or pairs of another shape.
+    ValueError: for an unknown name, pairs of another shape, or negative numbers.
 
   Examples:
     >>> resolve_padding("SAME", (8, 7), kernel=3, stride=2)
@@ -35,13 +37,15 @@ def resolve_padding(
     >>> resolve_padding("SYMMETRIC", (8, 7), kernel=3, stride=2)
     ((1, 1), (1, 1))
   """
-  sides = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
+  sides = (kernel, kernel) if isinstance(kernel, int | np.integer) else tuple(kernel)
   if not isinstance(padding, str):
     try:
       (top, bottom), (left, right) = padding
     except (TypeError, ValueError):
       message = f"padding: {padding!r} must be ((top, bottom), (left, right)) or a name."
       raise ValueError(message) from None
+    if min(top, bottom, left, right) < 0:
+      raise ValueError(f"padding: {padding!r} must not be negative; crop the images instead.")
     return (top, bottom), (left, right)
   if padding == "VALID":
     return ((0, 0), (0, 0))
@@ -71,7 +75,7 @@ def output_size(
     >>> output_size((8, 2), (3, 3), 2, ((1, 1), (0, 0)))
     (4, 0)
   """
-  steps = (stride, stride) if isinstance(stride, int) else stride
+  steps = (stride, stride) if isinstance(stride, int | np.integer) else stride
   axes = zip(size, kernel, steps, pads, strict=True)
   height, width = (max((n + sum(pair) - k) // step + 1, 0) for n, k, step, pair in axes)
   return height, width

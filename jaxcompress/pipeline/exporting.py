@@ -60,6 +60,9 @@ class ExportOptions:
         f"{name}: {self.quantize[name]} is given, but {self.model} is quantized already; leave it"
         " out."
       )
+    for option, path in (("model", self.model), ("out", self.out)):
+      if path is not None and not pathlib.Path(path).name:
+        raise ValueError(f"{option}: {path!r} is no name of a file; give one, such as OUT/student.")
     check_target(self.target, self.formats)
     floats = [name for name in self.formats if FORMATS[name].is_float]
     if self.is_packed and floats:

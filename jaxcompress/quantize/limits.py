@@ -24,6 +24,7 @@ from jaxcompress.quantize.sites import SAME_GRID, find_sites
 TINIEST = 2.0**-60  # products of scales stay normal float32 numbers
 GREATEST = 2.0**60
 MARGIN = 1 + 2.0**-10  # keeps float32 rounding on the right side of a limit
+LEAST_RELU6 = 2.0**-28  # TFLite holds 6 / scale in an int32
 MOST_PASSES = 100
 
 RATIOS = {8: xnnpack.RATIOS, 16: wide.RATIOS}  # by the bits of activations
@@ -115,7 +116,10 @@ def widen_grids(
     changed = False
     for node in graph.nodes:
       bits = grids[node.output].bits
-      for tensor, least, exact in _needs(node, bits, scales, key_of, steps, fixed):
+      needs = _needs(node, bits, scales, key_of, steps, fixed)
+      if node.attrs.get("act") == "relu6":
+        needs.append(Need(node.output, LEAST_RELU6, exact=True))
+      for tensor, least, exact in needs:
         if scales[key_of[tensor]] < least and key_of[tensor] in fixed:
           raise ValueError(
             f"grids: layer {node.name!r} needs steps of {least:.3g} for {tensor!r}, a gate from 0 to"

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.nn import INPUT, Graph, Node, kernel_shape, needed_shape
@@ -149,7 +150,7 @@ class QuantizedModel:
       images = np.asarray(self.preprocess(images), np.float32)
     else:
       images = np.asarray(images)
-      if images.dtype.kind != "f":
+      if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
           f"images: {images.dtype} is no float, and the model has no preprocess; pass what the"
           " network reads."

@@ -146,3 +146,48 @@ def test_float16_weights_compute_as_rounded_ones_do(networks, tmp_path):
   assert paths[0].stat().st_size - paths[1].stat().st_size > 2 * numbers - 3000  # of operators
   with pytest.raises(ValueError, match="weights: 'bfloat16' is unknown"):
     write(layers, "other", weights="bfloat16")
+
+
+class Layer(nn.Module):
+  """A single layer that is wide enough for vector instructions."""
+
+  op: str
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    if self.op == "Dense":
+      return Dense(16, name="layer")(GlobalAvgPool(name="pool")(x))
+    return ConvNorm(16, name="layer")(x, train=train)
+
+
+@pytest.mark.parametrize(("bias", "is_int4"), [(2**27 - 2**20, True), (2**27, False)])
+def test_dense_layers_whose_sums_xnnpack_cannot_hold_stay_int8(bias, is_int4, networks, tmp_path):
+  """It computes with 16 times the integers; a channel that is zero has the largest bias."""
+  quantized = narrowed(networks.random_quantized(Layer("Dense"), SHAPE))
+  dense = quantized.layers["layer"]
+  weights = np.where(np.arange(16) % 2, dense.weights, 0).astype(np.int8)
+  biases = np.where(np.arange(16) % 2, dense.bias, bias).astype(np.int32)
+  layers = {"layer": dense._replace(weights=weights, bias=biases)}
+  quantized = dataclasses.replace(quantized, layers=layers)
+  if not is_int4:
+    with pytest.raises(ValueError, match="there are none that can be written so"):
+      export.tflite(quantized, tmp_path / "net.tflite", weights="int4")
+    return
+  path = export.tflite(quantized, tmp_path / "net.tflite", weights="int4")
+  assert kinds(path)["layer"][0] == "INT4"
+  assert export.verify(path, quantized, networks.images_for(quantized, 50)).bit_equal == 1.0
+
+
+def test_steps_of_a_convolution_that_are_2_to_the_31_below_its_outputs(networks, tmp_path):
+  """The second rounding then shifts by all bits of an int32."""
+  quantized = narrowed(networks.random_quantized(Layer("ConvNorm"), SHAPE))
+  source, layer = quantized.grids["input"], quantized.layers["layer"]
+  output = quantized.grids["layer"]._replace(zero_point=0)
+  factors = np.float32(2.0 ** -np.linspace(28.1, 31.9, 16))  # right shifts of 28 to 31
+  scales = (factors * float(output.scale) / float(source.scale)).astype(np.float32)
+  biases = np.linspace(-(2**30), 2**30, 16).astype(np.int32)
+  layers = {"layer": layer._replace(scales=scales, bias=biases)}
+  grids = {**quantized.grids, "layer": output}
+  quantized = dataclasses.replace(quantized, layers=layers, grids=grids)
+  path = export.tflite(quantized, tmp_path / "net.tflite", weights="int4")
+  assert export.verify(path, quantized, networks.images_for(quantized, 20)).bit_equal == 1.0

@@ -226,3 +226,46 @@ def test_pairs_of_all_codes_on_nearly_tied_scales_are_bit_equal(op, networks, tm
     ours = quantized.with_kernels("onnxruntime").integers(images)
     differing += int((ours != quantized.integers(images)).sum())
   assert differing > 100  # so that XNNPACK's arithmetic would not pass
+
+
+def test_metadata_cannot_say_that_images_lie_otherwise(quantized, images, tmp_path):
+  path = export.onnx(quantized, tmp_path / "net.onnx", metadata={"layout": "NHWC", "name": "net"})
+  found = export.read_metadata(path)
+  assert (found["layout"], found["name"]) == ("NCHW", "net")
+  assert export.verify(path, quantized, images).bit_equal == 1.0
+
+
+def test_a_float_file_cannot_be_compared_bit_for_bit(quantized, images, networks, tmp_path):
+  graph, variables = quantized.graph, networks.trained_like(Net(), SHAPE)
+  path = export.onnx_float(graph, fold(graph, variables), tmp_path / "net.onnx")
+  with pytest.raises(ValueError, match="computes in float; only files of the same integers"):
+    export.verify(path, quantized, images)
+
+
+@pytest.mark.parametrize(
+  ("kind", "shape", "entry", "message"),
+  [
+    ("STRING", (1, 3), None, r"'x' is a tensor\(string\); it must be an array of numbers"),
+    ("BFLOAT16", (1, 3), None, "must be an array of numbers"),
+    ("FLOAT", (), "[]", "computes in float|reads images of shape"),
+    ("FLOAT", (1, 3, 4, 4), "null", "computes in float|reads images of shape"),
+    ("FLOAT", (1, 3, 4, 4), "{", "computes in float|reads images of shape"),
+  ],
+)
+def test_files_of_others_are_refused_in_one_line(
+  kind, shape, entry, message, quantized, images, tmp_path
+):
+  from onnx import TensorProto, helper
+
+  ends = [helper.make_tensor_value_info(n, getattr(TensorProto, kind), shape) for n in "xy"]
+  graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
+  model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+  if entry is not None:
+    model.metadata_props.add(key="jaxcompress", value=entry)
+  path = tmp_path / "other.onnx"
+  path.write_bytes(model.SerializeToString())
+  with pytest.raises(ValueError, match=message) as error:
+    export.verify(path, quantized, images)
+  assert "\n" not in str(error.value)
+  with pytest.raises(ValueError, match=r"metadata|numbers"):
+    export.read_metadata(path)

@@ -8,7 +8,7 @@ from jax import export as jax_export
 
 from jaxcompress import export
 from jaxcompress.models.blocks import SqueezeExcite
-from jaxcompress.nn import Add, ConvNorm, Dense, GlobalAvgPool
+from jaxcompress.nn import Activation, Add, ConvNorm, Dense, GlobalAvgPool, Multiply
 
 SHAPE = (6, 6, 4)
 
@@ -64,3 +64,20 @@ def test_foreign_files_are_named_in_one_line(content, path, tmp_path):
   assert "\n" not in str(caught.value)
   with pytest.raises(ValueError, match=r"nowhere cannot be read"):
     export.load_stablehlo(tmp_path / "nowhere")
+
+
+class Gates(nn.Module):
+  """Activations that some runtimes look up in a table."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = Activation("hard_swish", name="swish")(ConvNorm(8, name="stem")(x, train=train))
+    x = Multiply(name="scale")(x, Activation("hard_sigmoid", name="gate")(x))
+    return Dense(5, name="classifier")(GlobalAvgPool(name="pool")(x))
+
+
+def test_tables_of_activations_are_looked_up_for_any_number_of_images(networks, tmp_path):
+  quantized = networks.random_quantized(Gates(), SHAPE).with_kernels("onnxruntime")
+  codes = quantized.quantize_input(networks.images_for(quantized, 5))
+  program = export.load_stablehlo(export.stablehlo(quantized, tmp_path / "net.stablehlo"))
+  np.testing.assert_array_equal(program(codes), quantized.run(codes))

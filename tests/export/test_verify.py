@@ -175,3 +175,27 @@ def test_a_benchmark_measures_time_memory_and_size(kernels, quantized, networks,
 def test_nothing_to_time_is_an_error(path, options):
   with pytest.raises(ValueError, match="0 must be at least 1"):
     export.benchmark(path, **options)
+
+
+@pytest.mark.parametrize("name", ["", ".", "file.txt/net.tflite", "a" * 300 + ".tflite"])
+def test_a_path_that_cannot_be_written_is_one_line_and_leaves_nothing(name, quantized, tmp_path):
+  (tmp_path / "file.txt").write_text("mine")
+  path = name if name in ("", ".") else tmp_path / name
+  for write in (export.tflite, export.onnx, export.packed, export.stablehlo):
+    with pytest.raises(ValueError, match=r"^path: ") as error:
+      write(quantized, path)
+    assert "\n" not in str(error.value)
+  assert [each.name for each in tmp_path.iterdir()] == ["file.txt"]
+  assert (tmp_path / "file.txt").read_text() == "mine"
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(quantized, tmp_path):
+  path = export.tflite(quantized, tmp_path / ("a" * 240 + ".tflite"))
+  assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("write", [export.tflite, export.onnx, export.packed])
+def test_metadata_must_be_a_mapping(write, quantized, tmp_path):
+  path = tmp_path / f"net{'.onnx' if write is export.onnx else '.tflite'}"
+  with pytest.raises(ValueError, match="metadata: 'a' must be a mapping"):
+    write(quantized, path, metadata="a")

@@ -97,3 +97,13 @@ def test_double_biases_and_bare_normalizations_fold():
   assert (norm.op, norm.attrs["act"], norm.attrs["groups"]) == ("BatchNorm", "relu", "depthwise")
   assert kernel_shape(norm) == (1, 1, 1, 6)
   assert macs(norm) == 0
+
+
+def test_a_network_without_parameters_has_nothing_to_fold():
+  class Pool(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+      return GlobalAvgPool(name="pool")(x)
+
+  graph = trace(Pool(), {}, jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32))
+  assert fold(graph, {}) == {}

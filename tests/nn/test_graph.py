@@ -3,6 +3,7 @@
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxcompress import models, nn
@@ -80,6 +81,51 @@ def test_an_unknown_activation_is_an_error_where_only_shapes_are_computed():
 
   with pytest.raises(ValueError, match="act: 'gelu' is no activation function"):
     trace_of(Network())
+
+
+@pytest.mark.parametrize(
+  ("names", "message"),
+  [
+    (("input", "stem"), "'input' writes tensor 'input', as something else"),
+    (("stem", "split:1"), "'split' writes tensor 'split:1', as something else"),
+    (("a/b", "c"), "'a/b' has a slash in its name"),
+  ],
+)
+def test_names_that_the_graph_could_not_tell_apart_are_refused(names, message):
+  class Network(linen.Module):
+    @linen.compact
+    def __call__(self, x, *, train):
+      for name in names:
+        x = nn.Activation("relu", name=name)(x)
+      left, _ = nn.Split((1, 2), name="split")(x)
+      return nn.Dense(3, name="classifier")(nn.GlobalAvgPool(name="pool")(left))
+
+  with pytest.raises(ValueError, match=message):
+    trace_of(Network())
+
+
+def test_normalized_vectors_are_counted_but_have_no_integers():
+  class Network(linen.Module):
+    @linen.compact
+    def __call__(self, x, *, train):
+      x = nn.Dense(4, name="hidden")(nn.GlobalAvgPool(name="pool")(x))
+      return nn.Dense(3, name="classifier")(nn.BatchNorm(name="norm")(x, train=train))
+
+  graph = trace_of(Network())
+  assert sum(nn.macs(node) for node in graph.nodes) >= 3 * 4 + 4 * 3
+  with pytest.raises(ValueError, match=r"'norm' normalizes arrays of shape \(2, 4\)"):
+    nn.fuse_activations(graph)
+
+
+def test_sizes_of_parts_may_be_an_array():
+  class Network(linen.Module):
+    @linen.compact
+    def __call__(self, x, *, train):
+      left, _ = nn.Split(np.array([1, 2]), name="split")(x)
+      return nn.Dense(3, name="classifier")(nn.GlobalAvgPool(name="pool")(left))
+
+  assert hash(trace_of(Network())) is not None
+  assert trace_of(Network()).nodes[0].attrs["sizes"] == (1, 2)
 
 
 def test_multiply_adds_are_counted_by_the_definition():

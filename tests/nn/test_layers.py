@@ -143,3 +143,9 @@ def test_a_linear_layer_flattens_its_input(x):
   variables = layer.init(jax.random.key(0), x)
   assert variables["params"]["kernel"].shape == (6 * 6 * 8, 3)
   np.testing.assert_array_equal(layer.apply(variables, x), layer.apply(variables, x.reshape(2, -1)))
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool, nn.AvgPool])
+def test_windows_that_would_lie_in_the_padding_alone_are_refused(pool, x):
+  with pytest.raises(ValueError, match="leaves windows of 2 without a cell of the image"):
+    apply(pool(2, 1, padding=((0, 2), (0, 0))), x)

@@ -1,6 +1,7 @@
 """Padding by name against the frameworks' definitions."""
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,3 +35,14 @@ def test_kernels_need_not_be_square():
 
 def test_explicit_pairs_pass_through_as_tuples():
   assert ops.resolve_padding([[0, 1], [2, 0]], (8, 8), 3, 1) == ((0, 1), (2, 0))
+
+
+@pytest.mark.parametrize("padding", [((-1, 0), (0, 0)), ((0, 0), (0, -2))])
+def test_negative_numbers_are_refused(padding):
+  with pytest.raises(ValueError, match=r"padding: \(.*\) must not be negative"):
+    ops.resolve_padding(padding, (8, 8), 3, 1)
+
+
+def test_numbers_of_numpy_are_numbers():
+  assert ops.resolve_padding("SAME", (8, 8), np.int64(3), np.int32(2)) == ((0, 1), (0, 1))
+  assert output_size((8, 8), (3, 3), np.int32(2), ((0, 1), (0, 1))) == (4, 4)

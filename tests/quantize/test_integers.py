@@ -6,8 +6,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.nn import INPUT, Add, ConvNorm, Dense, Folded, GlobalAvgPool, trace
-from jaxcompress.quantize import Grid, Levels, absmax, assemble, find_sites
+from jaxcompress.nn import (
+  INPUT,
+  Add,
+  ConvNorm,
+  Dense,
+  Folded,
+  GlobalAvgPool,
+  Graph,
+  Node,
+  trace,
+)
+from jaxcompress.quantize import (
+  Grid,
+  Integers,
+  Levels,
+  QuantizedModel,
+  absmax,
+  assemble,
+  find_sites,
+)
 from jaxcompress.quantize.integer import KERNELS
 from jaxcompress.quantize.limits import widen_grids
 
@@ -198,6 +216,24 @@ def test_any_scales_are_brought_into_the_range_of_the_device(graph, seed):
 def test_scales_of_activations_that_are_not_positive_are_refused(graph, scale):
   with pytest.raises(ValueError, match="'stem' has scale"):
     widen_grids(graph, grids_of(graph, stem=scale), {})
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_relu6_whose_steps_tflite_cannot_count_gets_larger_ones(bits):
+  """It holds 6 / scale in an int32."""
+  attrs = {"kernel": 1, "stride": 1, "groups": 1, "padding": "VALID", "act": "relu6", "features": 2}
+  shape = (1, 2, 2, 2)
+  node = Node("conv", "ConvNorm", attrs, (INPUT,), ("conv",), (shape,), (shape,))
+  graph = Graph((node,), shape, "conv")
+  grids = {INPUT: Grid(np.float32(1e-9), 0, bits), "conv": Grid(np.float32(1e-11), 0, bits)}
+  assert widen_grids(graph, grids, {})["conv"].scale == 2.0**-28
+  quiet = node._replace(attrs={**attrs, "act": "relu"})
+  assert widen_grids(graph._replace(nodes=(quiet,)), grids, {})["conv"] == grids["conv"]
+  layer = Integers(np.ones((1, 1, 2, 2), np.int8), np.ones(2, np.float32), np.zeros(2, np.int32))
+  narrow = {name: Grid(grid.scale, 0) for name, grid in grids.items()}
+  model = QuantizedModel(graph, narrow, {"conv": layer})
+  with pytest.raises(ValueError, match="scale 1e-11 is too fine for an activation function"):
+    model.with_kernels("reference")
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])

@@ -51,7 +51,7 @@ def _prepare_activation(node: Node, grids: Grids, integers, kernels: Kernels):
 
 def _run_activation(static, arrays: Arrays, x):
   if static == "table":
-    return (arrays["table"][x.astype(jnp.int32) - arrays["lowest"]],)
+    return (jnp.asarray(arrays["table"])[x.astype(jnp.int32) - arrays["lowest"]],)
   return (clip(arrays["rule"](x, arrays["constant"]), arrays),)
 
 

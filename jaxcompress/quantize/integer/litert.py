@@ -39,7 +39,8 @@ class Upward(NamedTuple):
   def __call__(self, v: jax.Array) -> jax.Array:
     q31, left, right = self.factor
     u = doubling_high_product(v.astype(jnp.int32) << left, jnp.asarray(q31))
-    return jnp.where(self.up, (u + ((1 << right) >> 1)) >> right, divide_by_power(u, right))
+    half = jnp.where(right > 0, (u >> jnp.maximum(right - 1, 0)) & 1, 0)
+    return jnp.where(self.up, (u >> right) + half, divide_by_power(u, right))
 
 
 def convolution(source: Grid, scales: np.ndarray, output: Grid, reach: np.ndarray) -> Upward:

@@ -249,11 +249,20 @@ def average(grid: Grid, counts: np.ndarray) -> Average:
 def ceiling(value: float, output: Grid) -> np.float32:
   """The code of the largest value that an activation function lets through, or beyond the grid.
 
+  Raises:
+    ValueError: if so many steps are no int32, which TFLite holds them in.
+
   Examples:
     >>> ceiling(6.0, Grid(np.float32(6 / 100.5), -128))
     np.float32(-27.0)
   """
-  return _half_away(np.float32(value) / output.scale) + np.float32(output.zero_point)
+  steps = _half_away(np.float32(value) / output.scale)
+  if steps >= 2**31:
+    raise ValueError(
+      f"grids: scale {output.scale:.3g} is too fine for an activation function that ends at"
+      f" {value:g}; TFLite counts its steps in int32."
+    )
+  return steps + np.float32(output.zero_point)
 
 
 def input_steps(values: np.ndarray | jax.Array, grid: Grid) -> np.ndarray | jax.Array:

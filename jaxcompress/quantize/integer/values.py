@@ -178,5 +178,9 @@ def clip_range(
   if np.isfinite(CEILINGS[act]):
     high = min(high, ceiling(CEILINGS[act], grid) - np.float32(grid.zero_point))
   if high <= 0:
-    raise ValueError(f"act: {act!r} leaves nothing of the grid {grid}; its range must exceed 0.")
+    raise ValueError(
+      f"act: {act!r} leaves nothing of the grid {grid}; its range must exceed 0, and its steps be"
+      " smaller than what is left (steps as large as that come from weights or ranges that are far"
+      " too large)."
+    )
   return np.float32(0), np.float32(high)

@@ -70,13 +70,18 @@ def convolution_kind(node: Node) -> str:
   return "depthwise" if groups == node.input_shapes[0][-1] else "grouped"
 
 
+def largest_sum(integers: Integers, source: Grid) -> np.ndarray:
+  """(out,) int64: how far a layer's sums can get from zero, the bias included."""
+  return largest_accumulator(integers.weights, source) + np.abs(integers.bias.astype(np.int64))
+
+
 def prepare_weights(
   node: Node, grids: Grids, integers: Integers, rule: Any, groups: int
 ) -> tuple[Sums, Arrays]:
   """A layer's sums and constants, but for the ends of its output; ``rule`` is the kernels'."""
   source, output = grids[node.inputs[0]], grids[node.output]
   is_wide = source.bits == 16
-  reach = largest_accumulator(integers.weights, source) + np.abs(integers.bias.astype(np.int64))
+  reach = largest_sum(integers, source)
   if np.any(reach >= (LARGEST_SUM if is_wide else 2**31)):
     raise ValueError(
       f"bias: sums reach {reach.max()}, which accumulators do not hold; quantize.assemble makes"

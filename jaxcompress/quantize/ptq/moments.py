@@ -28,7 +28,7 @@ def moments_of(graph: Graph, variables: Mapping[str, Any]) -> dict[str, Moments]
   """``N(beta, gamma**2)``: what layers with BatchNorm compute before their activation, by name."""
   moments = {}
   for node in graph.nodes:
-    params = parameters(variables["params"], node.name)
+    params = parameters(variables.get("params", {}), node.name)
     if node.attrs.get("norm") is not None:
       beta, gamma = (np.asarray(params[key], np.float64) for key in ("bias", "scale"))
       moments[node.name] = Moments(beta, np.abs(gamma))
