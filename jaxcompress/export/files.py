@@ -71,7 +71,8 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> pathlib.Path
     temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
     os.replace(temporary, path)
   except OSError as error:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
     raise ValueError(f"path: {path} cannot be written ({error.strerror}).") from error
+  finally:
+    with contextlib.suppress(OSError):  # it was renamed, or never made
+      temporary.unlink()
   return path
