@@ -48,6 +48,9 @@ class Preprocess:
   epsilon: float = 0.1
 
   def __post_init__(self):
+    for name in ("center", "scale"):
+      if isinstance(getattr(self, name), list | np.ndarray):  # which have no hash
+        object.__setattr__(self, name, tuple(np.asarray(getattr(self, name), float).tolist()))
     for name in ("scale", "epsilon"):
       if not np.all(np.asarray(getattr(self, name)) > 0):
         raise ValueError(f"{name}: {getattr(self, name)} must be positive.")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxcompress.distill import schedules
 from jaxcompress.distill.base import Batch, LossTransform, first_teacher, stateful
-from jaxcompress.distill.logits import check_logits
+from jaxcompress.distill.logits import check_logits, of_class
 
 
 def dkd(
@@ -107,8 +107,8 @@ def nkd(gamma: float = 1.5, temperature: schedules.ScalarOrSchedule = 1.0) -> Lo
     del params, extras
     softening, count = schedules.read(temperature, count)
     teacher, label = first_teacher(teachers, "nkd").logits, batch["label"]
-    target = jnp.exp(_chosen(jax.nn.log_softmax(teacher), label))
-    target = -target * _chosen(jax.nn.log_softmax(student.logits), label)
+    target = jnp.exp(of_class(jax.nn.log_softmax(teacher), label))
+    target = -target * of_class(jax.nn.log_softmax(student.logits), label)
     _, others_t = decoupled(teacher / softening, label)
     _, others_s = decoupled(student.logits / softening, label)
     rest = -jnp.sum(_product(others_t, others_s), axis=-1)
@@ -137,25 +137,21 @@ def decoupled(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array
   is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
   others = jnp.where(is_label, -jnp.inf, logits)
   sum_of_others = jax.nn.logsumexp(others, axis=-1, keepdims=True)
-  both = jnp.concatenate([_chosen(logits, label)[:, None], sum_of_others], axis=-1)
+  both = jnp.concatenate([of_class(logits, label)[:, None], sum_of_others], axis=-1)
   return jax.nn.log_softmax(both), others - sum_of_others
 
 
 def _product(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
   """``p log q`` elementwise; nothing, and no gradient, where p is 0."""
-  possible = log_p > -jnp.inf
+  possible = log_p != -jnp.inf
   return jnp.where(possible, jnp.exp(log_p) * jnp.where(possible, log_q, 0.0), 0.0)
 
 
 def _divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
   """KL divergence on the last axis."""
-  possible = log_p > -jnp.inf
+  possible = log_p != -jnp.inf
   log_ratio = jnp.where(possible, log_p, 0.0) - jnp.where(possible, log_q, 0.0)
   return jnp.sum(jnp.where(possible, jnp.exp(log_p) * log_ratio, 0.0), axis=-1)
-
-
-def _chosen(x: jax.Array, label: jax.Array) -> jax.Array:
-  return jnp.take_along_axis(x, label[:, None], axis=-1)[:, 0]
 
 
 def _check(name: str, student: jax.Array, teacher: jax.Array, batch: Batch) -> None:

@@ -272,7 +272,18 @@ def _expected(log_p: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
       f"batch: 'label' has shape {batch['label'].shape}; it must be {log_p.shape[:-1]}. Soft"
       " labels go in 'target'."
     )
-  return jnp.take_along_axis(log_p, batch["label"][..., None], axis=-1)[..., 0]
+  return of_class(log_p, batch["label"])
+
+
+def of_class(x: jax.Array, label: jax.Array) -> jax.Array:
+  """The entry of each label on the last axis; NaN where there is no such class.
+
+  Examples:
+    >>> of_class(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, -1])).tolist()
+    [2.0, nan]
+  """
+  label = jnp.where(label < 0, x.shape[-1], label)  # negative ones would count from the end
+  return jnp.take_along_axis(x, label[..., None], axis=-1)[..., 0]
 
 
 def check_logits(student: jax.Array, teacher: jax.Array) -> None:

@@ -133,8 +133,8 @@ def sparsity(opt_state: Any) -> jax.Array:
     (0.75, 0.0)
   """
   masks = masks_of(opt_state).values()
-  kept = sum(jnp.sum(mask, dtype=jnp.float32) for mask in masks)
-  return jnp.float32(1 - kept / sum(mask.size for mask in masks)) if masks else jnp.float32(0)
+  gone = sum(jnp.sum(~mask, dtype=jnp.float32) for mask in masks)
+  return jnp.float32(gone / sum(mask.size for mask in masks)) if masks else jnp.float32(0)
 
 
 def layer_sparsity(opt_state: Any) -> dict[str, jax.Array]:

@@ -10,15 +10,13 @@ import numpy as np
 
 from jaxcompress.nn import fold, parameters
 from jaxcompress.quantize.config import Quantization
-from jaxcompress.quantize.grid import affine, levels, stored_bits
+from jaxcompress.quantize.grid import levels, stored_bits, widened
 from jaxcompress.quantize.integer import Grid
 from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.quantizers import Quantizer
 from jaxcompress.quantize.sites import Sites, assign
 from jaxcompress.quantize.variables import QuantVariables
-
-FEWEST_KEPT = 3  # bits of activations from which on the range matters more than the coarse steps
 
 
 class Codes(NamedTuple):
@@ -78,11 +76,8 @@ def trained_codes(
 
 def _stored(quantizer: Quantizer, scale: jax.Array, zero: jax.Array):
   """The grid in the integer type of the file."""
-  low, high, _ = quantizer.levels
   full = levels(stored_bits(quantizer.levels), symmetric=quantizer.levels.symmetric)
-  if 2**FEWEST_KEPT <= high - low + 1 < full.high - full.low:
-    scale, zero = affine((low - zero) * scale, (high - zero) * scale, full)
-  return scale, zero
+  return widened(scale, zero, quantizer.levels, full)
 
 
 def _deployable(quantizers: Mapping[str, Quantizer], name: str, what: str) -> Quantizer:

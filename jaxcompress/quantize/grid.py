@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+FEWEST_WIDENED = 8  # levels from which on the range of activations matters more than coarse steps
+
 
 class Levels(NamedTuple):
   """The integers of a format.
@@ -67,6 +69,24 @@ def stored_bits(to: Levels) -> int:
     [8, 8, 16, 16]
   """
   return 8 if to.high - to.low < 256 else 16
+
+
+def widened(
+  scale: jax.Array, zero: jax.Array, few: Levels, to: Levels
+) -> tuple[jax.Array, jax.Array]:
+  """The grid of activations in more levels: the range that was trained gets all steps of them.
+
+  Fewer than eight levels stay as they are.
+
+  Examples:
+    >>> few, many = activation_levels(4), activation_levels(8)
+    >>> scale, zero = widened(jnp.float32(1.0), jnp.float32(few.low), few, many)
+    >>> round(float(scale * (many.high - zero)), 4), float(zero)
+    (15.0, -128.0)
+  """
+  if not FEWEST_WIDENED <= few.high - few.low + 1 < to.high - to.low:
+    return scale, zero
+  return affine((few.low - zero) * scale, (few.high - zero) * scale, to)
 
 
 def affine(low: jax.Array, high: jax.Array, to: Levels) -> tuple[jax.Array, jax.Array]:

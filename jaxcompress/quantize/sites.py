@@ -49,6 +49,9 @@ def find_sites(graph: Graph) -> Sites:
   Args:
     graph: a traced graph.
 
+  Raises:
+    ValueError: for an activation that has no integer arithmetic where it is.
+
   Examples:
     >>> from jaxcompress import models
     >>> sites = find_sites(models.summarize(models.resnet8(), 32).graph)
@@ -60,6 +63,11 @@ def find_sites(graph: Graph) -> Sites:
   rounded: set[str] = {INPUT}
   nonnegative: set[str] = set()
   for node in graph.nodes:
+    if node.op != "Activation" and node.attrs.get("act") == "hard_swish":
+      raise ValueError(
+        f"model: {node.name!r} has act='hard_swish', which has no integer arithmetic inside another"
+        " layer; write it as a layer without act followed by Activation('hard_swish')."
+      )
     for tensor in node.outputs:
       group[tensor] = tensor
     if node.op in SAME_GRID:

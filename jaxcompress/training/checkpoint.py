@@ -56,6 +56,8 @@ class Checkpoints:
     warn: Callable[[str], None] = warnings.warn,
   ):
     self.folder = pathlib.Path(folder).absolute()
+    if every < 1:
+      raise ValueError(f"every: {every} must be at least 1.")
     self.every = every
     self._warn = warn
     self._saving: int | None = None

@@ -24,6 +24,7 @@ from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.state import CompressState, sites_of
 
 BLOCK = "block"  # name of what is kept where the rest of the student is rematerialized
+DROPOUT = 2  # folded into the key of a pass
 
 
 def forward(
@@ -45,7 +46,7 @@ def forward(
       quantized step was taken.
     live_norm: whether BatchNorm uses the batch's statistics; None: in training, until the plan
       freezes it.
-    rng: a key for stochastic rounding, or None.
+    rng: a key for stochastic rounding and the student's own ``"dropout"``, or None.
 
   Returns:
     ``(endpoints, batch_stats, quantizer_state)``.
@@ -53,7 +54,7 @@ def forward(
   recipe, plan = state.recipe, state.recipe.quantize
   live = train if live_norm is None else live_norm
   if plan is None:
-    output, batch_stats = _apply(recipe, trained["student"], state.batch_stats, images, live)
+    output, batch_stats = _apply(recipe, trained["student"], state.batch_stats, images, live, rng)
     return output, batch_stats, state.quantizer.state
   variables = QuantVariables(trained["quantizer"], state.quantizer.state)
   sites = sites_of(recipe, state.variables, images.shape[1:])
@@ -81,7 +82,7 @@ def forward(
   )
   images = activations.round_input(images)
   with activations.intercept():
-    output, batch_stats = _apply(recipe, params, state.batch_stats, images, live)
+    output, batch_stats = _apply(recipe, params, state.batch_stats, images, live, rng)
   new_state = {"weights": weight_state, "activations": activations.new_state()}
   return output, batch_stats, new_state
 
@@ -110,12 +111,21 @@ def _exact(
   return Exact(active, values)
 
 
-def _apply(recipe: Recipe, params: Any, batch_stats: Any, images: jax.Array, live: bool):
+def _apply(
+  recipe: Recipe,
+  params: Any,
+  batch_stats: Any,
+  images: jax.Array,
+  live: bool,
+  rng: jax.Array | None,
+) -> tuple[Endpoints, Any]:
   variables = {"params": params, "batch_stats": batch_stats}
   with linen.intercept_methods(_name_blocks) if recipe.remat else nullcontext():
     if not live:
       return as_endpoints(recipe.student.apply(variables, images, train=False)), batch_stats
-    output, updated = recipe.student.apply(variables, images, train=True, mutable=["batch_stats"])
+    key = jax.random.fold_in(jax.random.key(0) if rng is None else rng, DROPOUT)
+    options: dict[str, Any] = {"mutable": ["batch_stats"], "rngs": {"dropout": key}}
+    output, updated = recipe.student.apply(variables, images, train=True, **options)
   return as_endpoints(output), updated.get("batch_stats", batch_stats)
 
 

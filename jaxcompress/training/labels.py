@@ -16,7 +16,7 @@ def split_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
       rows sum to 1.
 
   Raises:
-    ValueError: if soft labels come both as ``label`` and as ``target``.
+    ValueError: if soft labels come both as ``label`` and as ``target``, or there is one class.
 
   Examples:
     >>> batch = split_labels({"label": jnp.array([[0.3, 0.7]])})
@@ -27,6 +27,11 @@ def split_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
   label = batch.get("label")
   if label is None or jnp.ndim(label) != 2:
     return batch
+  if jnp.shape(label)[1] == 1:
+    raise ValueError(
+      f"batch: 'label' has shape {jnp.shape(label)}; classes have shape {jnp.shape(label)[:1]}, and"
+      " soft labels (batch, classes)."
+    )
   if "target" in batch:
     raise ValueError("batch: 'label' is soft and there is a 'target' as well; give one of them.")
   label = jnp.asarray(label, jnp.float32)

@@ -118,9 +118,10 @@ def fit(
       if position % log_every == 0 or position == steps:
         row = {key: float(value) for key, value in jax.device_get(metrics).items()}
         seconds = time.perf_counter() - started
-        rate = (position - logged) * len(batch["label"]) / seconds
+        rate = (position - logged) * len(batch["image"]) / seconds
         row = {"step": position, **row, "images_per_second": rate, "seconds": seconds}
-        status = f"loss {row['loss']:.3f}  accuracy {row['accuracy']:.1%}  {rate:,.0f} images/s"
+        right = f"accuracy {row['accuracy']:.1%}  " if "accuracy" in row else ""
+        status = f"loss {row['loss']:.3f}  {right}{rate:,.0f} images/s"
         progress.update(task, completed=position, status=status)
         if on_log is not None:
           on_log(row)
@@ -129,7 +130,7 @@ def fit(
           raise DivergedError(
             f"optimizer: {name} diverged: the last {idle} steps were skipped, since their loss or"
             f" gradient was not finite (loss {row['loss']:.3g}); lower the learning rate, or the"
-            " loss's weight."
+            " loss's weight, and see that labels are from 0 to the number of classes - 1."
           )
         started, logged, skipped = time.perf_counter(), position, int(row["skipped"])
       if checkpoints is not None:

@@ -116,8 +116,9 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
       losses.append(value)
       loss_state = {**loss_state, **new} if only else new
       metrics = {**metrics, **found}
-    hits = jnp.argmax(student.logits, -1) == batch["label"]
-    metrics = {**metrics, "loss": sum(losses), "accuracy": jnp.mean(hits.astype(jnp.float32))}
+    metrics = {**metrics, "loss": sum(losses)}
+    if "label" in batch:
+      metrics["accuracy"] = _accuracy(student.logits, batch["label"])
     return losses, (loss_state, metrics)
 
   if recipe.remat:  # what the student's own layers and blocks return is kept, all else recomputed
@@ -167,10 +168,17 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   return kept, {**metrics, "skipped": skipped}
 
 
+def _accuracy(logits: jax.Array, label: jax.Array) -> jax.Array:
+  if label.shape != logits.shape[:1]:
+    raise ValueError(f"batch: 'label' has shape {label.shape}; it must be {logits.shape[:1]}.")
+  return jnp.mean((jnp.argmax(logits, -1) == label).astype(jnp.float32))
+
+
 def _followed(decay: float, state: CompressState) -> tuple[Any, ...]:
   """The teachers, of which the last has come nearer to the student."""
   *others, mean = state.teachers
-  mean = jax.tree.map(lambda t, s: decay * t + (1 - decay) * s, dict(mean), state.variables)
+  own = {name: tree for name, tree in state.variables.items() if name in mean}
+  mean = jax.tree.map(lambda t, s: decay * t + (1 - decay) * s, dict(mean), own)
   return (*others, mean)
 
 
@@ -184,7 +192,7 @@ def _teach(
     raise ValueError(f"accumulate: {count} microbatches do not divide a batch of {size}.")
   if count == 1 or not recipe.teachers:
     return run_teachers(recipe, variables, batch)
-  parts = {name: split(x, count) for name, x in batch.items() if x.ndim}
+  parts = {name: split(x, count) for name, x in batch.items() if x.ndim and len(x) == size}
   endpoints = jax.lax.map(lambda part: run_teachers(recipe, variables, part), parts)
   return jax.tree.map(join, endpoints)
 

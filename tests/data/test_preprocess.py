@@ -49,6 +49,12 @@ def test_settings_survive_a_model_file():
   assert hash(preprocess) == hash(Preprocess(1.5, 58.4, False, 0.25))
 
 
+def test_lists_and_arrays_are_taken_as_tuples():
+  rgb = Preprocess(center=[124.0, 116.0, 104.0], scale=np.array([58.0, 57.0, 57.0]))
+  same = Preprocess(center=(124.0, 116.0, 104.0), scale=(58.0, 57.0, 57.0))
+  assert rgb == same and hash(rgb) == hash(same)
+
+
 def test_only_the_channel_mean_is_removed_so_the_deviation_is_the_images():
   y = np.asarray(Preprocess(epsilon=1e-9)(jnp.asarray(pixels())))
   np.testing.assert_allclose(y.mean((1, 2)), 0, atol=1e-6)

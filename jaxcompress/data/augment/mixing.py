@@ -108,7 +108,7 @@ def mix(batch: Mapping[str, jax.Array], weight: jax.Array, classes: int) -> dict
   Args:
     batch: ``image`` and ``label`` or ``target``.
     weight: 0 to 1: a scalar, or (height, width).
-    classes: number of classes.
+    classes: number of classes; a label beyond them gives a target of NaN.
 
   Returns:
     ``image`` and ``target``, float32; and ``label``, where there is one, of the larger share.
@@ -120,7 +120,13 @@ def mix(batch: Mapping[str, jax.Array], weight: jax.Array, classes: int) -> dict
   """
   target = batch.get("target")
   if target is None:
-    target = jax.nn.one_hot(batch["label"], classes)
+    if "label" not in batch:
+      raise ValueError(
+        f"batch: it has {', '.join(batch)}, but no 'label' or 'target'; mixing mixes it."
+      )
+    label = batch["label"].reshape(-1, 1)
+    inside = (label >= 0) & (label < classes)
+    target = jnp.where(inside, jax.nn.one_hot(batch["label"], classes), jnp.nan)
   share = jnp.mean(weight)
 
   def blend(x, weight):

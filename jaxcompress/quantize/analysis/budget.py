@@ -101,6 +101,8 @@ def choose_bits(sensitivity: Sensitivity, budget_bytes: int) -> Allocation:
   layers = sensitivity.layers
   sizes = np.array([layer.bytes for layer in layers], np.int64).reshape(len(layers), -1)
   costs = np.array([layer.costs for layer in layers], np.float64).reshape(len(layers), -1)
+  if not np.isfinite(budget_bytes):
+    raise ValueError(f"budget_bytes: {budget_bytes} must be a finite number.")
   room = int(budget_bytes) - sensitivity.fixed_bytes
   least = int(sizes.min(axis=1).sum())
   if room < least:

@@ -152,6 +152,11 @@ class Network:
     seen = network.seen(counts=chosen.counts, tick=tick)
     bounds = choose_ranges(network.sites, seen, chosen, bits)
     if input_range is not None:
+      low, high = input_range
+      if not (np.isfinite([low, high]).all() and low < high):
+        raise ValueError(
+          f"input_range: {input_range} must be two finite numbers, the smaller one first."
+        )
       key_of = network.sites.key_of
       bounds |= {tensor: input_range for tensor in bounds if key_of[tensor] == key_of[INPUT]}
     grids = grids_of(bounds, bits)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.quantize.grid import Levels
+from jaxcompress.quantize.grid import Levels, stored_bits, widened
 from jaxcompress.quantize.quantizers.base import Quantizer
 
 
@@ -38,7 +38,8 @@ def progressive(*quantizers: Quantizer, at: tuple[int, ...]) -> Quantizer:
     :class:`Progress`.
 
   Raises:
-    ValueError: if the numbers of quantizers and of steps do not fit, or steps do not increase.
+    ValueError: if the numbers of quantizers and of steps do not fit, steps do not increase, or some
+      of the quantizers have more than 8 bits and others not.
 
   Examples:
     >>> from jaxcompress.quantize.quantizers.uniform import absmax
@@ -61,6 +62,11 @@ def progressive(*quantizers: Quantizer, at: tuple[int, ...]) -> Quantizer:
     )
   if any(later <= earlier for earlier, later in zip((0, *at), at, strict=False)):
     raise ValueError(f"at: {at} must be positive and increasing.")
+  if len({stored_bits(q.levels) for q in quantizers}) > 1:
+    raise ValueError(
+      "quantizers: some have at most 8 bits and others more, which files hold in integers of two"
+      " types; give all at most 8 bits, or all more."
+    )
   edges = np.asarray(at, np.int32)
   whole = (q.levels for q in quantizers)
   lows, highs, symmetric = zip(*whole, strict=True)
@@ -92,10 +98,14 @@ def progressive(*quantizers: Quantizer, at: tuple[int, ...]) -> Quantizer:
     return y, Progress(states, state.count + training.astype(jnp.int32))
 
   def grid(params, state, x=None):
-    branches = [
-      lambda params, states, i=i: quantizers[i].grid(params[i], states[i], x)
-      for i in range(len(quantizers))
-    ]
+    def of(i):
+      def branch(params, states):
+        found = quantizers[i].grid(params[i], states[i], x)
+        return found if x is not None else widened(*found, quantizers[i].levels, to)
+
+      return branch
+
+    branches = [of(i) for i in range(len(quantizers))]
     return switch(last(state), branches, params, state.states)
 
   def merge(a, b):

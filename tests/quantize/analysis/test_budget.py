@@ -82,6 +82,14 @@ def test_more_budget_never_costs_more(sensitivity, one, other):
   assert less.bytes <= budgets[0] and more.bytes <= budgets[1]
 
 
+@pytest.mark.parametrize("budget", [np.inf, np.nan])
+@given(sensitivity=found())
+@settings(max_examples=2, deadline=None)
+def test_a_budget_that_is_no_number_is_refused(budget, sensitivity):
+  with pytest.raises(ValueError, match=r"budget_bytes: .* must be a finite number"):
+    choose_bits(sensitivity, budget)
+
+
 @given(found())
 @settings(max_examples=15, deadline=None)
 def test_below_the_least_size_that_size_is_named(sensitivity):

@@ -177,6 +177,8 @@ def test_a_bar_shows_the_methods_on_a_terminal(case, monkeypatch):
     ({"labels": np.zeros(24)}, "labels: float64"),
     ({"labels": np.full(24, 5)}, "labels: 5 to 5 must be 0 to 4"),
     ({"batch_size": 0}, "batch_size: 0"),
+    ({"method": "minmax", "input_range": (2.0, -2.0)}, r"input_range: \(2.0, -2.0\) must be two"),
+    ({"method": "minmax", "input_range": (0.0, np.nan)}, r"input_range: .* must be two finite"),
     ({"ranges": "median"}, "ranges: 'median' is unknown"),
   ],
 )

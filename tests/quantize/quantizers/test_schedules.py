@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from jaxcompress.quantize.quantizers import (
   absmax,
+  ema_range,
   freeze_oscillating,
   lsq,
   lsq_activations,
@@ -50,6 +51,25 @@ def test_only_the_quantizer_in_charge_is_trained():
     assert np.any(slopes[trained].delta)
     assert not np.any(slopes[1 - trained].delta)
     state = quantizer.apply(params, state, W, train=True)[1]
+
+
+@pytest.mark.parametrize("later", [ema_range(4), lsq_activations(4), ema_range(8), ema_range(6)])
+@pytest.mark.parametrize("first", [ema_range(8), ema_range(4)])
+def test_activations_go_into_the_file_with_the_range_of_the_quantizer_in_charge(first, later):
+  """In all levels of the file's integers, whatever the bits of the others are."""
+  quantizer, x = progressive(first, later, at=(2,)), jax.random.normal(jax.random.key(1), (4, 64))
+  params, state = quantizer.init(x)
+  for step in range(4):
+    _, state = quantizer.apply(params, state, x, train=True)
+    alone = (first, later)[step >= 2]
+    of_alone = params[step >= 2], state.states[step >= 2]
+    low, high, _ = alone.levels
+    scale, zero = alone.grid(*of_alone, None)
+    expected = (low - zero) * scale, (high - zero) * scale
+    low, high, _ = quantizer.levels
+    scale, zero = quantizer.grid(params, state, None)
+    found = (low - zero) * scale, (high - zero) * scale
+    np.testing.assert_allclose(found, expected, atol=0.51 * float(scale))
 
 
 def oscillation_by_hand(kernels, scale, momentum, threshold):
@@ -122,6 +142,7 @@ def test_a_frozen_weight_gets_no_gradient_and_its_step_still_does():
     (lambda: progressive(absmax(8), absmax(4), at=()), "has 0 steps for 2 quantizers"),
     (lambda: progressive(lsq(8), lsq(4), lsq(2), at=(5, 5)), "must be positive and increasing"),
     (lambda: progressive(lsq_activations(8), lsq_activations(4), at=(0,)), "must be positive"),
+    (lambda: progressive(ema_range(16), ema_range(8), at=(1,)), "integers of two types"),
     (lambda: freeze_oscillating(absmax(4), momentum=0.0), "momentum: 0.0 is out of range"),
     (lambda: freeze_oscillating(absmax(4), threshold=1.5), "threshold: 1.5 is out of range"),
   ],
