@@ -83,8 +83,7 @@ def masked(
     alive = {name: mask & old[name] for name, mask in masks.items()}
     where_alive = spread_masks(alive, params)
     updates = jax.tree.map(_keep_or_clear, where_alive, updates, params)
-    inner = optax.tree.map_params(optimizer, _zero_pruned, inner, where_alive)
-    return updates, PruneState(masks, state.count + 1, inner)
+    return updates, PruneState(masks, state.count + 1, _zero_pruned(inner, where_alive))
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -103,5 +102,19 @@ def _keep_or_clear(alive: Any, update: jax.Array, param: jax.Array) -> jax.Array
   return update if alive is True else jnp.where(alive, update, -param)
 
 
-def _zero_pruned(momentum: jax.Array, alive: Any) -> jax.Array:
-  return momentum if alive is True else jnp.where(alive, momentum, jnp.zeros_like(momentum))
+def _zero_pruned(inner: Any, alive: Any) -> Any:
+  """An optimizer's state without the momenta of pruned weights.
+
+  They are found by their names and shapes, since optimizers for parts of the parameters keep trees
+  of their own form.
+  """
+  masks = {path: x for path, x in jax.tree_util.tree_leaves_with_path(alive) if x is not True}
+  lengths = {len(path) for path in masks}
+
+  def clear(path: tuple[Any, ...], leaf: Any) -> Any:
+    for mask in (masks.get(path[-length:]) for length in lengths):
+      if mask is not None and mask.shape == jnp.shape(leaf):
+        return jnp.where(mask, leaf, jnp.zeros_like(leaf))
+    return leaf
+
+  return jax.tree_util.tree_map_with_path(clear, inner)

@@ -23,7 +23,22 @@ def test_a_move_keeps_the_number_of_weights_and_drops_only_its_share(seed, share
   assert (mask & ~moved).sum() <= share * mask.sum() + 1e-3
 
 
-@pytest.mark.parametrize("inner", [optax.sgd(0.1, momentum=0.9), optax.adamw(0.1)])
+def by_part(params):
+  """Labels of :func:`optax.multi_transform`, which reads the tree."""
+  return {"a": {"kernel": "weights", "bias": "others" if params["a"]["bias"].ndim else "weights"}}
+
+
+@pytest.mark.parametrize(
+  "inner",
+  [
+    optax.sgd(0.1, momentum=0.9),
+    optax.adamw(0.1),
+    optax.chain(optax.clip_by_global_norm(1.0), optax.MultiSteps(optax.adam(0.1), 2)),
+    optax.masked(optax.adam(0.1), {"a": {"kernel": True, "bias": False}}),
+    optax.inject_hyperparams(optax.adam)(learning_rate=0.1),
+    optax.multi_transform({"weights": optax.adam(0.1), "others": optax.sgd(0.1)}, by_part),
+  ],
+)
 def test_pruned_weights_and_their_momenta_stay_exactly_zero(inner):
   optimizer = prune.magnitude(inner, sparsity=0.75, schedule=prune.agp(1, 5, every=2))
   rng = np.random.default_rng(0)
