@@ -11,6 +11,7 @@ from jaxcompress.nn import INPUT, Graph, fuse_activations
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.grid import stored_bits
 from jaxcompress.quantize.integer import Grid, fixed_grid
+from jaxcompress.quantize.integer.values import INNER_SWISH
 from jaxcompress.quantize.quantizers import Quantizer
 from jaxcompress.quantize.rules import Choice, Names, choose, names_of
 
@@ -64,10 +65,7 @@ def find_sites(graph: Graph) -> Sites:
   nonnegative: set[str] = set()
   for node in graph.nodes:
     if node.op != "Activation" and node.attrs.get("act") == "hard_swish":
-      raise ValueError(
-        f"model: {node.name!r} has act='hard_swish', which has no integer arithmetic inside another"
-        " layer; write it as a layer without act followed by Activation('hard_swish')."
-      )
+      raise ValueError(f"model: act of {node.name!r}: {INNER_SWISH}")
     for tensor in node.outputs:
       group[tensor] = tensor
     if node.op in SAME_GRID:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcompress.training.forward import forward
-from jaxcompress.training.labels import split_labels
+from jaxcompress.training.labels import hits, split_labels
 from jaxcompress.training.networks import to_network_input
 from jaxcompress.training.state import CompressState
 
@@ -40,16 +40,12 @@ def classification_sums(logits: jax.Array, batch: Batch) -> Metrics:
   """
   mask = batch.get("mask", jnp.ones(logits.shape[0])).astype(jnp.float32)
   batch = split_labels(batch)
-  if batch["label"].shape != logits.shape[:1]:
-    raise ValueError(
-      f"batch: 'label' has shape {batch['label'].shape}; it must be {logits.shape[:1]}."
-    )
+  correct = hits(logits, batch["label"])
   if "target" in batch:
     losses = optax.softmax_cross_entropy(logits, batch["target"])
   else:
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     losses = jnp.where(batch["label"] < 0, jnp.nan, losses)  # it would count from the end
-  correct = (jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32)
   return {
     "correct": jnp.sum(correct * mask),
     "loss": jnp.sum(jnp.where(mask > 0, losses * mask, 0.0)),

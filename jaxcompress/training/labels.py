@@ -3,7 +3,27 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+
+
+def hits(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Which examples are classified right: (batch,) float32, 1 or 0.
+
+  Args:
+    logits: (batch, classes).
+    label: (batch,) integers.
+
+  Raises:
+    ValueError: if the labels have another shape.
+
+  Examples:
+    >>> hits(jnp.eye(2), jnp.array([0, 0])).tolist()
+    [1.0, 0.0]
+  """
+  if label.shape != logits.shape[:1]:
+    raise ValueError(f"batch: 'label' has shape {label.shape}; it must be {logits.shape[:1]}.")
+  return (jnp.argmax(logits, -1) == label).astype(jnp.float32)
 
 
 def split_labels(batch: Mapping[str, Any]) -> dict[str, Any]:

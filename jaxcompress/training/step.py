@@ -17,7 +17,7 @@ from jaxcompress.quantize import (
 from jaxcompress.training.ema import move_average
 from jaxcompress.training.forward import BLOCK, forward
 from jaxcompress.training.gradients import at_once, in_turn, join, split
-from jaxcompress.training.labels import split_labels
+from jaxcompress.training.labels import hits, split_labels
 from jaxcompress.training.networks import run_teachers, to_network_input
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.sharding import constrained, gathered_teachers, split_batch
@@ -119,7 +119,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
       metrics = {**metrics, **found}
     metrics = {**metrics, "loss": sum(losses)}
     if "label" in batch:
-      metrics["accuracy"] = _accuracy(student.logits, batch["label"])
+      metrics["accuracy"] = jnp.mean(hits(student.logits, batch["label"]))
     return losses, (loss_state, metrics)
 
   if recipe.remat:  # what the student's own layers and blocks return is kept, all else recomputed
@@ -167,12 +167,6 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   skipped = state.skipped + (~finite).astype(jnp.int32)
   kept = constrained(kept.replace(skipped=skipped))
   return kept, {**metrics, "skipped": skipped}
-
-
-def _accuracy(logits: jax.Array, label: jax.Array) -> jax.Array:
-  if label.shape != logits.shape[:1]:
-    raise ValueError(f"batch: 'label' has shape {label.shape}; it must be {logits.shape[:1]}.")
-  return jnp.mean((jnp.argmax(logits, -1) == label).astype(jnp.float32))
 
 
 def _followed(decay: float, state: CompressState) -> tuple[Any, ...]:

@@ -144,7 +144,7 @@ def test_what_has_no_integers_is_refused_before_training(batches):
   recipe = training.Recipe(
     student=Plain(act="hard_swish"), optimizer=optax.sgd(0.1), quantize=quantize.int8()
   )
-  with pytest.raises(ValueError, match="'stem' has act='hard_swish', which has no integer"):
+  with pytest.raises(ValueError, match="act of 'stem': 'hard_swish' has no integer"):
     state_of(recipe, batches(0))
 
 

@@ -137,6 +137,12 @@ class Integers(NamedTuple):
   bias: np.ndarray
 
 
+INNER_SWISH = (
+  "'hard_swish' has no integer arithmetic inside another layer; write it as a layer without act"
+  " followed by Activation('hard_swish')."
+)
+
+
 def clip_range(
   act: str | None, grid: Grid, ceiling: Callable[[float, Grid], np.float32]
 ) -> tuple[np.float32, np.float32]:
@@ -166,10 +172,7 @@ def clip_range(
       )
     return np.float32(0), high
   if act == "hard_swish":
-    raise ValueError(
-      "act: 'hard_swish' has no integer arithmetic inside another layer; write it as a layer without"
-      " act followed by Activation('hard_swish')."
-    )
+    raise ValueError(f"act: {INNER_SWISH}")
   if act not in CEILINGS:
     raise ValueError(
       f"act: {act!r} has no integer arithmetic; use one of {', '.join(CEILINGS)}, hard_sigmoid, or"
