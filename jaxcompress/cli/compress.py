@@ -64,6 +64,13 @@ def compress(
   image_size: Annotated[
     int | None, typer.Option(help="Side in pixels to which a folder's images are brought.")
   ] = None,
+  flip: Annotated[
+    bool | None,
+    typer.Option(
+      "--flip/--no-flip",
+      help="Train on mirrored images too, where these keep their class [known sets of photos only].",
+    ),
+  ] = None,
   seed: Annotated[int | None, typer.Option(help="Of everything that is random [0].")] = None,
   out: Annotated[
     str | None, typer.Option(help="Output folder [jaxcompress-out, or the next free number].")
@@ -132,6 +139,7 @@ def compress(
     "epochs": epochs,
     "batch_size": batch_size,
     "image_size": image_size,
+    "flip": flip,
     "seed": seed,
     "quick": quick or None,
     "max_size": max_size,

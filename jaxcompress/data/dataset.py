@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxcompress.data.encoded import EncodedImages
+from jaxcompress.data.names import fault
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -17,7 +18,7 @@ class Split:
     labels: (count,) int32, positions in the data set's ``classes``.
 
   Raises:
-    ValueError: if shapes or dtypes are others.
+    ValueError: if shapes or dtypes are others, or an image has no pixels.
 
   Examples:
     >>> len(Split(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5, dtype=np.int32)))
@@ -32,6 +33,11 @@ class Split:
       raise ValueError(
         f"images: {self.images.dtype} of shape {self.images.shape} must be uint8 "
         "(count, height, width, channels)."
+      )
+    if 0 in self.images.shape[1:]:
+      raise ValueError(
+        f"images: shape {self.images.shape} has images without pixels; height, width and channels must"
+        " be 1 or more."
       )
     if self.labels.dtype != np.int32 or self.labels.shape != self.images.shape[:1]:
       raise ValueError(
@@ -53,10 +59,13 @@ class Dataset:
     train: what is trained on.
     validation: held out of the training images; settings are chosen on it.
     test: looked at once, at the end.
-    flip: whether a mirrored image keeps its label, as far as can be told.
+    flip: whether mirrored images are trained on: a mirrored image keeps its label.
+    notes: lines on what was noticed when the set was read, such as files that were left out.
 
   Raises:
-    ValueError: if the parts' images differ in shape or a label names no class.
+    ValueError: if the parts' images differ in shape, there are none to train on, a label names no
+      class, or a class has a name that cannot be written everywhere: no text, blank, not UTF-8, with
+      control characters.
 
   Examples:
     >>> part = Split(np.zeros((2, 8, 8, 3), np.uint8), np.arange(2, dtype=np.int32))
@@ -71,8 +80,14 @@ class Dataset:
   validation: Split
   test: Split
   flip: bool = False
+  notes: tuple[str, ...] = ()
 
   def __post_init__(self):
+    for name in self.classes:
+      if wrong := fault(name):
+        raise ValueError(f"classes: {name!r} {wrong}; give the class another name.")
+    if not len(self.train):
+      raise ValueError("train: there are no images; give one or more.")
     for name in ("train", "validation", "test"):
       part = getattr(self, name)
       if part.images.shape[1:] != self.image_shape:

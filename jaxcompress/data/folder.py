@@ -1,19 +1,19 @@
 """A folder of images with one subfolder for each class."""
 
-import os
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxcompress.data import images
 from jaxcompress.data.dataset import Dataset, Split
-from jaxcompress.data.encoded import FileStore, brought_to, fits_memory
-from jaxcompress.data.mirror import keeps_label
+from jaxcompress.data.encoded import FileStore, encode_images, fits_memory
+from jaxcompress.data.names import fault, look_alike, normal, printable
+from jaxcompress.data.repeated import file_keys, pixel_keys, repeated_notes
 from jaxcompress.data.splits import at_most, name_order, three_way
+from jaxcompress.data.walk import SUFFIXES, LeftOut, images_below, subfolders
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
 PARTS = {
   "train": ("train", "training"),
   "validation": ("val", "valid", "validation"),
@@ -44,10 +44,13 @@ def folder(
   """Images from a folder: ``path/cat/1.png``, or ``path/train/cat/1.png`` beside ``path/test``.
 
   Classes are the names of the class folders, sorted. PNG and JPEG files are read, also from folders
-  inside a class folder; names that begin with a dot are left alone. What is not there is split off:
-  20 % of each class to test and 10 % for validation, chosen by a hash of the seed and the file's
-  name. With ``train`` and ``val`` alone, ``val`` is the test set, and validation is split off
-  ``train``.
+  inside a class folder and through links. Hidden names, folders that systems make
+  (``.ipynb_checkpoints``, ``@eaDir``, ``__MACOSX``), files of other kinds, pipes and links to nothing
+  are left out; the set's ``notes`` count them, and tell of images that are in two parts or classes.
+
+  What is not there is split off: 20 % of each class to test and 10 % for validation, chosen by a hash
+  of the seed and the file's name. With ``train`` and ``val`` alone, ``val`` is the test set, and
+  validation is split off ``train``.
 
   Args:
     path: the folder.
@@ -57,101 +60,173 @@ def folder(
       and their middle is kept.
     limit: at most this many images in each part, with the classes' shares kept.
     in_memory: whether images are decoded now, or each time when they are needed; None: now, if they
-      take at most half of the memory.
+      take at most half of the memory. Where they are not decoded now, only the beginning and the
+      end of each file are looked at.
 
   Returns:
     A :class:`Dataset` of RGB images.
 
   Raises:
-    ValueError: if the folder is missing, has fewer than two classes, a class has no or too few
-      images, or an image is damaged.
+    ValueError: if the folder is missing or cannot be read, has fewer than two classes, a class has
+      no or too few images or a name that cannot be written everywhere, or images are damaged, which
+      names all of them.
   """
   root = pathlib.Path(path).expanduser()
   if not root.is_dir():
     what = "is a file" if root.is_file() else "does not exist"
     raise ValueError(f"data: the folder {path!r} {what}; give a folder with one folder per class.")
-  parts = _parts(root)
-  classes = _class_names(parts["train"])
-  files = {part: _files(place, classes, seed) for part, place in parts.items()}
+  left_out = LeftOut()
+  parts = _parts(root, left_out)
+  folders = {part: _class_folders(place, left_out) for part, place in parts.items()}
+  classes = _class_names(parts["train"], folders["train"], left_out)
+  files = {
+    part: _files(place, folders[part], classes, seed, left_out) for part, place in parts.items()
+  }
+  absent = _absent(files, classes)
   files = _complete(files, classes)
   files = {
     part: found.pick(at_most(found.labels, found.order, limit)) for part, found in files.items()
   }
-  if size is None:
-    shape = images.common_size([path for found in files.values() for path in found.paths])
-  else:
-    shape = (size, size)
+  pixels, repeated = _read(files, root, size, in_memory)
+  splits = {part: Split(pixels[part], found.labels) for part, found in files.items()}
+  skipped = (f"left out: {left_out.text()}",) if left_out.names else ()
+  name = f"folder:{printable(path)}"
+  return Dataset(name=name, classes=classes, notes=(*skipped, *absent, *repeated), **splits)
+
+
+def _read(
+  files: dict[str, Files], root: pathlib.Path, size: int | None, in_memory: bool | None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """The images of each part, and lines on those that repeat."""
+  paths = [path for found in files.values() for path in found.paths]
+  ends = np.cumsum([len(found.paths) for found in files.values()])[:-1]
+  facts, damage = images.examine(paths)
+  sound = [fact for fact in facts if fact is not None]
+  if not sound:
+    images.refuse(paths, damage)
+  shape = images.usual_size([fact.size for fact in sound]) if size is None else (size, size)
   if in_memory is None:
-    in_memory = fits_memory(sum(len(found.paths) for found in files.values()), shape)
-  splits = {
-    part: Split(brought_to(FileStore(tuple(map(str, found.paths))), shape, in_memory), found.labels)
-    for part, found in files.items()
+    in_memory = fits_memory(len(paths), shape)
+  if in_memory:  # decoding finds all damage
+    whole = images.decode(paths, shape)
+    pixels, keys = np.split(whole, ends), pixel_keys(whole)
+  else:
+    images.refuse(paths, damage)
+    pixels = [encode_images(FileStore(tuple(map(str, f.paths))), shape) for f in files.values()]
+    keys = file_keys(paths, sound)
+  starts = [0, *ends.tolist()]
+  of_part = {
+    part: keys[start : start + len(found.paths)]
+    for start, (part, found) in zip(starts, files.items(), strict=True)
   }
-  flip = keeps_label(splits["train"].images, classes)
-  return Dataset(name=f"folder:{path}", classes=classes, flip=flip, **splits)
+  names = {part: [_name(path, root) for path in found.paths] for part, found in files.items()}
+  labels = {part: found.labels for part, found in files.items()}
+  return dict(zip(files, pixels, strict=True)), repeated_notes(of_part, labels, names)
 
 
-def _parts(root: pathlib.Path) -> dict[str, pathlib.Path]:
+def _name(path: pathlib.Path, root: pathlib.Path) -> str:
+  return path.relative_to(root).as_posix()
+
+
+def _parts(root: pathlib.Path, left_out: LeftOut) -> dict[str, pathlib.Path]:
   """Where each part lies: the root alone, or its ``train`` folder and those beside it."""
-  below = {child.name.lower(): child for child in _folders(root)}
-  found = {part: below[name] for part, names in PARTS.items() for name in names if name in below}
-  nothing_else = len(found) == len(below) > 1
-  if "train" in found and (nothing_else or _folders(found["train"])):
-    return found
+  below = subfolders(root, LeftOut())
+  found = {
+    part: [child for child in below if child.name.lower() in names]
+    for part, names in PARTS.items()
+    if any(child.name.lower() in names for child in below)
+  }
+  nothing_else = sum(map(len, found.values())) == len(below) > 1
+  if "train" in found and (nothing_else or any(subfolders(f, LeftOut()) for f in found["train"])):
+    for part, places in found.items():
+      if len(places) > 1:
+        raise ValueError(
+          f"data: the folder {str(root)!r} has {places[0].name!r} and {places[1].name!r}, which are"
+          f" both {part} images; leave one of them."
+        )
+    for child in subfolders(root, left_out):
+      if [child] not in found.values():
+        left_out.add("folders beside train", child.name)
+    return {part: places[0] for part, places in found.items()}
   return {"train": root}  # "train" may also be a class: of trains
 
 
-def _folders(path: pathlib.Path) -> list[pathlib.Path]:
-  try:
-    children = sorted(path.iterdir())
-  except OSError as error:
+def _class_folders(path: pathlib.Path, left_out: LeftOut) -> dict[str, pathlib.Path]:
+  """The class folders of a part by the classes' names, sorted by them."""
+  found = subfolders(path, left_out)
+  for child in found:
+    if wrong := fault(child.name):
+      raise ValueError(
+        f"data: the class folder {printable(child.name)!r} in {str(path)!r} has a name that {wrong};"
+        " rename it."
+      )
+  if pair := look_alike(child.name for child in found):
     raise ValueError(
-      f"data: the folder {str(path)!r} cannot be read ({error.strerror})."
-    ) from error
-  return [child for child in children if child.is_dir() and not child.name.startswith(".")]
+      f"data: the folder {str(path)!r} has the classes {pair[0]!a} and {pair[1]!a}, which look"
+      " alike; rename one, or put their images together."
+    )
+  return dict(sorted((normal(child.name), child) for child in found))
 
 
-def _class_names(path: pathlib.Path) -> tuple[str, ...]:
-  names = tuple(child.name for child in _folders(path))
+def _class_names(
+  path: pathlib.Path, folders: dict[str, pathlib.Path], left_out: LeftOut
+) -> tuple[str, ...]:
+  names = tuple(folders)
   if len(names) < 2:
     found = f"has one class, {names[0]!r}" if names else "has no class folders"
     raise ValueError(
       f"data: the folder {str(path)!r} {found}; it must have two or more folders, one per class, "
-      f"with {', '.join(SUFFIXES)} files in them."
+      f"with {', '.join(SUFFIXES)} files in them{_beside(left_out)}."
     )
   return names
 
 
-def _files(path: pathlib.Path, classes: Sequence[str], seed: int) -> Files:
+def _beside(left_out: LeftOut) -> str:
+  return f" (left out: {left_out.text()})" if left_out.names else ""
+
+
+def _files(
+  path: pathlib.Path,
+  folders: dict[str, pathlib.Path],
+  classes: Sequence[str],
+  seed: int,
+  left_out: LeftOut,
+) -> Files:
   """The images below a folder of class folders, sorted by name."""
-  unknown = [child.name for child in _folders(path) if child.name not in classes]
+  unknown = [name for name in folders if name not in classes]
   if unknown:
     raise ValueError(
       f"data: the folder {str(path)!r} has the class {unknown[0]!r}, which the training images have "
       f"not; they have {', '.join(classes)}."
     )
+  if not folders:
+    raise ValueError(
+      f"data: the folder {str(path)!r} has no class folders{_beside(left_out)}; put one per class in it"
+      " or delete it."
+    )
   paths, labels = [], []
   for label, name in enumerate(classes):
-    found = images_below(path / name)
-    if not found and (path / name).is_dir():
+    found = images_below(folders[name], left_out) if name in folders else []
+    if not found and name in folders:
       raise ValueError(
-        f"data: the class folder {str(path / name)!r} has no images; put {', '.join(SUFFIXES)} "
-        "files in it or delete it."
+        f"data: the class folder {str(folders[name])!r} has no images; put {', '.join(SUFFIXES)} "
+        f"files in it or delete it{_beside(left_out)}."
       )
     paths += found
     labels += [label] * len(found)
-  names = [file.relative_to(path).as_posix() for file in paths]
+  names = [normal(_name(file, path)) for file in paths]
   return Files(paths, np.array(labels, np.int32), name_order(names, seed))
 
 
-def images_below(path: pathlib.Path) -> list[pathlib.Path]:
-  """The image files in a folder and the folders in it, sorted by name."""
-  return sorted(
-    pathlib.Path(place, name)
-    for place, _, names in os.walk(path)
-    for name in names
-    if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-  )
+def _absent(files: dict[str, Files], classes: Sequence[str]) -> tuple[str, ...]:
+  """Lines on classes of which a part has no images."""
+  notes = []
+  for part, found in files.items():
+    missing = [name for i, name in enumerate(classes) if not (found.labels == i).any()]
+    if missing:
+      shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+      notes.append(f"{part} has no images of {len(missing)} classes ({shown})")
+  return tuple(notes)
 
 
 def _complete(files: dict[str, Files], classes: Sequence[str]) -> dict[str, Files]:

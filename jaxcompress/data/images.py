@@ -2,22 +2,53 @@
 
 import collections
 import contextlib
+import hashlib
 import io
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 Source = pathlib.Path | bytes
 Size = tuple[int, int]  # height, width
+Damage = dict[int, str]  # what is wrong with images, by position
 
 SMALL, USUAL = 64, 224  # sets of small images keep their size; others get ImageNet's
 TINY, ENLARGED = 28, 32  # below, networks that shrink their input have too little left to work on
+DEEP = 65535  # white, in 16 bits
+PEEK = 4096  # bytes at either end of a file
+NAMED = 100  # damaged images in a message
+EMPTY = "it is empty"
+ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # of whole files
+
+
+class DamagedError(ValueError):
+  """Images that cannot be read.
+
+  Attributes:
+    files: names of all of them, as far as they have one.
+  """
+
+  def __init__(self, message: str, files: Sequence[str] = ()):
+    super().__init__(message)
+    self.files = tuple(files)
+
+
+class Facts(NamedTuple):
+  """What the beginning and the end of an image file say.
+
+  Attributes:
+    size: (height, width), upright if neither is larger than 64 pixels.
+    digest: of the length, the beginning and the end of the file.
+  """
+
+  size: Size
+  digest: bytes
 
 
 def decode(sources: Sequence[Source], size: Size, threads: int | None = None) -> np.ndarray:
@@ -25,7 +56,7 @@ def decode(sources: Sequence[Source], size: Size, threads: int | None = None) ->
 
   An image of another size is scaled until it covers the wanted one, and its middle is kept.
   Greyscale, palette, 16-bit and CMYK images become RGB, transparent pixels white, and a photo is
-  turned upright as its EXIF orientation says.
+  turned upright as its EXIF orientation says. Of moving images the first is taken.
 
   Args:
     sources: paths or encoded images.
@@ -36,28 +67,63 @@ def decode(sources: Sequence[Source], size: Size, threads: int | None = None) ->
     (count, height, width, 3) uint8.
 
   Raises:
-    ValueError: if an image is damaged or the arrays would not fit in memory.
+    ValueError: if images are damaged, which names all of them (:class:`DamagedError`), or the arrays
+      would not fit in memory.
   """
   require_memory(len(sources), size)
   images = np.empty((len(sources), *size, 3), np.uint8)
 
   def read(i: int) -> None:
-    images[i] = _guarded(read_image, sources[i], i, size)
+    images[i] = read_image(sources[i], size)
 
-  with (
-    _quiet(),
-    ThreadPoolExecutor(threads or os.cpu_count()) as pool,
-  ):  # Pillow lets other threads run
-    collections.deque(pool.map(read, range(len(sources))), maxlen=0)
+  refuse(sources, _for_each(read, len(sources), threads or os.cpu_count()))
   return images
+
+
+def examine(paths: Sequence[pathlib.Path]) -> tuple[list[Facts | None], Damage]:
+  """Looks at the beginning and the end of image files.
+
+  Most damage is found so: files that are empty, cut off or no images. Only those that do not end as
+  their format says are decoded.
+
+  Args:
+    paths: of the files.
+
+  Returns:
+    What was found for each file, None where it is damaged; and what is wrong with those, for
+    :func:`refuse`.
+  """
+  facts: list[Facts | None] = [None] * len(paths)
+
+  def read(i: int) -> None:
+    facts[i] = _facts(paths[i])
+
+  return facts, _for_each(read, len(paths), None)
+
+
+def _facts(path: pathlib.Path) -> Facts:
+  with path.open("rb") as file:
+    length = os.fstat(file.fileno()).st_size
+    head = file.read(PEEK)
+    file.seek(max(0, length - PEEK))
+    tail = file.read(PEEK)
+    file.seek(0)
+    if not length:
+      raise ValueError(EMPTY)
+    with Image.open(file) as image:
+      size = _upright_size(image)
+      if ENDS.get(image.format or "", tail + b"?") not in tail[-32:]:
+        image.load()
+  parts = (length.to_bytes(8, "little"), head, tail)
+  return Facts(size, hashlib.blake2b(b"".join(parts), digest_size=16).digest())
 
 
 def read_image(source: Source, size: Size) -> np.ndarray:
   """One image as (height, width, 3) uint8; see :func:`decode`."""
   height, width = size
   with _open(source) as image:
-    if image.format == "JPEG":
-      image.draft("RGB", (2 * width, 2 * height))  # decodes large photos at a fraction of the size
+    if image.format == "JPEG":  # decodes large photos, turned or not, at a fraction of the size
+      image.draft("RGB", (2 * max(size), 2 * max(size)))
     upright = _to_rgb(ImageOps.exif_transpose(image))
   if upright.size != (width, height):
     upright = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
@@ -65,13 +131,20 @@ def read_image(source: Source, size: Size) -> np.ndarray:
 
 
 def _open(source: Source) -> Image.Image:
-  return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+  is_file = not isinstance(source, bytes)
+  if not (source.stat().st_size if is_file else len(source)):
+    raise ValueError(EMPTY)
+  return Image.open(source if is_file else io.BytesIO(source))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
   if image.mode.startswith("I") or image.mode == "F":  # 16 bits a pixel: Pillow would cut them off
-    levels = np.asarray(image, np.float32)
-    image = Image.fromarray(np.clip(np.rint(levels / 257), 0, 255).astype(np.uint8))
+    levels = np.asarray(image, np.float64)
+    if image.mode == "F" or levels.min() < 0 or levels.max() > DEEP:
+      raise ValueError("its pixels have more than 16 bits")
+    if isinstance(clear := image.info.get("transparency"), int):
+      levels = np.where(levels == clear, DEEP, levels)
+    image = Image.fromarray(np.rint(levels / 257).astype(np.uint8))
   if image.mode.endswith(("A", "a")) or "transparency" in image.info:
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -79,21 +152,37 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def common_size(sources: Sequence[Source]) -> Size:
+  """The :func:`usual_size` of images.
+
+  Raises:
+    ValueError: if some are damaged.
+  """
+  sizes: list[Size] = [(0, 0)] * len(sources)
+
+  def read(i: int) -> None:
+    with _open(sources[i]) as image:
+      sizes[i] = _upright_size(image)
+
+  refuse(sources, _for_each(read, len(sources), None))
+  return usual_size(sizes)
+
+
+def usual_size(sizes: Iterable[Size]) -> Size:
   """The size to bring images to: (height, width).
 
   The most frequent one if no image is larger than 64 pixels, else 224 x 224. Images with a side of
   less than 28 pixels are enlarged until it has 32.
 
-  Raises:
-    ValueError: if an image is damaged.
+  Args:
+    sizes: (height, width) of all images; at least one.
+
+  Examples:
+    >>> usual_size([(28, 30), (28, 30), (40, 40)]), usual_size([(28, 30), (100, 40)])
+    ((28, 30), (224, 224))
   """
-  counts: collections.Counter[tuple[int, int]] = collections.Counter()
-  with _quiet():
-    for i, source in enumerate(sources):
-      size = _guarded(_upright_size, source, i)
-      if max(size) > SMALL:
-        return USUAL, USUAL
-      counts[size] += 1
+  counts = collections.Counter(sizes)
+  if max(map(max, counts)) > SMALL:
+    return USUAL, USUAL
   height, width = max(counts, key=lambda size: (counts[size], size))
   shorter = min(height, width)
   if shorter >= TINY:
@@ -102,10 +191,11 @@ def common_size(sources: Sequence[Source]) -> Size:
   return height, width
 
 
-def _upright_size(source: Source) -> Size:
-  with _open(source) as image:
-    width, height = image.size
-    turned = image.getexif().get(0x0112, 1) >= 5  # orientations that swap the sides
+def _upright_size(image: Image.Image) -> Size:
+  width, height = image.size
+  if max(width, height) > SMALL:  # a PNG would be decoded to find its orientation
+    return height, width
+  turned = image.getexif().get(0x0112, 1) >= 5  # orientations that swap the sides
   return (width, height) if turned else (height, width)
 
 
@@ -117,16 +207,49 @@ def _quiet():
     yield
 
 
-def _guarded(read: Callable, source: Source, position: int, *args: Any) -> Any:
-  """``read(source, *args)``; whatever goes wrong in a decoder becomes one clear line."""
-  try:
-    return read(source, *args)
-  except Exception as error:  # damaged files raise almost anything
-    name = f"number {position}" if isinstance(source, bytes) else repr(str(source))
-    reason = " ".join(str(error).split()) or type(error).__name__
-    raise ValueError(
-      f"data: the image {name} cannot be read ({reason}); replace or delete it."
-    ) from error
+def _for_each(read: Callable[[int], None], count: int, threads: int | None) -> Damage:
+  """Calls ``read`` with each position, in several threads; what went wrong, by position."""
+  damage: Damage = {}
+
+  def attempt(i: int) -> None:
+    try:
+      read(i)
+    except Image.UnidentifiedImageError:
+      damage[i] = "it is no image"
+    except Exception as error:  # damaged files raise almost anything
+      damage[i] = " ".join(str(error).split()) or type(error).__name__
+
+  with _quiet(), ThreadPoolExecutor(threads) as pool:  # Pillow lets other threads run
+    collections.deque(pool.map(attempt, range(count)), maxlen=0)
+  return damage
+
+
+def refuse(sources: Sequence[Source], damage: Damage) -> None:
+  """Raises a :class:`DamagedError` that names all damaged images, if there are any.
+
+  Args:
+    sources: paths or encoded images.
+    damage: what is wrong with some of them, by position.
+  """
+  if not damage:
+    return
+  names = {
+    i: f"number {i}" if isinstance(sources[i], bytes) else repr(str(sources[i]))
+    for i in sorted(
+      damage, key=lambda i: ("" if isinstance(sources[i], bytes) else str(sources[i]), i)
+    )
+  }
+  files = [str(sources[i]) for i in names if not isinstance(sources[i], bytes)]
+  shown = list(names)[:NAMED]
+  if len(names) == 1:
+    message = (
+      f"the image {names[shown[0]]} cannot be read ({damage[shown[0]]}); replace or delete it."
+    )
+  else:
+    listed = ", ".join(f"{names[i]} ({damage[i]})" for i in shown)
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    message = f"{len(names):,} images, {listed}{more}, cannot be read; replace or delete them."
+  raise DamagedError(f"data: {message}", files)
 
 
 def require_memory(count: int, size: Size) -> None:

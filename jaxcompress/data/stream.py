@@ -89,7 +89,10 @@ class Stream:
       self.close()
       self._batches = self._from(position)
     self._next = position + 1
-    return next(self._batches)
+    try:
+      return next(self._batches)
+    except images.DamagedError as error:  # grain adds lines of its own
+      raise images.DamagedError(str(error).splitlines()[0], error.files) from None
 
   def close(self) -> None:
     """Ends the processes."""

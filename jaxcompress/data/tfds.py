@@ -17,10 +17,23 @@ import numpy as np
 from jaxcompress.data import cache, images
 from jaxcompress.data.dataset import Dataset, Split
 from jaxcompress.data.encoded import brought_to, fits_memory
-from jaxcompress.data.mirror import keeps_label
 from jaxcompress.data.splits import at_most, random_order, three_way
 
 BATCH = 1024  # records read at once
+MIRRORED = {  # known sets of photos, of things that are the same in a mirror
+  *("caltech101", "caltech_birds2010", "caltech_birds2011", "cars196", "cats_vs_dogs", "cifar10"),
+  *(
+    "cifar100",
+    "eurosat",
+    "food101",
+    "imagenet2012",
+    "imagenet_resized",
+    "imagenette",
+    "imagewang",
+  ),
+  *("oxford_flowers102", "oxford_iiit_pet", "places365_small", "stanford_dogs", "stl10"),
+  *("tf_flowers", "visual_wake_words"),
+}
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -158,7 +171,7 @@ def tfds(
     found = found.pick(at_most(found.labels, order, limit))
     splits[part] = Split(brought_to(found.images, shape, in_memory), found.labels)
   classes = tuple(builder.info.features[label_key].names)
-  flip = keeps_label(splits["train"].images, classes)
+  flip = builder.name in MIRRORED
   return Dataset(name=f"tfds:{name}", classes=classes, flip=flip, **splits)
 
 

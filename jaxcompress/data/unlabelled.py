@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from jaxcompress.data import images
-from jaxcompress.data.folder import SUFFIXES, images_below
+from jaxcompress.data.walk import SUFFIXES, LeftOut, images_below
 
 
 def calibration_images(
@@ -14,7 +14,7 @@ def calibration_images(
   """Any images from a folder and the folders in it, whatever they are of.
 
   Args:
-    path: the folder; PNG and JPEG files are read, names that begin with a dot are left alone.
+    path: the folder; PNG and JPEG files are read, hidden names and folders of systems are left out.
     size: side of the images.
     crop: share of the shorter side that the square in the middle takes, as in evaluation on
       ImageNet (0.875: resized to 256 pixels, of which 224 are kept).
@@ -25,7 +25,7 @@ def calibration_images(
     (count, size, size, 3) uint8.
 
   Raises:
-    ValueError: if the folder is missing or has no images, or an image is damaged.
+    ValueError: if the folder is missing or has no images, or images are damaged.
 
   Examples:
     >>> import tempfile
@@ -38,9 +38,12 @@ def calibration_images(
   root = pathlib.Path(path).expanduser()
   if not root.is_dir():
     raise ValueError(f"calibration: {path!r} is no folder; give one with images in it.")
-  found = images_below(root)
+  found = images_below(root, left_out := LeftOut())
   if not found:
-    raise ValueError(f"calibration: {path!r} has no images; put {', '.join(SUFFIXES)} files in it.")
+    beside = f" (left out: {left_out.text()})" if left_out.names else ""
+    raise ValueError(
+      f"calibration: {path!r} has no images; put {', '.join(SUFFIXES)} files in it{beside}."
+    )
   order = np.random.default_rng(seed).permutation(len(found))
   chosen = [found[i] for i in np.sort(order[:limit])]
   side = round(size / crop)

@@ -41,6 +41,8 @@ class Options:
       epochs of a small set if that is less, but at least 400 steps.
     batch_size: images per step.
     image_size: side to which a folder's images are brought; None: their own.
+    flip: whether mirrored images are trained on too; None: only where it is known that a mirrored
+      image keeps its class.
     seed: of everything that is random.
     quick: a tenth of everything, to see that it works.
     max_size: what the packed file may take, such as ``300KB``, or None. With this or one of the next
@@ -75,6 +77,7 @@ class Options:
   epochs: float | None = None
   batch_size: int = 64
   image_size: int | None = None
+  flip: bool | None = None
   seed: int = 0
   quick: bool = False
   max_size: str | None = None

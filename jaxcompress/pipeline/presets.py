@@ -60,6 +60,7 @@ def _cifar100(distill: str) -> Preset:
   return Preset(
     options={
       "data": "tfds:cifar100",
+      "flip": True,
       "student": "resnet8x4",
       "distill": distill,
       "epochs": protocol.epochs,
@@ -68,7 +69,7 @@ def _cifar100(distill: str) -> Preset:
     teacher="resnet32x4",
     protocol=protocol,
     light=PROTOCOLS["cifar-steps-light"],
-    augment=lambda data: datasets.Augment(crop=4, flip=True, pad="zero"),
+    augment=lambda data: datasets.Augment(crop=4, flip=data.flip, pad="zero"),
     preprocess=datasets.Preprocess(
       center=(0.5071 * 255, 0.4867 * 255, 0.4408 * 255),
       scale=(0.2675 * 255, 0.2565 * 255, 0.2761 * 255),

@@ -163,6 +163,8 @@ def _prepare(options: QuantizeOptions, console: Console) -> _Run:
   size = options.image_size or (saved.image_shape[0] if saved.image_shape else None)
   with console.status(f"reading {options.data}"):
     data = datasets.load(options.data, seed=options.seed, size=size)
+  for note in data.notes:
+    console.print(note, markup=False, highlight=False)
   if saved.classes is not None and saved.classes != data.classes:
     raise ValueError(
       f"data: {options.data} has {len(data.classes)} classes ({', '.join(data.classes[:3])}, ...) and"

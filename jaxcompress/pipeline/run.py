@@ -67,6 +67,7 @@ def compress(
       seed=options.seed,
       size=options.image_size,
       limit=QUICK_IMAGES if options.quick else None,
+      flip=options.flip,
     )
   preset = PRESETS[options.preset]
   if preset.whole:
@@ -96,6 +97,7 @@ def compress(
     f" ({teacher.summary.parameters:,} parameters), student {student.title}"
     f" ({student.summary.parameters:,})"
   )
+  _tell(data, options, console)
   phases.check_losses(options, data.train, preset.preprocess, student, teacher)
   metrics_file = folder / "metrics.jsonl" if processes.is_first() else os.devnull
   with report.MetricsWriter(metrics_file) as metrics:
@@ -129,6 +131,14 @@ def compress(
 
     processes.once(deploy)
   return read_results(folder)
+
+
+def _tell(data: datasets.Dataset, options: Options, console: Console) -> None:
+  """What was noticed in reading the data, and whether images are mirrored."""
+  hint = "" if options.flip is not None else "; --flip or --no-flip decides"
+  mirrored = f"mirrored images are {'' if data.flip else 'not '}trained on too{hint}"
+  for note in (*data.notes, mirrored):
+    console.print(f"  {note}", markup=False, highlight=False)
 
 
 def _all_devices(options: Options) -> Mesh | None:

@@ -1,6 +1,10 @@
 """Folders of images, and mistakes in them."""
 
+import os
 import pathlib
+import re
+import shutil
+import socket
 
 import hypothesis
 import numpy as np
@@ -9,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxcompress import data
-from jaxcompress.data import mirror
+from jaxcompress.data import folder
 
 
 def write_class(root: pathlib.Path, name: str, count: int, *, side=30, seed=0, suffix=".png"):
@@ -59,7 +63,7 @@ def test_splits_are_stratified_and_follow_from_seed_and_names(tmp_path):
   write_class(tmp_path, "cat", 20)
   write_class(tmp_path, "dog", 40)
   dataset = data.load(f"folder:{tmp_path}")
-  assert dataset.classes == ("cat", "dog") and dataset.flip
+  assert dataset.classes == ("cat", "dog") and not dataset.notes
   for part, counts in (("train", [14, 28]), ("validation", [2, 4]), ("test", [4, 8])):
     assert np.bincount(getattr(dataset, part).labels).tolist() == counts
   again, other = data.load(f"folder:{tmp_path}"), data.load(f"folder:{tmp_path}", seed=1)
@@ -113,7 +117,9 @@ def test_sizes_are_made_equal_and_files_of_other_kinds_left_alone(tmp_path):
   write_class(tmp_path / "dog", "inner", 1, side=40, suffix=".jpeg")
   (tmp_path / "dog" / "._0.png").write_bytes(b"not for us")
   (tmp_path / "dog" / "notes.txt").write_text("nor this")
-  assert data.load(f"folder:{tmp_path}").image_shape == (40, 40, 3)
+  dataset = data.load(f"folder:{tmp_path}")
+  assert dataset.image_shape == (40, 40, 3)
+  assert dataset.notes == ("left out: 1 files of other kinds (.txt), 1 hidden files (._0.png)",)
   assert data.load(f"folder:{tmp_path}", size=16).image_shape == (16, 16, 3)
   write_class(tmp_path, "cat", 5, side=80)
   assert data.load(f"folder:{tmp_path}", limit=2).image_shape == (224, 224, 3)
@@ -141,6 +147,18 @@ def loose_images(root):
   write_class(root, "test", 3)
 
 
+def empty_test(root):
+  for name in ("cat", "dog"):
+    write_class(root / "train", name, 4)
+  (root / "test").mkdir()
+
+
+def two_trains(root):
+  for part in ("train", "Train", "test"):
+    for name in ("cat", "dog"):
+      write_class(root / part, name, 4)
+
+
 def damaged(root):
   write_class(root, "cat", 4)
   write_class(root, "dog", 4)
@@ -157,7 +175,9 @@ def damaged(root):
     (empty_class, "dog' has no images; put .png, .jpg, .jpeg files in it or delete it"),
     (unknown_class, "has the class 'cow', which the training images have not; they have cat, dog"),
     (few_images, r"the class 'dog' has 2 image\(s\); it needs 3 or more"),
-    (loose_images, "train' has no class folders"),
+    (loose_images, "train' has no class folders.*6 images outside of class folders"),
+    (empty_test, "test' has no class folders; put one per class in it or delete it"),
+    (two_trains, "has 'Train' and 'train', which are both train images"),
     (damaged, r"002\.png' cannot be read"),
   ],
 )
@@ -173,17 +193,229 @@ def test_mistakes_name_the_value_and_the_way_out_in_one_line(prepare, message, t
 
 
 @pytest.mark.parametrize(
-  ("classes", "colour", "expected"),
+  "classes",
+  [("p", "q"), ("ok_1", "ok_2"), ("pfeil_l", "pfeil_r"), ("gauche", "droite"), ("cat", "dog")],
+)
+def test_images_are_mirrored_only_where_that_is_asked_for(classes, tmp_path):
+  for name in classes:
+    write_class(tmp_path, name, 4)
+  assert not data.load(f"folder:{tmp_path}").flip
+  assert data.load(f"folder:{tmp_path}", flip=True).flip
+  assert data.load("digits", limit=20, flip=True).flip
+  assert not data.load("digits", limit=20, flip=False).flip
+
+
+@pytest.mark.parametrize(
+  "hidden",
+  (
+    ".ipynb_checkpoints",
+    ".Trash-1000",
+    "@eaDir",
+    ".thumbnails",
+    "lost+found",
+    "__MACOSX",
+    "#recycle",
+  ),
+)
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_hidden_folders_and_those_of_systems_are_left_out_and_counted(hidden, in_memory, tmp_path):
+  for seed, name in enumerate(("cat", "dog")):
+    write_class(tmp_path, name, 9, seed=seed)
+    shutil.copytree(tmp_path / name, tmp_path / name / "young" / hidden)
+  shutil.copytree(tmp_path / "cat", tmp_path / hidden)  # no class
+  dataset = data.load(f"folder:{tmp_path}", in_memory=in_memory)
+  assert dataset.classes == ("cat", "dog")
+  seen = [bytes(i) for p in (dataset.train, dataset.validation, dataset.test) for i in p.images]
+  assert len(seen) == len(set(seen)) == 18
+  (note,) = dataset.notes
+  assert f"3 hidden or system folders ({hidden})" in note and "36 images in those" in note
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_test_images_that_are_trained_on_are_told(in_memory, tmp_path):
+  for seed, part in enumerate(("train", "valid", "test")):
+    for name in ("cat", "dog"):
+      write_class(tmp_path / part, name, 5, seed=seed)
+  for i in (1, 3):
+    shutil.copy(tmp_path / f"train/cat/00{i}.png", tmp_path / f"test/cat/00{i + 6}.png")
+  shutil.copy(tmp_path / "train/dog/002.png", tmp_path / "valid/dog/x.png")
+  shutil.copy(tmp_path / "train/dog/002.png", tmp_path / "train/dog/twice.png")  # no harm
+  assert data.load(f"folder:{tmp_path}", in_memory=in_memory).notes == (
+    "1 of 11 validation images is a training image too (valid/dog/x.png is train/dog/002.png)",
+    "2 of 12 test images are training images too (test/cat/007.png is train/cat/001.png)",
+  )
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_an_image_in_two_classes_is_told(in_memory, tmp_path):
+  write_class(tmp_path, "dog", 10)
+  write_class(tmp_path, "eel", 10)
+  shutil.copytree(tmp_path / "dog", tmp_path / "wolf")
+  notes = data.load(f"folder:{tmp_path}", in_memory=in_memory).notes
+  (torn,) = (note for note in notes if "several classes" in note)
+  found = re.fullmatch(r"10 images are in several classes \((.*) is (.*)\)", torn)
+  first, second = found.groups()
+  assert {first.split("/")[0], second.split("/")[0]} == {"dog", "wolf"}
+  assert first.split("/")[1] == second.split("/")[1]
+
+
+def test_equal_pixels_in_other_files_are_told(tmp_path):
+  for part in ("train", "val", "test"):
+    for name in ("cat", "dog"):
+      write_class(tmp_path / part, name, 3, seed=len(part) + len(name) * (part == "val"))
+  same = Image.open(tmp_path / "train/dog/001.png")
+  same.save(tmp_path / "test/dog/again.png", compress_level=1)
+  (note,) = data.load(f"folder:{tmp_path}").notes
+  assert note == (
+    "1 of 7 test images is a training image too (test/dog/again.png is train/dog/001.png)"
+  )
+
+
+def damage(root: pathlib.Path) -> list[str]:
+  """Breaks files of two classes in ways that are found at either end."""
+  ends = ["cat/002.jpg", "cat/004.jpg", "dog/000.png", "dog/003.png", "dog/007.png"]
+  (root / ends[0]).write_bytes(b"")
+  for name in ends[1:3]:
+    content = (root / name).read_bytes()
+    (root / name).write_bytes(content[: len(content) * 2 // 3])
+  (root / ends[3]).write_bytes(b"<html>not found</html>")
+  (root / ends[4]).write_bytes((root / ends[4]).read_bytes()[:30])
+  return ends
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("size", [None, 20])
+def test_all_damaged_images_are_named_at_once_and_before_training(in_memory, size, tmp_path):
+  write_class(tmp_path, "cat", 9, suffix=".jpg")
+  write_class(tmp_path, "dog", 9)
+  names = damage(tmp_path)
+  with pytest.raises(
+    ValueError, match=r"data: 5 images, .*it is empty.* cannot be read; replace or delete them"
+  ) as caught:
+    data.load(f"folder:{tmp_path}", in_memory=in_memory, size=size)
+  assert all(name in str(caught.value) for name in names) and "\n" not in str(caught.value)
+  assert caught.value.files == tuple(str(tmp_path / name) for name in names)
+
+
+def test_of_very_many_damaged_images_some_are_named_and_all_are_counted(tmp_path):
+  for name in ("cat", "dog"):
+    (tmp_path / name).mkdir()
+    for i in range(70):
+      (tmp_path / name / f"{i}.png").write_bytes(b"")
+  with pytest.raises(ValueError, match=r"data: 140 images.* and 40 more, cannot be read") as caught:
+    data.load(f"folder:{tmp_path}")
+  assert len(caught.value.files) == 140
+
+
+def special(root: pathlib.Path) -> str:
+  """What no image file is, under the names of some; and what the note says."""
+  os.mkfifo(root / "cat" / "pipe.png")
+  with socket.socket(socket.AF_UNIX) as made:
+    here = os.getcwd()
+    os.chdir(root / "cat")  # names of sockets are short
+    made.bind("ear.jpg")
+    os.chdir(here)
+  (root / "cat" / "gone.png").symlink_to(root / "nowhere.png")
+  (root / "cat" / "self.jpg").symlink_to(root / "cat" / "self.jpg")
+  (root / "dog" / "up").symlink_to(root / "dog")
+  (root / "dog" / "picture.gif").write_bytes(b"GIF89a")
+  (root / "loose.png").write_bytes(b"")
+  return (
+    "left out: 1 files of other kinds (.gif), 1 images outside of class folders (loose.png), 1 links to"
+    " folders read before (up), 2 links to nothing (gone.png, self.jpg), 2 pipes, sockets and devices"
+    " (ear.jpg, pipe.png)"
+  )
+
+
+def test_pipes_sockets_and_links_in_circles_are_left_out_and_counted(tmp_path):
+  write_class(tmp_path, "cat", 5)
+  write_class(tmp_path, "dog", 5, seed=1)
+  before = all_images(data.load(f"folder:{tmp_path}"))
+  note = special(tmp_path)
+  dataset = data.load(f"folder:{tmp_path}")
+  assert all_images(dataset) == before and dataset.notes == (note,)
+
+
+def test_folders_behind_links_and_folders_called_like_images_are_read(tmp_path):
+  root, store = tmp_path / "root", tmp_path / "store"
+  write_class(root, "cat", 4)
+  write_class(store, "fish", 4, seed=1)
+  write_class(store, "more.jpg", 3, seed=2)
+  (root / "dog").symlink_to(store / "fish")
+  (root / "dog" / "far").symlink_to(store / "more.jpg")
+  dataset = data.load(f"folder:{root}")
+  assert np.bincount(
+    np.concatenate([p.labels for p in (dataset.train, dataset.validation, dataset.test)])
+  ).tolist() == [4, 7]
+
+
+@pytest.mark.parametrize(
+  ("name", "wrong"),
   [
-    (("cat", "dog"), True, True),
-    (("cat", "dog"), False, False),
-    (("0", "1", "12"), True, False),
-    (("A", "b"), True, False),
-    (("Turn-Left", "stop"), True, False),
-    (("bright", "leftover"), True, True),
+    (b"caf\xe9", r"caf\\\\xe9' in .* has a name that is not UTF-8; rename it"),
+    (b"two\nlines", "has control characters"),
+    ("line\u2028break".encode(), "has control characters"),
+    (b"bell\x07", "has control characters"),
+    (b"  ", "is blank"),
+    (b"cat ", "'cat' and 'cat ', which look alike"),
   ],
 )
-def test_images_are_mirrored_only_where_it_makes_sense(classes, colour, expected):
-  images = np.full((2, 4, 4, 3), 90, np.uint8)
-  images[..., 0] += 50 * colour
-  assert mirror.keeps_label(images, classes) == expected
+def test_class_names_that_cannot_be_written_everywhere_are_refused(name, wrong, tmp_path):
+  write_class(tmp_path, "cat", 3)
+  shutil.copytree(os.fsencode(tmp_path / "cat"), os.fsencode(tmp_path) + b"/" + name)
+  with pytest.raises(ValueError, match=wrong) as caught:
+    data.load(f"folder:{tmp_path}")
+  str(caught.value).encode()
+  assert "\n" not in str(caught.value)
+
+
+def test_one_name_in_two_spellings_is_one_class(tmp_path):
+  composed, apart = "caf\u00e9", "cafe\u0301"
+  write_class(tmp_path / "train", composed, 9)
+  write_class(tmp_path / "train", "tea", 9)
+  write_class(tmp_path / "test", apart, 4)  # as macOS packs it
+  write_class(tmp_path / "test", "tea", 4, seed=1)
+  dataset = data.load(f"folder:{tmp_path}")
+  assert dataset.classes == (composed, "tea")
+  assert np.bincount(dataset.test.labels).tolist() == [4, 4]
+  write_class(tmp_path / "train", apart, 9)
+  with pytest.raises(ValueError, match=r"'cafe\\u0301' and 'caf\\xe9', which look alike"):
+    data.load(f"folder:{tmp_path}")
+
+
+def test_files_and_folders_that_are_not_utf8_are_read(tmp_path):
+  root = pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xfc"))
+  write_class(root, "cat", 4)
+  write_class(root, "dog", 4)
+  os.rename(root / "cat/000.png", os.fsencode(root / "cat") + b"/\xe9.png")
+  dataset = data.load(f"folder:{root}")
+  assert len(all_images(dataset)) == 8
+  assert dataset.name.endswith(r"d\xfc")
+  dataset.name.encode()
+
+
+def test_very_long_and_unusual_names_of_classes_stay_as_they_are(tmp_path):
+  names = ["x" * 255, " leads", "[bold]", "a'b\"c", "\u732b", "-1", "nul", "\U0001f408"]
+  for seed, name in enumerate(names):
+    write_class(tmp_path, name, 3, seed=seed)
+  assert data.load(f"folder:{tmp_path}").classes == tuple(sorted(names))
+
+
+def test_a_part_tells_which_classes_it_lacks(tmp_path):
+  for name in ("cat", "dog", "eel"):
+    write_class(tmp_path / "train", name, 5)
+  write_class(tmp_path / "test", "dog", 2, seed=1)
+  write_class(tmp_path / "docs", "figures", 1)
+  notes = data.load(f"folder:{tmp_path}").notes
+  assert notes == (
+    "left out: 1 folders beside train (docs)",
+    "test has no images of 2 classes (cat, eel)",
+  )
+
+
+def test_a_set_that_stays_on_disk_is_not_decoded_when_it_is_found(tmp_path, monkeypatch):
+  for seed, name in enumerate(("cat", "dog")):
+    write_class(tmp_path, name, 5, side=100, seed=seed, suffix=".jpg")
+  monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+  found = folder.folder(str(tmp_path), in_memory=False)
+  assert found.image_shape == (224, 224, 3)

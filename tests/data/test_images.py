@@ -42,6 +42,39 @@ def test_sixteen_bit_greyscale_is_scaled_not_cut_off():
   np.testing.assert_array_equal(read(deep)[..., 0], GREY)
 
 
+def test_more_than_sixteen_bits_are_refused_and_not_cut_off():
+  grid = np.arange(16).reshape(4, 4)
+  for pixels in (grid.astype(np.float32), (grid * 70000).astype(np.int32), -grid.astype(np.int32)):
+    with pytest.raises(
+      ValueError, match=r"number 0 cannot be read \(its pixels have more than 16 bits"
+    ):
+      read(Image.fromarray(pixels), kind="TIFF")
+  np.testing.assert_array_equal(
+    read(Image.fromarray((grid * 16 * 257).astype(np.int32)), kind="TIFF")[..., 1], GREY
+  )
+
+
+def test_the_transparent_level_of_a_sixteen_bit_image_becomes_white():
+  out = read(Image.fromarray(GREY.astype(np.uint16) * 257), transparency=int(GREY[1, 2]) * 257)
+  np.testing.assert_array_equal(out[..., 0], np.where(GREY[1, 2] == GREY, 255, GREY))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG"])
+def test_of_moving_images_the_first_is_taken(kind):
+  frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
+  moving = read(frames[0], kind=kind, save_all=True, append_images=frames[1:])
+  np.testing.assert_array_equal(moving, np.broadcast_to([255, 0, 0], (4, 4, 3)))
+
+
+def test_a_turned_photo_is_not_decoded_too_small():
+  tall = np.zeros((2048, 512, 3), np.uint8)
+  tall[:, ::4] = tall[:, 1::4] = 255
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  stored = Image.fromarray(np.rot90(tall).copy())
+  assert read(stored, (32, 256), "JPEG", exif=exif, quality=95).std() > 50
+
+
 def test_transparent_pixels_become_white():
   colour = np.zeros((4, 4, 4), np.uint8)
   colour[..., 0], colour[:2, :, 3] = 200, 255

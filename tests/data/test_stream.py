@@ -114,7 +114,10 @@ if __name__ == "__main__":
   assert not runs
 
 
-def test_a_damaged_image_is_named(photos, tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_are_damaged_while_a_run_reads_them_are_named_in_one_line(
+  workers, photos, tmp_path
+):
   for kind in ("cat", "dog"):
     (tmp_path / kind).mkdir()
     for i in range(4):
@@ -123,7 +126,8 @@ def test_a_damaged_image_is_named(photos, tmp_path):
   for file in tmp_path.rglob("*.jpg"):
     file.write_bytes(b"damaged")
   with (
-    data.Stream(found.train, 2, seed=0, stop=2, workers=0) as batch_at,
-    pytest.raises(ValueError, match=r"\.jpg.* cannot be read"),
+    data.Stream(found.train, 2, seed=0, stop=2, workers=workers) as batch_at,
+    pytest.raises(ValueError, match=r"data: 2 images, .*\.jpg.* cannot be read; .*\.$") as caught,
   ):
     batch_at(0)
+  assert "\n" not in str(caught.value) and len(caught.value.files) == 2

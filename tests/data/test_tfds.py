@@ -68,7 +68,7 @@ def test_a_prepared_set_comes_back_exactly_and_without_tensorflow(prepared):
   modules = set(sys.modules)
   dataset = data.load(f"tfds:shapes/small@{prepared}")
   assert "tensorflow" not in set(sys.modules) - modules
-  assert dataset.classes == ("square", "circle", "star") and dataset.flip
+  assert dataset.classes == ("square", "circle", "star") and not dataset.flip
   assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (54, 6, 12)
   known = {picture(i, 28).tobytes(): i for i in range(72)}
   numbers = {}

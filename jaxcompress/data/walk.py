@@ -1,0 +1,160 @@
+"""Which files below a folder are images, and what else lies there."""
+
+import collections
+import os
+import pathlib
+import stat
+
+from jaxcompress.data.names import printable
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+SYSTEM = {  # folders that systems and programs make beside one's own, in lower case
+  *("__macosx", "__pycache__", "@eadir", "#recycle", "@recycle", "#snapshot", "lost+found"),
+  *("@recently-snapshot", "@tmp", "$recycle.bin", "recycler", "system volume information"),
+}
+SHOWN = 3  # names of each kind
+
+
+class LeftOut:
+  """What was not read, by kind: how many, and some names.
+
+  Examples:
+    >>> found = LeftOut()
+    >>> found.add("hidden files", ".DS_Store")
+    >>> found.add("hidden files", "._1.png")
+    >>> found.text()
+    '2 hidden files (.DS_Store, ._1.png)'
+  """
+
+  def __init__(self) -> None:
+    self.names: dict[str, collections.Counter[str]] = {}
+
+  def add(self, kind: str, name: str) -> None:
+    """Counts one."""
+    self.names.setdefault(kind, collections.Counter())[name] += 1
+
+  def text(self) -> str:
+    """All of it in a line; empty where nothing was left out."""
+    parts = []
+    for kind, names in sorted(self.names.items()):
+      shown = [printable(name) for name in sorted(names)[:SHOWN]]
+      more = ", ..." if len(names) > SHOWN else ""
+      parts.append(f"{names.total():,} {kind} ({', '.join(shown)}{more})")
+    return ", ".join(parts)
+
+
+def is_foreign(name: str) -> bool:
+  """Whether a name is hidden, or one of a system's own folders.
+
+  Examples:
+    >>> [is_foreign(name) for name in (".ipynb_checkpoints", "._1.png", "@eaDir", "cat")]
+    [True, True, True, False]
+  """
+  return name.startswith(".") or name.lower() in SYSTEM
+
+
+def subfolders(path: pathlib.Path, left_out: LeftOut) -> list[pathlib.Path]:
+  """The folders in a folder, sorted by name.
+
+  Args:
+    path: the folder.
+    left_out: what else is there is counted here.
+
+  Raises:
+    ValueError: if it cannot be read.
+  """
+  found = []
+  for entry in _entries(path, left_out):
+    if _is_folder(entry):
+      found.append(path / entry.name)
+    elif _is_image(entry, left_out):
+      left_out.add("images outside of class folders", entry.name)
+  return found
+
+
+def images_below(path: pathlib.Path, left_out: LeftOut) -> list[pathlib.Path]:
+  """The image files in a folder and the folders in it, sorted by name.
+
+  Links are followed, but a folder is read once only, so that links in a circle come to an end.
+
+  Args:
+    path: the folder.
+    left_out: what is not read is counted here: hidden names, folders of systems, files of other
+      kinds, pipes, sockets, devices, links to nothing, folders that were read before.
+
+  Raises:
+    ValueError: if a folder cannot be read.
+  """
+  found, known, waiting = [], {_identity(path)}, [path]
+  links: list[pathlib.Path] = []
+  while waiting or links:  # links last: a folder's own place is the one that counts
+    place = waiting.pop() if waiting else links.pop()
+    if place.is_symlink() and place != path:
+      if _identity(place) in known:
+        left_out.add("links to folders read before", place.name)
+        continue
+      known.add(_identity(place))
+    for entry in _entries(place, left_out):
+      child = place / entry.name
+      if not _is_folder(entry):
+        if _is_image(entry, left_out):
+          found.append(child)
+      elif entry.is_symlink():
+        links.append(child)
+      elif _identity(child) not in known:  # else a link led here first
+        known.add(_identity(child))
+        waiting.append(child)
+  return sorted(found)
+
+
+def _entries(path: pathlib.Path, left_out: LeftOut) -> list[os.DirEntry]:
+  """What is in a folder, sorted, without what is hidden or a system's."""
+  try:
+    with os.scandir(path) as found:
+      entries = sorted(found, key=lambda entry: entry.name)
+  except OSError as error:
+    raise ValueError(
+      f"data: the folder {str(path)!r} cannot be read ({error.strerror})."
+    ) from error
+  for entry in entries:
+    if not is_foreign(entry.name):
+      continue
+    if not _is_folder(entry):
+      left_out.add("hidden files", entry.name)
+      continue
+    left_out.add("hidden or system folders", entry.name)
+    for _, _, names in os.walk(entry.path):
+      for name in names:
+        if name.lower().endswith(SUFFIXES):
+          left_out.add("images in those", name)
+  return [entry for entry in entries if not is_foreign(entry.name)]
+
+
+def _identity(place: pathlib.Path) -> tuple[int, int]:
+  facts = os.stat(place)
+  return facts.st_dev, facts.st_ino
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+  try:
+    return entry.is_dir()
+  except OSError:  # links in a circle
+    return False
+
+
+def _is_image(entry: os.DirEntry, left_out: LeftOut) -> bool:
+  """Whether an entry that is no folder is an image file; others are counted."""
+  try:
+    mode = os.stat(entry).st_mode
+  except PermissionError as error:
+    raise ValueError(f"data: {entry.path!r} cannot be read ({error.strerror}).") from error
+  except OSError:
+    left_out.add("links to nothing", entry.name)
+    return False
+  if not stat.S_ISREG(mode):
+    left_out.add("pipes, sockets and devices", entry.name)
+    return False
+  suffix = pathlib.PurePath(entry.name).suffix.lower()
+  if suffix not in SUFFIXES:
+    left_out.add("files of other kinds", suffix or entry.name)
+  return suffix in SUFFIXES
