@@ -13,6 +13,15 @@ import jax.numpy as jnp  # noqa: F401 - the examples use it
 
 from jaxcompress import ops
 from jaxcompress.nn.activations import activate
+from jaxcompress.nn.checks import (
+  check_act,
+  check_counts,
+  check_floats,
+  check_norm,
+  is_whole,
+  refuse,
+  windows,
+)
 from jaxcompress.nn.epilogue import norm_act
 from jaxcompress.nn.initial import ONES, ZEROS, Initial
 from jaxcompress.nn.norm import Norm
@@ -45,6 +54,10 @@ class ConvNorm(LeafOp):
   ``bias`` (features,), and ``conv_bias`` where the convolution has a bias too; without it ``bias``.
   Statistics: ``mean`` and ``var`` (features,).
 
+  Raises:
+    ValueError: when called, if a field is out of range or does not fit the input, no window fits in
+      the map, or the input is no map of floats. Every leaf op checks so, and names itself.
+
   Examples:
     >>> layer = ConvNorm(8, kernel=3, stride=2, act="relu6")
     >>> y, _ = layer.init_with_output(jax.random.key(0), jnp.ones((1, 8, 8, 3)), train=False)
@@ -64,11 +77,19 @@ class ConvNorm(LeafOp):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
     """``train``: whether the batch's statistics are used; a scalar array selects at run time."""
+    windows(self, x)
+    check_counts(self, "features")
+    check_act(self, self.act)
+    if self.norm is not None:
+      check_norm(self, self.norm)
     channels = x.shape[-1]
     groups = channels if self.groups == "depthwise" else self.groups
+    if not is_whole(groups, 1):
+      refuse(self, f"groups must be a whole number of 1 or more or 'depthwise', got {groups!r}.")
     if channels % groups or self.features % groups:
-      raise ValueError(
-        f"groups: {groups} must divide the input channels ({channels}) and features ({self.features})."
+      refuse(
+        self,
+        f"groups: {groups} must divide the input channels ({channels}) and features ({self.features}).",
       )
     shape = (self.kernel, self.kernel, channels // groups, self.features)
     fan_out = self.kernel**2 * self.features / groups
@@ -148,6 +169,9 @@ class BatchNorm(LeafOp):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
+    check_floats(self, x)
+    check_norm(self, self.norm)
+    check_act(self, self.act)
     return normalise(self, self.norm, self.act, x, train)
 
 
@@ -167,6 +191,10 @@ class Dense(LeafOp):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    check_counts(self, "features")
+    check_floats(self, x)
+    if x.ndim < 2 or 0 in x.shape[1:]:
+      refuse(self, f"it reads shape {x.shape}, which must be (batch, ...) with values in it.")
     x = x.reshape(x.shape[0], -1)
     start = Initial(deviation=x.shape[-1] ** -0.5)
     weight = self.param("kernel", start, (x.shape[-1], self.features))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxcompress import ops
 from jaxcompress.nn.activations import activate
+from jaxcompress.nn.checks import check_act, check_counts, check_map, is_whole, refuse, windows
 from jaxcompress.nn.layers import LeafOp
 
 
@@ -20,7 +21,10 @@ class Add(LeafOp):
   """
 
   @nn.compact
-  def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+  def __call__(self, *xs: jax.Array) -> jax.Array:
+    x, y = _pair(self, xs)
+    if x.shape != y.shape:
+      refuse(self, f"it reads shapes {x.shape} and {y.shape}, which must be the same.")
     return x + y
 
 
@@ -34,8 +38,21 @@ class Multiply(LeafOp):
   """
 
   @nn.compact
-  def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+  def __call__(self, *xs: jax.Array) -> jax.Array:
+    x, y = _pair(self, xs)
+    if y.shape not in (x.shape, (x.shape[0], 1, 1, x.shape[-1])):
+      refuse(
+        self,
+        f"it reads shapes {x.shape} and {y.shape}; the second must be as the first, or (batch, 1, 1,"
+        " channels).",
+      )
     return x * y
+
+
+def _pair(layer: LeafOp, xs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+  if len(xs) != 2:
+    refuse(layer, f"it reads two arrays, got {len(xs)}; take a layer of its own for each pair.")
+  return xs[0], xs[1]
 
 
 class Concat(LeafOp):
@@ -48,6 +65,9 @@ class Concat(LeafOp):
 
   @nn.compact
   def __call__(self, *xs: jax.Array) -> jax.Array:
+    if not xs or len({(x.ndim, x.shape[:-1]) for x in xs}) > 1:
+      found = ", ".join(str(x.shape) for x in xs) or "none"
+      refuse(self, f"it reads arrays that differ in their channels only, got shapes {found}.")
     return jnp.concatenate(xs, axis=-1)
 
 
@@ -64,8 +84,10 @@ class Split(LeafOp):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+    if isinstance(self.sizes, int) or not all(is_whole(size, 1) for size in self.sizes):
+      refuse(self, f"sizes must be whole numbers of 1 or more, got {self.sizes!r}.")
     if sum(self.sizes) != x.shape[-1]:
-      raise ValueError(f"sizes: {tuple(self.sizes)} must add up to the {x.shape[-1]} channels.")
+      refuse(self, f"sizes: {tuple(self.sizes)} must add up to the {x.shape[-1]} channels.")
     edges = [sum(self.sizes[:i]) for i in range(1, len(self.sizes))]
     return tuple(jnp.split(x, edges, axis=-1))
 
@@ -82,8 +104,9 @@ class ChannelShuffle(LeafOp):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    check_counts(self, "groups")
     if x.shape[-1] % self.groups:
-      raise ValueError(f"groups: {self.groups} must divide the {x.shape[-1]} channels.")
+      refuse(self, f"groups: {self.groups} must divide the {x.shape[-1]} channels.")
     y = x.reshape(*x.shape[:-1], self.groups, -1)
     return jnp.swapaxes(y, -1, -2).reshape(x.shape)
 
@@ -96,11 +119,12 @@ class _Pool(LeafOp):
   padding: ops.Padding = "SAME"
 
   def _window(self, x: jax.Array, init: float, combine) -> jax.Array:
-    pads = ops.resolve_padding(self.padding, x.shape[1:3], self.kernel, self.stride)
+    pads = windows(self, x)
     if max(map(max, pads)) >= self.kernel:
-      raise ValueError(
+      refuse(
+        self,
         f"padding: {self.padding!r} leaves windows of {self.kernel} without a cell of the image; pad"
-        f" less than {self.kernel}."
+        f" less than {self.kernel}.",
       )
     window, strides = (1, self.kernel, self.kernel, 1), (1, self.stride, self.stride, 1)
     return jax.lax.reduce_window(x, init, combine, window, strides, ((0, 0), *pads, (0, 0)))
@@ -162,6 +186,7 @@ class GlobalAvgPool(LeafOp):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    check_map(self, x)
     return jnp.mean(x, axis=(1, 2), keepdims=self.keepdims)
 
 
@@ -177,4 +202,5 @@ class Activation(LeafOp):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    check_act(self, self.act)
     return activate(self.act, x)

@@ -221,7 +221,9 @@ def _attributes(module: nn.Module) -> FrozenDict:
 
 
 def _hashable(value: Any) -> Any:
-  return tuple(value.tolist()) if isinstance(value, np.ndarray) else value
+  if isinstance(value, np.ndarray):
+    value = value.tolist()
+  return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _needed(nodes: list[Node], outputs: set[str]) -> tuple[Node, ...]:

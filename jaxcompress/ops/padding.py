@@ -29,7 +29,7 @@ def resolve_padding(
     ``((top, bottom), (left, right))``.
 
   Raises:
-    ValueError: for an unknown name, pairs of another shape, or negative numbers.
+    ValueError: for an unknown name, pairs of another shape, or numbers that are negative or not whole.
 
   Examples:
     >>> resolve_padding("SAME", (8, 7), kernel=3, stride=2)
@@ -44,6 +44,8 @@ def resolve_padding(
     except (TypeError, ValueError):
       message = f"padding: {padding!r} must be ((top, bottom), (left, right)) or a name."
       raise ValueError(message) from None
+    if not all(isinstance(n, int | np.integer) for n in (top, bottom, left, right)):
+      raise ValueError(f"padding: {padding!r} must be whole numbers of cells.")
     if min(top, bottom, left, right) < 0:
       raise ValueError(f"padding: {padding!r} must not be negative; crop the images instead.")
     return (top, bottom), (left, right)

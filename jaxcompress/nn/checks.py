@@ -1,0 +1,99 @@
+"""What leaf ops refuse when they are called: a sentence that names the layer, the rule and the value."""
+
+import math
+import numbers
+from typing import Any, NoReturn
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.nn.activations import ACTIVATIONS
+from jaxcompress.nn.norm import Norm
+from jaxcompress.ops.padding import Pads, output_size, resolve_padding
+
+
+def refuse(layer: nn.Module, message: str) -> NoReturn:
+  """Raises a ValueError that begins with the layer's name and op."""
+  name, op = "/".join(layer.path), type(layer).__name__
+  raise ValueError(f"layer {name!r} ({op}): {message}" if name else f"{op}: {message}")
+
+
+def is_whole(value: Any, least: int) -> bool:
+  """Whether a value is a whole number that is large enough; True and False are none.
+
+  Examples:
+    >>> is_whole(3, 1), is_whole(np.int64(0), 1), is_whole(True, 1), is_whole((3, 1), 1)
+    (True, False, False, False)
+  """
+  return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
+
+
+def check_counts(layer: nn.Module, *fields: str) -> None:
+  """Fields of the layer must be whole numbers of 1 or more."""
+  for field in fields:
+    value = getattr(layer, field)
+    if not is_whole(value, 1):
+      hint = ", the side of a square" if field == "kernel" else ""
+      hint = ", for both directions" if field == "stride" else hint
+      refuse(layer, f"{field} must be one whole number of 1 or more{hint}, got {value!r}.")
+
+
+def check_act(layer: nn.Module, act: Any) -> None:
+  """It must be the name of an activation function or None."""
+  if act is not None and (not isinstance(act, str) or act not in ACTIVATIONS):
+    choices = ", ".join(str(choice) for choice in ACTIVATIONS)
+    refuse(layer, f"act: {act!r} is no activation function; it must be one of {choices}.")
+
+
+def check_norm(layer: nn.Module, norm: Any) -> None:
+  """It must be a :class:`Norm` with numbers that normalise."""
+  if not isinstance(norm, Norm):
+    refuse(layer, f"norm must be a jaxcompress.nn.Norm, got {norm!r}.")
+  for field, least, most in (("epsilon", 0, math.inf), ("momentum", 0, 1)):
+    value = getattr(norm, field)
+    if not isinstance(value, numbers.Real) or not least <= value <= most or value == math.inf:
+      bound = "not negative" if most == math.inf else f"{least} to {most}"
+      refuse(layer, f"norm: {field} must be a number, {bound}, got {value!r}.")
+
+
+def check_floats(layer: nn.Module, x: jax.Array) -> None:
+  """The input must be floats: weights take its dtype, and integers would cut them off."""
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    refuse(
+      layer,
+      f"it reads {x.dtype}, which must be floats; map images to them first, as"
+      " jaxcompress.data.Preprocess does.",
+    )
+
+
+def check_map(layer: nn.Module, x: jax.Array) -> None:
+  """The input must be (batch, height, width, channels), float, with cells in it."""
+  if x.ndim != 4:
+    refuse(layer, f"it reads shape {x.shape}, which must be (batch, height, width, channels).")
+  check_floats(layer, x)
+  if 0 in x.shape[1:]:
+    refuse(layer, f"it reads a map without cells, {x.shape[1:]}; give larger images.")
+
+
+def windows(layer: Any, x: jax.Array) -> Pads:
+  """The padding of a layer with ``kernel``, ``stride`` and ``padding`` on its input, as numbers.
+
+  Raises:
+    ValueError: if one of the three is odd, or no window fits in the map.
+  """
+  check_counts(layer, "kernel", "stride")
+  check_map(layer, x)
+  size, kernel = x.shape[1:3], layer.kernel
+  try:
+    pads = resolve_padding(layer.padding, size, kernel, layer.stride)
+  except ValueError as error:
+    refuse(layer, str(error))
+  if 0 in output_size(size, (kernel, kernel), layer.stride, pads):
+    refuse(
+      layer,
+      f"the image is too small: windows of {kernel} x {kernel} do not fit in a map of {size[0]} x"
+      f" {size[1]}; give larger images, a smaller kernel or more padding.",
+    )
+  return pads
