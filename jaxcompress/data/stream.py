@@ -89,10 +89,7 @@ class Stream:
       self.close()
       self._batches = self._from(position)
     self._next = position + 1
-    try:
-      return next(self._batches)
-    except images.DamagedError as error:  # grain adds lines of its own
-      raise images.DamagedError(str(error).splitlines()[0], error.files) from None
+    return next(self._batches)
 
   def close(self) -> None:
     """Ends the processes."""

@@ -50,7 +50,7 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> pathlib.Path
 
   Args:
     path: the file; what was there is replaced.
-    data: its content; text is written as UTF-8.
+    data: its content; text is written as UTF-8, bytes of names that are none as escapes.
 
   Returns:
     The path.
@@ -62,13 +62,17 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> pathlib.Path
     >>> import tempfile
     >>> write_atomically(tempfile.mkdtemp() + "/a.bin", b"whole").read_bytes()
     b'whole'
+    >>> write_atomically(tempfile.mkdtemp() + "/a.txt", "caf\\udce9").read_bytes()
+    b'caf\\\\udce9'
   """
   path = pathlib.Path(path)
   if not path.name:
     raise ValueError(f"path: {str(path)!r} is no name of a file; give one.")
   temporary = path.with_name(f".{uuid.uuid4().hex}")
   try:
-    temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+    temporary.write_bytes(
+      data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    )
     os.replace(temporary, path)
   except OSError as error:
     raise ValueError(f"path: {path} cannot be written ({error.strerror}).") from error

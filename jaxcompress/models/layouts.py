@@ -1,10 +1,16 @@
 """Where networks halve the resolution, for large and for small images; rounding of channels."""
 
+import math
+import numbers
 from collections.abc import Sequence
+
+from jaxcompress.nn.checks import is_whole
 
 LAYOUTS = {"imagenet": 224, "cifar": 32}  # and the side of the images that they are meant for
 SMALL_IMAGE = 64
 HALVINGS_LEFT_OUT = 2
+COUNTS = ("num_classes", "expand", "widen")
+"""Arguments of models that are whole numbers."""
 
 
 def layout_strides(layout: str, image_size: int, strides: Sequence[int]) -> tuple[int, ...]:
@@ -56,9 +62,18 @@ def check_layout(layout: str, *others: str) -> None:
 
 
 def check_positive(**values: float) -> None:
-  """Raises ``ValueError`` for the first keyword whose value is not above zero."""
+  """Raises ``ValueError`` for the first keyword whose value is no number above zero.
+
+  Those of :data:`COUNTS` must be whole.
+
+  Examples:
+    >>> check_positive(num_classes=10, width=0.5)
+  """
   for name, value in values.items():
-    if not value > 0:
+    whole = name in COUNTS
+    if whole and not is_whole(value, 1):
+      raise ValueError(f"{name}: {value!r} must be positive and whole.")
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
       raise ValueError(f"{name}: {value!r} must be positive.")
 
 

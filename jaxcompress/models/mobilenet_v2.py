@@ -72,7 +72,9 @@ class InvertedResidual(nn.Module):
       norm=self.norm,
       name="depthwise",
     )(y, train=train)
-    norm = self.norm._replace(zero=residual and self.zero_residual)
+    norm = self.norm
+    if norm is not None:
+      norm = norm._replace(zero=residual and self.zero_residual)
     y = ConvNorm(self.features, norm=norm, name="project")(y, train=train)  # linear bottleneck
     return Add(name="add")(x, y) if residual else y
 

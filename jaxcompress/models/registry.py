@@ -37,6 +37,7 @@ from jaxcompress.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_crd
 from jaxcompress.models.vgg import vgg, vgg8, vgg11, vgg13, vgg16, vgg19
 from jaxcompress.models.wide_resnet import wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 from jaxcompress.nn import Graph, count_macs, count_parameters, trace_init
+from jaxcompress.nn.checks import is_whole
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
   make.__name__: make
@@ -198,12 +199,19 @@ def summarize(model: nn.Module, image_size: int | None = None, channels: int = 3
     image_size: side of the images in pixels; by default the model's own ``image_size``.
     channels: channels of the images.
 
+  Raises:
+    ValueError: if a size is no whole number of 1 or more, the images are too small for the network,
+      or it is not made of leaf ops (see :func:`~jaxcompress.nn.trace`).
+
   Examples:
     >>> summary = summarize(resnet56())
     >>> summary.parameters, round(summary.macs / 1e6, 1)
     (861620, 125.8)
   """
-  size = image_size or getattr(model, "image_size", 224)
+  size = getattr(model, "image_size", 224) if image_size is None else image_size
+  for name, value in (("image_size", size), ("channels", channels)):
+    if not is_whole(value, 1):
+      raise ValueError(f"{name}: {value!r} must be a whole number of 1 or more.")
   x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
   graph, variables = trace_init(model, x)
   return Summary(graph, count_parameters(variables["params"]), count_macs(graph), variables)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.nn.checks import is_whole
 from jaxcompress.nn.shapes import only_shapes, shapes_alone
 
 CHUNK = 2**18  # numbers drawn at once
@@ -82,11 +83,19 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
   Returns:
     A nested dict of ``params`` and ``batch_stats``.
 
+  Raises:
+    ValueError: if ``image_shape`` is not three whole numbers of 1 or more, or images of it are too
+      small for the network.
+
   Examples:
     >>> from jaxcompress import models
     >>> sorted(init_variables(models.resnet8(10), jax.random.key(0), (32, 32, 3)))
     ['batch_stats', 'params']
   """
+  if len(image_shape) != 3 or not all(is_whole(side, 1) for side in image_shape):
+    raise ValueError(
+      f"image_shape: {tuple(image_shape)} must be (height, width, channels), 1 or more each."
+    )
   image = jnp.zeros((1, *image_shape))
   init = partial(model.init, train=False)
   if isinstance(rng, jax.core.Tracer):

@@ -1,8 +1,9 @@
 """Parameters and multiply-adds against the published ones."""
 
+import jax
 import pytest
 
-from jaxcompress import models
+from jaxcompress import init_variables, models
 
 TORCHVISION = {"scaling": "torchvision"}
 BIASED = {"classifier_bias": True}
@@ -125,6 +126,15 @@ def test_every_width_between_the_published_ones_builds(name, width):
   assert summary.parameters > 0
 
 
+def init(model, image_shape):
+  return init_variables(model, jax.random.key(0), image_shape)
+
+
+def test_a_network_without_normalization_is_built_with_zero_residuals_too():
+  summary = models.summarize(models.mobilenet_v2(10, width=0.25, norm=None, zero_residual=True), 32)
+  assert "batch_stats" not in summary.variables
+
+
 @pytest.mark.parametrize(
   ("make", "message"),
   [
@@ -134,6 +144,22 @@ def test_every_width_between_the_published_ones_builds(name, width):
     (lambda: models.mobilenet_v2(layout="huge"), "layout: 'huge'"),
     (lambda: models.ghostnet(layout="short"), "layout: 'short'"),
     (lambda: models.mobilenet_v2(width=0.0), "width: 0.0 must be positive"),
+    (lambda: models.mobilenet_v2(width=float("inf")), "width: inf must be positive"),
+    (lambda: models.ghostnet(width="wide"), "width: 'wide' must be positive"),
+    (lambda: models.mobilenet_v1(resolution=None), "resolution: None must be positive"),
+    (lambda: models.resnet8(0), "num_classes: 0 must be positive and whole"),
+    (lambda: models.vgg8(-1), "num_classes: -1 must be positive and whole"),
+    (lambda: models.shufflenet_v2(2.5), "num_classes: 2.5 must be positive and whole"),
+    (lambda: models.wide_resnet(16, 1.5), "widen: 1.5 must be positive and whole"),
+    (lambda: models.summarize(models.resnet8(), 0), "image_size: 0 must be a whole number"),
+    (lambda: models.summarize(models.resnet8(), (32, 32)), "image_size: .* must be a whole number"),
+    (lambda: models.summarize(models.resnet8(), 32, -1), "channels: -1 must be a whole number"),
+    (
+      lambda: models.summarize(models.vgg8(), 5),
+      "layer 'stage3_pool' .MaxPool.: the image is too small",
+    ),
+    (lambda: init(models.resnet8(), (0, 32, 3)), "image_shape: .0, 32, 3. must be .height, width"),
+    (lambda: init(models.resnet8(), (32, 32)), "image_shape: .32, 32. must be .height, width"),
     (lambda: models.mobilenet_v3_small(scaling="keras"), "scaling: 'keras' is unknown"),
     (lambda: models.shufflenet_v1(groups=5), "groups: 5 must be one of 1, 2, 3, 4, 8"),
     (lambda: models.resnet_cifar(9), "depth: 9"),

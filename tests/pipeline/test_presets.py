@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from rich.console import Console
 from jaxcompress import data as datasets
 from jaxcompress import training
 from jaxcompress.pipeline import PRESETS, networks, phases
+from jaxcompress.pipeline import run as runs
 from jaxcompress.pipeline.context import Context, Schedule
 from jaxcompress.pipeline.options import make_options
 
@@ -112,3 +114,30 @@ def test_validation_images_are_trained_on_where_the_protocol_has_none(tmp_path):
   data = context("kd-cifar100", tmp_path).data
   whole = data.with_validation_trained()
   assert len(whole.train) == 2 * len(data.train) and len(whole.validation) == len(data.validation)
+
+
+def test_images_are_mirrored_as_the_options_say_before_the_preset_and_the_data_set():
+  assert make_options({"preset": "crd-cifar100"}).flip is True
+  assert make_options({"preset": "crd-cifar100", "flip": False}).flip is False
+  assert make_options({}).flip is None
+  for name, preset in PRESETS.items():
+    for flip in (True, False):
+      found = preset.augment(datasets.load("digits", limit=20, flip=flip))
+      assert f"flip={flip}" in repr(found), name
+
+
+@pytest.mark.parametrize(
+  ("flip", "says"),
+  [
+    (None, "mirrored images are not trained on too; --flip or --no-flip decides"),
+    (True, "mirrored images are trained on too"),
+    (False, "mirrored images are not trained on too"),
+  ],
+)
+def test_a_run_tells_what_was_left_out_and_whether_images_are_mirrored(flip, says):
+  data = datasets.load("digits", limit=20, flip=flip)
+  data = dataclasses.replace(data, notes=("left out: 2 hidden files ([bold], .x)",))
+  console = Console(file=io.StringIO(), width=100)
+  runs._tell(data, make_options({"flip": flip}), console)
+  lines = console.file.getvalue().splitlines()
+  assert lines == ["  left out: 2 hidden files ([bold], .x)", f"  {says}"]
