@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxcompress.data import images
 from jaxcompress.data.dataset import Dataset, Split
-from jaxcompress.data.encoded import FileStore, encode_images, fits_memory
+from jaxcompress.data.encoded import EncodedImages, FileStore, encode_images, fits_memory
 from jaxcompress.data.names import fault, look_alike, normal, printable
 from jaxcompress.data.repeated import file_keys, pixel_keys, repeated_notes
 from jaxcompress.data.splits import at_most, name_order, three_way
@@ -88,7 +88,7 @@ def folder(
     part: found.pick(at_most(found.labels, found.order, limit)) for part, found in files.items()
   }
   pixels, repeated = _read(files, root, size, in_memory)
-  splits = {part: Split(pixels[part], found.labels) for part, found in files.items()}
+  splits: Any = {part: Split(pixels[part], found.labels) for part, found in files.items()}
   skipped = (f"left out: {left_out.text()}",) if left_out.names else ()
   name = f"folder:{printable(path)}"
   return Dataset(name=name, classes=classes, notes=(*skipped, *absent, *repeated), **splits)
@@ -107,6 +107,7 @@ def _read(
   shape = images.usual_size([fact.size for fact in sound]) if size is None else (size, size)
   if in_memory is None:
     in_memory = fits_memory(len(paths), shape)
+  pixels: list[np.ndarray] | list[EncodedImages]
   if in_memory:  # decoding finds all damage
     whole = images.decode(paths, shape)
     pixels, keys = np.split(whole, ends), pixel_keys(whole)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def glyphs(*, seed: int = 0, size: int = 32, limit: int | None = None) -> Datase
     (47, 32, 32, 3)
   """
   style = GlyphStyle(size=size)
-  parts = {
+  parts: Any = {
     part: _part(style, seed, STREAMS[part], count if limit is None else min(count, limit))
     for part, count in COUNTS.items()
   }

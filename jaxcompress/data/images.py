@@ -131,10 +131,9 @@ def read_image(source: Source, size: Size) -> np.ndarray:
 
 
 def _open(source: Source) -> Image.Image:
-  is_file = not isinstance(source, bytes)
-  if not (source.stat().st_size if is_file else len(source)):
+  if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
     raise ValueError(EMPTY)
-  return Image.open(source if is_file else io.BytesIO(source))
+  return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

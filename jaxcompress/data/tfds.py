@@ -17,6 +17,7 @@ import numpy as np
 from jaxcompress.data import cache, images
 from jaxcompress.data.dataset import Dataset, Split
 from jaxcompress.data.encoded import brought_to, fits_memory
+from jaxcompress.data.names import printable
 from jaxcompress.data.splits import at_most, random_order, three_way
 
 BATCH = 1024  # records read at once
@@ -165,14 +166,14 @@ def tfds(
       images.require_memory(counts[part], shape)
     read = source.first if in_memory else source.stored
     records[part] = _guarded(lambda read=read, part=part: read(counts[part]), place)
-  splits = {}
+  splits: Any = {}
   for part, found in _complete(records, seed).items():
     order = random_order(len(found.labels), seed)
     found = found.pick(at_most(found.labels, order, limit))
     splits[part] = Split(brought_to(found.images, shape, in_memory), found.labels)
   classes = tuple(builder.info.features[label_key].names)
   flip = builder.name in MIRRORED
-  return Dataset(name=f"tfds:{name}", classes=classes, flip=flip, **splits)
+  return Dataset(name=f"tfds:{printable(name)}", classes=classes, flip=flip, **splits)
 
 
 def locate(name: str) -> pathlib.Path:

@@ -27,7 +27,7 @@ def is_whole(value: Any, least: int) -> bool:
     >>> is_whole(3, 1), is_whole(np.int64(0), 1), is_whole(True, 1), is_whole((3, 1), 1)
     (True, False, False, False)
   """
-  return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
+  return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= least
 
 
 def check_counts(layer: nn.Module, *fields: str) -> None:
@@ -51,10 +51,10 @@ def check_norm(layer: nn.Module, norm: Any) -> None:
   """It must be a :class:`Norm` with numbers that normalise."""
   if not isinstance(norm, Norm):
     refuse(layer, f"norm must be a jaxcompress.nn.Norm, got {norm!r}.")
-  for field, least, most in (("epsilon", 0, math.inf), ("momentum", 0, 1)):
+  for field, most in (("epsilon", math.inf), ("momentum", 1.0)):
     value = getattr(norm, field)
-    if not isinstance(value, numbers.Real) or not least <= value <= most or value == math.inf:
-      bound = "not negative" if most == math.inf else f"{least} to {most}"
+    if not isinstance(value, numbers.Real) or not 0 <= float(value) <= most or math.isinf(value):
+      bound = "not negative" if math.isinf(most) else "0 to 1"
       refuse(layer, f"norm: {field} must be a number, {bound}, got {value!r}.")
 
 
