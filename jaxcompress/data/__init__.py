@@ -12,6 +12,7 @@ from jaxcompress.data.augment import (
 )
 from jaxcompress.data.dataset import Dataset, Split
 from jaxcompress.data.encoded import EncodedImages, in_chunks
+from jaxcompress.data.images import DamagedError
 from jaxcompress.data.load import load
 from jaxcompress.data.order import batch_at, batch_indices, eval_batches
 from jaxcompress.data.preprocess import Preprocess
@@ -22,6 +23,7 @@ from jaxcompress.data.unlabelled import calibration_images
 __all__ = [
   "Augment",
   "ColorJitter",
+  "DamagedError",
   "Dataset",
   "EncodedImages",
   "Mix",

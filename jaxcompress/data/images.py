@@ -32,6 +32,13 @@ class DamagedError(ValueError):
 
   Attributes:
     files: names of all of them, as far as they have one.
+
+  Examples:
+    >>> try:
+    ...   decode([pathlib.Path("/no/such.png"), pathlib.Path("/nor/this.png")], (8, 8))
+    ... except DamagedError as error:
+    ...   print(error.files)
+    ('/no/such.png', '/nor/this.png')
   """
 
   def __init__(self, message: str, files: Sequence[str] = ()):

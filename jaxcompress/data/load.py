@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Callable
 
 from jaxcompress.data.dataset import Dataset
+from jaxcompress.nn.checks import is_whole
 
 BUILT_IN = ("glyphs", "digits")
 ELSEWHERE = ("tfds", "folder")  # with a name or path after a colon
@@ -45,8 +46,14 @@ def load(
     (100, 32, 32, 3)
   """
   for name, value, least in (("seed", seed, 0), ("size", size, 1), ("limit", limit, 1)):
-    if value is not None and value < least:
-      raise ValueError(f"{name}: {value} must be at least {least}.")
+    if value is not None and not is_whole(value, least):
+      raise ValueError(f"{name}: {value!r} must be at least {least}, and whole.")
+  if seed is None or seed >= 2**64:
+    raise ValueError(f"seed: {seed} must be a whole number below 2**64.")
+  if flip not in (None, True, False):
+    raise ValueError(f"flip: {flip!r} must be True, False or None.")
+  if not isinstance(spec, str):
+    raise ValueError(f"data: {spec!r} must be text, such as 'glyphs' or 'folder:PATH'.")
   kind, colon, rest = spec.partition(":")
   if kind not in (ELSEWHERE if colon else BUILT_IN) or (colon and not rest):
     choices = "glyphs, digits, tfds:NAME or folder:PATH"

@@ -1,6 +1,7 @@
 """The same image in several parts of a data set, or in two classes."""
 
 import hashlib
+import itertools
 import pathlib
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,10 +42,10 @@ def repeated_notes(
   labels: Mapping[str, np.ndarray],
   names: Mapping[str, Sequence[str]],
 ) -> tuple[str, ...]:
-  """Lines that tell of images that are in the training images and another part, or in two classes.
+  """Lines that tell of images that are in two parts, or in two classes.
 
   Args:
-    parts: keys of the images of ``train``, ``validation`` and ``test``.
+    parts: keys of the images of each part.
     labels: of each part.
     names: of the images' files, likewise.
 
@@ -53,28 +54,25 @@ def repeated_notes(
     >>> labels = {"train": np.array([0, 1]), "test": np.array([1, 0])}
     >>> names = {"train": ["a/1.png", "b/1.png"], "test": ["b/2.png", "a/2.png"]}
     >>> repeated_notes(parts, labels, names)
-    ('1 of 2 test images is a training image too (a/2.png is a/1.png)',)
+    ('1 of 2 test images is a train image too (a/2.png is a/1.png)',)
   """
   notes = []
-  trained: dict[Hashable, str] = {}
-  for key, name in zip(parts["train"], names["train"], strict=True):
-    trained.setdefault(key, name)
-  for part in parts:
-    again = [i for i, key in enumerate(parts[part]) if key in trained]
-    if part != "train" and again:
-      verb, what = ("is a", "image") if len(again) == 1 else ("are", "images")
-      other, own = names[part][again[0]], trained[parts[part][again[0]]]
-      notes.append(
-        f"{len(again):,} of {len(parts[part]):,} {part} images {verb} training {what} too"
-        f" ({printable(other)} is {printable(own)})"
-      )
+  first: dict[str, dict[Hashable, str]] = {part: {} for part in parts}
   classes: dict[Hashable, dict[int, str]] = {}
   for part, keys in parts.items():
     for key, label, name in zip(keys, labels[part].tolist(), names[part], strict=True):
+      first[part].setdefault(key, name)
       classes.setdefault(key, {}).setdefault(label, name)
+  for earlier, part in itertools.combinations(parts, 2):
+    again = [i for i, key in enumerate(parts[part]) if key in first[earlier]]
+    if again:
+      what = f"is a {earlier} image" if len(again) == 1 else f"are {earlier} images"
+      example = f"{names[part][again[0]]} is {first[earlier][parts[part][again[0]]]}"
+      count = f"{len(again):,} of {len(parts[part]):,} {part} images"
+      notes.append(f"{count} {what} too ({printable(example)})")
   torn = [list(found.values()) for found in classes.values() if len(found) > 1]
   if torn:
-    verb = "image is" if len(torn) == 1 else "images are"
-    first, second = map(printable, torn[0][:2])
-    notes.append(f"{len(torn):,} {verb} in several classes ({first} is {second})")
+    what = "image is" if len(torn) == 1 else "images are"
+    example = f"{torn[0][0]} is {torn[0][1]}"
+    notes.append(f"{len(torn):,} {what} in several classes ({printable(example)})")
   return tuple(notes)

@@ -239,10 +239,12 @@ def test_test_images_that_are_trained_on_are_told(in_memory, tmp_path):
   for i in (1, 3):
     shutil.copy(tmp_path / f"train/cat/00{i}.png", tmp_path / f"test/cat/00{i + 6}.png")
   shutil.copy(tmp_path / "train/dog/002.png", tmp_path / "valid/dog/x.png")
+  shutil.copy(tmp_path / "valid/dog/004.png", tmp_path / "test/dog/y.png")
   shutil.copy(tmp_path / "train/dog/002.png", tmp_path / "train/dog/twice.png")  # no harm
   assert data.load(f"folder:{tmp_path}", in_memory=in_memory).notes == (
-    "1 of 11 validation images is a training image too (valid/dog/x.png is train/dog/002.png)",
-    "2 of 12 test images are training images too (test/cat/007.png is train/cat/001.png)",
+    "1 of 11 validation images is a train image too (valid/dog/x.png is train/dog/002.png)",
+    "2 of 13 test images are train images too (test/cat/007.png is train/cat/001.png)",
+    "1 of 13 test images is a validation image too (test/dog/y.png is valid/dog/004.png)",
   )
 
 
@@ -267,7 +269,7 @@ def test_equal_pixels_in_other_files_are_told(tmp_path):
   same.save(tmp_path / "test/dog/again.png", compress_level=1)
   (note,) = data.load(f"folder:{tmp_path}").notes
   assert note == (
-    "1 of 7 test images is a training image too (test/dog/again.png is train/dog/001.png)"
+    "1 of 7 test images is a train image too (test/dog/again.png is train/dog/001.png)"
   )
 
 

@@ -79,6 +79,12 @@ def test_a_limit_takes_every_class_while_there_is_room(labels, limit, seed):
     (lambda: data.load("digits:8"), "data: 'digits:8' is unknown"),
     (lambda: data.load("digits", seed=-1), "seed: -1 must be at least 0"),
     (lambda: data.load("digits", limit=0), "limit: 0 must be at least 1"),
+    (lambda: data.load("digits", limit=2.5), "limit: 2.5 must be at least 1, and whole"),
+    (lambda: data.load("digits", size="32"), "size: '32' must be at least 1, and whole"),
+    (lambda: data.load("digits", seed=None), "seed: None must be a whole number below"),
+    (lambda: data.load("folder:/", seed=2**64), r"seed: 18446744073709551616 must be .* 2\*\*64"),
+    (lambda: data.load("digits", flip="no"), "flip: 'no' must be True, False or None"),
+    (lambda: data.load(None), "data: None must be text"),
     (lambda: data.load("digits", size=0), "size: 0 must be at least 1"),
     (lambda: data.load("digits", size=4), "size: 4 is out of range"),
   ],
@@ -95,3 +101,32 @@ def test_parts_of_a_data_set_must_fit_each_other():
     data.Dataset(name="x", classes=("a", "b"), train=part, validation=part, test=small)
   with pytest.raises(ValueError, match="train: labels 0 to 1 do not fit the 1 classes"):
     data.Dataset(name="x", classes=("a",), train=part, validation=part, test=part)
+
+
+@pytest.mark.parametrize(
+  ("name", "wrong"),
+  [
+    ("", "is blank"),
+    ("caf\udce9", "is not UTF-8"),
+    ("a\tb", "has control characters"),
+    (3, "no text"),
+  ],
+)
+def test_classes_have_names_that_can_be_written_everywhere(name, wrong):
+  part = data.Split(np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1], np.int32))
+  with pytest.raises(ValueError, match=f"classes: .* {wrong}") as caught:
+    data.Dataset(name="x", classes=("a", name), train=part, validation=part, test=part)
+  str(caught.value).encode()
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 8, 3), (2, 8, 0, 3), (2, 8, 8, 0)])
+def test_images_without_pixels_are_refused(shape):
+  with pytest.raises(ValueError, match="has images without pixels"):
+    data.Split(np.zeros(shape, np.uint8), np.zeros(2, np.int32))
+
+
+def test_a_set_with_nothing_to_train_on_is_refused():
+  part = data.Split(np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1], np.int32))
+  empty = data.Split(np.zeros((0, 8, 8, 3), np.uint8), np.zeros(0, np.int32))
+  with pytest.raises(ValueError, match="train: there are no images"):
+    data.Dataset(name="x", classes=("a", "b"), train=empty, validation=part, test=part)
