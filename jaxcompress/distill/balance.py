@@ -54,7 +54,7 @@ def by_uncertainty(**transforms: LossTransform) -> LossTransform:
     total = sum(weights[name] * values[name] + params["log_variance"][name] / 2 for name in names)
     return total, state, {**metrics, **_shown(weights)}
 
-  return LossTransform(init, update)
+  return LossTransform(init, update, chained.check)
 
 
 class MagnitudeState(NamedTuple):
@@ -123,7 +123,7 @@ def by_magnitude(decay: float = 0.99, **transforms: LossTransform) -> LossTransf
     total = sum(weights[name] * values[name] for name in names)
     return total, MagnitudeState(count, sizes, terms), {**metrics, **_shown(weights)}
 
-  return LossTransform(init, update)
+  return LossTransform(init, update, chained.check)
 
 
 def _terms(

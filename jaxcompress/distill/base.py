@@ -19,8 +19,13 @@ Teachers = tuple[Endpoints, ...]
 Metrics = dict[str, jax.Array]
 
 
+def check_nothing(batch: Batch) -> None:
+  """The ``check`` of losses that take any values."""
+  del batch
+
+
 class LossTransform(NamedTuple):
-  """A distillation loss: two pure functions.
+  """A distillation loss: two pure functions, and a third for losses that not all values suit.
 
   Attributes:
     init: ``(rng, student, teachers, batch) -> (params, state)``. It reads shapes only and raises
@@ -34,6 +39,10 @@ class LossTransform(NamedTuple):
       ``teacher_params`` (the networks' parameters, of the teachers as a tuple), and ``mesh`` (the
       devices that the batch is split over, or None); others are ignored. A state that is worth
       splitting too has a method ``partition(mesh)``, a tree of ``PartitionSpec`` like itself.
+      A batch of any size will do, whatever the size of the one that ``init`` saw.
+    check: ``(batch) -> None``, on the host; raises ``ValueError`` for values that ``update``, which
+      is traced, can only answer with a loss of NaN, such as places outside of memory banks. What is
+      traced or lies elsewhere is left alone. ``init_state`` and ``fit`` call it with their batches.
 
   ``student`` and each of ``teachers`` are :class:`~jaxcompress.nn.Endpoints`; the batch is a dict
   with ``label`` (batch,) int32 or soft ``target`` (batch, classes), and ``index`` (batch,) int32,
@@ -52,10 +61,13 @@ class LossTransform(NamedTuple):
 
   init: Callable[..., tuple[Any, Any]]
   update: Callable[..., tuple[jax.Array, Any, Metrics]]
+  check: Callable[[Batch], None] = check_nothing
 
 
 def stateless(
-  name: str, compute: Callable[[Endpoints, Teachers, Batch], jax.Array]
+  name: str,
+  compute: Callable[[Endpoints, Teachers, Batch], jax.Array],
+  check: Callable[[Batch], None] = check_nothing,
 ) -> LossTransform:
   """A loss without parameters or state from its formula.
 
@@ -64,6 +76,7 @@ def stateless(
     compute: ``(student, teachers, batch) -> scalar``. It gets float32 endpoints, the teachers'
       without gradient, and raises ``ValueError`` for shapes that do not fit; ``init`` calls it
       abstractly, so mistakes show there.
+    check: see :class:`LossTransform`.
 
   Returns:
     A :class:`LossTransform`.
@@ -83,21 +96,24 @@ def stateless(
     del params, extras
     return compute(student, teachers, batch), state
 
-  return stateful(name, init, update)
+  return stateful(name, init, update, check)
 
 
 def stateful(
   name: str,
   init: Callable[[jax.Array, Endpoints, Teachers, Batch], tuple[Any, Any]],
-  compute: Callable[..., tuple[jax.Array, Any]],
+  compute: Callable[..., tuple[Any, ...]],
+  check: Callable[[Batch], None] = check_nothing,
 ) -> LossTransform:
   """A loss with parameters or state from its formula.
 
   Args:
     name: of its metric.
     init: ``(rng, student, teachers, batch) -> (params, state)``; reads shapes only.
-    compute: ``(params, state, student, teachers, batch, extras) -> (scalar, state)``; ``extras``
-      is a dict. It gets float32 endpoints, the teachers' without gradient.
+    compute: ``(params, state, student, teachers, batch, extras) -> (scalar, state)``, and a dict of
+      further metrics if there are; ``extras`` is a dict. It gets float32 endpoints, the teachers'
+      without gradient.
+    check: see :class:`LossTransform`.
 
   Returns:
     A :class:`LossTransform`.
@@ -115,11 +131,14 @@ def stateful(
 
   def update(params, state, student, teachers, batch, **extras):
     params, state = jax.tree.map(jnp.asarray, (params, state))  # NumPy's from a checkpoint, say
-    loss, state = compute(params, state, _float32(student), _constant(teachers), batch, extras)
+    loss, state, *more = compute(
+      params, state, _float32(student), _constant(teachers), batch, extras
+    )
     loss = loss.astype(jnp.float32)
-    return loss, state, {name: jax.lax.stop_gradient(loss)}
+    metrics = {name: loss, **{key: value for found in more for key, value in found.items()}}
+    return loss, state, jax.lax.stop_gradient(metrics)
 
-  return LossTransform(init, update)
+  return LossTransform(init, update, check)
 
 
 def keep_where(keep: jax.Array, new: Any, old: Any, mesh: Mesh | None = None) -> Any:

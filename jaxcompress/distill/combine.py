@@ -73,7 +73,11 @@ def chain(*transforms: LossTransform) -> LossTransform:
         metrics[_unused(name, metrics)] = value
     return total, tuple(states), metrics
 
-  return LossTransform(init, update)
+  def check(batch):
+    for transform in transforms:
+      transform.check(batch)
+
+  return LossTransform(init, update, check)
 
 
 def named_chain(*pairs: tuple[str, LossTransform], **transforms: LossTransform) -> LossTransform:
@@ -131,7 +135,7 @@ def named_chain(*pairs: tuple[str, LossTransform], **transforms: LossTransform) 
         metrics |= {f"{name}/{key}": value for key, value in found.items()}
     return total, states, metrics
 
-  return LossTransform(init, update)
+  return LossTransform(init, update, chained.check)
 
 
 def scale(weight: schedules.ScalarOrSchedule, transform: LossTransform) -> LossTransform:
@@ -174,7 +178,7 @@ def scale(weight: schedules.ScalarOrSchedule, transform: LossTransform) -> LossT
     factor, count = schedules.read(weight, state.count)
     return factor * loss, ScaleState(count, inner), metrics
 
-  return LossTransform(init, update)
+  return LossTransform(init, update, transform.check)
 
 
 def for_teacher(i: int, transform: LossTransform) -> LossTransform:
@@ -213,7 +217,7 @@ def for_teacher(i: int, transform: LossTransform) -> LossTransform:
       extras = {**extras, "teacher_params": chosen(extras["teacher_params"])}
     return transform.update(params, state, student, chosen(teachers), batch, **extras)
 
-  return LossTransform(init, update)
+  return LossTransform(init, update, transform.check)
 
 
 def fold(extras: Mapping[str, Any], i: int) -> Mapping[str, Any]:

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from jaxcompress.distill import schedules
 from jaxcompress.distill.base import Batch, LossTransform, first_teacher, stateful
-from jaxcompress.distill.logits import check_logits, of_class
+from jaxcompress.distill.labels import check_labels, check_soft_labels, expected
+from jaxcompress.distill.logits import check_logits
 
 
 def dkd(
@@ -15,7 +16,8 @@ def dkd(
 
   ``T**2 * (alpha * TCKD + beta * NCKD)``, averaged over the batch. With ``p = softmax(x / T)``,
   TCKD is the KL divergence of ``(p_label, 1 - p_label)`` from teacher to student, and NCKD that
-  of the other classes' probabilities, normalised to sum 1.
+  of the other classes' probabilities, normalised to sum 1. For a soft label it is the mean of the
+  classes' losses, each weighted with its share.
 
   Args:
     alpha: weight of TCKD.
@@ -24,12 +26,14 @@ def dkd(
 
   Returns:
     A :class:`LossTransform` without parameters; metric ``dkd``. It reads ``logits`` of shape
-    (batch, classes) and ``batch["label"]`` (batch,) int32. The authors let its weight rise from 0
-    to 1 over 20 epochs.
+    (batch, classes), and ``batch["target"]`` (batch, classes) or ``batch["label"]`` (batch,), as
+    :func:`~jaxcompress.distill.cross_entropy` does. The authors let its weight rise from 0 to 1
+    over 20 epochs.
 
   Raises:
     ValueError: if a number is not finite or ``temperature`` not positive; on ``init``, if there is
-      no teacher, its classes differ, there are fewer than 2, or labels are missing.
+      no teacher, its classes differ, there are fewer than 2, or labels are missing or of the wrong
+      shape or dtype.
 
   Examples:
     >>> from jaxcompress.nn import Endpoints
@@ -55,13 +59,15 @@ def dkd(
     del params, extras
     softening, count = schedules.read(temperature, count)
     teacher = first_teacher(teachers, "dkd").logits
-    two_t, others_t = decoupled(teacher / softening, batch["label"])
-    two_s, others_s = decoupled(student.logits / softening, batch["label"])
-    target = jnp.mean(_divergence(two_t, two_s))
-    rest = jnp.mean(_divergence(others_t, others_s))
-    return jnp.square(softening) * (alpha * target + beta * rest), count
+    log_t, log_s = (jax.nn.log_softmax(x / softening) for x in (teacher, student.logits))
+    rest_t, rest_s = log_rest(log_t), log_rest(log_s)
+    gap = jnp.where(log_t == -jnp.inf, 0.0, log_t - log_s)
+    label_or_not = _weigh(log_t, gap) + _weigh(rest_t, rest_t - rest_s)
+    others = mean_of_rest(log_t, rest_t, gap) - rest_t + rest_s
+    loss = expected(alpha * label_or_not + beta * others, batch)
+    return jnp.square(softening) * jnp.mean(loss), count
 
-  return stateful("dkd", init, compute)
+  return stateful("dkd", init, compute, check_soft_labels)
 
 
 def nkd(gamma: float = 1.5, temperature: schedules.ScalarOrSchedule = 1.0) -> LossTransform:
@@ -69,7 +75,8 @@ def nkd(gamma: float = 1.5, temperature: schedules.ScalarOrSchedule = 1.0) -> Lo
 
   ``-t_label log s_label - gamma T**2 sum_{c != label} N(t / T)_c log N(s / T)_c``, averaged over
   the batch, where ``t`` and ``s`` are probabilities at temperature 1 and ``N`` is a softmax over
-  the other classes only.
+  the other classes only. For a soft label it is the mean of the classes' losses, each weighted with
+  its share; the authors' code takes its likeliest class alone.
 
   Args:
     gamma: weight of the other classes.
@@ -77,11 +84,13 @@ def nkd(gamma: float = 1.5, temperature: schedules.ScalarOrSchedule = 1.0) -> Lo
 
   Returns:
     A :class:`LossTransform` without parameters; metric ``nkd``. It reads ``logits`` of shape
-    (batch, classes) and ``batch["label"]`` (batch,) int32. It adds to a cross-entropy of weight 1.
+    (batch, classes), and ``batch["target"]`` (batch, classes) or ``batch["label"]`` (batch,), as
+    :func:`~jaxcompress.distill.cross_entropy` does. It adds to a cross-entropy of weight 1.
 
   Raises:
     ValueError: if ``gamma`` is not finite or ``temperature`` not positive; on ``init``, if there
-      is no teacher, its classes differ, there are fewer than 2, or labels are missing.
+      is no teacher, its classes differ, there are fewer than 2, or labels are missing or of the wrong
+      shape or dtype.
 
   Examples:
     >>> from jaxcompress.nn import Endpoints
@@ -106,61 +115,73 @@ def nkd(gamma: float = 1.5, temperature: schedules.ScalarOrSchedule = 1.0) -> Lo
   def compute(params, count, student, teachers, batch, extras):
     del params, extras
     softening, count = schedules.read(temperature, count)
-    teacher, label = first_teacher(teachers, "nkd").logits, batch["label"]
-    target = jnp.exp(of_class(jax.nn.log_softmax(teacher), label))
-    target = -target * of_class(jax.nn.log_softmax(student.logits), label)
-    _, others_t = decoupled(teacher / softening, label)
-    _, others_s = decoupled(student.logits / softening, label)
-    rest = -jnp.sum(_product(others_t, others_s), axis=-1)
-    return jnp.mean(target) + gamma * jnp.square(softening) * jnp.mean(rest), count
+    teacher, student = first_teacher(teachers, "nkd").logits, student.logits
+    of_label = -_weigh(jax.nn.log_softmax(teacher), jax.nn.log_softmax(student))
+    log_t, log_s = (jax.nn.log_softmax(x / softening) for x in (teacher, student))
+    others = log_rest(log_s) - mean_of_rest(log_t, log_rest(log_t), log_s)
+    return jnp.mean(expected(of_label + gamma * jnp.square(softening) * others, batch)), count
 
-  return stateful("nkd", init, compute)
+  return stateful("nkd", init, compute, check_soft_labels)
 
 
-def decoupled(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Log-probabilities of label or not, and of the other classes among themselves.
-
-  All are differences of log-sum-exps, so none is the logarithm of a probability that vanished.
+def log_rest(log_p: jax.Array) -> jax.Array:
+  """``log(1 - p_c)`` of each class, exact also where one class has almost everything.
 
   Args:
-    logits: (batch, classes).
-    label: (batch,) int32.
+    log_p: logarithms of probabilities, (batch, classes).
 
   Returns:
-    ``(two, others)`` of shapes (batch, 2) and (batch, classes); ``others`` is -inf at the label.
+    (batch, classes).
 
   Examples:
-    >>> two, others = decoupled(jnp.zeros((1, 4)), jnp.array([0]))
-    >>> jnp.exp(two).round(2).tolist(), (3 * jnp.exp(others)).round(2).tolist()
-    ([[0.25, 0.75]], [[0.0, 1.0, 1.0, 1.0]])
+    >>> rest = jnp.exp(log_rest(jnp.log(jnp.array([[0.75, 0.25, 0.0]]))))
+    >>> [round(p, 3) for p in rest[0].tolist()]
+    [0.25, 0.75, 1.0]
   """
-  is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
-  others = jnp.where(is_label, -jnp.inf, logits)
-  sum_of_others = jax.nn.logsumexp(others, axis=-1, keepdims=True)
-  both = jnp.concatenate([of_class(logits, label)[:, None], sum_of_others], axis=-1)
-  return jax.nn.log_softmax(both), others - sum_of_others
+  top = _top(log_p)
+  of_top = jax.nn.logsumexp(jnp.where(top, -jnp.inf, log_p), axis=-1, keepdims=True)
+  return jnp.where(top, of_top, jnp.log1p(-jnp.exp(jnp.where(top, -jnp.inf, log_p))))
 
 
-def _product(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
-  """``p log q`` elementwise; nothing, and no gradient, where p is 0."""
+def mean_of_rest(log_p: jax.Array, rest: jax.Array, x: jax.Array) -> jax.Array:
+  """``sum_(j != c) p_j x_j / (1 - p_c)`` for each class ``c``.
+
+  One sum serves all classes but the likeliest, which would be lost in what it leaves.
+
+  Args:
+    log_p: (batch, classes).
+    rest: its :func:`log_rest`.
+    x: (batch, classes).
+
+  Returns:
+    (batch, classes).
+
+  Examples:
+    >>> log_p = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+    >>> means = mean_of_rest(log_p, log_rest(log_p), jnp.array([[0.0, 1.0, 3.0]]))
+    >>> [round(x, 3) for x in means[0].tolist()]
+    [2.0, 1.0, 0.333]
+  """
+  top, parts = _top(log_p), _weigh(log_p, x)
+  others = jnp.sum(parts, axis=-1, keepdims=True) - parts
+  others = others / jnp.where(top, 1.0, jnp.exp(rest))
+  without = jax.nn.log_softmax(jnp.where(top, -jnp.inf, log_p))
+  return jnp.where(top, jnp.sum(_weigh(without, x), axis=-1, keepdims=True), others)
+
+
+def _top(log_p: jax.Array) -> jax.Array:
+  """The likeliest class, or the first of them, as (batch, classes) bool."""
+  return jax.nn.one_hot(jnp.argmax(log_p, axis=-1), log_p.shape[-1], dtype=bool)
+
+
+def _weigh(log_p: jax.Array, x: jax.Array) -> jax.Array:
+  """``p x`` elementwise; nothing, and no gradient, where p is 0."""
   possible = log_p != -jnp.inf
-  return jnp.where(possible, jnp.exp(log_p) * jnp.where(possible, log_q, 0.0), 0.0)
-
-
-def _divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
-  """KL divergence on the last axis."""
-  possible = log_p != -jnp.inf
-  log_ratio = jnp.where(possible, log_p, 0.0) - jnp.where(possible, log_q, 0.0)
-  return jnp.sum(jnp.where(possible, jnp.exp(log_p) * log_ratio, 0.0), axis=-1)
+  return jnp.where(possible, jnp.exp(log_p) * jnp.where(possible, x, 0.0), 0.0)
 
 
 def _check(name: str, student: jax.Array, teacher: jax.Array, batch: Batch) -> None:
   check_logits(student, teacher)
   if student.shape[-1] < 2:
     raise ValueError(f"student: {name} needs at least 2 classes and there is 1.")
-  if "label" not in batch or batch["label"].shape != student.shape[:-1]:
-    found = batch["label"].shape if "label" in batch else "missing"
-    raise ValueError(
-      f"batch: {name} reads 'label' of shape {student.shape[:-1]} and it is {found}; mixed targets"
-      " will not do."
-    )
+  check_labels(student.shape, batch)

@@ -1,13 +1,13 @@
 """Cross-entropy, and the divergence of softened logits with its variants."""
 
 import math
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from jaxcompress.distill import schedules
 from jaxcompress.distill.base import LossTransform, first_teacher, stateful, stateless
+from jaxcompress.distill.labels import check_soft_labels, expectation, expected
 from jaxcompress.distill.layers import init_linear, linear, norm
 
 
@@ -16,7 +16,8 @@ def cross_entropy(label_smoothing: float = 0.0) -> LossTransform:
 
   ``-mean_i sum_c y_ic log softmax(s_i)_c`` with ``y = (1 - e) target + e / classes``. The target
   is ``batch["target"]`` (batch, classes) if there is one, as mixup makes it, else the one-hot
-  ``batch["label"]`` (batch,).
+  ``batch["label"]`` (batch,), any integers. A label of no class, or a target that is negative or
+  does not sum to 1, makes the loss NaN.
 
   Args:
     label_smoothing: ``e``, in [0, 1).
@@ -27,7 +28,7 @@ def cross_entropy(label_smoothing: float = 0.0) -> LossTransform:
 
   Raises:
     ValueError: if ``label_smoothing`` is out of range; on ``init``, if labels are missing or of
-      the wrong shape.
+      the wrong shape or dtype; on ``check``, if a soft one is negative or does not sum to 1.
 
   Examples:
     >>> from jaxcompress.nn import Endpoints
@@ -46,13 +47,13 @@ def cross_entropy(label_smoothing: float = 0.0) -> LossTransform:
   def compute(student, teachers, batch):
     del teachers
     log_p = jax.nn.log_softmax(student.logits)
-    likelihood = _expected(log_p, batch)
+    likelihood = expected(log_p, batch)
     if label_smoothing:
       even = jnp.mean(log_p, axis=-1)
       likelihood = (1 - label_smoothing) * likelihood + label_smoothing * even
     return -jnp.mean(likelihood)
 
-  return stateless("cross_entropy", compute)
+  return stateless("cross_entropy", compute, check_soft_labels)
 
 
 def kd(temperature: schedules.ScalarOrSchedule = 4.0) -> LossTransform:
@@ -237,7 +238,7 @@ def softened_kl(
   """
   log_t = jax.nn.log_softmax(teacher / temperature)
   log_s = jax.nn.log_softmax(student / temperature)
-  return jnp.square(temperature) * jnp.mean(_expectation(jnp.exp(log_t), log_t - log_s))
+  return jnp.square(temperature) * jnp.mean(expectation(jnp.exp(log_t), log_t - log_s))
 
 
 def standardised(logits: jax.Array) -> jax.Array:
@@ -249,41 +250,6 @@ def standardised(logits: jax.Array) -> jax.Array:
   """
   centred = logits - jnp.mean(logits, axis=-1, keepdims=True)
   return centred / (norm(centred) / math.sqrt(max(logits.shape[-1] - 1, 1)) + 1e-7)
-
-
-def _expectation(p: jax.Array, x: jax.Array) -> jax.Array:
-  """``sum_c p_c x_c`` over the last axis, where an impossible class costs nothing."""
-  return jnp.sum(jnp.where(p == 0, 0.0, p * x), axis=-1)
-
-
-def _expected(log_p: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
-  """Log-likelihood of the target or label, (batch,)."""
-  if "target" in batch:
-    if batch["target"].shape != log_p.shape:
-      raise ValueError(
-        f"batch: 'target' has shape {batch['target'].shape}; it must be that of the logits,"
-        f" {log_p.shape}."
-      )
-    return _expectation(batch["target"].astype(jnp.float32), log_p)
-  if "label" not in batch:
-    raise ValueError(f"batch: it has {', '.join(batch) or 'nothing'}, but no 'label' or 'target'.")
-  if batch["label"].shape != log_p.shape[:-1]:
-    raise ValueError(
-      f"batch: 'label' has shape {batch['label'].shape}; it must be {log_p.shape[:-1]}. Soft"
-      " labels go in 'target'."
-    )
-  return of_class(log_p, batch["label"])
-
-
-def of_class(x: jax.Array, label: jax.Array) -> jax.Array:
-  """The entry of each label on the last axis; NaN where there is no such class.
-
-  Examples:
-    >>> of_class(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, -1])).tolist()
-    [2.0, nan]
-  """
-  label = jnp.where(label < 0, x.shape[-1], label)  # negative ones would count from the end
-  return jnp.take_along_axis(x, label[..., None], axis=-1)[..., 0]
 
 
 def check_logits(student: jax.Array, teacher: jax.Array) -> None:

@@ -140,4 +140,8 @@ def teacher_head(classes: int, transform: LossTransform) -> LossTransform:
     loss, state, more = transform.update(params["loss"], state, student, seen, batch, **extras)
     return value + loss, state, {**metrics, **more}
 
-  return LossTransform(init, update)
+  def check(batch):
+    labels.check(batch)
+    transform.check(batch)
+
+  return LossTransform(init, update, check)

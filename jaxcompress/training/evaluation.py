@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from jaxcompress.distill.labels import expected
 from jaxcompress.training.forward import forward
 from jaxcompress.training.labels import hits, split_labels
 from jaxcompress.training.networks import to_network_input
@@ -41,11 +41,7 @@ def classification_sums(logits: jax.Array, batch: Batch) -> Metrics:
   mask = batch.get("mask", jnp.ones(logits.shape[0])).astype(jnp.float32)
   batch = split_labels(batch)
   correct = hits(logits, batch["label"])
-  if "target" in batch:
-    losses = optax.softmax_cross_entropy(logits, batch["target"])
-  else:
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-    losses = jnp.where(batch["label"] < 0, jnp.nan, losses)  # it would count from the end
+  losses = -expected(jax.nn.log_softmax(logits), batch)
   return {
     "correct": jnp.sum(correct * mask),
     "loss": jnp.sum(jnp.where(mask > 0, losses * mask, 0.0)),

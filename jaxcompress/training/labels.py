@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.distill import labels
+
 
 def hits(logits: jax.Array, label: jax.Array) -> jax.Array:
   """Which examples are classified right: (batch,) float32, 1 or 0.
@@ -29,14 +31,16 @@ def hits(logits: jax.Array, label: jax.Array) -> jax.Array:
 def split_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
   """Soft labels moved to ``target``, their likeliest class left in ``label``.
 
-  So every loss and metric reads the same two entries, wherever soft labels came from.
+  So every loss and metric reads the same two entries, wherever soft labels came from. Classes become
+  int32. A row of soft labels with a negative number, or one that does not sum to 1, becomes NaN, and
+  of no class: a loss that reads it is NaN, and the step leaves the batch out.
 
   Args:
-    batch: with ``label`` (batch,) integers, which changes nothing, or (batch, classes) floats whose
-      rows sum to 1.
+    batch: with ``label``, (batch,) integers or (batch, classes) of any dtype whose rows sum to 1.
 
   Raises:
-    ValueError: if soft labels come both as ``label`` and as ``target``, or there is one class.
+    ValueError: if soft labels come both as ``label`` and as ``target``, there is one class, or
+      ``label`` (batch,) is no integer.
 
   Examples:
     >>> batch = split_labels({"label": jnp.array([[0.3, 0.7]])})
@@ -46,7 +50,7 @@ def split_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
   batch = dict(batch)
   label = batch.get("label")
   if label is None or jnp.ndim(label) != 2:
-    return batch
+    return batch if label is None else {**batch, "label": labels.classes_of(label)}
   if jnp.shape(label)[1] == 1:
     raise ValueError(
       f"batch: 'label' has shape {jnp.shape(label)}; classes have shape {jnp.shape(label)[:1]}, and"
@@ -54,5 +58,6 @@ def split_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
     )
   if "target" in batch:
     raise ValueError("batch: 'label' is soft and there is a 'target' as well; give one of them.")
-  label = jnp.asarray(label, jnp.float32)
-  return {**batch, "target": label, "label": jnp.argmax(label, -1).astype(jnp.int32)}
+  target = labels.shares(label)
+  likeliest = jnp.where(jnp.isnan(target[:, 0]), -1, jnp.argmax(target, -1))
+  return {**batch, "target": target, "label": likeliest.astype(jnp.int32)}

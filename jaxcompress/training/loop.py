@@ -23,6 +23,7 @@ from jaxcompress.training.evaluation import classification_sums
 from jaxcompress.training.mesh import Mesh, shard_batch
 from jaxcompress.training.networks import as_endpoints
 from jaxcompress.training.preemption import PreemptedError, Preemption
+from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.sharding import replicated
 from jaxcompress.training.state import CompressState, at_stage
 from jaxcompress.training.step import distill_step, train_step
@@ -71,6 +72,8 @@ def fit(
   Raises:
     DivergedError: if a hundred steps in a row, or all of them, were skipped because the loss or its
       gradient was not finite.
+    ValueError: if a batch has values that the loss cannot take (see ``check`` of
+      :class:`~jaxcompress.distill.LossTransform`).
     PreemptedError: after SIGTERM to any process, on all of them and with the state saved; without
       ``checkpoints`` the signal is not taken.
 
@@ -89,7 +92,8 @@ def fit(
     >>> int(state.step)
     3
   """
-  step = distill_step if state.recipe.teachers else train_step
+  recipe = state.recipe
+  step = distill_step if recipe.teachers else train_step
   mesh = None if state.placement is None else state.placement.mesh
   position = int(state.position)
   columns = (
@@ -104,7 +108,7 @@ def fit(
     task = progress.add_task(name, total=steps, completed=position, status="compiling")
     started, logged, skipped, idle = time.perf_counter(), position, int(state.skipped), 0
     first = position
-    batch = _placed(batch_at, position, mesh) if position < steps else {}
+    batch = _placed(recipe, batch_at, position, mesh) if position < steps else {}
     while position < steps:
       state = at_stage(state, position)
       if hooks and position in hooks:
@@ -114,7 +118,7 @@ def fit(
         jax.block_until_ready(metrics["loss"])
       position += 1
       if position < steps:  # the next batch is read and sent while the devices compute
-        batch = _placed(batch_at, position, mesh)
+        batch = _placed(recipe, batch_at, position, mesh)
       if position % log_every == 0 or position == steps:
         row = {key: float(value) for key, value in jax.device_get(metrics).items()}
         seconds = time.perf_counter() - started
@@ -150,10 +154,12 @@ def _shares_threads(mesh: Mesh | None) -> bool:
 
 
 def _placed(
-  batch_at: Callable[[int], Mapping[str, Any]], position: int, mesh: Mesh | None
+  recipe: Recipe, batch_at: Callable[[int], Mapping[str, Any]], position: int, mesh: Mesh | None
 ) -> Mapping[str, Any]:
-  """The batch at a position, on the devices of a mesh."""
+  """The batch at a position, checked by the loss that will see it, on the devices of a mesh."""
   batch = batch_at(position)
+  loss, _ = recipe.stage(recipe.stage_at(position))
+  loss.check(batch)
   return batch if mesh is None else shard_batch(batch, mesh)
 
 

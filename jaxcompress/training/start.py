@@ -31,7 +31,7 @@ def init_state(
     recipe: what is trained.
     rng: a key from ``jax.random.key``.
     batch: ``{"image": (batch, height, width, channels), "label": (batch,) int32 or (batch, classes)
-      float, "index": (batch,) int32}``; any batch of the right shapes.
+      float, "index": (batch,) int32}``; any batch, of any size.
     teacher_variables: variables of each of the recipe's teachers, in order; a mean teacher's may be
       left out, and it starts as the student.
     student_variables: where the student starts; by default freshly initialised.
@@ -41,7 +41,7 @@ def init_state(
 
   Raises:
     ValueError: if the number of teachers differs, the batch lacks images, or the loss does not fit
-      the networks and the labels.
+      the networks, the labels, or the places in the training set.
 
   Examples:
     >>> import optax
@@ -59,6 +59,8 @@ def init_state(
     )
   if "image" not in batch:
     raise ValueError(f"batch: it has {', '.join(batch)}, but no 'image'.")
+  for index in range(len(recipe.stages) + 1):
+    recipe.stage(index)[0].check(batch)
 
   shape = jax.eval_shape(lambda x: to_network_input(recipe, x), batch["image"]).shape[1:]
   model_key, build_key = jax.random.split(rng)

@@ -40,16 +40,16 @@ def distill_step(state: CompressState, batch: Batch) -> tuple[CompressState, Met
   Args:
     state: a :class:`CompressState` whose recipe has teachers.
     batch: ``{"image": (batch, height, width, channels) uint8 or float, "label": (batch,) int32 or
-      (batch, classes) float, "index": (batch,) int32}``; ``index`` is only read by losses with memory
-      banks. Soft labels may also come as ``target``. A ``mask``, which :func:`eval_step` reads, is
-      not: training batches are whole.
+      (batch, classes) float, "index": (batch,) int32}``, of any size; ``index`` is only read by losses
+      with memory banks. Soft labels may also come as ``target``. A ``mask``, which :func:`eval_step`
+      reads, is not: training batches are whole.
 
   Returns:
     ``(state, metrics)``; metrics are device scalars: ``loss``, ``skipped``, one for each part of the
     loss, and ``accuracy`` where there are labels.
 
   Raises:
-    ValueError: if the recipe has no teachers, or labels have another shape.
+    ValueError: if the recipe has no teachers, or labels have another shape or dtype.
   """
   if not state.recipe.teachers:
     raise ValueError("teachers: the recipe has none; use train_step, or give it teachers.")

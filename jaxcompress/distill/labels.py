@@ -1,0 +1,172 @@
+"""What labels say: each example's class, or its shares of several."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcompress.distill.base import Batch
+
+TOLERANCE = 0.01  # of the sum of an example's shares, which bfloat16 rounds
+
+
+def expected(values: jax.Array, batch: Batch) -> jax.Array:
+  """What is expected of a value that each class has: the label's, or the mean by soft labels.
+
+  Args:
+    values: (batch, classes).
+    batch: with ``target`` (batch, classes), shares of the classes, which come first, or ``label``
+      (batch,) integers.
+
+  Returns:
+    (batch,); NaN where a label is of no class, or shares are negative or do not sum to 1. A class
+    without a share costs nothing, whatever its value.
+
+  Raises:
+    ValueError: if there are no labels, or their shape or dtype is wrong.
+
+  Examples:
+    >>> values = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> expected(values, {"label": jnp.array([1, -1])}).tolist()
+    [2.0, nan]
+    >>> expected(values, {"target": jnp.array([[0.5, 0.5], [3.0, 0.0]])}).tolist()
+    [1.5, nan]
+  """
+  check_labels(values.shape, batch)
+  if "target" in batch:
+    return expectation(shares(batch["target"]), values)
+  return of_class(values, batch["label"])
+
+
+def check_labels(shape: tuple[int, ...], batch: Batch) -> None:
+  """Checks that a batch has labels for logits of a shape; of their values see :func:`expected`.
+
+  Args:
+    shape: (batch, classes).
+    batch: what :func:`expected` gets.
+
+  Raises:
+    ValueError: if there are no labels, or their shape or dtype is wrong.
+
+  Examples:
+    >>> check_labels((2, 5), {"label": jnp.zeros((2, 1), int)})
+    Traceback (most recent call last):
+    ValueError: batch: 'label' has shape (2, 1); it must be (2,). Soft labels go in 'target'.
+  """
+  if "target" in batch:
+    if jnp.shape(batch["target"]) != shape:
+      raise ValueError(
+        f"batch: 'target' has shape {jnp.shape(batch['target'])}; soft labels must have that of the"
+        f" logits, {shape}."
+      )
+    return
+  if "label" not in batch:
+    raise ValueError(f"batch: it has {', '.join(batch) or 'nothing'}, but no 'label' or 'target'.")
+  if jnp.shape(batch["label"]) != shape[:-1]:
+    raise ValueError(
+      f"batch: 'label' has shape {jnp.shape(batch['label'])}; it must be {shape[:-1]}. Soft labels"
+      " go in 'target'."
+    )
+  classes_of(batch["label"])
+
+
+def classes_of(label: Any) -> jax.Array:
+  """Classes as int32, of any integers.
+
+  Raises:
+    ValueError: if they are floats or bools.
+
+  Examples:
+    >>> classes_of(np.uint8([3, 255])).tolist()
+    [3, 255]
+  """
+  if not jnp.issubdtype(jnp.result_type(label), jnp.integer):
+    raise ValueError(
+      f"batch: 'label' is {jnp.result_type(label)} of shape {jnp.shape(label)}; classes must be"
+      " integers, such as int32, and soft labels have shape (batch, classes)."
+    )
+  return jnp.asarray(label).astype(jnp.int32)
+
+
+def shares(target: Any) -> jax.Array:
+  """Soft labels in float32; NaN in the rows that are no shares.
+
+  Args:
+    target: (batch, classes) of any dtype.
+
+  Examples:
+    >>> shares(jnp.array([[0.5, 0.5], [1.5, -0.5]])).tolist()
+    [[0.5, 0.5], [nan, nan]]
+  """
+  target = jnp.asarray(target).astype(jnp.float32)
+  return jnp.where(_are_shares(target)[..., None], target, jnp.nan)
+
+
+def check_soft_labels(batch: Batch) -> None:
+  """The ``check`` of losses that read labels: soft ones must be shares.
+
+  Args:
+    batch: with ``label`` (batch, classes) or ``target``; classes are left alone, and a label of no
+      class too, with which data say that an example has none.
+
+  Raises:
+    ValueError: if a share is negative or NaN, or a row does not sum to 1.
+
+  Examples:
+    >>> check_soft_labels({"label": np.float32([[0.0, 1.0], [1.5, 1.5]])})
+    Traceback (most recent call last):
+    ValueError: batch: row 1 of 'label' sums to 3; soft labels must be 0 or more and sum to 1.
+  """
+  for name in ("label", "target"):
+    values = on_host(batch[name]) if name in batch else None
+    if values is None or values.ndim != 2 or values.shape[1] == 1:
+      continue  # what shapes say wrong, init says
+    values = values.astype(np.float32)
+    if wrong := np.flatnonzero(~_are_shares(values)).tolist():
+      row = values[wrong[0]]
+      found = f"has {row.min():.3g}" if row.min() < 0 else f"sums to {row.sum():.3g}"
+      raise ValueError(
+        f"batch: row {wrong[0]} of '{name}' {found}; soft labels must be 0 or more and sum to 1."
+      )
+
+
+def on_host(values: Any) -> np.ndarray | None:
+  """An array as NumPy's, or None where its numbers are not to be had: traced, or elsewhere.
+
+  Examples:
+    >>> on_host(jnp.arange(3)).tolist(), on_host(jax.ShapeDtypeStruct((3,), jnp.int32))
+    ([0, 1, 2], None)
+  """
+  if isinstance(values, jax.core.Tracer | jax.ShapeDtypeStruct):
+    return None
+  if isinstance(values, jax.Array) and not values.is_fully_addressable:
+    return None
+  return np.asarray(values)
+
+
+def of_class(x: jax.Array, label: jax.Array) -> jax.Array:
+  """The entry of each label on the last axis; NaN where there is no such class.
+
+  Examples:
+    >>> of_class(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, -1])).tolist()
+    [2.0, nan]
+  """
+  label = classes_of(label)
+  label = jnp.where(label < 0, x.shape[-1], label)  # negative ones would count from the end
+  return jnp.take_along_axis(x, label[..., None], axis=-1)[..., 0]
+
+
+def expectation(p: jax.Array, x: jax.Array) -> jax.Array:
+  """``sum_c p_c x_c`` over the last axis, where an impossible class costs nothing.
+
+  Examples:
+    >>> expectation(jnp.array([0.0, 1.0]), jnp.array([-jnp.inf, 2.0])).item()
+    2.0
+  """
+  return jnp.sum(jnp.where(p == 0, 0.0, p * x), axis=-1)
+
+
+def _are_shares(target: Any) -> Any:
+  """Which rows are shares of classes, of either library's arrays; a comparison with NaN is false."""
+  return (abs(target.sum(-1) - 1) <= TOLERANCE) & (target >= 0).all(-1)
