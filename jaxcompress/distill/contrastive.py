@@ -12,6 +12,7 @@ from jaxcompress.distill import banks, schedules
 from jaxcompress.distill.base import LossTransform, first_teacher, stateful
 from jaxcompress.distill.contrastive_state import CRDParams, CRDState, Overwritten
 from jaxcompress.distill.gradients import with_gradient
+from jaxcompress.distill.labels import on_host
 from jaxcompress.distill.layers import init_linear, linear, unit
 from jaxcompress.distill.noise_contrast import log_sum, noise_contrastive
 from jaxcompress.distill.strata import (
@@ -48,8 +49,8 @@ def crd(
   As in the authors' code, with these details: negatives are uniform over the other examples, with
   replacement, of any class, as many from each of the ``strata`` ``i % strata``; an example that is
   twice in a batch gets the vector of its last occurrence; features that embed to zero stay zero
-  instead of NaN; a batch whose loss or gradient is not finite leaves the state as it was; an index
-  outside the banks makes the loss NaN.
+  instead of NaN; a batch whose loss or gradient is not finite leaves the state as it was; a place
+  outside the banks makes the loss NaN, and ``check``, which ``init_state`` and ``fit`` call, raises.
 
   Donate the state to the jitted step, and banks are written in place: no copy, whatever n is. The
   gradient with respect to the embeddings is computed with the loss, and the rows are written only
@@ -74,15 +75,16 @@ def crd(
       devices than divides it, every device holds the whole banks.
 
   Returns:
-    A :class:`LossTransform` with :class:`CRDParams` and :class:`CRDState`; metric ``crd``. It
-    reads ``pooled`` (batch, features) of both networks, and ``batch["index"]`` (batch,) int32,
+    A :class:`LossTransform` with :class:`CRDParams` and :class:`CRDState`; metrics ``crd``, and
+    ``crd_outside``, how many of the batch's places are outside the banks. Batches may differ in
+    size. It reads ``pooled`` (batch, features) of both networks, and ``batch["index"]`` (batch,) int32,
     places in the training set. ``batch["contrast_index"]`` (batch, 1 + K) int32, column 0 the same
     as ``index``, replaces the random choice and its K. The extra ``mesh`` of ``update`` says which
     devices share the banks.
 
   Raises:
     ValueError: if a number is out of range; on ``init``, if features, index or teacher are
-      missing or of the wrong shape.
+      missing or of the wrong shape; on ``check``, if a place is not from 0 to ``num_examples - 1``.
 
   Examples:
     >>> features = Endpoints(logits=jnp.zeros((2, 3)), pooled=jnp.eye(2, 8))
@@ -137,6 +139,7 @@ def crd(
 
   def compute(params, state, student, teachers, batch, extras):
     teacher = first_teacher(teachers, "crd")
+    _check_index(batch, len(student.logits))
     e_s = unit(linear(params.student, student.pooled))
     e_t = unit(linear(params.teacher, teacher.pooled))
     index = batch["index"].astype(jnp.int32)
@@ -153,8 +156,9 @@ def crd(
       result = update_on(mesh, *arguments)
     else:
       result = update(Devices(), *arguments)
-    loss, gradients, state = result
-    return with_gradient(loss, gradients, (e_s, e_t)), state
+    loss, gradients, state, outside = result
+    metrics = {"crd_outside": outside.astype(jnp.float32)}
+    return with_gradient(loss, gradients, (e_s, e_t)), state, metrics
 
   def update_on(mesh, e_s, e_t, index, key, state):
     split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
@@ -162,21 +166,22 @@ def crd(
     after = places._replace(overwritten=Overwritten(split, split, split))
 
     def of_device(*arguments):
-      loss, gradients, state = update(Devices(mesh.axis_names), *arguments)
+      loss, gradients, state, outside = update(Devices(mesh.axis_names), *arguments)
       own = jax.tree.map(lambda x: x.reshape(1, *x.shape), state.overwritten)
-      return loss, gradients, state._replace(overwritten=own)
+      return loss, gradients, state._replace(overwritten=own), outside
 
     return jax.shard_map(
       of_device,
       mesh=mesh,
       in_specs=(split, split, split, whole, places),
-      out_specs=(whole, (split, split), after),
+      out_specs=(whole, (split, split), after, whole),
     )(e_s, e_t, index, key, state)
 
   def update(devices, e_s, e_t, index, key, state, ids=None):
-    """Loss, its gradients by the embeddings, and the next state, as one device computes them."""
-    outside = sum(jnp.sum((i < 0) | (i >= num_examples)) for i in (index, ids) if i is not None)
-    inside = devices.add(outside) == 0
+    """Loss, its gradients by the embeddings, the next state, and how many places are outside the
+    banks, as one device computes them."""
+    outside = sum(jnp.sum(is_outside(i)) for i in (index, ids) if i is not None)
+    outside = devices.add(outside)
     vectors, index = devices.gather(jnp.concatenate([e_s, e_t], 1)), devices.gather(index)
     e_s, e_t = vectors[:, :dim], vectors[:, dim:]
     place, owned = places_in(state.student_bank.shape, index, parts, devices)
@@ -216,7 +221,7 @@ def crd(
       return sum(terms) / size
 
     loss, slopes = jax.value_and_grad(objective)(logits)
-    loss = jnp.where(inside, devices.add(loss), jnp.nan)
+    loss = jnp.where(outside == 0, devices.add(loss), jnp.nan)
     gradients = devices.add_and_share(jnp.concatenate(by_embeddings(slopes), 1))
     finite = jnp.isfinite(loss + devices.add(jnp.sum(gradients)))
     state = CRDState(
@@ -228,7 +233,19 @@ def crd(
       seed=state.seed,
       overwritten=Overwritten(place, old_s, old_t),
     )
-    return loss, (gradients[:, :dim], gradients[:, dim:]), state
+    return loss, (gradients[:, :dim], gradients[:, dim:]), state, outside
+
+  def is_outside(places):
+    return (places < 0) | (places >= num_examples)
+
+  def check(batch):
+    for name in ("index", "contrast_index"):
+      places = on_host(batch[name]) if name in batch else None
+      if places is not None and (wrong := places[is_outside(places)]).size:
+        raise ValueError(
+          f"batch: '{name}' must be places from 0 to {num_examples - 1} in the training set, got"
+          f" {wrong[0]}; num_examples of crd is {num_examples} and must be its size."
+        )
 
   def renewed(old, embedding):
     return unit(momentum * old + (1 - momentum) * embedding)
@@ -245,7 +262,7 @@ def crd(
     rows = draw_rows(key, index, numbers, parts, num_examples, negatives // parts)
     return (rows + size * here.reshape(1, -1, 1)).reshape(len(index), -1)
 
-  return stateful("crd", init, compute)
+  return stateful("crd", init, compute, check)
 
 
 def _features(name: str, endpoints: Endpoints) -> int:
@@ -269,9 +286,11 @@ def _check_index(batch: Mapping[str, jax.Array], size: int) -> None:
       f" of shape {(size,)}."
     )
   contrast = batch.get("contrast_index")
-  if contrast is not None and (
-    contrast.ndim != 2 or len(contrast) != size or contrast.shape[1] < 2
-  ):
+  if contrast is None:
+    return
+  whole = jnp.issubdtype(contrast.dtype, jnp.integer)
+  if not whole or contrast.ndim != 2 or len(contrast) != size or contrast.shape[1] < 2:
     raise ValueError(
-      f"batch: 'contrast_index' has shape {contrast.shape}; it must be ({size}, 1 + negatives)."
+      f"batch: 'contrast_index' has shape {contrast.shape} and is {contrast.dtype}; it must be int32"
+      f" of shape ({size}, 1 + negatives)."
     )

@@ -24,10 +24,11 @@ class CRDParams(NamedTuple):
 
 
 class Overwritten(NamedTuple):
-  """What the last update of the banks replaced.
+  """What an update of the banks replaced, between ``update`` and ``keep_where``.
 
-  Where devices share the banks, it has a first axis more, the devices, between ``update`` and
-  ``keep_where``, which gives back the old one.
+  It is of the size of the batch that ``update`` gets; where devices share the banks, it has a first
+  axis more, the devices. ``update`` does not read the one that it gets, of whatever size, and
+  ``keep_where`` puts it back, so that from step to step a state keeps its form.
 
   Attributes:
     index: rows of the banks, all strata counted through, (batch,) int32.
@@ -54,7 +55,7 @@ class CRDState(NamedTuple):
     count: updates so far, () int32.
     seed: negatives are drawn from it and ``count``, unless ``update`` gets an ``rng``; () uint32,
       so that checkpoints see plain numbers.
-    overwritten: what the last update replaced, to take it back at the cost of a batch.
+    overwritten: what an update replaced, to take it back at the cost of a batch.
   """
 
   student_bank: jax.Array
@@ -74,10 +75,8 @@ class CRDState(NamedTuple):
       mesh: the devices that share the banks, if ``update`` got one.
     """
 
-    overwritten = keep_where(keep, self.overwritten, old.overwritten)
     write = banks.write_rows
     if mesh is not None and shares(mesh, self.student_bank.shape):
-      overwritten = old.overwritten
       split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
       write = jax.shard_map(
         lambda bank, index, rows, keep: banks.write_rows(bank, index[0], rows[0], keep),
@@ -89,7 +88,7 @@ class CRDState(NamedTuple):
     kept = {
       "student_bank": write(self.student_bank, index, student_rows, ~keep),
       "teacher_bank": write(self.teacher_bank, index, teacher_rows, ~keep),
-      "overwritten": overwritten,
+      "overwritten": old.overwritten,
     }
     for name in ("student_log_z", "teacher_log_z", "count"):
       kept[name] = keep_where(keep, getattr(self, name), getattr(old, name))

@@ -15,6 +15,7 @@ from jaxcompress.training.state import CompressState
 from jaxcompress.training.variables import first_line
 
 ITEM = "default"  # orbax's name of what is saved without one
+SCRATCH = "overwritten"  # of memory banks' states: as large as some batch, and read by no step
 
 
 def _named_arrays(state: CompressState) -> dict[str, Any]:
@@ -150,9 +151,11 @@ class Checkpoints:
     arrays, item = None, epath.Path(path / ITEM)
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=only_here())
     try:
-      self._check_recipe(path, handler.metadata(item), template)
+      stored = handler.metadata(item)
+      stored = getattr(stored, "tree", stored)
+      self._check_recipe(path, stored, template)
       wanted = {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        name: jax.ShapeDtypeStruct(tuple(stored[name].shape), x.dtype, sharding=x.sharding)
         for name, x in template.items()
       }
       arrays = handler.restore(item, args=ocp.args.StandardRestore(wanted))
@@ -167,10 +170,15 @@ class Checkpoints:
     return arrays, None
 
   def _check_recipe(self, path: pathlib.Path, stored: Any, template: dict[str, Any]) -> None:
-    """Raises if a checkpoint's names or shapes are others than the state's."""
-    tree = getattr(stored, "tree", stored)
-    found = {name: tuple(array.shape) for name, array in tree.items()}
-    wanted = {name: tuple(array.shape) for name, array in template.items()}
+    """Raises if a checkpoint's names or shapes are others than the state's.
+
+    ``init_state`` may have seen a batch of another size, as on another number of processes.
+    """
+
+    def shapes(tree):
+      return {n: () if SCRATCH in n.split(".") else tuple(x.shape) for n, x in tree.items()}
+
+    found, wanted = shapes(stored), shapes(template)
     if found != wanted:
       name, shape = sorted(wanted.items() ^ found.items())[0]
       raise _OtherRecipeError(

@@ -80,7 +80,7 @@ def test_named_terms_keep_their_parameters_states_and_metrics_under_their_names(
   assert set(params) == set(state) == {"soft labels", "memory"}
   _, state, metrics = jax.jit(transform.update)(params, state, STUDENT, TEACHERS, batch)
   assert state["soft labels"] == state["memory"].count == 1
-  assert set(metrics) == {"soft labels/kd", "memory/crd"}
+  assert set(metrics) == {"soft labels/kd", "memory/crd", "memory/crd_outside"}
 
 
 @pytest.mark.parametrize("weight", [0, 0.0, lambda step: 0.0])

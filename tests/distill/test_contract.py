@@ -21,6 +21,7 @@ from jaxcompress.distill import (
   cross_entropy,
   for_teacher,
   kd,
+  keep_where,
   named_chain,
   scale,
 )
@@ -119,23 +120,23 @@ TABLE = {
 }
 
 
-def example_endpoints(seed, channels, dtype=jnp.float32):
+def example_endpoints(seed, channels, dtype=jnp.float32, size=BATCH):
   """Endpoints of every kind: logits, pooled features, and maps at 4, 4 and 2 pixels."""
   sides = ((4, channels), (4, 2 * channels), (2, 3 * channels))
-  shapes = [(BATCH, CLASSES), (BATCH, 3 * channels), *((BATCH, s, s, c) for s, c in sides)]
+  shapes = [(size, CLASSES), (size, 3 * channels), *((size, s, s, c) for s, c in sides)]
   rng = np.random.default_rng(seed)
   logits, pooled, *maps = (jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
   return Endpoints(logits, pooled, tuple(jax.nn.relu(m) for m in maps), tuple(maps))
 
 
-def example(dtype=jnp.float32):
-  student = example_endpoints(0, 4, dtype)
-  teachers = (example_endpoints(1, 6, dtype), example_endpoints(2, 5, dtype))
+def example(dtype=jnp.float32, size=BATCH):
+  student = example_endpoints(0, 4, dtype, size)
+  teachers = (example_endpoints(1, 6, dtype, size), example_endpoints(2, 5, dtype, size))
   batch = {
-    "image": jnp.zeros((BATCH, 8, 8, 3), dtype),
-    "label": jnp.arange(BATCH, dtype=jnp.int32) % CLASSES,
-    "index": 3 * jnp.arange(BATCH, dtype=jnp.int32),
-    "contrast_index": (5 * jnp.arange(BATCH * 8, dtype=jnp.int32) % 20).reshape(BATCH, 8),
+    "image": jnp.zeros((size, 8, 8, 3), dtype),
+    "label": jnp.arange(size, dtype=jnp.int32) % CLASSES,
+    "index": 3 * jnp.arange(size, dtype=jnp.int32) % 20,
+    "contrast_index": (5 * jnp.arange(size * 8, dtype=jnp.int32) % 20).reshape(size, 8),
   }
   return student, teachers, batch
 
@@ -224,6 +225,21 @@ def test_one_program_serves_all_steps_as_the_state_keeps_its_form(case_of, name)
   chex.assert_trees_all_equal_structs(before, after)
   for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
     assert (old.shape, old.dtype, old.weak_type) == (new.shape, new.dtype, new.weak_type)
+
+
+@pytest.mark.parametrize("size", [2, 16])
+def test_a_batch_of_another_size_than_at_the_start_is_taken_and_keeps_the_states_form(
+  case_of, name, size
+):
+  case = case_of(name)
+
+  def step(state, student, teachers, batch):
+    loss, after, _ = case.transform.update(case.params, state, student, teachers, batch)
+    return loss, keep_where(jnp.isfinite(loss), after, state)
+
+  loss, after = jax.eval_shape(step, case.state, *example(size=size))
+  chex.assert_trees_all_equal_shapes_and_dtypes(after, case.state)
+  assert loss.shape == ()
 
 
 @pytest.mark.parametrize("stateful", ["kd_scheduled", "srd", "chain"])

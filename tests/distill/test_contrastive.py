@@ -15,9 +15,17 @@ from jaxcompress.distill import (
   CRDState,
   LossTransform,
   ScaleState,
+  by_magnitude,
+  by_uncertainty,
+  chain,
   crd,
+  for_teacher,
+  for_teachers,
+  kd,
   keep_where,
+  named_chain,
   scale,
+  teacher_head,
 )
 from jaxcompress.distill.banks import draw_contrast, scores, write_rows
 from jaxcompress.distill.noise_contrast import noise_contrastive
@@ -288,11 +296,85 @@ def test_a_bad_batch_gives_no_number_and_leaves_the_state_alone(small, bad):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_an_update_is_kept_or_taken_back_to_the_bit(small, keep):
+@pytest.mark.parametrize("index", [[5, 2, 5, 5, 2, 7], [29], [3, 3], [*range(30), 0, 4, 4]])
+def test_an_update_of_any_size_is_kept_or_taken_back_to_the_bit(small, keep, index):
   before = (ScaleState((), small.state),)  # as in a chain
-  after = (ScaleState((), small.step(index=[5, 2, 5, 5, 2, 7])[1]),)
-  chosen = jax.jit(keep_where)(jnp.bool_(keep), after, before)
-  chex.assert_trees_all_equal(chosen, after if keep else before)
+  student, teachers = features(3, len(index), 10), (features(4, len(index), 14),)
+  found = small._replace(teachers=teachers).step(student=student, index=index)[1]
+  chosen = jax.jit(keep_where)(jnp.bool_(keep), (ScaleState((), found),), before)
+  kept = found._replace(overwritten=small.state.overwritten)  # no step reads it
+  chex.assert_trees_all_equal(chosen, (ScaleState((), kept),) if keep else before)
+  changed = np.flatnonzero((chosen[0].inner.student_bank != small.state.student_bank).any(1))
+  np.testing.assert_array_equal(changed, np.unique(index) if keep else [])
+
+
+@pytest.mark.parametrize("size", [1, 4, 13])
+def test_a_batch_is_what_it_is_whatever_the_size_at_the_start(small, size):
+  student, teachers = features(3, size, 10), (features(4, size, 14),)
+  index = 2 * jnp.arange(size)
+  of_its_size = small.transform.init(jax.random.key(0), student, teachers, {"index": index})[1]
+  ends = [
+    small._replace(teachers=teachers).step(state, student, index)
+    for state in (small.state, of_its_size)
+  ]
+  chex.assert_trees_all_equal(*ends)
+  assert jnp.isfinite(ends[0][0])
+
+
+@pytest.mark.parametrize(("index", "count"), [([0, 29, 1, 2, 3, 4], 0), ([30, -1, 0, 99, 1, 2], 3)])
+def test_places_outside_the_banks_are_counted(small, index, count):
+  loss, _, metrics = small.step(index=index)
+  assert (float(metrics["crd_outside"]), bool(jnp.isnan(loss))) == (count, count > 0)
+
+
+@pytest.mark.parametrize(
+  ("batch", "message"),
+  [
+    (
+      {"index": np.array([3, 30, 0])},
+      "'index' must be places from 0 to 29 .*, got 30; num_examples",
+    ),
+    ({"index": jnp.array([3, -2, 0])}, "'index' must be places from 0 to 29 .*, got -2"),
+    ({"index": np.uint8([200])}, "got 200"),
+    (
+      {"index": np.array([0]), "contrast_index": np.array([[0, 31]])},
+      "'contrast_index' must .*, got 31",
+    ),
+  ],
+)
+@pytest.mark.parametrize(
+  "around",
+  [
+    lambda loss: loss,
+    lambda loss: scale(2.0, loss),
+    lambda loss: chain(kd(), loss),
+    lambda loss: named_chain(kd=kd(), memory=loss),
+    lambda loss: for_teacher(1, loss),
+    lambda loss: for_teachers(2, loss),
+    lambda loss: by_magnitude(memory=loss),
+    lambda loss: by_uncertainty(memory=loss),
+    lambda loss: teacher_head(3, loss),
+  ],
+)
+def test_places_outside_the_banks_are_refused_on_the_host(small, around, batch, message):
+  check = around(small.transform).check
+  check({"index": np.arange(30)})
+  jax.eval_shape(check, batch)  # what is traced has no values
+  with pytest.raises(ValueError, match=message):
+    check(batch)
+
+
+@pytest.mark.parametrize(
+  ("batch", "message"),
+  [
+    ({"label": jnp.zeros(6, int)}, "no 'index'"),
+    ({"index": jnp.zeros(6)}, "'index' is float32"),
+    ({"index": jnp.zeros(5, int)}, r"of shape \(5,\)"),
+  ],
+)
+def test_an_index_that_does_not_fit_is_refused_by_each_update(small, batch, message):
+  with pytest.raises(ValueError, match=message):
+    small.update(small.params, small.state, small.student, small.teachers, batch)
 
 
 @pytest.mark.parametrize(("formulation", "strata"), [("dense", 1), ("gather", 1), ("gather", 4)])

@@ -82,6 +82,141 @@ def test_losses_that_read_labels_are_not_finite_without_a_class(loss, label):
   assert np.isnan(value)
 
 
+SHARES = np.float32([[0.25, 0.75, 0.0, 0.0, 0.0]] * 16)
+BAD_SHARES = {
+  "sum": ({2: [1.0, 1.0, 1.0, 0.0, 0.0]}, "row 2 of 'label' sums to 3"),
+  "negative": ({5: [1.5, -0.5, 0.0, 0.0, 0.0]}, "row 5 of 'label' has -0.5"),
+  "nothing": ({0: [0.0] * 5}, "row 0 of 'label' sums to 0"),
+  "nan": ({15: [np.nan, 1.0, 0.0, 0.0, 0.0]}, "row 15 of 'label' sums to nan"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_SHARES)
+def test_soft_labels_that_are_no_shares_are_refused_or_skip_the_batch(bad, recipe_of, batches):
+  rows, message = BAD_SHARES[bad]
+  good = {**batches(0), "label": SHARES}
+  wrong = {**good, "label": SHARES.copy()}
+  for row, values in rows.items():
+    wrong["label"][row] = values
+  recipe = recipe_of()
+  with pytest.raises(ValueError, match=f"batch: {message}; soft labels must be"):
+    state_of(recipe, wrong)
+  state, metrics = training.train_step(state_of(recipe, good), wrong)
+  assert int(metrics["skipped"]) == 1
+  assert np.isnan(training.eval_step(state, wrong)["loss"])
+  with pytest.raises(ValueError, match=message):
+    training.fit(state, lambda position: wrong if position == 3 else good, steps=9)
+
+
+@pytest.mark.parametrize(
+  ("label", "message"),
+  [
+    (np.zeros(16, np.float32), "'label' is float32"),
+    (np.zeros(16, bool), "'label' is bool"),
+    (np.zeros((16, 1, 1), np.int32), "'label' has shape"),
+    (np.int32(3), "'label' has shape"),
+    (np.full((16, 4), 0.25, np.float32), "soft labels must have"),
+  ],
+)
+def test_labels_that_are_neither_classes_nor_shares_are_refused(label, message, recipe_of, batches):
+  recipe, good = recipe_of(), batches(0)
+  state = state_of(recipe, good)
+  for act in (lambda b: state_of(recipe, b), *(lambda b, f=f: f(state, b) for f in STEPS)):
+    with pytest.raises(ValueError, match=f"batch: .*{message}"):
+      act({**good, "label": label})
+
+
+STEPS = (training.eval_step, training.train_step)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64])
+def test_classes_may_be_integers_of_any_kind(dtype, recipe_of, batches):
+  recipe, losses = recipe_of(), []
+  for batch in (batches(0), {**batches(0), "label": batches(0)["label"].astype(dtype)}):
+    state, metrics = training.train_step(state_of(recipe, batch), batch)
+    losses.append((float(metrics["loss"]), float(training.eval_step(state, batch)["correct"])))
+  assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("loss", [distill.dkd(), distill.nkd()], ids=["dkd", "nkd"])
+def test_losses_that_read_labels_see_those_that_were_mixed_within_the_step(loss, taught, batches):
+  parts, variables = taught
+  batch = {**batches(0), "image": np.repeat(batches(0)["image"][:1], 16, axis=0)}  # mixes to itself
+  labels = batch["label"]
+
+  def loss_of(label, augment=None):
+    recipe = training.Recipe(**{**parts, "loss": loss, "augment": augment})
+    state = state_of(recipe, {**batch, "label": label}, teacher_variables=(variables,))
+    return float(training.distill_step(state, {**batch, "label": label})[1]["loss"])
+
+  def halves(key, batch):
+    return {**batch, **mix(batch, jnp.float32(0.5), 5)}
+
+  each = [loss_of(labels), loss_of(np.roll(labels, 1))]
+  assert abs(each[0] - each[1]) <= 1e-5 * each[0]  # of equal images only their number counts
+  np.testing.assert_allclose(loss_of(labels, halves), np.mean(each), rtol=1e-4)
+  likeliest = np.where(labels > np.roll(labels, 1), np.roll(labels, 1), labels)
+  assert abs(loss_of(likeliest) - each[0]) > 1e-3 * each[0]
+
+
+def memory(taught, examples=40):
+  parts, variables = taught
+  loss = distill.named_chain(labels=distill.cross_entropy(), crd=distill.crd(examples, negatives=4))
+  return training.Recipe(**{**parts, "loss": loss}), {"teacher_variables": (variables,)}
+
+
+def test_batches_of_any_size_train_with_memory_banks(taught, batches):
+  recipe, teacher = memory(taught)
+  state = state_of(recipe, batches(0), **teacher)
+  for position, size in enumerate((16, 5, 40, 1)):
+    form = jax.eval_shape(lambda state: state, state)
+    state, metrics = training.distill_step(state, batches(position, size))
+    assert np.isfinite(metrics["loss"]) and int(state.step) == position + 1
+    assert jax.eval_shape(lambda state: state, state) == form
+
+
+def test_a_place_outside_the_banks_is_refused_at_the_start_and_in_the_first_such_batch(
+  taught, batches
+):
+  recipe, teacher = memory(taught)
+  outside = batches(1)
+  outside["index"][7] = 40
+  message = "batch: 'index' must be places from 0 to 39 in the training set, got 40; num_examples"
+  with pytest.raises(ValueError, match=message):
+    state_of(recipe, outside, **teacher)
+  state, metrics = training.distill_step(state_of(recipe, batches(0), **teacher), outside)
+  assert float(metrics["crd/crd_outside"]) == 1 and int(metrics["skipped"]) == 1
+  seen = []
+
+  def batch_at(position):
+    seen.append(position)
+    return batches(position) if position < 4 else outside
+
+  with pytest.raises(ValueError, match=message):
+    training.fit(state, batch_at, steps=9)
+  assert seen == [1, 2, 3, 4]
+
+
+def test_a_checkpoint_is_restored_where_the_first_batch_was_of_another_size(
+  taught, batches, tmp_path
+):
+  recipe, teacher = memory(taught)
+  state, _ = training.distill_step(state_of(recipe, batches(0), **teacher), batches(0))
+  with training.Checkpoints(tmp_path, every=1) as checkpoints:
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    restored = checkpoints.restore(state_of(recipe, batches(0, 6), **teacher))
+  ends = [training.distill_step(s, batches(1, 6))[0] for s in (state, restored)]
+  banks = [end.loss_state["crd"].student_bank for end in ends]
+  np.testing.assert_array_equal(*banks)
+  other, _ = memory(taught, 41)
+  with (
+    training.Checkpoints(tmp_path, every=1) as checkpoints,
+    pytest.raises(ValueError, match=r"another recipe: loss_state\.crd\.student_bank"),
+  ):
+    checkpoints.restore(state_of(other, batches(0), **teacher))
+
+
 def test_mixing_labels_of_no_class_gives_no_target():
   batch = {"image": jnp.zeros((3, 2, 2, 1)), "label": jnp.array([0, 2, -1])}
   assert np.isnan(mix(batch, jnp.float32(0.5), 2)["target"]).all(-1).tolist() == [True] * 3
