@@ -1,5 +1,7 @@
 """Losses that treat the label's class and the other classes apart."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -7,6 +9,8 @@ from jaxcompress.distill import schedules
 from jaxcompress.distill.base import Batch, LossTransform, first_teacher, stateful
 from jaxcompress.distill.labels import check_labels, check_soft_labels, expected
 from jaxcompress.distill.logits import check_logits
+
+MOST = math.log(0.6)  # above 1/2, so that rounding gives it to one class at most
 
 
 def dkd(
@@ -138,15 +142,15 @@ def log_rest(log_p: jax.Array) -> jax.Array:
     >>> [round(p, 3) for p in rest[0].tolist()]
     [0.25, 0.75, 1.0]
   """
-  top = _top(log_p)
-  of_top = jax.nn.logsumexp(jnp.where(top, -jnp.inf, log_p), axis=-1, keepdims=True)
-  return jnp.where(top, of_top, jnp.log1p(-jnp.exp(jnp.where(top, -jnp.inf, log_p))))
+  others = _others(log_p)
+  of_top = jax.nn.logsumexp(others, axis=-1, keepdims=True)
+  return jnp.where(log_p > MOST, of_top, jnp.log1p(-jnp.exp(others)))
 
 
 def mean_of_rest(log_p: jax.Array, rest: jax.Array, x: jax.Array) -> jax.Array:
   """``sum_(j != c) p_j x_j / (1 - p_c)`` for each class ``c``.
 
-  One sum serves all classes but the likeliest, which would be lost in what it leaves.
+  One sum serves all classes but one that has almost everything, in which the rest would be lost.
 
   Args:
     log_p: (batch, classes).
@@ -162,16 +166,16 @@ def mean_of_rest(log_p: jax.Array, rest: jax.Array, x: jax.Array) -> jax.Array:
     >>> [round(x, 3) for x in means[0].tolist()]
     [2.0, 1.0, 0.333]
   """
-  top, parts = _top(log_p), _weigh(log_p, x)
-  others = jnp.sum(parts, axis=-1, keepdims=True) - parts
-  others = others / jnp.where(top, 1.0, jnp.exp(rest))
-  without = jax.nn.log_softmax(jnp.where(top, -jnp.inf, log_p))
-  return jnp.where(top, jnp.sum(_weigh(without, x), axis=-1, keepdims=True), others)
+  top, parts = log_p > MOST, _weigh(log_p, x)
+  of_each = jnp.sum(parts, axis=-1, keepdims=True) - parts
+  of_each = of_each / jnp.where(top, 1.0, jnp.exp(rest))
+  of_top = jnp.sum(_weigh(jax.nn.log_softmax(_others(log_p)), x), axis=-1, keepdims=True)
+  return jnp.where(top, of_top, of_each)
 
 
-def _top(log_p: jax.Array) -> jax.Array:
-  """The likeliest class, or the first of them, as (batch, classes) bool."""
-  return jax.nn.one_hot(jnp.argmax(log_p, axis=-1), log_p.shape[-1], dtype=bool)
+def _others(log_p: jax.Array) -> jax.Array:
+  """Without the class that has most, if one does."""
+  return jnp.where(log_p > MOST, -jnp.inf, log_p)
 
 
 def _weigh(log_p: jax.Array, x: jax.Array) -> jax.Array:

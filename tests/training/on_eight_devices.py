@@ -28,7 +28,10 @@ ARRAY = r"(\w+)\[([\d,]*)\]"
 
 
 def start(**parts):
-  """Distillation with banks, int8, a moving average and pruned weights, before its first step."""
+  """Distillation with banks, int8, a moving average and pruned weights, before its first step.
+
+  The batch that it sees is smaller than those of the steps, and no devices could share it.
+  """
   loss = distill.chain(
     distill.cross_entropy(),
     distill.kd(4.0),
@@ -47,7 +50,8 @@ def start(**parts):
       **parts,
     }
   )
-  return training.init_state(recipe, jax.random.key(0), batch_of(0), teacher_variables=(variables,))
+  seen = batch_of(0, size=6)
+  return training.init_state(recipe, jax.random.key(0), seen, teacher_variables=(variables,))
 
 
 def collectives(text):
