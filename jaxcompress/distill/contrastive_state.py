@@ -74,7 +74,6 @@ class CRDState(NamedTuple):
       old: the state before the update; its banks are not read.
       mesh: the devices that share the banks, if ``update`` got one.
     """
-
     write = banks.write_rows
     if mesh is not None and shares(mesh, self.student_bank.shape):
       split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
@@ -85,14 +84,16 @@ class CRDState(NamedTuple):
         out_specs=split,
       )
     index, student_rows, teacher_rows = self.overwritten
-    kept = {
-      "student_bank": write(self.student_bank, index, student_rows, ~keep),
-      "teacher_bank": write(self.teacher_bank, index, teacher_rows, ~keep),
-      "overwritten": old.overwritten,
+    numbers = {
+      name: keep_where(keep, getattr(self, name), getattr(old, name))
+      for name in ("student_log_z", "teacher_log_z", "count")
     }
-    for name in ("student_log_z", "teacher_log_z", "count"):
-      kept[name] = keep_where(keep, getattr(self, name), getattr(old, name))
-    return self._replace(**kept)
+    return self._replace(
+      student_bank=write(self.student_bank, index, student_rows, ~keep),
+      teacher_bank=write(self.teacher_bank, index, teacher_rows, ~keep),
+      overwritten=old.overwritten,
+      **numbers,
+    )
 
   def partition(self, mesh: Mesh) -> "CRDState":
     """How it lies on a mesh: a tree of ``PartitionSpec``, of which only the banks' are split."""
