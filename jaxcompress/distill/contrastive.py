@@ -139,7 +139,7 @@ def crd(
 
   def compute(params, state, student, teachers, batch, extras):
     teacher = first_teacher(teachers, "crd")
-    _check_index(batch, len(student.logits))
+    _check_index(batch, len(student.pooled))
     e_s = unit(linear(params.student, student.pooled))
     e_t = unit(linear(params.teacher, teacher.pooled))
     index = batch["index"].astype(jnp.int32)
