@@ -1,8 +1,12 @@
-"""StableHLO files: one program for CPU, CUDA and TPU, for any number of images."""
+"""StableHLO files: one program for CPU, CUDA and TPU, for any number of images.
+
+What stands in a file depends on the model alone, not on the machine that writes it.
+"""
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import flax.linen as nn
@@ -25,7 +29,7 @@ def stablehlo(quantized: QuantizedModel, path: str | os.PathLike) -> pathlib.Pat
 
   The program holds integers in float32 and computes those of the runtime ``quantized.kernels``.
   Convolutions are written as shifted products at the highest precision, which every backend
-  computes exactly; so it is for checking, not for speed.
+  computes exactly, whichever one writes the file; so it is for checking, not for speed.
 
   Args:
     quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`.
@@ -142,6 +146,18 @@ def _write(
   require_edge("stablehlo")
   (batch,) = export.symbolic_shape(FREE)
   images = jax.ShapeDtypeStruct((batch, *shape), dtype)
-  with ops.formulations(**ops.XLA_ONLY._asdict()):
+  with ops.traced_for(ops.ANYWHERE), _nameless_lines():
     exported = export.export(jax.jit(run), platforms=PLATFORMS)(images)
   return write_atomically(path, bytes(exported.serialize()))
+
+
+@contextmanager
+def _nameless_lines() -> Iterator[None]:
+  """Keeps out of a program where on this machine the source of each of its lines lies."""
+  option = "jax_traceback_in_locations_limit"
+  kept = getattr(jax.config, option)
+  jax.config.update(option, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(option, kept)

@@ -2,11 +2,19 @@
 
 from jaxcompress.ops.allocator import keep_freed_memory
 from jaxcompress.ops.convolution import conv, depthwise_conv, pointwise_conv
-from jaxcompress.ops.dispatch import XLA_ONLY, Formulations, formulations
+from jaxcompress.ops.dispatch import (
+  ANYWHERE,
+  XLA_ONLY,
+  Formulations,
+  exact_convolutions,
+  formulations,
+  traced_for,
+)
 from jaxcompress.ops.padding import Padding, resolve_padding
 from jaxcompress.ops.sums import channel_moments, channel_sums, extremes, sums_of, total
 
 __all__ = [
+  "ANYWHERE",
   "XLA_ONLY",
   "Formulations",
   "Padding",
@@ -14,6 +22,7 @@ __all__ = [
   "channel_sums",
   "conv",
   "depthwise_conv",
+  "exact_convolutions",
   "extremes",
   "formulations",
   "keep_freed_memory",
@@ -21,4 +30,5 @@ __all__ = [
   "resolve_padding",
   "sums_of",
   "total",
+  "traced_for",
 ]

@@ -1,9 +1,12 @@
 """The one place where an operation's formulation is chosen: by backend, when it is traced.
 
+The backend is the one that a program is made for: the host's, unless :func:`traced_for` names
+another, as for a file that is to run elsewhere.
+
 On CPU these are the formulations that won measurements (``benchmarks/ops.py`` repeats them). On
 GPU, XLA's depthwise convolution is slow too and its other convolutions are not; on TPU all of them
 are native. The choices for GPU and TPU follow from what XLA is known to do there; they were not
-timed here.
+timed here. Where every backend must compute the same, there are matrix products and sums only.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxcompress.ops import depthwise, pointwise, reductions, standard
+from jaxcompress.ops import depthwise, pointwise, products, reductions, standard
 from jaxcompress.ops.xla import xla_conv
 
 
@@ -44,7 +47,11 @@ CHOICES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "rows": partial(depthwise.shifted, weight_gradient=depthwise.by_rows, keep_padded=True),
   },
   "pointwise": {"xla": _xla_pointwise, "product": pointwise.matrix_product},
-  "standard": {"xla": xla_conv, "cases": standard.by_case},
+  "standard": {
+    "xla": xla_conv,
+    "cases": standard.by_case,
+    "products": products.tap_products,
+  },
   "sums": {"apart": reductions.sums_apart, "together": reductions.sums_together},
   "sums_of": {"whole": reductions.sums_of_whole, "blocks": reductions.sums_of_blocks},
   "moments": {"apart": reductions.moments_apart, "together": reductions.moments_together},
@@ -83,17 +90,68 @@ BACKENDS: Mapping[str, Formulations] = {
 ALIASES = {"cuda": "gpu", "rocm": "gpu"}
 XLA_ONLY = BACKENDS["tpu"]  # also the quickest to trace
 """XLA's own convolutions and reductions for everything."""
+ANYWHERE = "anywhere"
+"""The name of no backend in particular: of a program that is for all of them."""
+WITHOUT_CONVOLUTIONS = {"depthwise": "taps", "pointwise": "product", "standard": "products"}
 
 _chosen = jax.make_user_context(default_value=None)
+_target = jax.make_user_context(default_value=None)
 
 
 def backend() -> str:
-  """The key of :data:`BACKENDS` that programs are now traced for; heeds ``jax.default_device``."""
+  """The backend that programs are now traced for: a key of :data:`BACKENDS` or :data:`ANYWHERE`.
+
+  It is the one of :func:`traced_for`, else that of ``jax.default_device``, else the host's.
+  """
+  if _target.value is not None:
+    return _target.value
   device = jax.config.jax_default_device  # type: ignore[attr-defined]  # jax makes it when imported
   if device is None:
     return jax.default_backend()
   name = device if isinstance(device, str) else device.platform
   return ALIASES.get(name, name)
+
+
+@contextmanager
+def traced_for(name: str) -> Iterator[None]:
+  """Whatever is traced inside is for one backend, or for all, whichever the host has.
+
+  Args:
+    name: ``"cpu"``, ``"gpu"``, ``"tpu"``, or :data:`ANYWHERE`: formulations are XLA's own.
+
+  Raises:
+    ValueError: for another name.
+
+  Examples:
+    >>> with traced_for("tpu"):
+    ...   backend()
+    'tpu'
+  """
+  if name not in (*BACKENDS, ANYWHERE):
+    raise ValueError(
+      f"name: {name!r} is no backend; it must be one of {', '.join((*BACKENDS, ANYWHERE))}."
+    )
+  with _target(name):
+    yield
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+  """Convolutions traced inside are exact where each sum of integers is below ``2**24``.
+
+  On CPU all formulations are. Other backends have convolutions that are not, so there they are
+  matrix products and sums.
+
+  Examples:
+    >>> with traced_for(ANYWHERE), exact_convolutions():
+    ...   pick("standard").__name__
+    'tap_products'
+  """
+  if backend() == "cpu":
+    yield
+  else:
+    with formulations(**WITHOUT_CONVOLUTIONS):
+      yield
 
 
 def current() -> Formulations:
@@ -110,7 +168,7 @@ def formulations(**names: str) -> Iterator[Formulations]:
   Args:
     **names: formulation by kind of operation; kinds not given stay as they are. ``depthwise``:
       ``"xla"``, ``"taps"``, ``"rows"``; ``pointwise``: ``"xla"``, ``"product"``;
-      ``standard``: ``"xla"``, ``"cases"``; ``sums``, ``moments`` and
+      ``standard``: ``"xla"``, ``"cases"``, ``"products"``; ``sums``, ``moments`` and
       ``extremes``: ``"apart"``, ``"together"``; ``sums_of``: ``"whole"``, ``"blocks"``.
 
   Yields:

@@ -128,12 +128,17 @@ def test_standard_rounds_as_its_dtype_does(channels, dtype):
   check(FEW, (3, 3, channels, 4), 2, 1, dtype, standard="cases")
 
 
-@pytest.mark.parametrize("formulation", ["xla", "cases"])
+@pytest.mark.parametrize("formulation", ["xla", "cases", "products"])
 @pytest.mark.parametrize("groups", [1, 3, 17, 32])  # 32 groups share 16 parts, 17 share one
 def test_groups_equal_xla(groups, formulation):
   check(CASES[:1], (3, 3, 2, 2 * groups), 2, groups, standard=formulation)
 
 
-@pytest.mark.parametrize("formulation", ["xla", "cases"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_products_of_taps_are_exact_in_float64(stride):
+  check(CASES, (3, 3, 5, 4), stride, 1, standard="products")
+
+
+@pytest.mark.parametrize("formulation", ["xla", "cases", "products"])
 def test_grouped_pointwise_equals_xla(formulation):
   check(CASES[:2], (1, 1, 5, 6), 2, 3, standard=formulation)

@@ -22,6 +22,28 @@ def test_the_backend_is_that_of_the_default_device():
       assert dispatch.backend() == "cpu"
 
 
+@pytest.mark.parametrize("target", [*dispatch.BACKENDS, ops.ANYWHERE])
+def test_programs_are_traced_for_what_they_are_made_for(target, monkeypatch):
+  x, kernel = jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 1, 3))
+  texts = set()
+  for host in dispatch.BACKENDS:
+    monkeypatch.setattr(jax, "default_backend", lambda host=host: host)
+    assert dispatch.backend() == host
+    with ops.traced_for(target):
+      assert dispatch.backend() == target
+      texts.add(jax.jit(ops.depthwise_conv).lower(x, kernel).as_text())
+  assert len(texts) == 1
+  assert ("stablehlo.convolution" in texts.pop()) == (target in ("tpu", ops.ANYWHERE))
+
+
+def test_a_target_that_is_no_backend_is_refused():
+  with pytest.raises(
+    ValueError, match="'cuda' is no backend; it must be one of cpu, gpu, tpu, any"
+  ):
+    with ops.traced_for("cuda"):
+      pass
+
+
 def test_an_override_reaches_compiled_programs_and_ends_with_its_context():
   x, kernel = jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 1, 3))
   conv = jax.jit(ops.depthwise_conv)

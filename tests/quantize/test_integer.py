@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxcompress import ops
 from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS, Grid, xnnpack
 from jaxcompress.quantize.integer.convolve import (
   EXACT,
   accumulate,
   reach,
   split_exactly,
-  tap_products,
 )
 from jaxcompress.quantize.integer.values import clip_range
 
@@ -144,20 +144,32 @@ def test_a_kernel_whose_single_channel_is_too_large_is_refused():
     split_exactly(np.full((25, 25, 1, 1), 127, np.int8), Grid(np.float32(1), -128))
 
 
-@pytest.mark.parametrize(("stride", "padding", "groups"), [(1, "SAME", 1), (2, "SYMMETRIC", 3)])
-def test_products_of_taps_are_the_convolution(stride, padding, groups):
+@pytest.mark.parametrize("target", ["cpu", "gpu", "tpu", ops.ANYWHERE])
+@pytest.mark.parametrize(
+  ("shape", "groups", "stride", "padding"),
+  [
+    ((3, 3, 6, 9), 1, 1, ((1, 1), (1, 1))),
+    ((3, 3, 2, 9), 3, 2, ((1, 1), (1, 1))),
+    ((5, 5, 1, 12), 6, 2, ((2, 2), (2, 2))),
+    ((1, 1, 6, 5), 1, 2, ((0, 0), (0, 0))),
+    ((2, 2, 3, 4), 2, 3, ((2, 0), (0, 5))),
+  ],
+)
+def test_sums_are_exact_on_whatever_they_are_traced_for(target, shape, groups, stride, padding):
   rng = np.random.default_rng(0)
-  x = rng.integers(-128, 128, (2, 7, 8, 6))
-  w = rng.integers(-127, 128, (3, 3, 6 // groups, 9))
-  y = tap_products(
-    jnp.asarray(x, jnp.float32),
-    jnp.asarray(w, jnp.float32),
-    stride=stride,
-    padding=padding,
-    groups=groups,
-  )
-  pads = ((1, 1), (1, 1))
-  np.testing.assert_array_equal(y, direct_conv(x, w, stride, pads, groups))
+  x, w = rng.integers(-255, 256, (2, 7, 8, 6)), rng.integers(-127, 128, shape).astype(np.int8)
+  parts = split_exactly(w, ONE)
+
+  def run(x, w):
+    return accumulate(x, w, parts, stride=stride, padding=padding, groups=groups)
+
+  with ops.traced_for(target):
+    lowered = jax.jit(run).lower(jnp.asarray(x, jnp.float32), w)
+  text, y = lowered.as_text(), lowered.compile()(jnp.asarray(x, jnp.float32), w)
+  np.testing.assert_array_equal(y, direct_conv(x, w, stride, padding, groups))
+  assert "stablehlo.convolution" not in text or target == "cpu"
+  products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+  assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
 def test_halves_are_rounded_to_even():

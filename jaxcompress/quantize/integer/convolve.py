@@ -5,15 +5,15 @@ any order and with or without fused multiply-adds. A layer whose sums could get 
 groups of input channels that stay below; the groups are added up in int32.
 """
 
-from functools import partial
-from typing import Protocol
+from functools import partial, reduce
+from operator import add
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress import ops
-from jaxcompress.ops.dispatch import backend
 
 EXACT = 2**24  # integers below this are float32 values
 
@@ -98,7 +98,26 @@ def largest_accumulator(weights: np.ndarray, grid: Interval) -> np.ndarray:
   return reach(weights, grid).sum(1).max(0)
 
 
-def accumulate(
+def accumulate(x: jax.Array, weights: jax.Array, parts: Parts, **shape: Any) -> jax.Array:
+  """The convolution or matrix product in int32, computed in float32.
+
+  Args:
+    x: as for :func:`partial_sums`.
+    weights: likewise.
+    parts: from :func:`split_exactly`; no sum of theirs reaches 2**31.
+    **shape: stride, padding and groups.
+
+  Returns:
+    int32, (batch, out_height, out_width, out) or (batch, out).
+
+  Examples:
+    >>> accumulate(jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 3, 2), jnp.int8), ((0, 3),))[0, 1, 1]
+    Array([27, 27], dtype=int32)
+  """
+  return reduce(add, partial_sums(x, weights, parts, **shape))
+
+
+def partial_sums(
   x: jax.Array,
   weights: jax.Array,
   parts: Parts,
@@ -106,8 +125,8 @@ def accumulate(
   stride: int = 1,
   padding: ops.Padding = "SAME",
   groups: int = 1,
-) -> jax.Array:
-  """The convolution or matrix product in int32, computed in float32.
+) -> list[jax.Array]:
+  """The convolutions or matrix products of each part of the input channels.
 
   Args:
     x: (batch, height, width, in) or (batch, in), integer-valued float32.
@@ -118,23 +137,23 @@ def accumulate(
     groups: number of channel groups.
 
   Returns:
-    int32, (batch, out_height, out_width, out) or (batch, out).
+    For each part int32 below 2**24, (batch, out_height, out_width, out) or (batch, out).
 
   Examples:
-    >>> accumulate(jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 3, 2), jnp.int8), ((0, 3),))[0, 1, 1]
-    Array([27, 27], dtype=int32)
+    >>> sums = partial_sums(jnp.ones((1, 5)), jnp.ones((5, 1), jnp.int8), ((0, 3), (3, 5)))
+    >>> [part.item() for part in sums]
+    [3, 2]
   """
   if weights.ndim == 2:
     multiply = jnp.matmul
   else:
-    multiply = partial(_convolve, stride=stride, padding=padding, groups=groups)
-  with jax.default_matmul_precision("highest"):
+    multiply = partial(ops.conv, stride=stride, padding=padding, groups=groups)
+  with jax.default_matmul_precision("highest"), ops.exact_convolutions():
     sums = [
       multiply(_channels(x, groups, *part), _rows(weights, *part).astype(jnp.float32))
       for part in parts
     ]
-  whole = [part.astype(jnp.int32) for part in sums]
-  return sum(whole[1:], whole[0])
+  return [part.astype(jnp.int32) for part in sums]
 
 
 def _channels(x: jax.Array, groups: int, start: int, stop: int) -> jax.Array:
@@ -147,50 +166,3 @@ def _channels(x: jax.Array, groups: int, start: int, stop: int) -> jax.Array:
 
 def _rows(weights: jax.Array, start: int, stop: int) -> jax.Array:
   return jax.lax.slice_in_dim(weights, start, stop, axis=weights.ndim - 2)
-
-
-def _convolve(x, weights, *, stride, padding, groups):
-  separate = weights.shape[2] == 1 and groups > 1
-  if backend().startswith("cpu") or separate:
-    return ops.conv(x, weights, stride=stride, padding=padding, groups=groups)
-  return tap_products(x, weights, stride=stride, padding=padding, groups=groups)
-
-
-def tap_products(
-  x: jax.Array, weights: jax.Array, *, stride: int, padding: ops.Padding, groups: int = 1
-) -> jax.Array:
-  """A convolution as one matrix product for each cell of the kernel.
-
-  Convolution libraries of accelerators may pick Winograd's algorithm for float32, whose fractions
-  are not exact; plain matrix products are.
-
-  Args:
-    x: (batch, height, width, in) float32.
-    weights: (kh, kw, in / groups, out) float32.
-    stride: step in both directions.
-    padding: as for :func:`jaxcompress.ops.conv`.
-    groups: number of channel groups.
-
-  Returns:
-    (batch, out_height, out_width, out) float32.
-
-  Examples:
-    >>> x, weights = jnp.ones((1, 4, 4, 6)), jnp.ones((3, 3, 3, 2))
-    >>> tap_products(x, weights, stride=1, padding="SAME", groups=2).shape
-    (1, 4, 4, 2)
-  """
-  height, width, depth, features = weights.shape
-  pads = ops.resolve_padding(padding, x.shape[1:3], (height, width), stride)
-  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  x = x.reshape(*x.shape[:3], groups, depth)
-  taps = weights.reshape(height, width, depth, groups, features // groups)
-  rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
-  first, *others = [
-    jnp.einsum(
-      "nhwgc,cgo->nhwgo", x[:, i : i + rows : stride, j : j + columns : stride], taps[i, j]
-    )
-    for i in range(height)
-    for j in range(width)
-  ]
-  total = sum(others, first)
-  return total.reshape(*total.shape[:3], features)

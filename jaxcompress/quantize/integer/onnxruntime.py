@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.quantize.integer import xnnpack
+from jaxcompress.quantize.integer.bounds import ASSEMBLE, check_below, reach_of
 from jaxcompress.quantize.integer.values import Grid
 from jaxcompress.quantize.integer.xnnpack import Factor
 
 CODES = 256
 FAR = 1e9  # beyond all codes; a clip there keeps compilers from fusing what it stands between
+FARTHEST = 2.0**126  # likewise of real numbers
 
 
 class Sum(NamedTuple):
@@ -80,7 +82,7 @@ class Average(NamedTuple):
   def __call__(self, cells: Sequence[jax.Array]) -> jax.Array:
     total = jnp.zeros_like(cells[0])
     for cell in cells:
-      total = total + jnp.clip(cell * self.scale, -FAR, FAR)
+      total = total + jnp.clip(cell * self.scale, -FARTHEST, FARTHEST)
     steps = jnp.zeros(total.shape, jnp.int32)
     for kind, edges in enumerate(self.edges):
       above = jnp.searchsorted(edges, total, side="right")
@@ -131,7 +133,7 @@ def mean(source: Grid, output: Grid, count: int) -> Mean:
   """``float32(s_x / float32(s_y * n))``: sums of ``q - z`` to output steps.
 
   Raises:
-    ValueError: if the ratio of scales is outside the range that all runtimes run.
+    ValueError: as :func:`~jaxcompress.quantize.integer.xnnpack.mean`.
   """
   xnnpack.mean(source, output, count)
   multiplier = np.float32(source.scale) / (np.float32(output.scale) * np.float32(count))
@@ -145,12 +147,17 @@ def average(grid: Grid, counts: np.ndarray) -> Average:
     grid: of both ends.
     counts: (1, height, width, 1), cells of every window.
 
+  Raises:
+    ValueError: if a sum of real numbers is too large for float32.
+
   Examples:
     >>> rule = average(Grid(np.float32(0.1), 0), np.full((1, 1, 1, 1), 2))
     >>> rule([jnp.full((1, 1, 1, 1), code, jnp.float32) for code in (5, 8)]).item()
     6.0
   """
   scale, zero = np.float32(grid.scale), _zero_point(grid)
+  sums = float(scale) * reach_of(grid) * counts.max(initial=0)
+  check_below(FARTHEST, sums, "grids: sums of a window", ASSEMBLE)
   sizes, kinds = np.unique(counts, return_inverse=True)
 
   steps = np.arange(1, CODES, dtype=np.float32)

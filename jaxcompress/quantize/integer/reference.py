@@ -12,10 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.quantize.integer.bounds import (
+  ASSEMBLE,
+  INT32,
+  STEPS,
+  check_below,
+  check_cells,
+  reach_of,
+)
 from jaxcompress.quantize.integer.values import Grid
 
 SUM_BITS = {8: 20, 16: 15}  # by which an addition of integers shifts its inputs to the left
-INT32 = 2**31
 
 Scalar = np.ndarray | np.integer
 
@@ -45,7 +52,10 @@ class Factor(NamedTuple):
 
 
 class Sum(NamedTuple):
-  """An addition: both inputs, shifted to the left by ``shift``, and their sum are scaled."""
+  """An addition: both inputs, shifted to the left by ``shift``, and their sum are scaled.
+
+  The inputs' factors are one half at most, so their sum stays within ``2**30``, as each input does.
+  """
 
   left: Factor
   right: Factor
@@ -153,7 +163,7 @@ def convolution(source: Grid, scales: np.ndarray, output: Grid, reach: np.ndarra
     reach: how far an accumulator gets from zero, shaped like ``scales``.
 
   Raises:
-    ValueError: if an accumulator, shifted to the left, is no int32.
+    ValueError: if an accumulator, shifted to the left, is no int32 that has room for a zero point.
 
   Examples:
     >>> one = Grid(np.float32(1), 0)
@@ -172,9 +182,12 @@ def dense_in_float64(source: Grid, scales: np.ndarray, output: Grid, reach: np.n
     scales: (1, out) float32, of the weights.
     output: of the output.
     reach: (1, out), how far an accumulator gets from zero.
+
+  Raises:
+    ValueError: if an output before it is clipped is no int32 that has room for a zero point.
   """
-  del reach
   real = np.float64(source.scale) * np.asarray(scales, np.float64) / np.float64(output.scale)
+  check_below(STEPS, reach * real, "scales: outputs before they are clipped", ASSEMBLE)
   steps, real = np.arange(output.low + 1, output.high + 1), real[..., None]
   edges = np.clip(np.ceil((steps - 0.5) / real) - 1, -INT32, INT32 - 1)
   for _ in range(2):  # the quotient is off by one at most
@@ -183,22 +196,30 @@ def dense_in_float64(source: Grid, scales: np.ndarray, output: Grid, reach: np.n
 
 
 def product(left: Grid, right: Grid, output: Grid) -> Factor:
-  """The factor of products in TensorFlow Lite for Microcontrollers: in float64."""
+  """The factor of products in TensorFlow Lite for Microcontrollers: in float64.
+
+  Raises:
+    ValueError: if a product, shifted to the left, is no int32 that has room for a zero point.
+  """
   real = np.float64(left.scale) * np.float64(right.scale) / np.float64(output.scale)
-  return _checked(quantize_multiplier(real), _reach(left) * _reach(right))
+  return _checked(quantize_multiplier(real), reach_of(left) * reach_of(right))
 
 
 def product_in_float32(left: Grid, right: Grid, output: Grid) -> Factor:
-  """The factor of products in LiteRT's reference kernels: in float32."""
+  """The factor of products in LiteRT's reference kernels: in float32.
+
+  Raises:
+    ValueError: as :func:`product`.
+  """
   real = np.float32(left.scale) * np.float32(right.scale) / np.float32(output.scale)
-  return _checked(quantize_multiplier(real), _reach(left) * _reach(right))
+  return _checked(quantize_multiplier(real), reach_of(left) * reach_of(right))
 
 
 def requantization(source: Grid, output: Grid) -> Factor:
   """The factor from one grid to another, in float64.
 
   Raises:
-    ValueError: if a value, shifted to the left, is no int32.
+    ValueError: if a value, shifted to the left, is no int32 that has room for a zero point.
 
   Examples:
     >>> fine, coarse = Grid(np.float32(0.25), 0, 16), Grid(np.float32(1), 3)
@@ -206,7 +227,7 @@ def requantization(source: Grid, output: Grid) -> Factor:
     [1, 2, -3]
   """
   real = np.float64(source.scale) / np.float64(output.scale)
-  return _checked(quantize_multiplier(real), _reach(source))
+  return _checked(quantize_multiplier(real), reach_of(source))
 
 
 def addition(left: Grid, right: Grid, output: Grid) -> Sum:
@@ -218,12 +239,12 @@ def addition(left: Grid, right: Grid, output: Grid) -> Sum:
   one, other, result = (np.float64(grid.scale) for grid in (left, right, output))
   twice, shift = 2 * max(one, other), SUM_BITS[output.bits]
   total = twice / (2**shift * result)
-  if total >= 1:
+  first, second, both = (quantize_multiplier(x) for x in (one / twice, other / twice, total))
+  if both.left > 0:  # one, or so little less that it is rounded to it
     raise ValueError(
       f"scales: the inputs' are up to {twice / 2 / result:.3g} times the output's, more than the"
       " reference kernels run; quantize.assemble widens grids so that it fits."
     )
-  first, second, both = (quantize_multiplier(x) for x in (one / twice, other / twice, total))
   return Sum(first, second, both, np.int32(shift))
 
 
@@ -231,18 +252,26 @@ def mean(source: Grid, output: Grid, count: int) -> Mean:
   """The factor of a sum over ``count`` cells, whose division it takes in.
 
   Raises:
-    ValueError: if a sum, shifted to the left, is no int32.
+    ValueError: if there are too many cells, or a sum, shifted to the left, is no int32 that has room
+      for a zero point.
   """
+  check_cells(source, count)
   whole = quantize_multiplier(np.float64(source.scale) / np.float64(output.scale))
   exponent = int(whole.left) - int(whole.right)
   shift = min(count.bit_length() - 1, 31 + exponent, 32)
   q31, exponent = (int(whole.q31) << shift) // count, exponent - shift
   left, right = max(exponent, 0), max(-exponent, 0)
-  return Mean(_checked(Factor(*map(np.int32, (q31, left, right))), _reach(source) * count))
+  factor = Factor(*map(np.int32, (q31, left, right)))
+  return Mean(_checked(factor, reach_of(source) * count))
 
 
 def average(grid: Grid, counts: np.ndarray) -> Average:
-  """Of a pool whose ends share a grid; ``counts`` are the cells of every window."""
+  """Of a pool whose ends share a grid; ``counts`` are the cells of every window.
+
+  Raises:
+    ValueError: if a window has too many cells.
+  """
+  check_cells(grid, int(counts.max(initial=0)))
   return Average(counts.astype(np.int32), np.int32(grid.zero_point))
 
 
@@ -275,11 +304,6 @@ def input_steps(values: np.ndarray | jax.Array, grid: Grid) -> np.ndarray | jax.
   return _half_away(values / grid.scale)
 
 
-def _reach(grid: Grid) -> int:
-  """How far ``q - zero_point`` gets from zero."""
-  return max(-grid.low, grid.high)
-
-
 def _half_away(x: Any) -> Any:
   """Rounds to the nearest integer, halves away from zero."""
   xp = jnp if isinstance(x, jax.Array) else np
@@ -287,11 +311,8 @@ def _half_away(x: Any) -> Any:
   return whole + xp.sign(x) * (xp.abs(x - whole) >= 0.5)
 
 
-def _checked(factor: Factor, reach) -> Factor:
+def _checked(factor: Factor, reach: Any) -> Factor:
+  """The factor of numbers that get so far from zero, if int32 holds them shifted to the left."""
   shifted = np.asarray(reach, np.float64) * np.exp2(np.asarray(factor.left, np.float64))
-  if np.any(shifted >= INT32):
-    raise ValueError(
-      f"scales: sums reach {shifted.max():.3g} after their shift, which int32 does not hold;"
-      " quantize.assemble makes scales that fit."
-    )
+  check_below(STEPS, shifted, "scales: sums after their shift", ASSEMBLE)
   return factor

@@ -6,6 +6,8 @@ from jaxcompress.quantize.integer.reference import quantize_multiplier
 from jaxcompress.quantize.integer.values import HIGHEST, LOWEST, Grid
 
 LARGEST_RATIO = 2.0**7  # of the input's scale to the output's (excluded)
+LARGEST_GROWTH = 31  # octaves of the gate's slope, which is then shifted by one less, in int32
+LARGEST_SCALE = 3 * 2.0**23  # of the input (excluded), with which it grows so much
 INT16 = np.array([-(2**15), 2**15 - 1])
 
 
@@ -20,7 +22,7 @@ def hard_swish_table(source: Grid, output: Grid) -> np.ndarray:
     (256,) float32, the output's ``q - z`` for the input's codes -128 to 127.
 
   Raises:
-    ValueError: if the input's scale is 128 times the output's or more.
+    ValueError: if the input's scale is 128 times the output's or more, or 3 * 2**23 and more.
 
   Examples:
     >>> grid = Grid(np.float32(0.05), 0)
@@ -38,6 +40,11 @@ def hard_swish_table(source: Grid, output: Grid) -> np.ndarray:
     raise ValueError(
       f"scales: the input's is {float(source.scale) / float(output.scale):.3g} times the output's;"
       f" HARD_SWISH runs below {LARGEST_RATIO:.0f}, and quantize.assemble widens grids so that it fits."
+    )
+  if growth > LARGEST_GROWTH:
+    raise ValueError(
+      f"grids: the input's scale is {float(source.scale):.3g}, which HARD_SWISH runs below"
+      f" {LARGEST_SCALE:.3g} only; its range comes from weights or ranges that are far too large."
     )
   x = (np.arange(LOWEST, HIGHEST + 1) - source.zero_point) * 128
   gate = _multiply(_saturate(x * 2 ** max(growth - 1, 0)), slope)

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxcompress import ops
 from jaxcompress.nn import Node
+from jaxcompress.quantize.integer.bounds import ASSEMBLE, INT32, check_below
 from jaxcompress.quantize.integer.convolve import (
   Parts,
   accumulate,
@@ -71,22 +72,22 @@ def convolution_kind(node: Node) -> str:
 
 
 def largest_sum(integers: Integers, source: Grid) -> np.ndarray:
-  """(out,) int64: how far a layer's sums can get from zero, the bias included."""
-  return largest_accumulator(integers.weights, source) + np.abs(integers.bias.astype(np.int64))
+  """(out,) float64: how far a layer's sums can get from zero, the bias included; exact to 2**53."""
+  return largest_accumulator(integers.weights, source) + np.abs(integers.bias.astype(np.float64))
 
 
 def prepare_weights(
   node: Node, grids: Grids, integers: Integers, rule: Any, groups: int
 ) -> tuple[Sums, Arrays]:
-  """A layer's sums and constants, but for the ends of its output; ``rule`` is the kernels'."""
+  """A layer's sums and constants, but for the ends of its output; ``rule`` is the kernels'.
+
+  Raises:
+    ValueError: if accumulators, of 32 bits or 64, do not hold a sum, or the runtime refuses a scale.
+  """
   source, output = grids[node.inputs[0]], grids[node.output]
   is_wide = source.bits == 16
   reach = largest_sum(integers, source)
-  if np.any(reach >= (LARGEST_SUM if is_wide else 2**31)):
-    raise ValueError(
-      f"bias: sums reach {reach.max()}, which accumulators do not hold; quantize.assemble makes"
-      " scales that fit."
-    )
+  check_below(LARGEST_SUM if is_wide else INT32, reach, "bias: sums", ASSEMBLE)
   spread = (1,) * (len(node.output_shapes[0]) - 1) + (-1,)
   bias = integers.bias.reshape(spread)
   static = Sums(

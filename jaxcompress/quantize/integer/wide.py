@@ -1,12 +1,15 @@
 """LiteRT's arithmetic of 16-bit activations and 8-bit weights, value for value, without int64.
 
 A product of both has 23 bits, so sums are no float32 integers. An activation is split into two
-bytes; the convolution of each is exact (see :mod:`~jaxcompress.quantize.integer.convolve`), and what
-both make together is kept in two int32 halves. XNNPACK runs no 16-bit integers; LiteRT's own kernels
-and those for microcontrollers scale such sums alike, by a factor of 15 bits, and round once, halves
-up. Beside them only products and sums are computed in more than one way.
+bytes; the convolution of each is exact (see :mod:`~jaxcompress.quantize.integer.convolve`) and as
+many parts of it are added up as int32 holds; what all make together is kept in two int32 halves.
+XNNPACK runs no 16-bit integers; LiteRT's own kernels and those for microcontrollers add up in int64
+and scale alike, by a factor of 15 bits, rounding once, halves up. Beside such layers only products
+and sums of two maps are computed in more than one way.
 """
 
+from functools import reduce
+from operator import add
 from typing import Any, NamedTuple
 
 import jax
@@ -14,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.quantize.integer import reference
-from jaxcompress.quantize.integer.convolve import Parts, accumulate
+from jaxcompress.quantize.integer.convolve import EXACT, Parts, partial_sums
 from jaxcompress.quantize.integer.values import Grid
 
 LIMB = 15  # bits of the lower half, and of a factor
 MASK = 2**LIMB - 1
-LARGEST_SUM = 2.0**45  # so that its products with a factor stay below 2**60
+AT_ONCE = 2**31 // EXACT - 1  # parts of a sum of bytes that int32 holds together
+LARGEST_SUM = 2**45  # so that its products with a factor stay below 2**60
 LARGEST_STEPS = 2.0**31 - 2.0**16  # of an output before it is clipped
 RATIOS = {  # of scales, that the kernels run: from (included), to (excluded)
   "conv": (2.0**-31, 2.0**7),
@@ -80,7 +84,13 @@ def accumulate_wide(x: jax.Array, weights: jax.Array, parts: Parts, **shape: Any
     True
   """
   upper = jnp.floor(x / 256)
-  both = accumulate(jnp.concatenate([upper, x - 256 * upper]), weights, parts, **shape)
+  sums = partial_sums(jnp.concatenate([upper, x - 256 * upper]), weights, parts, **shape)
+  starts = range(0, len(sums), AT_ONCE)
+  return reduce(add, [_joined(reduce(add, sums[i : i + AT_ONCE])) for i in starts])
+
+
+def _joined(both: jax.Array) -> Wide:
+  """What the sums of both bytes, one behind the other in the batch, make together."""
   upper, lower = jnp.split(both, 2)
   return Wide(upper >> 7, (upper & 127) << 8) + Wide(lower >> LIMB, lower & MASK)
 

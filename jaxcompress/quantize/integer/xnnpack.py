@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.quantize.integer.bounds import ASSEMBLE, STEPS, check_below, check_cells
 from jaxcompress.quantize.integer.values import Grid
 
 MULTIPLIER_BITS = 20  # of the larger factor of an addition
@@ -38,7 +39,10 @@ class Factor(NamedTuple):
 
 
 class Sum(NamedTuple):
-  """An addition: ``(a * left + b * right + 2**(shift - 1)) >> shift``, all int32."""
+  """An addition: ``(a * left + b * right + 2**(shift - 1)) >> shift``, all int32.
+
+  The factors have 21 bits, the inputs 8, and the shift is 30 at most: less than ``2**31`` together.
+  """
 
   left: np.int32
   right: np.int32
@@ -94,11 +98,7 @@ def convolution(source: Grid, scales: np.ndarray, output: Grid, reach: np.ndarra
   ratio = np.float32(source.scale) * np.asarray(scales, np.float32) / np.float32(output.scale)
   _within("conv", ratio)
   steps = reach * ratio.astype(np.float64)
-  if np.any(steps >= 2**31 - 2**8):
-    raise ValueError(
-      f"bias: sums reach {steps.max():.3g} output steps, which int32 does not hold;"
-      " quantize.assemble makes scales that fit."
-    )
+  check_below(STEPS, steps, "bias: sums in output steps", ASSEMBLE)
   return Factor(ratio)
 
 
@@ -135,8 +135,9 @@ def mean(source: Grid, output: Grid, count: int) -> Mean:
   """``m = f(f(s_x / s_y) * f(1 / n))`` and ``Z = f(z_y - f(f(n z_x) * m))`` in float32.
 
   Raises:
-    ValueError: if the ratio of scales is so large that int32 overflows.
+    ValueError: if there are too many cells, or the ratio of scales is so large that int32 overflows.
   """
+  check_cells(source, count)
   one, total = np.float32(1), np.float32(count * source.zero_point)
   ratio = _within("mean", np.float32(source.scale) / np.float32(output.scale))
   multiplier = ratio * (one / np.float32(count))
