@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # only .tflite files need what it imports
   from jaxcompress.export.flatbuffer import ModelFile, Shared
 
 
+LARGEST_INT4_SUM = 2**27  # of a dense layer whose weights have 4 bits (excluded)
+
+
 class Weights(NamedTuple):
   """Constants of a layer.
 
@@ -80,17 +83,31 @@ class IntegerNumbers(NamedTuple):
     return Weights(kernel, layer.bias.astype(bias_type(source)), layer.scales, bias_scales)
 
   def is_int4(self, node: Node) -> bool:
-    """Whether a node's weights have 4 bits in the file.
+    """Whether a node's weights have 4 bits in the file."""
+    return node.op in self.narrow and self.obstacle_to_int4(node) is None
+
+  def obstacle_to_int4(self, node: Node) -> str | None:
+    """What keeps the weights of a layer from having 4 bits in a file, in words; None: nothing.
 
     XNNPACK reads dense ones in pairs of inputs, and holds 16 times their sums in an int32.
     """
-    source = self.model.grids[node.inputs[0]]
-    if node.op not in self.narrow or source.bits != 8:
-      return False
-    layer = self.model.layers[node.name]
-    if not fits_int4(layer.weights) or node.op != "Dense":
-      return fits_int4(layer.weights)
-    return len(layer.weights) % 2 == 0 and bool((largest_sum(layer, source) < 2**27).all())
+    source, layer = self.model.grids[node.inputs[0]], self.model.layers[node.name]
+    if source.bits != 8:
+      return f"reads {source.bits} bits"
+    if not fits_int4(layer.weights):
+      return f"has integers up to {np.abs(layer.weights).max()}"
+    if node.op not in self.narrow:
+      return "is dense, which the target runs in 8 bits only"
+    if node.op != "Dense":
+      return None
+    if len(layer.weights) % 2 == 1:
+      return "is dense and has an odd number of inputs"
+    if (largest := largest_sum(layer, source).max(initial=0)) >= LARGEST_INT4_SUM:
+      return (
+        f"is dense and has sums up to {largest:.4g}, which fewer bits make smaller: XNNPACK holds"
+        " those of 4 bits below 2**27"
+      )
+    return None
 
 
 class FloatNumbers(NamedTuple):

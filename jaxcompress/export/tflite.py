@@ -14,10 +14,12 @@ from jaxcompress.export.targets import find_target
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.runtimes import kernels_of_file
+from jaxcompress.quantize.integer.values import fits_int4
 
 WEIGHTS = ("int8", "int4")
 FLOATS = {"float32": np.float32, "float16": np.float16}
 CONVOLUTIONS = ("ConvNorm", "BatchNorm")
+MOST_REASONS = 3  # that an error names
 
 
 def tflite(
@@ -57,7 +59,8 @@ def tflite(
       dense layers, which stay int8 for it (``target`` or kernels ``"tflm"``). In LiteRT (2.3 was
       tried) XNNPACK runs such dense layers and leaves the convolutions to LiteRT's own kernels,
       which are slow and round differently: ``quantized.with_kernels("xnnpack-int4")`` is what they
-      compute. Other targets refuse them.
+      compute. Dense layers with an odd number of inputs, or with sums of 2**27 and more, stay int8,
+      since XNNPACK does not hold them. Other targets refuse such files.
     metadata: JSON values kept in the file, such as class names and preprocessing; see
       :func:`~jaxcompress.export.read_metadata`.
 
@@ -67,8 +70,8 @@ def tflite(
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if a layer has no TFLite operator, an operator breaks a rule of the target,
-      ``input`` is unknown or the model's codes are not the pixels less 128, ``weights`` is unknown or
-      no layer has 4 bits, the metadata is no JSON, or the path cannot be written.
+      ``input`` is unknown or the model's codes are not the pixels less 128, ``weights`` is unknown,
+      no layer has 4 bits or its kernels do not hold a layer's sums, the metadata is no JSON, or the path cannot be written.
 
   Examples:
     >>> import tempfile
@@ -99,6 +102,8 @@ def tflite(
   if numbers.narrow:
     _check_narrow(numbers)
   kernels = kernels_of_file(quantized.kernels, int4=bool(numbers.narrow))
+  if kernels != quantized.kernels:
+    quantized.with_kernels(kernels)  # they may refuse what others run
   details = describe(quantized, kernels)
   if input == "uint8":
     details["input"]["zero_point"] += 128
@@ -126,13 +131,20 @@ def _narrow_ops(quantized: QuantizedModel, weights: str, target: str | None) -> 
 
 
 def _check_narrow(numbers: Any) -> None:
-  if not any(map(numbers.is_int4, numbers.model.graph.nodes)):
-    raise ValueError(
-      "weights: 'int4' needs layers whose integers have at most 4 bits, and there are none that can be"
-      " written so (convolutions, and, but for TFLite-Micro, dense layers with an even number of"
-      " inputs); quantize with 4 bits, such as quantize.w4a8() or post_training(..., bits=4), or write"
-      " 'int8'."
-    )
+  """Checks that some layer's weights have 4 bits in the file; the error says why none has."""
+  integers = numbers.model.layers
+  layers = [node for node in numbers.model.graph.nodes if node.name in integers]
+  if any(map(numbers.is_int4, layers)):
+    return
+  reasons = [f"{node.name!r} {numbers.obstacle_to_int4(node)}" for node in layers]
+  shown = ", ".join(reasons[:MOST_REASONS]) + ", ..." * (len(reasons) > MOST_REASONS)
+  remedy = "write 'int8'"
+  if not all(fits_int4(integers[node.name].weights) for node in layers):
+    remedy += ", or quantize with 4 bits, such as quantize.w4a8() or post_training(..., bits=4)"
+  raise ValueError(
+    "weights: 'int4' needs layers whose integers have at most 4 bits, and there are none that can be"
+    f" written so ({shown or 'none has weights'}); {remedy}."
+  )
 
 
 def _needs_dense_per_tensor(quantized: QuantizedModel, name: str) -> bool:

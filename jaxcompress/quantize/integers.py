@@ -13,8 +13,11 @@ from jaxcompress.quantize.integer import (
   Integers,
   lower_hard_swish,
   lower_widths,
+  wide,
 )
+from jaxcompress.quantize.integer.bounds import STEPS
 from jaxcompress.quantize.integer.convolve import largest_accumulator
+from jaxcompress.quantize.integer.weighted import largest_sum
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
 from jaxcompress.quantize.limits import MARGIN, RATIOS, fix_grids, least_step, widen_grids
 from jaxcompress.quantize.model import Move, QuantizedModel, bias_type
@@ -22,6 +25,7 @@ from jaxcompress.quantize.sites import find_sites
 
 NARROW_INT8 = levels(8, symmetric=True, narrow=True)
 LARGEST_BIAS = {8: 2**30, 16: 2**40}  # by bits of activations; leaves as much to the products
+SUMS = {8: STEPS, 16: wide.LARGEST_SUM}  # which they stay below, the bias included
 
 
 def assemble(
@@ -42,9 +46,10 @@ def assemble(
   The integers are ``round(kernel / s)`` of the kernel as it was trained, half to even, with the
   sign of the folded factor ``f``; they stand for ``q * s * |f|``. So they are the ones that fake
   quantization in training saw, whatever BatchNorm learned. The bias is ``round(b / (s_x * s *
-  |f|))``. A channel whose bias would not fit beside its products in int32, or whose steps are
-  beyond the device's range, gets a larger scale and is rounded again; grids are widened where the
-  device would refuse their ratio (see :func:`~jaxcompress.quantize.limits.widen_grids`).
+  |f|))``. A channel whose bias would not fit beside its products in int32, whose sums would not, or
+  whose steps are beyond the device's range, gets a larger scale and is rounded again; grids are
+  widened where the device would refuse their ratio (see
+  :func:`~jaxcompress.quantize.limits.widen_grids`).
 
   A layer with a hard-sigmoid computes ``(w x + b + 3) / 6``, and the ends of its output's grid, 0
   and 1, are the clip; whatever grid is given for it is replaced by that one. A hard-swish is written
@@ -106,7 +111,7 @@ def assemble(
   for node in weighted:
     _check_complete(node, folded, weight_scales, grids)
   folded = {node.name: _scaled(node, folded[node.name]) for node in weighted}
-  weights, scales, steps = {}, {}, {}
+  weights, scales, reaches, steps = {}, {}, {}, {}
   for node in weighted:
     name, layer, to = node.name, folded[node.name], levels_of[node.name]
     if codes is not None and name in codes:
@@ -115,19 +120,16 @@ def assemble(
       weights[name] = round_kernel(layer.kernel, weight_scales[name], to)
     scales[name] = _live_scales(weights[name], weight_scales[name], layer)
     source = grids[node.inputs[0]]
-    reach = largest_accumulator(weights[name], source)
-    steps[name] = least_step(scales[name], reach, source.bits)
+    reaches[name] = largest_accumulator(weights[name], source)
+    steps[name] = least_step(scales[name], reaches[name], source.bits)
   grids = widen_grids(graph, grids, steps)
-  layers = {
-    node.name: _integers(
-      weights[node.name],
-      scales[node.name],
-      folded[node.name],
-      grids[node.inputs[0]],
-      grids[node.output],
-    )
-    for node in weighted
-  }
+  layers = {}
+  for node in weighted:
+    name, source, output = node.name, grids[node.inputs[0]], grids[node.output]
+    layer = _integers(weights[name], scales[name], folded[name], source, output)
+    if np.any(reaches[name] + np.abs(layer.bias.astype(np.float64)) >= SUMS[source.bits]):
+      layer = _fitting(name, layer, source)
+    layers[name] = layer
   return QuantizedModel(graph, grids, layers, preprocess, kernels, dict(moves or {}))
 
 
@@ -226,3 +228,29 @@ def _integers(
   weights = np.rint(codes * np.where(layer.factor < 0, -coarser, coarser)).astype(np.int8)
   bias = np.rint(shift / (step_in * scales.astype(np.float64)))
   return Integers(weights, scales, bias.astype(bias_type(source)))
+
+
+def _fitting(name: str, layer: Integers, source: Grid) -> Integers:
+  """The same layer, with larger steps in the channels whose sums accumulators do not hold.
+
+  The highest weight of such a channel becomes a lower integer, and the others in proportion.
+  """
+  axes, limit = tuple(range(layer.weights.ndim - 1)), SUMS[source.bits]
+  highest = np.abs(layer.weights).max(axes)
+  fitted, top = layer, highest
+  while np.any(beyond := (reach := largest_sum(fitted, source)) >= limit):
+    lower = np.minimum(top - 1, np.floor(top * (limit / reach)))
+    top = np.where(beyond, lower, top)
+    if np.any(top[beyond] < 1):
+      raise ValueError(
+        f"model: layer {name!r} has {int(np.prod(layer.weights.shape[:-1]))} inputs to each output,"
+        f" whose sums reach {reach.max():.4g} even with weights of -1, 0 and 1; runtimes hold them"
+        f" below {limit:.4g}, so give it fewer inputs."
+      )
+    share = np.where(top < highest, top / np.maximum(highest, 1), 1.0)
+    fitted = Integers(
+      np.rint(layer.weights * share).astype(np.int8),
+      (layer.scales / share).astype(np.float32),
+      np.rint(layer.bias * share).astype(layer.bias.dtype),
+    )
+  return fitted
