@@ -128,7 +128,8 @@ def assemble(
     name, source, output = node.name, grids[node.inputs[0]], grids[node.output]
     layer = _integers(weights[name], scales[name], folded[name], source, output)
     if np.any(reaches[name] + np.abs(layer.bias.astype(np.float64)) >= SUMS[source.bits]):
-      layer = _fitting(name, layer, source)
+      signed = weights[name] * np.where(folded[name].factor < 0, -1, 1).astype(np.int8)
+      layer = _fitting(name, layer, signed, scales[name], source)
     layers[name] = layer
   return QuantizedModel(graph, grids, layers, preprocess, kernels, dict(moves or {}))
 
@@ -230,27 +231,38 @@ def _integers(
   return Integers(weights, scales, bias.astype(bias_type(source)))
 
 
-def _fitting(name: str, layer: Integers, source: Grid) -> Integers:
-  """The same layer, with larger steps in the channels whose sums accumulators do not hold.
+def _fitting(
+  name: str, layer: Integers, codes: np.ndarray, wanted: np.ndarray, source: Grid
+) -> Integers:
+  """A layer with larger steps in the channels whose sums accumulators do not hold.
 
   The highest weight of such a channel becomes a lower integer, and the others in proportion.
+
+  Args:
+    name: of the layer.
+    layer: its integers.
+    codes: int8, its weights as they were at first, of which the new ones are rounded.
+    wanted: (out,), their scales.
+    source: of the input.
   """
-  axes, limit = tuple(range(layer.weights.ndim - 1)), SUMS[source.bits]
-  highest = np.abs(layer.weights).max(axes)
-  fitted, top = layer, highest
+  limit, axes = SUMS[source.bits], tuple(range(codes.ndim - 1))
+  highest, top = np.abs(codes).max(axes), np.abs(layer.weights).max(axes).astype(np.float64)
+  fitted, coarser = layer, np.zeros(top.shape, bool)
   while np.any(beyond := (reach := largest_sum(fitted, source)) >= limit):
-    lower = np.minimum(top - 1, np.floor(top * (limit / reach)))
-    top = np.where(beyond, lower, top)
+    top[beyond] = np.minimum(top - 1, np.floor(top * (limit / reach)))[beyond]
     if np.any(top[beyond] < 1):
       raise ValueError(
-        f"model: layer {name!r} has {int(np.prod(layer.weights.shape[:-1]))} inputs to each output,"
-        f" whose sums reach {reach.max():.4g} even with weights of -1, 0 and 1; runtimes hold them"
-        f" below {limit:.4g}, so give it fewer inputs."
+        f"model: layer {name!r} has {int(np.prod(codes.shape[:-1]))} inputs to each output, whose sums"
+        f" reach {reach.max():.4g} even with weights of -1, 0 and 1; runtimes hold them below"
+        f" {limit:.4g}, so give it fewer inputs."
       )
-    share = np.where(top < highest, top / np.maximum(highest, 1), 1.0)
+    coarser |= beyond
+    share = np.where(coarser, top / np.maximum(highest, 1), 1.0)
+    scales = np.where(coarser, wanted / share, layer.scales).astype(np.float32)
+    bias = np.rint(layer.bias * (layer.scales / scales.astype(np.float64)))
     fitted = Integers(
-      np.rint(layer.weights * share).astype(np.int8),
-      (layer.scales / share).astype(np.float32),
-      np.rint(layer.bias * share).astype(layer.bias.dtype),
+      np.where(coarser, np.rint(codes * share), layer.weights).astype(np.int8),
+      scales,
+      bias.astype(layer.bias.dtype),
     )
   return fitted

@@ -188,7 +188,12 @@ def _needs(
       Need(node.inputs[0], output * low / right),
     ]
   if node.op == "GlobalAvgPool":
-    return [Need(node.output, inputs[0] * MARGIN / ratios["mean"][1])]
+    cells = float(np.prod(node.input_shapes[0][1:3]))
+    (low, high), most = ratios["cell"], ratios["mean"][1]
+    return [
+      Need(node.output, inputs[0] * MARGIN / min(most, cells * high)),
+      Need(node.inputs[0], output * cells * low),
+    ]
   return []
 
 

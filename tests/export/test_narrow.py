@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcompress import export
+from jaxcompress import export, quantize
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.nn import ConvNorm, Dense, GlobalAvgPool, fold
 
@@ -114,6 +114,8 @@ def test_targets_get_the_weights_that_they_take(wide, narrow, tmp_path):
       export.tflite(narrow, path, weights="int4", target=target)
   with pytest.raises(ValueError, match="weights: 'int4' needs layers whose integers have at most"):
     export.tflite(wide, path, weights="int4")
+  with pytest.raises(ValueError, match=r"\('standard' has integers up to 127, .*bits=4\)"):
+    export.tflite(wide, path, weights="int4")
   with pytest.raises(ValueError, match="weights: 'int2' is unknown; it must be one of int8, int4"):
     export.tflite(narrow, path, weights="int2")
 
@@ -191,3 +193,32 @@ def test_steps_of_a_convolution_that_are_2_to_the_31_below_its_outputs(networks,
   quantized = dataclasses.replace(quantized, layers=layers, grids=grids)
   path = export.tflite(quantized, tmp_path / "net.tflite", weights="int4")
   assert export.verify(path, quantized, networks.images_for(quantized, 20)).bit_equal == 1.0
+
+
+class Classifier(nn.Module):
+  features: int = 2
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    return Dense(self.features, name="classifier")(x)
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_dense_layers_whose_sums_int4_kernels_do_not_hold_stay_int8(bits, tmp_path):
+  """Without advice that was followed already."""
+  inputs, top = 100_000, 2 ** (bits - 1) - 1
+  kernel = np.full((inputs, 2), 1 / inputs, np.float32)
+  variables = {"params": {"classifier": {"kernel": kernel, "bias": np.float32([0.1, -0.1])}}}
+  images = np.random.default_rng(0).uniform(0, 1, (8, 1, 1, inputs)).astype(np.float32)
+  quantized = quantize.post_training(
+    Classifier(), variables, images, method="minmax", bits=bits, progress=False
+  )
+  assert np.abs(quantized.layers["classifier"].weights).max() == top
+  path = tmp_path / "net.tflite"
+  if bits == 3:
+    export.tflite(quantized, path, weights="int4")
+    assert export.verify(path, quantized, images).bit_equal == 1.0
+    return
+  with pytest.raises(ValueError, match=r"sums up to .*, which fewer bits make smaller") as caught:
+    export.tflite(quantized, path, weights="int4")
+  assert str(caught.value).endswith("write 'int8'.")

@@ -251,3 +251,53 @@ def test_levels_beyond_int8_are_refused(graph):
     assemble(graph, layers, scales_of(layers), grids_of(graph), levels=Levels(-128, 127, True))
   with pytest.raises(ValueError, match=r"levels: layer '.*' has none; give every layer some"):
     assemble(graph, layers, scales_of(layers), grids_of(graph), levels={})
+
+
+def one_dense(inputs, outputs=2):
+  ends = ("input",), ("dense",), ((1, inputs),), ((1, outputs),)
+  return Graph((Node("dense", "Dense", {"features": outputs}, *ends),), (1, inputs), "dense")
+
+
+@pytest.mark.parametrize(
+  ("inputs", "bias", "zero_point"), [(70_000, 0.4, -128), (200_001, -0.3, 5), (100_000, 0.0, 127)]
+)
+def test_sums_that_int32_does_not_hold_get_larger_steps(inputs, bias, zero_point):
+  rng = np.random.default_rng(0)
+  kernel = rng.uniform(0.5, 1.0, (inputs, 2)) / inputs
+  kernel[:, 1] = -1 / inputs  # a whole number of steps, whichever they are
+  layer = Folded(kernel.astype(np.float32), np.array([2.0, -1.0]), np.full(2, bias))
+  scales = {"dense": np.abs(layer.kernel).max(0) / np.float32(127)}
+  source, output = Grid(np.float32(1 / 255), zero_point), Grid(np.float32(1 / 64), 0)
+  grids = {"input": source, "dense": output}
+  quantized = assemble(one_dense(inputs), {"dense": layer}, scales, grids)
+  for kernels in KERNELS:
+    quantized.with_kernels(kernels)
+  integers = quantized.layers["dense"]
+  steps = source.scale * integers.scales.astype(np.float64)
+  farthest = max(-source.low, source.high)
+  reach = np.abs(integers.weights.astype(np.int64)).sum(0) * farthest + np.abs(integers.bias)
+  top = np.abs(integers.weights).max(0)[1]
+  assert reach.max() < 2**31 and top < 127
+  assert reach[1] * (top + 1) / top > 2**31 - 2**8  # no more is lost than must be
+  real, expected = integers.weights * steps / source.scale, layer.kernel * layer.factor
+  assert np.all(np.abs(real - expected) <= integers.scales * 1.001)  # rounded twice
+  np.testing.assert_allclose(real[:, 1], expected[:, 1], rtol=1e-6)
+  np.testing.assert_allclose(integers.bias * steps, bias, atol=1e-5)
+
+
+def test_channels_whose_sums_fit_stay_as_they_are():
+  layer = Folded(np.full((80_000, 2), 1e-5, np.float32), np.ones(2), np.zeros(2))
+  scales = {"dense": np.float32([1e-5 / 127, 1e-5 / 3])}
+  grids = {"input": Grid(np.float32(1 / 255), -128), "dense": Grid(np.float32(0.01), 0)}
+  integers = assemble(one_dense(80_000), {"dense": layer}, scales, grids).layers["dense"]
+  assert np.unique(integers.weights[:, 1]).tolist() == [3]
+  assert np.unique(integers.weights[:, 0]).tolist() == [2**31 // (80_000 * 255)]
+  assert integers.scales[1] == scales["dense"][1]
+
+
+def test_layers_whose_sums_fit_with_no_weights_are_refused_with_the_way_out():
+  inputs = 8_430_000
+  layer = Folded(np.ones((inputs, 1), np.float32), np.ones(1), np.zeros(1))
+  grids = {"input": Grid(np.float32(1e-6), -128), "dense": Grid(np.float32(1.0), 0)}
+  with pytest.raises(ValueError, match=r"'dense' has 8430000 inputs .* give it fewer inputs"):
+    assemble(one_dense(inputs, 1), {"dense": layer}, {"dense": np.ones(1, np.float32)}, grids)

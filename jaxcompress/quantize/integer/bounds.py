@@ -37,7 +37,7 @@ def check_below(limit: float, reach: Any, what: str, remedy: str) -> None:
   largest = np.abs(np.asarray(reach, np.float64)).max(initial=0)
   if not largest < limit:
     raise ValueError(
-      f"{what} reach {largest:.10g}, which runtimes hold below {limit:.10g} only; {remedy}."
+      f"{what} reach {largest:.15g}, which runtimes hold below {limit:.15g} only; {remedy}."
     )
 
 

@@ -133,10 +133,17 @@ def mean(source: Grid, output: Grid, count: int) -> Mean:
   """``float32(s_x / float32(s_y * n))``: sums of ``q - z`` to output steps.
 
   Raises:
-    ValueError: as :func:`~jaxcompress.quantize.integer.xnnpack.mean`.
+    ValueError: as :func:`~jaxcompress.quantize.integer.xnnpack.mean`, and if onnxruntime would refuse
+      the multiplier.
   """
   xnnpack.mean(source, output, count)
   multiplier = np.float32(source.scale) / (np.float32(output.scale) * np.float32(count))
+  low, high = xnnpack.RATIOS["cell"]
+  if not low <= multiplier < high:
+    raise ValueError(
+      f"scales: a cell counts {multiplier:.3g} output steps, which onnxruntime runs from {low:.3g} to"
+      f" {high:.0f}; {ASSEMBLE}."
+    )
   return Mean(Factor(multiplier))
 
 

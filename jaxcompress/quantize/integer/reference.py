@@ -184,8 +184,10 @@ def dense_in_float64(source: Grid, scales: np.ndarray, output: Grid, reach: np.n
     reach: (1, out), how far an accumulator gets from zero.
 
   Raises:
-    ValueError: if an output before it is clipped is no int32 that has room for a zero point.
+    ValueError: if an output before it is clipped is no int32 that has room for a zero point, or an
+      accumulator can be the largest int32, which stands for edges that are beyond all.
   """
+  check_below(INT32 - 1, reach, "bias: sums", ASSEMBLE)
   real = np.float64(source.scale) * np.asarray(scales, np.float64) / np.float64(output.scale)
   check_below(STEPS, reach * real, "scales: outputs before they are clipped", ASSEMBLE)
   steps, real = np.arange(output.low + 1, output.high + 1), real[..., None]

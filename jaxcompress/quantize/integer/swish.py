@@ -91,5 +91,11 @@ def _multiply(x: np.ndarray, q15: int) -> np.ndarray:
 
 
 def _divide(x: np.ndarray, exponent: int) -> np.ndarray:
-  """``x / 2**exponent``, halves away from zero."""
+  """``x / 2**exponent`` of 16-bit integers, halves away from zero.
+
+  From 16 on, where all should be zero, the kernels' mask of the bits that are lost has no room in 16
+  bits: then they take every integer away from zero.
+  """
+  if exponent >= 16:
+    return np.where(x < 0, -1, 1)
   return np.sign(x) * ((np.abs(x) + (2**exponent >> 1)) >> exponent)

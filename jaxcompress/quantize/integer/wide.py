@@ -30,6 +30,7 @@ RATIOS = {  # of scales, that the kernels run: from (included), to (excluded)
   "add": (2.0**-10, 2.0**8),
   "multiply": (2.0**-31, 1.0),
   "mean": (0.0, 2.0**12),
+  "cell": (0.0, np.inf),
 }
 
 

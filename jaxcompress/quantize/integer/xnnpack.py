@@ -16,11 +16,12 @@ from jaxcompress.quantize.integer.values import Grid
 
 MULTIPLIER_BITS = 20  # of the larger factor of an addition
 LARGEST_STEPS = 2.0**29  # of an output before it is clipped, so that every runtime's int32 holds it
-RATIOS = {  # of scales, that XNNPACK runs: from (included), to (excluded)
+RATIOS = {  # of scales, that runtimes run: from (included), to (excluded)
   "conv": (2.0**-32, 2.0**8),
   "add": (2.0**-10, 2.0**8),
   "multiply": (2.0**-16, 2.0**8),
   "mean": (0.0, 2.0**20),
+  "cell": (2.0**-32, 2.0**8),  # one cell of a mean to its output: onnxruntime's
 }
 
 
