@@ -126,11 +126,11 @@ def assemble(
   layers = {}
   for node in weighted:
     name, source, output = node.name, grids[node.inputs[0]], grids[node.output]
-    layer = _integers(weights[name], scales[name], folded[name], source, output)
-    if np.any(reaches[name] + np.abs(layer.bias.astype(np.float64)) >= SUMS[source.bits]):
+    integers = _integers(weights[name], scales[name], folded[name], source, output)
+    if np.any(reaches[name] + np.abs(integers.bias.astype(np.float64)) >= SUMS[source.bits]):
       signed = weights[name] * np.where(folded[name].factor < 0, -1, 1).astype(np.int8)
-      layer = _fitting(name, layer, signed, scales[name], source)
-    layers[name] = layer
+      integers = _fitting(name, integers, signed, scales[name], source)
+    layers[name] = integers
   return QuantizedModel(graph, grids, layers, preprocess, kernels, dict(moves or {}))
 
 

@@ -23,6 +23,7 @@ from jaxcompress.nn import (
 from jaxcompress.quantize import Grid, QuantizedModel
 from jaxcompress.quantize.integer import HARD_SIGMOID_GRID
 from jaxcompress.quantize.integer.runtimes import KERNELS_16
+from jaxcompress.quantize.limits import widen_grids
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -245,6 +246,32 @@ def test_products_at_the_limits_of_their_ratios_are_bit_equal(ratio, kernels, ne
   layer = networks.random_integers(np.random.default_rng(0), (1, 1, 8, 8), 0.125, ratio * 0.5)
   result = check(QuantizedModel(graph, grids, {"conv": layer}), kernels=kernels)
   assert (result.bit_equal, result.left_out) == (1.0, ())
+
+
+@pytest.mark.parametrize("side", [1, 5])
+@pytest.mark.parametrize("ratio", [1e-15, 1e15])
+def test_means_whose_grids_are_far_apart_are_bit_equal_once_they_are_widened(
+  ratio, side, kernels, networks, check
+):
+  graph, _ = networks.graph_of(Lambda(OPS["mean"][0]), (side, side, 8))
+  grids = {"input": Grid(np.float32(ratio), -100), "op": Grid(np.float32(1), 27)}
+  widened = widen_grids(graph, grids, {})
+  between = float(widened["input"].scale) / float(widened["op"].scale) / side**2
+  assert 2.0**-32 <= between < 2.0**-31 or 2.0**7 < between < 2.0**8
+  assert check(QuantizedModel(graph, widened, {}), kernels=kernels).bit_equal == 1.0
+
+
+@pytest.mark.parametrize("scale", [1e-10, 3e-6, 2e7])
+@pytest.mark.parametrize("ratio", [100.0, 1e-3, 1e-7])
+def test_the_hard_swish_operator_is_bit_equal_where_its_shifts_leave_16_bits(
+  scale, ratio, kernels, networks, check
+):
+  shape = (1, 16, 16, 1)
+  node = Node("act", "Activation", {"act": "hard_swish"}, ("input",), ("act",), (shape,), (shape,))
+  source, output = Grid(np.float32(scale), 123), Grid(np.float32(scale / ratio), 47)
+  quantized = QuantizedModel(Graph((node,), shape, "act"), {"input": source, "act": output}, {})
+  images = ((np.arange(-128, 128).reshape(shape) - 123) * source.scale).astype(np.float32)
+  assert check(quantized, kernels=kernels, images=images).bit_equal == 1.0
 
 
 @pytest.mark.parametrize("multiplier", [2**-32, 2**-24, 1.0, BELOW_256])

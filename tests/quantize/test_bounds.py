@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from jaxcompress.quantize import Grid
 from jaxcompress.quantize.integer.bounds import INT32, STEPS, check_below, reach_of
-from jaxcompress.quantize.integer.convolve import partial_sums, split_exactly
+from jaxcompress.quantize.integer.convolve import split_exactly
 from jaxcompress.quantize.integer.runtimes import find_kernels
 from jaxcompress.quantize.integer.swish import hard_swish_table
 from jaxcompress.quantize.integer.wide import LARGEST_SUM, Bytes, accumulate_wide, wide
@@ -321,8 +321,6 @@ def test_low_bytes_beyond_int32_are_summed_exactly():
   total = jax.jit(lambda x, w: accumulate_wide(x, w, parts))(jnp.asarray(x, jnp.float32), w)
   got = np.asarray(total.high, np.int64) * 2**15 + np.asarray(total.low, np.int64)
   np.testing.assert_array_equal(got, x @ w.astype(np.int64))
-  for part in partial_sums(jnp.asarray(x[:1], jnp.float32), w, parts[:3]):
-    assert np.abs(part).max() < 2**24
 
 
 def test_a_gate_whose_slope_the_kernels_cannot_shift_is_refused():

@@ -117,6 +117,18 @@ def test_a_long_matrix_product_is_exact():
   np.testing.assert_array_equal(y, x @ w.astype(np.int64))
 
 
+def test_parts_of_very_different_lengths_are_exact():
+  rng = np.random.default_rng(0)
+  w = (rng.integers(-127, 128, (9000, 3)) * (rng.random((9000, 1)) < 0.3)).astype(np.int8)
+  w[:2500], w[2500:5000] = 127, 0
+  x = rng.choice([-255, -254, 0], (4, 9000))
+  parts = split_exactly(w, Grid(np.float32(1), 127))
+  lengths = {stop - start for start, stop in parts}
+  assert len(parts) > 4 and max(lengths) > 5 * min(lengths)
+  y = jax.jit(lambda x, w: accumulate(x, w, parts))(jnp.asarray(x, jnp.float32), w)
+  np.testing.assert_array_equal(y, x @ w.astype(np.int64))
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
   seed=st.integers(0, 2**32 - 1),

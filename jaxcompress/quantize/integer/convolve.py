@@ -16,6 +16,7 @@ import numpy as np
 from jaxcompress import ops
 
 EXACT = 2**24  # integers below this are float32 values
+AT_ONCE = 2**31 // EXACT - 1  # parts whose sums int32 holds together
 
 Parts = tuple[tuple[int, int], ...]
 
@@ -102,7 +103,7 @@ def accumulate(x: jax.Array, weights: jax.Array, parts: Parts, **shape: Any) -> 
   """The convolution or matrix product in int32, computed in float32.
 
   Args:
-    x: as for :func:`partial_sums`.
+    x: as for :func:`sums_of_parts`.
     weights: likewise.
     parts: from :func:`split_exactly`; no sum of theirs reaches 2**31.
     **shape: stride, padding and groups.
@@ -114,10 +115,10 @@ def accumulate(x: jax.Array, weights: jax.Array, parts: Parts, **shape: Any) -> 
     >>> accumulate(jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 3, 2), jnp.int8), ((0, 3),))[0, 1, 1]
     Array([27, 27], dtype=int32)
   """
-  return reduce(add, partial_sums(x, weights, parts, **shape))
+  return reduce(add, sums_of_parts(x, weights, parts, **shape))
 
 
-def partial_sums(
+def sums_of_parts(
   x: jax.Array,
   weights: jax.Array,
   parts: Parts,
@@ -126,7 +127,7 @@ def partial_sums(
   padding: ops.Padding = "SAME",
   groups: int = 1,
 ) -> list[jax.Array]:
-  """The convolutions or matrix products of each part of the input channels.
+  """Convolutions or matrix products of some input channels, which together are the whole one.
 
   Args:
     x: (batch, height, width, in) or (batch, in), integer-valued float32.
@@ -137,23 +138,48 @@ def partial_sums(
     groups: number of channel groups.
 
   Returns:
-    For each part int32 below 2**24, (batch, out_height, out_width, out) or (batch, out).
+    int32 below 2**31, each of as many parts as that allows: (batch, out_height, out_width, out) or
+    (batch, out).
 
   Examples:
-    >>> sums = partial_sums(jnp.ones((1, 5)), jnp.ones((5, 1), jnp.int8), ((0, 3), (3, 5)))
-    >>> [part.item() for part in sums]
-    [3, 2]
+    >>> x, weights = jnp.ones((1, 300)), jnp.ones((300, 1), jnp.int8)
+    >>> parts = [(i, i + 1) for i in range(300)]
+    >>> [total.item() for total in sums_of_parts(x, weights, parts)]
+    [127, 127, 46]
   """
+  weights = jnp.asarray(weights)  # constants stay int8 in a file
   if weights.ndim == 2:
-    multiply = jnp.matmul
+    total = _products
   else:
-    multiply = partial(ops.conv, stride=stride, padding=padding, groups=groups)
+    convolve = partial(ops.conv, stride=stride, padding=padding, groups=groups)
+    total = partial(_convolutions, convolve=convolve, groups=groups)
   with jax.default_matmul_precision("highest"), ops.exact_convolutions():
-    sums = [
-      multiply(_channels(x, groups, *part), _rows(weights, *part).astype(jnp.float32))
-      for part in parts
-    ]
-  return [part.astype(jnp.int32) for part in sums]
+    return [total(x, weights, parts[i : i + AT_ONCE]) for i in range(0, len(parts), AT_ONCE)]
+
+
+def _products(x: jax.Array, weights: jax.Array, parts: Parts) -> jax.Array:
+  """The sum of matrix products of parts, of which thousands compile as quickly as one."""
+  if len(parts) == 1:
+    first, last = parts[0]
+    return jnp.matmul(x[:, first:last], weights[first:last].astype(jnp.float32)).astype(jnp.int32)
+  length = 2 * -(-(parts[-1][1] - parts[0][0]) // len(parts))  # long ones are cut: less is padded
+  pieces = [(i, min(i + length, stop)) for start, stop in parts for i in range(start, stop, length)]
+  starts, stops = np.array(pieces).T
+  rows = jnp.asarray(starts)[:, None] + jnp.arange(length)[None]
+  inside = (rows < jnp.asarray(stops)[:, None])[..., None]
+  rows = jnp.minimum(rows, len(weights) - 1)
+  taken = jnp.where(inside, weights[rows], 0).astype(jnp.float32)
+  products = jnp.einsum("npk,pko->npo", x[:, rows], taken)
+  return jnp.sum(products.astype(jnp.int32), 1)
+
+
+def _convolutions(x, weights, parts: Parts, convolve, groups: int) -> jax.Array:
+  """The sum of convolutions of parts."""
+  sums = [
+    convolve(_channels(x, groups, *part), _rows(weights, *part).astype(jnp.float32))
+    for part in parts
+  ]
+  return reduce(add, [part.astype(jnp.int32) for part in sums])
 
 
 def _channels(x: jax.Array, groups: int, start: int, stop: int) -> jax.Array:

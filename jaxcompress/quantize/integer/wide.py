@@ -17,12 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.quantize.integer import reference
-from jaxcompress.quantize.integer.convolve import EXACT, Parts, partial_sums
+from jaxcompress.quantize.integer.convolve import Parts, sums_of_parts
 from jaxcompress.quantize.integer.values import Grid
 
 LIMB = 15  # bits of the lower half, and of a factor
 MASK = 2**LIMB - 1
-AT_ONCE = 2**31 // EXACT - 1  # parts of a sum of bytes that int32 holds together
 LARGEST_SUM = 2**45  # so that its products with a factor stay below 2**60
 LARGEST_STEPS = 2.0**31 - 2.0**16  # of an output before it is clipped
 RATIOS = {  # of scales, that the kernels run: from (included), to (excluded)
@@ -85,9 +84,8 @@ def accumulate_wide(x: jax.Array, weights: jax.Array, parts: Parts, **shape: Any
     True
   """
   upper = jnp.floor(x / 256)
-  sums = partial_sums(jnp.concatenate([upper, x - 256 * upper]), weights, parts, **shape)
-  starts = range(0, len(sums), AT_ONCE)
-  return reduce(add, [_joined(reduce(add, sums[i : i + AT_ONCE])) for i in starts])
+  sums = sums_of_parts(jnp.concatenate([upper, x - 256 * upper]), weights, parts, **shape)
+  return reduce(add, map(_joined, sums))
 
 
 def _joined(both: jax.Array) -> Wide:
