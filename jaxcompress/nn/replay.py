@@ -98,25 +98,32 @@ class Replay(nn.Module):
 
 
 class _Scope(nn.Module):
-  """The part of a replay whose names begin alike; it gives them their place among the variables."""
+  """The layers of a replay whose names begin alike; it gives them their place among the variables.
 
-  layers: tuple[tuple[str, Layer], ...]
+  The network may leave it and enter it again, so a call runs some of them.
+  """
 
   @nn.compact
   def __call__(
-    self, tensors: dict[str, jax.Array], *, train: bool | jax.Array
+    self,
+    layers: tuple[tuple[str, Layer], ...],
+    tensors: dict[str, jax.Array],
+    *,
+    train: bool | jax.Array,
   ) -> dict[str, jax.Array]:
-    return _run(self.layers, tensors, train)
+    return _run(layers, tensors, train)
 
 
 def _run(
   layers: Iterable[tuple[str, Layer]], tensors: dict[str, jax.Array], train: bool | jax.Array
 ) -> dict[str, jax.Array]:
   """The tensors and those that layers add, inside a compact method; names are relative to it."""
+  scopes: dict[str, _Scope] = {}
   for head, run in itertools.groupby(layers, lambda pair: pair[0].partition("/")[0]):
     part = tuple((path.partition("/")[2], layer) for path, layer in run)
     if part[0][0]:
-      tensors = _Scope(part, name=head)(tensors, train=train)
+      scope = scopes[head] = scopes.get(head) or _Scope(name=head)
+      tensors = scope(part, tensors, train=train)
     else:
       ((_, layer),) = part
       tensors = {**tensors, **_call(head, layer, tensors, train)}
