@@ -3,7 +3,6 @@
 import pathlib
 import tempfile
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -135,12 +134,11 @@ def fit_channels(
     fits: whether a graph does.
     divisor: of the channels that stay.
   """
-  choose = partial(prune.choose_channels, importance, divisor=divisor)
-  low, high = 0.0, 1.0
-  best = choose(1e-9, scope="layer")
+  low, high = prune.least_share(importance, divisor=divisor), 1.0
+  best = prune.fewest_channels(importance, divisor=divisor)
   for _ in range(HALVINGS):
     middle = (low + high) / 2
-    keep = choose(middle)
+    keep = prune.choose_channels(importance, middle, divisor=divisor)
     if fits(prune.plan_removal(importance.graph, keep.masks).graph):
       low, best = middle, keep
     else:

@@ -1,6 +1,6 @@
 """Masks as optax transformations, and channels removed so that a network becomes a smaller one."""
 
-from jaxcompress.prune.choose import choose_channels, thinnest
+from jaxcompress.prune.choose import choose_channels, fewest_channels, least_share, thinnest
 from jaxcompress.prune.distributions import erdos_renyi
 from jaxcompress.prune.dynamic import cosine_fraction, rigl, sparse_evolution
 from jaxcompress.prune.importance import Importance, channel_importance
@@ -36,11 +36,13 @@ __all__ = [
   "choose_channels",
   "cosine_fraction",
   "erdos_renyi",
+  "fewest_channels",
   "first_and_last",
   "keep_largest",
   "keep_masks",
   "keep_n_of_m",
   "layer_sparsity",
+  "least_share",
   "magnitude",
   "mask_channels",
   "masked",

@@ -1,6 +1,7 @@
 """Chooses which channels stay, so that hardware likes what is left."""
 
 import math
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -48,6 +49,10 @@ def choose_channels(
   Raises:
     ValueError: if an argument is out of range.
 
+  Warns:
+    UserWarning: if the network keeps a larger share even with the fewest channels, as where layers
+      have no more than the divisor; the message says which share that is.
+
   Examples:
     >>> from jaxcompress import models
     >>> from jaxcompress.nn import init_variables
@@ -66,6 +71,82 @@ def choose_channels(
     raise ValueError(f"scope: {scope!r} is unknown; it must be one of {', '.join(SCOPES)}.")
   if divisor < 1:
     raise ValueError(f"divisor: {divisor} must be at least 1.")
+  kept = _kept(importance, fraction, scope, divisor)
+  free = np.isfinite(importance.scores)
+  if fraction < 1 and kept[free].sum() > fraction * free.sum():
+    least = least_share(importance, divisor=divisor)
+    if fraction < least:
+      warnings.warn(_out_of_reach(fraction, least, divisor), stacklevel=2)
+  return _keep(importance, kept)
+
+
+def fewest_channels(importance: Importance, *, divisor: int = 8) -> Keep:
+  """Keeps as few channels as every layer may have, the most important ones.
+
+  Args:
+    importance: of the network.
+    divisor: as for :func:`choose_channels`.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> from jaxcompress.prune import channel_importance
+    >>> import jax
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
+    >>> found = channel_importance(model, variables, jax.ShapeDtypeStruct((1, 8, 8, 3), "float32"))
+    >>> int(fewest_channels(found).masks["stage2_block0/conv1"].sum())
+    8
+  """
+  return _keep(importance, _kept(importance, 0.0, "layer", divisor))
+
+
+def least_share(importance: Importance, *, divisor: int = 8) -> float:
+  """The share of the channels that stays at least, in the sense of :func:`choose_channels`.
+
+  1 where no channel could be removed.
+
+  Args:
+    importance: of the network.
+    divisor: as for :func:`choose_channels`.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> from jaxcompress.prune import channel_importance
+    >>> import jax
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
+    >>> found = channel_importance(model, variables, jax.ShapeDtypeStruct((1, 8, 8, 3), "float32"))
+    >>> round(least_share(found), 3), round(least_share(found, divisor=16), 3)
+    (0.214, 0.429)
+  """
+  free = np.isfinite(importance.scores)
+  kept = _kept(importance, 0.0, "layer", divisor)
+  return float(kept[free].sum() / free.sum()) if free.any() else 1.0
+
+
+def thinnest(graph: Graph, divisor: int = 8) -> Graph:
+  """The graph with the fewest channels that :func:`choose_channels` can leave.
+
+  Args:
+    graph: traced, not fused.
+    divisor: as for :func:`choose_channels`.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> thinnest(models.summarize(models.vgg8(10)).graph).shape("stage4_conv0")
+    (1, 4, 4, 8)
+  """
+  graph = name_depthwise(graph)
+  routes = find_routes(graph)
+  scores = np.where(routes.locked, np.inf, 0.0)
+  keep = fewest_channels(Importance(graph, routes, scores), divisor=divisor)
+  return plan_removal(graph, keep.masks).graph
+
+
+def _kept(importance: Importance, fraction: float, scope: str, divisor: int) -> np.ndarray:
+  """(classes,) bool: which classes stay, by what is wanted and what every layer may have."""
   graph, routes, scores = importance
   order = _order(scores)
   free = np.isfinite(scores)
@@ -84,28 +165,28 @@ def choose_channels(
     for signature, number in numbers.items():
       ranked = order[(routes.signatures == signature)[order]]
       kept[ranked[number:]] = False
+  return kept
+
+
+def _keep(importance: Importance, kept: np.ndarray) -> Keep:
+  """The masks of the classes that stay."""
+  graph, routes, _ = importance
   masks = {node.name: kept[routes.ids[node.output]] for node in graph.nodes if is_birth(node)}
   height, width, channels = graph.input_shape[1:]
   return Keep(masks, (height, width, channels))
 
 
-def thinnest(graph: Graph, divisor: int = 8) -> Graph:
-  """The graph with the fewest channels that :func:`choose_channels` can leave.
-
-  Args:
-    graph: traced, not fused.
-    divisor: as for :func:`choose_channels`.
-
-  Examples:
-    >>> from jaxcompress import models
-    >>> thinnest(models.summarize(models.vgg8(10)).graph).shape("stage4_conv0")
-    (1, 4, 4, 8)
-  """
-  graph = name_depthwise(graph)
-  routes = find_routes(graph)
-  scores = np.where(routes.locked, np.inf, 0.0)
-  keep = choose_channels(Importance(graph, routes, scores), 1e-9, scope="layer", divisor=divisor)
-  return plan_removal(graph, keep.masks).graph
+def _out_of_reach(fraction: float, least: float, divisor: int) -> str:
+  if least == 1:
+    return (
+      f"fraction: {fraction} cannot be had: with divisor {divisor} no channel of this network can be"
+      " removed, and all stay; pass a smaller divisor, or another importance."
+    )
+  return (
+    f"fraction: {fraction} cannot be had: with divisor {divisor} this network keeps at least"
+    f" {math.ceil(1000 * least) / 1000:g} of its channels; ask for that or more, or pass a smaller"
+    " divisor."
+  )
 
 
 def _order(scores: np.ndarray) -> np.ndarray:

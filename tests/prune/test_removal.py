@@ -143,8 +143,50 @@ def scored():
 )
 def test_whatever_is_chosen_can_be_removed(scored, fraction, divisor, scope):
   variables, found = scored
+  fraction = max(fraction, prune.least_share(found, divisor=divisor))
   keep = prune.choose_channels(found, fraction, scope=scope, divisor=divisor)
   check(EVERYTHING, variables, keep, found.graph)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+  fraction=st.floats(0.01, 0.99),
+  divisor=st.sampled_from([1, 2, 4, 8, 16]),
+  scope=st.sampled_from(["global", "layer"]),
+)
+def test_a_share_that_the_network_cannot_come_down_to_is_told(scored, fraction, divisor, scope):
+  _, found = scored
+  free = np.isfinite(found.scores)
+  least = prune.least_share(found, divisor=divisor)
+  few = prune.fewest_channels(found, divisor=divisor)
+  if fraction < least:
+    with pytest.warns(UserWarning, match=r"fraction: .* cannot be had: with divisor"):
+      keep = prune.choose_channels(found, fraction, scope=scope, divisor=divisor)
+  else:
+    keep = prune.choose_channels(found, fraction, scope=scope, divisor=divisor)
+  for name, mask in keep.masks.items():
+    assert mask.sum() >= few.masks[name].sum()
+  assert 0 < least <= 1 and free.any()
+
+
+def test_the_share_that_a_warning_names_can_be_had():
+  found = importance_of(models.resnet8(5), random_variables(models.resnet8(5), 8), 8)
+  with pytest.warns(UserWarning, match="keeps at least 0") as told:
+    prune.choose_channels(found, 0.1)
+  said = float(str(told[0].message).split("at least ")[1].split()[0])
+  keep = prune.choose_channels(found, said)
+  assert sum(mask.sum() for mask in keep.masks.values()) < 0.6 * sum(
+    mask.size for mask in keep.masks.values()
+  )
+
+
+def test_a_network_whose_layers_have_no_more_than_the_divisor_is_not_said_to_shrink():
+  found = importance_of(models.resnet8(5), random_variables(models.resnet8(5), 8), 8)
+  for fraction in (0.1, 0.5, 0.95):
+    with pytest.warns(UserWarning, match="no channel of this network can be removed"):
+      keep = prune.choose_channels(found, fraction, divisor=64)
+    assert all(mask.all() for mask in keep.masks.values())
+  assert all(mask.all() for mask in prune.choose_channels(found, 1.0, divisor=64).masks.values())
 
 
 def test_keeping_all_changes_nothing(scored):
