@@ -19,6 +19,7 @@ from jaxcompress.nn.graph import (
   with_parameters,
 )
 from jaxcompress.nn.initial import Initial, init_variables
+from jaxcompress.nn.kinds import layer_kinds
 from jaxcompress.nn.layers import BatchNorm, ConvNorm, Dense, LeafOp
 from jaxcompress.nn.norm import Norm, batch_norm
 from jaxcompress.nn.replay import LEAF_OPS, Layer, Replay, replay
@@ -78,6 +79,7 @@ __all__ = [
   "init_variables",
   "is_leaf_call",
   "kernel_shape",
+  "layer_kinds",
   "macs",
   "module_path",
   "needed_shape",

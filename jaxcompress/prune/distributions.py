@@ -2,6 +2,9 @@
 
 import math
 from collections.abc import Mapping
+from typing import Literal
+
+Distribution = Literal["erk", "uniform"]
 
 
 def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, float]:
@@ -53,3 +56,23 @@ def uniform(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str,
 
 
 DISTRIBUTIONS = {"erk": erdos_renyi, "uniform": uniform}
+
+
+def check_distribution(distribution: str) -> None:
+  """Raises if there is no such distribution."""
+  if distribution not in DISTRIBUTIONS:
+    raise ValueError(
+      f"distribution: {distribution!r} is unknown; it must be one of {', '.join(DISTRIBUTIONS)}."
+    )
+
+
+def shares_of(
+  distribution: str, shapes: Mapping[str, tuple[int, ...]], sparsity: float
+) -> dict[str, float]:
+  """The share of zeros of each layer by a distribution's name.
+
+  Examples:
+    >>> shares_of("uniform", {"a": (2, 2)}, 0.5)
+    {'a': 0.5}
+  """
+  return DISTRIBUTIONS[distribution](shapes, sparsity)

@@ -1,18 +1,17 @@
 """Training that is sparse from the first step: weights are dropped, and as many grow elsewhere."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.prune.distributions import DISTRIBUTIONS
-from jaxcompress.prune.rules import Rule, check_rules, check_sparsity
-from jaxcompress.prune.scores import count_of, ranks
+from jaxcompress.nn import Graph
+from jaxcompress.prune.distributions import Distribution, check_distribution, shares_of
+from jaxcompress.prune.rules import Rule, check_floor, check_sparsity, find_targets
+from jaxcompress.prune.scores import keep_largest, ranks, strongest
 from jaxcompress.prune.wrap import Method, masked
 
-Distribution = Literal["erk", "uniform"]
 Fraction = Callable[[jax.Array], jax.Array]
 Growth = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -26,6 +25,8 @@ def rigl(
   fraction: float = 0.3,
   distribution: Distribution = "erk",
   rules: tuple[Rule, ...] = (),
+  floor: int = 1,
+  graph: Graph | None = None,
   seed: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
   """RigL: drops the smallest weights, and grows those with the largest gradients.
@@ -44,6 +45,8 @@ def rigl(
     distribution: ``"erk"``: small layers are denser (:func:`~jaxcompress.prune.erdos_renyi`);
       ``"uniform"``: all are alike.
     rules: which kernels are pruned, and how far; see :func:`~jaxcompress.prune.magnitude`.
+    floor: of every output so many weights stay at any time; see the same.
+    graph: of the network, or None; see the same.
     seed: of the masks at first.
 
   Returns:
@@ -51,7 +54,7 @@ def rigl(
 
   Raises:
     ValueError: if a number or the distribution is out of range; on ``init``, if a rule matches no
-      kernel.
+      kernel, or it needs a graph.
 
   Examples:
     >>> params = {"a": {"kernel": jnp.ones((4, 4))}}
@@ -78,6 +81,8 @@ def rigl(
     fraction=fraction,
     distribution=distribution,
     rules=rules,
+    floor=floor,
+    graph=graph,
     seed=seed,
   )
 
@@ -91,6 +96,8 @@ def sparse_evolution(
   fraction: float = 0.3,
   distribution: Distribution = "erk",
   rules: tuple[Rule, ...] = (),
+  floor: int = 1,
+  graph: Graph | None = None,
   seed: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
   """Sparse evolutionary training (SET): drops the smallest weights, and grows others at random.
@@ -106,6 +113,8 @@ def sparse_evolution(
     fraction: share of the weights that move.
     distribution: as for :func:`rigl`.
     rules: which kernels are pruned, and how far; see :func:`~jaxcompress.prune.magnitude`.
+    floor: of every output so many weights stay at any time; see the same.
+    graph: of the network, or None; see the same.
     seed: of the masks at first, and of what grows.
 
   Returns:
@@ -113,7 +122,7 @@ def sparse_evolution(
 
   Raises:
     ValueError: if a number or the distribution is out of range; on ``init``, if a rule matches no
-      kernel.
+      kernel, or it needs a graph.
 
   Examples:
     >>> params = {"a": {"kernel": jnp.ones((4, 4))}}
@@ -139,6 +148,8 @@ def sparse_evolution(
     fraction=fraction,
     distribution=distribution,
     rules=rules,
+    floor=floor,
+    graph=graph,
     seed=seed,
   )
 
@@ -170,7 +181,12 @@ def _steady_fraction(fraction: float, stop: int) -> Fraction:
 
 
 def move(
-  mask: jax.Array, weights: jax.Array, growth: jax.Array, share: jax.Array | float
+  mask: jax.Array,
+  weights: jax.Array,
+  growth: jax.Array,
+  share: jax.Array | float,
+  *,
+  floor: int = 0,
 ) -> jax.Array:
   """A mask with as many weights, of which a share has moved.
 
@@ -179,6 +195,7 @@ def move(
     weights: of the same shape; the smallest are dropped.
     growth: of the same shape; of the places that are free then, those with most are taken.
     share: of the weights, rounded down to whole ones.
+    floor: of every output, the last axis, so many of the largest weights are not dropped.
 
   Examples:
     >>> w = jnp.array([3.0, 1.0, 0.0, 0.0])
@@ -187,8 +204,9 @@ def move(
   """
   count = jnp.floor(share * jnp.sum(mask) + 1e-4).astype(jnp.int32)  # 0.3 * 10 is 3
   strength = jnp.where(mask, jnp.abs(weights.astype(jnp.float32)), jnp.inf)
-  kept = mask & (ranks(strength) >= count)
-  grown = ranks(jnp.where(kept, jnp.inf, -growth)) < count
+  held = strongest(jnp.where(mask, strength, -1.0), floor)
+  kept = mask & ((ranks(jnp.where(held, jnp.inf, strength)) >= count) | held)
+  grown = ranks(jnp.where(kept, jnp.inf, -growth)) < jnp.sum(mask & ~kept)
   return kept | grown
 
 
@@ -203,12 +221,14 @@ def _moving(
   fraction: float,
   distribution: Distribution,
   rules: tuple[Rule, ...],
+  floor: int,
+  graph: Graph | None,
   seed: int,
 ) -> optax.GradientTransformationExtraArgs:
   """What RigL and SET share; ``growth(gradient, key)`` says where weights come back."""
   check_sparsity(sparsity)
-  if distribution not in DISTRIBUTIONS:
-    raise ValueError(f"distribution: {distribution!r} is unknown; it must be 'erk' or 'uniform'.")
+  check_floor(floor)
+  check_distribution(distribution)
   for name, value in {"every": every, "stop": stop}.items():
     if value < 1:
       raise ValueError(f"{name}: {value} must be at least 1.")
@@ -217,27 +237,34 @@ def _moving(
   share = fraction_of(fraction, stop)
   key = lambda *numbers: _fold(jax.random.key(seed), numbers)  # noqa: E731
 
-  def init(kernels):
-    own, shared = check_rules(kernels, rules)
+  def shares_in(kernels):
+    own, shared = find_targets(kernels, rules, graph)
     shapes = {name: tuple(kernels[name].shape) for name in shared}
-    shares = {**own, **DISTRIBUTIONS[distribution](shapes, sparsity)}
+    return {**own, **shares_of(distribution, shapes, sparsity)}
+
+  def init(kernels):
     masks = {}
-    for i, (name, left_out) in enumerate(sorted(shares.items())):
+    for i, (name, left_out) in enumerate(sorted(shares_in(kernels).items())):
       places = jax.random.uniform(key(0, i), kernels[name].shape)
-      masks[name] = ranks(places) >= count_of(left_out, places.size)
+      masks[name] = keep_largest(places, left_out, floor=floor)
     return masks
+
+  def goal(kernels):
+    shares = {name: jnp.float32(share) for name, share in shares_in(kernels).items()}
+    return {"layers": shares, "floor": jnp.int32(floor)}
 
   def due(count):
     return (count > 0) & (count % every == 0) & (count < stop)
 
-  def renew(masks, weights, gradients, count):
+  def renew(masks, weights, gradients, count, goal):
+    del goal
     moved = {}
     for i, (name, mask) in enumerate(sorted(masks.items())):
       scores = growth(gradients[name], key(count, i))
-      moved[name] = move(mask, weights[name], scores, share(count))
+      moved[name] = move(mask, weights[name], scores, share(count), floor=floor)
     return moved
 
-  return masked(optimizer, Method(init, due, renew))
+  return masked(optimizer, Method(init, due, renew, goal))
 
 
 def _fold(key: jax.Array, numbers: tuple[int | jax.Array, ...]) -> jax.Array:

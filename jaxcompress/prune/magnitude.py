@@ -6,10 +6,18 @@ from typing import Literal
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.prune.rules import Rule, check_rules, check_sparsity, choose_targets
+from jaxcompress.nn import Graph
+from jaxcompress.prune.distributions import Distribution, check_distribution, shares_of
+from jaxcompress.prune.rules import Rule, check_floor, check_sparsity, find_targets
 from jaxcompress.prune.schedules import Schedule, at_once
-from jaxcompress.prune.scores import count_of, keep_largest, keep_largest_of_all, keep_n_of_m
-from jaxcompress.prune.wrap import Method, masked
+from jaxcompress.prune.scores import (
+  INPUTS,
+  count_of,
+  keep_largest,
+  keep_largest_of_all,
+  keep_n_of_m,
+)
+from jaxcompress.prune.wrap import Kernels, Method, masked
 
 
 def magnitude(
@@ -17,60 +25,91 @@ def magnitude(
   *,
   sparsity: float,
   scope: Literal["layer", "global"] = "layer",
+  distribution: Distribution = "uniform",
   schedule: Schedule | None = None,
   rules: tuple[Rule, ...] = (),
+  floor: int = 1,
+  graph: Graph | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Prunes the weights of least magnitude; what is pruned once stays zero.
 
   Args:
     optimizer: what trains; any optax transformation.
     sparsity: share of zeros in the end, in [0, 1).
-    scope: ``"layer"``: every kernel gets that share; ``"global"``: all kernels together, with one
+    scope: ``"layer"``: every kernel has its own share; ``"global"``: all kernels together, with one
       threshold.
+    distribution: of the shares of ``"layer"``. ``"uniform"``: all are ``sparsity``; ``"erk"``: small
+      layers are denser (:func:`~jaxcompress.prune.erdos_renyi`), which keeps far more accuracy where
+      only a few weights stay.
     schedule: such as :func:`~jaxcompress.prune.agp`, which reaches the target gradually; None:
       after the first update.
     rules: which kernels are pruned, and how far; by default all but those of the first and the last
       layer and of depthwise convolutions. Kernels with a sparsity of their own are left out of a
-      global threshold.
+      global threshold and of a distribution.
+    floor: of every output so many of its largest weights stay, whatever the sparsity, so that no
+      layer vanishes; it then has fewer zeros than asked where other outputs have none to give. 0:
+      outputs, and whole layers, may lose all their weights.
+    graph: of the network, such as ``models.summarize(model, image_size).graph``; None: the one that
+      ``training.init_state`` traces. Without any, kinds are read off the kernels' shapes, and where
+      these do not tell, ``init`` asks for a graph.
 
   Returns:
     An optax transformation whose state holds the masks.
 
   Raises:
-    ValueError: if a number or the scope is out of range; on ``init``, if a rule matches no kernel.
+    ValueError: if an argument is out of range; on ``init``, if a rule matches no kernel, or it
+      needs a graph.
 
   Examples:
     >>> params = {"a": {"kernel": jnp.array([[1.0, -2.0], [0.5, 4.0]])}}
     >>> optimizer = magnitude(optax.sgd(0.1), sparsity=0.5)
     >>> updates, state = optimizer.update(params, optimizer.init(params), params)
     >>> optax.apply_updates(params, updates)["a"]["kernel"].tolist()
-    [[0.0, -1.7999999523162842], [0.0, 3.5999999046325684]]
+    [[0.8999999761581421, 0.0], [0.0, 3.5999999046325684]]
 
   References:
     Han et al., `Learning both Weights and Connections <https://arxiv.org/abs/1506.02626>`_, 2015;
-    Zhu and Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017.
+    Zhu and Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017; Evci et
+    al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_, 2020, section 3.1, for ``"erk"``.
   """
   check_sparsity(sparsity)
+  check_floor(floor)
+  check_distribution(distribution)
   if scope not in ("layer", "global"):
     raise ValueError(f"scope: {scope!r} is unknown; it must be 'layer' or 'global'.")
+  if scope == "global" and distribution != "uniform":
+    raise ValueError(
+      f"distribution: {distribution!r} has no meaning with scope 'global', whose threshold shares"
+      " zeros out; leave one of them out."
+    )
   schedule = schedule or at_once()
 
   def init(kernels):
-    return {
-      name: jnp.ones(kernels[name].shape, bool) for name in check_rules(kernels, rules).layers
-    }
+    layers = find_targets(kernels, rules, graph).layers
+    return {name: jnp.ones(kernels[name].shape, bool) for name in layers}
 
-  def renew(masks, weights, gradients, count):
+  def goal(kernels):
+    """The sparsity of every layer, and apart of those that share a threshold."""
+    own, shared = find_targets(kernels, rules, graph)
+    shapes = {name: tuple(kernels[name].shape) for name in shared}
+    shares = _arrays(shares_of(distribution, shapes, sparsity))
+    apart = {**_arrays(own), **({} if scope == "global" else shares)}
+    return {"layers": apart, "pool": shares if scope == "global" else {}, "floor": jnp.int32(floor)}
+
+  def renew(masks, weights, gradients, count, goal):
     del gradients
-    targets, done = choose_targets(weights, rules), schedule.progress(count)
-    pooled = {name: weights[name] for name in targets.shared} if scope == "global" else {}
-    found = keep_largest_of_all(pooled, sparsity * done, masks) if pooled else {}
-    for name in weights.keys() - pooled.keys():
-      share = targets.own.get(name, sparsity) * done
-      found[name] = keep_largest(weights[name], share, masks[name])
+    done = schedule.progress(count)
+    pool = {name: weights[name] for name in goal["pool"]}
+    found = keep_largest_of_all(pool, sparsity * done, masks, floor=floor) if pool else {}
+    for name, share in goal["layers"].items():
+      found[name] = keep_largest(weights[name], share * done, masks[name], floor=floor)
     return found
 
-  return masked(optimizer, Method(init, schedule.due, renew))
+  return masked(optimizer, Method(init, schedule.due, renew, goal, schedule))
+
+
+def _arrays(shares: dict[str, float]) -> Kernels:
+  return {name: jnp.float32(share) for name, share in shares.items()}
 
 
 def n_m(
@@ -79,6 +118,7 @@ def n_m(
   *,
   schedule: Schedule | None = None,
   rules: tuple[Rule, ...] = (),
+  graph: Graph | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Keeps at most ``n`` of every ``m`` successive inputs of an output, as sparse tensor cores read.
 
@@ -87,14 +127,16 @@ def n_m(
     pattern: ``"n:m"``, such as ``"2:4"`` or ``"4:8"``.
     schedule: such as :func:`~jaxcompress.prune.agp`, along which the number that stays falls from
       ``m`` to ``n``; None: after the first update.
-    rules: which kernels are pruned; see :func:`magnitude`. A rule has no sparsity here.
+    rules: which kernels are pruned; see :func:`magnitude`. A rule has no sparsity here. Kernels
+      with at most ``n`` inputs for each output, such as depthwise ones, keep all their weights.
+    graph: as of :func:`magnitude`.
 
   Returns:
     An optax transformation whose state holds the masks.
 
   Raises:
     ValueError: if the pattern is none, or a rule has a sparsity; on ``init``, if a rule matches no
-      kernel.
+      kernel, no kernel has more than ``n`` inputs, or it needs a graph.
 
   Examples:
     >>> params = {"a": {"kernel": jnp.array([[1.0], [-2.0], [0.5], [4.0]])}}
@@ -116,16 +158,24 @@ def n_m(
   schedule = schedule or at_once()
 
   def init(kernels):
-    return {
-      name: jnp.ones(kernels[name].shape, bool) for name in check_rules(kernels, rules).layers
-    }
+    layers = find_targets(kernels, rules, graph).layers
+    if all(kernels[name].shape[INPUTS] <= n for name in layers):
+      raise ValueError(
+        f"pattern: {pattern} prunes nothing of {', '.join(layers)}, which have at most {n} inputs for"
+        " each output; use prune.magnitude, or other rules."
+      )
+    return {name: jnp.ones(kernels[name].shape, bool) for name in layers}
 
-  def renew(masks, weights, gradients, count):
-    del gradients
+  def goal(kernels):
+    del kernels
+    return {"n": jnp.int32(n), "m": jnp.int32(m)}
+
+  def renew(masks, weights, gradients, count, goal):
+    del gradients, goal
     kept = m - count_of(schedule.progress(count), m - n)
     return {name: keep_n_of_m(w, kept, m, masks[name]) for name, w in weights.items()}
 
-  return masked(optimizer, Method(init, schedule.due, renew))
+  return masked(optimizer, Method(init, schedule.due, renew, goal, schedule))
 
 
 def parse_pattern(pattern: str) -> tuple[int, int]:

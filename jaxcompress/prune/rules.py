@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn import Graph, kernel_shape
+from jaxcompress.nn import Graph, layer_kinds
+from jaxcompress.prune.kinds import Readings, readings_of
 
 STUDENT = "student"  # the branch of a training state's tree that is pruned
 BRANCHES = {STUDENT, "quantizer", "loss"}
 KEPT = ("first", "last", "depthwise")  # kinds that keep all weights unless a rule names them
-IMAGE_CHANNELS = 4  # a convolution that reads no more is the network's first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,7 @@ class Rule:
   Attributes:
     match: regular expression, searched for in a layer's path (``"stage0_block0/expand"``), or one
       that is the whole of a kind: ``"depthwise"``, ``"pointwise"``, ``"dense"``, ``"first"`` (it
-      reads at most four channels) or ``"last"`` (its name is ``classifier``). For networks with
-      other names see :func:`first_and_last`.
+      reads the image) or ``"last"`` (it makes the logits); see :func:`jaxcompress.nn.layer_kinds`.
     keep: whether all weights stay.
     sparsity: share of zeros that the kernels get, in [0, 1); None: what the others get.
 
@@ -61,8 +60,16 @@ def check_sparsity(sparsity: float) -> None:
     raise ValueError(f"sparsity: {sparsity} is out of range; it must be at least 0 and below 1.")
 
 
+def check_floor(floor: int) -> None:
+  """Raises if a number of weights that stay is none."""
+  if isinstance(floor, bool) or not isinstance(floor, int) or floor < 0:
+    raise ValueError(f"floor: {floor!r} must be a whole number, at least 0.")
+
+
 def first_and_last(graph: Graph) -> tuple[Rule, ...]:
-  """Rules that keep the first and the last layer with a kernel, whatever their names.
+  """Rules that keep the layers that read the image and those that make the logits, by their paths.
+
+  Without any rules they are kept too; these are for rules of one's own that would match them.
 
   Args:
     graph: of the network, as ``models.summarize(model, shape).graph``.
@@ -72,8 +79,7 @@ def first_and_last(graph: Graph) -> tuple[Rule, ...]:
     >>> [rule.match for rule in first_and_last(models.summarize(models.vgg8(), 32).graph)]
     ['^stage0_conv0$', '^classifier$']
   """
-  names = [node.name for node in graph.nodes if kernel_shape(node) is not None]
-  ends = dict.fromkeys((*names[:1], *names[-1:]))
+  ends = [name for name, kinds in layer_kinds(graph).items() if kinds & {"first", "last"}]
   return tuple(Rule(match=f"^{re.escape(name)}$", keep=True) for name in ends)
 
 
@@ -106,25 +112,6 @@ def kernels_of(tree: Mapping[str, Any]) -> dict[str, Any]:
   return found
 
 
-def kinds_of(name: str, shape: tuple[int, ...]) -> frozenset[str]:
-  """Words that a rule may match as a whole.
-
-  Examples:
-    >>> sorted(kinds_of("stem", (3, 3, 3, 8))), sorted(kinds_of("classifier", (8, 10)))
-    (['first'], ['dense', 'last'])
-  """
-  words = {"last"} if name.split("/")[-1] == "classifier" else set()
-  if len(shape) == 2:
-    return frozenset({*words, "dense"})
-  if shape[2] == 1:
-    words.add("depthwise")
-  if 1 < shape[2] <= IMAGE_CHANNELS:
-    words.add("first")
-  if shape[:2] == (1, 1):
-    words.add("pointwise")
-  return frozenset(words)
-
-
 class Targets(NamedTuple):
   """What rules say of a network's kernels.
 
@@ -142,49 +129,58 @@ class Targets(NamedTuple):
     return (*self.own, *self.shared)
 
 
-def choose_targets(kernels: Mapping[str, Any], rules: Sequence[Rule]) -> Targets:
+def find_targets(
+  kernels: Mapping[str, Any], rules: Sequence[Rule], graph: Graph | None = None
+) -> Targets:
   """Applies rules to a network's kernels.
 
   Args:
     kernels: arrays or shapes, by layer.
     rules: in order of precedence.
+    graph: of the network, or None; see :func:`~jaxcompress.prune.kinds.readings_of`.
+
+  Raises:
+    ValueError: if a rule matches no kernel, nothing is left to prune, it depends on what shapes do
+      not tell whether a layer is pruned, or the graph is of another network.
 
   Examples:
     >>> kernels = {"a": jnp.ones((8, 8)), "b": jnp.ones((8, 8)), "classifier": jnp.ones((8, 2))}
-    >>> choose_targets(kernels, (Rule(match="^a", sparsity=0.25),))
+    >>> find_targets(kernels, (Rule(match="^a", sparsity=0.25),))
     Targets(own={'a': 0.25}, shared=('b',))
   """
-  own, shared = {}, []
-  for name, kernel in kernels.items():
-    kinds = kinds_of(name, tuple(kernel.shape))
-    rule = next((rule for rule in rules if _matches(rule, name, kinds)), None)
-    if rule is None:
-      rule = Rule(match="", keep=bool(kinds & set(KEPT)))
-    if rule.sparsity is not None:
-      own[name] = rule.sparsity
-    elif not rule.keep:
-      shared.append(name)
-  return Targets(own, tuple(shared))
-
-
-def check_rules(kernels: Mapping[str, Any], rules: Sequence[Rule]) -> Targets:
-  """The targets of a whole network.
-
-  Raises:
-    ValueError: if a rule matches no kernel, or nothing is left to prune.
-  """
+  readings = readings_of({name: tuple(kernel.shape) for name, kernel in kernels.items()}, graph)
+  decided = {name: _decide(rules, name, readings[name]) for name in kernels}
   for rule in rules:
-    if not any(_matches(rule, n, kinds_of(n, tuple(k.shape))) for n, k in kernels.items()):
+    if not any(_matches(rule, name, kinds) for name in kernels for kinds in readings[name]):
       raise ValueError(
         f"rules: {rule.match!r} matches no kernel; the layers are {', '.join(kernels)}."
       )
-  targets = choose_targets(kernels, rules)
-  if not targets.layers:
+  own = {name: rule.sparsity for name, rule in decided.items() if rule.sparsity is not None}
+  shared = tuple(n for n, rule in decided.items() if rule.sparsity is None and not rule.keep)
+  if not own and not shared:
     raise ValueError(
       f"rules: they leave nothing to prune of {', '.join(kernels) or 'a tree without kernels'}; name"
       " a layer in a prune.Rule."
     )
-  return targets
+  return Targets(own, shared)
+
+
+def _decide(rules: Sequence[Rule], name: str, readings: Readings) -> Rule:
+  """The rule that counts for a layer, whatever its reading."""
+  first, *others = (_first_match(rules, name, kinds) for kinds in readings)
+  if any((other.keep, other.sparsity) != (first.keep, first.sparsity) for other in others):
+    words = " or ".join(repr(", ".join(sorted(kinds)) or "none") for kinds in readings)
+    raise ValueError(
+      f"graph: the parameters alone do not tell which kind of layer {name!r} is ({words}), and its"
+      " pruning depends on it; give graph=models.summarize(model, image_size).graph, or name the"
+      " layer in a prune.Rule."
+    )
+  return first
+
+
+def _first_match(rules: Sequence[Rule], name: str, kinds: frozenset[str]) -> Rule:
+  kept = Rule(match="", keep=bool(kinds & set(KEPT)))
+  return next((rule for rule in rules if _matches(rule, name, kinds)), kept)
 
 
 def _matches(rule: Rule, name: str, kinds: frozenset[str]) -> bool:

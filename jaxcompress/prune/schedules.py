@@ -14,10 +14,13 @@ class Schedule(NamedTuple):
     progress: ``count -> share`` of the way to the final sparsity, float32 in [0, 1], after the
       update with that number, counted from 0.
     due: ``count -> bool``: whether that update chooses the masks anew.
+    end: the last update that does so, if there is one. After it the masks are chosen once more if
+      they have not come all the way, as those of a run that went on with a shorter schedule.
   """
 
   progress: Callable[[jax.Array], jax.Array]
   due: Callable[[jax.Array], jax.Array]
+  end: int | None = None
 
 
 def at_once(step: int = 0) -> Schedule:
@@ -36,7 +39,8 @@ def at_once(step: int = 0) -> Schedule:
   """
   if step < 0:
     raise ValueError(f"step: {step} must not be negative.")
-  return Schedule(lambda count: (count >= step).astype(jnp.float32), lambda count: count == step)
+  progress = lambda count: (count >= step).astype(jnp.float32)  # noqa: E731
+  return Schedule(progress, lambda count: count == step, step)
 
 
 def agp(
@@ -80,4 +84,4 @@ def agp(
     regular = (count - begin) % every == 0
     return (count >= begin) & (count <= end) & (regular | (count == end))
 
-  return Schedule(progress, due)
+  return Schedule(progress, due, end)

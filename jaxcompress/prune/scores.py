@@ -37,15 +37,39 @@ def alive_scores(weights: jax.Array, mask: jax.Array | None) -> jax.Array:
   return magnitudes if mask is None else jnp.where(mask, magnitudes, -1.0)
 
 
+def strongest(scores: jax.Array, floor: int) -> jax.Array:
+  """A mask of the ``floor`` highest scores of every output; of equal ones the later counts.
+
+  Args:
+    scores: any shape whose last axis is that of outputs.
+    floor: how many; all, if there are fewer.
+
+  Examples:
+    >>> strongest(jnp.array([[1.0, 5.0], [2.0, 4.0], [3.0, 6.0]]), 1).tolist()
+    [[False, False], [False, False], [True, True]]
+  """
+  if floor == 0:
+    return jnp.zeros(scores.shape, bool)
+  flat = scores.reshape(-1, scores.shape[-1])
+  places = jax.vmap(ranks, in_axes=1, out_axes=1)(flat)
+  return (places >= len(flat) - floor).reshape(scores.shape)
+
+
 def keep_largest(
-  weights: jax.Array, sparsity: jax.Array | float, mask: jax.Array | None = None
+  weights: jax.Array,
+  sparsity: jax.Array | float,
+  mask: jax.Array | None = None,
+  *,
+  floor: int = 0,
 ) -> jax.Array:
   """A mask without the ``round(sparsity size)`` weights of least magnitude.
 
   Args:
-    weights: any shape.
+    weights: any shape; outputs are the last axis.
     sparsity: share of zeros; a number or a float32 scalar.
     mask: where it is already false nothing comes back; None: nowhere.
+    floor: of every output so many of the largest weights stay in any case. Smaller ones of other
+      outputs make up for them as far as there are any.
 
   Returns:
     bool, shaped like ``weights``.
@@ -53,17 +77,30 @@ def keep_largest(
   Examples:
     >>> keep_largest(jnp.array([0.3, -0.1, 0.2, -0.9]), 0.5).tolist()
     [True, False, False, True]
+    >>> w = jnp.array([[0.3, 4.0], [0.1, 5.0]])
+    >>> keep_largest(w, 0.5).tolist(), keep_largest(w, 0.5, floor=1).tolist()
+    ([[False, True], [False, True]], [[True, False], [False, True]])
 
   References:
     Han et al., `Learning both Weights and Connections <https://arxiv.org/abs/1506.02626>`_, 2015,
     section 3.
   """
-  kept = ranks(alive_scores(weights, mask)) >= count_of(sparsity, weights.size)
+  scores = _guarded(alive_scores(weights, mask), floor)
+  kept = (ranks(scores) >= count_of(sparsity, weights.size)) | (scores == jnp.inf)
   return kept if mask is None else kept & mask
 
 
+def _guarded(scores: jax.Array, floor: int) -> jax.Array:
+  """Scores of which each output's highest are infinite, but for those of pruned weights."""
+  return jnp.where(strongest(scores, floor) & (scores >= 0), jnp.inf, scores) if floor else scores
+
+
 def keep_largest_of_all(
-  weights: Mapping[str, jax.Array], sparsity: jax.Array | float, masks: Mapping[str, jax.Array]
+  weights: Mapping[str, jax.Array],
+  sparsity: jax.Array | float,
+  masks: Mapping[str, jax.Array],
+  *,
+  floor: int = 0,
 ) -> dict[str, jax.Array]:
   """Masks of several layers, as if they were one array: one threshold for all.
 
@@ -71,6 +108,7 @@ def keep_largest_of_all(
     weights: by layer.
     sparsity: share of zeros over all of them.
     masks: as of :func:`keep_largest`, by layer.
+    floor: as of :func:`keep_largest`, in each layer.
 
   Examples:
     >>> ones = {name: jnp.ones(2, bool) for name in "ab"}
@@ -78,9 +116,9 @@ def keep_largest_of_all(
     >>> found["a"].tolist(), found["b"].tolist()
     ([False, False], [True, True])
   """
-  flat = [alive_scores(weights[name], masks[name]).reshape(-1) for name in weights]
-  scores = jnp.concatenate(flat)
-  kept = ranks(scores) >= count_of(sparsity, scores.size)
+  each = [_guarded(alive_scores(weights[name], masks[name]), floor) for name in weights]
+  scores = jnp.concatenate([one.reshape(-1) for one in each])
+  kept = (ranks(scores) >= count_of(sparsity, scores.size)) | (scores == jnp.inf)
   found, start = {}, 0
   for name, w in weights.items():
     found[name] = kept[start : start + w.size].reshape(w.shape) & masks[name]

@@ -19,11 +19,16 @@ class PruneState(NamedTuple):
     masks: bool, shaped like the kernel, by layer; false where the weight is zero.
     count: updates so far, int32 scalar.
     inner: state of the optimizer that is wrapped.
+    goal: what pruning leads to, arrays that never change; ``()`` where the method has none.
+    reached: progress of the schedule when masks were last chosen, float32 scalar; ``()`` without a
+      schedule.
   """
 
   masks: dict[str, jax.Array]
   count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
   inner: Any
+  goal: Any = ()
+  reached: Any = ()
 
 
 def masks_of(opt_state: Any) -> dict[str, jax.Array]:
@@ -37,11 +42,82 @@ def masks_of(opt_state: Any) -> dict[str, jax.Array]:
     >>> masks_of(optax.adam(0.1).init({"a": {"kernel": jnp.ones((2, 2))}}))
     {}
   """
-  if not isinstance(opt_state, PruneState):
-    is_ours = lambda node: isinstance(node, PruneState)  # noqa: E731
-    found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_ours) if is_ours(node)]
-    return _joined([masks_of(state) for state in found])
-  return _joined([opt_state.masks, masks_of(opt_state.inner)])
+  return _joined([state.masks for state in pruning_states(opt_state)])
+
+
+def pruning_states(opt_state: Any) -> list[PruneState]:
+  """The states of all transformations that prune, wherever they are; outer ones first.
+
+  Examples:
+    >>> import optax
+    >>> from jaxcompress.prune import magnitude
+    >>> optimizer = optax.chain(optax.clip(1.0), magnitude(optax.sgd(0.1), sparsity=0.5))
+    >>> len(pruning_states(optimizer.init({"a": {"kernel": jnp.ones((2, 2))}})))
+    1
+  """
+  is_ours = lambda node: isinstance(node, PruneState)  # noqa: E731
+  found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_ours) if is_ours(node)]
+  return [state for one in found for state in (one, *pruning_states(one.inner))]
+
+
+def goals_of(opt_state: Any) -> list[tuple[str, jax.Array]]:
+  """What all transformations that prune lead to, as pairs of a name and an array.
+
+  Examples:
+    >>> import optax
+    >>> from jaxcompress.prune import n_m
+    >>> state = n_m(optax.sgd(0.1), "2:4").init({"a": {"kernel": jnp.ones((4, 4))}})
+    >>> [(name, int(value)) for name, value in goals_of(state)]
+    [('m', 4), ('n', 2)]
+  """
+  return [
+    (jax.tree_util.keystr(path, simple=True, separator="/"), value)
+    for state in pruning_states(opt_state)
+    for path, value in jax.tree_util.tree_leaves_with_path(state.goal)
+  ]
+
+
+def progress_of(opt_state: Any) -> jax.Array | None:
+  """How far the schedules that prune have come, the least of them; None where there is none.
+
+  Returns:
+    Of the way to the final sparsity, a float32 scalar in [0, 1].
+
+  Examples:
+    >>> import optax
+    >>> from jaxcompress.prune import agp, magnitude
+    >>> optimizer = magnitude(optax.sgd(0.1), sparsity=0.5, schedule=agp(10, 20))
+    >>> float(progress_of(optimizer.init({"a": {"kernel": jnp.ones((2, 2))}})))
+    0.0
+  """
+  reached = [
+    state.reached for state in pruning_states(opt_state) if not isinstance(state.reached, tuple)
+  ]
+  return jnp.min(jnp.stack(reached)) if reached else None
+
+
+def is_final(opt_state: Any) -> bool:
+  """Whether nothing in a chain changes the updates of a transformation that prunes.
+
+  Examples:
+    >>> import optax
+    >>> from jaxcompress.prune import magnitude
+    >>> prune, params = magnitude(optax.sgd(0.1), sparsity=0.5), {"a": {"kernel": jnp.ones((2, 2))}}
+    >>> is_final(optax.chain(optax.clip(1.0), prune).init(params))
+    True
+    >>> is_final(optax.chain(prune, optax.scale(0.5)).init(params))
+    False
+  """
+  if not pruning_states(opt_state):
+    return True
+  parts, _ = jax.tree.flatten(opt_state, is_leaf=lambda node: node is not opt_state)
+  if type(opt_state) is tuple and any(map(pruning_states, parts[:-1])):
+    return False
+  if type(opt_state) is dict and len(parts) > 1:  # of optax.named_chain, in an unknown order
+    return False
+  if type(opt_state) is not dict and hasattr(opt_state, "inner_states"):  # optax.multi_transform
+    parts = list(opt_state.inner_states.values())
+  return all(map(is_final, parts))
 
 
 def _joined(several: list[Masks]) -> dict[str, jax.Array]:
@@ -121,20 +197,29 @@ def keep_masks(old: Any, new: Any) -> Any:
   return jax.tree.map(kept, old, new, is_leaf=is_ours)
 
 
-def sparsity(opt_state: Any) -> jax.Array:
-  """Share of the weights that are pruned, over all kernels with a mask; float32 scalar.
+def sparsity(opt_state: Any, params: Any = None) -> jax.Array:
+  """Share of zeros over all kernels with a mask; float32 scalar.
 
   Args:
     opt_state: of any optimizer; zero for one that does not prune.
+    params: the weights whose zeros are counted, of the network or a training state's trained tree;
+      None: those that the masks leave out.
 
   Examples:
     >>> masks = {"a": jnp.array([[True, False]]), "b": jnp.array([[False, False]])}
-    >>> float(sparsity(PruneState(masks, jnp.int32(0), ()))), float(sparsity(()))
+    >>> state = PruneState(masks, jnp.int32(0), ())
+    >>> float(sparsity(state)), float(sparsity(()))
     (0.75, 0.0)
+    >>> weights = {"a": {"kernel": jnp.ones((1, 2))}, "b": {"kernel": jnp.zeros((1, 2))}}
+    >>> float(sparsity(state, weights))
+    0.5
   """
-  masks = masks_of(opt_state).values()
-  gone = sum(jnp.sum(~mask, dtype=jnp.float32) for mask in masks)
-  return jnp.float32(gone / sum(mask.size for mask in masks)) if masks else jnp.float32(0)
+  masks = masks_of(opt_state)
+  if not masks:
+    return jnp.float32(0)
+  gone = [~mask if params is None else kernel_at(params, name) == 0 for name, mask in masks.items()]
+  count = sum(jnp.sum(zeros, dtype=jnp.float32) for zeros in gone)
+  return jnp.float32(count / sum(zeros.size for zeros in gone))
 
 
 def layer_sparsity(opt_state: Any) -> dict[str, jax.Array]:

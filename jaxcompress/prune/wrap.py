@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcompress.prune.rules import kernels_of
+from jaxcompress.prune.schedules import Schedule
 from jaxcompress.prune.state import PruneState, kernel_at, mask_kernels, spread_masks
 
 Kernels = dict[str, jax.Array]
@@ -17,15 +18,20 @@ class Method(NamedTuple):
   """How masks are chosen; all arrays are by layer.
 
   Attributes:
-    init: ``kernels -> masks``, for the layers that are pruned; only shapes are read.
+    init: ``kernels -> masks``, bool, for the layers that are pruned; only shapes are read.
     due: ``count -> bool``: whether an update, counted from 0, chooses masks anew.
     renew: ``(masks, weights, gradients, count) -> masks``; weights are those after the update, and
-      gradients those before any mask.
+      gradients those before any mask. With a ``goal`` that comes last.
+    goal: ``kernels -> arrays``, what pruning leads to, such as each layer's sparsity; kept in the
+      state, so that a run does not go on with another one by mistake. None: nothing.
+    schedule: whose ``end`` is made up for, or None.
   """
 
   init: Callable[[Kernels], Kernels]
   due: Callable[[jax.Array], jax.Array]
-  renew: Callable[[Kernels, Kernels, Kernels, jax.Array], Kernels]
+  renew: Callable[..., Kernels]
+  goal: Callable[[Kernels], Any] | None = None
+  schedule: Schedule | None = None
 
 
 def masked(
@@ -34,8 +40,10 @@ def masked(
   """An optimizer under which pruned weights are exactly zero, whatever it does to the others.
 
   Pruned weights give the optimizer no gradient, so its momenta of them are zero; their update is
-  ``-w``. A weight that comes back starts at zero, with momenta of zero. It must be the outermost
-  transformation: one that changes updates after it would change zeros.
+  ``-w``. A weight that comes back starts at zero, with momenta of zero. It should be the outermost
+  transformation, or the last of a chain: one that changes updates after it changes zeros. The
+  training step puts those back, and tells with ``applied=False`` that the updates are not final;
+  masks are then chosen by the weights before them.
 
   Args:
     optimizer: any optax transformation.
@@ -45,7 +53,8 @@ def masked(
     A transformation with :class:`~jaxcompress.prune.PruneState`; ``update`` needs ``params``.
 
   Raises:
-    ValueError: on ``update``, without ``params``.
+    ValueError: on ``init``, if a mask is not bool or of another shape than its kernel; on
+      ``update``, without ``params``.
 
   Examples:
     >>> import optax
@@ -63,29 +72,56 @@ def masked(
   """
   optimizer = optax.with_extra_args_support(optimizer)
 
+  schedule = method.schedule
+
   def init(params):
-    masks = method.init(kernels_of(params))
-    return PruneState(masks, jnp.zeros((), jnp.int32), optimizer.init(params))
+    kernels = kernels_of(params)
+    masks = method.init(kernels)
+    _check_masks(masks, kernels)
+    return PruneState(
+      masks,
+      jnp.zeros((), jnp.int32),
+      optimizer.init(params),
+      () if method.goal is None else method.goal(kernels),
+      () if schedule is None else jnp.zeros((), jnp.float32),
+    )
 
   def update(updates, state, params=None, **extras):
     if params is None:
       raise ValueError("params: pruning reads the weights; give update the parameters.")
-    old, gradients = state.masks, updates
+    old, gradients, count = state.masks, updates, state.count
     if "parts" in extras:
       parts = extras["parts"].items()
       extras["parts"] = {name: mask_kernels(old, tree) for name, tree in parts}
     updates, inner = optimizer.update(mask_kernels(old, gradients), state.inner, params, **extras)
-    masks = jax.lax.cond(
-      method.due(state.count),
-      lambda: method.renew(old, _updated(old, params, updates), _pick(old, gradients), state.count),
-      lambda: old,
-    )
+    final = updates if extras.get("applied", True) else jax.tree.map(jnp.zeros_like, updates)
+
+    def renew():
+      goal = () if method.goal is None else (state.goal,)
+      weights = _updated(old, params, final)
+      masks = method.renew(old, weights, _pick(old, gradients), count, *goal)
+      return masks, () if schedule is None else schedule.progress(count)
+
+    due = method.due(count)
+    if schedule is not None and schedule.end is not None:
+      due |= (count > schedule.end) & (state.reached < 1)
+    masks, reached = jax.lax.cond(due, renew, lambda: (old, state.reached))
     alive = {name: mask & old[name] for name, mask in masks.items()}
     where_alive = spread_masks(alive, params)
     updates = jax.tree.map(_keep_or_clear, where_alive, updates, params)
-    return updates, PruneState(masks, state.count + 1, _zero_pruned(inner, where_alive))
+    inner = _zero_pruned(inner, where_alive)
+    return updates, PruneState(masks, count + 1, inner, state.goal, reached)
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_masks(masks: Kernels, kernels: Kernels) -> None:
+  for name, mask in masks.items():
+    if name not in kernels or mask.dtype != bool or mask.shape != kernels[name].shape:
+      wanted = f"bool {tuple(kernels[name].shape)}" if name in kernels else "of a kernel"
+      raise ValueError(
+        f"method: the mask of {name!r} is {mask.dtype} {tuple(mask.shape)}; it must be {wanted}."
+      )
 
 
 def _pick(masks: Kernels, tree: Any) -> Kernels:

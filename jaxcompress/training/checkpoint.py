@@ -11,7 +11,7 @@ from etils import epath
 
 from jaxcompress.training.checksums import NAME, find_damage, write_checksums
 from jaxcompress.training.processes import all_agree, is_first, only_here, shared, wait_for_all
-from jaxcompress.training.state import CompressState
+from jaxcompress.training.state import CompressState, check_goals
 from jaxcompress.training.variables import first_line
 
 ITEM = "default"  # orbax's name of what is saved without one
@@ -102,9 +102,10 @@ class Checkpoints:
     for position in sorted(self._manager.all_steps(), reverse=True):
       arrays, reason = self._read(position, template)
       if arrays is not None:
-        self._pass_over(damaged, position)
         structure = jax.tree.structure(state.replace(rng=jax.random.key_data(state.rng)))
         restored = jax.tree.unflatten(structure, [arrays[name] for name in template])
+        check_goals(state, restored, str(self.folder / str(position)))
+        self._pass_over(damaged, position)
         return restored.replace(rng=jax.random.wrap_key_data(restored.rng))
       damaged[position] = reason or "unreadable"
     if not damaged:

@@ -18,6 +18,7 @@ from rich.progress import (
   TimeRemainingColumn,
 )
 
+from jaxcompress import prune
 from jaxcompress.training.checkpoint import Checkpoints
 from jaxcompress.training.evaluation import classification_sums
 from jaxcompress.training.mesh import Mesh, shard_batch
@@ -143,6 +144,12 @@ def fit(
         if stop and position < steps:
           checkpoints.wait()
           raise PreemptedError(position)
+    reached = prune.progress_of(state.opt_state)
+    if reached is not None and reached < 1:
+      progress.console.print(
+        f"pruning: after {position} steps it has come {float(reached):.0%} of the way to its sparsity;"
+        " the rest of its schedule lies beyond them."
+      )
   return state
 
 

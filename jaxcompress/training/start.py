@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress import ops, prune
-from jaxcompress.nn import init_variables
+from jaxcompress.nn import init_variables, parameters
 from jaxcompress.quantize import Quantizer, QuantVariables, init_quantizers
 from jaxcompress.training.labels import split_labels
 from jaxcompress.training.networks import as_endpoints, run_teachers, to_network_input
 from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.stages import check_optimizers, check_paths, init_losses
-from jaxcompress.training.state import CompressState, sites_of, trained_tree
+from jaxcompress.training.stages import check_optimizers, check_paths, init_losses, moving
+from jaxcompress.training.state import CompressState, sites_of, student_graph, trained_tree
 
 
 def init_state(
@@ -40,8 +40,9 @@ def init_state(
     A :class:`CompressState`.
 
   Raises:
-    ValueError: if the number of teachers differs, the batch lacks images, or the loss does not fit
-      the networks, the labels, or the places in the training set.
+    ValueError: if the number of teachers differs, the batch lacks images, the loss does not fit the
+      networks, the labels, or the places in the training set, or the optimizer prunes what no stage
+      trains, or what would not stay zero when it is quantized.
 
   Examples:
     >>> import optax
@@ -74,6 +75,8 @@ def init_state(
     recipe, build_key, dict(batch), teacher_variables, variables
   )
   _check_zeros_stay(recipe, opt_state)
+  _check_pruned_layers_move(recipe, opt_state, variables["params"])
+  prune.check_slimming(opt_state)
   variables = {**variables, "params": prune.apply_masks(opt_state, variables["params"])}
   return CompressState(
     recipe=recipe,
@@ -113,6 +116,18 @@ def _check_zeros_stay(recipe: Recipe, opt_state: Any) -> None:
       )
 
 
+def _check_pruned_layers_move(recipe: Recipe, opt_state: Any, params: Any) -> None:
+  """Raises if a layer is pruned that stands still from the first stage to the last."""
+  stages = [recipe.stage(index)[1] for index in range(len(recipe.stages) + 1)]
+  moves = [moving(trainable, params, "student") for trainable in stages]
+  for name in prune.masks_of(opt_state):
+    if not any(parameters(tree, name)["kernel"] for tree in moves):
+      raise ValueError(
+        f"optimizer: it prunes {name!r}, which no stage trains, so that it would keep its weights;"
+        " train it too, or keep it with a prune.Rule."
+      )
+
+
 @partial(jax.jit, static_argnums=0)
 def _build(
   recipe: Recipe, rng: jax.Array, batch: Any, teacher_variables: Any, variables: Any
@@ -131,8 +146,9 @@ def _build(
     quantizer = init_quantizers(recipe.quantize, sites, variables["params"])
   trained = trained_tree(variables["params"], quantizer, loss_params)
   check_paths(recipe, trained)
-  opt_state = recipe.optimizer_of(0).init(trained)
-  check_optimizers(recipe, trained)
+  with prune.on_network(lambda: student_graph(recipe, variables, images.shape[1:])):
+    opt_state = recipe.optimizer_of(0).init(trained)
+    check_optimizers(recipe, trained)
   return quantizer, loss_params, loss_state, opt_state, run_key
 
 

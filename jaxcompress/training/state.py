@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcompress import prune
@@ -166,15 +167,61 @@ def at_stage(state: CompressState, position: int) -> CompressState:
   if index == state.stage:
     return state
   if state.recipe.starts_stage(position):
-    fresh = _start_optimizer(state.recipe, index, state.placement, state.trained)
+    fresh = fresh_optimizer(state, index)
     state = state.replace(opt_state=prune.keep_masks(state.opt_state, fresh))
   return state.replace(stage=index)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _start_optimizer(recipe: Recipe, stage: int, placement: Placement | None, trained: Any) -> Any:
-  fresh = recipe.optimizer_of(stage).init(trained)
+def fresh_optimizer(state: CompressState, stage: int) -> Any:
+  """The optimizer's state at the start of a stage."""
+  static = (state.recipe, stage, state.image_shape, state.placement)
+  return _start_optimizer(*static, state.trained, state.batch_stats)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _start_optimizer(
+  recipe: Recipe,
+  stage: int,
+  image_shape: tuple[int, ...],
+  placement: Placement | None,
+  trained: Any,
+  batch_stats: Any,
+) -> Any:
+  variables = {"params": trained["student"], "batch_stats": batch_stats}
+  with prune.on_network(lambda: student_graph(recipe, variables, image_shape)):
+    fresh = recipe.optimizer_of(stage).init(trained)
   if placement is None:
     return fresh
   whole = NamedSharding(placement.mesh, PartitionSpec())  # zeros would lie on one device alone
   return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, whole), fresh)
+
+
+def check_goals(state: CompressState, restored: CompressState, where: str) -> None:
+  """Checks that a restored state is pruned to what the recipe asks for.
+
+  Args:
+    state: of the recipe, in its first stage.
+    restored: what a checkpoint made of it; a stage that it has just ended counts as its own.
+    where: of the checkpoint.
+
+  Raises:
+    ValueError: if its goal is another one, such as another sparsity.
+  """
+  found = prune.goals_of(restored.opt_state)
+  position, differing = int(restored.position), None
+  stages = {state.recipe.stage_at(max(position - 1, 0)), state.recipe.stage_at(position)}
+  for stage in sorted(stages) if found else ():
+    fresh = state.opt_state if stage == state.stage else fresh_optimizer(state, stage)
+    pairs = zip(found, prune.goals_of(fresh), strict=True)
+    others = [(a, b[1]) for a, b in pairs if not np.array_equal(a[1], b[1])]
+    if not others:
+      return
+    differing = others[0]
+  if differing is not None:
+    (name, stored), wanted = differing
+    raise ValueError(
+      f"checkpoint: {where} was pruned to another goal than the recipe's: {name} is"
+      f" {np.asarray(stored).item():g} there and {np.asarray(wanted).item():g} in the recipe; go on"
+      " with what it was started with, or start anew from its weights with"
+      " init_state(student_variables=...)."
+    )

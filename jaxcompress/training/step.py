@@ -46,7 +46,8 @@ def distill_step(state: CompressState, batch: Batch) -> tuple[CompressState, Met
 
   Returns:
     ``(state, metrics)``; metrics are device scalars: ``loss``, ``skipped``, one for each part of the
-    loss, and ``accuracy`` where there are labels.
+    loss, ``accuracy`` where there are labels, and ``sparsity``, the share of zeros in the layers that
+    are pruned.
 
   Raises:
     ValueError: if the recipe has no teachers, or labels have another shape or dtype.
@@ -131,7 +132,8 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
     found = at_once(*passes, batch["image"], len(groups))
   else:
     found = in_turn(*passes, batch["image"], len(groups), recipe.accumulate)
-  gradients, parts = found.gradients, {}
+  gradients = found.gradients
+  parts: dict[str, Any] = {}
   if found.parts:
     parts = {"parts": dict(zip(("task", "distill"), found.parts, strict=True))}
   batch_stats, quantizer_state = found.carry
@@ -140,17 +142,19 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   if recipe.stages:  # the terms of other stages stay the very objects, which keep_where spares
     loss_state = {**state.loss_state, **loss_state}
   optimizer = optax.with_extra_args_support(recipe.optimizer_of(state.stage))
+  if not prune.is_final(state.opt_state):
+    parts["applied"] = False
   updates, opt_state = optimizer.update(gradients, state.opt_state, trained, **parts)
-  trained = select(moves, optax.apply_updates(trained, updates), trained)
+  updated = prune.apply_masks(opt_state, optax.apply_updates(trained, updates))
+  trained = select(moves, updated, trained)
   batch_stats = select(moving(trainable, batch_stats, "student"), batch_stats, state.batch_stats)
-  if prune.masks_of(opt_state):
-    metrics["sparsity"] = prune.sparsity(opt_state)
   finite = _all_finite(loss, gradients)
   ema = state.ema
   if recipe.ema is not None:
     latest = {"params": trained["student"], "batch_stats": batch_stats}
     ema = move_average(ema, latest, recipe.ema, state.step)
-    ema["params"] = prune.apply_masks(opt_state, ema["params"])
+    masked = prune.apply_masks(opt_state, ema["params"])
+    ema["params"] = select(moves["student"], masked, ema["params"])
   proposed = state.replace(
     params=trained["student"],
     batch_stats=batch_stats,
@@ -166,6 +170,8 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   kept = keep_where(finite, proposed, state, mesh)  # memory banks guard themselves, uncopied
   skipped = state.skipped + (~finite).astype(jnp.int32)
   kept = constrained(kept.replace(skipped=skipped))
+  if prune.masks_of(kept.opt_state):
+    metrics["sparsity"] = prune.sparsity(kept.opt_state, kept.params)
   return kept, {**metrics, "skipped": skipped}
 
 

@@ -56,3 +56,33 @@ def test_pruned_weights_and_their_momenta_stay_exactly_zero(inner):
     assert kernels and all(np.all(np.asarray(leaf)[~mask] == 0) for leaf in kernels)
     before = mask
   assert mask.sum() == 16
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_half_precision_weights_are_pruned_to_exact_zeros(scope):
+  rng = np.random.default_rng(3)
+  params = {name: {"kernel": jnp.bfloat16(rng.normal(size=(12, 10)))} for name in "ab"}
+  optimizer = prune.magnitude(optax.sgd(0.1, momentum=0.9), sparsity=0.7, scope=scope)
+  state = optimizer.init(params)
+  for _ in range(3):
+    gradients = jax.tree.map(lambda p: jnp.bfloat16(rng.normal(size=p.shape)), params)
+    updates, state = jax.jit(optimizer.update)(gradients, state, params)
+    params = optax.apply_updates(params, updates)
+  for name, mask in state.masks.items():
+    kernel = params[name]["kernel"]
+    assert kernel.dtype == jnp.bfloat16 and not np.any(np.asarray(kernel != 0) & ~np.asarray(mask))
+  assert sum(int((~np.asarray(m)).sum()) for m in state.masks.values()) == 168
+
+
+@pytest.mark.parametrize(
+  "mask", [np.ones((4, 4), np.float32), np.ones((4, 1), bool), np.ones((4, 4), np.int8)]
+)
+def test_a_method_s_mask_of_another_dtype_or_shape_is_refused(mask):
+  method = prune.Method(lambda kernels: {"a": jnp.asarray(mask)}, lambda count: count < 0, None)
+  with pytest.raises(ValueError, match=r"the mask of 'a' is .* it must be bool \(4, 4\)"):
+    prune.masked(optax.sgd(0.1), method).init({"a": {"kernel": jnp.ones((4, 4))}})
+
+
+def test_a_penalty_without_scales_is_refused():
+  with pytest.raises(ValueError, match="no BatchNorm scale"):
+    prune.slimming(1e-3).init({"a": {"kernel": jnp.ones((4, 4))}})
