@@ -186,8 +186,8 @@ def fewer_channels(bench, base, most):
   return bench.float_top1(module, state.variables), float_bytes(graph), graph
 
 
-def zeros(bench, base, most, scope="layer"):
-  """Zeros in each layer or by one threshold; the last quarter of the steps trains what is left."""
+def zeros(bench, base, most, **shares):
+  """Zeros shared out among layers; the last quarter of the steps trains what is left."""
   module, variables = base
   graph = bench.graph(module)
   weights = sum(size for size, _ in sizes(graph).values())
@@ -198,9 +198,9 @@ def zeros(bench, base, most, scope="layer"):
   wrap = lambda optimizer: prune.magnitude(  # noqa: E731
     optimizer,
     sparsity=sparsity,
-    scope=scope,
     schedule=prune.agp(0, 3 * steps // 4, every=every),
     rules=(prune.Rule(match="first|last|depthwise"),),
+    **shares,
   )
   state = bench.train(module, steps, start=variables, wrap=wrap)
   left = sum(int(np.count_nonzero(leaf["kernel"])) for leaf in _layers(state.params))
@@ -243,6 +243,7 @@ WAYS = {
   "fewer bits": fewer_bits,
   "fewer channels": fewer_channels,
   "zeros": zeros,
+  "zeros, by ERK": functools.partial(zeros, distribution="erk"),
   "zeros, one threshold": functools.partial(zeros, scope="global"),
   "narrower": narrower,
   "2:4": two_of_four,

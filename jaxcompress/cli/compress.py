@@ -48,6 +48,13 @@ def compress(
     float | None,
     typer.Option(help="Share of zeros in pruned layers, such as 0.8 [nothing is pruned]."),
   ] = None,
+  sparsity_distribution: Annotated[
+    str | None,
+    typer.Option(
+      help="Of the zeros among layers: erk, small layers are denser; uniform; or global, by one"
+      " threshold [erk]."
+    ),
+  ] = None,
   sparsity_pattern: Annotated[
     str | None, typer.Option(help="unstructured, or n of every m inputs, such as 2:4.")
   ] = None,
@@ -134,6 +141,7 @@ def compress(
     "distill": distill,
     "bits": bits,
     "sparsity": sparsity,
+    "sparsity_distribution": sparsity_distribution,
     "sparsity_pattern": sparsity_pattern,
     "cluster": cluster,
     "epochs": epochs,

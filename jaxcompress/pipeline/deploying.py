@@ -148,7 +148,7 @@ def _settings(run: Context) -> dict[str, Any]:
     "preset": run.options.preset,
     **{
       name.replace("_", " "): value
-      for name in ("sparsity", "sparsity_pattern", "cluster")
+      for name in ("sparsity", "sparsity_distribution", "sparsity_pattern", "cluster")
       if (value := getattr(run.options, name)) is not None
     },
     "learning rate": rate,

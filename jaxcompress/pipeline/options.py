@@ -34,6 +34,8 @@ class Options:
     bits: of the deployed weights, 2 to 8; activations have 8.
     sparsity: share of zeros in all layers but the first, the last and depthwise ones, above 0 and
       below 1; None: nothing is pruned.
+    sparsity_distribution: how the zeros are shared out among layers: ``erk``, small ones are denser;
+      ``uniform``, all alike; ``global``, by one threshold for all. None: ``erk``.
     sparsity_pattern: ``unstructured``, or ``n:m`` such as ``2:4``, which has a share of its own;
       None: unstructured if there is a sparsity.
     cluster: values that the weights of a layer share, zero included, 2 to 128; None: any.
@@ -72,6 +74,7 @@ class Options:
   distill: str = "kd"
   bits: int = 8
   sparsity: float | None = None
+  sparsity_distribution: str | None = None
   sparsity_pattern: str | None = None
   cluster: int | None = None
   epochs: float | None = None
@@ -100,7 +103,7 @@ class Options:
       raise ValueError(f"bits: {self.bits} is out of range; it must be 2 to 8.")
     check_pruning(self)
     check_clusters(self)
-    for name in ("sparsity", "sparsity_pattern", "cluster"):
+    for name in ("sparsity", "sparsity_distribution", "sparsity_pattern", "cluster"):
       if self.searches and getattr(self, name) is not None:
         raise ValueError(
           f"{name}: {getattr(self, name)} does not go with a budget, whose search removes channels and"

@@ -120,7 +120,7 @@ def distillation_recipe(
     rate = optax.join_schedules([own.rate(main_steps), fine_tune], [main_steps])
 
   def optimizer_at(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    return pruned(protocol.optimizer_at(rate), run.options, network.summary.graph, main_steps)
+    return pruned(protocol.optimizer_at(rate), run.options, main_steps)
 
   stages: tuple[training.Stage, ...] = ()
   if first is not None:

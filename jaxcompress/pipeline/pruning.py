@@ -1,13 +1,17 @@
 """How a compress run prunes and clusters: what was asked, and the optimizer that prunes."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import optax
 
 from jaxcompress import prune
-from jaxcompress.nn import Graph
 
 UNSTRUCTURED = "unstructured"
+DISTRIBUTIONS: dict[str, dict[str, Any]] = {  # the first where none is asked for
+  "erk": {"distribution": "erk"},
+  "uniform": {"distribution": "uniform"},
+  "global": {"scope": "global"},
+}
 CHOICES = 40  # of masks, over the steps in which sparsity grows
 
 
@@ -23,6 +27,9 @@ class Asked(Protocol):
   def sparsity_pattern(self) -> str | None: ...
 
   @property
+  def sparsity_distribution(self) -> str | None: ...
+
+  @property
   def cluster(self) -> int | None: ...
 
   @property
@@ -35,9 +42,24 @@ def check_pruning(asked: Asked) -> None:
   Raises:
     ValueError: if a number or the pattern is out of range, or they do not fit together.
   """
-  sparsity, pattern = asked.sparsity, asked.sparsity_pattern
+  sparsity, pattern, distribution = (
+    asked.sparsity,
+    asked.sparsity_pattern,
+    asked.sparsity_distribution,
+  )
   if sparsity is not None and not 0 < sparsity < 1:
     raise ValueError(f"sparsity: {sparsity} is out of range; it must be above 0 and below 1.")
+  if distribution is not None:
+    if distribution not in DISTRIBUTIONS:
+      raise ValueError(
+        f"sparsity_distribution: {distribution!r} is unknown; it must be one of"
+        f" {', '.join(DISTRIBUTIONS)}."
+      )
+    if sparsity is None or pattern not in (None, UNSTRUCTURED):
+      raise ValueError(
+        f"sparsity_distribution: {distribution} shares out a sparsity, and there is none to share;"
+        " give a sparsity without a pattern, or leave it out."
+      )
   if pattern in (None, UNSTRUCTURED):
     if pattern is not None and sparsity is None:
       raise ValueError(f"sparsity_pattern: {pattern} needs a share of zeros; give sparsity too.")
@@ -78,22 +100,21 @@ def is_pruned(asked: Asked) -> bool:
 
 
 def pruned(
-  optimizer: optax.GradientTransformation, asked: Asked, graph: Graph, steps: int
+  optimizer: optax.GradientTransformation, asked: Asked, steps: int
 ) -> optax.GradientTransformation:
   """An optimizer that prunes as was asked, from the first to the third quarter of some steps.
 
   Args:
     optimizer: what trains.
     asked: nothing is pruned if nothing was.
-    graph: of the network; its first and last layer and depthwise convolutions keep their weights.
     steps: that training in float takes; the last quarter mends what pruning did.
   """
   begin = steps // 4
   end = max(begin + 1, 3 * steps // 4)
   schedule = prune.agp(begin, end, every=max(1, (end - begin) // CHOICES))
-  rules = prune.first_and_last(graph)
   if asked.sparsity_pattern not in (None, UNSTRUCTURED):
-    return prune.n_m(optimizer, asked.sparsity_pattern, schedule=schedule, rules=rules)
-  if asked.sparsity is not None:
-    return prune.magnitude(optimizer, sparsity=asked.sparsity, schedule=schedule, rules=rules)
-  return optimizer
+    return prune.n_m(optimizer, asked.sparsity_pattern, schedule=schedule)
+  if asked.sparsity is None:
+    return optimizer
+  shares = DISTRIBUTIONS[asked.sparsity_distribution or next(iter(DISTRIBUTIONS))]
+  return prune.magnitude(optimizer, sparsity=asked.sparsity, schedule=schedule, **shares)

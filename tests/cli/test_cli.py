@@ -34,7 +34,7 @@ def test_help_lists_the_options_with_their_defaults(run):
   assert code == 0
   for option in (
     "--preset", "--data", "--student", "--width", "--teacher", "--teacher-checkpoint", "--distill", "--bits", "--epochs",
-    "--sparsity", "--sparsity-pattern", "--cluster",
+    "--sparsity", "--sparsity-distribution", "--sparsity-pattern", "--cluster",
     "--batch-size", "--seed", "--out", "--resume", "--quick",
   ):  # fmt: skip
     assert option in out
@@ -137,6 +137,14 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
     (
       ("--sparsity", "0.8", "--sparsity-pattern", "2:4"),
       "sparsity: 0.8 does not fit the pattern 2:4, which has 0.5",
+    ),
+    (
+      ("--sparsity", "0.8", "--sparsity-distribution", "even"),
+      "sparsity_distribution: 'even' is unknown; it must be one of erk, uniform, global",
+    ),
+    (
+      ("--sparsity-pattern", "2:4", "--sparsity-distribution", "erk"),
+      "sparsity_distribution: erk shares out a sparsity, and there is none to share",
     ),
     (("--cluster", "1"), "cluster: 1 is out of range; it must be 2 to 128"),
     (("--cluster", "32", "--max-macs", "2M"), "cluster: 32 does not go with a budget"),
