@@ -1,13 +1,15 @@
 """Arrays kept on disk between runs, which may vanish, break or be unwritable at any time."""
 
 import contextlib
+import io
 import os
 import pathlib
 import tempfile
 import zipfile
-import zlib
 
 import numpy as np
+
+from jaxcompress.files import UNSEALED, check_seal, seal
 
 Arrays = dict[str, np.ndarray]
 
@@ -24,14 +26,19 @@ def cache_folder() -> pathlib.Path | None:
 
 
 def read(name: str) -> Arrays | None:
-  """The arrays stored under a name, or None where there is no whole file of that name."""
+  """The arrays stored under a name, or None where there is no whole file of that name.
+
+  A damaged file is none: its checksum is looked at first.
+  """
   folder = cache_folder()
   if folder is None:
     return None
   try:
-    with open(folder / name, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-      return dict(arrays)  # the archive has checksums
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    content = (folder / name).read_bytes()
+    check_seal(content, name)
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+      return dict(arrays)
+  except Exception:  # of an earlier version's archive, which has no checksum, may come anything
     return None
 
 
@@ -51,7 +58,7 @@ def write(name: str, arrays: Arrays) -> bool:
     return False
   try:
     with os.fdopen(handle, "wb") as file:
-      np.savez(file, **arrays)  # type: ignore[arg-type]  # names of arrays, no option
+      file.write(_to_bytes(arrays))
     os.replace(temporary, folder / name)
   except BaseException as error:  # also on Ctrl-C: no half file stays behind
     with contextlib.suppress(OSError):
@@ -60,3 +67,12 @@ def write(name: str, arrays: Arrays) -> bool:
       return False
     raise
   return True
+
+
+def _to_bytes(arrays: Arrays) -> bytes:
+  """An archive whose comment is its checksum."""
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)  # type: ignore[arg-type]  # names of arrays, no option
+  with zipfile.ZipFile(buffer, "a") as archive:
+    archive.comment = UNSEALED.encode()
+  return seal(buffer.getvalue())

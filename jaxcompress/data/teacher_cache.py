@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import numpy as np
 from jaxcompress.data.augment.chain import Transform
 from jaxcompress.data.dataset import Split
 from jaxcompress.data.order import Batch, batch_at
+from jaxcompress.files import FOLDER_FILE, find_damage, read_json, sealed_json, write_checksums
 
 FACTS = "cache.json"  # written last: without it, the other files are half-written
 NAMES = ("logits", "pooled")
@@ -102,7 +102,7 @@ def cache_teacher(
   cycles: int = 1,
   batch_size: int = 250,
 ) -> TeacherCache:
-  """Opens a teacher's outputs, or computes them where they are not, or not all there.
+  """Opens a teacher's outputs, or computes them where they are not, not all there, or damaged.
 
   With it the teacher's pass is paid once for each example and cycle, whatever the number of epochs;
   the student then sees ``cycles`` augmentations of every image, again and again. Give the recipe
@@ -124,7 +124,7 @@ def cache_teacher(
 
   Raises:
     ValueError: if a number is not positive, or the folder holds outputs of another teacher, other
-      examples or another augmentation.
+      examples or another augmentation, or other files.
 
   Examples:
     >>> import tempfile
@@ -170,15 +170,15 @@ def cache_teacher(
 
 
 def _whole(folder: pathlib.Path) -> dict[str, Any] | None:
-  """What a folder says about itself, or None where its files are not all there."""
+  """What a folder says about itself, or None where its files are not all there, or damaged."""
   try:
-    stored = json.loads((folder / FACTS).read_text())
+    stored = read_json(folder / FACTS, str(folder / FACTS))
     for name in NAMES:
-      if (folder / name).stat().st_size != BYTES * int(np.prod(stored[name])):
+      if (folder / name).stat().st_size != BYTES * int(np.prod(stored[name], dtype=object)):
         return None
   except (OSError, ValueError, KeyError, TypeError):
     return None
-  return stored
+  return stored if find_damage(folder) is None else None
 
 
 def _compute(
@@ -202,6 +202,7 @@ def _compute(
     return tuple(getattr(found, name).astype(jnp.bfloat16) for name in NAMES)
 
   if folder.exists():
+    _check_own(folder)
     shutil.rmtree(folder)
   folder.mkdir(parents=True)
   count = len(split)
@@ -227,10 +228,21 @@ def _compute(
   for file in files:
     file.flush()
   stored = {**facts, **{n: list(f.shape) for n, f in zip(NAMES, files, strict=True)}}
+  write_checksums(folder, [folder / name for name in NAMES])
   partial = folder / f"{FACTS}.partial"
-  partial.write_text(json.dumps(stored, indent=2) + "\n")
+  partial.write_text(sealed_json(stored))
   partial.rename(folder / FACTS)
   return stored
+
+
+def _check_own(folder: pathlib.Path) -> None:
+  """Raises if a folder that would be emptied holds something else than outputs of a teacher."""
+  known = (*NAMES, FACTS, f"{FACTS}.partial", FOLDER_FILE)
+  others = sorted(path.name for path in folder.iterdir() if path.name not in known)
+  if others:
+    raise ValueError(
+      f"folder: {folder} holds {others[0]!r}, which is no output of a teacher; name another folder."
+    )
 
 
 def _digest(arrays: list[Any]) -> str:

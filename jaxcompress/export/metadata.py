@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from importlib import metadata as packages
 from typing import Any
 
+from jaxcompress.files import MOST_BYTES, check_depth, parse_json
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize import QuantizedModel
 
@@ -66,7 +67,7 @@ def from_entry(entry: str | bytes | None) -> dict[str, Any]:
     >>> from_entry(to_entry({"name": "a"}, None))["name"]
     'a'
   """
-  values = json.loads(entry or "")
+  values = parse_json(entry or "")
   if not isinstance(values, dict):
     raise ValueError(f"{type(values).__name__} in place of an object")
   return values
@@ -76,13 +77,18 @@ def to_json(values: Mapping[str, Any]) -> bytes:
   """Values as JSON in UTF-8.
 
   Raises:
-    ValueError: if they are no JSON.
+    ValueError: if they are no JSON, or more than is read again: 16 MB, or 64 lists and objects
+      within each other.
 
   Examples:
     >>> to_json({"classes": ["a"]})
     b'{"classes":["a"]}'
   """
   try:
-    return json.dumps(values, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+    check_depth(values)
+    text = json.dumps(values, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+    if len(text) > MOST_BYTES:
+      raise ValueError(f"{len(text):,} bytes, more than {MOST_BYTES:,}")
+    return text
   except (TypeError, ValueError) as error:
     raise ValueError(f"metadata: it is no JSON ({error}); give plain values.") from error

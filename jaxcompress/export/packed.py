@@ -7,7 +7,6 @@ metadata; every layer has ``weights/NAME``, see ``blobs.py``; ``scales``,
 forms, and all weights dense; it is read, too.
 """
 
-import hashlib
 import json
 import os
 import pathlib
@@ -24,13 +23,14 @@ from jaxcompress.export.files import write_atomically
 from jaxcompress.export.metadata import ENTRY, as_mapping, describe, to_json, version
 from jaxcompress.export.packing import deflate, inflate, restore, unpack_bits, unzigzag, zigzag
 from jaxcompress.export.tflite import tflite
-from jaxcompress.nn import Graph, Node, Norm, kernel_shape, needed_shape
+from jaxcompress.files import ZEROS, check_format, digest, one_line, parse_json
+from jaxcompress.nn import Graph, Node, Norm, check_graph, kernel_shape, needed_shape
 from jaxcompress.quantize import Grid, Integers, QuantizedModel
+from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC
 from jaxcompress.quantize.model import Move, bias_type
 
 SUFFIX = ".jcz"
 FORMAT = 2
-UNSEALED = "0" * 64  # stands for the checksum while it is computed
 Reader = Callable[[Mapping[str, Any], np.ndarray, str, tuple[int, ...]], np.ndarray]
 
 
@@ -104,7 +104,8 @@ def load_packed(path: str | os.PathLike) -> QuantizedModel:
     :func:`~jaxcompress.export.read_metadata`.
 
   Raises:
-    ValueError: if the file is missing, damaged, or not one of :func:`packed`'s.
+    ValueError: if the file is missing, damaged, of a later version, or not one of :func:`packed`'s;
+      or if what it describes is no network, or larger than networks are.
 
   Examples:
     >>> import tempfile
@@ -174,7 +175,7 @@ def packed_entry(path: str | os.PathLike) -> dict[str, Any]:
 def _read(path: str | os.PathLike) -> tuple[QuantizedModel, dict[str, Any], str]:
   found, arrays = _unseal(path)
   try:
-    manifest = json.loads(inflate(arrays["manifest"], np.uint8).tobytes())
+    manifest = parse_json(inflate(arrays["manifest"], np.uint8).tobytes())
     quantized = _rebuild(manifest, arrays, READERS[found])
     return quantized, dict(manifest["metadata"].items()), str(manifest["version"])
   except Exception as error:  # whatever a manifest that is none of ours leads to
@@ -203,10 +204,15 @@ def _rebuild(
   manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray], read: Reader
 ) -> QuantizedModel:
   graph = _build_graph(manifest["graph"])
-  grids = {
-    name: Grid(np.float32(scale), int(zero_point), int(bits))
-    for name, (scale, zero_point, bits) in manifest["grids"].items()
-  }
+  check_graph(graph)
+  for node in graph.nodes:
+    if node.op not in ARITHMETIC:
+      raise ValueError(f"graph: {node.name!r} is a {node.op!r}, which this version does not know")
+  with np.errstate(over="ignore"):  # an infinite scale is refused by its own words
+    grids = {
+      name: Grid(np.float32(scale), int(zero_point), int(bits))
+      for name, (scale, zero_point, bits) in manifest["grids"].items()
+    }
   nodes = {node.name: node for node in graph.nodes if kernel_shape(node) is not None}
   shapes = {name: needed_shape(node) for name, node in nodes.items()}
   channels = [shape[-1] for shape in shapes.values()]
@@ -221,6 +227,11 @@ def _rebuild(
       raise ValueError(f"layer {name!r} has biases beyond {dtype}")
     weights = read(manifest, arrays[f"weights/{name}"], name, shapes[name])
     layers[name] = Integers(weights, scale, bias.astype(dtype))
+  for name, size in manifest["moves"].items():
+    if name not in grids:
+      raise ValueError(f"moves: {name!r} is no tensor")
+    if size != graph.shape(name)[-1]:
+      raise ValueError(f"{size} channels of {name!r} moved, and it has {graph.shape(name)[-1]}")
   sizes = [size for size in manifest["moves"].values() for _ in Move._fields]
   parts = iter(_split(inflate(arrays["moves"], np.float64, sum(sizes)), sizes))
   moves = {name: Move(next(parts), next(parts)) for name in manifest["moves"]}
@@ -229,10 +240,10 @@ def _rebuild(
 
 def _seal(arrays: Mapping[str, np.ndarray]) -> bytes:
   """A safetensors file whose header holds the SHA-256 of the file with zeros in its place."""
-  header = {ENTRY: json.dumps({"packed": FORMAT, "sha256": UNSEALED})}
+  header = {ENTRY: json.dumps({"packed": FORMAT, "sha256": ZEROS})}
   content = to_bytes(dict(arrays), header)
-  digest = hashlib.sha256(content).hexdigest()
-  return content.replace(UNSEALED.encode(), digest.encode(), 1)
+  place = content.index(ZEROS.encode())  # arrays come after it
+  return content[:place] + digest(content, place) + content[place + len(ZEROS) :]
 
 
 def _unseal(path: str | os.PathLike) -> tuple[int, dict[str, np.ndarray]]:
@@ -243,15 +254,13 @@ def _unseal(path: str | os.PathLike) -> tuple[int, dict[str, np.ndarray]]:
     raise ValueError(f"path: {path} cannot be read ({error.strerror}).") from error
   try:
     size = int.from_bytes(content[:8], "little")
-    seal = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][ENTRY])
-    found, digest = int(seal["packed"]), seal["sha256"].encode()
+    seal = parse_json(parse_json(content[8 : 8 + size])["__metadata__"][ENTRY])
+    found, written = seal["packed"], seal["sha256"].encode()
   except Exception as error:  # whatever other bytes lead to
     raise _refusal(path, "is no packed file of jaxcompress, or is damaged", error) from error
-  if found not in READERS:
-    raise ValueError(
-      f"path: {path} has format {found} and this version reads 1 to {FORMAT}; update jaxcompress."
-    )
-  if hashlib.sha256(content.replace(digest, UNSEALED.encode(), 1)).hexdigest().encode() != digest:
+  check_format(found, FORMAT, f"path: {path}")
+  place = content.find(written)
+  if len(written) != len(ZEROS) or digest(content, place) != written:
     raise ValueError(f"path: {path} is damaged: its checksum is not that of its contents.")
   try:
     return found, read_arrays(content)
@@ -260,8 +269,7 @@ def _unseal(path: str | os.PathLike) -> tuple[int, dict[str, np.ndarray]]:
 
 
 def _refusal(path: str | os.PathLike, what: str, error: Exception) -> ValueError:
-  reason = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
-  return ValueError(f"path: {path} {what} ({reason}).")
+  return ValueError(f"path: {path} {what} ({one_line(f'{type(error).__name__}: {error}')}).")
 
 
 def _describe_graph(graph: Graph) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import zlib
 
 import numpy as np
 
+from jaxcompress.files import MOST_BYTES
+
 LEVEL = 9  # of deflate
 STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY)
 
@@ -100,21 +102,26 @@ def _compress(content: bytes, strategy: int) -> bytes:
   return writer.compress(content) + writer.flush()
 
 
-def inflate(data: np.ndarray, dtype: type, count: int | None = None) -> np.ndarray:
+def inflate(
+  data: np.ndarray, dtype: type, count: int | None = None, *, most: int = MOST_BYTES
+) -> np.ndarray:
   """What :func:`deflate` was given, flat.
 
   Args:
     data: (bytes,) uint8.
     dtype: of the numbers.
     count: how many they are; None: as many as there are.
+    most: bytes that they may have if no count is given.
 
   Raises:
-    ValueError: if they are not so many.
+    ValueError: if they are not so many, or too many.
     zlib.error: if the data is damaged.
   """
   size = np.dtype(dtype).itemsize
   reader = zlib.decompressobj()
-  content = reader.decompress(data.tobytes(), 0 if count is None else count * size + 1)
+  content = reader.decompress(data.tobytes(), 1 + (most if count is None else count * size))
+  if count is None and len(content) > most:
+    raise ValueError(f"more than {most:,} bytes when inflated")
   if not reader.eof or len(content) % size or count not in (None, len(content) // size):
     raise ValueError(f"{len(content)} bytes are not {count} numbers of {np.dtype(dtype)}")
   planes = np.frombuffer(content, np.uint8).reshape(size, -1)

@@ -14,11 +14,24 @@ import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save as to_bytes
 
+from jaxcompress.files import (
+  SEAL,
+  UNSEALED,
+  check_depth,
+  check_format,
+  check_seal,
+  one_line,
+  parse_json,
+  seal,
+  without_seal,
+)
 from jaxcompress.models.registry import create, describe, summarize
 from jaxcompress.nn import Norm
 
 HEADER = "jaxcompress"  # key of the configuration in the file's metadata
 FORMAT = 1
+MOST_LAYERS = 4096  # more take minutes to trace
+MOST_NAMED = 8  # arrays that do not fit
 
 
 def save(
@@ -29,6 +42,8 @@ def save(
   metadata: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
   """Writes a model and its variables to one file, which :func:`load` reads.
+
+  The file holds a checksum, so that a damaged one is refused.
 
   Args:
     path: of the file, by custom ``.safetensors``; an earlier file is replaced in one step.
@@ -59,12 +74,16 @@ def save(
   path = pathlib.Path(path)
   config = to_config(model)
   try:
-    header = json.dumps({**config, "metadata": dict(metadata or {})}, allow_nan=False)
+    check_depth(metadata)
+    header = json.dumps(
+      {SEAL: UNSEALED, **config, "metadata": dict(metadata or {})}, allow_nan=False
+    )
   except (TypeError, ValueError) as error:
     raise ValueError(f"metadata: it is no JSON ({error}); give plain values.") from error
   arrays = {key: np.asarray(array) for key, array in _flat(variables).items()}
   _check_arrays("variables", f"the model {config['model']}", model, arrays)
-  content = to_bytes({key: np.ascontiguousarray(a) for key, a in arrays.items()}, {HEADER: header})
+  whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+  content = seal(to_bytes(whole, {HEADER: header}))
   try:
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
       file.write(content)
@@ -84,8 +103,9 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
     ``(model, variables)``.
 
   Raises:
-    ValueError: if the file cannot be read, was not written by :func:`save`, or its arrays are not
-      those of its model. Checkpoints of PyTorch are :func:`from_torch`'s.
+    ValueError: if the file cannot be read, is damaged, was not written by :func:`save` or by a later
+      version, or its arrays are not those of its model. Checkpoints of PyTorch are
+      :func:`from_torch`'s.
 
   Examples:
     >>> from jaxcompress import models
@@ -111,7 +131,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     path: of the file.
 
   Raises:
-    ValueError: if the file cannot be read or was not written by :func:`save`.
+    ValueError: if the file cannot be read, is damaged, or was not written by :func:`save`.
 
   Examples:
     >>> from jaxcompress import models
@@ -125,26 +145,42 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
   """
   header, _ = _read(path, arrays=False)
   try:
-    return dict(json.loads(header).get("metadata", {}))
-  except (AttributeError, TypeError, ValueError) as error:
-    raise ValueError(f"path: {path} has a damaged header ({error}).") from error
+    return dict(header.get("metadata", {}))
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"path: {path} has a damaged header ({one_line(error)}).") from error
 
 
-def _read(path: str | os.PathLike, *, arrays: bool = True) -> tuple[str, dict[str, np.ndarray]]:
+def _read(
+  path: str | os.PathLike, *, arrays: bool = True
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """The header of a file that :func:`save` wrote, and its arrays if they are wanted."""
+  try:
+    content = pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise ValueError(f"path: {path} is no readable safetensors file ({error}).") from error
+  is_sealed = check_seal(content, f"path: {path}")
   try:
     with safetensors.safe_open(path, "numpy") as file:
       header = (file.metadata() or {}).get(HEADER)
       names = file.keys() if header and arrays else ()
       found = {key: file.get_tensor(key) for key in names}
-  except Exception as error:  # the reader raises its own kinds, and OSError
-    raise ValueError(f"path: {path} is no readable safetensors file ({error}).") from error
+  except Exception as error:  # the reader raises its own kinds
+    raise ValueError(
+      f"path: {path} is no readable safetensors file ({one_line(error)})."
+    ) from error
   if header is None:
     raise ValueError(
       f"path: {path} says no model in its header; checkpoints of PyTorch are read by"
       " models.from_torch(source, path)."
     )
-  return header, found
+  try:
+    values = without_seal(parse_json(header), is_sealed)
+  except ValueError as error:
+    raise ValueError(f"path: {path} has a damaged header ({one_line(error)}).") from error
+  if not isinstance(values, dict):
+    raise ValueError(f"path: {path} has a header that is no object.")
+  check_format(values.get("format", FORMAT), FORMAT, f"path: {path}")
+  return values, found
 
 
 def to_config(model: nn.Module) -> dict[str, Any]:
@@ -166,7 +202,7 @@ def from_config(config: Mapping[str, Any]) -> nn.Module:
   """The model that :func:`to_config` described.
 
   Raises:
-    ValueError: if there is no such model.
+    ValueError: if there is no such model, or a later version described it.
 
   Examples:
     >>> from jaxcompress import models
@@ -175,23 +211,34 @@ def from_config(config: Mapping[str, Any]) -> nn.Module:
     True
   """
   try:
+    check_format(config.get("format", FORMAT), FORMAT, "config: it")
     options = {name: _as_tuples(value) for name, value in config["options"].items()}
+    _check_size(options)
     if "norm" in options:
       options["norm"] = Norm(*options["norm"])
     return create(config["model"], config["num_classes"], **options)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
     raise ValueError(
-      f"config: no model is built of it ({type(error).__name__}: {error})."
+      f"config: no model is built of it ({type(error).__name__}: {one_line(error)})."
     ) from error
 
 
-def _build(path: str | os.PathLike, header: str) -> nn.Module:
+def _check_size(options: Mapping[str, Any]) -> None:
+  """Raises if a network has more layers than can be traced."""
+  count = max(options.get("depth", 0), len(options.get("layers", ())))
+  if count > MOST_LAYERS:
+    raise ValueError(f"it has {count} layers; at most {MOST_LAYERS} are read")
+
+
+def _build(path: str | os.PathLike, header: Mapping[str, Any]) -> nn.Module:
   try:
-    model = from_config(json.loads(header))
+    model = from_config(header)
     summarize(model)
     return model
   except Exception as error:  # a list of layers may say anything
-    raise ValueError(f"path: {path} names a model that cannot be built ({error}).") from error
+    raise ValueError(
+      f"path: {path} names a model that cannot be built ({one_line(error)})."
+    ) from error
 
 
 def _plain(value: Any) -> Any:
@@ -219,4 +266,6 @@ def _check_arrays(argument: str, what: str, model: nn.Module, arrays: Mapping[st
     if key in arrays and (arrays[key].shape, arrays[key].dtype) != (leaf.shape, leaf.dtype)
   ]
   if problems:
-    raise ValueError(f"{argument}: the arrays of {what} do not fit: {', '.join(problems)}.")
+    more = f", and {len(problems) - MOST_NAMED} more" if len(problems) > MOST_NAMED else ""
+    named = ", ".join(problems[:MOST_NAMED])
+    raise ValueError(f"{argument}: the arrays of {what} do not fit: {named}{more}.")

@@ -28,7 +28,8 @@ def replayed(
     A linen module like any other.
 
   Raises:
-    ValueError: if a layer is none, reads what no earlier layer made, or the classes differ.
+    ValueError: if a layer is none, is there twice or reads what no earlier layer made, the classes
+      differ, or the image size is not positive.
 
   Examples:
     >>> layers = [
@@ -39,12 +40,16 @@ def replayed(
     >>> models.summarize(replayed(4, layers=layers, ends=["classifier"], image_size=8)).parameters
     16
   """
+  if image_size < 1:
+    raise ValueError(f"image_size: {image_size} must be at least 1.")
   parsed = tuple(map(parse_layer, layers))
   made = {INPUT}
   for layer in parsed:
     missing = [tensor for tensor in layer.inputs if tensor not in made]
     if missing:
       raise ValueError(f"layers: {layer.name!r} reads {missing[0]!r}, which no layer before makes.")
+    if layer.name in made:
+      raise ValueError(f"layers: {layer.name!r} is there twice; give each layer its own name.")
     made.add(layer.name)
     made |= {f"{layer.name}:{i}" for i in range(1, len(layer.fields.get("sizes", ())))}
   logits, pooled, *maps = ends if len(ends) > 1 else (*ends, None)

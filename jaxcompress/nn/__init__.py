@@ -1,6 +1,7 @@
 """Leaf ops, what models return, and the graph that interception reads from them."""
 
 from jaxcompress.nn.activations import activate
+from jaxcompress.nn.bounds import check_graph
 from jaxcompress.nn.endpoints import Endpoints
 from jaxcompress.nn.epilogue import Epilogue, ending
 from jaxcompress.nn.execute import execute, folded_layers
@@ -69,6 +70,7 @@ __all__ = [
   "Split",
   "activate",
   "batch_norm",
+  "check_graph",
   "count_macs",
   "count_parameters",
   "ending",

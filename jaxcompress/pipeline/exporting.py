@@ -1,6 +1,7 @@
 """The run behind ``jaxcompress export``: one network in several formats beside each other."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from jaxcompress.pipeline.quantizing import describe_file, quantize_model
 from jaxcompress.quantize import QuantizedModel
 
 VERIFIED = 8  # random images that the files of a packed network are run on
+MOST_NUMBERS = 1 << 24  # in these images together, but for the first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,8 @@ def export_model(options: ExportOptions, *, console: Console | None = None) -> l
 def _random_images(model: QuantizedModel) -> np.ndarray:
   """What the network reads, on every code of its input's grid alike."""
   grid = model.grids[INPUT]
-  shape = (VERIFIED, *model.graph.input_shape[1:])
-  steps = np.random.default_rng(0).integers(grid.low, grid.high, shape, endpoint=True)
+  shape = model.graph.input_shape[1:]
+  count = max(1, min(VERIFIED, MOST_NUMBERS // math.prod(shape)))
+  rng = np.random.default_rng(0)
+  steps = rng.integers(grid.low, grid.high, (count, *shape), endpoint=True)
   return steps.astype(np.float32) * grid.scale

@@ -1,6 +1,5 @@
 """The networks of a run, and saved networks that know what they are."""
 
-import json
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping
@@ -8,13 +7,16 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from jaxcompress import data as datasets
 from jaxcompress import models
+from jaxcompress.files import one_line, read_json, sealed_json
 from jaxcompress.models.layouts import SMALL_IMAGE
 from jaxcompress.training.variables import load_variables, save_variables
 
 MODEL_FILE = "model.json"
+LARGEST_SIDE = 1 << 14  # of images, in pixels
 SHORT_LAYOUTS = ("mobilenet_v1", "mobilenet_v2")
 
 
@@ -115,7 +117,7 @@ def save(
     "image_shape": list(network.summary.graph.input_shape[1:]),
     "preprocess": preprocess.to_metadata(),
   }
-  (temporary / MODEL_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+  (temporary / MODEL_FILE).write_text(sealed_json(facts))
   temporary.rename(folder)
 
 
@@ -142,17 +144,11 @@ def load(
     ``(network, variables)``.
 
   Raises:
-    ValueError: if it cannot be read or is another model than expected.
+    ValueError: if it cannot be read, is damaged, or is another model than expected.
   """
   folder = pathlib.Path(folder)
-  try:
-    facts = json.loads((folder / MODEL_FILE).read_text())
-    found = (facts["name"], facts["width"], tuple(facts["classes"]))
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ValueError(
-      f"teacher_checkpoint: {folder} holds no readable {MODEL_FILE}; name the teacher folder that a"
-      " run wrote, such as OUT/teacher."
-    ) from error
+  facts = _read_facts(folder, "teacher_checkpoint")
+  found = (facts["name"], facts["width"], tuple(facts["classes"]))
   for option, expected, stored in (("teacher", name, found[0]), ("teacher_width", width, found[1])):
     if expected is not None and expected != stored:
       raise ValueError(
@@ -175,7 +171,7 @@ def read(path: str | pathlib.Path) -> Saved:
     path: such as ``OUT/student`` or ``student.safetensors``.
 
   Raises:
-    ValueError: if it is neither, or cannot be read.
+    ValueError: if it is neither, is damaged, or cannot be read.
   """
   path = pathlib.Path(path)
   if path.is_dir():
@@ -188,42 +184,99 @@ def read(path: str | pathlib.Path) -> Saved:
   module, variables = models.load(path)
   name, _, options = models.describe(module)
   title = options.get("origin") or _title(name, options.get("width"))
-  return _saved(path, title, module, variables, models.read_metadata(path))
+  return _saved(f"model: {path}", title, module, variables, models.read_metadata(path))
 
 
 def _read_folder(folder: pathlib.Path) -> Saved:
+  facts, what = _read_facts(folder, "model"), f"model: {folder / MODEL_FILE}"
+  shape = facts["image_shape"]
   try:
-    facts = json.loads((folder / MODEL_FILE).read_text())
-    module, shape = models.from_config(facts["config"]), tuple(facts["image_shape"])
+    module = models.from_config(facts["config"])
     summary = models.summarize(module, shape[0], shape[-1])
-    title = Network(facts["name"], facts["width"], module, summary).title
-  except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-    raise ValueError(
-      f"model: {folder} holds no readable {MODEL_FILE}; name a folder that compress wrote, such as"
-      " OUT/student or OUT/teacher."
-    ) from error
+  except Exception as error:  # a list of layers may say anything
+    raise ValueError(f"{what} names a network that cannot be built ({one_line(error)}).") from error
+  title = Network(facts["name"], facts["width"], module, summary).title
   variables = load_variables(folder / "variables", summary.variables)
   variables = jax.tree.map(jax.numpy.asarray, variables)
-  return _saved(folder, title, module, variables, facts)
+  return _saved(what, title, module, variables, facts)
+
+
+def _read_facts(folder: pathlib.Path, option: str) -> dict[str, Any]:
+  """What a folder's file says of its network.
+
+  Raises:
+    ValueError: if there is no such file, it is damaged, or it does not say what network it is.
+  """
+  path = folder / MODEL_FILE
+  if not path.is_file():
+    raise ValueError(
+      f"{option}: {folder} holds no readable {MODEL_FILE}; name a folder that compress wrote, such"
+      " as OUT/student or OUT/teacher."
+    )
+  what = f"{option}: {path}"
+  facts = read_json(path, what)
+  if not isinstance(facts, dict):
+    raise ValueError(f"{what} describes no network: it holds no object.")
+  for name in ("name", "width", "config", "classes", "image_shape"):
+    if name not in facts or (facts[name] is None and name != "width"):
+      raise ValueError(f"{what} describes no network: it does not say {name}.")
+  _fact(facts, "name", what, _name)
+  _fact(facts, "width", what, lambda width: _title(facts["name"], width))
+  _fact(facts, "config", what, dict)
+  _fact(facts, "classes", what, lambda names: _classes(names, facts["config"].get("num_classes")))
+  _fact(facts, "image_shape", what, _image_shape)
+  return facts
 
 
 def _saved(
-  path: pathlib.Path, title: str, module: nn.Module, variables: Any, facts: Mapping[str, Any]
+  what: str, title: str, module: nn.Module, variables: Any, facts: Mapping[str, Any]
 ) -> Saved:
-  def optional(name: str, read: Callable[[Any], Any]) -> Any:
-    try:
-      return None if facts.get(name) is None else read(facts[name])
-    except (TypeError, ValueError) as error:
-      raise ValueError(f"model: the {name} in {path} cannot be read ({error}).") from error
+  classes = _fact(facts, "classes", what, lambda names: _classes(names, module.num_classes))
+  shape = _fact(facts, "image_shape", what, _image_shape)
+  preprocess = _fact(facts, "preprocess", what, lambda values: _preprocess(values, shape))
+  return Saved(title, module, variables, classes, shape, preprocess)
 
-  return Saved(
-    title,
-    module,
-    variables,
-    optional("classes", lambda names: tuple(map(str, names))),
-    optional("image_shape", lambda shape: tuple(map(int, shape))),
-    optional("preprocess", datasets.Preprocess.from_metadata),
-  )
+
+def _fact(facts: Mapping[str, Any], name: str, what: str, read: Callable[[Any], Any]) -> Any:
+  """What is said under a name; None if nothing is."""
+  try:
+    return None if facts.get(name) is None else read(facts[name])
+  except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+    raise ValueError(f"{what}: its {name} cannot be used ({one_line(error)}).") from error
+
+
+def _name(name: Any) -> str:
+  if not isinstance(name, str):
+    raise ValueError(f"{name!r} must be a text")
+  return name
+
+
+def _classes(names: Any, logits: Any) -> tuple[str, ...]:
+  """Names in the order of the logits."""
+  if not isinstance(names, list):
+    raise ValueError(f"{names!r} must be a list of names")
+  if len(names) != logits:
+    raise ValueError(f"{len(names)} names for {logits} logits; they must be as many")
+  return tuple(map(str, names))
+
+
+def _image_shape(shape: Any) -> tuple[int, ...]:
+  """Height, width and channels."""
+  sides = shape if isinstance(shape, list) else ()
+  if len(sides) != 3 or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides):
+    raise ValueError(
+      f"{shape!r} must be [height, width, channels], each a number from 1 to {LARGEST_SIDE}"
+    )
+  return tuple(sides)
+
+
+def _preprocess(values: Any, shape: tuple[int, ...] | None) -> datasets.Preprocess:
+  """Preprocessing that maps a black image to numbers."""
+  found = datasets.Preprocess.from_metadata(values)
+  channels = 3 if shape is None else shape[-1]
+  if not np.isfinite(found(np.zeros((1, 1, 1, channels), np.uint8))).all():
+    raise ValueError("black images become numbers that are not finite")
+  return found
 
 
 def _title(name: str, width: float | None) -> str:

@@ -9,7 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxcompress.training.checksums import NAME, find_damage, write_checksums
+from jaxcompress.files import find_damage, write_checksums
 from jaxcompress.training.processes import all_agree, is_first, only_here, shared, wait_for_all
 from jaxcompress.training.state import CompressState, check_goals
 from jaxcompress.training.variables import first_line
@@ -146,7 +146,7 @@ class Checkpoints:
   ) -> tuple[dict[str, Any] | None, str | None]:
     """The arrays of a checkpoint, or what is wrong with it; the same answer on every process."""
     path = self.folder / str(position)
-    reason = shared(find_damage(path) if is_first() and (path / NAME).exists() else None)
+    reason = shared(find_damage(path) if is_first() else None)
     if reason is not None:
       return None, reason
     arrays, item = None, epath.Path(path / ITEM)
@@ -209,7 +209,7 @@ class Checkpoints:
   def _note_checksums(self) -> None:
     """Called by orbax on the first process when all files of a checkpoint are there, before it counts."""
     for place in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
-      write_checksums(place)
+      write_checksums(place, place.glob("*/**/*"))  # orbax adds others beside the folders
 
   def _guarded(self, act: Callable[[], Any]) -> Any:
     try:

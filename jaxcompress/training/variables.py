@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from jaxcompress.files import find_damage, write_checksums
 from jaxcompress.training.processes import only_here
 
 
 def save_variables(path: str | pathlib.Path, variables: Any) -> None:
-  """Writes a model's variables to a folder that does not exist yet, from this process.
+  """Writes a model's variables and their checksums to a new folder, from this process.
 
   Raises:
     ValueError: if the folder exists.
@@ -27,6 +28,7 @@ def save_variables(path: str | pathlib.Path, variables: Any) -> None:
     raise ValueError(f"path: {path} exists already; name another folder.")
   with ocp.StandardCheckpointer(multiprocessing_options=only_here()) as checkpointer:
     checkpointer.save(path, jax.device_get(variables))
+  write_checksums(path, list(path.rglob("*")))
 
 
 def load_variables(path: str | pathlib.Path, like: Any) -> Any:
@@ -52,6 +54,9 @@ def load_variables(path: str | pathlib.Path, like: Any) -> Any:
     raise ValueError(
       f"checkpoint: {path} is no folder; name one that a run wrote, such as OUT/teacher."
     )
+  damage = find_damage(path)
+  if damage is not None:
+    raise ValueError(f"checkpoint: {path} is damaged ({damage}).")
   try:
     with ocp.StandardCheckpointer(multiprocessing_options=only_here()) as checkpointer:
       stored = checkpointer.restore(path)

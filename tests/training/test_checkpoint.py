@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from jaxcompress import distill, quantize
+from jaxcompress.files import write_checksums
 from jaxcompress.training import (
   Checkpoints,
   PreemptedError,
@@ -20,7 +21,6 @@ from jaxcompress.training import (
   load_variables,
   save_variables,
 )
-from jaxcompress.training.checksums import write_checksums
 
 QUIET = Console(quiet=True)
 
@@ -130,10 +130,10 @@ def test_a_full_disk_ends_the_run_and_the_checkpoint_before_stays(
 ):
   """The last file of a checkpoint finds no room, in the background."""
 
-  def full(folder):
+  def full(folder, paths):
     if folder.name.startswith("2."):
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    write_checksums(folder)
+    write_checksums(folder, paths)
 
   monkeypatch.setattr(checkpoint, "write_checksums", full)
   with (
