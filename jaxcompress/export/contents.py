@@ -12,6 +12,7 @@ from jaxcompress.export.metadata import ENTRY, from_entry
 from jaxcompress.export.packed import SUFFIX, packed_entry
 from jaxcompress.export.packing import unpack_bits
 from jaxcompress.export.runtime import choose_kernels, read_sound_model
+from jaxcompress.export.trial import parsing
 
 FLOATS = ("FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16")
 
@@ -96,16 +97,25 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _onnx_entries(path: str | os.PathLike) -> dict[str, str]:
-  return {entry.key: entry.value for entry in _read_onnx(path).metadata_props}
+  content = read_sound_model(path)
+  import onnx
+
+  with parsing(path):
+    model = onnx.load_from_string(content)
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def _tflite_entries(path: str | os.PathLike) -> dict[str, bytes | None]:
-  model = _read(path)
-  entries = {
-    (entry.name or b"").decode(errors="replace"): model.buffers[entry.buffer].data
-    for entry in model.metadata or ()
-  }
-  return {name: None if data is None else bytes(data) for name, data in entries.items()}
+  content = read_sound_model(path)
+  from ai_edge_litert import schema_py_generated as schema
+
+  with parsing(path):
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    entries = {
+      (entry.name or b"").decode(errors="replace"): model.buffers[entry.buffer].data
+      for entry in model.metadata or ()
+    }
+    return {name: None if data is None else bytes(data) for name, data in entries.items()}
 
 
 def read_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
@@ -126,7 +136,9 @@ def read_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
     >>> [(operator.name, operator.outputs[0].shape) for operator in read_operators(path)]
     [('HARD_SWISH', (1, 4))]
   """
-  return parse_operators(read_sound_model(path))
+  content = read_sound_model(path)
+  with parsing(path):
+    return parse_operators(content)
 
 
 def parse_operators(content: bytes) -> tuple[Operator, ...]:
@@ -212,17 +224,3 @@ def _values(data: Any, kind: str, shape: Any) -> np.ndarray | None:
     return np.frombuffer(data, dtype).reshape([] if shape is None else shape)
   except (TypeError, ValueError):
     return None
-
-
-def _read(path: str | os.PathLike) -> Any:
-  content = read_sound_model(path)
-  from ai_edge_litert import schema_py_generated as schema
-
-  return schema.ModelT.InitFromPackedBuf(content, 0)
-
-
-def _read_onnx(path: str | os.PathLike) -> Any:
-  content = read_sound_model(path)
-  import onnx
-
-  return onnx.load_from_string(content)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcompress.export import measure
-from jaxcompress.export.runtime import Runtime
+from jaxcompress.export.runtime import choose_kernels, read_runnable_model
+from jaxcompress.files import one_line
 
 
 class Latency(NamedTuple):
@@ -60,12 +61,14 @@ def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) 
   """
   if repeats < 1:
     raise ValueError(f"repeats: {repeats} must be at least 1.")
-  Runtime(path, threads=threads)  # in this process, for its errors
+  if threads < 1:
+    raise ValueError(f"threads: {threads} must be at least 1.")
+  read_runnable_model(path, choose_kernels(path))
   # -P: beside the script lie modules of ours that are named as those that it imports
   script = [sys.executable, "-P", measure.__file__, str(path), str(threads), str(repeats)]
   done = subprocess.run(script, capture_output=True, text=True, check=False)
   if done.returncode:
-    reason = " ".join(done.stderr.split())[-200:]
+    reason = one_line(done.stderr[-200:])
     raise ValueError(f"path: {path} cannot be timed (exit code {done.returncode}: {reason}).")
   found = json.loads(done.stdout.splitlines()[-1])
   low, median, high = np.percentile(found["times"], (25, 50, 75))

@@ -10,6 +10,7 @@ from jaxcompress.export.contents import Operator, read_operators
 from jaxcompress.export.onnx_contents import read_onnx_operators
 from jaxcompress.export.rules import ERROR, Target
 from jaxcompress.export.targets import find_target
+from jaxcompress.files import one_line
 
 READERS = {".tflite": read_operators, ".onnx": read_onnx_operators}
 
@@ -66,15 +67,13 @@ def lint(path: str | os.PathLike, target: str) -> tuple[Finding, ...]:
   suffix = pathlib.Path(path).suffix.lower()
   if suffix != asked.suffix:
     raise ValueError(f"target: {target!r} takes {asked.suffix} files, and {path} is none.")
+  operators = READERS[suffix](path)
   try:
-    return check(READERS[suffix](path), asked)
-  except (
-    AttributeError,
-    IndexError,
-    KeyError,
-    TypeError,
-  ) as error:  # a runtime reads no shapes yet
-    raise ValueError(f"path: {path} has operators without what they need ({error}).") from error
+    return check(operators, asked)
+  except Exception as error:  # a runtime reads no shapes yet
+    raise ValueError(
+      f"path: {path} has operators without what they need ({one_line(error)})."
+    ) from error
 
 
 def check(operators: Iterable[Operator], target: Target) -> tuple[Finding, ...]:

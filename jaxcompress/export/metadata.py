@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib import metadata as packages
 from typing import Any
 
-from jaxcompress.files import MOST_BYTES, check_depth, parse_json
+from jaxcompress.files import MOST_BYTES, SEAL, UNSEALED, check_depth, parse_json
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize import QuantizedModel
 
@@ -33,7 +33,7 @@ def version() -> str:
 
 
 def to_entry(facts: Mapping[str, Any], metadata: Mapping[str, Any] | None, **fixed: Any) -> bytes:
-  """The entry of a file.
+  """The entry of a file, with a place for its checksum.
 
   Args:
     facts: what the writer says of the file.
@@ -41,9 +41,12 @@ def to_entry(facts: Mapping[str, Any], metadata: Mapping[str, Any] | None, **fix
     fixed: what readers of the file rely on, whatever the user says.
 
   Raises:
-    ValueError: if the metadata is no mapping, or no JSON.
+    ValueError: if the metadata is no mapping, no JSON, or has the name of the checksum.
   """
-  return to_json({"version": version(), **facts, **as_mapping(metadata), **fixed})
+  given = as_mapping(metadata)
+  if SEAL in given:
+    raise ValueError(f"metadata: {SEAL!r} is the name of the file's checksum; use another one.")
+  return to_json({"version": version(), **facts, **given, **fixed, SEAL: UNSEALED})
 
 
 def as_mapping(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def as_mapping(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def from_entry(entry: str | bytes | None) -> dict[str, Any]:
-  """What an entry says.
+  """What an entry says, but for the checksum.
 
   Raises:
     ValueError: if it is none.
@@ -70,7 +73,7 @@ def from_entry(entry: str | bytes | None) -> dict[str, Any]:
   values = parse_json(entry or "")
   if not isinstance(values, dict):
     raise ValueError(f"{type(values).__name__} in place of an object")
-  return values
+  return {name: value for name, value in values.items() if name != SEAL}
 
 
 def to_json(values: Mapping[str, Any]) -> bytes:

@@ -1,5 +1,6 @@
 """TensorFlow Lite for Microcontrollers on this machine, with the calls of LiteRT's interpreter."""
 
+import math
 import os
 import pathlib
 import re
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from jaxcompress.export.files import MissingExtraError
+from jaxcompress.export.trial import parsing
 
 RUNTIME = "TensorFlow Lite for Microcontrollers"
 SCRIPT = pathlib.Path(__file__).with_name("allocate.py")
+MOST_BYTES = 2**31 - 1
 SPARE_BYTES = 2**20  # of the arena, beyond what tensors and their quantization need
 ALLOCATED = re.compile(r"Arena allocation total (\d+) bytes")
 
@@ -22,19 +25,19 @@ class MicroInterpreter:
   """A model in the interpreter of the ``tflite-micro`` package.
 
   Args:
-    content: of a sound .tflite file: this runtime does not survive damaged ones.
+    content: of a .tflite file that was tried: this runtime does not survive damaged ones.
+    arena_size: bytes of working memory; it does not survive too few either.
 
   Raises:
     MissingExtraError: if the package is not installed.
     RuntimeError: if the runtime does not take the file.
   """
 
-  def __init__(self, content: bytes):
-    try:
-      from tflite_micro import runtime
-    except ImportError as error:
-      raise _missing("kernels: 'tflm'") from error
-    self._interpreter = runtime.Interpreter.from_bytes(content, arena_size=_enough(content))
+  def __init__(self, content: bytes, arena_size: int):
+    require_micro()
+    from tflite_micro import runtime
+
+    self._interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena_size)
 
   def allocate_tensors(self) -> None:
     """Done already."""
@@ -93,7 +96,7 @@ def arena(path: str | os.PathLike) -> int:
     raise ValueError(f"path: {path} is no .tflite file, which is what microcontrollers run.")
   if util.find_spec("tflite_micro") is None:
     raise _missing("arena: what measures it")
-  enough = _enough(read_sound_model(path))
+  enough = arena_bytes(path, read_sound_model(path))
   script = [sys.executable, "-P", str(SCRIPT), str(path), str(enough)]
   done = subprocess.run(script, capture_output=True, text=True, errors="replace", check=False)
   found = ALLOCATED.search(done.stderr)
@@ -105,16 +108,39 @@ def arena(path: str | os.PathLike) -> int:
   return int(found[1])
 
 
+def require_micro() -> None:
+  """Checks that the runtime is installed.
+
+  Raises:
+    MissingExtraError: if it is not.
+  """
+  try:
+    from tflite_micro import runtime  # noqa: F401
+  except ImportError as error:
+    raise _missing("kernels: 'tflm'") from error
+
+
 def _missing(what: str) -> MissingExtraError:
   return MissingExtraError(
     f'{what} runs in {RUNTIME}, which is not installed; run pip install "jaxcompress[targets]".'
   )
 
 
-def _enough(content: bytes) -> int:
-  """More bytes than the runtime can need; it breaks down where it runs out of them."""
+def arena_bytes(path: str | os.PathLike, content: bytes) -> int:
+  """More bytes than the runtime can need for a sound file; it breaks down where it runs out of them.
+
+  Raises:
+    ValueError: if they are more than it can be given.
+  """
   from ai_edge_litert import schema_py_generated as schema
 
-  graph = schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0]
-  maps = sum(int(np.prod(tensor.shape)) for tensor in graph.tensors)
-  return SPARE_BYTES + 4 * (maps + len(content))
+  with parsing(path):
+    graph = schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0]
+    shapes = [() if tensor.shape is None else tensor.shape.tolist() for tensor in graph.tensors]
+    numbers = sum(abs(math.prod(shape)) for shape in shapes)
+  found = SPARE_BYTES + 4 * (numbers + len(content))
+  if found > MOST_BYTES:
+    raise ValueError(
+      f"path: {path} needs {found:,} bytes to run in {RUNTIME}; it can have {MOST_BYTES:,}."
+    )
+  return found

@@ -5,9 +5,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jaxcompress.export.files import require_edge, write_atomically
+from jaxcompress.export.files import require_edge
 from jaxcompress.export.metadata import ENTRY, INPUT_NAME, OUTPUT_NAME, describe, to_entry, version
 from jaxcompress.export.targets import find_target
+from jaxcompress.export.trial import write_model
+from jaxcompress.files import seal
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer import HARD_SIGMOID_GRID
@@ -96,7 +98,7 @@ def onnx(
     from jaxcompress.export.onnx_contents import parse_onnx_operators
 
     refuse_errors(parse_onnx_operators(content), target)
-  return write_atomically(path, content)
+  return write_model(path, content)
 
 
 def _check_target(quantized: QuantizedModel, name: str) -> None:
@@ -159,7 +161,7 @@ def onnx_float(
   from jaxcompress.export.tensors import FloatNumbers
 
   content = _content(fuse_activations(graph), FloatNumbers(folded), {}, metadata, batch)
-  return write_atomically(path, content)
+  return write_model(path, content)
 
 
 def _content(
@@ -184,10 +186,11 @@ def _content(
     _, *sides, channels = graph.shape(tensor)
     return size, channels, *sides
 
-  return emitter.file.to_bytes(
+  content = emitter.file.to_bytes(
     "jaxcompress",
     {INPUT_NAME: nchw(INPUT)},
     {OUTPUT_NAME: nchw(graph.output)},
     producer=("jaxcompress", version()),
     metadata={ENTRY: entry.decode()},
   )
+  return seal(content)

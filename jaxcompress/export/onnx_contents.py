@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxcompress.export.contents import FLOATS, Operator, Tensor
 from jaxcompress.export.runtime import read_sound_model
+from jaxcompress.export.trial import parsing
 
 NAMES = {"FLOAT": "FLOAT32", "DOUBLE": "FLOAT64"}  # where ONNX's are not TFLite's
 
@@ -18,7 +19,9 @@ def read_onnx_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if the file is missing or damaged.
   """
-  return parse_onnx_operators(read_sound_model(path))
+  content = read_sound_model(path)
+  with parsing(path):
+    return parse_onnx_operators(content)
 
 
 def holds_integers(content: bytes) -> bool:

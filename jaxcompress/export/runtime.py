@@ -9,16 +9,11 @@ from typing import Any
 import numpy as np
 
 from jaxcompress.export.files import MissingExtraError, require_edge
-from jaxcompress.export.micro import MicroInterpreter
+from jaxcompress.export.micro import MicroInterpreter, arena_bytes, require_micro
 from jaxcompress.export.ort import OnnxInterpreter
+from jaxcompress.export.trial import NAMES, Ends, does_not_run, try_out
+from jaxcompress.files import check_seal
 
-NAMES = {
-  "xnnpack": "LiteRT",
-  "xnnpack-int4": "LiteRT",
-  "reference": "LiteRT's reference kernels",
-  "tflm": "TensorFlow Lite for Microcontrollers",
-  "onnxruntime": "onnxruntime",
-}
 FORMATS = {  # kernels that run a kind of file, by its suffix; the first ones if none are named
   ".tflite": ("xnnpack", "reference", "tflm", "xnnpack-int4"),
   ".onnx": ("onnxruntime",),
@@ -27,6 +22,9 @@ FORMATS = {  # kernels that run a kind of file, by its suffix; the first ones if
 
 class Runtime:
   """A model file in a device's runtime.
+
+  A file that was not written in this process first runs in one of its own, since runtimes do not
+  survive every damaged file.
 
   Args:
     path: a .tflite or .onnx file with one input and one output; its suffix says which it is.
@@ -58,19 +56,15 @@ class Runtime:
       raise ValueError(f"threads: {threads} must be at least 1.")
     kernels = choose_kernels(path, kernels)
     self._path, self._kernels = path, kernels
+    content = read_runnable_model(path, kernels)
     with _no_chatter():
-      self._interpreter = _open(path, read_model(path), threads, kernels)
-      inputs = self._interpreter.get_input_details()
-      outputs = self._interpreter.get_output_details()
-      if len(inputs) != 1 or len(outputs) != 1:
-        raise ValueError(
-          f"path: {path} has {len(inputs)} inputs and {len(outputs)} outputs; it must have one each."
-        )
+      self._interpreter = _open(path, content, threads, kernels)
       try:
         self._interpreter.allocate_tensors()
       except (RuntimeError, ValueError) as error:
-        raise _does_not_run(path, error, kernels) from error
-    (self._input,), (self._output,) = inputs, outputs
+        raise does_not_run(path, error, kernels) from error
+    (self._input,) = self._interpreter.get_input_details()
+    (self._output,) = self._interpreter.get_output_details()
 
   @property
   def input_shape(self) -> tuple[int, ...]:
@@ -96,7 +90,7 @@ class Runtime:
     try:
       self._interpreter.invoke()
     except RuntimeError as error:
-      raise _does_not_run(self._path, error, self._kernels) from error
+      raise does_not_run(self._path, error, self._kernels) from error
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """The output for one batch of images."""
@@ -161,7 +155,8 @@ def read_model(path: str | os.PathLike) -> bytes:
   """The bytes of a .tflite or .onnx file.
 
   Raises:
-    ValueError: if there is no such file, or it is something else.
+    ValueError: if there is no such file, it is something else, or jaxcompress wrote it and it was
+      damaged since.
   """
   try:
     content = pathlib.Path(path).read_bytes()
@@ -169,6 +164,7 @@ def read_model(path: str | os.PathLike) -> bytes:
     raise ValueError(f"path: {path} cannot be read ({error.strerror}).") from error
   if pathlib.Path(path).suffix.lower() != ".onnx" and content[4:8] != b"TFL3":
     raise ValueError(f"path: {path} is no .tflite file.")
+  check_seal(content, f"path: {path}", rewritable=True)
   return content
 
 
@@ -179,19 +175,42 @@ def read_sound_model(path: str | os.PathLike) -> bytes:
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if there is no such file, it is something else, or it is damaged.
   """
-  content = read_model(path)
-  with _no_chatter():
-    _open(path, content, 1, choose_kernels(path))
+  content, kernels = read_model(path), choose_kernels(path)
+  _try_out(path, content, kernels, run=False)
   return content
 
 
-def _open(path: str | os.PathLike, content: bytes, threads: int, kernels: str = "xnnpack") -> Any:
+def read_runnable_model(path: str | os.PathLike, kernels: str) -> bytes:
+  """The bytes of a file that its runtime was seen to run, with one input and one output.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra, or the runtime, is not installed.
+    ValueError: as :func:`read_sound_model`, or if it does not run.
+  """
+  content = read_model(path)
+  ends = _try_out(path, content, kernels, run=True)
+  if ends != (1, 1):
+    raise ValueError(
+      f"path: {path} has {ends.inputs} inputs and {ends.outputs} outputs; it must have one each."
+    )
+  return content
+
+
+def _try_out(path: str | os.PathLike, content: bytes, kernels: str, *, run: bool) -> Ends:
+  require_edge("onnx" if kernels == "onnxruntime" else "tflite")
+  if not (run and kernels == "tflm"):
+    return try_out(path, content, kernels, run=run)
+  require_micro()
+  try_out(path, content, kernels, run=False)  # so that it can be parsed
+  return try_out(path, content, kernels, run=True, arena_bytes=arena_bytes(path, content))
+
+
+def _open(path: str | os.PathLike, content: bytes, threads: int, kernels: str) -> Any:
   if kernels == "onnxruntime":
     try:
       return OnnxInterpreter(content, threads)
     except RuntimeError as error:
-      raise _does_not_run(path, error, kernels) from error
-  require_edge()
+      raise does_not_run(path, error, kernels) from error
   from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
   resolver = OpResolverType.BUILTIN_REF if kernels == "reference" else OpResolverType.AUTO
@@ -199,16 +218,13 @@ def _open(path: str | os.PathLike, content: bytes, threads: int, kernels: str = 
     interpreter = Interpreter(
       model_content=content, num_threads=threads, experimental_op_resolver_type=resolver
     )
-    return MicroInterpreter(content) if kernels == "tflm" else interpreter
+    return (
+      MicroInterpreter(content, arena_bytes(path, content)) if kernels == "tflm" else interpreter
+    )
   except (RuntimeError, ValueError) as error:
     if isinstance(error, MissingExtraError):
       raise
-    raise _does_not_run(path, error, kernels) from error
-
-
-def _does_not_run(path: str | os.PathLike, error: Exception, kernels: str) -> ValueError:
-  reason = " ".join(str(error).split())[:200].rstrip(".")
-  return ValueError(f"path: {path} does not run in {NAMES[kernels]} ({reason}).")
+    raise does_not_run(path, error, kernels) from error
 
 
 @contextmanager

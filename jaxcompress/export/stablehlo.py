@@ -16,6 +16,7 @@ from jax import export
 
 from jaxcompress import ops
 from jaxcompress.export.files import require_edge, write_atomically
+from jaxcompress.files import UNSEALED, check_seal, one_line, seal
 from jaxcompress.nn import INPUT, Endpoints
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer import all_tensors
@@ -117,7 +118,7 @@ def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if there is no such file, or it is none of these.
+    ValueError: if there is no such file, it is damaged, or it is none of these.
 
   Examples:
     >>> import tempfile
@@ -133,11 +134,13 @@ def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
     content = pathlib.Path(path).read_bytes()
   except OSError as error:
     raise ValueError(f"path: {path} cannot be read ({error.strerror}).") from error
+  check_seal(content, f"path: {path}")
   try:
     return export.deserialize(bytearray(content)).call
   except Exception as error:  # what flatbuffers raises on other bytes has no common base
-    reason = " ".join(str(error).split())[:200].rstrip(".")
-    raise ValueError(f"path: {path} is no StableHLO file of jaxcompress ({reason}).") from error
+    raise ValueError(
+      f"path: {path} is no StableHLO file of jaxcompress ({one_line(error)})."
+    ) from error
 
 
 def _write(
@@ -148,7 +151,8 @@ def _write(
   images = jax.ShapeDtypeStruct((batch, *shape), dtype)
   with ops.traced_for(ops.ANYWHERE), _nameless_lines():
     exported = export.export(jax.jit(run), platforms=PLATFORMS)(images)
-  return write_atomically(path, bytes(exported.serialize()))
+  # a flatbuffer may be longer than it says, so that the checksum has room behind it
+  return write_atomically(path, seal(bytes(exported.serialize()) + UNSEALED.encode()))
 
 
 @contextmanager

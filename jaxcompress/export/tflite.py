@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.export.files import require_edge, write_atomically
+from jaxcompress.export.files import require_edge
 from jaxcompress.export.metadata import ENTRY, INPUT_NAME, OUTPUT_NAME, describe, to_entry, version
 from jaxcompress.export.pixels import check_input
 from jaxcompress.export.targets import find_target
+from jaxcompress.export.trial import write_model
+from jaxcompress.files import seal
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.runtimes import kernels_of_file
@@ -117,7 +119,7 @@ def tflite(
     from jaxcompress.export.lint import refuse_errors
 
     refuse_errors(parse_operators(content), target)
-  return write_atomically(path, content)
+  return write_model(path, content)
 
 
 def _narrow_ops(quantized: QuantizedModel, weights: str, target: str | None) -> tuple[str, ...]:
@@ -216,7 +218,7 @@ def tflite_float(
 
   numbers = FloatNumbers(folded, FLOATS[weights])
   content = _content(fuse_activations(graph), numbers, {}, metadata)
-  return write_atomically(path, content)
+  return write_model(path, content)
 
 
 def _content(
@@ -241,9 +243,10 @@ def _content(
     raise RuntimeError(
       "an operator of an integer file computes in float; this is a bug of jaxcompress"
     )
-  return emitter.file.to_bytes(
+  content = emitter.file.to_bytes(
     {INPUT_NAME: source},
     {OUTPUT_NAME: emitter.tensors[graph.output]},
     description=f"jaxcompress {version()}",
     metadata={ENTRY: to_entry(details, metadata)},
   )
+  return seal(content)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from jaxcompress.export.contents import parse_operators
 from jaxcompress.export.files import MissingExtraError
 from jaxcompress.export.runtime import read_sound_model
+from jaxcompress.export.trial import parsing
 
 ACCELERATORS = (
   *(f"ethos-u55-{macs}" for macs in (32, 64, 128, 256)),
@@ -94,7 +95,8 @@ def vela(path: str | os.PathLike, accelerator: str = "ethos-u55-128") -> VelaRep
     )
   content = read_sound_model(path)
   output, summary = _compile(path, content, accelerator)
-  names = {tensor.name: op.name for op in parse_operators(content) for tensor in op.outputs}
+  with parsing(path):
+    names = {tensor.name: op.name for op in parse_operators(content) for tensor in op.outputs}
   reasons = dict(REFUSED.findall(output))
   counts = {unit: int(count) for unit, count in COUNT.findall(output)}
   return VelaReport(

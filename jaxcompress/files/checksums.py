@@ -1,8 +1,8 @@
 """Checksums: a flipped bit in a weight is nothing that the readers of files would notice.
 
-A file holds a *seal*, a text that says the SHA-256 of the file with zeros in its place. It lies where
-the kind of file has room for a text and is found by its first letters, so it is checked before
-anything of the file is parsed. A folder holds a file with length and CRC-32 of all others.
+A file holds a *seal*, a text that says its length and the SHA-256 of the file with zeros in its place.
+It lies where the kind of file has room for a text and is found by its first letters, so it is checked
+before anything of the file is parsed. A folder holds a file with length and CRC-32 of all others.
 """
 
 import hashlib
@@ -14,9 +14,10 @@ from collections.abc import Iterable
 
 MARK = "jaxcompress-sha256-"
 ZEROS = "0" * 64
-UNSEALED = MARK + ZEROS
+LENGTH = "0" * 12
+UNSEALED = f"{MARK}{LENGTH}-{ZEROS}"
 """Stands for the seal while the checksum is computed."""
-PATTERN = re.compile(MARK.encode() + b"([0-9a-f]{64})?")
+PATTERN = re.compile(MARK.encode() + b"(?:([0-9a-f]{12})-([0-9a-f]{64}))?")
 
 FOLDER_FILE = "checksums.json"
 BLOCK = 1 << 20
@@ -50,18 +51,22 @@ def seal(content: bytes) -> bytes:
     True
   """
   found = list(PATTERN.finditer(content))
-  if len(found) != 1 or found[0][1] != ZEROS.encode():
+  if len(found) != 1 or found[0][0] != UNSEALED.encode():
     raise ValueError(f"metadata: a text in it has {MARK!r}, as checksums begin; change it.")
-  start, stop = found[0].span(1)
-  return content[:start] + digest(content, start) + content[stop:]
+  length = f"{len(content):0{len(LENGTH)}x}".encode()
+  content = length.join((content[: found[0].start(1)], content[found[0].end(1) :]))
+  start, stop = found[0].span(2)
+  return digest(content, start).join((content[:start], content[stop:]))
 
 
-def check_seal(content: bytes, what: str) -> bool:
+def check_seal(content: bytes, what: str, *, rewritable: bool = False) -> bool:
   """Checks that a file is as it was sealed.
 
   Args:
     content: of the file.
     what: begins the message, such as ``"path: model.onnx"``.
+    rewritable: whether other tools rewrite files of its kind, with all metadata; one that has another
+      length counts as theirs then, unless something was only added to its end.
 
   Returns:
     Whether it has a seal; files of others and of earlier versions have none.
@@ -78,11 +83,18 @@ def check_seal(content: bytes, what: str) -> bool:
     ValueError: path: a.bin is damaged or was changed: its checksum is not that of its contents.
   """
   found = list(PATTERN.finditer(content))
-  if not found:
+  is_cut = bool(found) and len(content) - found[0].start() < len(UNSEALED)
+  if not found or (rewritable and is_cut):  # the reader of a file whose end is missing says so
     return False
-  if len(found) > 1 or found[0][1] is None or digest(content, found[0].start(1)) != found[0][1]:
-    raise ValueError(f"{what} is damaged or was changed: its checksum is not that of its contents.")
-  return True
+  length, written = found[0].groups()
+  if len(found) == 1 and length is not None:
+    size, place = int(length, 16), found[0].start(2)
+    whole = digest(content[:size], place) == written
+    if whole and size == len(content):
+      return True
+    if rewritable and not whole and size != len(content):
+      return False
+  raise ValueError(f"{what} is damaged or was changed: its checksum is not that of its contents.")
 
 
 def write_checksums(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> None:

@@ -10,6 +10,7 @@ from jaxcompress.export.checks import CHECKS
 from jaxcompress.export.flatbuffer import SharingBuilder
 from jaxcompress.export.onnx_file import OnnxFile
 from jaxcompress.export.rules import ERROR, WARNING
+from jaxcompress.files.checksums import MARK
 from jaxcompress.nn import ConvNorm, Dense, GlobalAvgPool
 
 SHAPE = (8, 8, 4)
@@ -45,7 +46,8 @@ def edited(sound):
     change(model, layers, graph.tensors)
     builder = SharingBuilder()
     builder.Finish(model.Pack(builder), b"TFL3")
-    sound.write_bytes(bytes(builder.Output()) + tail)
+    content = bytes(builder.Output()).replace(MARK.encode(), b"changed by its user")
+    sound.write_bytes(content + tail)
     return sound
 
   return edit

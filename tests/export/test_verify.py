@@ -8,6 +8,7 @@ import pytest
 
 from jaxcompress import export
 from jaxcompress.export.runtime import FORMATS
+from jaxcompress.files.checksums import MARK
 from jaxcompress.nn import Add, ConvNorm, Dense, GlobalAvgPool, MaxPool
 from jaxcompress.quantize import QuantizedModel
 
@@ -75,12 +76,16 @@ def test_a_single_wrong_bias_is_found(path, quantized, images):
 
 
 def test_a_weight_that_was_changed_in_the_file_is_found(path, quantized, images, tmp_path):
+  changed = tmp_path / "changed.tflite"
   content = bytearray(path.read_bytes())
   weights = quantized.layers["classifier"].weights.T.tobytes()
   at = content.find(weights)
   content[at : at + len(weights)] = bytes(len(weights))
-  (tmp_path / "changed.tflite").write_bytes(content)
-  assert export.verify(tmp_path / "changed.tflite", quantized, images).bit_equal < 1
+  changed.write_bytes(content)
+  with pytest.raises(ValueError, match=r"changed\.tflite is damaged or was changed"):
+    export.verify(changed, quantized, images)
+  changed.write_bytes(content.replace(MARK.encode(), b"without a checksum!"))
+  assert export.verify(changed, quantized, images).bit_equal < 1
 
 
 def test_preprocessing_of_the_model_is_part_of_the_comparison(path, quantized, networks):
