@@ -3,7 +3,10 @@
 import json
 import os
 import pathlib
+import re
 import struct
+import tracemalloc
+import zlib
 
 import flax.linen as nn
 import numpy as np
@@ -221,6 +224,104 @@ def leaves(tree, where=()):
     yield (*where, key)
     if isinstance(value, (dict, list)):
       yield from leaves(value, (*where, key))
+
+
+def node(manifest, index=0):
+  return manifest["graph"]["nodes"][index]
+
+
+def everywhere(size):
+  """A first layer that consistently reads images of a size."""
+
+  def change(manifest, arrays):
+    manifest["graph"]["input_shape"] = node(manifest)["input_shapes"][0] = [1, size, size, 3]
+    node(manifest)["output_shapes"] = [[1, -(-size // 2), -(-size // 2), 8]]
+
+  return change
+
+
+HOSTILE = {
+  "'stem' reads 'stem'": lambda m, a: node(m).update(inputs=["stem"]),
+  "'stem' reads 'project'": lambda m, a: node(m).update(inputs=["project"]),
+  "'stem' reads 'nowhere'": lambda m, a: node(m).update(inputs=["nowhere"]),
+  "'depthwise' is there twice": lambda m, a: m["graph"]["nodes"].insert(2, node(m, 1)),
+  "writes 'stem', which is there already": lambda m, a: node(m, 1).update(outputs=["stem"]),
+  "its output 'end' is made by no node": lambda m, a: m["graph"].update(output="end"),
+  r"'stem' has shape \(1, -3, 3, 8\)": lambda m, a: node(m).update(output_shapes=[[1, -3, 3, 8]]),
+  r"'input' has shape \(1, 6, 0, 3\)": lambda m, a: m["graph"].update(input_shape=[1, 6, 0, 3]),
+  r"'input' has shape .*2.5.*whole": lambda m, a: m["graph"].update(input_shape=[1, 6, 2.5, 3]),
+  "'input' has shape .* more than the 67,108,864": everywhere(2**20),
+  "'input' has shape .* more than": everywhere(10**40),
+  "'stem/kernel' has shape .* more than": lambda m, a: node(m)["attrs"].update(kernel=2**20),
+  "'stem' writes shapes .* a ConvNorm makes": lambda m, a: node(m).update(
+    output_shapes=[[1, 4, 4, 8]]
+  ),
+  "'depthwise' reads shapes": everywhere(12),
+  "'stem' is no ConvNorm that can run .*stride": lambda m, a: node(m)["attrs"].update(stride=0),
+  "'stem' has attributes that no ConvNorm has": lambda m, a: node(m)["attrs"].update(groups=0),
+  "'stem' is a 'Loop', which this version": lambda m, a: node(m).update(op="Loop"),
+  "30,000 nodes": lambda m, a: m["graph"].update(nodes=[node(m)] * 30_000),
+  "1000000000 channels of 'stem' moved": lambda m, a: m["moves"].update(stem=10**9),
+  "'else' is no tensor": lambda m, a: m["moves"].update({"else": 8}),
+  "the number NaN": lambda m, a: m["grids"].update(stem=[float("nan"), 0, 8]),
+  "the number Infinity": lambda m, a: m["grids"].update(stem=[float("inf"), 0, 8]),
+  "scale inf": lambda m, a: m["grids"].update(stem=[1e300, 0, 8]),
+  "nested more than 64 deep": lambda m, a: m.update(metadata=json.loads("[" * 99 + "]" * 99)),
+  "are not the parts": lambda m, a: m["weights"].update(stem=[2**40, 0, 0, 0, 7]),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("reason", HOSTILE)
+def test_sealed_contents_that_are_no_network_are_refused_with_what_is_wrong(reason, content, path):
+  path.write_bytes(resealed(content, HOSTILE[reason]))
+  assert re.search(reason, refused(path))
+
+
+def test_consistent_shapes_of_any_size_below_the_bound_are_a_model(content, path):
+  def change(manifest, arrays):
+    everywhere(12)(manifest, arrays)
+    for index, side in ((1, 6), (2, 6), (3, 6), (4, 6), (5, 6)):
+      one = node(manifest, index)
+      one["input_shapes"] = [[1, side, side, 8]] * len(one["input_shapes"])
+      if one["op"] != "GlobalAvgPool":
+        one["output_shapes"] = [[1, side, side, 8]]
+
+  path.write_bytes(resealed(content, change))
+  assert export.load_packed(path).graph.input_shape == (1, 12, 12, 3)
+
+
+def test_a_manifest_that_inflates_to_gigabytes_is_refused_in_no_time_and_room(content, path):
+  writer = zlib.compressobj(9)
+  pieces = [writer.compress(b" " * 2**24) for _ in range(64)]  # 1 GB in 1 MB
+  bomb = b"".join([*pieces, writer.flush()])
+  arrays = {**read_arrays(content), "manifest": np.frombuffer(bomb, np.uint8)}
+  path.write_bytes(_seal(arrays))
+  tracemalloc.start()
+  try:
+    assert "more than 16,777,216 bytes when inflated" in refused(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**27
+  finally:
+    tracemalloc.stop()
+
+
+def test_metadata_beyond_what_is_read_is_not_written(quantized, tmp_path):
+  for metadata, message in (
+    ({"a": "x" * 2**24}, r"metadata: it is no JSON \(16,\d{3},\d{3} bytes"),
+    ({"a": json.loads("[" * 64 + "]" * 64)}, "more than 64 deep"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      export.packed(quantized, tmp_path / "net.jcz", metadata=metadata)
+  assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "2.5", "true", "null", r"\"2\"", "9" * 30])
+def test_numbers_of_formats_that_are_none_or_later_say_so(number, content, path):
+  old, new = rb"{\"packed\": 2", rb"{\"packed\": " + number.encode()
+  size = int.from_bytes(content[:8], "little") + len(new) - len(old)
+  path.write_bytes(size.to_bytes(8, "little") + content[8:].replace(old, new))
+  later = number.startswith("9")
+  assert ("reads 1 to 2; update" if later else "formats are counted from 1") in refused(path)
 
 
 JUNK = [None, -1, 10**30, 0.5, "", "x", [], [[]], {}, {"x": 1}, True]

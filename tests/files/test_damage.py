@@ -90,7 +90,12 @@ KINDS = {  # name: (writes a file or folder, reads it into something that can be
   "net.onnx": (lambda path, model: export.onnx(model, path, metadata=FACTS), read_on_device),
   "net.stablehlo": (lambda path, model: export.stablehlo(model, path), read_program),
 }
-SLOW = {"student": 12, "variables": 12, "net.tflite": 12, "net.onnx": 12}  # examples; these start processes
+SLOW = {
+  "student": 12,
+  "variables": 12,
+  "net.tflite": 12,
+  "net.onnx": 12,
+}  # examples; these start processes
 
 
 @pytest.fixture(scope="module", params=KINDS)

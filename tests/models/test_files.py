@@ -1,6 +1,8 @@
 """Models in safetensors files that know what they are."""
 
+import itertools
 import json
+import re
 
 import jax
 import numpy as np
@@ -127,3 +129,62 @@ def test_a_damaged_file_is_read_or_refused_but_nothing_else(file, tmp_path_facto
     assert str(error).startswith("path: ")
   else:
     assert jax.tree.structure(variables) == jax.tree.structure(fresh(model))
+
+
+POOL = ["pool", "GlobalAvgPool", {"keepdims": False}, ["input"]]
+
+
+def hostile(layers, **changed):
+  options = {"layers": layers, "ends": [layers[-1][0]], "image_size": 8, "origin": ""}
+  return {"format": 1, "model": "replayed", "num_classes": 3, "options": {**options, **changed}}
+
+
+def head(**changed):
+  fields = {"features": 3, "use_bias": True}
+  return ["head", "Dense", {**fields, **changed.pop("fields", {})}, changed.pop("reads", ["pool"])]
+
+
+def activations(count):
+  names = ["input", *(f"a{i}" for i in range(count))]
+  return [[b, "Activation", {"act": "relu"}, [a]] for a, b in itertools.pairwise(names)]
+
+
+RESNET8 = {"format": 1, "model": "resnet8", "num_classes": 3, "options": {}}
+HEADERS = {
+  "nested more than 64 deep": "[" * 10_000,
+  "nested more than 64 deep.": '{"model": ' * 400 + "1" + "}" * 400,
+  "number NaN": json.dumps({**RESNET8, "num_classes": float("nan")}),
+  "number Infinity": json.dumps({**RESNET8, "metadata": {"scale": float("inf")}}),
+  "number 1e999": '{"model": "mobilenet_v2", "num_classes": 3, "options": {"width": 1e999}}',
+  "is no object": "[1]",
+  "format 2 and this version reads 1 to 1; update jaxcompress": {**RESNET8, "format": 2},
+  "format 'x'; formats are counted": {**RESNET8, "format": "x"},
+  "has 6000002 layers; at most 4096": {**RESNET8, "model": "resnet_cifar", "options": {"depth": 6_000_002}},
+  "has 9002 layers; at most 4096": hostile([*activations(9000), POOL, head()]),
+  "'head' reads 'head', which no layer before makes": hostile([POOL, head(reads=["head"])]),
+  "'a0' reads 'pool', which no layer before": hostile([["a0", "Activation", {}, ["pool"]], POOL, head()]),
+  "'pool' is there twice": hostile([POOL, POOL, head()]),
+  "num_classes: 3 is not the -3": hostile([POOL, head(fields={"features": -3})]),
+  "num_classes: 3 is not the 1048576": hostile([POOL, head(fields={"features": 2**20})]),
+  "image_size: 0 must be at least 1": hostile([POOL, head()], image_size=0),
+  "image_size: -8 must be at least 1": hostile([POOL, head()], image_size=-8),
+  "'head' has no field 'kernel'": hostile([POOL, head(fields={"kernel": 3})]),
+  "'end' is no tensor": hostile([POOL, head()], ends=["end"]),
+  "cannot be built": hostile([POOL, ["head" + "/x" * 900, *head()[1:]]]),
+  "do not fit": hostile([["c", "ConvNorm", {"features": 2**30, "kernel": 2**20}, ["input"]], POOL, head()]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", HEADERS)
+def test_headers_of_no_network_are_refused_in_one_line_that_says_which(reason, tmp_path):
+  header, path = HEADERS[reason], tmp_path / "hostile.safetensors"
+  text = header if isinstance(header, str) else json.dumps(header)
+  save_file({"params/a": np.zeros(2, np.float32)}, path, {"jaxcompress": text})
+  with pytest.raises(ValueError, match=re.escape(reason.rstrip("."))) as error:
+    models.load(path)
+  assert "\n" not in str(error.value) and str(path) in str(error.value)
+  assert len(str(error.value)) < 1200
+  try:
+    assert isinstance(models.read_metadata(path), dict)
+  except ValueError as error:
+    assert "\n" not in str(error) and str(path) in str(error)
