@@ -1,5 +1,7 @@
 """A teacher's outputs on disk: what they are, that training reads them, and that damage is seen."""
 
+import json
+
 import flax.linen as linen
 import jax
 import numpy as np
@@ -92,12 +94,44 @@ def test_a_second_opening_computes_nothing_and_damage_computes_all_anew(opened, 
     lambda: (folder / "cache.json").unlink(),
     lambda: (folder / "pooled").write_bytes(b"half"),
     lambda: (folder / "cache.json").write_text("{"),
+    lambda: flip(folder / "cache.json"),
+    lambda: flip(folder / "logits"),
+    lambda: flip(folder / "pooled"),
+    lambda: flip(folder / "checksums.json"),
   ):
     damage()
     before = len(calls)
     np.testing.assert_array_equal(open_it().logits, whole)
     jax.effects_barrier()
     assert len(calls) > before
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 4
+  path.write_bytes(content)
+
+
+def test_a_cache_of_before_is_opened_without_checksums(opened, tmp_path):
+  open_it, calls = opened
+  whole = open_it().pooled.copy()
+  jax.effects_barrier()
+  passes, folder = len(calls), tmp_path / "cache"
+  facts = json.loads((folder / "cache.json").read_text())
+  del facts["seal"]
+  (folder / "cache.json").write_text(json.dumps(facts))
+  (folder / "checksums.json").unlink()
+  np.testing.assert_array_equal(open_it().pooled, whole)
+  jax.effects_barrier()
+  assert len(calls) == passes
+
+
+def test_a_folder_with_something_else_is_not_emptied(opened, tmp_path):
+  (tmp_path / "cache").mkdir()
+  (tmp_path / "cache" / "photo.png").write_bytes(b"mine")
+  with pytest.raises(ValueError, match=r"folder: .*cache holds 'photo.png'"):
+    opened[0]()
+  assert (tmp_path / "cache" / "photo.png").read_bytes() == b"mine"
 
 
 def test_outputs_of_something_else_are_refused(opened, split, variables):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 
 import chex
@@ -104,6 +105,29 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_kept(fresh, saved, kind)
   assert {path.name for path in folder.iterdir()} >= {"1", "2", "2.damaged"}
 
 
+def test_a_flipped_bit_in_any_file_of_a_checkpoint_is_seen_or_changes_nothing(
+  fresh, saved, tmp_path_factory
+):
+  sound, states = saved
+  shutil.rmtree(sound / "1")  # so that there is none to go back to
+  files = sorted(p for p in (sound / "2").rglob("*") if p.is_file())
+  rng, refused = np.random.default_rng(0), 0
+  for file in files:
+    folder = tmp_path_factory.mktemp("flipped") / "checkpoints"
+    shutil.copytree(sound, folder)
+    path = folder / file.relative_to(sound)
+    content = bytearray(path.read_bytes() or b"\0")
+    content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+    path.write_bytes(content)
+    with Checkpoints(folder, every=1) as checkpoints:
+      try:
+        chex.assert_trees_all_equal(arrays(checkpoints.restore(fresh())), states[2])
+      except ValueError as error:
+        refused += 1
+        assert "2 cannot be read" in str(error) and "\n" not in str(error)
+  assert refused >= len(files) - 2
+
+
 def test_where_none_is_whole_nothing_is_moved(fresh, saved):
   folder, _ = saved
   for step in ("1", "2"):
@@ -171,6 +195,21 @@ def test_variables_survive_a_round_trip(teacher, tmp_path):
   chex.assert_trees_all_equal(jax.device_get(teacher[1]), loaded)
   with pytest.raises(ValueError, match="exists already"):
     save_variables(tmp_path / "teacher", teacher[1])
+
+
+@pytest.mark.parametrize("kind", ["bit", "cut", "gone"])
+def test_damaged_variables_are_refused_and_those_without_checksums_read(kind, teacher, tmp_path):
+  folder = tmp_path / "teacher"
+  save_variables(folder, teacher[1])
+  damage(folder, kind)
+  with pytest.raises(
+    ValueError, match=r"teacher is damaged \(.* (has another checksum|is missing)"
+  ):
+    load_variables(folder, teacher[1])
+  old = tmp_path / "of-before"
+  save_variables(old, teacher[1])
+  (old / "checksums.json").unlink()
+  chex.assert_trees_all_equal(jax.device_get(teacher[1]), load_variables(old, teacher[1]))
 
 
 def test_variables_of_another_model_are_refused(teacher, tiny, tmp_path):
