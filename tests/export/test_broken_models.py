@@ -107,6 +107,22 @@ def test_a_file_that_ends_its_runtime_by_a_signal_is_one_line(kernels, files, tm
     assert "\n" not in str(error.value)
 
 
+def test_a_stablehlo_file_of_before_that_ends_its_compiler_is_one_line(files, tmp_path):
+  path = export.stablehlo(files[0], tmp_path / "net.stablehlo")
+  content = path.read_bytes()
+  content, rng, refused = content[: content.index(MARK.encode())], np.random.default_rng(0), 0
+  for at in rng.integers(600, len(content), 6):
+    path.write_bytes(zeroed(content, int(at)))
+    try:
+      export.load_stablehlo(path)
+    except ValueError as error:
+      refused += 1
+      assert "\n" not in str(error) and str(path) in str(error)
+  assert refused > 0
+  path.write_bytes(content)
+  export.load_stablehlo(path)
+
+
 def test_a_file_is_tried_once_and_one_of_this_process_not_at_all(files, tmp_path, monkeypatch):
   tries = []
   real = trial._try
