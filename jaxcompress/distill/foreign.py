@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn import Endpoints
+from jaxcompress.nn import Endpoints, intercept
 
 TRAINS = ("train", "training", "is_training")  # how networks call the flag
 RESTS = ("deterministic", "use_running_average", "eval_mode")  # its opposite
@@ -38,7 +38,7 @@ class Adapter(nn.Module):
         outputs["/".join(names)] = output
       return output
 
-    with nn.intercept_methods(record):
+    with intercept(record):
       result = self.adapted(x, **_flag(self.adapted, train))
     outputs.pop("", None)  # the model itself
     logits = result if self.logits is None else _find("logits", self.logits, outputs)

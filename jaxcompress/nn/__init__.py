@@ -20,6 +20,7 @@ from jaxcompress.nn.graph import (
   with_parameters,
 )
 from jaxcompress.nn.initial import Initial, init_variables
+from jaxcompress.nn.interception import intercept
 from jaxcompress.nn.kinds import layer_kinds
 from jaxcompress.nn.layers import BatchNorm, ConvNorm, Dense, LeafOp
 from jaxcompress.nn.norm import Norm, batch_norm
@@ -79,6 +80,7 @@ __all__ = [
   "folded_layers",
   "fuse_activations",
   "init_variables",
+  "intercept",
   "is_leaf_call",
   "kernel_shape",
   "layer_kinds",

@@ -11,6 +11,7 @@ from flax.core import FrozenDict
 
 from jaxcompress.nn.endpoints import Endpoints
 from jaxcompress.nn.graph import INPUT, Graph, Node
+from jaxcompress.nn.interception import intercept
 from jaxcompress.nn.layers import LeafOp
 from jaxcompress.nn.shapes import only_shapes
 
@@ -37,7 +38,7 @@ def is_leaf_call(context: Any) -> bool:
     >>> def look(call, args, kwargs, context):
     ...   print(type(context.module).__name__, is_leaf_call(context))
     ...   return call(*args, **kwargs)
-    >>> with nn.intercept_methods(look):
+    >>> with intercept(look):
     ...   _ = nn.Sequential([Activation("relu")]).apply({}, jax.numpy.ones(3))
     Sequential False
     Activation True
@@ -196,7 +197,7 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
 
   def run(x, extra):
     remember(x, INPUT)
-    with nn.intercept_methods(record), only_shapes():
+    with intercept(record), only_shapes():
       result, variables = call(x, extra)
     result = result if isinstance(result, Endpoints) else Endpoints(result)
     several = ([names.get(id(array)) for array in part] for part in (result.maps, result.preact))

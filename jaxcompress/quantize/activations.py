@@ -1,14 +1,13 @@
 """Quantization of a whole model's activations, by interception of its layers."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn import INPUT, Epilogue, ending, is_leaf_call, module_path
+from jaxcompress.nn import INPUT, Epilogue, ending, intercept, is_leaf_call, module_path
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.grid import activation_levels, fake_quant, replace_value
 from jaxcompress.quantize.integer import Grid, with_bits
@@ -77,6 +76,7 @@ def quantize_activations(
     An :class:`ActivationPass`, for one forward pass.
 
   Examples:
+    >>> import flax.linen as nn
     >>> from jaxcompress.nn import Dense, trace
     >>> from jaxcompress.quantize import absmax, find_sites, fixed_range, init_quantizers
     >>> class Sum(nn.Module):
@@ -190,12 +190,9 @@ def quantize_activations(
       y = next_fun(*args, **kwargs)
     return replaced(name, with_coarse_gradient(name, y)) if name in ended else visit(name, y)
 
-  @contextmanager
-  def intercept():
-    with nn.intercept_methods(interceptor):
-      yield
-
-  return ActivationPass(lambda x: visit(INPUT, x), intercept, lambda: {**start, **updated})
+  return ActivationPass(
+    lambda x: visit(INPUT, x), lambda: intercept(interceptor), lambda: {**start, **updated}
+  )
 
 
 def _narrowed_reads(sites: Sites, assigned: Assigned) -> dict[str, tuple[str | None, ...]]:

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
-import flax.linen as linen
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxcompress.nn import Endpoints
+from jaxcompress.nn import Endpoints, intercept
 from jaxcompress.quantize import (
   Exact,
   Quantization,
@@ -120,7 +119,7 @@ def _apply(
   rng: jax.Array | None,
 ) -> tuple[Endpoints, Any]:
   variables = {"params": params, "batch_stats": batch_stats}
-  with linen.intercept_methods(_name_blocks) if recipe.remat else nullcontext():
+  with intercept(_name_blocks) if recipe.remat else nullcontext():
     if not live:
       return as_endpoints(recipe.student.apply(variables, images, train=False)), batch_stats
     key = jax.random.fold_in(jax.random.key(0) if rng is None else rng, DROPOUT)
