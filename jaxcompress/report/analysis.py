@@ -11,9 +11,10 @@ from rich.text import Text
 
 from jaxcompress.quantize import Analysis, LayerAnalysis, suggest
 from jaxcompress.report import style, text
+from jaxcompress.report.layout import plain_table
 from jaxcompress.report.ranges import bar_width, name_columns
 from jaxcompress.report.serial import plain
-from jaxcompress.report.tables import DASH, plain_table
+from jaxcompress.report.tables import DASH
 
 MOST_NAMED = 3
 MOST_DECIBELS = 100.0  # beyond it a bar says no more

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from jaxcompress.quantize import Allocation, Sensitivity, Trial
 from jaxcompress.report import style, text
+from jaxcompress.report.layout import plain_table
 from jaxcompress.report.results import Candidate
-from jaxcompress.report.tables import plain_table
 
 
 def trial_table(trials: Sequence[Trial], *, labels: bool, kept: str | None = None) -> Table:

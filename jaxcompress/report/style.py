@@ -91,7 +91,7 @@ def figure(title: str, height: float, width: float = WIDTH) -> Figure:
   below = (0, 0, 1, 1 - title_strip(title, width) / height)
   fig.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08, wspace=0.04, hspace=0.04, rect=below)
   fig.suptitle(
-    "\n".join(_lines(title, width)),
+    "\n".join("".join(c if _has_glyph(c) else "?" for c in line) for line in _lines(title, width)),
     x=0.1 / width,
     y=1 - 0.1 / height,
     ha="left",
@@ -161,9 +161,12 @@ def printable(name: str, index: int) -> str:
     >>> printable("Ä", 3), printable("\N{CJK UNIFIED IDEOGRAPH-732B}", 3)
     ('Ä', '#3')
   """
+  return name if name.strip() and all(map(_has_glyph, name)) else f"#{index}"
+
+
+def _has_glyph(character: str) -> bool:
   font = get_font(findfont(FontProperties(family="DejaVu Sans")))
-  drawn = name.isprintable() and name.strip()
-  return name if drawn and all(font.get_char_index(ord(c)) for c in name) else f"#{index}"
+  return character.isprintable() and font.get_char_index(ord(character)) > 0
 
 
 def ticks_for(count: int, most: int) -> range:

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from jaxcompress.nn import Graph
 from jaxcompress.report import findings, style, text
 from jaxcompress.report.layers import layer_rows, model_bytes
+from jaxcompress.report.layout import plain_table
 from jaxcompress.report.results import Entry, Results, label, ordered
 
 DASH = "–"
@@ -212,20 +212,6 @@ def method_table(methods: Mapping[str, Any], title: str = "") -> Table:
     row = (Text(name), Text(" ".join(method.reads)), f"{method.weight:g}", Text(method.formula))
     table.add_row(*row)
   return table
-
-
-def plain_table(title: str | None, caption: Text | None) -> Table:
-  """An empty table in the look of all tables."""
-  return Table(
-    title=Text(title, "bold") if title else None,
-    title_justify="left",
-    caption=caption,
-    caption_justify="left",
-    box=box.SIMPLE_HEAD,
-    header_style="dim",
-    footer_style="bold",
-    pad_edge=False,
-  )
 
 
 def _maybe(show: Callable[[Any], str], value: Any) -> str | None:

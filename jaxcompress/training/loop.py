@@ -10,15 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from rich.console import Console
-from rich.progress import (
-  BarColumn,
-  MofNCompleteColumn,
-  Progress,
-  TextColumn,
-  TimeRemainingColumn,
-)
+from rich.progress import TimeRemainingColumn
 
 from jaxcompress import prune
+from jaxcompress.terminal import progress
 from jaxcompress.training.checkpoint import Checkpoints
 from jaxcompress.training.evaluation import classification_sums
 from jaxcompress.training.mesh import Mesh, shard_batch
@@ -97,16 +92,9 @@ def fit(
   step = distill_step if recipe.teachers else train_step
   mesh = None if state.placement is None else state.placement.mesh
   position = int(state.position)
-  columns = (
-    TextColumn("{task.description:<10}"),
-    BarColumn(bar_width=28),
-    MofNCompleteColumn(),
-    TextColumn("{task.fields[status]}"),
-    TimeRemainingColumn(),
-  )
   preemption: Any = contextlib.nullcontext() if checkpoints is None else Preemption(mesh)
-  with preemption, Progress(*columns, console=console) as progress:
-    task = progress.add_task(name, total=steps, completed=position, status="compiling")
+  with preemption, progress(console, TimeRemainingColumn) as bar:
+    task = bar.add_task(name, total=steps, completed=position, figures=("compiling",))
     started, logged, skipped, idle = time.perf_counter(), position, int(state.skipped), 0
     first = position
     batch = _placed(recipe, batch_at, position, mesh) if position < steps else {}
@@ -125,9 +113,9 @@ def fit(
         seconds = time.perf_counter() - started
         rate = (position - logged) * len(batch["image"]) / seconds
         row = {"step": position, **row, "images_per_second": rate, "seconds": seconds}
-        right = f"accuracy {row['accuracy']:.1%}  " if "accuracy" in row else ""
-        status = f"loss {row['loss']:.3f}  {right}{rate:,.0f} images/s"
-        progress.update(task, completed=position, status=status)
+        right = [f"accuracy {row['accuracy']:.1%}"] if "accuracy" in row else []
+        figures = (f"loss {row['loss']:.3f}", *right, f"{rate:,.0f} images/s")
+        bar.update(task, completed=position, figures=figures)
         if on_log is not None:
           on_log(row)
         idle = idle + position - logged if row["skipped"] - skipped == position - logged else 0

@@ -4,14 +4,9 @@ import contextlib
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import (
-  BarColumn,
-  MofNCompleteColumn,
-  Progress,
-  TaskID,
-  TextColumn,
-  TimeElapsedColumn,
-)
+from rich.progress import Progress, TaskID, TimeElapsedColumn
+
+from jaxcompress.terminal import progress
 
 
 class Meter:
@@ -39,11 +34,5 @@ def meter(show: bool) -> Iterator[Meter]:
   if not (show and console.is_interactive):
     yield Meter(None)
     return
-  columns = (
-    TextColumn("{task.description:<16}"),
-    BarColumn(bar_width=28),
-    MofNCompleteColumn(),
-    TimeElapsedColumn(),
-  )
-  with Progress(*columns, console=console, transient=True) as bar:
+  with progress(console, TimeElapsedColumn, transient=True) as bar:
     yield Meter(bar)

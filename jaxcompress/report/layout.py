@@ -1,0 +1,174 @@
+"""Tables whose cells are text and whose figures stay whole, at any width and in any encoding."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
+from rich.table import Column, Table
+from rich.text import Text
+
+from jaxcompress.terminal import fill, literal, spelled
+
+LONGEST_PART = 8  # characters of a name that need not be broken where a table is narrow
+SIGNS = "+-−±~"
+
+
+class PlainTable(Table):
+  """A table that takes strings as they are; one that does not fit is shown row by row.
+
+  Figures, which begin with a digit or a sign, are never broken: where the widest ones do not fit
+  side by side, every row becomes a few lines, each with a column's name and the cell.
+
+  Examples:
+    >>> table = PlainTable()
+    >>> table.add_column("file")
+    >>> table.add_column("size", justify="right")
+    >>> table.add_row("[b]a.tflite", "1.23 MB")
+    >>> Console(width=12).print(table)
+    [b]a.tflite
+      size
+        1.23 MB
+  """
+
+  def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+    shown = self._spelled(options)
+    widths = shown._widths(console, options)
+    if widths is None:
+      yield from shown._records(options)
+      return
+    shown.columns = [
+      dataclasses.replace(column, width=width, min_width=None)
+      for column, width in zip(shown.columns, widths, strict=True)
+    ]
+    yield from Table.__rich_console__(shown, console, options)
+
+  def _spelled(self, options: ConsoleOptions) -> "PlainTable":
+    """The table with texts alone, in the characters of the console's encoding."""
+
+    def spell(value: Any) -> Any:
+      found = value if isinstance(value, Text) else Text(str(value or ""))
+      return Text(spelled(_lines(found.plain), options.encoding), found.style)
+
+    made = copy.copy(self)
+    made.columns = [
+      dataclasses.replace(
+        column,
+        header=spell(column.header),
+        footer=spell(column.footer),
+        overflow="fold",
+        _cells=list(map(spell, column._cells)),
+      )
+      for column in self.columns
+    ]
+    made.title = None if self.title is None else spell(self.title)
+    if self.caption is not None:
+      caption = spell(self.caption)
+      made.caption = Text(fill(caption.plain, options.max_width), caption.style)
+    return made
+
+  def _widths(self, console: Console, options: ConsoleOptions) -> list[int] | None:
+    """Widths of the columns; None if not even what must not be broken fits."""
+    if not self.columns:
+      return []
+    thin = copy.copy(self)
+    thin.columns = [dataclasses.replace(column, width=1, min_width=None) for column in self.columns]
+    wide = options.update_width(10_000)
+    room = options.max_width - (
+      Table.__rich_measure__(thin, console, wide).maximum - len(thin.columns)
+    )
+    needs = [self._need(column) for column in self.columns]
+    spare = room - sum(least for least, _ in needs)
+    return None if spare < 0 else _shared(needs, spare)
+
+  def _need(self, column: Column) -> tuple[int, int]:
+    """Characters that a column needs at least, and those with which nothing is broken."""
+    cells: list[Any] = [*column._cells, *([column.footer] if self.show_footer else [])]
+    most = least = 1
+    for line in (line for cell in cells for line in cell.plain.splitlines()):
+      aligned = column.justify == "right" and _is_figure(line)
+      words = [line] if column.no_wrap or aligned else line.split()
+      kept = (
+        cell_len(word) if column.no_wrap or _is_figure(word) else min(cell_len(word), LONGEST_PART)
+        for word in words
+      )
+      most, least = max(most, cell_len(line)), max(least, *kept, 1)
+    header: Any = column.header
+    for line in header.plain.splitlines() if self.show_header else ():
+      most, least = max(most, cell_len(line)), max(least, *map(cell_len, line.split()), 1)
+    return least, most
+
+  def _records(self, options: ConsoleOptions) -> Iterator[Text]:
+    """The rows one after another."""
+    if isinstance(self.title, Text):
+      yield self.title
+    names = [_one_line(column.header) for column in self.columns]
+    rows: list[Sequence[Any]] = list(zip(*(column._cells for column in self.columns), strict=True))
+    if self.show_footer:
+      rows.append([column.footer for column in self.columns])
+    for first, *others in rows:
+      yield Text(first.plain, "bold", overflow="fold")
+      yield from _entries(names[1:], others, options.max_width)
+    if isinstance(self.caption, Text):
+      yield self.caption
+
+
+def plain_table(title: str | None, caption: Text | None) -> PlainTable:
+  """An empty table in the look of all tables."""
+  return PlainTable(
+    title=Text(literal(title), "bold") if title else None,
+    title_justify="left",
+    caption=caption,
+    caption_justify="left",
+    box=box.SIMPLE_HEAD,
+    header_style="dim",
+    footer_style="bold",
+    pad_edge=False,
+  )
+
+
+def _lines(text: str) -> str:
+  """A text in which only line breaks, which are ours, drive the terminal."""
+  return "\n".join(map(literal, text.split("\n")))
+
+
+def _one_line(cell: Any) -> str:
+  """A text's lines in one."""
+  return cell.plain.replace("-\n", "-").replace("\n", " ")
+
+
+def _is_figure(text: str) -> bool:
+  return text.lstrip(SIGNS)[:1].isdigit()
+
+
+def _shared(needs: Sequence[tuple[int, int]], spare: int) -> list[int]:
+  """Widths of columns that share what is spare; those that wish little get it first.
+
+  Examples:
+    >>> _shared([(4, 6), (4, 30), (4, 20)], 12)
+    [6, 9, 9]
+  """
+  widths = [least for least, _ in needs]
+  order = sorted(range(len(needs)), key=lambda i: needs[i][1] - needs[i][0])
+  for done, i in enumerate(order):
+    more = min(needs[i][1] - needs[i][0], spare // (len(order) - done))
+    widths[i], spare = widths[i] + more, spare - more
+  return widths
+
+
+def _entries(names: Sequence[str], cells: Sequence[Any], width: int) -> Iterator[Text]:
+  """Lines with a name and a cell each; a cell that does not fit beside the names stands below."""
+  column = max(map(len, names), default=0)
+  for name, cell in zip(names, cells, strict=True):
+    value = _one_line(cell)
+    if not value:
+      continue
+    if 2 + column + 2 + len(value) <= width:
+      yield Text(f"  {name:<{column}}  {value}")
+    else:
+      yield Text(f"  {name}", overflow="fold")
+      for line in fill(value, width - 4).splitlines():
+        yield Text(f"    {line}", overflow="fold")
