@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import pathlib
-import tempfile
+import uuid
 import zipfile
 
 import numpy as np
@@ -53,11 +53,12 @@ def write(name: str, arrays: Arrays) -> bool:
     return False
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}-", suffix=".tmp", dir=folder)
+    temporary = folder / f".jaxcompress-{uuid.uuid4().hex}"
+    file = temporary.open("xb")
   except OSError:
     return False
   try:
-    with os.fdopen(handle, "wb") as file:
+    with file:
       file.write(_to_bytes(arrays))
     os.replace(temporary, folder / name)
   except BaseException as error:  # also on Ctrl-C: no half file stays behind

@@ -1,9 +1,10 @@
 """Models in one safetensors file: arrays by path, and in its header how to build the network."""
 
+import contextlib
 import json
 import os
 import pathlib
-import tempfile
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,6 +61,7 @@ def save(
       metadata is no JSON.
 
   Examples:
+    >>> import tempfile
     >>> from jaxcompress import models
     >>> from jaxcompress.nn import init_variables
     >>> model = models.resnet8(num_classes=10)
@@ -84,12 +86,15 @@ def save(
   _check_arrays("variables", f"the model {config['model']}", model, arrays)
   whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
   content = seal(to_bytes(whole, {HEADER: header}))
+  temporary = path.with_name(f".jaxcompress-{uuid.uuid4().hex}")
   try:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-      file.write(content)
-    os.replace(file.name, path)
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
   except OSError as error:
-    raise ValueError(f"path: {path} cannot be written ({error}).") from error
+    raise ValueError(f"path: {path} cannot be written ({error.strerror}).") from error
+  finally:
+    with contextlib.suppress(OSError):  # it was renamed, or never made
+      temporary.unlink()
   return path
 
 
@@ -108,6 +113,7 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
       :func:`from_torch`'s.
 
   Examples:
+    >>> import tempfile
     >>> from jaxcompress import models
     >>> from jaxcompress.nn import init_variables
     >>> model = models.resnet8(10)
@@ -134,6 +140,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     ValueError: if the file cannot be read, is damaged, or was not written by :func:`save`.
 
   Examples:
+    >>> import tempfile
     >>> from jaxcompress import models
     >>> from jaxcompress.nn import init_variables
     >>> model = models.resnet8(2)

@@ -2,11 +2,12 @@
 
 import os
 import pathlib
-import tempfile
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxcompress import export
+from jaxcompress.export.files import sweep, temporary_beside
 from jaxcompress.export.runtime import FORMATS as RUNTIMES
 from jaxcompress.export.runtime import choose_kernels
 from jaxcompress.export.targets import find_target
@@ -215,14 +216,18 @@ def write_all(
   Raises:
     ValueError: if a format cannot hold the model, or the folder cannot be written.
   """
+  folder = temporary_beside(paths[0])
+  written = [folder / path.name for path in paths]
   try:
-    with tempfile.TemporaryDirectory(prefix=".", dir=paths[0].parent) as folder:
-      written = [pathlib.Path(folder) / path.name for path in paths]
-      for path in written:
-        kind = FORMATS[format_of(path)]
-        asked = {} if target is None else {"target": target}
-        kind.write(floats if kind.is_float else runnable(model, path), path, metadata, **asked)
-      for path, final in zip(written, paths, strict=True):
-        os.replace(path, final)
+    sweep(folder.parent, own=False)
+    folder.mkdir()
+    for path in written:
+      kind = FORMATS[format_of(path)]
+      asked = {} if target is None else {"target": target}
+      kind.write(floats if kind.is_float else runnable(model, path), path, metadata, **asked)
+    for path, final in zip(written, paths, strict=True):
+      os.replace(path, final)
   except OSError as error:
-    raise ValueError(f"out: {paths[0].parent} cannot be written ({error.strerror}).") from error
+    raise ValueError(f"out: {folder.parent} cannot be written ({error.strerror}).") from error
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)

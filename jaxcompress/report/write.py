@@ -11,7 +11,7 @@ from jaxcompress.report.serial import to_json
 
 
 def write_report(results: Results, folder: str | os.PathLike) -> dict[str, pathlib.Path]:
-  """Writes ``report.json``, ``report.html`` and one PNG per plot, each whole or not at all.
+  """Writes ``report.html``, one PNG per plot and last ``report.json``, each whole or not at all.
 
   Args:
     results: what the run found.
@@ -32,9 +32,9 @@ def write_report(results: Results, folder: str | os.PathLike) -> dict[str, pathl
   folder.mkdir(parents=True, exist_ok=True)
   images = plots.render_plots(results)
   files: dict[str, tuple[str, str | bytes]] = {
-    "json": ("report.json", dumps(results)),
     "html": ("report.html", html.render(results, images)),
     **{name: (f"{name}.png", data) for name, data in images.items()},
+    "json": ("report.json", dumps(results)),
   }
   return {key: write_atomically(folder / name, data) for key, (name, data) in files.items()}
 

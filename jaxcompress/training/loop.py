@@ -134,7 +134,7 @@ def fit(
           raise PreemptedError(position)
     reached = prune.progress_of(state.opt_state)
     if reached is not None and reached < 1:
-      progress.console.print(
+      bar.console.print(
         f"pruning: after {position} steps it has come {float(reached):.0%} of the way to its sparsity;"
         " the rest of its schedule lies beyond them."
       )

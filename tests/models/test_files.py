@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import re
+import stat
 
 import jax
 import numpy as np
@@ -188,3 +190,15 @@ def test_headers_of_no_network_are_refused_in_one_line_that_says_which(reason, t
     assert isinstance(models.read_metadata(path), dict)
   except ValueError as error:
     assert "\n" not in str(error) and str(path) in str(error)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_file_has_the_mode_that_the_user_asks_for(mask, mode, tmp_path):
+  model = models.resnet8(2)
+  before = os.umask(mask)
+  try:
+    path = models.save(tmp_path / "a.safetensors", model, fresh(model))
+  finally:
+    os.umask(before)
+  assert stat.S_IMODE(path.stat().st_mode) == mode
+  assert os.listdir(tmp_path) == ["a.safetensors"]
