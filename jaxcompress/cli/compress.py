@@ -1,13 +1,15 @@
 """``jaxcompress compress``: the whole run."""
 
+import contextlib
 import pathlib
 import shlex
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
-from jaxcompress.cli.ending import STOPPED, EndError
+from jaxcompress.cli.ending import INTERRUPTED, STOPPED, WRONG, EndError, of_system
 from jaxcompress.cli.programs import keep_compiled_programs
 
 Width = Annotated[float | None, typer.Option(help="Width multiplier of the student [0.25].")]
@@ -128,6 +130,7 @@ def compress(
   from rich.console import Console
 
   from jaxcompress import pipeline, report, training
+  from jaxcompress.terminal import say
   from jaxcompress.training import processes
 
   given = {
@@ -159,15 +162,32 @@ def compress(
   console = Console(quiet=not processes.is_first())
   folder, options = pipeline.claim_together(out, given, resume=resume)
   command = shlex.join(["jaxcompress", *sys.argv[1:]])
-  try:
+  with _resumable(folder):
     results = pipeline.compress(
       options, folder, command=command, workers=input_workers, console=console
     )
+    console.print(report.result_table(results))
+    say(console, f"report: {folder / 'report.html'}   model: {folder / 'student.tflite'}")
+
+
+@contextlib.contextmanager
+def _resumable(folder: pathlib.Path) -> Iterator[None]:
+  """Says how to go on where a run ends before its end; after a mistake the folder is free again."""
+  from jaxcompress import data, pipeline, training
+  from jaxcompress.training import processes
+
+  on = f"go on with --resume --out {shlex.quote(str(folder))}"
+  try:
+    yield
   except ValueError:
     if processes.is_first():
       pipeline.release_folder(folder)
     raise
+  except KeyboardInterrupt as error:
+    raise EndError(f"stopped; {on}", INTERRUPTED) from error
   except training.PreemptedError as error:
-    raise EndError(f"{error}; go on with --resume", STOPPED) from error
-  console.print(report.result_table(results))
-  console.print(f"report: {folder / 'report.html'}   model: {folder / 'student.tflite'}")
+    raise EndError(f"{error}; {on}", STOPPED) from error
+  except data.InputError as error:
+    raise EndError(f"{error}; {on}", WRONG) from error
+  except OSError as error:
+    raise EndError(f"{of_system(error)}; {on}", WRONG) from error

@@ -1,8 +1,14 @@
 """How the program ends: one line on stderr, and an exit code."""
 
+import atexit
+import contextlib
+import errno
 import os
 import sys
+import threading
 import traceback
+
+from jaxcompress.terminal import literal
 
 WRONG, INTERRUPTED, STOPPED, ALONE = 2, 130, 143, 3
 
@@ -25,29 +31,76 @@ def end(error: BaseException) -> None:
   Raises:
     SystemExit: where it runs alone.
   """
-  resumable = "compress" in sys.argv[1:2]
   together, lost = _of_several(error)
   if isinstance(error, ValueError):
-    text, code = " ".join(str(error).split()), WRONG
+    text, code = " ".join(filter(None, map(str.strip, str(error).splitlines()))), WRONG
   elif isinstance(error, KeyboardInterrupt):
-    text, code = "stopped" + ("; go on with --resume" if resumable else ""), INTERRUPTED
+    text, code = "stopped", INTERRUPTED
   elif isinstance(error, EndError):
     text, code = str(error), error.code
+  elif isinstance(error, OSError):
+    text, code = of_system(error), WRONG
   elif lost:
     text, code = f"{lost}; start all of them again with --resume", ALONE
   elif together:
     text, code = "".join(traceback.format_exception(error)), 1
   else:
     raise error
-  print(f"jaxcompress: {text}", file=sys.stderr, flush=True)
+  _drop_what_cannot_be_printed()
+  with contextlib.suppress(OSError):  # there is nowhere to say it
+    whole = text if code == 1 else literal(text)
+    print(f"jaxcompress: {whole}", file=sys.stderr, flush=True)
   if not together:
     sys.exit(code)
   from jaxcompress.training import leave
 
-  sys.stdout.flush()
   if not lost:
     leave()
   os._exit(code)  # threads that wait for other processes would keep this one for minutes
+
+
+def leave_threads(code: object) -> None:
+  """Ends a program that failed, where threads would keep it.
+
+  Orbax's wait for many minutes for what a failed write will never say.
+
+  Args:
+    code: the exit code.
+  """
+  others = [one for one in threading.enumerate() if one is not threading.current_thread()]
+  if code in (0, None) or all(one.daemon for one in others):
+    return
+  atexit._run_exitfuncs()
+  os._exit(code if isinstance(code, int) else 1)
+
+
+def of_system(error: OSError) -> str:
+  """What the operating system refused, in words.
+
+  Examples:
+    >>> of_system(FileNotFoundError(2, "No such file or directory", "a.png"))
+    'a.png: No such file or directory'
+    >>> of_system(OSError(28, "No space left on device"))
+    'what is printed, or a file, cannot be written (No space left on device)'
+  """
+  if error.filename is not None:
+    return f"{os.fsdecode(error.filename)}: {error.strerror}"
+  if error.errno is None:
+    return str(error) or type(error).__name__
+  what = "what is printed, or a file, cannot be written"
+  known = error.errno in (errno.ENOSPC, errno.EIO, errno.EPIPE, errno.EDQUOT)
+  return f"{what} ({error.strerror})" if known else str(error.strerror)
+
+
+def _drop_what_cannot_be_printed() -> None:
+  """Empties the standard output; where it cannot be written, Python would fail on it once more."""
+  try:
+    sys.stdout.flush()
+  except (OSError, ValueError, AttributeError):  # full, closed, or none
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+      nowhere = os.open(os.devnull, os.O_WRONLY)
+      os.dup2(nowhere, sys.stdout.fileno())
+      os.close(nowhere)
 
 
 def _of_several(error: BaseException) -> tuple[bool, str]:

@@ -15,6 +15,7 @@ def lint(
   from rich.console import Console
 
   from jaxcompress import export, report
+  from jaxcompress.terminal import say
 
   findings = export.lint(file, target)
   console = Console()
@@ -22,6 +23,6 @@ def lint(
     console.print(report.finding_table(findings))
   errors = sum(finding.severity == "error" for finding in findings)
   warnings = len(findings) - errors
-  console.print(f"{file} for {target}: errors {errors}, warnings {warnings}", soft_wrap=True)
+  say(console, f"{file} for {target}: errors {errors}, warnings {warnings}")
   if errors:
     raise typer.Exit(1)

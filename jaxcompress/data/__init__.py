@@ -16,7 +16,7 @@ from jaxcompress.data.images import DamagedError
 from jaxcompress.data.load import load
 from jaxcompress.data.order import batch_at, batch_indices, eval_batches
 from jaxcompress.data.preprocess import Preprocess
-from jaxcompress.data.stream import Stream
+from jaxcompress.data.stream import InputError, Stream
 from jaxcompress.data.teacher_cache import PerExample, TeacherCache, cache_teacher
 from jaxcompress.data.unlabelled import calibration_images
 
@@ -26,6 +26,7 @@ __all__ = [
   "DamagedError",
   "Dataset",
   "EncodedImages",
+  "InputError",
   "Mix",
   "PerExample",
   "Preprocess",

@@ -18,6 +18,15 @@ from jaxcompress.data.order import Batch, batch_indices
 AHEAD = 2  # batches that each process has ready
 
 
+class InputError(RuntimeError):
+  """A process that reads images has ended before its time; batches can be asked for again.
+
+  Examples:
+    >>> issubclass(InputError, ValueError)  # it is no mistake of the caller's
+    False
+  """
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Reader:
   """Reads a batch by its position; sent to the processes that do it."""
@@ -56,6 +65,7 @@ class Stream:
 
   Raises:
     ValueError: if ``workers`` is negative; when called, if an image is damaged.
+    InputError: when called, if a process was killed.
 
   Examples:
     >>> split = Split(np.zeros((6, 8, 8, 3), np.uint8), np.arange(6, dtype=np.int32))
@@ -89,7 +99,14 @@ class Stream:
       self.close()
       self._batches = self._from(position)
     self._next = position + 1
-    return next(self._batches)
+    try:
+      return next(self._batches)
+    except RuntimeError as error:  # as grain tells of a process that is gone
+      self.close()
+      raise InputError(
+        f"input: a process that reads images has ended ({str(error).split('. ')[0]}); if memory was"
+        " short, fewer of them need less"
+      ) from error
 
   def close(self) -> None:
     """Ends the processes."""

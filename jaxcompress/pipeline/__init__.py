@@ -2,8 +2,9 @@
 
 from jaxcompress.pipeline.budgets import Budget
 from jaxcompress.pipeline.exporting import ExportOptions, export_model
+from jaxcompress.pipeline.folders import claim_folder, claim_together, release_folder
 from jaxcompress.pipeline.formats import parse_formats
-from jaxcompress.pipeline.options import Options, claim_folder, claim_together, release_folder
+from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import PRESETS, Preset
 from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.pipeline.quantizing import quantize_model

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import shutil
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -30,6 +29,8 @@ from jaxcompress.pipeline.budgets import (
 )
 from jaxcompress.pipeline.context import Context, Schedule
 from jaxcompress.pipeline.networks import Network
+from jaxcompress.pipeline.small_files import DELETE, built, read_json
+from jaxcompress.terminal import waiting
 
 FOLDER, MODEL_FILE, FLOAT_FOLDER = "candidates", "model.jcz", "float"
 LONGEST_TITLE = 80  # characters, for the room that a budget leaves
@@ -100,7 +101,6 @@ def make(
     rules = tuple(_trained_at_low_bits(rule) for rule in allocation.rules)
 
   def keep(latest: Any) -> None:
-    shutil.rmtree(home / FLOAT_FOLDER, ignore_errors=True)
     _save(run, home / FLOAT_FOLDER, network, latest)
 
   state = phases.distill_student(
@@ -158,7 +158,7 @@ def _pruned(
   """The network without the channels that are too many for the budget."""
   budget, bits = run.options.budget, run.options.bits
   if not folder.exists():
-    with run.console.status("removing channels"):
+    with waiting(run.console, "removing channels"):
       images, labels = _sample(run)
       importance = prune.channel_importance(
         whole.module,
@@ -199,8 +199,8 @@ def _allocate(
 ) -> quantize.Allocation:
   """Bits of the layers with which the packed file fits."""
   if path.exists():
-    return quantize.Allocation(*json.loads(path.read_text()))
-  with run.console.status("rounding one layer at a time"):
+    return built(quantize.Allocation, read_json(path, list, DELETE), path, DELETE)
+  with waiting(run.console, "rounding one layer at a time"):
     found = quantize.sensitivity(
       network.module,
       variables,

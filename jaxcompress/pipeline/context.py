@@ -14,7 +14,8 @@ from jaxcompress import export, training
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import Preset
-from jaxcompress.report import MetricsWriter
+from jaxcompress.pipeline.small_files import DELETE, built, read_json
+from jaxcompress.report import Entry, MetricsWriter
 from jaxcompress.training.sharding import on_one_device
 
 STEPS = 1000  # where no number of epochs is given, and the set is not small
@@ -95,9 +96,8 @@ class Context:
     }
 
   def recall(self) -> dict[str, Any]:
-    """Facts that earlier phases noted."""
-    path = self.folder / PROGRESS_FILE
-    return json.loads(path.read_text()) if path.exists() else {}
+    """Facts that earlier phases noted; see :func:`read_progress`."""
+    return read_progress(self.folder)
 
   def note(self, **facts: Any) -> None:
     """Keeps facts for the report, also over a kill; for the first process."""
@@ -124,5 +124,25 @@ class Context:
 
   def seconds(self, *phases: str) -> float:
     """Training time that the metrics of some phases add up to, compilation included."""
-    rows = [row for row in self.metrics.rows() if row["phase"] in phases]
-    return sum(row.get("seconds", 0.0) for row in rows)
+    rows = [row for row in self.metrics.rows() if row.get("phase") in phases]
+    return sum(row.get("seconds") or 0.0 for row in rows)
+
+
+def read_progress(folder: pathlib.Path) -> dict[str, Any]:
+  """The facts that a run's phases noted: those of its float networks, by name.
+
+  Raises:
+    ValueError: naming the file, if it is damaged.
+
+  Examples:
+    >>> import tempfile
+    >>> read_progress(pathlib.Path(tempfile.mkdtemp()))
+    {}
+  """
+  path = folder / PROGRESS_FILE
+  if not path.exists():
+    return {}
+  facts = read_json(path, dict, DELETE)
+  for entry in facts.values():
+    built(Entry, entry, path, DELETE)
+  return facts

@@ -15,6 +15,7 @@ from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.phases import losses_of
 from jaxcompress.pipeline.presets import FINE_TUNE
 from jaxcompress.pipeline.pruning import is_pruned
+from jaxcompress.terminal import say
 from jaxcompress.training import processes
 
 SAMPLES = 24
@@ -23,7 +24,7 @@ SAMPLES = 24
 def note_float(run: Context, key: str, network: Network, variables: Any, *, steps: int) -> None:
   """Measures a float network, its accuracy on all processes together, and keeps the facts."""
   top1 = run.top1(network, variables, run.data.test)
-  run.console.print(f"{key:<10} {top1:.2%} top-1 on {len(run.data.test):,} test images")
+  say(run.console, f"{key:<10} {top1:.2%} top-1 on {len(run.data.test):,} test images")
   processes.once(lambda: run.note(**{key: _float_entry(run, key, network, variables, steps, top1)}))
 
 

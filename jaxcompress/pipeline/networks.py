@@ -105,7 +105,7 @@ def save(
   classes: tuple[str, ...],
   preprocess: datasets.Preprocess,
 ) -> None:
-  """Writes variables and what they belong to; an earlier half-written folder is replaced."""
+  """Writes variables and what they belong to; an earlier folder is replaced, whole or not."""
   temporary = folder.with_name(folder.name + ".partial")
   shutil.rmtree(temporary, ignore_errors=True)
   save_variables(temporary / "variables", variables)
@@ -118,6 +118,7 @@ def save(
     "preprocess": preprocess.to_metadata(),
   }
   (temporary / MODEL_FILE).write_text(sealed_json(facts))
+  shutil.rmtree(folder, ignore_errors=True)
   temporary.rename(folder)
 
 
@@ -138,7 +139,7 @@ def load(
     image_shape: of the data set.
     name: model that is expected, or None for any.
     width: width that is expected, or None for any.
-    wanted: further options; see :func:`build`.
+    wanted: further options for a file that does not name its own; see :func:`build`.
 
   Returns:
     ``(network, variables)``.
@@ -160,8 +161,36 @@ def load(
       f" and the data has {len(classes)} ({', '.join(classes[:3])}, ...); they must be the same."
     )
   network = build(found[0], len(classes), image_shape, found[1], None, wanted)
+  if "config" in facts:  # what it was trained with, whatever is wanted now
+    module = models.from_config(facts["config"])
+    summary = models.summarize(module, image_shape[0], image_shape[-1])
+    network = network._replace(module=module, summary=summary)
   variables = load_variables(folder / "variables", network.summary.variables)
   return network, jax.tree.map(jax.numpy.asarray, variables)
+
+
+class Images(NamedTuple):
+  """The images that a saved network was trained on.
+
+  Attributes:
+    shape: (height, width, channels), or None if the file does not say.
+    preprocess: maps pixels to what the network reads, or None.
+  """
+
+  shape: tuple[int, ...] | None
+  preprocess: datasets.Preprocess | None
+
+
+def images_of(folder: str | pathlib.Path) -> Images:
+  """What a network that :func:`save` wrote says of its images.
+
+  Raises:
+    ValueError: if it cannot be read, or is damaged.
+  """
+  folder = pathlib.Path(folder)
+  facts, what = _read_facts(folder, "teacher_checkpoint"), f"teacher_checkpoint: {folder / MODEL_FILE}"
+  shape = _fact(facts, "image_shape", what, _image_shape)
+  return Images(shape, _fact(facts, "preprocess", what, lambda values: _preprocess(values, shape)))
 
 
 def read(path: str | pathlib.Path) -> Saved:

@@ -1,8 +1,6 @@
 """What a compress run was asked to do."""
 
 import dataclasses
-import json
-import pathlib
 from typing import Any
 
 from jaxcompress import distill
@@ -10,10 +8,7 @@ from jaxcompress.pipeline.budgets import Budget
 from jaxcompress.pipeline.presets import PRESETS
 from jaxcompress.pipeline.pruning import check_clusters, check_pruning
 from jaxcompress.pipeline.quantize_options import parse_count, parse_size
-from jaxcompress.training.processes import is_first, shared
-from jaxcompress.training.variables import first_line
-
-OPTIONS_FILE = "run.json"
+from jaxcompress.pipeline.small_files import mistyped
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +23,8 @@ class Options:
     width: its width multiplier, for models that have one.
     teacher: name of the large model.
     teacher_width: its width multiplier.
-    teacher_checkpoint: folder of a trained teacher (``OUT/teacher`` of another run), or None.
+    teacher_checkpoint: folder of a trained teacher (``OUT/teacher`` of another run), or None. Images
+      get the size that it was trained on, and with the default preset its normalization.
     distill: losses with their weights, such as ``kd:0.9,crd:0.8``; see
       :func:`jaxcompress.distill.parse`.
     bits: of the deployed weights, 2 to 8; activations have 8.
@@ -42,7 +38,8 @@ class Options:
     epochs: passes over the training images for teacher and student each; None: 1000 steps, or 25
       epochs of a small set if that is less, but at least 400 steps.
     batch_size: images per step.
-    image_size: side to which a folder's images are brought; None: their own.
+    image_size: side to which a folder's images are brought; None: a trained teacher's, else their
+      own.
     flip: whether mirrored images are trained on too; None: only where it is known that a mirrored
       image keeps its class.
     seed: of everything that is random.
@@ -53,7 +50,7 @@ class Options:
     max_latency_ms: what an image may take in LiteRT on one thread here, or None.
 
   Raises:
-    ValueError: if a number is out of range, or ``distill`` cannot be parsed.
+    ValueError: if an option is of another type or out of range, or ``distill`` cannot be parsed.
 
   Examples:
     >>> Options(bits=4).bits
@@ -88,6 +85,8 @@ class Options:
   max_latency_ms: float | None = None
 
   def __post_init__(self):
+    if wrong := mistyped(Options, dataclasses.asdict(self)):
+      raise ValueError(f"{wrong}.")
     if self.preset not in PRESETS:
       raise ValueError(
         f"preset: {self.preset!r} is unknown; it must be one of {', '.join(PRESETS)}."
@@ -157,132 +156,3 @@ def make_options(given: dict[str, Any]) -> Options:
   if given.get("quick"):
     ours.pop("epochs", None)
   return Options(**{**ours, **given})
-
-
-def claim_folder(
-  out: str | None, options: dict[str, Any], *, resume: bool
-) -> tuple[pathlib.Path, Options]:
-  """Decides where a run writes, without touching anything that is there.
-
-  Args:
-    out: the folder, or None for ``jaxcompress-out``, or the first free ``jaxcompress-out-N``; when
-      resuming, the newest of them.
-    options: the given options by name; None where not given.
-    resume: go on with the run that the folder holds.
-
-  Returns:
-    ``(folder, options)``; a resumed run has the options that it was started with.
-
-  Raises:
-    ValueError: if the folder holds something and is not resumed, holds no run to resume, cannot
-      be written, or an option differs from the resumed run's.
-
-  Examples:
-    >>> import tempfile
-    >>> out = tempfile.mkdtemp() + "/out"
-    >>> folder, options = claim_folder(out, {"student": "vgg8", "bits": 4}, resume=False)
-    >>> [path.name for path in folder.iterdir()], options.bits
-    (['run.json'], 4)
-    >>> claim_folder(out, {}, resume=True)[1] == options
-    True
-  """
-  if resume:
-    folder = pathlib.Path(out) if out else _newest_default()
-    return folder, _resumed(folder, options)
-  made = make_options(options)
-  folder = pathlib.Path(out) if out else _free_default()
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise ValueError(
-      f"out: {folder} exists and is not empty; name another folder, or add --resume to go on with"
-      " the run in it."
-    )
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / OPTIONS_FILE).write_text(json.dumps(dataclasses.asdict(made), indent=2) + "\n")
-  except OSError as error:
-    raise ValueError(
-      f"out: {folder} cannot be written ({error.strerror}); name another folder."
-    ) from error
-  return folder, made
-
-
-def claim_together(
-  out: str | None, given: dict[str, Any], *, resume: bool
-) -> tuple[pathlib.Path, Options]:
-  """The first process claims the output folder (see :func:`claim_folder`), for all of them.
-
-  Raises:
-    ValueError: on every process, if the first cannot, or another does not see the folder.
-
-  Examples:
-    >>> import tempfile
-    >>> folder, options = claim_together(tempfile.mkdtemp() + "/out", {"bits": 4}, resume=False)
-    >>> folder.name, options.bits
-    ('out', 4)
-  """
-  claim: dict[str, Any] = {}
-  if is_first():
-    try:
-      folder, options = claim_folder(out, given, resume=resume)
-      claim = {"folder": str(folder.absolute())}
-    except ValueError as error:
-      claim = {"error": str(error)}
-  claim = shared(claim)
-  if "error" in claim:
-    raise ValueError(claim["error"])
-  if is_first():
-    return folder, options
-  return claim_folder(claim["folder"], given, resume=True)
-
-
-def release_folder(folder: pathlib.Path) -> None:
-  """Takes back a claimed folder in which nothing was made yet, so that the same command works.
-
-  Examples:
-    >>> import tempfile
-    >>> folder, _ = claim_folder(tempfile.mkdtemp() + "/out", {}, resume=False)
-    >>> release_folder(folder)
-    >>> folder.exists()
-    False
-  """
-  if [child.name for child in folder.iterdir()] == [OPTIONS_FILE]:
-    (folder / OPTIONS_FILE).unlink()
-    folder.rmdir()
-
-
-def _resumed(folder: pathlib.Path, given: dict[str, Any]) -> Options:
-  path = folder / OPTIONS_FILE
-  if not path.is_file():
-    raise ValueError(
-      f"resume: {folder} holds no run to go on with; leave --resume out to start one."
-    )
-  try:
-    stored = json.loads(path.read_text())
-    options = Options(**stored)
-  except (ValueError, TypeError) as error:
-    raise ValueError(f"resume: {path} is damaged ({first_line(error)}); start anew.") from error
-  for name, value in given.items():
-    if value is not None and value != stored.get(name):
-      raise ValueError(
-        f"{name}: {value} differs from {stored.get(name)}, with which the run in {folder} was"
-        " started; leave it out, or start another run."
-      )
-  return options
-
-
-def _default(i: int) -> pathlib.Path:
-  return pathlib.Path("jaxcompress-out" if i == 1 else f"jaxcompress-out-{i}")
-
-
-def _free_default() -> pathlib.Path:
-  i = 1
-  while _default(i).exists():
-    i += 1
-  return _default(i)
-
-
-def _newest_default() -> pathlib.Path:
-  i = 1
-  while _default(i + 1).exists():
-    i += 1
-  return _default(i)

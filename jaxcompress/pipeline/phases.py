@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import FINE_TUNE
 from jaxcompress.pipeline.pruning import pruned
+from jaxcompress.terminal import say
 
 FIRST_STAGE = 1 / 8  # of the steps, for losses that have one: 30 of 240 epochs in RepDistiller
 RECOVERY = 0.3  # of the learning rate, for networks that were trained before
@@ -249,7 +251,7 @@ def _train(
     training.Checkpoints(
       run.folder / "checkpoints" / phase,
       every=min(100, max(1, steps // 10)),
-      warn=run.console.print,
+      warn=partial(say, run.console),
     ) as checkpoints,
   ):
     if checkpoints.latest() is not None:

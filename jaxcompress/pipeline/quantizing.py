@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.text import Text
 
 from jaxcompress import data as datasets
 from jaxcompress import export, models, quantize, report, training
@@ -25,6 +24,7 @@ from jaxcompress.pipeline.formats import (
 from jaxcompress.pipeline.networks import Saved
 from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.report import style, text
+from jaxcompress.terminal import say, waiting
 
 EVAL_BATCH = 250
 VERIFIED = 256  # test images that the file itself is run on
@@ -148,9 +148,10 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
   write_all(model, options.models, metadata, floats, options.target)
   for name, content in contents.items():
     export.write_atomically(files[name], content)
-  console.print(
+  say(
+    console,
     f"top-1 on {len(run.data.test):,} test images: float {text.percent(float_top1, 2)}, integers"
-    f" {text.percent(top1, 2)} ({text.points(top1 - float_top1)})"
+    f" {text.percent(top1, 2)} ({text.points(top1 - float_top1)})",
   )
   images = run.data.test.images[:VERIFIED]
   found = {path: describe_file(model, path, images, console) for path in options.models}
@@ -161,7 +162,7 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
 def _prepare(options: QuantizeOptions, console: Console) -> _Run:
   saved = networks.read(options.model)
   size = options.image_size or (saved.image_shape[0] if saved.image_shape else None)
-  with console.status(f"reading {options.data}"):
+  with waiting(console, f"reading {options.data}"):
     data = datasets.load(options.data, seed=options.seed, size=size)
   for note in data.notes:
     console.print(note, markup=False, highlight=False)
@@ -180,14 +181,15 @@ def _prepare(options: QuantizeOptions, console: Console) -> _Run:
   if len(data.test) == 0:
     raise ValueError(f"data: {options.data} has no test images; give it more images.")
   if saved.preprocess is None:
-    console.print(
+    say(
+      console,
       "the model's file names no preprocessing; that of compress is taken: every image at the same"
-      " brightness and contrast"
+      " brightness and contrast",
     )
   order = np.random.default_rng(options.seed).permutation(len(data.train))
   chosen = np.sort(order[: options.images])
-  console.print(
-    f"{saved.title} on {data.name}: {len(chosen):,} training images calibrate and decide"
+  say(
+    console, f"{saved.title} on {data.name}: {len(chosen):,} training images calibrate and decide"
   )
   return _Run(
     options,
@@ -202,7 +204,7 @@ def _prepare(options: QuantizeOptions, console: Console) -> _Run:
 
 def _allocate(run: _Run, budget_bytes: int) -> tuple[quantize.Sensitivity, quantize.Allocation]:
   """Bits under the budget, and a table of why."""
-  with run.console.status("rounding one layer at a time"):
+  with waiting(run.console, "rounding one layer at a time"):
     found = quantize.sensitivity(
       run.saved.module,
       run.saved.variables,
@@ -213,7 +215,7 @@ def _allocate(run: _Run, budget_bytes: int) -> tuple[quantize.Sensitivity, quant
   allocation = quantize.choose_bits(found, budget_bytes)
   run.console.print(report.allocation_table(found, allocation))
   for bits, rule in zip(allocation.widths, allocation.rules, strict=True):
-    run.console.print(Text(f"Rule(match={rule.match!r}, weights=absmax({bits}))"), soft_wrap=True)
+    say(run.console, f"Rule(match={rule.match!r}, weights=absmax({bits}))")
   return found, allocation
 
 
@@ -232,8 +234,9 @@ def _candidates(
     size = sensitivity.bytes_at(bits)
     candidates.append(report.Candidate(f"{bits} bits", size, run.top1(model)))
   for one in candidates:
-    run.console.print(
-      f"{one.name}: {text.percent(one.score, 2)} top-1 in {text.size(one.bytes)} packed"
+    say(
+      run.console,
+      f"{one.name}: {text.percent(one.score, 2)} top-1 in {text.size(one.bytes)} packed",
     )
   return style.png(report.candidates_plot(candidates, float_top1, len(run.data.test)))
 
@@ -248,11 +251,12 @@ def _analyze(run: _Run, model: quantize.QuantizedModel) -> quantize.Analysis:
   run.console.print(report.analysis_table(analysis))
   suggestions = quantize.suggest(analysis)
   for suggestion in suggestions[:MOST_SUGGESTIONS]:
-    run.console.print(Text(f"suggestion: {suggestion.reason}"), soft_wrap=True)
+    say(run.console, f"suggestion: {suggestion.reason}")
   if len(suggestions) > MOST_SUGGESTIONS:
     more = len(suggestions) - MOST_SUGGESTIONS
-    run.console.print(
-      f"and {more} more for layers that matter less, in {run.options.files['analysis']}"
+    say(
+      run.console,
+      f"and {more} more for layers that matter less, in {run.options.files['analysis']}",
     )
   return analysis
 
@@ -273,18 +277,19 @@ def describe_file(
   """
   size = f"{path}: {text.size(path.stat().st_size)}"
   if FORMATS[format_of(path)].is_float:
-    console.print(f"{size}, the float network")
+    say(console, f"{size}, the float network")
     return None
   if path.suffix.lower() not in RUNTIMES:
-    console.print(size)
+    say(console, size)
     return None
   try:
     found = export.verify(path, runnable(model, path), images)
   except export.MissingExtraError:
-    console.print(f"{size}, not verified, since its runtime is not installed")
+    say(console, f"{size}, not verified, since its runtime is not installed")
     return None
   share = text.percent_down(found.bit_equal)
-  console.print(
-    f"{size}, {share} of the logits of {found.images} images are bit for bit the device's"
+  say(
+    console,
+    f"{size}, {share} of the logits of {found.images} images are bit for bit the device's",
   )
   return found

@@ -15,15 +15,27 @@ from rich.console import Console
 from jaxcompress import data as datasets
 from jaxcompress import export, report, training
 from jaxcompress.pipeline import deploying, networks, phases
-from jaxcompress.pipeline.context import Context, Schedule
+from jaxcompress.pipeline.context import Context, Schedule, read_progress
 from jaxcompress.pipeline.deploying import note_float
+from jaxcompress.pipeline.folders import (
+  CHECKPOINTS,
+  REPORT_FILE,
+  check_options,
+  is_finished,
+  working_in,
+)
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
-from jaxcompress.pipeline.presets import PRESETS
+from jaxcompress.pipeline.presets import PRESETS, Preset
 from jaxcompress.pipeline.search import Found, plan_candidates, search
+from jaxcompress.report import text
+from jaxcompress.terminal import say, waiting
 from jaxcompress.training import processes
+from jaxcompress.training.variables import first_line
 
 QUICK_IMAGES = 6000
+METRICS_FILE = "metrics.jsonl"
+DEFAULT = Options.preset  # it is no published protocol
 
 
 def compress(
@@ -35,6 +47,8 @@ def compress(
   console: Console | None = None,
 ) -> report.Results:
   """Trains, distils, quantizes, exports, verifies and reports; goes on where a run was killed.
+
+  A finished run is left as it is.
 
   Args:
     options: what to do.
@@ -50,7 +64,8 @@ def compress(
   that all see; the first one writes. All devices share each batch.
 
   Raises:
-    ValueError: for options that do not fit together, with the data or with the devices.
+    ValueError: for options that do not fit together, with the data, with the devices or with the
+      folder's run; if another run works in the folder, or a file of it is damaged.
     PreemptedError: after SIGTERM; the run can be gone on with.
 
   Examples:
@@ -58,18 +73,41 @@ def compress(
   """
   console = console or Console(stderr=True)
   folder = pathlib.Path(folder)
+  if processes.shared(is_finished(folder)):
+    check_options(folder, options)
+    results = read_results(folder)
+    say(console, f"the run in {folder} is finished; nothing is done")
+    return results
+  with working_in(folder, options):
+    _work(options, folder, command, workers, console)
+    return read_results(folder)
+
+
+def _work(
+  options: Options,
+  folder: pathlib.Path,
+  command: str,
+  workers: int | None,
+  console: Console,
+) -> None:
+  """All of a run that is not finished."""
   began = time.perf_counter()
   export.require_edge()  # now, not after minutes of training
+  read_progress(folder)  # likewise: damaged files are told before the data are read
+  report.MetricsWriter(folder / METRICS_FILE).rows()
   mesh = _all_devices(options)
-  with console.status(f"reading {options.data}"):
+  taught = networks.Images(None, None)
+  if options.teacher_checkpoint is not None:
+    taught = networks.images_of(options.teacher_checkpoint)
+  with waiting(console, f"reading {options.data}"):
     data = datasets.load(
       options.data,
       seed=options.seed,
-      size=options.image_size,
+      size=options.image_size or _side(taught.shape),
       limit=QUICK_IMAGES if options.quick else None,
       flip=options.flip,
     )
-  preset = PRESETS[options.preset]
+  preset = _as_taught(options, taught, data.image_shape, console)
   if preset.whole:
     data = data.with_validation_trained()
   count, shape = len(data.classes), data.image_shape
@@ -91,15 +129,16 @@ def compress(
     width = quick_width if options.quick else teacher_width
     name = options.teacher or preset.teacher
     teacher = networks.build(name, count, shape, options.teacher_width, width, preset.network)
-  console.print(
+  say(
+    console,
     f"{data.name}: {len(data.train):,} training images of {count} classes,"
     f" {shape[0]} x {shape[1]} px; teacher {teacher.title}"
     f" ({teacher.summary.parameters:,} parameters), student {student.title}"
-    f" ({student.summary.parameters:,})"
+    f" ({student.summary.parameters:,})",
   )
   _tell(data, options, console)
   phases.check_losses(options, data.train, preset.preprocess, student, teacher)
-  metrics_file = folder / "metrics.jsonl" if processes.is_first() else os.devnull
+  metrics_file = folder / METRICS_FILE if processes.is_first() else os.devnull
   with report.MetricsWriter(metrics_file) as metrics:
     run = Context(
       folder=folder,
@@ -123,14 +162,45 @@ def compress(
       made, searched = trained.quantized, None
 
     def deploy() -> None:
-      with console.status("running the .tflite on every test image"):
+      with waiting(console, "running the .tflite on every test image"):
         results = deploying.deploy(run, student, made(), command, began)
       results = dataclasses.replace(results, search=searched)
       report.write_report(results, folder)
-      shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+      shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
     processes.once(deploy)
-  return read_results(folder)
+
+
+def _side(shape: tuple[int, ...] | None) -> int | None:
+  """Side of square images; None of others."""
+  return shape[0] if shape is not None and shape[0] == shape[1] else None
+
+
+def _as_taught(
+  options: Options, taught: networks.Images, shape: tuple[int, ...], console: Console
+) -> Preset:
+  """The preset, with images normalized as the stored teacher's; the default one leaves that open.
+
+  Raises:
+    ValueError: if the teacher was trained on images of another size, or normalized otherwise than
+      by a published protocol.
+  """
+  preset, folder = PRESETS[options.preset], options.teacher_checkpoint
+  if taught.shape is not None and taught.shape != tuple(shape):
+    raise ValueError(
+      f"image_size: the teacher in {folder} was trained on images of {text.shape(taught.shape)} and"
+      f" the run's are {text.shape(tuple(shape))}; they must be the same: leave image_size out, or"
+      " name another teacher."
+    )
+  if taught.preprocess in (None, preset.preprocess):
+    return preset
+  if options.preset != DEFAULT:
+    raise ValueError(
+      f"teacher_checkpoint: {folder} reads images that are normalized otherwise than preset"
+      f" {options.preset} does; take the preset that it was trained with."
+    )
+  say(console, f"images are normalized as those of the teacher in {folder}")
+  return dataclasses.replace(preset, preprocess=taught.preprocess)
 
 
 def _tell(data: datasets.Dataset, options: Options, console: Console) -> None:
@@ -175,6 +245,8 @@ def _teach(run: Context, teacher: Network, given: Any) -> Any:
       width=teacher.width,
       wanted=run.preset.network,
     )
+    if not processes.shared("teacher" in run.recall()):  # its note was deleted
+      note_float(run, "teacher", teacher, variables, steps=run.schedule.float_steps)
   else:
     variables = phases.train_teacher(run, teacher)
     steps = run.schedule.float_steps
@@ -196,9 +268,7 @@ def _keep_distilled(run: Context, student: Network, distilled: Any, steps: int) 
   """Exports, notes and saves the student in float."""
 
   def save_student() -> None:
-    folder = run.folder / "student"
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
-    networks.save(folder, student, distilled, run.data.classes, run.preprocess)
+    networks.save(run.folder / "student", student, distilled, run.data.classes, run.preprocess)
 
   note_float(run, "distilled", student, distilled, steps=steps)
   processes.once(save_student)
@@ -207,7 +277,7 @@ def _keep_distilled(run: Context, student: Network, distilled: Any, steps: int) 
 def _search(run: Context, student: Network, teacher: Network, variables: Any) -> Found:
   """The best student within the budget; the same network is trained on labels alone too."""
   found = search(run, student, teacher, variables)
-  run.console.print(f"kept: {found.network.title}", highlight=False)
+  say(run.console, f"kept: {found.network.title}")
   _train_alone(run, found.network)
   steps = found.result.steps - run.schedule.int_steps
   _keep_distilled(run, found.network, found.variables, steps)
@@ -224,7 +294,11 @@ def _train_student(
   def on_float(distilled: Any) -> None:
     _keep_distilled(run, student, distilled, run.schedule.float_steps)
 
-  return phases.distill_student(run, student, teacher, variables, on_float)
+  state = phases.distill_student(run, student, teacher, variables, on_float)
+  if not processes.shared("distilled" in run.recall()):  # its note was deleted
+    distilled = networks.read(run.folder / "student").variables
+    note_float(run, "distilled", student, distilled, steps=run.schedule.float_steps)
+  return state
 
 
 def read_results(folder: str | os.PathLike) -> report.Results:
@@ -233,8 +307,8 @@ def read_results(folder: str | os.PathLike) -> report.Results:
   Raises:
     ValueError: if there is no readable report.
   """
-  path = pathlib.Path(folder) / "report.json"
+  path = pathlib.Path(folder) / REPORT_FILE
   try:
-    return report.from_json(json.loads(path.read_text()))
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ValueError(f"folder: {path} is no readable report ({error}).") from error
+    return report.from_json(json.loads(path.read_bytes()))
+  except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    raise ValueError(f"folder: {path} is no readable report ({first_line(error)}).") from error

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-from rich.text import Text
 
 from jaxcompress import export, quantize
 from jaxcompress.pipeline import networks
@@ -27,8 +26,10 @@ from jaxcompress.pipeline.candidates import (
 )
 from jaxcompress.pipeline.context import Context
 from jaxcompress.pipeline.networks import Network
+from jaxcompress.pipeline.small_files import DELETE, built, read_json
 from jaxcompress.report import Candidate as Point
 from jaxcompress.report import Search, text
+from jaxcompress.terminal import say, waiting
 
 WIDTHS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.18, 0.125)  # that are tried where none is asked for
 PLAN_FILE, RESULTS_FILE = "search.json", "candidates.jsonl"
@@ -114,13 +115,13 @@ def plan_candidates(run: Context, student: Network) -> tuple[Candidate, ...]:
     )
   path = run.folder / PLAN_FILE
   if path.exists():
-    return tuple(Candidate(*fields) for fields in json.loads(path.read_text()))
+    return tuple(built(Candidate, one, path, DELETE) for one in read_json(path, list, DELETE))
   ladder = _ladder(run, student)
-  with run.console.status("looking for networks that fit"):
+  with waiting(run.console, "looking for networks that fit"):
     graphs = {width: network.summary.graph for width, network in ladder.items()}
     candidates = plan(run.options.budget, graphs, run.options.bits, extra_bytes(run))
   names = "; ".join(candidate.name for candidate in candidates)
-  run.console.print(Text(f"candidates: {names}"), soft_wrap=True)
+  say(run.console, f"candidates: {names}")
   export.write_atomically(path, json.dumps(candidates) + "\n")
   return candidates
 
@@ -146,6 +147,9 @@ def choose(results: Sequence[Result]) -> Result:
 def read_results(folder: str | os.PathLike) -> tuple[Result, ...]:
   """The candidates that a search has finished so far; a line cut off by a kill is none.
 
+  Raises:
+    ValueError: naming the file, if a line holds no candidate.
+
   Examples:
     >>> import tempfile
     >>> folder = pathlib.Path(tempfile.mkdtemp())
@@ -155,11 +159,12 @@ def read_results(folder: str | os.PathLike) -> tuple[Result, ...]:
   """
   path = pathlib.Path(folder) / RESULTS_FILE
   found = []
-  for line in path.read_text().splitlines() if path.exists() else ():
+  for line in path.read_bytes().splitlines() if path.exists() else ():
     try:
-      found.append(Result(**json.loads(line)))
+      fields = json.loads(line)
     except ValueError:
       continue
+    found.append(built(Result, fields, path, DELETE))
   return tuple(found)
 
 
@@ -183,11 +188,9 @@ def _append(path: pathlib.Path, result: Result) -> None:
 
 def _say(run: Context, result: Result) -> None:
   beyond = "" if result.fits else ", which is too much"
-  run.console.print(
-    Text(
-      f"{result.name}: {text.percent(result.top1, 2)} top-1 on validation images,"
-      f" {text.size(result.bytes)} packed, {result.macs:,} multiply-adds,"
-      f" {text.milliseconds(result.latency_ms)}{beyond}"
-    ),
-    soft_wrap=True,
+  say(
+    run.console,
+    f"{result.name}: {text.percent(result.top1, 2)} top-1 on validation images,"
+    f" {text.size(result.bytes)} packed, {result.macs:,} multiply-adds,"
+    f" {text.milliseconds(result.latency_ms)}{beyond}",
   )

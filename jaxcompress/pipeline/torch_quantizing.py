@@ -10,6 +10,7 @@ from jaxcompress import export, models, quantize, report
 from jaxcompress.pipeline.formats import check_free, require_formats, write_all
 from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.pipeline.quantizing import describe_file
+from jaxcompress.terminal import say, waiting
 
 VERIFIED = 32  # calibration images that the file itself is run on
 
@@ -70,7 +71,7 @@ def quantize_torch(
     scale=tuple(255 * std for std in normalization.std),
     per_image=False,
   )
-  with console.status(f"reading {calibration}"):
+  with waiting(console, f"reading {calibration}"):
     images = datasets.calibration_images(
       calibration,
       size=options.image_size or normalization.size,
@@ -78,7 +79,7 @@ def quantize_torch(
       limit=options.images,
       seed=options.seed,
     )
-  console.print(f"{source}: {len(images):,} images calibrate and decide")
+  say(console, f"{source}: {len(images):,} images calibrate and decide")
   model, trials = quantize.search(
     module,
     variables,

@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON object per line, readable while a run writes it and after a kill."""
 
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,7 @@ from jaxcompress.export.files import write_atomically
 from jaxcompress.report.serial import plain
 
 Row = dict[str, Any]
+DRAWN = ("loss", "accuracy", "top1", "seconds")  # values of a row that the report uses
 
 
 class MetricsWriter:
@@ -58,7 +60,7 @@ class MetricsWriter:
     if len(kept) == len(rows):
       return
     self.close()
-    write_atomically(self.path, "".join(map(_line, kept)))
+    write_atomically(self.path, "".join(_line(plain(row)) for row in kept))
 
   def close(self) -> None:
     """Closes the file; another row opens it again."""
@@ -77,7 +79,8 @@ def read_metrics(path: str | os.PathLike) -> list[Row]:
   """The rows of a metrics file, in order; a torn last line is left out.
 
   Raises:
-    ValueError: if a complete line is not a JSON object.
+    ValueError: if a complete line is no row: a JSON object with a ``step``, whose figures are
+      finite.
 
   Examples:
     >>> import tempfile
@@ -111,13 +114,31 @@ def _line(row: Mapping[str, Any]) -> str:
 def _parse(path: str | os.PathLike, number: int, line: bytes) -> Row:
   try:
     row = json.loads(line)
-  except ValueError:
+  except (ValueError, RecursionError):
     row = None
-  if not isinstance(row, dict) or "step" not in row:
+  if not isinstance(row, dict) or not _is_row(row):
     raise ValueError(
       f"path: line {number} of {os.fspath(path)} is no row of metrics: {line[:60]!r}; delete it."
     )
   return row
+
+
+def _is_row(row: Row) -> bool:
+  """Whether it has a whole step, and what is drawn or added up is a finite number or null."""
+  numbers = [row.get(name) for name in DRAWN]
+  return (
+    type(row.get("step")) is int
+    and _is_finite(row["step"])
+    and isinstance(row.get("phase", ""), str)
+    and all(value is None or _is_finite(value) for value in numbers)
+  )
+
+
+def _is_finite(value: Any) -> bool:
+  try:
+    return isinstance(value, int | float) and math.isfinite(value)
+  except OverflowError:  # a whole number beyond all floats
+    return False
 
 
 def _cut_torn_line(path: pathlib.Path) -> None:

@@ -12,7 +12,7 @@ from etils import epath
 from jaxcompress.files import find_damage, write_checksums
 from jaxcompress.training.processes import all_agree, is_first, only_here, shared, wait_for_all
 from jaxcompress.training.state import CompressState, check_goals
-from jaxcompress.training.variables import first_line
+from jaxcompress.training.variables import first_line, way_out
 
 ITEM = "default"  # orbax's name of what is saved without one
 SCRATCH = "overwritten"  # of memory banks' states: as large as some batch, and read by no step
@@ -219,8 +219,8 @@ class Checkpoints:
     except Exception as error:
       at = "" if self._saving is None else f" of step {self._saving}"
       raise ValueError(
-        f"checkpoint: the one{at} cannot be written in {self.folder} ({first_line(error)}); make"
-        " room, then go on with --resume from the one before."
+        f"checkpoint: the one{at} cannot be written in {self.folder} ({first_line(error)});"
+        f" {way_out(error)}, then go on with --resume from the one before."
       ) from error
 
 

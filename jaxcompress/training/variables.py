@@ -1,5 +1,7 @@
 """A model's variables alone, in a folder (orbax)."""
 
+import errno
+import os
 import pathlib
 from typing import Any
 
@@ -9,12 +11,17 @@ import orbax.checkpoint as ocp
 from jaxcompress.files import find_damage, write_checksums
 from jaxcompress.training.processes import only_here
 
+WAYS_OUT = {  # of writing that failed
+  "make room": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+  "allow writing there, or copy the folder elsewhere": (errno.EROFS, errno.EACCES, errno.EPERM),
+}
+
 
 def save_variables(path: str | pathlib.Path, variables: Any) -> None:
   """Writes a model's variables and their checksums to a new folder, from this process.
 
   Raises:
-    ValueError: if the folder exists.
+    ValueError: if the folder exists or cannot be written.
 
   Examples:
     >>> import tempfile
@@ -26,9 +33,14 @@ def save_variables(path: str | pathlib.Path, variables: Any) -> None:
   path = pathlib.Path(path).absolute()
   if path.exists():
     raise ValueError(f"path: {path} exists already; name another folder.")
-  with ocp.StandardCheckpointer(multiprocessing_options=only_here()) as checkpointer:
-    checkpointer.save(path, jax.device_get(variables))
-  write_checksums(path, list(path.rglob("*")))
+  try:
+    with ocp.StandardCheckpointer(multiprocessing_options=only_here()) as checkpointer:
+      checkpointer.save(path, jax.device_get(variables))
+    write_checksums(path, list(path.rglob("*")))
+  except Exception as error:
+    raise ValueError(
+      f"path: {path} cannot be written ({first_line(error)}); {way_out(error)}."
+    ) from error
 
 
 def load_variables(path: str | pathlib.Path, like: Any) -> Any:
@@ -88,3 +100,28 @@ def first_line(error: BaseException, most: int = 160) -> str:
   text = (str(error).strip() or type(error).__name__).splitlines()[0]
   half = (most - 5) // 2
   return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+
+
+def way_out(error: BaseException) -> str:
+  """What to do where something cannot be written.
+
+  Libraries pass an operating system's reason on as an error's cause, or in its words.
+
+  Examples:
+    >>> way_out(OSError(errno.ENOSPC, "no space"))
+    'make room'
+    >>> way_out(RuntimeError("PERMISSION_DENIED: Read-only file system"))
+    'allow writing there, or copy the folder elsewhere'
+    >>> way_out(OSError(errno.EIO, "disk"))
+    'see that the folder can be written'
+  """
+  found: BaseException | None = error
+  while found is not None:
+    for advice, codes in WAYS_OUT.items():
+      words = (os.strerror(code).lower() for code in codes)
+      if getattr(found, "errno", None) in codes or any(
+        word in str(found).lower() for word in words
+      ):
+        return advice
+    found = found.__cause__ or found.__context__
+  return "see that the folder can be written"

@@ -1,6 +1,9 @@
 """Images that stay on disk, and batches read ahead: the very pixels that memory would hold."""
 
+import multiprocessing
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -131,3 +134,16 @@ def test_images_that_are_damaged_while_a_run_reads_them_are_named_in_one_line(
   ):
     batch_at(0)
   assert "\n" not in str(caught.value) and len(caught.value.files) == 2
+
+
+def test_a_worker_that_is_killed_is_told_and_batches_can_be_asked_for_again(both):
+  _, disk = both
+  options = {"seed": 0, "stop": 60, "workers": 2}
+  with data.Stream(disk.train, BATCH, **options) as batch_at:
+    first = batch_at(0)
+    workers = [one for one in multiprocessing.active_children() if "grain" in one.name]
+    os.kill(workers[0].pid, signal.SIGKILL)
+    with pytest.raises(data.InputError, match=r"a process that reads images has ended .*code -9"):
+      for position in range(1, 60):
+        batch_at(position)
+    same(batch_at(0), first)

@@ -1,16 +1,21 @@
 """A whole run on a folder of images, killed and resumed, and what it leaves."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jaxcompress import data as datasets
 from jaxcompress import export
-from jaxcompress.pipeline import networks
+from jaxcompress.nn import Norm
+from jaxcompress.pipeline import PRESETS, networks, run
+from jaxcompress.pipeline.options import Options
 
 
 def test_a_run_leaves_a_model_a_report_and_plots(finished):
@@ -127,3 +132,89 @@ def test_a_pruned_and_clustered_student_has_its_zeros_in_the_file(
   for layer in inner:
     groups = np.moveaxis(layer.weights, 2, -1).reshape(-1, 4)
     assert (groups != 0).sum(axis=1).max() == 2
+
+
+def everything(folder):
+  """All files and folders with their times, modes and bytes."""
+  return {
+    str(path.relative_to(folder)): (
+      path.stat().st_mtime_ns,
+      path.stat().st_mode,
+      path.read_bytes() if path.is_file() else None,
+    )
+    for path in [folder, *folder.rglob("*")]
+  }
+
+
+def test_a_finished_run_that_is_resumed_says_so_and_is_left_as_it_is(finished, command):
+  out, _ = finished
+  before = everything(out)
+  process = command("compress", "--out", out, "--resume")
+  printed, errors = process.communicate(timeout=100)
+  assert (process.returncode, errors) == (0, "")
+  assert "is finished" in printed and "bit-equal" in printed
+  assert everything(out) == before
+
+
+def test_notes_that_were_deleted_are_made_again(finished, command, shapes, small, tmp_path):
+  """From networks and checkpoints that are there; nothing is trained again."""
+  out = tmp_path / "out"
+  process = command("compress", "--data", f"folder:{shapes}", *small, "--out", out)
+  wait_for(process, out, "distilled")
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  (out / "progress.json").unlink()
+  process = command("compress", "--out", out, "--resume")
+  _, errors = process.communicate(timeout=400)
+  assert process.returncode == 0, errors
+  assert (out / "student.tflite").read_bytes() == (finished[0] / "student.tflite").read_bytes()
+  ours, theirs = (json.loads((f / "progress.json").read_text()) for f in (out, finished[0]))
+  assert {key: ours[key]["top1"] for key in ours} == {key: theirs[key]["top1"] for key in theirs}
+
+
+def test_ctrl_c_says_how_to_go_on(command, shapes, small, tmp_path):
+  out = tmp_path / "an out"
+  process = command("compress", "--data", f"folder:{shapes}", *small, "--out", out)
+  wait_for(process, out, "teacher")
+  process.send_signal(signal.SIGINT)
+  _, errors = process.communicate(timeout=100)
+  assert process.returncode == 130
+  assert errors == f"jaxcompress: stopped; go on with --resume --out '{out}'\n"
+  assert not list(out.rglob(".jaxcompress-*"))
+
+
+def test_a_stored_teacher_brings_its_image_size_and_normalization(finished, shapes, tmp_path):
+  folder = tmp_path / "teacher"
+  shutil.copytree(finished[0] / "teacher", folder)
+  side = datasets.load(f"folder:{shapes}").image_shape[0]
+  taught = networks.images_of(folder)
+  assert taught.shape == (side, side, 3) and taught.preprocess == datasets.Preprocess()
+  console, own = Console(quiet=True), Options(teacher_checkpoint=str(folder))
+  assert run._as_taught(own, taught, (side, side, 3), console) is PRESETS["default"]
+  other = taught._replace(preprocess=datasets.Preprocess(center=100.0, per_image=False))
+  preset = run._as_taught(own, other, (side, side, 3), console)
+  assert preset == dataclasses.replace(PRESETS["default"], preprocess=other.preprocess)
+  with pytest.raises(ValueError, match=rf"trained on images of {side} x {side} x 3 and the run's"):
+    run._as_taught(own, taught, (side + 8, side + 8, 3), console)
+  published = Options(teacher_checkpoint=str(folder), preset="crd-cifar100")
+  with pytest.raises(ValueError, match="normalized otherwise than preset crd-cifar100 does"):
+    run._as_taught(published, taught, (side, side, 3), console)
+
+
+def test_a_teacher_of_another_size_is_refused_before_training(
+  finished, command, shapes, small, tmp_path
+):
+  given = (*small, "--teacher-checkpoint", finished[0] / "teacher", "--image-size", 40)
+  process = command("compress", "--data", f"folder:{shapes}", *given, "--out", tmp_path / "out")
+  _, errors = process.communicate(timeout=100)
+  assert process.returncode == 2 and len(errors.splitlines()) == 1
+  assert "image_size: the teacher in" in errors and "40 x 40 x 3" in errors
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_stored_teacher_is_built_with_what_it_was_trained_with(finished):
+  """Whatever the options of the run that takes it over."""
+  classes, wanted = ("bar", "cross", "disk"), {"norm": Norm(epsilon=0.5)}
+  options = {"name": None, "width": None, "wanted": wanted}
+  network, _ = networks.load(finished[0] / "teacher", classes, (32, 32, 3), **options)
+  assert network.module.norm == PRESETS["default"].network["norm"] != wanted["norm"]

@@ -170,6 +170,30 @@ def test_a_full_disk_ends_the_run_and_the_checkpoint_before_stays(
   assert [path.name for path in tmp_path.iterdir()] == ["1"]  # the half one is cleared away
 
 
+@pytest.mark.parametrize(
+  ("code", "advice"),
+  [
+    (errno.ENOSPC, "make room"),
+    (errno.EDQUOT, "make room"),
+    (errno.EROFS, "allow writing there"),
+    (errno.EACCES, "allow writing there"),
+    (errno.EIO, "see that the folder can be written"),
+  ],
+)
+def test_what_keeps_a_checkpoint_from_being_written_is_said_with_what_to_do(
+  fresh, batches, tmp_path, monkeypatch, code, advice
+):
+  def refused(folder):
+    raise OSError(code, os.strerror(code))
+
+  monkeypatch.setattr(checkpoint, "write_checksums", refused)
+  with (
+    pytest.raises(ValueError, match=rf"\({os.strerror(code)}|{os.strerror(code)}\).*; {advice}"),
+    Checkpoints(tmp_path, every=1) as checkpoints,
+  ):
+    fit(fresh(), batches, steps=2, checkpoints=checkpoints, console=QUIET)
+
+
 def test_sigterm_saves_and_leaves_and_the_rest_is_bit_for_bit_the_same(fresh, batches, tmp_path):
   whole = fit(fresh(), batches, steps=6, console=QUIET)
 

@@ -1,0 +1,313 @@
+"""The output folder of a run: who works in it, what it was started with, and whether it is done."""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import IO, Any
+
+from jaxcompress.export.files import sweep, temporary_beside
+from jaxcompress.pipeline.options import Options, make_options
+from jaxcompress.pipeline.small_files import built, read_json
+from jaxcompress.training.processes import is_first, shared
+
+try:
+  import fcntl
+except ImportError:  # Windows has other locks
+  fcntl = None  # type: ignore[assignment]
+
+OPTIONS_FILE, REPORT_FILE = "run.json", "report.json"
+CHECKPOINTS, PARTIAL = "checkpoints", ".partial"
+
+
+def claim_folder(
+  out: str | None, options: dict[str, Any], *, resume: bool
+) -> tuple[pathlib.Path, Options]:
+  """Decides where a run writes, without touching anything that is there.
+
+  Args:
+    out: the folder, or None for ``jaxcompress-out``, or the first free ``jaxcompress-out-N``; when
+      resuming, the newest of them.
+    options: the given options by name; None where not given.
+    resume: go on with the run that the folder holds.
+
+  Returns:
+    ``(folder, options)``; a resumed run has the options that it was started with.
+
+  Raises:
+    ValueError: if the folder holds something and is not resumed, holds no run to resume, cannot
+      be written, or an option differs from the resumed run's.
+
+  Examples:
+    >>> import tempfile
+    >>> out = tempfile.mkdtemp() + "/out"
+    >>> folder, options = claim_folder(out, {"student": "vgg8", "bits": 4}, resume=False)
+    >>> [path.name for path in folder.iterdir()], options.bits
+    (['run.json'], 4)
+    >>> claim_folder(out, {}, resume=True)[1] == options
+    True
+  """
+  if resume:
+    folder = pathlib.Path(out) if out else _newest_default()
+    return folder, _resumed(folder, options)
+  made = make_options(options)
+  while True:
+    folder = pathlib.Path(out) if out else _free_default()
+    if _make(folder, made):
+      return folder, made
+    if out:
+      _refuse_if_busy(folder)
+      raise ValueError(
+        f"out: {folder} exists and is not empty; name another folder, or add --resume to go on with"
+        " the run in it."
+      )
+
+
+def claim_together(
+  out: str | None, given: dict[str, Any], *, resume: bool
+) -> tuple[pathlib.Path, Options]:
+  """The first process claims the output folder (see :func:`claim_folder`), for all of them.
+
+  Raises:
+    ValueError: on every process, if the first cannot, or another does not see the folder.
+
+  Examples:
+    >>> import tempfile
+    >>> folder, options = claim_together(tempfile.mkdtemp() + "/out", {"bits": 4}, resume=False)
+    >>> folder.name, options.bits
+    ('out', 4)
+  """
+  claim: dict[str, Any] = {}
+  if is_first():
+    try:
+      folder, options = claim_folder(out, given, resume=resume)
+      claim = {"folder": str(folder.absolute())}
+    except ValueError as error:
+      claim = {"error": str(error)}
+  claim = shared(claim)
+  if "error" in claim:
+    raise ValueError(claim["error"])
+  if is_first():
+    return folder, options
+  return claim_folder(claim["folder"], given, resume=True)
+
+
+def release_folder(folder: pathlib.Path) -> None:
+  """Takes back a claimed folder in which nothing was made yet, so that the same command works.
+
+  Examples:
+    >>> import tempfile
+    >>> folder, _ = claim_folder(tempfile.mkdtemp() + "/out", {}, resume=False)
+    >>> release_folder(folder)
+    >>> folder.exists()
+    False
+  """
+  with contextlib.suppress(ValueError, OSError), _lock(folder):  # unless another run works in it
+    if [child.name for child in folder.iterdir()] == [OPTIONS_FILE]:
+      (folder / OPTIONS_FILE).unlink()
+      folder.rmdir()
+
+
+def is_finished(folder: pathlib.Path) -> bool:
+  """Whether a run has come to its end: its last file is there."""
+  return (folder / REPORT_FILE).is_file()
+
+
+@contextlib.contextmanager
+def working_in(folder: pathlib.Path, options: Options) -> Iterator[None]:
+  """Keeps other runs out of an output folder, and removes what a killed one left half written.
+
+  The lock is on ``run.json`` and the process's own: it ends with it, also after ``kill -9``. With
+  several processes the first one has it. File systems without locks have none.
+
+  Args:
+    folder: the output folder; one that was not claimed is made.
+    options: of the run.
+
+  Raises:
+    ValueError: on every process, if another run works there, or the folder is another run's or
+      cannot be written.
+
+  Examples:
+    >>> import tempfile
+    >>> folder, options = claim_folder(tempfile.mkdtemp() + "/out", {}, resume=False)
+    >>> with working_in(folder, options), working_in(folder, options):
+    ...   pass
+    Traceback (most recent call last):
+    ValueError: out: /tmp/.../out is in use: another run works in it; wait for its end, or name another folder.
+  """
+  with contextlib.ExitStack() as held:
+    wrong = None
+    if is_first():
+      try:
+        if not (folder / OPTIONS_FILE).exists():
+          _write_options(folder, options)
+        check_options(folder, options)
+        held.enter_context(_lock(folder))
+        _check_writable(folder)
+        _sweep(folder)
+      except ValueError as error:
+        wrong = str(error)
+    wrong = shared(wrong)
+    if wrong is not None:
+      raise ValueError(wrong)
+    yield
+
+
+def check_options(folder: pathlib.Path, options: Options) -> None:
+  """Checks that a folder's run, if it has one, was started with these options.
+
+  Raises:
+    ValueError: if it was started with others.
+  """
+  if (folder / OPTIONS_FILE).exists() and read_options(folder) != options:
+    raise ValueError(
+      f"options: they are not those with which the run in {folder} was started; name another"
+      " folder."
+    )
+
+
+def read_options(folder: pathlib.Path) -> Options:
+  """The options that a folder's run was started with.
+
+  Raises:
+    ValueError: if there is no run, or its file is damaged.
+  """
+  path = folder / OPTIONS_FILE
+  if not path.is_file():
+    raise ValueError(
+      f"resume: {folder} holds no run to go on with; leave --resume out to start one."
+    )
+  return built(Options, read_json(path, dict, "start anew"), path, "start anew")
+
+
+def _resumed(folder: pathlib.Path, given: dict[str, Any]) -> Options:
+  options = read_options(folder)
+  for name, value in given.items():
+    stored = getattr(options, name)
+    if value is not None and value != stored:
+      raise ValueError(
+        f"{name}: {value} differs from {stored}, with which the run in {folder} was"
+        " started; leave it out, or start another run."
+      )
+  return options
+
+
+def _make(folder: pathlib.Path, options: Options) -> bool:
+  """Makes a run's folder, or fills an empty one; False if it holds something."""
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    return False
+  return _write_options(folder, options)
+
+
+def _write_options(folder: pathlib.Path, options: Options) -> bool:
+  """Writes a run's first file at once; False if another process has just done so."""
+  text = json.dumps(dataclasses.asdict(options), indent=2) + "\n"
+  temporary = temporary_beside(folder / OPTIONS_FILE)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+      temporary.write_text(text)
+      _rename_if_free(temporary, folder / OPTIONS_FILE)
+    finally:
+      temporary.unlink(missing_ok=True)
+  except FileExistsError:
+    return False
+  except OSError as error:
+    raise ValueError(
+      f"out: {folder} cannot be written ({error.strerror}); name another folder."
+    ) from error
+  return True
+
+
+def _rename_if_free(path: pathlib.Path, final: pathlib.Path) -> None:
+  """Renames a file; raises FileExistsError if there is one of that name."""
+  try:
+    os.link(path, final)
+  except FileExistsError:
+    raise
+  except OSError:  # a file system without links
+    if final.exists():
+      raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from None
+    path.rename(final)
+
+
+def _refuse_if_busy(folder: pathlib.Path) -> None:
+  if (folder / OPTIONS_FILE).is_file() and not is_finished(folder):
+    with _lock(folder):
+      pass
+
+
+@contextlib.contextmanager
+def _lock(folder: pathlib.Path) -> Iterator[None]:
+  """Holds the lock of a folder's run, where the file system has locks."""
+  path = folder / OPTIONS_FILE
+  try:
+    file = _opened(path)
+  except OSError as error:
+    raise ValueError(f"out: {path} cannot be opened ({error.strerror}).") from error
+  with file:
+    if fcntl is not None:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise ValueError(
+          f"out: {folder} is in use: another run works in it; wait for its end, or name another"
+          " folder."
+        ) from None
+      except OSError:  # a file system without locks
+        pass
+    if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+      raise ValueError(f"out: {folder} was given up by another run just now; start again.")
+    yield
+
+
+def _opened(path: pathlib.Path) -> IO[bytes]:
+  """The file, for writing where it may be written: network file systems lock nothing else."""
+  try:
+    return path.open("r+b")
+  except OSError as error:
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+      raise
+    return path.open("rb")
+
+
+def _check_writable(folder: pathlib.Path) -> None:
+  if not os.access(folder, os.W_OK | os.X_OK):
+    raise ValueError(
+      f"out: {folder} is read-only; allow writing there, or go on in a copy of it elsewhere."
+    )
+
+
+def _sweep(folder: pathlib.Path) -> None:
+  """Removes what killed writes of this run left; its checkpoints sweep for themselves."""
+  sweep(folder, own=True)
+  for child in folder.iterdir():
+    if not child.is_dir() or child.is_symlink() or child.name == CHECKPOINTS:
+      continue
+    if child.name.endswith(PARTIAL):
+      shutil.rmtree(child, ignore_errors=True)
+    else:
+      _sweep(child)
+
+
+def _default(i: int) -> pathlib.Path:
+  return pathlib.Path("jaxcompress-out" if i == 1 else f"jaxcompress-out-{i}")
+
+
+def _free_default() -> pathlib.Path:
+  i = 1
+  while _default(i).exists():
+    i += 1
+  return _default(i)
+
+
+def _newest_default() -> pathlib.Path:
+  i = 1
+  while _default(i + 1).exists():
+    i += 1
+  return _default(i)
