@@ -188,7 +188,10 @@ def images_of(folder: str | pathlib.Path) -> Images:
     ValueError: if it cannot be read, or is damaged.
   """
   folder = pathlib.Path(folder)
-  facts, what = _read_facts(folder, "teacher_checkpoint"), f"teacher_checkpoint: {folder / MODEL_FILE}"
+  facts, what = (
+    _read_facts(folder, "teacher_checkpoint"),
+    f"teacher_checkpoint: {folder / MODEL_FILE}",
+  )
   shape = _fact(facts, "image_shape", what, _image_shape)
   return Images(shape, _fact(facts, "preprocess", what, lambda values: _preprocess(values, shape)))
 
@@ -219,6 +222,8 @@ def read(path: str | pathlib.Path) -> Saved:
 def _read_folder(folder: pathlib.Path) -> Saved:
   facts, what = _read_facts(folder, "model"), f"model: {folder / MODEL_FILE}"
   shape = facts["image_shape"]
+  if "config" not in facts:
+    raise ValueError(f"{what} describes no network: it does not say config.")
   try:
     module = models.from_config(facts["config"])
     summary = models.summarize(module, shape[0], shape[-1])
@@ -246,13 +251,14 @@ def _read_facts(folder: pathlib.Path, option: str) -> dict[str, Any]:
   facts = read_json(path, what)
   if not isinstance(facts, dict):
     raise ValueError(f"{what} describes no network: it holds no object.")
-  for name in ("name", "width", "config", "classes", "image_shape"):
+  for name in ("name", "width", "classes", "image_shape"):
     if name not in facts or (facts[name] is None and name != "width"):
       raise ValueError(f"{what} describes no network: it does not say {name}.")
   _fact(facts, "name", what, _name)
   _fact(facts, "width", what, lambda width: _title(facts["name"], width))
   _fact(facts, "config", what, dict)
-  _fact(facts, "classes", what, lambda names: _classes(names, facts["config"].get("num_classes")))
+  logits = facts.get("config", {}).get("num_classes")  # the first versions wrote no config
+  _fact(facts, "classes", what, lambda names: _classes(names, logits))
   _fact(facts, "image_shape", what, _image_shape)
   return facts
 
@@ -284,7 +290,7 @@ def _classes(names: Any, logits: Any) -> tuple[str, ...]:
   """Names in the order of the logits."""
   if not isinstance(names, list):
     raise ValueError(f"{names!r} must be a list of names")
-  if len(names) != logits:
+  if logits is not None and len(names) != logits:
     raise ValueError(f"{len(names)} names for {logits} logits; they must be as many")
   return tuple(map(str, names))
 
