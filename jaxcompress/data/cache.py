@@ -1,15 +1,13 @@
 """Arrays kept on disk between runs, which may vanish, break or be unwritable at any time."""
 
-import contextlib
 import io
 import os
 import pathlib
-import uuid
 import zipfile
 
 import numpy as np
 
-from jaxcompress.files import UNSEALED, check_seal, seal
+from jaxcompress.files import UNSEALED, check_seal, seal, sweep, write_atomically
 
 Arrays = dict[str, np.ndarray]
 
@@ -53,20 +51,10 @@ def write(name: str, arrays: Arrays) -> bool:
     return False
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".jaxcompress-{uuid.uuid4().hex}"
-    file = temporary.open("xb")
-  except OSError:
+    sweep(folder, own=False)
+    write_atomically(folder / name, _to_bytes(arrays))
+  except (OSError, ValueError):  # both of folders that cannot be written
     return False
-  try:
-    with file:
-      file.write(_to_bytes(arrays))
-    os.replace(temporary, folder / name)
-  except BaseException as error:  # also on Ctrl-C: no half file stays behind
-    with contextlib.suppress(OSError):
-      os.unlink(temporary)
-    if isinstance(error, OSError):
-      return False
-    raise
   return True
 
 

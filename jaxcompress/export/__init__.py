@@ -1,7 +1,7 @@
 """Model files for edge runtimes, and their verification in those runtimes."""
 
 from jaxcompress.export.contents import Operator, Tensor, read_metadata, read_operators
-from jaxcompress.export.files import MissingExtraError, require_edge, write_atomically
+from jaxcompress.export.files import MissingExtraError, require_edge
 from jaxcompress.export.latency import Latency, benchmark
 from jaxcompress.export.lint import Finding, lint
 from jaxcompress.export.micro import arena
@@ -50,5 +50,4 @@ __all__ = [
   "unpack",
   "vela",
   "verify",
-  "write_atomically",
 ]

@@ -19,11 +19,10 @@ from safetensors.numpy import load as read_arrays
 from safetensors.numpy import save as to_bytes
 
 from jaxcompress.export.blobs import Blob, pack_weights, unpack_weights
-from jaxcompress.export.files import write_atomically
 from jaxcompress.export.metadata import ENTRY, as_mapping, describe, to_json, version
 from jaxcompress.export.packing import deflate, inflate, restore, unpack_bits, unzigzag, zigzag
 from jaxcompress.export.tflite import tflite
-from jaxcompress.files import ZEROS, check_format, digest, one_line, parse_json
+from jaxcompress.files import ZEROS, check_format, digest, one_line, parse_json, write_atomically
 from jaxcompress.nn import Graph, Node, Norm, check_graph, kernel_shape, needed_shape
 from jaxcompress.quantize import Grid, Integers, QuantizedModel
 from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax import export
 
 from jaxcompress import ops
-from jaxcompress.export.files import require_edge, write_atomically
+from jaxcompress.export.files import require_edge
 from jaxcompress.export.trial import try_out
-from jaxcompress.files import UNSEALED, check_seal, one_line, seal
+from jaxcompress.files import UNSEALED, check_seal, one_line, seal, write_atomically
 from jaxcompress.nn import INPUT, Endpoints
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer import all_tensors

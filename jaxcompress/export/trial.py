@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from jaxcompress.export.files import MissingExtraError, write_atomically
-from jaxcompress.files import one_line
+from jaxcompress.export.files import MissingExtraError
+from jaxcompress.files import one_line, write_atomically
 
 SCRIPT = pathlib.Path(__file__).with_name("first_run.py")
 LONGEST = 600  # seconds

@@ -21,6 +21,7 @@ from jaxcompress.files.values import (
   sealed_json,
   without_seal,
 )
+from jaxcompress.files.writing import sweep, temporary_beside, write_atomically
 
 __all__ = [
   "FOLDER_FILE",
@@ -38,6 +39,9 @@ __all__ = [
   "read_json",
   "seal",
   "sealed_json",
+  "sweep",
+  "temporary_beside",
   "without_seal",
+  "write_atomically",
   "write_checksums",
 ]

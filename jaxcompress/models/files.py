@@ -1,10 +1,8 @@
 """Models in one safetensors file: arrays by path, and in its header how to build the network."""
 
-import contextlib
 import json
 import os
 import pathlib
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +23,7 @@ from jaxcompress.files import (
   parse_json,
   seal,
   without_seal,
+  write_atomically,
 )
 from jaxcompress.models.registry import create, describe, summarize
 from jaxcompress.nn import Norm
@@ -85,17 +84,7 @@ def save(
   arrays = {key: np.asarray(array) for key, array in _flat(variables).items()}
   _check_arrays("variables", f"the model {config['model']}", model, arrays)
   whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-  content = seal(to_bytes(whole, {HEADER: header}))
-  temporary = path.with_name(f".jaxcompress-{uuid.uuid4().hex}")
-  try:
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-  except OSError as error:
-    raise ValueError(f"path: {path} cannot be written ({error.strerror}).") from error
-  finally:
-    with contextlib.suppress(OSError):  # it was renamed, or never made
-      temporary.unlink()
-  return path
+  return write_atomically(path, seal(to_bytes(whole, {HEADER: header})))
 
 
 def load(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:

@@ -29,7 +29,7 @@ from jaxcompress.pipeline.budgets import (
 )
 from jaxcompress.pipeline.context import Context, Schedule
 from jaxcompress.pipeline.networks import Network
-from jaxcompress.pipeline.small_files import DELETE, built, read_json
+from jaxcompress.pipeline.small_files import DELETE, built, read_json, write_json
 from jaxcompress.terminal import waiting
 
 FOLDER, MODEL_FILE, FLOAT_FOLDER = "candidates", "model.jcz", "float"
@@ -215,7 +215,7 @@ def _allocate(
     packed_size(sketch(network.summary.graph, most)) + extra_bytes(run) - found.bytes_at(most)
   )
   allocation = quantize.choose_bits(found, max(size - around, found.bytes_at(found.bits[-1])))
-  export.write_atomically(path, json.dumps(allocation) + "\n")
+  write_json(path, allocation)
   return allocation
 
 

@@ -1,7 +1,6 @@
 """What the phases of a run share: options, data, schedule, and the facts that are noted."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -10,11 +9,11 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxcompress import data as datasets
-from jaxcompress import export, training
+from jaxcompress import training
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import Preset
-from jaxcompress.pipeline.small_files import DELETE, built, read_json
+from jaxcompress.pipeline.small_files import DELETE, built, read_json, write_json
 from jaxcompress.report import Entry, MetricsWriter
 from jaxcompress.training.sharding import on_one_device
 
@@ -101,8 +100,7 @@ class Context:
 
   def note(self, **facts: Any) -> None:
     """Keeps facts for the report, also over a kill; for the first process."""
-    text = json.dumps({**self.recall(), **facts}, indent=2) + "\n"
-    export.write_atomically(self.folder / PROGRESS_FILE, text)
+    write_json(self.folder / PROGRESS_FILE, {**self.recall(), **facts})
 
   def top1(self, network: Network, variables: Any, split: datasets.Split) -> float:
     """Accuracy of a float network on a split, a share; all processes compute it together."""

@@ -3,14 +3,13 @@
 import contextlib
 import dataclasses
 import errno
-import json
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
-from jaxcompress.export.files import sweep, temporary_beside
+from jaxcompress.files import sealed_json, sweep, temporary_beside
 from jaxcompress.pipeline.options import Options, make_options
 from jaxcompress.pipeline.small_files import built, read_json
 from jaxcompress.training.processes import is_first, shared
@@ -206,7 +205,7 @@ def _make(folder: pathlib.Path, options: Options) -> bool:
 
 def _write_options(folder: pathlib.Path, options: Options) -> bool:
   """Writes a run's first file at once; False if another process has just done so."""
-  text = json.dumps(dataclasses.asdict(options), indent=2) + "\n"
+  text = sealed_json(dataclasses.asdict(options))
   temporary = temporary_beside(folder / OPTIONS_FILE)
   try:
     folder.mkdir(parents=True, exist_ok=True)

@@ -161,7 +161,7 @@ def load(
       f" and the data has {len(classes)} ({', '.join(classes[:3])}, ...); they must be the same."
     )
   network = build(found[0], len(classes), image_shape, found[1], None, wanted)
-  if "config" in facts:  # what it was trained with, whatever is wanted now
+  if facts.get("config") is not None:  # what it was trained with, whatever is wanted now
     module = models.from_config(facts["config"])
     summary = models.summarize(module, image_shape[0], image_shape[-1])
     network = network._replace(module=module, summary=summary)
@@ -222,7 +222,7 @@ def read(path: str | pathlib.Path) -> Saved:
 def _read_folder(folder: pathlib.Path) -> Saved:
   facts, what = _read_facts(folder, "model"), f"model: {folder / MODEL_FILE}"
   shape = facts["image_shape"]
-  if "config" not in facts:
+  if facts.get("config") is None:
     raise ValueError(f"{what} describes no network: it does not say config.")
   try:
     module = models.from_config(facts["config"])
@@ -256,8 +256,7 @@ def _read_facts(folder: pathlib.Path, option: str) -> dict[str, Any]:
       raise ValueError(f"{what} describes no network: it does not say {name}.")
   _fact(facts, "name", what, _name)
   _fact(facts, "width", what, lambda width: _title(facts["name"], width))
-  _fact(facts, "config", what, dict)
-  logits = facts.get("config", {}).get("num_classes")  # the first versions wrote no config
+  logits = _fact(facts, "config", what, _logits)  # which the first versions did not write
   _fact(facts, "classes", what, lambda names: _classes(names, logits))
   _fact(facts, "image_shape", what, _image_shape)
   return facts
@@ -284,6 +283,12 @@ def _name(name: Any) -> str:
   if not isinstance(name, str):
     raise ValueError(f"{name!r} must be a text")
   return name
+
+
+def _logits(config: Any) -> int:
+  if not isinstance(config, dict) or type(config.get("num_classes")) is not int:
+    raise ValueError(f"{config!r:.40} must be an object with num_classes")
+  return config["num_classes"]
 
 
 def _classes(names: Any, logits: Any) -> tuple[str, ...]:

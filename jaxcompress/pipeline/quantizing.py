@@ -10,6 +10,7 @@ from rich.console import Console
 from jaxcompress import data as datasets
 from jaxcompress import export, models, quantize, report, training
 from jaxcompress.export.runtime import FORMATS as RUNTIMES
+from jaxcompress.files import write_atomically
 from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline import networks
 from jaxcompress.pipeline.formats import (
@@ -147,7 +148,7 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
   floats = FloatNetwork(graph, fold(fuse_activations(graph), run.saved.variables))
   write_all(model, options.models, metadata, floats, options.target)
   for name, content in contents.items():
-    export.write_atomically(files[name], content)
+    write_atomically(files[name], content)
   say(
     console,
     f"top-1 on {len(run.data.test):,} test images: float {text.percent(float_top1, 2)}, integers"

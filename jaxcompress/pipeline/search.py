@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcompress import export, quantize
+from jaxcompress.files import write_atomically
 from jaxcompress.pipeline import networks
 from jaxcompress.pipeline.budgets import Candidate, plan
 from jaxcompress.pipeline.candidates import (
@@ -26,7 +27,7 @@ from jaxcompress.pipeline.candidates import (
 )
 from jaxcompress.pipeline.context import Context
 from jaxcompress.pipeline.networks import Network
-from jaxcompress.pipeline.small_files import DELETE, built, read_json
+from jaxcompress.pipeline.small_files import DELETE, built, read_json, write_json
 from jaxcompress.report import Candidate as Point
 from jaxcompress.report import Search, text
 from jaxcompress.terminal import say, waiting
@@ -122,7 +123,7 @@ def plan_candidates(run: Context, student: Network) -> tuple[Candidate, ...]:
     candidates = plan(run.options.budget, graphs, run.options.bits, extra_bytes(run))
   names = "; ".join(candidate.name for candidate in candidates)
   say(run.console, f"candidates: {names}")
-  export.write_atomically(path, json.dumps(candidates) + "\n")
+  write_json(path, candidates)
   return candidates
 
 
@@ -183,7 +184,7 @@ def _append(path: pathlib.Path, result: Result) -> None:
   """Adds a line; what a kill cut off before it is dropped."""
   kept = [json.dumps(earlier._asdict()) for earlier in read_results(path.parent)]
   lines = [*kept, json.dumps(result._asdict())]
-  export.write_atomically(path, "\n".join(lines) + "\n")
+  write_atomically(path, "\n".join(lines) + "\n")
 
 
 def _say(run: Context, result: Result) -> None:

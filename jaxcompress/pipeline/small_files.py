@@ -1,16 +1,24 @@
 """The small JSON files of a run, checked as they are read: a damaged one is named."""
 
-import json
 import math
 import pathlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from jaxcompress.files import (
+  check_seal,
+  one_line,
+  parse_json,
+  sealed_json,
+  without_seal,
+  write_atomically,
+)
 from jaxcompress.training.variables import first_line
 
 DELETE = "delete it, and what it held is found again"  # a remedy
+ROWS = "rows"  # under which a list is sealed
 T = TypeVar("T")
 WORDS = {
   bool: "true or false",
@@ -43,14 +51,27 @@ def read_json(path: pathlib.Path, kind: type[T], remedy: str) -> T:
     file: run.json is damaged (it holds no dict); start anew.
   """
   try:
-    value = json.loads(path.read_bytes())
+    content = path.read_bytes()
+    is_sealed = check_seal(content, "the file")  # those of earlier versions are not
+    value = without_seal(parse_json(content), is_sealed)
   except OSError as error:
     raise ValueError(f"file: {path} cannot be read ({error.strerror}).") from error
-  except (ValueError, RecursionError) as error:
-    raise damaged(path, first_line(error), remedy) from error
+  except ValueError as error:
+    raise damaged(path, one_line(error), remedy) from error
+  if kind is list and isinstance(value, dict):
+    value = value.get(ROWS)
   if not isinstance(value, kind):
     raise damaged(path, f"it holds no {kind.__name__}", remedy)
   return value
+
+
+def write_json(path: pathlib.Path, values: Mapping[str, Any] | Sequence[Any]) -> None:
+  """Writes what :func:`read_json` reads, with its checksum, at once or not at all.
+
+  Raises:
+    ValueError: if it cannot be written.
+  """
+  write_atomically(path, sealed_json(values if isinstance(values, Mapping) else {ROWS: values}))
 
 
 def built(kind: type[T], fields: Any, path: pathlib.Path, remedy: str) -> T:

@@ -7,7 +7,10 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 from rich.console import Console
 
@@ -17,6 +20,7 @@ from jaxcompress.pipeline.candidates import Result
 from jaxcompress.pipeline.context import read_progress
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.search import read_results
+from jaxcompress.pipeline.small_files import read_json, write_json
 from jaxcompress.report import Entry
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -178,11 +182,27 @@ def test_a_damaged_file_is_named_in_one_line(claimed, name, content):
   assert len(str(caught.value).splitlines()) == 1
 
 
+@hypothesis.given(place=st.integers(0, 10**6), bit=st.integers(0, 7))
+@hypothesis.settings(deadline=None, max_examples=200)
+def test_a_flipped_bit_of_a_small_file_is_refused_or_changes_nothing(place, bit):
+  for value, kind in (({"teacher": 0.75, "note": "\u00e4"}, dict), ([[1, 2.5], ["x", None]], list)):
+    with tempfile.TemporaryDirectory() as folder:
+      path = pathlib.Path(folder, "small.json")
+      write_json(path, value)
+      content = bytearray(path.read_bytes())
+      content[place % len(content)] ^= 1 << bit
+      path.write_bytes(content)
+      try:
+        assert read_json(path, kind, "delete it") == value
+      except ValueError as error:
+        assert "small.json is damaged" in str(error) and "\n" not in str(error)
+
+
 @pytest.mark.parametrize(
   ("field", "value"),
   [
     ("seed", "x"), ("seed", 1.5), ("seed", True), ("bits", None), ("data", 5), ("quick", "yes"),
-    ("width", [1]), ("epochs", float("inf")), ("max_size", 300), ("no_such", 1), ("bits", 99),
+    ("width", [1]), ("max_size", 300), ("no_such", 1), ("bits", 99),
     ("epochs", 10**400),
   ],
 )  # fmt: skip
