@@ -1,19 +1,21 @@
 """What is quantized, how, and from which step on."""
 
 import dataclasses
+import numbers
 
 from jaxcompress.quantize.integer.runtimes import find_kernels
 from jaxcompress.quantize.quantizers import (
   Quantizer,
   absmax,
   bwn,
+  check_quantizer,
   cluster,
   ema_range,
   lsq,
   lsq_activations,
   twn,
 )
-from jaxcompress.quantize.rules import Rule, first_last_8bit
+from jaxcompress.quantize.rules import KINDS, Rule, first_last_8bit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,8 @@ class Quantization:
   Attributes:
     weights: quantizer of every kernel. Where weights are pruned it must keep zero at zero, as all do
       but the binary ones and those without a level there; ``init_state`` refuses the others.
-    activations: quantizer of the input and of every leaf op's output.
+    activations: quantizer of the input and of every leaf op's output. Of both kinds, None leaves in
+      float what no rule decides.
     rules: exceptions for some layers; see :class:`~jaxcompress.quantize.Rule`.
     start_step: first step at which the forward pass is quantized; before it nothing is rounded
       and no range is kept.
@@ -39,7 +42,8 @@ class Quantization:
       ``"onnxruntime"``.
 
   Raises:
-    ValueError: if a rule is none, a number is out of range, or a step comes too early.
+    ValueError: if a quantizer is none or for the other kind of tensor, a rule is none, a number is
+      out of range, or a step comes too early.
 
   Examples:
     >>> plan = Quantization(weights=lsq(4), activations=lsq_activations(4), start_step=100)
@@ -47,8 +51,8 @@ class Quantization:
     (7, 100)
   """
 
-  weights: Quantizer
-  activations: Quantizer
+  weights: Quantizer | None
+  activations: Quantizer | None
   rules: tuple[Rule, ...] = ()
   start_step: int = 0
   freeze_norm_step: int | None = None
@@ -57,18 +61,22 @@ class Quantization:
   kernels: str = "xnnpack"
 
   def __post_init__(self):
-    if not all(isinstance(rule, Rule) for rule in self.rules):
+    for kind in KINDS:
+      if getattr(self, kind) is not None:
+        check_quantizer(kind, getattr(self, kind), kind)
+    listed = isinstance(self.rules, (tuple, list))
+    if not listed or not all(isinstance(rule, Rule) for rule in self.rules):
       raise ValueError(f"rules: {self.rules!r} must be a tuple of quantize.Rule.")
     object.__setattr__(self, "rules", tuple(self.rules))  # hashable
     find_kernels(self.kernels)
     for name in ("start_step", "freeze_norm_step", "exact_step"):
       value = getattr(self, name)
-      if value is not None and value < 0:
-        raise ValueError(f"{name}: {value} must not be negative.")
-    if self.gradients is not None and not 1 <= self.gradients <= 16:
-      raise ValueError(
-        f"gradients: {self.gradients} bits are out of range; it must be 1 to 16, or None."
-      )
+      none = value is None and name != "start_step"
+      if not none and (not isinstance(value, numbers.Integral) or value < 0):
+        raise ValueError(f"{name}: {value!r} must be a whole number and must not be negative.")
+    bits = self.gradients
+    if bits is not None and (not isinstance(bits, numbers.Integral) or not 1 <= bits <= 16):
+      raise ValueError(f"gradients: {bits!r} bits are out of range; it must be 1 to 16, or None.")
     if self.exact_step is not None:
       self._check_exact_step()
 

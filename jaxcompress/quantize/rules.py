@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jaxcompress.nn import Graph, Node, kernel_shape
-from jaxcompress.quantize.quantizers import Quantizer, absmax, ema_range
+from jaxcompress.quantize.quantizers import Kind, Quantizer, absmax, check_quantizer, ema_range
 
 
 class Default(enum.Enum):
@@ -17,6 +17,7 @@ class Default(enum.Enum):
 
 
 DEFAULT = Default.DEFAULT
+KINDS: tuple[Kind, ...] = ("weights", "activations")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,8 @@ class Rule:
       reads and writes int16, whatever its neighbours do.
 
   Raises:
-    ValueError: if the expression is none, or nothing is decided.
+    ValueError: if the expression is none, nothing is decided, or a quantizer is none or for the other
+      kind of tensor.
 
   Examples:
     >>> Rule(match="first|last", weights=absmax(8)).match
@@ -53,6 +55,10 @@ class Rule:
       raise ValueError(
         f"match: the rule {self.match!r} decides nothing; give weights= or activations=."
       )
+    for kind in KINDS:
+      quantizer = getattr(self, kind)
+      if quantizer is not None and quantizer is not DEFAULT:
+        check_quantizer(kind, quantizer, kind)
 
 
 def first_last_8bit() -> tuple[Rule, ...]:

@@ -1,6 +1,13 @@
 """Quantizers: named groups of pure functions, for weights and for activations."""
 
-from jaxcompress.quantize.quantizers.base import Anchor, Learned, Quantizer, Rounding
+from jaxcompress.quantize.quantizers.base import (
+  Anchor,
+  Kind,
+  Learned,
+  Quantizer,
+  Rounding,
+  check_quantizer,
+)
 from jaxcompress.quantize.quantizers.binary import (
   approx_sign,
   binary_activations,
@@ -58,6 +65,7 @@ from jaxcompress.quantize.quantizers.uniform import (
 __all__ = [
   "Anchor",
   "Centroids",
+  "Kind",
   "Learned",
   "Oscillation",
   "Progress",
@@ -68,6 +76,7 @@ __all__ = [
   "binary_activations",
   "bwn",
   "bwn_weights",
+  "check_quantizer",
   "clip_sign",
   "cluster",
   "cluster_weights",

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,12 @@ ENOUGH_IMAGES, ENOUGH_ROWS, ENOUGH_VALUES = (
 )  # of a batch, to measure where a trained number starts
 EDGE = 1e-3  # steps beyond an edge that still count as on it: x * (1 / s) is not exact
 LEAST_STEP = 1e-8
+
+Kind = Literal["weights", "activations"]
+EXAMPLES: dict[Kind, str] = {
+  "weights": "absmax(8) or lsq(4)",
+  "activations": "ema_range(8) or lsq_activations(4)",
+}
 
 
 def largest(a: Any, b: Any) -> Any:
@@ -79,6 +85,8 @@ class Quantizer(NamedTuple):
     levels: the integers.
     merge: ``(state, state) -> state``. One state for two tensors that share a grid.
     training_only: why no integer file can hold what ``apply`` gives; None where one can.
+    fits: what it is for: ``"weights"``, ``"activations"``, or ``"both"``. A plan or a rule that
+      would use it for the other is refused.
   """
 
   init: Callable
@@ -87,6 +95,33 @@ class Quantizer(NamedTuple):
   levels: Levels
   merge: Callable = largest
   training_only: str | None = None
+  fits: Kind | Literal["both"] = "both"
+
+
+def check_quantizer(argument: str, quantizer: Any, kind: Kind | None = None) -> None:
+  """Checks that an argument is a quantizer, and one for weights or for activations.
+
+  Args:
+    argument: its name.
+    quantizer: what was given.
+    kind: what it will be used for; None: either.
+
+  Raises:
+    ValueError: if it is not.
+
+  Examples:
+    >>> from jaxcompress.quantize.quantizers.uniform import ema_range
+    >>> check_quantizer("activations", ema_range(8), "activations")
+    >>> check_quantizer("weights", ema_range(8), "weights")
+    Traceback (most recent call last):
+    ValueError: weights must be a quantizer for weights, such as absmax(8) or lsq(4), got one for activations.
+  """
+  wanted = "a quantizer" if kind is None else f"a quantizer for {kind}, such as {EXAMPLES[kind]}"
+  if not isinstance(quantizer, Quantizer):
+    way_out = f"; call it, as in {quantizer.__name__}()" if hasattr(quantizer, "__name__") else ""
+    raise ValueError(f"{argument} must be {wanted}, got {quantizer!r}{way_out}.")
+  if kind is not None and quantizer.fits not in (kind, "both"):
+    raise ValueError(f"{argument} must be {wanted}, got one for {quantizer.fits}.")
 
 
 class Learned(NamedTuple):

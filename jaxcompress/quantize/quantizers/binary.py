@@ -123,7 +123,7 @@ def bwn(*, gradient: str = "identity", per_channel: bool = True) -> Quantizer:
     del params, state
     return spread(mean_magnitude(x, per_channel=per_channel), x)
 
-  return Quantizer(lambda x: ((), ()), apply, grid, SIGNS)
+  return Quantizer(lambda x: ((), ()), apply, grid, SIGNS, fits="weights")
 
 
 def xnor() -> Quantizer:
@@ -236,7 +236,7 @@ def _signs(init, function):
     del params, state, x
     return jnp.ones(()), jnp.zeros(())
 
-  return Quantizer(init, apply, grid, SIGNS, training_only=TRAINING_ONLY)
+  return Quantizer(init, apply, grid, SIGNS, training_only=TRAINING_ONLY, fits="activations")
 
 
 def binary_activations(*, gradient: str = "approx") -> Quantizer:

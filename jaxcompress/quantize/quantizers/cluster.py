@@ -246,4 +246,4 @@ def cluster(
   def grid(params, state, x):
     return spread(step(params, state) * unit(x), x)
 
-  return Quantizer(init, apply, grid, Levels(-HIGHEST, HIGHEST, True))
+  return Quantizer(init, apply, grid, Levels(-HIGHEST, HIGHEST, True), fits="weights")

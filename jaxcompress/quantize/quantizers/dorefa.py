@@ -93,7 +93,7 @@ def dorefa(bits: int = 8, *, through_max: bool = True) -> Quantizer:
     del params, state
     return spread(mean_magnitude(x, per_channel=False) if bits == 1 else 1.0 / steps, x)
 
-  return Quantizer(lambda x: ((), ()), apply, grid, Levels(-steps, steps, True))
+  return Quantizer(lambda x: ((), ()), apply, grid, Levels(-steps, steps, True), fits="weights")
 
 
 def _check_weight_bits(bits, fewest):
@@ -231,7 +231,7 @@ def dorefa_activations(
     zero, _, high = sides(to, state.signed & (bits > 1))
     return state.base / high, zero
 
-  return Quantizer(init, apply, grid, to)
+  return Quantizer(init, apply, grid, to, fits="activations")
 
 
 def wrpn_weights(w: jax.Array, bits: int) -> jax.Array:
@@ -284,4 +284,5 @@ def wrpn(bits: int = 8) -> Quantizer:
     apply,
     lambda params, state, x: spread(1.0 / steps, x),
     Levels(-steps, steps, True),
+    fits="weights",
   )

@@ -274,4 +274,4 @@ def lsq_plus_activations(bits: int = 8, *, least_error: bool = True) -> Quantize
     step, offset = learned(params, state)
     return step, jnp.clip(jnp.round(-offset * (1.0 / step)), 0, steps) + to.low
 
-  return Quantizer(init, apply, grid, to, ranges.merge)
+  return Quantizer(init, apply, grid, to, ranges.merge, fits="activations")

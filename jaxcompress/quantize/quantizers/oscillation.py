@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.quantize.quantizers.base import Quantizer
+from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer
 
 THRESHOLD = 0.03
 MOMENTUM = 0.01
@@ -57,7 +57,7 @@ def freeze_oscillating(
     A :class:`Quantizer` with the parameters of the given one and an :class:`Oscillation` as state.
 
   Raises:
-    ValueError: if a number is out of range.
+    ValueError: if a number is out of range, or the quantizer is not for weights.
 
   Examples:
     >>> from jaxcompress.quantize.quantizers.uniform import absmax
@@ -73,6 +73,7 @@ def freeze_oscillating(
     Nagel et al., `Overcoming Oscillations in Quantization-Aware Training
     <https://arxiv.org/abs/2203.11086>`_, 2022, section 4.3 and algorithm 1.
   """
+  check_quantizer("quantizer", quantizer, "weights")
   if not 0 < momentum <= 1:
     raise ValueError(f"momentum: {momentum} is out of range; it must be above 0 and at most 1.")
   if not callable(threshold) and not 0 < threshold < 1:
@@ -122,4 +123,4 @@ def freeze_oscillating(
   def grid(params, state, x):
     return quantizer.grid(params, state.inner, x)
 
-  return quantizer._replace(init=init, apply=apply, grid=grid)
+  return quantizer._replace(init=init, apply=apply, grid=grid, fits="weights")

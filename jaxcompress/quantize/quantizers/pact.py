@@ -122,4 +122,4 @@ def pact(bits: int = 8, *, clip: float | None = None) -> Quantizer:
     zero, _, steps = sides(to, state.signed)
     return positive(state.base + params.delta) / steps, zero
 
-  return Quantizer(init, apply, grid, to)
+  return Quantizer(init, apply, grid, to, fits="activations")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.quantize.grid import Levels, stored_bits, widened
-from jaxcompress.quantize.quantizers.base import Quantizer
+from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer
 
 
 class Progress(NamedTuple):
@@ -38,8 +38,8 @@ def progressive(*quantizers: Quantizer, at: tuple[int, ...]) -> Quantizer:
     :class:`Progress`.
 
   Raises:
-    ValueError: if the numbers of quantizers and of steps do not fit, steps do not increase, or some
-      of the quantizers have more than 8 bits and others not.
+    ValueError: if the numbers of quantizers and of steps do not fit, steps do not increase, some of
+      the quantizers have more than 8 bits and others not, or are for weights and others not.
 
   Examples:
     >>> from jaxcompress.quantize.quantizers.uniform import absmax
@@ -55,6 +55,8 @@ def progressive(*quantizers: Quantizer, at: tuple[int, ...]) -> Quantizer:
     Zhuang et al., `Towards Effective Low-bitwidth Convolutional Neural Networks
     <https://arxiv.org/abs/1711.00205>`_, 2018, section 3.3.
   """
+  for i, quantizer in enumerate(quantizers):
+    check_quantizer(f"quantizers[{i}]", quantizer)
   if len(quantizers) != len(at) + 1:
     raise ValueError(
       f"at: {at} has {len(at)} steps for {len(quantizers)} quantizers; give one for each but the"
@@ -66,6 +68,12 @@ def progressive(*quantizers: Quantizer, at: tuple[int, ...]) -> Quantizer:
     raise ValueError(
       "quantizers: some have at most 8 bits and others more, which files hold in integers of two"
       " types; give all at most 8 bits, or all more."
+    )
+  kinds = {q.fits for q in quantizers} - {"both"}
+  if len(kinds) > 1:
+    raise ValueError(
+      "quantizers must be all for weights or all for activations, got some of each; make one for"
+      " each kind."
     )
   edges = np.asarray(at, np.int32)
   whole = (q.levels for q in quantizers)
@@ -113,4 +121,4 @@ def progressive(*quantizers: Quantizer, at: tuple[int, ...]) -> Quantizer:
     return Progress(tuple(states), jnp.maximum(a.count, b.count))
 
   to = Levels(min(lows), max(highs), all(symmetric))
-  return Quantizer(init, apply, grid, to, merge, quantizers[-1].training_only)
+  return Quantizer(init, apply, grid, to, merge, quantizers[-1].training_only, *kinds)

@@ -149,7 +149,7 @@ def step_weights(
   def grid(params, state, x):
     return spread(positive(state.base + params.delta), x)
 
-  return Quantizer(init, apply, grid, to)
+  return Quantizer(init, apply, grid, to, fits="weights")
 
 
 def step_activations(
@@ -194,7 +194,7 @@ def step_activations(
     del x
     return positive(state.base + params.delta), sides(to, state.signed)[0]
 
-  return Quantizer(init, Rounding(prepare, forward, backward), grid, to)
+  return Quantizer(init, Rounding(prepare, forward, backward), grid, to, fits="activations")
 
 
 def check_activation_bits(bits: int, fewest: int = 2, most: int = 8) -> None:

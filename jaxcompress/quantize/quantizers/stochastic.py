@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.quantize.grid import Levels
-from jaxcompress.quantize.quantizers.base import Quantizer
+from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer
 
 
 @jax.custom_jvp
@@ -90,7 +90,7 @@ def stochastic(quantizer: Quantizer) -> Quantizer:
     A :class:`Quantizer` with the same parameters, state and grid.
 
   Raises:
-    ValueError: at ``init``, if ``quantizer`` trains parameters: their gradients would be lost.
+    ValueError: if ``quantizer`` is none; at ``init``, if it trains parameters: their gradients would be lost.
 
   Examples:
     >>> from jaxcompress.quantize.quantizers import absmax
@@ -103,6 +103,7 @@ def stochastic(quantizer: Quantizer) -> Quantizer:
   References:
     Gupta et al., 2015.
   """
+  check_quantizer("quantizer", quantizer)
 
   def init(x):
     params, state = quantizer.init(x)

@@ -84,7 +84,7 @@ def twn(*, per_channel: bool = True) -> Quantizer:
     del params, state
     return spread(_twn(x, per_channel)[1], x)
 
-  return Quantizer(lambda x: ((), ()), apply, grid, Levels(-1, 1, True))
+  return Quantizer(lambda x: ((), ()), apply, grid, Levels(-1, 1, True), fits="weights")
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -236,4 +236,4 @@ def ttq(*, threshold: float = 0.05, gradient: str = "chain") -> Quantizer:
   def grid(params, state, x):
     return spread(pair(params, state)[2], x)
 
-  return Quantizer(init, apply, grid, Levels(-HIGHEST, HIGHEST, True))
+  return Quantizer(init, apply, grid, Levels(-HIGHEST, HIGHEST, True), fits="weights")

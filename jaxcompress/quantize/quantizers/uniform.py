@@ -46,7 +46,7 @@ def absmax(bits: int = 8) -> Quantizer:
     scale, zero = grid(params, state, jax.lax.stop_gradient(x))
     return fake_quant(x, scale, zero, to), state
 
-  return Quantizer(lambda x: ((), ()), apply, grid, to)
+  return Quantizer(lambda x: ((), ()), apply, grid, to, fits="weights")
 
 
 def _ranged(
@@ -73,7 +73,9 @@ def _ranged(
     return fake_quant(x, *fixed, to)
 
   apply = Rounding(prepare, forward, by_ends=True)
-  return Quantizer(lambda x: ((), ranges.empty()), apply, grid, to, ranges.merge)
+  return Quantizer(
+    lambda x: ((), ranges.empty()), apply, grid, to, ranges.merge, fits="activations"
+  )
 
 
 def fixed_range(low: float, high: float, bits: int = 8) -> Quantizer:
@@ -107,7 +109,7 @@ def fixed_range(low: float, high: float, bits: int = 8) -> Quantizer:
     del train, nonnegative, rng
     return fake_quant(x, *grid(params, state), to), state
 
-  return Quantizer(lambda x: ((), ()), apply, grid, to)
+  return Quantizer(lambda x: ((), ()), apply, grid, to, fits="activations")
 
 
 def ema_range(
