@@ -16,6 +16,7 @@ from jaxcompress.data.augment.chain import Transform
 from jaxcompress.data.dataset import Split
 from jaxcompress.data.order import Batch, batch_at
 from jaxcompress.files import FOLDER_FILE, find_damage, read_json, sealed_json, write_checksums
+from jaxcompress.training.cached import seen_through
 
 FACTS = "cache.json"  # written last: without it, the other files are half-written
 NAMES = ("logits", "pooled")
@@ -71,24 +72,28 @@ class TeacherCache:
     split: the examples.
     logits: (cycles, examples, classes) bfloat16, mapped from disk.
     pooled: (cycles, examples, features), likewise.
+    augment: through which the teacher saw the images; None: as they are.
   """
 
   split: Split
   logits: np.ndarray
   pooled: np.ndarray
+  augment: PerExample | None = None
 
   def batch_at(self, batch_size: int, *, seed: int, position: int) -> Batch:
     """The training batch at a position, with the teacher's outputs for it.
 
     Returns:
       As :func:`~jaxcompress.data.batch_at`, with ``cycle`` (batch,) int32, ``teacher_logits`` and
-      ``teacher_pooled``, bfloat16. An example's cycle is its epoch modulo the number of cycles.
+      ``teacher_pooled``, bfloat16, and an entry (batch,) bool whose name tells the recipe's step which
+      augmentation the teacher saw. An example's cycle is its epoch modulo the number of cycles.
     """
     batch = batch_at(self.split, batch_size, seed=seed, position=position)
     place = position * batch_size + np.arange(batch_size)
     cycle = (place // len(self.split) % len(self.logits)).astype(np.int32)
     found = {f"teacher_{n}": getattr(self, n)[cycle, batch["index"]] for n in NAMES}
-    return {**batch, "cycle": cycle, **found}
+    mark = {seen_through(self.augment): np.ones(batch_size, bool)}
+    return {**batch, "cycle": cycle, **found, **mark}
 
 
 def cache_teacher(
@@ -97,7 +102,7 @@ def cache_teacher(
   variables: Any,
   split: Split,
   *,
-  augment: PerExample,
+  augment: PerExample | None,
   preprocess: Callable[[Any], Any] | None = None,
   cycles: int = 1,
   batch_size: int = 250,
@@ -106,16 +111,16 @@ def cache_teacher(
 
   With it the teacher's pass is paid once for each example and cycle, whatever the number of epochs;
   the student then sees ``cycles`` augmentations of every image, again and again. Give the recipe
-  ``teachers=(CachedTeacher(),)``, the same ``augment`` and ``preprocess``, ``teacher_variables=({},)``,
-  and batches of :meth:`TeacherCache.batch_at`.
+  ``teachers=(CachedTeacher(),)``, the same ``augment``, ``teacher_variables=({},)``, and batches of
+  :meth:`TeacherCache.batch_at`; a recipe that augments otherwise is refused.
 
   Args:
     folder: where they lie; 2 bytes for each class and feature, example and cycle.
     model: the teacher.
     variables: its variables.
     split: the examples.
-    augment: what the student will see too.
-    preprocess: maps images to what the teacher reads.
+    augment: what the student will see its images through too, or None for images as they are.
+    preprocess: maps images to what the teacher reads; the student's may be another.
     cycles: augmentations of each example.
     batch_size: examples at once.
 
@@ -123,8 +128,8 @@ def cache_teacher(
     A :class:`TeacherCache`.
 
   Raises:
-    ValueError: if a number is not positive, or the folder holds outputs of another teacher, other
-      examples or another augmentation, or other files.
+    ValueError: if a number is not positive, ``augment`` is no :class:`PerExample`, or the folder holds
+      outputs of another teacher, other examples or another augmentation, or other files.
 
   Examples:
     >>> import tempfile
@@ -144,6 +149,11 @@ def cache_teacher(
   for name, value in (("cycles", cycles), ("batch_size", batch_size)):
     if value < 1:
       raise ValueError(f"{name}: {value} must be at least 1.")
+  if augment is not None and not isinstance(augment, PerExample):
+    raise ValueError(
+      f"augment must be a PerExample, so that the student sees the same, or None, got {augment!r};"
+      f" write PerExample({augment!r})."
+    )
   folder = pathlib.Path(folder)
   facts = {
     "cycles": cycles,
@@ -166,7 +176,7 @@ def cache_teacher(
     np.memmap(folder / name, np.uint16, "r", shape=tuple(stored[name])).view(jnp.bfloat16)
     for name in NAMES
   )
-  return TeacherCache(split, logits, pooled)
+  return TeacherCache(split, logits, pooled, augment)
 
 
 def _whole(folder: pathlib.Path) -> dict[str, Any] | None:
@@ -186,7 +196,7 @@ def _compute(
   model: nn.Module,
   variables: Any,
   split: Split,
-  augment: PerExample,
+  augment: PerExample | None,
   preprocess: Callable[[Any], Any] | None,
   facts: dict[str, Any],
   batch_size: int,
@@ -195,7 +205,7 @@ def _compute(
 
   @jax.jit
   def outputs(variables, batch):
-    images = augment(jax.random.key(0), batch)["image"]
+    images = batch["image"] if augment is None else augment(jax.random.key(0), batch)["image"]
     found = model.apply(
       variables, images if preprocess is None else preprocess(images), train=False
     )

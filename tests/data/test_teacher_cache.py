@@ -9,8 +9,16 @@ import optax
 import pytest
 
 from jaxcompress import distill, nn
-from jaxcompress.data import Augment, Mix, PerExample, Split, cache_teacher
-from jaxcompress.training import CachedTeacher, Recipe, distill_step, init_state
+from jaxcompress.data import Augment, Mix, PerExample, Split, cache_teacher, chain
+from jaxcompress.training import (
+  CachedTeacher,
+  Recipe,
+  distill_step,
+  init_state,
+  make_mesh,
+  shard,
+  shard_batch,
+)
 
 COUNT, BATCH, CYCLES = 10, 4, 2
 
@@ -165,10 +173,64 @@ def test_a_step_learns_from_the_cache_as_from_the_teacher(opened, variables):
   np.testing.assert_allclose(*losses, rtol=0.05)
 
 
+def taught(augment):
+  return Recipe(
+    student=Net(), teachers=(CachedTeacher(),), loss=distill.kd(4.0), optimizer=optax.sgd(0.1),
+    augment=augment, preprocess=scaled,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "other",
+  [
+    None,
+    AUGMENT.augment,
+    PerExample(AUGMENT.augment, seed=6),
+    PerExample(Augment(crop=1, flip=True), seed=5),
+    Mix(classes=5, mixup=1.0),
+    chain(AUGMENT, Mix(classes=5, cutmix=1.0)),
+    lambda rng, batch: batch,
+  ],
+  ids=["none", "bare", "other seed", "other crop", "mixup", "mixed after", "own"],
+)
+def test_a_student_that_sees_other_pictures_than_the_teacher_saw_is_refused(opened, other):
+  batch = opened[0]().batch_at(BATCH, seed=1, position=0)
+  with pytest.raises(ValueError, match=r"augment: the recipe's is .* saw its images through PerEx"):
+    init_state(taught(other), jax.random.key(0), batch, teacher_variables=({},))
+
+
+def test_batches_of_another_cache_are_refused_by_the_step(opened, tmp_path, split, variables):
+  """Also after a start that was right, and however the batches are copied or placed."""
+  right = opened[0]()
+  plain = cache_teacher(
+    tmp_path / "plain", Net(), variables, split, augment=None, preprocess=scaled, batch_size=3
+  )
+  first, other = (cache.batch_at(BATCH, seed=1, position=0) for cache in (right, plain))
+  state = init_state(taught(AUGMENT), jax.random.key(0), first, teacher_variables=({},))
+  state, _ = distill_step(state, {name: np.asarray(x) for name, x in first.items()})
+  state, _ = distill_step(state, jax.tree.map(np.asarray, first))
+  with pytest.raises(ValueError, match="saw its images through None"):
+    distill_step(state, other)
+  state = shard(state, make_mesh(1))
+  with pytest.raises(ValueError, match="saw its images through None"):
+    distill_step(state, shard_batch(other, make_mesh(1)))
+  state = init_state(taught(None), jax.random.key(0), other, teacher_variables=({},))
+  _, metrics = distill_step(state, other)
+  assert np.isfinite(metrics["loss"])
+
+
+def test_an_equal_augmentation_is_the_same(opened):
+  batch = opened[0]().batch_at(BATCH, seed=1, position=0)
+  again = PerExample(Augment(crop=2, flip=True), seed=5)
+  init_state(taught(again), jax.random.key(0), batch, teacher_variables=({},))
+
+
 def test_what_cannot_be_cached_says_so(opened, variables):
   open_it, _ = opened
   with pytest.raises(ValueError, match="mixes examples, which cannot be cached"):
     open_it(augment=PerExample(Mix(classes=5, mixup=1.0)))
+  with pytest.raises(ValueError, match=r"augment must be a PerExample.*write PerExample\(Augment"):
+    open_it(augment=Augment(crop=2))
   with pytest.raises(ValueError, match="cycles: 0 must be at least 1"):
     open_it(cycles=0)
   with pytest.raises(ValueError, match="but no 'teacher_logits'"):
