@@ -214,4 +214,4 @@ def summarize(model: nn.Module, image_size: int | None = None, channels: int = 3
       raise ValueError(f"{name}: {value!r} must be a whole number of 1 or more.")
   x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
   graph, variables = trace_init(model, x)
-  return Summary(graph, count_parameters(variables["params"]), count_macs(graph), variables)
+  return Summary(graph, count_parameters(variables.get("params", {})), count_macs(graph), variables)

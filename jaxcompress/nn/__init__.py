@@ -22,7 +22,7 @@ from jaxcompress.nn.graph import (
 from jaxcompress.nn.initial import Initial, init_variables
 from jaxcompress.nn.interception import intercept
 from jaxcompress.nn.kinds import layer_kinds
-from jaxcompress.nn.layers import BatchNorm, ConvNorm, Dense, LeafOp
+from jaxcompress.nn.layers import MOMENTS, BatchNorm, ConvNorm, Dense, LeafOp
 from jaxcompress.nn.norm import Norm, batch_norm
 from jaxcompress.nn.replay import LEAF_OPS, Layer, Replay, replay
 from jaxcompress.nn.structure import (
@@ -47,6 +47,7 @@ from jaxcompress.nn.tracing import (
 __all__ = [
   "INPUT",
   "LEAF_OPS",
+  "MOMENTS",
   "Activation",
   "Add",
   "AvgPool",

@@ -81,7 +81,7 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
     image_shape: (height, width, channels).
 
   Returns:
-    A nested dict of ``params`` and ``batch_stats``.
+    A nested dict of ``params`` and ``batch_stats``, without what the model has none of.
 
   Raises:
     ValueError: if ``image_shape`` is not three whole numbers of 1 or more, or images of it are too
@@ -117,7 +117,7 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
     leaf.size if initial and initial.deviation else 0
     for leaf, initial in zip(leaves, initials, strict=True)
   ]
-  numbers = np.split(_normal(rng, sum(sizes)), np.cumsum(sizes)[:-1])
+  numbers = np.split(_normal(rng, sum(sizes)), np.cumsum(sizes))[: len(sizes)]
   filled = [
     made[i] if initial is None else _fill(initial, drawn, leaf.shape)
     for i, (leaf, initial, drawn) in enumerate(zip(leaves, initials, numbers, strict=True))

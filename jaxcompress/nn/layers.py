@@ -24,7 +24,9 @@ from jaxcompress.nn.checks import (
 )
 from jaxcompress.nn.epilogue import norm_act
 from jaxcompress.nn.initial import ONES, ZEROS, Initial
-from jaxcompress.nn.norm import Norm
+from jaxcompress.nn.norm import Norm, careful_statistics
+
+MOMENTS = "moments"  # collection in which normalizations leave the batch's own statistics
 
 
 class LeafOp(nn.Module):
@@ -108,7 +110,8 @@ def normalise(
 ) -> jax.Array:
   """Batch normalization and activation, with the parameters and statistics of ``layer``.
 
-  To be called inside the layer's own call.
+  To be called inside the layer's own call. Where the collection :data:`MOMENTS` is mutable the batch's
+  mean and variance are left there, to all digits whatever the running statistics are.
   """
   features = (y.shape[-1],)
   scale = layer.param("scale", ZEROS if norm.zero else ONES, features)
@@ -116,8 +119,13 @@ def normalise(
   mean = layer.variable("batch_stats", "mean", ZEROS, None, features)
   variance = layer.variable("batch_stats", "var", ONES, None, features)
   live = train and not layer.is_initializing() if isinstance(train, bool) else train
+  centre = mean.value
+  if layer.is_mutable_collection(MOMENTS) and not layer.is_initializing():
+    centre, exact_variance = careful_statistics(y)
+    layer.put_variable(MOMENTS, "mean", centre)
+    layer.put_variable(MOMENTS, "var", exact_variance)
   y, batch_mean, batch_variance = norm_act(
-    y, scale, bias, mean.value, variance.value, live, norm.epsilon, act
+    y, scale, bias, centre, variance.value, live, norm.epsilon, act
   )
   if live is not False and layer.is_mutable_collection("batch_stats"):
     share = 1 - norm.momentum  # as a difference, so that frozen statistics stay to the bit

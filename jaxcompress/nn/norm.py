@@ -55,6 +55,33 @@ def batch_statistics(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Arr
   return _mean_and_variance(first, second, x.size // x.shape[-1], shift)
 
 
+def careful_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The same by the textbook: the mean first, then the deviations from it, which cannot cancel.
+
+  Sums are over each example, and then over the examples, so that long ones lose no digits either.
+
+  Args:
+    x: (batch, ..., channels), any float dtype.
+
+  Returns:
+    As :func:`batch_statistics`.
+
+  Examples:
+    >>> mean, variance = careful_statistics(jnp.array([[10001.0], [10003.0]]))
+    >>> mean.item(), variance.item()
+    (10002.0, 1.0)
+  """
+
+  def mean_of(x):
+    return jnp.mean(jnp.mean(x.reshape(len(x), -1, x.shape[-1]), 1), 0)
+
+  x = jax.lax.stop_gradient(wide(x))
+  centre = mean_of(x)
+  centred = x - spread(centre, x)
+  rest = mean_of(centred)  # next to nothing: what rounding left
+  return centre + rest, jnp.maximum(mean_of(jnp.square(centred)) - jnp.square(rest), 0.0)
+
+
 def _mean_and_variance(first, second, count, shift):
   first, second = first / count, second / count
   return first + shift, jnp.maximum(second - jnp.square(first), 0.0)

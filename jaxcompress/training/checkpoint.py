@@ -106,7 +106,9 @@ class Checkpoints:
         restored = jax.tree.unflatten(structure, [arrays[name] for name in template])
         check_goals(state, restored, str(self.folder / str(position)))
         self._pass_over(damaged, position)
-        return restored.replace(rng=jax.random.wrap_key_data(restored.rng))
+        restored = restored.replace(rng=jax.random.wrap_key_data(restored.rng))
+        last = max(int(restored.step) + int(restored.skipped) - 1, 0)
+        return restored.replace(stage=state.recipe.stage_at(last))  # a next one is yet to begin
       damaged[position] = reason or "unreadable"
     if not damaged:
       raise ValueError(f"checkpoint: {self.folder} has none; start anew.")

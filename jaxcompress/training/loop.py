@@ -14,6 +14,13 @@ from rich.progress import TimeRemainingColumn
 
 from jaxcompress import prune
 from jaxcompress.terminal import progress
+from jaxcompress.training.arguments import (
+  check_batch,
+  check_batches,
+  check_callable,
+  check_type,
+  check_whole,
+)
 from jaxcompress.training.checkpoint import Checkpoints
 from jaxcompress.training.evaluation import classification_sums
 from jaxcompress.training.mesh import Mesh, shard_batch
@@ -66,10 +73,10 @@ def fit(
     The state after the last batch.
 
   Raises:
-    DivergedError: if a hundred steps in a row, or all of them, were skipped because the loss or its
-      gradient was not finite.
-    ValueError: if a batch has values that the loss cannot take (see ``check`` of
-      :class:`~jaxcompress.distill.LossTransform`).
+    ValueError: if an argument is of another kind or out of range, or a batch has values that the loss
+      cannot take (see ``check`` of :class:`~jaxcompress.distill.LossTransform`).
+    DivergedError: if a hundred steps in a row, or all of them, were skipped because the loss, its
+      gradient, or the update was not finite.
     PreemptedError: after SIGTERM to any process, on all of them and with the state saved; without
       ``checkpoints`` the signal is not taken.
 
@@ -88,8 +95,19 @@ def fit(
     >>> int(state.step)
     3
   """
+  check_type("state", state, CompressState, "a CompressState, as init_state makes it")
+  check_callable("batch_at", batch_at, "position -> batch")
+  check_whole("steps", steps, 0)
+  check_whole("log_every", log_every, 1)
+  if on_log is not None:
+    check_callable("on_log", on_log, "row -> None, or None")
+  if checkpoints is not None:
+    check_type("checkpoints", checkpoints, Checkpoints, "training.Checkpoints, or None")
+  for at, hook in (hooks or {}).items():
+    check_whole("hooks: position", at, 0)
+    check_callable(f"hooks[{at}]", hook, "state -> None")
   recipe = state.recipe
-  step = distill_step if recipe.teachers else train_step
+  step = (distill_step if recipe.teachers else train_step).program  # it counts by itself
   mesh = None if state.placement is None else state.placement.mesh
   position = int(state.position)
   preemption: Any = contextlib.nullcontext() if checkpoints is None else Preemption(mesh)
@@ -121,9 +139,10 @@ def fit(
         idle = idle + position - logged if row["skipped"] - skipped == position - logged else 0
         if idle >= PATIENCE or idle == steps - first > 1:
           raise DivergedError(
-            f"optimizer: {name} diverged: the last {idle} steps were skipped, since their loss or"
-            f" gradient was not finite (loss {row['loss']:.3g}); lower the learning rate, or the"
-            " loss's weight, and see that labels are from 0 to the number of classes - 1."
+            f"optimizer: {name} diverged: the last {idle} steps were skipped, since their loss,"
+            f" gradient or update was not finite (loss {row['loss']:.3g}); lower the learning rate, or"
+            " the loss's weight, and see that schedules are finite and labels from 0 to the number of"
+            " classes - 1."
           )
         started, logged, skipped = time.perf_counter(), position, int(row["skipped"])
       if checkpoints is not None:
@@ -153,6 +172,7 @@ def _placed(
 ) -> Mapping[str, Any]:
   """The batch at a position, checked by the loss that will see it, on the devices of a mesh."""
   batch = batch_at(position)
+  check_batch(batch)
   loss, _ = recipe.stage(recipe.stage_at(position))
   loss.check(batch)
   return batch if mesh is None else shard_batch(batch, mesh)
@@ -179,6 +199,9 @@ def evaluate(
   Returns:
     ``{"top1", "loss", "count"}``; ``top1`` is a share.
 
+  Raises:
+    ValueError: if an argument is of another kind, or the batches hold no example that counts.
+
   Examples:
     >>> class Brightness(nn.Module):
     ...   def __call__(self, x, *, train):
@@ -187,14 +210,22 @@ def evaluate(
     >>> evaluate(Brightness(), {}, [{"image": images, "label": jnp.array([0, 0, 1, 1])}])["top1"]
     0.75
   """
+  check_type("model", model, nn.Module, "a linen module, such as models.resnet8(10)")
+  check_type("variables", variables, Mapping, "a dict, such as state.averaged.variables")
+  check_batches(batches)
+  if preprocess is not None:
+    check_callable("preprocess", preprocess, "images -> images, or None")
   if mesh is not None:
     variables = replicated(variables, mesh)
   totals = {"correct": 0.0, "loss": 0.0, "count": 0.0}
   for batch in batches:
+    check_batch(batch)
     batch = batch if mesh is None else shard_batch(batch, mesh)
     sums = jax.device_get(_float_sums(model, preprocess, variables, batch))
     totals = {key: totals[key] + float(sums[key]) for key in totals}
-  count = max(totals["count"], 1.0)
+  count = totals["count"]
+  if not count:
+    raise ValueError("batches: there are none, or masks leave out every example; give some images.")
   return {"top1": totals["correct"] / count, "loss": totals["loss"] / count, "count": count}
 
 

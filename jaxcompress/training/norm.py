@@ -5,36 +5,39 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jaxcompress.nn import Graph, parameters, with_parameters
+from jaxcompress.training.arguments import check_batch, check_batches
 from jaxcompress.training.forward import forward
 from jaxcompress.training.networks import to_network_input
 from jaxcompress.training.state import CompressState
 
-Moments = dict[str, tuple[jax.Array, jax.Array]]
+Moments = Mapping[str, Any]
 
 
 def reestimate_norm(state: CompressState, batches: Iterable[Mapping[str, Any]]) -> CompressState:
   """The state with every BatchNorm's running statistics replaced by those of whole batches.
 
-  ``m = mean m_B`` and ``v = mean (v_B + m_B**2) - m**2`` over the batches, the network quantized as
-  it is by now. Moving averages lag behind weights that still jump between integers; with few bits,
+  ``m = mean m_B`` and ``v = mean v_B + mean (m_B - m)**2`` over the batches, the network quantized as
+  it is by now. The batches' moments are measured, whatever the running ones are; their relative error
+  is that of float32. Moving averages lag behind weights that still jump between integers; with few bits,
   and after channels were removed, that costs accuracy which this gives back.
 
   Args:
     state: after training; with a moving average, that is the network whose statistics are taken.
-    batches: of ``image`` (batch, height, width, channels), all of one shape; labels are not read.
-      Images as in evaluation, without augmentation, or as in training: what is better is a matter
+    batches: of ``image`` (batch, height, width, channels); each counts by its images; labels are not
+      read. Images as in evaluation, without augmentation, or as in training: what is better is a matter
       of taste; some thousand images suffice.
 
   Returns:
     The state; parameters, ranges and the step are the old ones.
 
   Raises:
-    ValueError: if there are no batches.
+    ValueError: if there are no batches, or one has no images.
 
   Examples:
+    >>> import jax.numpy as jnp
     >>> import optax
     >>> from jaxcompress import models
     >>> from jaxcompress.training import Recipe, init_state
@@ -49,36 +52,37 @@ def reestimate_norm(state: CompressState, batches: Iterable[Mapping[str, Any]]) 
     Wu & Johnson, `Rethinking "Batch" in BatchNorm <https://arxiv.org/abs/2105.07576>`_, 2021,
     section 3.1.
   """
-  graph, total, count = state.graph(), None, 0
-  student = state.averaged
+  check_batches(batches)
+  graph, student = state.graph(), state.averaged
+  found, counts = [], []
   for batch in batches:
-    moments = _moments(graph, student, batch["image"])
-    total = moments if total is None else jax.tree.map(jnp.add, total, moments)
-    count += 1
-  if total is None:
+    check_batch(batch)
+    found.append(jax.device_get(_moments(graph, student, batch["image"])))
+    counts.append(len(batch["image"]))
+  if not found:
     raise ValueError("batches: there are none; give at least one with images.")
   stats = student.batch_stats
-  for name, (first, second) in total.items():
-    mean = first / count
-    variance = jnp.maximum(second / count - jnp.square(mean), 0.0)
-    stats = with_parameters(stats, name, {"mean": mean, "var": variance})
+  for name in found[0]:
+    old, new = parameters(stats, name), _joined(counts, [moments[name] for moments in found])
+    placed = {key: jax.device_put(new[key], getattr(old[key], "sharding", None)) for key in new}
+    stats = with_parameters(stats, name, placed)
   if state.recipe.ema is None:
     return state.replace(batch_stats=stats)
   return state.replace(ema={**state.ema, "batch_stats": stats})
 
 
 @partial(jax.jit, static_argnums=0)
-def _moments(graph: Graph, state: CompressState, images: jax.Array) -> Moments:
-  """Mean and mean square of what every normalization of a batch sees, (channels,) each."""
+def _moments(graph: Graph, state: CompressState, images: jax.Array) -> dict[str, Moments]:
+  """Mean and variance of what every normalization of a batch sees, (channels,) each."""
   images = to_network_input(state.recipe, images)
-  _, updated, _ = forward(state, state.trained, images, train=False, live_norm=True)
-  found = {}
-  for node in graph.nodes:
-    norm = node.attrs.get("norm")
-    if norm is None:
-      continue
-    old, new = (parameters(stats, node.name) for stats in (state.batch_stats, updated))
-    share = 1 - norm.momentum  # the running statistics moved by this much towards the batch's
-    mean, variance = (old[key] + (new[key] - old[key]) / share for key in ("mean", "var"))
-    found[node.name] = mean, variance + jnp.square(mean)
-  return found
+  _, moments, _ = forward(state, state.trained, images, train=False, measure=True)
+  normalised = [node.name for node in graph.nodes if node.attrs.get("norm") is not None]
+  return {name: dict(parameters(moments, name)) for name in normalised}
+
+
+def _joined(counts: list[int], found: list[Moments]) -> Moments:
+  """Mean and variance of all batches together, float32; summed in float64."""
+  means, variances = (np.stack([np.float64(one[key]) for one in found]) for key in ("mean", "var"))
+  mean = np.average(means, 0, counts)
+  variance = np.average(variances + np.square(means - mean), 0, counts)
+  return {"mean": np.float32(mean), "var": np.float32(variance)}

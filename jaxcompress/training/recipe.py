@@ -1,6 +1,8 @@
 """What is trained, from what, and how: the static half of a run."""
 
 import dataclasses
+import inspect
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,9 +12,18 @@ import optax
 
 from jaxcompress.distill import LossTransform, cross_entropy
 from jaxcompress.quantize import Quantization
+from jaxcompress.training.arguments import (
+  check_callable,
+  check_share,
+  check_type,
+  check_whole,
+  shown,
+)
 from jaxcompress.training.cached import CachedTeacher
 
 EVERYTHING = ("student", "quantizer", "loss")
+MODULE = "a linen module, such as models.resnet8(10)"
+PLAN = "a plan, such as quantize.int8() or quantize.Quantization(weights=..., activations=...)"
 
 
 class Stage(NamedTuple):
@@ -62,8 +73,11 @@ class Recipe:
       0.999, or None. The average is what ``eval_step``, ``predict`` and ``state.quantized()`` read.
     trainable: what moves: paths in the trained tree, such as ``student`` or ``loss/factor``, each
       with all below it; ``*`` stands for any one name, and after ``!`` comes what is left out
-      again. What does not move keeps every bit, running statistics included.
-    stages: :class:`Stage` s before the main one. Each starts its optimizer and schedules anew.
+      again. What does not move keeps every bit. A normalization whose scale and bias do not move
+      runs on its running statistics, which keep every bit too: a frozen backbone computes in
+      training what it computes in evaluation, and a head on it learns as on stored features.
+    stages: :class:`Stage` s before the main one. Each starts its optimizer and schedules anew, when
+      its steps have come: in ``fit`` and in any other loop around the step.
     apart: names of terms of the loss, a named chain, whose gradient the optimizer gets apart from
       the others', as ``parts={"task": ..., "distill": ...}``; see
       :func:`~jaxcompress.training.dot`. It costs a second backward pass.
@@ -83,9 +97,10 @@ class Recipe:
       CPU finds that it computes the same twice, and keeps it after all.
 
   Raises:
-    ValueError: if teachers, stages or paths are not given as tuples, a stage has no steps, the mean
-      teacher does not fit, ``ema`` or ``accumulate`` is out of range, or ``compute_dtype`` is no float
-      or meets ``exact_step``.
+    ValueError: if an argument is of another type, such as a model that was not called, teachers,
+      stages or paths are not given as tuples, a stage has no steps, the mean teacher does not fit,
+      ``ema`` or ``accumulate`` is out of range, or ``compute_dtype`` is no float or meets
+      ``exact_step``.
 
   Examples:
     >>> from jaxcompress import models
@@ -111,36 +126,58 @@ class Recipe:
   remat: bool = False
 
   def __post_init__(self):
+    self._check_networks()
+    _check_loss("loss", self.loss)
+    _check_optimizer("optimizer", self.optimizer)
+    if self.quantize is not None:
+      check_type("quantize", self.quantize, Quantization, PLAN)
+    if self.augment is not None:
+      check_callable("augment", self.augment, "(rng, batch) -> batch, or None")
+    if self.preprocess is not None:
+      check_callable("preprocess", self.preprocess, "images -> images, or None")
+    if self.ema is not None:
+      check_share("ema", self.ema)
+    _check_names("trainable", self.trainable)
+    _check_names("apart", self.apart)
+    check_whole("accumulate", self.accumulate, 1)
+    check_type("remat", self.remat, bool, "True or False")
+    if self.compute_dtype is not None:
+      self._check_compute_dtype()
+    if not isinstance(self.stages, tuple):
+      raise ValueError(f"stages: {shown(self.stages)} must be a tuple; write (stage,).")
+    for i, stage in enumerate(self.stages):
+      check_type(f"stages[{i}]", stage, Stage, "a training.Stage(loss, trainable, steps)")
+      _check_loss(f"loss of stage {i}", stage.loss)
+      _check_names(f"trainable of stage {i}", stage.trainable)
+      if not isinstance(stage.steps, numbers.Integral) or stage.steps < 1:
+        raise ValueError(
+          f"stages: stage {i} has {shown(stage.steps)} steps; it needs a whole number, at least one."
+        )
+      if stage.optimizer is not None:
+        _check_optimizer(f"optimizer of stage {i}", stage.optimizer)
+
+  def _check_networks(self):
+    check_type("student", self.student, nn.Module, MODULE)
     if not isinstance(self.teachers, tuple):
       raise ValueError(
-        f"teachers: {type(self.teachers).__name__} must be a tuple of modules; write (teacher,)."
+        f"teachers: {shown(self.teachers)} must be a tuple of modules; write (teacher,)."
       )
-    if self.ema is not None and not 0 <= self.ema < 1:
-      raise ValueError(f"ema: {self.ema!r} must be in [0, 1), or None for no average.")
-    for name in ("trainable", "stages", "apart"):
-      if not isinstance(getattr(self, name), tuple):
-        raise ValueError(f"{name}: {getattr(self, name)!r} must be a tuple.")
+    for i, teacher in enumerate(self.teachers):
+      check_type(f"teachers[{i}]", teacher, (nn.Module, CachedTeacher), MODULE)
     if self.mean_teacher is not None:
-      if not 0 <= self.mean_teacher < 1:
-        raise ValueError(f"mean_teacher: {self.mean_teacher} must be in [0, 1).")
+      check_share("mean_teacher", self.mean_teacher)
       if not self.teachers or self.teachers[-1] != self.student:
         raise ValueError(
           "mean_teacher: the last teacher must be the student's module; write teachers=(..., student)."
         )
-    if not isinstance(self.accumulate, int) or self.accumulate < 1:
-      raise ValueError(f"accumulate: {self.accumulate!r} must be a whole number, at least 1.")
-    if self.compute_dtype is not None:
-      self._check_compute_dtype()
-    for i, stage in enumerate(self.stages):
-      if stage.steps < 1 or not isinstance(stage.trainable, tuple):
-        raise ValueError(
-          f"stages: stage {i} has {stage.steps} steps and trains {stage.trainable!r}; it needs at"
-          " least one step and a tuple of paths."
-        )
 
   def _check_compute_dtype(self):
-    if not jnp.issubdtype(self.compute_dtype, jnp.floating):
-      raise ValueError(f"compute_dtype: {self.compute_dtype!r} must be a float, or None.")
+    try:
+      is_float = jnp.issubdtype(jnp.dtype(self.compute_dtype), jnp.floating)
+    except TypeError:
+      is_float = False
+    if not is_float:
+      raise ValueError(f"compute_dtype: {shown(self.compute_dtype)} must be a float, or None.")
     exact = self.quantize is not None and self.quantize.exact_step is not None
     if exact and jnp.dtype(self.compute_dtype).itemsize < 4:
       raise ValueError(
@@ -179,3 +216,24 @@ class Recipe:
     """What trains in a stage."""
     own = self.stages[index].optimizer if index < len(self.stages) else None
     return self.optimizer if own is None else own
+
+
+def _check_loss(argument: str, loss: Any) -> None:
+  wanted = "a loss of jaxcompress.distill, such as distill.kd(), or distill.stateless of a formula"
+  check_type(argument, loss, LossTransform, wanted)
+
+
+def _check_optimizer(argument: str, optimizer: Any) -> None:
+  """Anything with ``init`` and ``update`` will do, but for a loss, which has them too."""
+  is_loss = isinstance(optimizer, LossTransform)
+  ready = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
+  if is_loss or inspect.isclass(optimizer) or not ready:
+    wanted = "an optax transformation, such as optax.adam(1e-3)"
+    raise ValueError(f"{argument} must be {wanted}, got {shown(optimizer)}.")
+
+
+def _check_names(argument: str, names: Any) -> None:
+  if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+    raise ValueError(
+      f"{argument}: {shown(names)} must be a tuple of names; write ('student',), with the comma."
+    )

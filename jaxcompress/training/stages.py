@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxcompress.nn import Endpoints
 from jaxcompress.training.recipe import EVERYTHING, Recipe
 
+Path = tuple[str, ...]
+
 
 def moving(trainable: Sequence[str], tree: Any, root: str = "") -> Any:
   """Which leaves move: a tree of bools.
@@ -32,6 +34,46 @@ def moving(trainable: Sequence[str], tree: Any, root: str = "") -> Any:
     return included and not any(_covers(r[1:], names) for r in trainable if r.startswith("!"))
 
   return jax.tree_util.tree_map_with_path(moves, tree)
+
+
+def still_norms(trainable: Sequence[str], params: Any, batch_stats: Any) -> frozenset[Path]:
+  """Normalizations that run on their running statistics in training, since they are not trained.
+
+  One is trained if its scale or its bias moves; one that has neither, if its place in the tree does.
+  So a frozen part of a network computes in training what it computes in evaluation.
+
+  Args:
+    trainable: paths, as for :func:`moving`.
+    params: the student's parameters.
+    batch_stats: its running statistics; their paths are those of the normalizations.
+
+  Returns:
+    Paths of modules, each a tuple of names.
+
+  Examples:
+    >>> params = {name: {"kernel": 0, "scale": 0, "bias": 0} for name in ("stem", "expand")}
+    >>> statistics = {name: {"mean": 0, "var": 0} for name in params}
+    >>> still_norms(("student", "!student/stem"), params, statistics)
+    frozenset({('stem',)})
+  """
+  of_params = _by_module(moving(trainable, params, "student"))
+  of_stats = _by_module(moving(trainable, batch_stats, "student"))
+
+  def is_trained(path: Path) -> bool:
+    own = of_params.get(path, {})
+    affine = [own[name] for name in ("scale", "bias") if name in own]
+    return any(affine or of_stats[path].values())
+
+  return frozenset(path for path in of_stats if not is_trained(path))
+
+
+def _by_module(tree: Any) -> dict[Path, dict[str, Any]]:
+  """Leaves of a tree of parameters by the path of their module, and by name."""
+  found: dict[Path, dict[str, Any]] = {}
+  for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    *path, name = _names(keys)
+    found.setdefault(tuple(path), {})[name] = leaf
+  return found
 
 
 def check_paths(recipe: Recipe, trained: Mapping[str, Any]) -> None:

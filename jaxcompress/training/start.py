@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxcompress import ops, prune
 from jaxcompress.nn import init_variables, parameters
 from jaxcompress.quantize import Quantizer, QuantVariables, init_quantizers
+from jaxcompress.training.arguments import check_batch, check_type, shown
 from jaxcompress.training.labels import split_labels
-from jaxcompress.training.networks import as_endpoints, run_teachers, to_network_input
+from jaxcompress.training.networks import as_endpoints, blames, run_teachers, to_network_input
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.stages import check_optimizers, check_paths, init_losses, moving
 from jaxcompress.training.state import CompressState, sites_of, student_graph, trained_tree
@@ -40,9 +41,10 @@ def init_state(
     A :class:`CompressState`.
 
   Raises:
-    ValueError: if the number of teachers differs, the batch lacks images, the loss does not fit the
-      networks, the labels, or the places in the training set, or the optimizer prunes what no stage
-      trains, or what would not stay zero when it is quantized.
+    ValueError: if an argument is of another kind, the number of teachers differs, the batch has no
+      images, variables are those of another network, the loss does not fit the networks, the labels,
+      or the places in the training set, or the optimizer prunes what no stage trains, or what would
+      not stay zero when it is quantized.
 
   Examples:
     >>> import optax
@@ -52,23 +54,30 @@ def init_state(
     >>> int(init_state(recipe, jax.random.key(0), batch).step)
     0
   """
+  check_type("recipe", recipe, Recipe, "a training.Recipe")
+  check_batch(batch)
+  if not isinstance(teacher_variables, tuple):
+    raise ValueError(
+      f"teacher_variables: {shown(teacher_variables)} must be a tuple with the variables of each"
+      " teacher; write (variables,)."
+    )
   followers = 1 if recipe.mean_teacher is not None else 0
   if len(recipe.teachers) - len(teacher_variables) not in (0, followers):
     raise ValueError(
       f"teacher_variables: {len(teacher_variables)} given for {len(recipe.teachers)} teachers;"
       " pass a tuple with the variables of each."
     )
-  if "image" not in batch:
-    raise ValueError(f"batch: it has {', '.join(batch)}, but no 'image'.")
   for index in range(len(recipe.stages) + 1):
     recipe.stage(index)[0].check(batch)
 
   shape = jax.eval_shape(lambda x: to_network_input(recipe, x), batch["image"]).shape[1:]
-  model_key, build_key = jax.random.split(rng)
+  model_key, build_key = jax.random.split(_key(rng))
   if student_variables is None:
     variables = init_variables(recipe.student, model_key, tuple(shape))
   else:
+    check_type("student_variables", student_variables, Mapping, "a dict with 'params', or None")
     variables = _copy(dict(student_variables))
+  variables = {"params": {}, "batch_stats": {}, **variables}
   if len(teacher_variables) < len(recipe.teachers):
     teacher_variables = (*teacher_variables, variables)
   quantizer, loss_params, loss_state, opt_state, key = _build(
@@ -83,10 +92,10 @@ def init_state(
     image_shape=tuple(shape),
     stage=0,
     params=variables["params"],
-    batch_stats=variables.get("batch_stats", {}),
+    batch_stats=variables["batch_stats"],
     ema=()
     if recipe.ema is None
-    else _copy({"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}),
+    else _copy({"params": variables["params"], "batch_stats": variables["batch_stats"]}),
     quantizer=quantizer,
     loss_params=loss_params,
     loss_state=loss_state,
@@ -96,6 +105,16 @@ def init_state(
     step=jnp.zeros((), jnp.int32),
     skipped=jnp.zeros((), jnp.int32),
   )
+
+
+def _key(rng: Any) -> jax.Array:
+  """A key from ``jax.random.key``; those of the older ``PRNGKey`` are made one."""
+  kind, shape = getattr(rng, "dtype", None), jnp.shape(rng)
+  if kind is not None and jax.dtypes.issubdtype(kind, jax.dtypes.prng_key) and shape == ():
+    return rng
+  if kind == jnp.uint32 and shape == (2,):
+    return jax.random.wrap_key_data(rng, impl="threefry2x32")
+  raise ValueError(f"rng must be a key, such as jax.random.key(0), got {shown(rng)}.")
 
 
 def _check_zeros_stay(recipe: Recipe, opt_state: Any) -> None:
@@ -137,7 +156,8 @@ def _build(
   images = to_network_input(recipe, batch["image"])
   batch = {**split_labels(batch), "image": images}
   with ops.formulations(**ops.XLA_ONLY._asdict()):  # losses read shapes, rarely values
-    student = as_endpoints(recipe.student.apply(variables, images, train=False))
+    with blames("student_variables"):
+      student = as_endpoints(recipe.student.apply(variables, images, train=False))
     teachers = run_teachers(recipe, teacher_variables, batch)
   loss_params, loss_state = init_losses(recipe, loss_key, student, teachers, batch)
   quantizer = QuantVariables({}, {})

@@ -172,6 +172,23 @@ def at_stage(state: CompressState, position: int) -> CompressState:
   return state.replace(stage=index)
 
 
+def in_stage(state: CompressState) -> CompressState:
+  """The state in the stage of its own position, which is read only before the main stage.
+
+  Raises:
+    ValueError: if the position cannot be read, since the state is traced.
+  """
+  if state.stage == len(state.recipe.stages):
+    return state
+  if isinstance(state.step, jax.core.Tracer):
+    raise ValueError(
+      "state: a recipe with stages chooses its stage by the position, which cannot be read inside"
+      " jit, scan or vmap; call the step outside, or call distill_step.program with a state from"
+      " training.at_stage."
+    )
+  return at_stage(state, int(state.step) + int(state.skipped))
+
+
 def fresh_optimizer(state: CompressState, stage: int) -> Any:
   """The optimizer's state at the start of a stage."""
   static = (state.recipe, stage, state.image_shape, state.placement)

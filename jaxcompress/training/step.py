@@ -1,7 +1,6 @@
 """One training step: forward passes, loss, gradients, quantization and update in one program."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,12 +10,12 @@ import optax
 from jaxcompress import prune
 from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
-from jaxcompress.quantize import (
-  QuantVariables,
-)
+from jaxcompress.quantize import QuantVariables
+from jaxcompress.training.compiled import Step
 from jaxcompress.training.ema import move_average
 from jaxcompress.training.forward import BLOCK, forward
 from jaxcompress.training.gradients import at_once, in_turn, join, split
+from jaxcompress.training.guard import is_sound, run_on, stays_finite
 from jaxcompress.training.labels import hits, split_labels
 from jaxcompress.training.networks import run_teachers, to_network_input
 from jaxcompress.training.recipe import Recipe
@@ -29,13 +28,16 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-@partial(jax.jit, donate_argnums=0)
+@Step
 def distill_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
   """One step of distillation, quantization included: ``state, metrics = distill_step(state, batch)``.
 
-  Jitted, and the old state is donated. It runs on CPU, GPU, TPU, or on arrays sharded over a mesh.
+  Jitted, and the old state is donated. The recipe's stages begin where they are due (see
+  :class:`~jaxcompress.training.compiled.Step`). It runs on CPU, GPU, TPU, or on arrays sharded over a mesh.
   A batch whose loss or gradients are not finite leaves everything as it was and adds one to
-  ``state.skipped``.
+  ``state.skipped``. So does an update that leaves anything not finite, in the parameters, statistics,
+  or the state of quantizers, losses or the optimizer; only the optimizer's counts go on then, so that
+  a schedule comes past the count at which its rate is not finite.
 
   Args:
     state: a :class:`CompressState` whose recipe has teachers.
@@ -57,7 +59,7 @@ def distill_step(state: CompressState, batch: Batch) -> tuple[CompressState, Met
   return _update(state, batch)
 
 
-@partial(jax.jit, donate_argnums=0)
+@Step
 def train_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:
   """One step without a teacher; otherwise like :func:`distill_step`."""
   if state.recipe.teachers:
@@ -81,7 +83,8 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
 
   loss_of_stage, trainable = recipe.stage(state.stage)
   moves = moving(trainable, state.trained)
-  train = any(jax.tree.leaves(moves["student"]))
+  of_student = jax.tree.leaves((moves["student"], moves["quantizer"]))
+  train = any(of_student) or not of_student
   groups: tuple[dict[str, tuple[str, ...]], ...] = ({},)
   if recipe.apart:
     task = tuple(name for name in state.loss_params if name not in recipe.apart)
@@ -147,8 +150,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   updates, opt_state = optimizer.update(gradients, state.opt_state, trained, **parts)
   updated = prune.apply_masks(opt_state, optax.apply_updates(trained, updates))
   trained = select(moves, updated, trained)
-  batch_stats = select(moving(trainable, batch_stats, "student"), batch_stats, state.batch_stats)
-  finite = _all_finite(loss, gradients)
+  sound = is_sound(loss, gradients)
   ema = state.ema
   if recipe.ema is not None:
     latest = {"params": trained["student"], "batch_stats": batch_stats}
@@ -167,9 +169,11 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   )
   if recipe.mean_teacher is not None:
     proposed = proposed.replace(teachers=_followed(recipe.mean_teacher, proposed))
+  finite = sound & stays_finite(_learned(state), _learned(proposed))
   kept = keep_where(finite, proposed, state, mesh)  # memory banks guard themselves, uncopied
   skipped = state.skipped + (~finite).astype(jnp.int32)
-  kept = constrained(kept.replace(skipped=skipped))
+  clocks = run_on(kept.opt_state, opt_state, sound)
+  kept = constrained(kept.replace(opt_state=clocks, skipped=skipped))
   if prune.masks_of(kept.opt_state):
     metrics["sparsity"] = prune.sparsity(kept.opt_state, kept.params)
   return kept, {**metrics, "skipped": skipped}
@@ -203,11 +207,12 @@ def _params(variables: Any) -> Any:
   return variables.get("params") if isinstance(variables, Mapping) else None
 
 
-def _all_finite(loss: jax.Array, gradients: Any) -> jax.Array:
-  """Whether the loss and every gradient are finite, as one scalar that nothing recomputes.
-
-  Without the barrier XLA copies the whole chain into each of the hundreds of fusions that read it,
-  which doubles the time to compile.
-  """
-  sums = [jnp.sum(g.astype(jnp.float32)) for g in jax.tree.leaves(gradients)]
-  return jax.lax.optimization_barrier(jnp.all(jnp.isfinite(jnp.stack([loss, *sums]))))
+def _learned(state: CompressState) -> tuple[Any, ...]:
+  """What a step trains on; averages of it are finite if it is."""
+  return (
+    state.trained,
+    state.batch_stats,
+    state.quantizer.state,
+    state.loss_state,
+    state.opt_state,
+  )

@@ -121,6 +121,21 @@ def one_and_eight(mesh):
   return found
 
 
+def reestimated(mesh):
+  """How far statistics that eight devices measure are from those of one, relative to them."""
+  one, eight = start(), training.shard(start(), mesh)
+  batches = [batch_of(position) for position in range(2)]
+  on_mesh = [training.shard_batch(batch, mesh) for batch in batches]
+  found = [training.reestimate_norm(*given).ema for given in ((one, batches), (eight, on_mesh))]
+  a, b = (jax.device_get(tree["batch_stats"]["stem"]) for tree in found)
+  spread = np.sqrt(a["var"])
+  return {
+    "mean": float(np.max(np.abs(a["mean"] - b["mean"]) / spread)),
+    "var": float(np.max(np.abs(a["var"] / b["var"] - 1))),
+    "everywhere": found[1]["batch_stats"]["stem"]["mean"].sharding.is_fully_replicated,
+  }
+
+
 def everything(mesh):
   """Microbatches, bfloat16 and rematerialization, all at once on eight devices."""
   state = training.shard(start(accumulate=2, compute_dtype=jnp.bfloat16, remat=True), mesh)
@@ -192,6 +207,7 @@ if __name__ == "__main__":
   found = {
     "runs": one_and_eight(mesh),
     "everything": everything(mesh),
+    "reestimated": reestimated(mesh),
     "small": contrastive_program(mesh, 50_000),
     "large": contrastive_program(mesh, 1_281_167),
   }

@@ -101,6 +101,11 @@ def test_what_banks_send_depends_on_the_batch_alone(found):
   assert small == large <= 100_000
 
 
+def test_statistics_taken_on_eight_devices_are_those_of_one(found):
+  assert found["reestimated"]["everywhere"]
+  assert max(found["reestimated"]["mean"], found["reestimated"]["var"]) < 2e-6
+
+
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_banks_are_written_in_place_and_never_gathered(found, size):
   program = found[size]

@@ -122,6 +122,58 @@ def test_a_restored_run_ends_in_the_same_bits_wherever_it_stopped(fresh, batches
   assert ended.stage == 1
 
 
+def test_a_loop_of_ones_own_goes_through_the_stages_as_fit_does(fresh, batches):
+  whole = fit(fresh(), batches, steps=TOTAL, console=QUIET)
+  state, stages = fresh(), []
+  for position in range(TOTAL):
+    state, _ = distill_step(state, batches(position))
+    stages.append(state.stage)
+  assert stages == [0] * FIRST + [1] * (TOTAL - FIRST)
+  chex.assert_trees_all_equal(arrays(whole), arrays(state))
+
+
+@pytest.mark.parametrize("stop", [1, FIRST, FIRST + 1])
+def test_a_loop_of_ones_own_goes_on_from_any_checkpoint(fresh, batches, tmp_path, stop):
+  """Also where a state that has come further is what the checkpoint is read into."""
+  state = fresh()
+  with Checkpoints(tmp_path, every=1) as checkpoints:
+    for position in range(TOTAL):
+      state, _ = distill_step(state, batches(position))
+      if position + 1 == stop:
+        checkpoints.save(stop, state, force=True)
+        checkpoints.wait()
+    again = checkpoints.restore(state)
+  assert again.stage == (0 if stop <= FIRST else 1)
+  for position in range(stop, TOTAL):
+    again, _ = distill_step(again, batches(position))
+  chex.assert_trees_all_equal(arrays(state), arrays(again))
+
+
+def test_a_skipped_batch_counts_towards_a_stage(fresh, batches):
+  bad = {**batches(0), "image": np.full((16, 8, 8, 3), np.nan, np.float32)}
+  state, stages = fresh(), []
+  for position in range(FIRST + 1):
+    state, _ = distill_step(state, bad if position == 1 else batches(position))
+    stages.append(state.stage)
+  assert stages == [0] * FIRST + [1] and int(state.skipped) == 1
+
+
+def test_inside_another_transformation_a_stage_that_may_end_is_refused(fresh, batches):
+  with pytest.raises(ValueError, match="cannot be read inside jit"):
+    jax.jit(lambda state, batch: distill_step(state, batch))(fresh(), batches(0))
+  state, _ = jax.jit(distill_step.program)(at_stage(fresh(), 0), batches(0))
+  assert int(state.step) == 1
+  state, _ = jax.jit(lambda state, batch: distill_step(state, batch))(
+    at_stage(fresh(), FIRST), batches(0)
+  )
+  assert state.stage == 1
+
+
+def test_a_step_wants_a_state(batches):
+  with pytest.raises(ValueError, match="state must be a CompressState"):
+    distill_step(batches(0), batches(0))
+
+
 def example():
   maps = tuple(jnp.ones((2, size, size, 4)) for size in (4, 2))
   return Endpoints(jnp.ones((2, 3)), jnp.ones((2, 5)), maps, maps)
@@ -175,7 +227,10 @@ def test_a_bank_of_another_stage_is_not_rolled_back_with_a_bad_batch(recipe_of, 
   [
     ({"trainable": ("student/head",)}, "'student/head' of stage 0 is no path"),
     ({"stages": (Stage(distill.cross_entropy(), ("student",), 2),)}, "no named_chain"),
-    ({"stages": (Stage(distill.cross_entropy(), ("student",), 0),)}, "stage 0 has 0 steps"),
+    (
+      {"stages": (Stage(distill.cross_entropy(), ("student",), 0),)},
+      "stage 0 has 0 steps",
+    ),
     ({"stages": [1]}, "stages: .* must be a tuple"),
     (
       {

@@ -1,0 +1,139 @@
+"""Checks of arguments, and how a message speaks of what was given instead."""
+
+import inspect
+import numbers
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+LONGEST = 60  # characters of a value that a message repeats
+
+
+def shown(value: Any) -> str:
+  """A value as a message names it: what was not called, its text, or only its type if that is long.
+
+  Examples:
+    >>> shown(3), shown(dict), shown(shown), shown("x" * 100)
+    ('3', 'the class dict (not called)', 'the function shown (not called)', 'a str')
+  """
+  if inspect.isclass(value):
+    return f"the class {value.__name__} (not called)"
+  if inspect.isroutine(value):
+    return f"the function {value.__name__} (not called)"
+  text = repr(value)
+  return text if len(text) <= LONGEST and "\n" not in text else f"a {type(value).__name__}"
+
+
+def check_type(argument: str, value: Any, kinds: type | tuple[type, ...], wanted: str) -> None:
+  """Checks the type of an argument.
+
+  Args:
+    argument: its name.
+    value: what was given.
+    kinds: what it may be.
+    wanted: the same as a person says it, with the way out.
+
+  Raises:
+    ValueError: if it is something else.
+
+  Examples:
+    >>> check_type("mesh", 3, dict, "a dict, such as {}")
+    Traceback (most recent call last):
+    ValueError: mesh must be a dict, such as {}, got 3.
+  """
+  if not isinstance(value, kinds):
+    raise ValueError(f"{argument} must be {wanted}, got {shown(value)}.")
+
+
+def check_whole(argument: str, value: Any, least: int) -> None:
+  """Checks that an argument is a whole number, and large enough.
+
+  Raises:
+    ValueError: if it is not.
+
+  Examples:
+    >>> check_whole("log_every", 0, 1)
+    Traceback (most recent call last):
+    ValueError: log_every: 0 must be a whole number, at least 1.
+  """
+  whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+  if not whole or value < least:
+    raise ValueError(f"{argument}: {shown(value)} must be a whole number, at least {least}.")
+
+
+def check_callable(argument: str, value: Any, wanted: str) -> None:
+  """Checks that an argument can be called; ``wanted`` is what it is called with, and gives.
+
+  Raises:
+    ValueError: if it cannot.
+
+  Examples:
+    >>> check_callable("augment", "flip", "(rng, batch) -> batch")
+    Traceback (most recent call last):
+    ValueError: augment must be a function, (rng, batch) -> batch, got 'flip'.
+  """
+  if not callable(value) or inspect.isclass(value):
+    raise ValueError(f"{argument} must be a function, {wanted}, got {shown(value)}.")
+
+
+def check_share(argument: str, value: Any) -> None:
+  """Checks that an argument is a number from 0 to below 1.
+
+  Raises:
+    ValueError: if it is not.
+
+  Examples:
+    >>> check_share("ema", 1.0)
+    Traceback (most recent call last):
+    ValueError: ema: 1.0 must be in [0, 1), or None for none.
+  """
+  if not isinstance(value, numbers.Real) or not 0 <= float(value) < 1:
+    raise ValueError(f"{argument}: {shown(value)} must be in [0, 1), or None for none.")
+
+
+def check_batches(batches: Any) -> None:
+  """Checks that something is an iterable of batches, and not one batch.
+
+  Raises:
+    ValueError: if it is not.
+
+  Examples:
+    >>> check_batches({"image": jnp.zeros((2, 8, 8, 3))})
+    Traceback (most recent call last):
+    ValueError: batches must be an iterable of batches, got one batch; write [batch].
+  """
+  if isinstance(batches, Mapping):
+    raise ValueError("batches must be an iterable of batches, got one batch; write [batch].")
+  check_type("batches", batches, Iterable, "an iterable of batches, such as [batch]")
+
+
+def check_batch(batch: Any) -> None:
+  """Checks that a batch has images, some, and as many of all else that is known.
+
+  Args:
+    batch: of arrays, in memory or traced.
+
+  Raises:
+    ValueError: if it does not.
+
+  Examples:
+    >>> check_batch({"image": jnp.zeros((0, 8, 8, 3))})
+    Traceback (most recent call last):
+    ValueError: batch: 'image' has shape (0, 8, 8, 3); it must be (batch, height, width, channels), none of them 0.
+  """
+  check_type("batch", batch, Mapping, "a mapping with the images under 'image'")
+  if "image" not in batch:
+    raise ValueError(f"batch: it has {', '.join(map(str, batch)) or 'nothing'}, but no 'image'.")
+  shape = jnp.shape(batch["image"])
+  if len(shape) != 4 or 0 in shape:
+    raise ValueError(
+      f"batch: 'image' has shape {shape}; it must be (batch, height, width, channels), none of them"
+      " 0."
+    )
+  for name in ("label", "target", "index", "mask"):
+    found = jnp.shape(batch[name]) if name in batch else shape
+    if found[:1] != shape[:1]:
+      raise ValueError(
+        f"batch: '{name}' has shape {found}, and there are {shape[0]} images; give one for each."
+      )
