@@ -26,7 +26,8 @@ from jaxcompress.nn.epilogue import norm_act
 from jaxcompress.nn.initial import ONES, ZEROS, Initial
 from jaxcompress.nn.norm import Norm, careful_statistics
 
-MOMENTS = "moments"  # collection in which normalizations leave the batch's own statistics
+MOMENTS = "moments"
+"""Collection in which normalizations leave the batch's own statistics, where it is mutable."""
 
 
 class LeafOp(nn.Module):

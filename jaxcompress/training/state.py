@@ -42,7 +42,7 @@ class CompressState:
     teachers: the teachers' variables.
     rng: key; each step folds its number in, so that a restart repeats it.
     step: updates applied so far, int32 scalar.
-    skipped: batches that were left out because the loss or a gradient was not finite.
+    skipped: batches that were left out because the loss, a gradient or the update was not finite.
     placement: how the arrays lie on a mesh, set by :func:`~jaxcompress.training.shard`; static.
   """
 
