@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxcompress.training.arguments import check_type
 from jaxcompress.training.state import CompressState, in_stage
@@ -17,7 +18,9 @@ class Step:
 
   Called, it first begins the recipe's stage that is due, as :func:`~jaxcompress.training.at_stage`
   does. In the stages before the main one it reads the state's position for that, and so waits for
-  the step before; ``fit``, which counts by itself, does not.
+  the step before; ``fit``, which counts by itself, does not. Then the stage's loss checks what of the
+  batch is NumPy's (see ``check`` of :class:`~jaxcompress.distill.LossTransform`), such as places
+  outside of memory banks; it does not wait for arrays on devices.
 
   Attributes:
     program: the jitted function alone, with the state donated: for states that are in their stage,
@@ -52,7 +55,10 @@ class Step:
     self, state: CompressState, batch: Mapping[str, jax.Array]
   ) -> tuple[CompressState, Metrics]:
     check_type("state", state, CompressState, "a CompressState, as init_state makes it")
-    return self.program(in_stage(state), batch)
+    state = in_stage(state)
+    loss, _ = state.recipe.stage(state.stage)
+    loss.check({name: x for name, x in batch.items() if isinstance(x, np.ndarray)})
+    return self.program(state, batch)
 
   def __getattr__(self, name: str) -> Any:
     """All else is the program's, such as ``lower``."""

@@ -101,7 +101,10 @@ def test_soft_labels_that_are_no_shares_are_refused_or_skip_the_batch(bad, recip
   recipe = recipe_of()
   with pytest.raises(ValueError, match=f"batch: {message}; soft labels must be"):
     state_of(recipe, wrong)
-  state, metrics = training.train_step(state_of(recipe, good), wrong)
+  state = state_of(recipe, good)
+  with pytest.raises(ValueError, match=message):
+    training.train_step(state, wrong)
+  state, metrics = training.train_step(state, jax.device_put(wrong))
   assert int(metrics["skipped"]) == 1
   assert np.isnan(training.eval_step(state, wrong)["loss"])
   with pytest.raises(ValueError, match=message):
@@ -184,7 +187,10 @@ def test_a_place_outside_the_banks_is_refused_at_the_start_and_in_the_first_such
   message = "batch: 'index' must be places from 0 to 39 in the training set, got 40; num_examples"
   with pytest.raises(ValueError, match=message):
     state_of(recipe, outside, **teacher)
-  state, metrics = training.distill_step(state_of(recipe, batches(0), **teacher), outside)
+  state = state_of(recipe, batches(0), **teacher)
+  with pytest.raises(ValueError, match=message):
+    training.distill_step(state, outside)
+  state, metrics = training.distill_step(state, jax.device_put(outside))
   assert float(metrics["crd/crd_outside"]) == 1 and int(metrics["skipped"]) == 1
   seen = []
 
