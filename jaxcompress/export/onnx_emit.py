@@ -52,6 +52,10 @@ class OnnxEmitter:
     """The float tensor that holds a tensor of the graph."""
     return self._readable[tensor]
 
+  def alias(self, tensor: str, value: str) -> None:
+    """Makes a float value what the nodes that read a tensor of the graph read."""
+    self._readable[tensor] = value
+
   def compute(self, node: Node, kind: str, *constants: str, **attributes: Any) -> str:
     """The operator of a node on its inputs and constants; the name of its float output."""
     inputs = [*self.inputs(node), *constants]
@@ -214,6 +218,19 @@ def _activation(emitter: OnnxEmitter, node: Node) -> None:
   emitter.write(node.output, emitter.activated(value, f"{node.name}/out", node.attrs["act"]))
 
 
+def _requantize(emitter: OnnxEmitter, node: Node) -> None:
+  """What is on one grid already, rounded on another one: after a Concat, where that reads it.
+
+  Runtimes make one of two pairs in a row; that of a Concat rounds each of its inputs.
+  """
+  (value,), grid = emitter.inputs(node), emitter.grid(node.output)
+  readers = emitter.graph.consumers(node.output)
+  if all(reader.op == "Concat" and emitter.grid(reader.output) == grid for reader in readers):
+    emitter.alias(node.output, value)
+  else:
+    emitter.write(node.output, value)
+
+
 def _mean(emitter: OnnxEmitter, node: Node) -> None:
   value = emitter.compute(node, "GlobalAveragePool")
   if not node.attrs["keepdims"]:
@@ -257,6 +274,7 @@ EMITTERS: Mapping[str, Callable[[OnnxEmitter, Node], None]] = {
   "Add": _plain("Add"),
   "Multiply": _plain("Mul"),
   "Activation": _activation,
+  "Requantize": _requantize,
   "GlobalAvgPool": _mean,
   "AvgPool": _average_pool,
   "MaxPool": _max_pool,

@@ -11,6 +11,7 @@ import numpy as np
 from jaxcompress.nn import Folded, Node
 from jaxcompress.quantize import Grid, QuantizedModel
 from jaxcompress.quantize.integer import averaging
+from jaxcompress.quantize.integer.runtimes import adds_zero
 from jaxcompress.quantize.integer.values import fits_int4
 from jaxcompress.quantize.integer.weighted import largest_sum
 from jaxcompress.quantize.model import bias_type
@@ -53,6 +54,9 @@ class Numbers(Protocol):
   def weights(self, node: Node) -> Weights:
     """Constants of a convolution or linear layer, or of an average pool as a convolution."""
 
+  def adds_zero(self, node: Node) -> bool:
+    """Whether a requantization is an addition of zero."""
+
 
 class IntegerNumbers(NamedTuple):
   """int8 or int16 activations, int8 weights, int32 or int64 biases.
@@ -81,6 +85,9 @@ class IntegerNumbers(NamedTuple):
     bias_scales = np.float32(source.scale) * layer.scales
     kernel = layer.weights.astype(jnp.int4) if self.is_int4(node) else layer.weights
     return Weights(kernel, layer.bias.astype(bias_type(source)), layer.scales, bias_scales)
+
+  def adds_zero(self, node: Node) -> bool:
+    return adds_zero(self.model.grids[node.inputs[0]], self.model.grids[node.output])
 
   def is_int4(self, node: Node) -> bool:
     """Whether a node's weights have 4 bits in the file."""
@@ -129,6 +136,9 @@ class FloatNumbers(NamedTuple):
 
   def zero_point(self, tensor: str) -> int:
     return 0
+
+  def adds_zero(self, node: Node) -> bool:
+    return False
 
   def weights(self, node: Node) -> Weights:
     if node.op == "AvgPool":

@@ -71,8 +71,7 @@ def sketch(graph: Graph, bits: int = 8) -> quantize.QuantizedModel:
       scales[node.name] = scale.astype(np.float32)
       kernel = scales[node.name] * rng.integers(-high, high + 1, shape).astype(np.float32)
     folded[node.name] = Folded(kernel, np.ones(shape[-1]), bias)
-  fixed = dict(sites.fixed)
-  grids = {t: fixed.get(t) or quantize.Grid(np.float32(0.05), 0) for t, _ in sites.keys}
+  grids = {t: quantize.Grid(np.float32(0.05), 0) for t, _ in sites.keys}
   return quantize.assemble(sites.graph, folded, scales, grids)
 
 

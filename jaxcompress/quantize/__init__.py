@@ -35,7 +35,14 @@ from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.interop import activation_to_qwix, to_qwix
 from jaxcompress.quantize.kernels import quantize_kernels
 from jaxcompress.quantize.model import Move, QuantizedModel
-from jaxcompress.quantize.ptq import METHODS, Trial, calibrate, post_training, search
+from jaxcompress.quantize.ptq import (
+  METHODS,
+  Trial,
+  calibrate,
+  grids_apart,
+  post_training,
+  search,
+)
 from jaxcompress.quantize.quantizers import (
   Anchor,
   Centroids,
@@ -171,6 +178,7 @@ __all__ = [
   "fixed_range",
   "folded_train",
   "freeze_oscillating",
+  "grids_apart",
   "init_quantizers",
   "int4",
   "int8",

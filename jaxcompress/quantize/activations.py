@@ -196,10 +196,14 @@ def quantize_activations(
 
 
 def _narrowed_reads(sites: Sites, assigned: Assigned) -> dict[str, tuple[str | None, ...]]:
-  """For each node that computes in 8 bits and reads tensors of 16: these, and None for the others."""
+  """For each node that computes in 8 bits and reads tensors of 16: these, and None for the others.
+
+  What a node reads from another grid than its own is rounded with its output instead.
+  """
   bits = tensor_bits(sites, assigned)
+  narrow = lambda node, t: bits[t] > bits[node.output] and (node.name, t) not in sites.apart  # noqa: E731
   reads = {
-    node.name: tuple(t if bits[t] > bits[node.output] else None for t in node.inputs)
+    node.name: tuple(t if narrow(node, t) else None for t in node.inputs)
     for node in sites.graph.nodes
   }
   return {name: tensors for name, tensors in reads.items() if any(tensors)}

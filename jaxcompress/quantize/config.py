@@ -40,10 +40,15 @@ class Quantization:
       frozen BatchNorm, and costs about as much again as the forward pass; None: never.
     kernels: whose arithmetic that is: ``"xnnpack"``, ``"reference"``, ``"tflm"`` or
       ``"onnxruntime"``.
+    apart: pairs of a node and a tensor that it reads, such as a concatenation and one of its inputs,
+      that would share a grid and do not: the tensor keeps a range of its own for its other readers,
+      and is requantized for the node. :func:`~jaxcompress.quantize.grids_apart` finds the pairs of a
+      trained network that is to be fine-tuned. By default all that can share a grid does, and
+      training brings it together.
 
   Raises:
-    ValueError: if a quantizer is none or for the other kind of tensor, a rule is none, a number is
-      out of range, or a step comes too early.
+    ValueError: if a quantizer is none or for the other kind of tensor, a rule or pair is none, a number
+      is out of range, or a step comes too early.
 
   Examples:
     >>> plan = Quantization(weights=lsq(4), activations=lsq_activations(4), start_step=100)
@@ -59,6 +64,7 @@ class Quantization:
   gradients: int | None = None
   exact_step: int | None = None
   kernels: str = "xnnpack"
+  apart: tuple[tuple[str, str], ...] = ()
 
   def __post_init__(self):
     for kind in KINDS:
@@ -68,6 +74,13 @@ class Quantization:
     if not listed or not all(isinstance(rule, Rule) for rule in self.rules):
       raise ValueError(f"rules: {self.rules!r} must be a tuple of quantize.Rule.")
     object.__setattr__(self, "rules", tuple(self.rules))  # hashable
+    pairs = tuple(tuple(pair) for pair in self.apart)
+    if not all(len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in pairs):
+      raise ValueError(
+        f"apart: {self.apart!r} must be pairs of the names of a node and a tensor, as"
+        " quantize.grids_apart gives them."
+      )
+    object.__setattr__(self, "apart", pairs)
     find_kernels(self.kernels)
     for name in ("start_step", "freeze_norm_step", "exact_step"):
       value = getattr(self, name)
@@ -129,11 +142,13 @@ def int8(
   start_step: int = 0,
   freeze_norm_step: int | None = None,
   symmetric: bool = False,
+  apart: tuple[tuple[str, str], ...] = (),
 ) -> Quantization:
   """8-bit weights and activations, as integer runtimes compute; see :func:`uniform`.
 
   With ``symmetric`` the zero point of all activations is 0, as TensorRT has it; what is never
-  below zero then has 128 levels.
+  below zero then has 128 levels. ``apart`` is for networks that were trained in float; see
+  :class:`Quantization`.
 
   Examples:
     >>> int8(start_step=900).start_step
@@ -141,7 +156,8 @@ def int8(
     >>> int8(symmetric=True).activations.levels
     Levels(low=-128, high=127, symmetric=True)
   """
-  return _plan(absmax(8), decay, rules, start_step, freeze_norm_step, symmetric=symmetric)
+  plan = _plan(absmax(8), decay, rules, start_step, freeze_norm_step, symmetric=symmetric)
+  return dataclasses.replace(plan, apart=apart)
 
 
 def int4(

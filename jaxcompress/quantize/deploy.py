@@ -143,4 +143,6 @@ def deploy(
     codes={name: np.asarray(kernel) for name, kernel in codes.kernels.items()},
     preprocess=preprocess,
     kernels=kernels,
+    apart=sites.apart,
+    split_reads=plan.exact_step is None,  # exact training has one graph for all grids
   )

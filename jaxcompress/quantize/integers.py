@@ -1,6 +1,6 @@
 """From trained numbers to the integers that a device runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,17 +9,27 @@ from jaxcompress.nn import Folded, Graph, Node, kernel_shape, needed_shape
 from jaxcompress.quantize.grid import Levels, levels
 from jaxcompress.quantize.integer import (
   HIGHEST,
+  SAME_GRID,
   Grid,
   Integers,
+  average_kernel,
+  lower_averages,
+  lower_grids,
   lower_hard_swish,
-  lower_widths,
   wide,
 )
 from jaxcompress.quantize.integer.bounds import STEPS
 from jaxcompress.quantize.integer.convolve import largest_accumulator
 from jaxcompress.quantize.integer.weighted import largest_sum
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
-from jaxcompress.quantize.limits import MARGIN, RATIOS, fix_grids, least_step, widen_grids
+from jaxcompress.quantize.limits import (
+  MARGIN,
+  RATIOS,
+  fit_grids,
+  fix_grids,
+  least_step,
+  unlike_grids,
+)
 from jaxcompress.quantize.model import Move, QuantizedModel, bias_type
 from jaxcompress.quantize.sites import find_sites
 
@@ -40,6 +50,8 @@ def assemble(
   kernels: str = "xnnpack",
   hard_swish: str = "gate",
   moves: Mapping[str, Move] | None = None,
+  apart: Iterable[tuple[str, str]] = (),
+  split_reads: bool = True,
 ) -> QuantizedModel:
   """Turns folded layers, weight scales and grids into a :class:`QuantizedModel`.
 
@@ -49,15 +61,20 @@ def assemble(
   |f|))``. A channel whose bias would not fit beside its products in int32, whose sums would not, or
   whose steps are beyond the device's range, gets a larger scale and is rounded again; grids are
   widened where the device would refuse their ratio (see
-  :func:`~jaxcompress.quantize.limits.widen_grids`).
+  :func:`~jaxcompress.quantize.limits.fit_grids`).
 
   A layer with a hard-sigmoid computes ``(w x + b + 3) / 6``, and the ends of its output's grid, 0
   and 1, are the clip; whatever grid is given for it is replaced by that one. A hard-swish is written
   as the product of its input and such a gate.
 
   A grid of 16 bits makes its tensor int16: the layer that writes it then reads int16 as well, has
-  int64 biases, and QUANTIZE operators stand where widths meet (see
-  :func:`~jaxcompress.quantize.integer.lower_widths`). Weights are int8 everywhere.
+  int64 biases, and requantizations stand where widths meet (see
+  :func:`~jaxcompress.quantize.integer.lower_grids`). Weights are int8 everywhere.
+
+  Where what a pool, split, shuffle or concatenation reads has another grid than its output, a
+  requantization stands between them, or an average pool becomes a depthwise convolution, which writes
+  any grid. One stands as well before a sum or product that needs one of its inputs far coarser than
+  the tensor's other readers do.
 
   Args:
     graph: with fused activations.
@@ -74,6 +91,10 @@ def assemble(
       HARD_SWISH, one operator for microcontrollers, slow in XNNPACK and for 8 bits only; with 16 it
       is a gate all the same.
     moves: what equalization did to the float network; kept in the model.
+    apart: pairs of a node and a tensor that it reads from another grid than its output's, even if
+      the grids that are given are equal; see :func:`~jaxcompress.quantize.find_sites`.
+    split_reads: whether sums and products get requantized inputs of their own; otherwise the tensors
+      are widened for all of their readers, and the graph does not depend on the grids.
 
   Returns:
     A :class:`QuantizedModel`.
@@ -98,16 +119,17 @@ def assemble(
   if hard_swish not in ("gate", "operator"):
     raise ValueError(f"hard_swish: {hard_swish!r} is unknown; it must be 'gate' or 'operator'.")
   graph = lower_hard_swish(graph, lambda node: hard_swish == "gate" or _bits(grids, node) == 16)
-  grids = fix_grids(graph, grids)
-  graph, grids = lower_widths(graph, grids, find_sites(graph).nonnegative)
+  graph, grids = _lowered(graph, grids, apart)
   weighted = [node for node in graph.nodes if kernel_shape(node) is not None]
-  levels_of = _levels_by_name(weighted, levels)
+  averages = _averages(weighted)
+  folded = {**folded, **averages}
+  levels_of = _levels_by_name(weighted, levels, averages)
   ones = {
     node.name: np.full(needed_shape(node)[-1], 1 / levels_of[node.name].high, np.float32)
     for node in weighted
     if node.op == "BatchNorm"
   }
-  weight_scales = {**ones, **weight_scales}
+  weight_scales = {**ones, **{name: _largest(x) for name, x in averages.items()}, **weight_scales}
   for node in weighted:
     _check_complete(node, folded, weight_scales, grids)
   folded = {node.name: _scaled(node, folded[node.name]) for node in weighted}
@@ -122,7 +144,7 @@ def assemble(
     source = grids[node.inputs[0]]
     reaches[name] = largest_accumulator(weights[name], source)
     steps[name] = least_step(scales[name], reaches[name], source.bits)
-  grids = widen_grids(graph, grids, steps)
+  graph, grids = fit_grids(graph, grids, steps, split_reads=split_reads)
   layers = {}
   for node in weighted:
     name, source, output = node.name, grids[node.inputs[0]], grids[node.output]
@@ -134,13 +156,46 @@ def assemble(
   return QuantizedModel(graph, grids, layers, preprocess, kernels, dict(moves or {}))
 
 
+def _lowered(
+  graph: Graph, grids: Mapping[str, Grid], apart: Iterable[tuple[str, str]]
+) -> tuple[Graph, dict[str, Grid]]:
+  """The graph with a change of the grid wherever one is needed, and its grids."""
+  grids = fix_grids(graph, grids, apart)
+  sites = find_sites(graph, {*apart, *unlike_grids(graph, grids)})
+  key_of, graph = sites.key_of, lower_averages(graph, sites.apart)
+  copied = {
+    (node.name, tensor): key_of[node.output]
+    for node in graph.nodes
+    if node.op in SAME_GRID
+    for tensor in node.inputs
+    if (node.name, tensor) in sites.apart
+  }
+  return lower_grids(graph, grids, sites.nonnegative, copied)
+
+
+def _averages(weighted: Sequence[Node]) -> dict[str, Folded]:
+  """The layers that were average pools."""
+  kernels = {node.name: average_kernel(node) for node in weighted}
+  return {
+    name: Folded(kernel, np.ones(kernel.shape[-1]), np.zeros(kernel.shape[-1]))
+    for name, kernel in kernels.items()
+    if kernel is not None
+  }
+
+
+def _largest(layer: Folded) -> np.ndarray:
+  """(out,) scales by which the equal weights of an average are the highest level."""
+  return np.full(layer.bias.shape, layer.kernel.max() / HIGHEST, np.float32)
+
+
 def _levels_by_name(
-  weighted: Sequence[Node], levels: Levels | Mapping[str, Levels]
+  weighted: Sequence[Node], levels: Levels | Mapping[str, Levels], averages: Collection[str]
 ) -> dict[str, Levels]:
-  """The integers of every layer's weights."""
+  """The integers of every layer's weights; an average has 8 bits."""
   found = {}
   for node in weighted:
     to = levels.get(node.name) if isinstance(levels, Mapping) else levels
+    to = NARROW_INT8 if node.name in averages else to
     if to is None:
       raise ValueError(f"levels: layer {node.name!r} has none; give every layer some.")
     if not -HIGHEST <= to.low <= to.high <= HIGHEST:

@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.quantize.integer import average_kernel
 from jaxcompress.quantize.model import QuantizedModel
 
 
@@ -42,7 +43,7 @@ def to_qwix(quantized: QuantizedModel) -> dict[str, Any]:
   tree: dict[str, Any] = {}
   for node in quantized.graph.nodes:
     layer = quantized.layers.get(node.name)
-    if layer is None:
+    if layer is None or average_kernel(node) is not None:
       continue
     spread = (1,) * (layer.weights.ndim - 1) + (-1,)
     step = np.float32(quantized.grids[node.inputs[0]].scale) * layer.scales

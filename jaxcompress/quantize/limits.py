@@ -7,25 +7,29 @@ own, and round sums alike only where the summands' scales are a power of two apa
 
 Such ratios come from tensors that hardly move: a residual branch that is still zero, a range that
 was seen once. Widening their grids costs nothing, since steps that are far below those of the
-tensor that they are added to, or of the sums that they are made from, carry no information.
+tensor that they are added to, or of the sums that they are made from, carry no information. Only if
+another op reads the tensor, too, does it, and then the sum reads a copy.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
 import numpy as np
+from flax.core import FrozenDict
 
-from jaxcompress.nn import Graph, Node
-from jaxcompress.quantize.integer import GATES, Grid, fixed_grid, wide, xnnpack
+from jaxcompress.nn import INPUT, Graph, Node
+from jaxcompress.quantize.integer import GATES, SAME_GRID, Grid, fixed_grid, wide, xnnpack
 from jaxcompress.quantize.integer.swish import LARGEST_RATIO
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
-from jaxcompress.quantize.sites import SAME_GRID, find_sites
+from jaxcompress.quantize.sites import Apart, find_sites
 
 TINIEST = 2.0**-60  # products of scales stay normal float32 numbers
 GREATEST = 2.0**60
 MARGIN = 1 + 2.0**-10  # keeps float32 rounding on the right side of a limit
 LEAST_RELU6 = 2.0**-28  # TFLite holds 6 / scale in an int32
 MOST_PASSES = 100
+WORTH = 2.0  # times as large a step is what a requantization saves tensors from
+ENOUGH_BITS = 10
 
 RATIOS = {8: xnnpack.RATIOS, 16: wide.RATIOS}  # by the bits of activations
 
@@ -46,15 +50,29 @@ class Need(NamedTuple):
   exact: bool = False
 
 
-def fix_grids(graph: Graph, grids: Mapping[str, Grid]) -> dict[str, Grid]:
+def coarsest(scale: float, bits: int) -> float:
+  """The largest step that a tensor can get in place of its own before a grid of its own pays.
+
+  Twice as large a step means four times the error, 6 dB; rounding twice, first on the finer grid, has
+  at most 1 dB more than rounding on the larger one alone. With 16 bits steps are so fine that 8-bit
+  weights drown the error of all steps with which 10 bits are left.
+
+  Examples:
+    >>> coarsest(1.0, 8), coarsest(1.0, 16)
+    (2.0, 128.0)
+  """
+  return WORTH * scale * max(1.0, 2.0 ** (bits - ENOUGH_BITS))
+
+
+def fix_grids(
+  graph: Graph, grids: Mapping[str, Grid], apart: Iterable[tuple[str, str]] = ()
+) -> dict[str, Grid]:
   """The grids, with the ones that gates must have in place of what was given for them.
 
   Args:
     graph: with fused activations.
     grids: of the tensors; those of gates may be missing, and then have the bits of what reads them.
-
-  Raises:
-    ValueError: if a gate is joined with values of other ranges.
+    apart: as for :func:`~jaxcompress.quantize.find_sites`.
 
   Examples:
     >>> from jaxcompress import models
@@ -62,27 +80,134 @@ def fix_grids(graph: Graph, grids: Mapping[str, Grid]) -> dict[str, Grid]:
     >>> list(fix_grids(graph, {}).values())[0].zero_point
     -128
   """
-  key_of, grids = find_sites(graph).key_of, dict(grids)
+  sites = find_sites(graph, apart)
   readers = {tensor: node.output for node in graph.nodes for tensor in node.inputs}
   fixed = {}
   for node in graph.nodes:
     near = grids.get(node.output) or grids.get(readers.get(node.output, ""))
     if grid := fixed_grid(node, near.bits if near else 8):
-      fixed[key_of[node.output]] = grid
-  for tensor, key in key_of.items():
-    if key in fixed:
-      maker = graph.producer(tensor)
-      if maker is None or not (fixed_grid(maker) or maker.op in SAME_GRID):
-        raise ValueError(
-          f"model: {tensor!r} shares its grid with a hard_sigmoid, whose range is 0 to 1; join gates"
-          " with gates only."
-        )
-      grids[tensor] = fixed[key]
-  return grids
+      fixed[sites.key_of[node.output]] = grid
+  return {**grids, **{tensor: fixed[sites.key_of[tensor]] for tensor in sites.gates}}
+
+
+def unlike_grids(graph: Graph, grids: Mapping[str, Grid]) -> Apart:
+  """Pairs of a node that copies integers and a tensor that it reads, whose grids differ.
+
+  Args:
+    graph: with fused activations.
+    grids: of every tensor.
+
+  Raises:
+    ValueError: if a tensor has no grid.
+  """
+  for tensor in (INPUT, *(tensor for node in graph.nodes for tensor in node.outputs)):
+    if tensor not in grids:
+      raise ValueError(f"grids: tensor {tensor!r} has none; it is part of the graph.")
+  return frozenset(
+    (node.name, tensor)
+    for node in graph.nodes
+    if node.op in SAME_GRID
+    for tensor in node.inputs
+    if grids[tensor] != grids[node.output]
+  )
+
+
+def fit_grids(
+  graph: Graph,
+  grids: Mapping[str, Grid],
+  steps: Mapping[str, float],
+  *,
+  split_reads: bool = True,
+) -> tuple[Graph, dict[str, Grid]]:
+  """Makes every op of the graph one that all runtimes run; zero points stay.
+
+  Scales are raised (see :func:`widen_grids`). Where a sum or product needs one of its inputs much
+  coarser than the other readers of that tensor do, a ``Requantize`` is put between the two instead.
+
+  Args:
+    graph: with fused activations.
+    grids: of every tensor.
+    steps: for each node with a kernel, the least output step that it can have, as a multiple of
+      its input's; see :func:`least_step`.
+    split_reads: whether that is done; otherwise scales are raised for all readers.
+
+  Returns:
+    ``(graph, grids)``; equal ones where everything fits.
+
+  Raises:
+    ValueError: as :func:`widen_grids`.
+
+  Examples:
+    >>> shape, twice = ((1, 4),), ((1, 4), (1, 4))
+    >>> nodes = (
+    ...   Node("act", "Activation", {"act": "relu"}, ("input",), ("act",), shape, shape),
+    ...   Node("square", "Multiply", {}, ("act", "act"), ("square",), twice, shape),
+    ...   Node("add", "Add", {}, ("square", "act"), ("add",), twice, shape),
+    ... )
+    >>> grids = {name: Grid(np.float32(1.0), 0) for name in ("input", "act", "square")}
+    >>> grids["add"] = Grid(np.float32(1e5), 0)
+    >>> fitted, _ = fit_grids(Graph(nodes, (1, 4), "add"), grids, {})
+    >>> fitted.nodes[-1].inputs
+    ('square', 'act/for/add')
+  """
+  grids = dict(grids)
+  while True:
+    widened = widen_grids(graph, grids, steps)
+    unfit = _unfit_read(graph, grids, widened, steps) if split_reads else None
+    if unfit is None:
+      return graph, widened
+    reader, tensor = unfit
+    graph = _split_read(graph, reader, tensor)
+    grids[_own_copy(reader, tensor)] = grids[tensor]
+
+
+def _unfit_read(
+  graph: Graph, grids: Mapping[str, Grid], widened: Mapping[str, Grid], steps: Mapping[str, float]
+) -> tuple[str, str] | None:
+  """A node and a tensor that is too coarse for its other readers because of this one, if any."""
+  key_of = find_sites(graph).key_of
+  scales = {key: float(widened[key].scale) for key in key_of.values()}
+  fixed = {key_of[node.output] for node in graph.nodes if fixed_grid(node)}
+  alone = widen_grids(graph, grids, steps, reads=False)
+  for node in graph.nodes:
+    needs = _needs_of_reads(node, widened[node.output].bits, scales, key_of, fixed)
+    for tensor, least, _ in needs:
+      own = alone[tensor]
+      if least > coarsest(float(own.scale), own.bits) and _has_others(graph, key_of, node, tensor):
+        return node.name, tensor
+  return None
+
+
+def _has_others(graph: Graph, key_of: Mapping[str, str], reader: Node, tensor: str) -> bool:
+  """Whether other nodes compute with the numbers on a tensor's grid."""
+  key = key_of[tensor]
+  return key_of[graph.output] == key or any(
+    key in {key_of[name] for name in node.inputs}
+    and not (node.op in SAME_GRID and key_of[node.output] == key)
+    for node in graph.nodes
+    if node.name != reader.name
+  )
+
+
+def _own_copy(reader: str, tensor: str) -> str:
+  """Name of a tensor that is requantized for one of its readers alone."""
+  return f"{tensor}/for/{reader}"
+
+
+def _split_read(graph: Graph, reader: str, tensor: str) -> Graph:
+  """The graph in which a node reads a requantized tensor."""
+  nodes: list[Node] = []
+  for node in graph.nodes:
+    if node.name == reader:
+      copy, shape = _own_copy(reader, tensor), (graph.shape(tensor),)
+      nodes.append(Node(copy, "Requantize", FrozenDict(), (tensor,), (copy,), shape, shape))
+      node = node._replace(inputs=tuple(copy if name == tensor else name for name in node.inputs))
+    nodes.append(node)
+  return graph._replace(nodes=tuple(nodes))
 
 
 def widen_grids(
-  graph: Graph, grids: Mapping[str, Grid], steps: Mapping[str, float]
+  graph: Graph, grids: Mapping[str, Grid], steps: Mapping[str, float], *, reads: bool = True
 ) -> dict[str, Grid]:
   """Raises scales until every op of the graph is one that all runtimes run; zero points stay.
 
@@ -91,6 +216,7 @@ def widen_grids(
     grids: of every tensor.
     steps: for each node with a kernel, the least output step that it can have, as a multiple of
       its input's; see :func:`least_step`.
+    reads: whether tensors are widened for the nodes that read them, too.
 
   Returns:
     The grids; equal ones where nothing had to be widened.
@@ -112,11 +238,15 @@ def widen_grids(
   key_of = find_sites(graph).key_of
   scales = _shared_scales(key_of, grids)
   fixed = {key_of[node.output] for node in graph.nodes if fixed_grid(node)}
+  copies = {t for node in graph.nodes if node.op in SAME_GRID for t in node.inputs}
   for _ in range(MOST_PASSES):
     changed = False
     for node in graph.nodes:
       bits = grids[node.output].bits
-      needs = _needs(node, bits, scales, key_of, steps, fixed)
+      widths = node.output not in copies and grids[node.inputs[0]].bits != bits
+      needs = _needs(node, bits, scales, key_of, steps, widths)
+      if reads:
+        needs += _needs_of_reads(node, bits, scales, key_of, fixed)
       if node.attrs.get("act") == "relu6":
         needs.append(Need(node.output, LEAST_RELU6, exact=True))
       for tensor, least, exact in needs:
@@ -161,39 +291,49 @@ def _needs(
   scales: Scales,
   key_of: Mapping[str, str],
   steps: Mapping[str, float],
-  fixed: Set[str],
+  widths: bool,
 ) -> list[Need]:
-  """Tensors of a node and the least scale that each must have."""
+  """The least scale of a node's output; ``widths``: it holds the input's numbers in another width."""
   ratios = RATIOS[bits]
   inputs = [scales[key_of[tensor]] for tensor in node.inputs]
-  output = scales[key_of[node.output]]
   if node.name in steps:
     return [Need(node.output, inputs[0] * steps[node.name])]
   if node.op == "Requantize":
-    return [Need(node.output, inputs[0], exact=True)]
-  act = node.attrs.get("act")
-  if act == "hard_sigmoid":
-    return [Need(node.inputs[0], float(GATES[bits].relu6.scale) * ratios["add"][0])]
-  if act == "hard_swish":
+    least = inputs[0] if widths else inputs[0] * MARGIN / ratios["requantize"][1]
+    return [Need(node.output, least, exact=True)]
+  if node.attrs.get("act") == "hard_sigmoid":
+    return []
+  if node.attrs.get("act") == "hard_swish":
     return [Need(node.output, inputs[0] * MARGIN / LARGEST_RATIO)]
   if node.op in ("Add", "Activation"):
-    low, high = ratios["add"]
-    least = [Need(tensor, output * low) for tensor in node.inputs]
-    aligned = _aligned(node, inputs, key_of, fixed) if node.op == "Add" and bits == 16 else []
-    return [Need(node.output, max(inputs) * MARGIN / high), *least, *aligned]
+    return [Need(node.output, max(inputs) * MARGIN / ratios["add"][1])]
   if node.op == "Multiply":
-    (left, right), (low, high) = inputs, ratios["multiply"]
-    return [
-      Need(node.output, left * right * MARGIN / high),
-      Need(node.inputs[0], output * low / right),
-    ]
+    return [Need(node.output, inputs[0] * inputs[1] * MARGIN / ratios["multiply"][1])]
   if node.op == "GlobalAvgPool":
     cells = float(np.prod(node.input_shapes[0][1:3]))
-    (low, high), most = ratios["cell"], ratios["mean"][1]
-    return [
-      Need(node.output, inputs[0] * MARGIN / min(most, cells * high)),
-      Need(node.inputs[0], output * cells * low),
-    ]
+    most = min(ratios["mean"][1], cells * ratios["cell"][1])
+    return [Need(node.output, inputs[0] * MARGIN / most)]
+  return []
+
+
+def _needs_of_reads(
+  node: Node, bits: int, scales: Scales, key_of: Mapping[str, str], fixed: Set[str]
+) -> list[Need]:
+  """The least scales of what a node reads."""
+  ratios, output = RATIOS[bits], scales[key_of[node.output]]
+  inputs = [scales[key_of[tensor]] for tensor in node.inputs]
+  if node.op == "Add":
+    least = [Need(tensor, output * ratios["add"][0]) for tensor in node.inputs]
+    return least + (_aligned(node, inputs, key_of, fixed) if bits == 16 else [])
+  if node.op == "Multiply":
+    return [Need(node.inputs[0], output * ratios["multiply"][0] / inputs[1])]
+  if node.op == "GlobalAvgPool":
+    cells = float(np.prod(node.input_shapes[0][1:3]))
+    return [Need(node.inputs[0], output * cells * ratios["cell"][0])]
+  if node.op == "Activation" and node.attrs["act"] == "hard_sigmoid":
+    return [Need(node.inputs[0], float(GATES[bits].relu6.scale) * ratios["add"][0])]
+  if node.op == "Activation" and node.attrs["act"] != "hard_swish":
+    return [Need(node.inputs[0], output * ratios["add"][0])]
   return []
 
 

@@ -2,20 +2,23 @@
 
 In the graph with fused activations these are the input and every output, except that ops which only
 move or compare values (pooling, split, shuffle) keep the grid of what they read, and what a
-concatenation joins shares one grid.
+concatenation joins shares one grid. A pair of such an op and a tensor that it reads may be taken
+apart: then the op rounds its output to a grid of its own, and the tensor keeps the one that suits its
+other readers.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from jaxcompress.nn import INPUT, Graph, fuse_activations
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.grid import stored_bits
-from jaxcompress.quantize.integer import Grid, fixed_grid
+from jaxcompress.quantize.integer import GATES, SAME_GRID, Grid, fixed_grid
 from jaxcompress.quantize.integer.values import INNER_SWISH
 from jaxcompress.quantize.quantizers import Quantizer
 from jaxcompress.quantize.rules import Choice, Names, choose, names_of
 
-SAME_GRID = ("MaxPool", "AvgPool", "Split", "ChannelShuffle", "Concat")
+Apart = frozenset[tuple[str, str]]
 MOVES = ("MaxPool", "Split", "ChannelShuffle")  # their outputs are values that were rounded before
 
 
@@ -27,16 +30,19 @@ class Sites(NamedTuple):
     keys: pairs of a tensor and the name under which its grid is kept.
     rounded: the tensors that are rounded.
     nonnegative: the tensors that are known to be at least zero.
-    fixed: pairs of a tensor and the grid that it always has in 8 bits, as gates have.
+    gates: the tensors whose grid is that of a hard-sigmoid.
     kernels: the nodes that have a kernel.
+    apart: pairs of a node that would share a grid with what it reads, and a tensor with which it
+      does not.
   """
 
   graph: Graph
   keys: tuple[tuple[str, str], ...]
   rounded: frozenset[str]
   nonnegative: frozenset[str]
-  fixed: tuple[tuple[str, Grid], ...]
+  gates: frozenset[str]
   kernels: tuple[str, ...]
+  apart: Apart = frozenset()
 
   @property
   def key_of(self) -> dict[str, str]:
@@ -44,48 +50,76 @@ class Sites(NamedTuple):
     return dict(self.keys)
 
 
-def find_sites(graph: Graph) -> Sites:
+def find_sites(graph: Graph, apart: Iterable[tuple[str, str]] = ()) -> Sites:
   """Decides which tensors are rounded, and which of them share a grid.
 
   Args:
     graph: a traced graph.
+    apart: pairs of a pool, split, shuffle or concatenation and a tensor that it reads and does not
+      share its grid with. Gates, whose grid is fixed, and what is no gate are always apart.
 
   Raises:
-    ValueError: for an activation that has no integer arithmetic where it is.
+    ValueError: for an activation that has no integer arithmetic where it is, or a pair that is none
+      of the graph.
 
   Examples:
     >>> from jaxcompress import models
-    >>> sites = find_sites(models.summarize(models.resnet8(), 32).graph)
-    >>> "stage0_block0/add" in sites.rounded, "stage0_block0/relu" in sites.rounded
-    (False, True)
+    >>> graph = models.summarize(models.shufflenet_v2(), 32).graph
+    >>> sites = find_sites(graph)
+    >>> key = sites.key_of
+    >>> key["stage0_block1/split"] == key["stage0_block1/concat"]
+    True
+    >>> "stage0_block1/concat" in sites.rounded
+    False
+    >>> sites = find_sites(graph, {("stage0_block1/concat", "stage0_block1/split")})
+    >>> key = sites.key_of
+    >>> key["stage0_block1/split"] == key["stage0_block1/concat"]
+    False
+    >>> "stage0_block1/concat" in sites.rounded
+    True
   """
-  graph = fuse_activations(graph)
+  graph, apart = fuse_activations(graph), set(apart)
   group = {INPUT: INPUT}
   rounded: set[str] = {INPUT}
   nonnegative: set[str] = set()
+  gates: set[str] = set()
+  found: set[tuple[str, str]] = set()
   for node in graph.nodes:
     if node.op != "Activation" and node.attrs.get("act") == "hard_swish":
       raise ValueError(f"model: act of {node.name!r}: {INNER_SWISH}")
     for tensor in node.outputs:
       group[tensor] = tensor
+    rounds = node.op not in (*MOVES, "Concat")
     if node.op in SAME_GRID:
-      shared = group[node.inputs[0]]
-      joined = {group[tensor] for tensor in (*node.inputs, *node.outputs)}
+      only_gates = gates >= set(node.inputs)
+      unlike = {t for t in node.inputs if (node.name, t) in apart or (t in gates) != only_gates}
+      found |= {(node.name, tensor) for tensor in unlike}
+      tied = [tensor for tensor in node.inputs if tensor not in unlike]
+      shared = group[(*tied, node.output)[0]]
+      joined = {group[tensor] for tensor in (*tied, *node.outputs)}
       group = {t: shared if key in joined else key for t, key in group.items()}
-    if node.op not in (*MOVES, "Concat"):
+      rounds |= bool(unlike)
+    if rounds:
       rounded |= set(node.outputs)
+    if fixed_grid(node) or (node.op in SAME_GRID and only_gates):
+      gates |= set(node.outputs)
     rectified = str(node.attrs.get("act")).startswith(("relu", "hard_sigmoid"))
     if rectified or (node.op in (*SAME_GRID, "GlobalAvgPool") and nonnegative >= set(node.inputs)):
       nonnegative |= set(node.outputs)
+  if unknown := sorted(apart - found):
+    raise ValueError(
+      f"apart: {unknown[0]} is no pair of a pool, split, shuffle or concatenation and a tensor that"
+      " it reads; post_training finds such pairs, see quantize.grids_apart."
+    )
   kernels = tuple(node.name for node in graph.nodes if node.op in ("ConvNorm", "Dense"))
-  fixed = ((node.output, fixed_grid(node)) for node in graph.nodes)
   return Sites(
     graph,
     tuple(group.items()),
     frozenset(rounded),
     frozenset(nonnegative),
-    tuple((tensor, grid) for tensor, grid in fixed if grid is not None),
+    frozenset(gates),
     kernels,
+    frozenset(found),
   )
 
 
@@ -126,20 +160,18 @@ def assign(plan: Quantization, sites: Sites) -> Assigned:
   layers = {INPUT: Names((INPUT,), frozenset()), **names_of(sites.graph)}
   chosen = choose(plan.rules, Choice(plan.weights, plan.activations), layers)
   layer_of = {INPUT: INPUT} | {t: node.name for node in sites.graph.nodes for t in node.outputs}
-  fixed = dict(sites.fixed)
   weights = {name: chosen[name].weights for name in sites.kernels}
   activations = {
     key: chosen[layer_of[key]].activations
     for tensor, key in sites.keys
-    if tensor in sites.rounded and tensor not in fixed
+    if tensor in sites.rounded - sites.gates
   }
   present = lambda table: {key: q for key, q in table.items() if q is not None}  # noqa: E731
-  fixed_grids = {
-    node.output: fixed_grid(node, _bits(chosen[node.name].activations))
-    for node in sites.graph.nodes
-    if node.output in fixed
+  gates = {
+    tensor: GATES[_bits(chosen[layer_of[key]].activations)].output
+    for tensor, key in sites.keys
+    if tensor in sites.gates
   }
-  gates = {tensor: grid for tensor, grid in fixed_grids.items() if grid is not None}
   return Assigned(present(weights), present(activations), gates)
 
 

@@ -116,7 +116,7 @@ class CompressState:
         f"start_step: {plan.start_step} was not passed yet (step {int(self.step)}), so there are no"
         " activation ranges; take at least one quantized step."
       )
-    sites = find_sites(self.graph())
+    sites = find_sites(self.graph(), plan.apart)
     student = self.averaged
     codes = trained_codes(plan, sites, self.quantizer, student.params)
     codes, variables = jax.device_get((codes, student.variables))
@@ -137,7 +137,8 @@ def student_graph(recipe: Recipe, variables: Any, image_shape: tuple[int, ...]) 
 
 def sites_of(recipe: Recipe, variables: Any, image_shape: tuple[int, ...]) -> Sites:
   """Where the student is quantized."""
-  return find_sites(student_graph(recipe, variables, image_shape))
+  apart = () if recipe.quantize is None else recipe.quantize.apart
+  return find_sites(student_graph(recipe, variables, image_shape), apart)
 
 
 def at_stage(state: CompressState, position: int) -> CompressState:

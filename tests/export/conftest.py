@@ -28,7 +28,7 @@ from jaxcompress.quantize import (
   find_sites,
   levels,
 )
-from jaxcompress.quantize.integer import KERNELS, fixed_grid, lower_hard_swish, lower_widths
+from jaxcompress.quantize.integer import KERNELS, fixed_grid, lower_grids, lower_hard_swish
 from jaxcompress.quantize.limits import widen_grids
 from jaxcompress.quantize.model import bias_type
 
@@ -99,7 +99,7 @@ def with_widths(quantized: QuantizedModel, bits) -> QuantizedModel:
   for node in sites.graph.nodes:
     if fixed_grid(node):
       grids[node.output] = fixed_grid(node, grids[node.output].bits)
-  graph, grids = lower_widths(sites.graph, grids, sites.nonnegative)
+  graph, grids = lower_grids(sites.graph, grids, sites.nonnegative, {})
   grids, layers = widen_grids(graph, grids, {}), {}
   before = {node.name: quantized.grids[node.inputs[0]].scale for node in sites.graph.nodes}
   for node in graph.nodes:

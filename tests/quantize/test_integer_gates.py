@@ -158,8 +158,11 @@ def test_gates_share_their_grid_with_gates_only():
   quantized = assemble(graph, {}, {}, {INPUT: Grid(np.float32(0.05), 0)})
   assert quantized.grids["copy"] == quantized.grids["concat"] == HARD_SIGMOID_GRID
   graph = graph_of(Joined(False), IMAGE.shape)
-  with pytest.raises(ValueError, match="'input' shares its grid with a hard_sigmoid"):
-    assemble(graph, {}, {}, {INPUT: Grid(np.float32(0.05), 0)})
+  grids = dict.fromkeys((INPUT, "concat"), Grid(np.float32(0.05), 0))
+  quantized = assemble(graph, {}, {}, grids)
+  assert (quantized.grids["gate"], quantized.grids["concat"]) == (HARD_SIGMOID_GRID, grids[INPUT])
+  with pytest.raises(ValueError, match="grids: tensor 'concat' has none"):
+    assemble(graph, {}, {}, {INPUT: grids[INPUT]})
 
 
 def test_gates_of_absurd_weights_are_refused_by_name():

@@ -192,6 +192,26 @@ def test_a_branch_that_hardly_moves_gets_a_wider_grid(graph):
   }
 
 
+@pytest.mark.parametrize(("finer", "apart"), [(1.5, False), (3.0, True), (40.0, True)])
+def test_a_summand_with_another_reader_is_requantized_instead_if_that_is_more_than_twice(
+  graph, finer, apart
+):
+  layers, ratio = layers_of(), 2.0**-10 / finer
+  grids = grids_of(graph, stem=0.05 * ratio, branch=0.05)
+  quantized = assemble(graph, layers, scales_of(layers), grids)
+  steps = [node for node in quantized.graph.nodes if node.op == "Requantize"]
+  assert [(node.name, node.inputs) for node in steps] == (
+    [("stem/for/add", ("stem",))] if apart else []
+  )
+  growth = quantized.grids["stem"].scale / grids["stem"].scale
+  assert growth == pytest.approx(1.0 if apart else finer, rel=0.01)
+  for kernels in KERNELS:
+    quantized.with_kernels(kernels)
+  tied = assemble(graph, layers, scales_of(layers), grids, split_reads=False)
+  assert tied.grids["stem"].scale == pytest.approx(0.05 * 2.0**-10, rel=0.01)
+  assert [node.name for node in tied.graph.nodes] == [node.name for node in graph.nodes]
+
+
 def test_an_output_that_is_too_fine_for_its_accumulator_gets_a_wider_grid(graph):
   layers = layers_of()
   widened = assemble(graph, layers, scales_of(layers), grids_of(graph, dense=1e-9)).grids

@@ -7,7 +7,7 @@ import pytest
 
 from jaxcompress.nn import Graph, Node
 from jaxcompress.quantize import Grid, Integers, QuantizedModel
-from jaxcompress.quantize.integer import lower_widths, with_bits
+from jaxcompress.quantize.integer import lower_grids, with_bits
 from jaxcompress.quantize.integer.convolve import split_exactly
 from jaxcompress.quantize.integer.wide import (
   Bytes,
@@ -131,7 +131,7 @@ def add_grids(**bits):
 
 
 def test_widths_meet_in_one_requantization_for_all_readers():
-  graph, grids = lower_widths(add_graph(), add_grids(square=16, add=16), frozenset())
+  graph, grids = lower_grids(add_graph(), add_grids(square=16, add=16), (), {})
   inserted = [(n.name, n.inputs) for n in graph.nodes if n.op == "Requantize"]
   assert inserted == [
     ("input/int16", ("input",)),

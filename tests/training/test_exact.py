@@ -43,20 +43,64 @@ PLANS = {
     kernels="reference",
     **LATE,
   ),
+  "grids of their own": quantize.Quantization(
+    **INT8, **LATE, apart=(("concat", "average"), ("average", "stem")), kernels="tflm"
+  ),
 }
+
+
+class Joined(linen.Module):
+  """Maps with other readers than the concatenation that joins them."""
+
+  @linen.compact
+  def __call__(self, x, *, train):
+    x = nn.ConvNorm(8, kernel=3, stride=2, name="stem")(x, train=train)
+    x = nn.AvgPool(2, 2, "VALID", name="average")(x)
+    y = nn.ConvNorm(8, kernel=3, act="relu", name="branch")(x, train=train)
+    x = nn.Concat(name="concat")(y, x)
+    return nn.Dense(5, name="classifier")(nn.GlobalAvgPool(name="pool")(x))
 
 
 @pytest.mark.parametrize("name", PLANS)
 def test_what_training_predicts_is_what_the_file_computes(recipe_of, batches, name, tmp_path):
-  state, metrics = run(recipe_of(student=Gated(), quantize=PLANS[name]), batches, 5)
+  student = Joined() if PLANS[name].apart else Gated()
+  state, metrics = run(recipe_of(student=student, quantize=PLANS[name]), batches, 5)
   assert np.isfinite(float(metrics["loss"]))
   images = batches(9)["image"]
   quantized = state.quantized().with_kernels(PLANS[name].kernels)
   logits = quantized(images)
+  steps = [node.name for node in quantized.graph.nodes if node.op == "Requantize"]
+  assert steps == (["average/on/branch"] if PLANS[name].apart else [])
   assert len(np.unique(logits)) > 20
   np.testing.assert_array_equal(predict(state, images), logits)
   path = export.tflite(quantized, tmp_path / "model.tflite")
   assert export.verify(path, quantized, images).bit_equal == 1.0
+
+
+def test_fake_quantization_sees_grids_of_their_own(recipe_of, batches):
+  plan = quantize.int8(apart=PLANS["grids of their own"].apart)
+  state, _ = run(recipe_of(student=Joined(), quantize=plan), batches, 5)
+  quantized, images = state.quantized(), batches(9)["image"]
+  grids = [quantized.grids[name] for name in ("stem", "average", "concat")]
+  assert len(set(grids)) == 3
+  steps = (predict(state, images) - quantized(images)) / quantized.grids["classifier"].scale
+  assert np.abs(steps).max() < 2.5
+
+
+@pytest.mark.parametrize(
+  ("apart", "message"),
+  [
+    ((("concat",),), r"apart: .* must be pairs of the names of a node and a tensor"),
+    ((("concat", "dog"),), r"apart: \('concat', 'dog'\) is no pair of a pool"),
+  ],
+)
+def test_pairs_that_are_none_are_refused(recipe_of, batches, apart, message):
+  with pytest.raises(ValueError, match=message):
+    init_state(
+      recipe_of(student=Joined(), quantize=quantize.int8(apart=apart)),
+      jax.random.key(0),
+      batches(0),
+    )
 
 
 def test_the_loss_of_a_step_is_that_of_the_deployed_logits(recipe_of, batches):

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxcompress.nn import INPUT, Graph, Node, fold
+from jaxcompress.nn import INPUT, Graph, Node, fold, kernel_shape
 from jaxcompress.quantize.analysis.passes import Passes, Seen, join, look, run_passes
 from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
 from jaxcompress.quantize.analysis.switched import (
@@ -16,13 +16,13 @@ from jaxcompress.quantize.analysis.switched import (
   Switches,
   numbers_of,
 )
-from jaxcompress.quantize.integer import HIGHEST, Integers, lower_hard_swish
+from jaxcompress.quantize.integer import HIGHEST, Integers, as_before, lower_hard_swish
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.ptq.inputs import Batches, Preprocess, check_images, trace_on
 from jaxcompress.quantize.ptq.observe import check_batch_size
 from jaxcompress.quantize.ptq.progress import meter
 from jaxcompress.quantize.rules import names_of
-from jaxcompress.quantize.sites import find_sites
+from jaxcompress.quantize.sites import Sites, find_sites
 from jaxcompress.quantize.storage import bits_of
 
 KINDS = ("depthwise", "pointwise")
@@ -82,9 +82,9 @@ def analyze(
   images = check_images(images, preprocess)
   batches = Batches(images, preprocess, check_batch_size(batch_size, len(images)))
   fused = find_sites(trace_on(model, variables, images, preprocess)).graph
-  device = _of_one_width(quantized.graph)
+  device, apart = as_before(quantized.graph)  # the rounding of steps between grids is left out
   _check_same(fused, device)
-  plan = _plan(fused, device, frozenset(quantized.moves))
+  plan = _plan(fused, find_sites(device, apart), frozenset(quantized.moves))
   numbers = numbers_of(
     fold(fused, jax.device_get(variables)),
     [_real_layers(quantized)],
@@ -92,7 +92,8 @@ def analyze(
     quantized.moves,
   )
   arrays = jax.device_put(quantized.program.arrays)
-  weighted = tuple(i for i, name in enumerate(plan.layers) if name in quantized.layers)
+  kernels = {node.name for node in device.nodes if kernel_shape(node) is not None}
+  weighted = tuple(i for i, name in enumerate(plan.layers) if name in kernels)
   switches = _questions(len(plan.layers), weighted)
   passes = Passes(0.0, 0.0)
   found: Any = None
@@ -120,19 +121,8 @@ def _check_same(fused: Graph, device: Graph) -> None:
     raise ValueError(f"quantized: it is of another model ({reason}); pass the one it was made of.")
 
 
-def _of_one_width(graph: Graph) -> Graph:
-  """The graph without the steps between 8 and 16 bits, whose rounding is left out of account."""
-  source = {node.output: node.inputs[0] for node in graph.nodes if node.op == "Requantize"}
-  nodes = (
-    node._replace(inputs=tuple(source.get(tensor, tensor) for tensor in node.inputs))
-    for node in graph.nodes
-    if node.output not in source
-  )
-  return graph._replace(nodes=tuple(nodes), output=source.get(graph.output, graph.output))
-
-
-def _plan(fused: Graph, device: Graph, moved: frozenset[str]) -> Plan:
-  rounded = find_sites(device).rounded
+def _plan(fused: Graph, sites: Sites, moved: frozenset[str]) -> Plan:
+  device, rounded = sites.graph, sites.rounded
   known = {node.name for node in fused.nodes}
   owner = {INPUT: INPUT} | {
     node.name: node.name if node.name in known else node.name.rpartition("/")[0]
@@ -180,7 +170,7 @@ def _analysis(plan, fused, quantized, weighted, passes, seen: Seen, images: int)
   rows = []
   for i, name in enumerate(plan.layers):
     low, high = seen.low[i], seen.high[i]
-    integers = quantized.layers.get(name)
+    integers = quantized.layers[name] if i in weighted else None
     dead = () if integers is None else _dead(integers, low, high)
     rows.append(
       LayerAnalysis(

@@ -1,7 +1,16 @@
 """Exact evaluation: the integer arithmetic of the device, in float32 convolutions."""
 
 from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC
-from jaxcompress.quantize.integer.lower import fixed_grid, lower_hard_swish, lower_widths
+from jaxcompress.quantize.integer.lower import (
+  SAME_GRID,
+  as_before,
+  average_kernel,
+  fixed_grid,
+  is_linear,
+  lower_averages,
+  lower_grids,
+  lower_hard_swish,
+)
 from jaxcompress.quantize.integer.pools import averaging, counts_padding, pads_of
 from jaxcompress.quantize.integer.program import (
   Program,
@@ -31,19 +40,24 @@ __all__ = [
   "HIGHEST",
   "KERNELS",
   "LOWEST",
+  "SAME_GRID",
   "TYPES",
   "GateGrids",
   "Grid",
   "Integers",
   "Program",
   "all_tensors",
+  "as_before",
+  "average_kernel",
   "averaging",
   "channel_groups",
   "counts_padding",
   "fixed_grid",
   "for_any_weights",
+  "is_linear",
+  "lower_averages",
+  "lower_grids",
   "lower_hard_swish",
-  "lower_widths",
   "pads_of",
   "prepare",
   "run",

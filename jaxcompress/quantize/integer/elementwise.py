@@ -1,4 +1,4 @@
-"""Integer arithmetic of sums, products, activation functions and changes of width."""
+"""Integer arithmetic of sums, products, activation functions and changes of the grid."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -57,11 +57,6 @@ def _run_activation(static, arrays: Arrays, x):
 
 def _prepare_requantize(node: Node, grids: Grids, integers, kernels: Kernels):
   source, output = grids[node.inputs[0]], grids[node.output]
-  if source.bits == output.bits:
-    raise ValueError(
-      f"grids: a Requantize is between widths; {node.inputs[0]!r} and {node.output!r} both have"
-      f" {source.bits} bits."
-    )
   return None, {"rule": kernels.requantization(source, output), **clipping(node, output, kernels)}
 
 

@@ -1,11 +1,16 @@
 """What no device runs, or runs fast, as ops that every device does."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+import numpy as np
 from flax.core import FrozenDict
 
 from jaxcompress.nn import Graph, Node
+from jaxcompress.quantize.integer.pools import pads_of
 from jaxcompress.quantize.integer.values import GATES, Grid, with_bits
+
+SAME_GRID = ("MaxPool", "AvgPool", "Split", "ChannelShuffle", "Concat")  # they copy integers
+AVERAGE = "average"  # an attribute of convolutions that were average pools
 
 
 def fixed_grid(node: Node, bits: int = 8) -> Grid | None:
@@ -60,28 +65,83 @@ def _gated(node: Node) -> tuple[Node, Node]:
   return gate, product
 
 
-def lower_widths(
-  graph: Graph, grids: Mapping[str, Grid], nonnegative: frozenset[str]
-) -> tuple[Graph, dict[str, Grid]]:
-  """Puts a ``Requantize`` between a tensor and the nodes that compute in another width.
+def lower_averages(graph: Graph, apart: Collection[tuple[str, str]]) -> Graph:
+  """Writes the average pools that do not share their input's grid as depthwise convolutions.
 
-  A node computes in the width of its output. One ``Requantize`` serves all nodes that read a tensor.
+  Average pools of runtimes copy the grid of what they read; a convolution of equal weights rounds to
+  any. A pool that leaves its padding out of account stays.
+
+  Args:
+    graph: with fused activations.
+    apart: pairs of a node and a tensor that it reads, with which it does not share a grid.
+
+  Examples:
+    >>> shapes, attrs = ((1, 4, 4, 2),), {"kernel": 2, "stride": 2, "padding": "SAME"}
+    >>> node = Node(
+    ...   "pool", "AvgPool", {**attrs, "count_padding": False}, ("x",), ("pool",), shapes, shapes
+    ... )
+    >>> (lowered,) = lower_averages(Graph((node,), shapes[0], "pool"), {("pool", "x")}).nodes
+    >>> lowered.op, lowered.attrs["groups"], average_kernel(lowered).ravel().tolist()
+    ('ConvNorm', 'depthwise', [0.25, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25])
+  """
+  nodes = (
+    _as_convolution(node) if (node.name, node.inputs[0]) in apart and is_linear(node) else node
+    for node in graph.nodes
+  )
+  return graph._replace(nodes=tuple(nodes))
+
+
+def is_linear(node: Node) -> bool:
+  """Whether a node is an average of the same number of cells everywhere, as a convolution is."""
+  if node.op != "AvgPool":
+    return False
+  return node.attrs["count_padding"] or not any(map(any, pads_of(node)))
+
+
+def _as_convolution(node: Node) -> Node:
+  attrs = {key: node.attrs[key] for key in ("kernel", "stride", "padding")}
+  features = node.output_shapes[0][-1]
+  attrs |= {"features": features, "groups": "depthwise", "norm": None, "act": None, AVERAGE: True}
+  return node._replace(op="ConvNorm", attrs=FrozenDict(attrs))
+
+
+def average_kernel(node: Node) -> np.ndarray | None:
+  """The kernel of a convolution that was an average pool, (k, k, 1, channels); None of others."""
+  if not node.attrs.get(AVERAGE):
+    return None
+  kernel, channels = node.attrs["kernel"], node.output_shapes[0][-1]
+  return np.full((kernel, kernel, 1, channels), 1 / kernel**2, np.float32)
+
+
+def lower_grids(
+  graph: Graph,
+  grids: Mapping[str, Grid],
+  nonnegative: Collection[str],
+  apart: Mapping[tuple[str, str], str],
+) -> tuple[Graph, dict[str, Grid]]:
+  """Puts a ``Requantize`` between a tensor and the nodes that need its numbers on another grid.
+
+  Those are nodes that compute in another width, which is that of their output, and nodes that copy
+  integers and do not share their input's grid. One ``Requantize`` serves all nodes that need the
+  same.
 
   Args:
     graph: with fused activations.
     grids: of every tensor.
     nonnegative: tensors that are known to be at least zero.
+    apart: the name of a node's grid, by pairs of the node and a tensor that it needs on it.
 
   Returns:
-    ``(graph, grids)``: every node but ``Requantize`` has tensors of one width; the tensor ``x`` in
-    16 bits is named ``x/int16``.
+    ``(graph, grids)``: every node but ``Requantize`` has tensors of one width, and those that copy
+    integers of one grid. The tensor ``x`` in 16 bits is named ``x/int16``, on the grid of ``y``
+    ``x/on/y``.
 
   Examples:
     >>> from jaxcompress.quantize.integer.values import Grid
     >>> shape = ((1, 4, 4, 2),)
     >>> node = Node("pool", "GlobalAvgPool", {"keepdims": True}, ("input",), ("pool",), shape, shape)
     >>> grids = {"input": Grid(0.1, 3), "pool": Grid(0.001, 0, 16)}
-    >>> lowered, grids = lower_widths(Graph((node,), shape[0], "pool"), grids, frozenset())
+    >>> lowered, grids = lower_grids(Graph((node,), shape[0], "pool"), grids, (), {})
     >>> [(node.op, node.inputs) for node in lowered.nodes]
     [('Requantize', ('input',)), ('GlobalAvgPool', ('input/int16',))]
     >>> grids["input/int16"]
@@ -91,11 +151,50 @@ def lower_widths(
   for node in graph.nodes:
     bits, inputs = grids[node.output].bits, []
     for tensor, shape in zip(node.inputs, node.input_shapes, strict=True):
-      read = tensor if grids[tensor].bits == bits else f"{tensor}/int{bits}"
+      read, grid = tensor, grids[tensor]
+      if (node.name, tensor) in apart:
+        read, grid = f"{tensor}/on/{apart[node.name, tensor]}", grids[node.output]
+      elif grid.bits != bits:
+        read = f"{tensor}/int{bits}"
+        grid = with_bits(grid, bits, nonnegative=tensor in nonnegative)
       if read not in grids:
-        grids[read] = with_bits(grids[tensor], bits, nonnegative=tensor in nonnegative)
+        grids[read] = grid
         ends = ((tensor,), (read,), (shape,), (shape,))
         nodes.append(Node(read, "Requantize", FrozenDict(), *ends))
       inputs.append(read)
     nodes.append(node._replace(inputs=tuple(inputs)))
   return graph._replace(nodes=tuple(nodes)), grids
+
+
+def as_before(graph: Graph) -> tuple[Graph, frozenset[tuple[str, str]]]:
+  """The graph before :func:`lower_averages` and :func:`lower_grids`, and what they took apart.
+
+  Returns:
+    ``(graph, apart)``: without steps between grids, and pairs of a node and a tensor that it reads
+    from another grid than its own.
+
+  Examples:
+    >>> ends = lambda a, b: ((a,), (b,), ((1, 4),), ((1, 4),))
+    >>> nodes = (
+    ...   Node("x/on/cat", "Requantize", {}, *ends("x", "x/on/cat")),
+    ...   Node("cat", "Concat", {}, *ends("x/on/cat", "cat")),
+    ... )
+    >>> graph, apart = as_before(Graph(nodes, (1, 4), "cat"))
+    >>> [(node.op, node.inputs) for node in graph.nodes], apart
+    ([('Concat', ('x',))], frozenset({('cat', 'x')}))
+  """
+  source = {node.output: node.inputs[0] for node in graph.nodes if node.op == "Requantize"}
+  nodes, apart = [], set()
+  for node in graph.nodes:
+    if node.output in source:
+      continue
+    inputs = tuple(source.get(tensor, tensor) for tensor in node.inputs)
+    if average_kernel(node) is not None:
+      attrs = {key: node.attrs[key] for key in ("kernel", "stride", "padding")}
+      node = node._replace(op="AvgPool", attrs=FrozenDict(attrs, count_padding=True))
+      apart.add((node.name, inputs[0]))
+    if node.op in SAME_GRID:
+      apart |= {(node.name, source[tensor]) for tensor in node.inputs if tensor in source}
+    nodes.append(node._replace(inputs=inputs))
+  output = source.get(graph.output, graph.output)
+  return graph._replace(nodes=tuple(nodes), output=output), frozenset(apart)

@@ -41,6 +41,21 @@ class Sum(NamedTuple):
     return jnp.asarray(self.table)[rows * CODES + columns]
 
 
+class Requantization(NamedTuple):
+  """A change of the grid, as a table of all codes.
+
+  Attributes:
+    table: (256,) float32, the output's ``q - z``.
+    lowest: float32, the least ``q - z`` of the input.
+  """
+
+  table: np.ndarray
+  lowest: np.float32
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return jnp.asarray(self.table)[(x - self.lowest).astype(jnp.int32)]
+
+
 class Product(NamedTuple):
   """``round(float32(product) * multiplier + zero_point)``, relative to that zero point."""
 
@@ -127,6 +142,18 @@ def addition(left: Grid, right: Grid, output: Grid) -> Sum:
   sums = _fused(a, codes[:, None], inner[None])
   table = np.clip(np.rint(sums), 0, CODES - 1) - zero
   return Sum(table.astype(np.int16).reshape(-1), np.float32(left.low), np.float32(right.low))
+
+
+def requantization(source: Grid, output: Grid) -> Requantization:
+  """``round(float32(s_x * steps) / s_y)`` of every code.
+
+  Examples:
+    >>> requantization(Grid(np.float32(0.5), 0), Grid(np.float32(2), 3))(jnp.float32([6, -6, 7])).tolist()
+    [2.0, -2.0, 2.0]
+  """
+  real = np.arange(source.low, source.high + 1, dtype=np.float32) * np.float32(source.scale)
+  steps = np.rint(real / np.float32(output.scale)) + np.float32(0)  # no negative zero
+  return Requantization(np.clip(steps, output.low, output.high), np.float32(source.low))
 
 
 def mean(source: Grid, output: Grid, count: int) -> Mean:

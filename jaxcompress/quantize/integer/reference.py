@@ -67,6 +67,15 @@ class Sum(NamedTuple):
     return self.total(self.left(x) + self.right(y))
 
 
+class WithZero(NamedTuple):
+  """A requantization as an addition of zero."""
+
+  addition: Any
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.addition(x, jnp.zeros((), x.dtype))
+
+
 class Mean(NamedTuple):
   """A mean over height and width, which stay as axes of length one."""
 

@@ -33,7 +33,7 @@ class Kernels(NamedTuple):
     shift: as ``addition``, of a map and a constant.
     table: ``(act, source, output) -> table``: the output's ``q - z`` of an activation function on its
       own for every code, (256,) float32; None where it is a sum with a constant.
-    requantization: ``(source, output) -> rule(map)``, between widths.
+    requantization: ``(source, output) -> rule(map)``, from one grid to another.
     mean: ``(source, output, cells) -> rule(map)``.
     average: ``(grid, counts) -> rule(maps)`` of the maps of each cell of a window, zero where there
       is none; the counts are those of the cells that exist.
@@ -57,6 +57,39 @@ class Kernels(NamedTuple):
   narrow: Mapping[str, Callable[[Grid, np.ndarray, Grid, np.ndarray], Rule]] = MappingProxyType({})
 
 
+def adds_zero(source: Grid, output: Grid) -> bool:
+  """Whether a .tflite file requantizes by an addition of zero; QUANTIZE does so elsewhere.
+
+  XNNPACK's addition has factors of 21 bits, its QUANTIZE of 8 bits after the point, which is nothing
+  for a tensor that is a hundred times finer than its output. It has no addition of 16 bits, nor of
+  what is below a 1024th of the output's steps; from such inputs QUANTIZE makes zeros.
+
+  Examples:
+    >>> adds_zero(Grid(np.float32(0.1), 3), Grid(np.float32(2), 0))
+    True
+    >>> adds_zero(Grid(np.float32(0.1), 3), Grid(np.float32(200), 0))
+    False
+  """
+  return bool(source.bits == output.bits == 8 and _finest(output) <= source.scale)
+
+
+def _finest(output: Grid) -> np.float32:
+  """The least step of a summand."""
+  return np.float32(output.scale) * np.float32(xnnpack.RATIOS["add"][0])
+
+
+def _by_addition(addition: Callable[[Grid, Grid, Grid], Rule]) -> Callable[[Grid, Grid], Rule]:
+  """The requantization of a runtime for .tflite files, from its addition."""
+
+  def requantization(source: Grid, output: Grid) -> Rule:
+    if {source.bits, output.bits} != {8}:
+      return reference.requantization(source, output)
+    source = source._replace(scale=max(source.scale, _finest(output)))  # below it all are zeros
+    return reference.WithZero(addition(source, source, output))
+
+  return requantization
+
+
 MICRO = Kernels(
   convolution=reference.convolution,
   dense=reference.convolution,
@@ -64,7 +97,7 @@ MICRO = Kernels(
   addition=reference.addition,
   shift=reference.addition,
   table=activation_table,
-  requantization=reference.requantization,
+  requantization=_by_addition(reference.addition),
   mean=reference.mean,
   average=reference.average,
   ceiling=reference.ceiling,
@@ -78,7 +111,7 @@ KERNELS: Mapping[str, Kernels] = {
     addition=xnnpack.addition,
     shift=xnnpack.addition,
     table=activation_table,
-    requantization=reference.requantization,
+    requantization=_by_addition(xnnpack.addition),
     mean=xnnpack.mean,
     average=reference.average,
     ceiling=xnnpack.ceiling,
@@ -95,7 +128,7 @@ KERNELS: Mapping[str, Kernels] = {
     addition=onnxruntime.addition,
     shift=onnxruntime.addition,
     table=onnxruntime.activation_table,
-    requantization=reference.requantization,
+    requantization=onnxruntime.requantization,
     mean=onnxruntime.mean,
     average=onnxruntime.average,
     ceiling=xnnpack.ceiling,

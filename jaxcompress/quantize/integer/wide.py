@@ -30,6 +30,7 @@ RATIOS = {  # of scales, that the kernels run: from (included), to (excluded)
   "multiply": (2.0**-31, 1.0),
   "mean": (0.0, 2.0**12),
   "cell": (0.0, np.inf),
+  "requantize": (0.0, 2.0**12),
 }
 
 

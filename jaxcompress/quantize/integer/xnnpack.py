@@ -22,6 +22,7 @@ RATIOS = {  # of scales, that runtimes run: from (included), to (excluded)
   "multiply": (2.0**-16, 2.0**8),
   "mean": (0.0, 2.0**20),
   "cell": (2.0**-32, 2.0**8),  # one cell of a mean to its output: onnxruntime's
+  "requantize": (0.0, 2.0**8),
 }
 
 

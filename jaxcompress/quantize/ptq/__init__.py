@@ -2,7 +2,7 @@
 
 from jaxcompress.quantize.ptq.drive import Trial, post_training, search
 from jaxcompress.quantize.ptq.histograms import CALIBRATORS, Calibrator
-from jaxcompress.quantize.ptq.observe import calibrate
+from jaxcompress.quantize.ptq.observe import calibrate, grids_apart
 from jaxcompress.quantize.ptq.recipes import METHODS, Method
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
   "Method",
   "Trial",
   "calibrate",
+  "grids_apart",
   "post_training",
   "search",
 ]

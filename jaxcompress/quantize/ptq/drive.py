@@ -202,7 +202,7 @@ def search(
   calibration, held_out = split(len(images), seed)
   variables = jax.device_get(variables)
   network = Network.of(graph, variables, Batches(images[calibration], preprocess, size))
-  to, widths = layer_levels(network.sites, bits, activation_bits, rules)
+  to, _ = layer_levels(network.sites, bits, activation_bits, rules)
   judge = Judge.of(network, Batches(images[held_out], preprocess, size), labels, held_out)
   enough = SLACK + (max_drop or 0.0)
   best: tuple[tuple[float, float], QuantizedModel] | None = None
@@ -217,7 +217,7 @@ def search(
       quantized = network.quantized(
         plan,
         to=to,
-        bits=widths,
+        widths=lambda sites: layer_levels(sites, bits, activation_bits, rules)[1],
         seed=seed,
         preprocess=preprocess,
         kernels=kernels,

@@ -1,6 +1,6 @@
 """Ranges of activations from a few images, a batch at a time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,15 @@ from jaxcompress.nn.execute import Layer, execute, folded_layers
 from jaxcompress.quantize import ranges as running
 from jaxcompress.quantize.grid import activation_levels, affine
 from jaxcompress.quantize.integer import Grid
+from jaxcompress.quantize.ptq.apart import choose_apart
 from jaxcompress.quantize.ptq.histograms import BINS, Bounds, Calibrator, Seen, calibrator
 from jaxcompress.quantize.ptq.inputs import Batches, Preprocess, check_images, trace_on
-from jaxcompress.quantize.sites import Sites, find_sites
+from jaxcompress.quantize.sites import Apart, Sites, find_sites
 
 DECAY = 0.9  # of moving ranges: calibration sees few batches
 FIXED: dict[str, Bounds] = {"hard_sigmoid": (0.0, 1.0)}
 Tick = Callable[[], None]
+Extremes = dict[str, np.ndarray]  # (batches, 2) smallest and largest values, by tensor
 
 
 def calibrate(
@@ -48,7 +50,8 @@ def calibrate(
 
   Returns:
     ``{tensor: (low, high)}`` of every tensor of the graph with fused activations; tensors that
-    share a grid have equal ones.
+    share a grid have equal ones. Those that are joined with others far larger than they share none
+    if another op reads them, too.
 
   Raises:
     ValueError: if the images are empty, not finite, or do not fit the model, or ``ranges`` is
@@ -63,14 +66,70 @@ def calibrate(
     (1.0, 1.0)
   """
   chosen = calibrator(ranges)
-  images = check_images(images, preprocess)
-  sites = find_sites(trace_on(model, variables, images, preprocess))
-  layers = folded_layers(fold(sites.graph, jax.device_get(variables)))
-  batches = Batches(images, preprocess, check_batch_size(batch_size, len(images)))
-  seen = observe(sites, layers, batches)
+  sites, layers, batches = _prepared(model, variables, images, preprocess, batch_size)
+  found = extremes(sites, layers, batches)
+  sites = find_sites(sites.graph, _apart(sites, found))
+  seen = by_grid(sites, found)
   if chosen.counts:
     seen = add_counts(sites, layers, batches, seen)
   return choose_ranges(sites, seen, chosen)
+
+
+def grids_apart(
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  images: Any,
+  *,
+  preprocess: Preprocess | None = None,
+  batch_size: int = 32,
+) -> tuple[tuple[str, str], ...]:
+  """Pairs of a node and a tensor that it reads, which had better not share a grid in a trained network.
+
+  :func:`~jaxcompress.quantize.post_training` finds them itself. For fine-tuning they are given to the
+  plan, such as ``int8(apart=grids_apart(...))``, since a network's ranges are known only once it is
+  trained.
+
+  Args:
+    model: a linen module made of the leaf ops.
+    variables: its trained ``params`` and ``batch_stats``.
+    images: (N, height, width, channels), float; or whatever numbers ``preprocess`` takes.
+    preprocess: maps images to what the network reads.
+    batch_size: images at once.
+
+  Returns:
+    The pairs, in order of their names; none where all tensors that are joined are alike.
+
+  Raises:
+    ValueError: if the images do not fit the model.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
+    >>> grids_apart(model, variables, jax.numpy.ones((2, 8, 8, 3)))
+    ()
+  """
+  sites, layers, batches = _prepared(model, variables, images, preprocess, batch_size)
+  return tuple(sorted(_apart(sites, extremes(sites, layers, batches))))
+
+
+def _prepared(
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  images: Any,
+  preprocess: Preprocess | None,
+  batch_size: int,
+) -> tuple[Sites, dict[str, Layer], Batches]:
+  """Where a network is rounded, its folded layers, and batches of checked images."""
+  images = check_images(images, preprocess)
+  sites = find_sites(trace_on(model, variables, images, preprocess))
+  layers = folded_layers(fold(sites.graph, jax.device_get(variables)))
+  return sites, layers, Batches(images, preprocess, check_batch_size(batch_size, len(images)))
+
+
+def _apart(sites: Sites, found: Extremes) -> Apart:
+  return choose_apart(sites, {tensor: range_of(ends) for tensor, ends in found.items()})
 
 
 def check_batch_size(batch_size: int, count: int) -> int:
@@ -132,13 +191,13 @@ def choose_ranges(
   return {tensor: bounds[key] for tensor, key in sites.keys}
 
 
-def observe(
+def extremes(
   sites: Sites, layers: Mapping[str, Layer], batches: Batches, tick: Tick = lambda: None
-) -> dict[str, Seen]:
-  """The extremes of the float network's tensors, by grid: one pass over the images.
+) -> Extremes:
+  """The extremes of the float network's tensors in every batch: one pass over the images.
 
   Args:
-    sites: where tensors are rounded.
+    sites: where tensors are rounded; what is concatenated is looked at as well.
     layers: weights and biases by name.
     batches: of images.
     tick: called after every batch.
@@ -146,22 +205,48 @@ def observe(
   Raises:
     ValueError: if a tensor is not finite.
   """
-  keys, nonnegative = grid_keys(sites), _nonnegative_keys(sites)
-  state: tuple[np.ndarray, ...] | None = None
+  tensors, found = _observed(sites), []
   for x, _ in batches:
-    state = _widen(state, np.asarray(_extremes(sites, layers, x)))
+    found.append(np.asarray(_extremes(sites, layers, x)))
     tick()
-  seen = {}
-  for key, low, high, ends in zip(keys, *(state or ()), strict=True):
-    if not (np.isfinite(low) and np.isfinite(high)):
+  by_tensor = dict(zip(tensors, np.stack(found, axis=1), strict=True))
+  for tensor, ends in by_tensor.items():
+    if not np.isfinite(ends).all():
       raise ValueError(
-        f"variables: tensor {key!r} is not finite on these images ({low} to {high}); train with a"
-        " lower learning rate."
+        f"variables: tensor {tensor!r} is not finite on these images ({ends[:, 0].min()} to"
+        f" {ends[:, 1].max()}); train with a lower learning rate."
       )
+  return by_tensor
+
+
+def observe(
+  sites: Sites, layers: Mapping[str, Layer], batches: Batches, tick: Tick = lambda: None
+) -> dict[str, Seen]:
+  """What :func:`extremes` sees, by grid."""
+  return by_grid(sites, extremes(sites, layers, batches, tick))
+
+
+def by_grid(sites: Sites, found: Extremes) -> dict[str, Seen]:
+  """The extremes of the tensors that share a grid.
+
+  Args:
+    sites: where tensors are rounded.
+    found: of the tensors.
+  """
+  nonnegative, seen = _nonnegative_keys(sites), {}
+  for key, tensors in _tensors_of(sites).items():
+    lows, highs = np.stack([found[tensor] for tensor in tensors]).transpose(2, 1, 0)
+    low = lows.min(axis=1)
+    low, high = np.minimum(low, 0) if key in nonnegative else low, highs.max(axis=1)
     seen[key] = Seen(
-      float(low), float(high), (float(ends[0]), float(ends[1])), nonnegative=key in nonnegative
+      float(low.min()), float(high.max()), _average(low, high), nonnegative=key in nonnegative
     )
   return seen
+
+
+def range_of(ends: np.ndarray) -> Bounds:
+  """The range that holds (batches, 2) extremes."""
+  return float(ends[:, 0].min()), float(ends[:, 1].max())
 
 
 def add_counts(
@@ -184,17 +269,12 @@ def add_counts(
   }
 
 
-def _widen(state, batch: np.ndarray):
-  """One batch's (keys, 2) extremes added to the extremes so far and to their moving average."""
-  if state is None:
-    return batch[:, 0], batch[:, 1], batch
-  lows, highs, average = state
-  start: Any = (average[:, 0], average[:, 1], np.int32(1))  # NumPy's arrays do as well as JAX's
-  lowest: Any = batch[:, 0]
-  highest: Any = batch[:, 1]
-  moved = running.ema(running.Range(*start), lowest, highest, DECAY, debias=False)
-  ends = np.stack([np.asarray(moved.low), np.asarray(moved.high)], axis=1)
-  return np.minimum(lows, batch[:, 0]), np.maximum(highs, batch[:, 1]), ends
+def _average(lows: np.ndarray, highs: np.ndarray) -> Bounds:
+  """The moving average of (batches,) extremes, in order."""
+  average = running.Range(lows[0], highs[0], jnp.ones((), jnp.int32))
+  for low, high in zip(lows[1:], highs[1:], strict=True):
+    average = running.ema(average, low, high, DECAY, debias=False)
+  return float(average.low), float(average.high)
 
 
 def grid_keys(sites: Sites) -> tuple[str, ...]:
@@ -212,30 +292,42 @@ def _nonnegative_keys(sites: Sites) -> set[str]:
   }
 
 
-def _rounded(sites: Sites, layers: Mapping[str, Layer], x: jax.Array) -> dict[str, list[jax.Array]]:
-  """The tensors that are rounded, by grid, under ``jit``."""
-  key_of = sites.key_of
-  found: dict[str, list[jax.Array]] = {key: [] for key in grid_keys(sites)}
+def _tensors_of(sites: Sites) -> dict[str, list[str]]:
+  """The rounded tensors of every grid, in order."""
+  found: dict[str, list[str]] = {key: [] for key in grid_keys(sites)}
+  for tensor, key in sites.keys:
+    if tensor in sites.rounded:
+      found[key].append(tensor)
+  return found
+
+
+def _observed(sites: Sites) -> tuple[str, ...]:
+  """The tensors whose extremes are of interest, in order."""
+  joined = {node.output for node in sites.graph.nodes if node.op == "Concat"}
+  return tuple(tensor for tensor, _ in sites.keys if tensor in sites.rounded | joined)
+
+
+def _arrays(
+  graph: Graph, layers: Mapping[str, Layer], x: jax.Array, wanted: Collection[str]
+) -> dict[str, jax.Array]:
+  """Tensors of the float network, under ``jit``."""
+  found = {}
 
   def record(tensor, array):
-    if tensor in sites.rounded:
-      found[key_of[tensor]].append(array)
+    if tensor in wanted:
+      found[tensor] = array
     return array
 
-  execute(sites.graph, layers, x, record)
+  execute(graph, layers, x, record)
   return found
 
 
 @partial(jax.jit, static_argnums=0)
 def _extremes(sites, layers, x):
-  """(keys, 2) smallest and largest values; filled-up images repeat a real one, so they may count."""
-  nonnegative = _nonnegative_keys(sites)
-  ends = []
-  for key, arrays in _rounded(sites, layers, x).items():
-    pairs = [running.minimum_maximum(a, nonnegative=key in nonnegative) for a in arrays]
-    low, high = zip(*pairs, strict=True)
-    ends.append(jnp.stack([jnp.min(jnp.stack(low)), jnp.max(jnp.stack(high))]))
-  return jnp.stack(ends)
+  """(tensors, 2) smallest and largest values; filled-up images repeat a real one, so they may count."""
+  wanted = _observed(sites)
+  found = _arrays(sites.graph, layers, x, wanted)
+  return jnp.stack([jnp.stack(running.minimum_maximum(found[tensor])) for tensor in wanted])
 
 
 def channel_peaks(
@@ -268,10 +360,11 @@ def _peaks(graph, names, layers, x):
 @partial(jax.jit, static_argnums=0)
 def _histograms(sites, layers, lows, highs, x, weight):
   """(keys, BINS) int32 counts of one batch."""
-  found = _rounded(sites, layers, x).values()
+  found, tensors_of = _arrays(sites.graph, layers, x, sites.rounded), _tensors_of(sites)
   weight = weight.astype(jnp.int32)
   totals = []
-  for low, high, arrays in zip(lows, highs, found, strict=True):
+  for low, high, tensors in zip(lows, highs, tensors_of.values(), strict=True):
+    arrays = [found[tensor] for tensor in tensors]
     inverse = BINS / jnp.maximum(high - low, 1e-30)
     total = jnp.zeros(BINS, jnp.int32)
     for array in arrays:

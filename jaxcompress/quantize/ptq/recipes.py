@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,22 +13,28 @@ from jaxcompress.quantize.grid import Levels
 from jaxcompress.quantize.integer.values import centred
 from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.model import Move, QuantizedModel
+from jaxcompress.quantize.ptq.apart import choose_apart
 from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments
 from jaxcompress.quantize.ptq.equalize import equalize
 from jaxcompress.quantize.ptq.histograms import Bounds, Calibrator, Seen, calibrator
 from jaxcompress.quantize.ptq.inputs import Batches
 from jaxcompress.quantize.ptq.moments import Moments, moments_of
 from jaxcompress.quantize.ptq.observe import (
+  Extremes,
   Tick,
   add_counts,
+  by_grid,
   channel_peaks,
   choose_ranges,
+  extremes,
   grids_of,
-  observe,
+  range_of,
 )
 from jaxcompress.quantize.ptq.rounding import adaround
 from jaxcompress.quantize.ptq.weights import choose_scales, rounded_weights
 from jaxcompress.quantize.sites import Sites, find_sites
+
+Widths = Callable[[Sites], Mapping[str, int]]
 
 
 class Method(NamedTuple):
@@ -105,19 +111,35 @@ class Network:
     return folded_layers(self.folded)
 
   @functools.cached_property
-  def _cache(self) -> dict[str, dict[str, Seen]]:
+  def _cache(self) -> dict[str, Any]:
     return {}
 
-  def seen(self, *, counts: bool, tick: Tick) -> dict[str, Seen]:
-    """What calibration sees; each pass over the images is made once."""
+  def extremes(self, tick: Tick) -> Extremes:
+    """What calibration sees of every tensor; the pass over the images is made once."""
     if "extremes" not in self._cache:
-      self._cache["extremes"] = observe(self.sites, self.layers, self.batches, tick)
+      self._cache["extremes"] = extremes(self.sites, self.layers, self.batches, tick)
+    return self._cache["extremes"]
+
+  def with_own_grids(self, widths: Widths, input_range: Bounds | None, tick: Tick) -> "Network":
+    """The network whose tensors keep grids of their own where that pays; found once."""
+    if "parted" not in self._cache:
+      found = self.extremes(tick)
+      ranges = {tensor: range_of(ends) for tensor, ends in found.items()}
+      if input_range is not None:
+        ranges[INPUT] = input_range
+      apart = choose_apart(self.sites, ranges, widths(self.sites))
+      parted = dataclasses.replace(self, sites=find_sites(self.sites.graph, apart))
+      parted._cache["extremes"] = found
+      self._cache["parted"] = parted
+    return self._cache["parted"]
+
+  def seen(self, *, counts: bool, tick: Tick) -> dict[str, Seen]:
+    """What calibration sees by grid; each pass over the images is made once."""
+    seen = by_grid(self.sites, self.extremes(tick))
     if not counts:
-      return self._cache["extremes"]
+      return seen
     if "counts" not in self._cache:
-      self._cache["counts"] = add_counts(
-        self.sites, self.layers, self.batches, self._cache["extremes"], tick
-      )
+      self._cache["counts"] = add_counts(self.sites, self.layers, self.batches, seen, tick)
     return self._cache["counts"]
 
   def quantized(
@@ -125,7 +147,7 @@ class Network:
     method: Method,
     *,
     to: Mapping[str, Levels],
-    bits: Mapping[str, int],
+    widths: Widths,
     seed: int,
     preprocess: Any,
     kernels: str,
@@ -138,7 +160,7 @@ class Network:
     Args:
       method: what is done.
       to: the integers of the weights, by name.
-      bits: of activations, 8 or 16, by tensor; 8 where it says nothing.
+      widths: gives the bits of activations, 8 or 16 by tensor, on the sites that they have.
       seed: of AdaRound's samples.
       preprocess: kept in the model.
       kernels: whose arithmetic evaluates it.
@@ -146,17 +168,19 @@ class Network:
       symmetric: whether the zero points of activations are 0.
       tick: called after every batch or layer.
     """
-    network = self.equalized if method.equalize else self
-    graph, folded = network.sites.graph, network.folded
-    chosen = calibrator(method.ranges)
-    seen = network.seen(counts=chosen.counts, tick=tick)
-    bounds = choose_ranges(network.sites, seen, chosen, bits)
     if input_range is not None:
       low, high = input_range
       if not (np.isfinite([low, high]).all() and low < high):
         raise ValueError(
           f"input_range: {input_range} must be two finite numbers, the smaller one first."
         )
+    network = self.equalized if method.equalize else self
+    network = network.with_own_grids(widths, input_range, tick)
+    graph, folded = network.sites.graph, network.folded
+    chosen, bits = calibrator(method.ranges), widths(network.sites)
+    seen = network.seen(counts=chosen.counts, tick=tick)
+    bounds = choose_ranges(network.sites, seen, chosen, bits)
+    if input_range is not None:
       key_of = network.sites.key_of
       bounds |= {tensor: input_range for tensor in bounds if key_of[tensor] == key_of[INPUT]}
     grids = grids_of(bounds, bits)
@@ -184,6 +208,7 @@ class Network:
       preprocess=preprocess,
       kernels=kernels,
       moves=network.moves,
+      apart=network.sites.apart,
     )
 
   def ticks(self, method: Method) -> int:

@@ -9,7 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.nn import Activation, ConvNorm, Dense, GlobalAvgPool, fold, init_variables, trace
+from jaxcompress.nn import (
+  Activation,
+  Add,
+  AvgPool,
+  Concat,
+  ConvNorm,
+  Dense,
+  GlobalAvgPool,
+  fold,
+  init_variables,
+  trace,
+)
 from jaxcompress.nn.execute import execute, folded_layers
 from jaxcompress.quantize import (
   Grid,
@@ -220,6 +231,51 @@ def test_a_hard_swish_is_one_layer_however_the_device_computes_it(hard_swish):
   assert all(30 < layer.isolated_sqnr < 90 for layer in found.layers)
   assert all(layer.sqnr > 30 for layer in found.layers)
   assert found["gate"].saturation == 0
+
+
+class Unlike(nn.Module):
+  """A small map that is averaged, joined with a large one, and read by another layer."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    small = ConvNorm(4, act="relu", norm=None, name="small")(x, train=train)
+    big = ConvNorm(4, act="relu", norm=None, name="big")(x, train=train)
+    y = AvgPool(2, 2, "VALID", name="average")(Concat(name="cat")(small, big))
+    y = ConvNorm(4, norm=None, name="after")(y, train=train)
+    pooled = GlobalAvgPool(name="pool")(ConvNorm(4, norm=None, name="other")(small, train=train))
+    return Dense(3, name="dense")(Add(name="add")(GlobalAvgPool(name="mean")(y), pooled))
+
+
+def test_what_joins_tensors_of_other_grids_has_a_row_and_an_average_is_no_layer_with_weights():
+  images = np.random.default_rng(1).normal(size=(8, 8, 8, 3)).astype(np.float32)
+  variables = jax.tree.map(np.array, init_variables(Unlike(), jax.random.key(0), (8, 8, 3)))
+  variables["params"]["big"]["kernel"] *= np.float32(30)
+  model = post_training(Unlike(), variables, images, method="minmax", progress=False)
+  assert [n.name for n in model.graph.nodes if n.op == "Requantize"] == ["small/on/big"]
+  assert "average" in model.layers
+  found = analyze(model, Unlike(), variables, images)
+  names = [
+    "input",
+    "small",
+    "big",
+    "cat",
+    "average",
+    "after",
+    "other",
+    "pool",
+    "mean",
+    "add",
+    "dense",
+  ]
+  assert sorted(layer.name for layer in found.layers) == sorted(names)
+  assert (found["average"].op, found["average"].bits, found["average"].weights_kl) == (
+    "AvgPool",
+    None,
+    None,
+  )
+  assert found["small"].sqnr > 35  # 30 dB less on the grid of 'big'
+  assert all(20 < layer.isolated_sqnr < 90 for layer in found.layers)
+  assert math.isfinite(found.sqnr)
 
 
 def test_another_model_is_refused(case, quantized):

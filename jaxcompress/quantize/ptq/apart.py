@@ -1,0 +1,129 @@
+"""Which tensors keep a grid of their own where they are joined with others: an estimate from ranges.
+
+A concatenation copies integers, so that what it joins has one grid. A tensor that is much smaller than
+the others then loses most of its levels, for its other readers as well. It can keep a grid of its own
+if it is requantized before the concatenation. With own steps ``s`` and shared steps ``c``, the others
+then read it with the error ``s**2 / 12`` in place of ``c**2 / 12``, and the concatenation, which rounds
+twice, with ``(s**2 + c**2) / 12``. That is done where ``c > 2 s``: the others gain more than 6 dB, and the
+concatenation loses less than 1. An average pool loses nothing: as a convolution it writes any grid, so
+it does where its steps differ at all.
+
+Ties are made one by one, those first that cost least, as long as no tensor in the group gets steps that
+are too coarse for it. What a single concatenation reads and nothing else is written on its grid.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jaxcompress.nn import Graph
+from jaxcompress.quantize.integer import SAME_GRID, is_linear
+from jaxcompress.quantize.limits import coarsest
+from jaxcompress.quantize.ptq.histograms import Bounds
+from jaxcompress.quantize.sites import Apart, Sites, find_sites
+
+WORTH_OF_POOLS = 1.25  # as limits.WORTH, for what needs no operator
+
+
+class Group(NamedTuple):
+  """Tensors that share a grid.
+
+  Attributes:
+    range: of all of them.
+    bits: 8 or 16.
+    limit: the largest step that does no harm to those that more than one node reads.
+  """
+
+  range: Bounds
+  bits: int
+  limit: float
+
+  @property
+  def step(self) -> float:
+    """The scale of the grid, as :func:`~jaxcompress.quantize.affine` makes it."""
+    low, high = min(self.range[0], 0.0), max(self.range[1], 0.0)
+    whole = high - low if self.bits == 8 else 2 * max(-low, high)
+    return whole / (2**self.bits - 1)
+
+  def join(self, other: "Group") -> "Group | None":
+    """Both on one grid; None where that does harm."""
+    ends = min(self.range[0], other.range[0]), max(self.range[1], other.range[1])
+    joined = Group(ends, self.bits, min(self.limit, other.limit))
+    return joined if self.bits == other.bits and joined.step <= joined.limit else None
+
+
+def choose_apart(
+  sites: Sites, ranges: Mapping[str, Bounds], bits: Mapping[str, int] | None = None
+) -> Apart:
+  """Pairs of a node and a tensor that it reads, which had better not share a grid.
+
+  Args:
+    sites: where all tensors that can share a grid do.
+    ranges: smallest and largest value of the input and every rounded or joined tensor.
+    bits: 8 or 16 by tensor; 8 where it says nothing.
+
+  Returns:
+    Pairs for :func:`~jaxcompress.quantize.find_sites`; of gates, too, which are always apart.
+
+  Examples:
+    >>> from jaxcompress.nn import Node
+    >>> one, two = ((1, 4, 4, 2),), ((1, 4, 4, 2),) * 2
+    >>> graph = Graph((
+    ...   Node("act", "Activation", {"act": "relu"}, ("input",), ("act",), one, one),
+    ...   Node("cat", "Concat", {}, ("act", "input"), ("cat",), two, ((1, 4, 4, 4),)),
+    ...   Node("sum", "Add", {}, ("act", "act"), ("sum",), two, one),
+    ...   Node("both", "Concat", {}, ("cat", "sum"), ("both",), ((1, 4, 4, 4), *one), ((1, 4, 4, 6),)),
+    ... ), (1, 4, 4, 2), "both")
+    >>> ranges = {"input": (-9.0, 3.0), "act": (0.0, 3.0), "sum": (0.0, 6.0)}
+    >>> joined = dict.fromkeys(("cat", "both"), (-9.0, 6.0))
+    >>> sorted(choose_apart(find_sites(graph), ranges | joined))
+    [('cat', 'act')]
+  """
+  graph, bits = sites.graph, bits or {}
+  ties = {
+    (node.name, tensor): node
+    for node in graph.nodes
+    if node.op == "Concat" or is_linear(node)
+    for tensor in node.inputs
+    if (node.name, tensor) not in sites.apart
+  }
+  key_of = find_sites(graph, {*ties, *sites.apart}).key_of
+  groups: dict[str, Group] = {}
+  for tensor, key in key_of.items():
+    if tensor in ranges:
+      own = Group(ranges[tensor], bits.get(tensor, 8), float("inf"))
+      groups[key] = groups[key].join(own) or own if key in groups else own
+  for key in _read_by_many(graph, key_of):
+    if groups[key].step > 0:  # zeros are zeros on every grid
+      limit = coarsest(groups[key].step, groups[key].bits)
+      groups[key] = groups[key]._replace(limit=limit)
+  place = {key: key for key in groups}  # of a grid, in groups of those that share one
+  while True:
+    costs = []
+    for (_, tensor), node in ties.items():
+      left, right = (place[key_of[end]] for end in (tensor, node.output))
+      joined = groups[left].join(groups[right]) if left != right else None
+      if joined is not None:
+        finer = min(groups[left].step, groups[right].step)
+        growth = joined.step / finer if finer else 1.0
+        is_pool = node.op != "Concat"
+        if not is_pool or growth <= WORTH_OF_POOLS:
+          costs.append((is_pool, growth, left, right))
+    if not costs:
+      break
+    *_, left, right = min(costs)
+    groups[left] = groups[left].join(groups[right]) or groups[left]
+    place = {key: left if group == right else group for key, group in place.items()}
+  unlike = (pair for pair, n in ties.items() if place[key_of[pair[1]]] != place[key_of[n.output]])
+  return sites.apart | frozenset(unlike)
+
+
+def _read_by_many(graph: Graph, key_of: Mapping[str, str]) -> set[str]:
+  """Grids whose numbers are not merely written for one node that has a grid in common with them."""
+  readers: dict[str, int] = {key_of[graph.output]: 2}
+  for node in graph.nodes:
+    for key in dict.fromkeys(key_of[tensor] for tensor in node.inputs):
+      if node.op not in SAME_GRID:
+        readers[key] = 2
+      elif key_of[node.output] != key:
+        readers[key] = readers.get(key, 0) + 1
+  return {key for key, count in readers.items() if count > 1}
