@@ -112,7 +112,8 @@ def normalise(
   """Batch normalization and activation, with the parameters and statistics of ``layer``.
 
   To be called inside the layer's own call. Where the collection :data:`MOMENTS` is mutable the batch's
-  mean and variance are left there, to all digits whatever the running statistics are.
+  mean, the rest of it that float32 cannot hold, and the variance are left there, to all digits whatever
+  the running statistics are.
   """
   features = (y.shape[-1],)
   scale = layer.param("scale", ZEROS if norm.zero else ONES, features)
@@ -122,8 +123,9 @@ def normalise(
   live = train and not layer.is_initializing() if isinstance(train, bool) else train
   centre = mean.value
   if layer.is_mutable_collection(MOMENTS) and not layer.is_initializing():
-    centre, exact_variance = careful_statistics(y)
+    centre, exact_variance, rest = careful_statistics(y)
     layer.put_variable(MOMENTS, "mean", centre)
+    layer.put_variable(MOMENTS, "rest", rest)
     layer.put_variable(MOMENTS, "var", exact_variance)
   y, batch_mean, batch_variance = norm_act(
     y, scale, bias, centre, variance.value, live, norm.epsilon, act

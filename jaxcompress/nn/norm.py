@@ -55,7 +55,7 @@ def batch_statistics(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Arr
   return _mean_and_variance(first, second, x.size // x.shape[-1], shift)
 
 
-def careful_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def careful_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The same by the textbook: the mean first, then the deviations from it, which cannot cancel.
 
   Sums are over each example, and then over the examples, so that long ones lose no digits either.
@@ -64,12 +64,13 @@ def careful_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     x: (batch, ..., channels), any float dtype.
 
   Returns:
-    As :func:`batch_statistics`.
+    ``(mean, variance, rest)``, (channels,) float32 each; ``rest`` is what float32 cannot hold of the
+    mean, which the means of several batches that are far from zero need.
 
   Examples:
-    >>> mean, variance = careful_statistics(jnp.array([[10001.0], [10003.0]]))
-    >>> mean.item(), variance.item()
-    (10002.0, 1.0)
+    >>> mean, variance, rest = careful_statistics(jnp.array([[2.0**24], [2.0**24 + 2], [2.0**24 + 2]]))
+    >>> mean.item() - 2**24, round(variance.item(), 4), round(rest.item(), 4)
+    (2.0, 0.8889, -0.6667)
   """
 
   def mean_of(x):
@@ -79,7 +80,9 @@ def careful_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   centre = mean_of(x)
   centred = x - spread(centre, x)
   rest = mean_of(centred)  # next to nothing: what rounding left
-  return centre + rest, jnp.maximum(mean_of(jnp.square(centred)) - jnp.square(rest), 0.0)
+  mean = centre + rest
+  variance = jnp.maximum(mean_of(jnp.square(centred)) - jnp.square(rest), 0.0)
+  return mean, variance, (centre - mean) + rest
 
 
 def _mean_and_variance(first, second, count, shift):

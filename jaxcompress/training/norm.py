@@ -34,7 +34,7 @@ def reestimate_norm(state: CompressState, batches: Iterable[Mapping[str, Any]]) 
     The state; parameters, ranges and the step are the old ones.
 
   Raises:
-    ValueError: if there are no batches, or one has no images.
+    ValueError: if there are no batches, one has no images, or its statistics are not finite.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -58,6 +58,7 @@ def reestimate_norm(state: CompressState, batches: Iterable[Mapping[str, Any]]) 
   for batch in batches:
     check_batch(batch)
     found.append(jax.device_get(_moments(graph, student, batch["image"])))
+    _check_finite(found[-1], len(found) - 1)
     counts.append(len(batch["image"]))
   if not found:
     raise ValueError("batches: there are none; give at least one with images.")
@@ -73,16 +74,29 @@ def reestimate_norm(state: CompressState, batches: Iterable[Mapping[str, Any]]) 
 
 @partial(jax.jit, static_argnums=0)
 def _moments(graph: Graph, state: CompressState, images: jax.Array) -> dict[str, Moments]:
-  """Mean and variance of what every normalization of a batch sees, (channels,) each."""
+  """Mean, the rest of it, and variance of what every normalization of a batch sees, (channels,) each."""
   images = to_network_input(state.recipe, images)
   _, moments, _ = forward(state, state.trained, images, train=False, measure=True)
   normalised = [node.name for node in graph.nodes if node.attrs.get("norm") is not None]
   return {name: dict(parameters(moments, name)) for name in normalised}
 
 
+def _check_finite(moments: Mapping[str, Moments], place: int) -> None:
+  """Raises if what a batch has measured would make the network give no numbers."""
+  for name, one in moments.items():
+    if not all(np.isfinite(value).all() for value in one.values()):
+      raise ValueError(
+        f"batches: the statistics of {name!r} in batch {place} are not finite; see that its images, and"
+        " the weights, are finite and not too large."
+      )
+
+
 def _joined(counts: list[int], found: list[Moments]) -> Moments:
   """Mean and variance of all batches together, float32; summed in float64."""
-  means, variances = (np.stack([np.float64(one[key]) for one in found]) for key in ("mean", "var"))
+  means, rests, variances = (
+    np.stack([np.float64(one[key]) for one in found]) for key in ("mean", "rest", "var")
+  )
+  means += rests
   mean = np.average(means, 0, counts)
   variance = np.average(variances + np.square(means - mean), 0, counts)
   return {"mean": np.float32(mean), "var": np.float32(variance)}

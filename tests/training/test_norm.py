@@ -127,6 +127,35 @@ def test_without_batches_it_says_so(trained):
     reestimate_norm(trained, [])
 
 
+@pytest.mark.parametrize(("place", "value"), [(0, np.nan), (1, np.inf), (2, 1e25)])
+@pytest.mark.parametrize("after_convolution", [False, True])
+def test_statistics_that_are_not_finite_are_refused(recipe_of, place, value, after_convolution):
+  """Squares of 1e25 are beyond float32."""
+  images = np.random.default_rng(0).normal(size=(3, 5, 6, 4, 3)).astype(np.float32)
+  parts = [{"image": image, "label": np.zeros(5, np.int32)} for image in images]
+  state = one_layer(0.9, after_convolution, parts[0], recipe_of)
+  images[place, 3, 2, 1] = value
+  with pytest.raises(
+    ValueError, match=f"batches: the statistics of 'layer' in batch {place} are not"
+  ):
+    reestimate_norm(state, parts)
+
+
+@pytest.mark.parametrize("offset", [300.0, -1e5])
+def test_means_of_batches_far_from_zero_are_joined_to_all_digits(recipe_of, offset):
+  """Those of two batches differ by little of what they are."""
+  rng = np.random.default_rng(3)
+  parts = [
+    (offset + shift + rng.integers(-4, 5, (6, 7, 9, 3)) / 8).astype(np.float32)
+    for shift in (0, 1.5)
+  ]
+  batches = [{"image": part, "label": np.zeros(6, np.int32)} for part in parts]
+  state = one_layer(0.99, False, batches[0], recipe_of)
+  found = jax.device_get(reestimate_norm(state, batches).batch_stats["layer"])
+  seen = np.concatenate(parts).astype(np.float64).reshape(-1, 3)
+  np.testing.assert_allclose(found["var"], seen.var(0), rtol=1e-6)
+
+
 def test_rounded_gradients_are_unbiased_and_train(recipe_of, batches):
   """With 3 bits the gradient of one step is rough; its mean over keys is that of float."""
   plans = {bits: quantize.Quantization(
