@@ -3,6 +3,7 @@
 import dataclasses
 import numbers
 
+from jaxcompress.quantize.grid import check_bits
 from jaxcompress.quantize.integer.runtimes import find_kernels
 from jaxcompress.quantize.quantizers import (
   Quantizer,
@@ -130,8 +131,7 @@ def uniform(
     >>> uniform(4).weights.levels
     Levels(low=-7, high=7, symmetric=True)
   """
-  if not 2 <= bits <= 8:
-    raise ValueError(f"bits: {bits} is out of range; it must be 2 to 8.")
+  check_bits("bits", bits, 8)
   return _plan(absmax(bits), decay, rules, start_step, freeze_norm_step)
 
 

@@ -1,7 +1,8 @@
 """Integer grids: from ranges to scales, and rounding with a straight-through gradient."""
 
+import numbers
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,22 @@ class Levels(NamedTuple):
   symmetric: bool
 
 
+def check_bits(argument: str, bits: Any, most: int) -> None:
+  """Checks that a number of bits is whole, and from 2 to ``most``.
+
+  Raises:
+    ValueError: if it is not.
+
+  Examples:
+    >>> check_bits("bits", 4.5, 8)
+    Traceback (most recent call last):
+    ValueError: bits: 4.5 is out of range; it must be 2 to 8, and whole.
+  """
+  whole = isinstance(bits, numbers.Integral) and not isinstance(bits, bool)
+  if not whole or not 2 <= bits <= most:
+    raise ValueError(f"{argument}: {bits!r} is out of range; it must be 2 to {most}, and whole.")
+
+
 def levels(bits: int, *, symmetric: bool, narrow: bool = False, signed: bool = True) -> Levels:
   """The integers of ``bits`` bits.
 
@@ -37,14 +54,13 @@ def levels(bits: int, *, symmetric: bool, narrow: bool = False, signed: bool = T
     signed: two's complement, or starting at 0.
 
   Raises:
-    ValueError: if ``bits`` is out of range, or a symmetric format is asked to be unsigned.
+    ValueError: if ``bits`` is out of range or not whole, or a symmetric format is asked to be unsigned.
 
   Examples:
     >>> levels(8, symmetric=True, narrow=True)
     Levels(low=-127, high=127, symmetric=True)
   """
-  if not 2 <= bits <= 16:
-    raise ValueError(f"bits: {bits} is out of range; it must be 2 to 16.")
+  check_bits("bits", bits, 16)
   if symmetric and not signed:
     raise ValueError("signed: a symmetric format needs signed integers; set symmetric=False.")
   low = -(2 ** (bits - 1)) if signed else 0

@@ -74,6 +74,11 @@ def test_quantizing_commutes_with_scaling_a_channel():
   [
     (lambda: uniform(9), "bits: 9 is out of range"),
     (lambda: uniform(1), "bits: 1 is out of range"),
+    (lambda: uniform(4.0), "bits: 4.0 is out of range; it must be 2 to 8, and whole"),
+    (lambda: uniform("4"), "bits: '4' is out of range"),
+    (lambda: absmax(7.5), "bits: 7.5 is out of range; it must be 2 to 16, and whole"),
+    (lambda: absmax(True), "bits: True is out of range"),
+    (lambda: ema_range(8.0), "bits: 8.0 is out of range"),
     (lambda: int8(start_step=-1), "start_step: -1"),
     (lambda: ema_range(decay=1.0), "decay: 1.0"),
   ],

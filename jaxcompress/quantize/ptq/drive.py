@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from jaxcompress.quantize.grid import check_bits
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.ptq.histograms import Calibrator, calibrator
 from jaxcompress.quantize.ptq.inputs import (
@@ -188,8 +189,7 @@ def search(
     (['minmax'], (4, 2))
   """
   methods = _methods(method, ranges)
-  if not 2 <= bits <= 8:
-    raise ValueError(f"bits: {bits} is out of range; it must be 2 to 8.")
+  check_bits("bits", bits, 8)
   if activation_bits not in (8, 16):
     raise ValueError(f"activation_bits: {activation_bits} is out of range; it must be 8 or 16.")
   if max_drop is not None and not 0 <= max_drop <= 1:
