@@ -23,7 +23,8 @@ def warmup_cosine(peak: float, steps: int, *, warmup: float = 0.1) -> optax.Sche
     raise ValueError(
       f"peak, steps, warmup: {peak}, {steps}, {warmup} must be above 0, at least 1, and in [0, 1)."
     )
-  return optax.warmup_cosine_decay_schedule(0.0, peak, max(1, round(warmup * steps)), steps)
+  rising = min(max(1, round(warmup * steps)), steps - 1)  # the rate of a single step is the peak
+  return optax.warmup_cosine_decay_schedule(0.0, peak, rising, steps)
 
 
 def step_decay(

@@ -16,6 +16,7 @@ from jaxcompress.training import (
   sgd,
   step_decay,
   train_step,
+  warmup_cosine,
 )
 from jaxcompress.training.labels import split_labels
 
@@ -133,3 +134,10 @@ def test_soft_labels_train_and_are_evaluated_as_their_likeliest_class(recipe_of,
   log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   np.testing.assert_allclose(sums["loss"], -np.sum(soft * log_p), rtol=1e-5)
   assert float(sums["correct"]) == np.sum(logits.argmax(-1) == hard["label"])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.6, 0.95])
+def test_a_warm_up_leaves_the_shortest_runs_a_step_at_the_peak(steps, warmup):
+  rates = [float(warmup_cosine(0.2, steps, warmup=warmup)(step)) for step in range(steps)]
+  assert max(rates) == pytest.approx(0.2) and all(np.isfinite(rates))
