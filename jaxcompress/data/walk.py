@@ -85,7 +85,8 @@ def images_below(path: pathlib.Path, left_out: LeftOut) -> list[pathlib.Path]:
   Raises:
     ValueError: if a folder cannot be read.
   """
-  found, known, waiting = [], {_identity(path)}, [path]
+  above = path.absolute().parents  # a link to one of them leads into other classes
+  found, known, waiting = [], {_identity(place) for place in (path, *above)}, [path]
   links: list[pathlib.Path] = []
   while waiting or links:  # links last: a folder's own place is the one that counts
     place = waiting.pop() if waiting else links.pop()

@@ -338,6 +338,20 @@ def test_pipes_sockets_and_links_in_circles_are_left_out_and_counted(tmp_path):
   assert all_images(dataset) == before and dataset.notes == (note,)
 
 
+@pytest.mark.parametrize("above", [".", "..", "../.."])
+def test_a_link_out_of_a_class_to_what_is_above_it_is_left_out(tmp_path, above):
+  """It would bring the other classes' images into this one."""
+  root = tmp_path / "far" / "sets" / "pets"
+  write_class(root, "cat", 5)
+  write_class(root, "dog", 5, seed=1)
+  before = all_images(data.load(f"folder:{root}"))
+  (root / "cat" / "deep").mkdir()
+  (root / "cat" / "deep" / "up").symlink_to(root / above)
+  dataset = data.load(f"folder:{root}")
+  assert all_images(dataset) == before
+  assert dataset.notes == ("left out: 1 links to folders read before (up)",)
+
+
 def test_folders_behind_links_and_folders_called_like_images_are_read(tmp_path):
   root, store = tmp_path / "root", tmp_path / "store"
   write_class(root, "cat", 4)
