@@ -79,6 +79,11 @@ def readings_of(shapes: Shapes, graph: Graph | None = None) -> dict[str, Reading
         f" {tuple(shape)}; give the graph of this network."
       )
   if not known.keys() & shapes.keys():
+    if not shapes:
+      raise ValueError(
+        "params: there are no kernels to prune; prune where the optimizer gets the tree of parameters,"
+        " outside of what flattens it."
+      )
     raise ValueError(
       f"graph: it has none of the layers {', '.join(shapes)}; give the graph of this network."
     )

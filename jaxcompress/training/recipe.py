@@ -98,9 +98,9 @@ class Recipe:
 
   Raises:
     ValueError: if an argument is of another type, such as a model that was not called, teachers,
-      stages or paths are not given as tuples, a stage has no steps, the mean teacher does not fit,
-      ``ema`` or ``accumulate`` is out of range, or ``compute_dtype`` is no float or meets
-      ``exact_step``.
+      stages or paths are not given as tuples, paths only leave out, a stage has no steps, the mean
+      teacher does not fit, ``ema`` or ``accumulate`` is out of range, or ``compute_dtype`` is no
+      float or meets ``exact_step``.
 
   Examples:
     >>> from jaxcompress import models
@@ -137,7 +137,7 @@ class Recipe:
       check_callable("preprocess", self.preprocess, "images -> images, or None")
     if self.ema is not None:
       check_share("ema", self.ema)
-    _check_names("trainable", self.trainable)
+    _check_trainable("trainable", self.trainable)
     _check_names("apart", self.apart)
     check_whole("accumulate", self.accumulate, 1)
     check_type("remat", self.remat, bool, "True or False")
@@ -148,7 +148,7 @@ class Recipe:
     for i, stage in enumerate(self.stages):
       check_type(f"stages[{i}]", stage, Stage, "a training.Stage(loss, trainable, steps)")
       _check_loss(f"loss of stage {i}", stage.loss)
-      _check_names(f"trainable of stage {i}", stage.trainable)
+      _check_trainable(f"trainable of stage {i}", stage.trainable)
       if not isinstance(stage.steps, numbers.Integral) or stage.steps < 1:
         raise ValueError(
           f"stages: stage {i} has {shown(stage.steps)} steps; it needs a whole number, at least one."
@@ -236,4 +236,14 @@ def _check_names(argument: str, names: Any) -> None:
   if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
     raise ValueError(
       f"{argument}: {shown(names)} must be a tuple of names; write ('student',), with the comma."
+    )
+
+
+def _check_trainable(argument: str, names: Any) -> None:
+  """Names, of which some say what moves if others say what does not."""
+  _check_names(argument, names)
+  if names and all(name.startswith("!") for name in names):
+    raise ValueError(
+      f"{argument}: {shown(names)} only leaves out, so that nothing would move; say what moves first,"
+      " such as ('student', '!student/stem')."
     )

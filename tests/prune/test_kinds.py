@@ -150,3 +150,14 @@ def test_training_prunes_by_the_student_s_graph(channels):
     recipe = training.Recipe(student=Narrow(4, 6), optimizer=optimizer)
     state = training.init_state(recipe, jax.random.key(0), batch)
     assert set(prune.masks_of(state.opt_state)) == {"grouped", "squeeze", "wide", "narrower"}
+
+
+def test_a_flattened_tree_of_parameters_is_refused():
+  """What flattens it has no layers left."""
+  params = {"a": {"kernel": jnp.ones((4, 4))}, "b": {"kernel": jnp.ones((4, 2))}}
+  model = models.summarize(models.resnet8(10), 8)
+  with (
+    prune.on_network(lambda: model.graph),
+    pytest.raises(ValueError, match="params: there are no"),
+  ):
+    optax.flatten(prune.magnitude(optax.sgd(0.1), sparsity=0.5)).init(params)

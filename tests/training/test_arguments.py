@@ -67,6 +67,10 @@ def stage(**parts):
     ({"ema": float("nan")}, "ema: nan must be in"),
     ({"trainable": "student"}, "trainable: 'student' must be a tuple of names"),
     ({"trainable": ("student", 3)}, "trainable: .* must be a tuple of names"),
+    (
+      {"trainable": ("!student/stem",)},
+      "trainable: .* only leaves out, so that nothing would move",
+    ),
     ({"apart": "kd"}, "apart: 'kd' must be a tuple of names"),
     ({"accumulate": 2.0}, "accumulate: 2.0 must be a whole number, at least 1"),
     ({"accumulate": True}, "accumulate: True must be a whole number"),
@@ -77,6 +81,10 @@ def stage(**parts):
     ({"stages": stage()}, r"stages\[0\] must be a training.Stage"),
     ({"stages": (stage(steps=2.5),)}, "stages: stage 0 has 2.5 steps"),
     ({"stages": (stage(), stage(trainable="student"))}, "trainable of stage 1: 'student' must be"),
+    (
+      {"stages": (stage(trainable=("!loss", "!student")),)},
+      "trainable of stage 0: .* only leaves out",
+    ),
     ({"stages": (stage(loss=distill.kd),)}, "loss of stage 0 must be a loss"),
     ({"stages": (stage(optimizer="sgd"),)}, "optimizer of stage 0 must be an optax"),
   ],
