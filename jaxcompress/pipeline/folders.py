@@ -13,6 +13,7 @@ from jaxcompress.files import sealed_json, sweep, temporary_beside
 from jaxcompress.pipeline.options import Options, make_options
 from jaxcompress.pipeline.small_files import built, read_json
 from jaxcompress.training.processes import is_first, shared
+from jaxcompress.training.variables import check_place
 
 try:
   import fcntl
@@ -56,6 +57,7 @@ def claim_folder(
   made = make_options(options)
   while True:
     folder = pathlib.Path(out) if out else _free_default()
+    check_place("out", folder)
     if _make(folder, made):
       return folder, made
     if out:

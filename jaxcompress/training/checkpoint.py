@@ -12,7 +12,7 @@ from etils import epath
 from jaxcompress.files import find_damage, write_checksums
 from jaxcompress.training.processes import all_agree, is_first, only_here, shared, wait_for_all
 from jaxcompress.training.state import CompressState, check_goals
-from jaxcompress.training.variables import first_line, way_out
+from jaxcompress.training.variables import check_place, first_line, way_out
 
 ITEM = "default"  # orbax's name of what is saved without one
 SCRATCH = "overwritten"  # of memory banks' states: as large as some batch, and read by no step
@@ -57,6 +57,7 @@ class Checkpoints:
     warn: Callable[[str], None] = warnings.warn,
   ):
     self.folder = pathlib.Path(folder).absolute()
+    check_place("folder", self.folder)
     if every < 1:
       raise ValueError(f"every: {every} must be at least 1.")
     self.every = every

@@ -1,6 +1,7 @@
 """A model's variables alone, in a folder (orbax)."""
 
 import errno
+import fnmatch
 import os
 import pathlib
 from typing import Any
@@ -31,6 +32,7 @@ def save_variables(path: str | pathlib.Path, variables: Any) -> None:
     True
   """
   path = pathlib.Path(path).absolute()
+  check_place("path", path)
   if path.exists():
     raise ValueError(f"path: {path} exists already; name another folder.")
   try:
@@ -83,6 +85,28 @@ def load_variables(path: str | pathlib.Path, like: Any) -> Any:
       f" {shape}; build the model that it was saved from."
     )
   return stored
+
+
+def check_place(argument: str, path: str | pathlib.Path) -> None:
+  """Checks that orbax finds again what it writes in a folder, whose path it reads as a pattern.
+
+  Args:
+    argument: its name.
+    path: of the folder, or below which it will be.
+
+  Raises:
+    ValueError: if the pattern is of other paths.
+
+  Examples:
+    >>> check_place("out", "/data/run*")
+    >>> check_place("out", "/data/run [2]")
+    Traceback (most recent call last):
+    ValueError: out: /data/run [2] has brackets, with which checkpoints are lost; name another folder.
+  """
+  if not all(fnmatch.fnmatchcase(part, part) for part in pathlib.Path(path).absolute().parts):
+    raise ValueError(
+      f"{argument}: {path} has brackets, with which checkpoints are lost; name another folder."
+    )
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

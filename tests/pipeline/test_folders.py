@@ -278,3 +278,9 @@ def test_a_line_of_candidates_that_a_kill_cut_off_is_none(tmp_path):
 def test_options_are_checked_when_they_are_made(value):
   with pytest.raises(ValueError, match=r"epochs: .* must be"):
     Options(epochs=value)
+
+
+def test_a_folder_in_which_checkpoints_would_be_lost_is_refused_before_the_run(tmp_path):
+  with pytest.raises(ValueError, match=r"out: .* has brackets, with which checkpoints are lost"):
+    pipeline.claim_folder(str(tmp_path / "run [2]"), {}, resume=False)
+  assert not list(tmp_path.iterdir())

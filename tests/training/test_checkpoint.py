@@ -255,3 +255,21 @@ def test_a_missing_or_foreign_folder_is_one_clear_error(teacher, tmp_path, conte
     (folder / "file").write_text(content)
   with pytest.raises(ValueError, match="checkpoint: "):
     load_variables(folder, teacher[1])
+
+
+@pytest.mark.parametrize("name", ["run [x]", "[a-z]/run", "a[!b]c/d/e"])
+def test_folders_in_which_checkpoints_would_be_lost_are_refused(tmp_path, name):
+  """Such paths are patterns of other paths, and orbax would find nothing of what it wrote."""
+  with pytest.raises(ValueError, match=r"path: .* has brackets.*name another folder"):
+    save_variables(tmp_path / name, {"kernel": np.ones(3)})
+  with pytest.raises(ValueError, match=r"folder: .* has brackets.*name another folder"):
+    Checkpoints(tmp_path / name, every=1)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["run*", "a?b", "open [", "close ]", "{a,b} é"])
+def test_in_other_odd_folders_variables_are_found_again(tmp_path, name):
+  variables = {"params": {"kernel": np.float32([1.5, -2.0])}}
+  save_variables(tmp_path / name / "v", variables)
+  found = load_variables(tmp_path / name / "v", variables)
+  np.testing.assert_array_equal(found["params"]["kernel"], [1.5, -2.0])
