@@ -104,14 +104,14 @@ def shares(target: Any) -> jax.Array:
 
 
 def check_soft_labels(batch: Batch) -> None:
-  """The ``check`` of losses that read labels: soft ones must be shares.
+  """The ``check`` of losses that read labels: soft ones must be shares, others fit in int32.
 
   Args:
-    batch: with ``label`` (batch, classes) or ``target``; classes are left alone, and a label of no
-      class too, with which data say that an example has none.
+    batch: with ``label`` (batch, classes) or ``target``; a label of no class is left alone, with which
+      data say that an example has none.
 
   Raises:
-    ValueError: if a share is negative or NaN, or a row does not sum to 1.
+    ValueError: if a share is negative or NaN, a row does not sum to 1, or a label wraps in int32.
 
   Examples:
     >>> check_soft_labels({"label": np.float32([[0.0, 1.0], [1.5, 1.5]])})
@@ -120,6 +120,8 @@ def check_soft_labels(batch: Batch) -> None:
   """
   for name in ("label", "target"):
     values = on_host(batch[name]) if name in batch else None
+    if values is not None and np.issubdtype(values.dtype, np.integer):
+      _check_range(name, values)
     if values is None or values.ndim != 2 or values.shape[1] == 1:
       continue  # what shapes say wrong, init says
     values = values.astype(np.float32)
@@ -165,6 +167,15 @@ def expectation(p: jax.Array, x: jax.Array) -> jax.Array:
     2.0
   """
   return jnp.sum(jnp.where(p == 0, 0.0, p * x), axis=-1)
+
+
+def _check_range(name: str, values: np.ndarray) -> None:
+  least, most = values.min(initial=0), values.max(initial=0)
+  if most >= 2**31 or least < -(2**31):
+    raise ValueError(
+      f"batch: '{name}' has {most if most >= 2**31 else least}, which int32 does not hold; classes are"
+      " numbered from 0."
+    )
 
 
 def _are_shares(target: Any) -> Any:

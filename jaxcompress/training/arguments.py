@@ -125,6 +125,9 @@ def check_batch(batch: Any) -> None:
   check_type("batch", batch, Mapping, "a mapping with the images under 'image'")
   if "image" not in batch:
     raise ValueError(f"batch: it has {', '.join(map(str, batch)) or 'nothing'}, but no 'image'.")
+  for name, values in batch.items():
+    if not hasattr(values, "shape"):
+      raise ValueError(f"batch: '{name}' must be an array, got {shown(values)}; use np.asarray.")
   shape = jnp.shape(batch["image"])
   if len(shape) != 4 or 0 in shape:
     raise ValueError(

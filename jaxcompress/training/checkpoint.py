@@ -116,7 +116,7 @@ class Checkpoints:
     position, reason = next(iter(damaged.items()))
     raise ValueError(
       f"checkpoint: {self.folder / str(position)} cannot be read ({reason}), nor any other of"
-      f" {len(damaged)}; start anew with another --out."
+      f" {len(damaged)}; start anew in another folder."
     )
 
   def wait(self) -> None:
@@ -187,7 +187,7 @@ class Checkpoints:
       name, shape = sorted(wanted.items() ^ found.items())[0]
       raise _OtherRecipeError(
         f"checkpoint: {path} belongs to another recipe: {name} {shape} is not in both; go on with"
-        " the options that it was started with, or start anew with another --out."
+        " the options that it was started with, or start anew in another folder."
       )
 
   def _pass_over(self, damaged: dict[int, str], position: int) -> None:
@@ -223,7 +223,7 @@ class Checkpoints:
       at = "" if self._saving is None else f" of step {self._saving}"
       raise ValueError(
         f"checkpoint: the one{at} cannot be written in {self.folder} ({first_line(error)});"
-        f" {way_out(error)}, then go on with --resume from the one before."
+        f" {way_out(error)}, then go on from the one before."
       ) from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcompress.training.arguments import check_type
+from jaxcompress.training.arguments import check_batch, check_type
 from jaxcompress.training.state import CompressState, in_stage
 
 Metrics = dict[str, jax.Array]
@@ -55,6 +55,7 @@ class Step:
     self, state: CompressState, batch: Mapping[str, jax.Array]
   ) -> tuple[CompressState, Metrics]:
     check_type("state", state, CompressState, "a CompressState, as init_state makes it")
+    check_batch(batch)
     state = in_stage(state)
     loss, _ = state.recipe.stage(state.stage)
     loss.check({name: x for name, x in batch.items() if isinstance(x, np.ndarray)})

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.distill.zoo import TRUNK
 from jaxcompress.nn import Endpoints
 from jaxcompress.training.recipe import EVERYTHING, Recipe
 
@@ -91,8 +92,9 @@ def check_paths(recipe: Recipe, trained: Mapping[str, Any]) -> None:
   for index in range(len(recipe.stages) + 1):
     _, trainable = recipe.stage(index)
     for rule in trainable:
-      is_known = rule in EVERYTHING or rule.startswith("!")
-      if not is_known and not any(_covers(rule, names) for names in paths):
+      early = index < len(recipe.stages) and rule in TRUNK  # a loss's, for heads of any name
+      is_known = rule in EVERYTHING or early
+      if not is_known and not any(_covers(rule.removeprefix("!"), names) for names in paths):
         below = sorted({"/".join(names[:2]) for names in paths})
         raise ValueError(
           f"trainable: {rule!r} of stage {index} is no path of the trained tree; there are"

@@ -161,7 +161,7 @@ def test_a_full_disk_ends_the_run_and_the_checkpoint_before_stays(
 
   monkeypatch.setattr(checkpoint, "write_checksums", full)
   with (
-    pytest.raises(ValueError, match=r"step 2 cannot be written .*No space left.* --resume"),
+    pytest.raises(ValueError, match=r"step 2 cannot be written .*No space left.* go on from the one before"),
     Checkpoints(tmp_path, every=1) as checkpoints,
   ):
     fit(fresh(), batches, steps=4, checkpoints=checkpoints, console=QUIET)
@@ -183,7 +183,7 @@ def test_a_full_disk_ends_the_run_and_the_checkpoint_before_stays(
 def test_what_keeps_a_checkpoint_from_being_written_is_said_with_what_to_do(
   fresh, batches, tmp_path, monkeypatch, code, advice
 ):
-  def refused(folder):
+  def refused(folder, paths):
     raise OSError(code, os.strerror(code))
 
   monkeypatch.setattr(checkpoint, "write_checksums", refused)

@@ -72,6 +72,22 @@ def test_a_label_of_no_class_skips_the_batch(label, recipe_of, batches):
   assert np.isfinite(training.eval_step(state, masked)["loss"])
 
 
+@pytest.mark.parametrize("label", [np.int64(2**32), np.int64(-(2**31) - 1), np.uint64(2**33 + 1)])
+def test_a_label_that_would_wrap_is_refused(label, recipe_of, batches):
+  good = batches(0)
+  state, wrong = state_of(recipe_of(), good), np.full(16, label)
+  with pytest.raises(ValueError, match=f"'label' has {label}, which int32 does not hold"):
+    training.train_step(state, {**good, "label": wrong})
+
+
+@pytest.mark.parametrize("name", ["image", "label", "index"])
+def test_a_list_is_no_array(name, recipe_of, batches):
+  good = batches(0)
+  state = state_of(recipe_of(), good)
+  with pytest.raises(ValueError, match=rf"batch: '{name}' must be an array, got (a list|\[)"):
+    training.train_step(state, {**good, name: good[name].tolist()})
+
+
 @pytest.mark.parametrize("loss", [distill.dkd(), distill.nkd()])
 @pytest.mark.parametrize("label", [-1, 3])
 def test_losses_that_read_labels_are_not_finite_without_a_class(loss, label):
