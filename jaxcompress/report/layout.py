@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ class PlainTable(Table):
   """A table that takes strings as they are; one that does not fit is shown row by row.
 
   Figures, which begin with a digit or a sign, are never broken: where the widest ones do not fit
-  side by side, every row becomes a few lines, each with a column's name and the cell.
+  side by side, every row becomes a few lines, each with a column's name and the cell. Names that
+  are too long for their column are broken behind their slashes; ``min_width`` says what they need.
 
   Examples:
     >>> table = PlainTable()
@@ -41,7 +43,12 @@ class PlainTable(Table):
       yield from shown._records(options)
       return
     shown.columns = [
-      dataclasses.replace(column, width=width, min_width=None)
+      dataclasses.replace(
+        column,
+        width=width,
+        min_width=None,
+        _cells=[_at_slashes(cell, width) for cell in column._cells],
+      )
       for column, width in zip(shown.columns, widths, strict=True)
     ]
     yield from Table.__rich_console__(shown, console, options)
@@ -87,7 +94,7 @@ class PlainTable(Table):
   def _need(self, column: Column) -> tuple[int, int]:
     """Characters that a column needs at least, and those with which nothing is broken."""
     cells: list[Any] = [*column._cells, *([column.footer] if self.show_footer else [])]
-    most = least = 1
+    most = least = column.min_width or 1
     for line in (line for cell in cells for line in cell.plain.splitlines()):
       aligned = column.justify == "right" and _is_figure(line)
       words = [line] if column.no_wrap or aligned else line.split()
@@ -130,6 +137,16 @@ def plain_table(title: str | None, caption: Text | None) -> PlainTable:
   )
 
 
+def name_parts(name: str) -> list[str]:
+  """What a name is broken into where it is too long.
+
+  Examples:
+    >>> name_parts("stage0_block0/depthwise")
+    ['stage0_block0/', 'depthwise']
+  """
+  return re.findall(r"[^/]*/|[^/]+", name)
+
+
 def _lines(text: str) -> str:
   """A text in which only line breaks, which are ours, drive the terminal."""
   return "\n".join(map(literal, text.split("\n")))
@@ -142,6 +159,18 @@ def _one_line(cell: Any) -> str:
 
 def _is_figure(text: str) -> bool:
   return text.lstrip(SIGNS)[:1].isdigit()
+
+
+def _at_slashes(cell: Any, width: int) -> Any:
+  """A name in lines that end with a slash, where it is longer than the column is wide."""
+  if cell_len(cell.plain) <= width or any(map(str.isspace, cell.plain)):
+    return cell
+  lines = [""]
+  for part in name_parts(cell.plain):
+    if lines[-1] and cell_len(lines[-1] + part) > width:
+      lines.append("")
+    lines[-1] += part
+  return Text("\n".join(lines), cell.style)
 
 
 def _shared(needs: Sequence[tuple[int, int]], spare: int) -> list[int]:

@@ -9,11 +9,12 @@ from rich.text import Text
 from jaxcompress.nn import Graph
 from jaxcompress.report import findings, style, text
 from jaxcompress.report.layers import layer_rows, model_bytes
-from jaxcompress.report.layout import plain_table
+from jaxcompress.report.layout import name_parts, plain_table
 from jaxcompress.report.results import Entry, Results, label, ordered
 
 DASH = "–"
 BITS = (32, 8, 4)
+LAYER_WIDTH = 18  # characters of a layer's name between slashes that stay together
 
 
 def result_table(results: Results) -> Table:
@@ -123,7 +124,7 @@ def layer_table(graph: Graph, params: Mapping[str, Any], title: str = "", bits: 
     bits: bits of a stored weight.
 
   Returns:
-    A rich table with a footer.
+    A rich table with a footer; with the names of the registry's models it fits 80 characters.
 
   Examples:
     >>> from jaxcompress import models
@@ -134,12 +135,16 @@ def layer_table(graph: Graph, params: Mapping[str, Any], title: str = "", bits: 
   rows = layer_rows(graph, params, bits)
   table = plain_table(title or None, None)
   table.show_footer = True
-  table.add_column("layer", f"{len(rows)} layers", overflow="fold")
+  table.collapse_padding = True
+  part = max((len(part) for row in rows for part in name_parts(row.name)), default=1)
+  table.add_column(
+    "layer", f"{len(rows)} layers", overflow="fold", min_width=min(part, LAYER_WIDTH)
+  )
   table.add_column("op", "", overflow="fold")
   table.add_column("output", "", justify="right", no_wrap=True)
   table.add_column("parameters", f"{sum(r.parameters for r in rows):,}", justify="right")
-  table.add_column("multiply-adds", f"{sum(r.macs for r in rows):,}", justify="right")
-  table.add_column("bytes", text.size(sum(r.weight_bytes for r in rows)), justify="right")
+  table.add_column("multiply-\nadds", f"{sum(r.macs for r in rows):,}", justify="right")
+  table.add_column("size", text.size(sum(r.weight_bytes for r in rows)), justify="right")
   for row in rows:
     table.add_row(
       Text(row.name),
@@ -147,7 +152,7 @@ def layer_table(graph: Graph, params: Mapping[str, Any], title: str = "", bits: 
       text.shape(row.output_shape),
       f"{row.parameters:,}" if row.parameters else DASH,
       f"{row.macs:,}" if row.macs else DASH,
-      f"{row.weight_bytes:,}" if row.weight_bytes else DASH,
+      text.size(row.weight_bytes) if row.weight_bytes else DASH,
     )
   return table
 

@@ -65,12 +65,16 @@ def size(number: float) -> str:
 
 
 def milliseconds(number: float) -> str:
-  """A latency with two or three digits.
+  """A latency with two or three digits, of which at most four are decimals.
 
   Examples:
     >>> milliseconds(0.0453), milliseconds(0.453), milliseconds(12.34), milliseconds(1234.5)
     ('0.045 ms', '0.45 ms', '12.3 ms', '1234 ms')
+    >>> milliseconds(0.0004)
+    '0.0004 ms'
   """
+  if 0 < number < 0.001:
+    return f"{number:.4f} ms"
   digits = 3 if number < 0.1 else 2 if number < 10 else 1 if number < 100 else 0
   return f"{number:.{digits}f} ms"
 

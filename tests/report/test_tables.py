@@ -61,6 +61,19 @@ def test_the_layer_table_adds_up_to_the_model(summary):
   assert "depthwise 3x3, stride 2, relu6" in drawn
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v4_conv_large", "ghostnet"])
+def test_in_80_characters_names_of_layers_are_broken_behind_slashes_alone(name):
+  found = models.summarize(models.create(name, 1000))
+  rows = layer_rows(found.graph, found.variables["params"])
+  lines = draw(layer_table(found.graph, found.variables["params"])).splitlines()
+  head = next(i for i, line in enumerate(lines) if line.split()[:2] == ["layer", "op"])
+  cells = [line[1 : lines[head].index(" op")].strip() for line in lines[head + 2 :]]
+  cells = [cell for cell in cells if cell]
+  assert "".join(cells) == "".join(row.name for row in rows) + f"{len(rows)} layers"
+  whole = "/" + "/".join(row.name for row in rows) + "/"
+  assert all(f"/{cell.rstrip('/')}/" in whole for cell in cells[:-1])
+
+
 def test_the_model_table_has_sizes_at_three_widths(summary):
   drawn = draw(model_table({"small": summary}, "Models"))
   assert "32 bit" in drawn and "4 bit" in drawn and " 32 " in drawn
