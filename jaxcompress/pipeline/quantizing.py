@@ -170,8 +170,8 @@ def _prepare(options: QuantizeOptions, console: Console) -> _Run:
   if saved.classes is not None and saved.classes != data.classes:
     raise ValueError(
       f"data: {options.data} has {len(data.classes)} classes ({', '.join(data.classes[:3])}, ...) and"
-      f" the model knows {len(saved.classes)} ({', '.join(saved.classes[:3])}, ...); they must be the"
-      " same."
+      f" the model knows {len(saved.classes)} ({', '.join(saved.classes[:3])}, ...); name the data"
+      " that it was trained on, or other data with the same classes."
     )
   wanted = saved.module.num_classes
   if wanted != len(data.classes):

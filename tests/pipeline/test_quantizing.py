@@ -171,7 +171,7 @@ def test_a_file_that_says_nothing_is_taken_with_a_word_about_it(
     (("--images", 0), "images: 0 must be at least 1"),
     (("--kernels", "cuda"), "kernels: 'cuda' is unknown; it must be one of"),
     (("--data", "glyfs"), "'glyfs' is unknown"),
-    (("--data", "digits"), "the model knows 3 (bar, cross, disk, ...); they must be the same"),
+    (("--data", "digits"), "the model knows 3 (bar, cross, disk, ...); name the data that it was"),
     (("--out", "no/model.tflite"), "the folder no does not exist"),
     (("--budget", "1KB"), "budget_bytes: 1000 cannot be met; with 2-bit weights everywhere"),
   ],
