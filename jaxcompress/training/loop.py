@@ -112,7 +112,8 @@ def fit(
   position = int(state.position)
   preemption: Any = contextlib.nullcontext() if checkpoints is None else Preemption(mesh)
   with preemption, progress(console, TimeRemainingColumn) as bar:
-    task = bar.add_task(name, total=steps, completed=position, figures=("compiling",))
+    note = "compiling" if position < steps else "finished"
+    task = bar.add_task(name, total=steps, completed=position, figures=(note,))
     started, logged, skipped, idle = time.perf_counter(), position, int(state.skipped), 0
     first = position
     batch = _placed(recipe, batch_at, position, mesh) if position < steps else {}

@@ -1,6 +1,7 @@
 """Checkpoints: a restart is bit for bit the uninterrupted run; damage is one clear error."""
 
 import errno
+import io
 import os
 import shutil
 import signal
@@ -61,6 +62,20 @@ def test_rows_are_logged_with_rates_and_hooks_see_the_state(fresh, batches):
   assert [row["step"] for row in rows] == [2, 4, 6]
   assert seen == [5]
   assert all(row["images_per_second"] > 0 and np.isfinite(row["loss"]) for row in rows)
+
+
+@pytest.mark.parametrize(("steps", "note"), [(0, "finished"), (1, "compiling")])
+def test_a_bar_without_steps_to_take_says_that_they_are_done(fresh, batches, steps, note):
+  stream = io.StringIO()
+  fit(
+    fresh(),
+    batches,
+    steps=steps,
+    name="teacher",
+    console=Console(file=stream, force_terminal=True, width=100),
+  )
+  notes = {word for word in ("finished", "compiling") if word in stream.getvalue()}
+  assert notes == {note}
 
 
 @pytest.fixture
