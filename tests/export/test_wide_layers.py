@@ -6,7 +6,7 @@ import pytest
 
 from jaxcompress import export, quantize
 from jaxcompress.export.runtime import Runtime
-from jaxcompress.nn import INPUT, AvgPool, ConvNorm, Dense, GlobalAvgPool
+from jaxcompress.nn import INPUT, AvgPool, Concat, ConvNorm, Dense, GlobalAvgPool
 from jaxcompress.quantize import Grid, Integers, QuantizedModel, Rule, ema_range
 from jaxcompress.quantize.integer.runtimes import KERNELS_16
 
@@ -97,6 +97,32 @@ def test_16_bit_averages_with_padding_counted_are_bit_equal(kernel, networks, tm
   quantized = of_layer(networks, layer, (10, 9, 3), None, 1, 16)
   averages = check_codes(quantized, extremes(quantized), tmp_path, KERNELS_16)
   assert averages.max() == 32767
+
+
+class Averages(nn.Module):
+  """Averages of noise, which are far smaller than what is averaged."""
+
+  kernel: int
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    low = AvgPool(self.kernel, self.kernel, padding="VALID", name="average")(x)
+    large = ConvNorm(2, norm=None, act="relu", name="large")(low, train=train)
+    return Dense(3, name="head")(GlobalAvgPool(name="mean")(Concat(name="cat")(low, large)))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("kernel", [22, 23, 40])
+def test_averages_too_wide_for_a_convolution_stay_pools(kernel, bits, networks, tmp_path):
+  shape = (2 * kernel, 2 * kernel + 1, 2)
+  variables = networks.trained_like(Averages(kernel), shape)
+  images = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
+  options = {"method": "minmax", "activation_bits": bits, "progress": False}
+  quantized = quantize.post_training(Averages(kernel), variables, images, **options)
+  assert quantized.graph.nodes[0].op == ("AvgPool" if kernel > 22 else "ConvNorm")
+  for name in ("xnnpack", "tflm"):
+    path = networks.write(quantized, tmp_path, name)
+    assert export.verify(path, quantized.with_kernels(name), images).bit_equal == 1.0
 
 
 class Pool(nn.Module):

@@ -11,6 +11,7 @@ from jaxcompress.quantize.integer.values import GATES, Grid, with_bits
 
 SAME_GRID = ("MaxPool", "AvgPool", "Split", "ChannelShuffle", "Concat")  # they copy integers
 AVERAGE = "average"  # an attribute of convolutions that were average pools
+WIDEST_AVERAGE = 22  # the side of a window of weights of 127 whose sums float32 holds exactly
 
 
 def fixed_grid(node: Node, bits: int = 8) -> Grid | None:
@@ -69,7 +70,8 @@ def lower_averages(graph: Graph, apart: Collection[tuple[str, str]]) -> Graph:
   """Writes the average pools that do not share their input's grid as depthwise convolutions.
 
   Average pools of runtimes copy the grid of what they read; a convolution of equal weights rounds to
-  any. A pool that leaves its padding out of account stays.
+  any. A pool that leaves its padding out of account stays, and so does one of more than 22 x 22
+  cells, whose sums as a convolution would be too large.
 
   Args:
     graph: with fused activations.
@@ -92,8 +94,8 @@ def lower_averages(graph: Graph, apart: Collection[tuple[str, str]]) -> Graph:
 
 
 def is_linear(node: Node) -> bool:
-  """Whether a node is an average of the same number of cells everywhere, as a convolution is."""
-  if node.op != "AvgPool":
+  """Whether a node is an average that a convolution computes: of as many cells everywhere."""
+  if node.op != "AvgPool" or node.attrs["kernel"] > WIDEST_AVERAGE:
     return False
   return node.attrs["count_padding"] or not any(map(any, pads_of(node)))
 
