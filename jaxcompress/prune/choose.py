@@ -1,12 +1,14 @@
 """Chooses which channels stay, so that hardware likes what is left."""
 
 import math
+import numbers
 import warnings
 from collections.abc import Mapping
 
 import numpy as np
 
 from jaxcompress.nn import Graph
+from jaxcompress.nn.checks import is_whole
 from jaxcompress.prune.importance import Importance
 from jaxcompress.prune.planning import Keep, plan_removal
 from jaxcompress.prune.routes import (
@@ -50,8 +52,8 @@ def choose_channels(
     ValueError: if an argument is out of range.
 
   Warns:
-    UserWarning: if the network keeps a larger share even with the fewest channels, as where layers
-      have no more than the divisor; the message says which share that is.
+    UserWarning: if no channel can be removed, or the network keeps a larger share even with the
+      fewest, as where layers have no more than the divisor; the message says which share that is.
 
   Examples:
     >>> from jaxcompress import models
@@ -65,15 +67,20 @@ def choose_channels(
     >>> int(keep.masks["stem"].sum()), int(keep.masks["stage2_block0/conv1"].sum())
     (8, 32)
   """
-  if not 0 < fraction <= 1:
-    raise ValueError(f"fraction: {fraction} is out of range; it must be above 0 and at most 1.")
+  if not isinstance(fraction, numbers.Real) or not 0 < float(fraction) <= 1:
+    raise ValueError(f"fraction: {fraction!r} is out of range; it must be above 0 and at most 1.")
   if scope not in SCOPES:
     raise ValueError(f"scope: {scope!r} is unknown; it must be one of {', '.join(SCOPES)}.")
-  if divisor < 1:
-    raise ValueError(f"divisor: {divisor} must be at least 1.")
+  if not is_whole(divisor, 1):
+    raise ValueError(f"divisor: {divisor!r} must be a whole number of at least 1.")
   kept = _kept(importance, fraction, scope, divisor)
   free = np.isfinite(importance.scores)
-  if fraction < 1 and kept[free].sum() > fraction * free.sum():
+  if fraction < 1 and not free.any():
+    message = (
+      f"fraction: {fraction} cannot be had: this network has no channels that can be removed."
+    )
+    warnings.warn(message, stacklevel=2)
+  elif fraction < 1 and kept[free].sum() > fraction * free.sum():
     least = least_share(importance, divisor=divisor)
     if fraction < least:
       warnings.warn(_out_of_reach(fraction, least, divisor), stacklevel=2)

@@ -99,7 +99,7 @@ def channel_importance(
   )
   graph = name_depthwise(graph)
   routes = find_routes(graph)
-  params = jax.device_get(variables["params"])
+  params = jax.device_get(variables.get("params", {}))
   if method == "taylor":
     scores = _taylor(model, variables, graph, routes, images, labels, preprocess, batch_size)
   elif method == "bn_gamma":
@@ -180,5 +180,5 @@ def _products(model, preprocess, variables, images, labels):
     wanted = jnp.argmax(jax.lax.stop_gradient(logits), -1) if labels is None else labels
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, wanted))
 
-  params = variables["params"]
+  params = variables.get("params", {})
   return jax.tree.map(jnp.multiply, params, jax.grad(loss)(params))

@@ -45,7 +45,7 @@ def mask_channels(model: nn.Module, variables: Mapping[str, Any], keep: Keep) ->
   routes = find_routes(graph)
   kept = kept_classes(graph, routes, keep.masks)
   masks = {tensor: kept[ids] for tensor, ids in routes.ids.items()}
-  params = jax.tree.map(np.array, jax.device_get(variables["params"]))
+  params = jax.tree.map(np.array, jax.device_get(variables.get("params", {})))
   for node in graph.nodes:
     entry = parameters(params, node.name)
     outputs, inputs = masks[node.output], masks[node.inputs[0]]

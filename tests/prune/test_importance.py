@@ -1,5 +1,6 @@
 """Importance of channels against its definitions, and slimming."""
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,12 +76,36 @@ def test_what_does_not_fit_is_refused(variables):
   found = prune.channel_importance(MODEL, variables, IMAGES)
   with pytest.raises(ValueError, match="fraction: 0 is out of range"):
     prune.choose_channels(found, 0)
+  for fraction in ("half", None, float("nan"), 1.5, np.ones(2)):
+    with pytest.raises(ValueError, match=r"fraction: .* is out of range; it must be above 0"):
+      prune.choose_channels(found, fraction)
+  for divisor in (2.5, "8", None, True):
+    with pytest.raises(ValueError, match=r"divisor: .* must be a whole number of at least 1"):
+      prune.choose_channels(found, 0.5, divisor=divisor)
   with pytest.raises(ValueError, match="scope: 'model' is unknown"):
     prune.choose_channels(found, 0.5, scope="model")
-  with pytest.raises(ValueError, match="divisor: 0 must be at least 1"):
+  with pytest.raises(ValueError, match="divisor: 0 must be a whole number of at least 1"):
     prune.choose_channels(found, 0.5, divisor=0)
   with pytest.raises(ValueError, match=r"strength: -1\.0 must not be negative"):
     prune.slimming(-1.0)
+
+
+class Mean(flax.linen.Module):
+  @flax.linen.compact
+  def __call__(self, x, *, train):
+    return nn.Endpoints(nn.GlobalAvgPool(name="pool")(x))
+
+
+@pytest.mark.parametrize("method", ["l1", "bn_gamma", "taylor"])
+def test_a_network_without_parameters_has_no_channels_to_remove(method):
+  images = np.ones((3, 4, 5, 2), np.float32)
+  found = prune.channel_importance(Mean(), {}, images, method=method)
+  assert found.by_layer == {}
+  with pytest.warns(UserWarning, match="this network has no channels that can be removed"):
+    keep = prune.choose_channels(found, 0.5)
+  assert prune.mask_channels(Mean(), {}, keep)["params"] == {}
+  small, variables = prune.remove_channels(Mean(), {}, keep)
+  np.testing.assert_array_equal(small.apply(variables, images, train=False).logits, np.ones((3, 2)))
 
 
 def test_the_least_important_go_first_and_one_threshold_serves_all_layers(variables):
