@@ -275,7 +275,10 @@ def _shared_scales(key_of: Mapping[str, str], grids: Mapping[str, Grid]) -> Scal
       raise ValueError(f"grids: tensor {tensor!r} has none; it is part of the graph.")
     scale = float(grids[tensor].scale)
     if not 0 < scale <= GREATEST:
-      raise ValueError(f"grids: {tensor!r} has scale {scale}; it must be positive and finite.")
+      raise ValueError(
+        f"grids: {tensor!r} has scale {scale:.4g}; it must be above 0 and at most {GREATEST:.4g}, so"
+        " bring images and weights into a smaller range."
+      )
     if grids[tensor] != grids[key]:
       raise ValueError(
         f"grids: {tensor!r} and {key!r} hold the same integers and must share one grid; they have"

@@ -123,14 +123,14 @@ def decibels(signal, found):
   return 10 * np.log10(np.square(signal - signal.mean(axis=0)).sum() / noise)
 
 
-@pytest.mark.parametrize("ratio", [1.0, 10.0, 100.0, 1000.0])
+@pytest.mark.parametrize(("ratio", "count"), [(1, 20), (10, 15), (10, 40), (100, 15), (1000, 15)])
 @pytest.mark.parametrize("function", READS)
-def test_no_more_than_half_a_decibel_is_lost_beside_onnxruntime(function, ratio, tmp_path):
+def test_no_more_than_half_a_decibel_is_lost_beside_onnxruntime(function, ratio, count, tmp_path):
   """On the average: the few roundings of so small a network differ by about one decibel."""
   differences = []
   for seed in range(4):
     module, variables = scaled(function, ratio, seed)
-    images = np.random.default_rng(seed).normal(size=(15, *SHAPE)).astype(np.float32)
+    images = np.random.default_rng(seed).normal(size=(count, *SHAPE)).astype(np.float32)
     want = np.asarray(module.apply(variables, images, train=False))
     theirs = decibels(want, by_onnxruntime(module, variables, images, tmp_path))
     quantized = quantize.post_training(module, variables, images, method="minmax", progress=False)

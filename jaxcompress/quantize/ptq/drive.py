@@ -37,7 +37,7 @@ class Trial(NamedTuple):
   Attributes:
     name: of the method.
     score: share of the held-out images that are right, or, without labels, on which the integer
-      model decides as the float one.
+      model decides as the float one. Where all images calibrate, it is of the same images.
     drop: how much lower that is than the float model's share.
     sqnr: signal-to-quantization-noise ratio of the logits, in decibels.
     seconds: that it took; what methods share is paid by the first.
@@ -78,7 +78,8 @@ def post_training(
   AdaRound is tried only if every cheaper method loses something.
 
   Half of the images (at most 512) calibrate and the others (at most 4096) decide; below 16 all do
-  both. Memory is bounded by one batch, and by 256 MB of maps for AdaRound.
+  both. A method on its own without ``max_drop`` leaves nothing to decide, and all images (at most
+  512) calibrate. Memory is bounded by one batch, and by 256 MB of maps for AdaRound.
 
   Args:
     model: a linen module made of the leaf ops.
@@ -199,7 +200,8 @@ def search(
   graph = trace_on(model, variables, images, preprocess)
   classes = graph.shape(graph.output)[-1]
   labels = None if labels is None else check_labels(labels, len(images), classes)
-  calibration, held_out = split(len(images), seed)
+  deciding = len(methods) > 1 or max_drop is not None
+  calibration, held_out = split(len(images), seed, deciding=deciding)
   variables = jax.device_get(variables)
   network = Network.of(graph, variables, Batches(images[calibration], preprocess, size))
   to, _ = layer_levels(network.sites, bits, activation_bits, rules)
@@ -253,16 +255,25 @@ def _methods(method: str, ranges: str | Calibrator | None) -> dict[str, Method]:
   return {name: plan for plan, name in unique.items()}
 
 
-def split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split(count: int, seed: int, *, deciding: bool = True) -> tuple[np.ndarray, np.ndarray]:
   """Positions of the images that calibrate, and of those that decide.
+
+  Args:
+    count: of the images.
+    seed: of their order.
+    deciding: whether anything is to be decided; otherwise images that calibrate are scored, too.
 
   Examples:
     >>> [len(part) for part in split(64, 0)], [len(part) for part in split(3, 0)]
     ([32, 32], [3, 3])
+    >>> [len(part) for part in split(64, 0, deciding=False)]
+    [64, 64]
   """
   if count < FEWEST_TO_SPLIT:
     return np.arange(count), np.arange(count)
   order = np.random.default_rng(seed).permutation(count)
+  if not deciding:
+    return np.sort(order[:MOST_CALIBRATION]), np.sort(order[:MOST_HELD_OUT])
   first = min(count // 2, MOST_CALIBRATION)
   return np.sort(order[:first]), np.sort(order[first : first + MOST_HELD_OUT])
 

@@ -47,7 +47,8 @@ def test_the_best_of_all_methods_is_kept(case):
 def test_with_labels_the_score_is_the_share_that_is_right(case):
   labels = float_logits(case, case.images).argmax(-1)
   labels[::3] = (labels[::3] + 1) % 5  # the float model is wrong on these
-  _, (trial,) = search(case.model, case.variables, case.images, labels=labels, method="minmax")
+  options = {"labels": labels, "method": "minmax", "max_drop": 1.0}
+  _, (trial,) = search(case.model, case.variables, case.images, **options)
   held_out = split(len(case.images), 0)[1]
   right = float_logits(case, case.images[held_out]).argmax(-1) == labels[held_out]
   assert trial.score + trial.drop == pytest.approx(right.mean())
@@ -144,6 +145,31 @@ def test_images_are_split_once_and_without_overlap():
   assert len(calibration) == 512 and len(held_out) == 1488
   assert not set(calibration) & set(held_out)
   np.testing.assert_array_equal(calibration, split(2000, 0)[0])
+
+
+@pytest.mark.parametrize("count", [17, 600])
+def test_a_method_on_its_own_calibrates_on_all_images_and_512_at_most(count):
+  calibration, scored = split(count, 3, deciding=False)
+  assert len(calibration) == min(count, 512) and len(scored) == count
+  assert len(set(calibration)) == len(calibration)
+
+
+def test_an_image_that_stands_out_counts_wherever_it_is_unless_something_is_decided(case):
+  for place in range(0, 24, 5):
+    images = np.tile(case.images[:1], (24, 1, 1, 1))
+    images[place] *= 50
+    range_of = lambda model: float(model.grids["input"].scale) * 255  # noqa: E731
+    assert range_of(quantized(case, images, method="minmax")) > 40 * np.ptp(images[place - 1])
+    seen = place in split(24, 0)[0]
+    model = quantized(case, images, method="minmax", max_drop=1.0)
+    assert (range_of(model) > 40 * np.ptp(images[place - 1])) == seen
+
+
+def test_values_beyond_what_grids_reach_are_refused_with_the_bound(case):
+  with pytest.raises(
+    ValueError, match=r"'input' has scale 3\.\d+e\+2\d; it must be .* at most 1\.153e\+18"
+  ):
+    quantized(case, np.full_like(case.images, 1e30), method="minmax")
 
 
 def test_nothing_is_printed_where_nobody_watches(case, capsys):
