@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import signal
 
 os.environ |= {  # for the processes that tests start, too
   "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
@@ -14,6 +15,11 @@ os.environ |= {  # for the processes that tests start, too
 import jax
 import numpy as np
 import pytest
+
+if (
+  signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # a shell starts programs so in the background
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 with pytest.MonkeyPatch.context() as patch:  # processes that tests start have what users have

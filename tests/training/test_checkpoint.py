@@ -176,7 +176,9 @@ def test_a_full_disk_ends_the_run_and_the_checkpoint_before_stays(
 
   monkeypatch.setattr(checkpoint, "write_checksums", full)
   with (
-    pytest.raises(ValueError, match=r"step 2 cannot be written .*No space left.* go on from the one before"),
+    pytest.raises(
+      ValueError, match=r"step 2 cannot be written .*No space left.* go on from the one before"
+    ),
     Checkpoints(tmp_path, every=1) as checkpoints,
   ):
     fit(fresh(), batches, steps=4, checkpoints=checkpoints, console=QUIET)
