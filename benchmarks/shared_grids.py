@@ -5,8 +5,7 @@
 Small networks join, pool, split and add tensors of which one is up to 1000 times larger than another;
 later weights take that back, so that the float network is the same at every ratio. Each is quantized by
 `post_training`, with min-max ranges and with all methods, and by `quantize_static` of onnxruntime (QDQ,
-int8, weights per channel, min-max calibration) on the same images, written as float ONNX before. All
-methods calibrate on half of them, and choose with the others.
+int8, weights per channel, min-max calibration) on the same images, written as float ONNX before.
 
 Shown is the ratio of the logits' variance over images to the mean squared error, in decibels, on images
 that calibrated nothing, the mean over seeds; and the mean difference to onnxruntime. Ours is exact

@@ -128,6 +128,7 @@ def decibels(signal, found):
 def test_no_more_than_half_a_decibel_is_lost_beside_onnxruntime(function, ratio, count, tmp_path):
   """On the average: the few roundings of so small a network differ by about one decibel."""
   differences = []
+  several = []
   for seed in range(8):
     module, variables = scaled(function, ratio, seed)
     images = np.random.default_rng(seed).normal(size=(count, *SHAPE)).astype(np.float32)
@@ -135,5 +136,9 @@ def test_no_more_than_half_a_decibel_is_lost_beside_onnxruntime(function, ratio,
     theirs = decibels(want, by_onnxruntime(module, variables, images, tmp_path))
     quantized = quantize.post_training(module, variables, images, method="minmax", progress=False)
     differences.append(decibels(want, quantized(images)) - theirs)
+    if count == 20:  # the methods choose among each other with half of the images
+      best = quantize.post_training(module, variables, images, progress=False)
+      several.append(decibels(want, best(images)) - theirs)
   assert np.mean(differences) > -LOSS
+  assert not several or np.mean(several) > -LOSS
   assert np.min(differences) > -2.5

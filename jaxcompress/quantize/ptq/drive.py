@@ -78,8 +78,8 @@ def post_training(
   AdaRound is tried only if every cheaper method loses something.
 
   Half of the images (at most 512) calibrate and the others (at most 4096) decide; below 16 all do
-  both. A method on its own without ``max_drop`` leaves nothing to decide, and all images (at most
-  512) calibrate. Memory is bounded by one batch, and by 256 MB of maps for AdaRound.
+  both. Without ``max_drop`` the best method, or the only one, then calibrates on all images (at most
+  512). Memory is bounded by one batch, and by 256 MB of maps for AdaRound.
 
   Args:
     model: a linen module made of the leaf ops.
@@ -172,7 +172,8 @@ def search(
   """As :func:`post_training`, and tells what was tried.
 
   Returns:
-    ``(quantized, trials)``: the best model, and every :class:`Trial` in order.
+    ``(quantized, trials)``: the best model, and every :class:`Trial` in order, as it was before the best
+    method calibrated on all images.
 
   Raises:
     ValueError: as :func:`post_training`.
@@ -207,8 +208,22 @@ def search(
   to, _ = layer_levels(network.sites, bits, activation_bits, rules)
   judge = Judge.of(network, Batches(images[held_out], preprocess, size), labels, held_out)
   enough = SLACK + (max_drop or 0.0)
-  best: tuple[tuple[float, float], QuantizedModel] | None = None
+  best: tuple[tuple[float, float], str, QuantizedModel] | None = None
   trials: list[Trial] = []
+
+  def quantized_by(network: Network, plan: Method) -> QuantizedModel:
+    return network.quantized(
+      plan,
+      to=to,
+      widths=lambda sites: layer_levels(sites, bits, activation_bits, rules)[1],
+      seed=seed,
+      preprocess=preprocess,
+      kernels=kernels,
+      symmetric=symmetric,
+      input_range=input_range,
+      tick=shown.tick,
+    )
+
   with meter(progress) as shown:
     for name, plan in methods.items():
       lossless = bool(trials) and min(trial.drop for trial in trials) <= enough
@@ -216,27 +231,23 @@ def search(
         break
       shown.start(name, network.ticks(plan) + 1)
       started = time.perf_counter()
-      quantized = network.quantized(
-        plan,
-        to=to,
-        widths=lambda sites: layer_levels(sites, bits, activation_bits, rules)[1],
-        seed=seed,
-        preprocess=preprocess,
-        kernels=kernels,
-        symmetric=symmetric,
-        input_range=input_range,
-        tick=shown.tick,
-      )
+      quantized = quantized_by(network, plan)
       score, sqnr = judge(quantized)
       shown.tick()
       trials.append(
         Trial(name, score, judge.reference - score, sqnr, time.perf_counter() - started)
       )
       if best is None or (score, sqnr) > best[0]:
-        best = ((score, sqnr), quantized)
+        best = ((score, sqnr), name, quantized)
+    assert best is not None  # the first method is always tried
+    _, name, quantized = best
+    everything, _ = split(len(images), seed, deciding=False)
+    if max_drop is None and len(everything) > len(calibration):
+      network = Network.of(graph, variables, Batches(images[everything], preprocess, size))
+      shown.start(f"{name}, all images", network.ticks(methods[name]))
+      quantized = quantized_by(network, methods[name])
   _check_drop(trials, max_drop, judge, bits, rules)
-  assert best is not None  # the first method is always tried
-  return best[1], tuple(trials)
+  return quantized, tuple(trials)
 
 
 def _methods(method: str, ranges: str | Calibrator | None) -> dict[str, Method]:

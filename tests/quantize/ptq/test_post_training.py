@@ -37,11 +37,19 @@ def test_the_best_of_all_methods_is_kept(case):
   model, trials = search(case.model, case.variables, case.images, bits=4)
   assert [trial.name for trial in trials] == list(METHODS)[: len(trials)]
   best = max(trials, key=lambda trial: (trial.score, trial.sqnr))
+  alone = quantized(case, method=best.name, bits=4)
+  np.testing.assert_array_equal(model(case.images), alone(case.images))
+
+
+def test_a_trial_is_scored_on_images_that_did_not_calibrate(case):
+  model, (trial,) = search(
+    case.model, case.variables, case.images, bits=4, method="minmax", max_drop=1.0
+  )
   held_out = case.images[split(len(case.images), 0)[1]]
   wanted = float_logits(case, held_out)
   agreement = np.mean(model(held_out).argmax(-1) == wanted.argmax(-1))
-  assert agreement == best.score == 1 - best.drop
-  assert decibels(wanted, model(held_out)) == pytest.approx(best.sqnr, abs=0.01)
+  assert agreement == trial.score == pytest.approx(1 - trial.drop)
+  assert decibels(wanted, model(held_out)) == pytest.approx(trial.sqnr, abs=0.01)
 
 
 def test_with_labels_the_score_is_the_share_that_is_right(case):
