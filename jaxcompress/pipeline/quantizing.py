@@ -166,7 +166,7 @@ def _prepare(options: QuantizeOptions, console: Console) -> _Run:
   with waiting(console, f"reading {options.data}"):
     data = datasets.load(options.data, seed=options.seed, size=size)
   for note in data.notes:
-    console.print(note, markup=False, highlight=False)
+    say(console, note)
   if saved.classes is not None and saved.classes != data.classes:
     raise ValueError(
       f"data: {options.data} has {len(data.classes)} classes ({', '.join(data.classes[:3])}, ...) and"

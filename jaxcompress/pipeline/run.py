@@ -208,7 +208,7 @@ def _tell(data: datasets.Dataset, options: Options, console: Console) -> None:
   hint = "" if options.flip is not None else "; --flip or --no-flip decides"
   mirrored = f"mirrored images are {'' if data.flip else 'not '}trained on too{hint}"
   for note in (*data.notes, mirrored):
-    console.print(f"  {note}", markup=False, highlight=False)
+    say(console, f"  {note}")
 
 
 def _all_devices(options: Options) -> Mesh | None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import TimeRemainingColumn
 
 from jaxcompress import prune
-from jaxcompress.terminal import progress
+from jaxcompress.terminal import progress, say
 from jaxcompress.training.arguments import (
   check_batch,
   check_batches,
@@ -154,9 +154,10 @@ def fit(
           raise PreemptedError(position)
     reached = prune.progress_of(state.opt_state)
     if reached is not None and reached < 1:
-      bar.console.print(
+      say(
+        bar.console,
         f"pruning: after {position} steps it has come {float(reached):.0%} of the way to its sparsity;"
-        " the rest of its schedule lies beyond them."
+        " the rest of its schedule lies beyond them.",
       )
   return state
 
