@@ -205,8 +205,8 @@ def _as_taught(
 
 def _tell(data: datasets.Dataset, options: Options, console: Console) -> None:
   """What was noticed in reading the data, and whether images are mirrored."""
-  hint = "" if options.flip is not None else "; --flip or --no-flip decides"
-  mirrored = f"mirrored images are {'' if data.flip else 'not '}trained on too{hint}"
+  hint = "" if options.flip is not None else " (flip decides)"
+  mirrored = f"images are {'' if data.flip else 'not '}mirrored in training{hint}"
   for note in (*data.notes, mirrored):
     say(console, f"  {note}")
 

@@ -129,9 +129,9 @@ def test_images_are_mirrored_as_the_options_say_before_the_preset_and_the_data_s
 @pytest.mark.parametrize(
   ("flip", "says"),
   [
-    (None, "mirrored images are not trained on too; --flip or --no-flip decides"),
-    (True, "mirrored images are trained on too"),
-    (False, "mirrored images are not trained on too"),
+    (None, "images are not mirrored in training (flip decides)"),
+    (True, "images are mirrored in training"),
+    (False, "images are not mirrored in training"),
   ],
 )
 def test_a_run_tells_what_was_left_out_and_whether_images_are_mirrored(flip, says):
