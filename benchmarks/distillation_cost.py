@@ -161,14 +161,16 @@ def _large(name):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--methods", type=lambda text: text.split(","), default=list(distill.METHODS))
+  parser.add_argument(
+    "--methods", type=lambda text: text.split(","), default=list(distill.DISTILLERS)
+  )
   parser.add_argument("--batch", type=int, default=64)
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--json", type=pathlib.Path)
   args = parser.parse_args()
   ops.keep_freed_memory()
-  if unknown := [name for name in args.methods if name not in distill.METHODS]:
-    parser.error(f"methods: {unknown[0]} is unknown; there are {', '.join(distill.METHODS)}")
+  if unknown := [name for name in args.methods if name not in distill.DISTILLERS]:
+    parser.error(f"methods: {unknown[0]} is unknown; there are {', '.join(distill.DISTILLERS)}")
   cost(args)
 
 

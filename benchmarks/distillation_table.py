@@ -172,15 +172,17 @@ def spread(values):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--methods", type=lambda text: text.split(","), default=list(distill.METHODS))
+  parser.add_argument(
+    "--methods", type=lambda text: text.split(","), default=list(distill.DISTILLERS)
+  )
   parser.add_argument("--seeds", type=int, default=3)
   parser.add_argument("--steps", type=int, default=1200)
   parser.add_argument("--limit", type=int, default=4000, help="images, for training and for tests")
   parser.add_argument("--json", type=pathlib.Path)
   args = parser.parse_args()
   ops.keep_freed_memory()
-  if unknown := [name for name in args.methods if name not in distill.METHODS]:
-    parser.error(f"methods: {unknown[0]} is unknown; there are {', '.join(distill.METHODS)}")
+  if unknown := [name for name in args.methods if name not in distill.DISTILLERS]:
+    parser.error(f"methods: {unknown[0]} is unknown; there are {', '.join(distill.DISTILLERS)}")
   gains(args)
 
 

@@ -28,7 +28,7 @@ def info(
   from jaxcompress import distill, models, report
 
   if model == "distill":
-    Console().print(report.method_table(distill.METHODS))
+    Console().print(report.method_table(distill.DISTILLERS))
     return
 
   if image_size is not None and image_size < 1:

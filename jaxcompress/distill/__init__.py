@@ -19,16 +19,16 @@ from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
 from jaxcompress.distill.relations import correlation, pkt, rkd, similarity
 from jaxcompress.distill.reviews import hcl, review
 from jaxcompress.distill.teachers import for_teachers, patient, teacher_head
-from jaxcompress.distill.zoo import METHODS, Method, Parsed, parse
+from jaxcompress.distill.zoo import DISTILLERS, Distiller, Parsed, parse
 
 __all__ = [
-  "METHODS",
+  "DISTILLERS",
   "Adapter",
   "CRDParams",
   "CRDState",
+  "Distiller",
   "LossTransform",
   "MagnitudeState",
-  "Method",
   "Parsed",
   "ScaleState",
   "ab",

@@ -23,7 +23,7 @@ from jaxcompress.distill.reviews import review
 LABELS = "cross_entropy"
 
 
-class Method(NamedTuple):
+class Distiller(NamedTuple):
   """A distillation loss as a row of the table.
 
   Attributes:
@@ -59,65 +59,65 @@ TRUNK = ("student", "!student/classifier", "loss")
 EVERYTHING = ("student", "quantizer", "loss")
 ALIASES = {"hint": "fitnet", "abound": "ab"}  # RepDistiller's
 
-METHODS = {
-  "kd": Method(kd, "logits", "T² KL(p_t ‖ p_s), p = softmax(z/T)", ("logits",), 0.9, None),
-  "dkd": Method(
+DISTILLERS = {
+  "kd": Distiller(kd, "logits", "T² KL(p_t ‖ p_s), p = softmax(z/T)", ("logits",), 0.9, None),
+  "dkd": Distiller(
     dkd, "logits", "T² (α KL(label or not) + β KL(other classes))", ("logits", "label"), 1.0
   ),
-  "nkd": Method(
+  "nkd": Distiller(
     nkd, "logits", "−t_y log s_y − γT² Σ N(t) log N(s), c ≠ y", ("logits", "label"), 1.0
   ),
-  "lskd": Method(lskd, "logits", "T² KL of softmax(z-score(logits)/T)", ("logits",), 9.0, 0.1),
-  "ctkd": Method(ctkd, "logits", "KD, min over s, max over T", ("logits",), 0.9, None),
-  "dist": Method(dist, "logits", "1 − pearson(rows) + 1 − pearson(columns)", ("logits",), 1.0),
-  "mlkd": Method(
+  "lskd": Distiller(lskd, "logits", "T² KL of softmax(z-score(logits)/T)", ("logits",), 9.0, 0.1),
+  "ctkd": Distiller(ctkd, "logits", "KD, min over s, max over T", ("logits",), 0.9, None),
+  "dist": Distiller(dist, "logits", "1 − pearson(rows) + 1 − pearson(columns)", ("logits",), 1.0),
+  "mlkd": Distiller(
     mlkd, "logits", "Σ_T KD + |PPᵀ difference|²/B + |PᵀP difference|²/C", ("logits",), 1.0
   ),
-  "srd": Method(srd, "logits", "2 log Σ|n(Ws) − n(t)|⁴ + KL", ("pooled", "logits"), 1.0),
-  "fitnet": Method(fitnet, "features", "mean (r(s) − t)²", ("maps",), 100.0),
-  "attention": Method(
+  "srd": Distiller(srd, "logits", "2 log Σ|n(Ws) − n(t)|⁴ + KL", ("pooled", "logits"), 1.0),
+  "fitnet": Distiller(fitnet, "features", "mean (r(s) − t)²", ("maps",), 100.0),
+  "attention": Distiller(
     attention, "features", "mean (a_s − a_t)², a = unit(mean_c x²)", ("maps",), 1000.0
   ),
-  "vid": Method(vid, "features", "½ mean ((m(s) − t)²/σ² + log σ²)", ("maps",), 1.0),
-  "ab": Method(
+  "vid": Distiller(vid, "features", "½ mean ((m(s) − t)²/σ² + log σ²)", ("maps",), 1.0),
+  "ab": Distiller(
     ab, "features", "Σ 2^(l−L+1) (s ± 1)² across t's boundary, first stage", ("preact",), 1.0,
     first=ab, moves=TRUNK, stays=False,
   ),
-  "factor": Method(
+  "factor": Distiller(
     factor, "features", "mean |f(translate(s)) − f(paraphrase(t))|", ("maps",), 200.0,
     first=paraphrase, moves=("loss/factor/*/paraphraser",), frozen=("*/paraphraser",),
     first_rate=0.01,
   ),
-  "ofd": Method(ofd, "features", "Σ 2^(l−L+1) (s − max(t, m))² where active", ("preact",), 1e-3),
-  "review": Method(
+  "ofd": Distiller(ofd, "features", "Σ 2^(l−L+1) (s − max(t, m))² where active", ("preact",), 1e-3),
+  "review": Distiller(
     review, "features", "Σ_levels MSE(fused s, t) by pyramid", ("preact", "pooled"), 1.0
   ),
-  "simkd": Method(
+  "simkd": Distiller(
     simkd, "features", "mean (P(s) − t)², teacher's classifier", ("maps",), 1.0, 0.0
   ),
-  "cat_kd": Method(
+  "cat_kd": Distiller(
     cat_kd, "features", "mean (unit(CAM_s) − unit(CAM_t))²", ("maps", "classifiers"), 400.0
   ),
-  "nst": Method(nst, "features", "MMD² of channels, kernel ⟨a, b⟩²", ("maps",), 50.0),
-  "similarity": Method(
+  "nst": Distiller(nst, "features", "MMD² of channels, kernel ⟨a, b⟩²", ("maps",), 50.0),
+  "similarity": Distiller(
     similarity, "relations", "|unit(G_t) − unit(G_s)|²/B², G = XXᵀ", ("maps",), 3000.0
   ),
-  "correlation": Method(
+  "correlation": Distiller(
     correlation, "relations", "mean_i Σ d_i d_(i+1), d = |e_s − e_t|", ("pooled",), 0.02
   ),
-  "rkd": Method(rkd, "relations", "25 H(distances) + 50 H(angles)", ("pooled",), 1.0),
-  "pkt": Method(pkt, "relations", "mean q log(q/p) of cosine affinities", ("pooled",), 30000.0),
-  "fsp": Method(
+  "rkd": Distiller(rkd, "relations", "25 H(distances) + 50 H(angles)", ("pooled",), 1.0),
+  "pkt": Distiller(pkt, "relations", "mean q log(q/p) of cosine affinities", ("pooled",), 30000.0),
+  "fsp": Distiller(
     fsp, "relations", "Σ mean (F_t − F_s)², F = maps' Gram, first stage", ("maps",), 1.0,
     first=fsp, moves=TRUNK, stays=False,
   ),
-  "kdsvd": Method(
+  "kdsvd": Distiller(
     kdsvd, "relations", "Σ (RBF(v_s) − RBF(v_t))² of singular vectors", ("maps",), 1.0
   ),
-  "crd": Method(
+  "crd": Distiller(
     crd, "contrast", "NCE of e_s in t's bank + e_t in s's bank", ("pooled", "index"), 0.8
   ),
-  "in_batch_infonce": Method(
+  "in_batch_infonce": Distiller(
     in_batch_infonce, "contrast", "InfoNCE of e_s, e_t in the batch", ("pooled",), 0.8
   ),
 }  # fmt: skip
@@ -156,7 +156,7 @@ class Parsed(NamedTuple):
 def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Parsed:
   """Builds losses from text such as ``kd:0.9,crd:0.8``.
 
-  Each item is a name of :data:`METHODS` and, after a colon, its weight; without one it has the
+  Each item is a name of :data:`DISTILLERS` and, after a colon, its weight; without one it has the
   usual; ``hint`` and ``abound`` are names of ``fitnet`` and ``ab``. Cross-entropy with the labels
   has weight 1, as in RepDistiller's scripts, except: with ``kd:W`` or ``ctkd:W`` alone it is 1 - W
   (0.1 and 0.9, the scripts' pair, if W is left out), with ``lskd`` alone 0.1, with ``simkd`` alone
@@ -184,11 +184,13 @@ def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Par
     {'attention': 1000.0, 'labels': 0.5}
   """
   weights = _weights(text)
-  chosen = {name: METHODS[name] for name in weights if name != "labels"}
+  chosen = {name: DISTILLERS[name] for name in weights if name != "labels"}
   if unused := [name for name in settings if name not in chosen]:
     raise ValueError(f"settings: {unused[0]!r} is not among the losses {text!r}; leave it out.")
   if not chosen:
-    raise ValueError(f"distill: {text!r} has no loss but labels; name one of {', '.join(METHODS)}.")
+    raise ValueError(
+      f"distill: {text!r} has no loss but labels; name one of {', '.join(DISTILLERS)}."
+    )
   if "labels" not in weights:
     weights = {"labels": _label_weight(weights), **weights}
 
@@ -222,12 +224,12 @@ def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Par
     moves=moves,
     trainable=EVERYTHING + frozen,
     weights={name: weight for name, weight in weights.items() if weight > 0},
-    first_rate=min((r for n in first if (r := METHODS[n].first_rate) is not None), default=None),
+    first_rate=min((r for n in first if (r := DISTILLERS[n].first_rate) is not None), default=None),
   )
 
 
 def _frozen(name: str) -> tuple[str, ...]:
-  return METHODS[name].frozen if name in METHODS else ()
+  return DISTILLERS[name].frozen if name in DISTILLERS else ()
 
 
 def _label_weight(weights: dict[str, float]) -> float:
@@ -235,7 +237,7 @@ def _label_weight(weights: dict[str, float]) -> float:
   if len(weights) > 1:
     return 1.0
   ((name, weight),) = weights.items()
-  alone = METHODS[name].labels
+  alone = DISTILLERS[name].labels
   return round(max(0.0, 1 - weight), 6) if alone is None else alone
 
 
@@ -245,16 +247,16 @@ def _weights(text: str) -> dict[str, float]:
   for item in text.split(","):
     name, colon, number = (part.strip() for part in item.partition(":"))
     name = ALIASES.get(name, name)
-    if name not in METHODS and name != "labels":
+    if name not in DISTILLERS and name != "labels":
       raise ValueError(
-        f"distill: {name!r} is unknown; it must be one of {', '.join(METHODS)}, or labels."
+        f"distill: {name!r} is unknown; it must be one of {', '.join(DISTILLERS)}, or labels."
       )
     if name in weights:
       raise ValueError(f"distill: {name!r} is there twice; name each loss once.")
     if name == "labels" and not colon:
       number, colon = "1", ":"
     try:
-      weight = float(number) if colon else METHODS[name].weight
+      weight = float(number) if colon else DISTILLERS[name].weight
     except ValueError:
       weight = -1.0
     lowest_ok = weight >= 0 if name == "labels" else weight > 0

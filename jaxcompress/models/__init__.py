@@ -1,6 +1,6 @@
 """Architectures as data and a short module each; their files, and checkpoints of PyTorch."""
 
-from jaxcompress.models.convert import (
+from jaxcompress.models.checkpoints import (
   SOURCES,
   Normalization,
   from_torch,
@@ -10,7 +10,7 @@ from jaxcompress.models.convert import (
 from jaxcompress.models.files import (
   from_config,
   load,
-  read_metadata,
+  read_header,
   save,
   to_config,
 )
@@ -132,7 +132,7 @@ __all__ = [
   "mobilenet_v4_conv_small",
   "normalization_of",
   "options_of",
-  "read_metadata",
+  "read_header",
   "replayed",
   "resnet",
   "resnet8",

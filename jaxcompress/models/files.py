@@ -49,7 +49,7 @@ def save(
     path: of the file, by custom ``.safetensors``; an earlier file is replaced in one step.
     model: one of ``jaxcompress.models``; its name and options go into the header.
     variables: its ``params`` and ``batch_stats``.
-    metadata: JSON values to keep with it, for :func:`read_metadata`. ``jaxcompress quantize`` reads
+    metadata: JSON values to keep with it, for :func:`read_header`. ``jaxcompress quantize`` reads
       ``classes`` (names), ``image_shape`` and ``preprocess`` (``data.Preprocess().to_metadata()``).
 
   Returns:
@@ -68,7 +68,7 @@ def save(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...   path = save(folder + "/student.safetensors", model, variables, metadata={"seed": 0})
     ...   same_model, same_variables = load(path)
-    ...   metadata = read_metadata(path)
+    ...   metadata = read_header(path)
     >>> same_model == model, metadata
     (True, {'seed': 0})
   """
@@ -119,7 +119,7 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
   return model, jax.device_put(variables)
 
 
-def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+def read_header(path: str | os.PathLike) -> dict[str, Any]:
   """What :func:`save` was given to keep with a model; empty if nothing.
 
   Args:
@@ -136,7 +136,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     >>> variables = init_variables(model, jax.random.key(0), (32, 32, 3))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...   path = save(folder + "/a.safetensors", model, variables, metadata={"classes": ["a", "b"]})
-    ...   read_metadata(path)
+    ...   read_header(path)
     {'classes': ['a', 'b']}
   """
   header, _ = _read(path, arrays=False)

@@ -216,7 +216,7 @@ def read(path: str | pathlib.Path) -> Saved:
   module, variables = models.load(path)
   name, _, options = models.describe(module)
   title = options.get("origin") or _title(name, options.get("width"))
-  return _saved(f"model: {path}", title, module, variables, models.read_metadata(path))
+  return _saved(f"model: {path}", title, module, variables, models.read_header(path))
 
 
 def _read_folder(folder: pathlib.Path) -> Saved:

@@ -93,7 +93,7 @@ class Options:
       )
     asked = distill.parse(self.distill, num_examples=2)
     if "labels" not in asked.weights and not any(
-      "logits" in distill.METHODS[name].reads for name in asked.weights
+      "logits" in distill.DISTILLERS[name].reads for name in asked.weights
     ):
       raise ValueError(
         f"distill: {self.distill!r} trains no classifier of the student's own; add labels:1."

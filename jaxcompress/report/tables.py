@@ -192,7 +192,7 @@ def method_table(methods: Mapping[str, Any], title: str = "") -> Table:
   """Distillation losses: what they read, their usual weight, and their formula.
 
   Args:
-    methods: :data:`jaxcompress.distill.METHODS`.
+    methods: :data:`jaxcompress.distill.DISTILLERS`.
     title: of the table.
 
   Returns:
@@ -200,7 +200,7 @@ def method_table(methods: Mapping[str, Any], title: str = "") -> Table:
 
   Examples:
     >>> from jaxcompress import distill
-    >>> method_table(distill.METHODS).row_count == len(distill.METHODS)
+    >>> method_table(distill.DISTILLERS).row_count == len(distill.DISTILLERS)
     True
   """
   table = plain_table(title or None, Text("s: student, t: teacher, y: the label"))

@@ -109,7 +109,7 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
   code, out, _ = run("info", "distill")
   assert code == 0
   rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if len(line.split()) > 2}
-  assert rows.keys() >= set(distill.METHODS)
+  assert rows.keys() >= set(distill.DISTILLERS)
   assert rows["pkt"][:2] == ["pooled", "30000"]
   assert "…" not in out
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxcompress.distill import METHODS, cross_entropy, dkd, nkd
+from jaxcompress.distill import DISTILLERS, cross_entropy, dkd, nkd
 from jaxcompress.nn import Endpoints
 
 READERS = {
@@ -141,10 +141,10 @@ def test_labels_of_another_shape_or_dtype_are_refused_at_the_start_and_in_every_
 
 
 def test_every_loss_that_reads_labels_is_under_test_and_no_other_does():
-  reading = {name for name, method in METHODS.items() if "label" in method.reads}
-  assert reading == READERS.keys() & METHODS.keys()
+  reading = {name for name, method in DISTILLERS.items() if "label" in method.reads}
+  assert reading == READERS.keys() & DISTILLERS.keys()
   wrong = {"label": np.full((2, CLASSES), 2.0, np.float32), "index": np.arange(2)}
-  for name, method in METHODS.items():
+  for name, method in DISTILLERS.items():
     loss = method.make(**({"num_examples": 9} if name == "crd" else {}))
     if name not in reading:
       loss.check(wrong)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcompress import distill
-from jaxcompress.distill import METHODS, parse
+from jaxcompress.distill import DISTILLERS, parse
 from jaxcompress.nn import Endpoints
 
 COMBINE = {
@@ -33,19 +33,19 @@ def is_loss(name):
 
 
 def test_every_loss_is_in_the_table_under_its_own_name():
-  assert {name for name in distill.__all__ if is_loss(name)} <= set(METHODS)
-  for name, method in METHODS.items():
+  assert {name for name in distill.__all__ if is_loss(name)} <= set(DISTILLERS)
+  for name, method in DISTILLERS.items():
     assert getattr(distill, name) is method.make
     assert method.weight > 0 and "\n" not in method.formula and len(method.formula) <= 60
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", DISTILLERS)
 def test_every_loss_is_built_from_its_name_with_what_it_says_it_reads(name):
   asked = parse(name, num_examples=9)
-  assert asked.weights[name] == METHODS[name].weight
+  assert asked.weights[name] == DISTILLERS[name].weight
   loss = asked.loss if name in _terms(asked.loss) else asked.first
   whole = endpoints(5)
-  reads = {**dict.fromkeys(METHODS[name].reads, True)}
+  reads = {**dict.fromkeys(DISTILLERS[name].reads, True)}
   seen = whole._replace(
     pooled=whole.pooled if "pooled" in reads else None,
     maps=whole.maps if "maps" in reads or "classifiers" in reads else (),

@@ -67,9 +67,9 @@ def test_roles_and_links_of_docstrings_are_markdown(built):
 
 def test_every_loss_and_quantizer_has_its_formula(built):
   losses = (ROOT / "docs" / "reference" / "losses.md").read_text()
-  assert [name for name in jaxcompress.distill.METHODS if f"[`{name}`]" not in losses] == []
+  assert [name for name in jaxcompress.distill.DISTILLERS if f"[`{name}`]" not in losses] == []
   for name in re.findall(r"\[`(\w+)`\]\[jaxcompress.distill", losses):
-    method = jaxcompress.distill.METHODS.get(name)
+    method = jaxcompress.distill.DISTILLERS.get(name)
     stated = re.search(rf"\[`{name}`\]\[[^]]*\], weight ([\d.]+)[,.] ", losses)
     if method and stated:
       assert float(stated[1].rstrip(".")) == method.weight

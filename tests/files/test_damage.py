@@ -49,7 +49,7 @@ def variables():
 
 def read_file(path):
   model, stored = models.load(path)
-  return model, models.read_metadata(path), jax.device_get(stored)
+  return model, models.read_header(path), jax.device_get(stored)
 
 
 def read_folder(path):

@@ -48,16 +48,16 @@ def test_a_model_comes_back_with_its_options_and_every_bit(name, tmp_path):
 
 
 def test_metadata_comes_back_and_must_be_json(file, tmp_path):
-  assert models.read_metadata(file) == {}
+  assert models.read_header(file) == {}
   model, variables = models.load(file)
   facts = {"classes": ["a", "b", "ç"], "image_shape": [32, 32, 3]}
   path = models.save(tmp_path / "model.safetensors", model, variables, metadata=facts)
-  assert models.read_metadata(path) == facts
+  assert models.read_header(path) == facts
   jax.tree.map(np.testing.assert_array_equal, models.load(path)[1], variables)
   for metadata in ({"a": object()}, {"a": float("nan")}):
     with pytest.raises(ValueError, match="metadata: it is no JSON"):
       models.save(path, model, variables, metadata=metadata)
-  assert models.read_metadata(path) == facts
+  assert models.read_header(path) == facts
 
 
 @pytest.mark.parametrize("name", models.MODELS)
@@ -187,7 +187,7 @@ def test_headers_of_no_network_are_refused_in_one_line_that_says_which(reason, t
   assert "\n" not in str(error.value) and str(path) in str(error.value)
   assert len(str(error.value)) < 1200
   try:
-    assert isinstance(models.read_metadata(path), dict)
+    assert isinstance(models.read_header(path), dict)
   except ValueError as error:
     assert "\n" not in str(error) and str(path) in str(error)
 

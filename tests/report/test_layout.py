@@ -44,7 +44,7 @@ def tables(full, summary):
     "results": result_table(full),
     "models": model_table({"mobilenet_v2": summary}),
     "layers": layer_table(summary.graph, summary.variables["params"], "[b]title"),
-    "losses": method_table(distill.METHODS),
+    "losses": method_table(distill.DISTILLERS),
     "latency": latency_table({"[b]a[/x].tflite": latency, "b" * 60: latency}, 2),
     "trials": trial_table([Trial("minmax", 0.9123, 0.0123, 20.5, 1.5)], labels=True),
   }

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from jaxcompress.models.convert.allow_list import Budget
-from jaxcompress.models.convert.unpickle import no_storage, unpickle
+from jaxcompress.models.checkpoints.allow_list import Budget
+from jaxcompress.models.checkpoints.unpickle import no_storage, unpickle
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxcompress.models.convert.pickles import read_pickle
-from tests.models.convert.torch_files import (
+from jaxcompress.models.checkpoints.pickles import read_pickle
+from tests.models.checkpoints.torch_files import (
   FORMS,
   STORAGES,
   Call,

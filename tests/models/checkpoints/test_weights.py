@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from jaxcompress.models.convert.weights import read_weights
-from tests.models.convert.torch_files import (
+from jaxcompress.models.checkpoints.weights import read_weights
+from tests.models.checkpoints.torch_files import (
   FORMS,
   Call,
   Global,

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from jaxcompress.models.convert.pickles import read_pickle
-from tests.models.convert.torch_files import (
+from jaxcompress.models.checkpoints.pickles import read_pickle
+from tests.models.checkpoints.torch_files import (
   FORMS,
   Built,
   Call,
@@ -64,7 +64,7 @@ def attacks(canary):
     Global("webbrowser", "open"): (canary,),
     Global("shutil", "rmtree"): (canary,),
     Global("ctypes", "CDLL"): (canary,),
-    Global("jaxcompress.models.convert.pickles", "read_pickle"): (canary,),
+    Global("jaxcompress.models.checkpoints.pickles", "read_pickle"): (canary,),
   }
   for function, arguments in called.items():
     yield Call(function, arguments), "not on the allow-list|no allowed function"

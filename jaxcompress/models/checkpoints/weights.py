@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcompress.models.convert.pickles import (
+from jaxcompress.models.checkpoints.pickles import (
   PICKLE_MAGIC,
   ZIP_MAGIC,
   existing_file,

@@ -11,7 +11,7 @@ from typing import IO, Any, Protocol, cast
 
 import numpy as np
 
-from jaxcompress.models.convert.allow_list import (
+from jaxcompress.models.checkpoints.allow_list import (
   ALLOWED,
   NAMESPACE,
   Budget,

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxcompress.models.convert.sources import find_source
+from jaxcompress.models.checkpoints.sources import find_source
 
 
 class Normalization(NamedTuple):

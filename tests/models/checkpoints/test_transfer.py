@@ -64,7 +64,7 @@ def test_a_fine_tuned_classifier_is_kept(weights):
 
 def test_another_number_of_classes_starts_the_classifier_anew(weights):
   model, variables = models.from_torch(SOURCE, weights, num_classes=10)
-  _, other = models.from_torch(SOURCE, weights, num_classes=10, key=jax.random.key(1))
+  _, other = models.from_torch(SOURCE, weights, num_classes=10, rng=jax.random.key(1))
   fresh, again = (v["params"]["classifier"] for v in (variables, other))
   assert model.num_classes == 10 and fresh["kernel"].shape == (64, 10)
   assert not np.asarray(fresh["bias"]).any()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 
-from jaxcompress.models.convert import names
+from jaxcompress.models.checkpoints import names
 from jaxcompress.models.ghostnet import ghostnet
 from jaxcompress.models.mobilenet_v1 import mobilenet_v1
 from jaxcompress.models.mobilenet_v2 import mobilenet_v2, mobilenet_v2_crd

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxcompress.models.convert.names import Names, torch_names
-from jaxcompress.models.convert.sources import find_source
-from jaxcompress.models.convert.weights import read_weights
+from jaxcompress.models.checkpoints.names import Names, torch_names
+from jaxcompress.models.checkpoints.sources import find_source
+from jaxcompress.models.checkpoints.weights import read_weights
 from jaxcompress.models.registry import Summary, summarize
 from jaxcompress.nn import Initial, Node, parameters
 
@@ -64,7 +64,7 @@ def from_torch(
   weights: Weights,
   *,
   num_classes: int | None = None,
-  key: jax.Array | None = None,
+  rng: jax.Array | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
   """A PyTorch checkpoint as one of our models and its variables; the logits are the same.
 
@@ -78,7 +78,7 @@ def from_torch(
       ``.pth`` or ``.pt`` file. Files are read without torch, and no pickled code is executed.
     num_classes: size of the logits; None: that of the checkpoint. If it is not the checkpoint's,
       the classifier starts anew, as in a fresh model.
-    key: a PRNG key for a new classifier; ``jax.random.key(0)`` by default.
+    rng: a PRNG key for a new classifier; ``jax.random.key(0)`` by default.
 
   Returns:
     ``(model, variables)``: a linen module for (batch, height, width, 3) images, and a dict of
@@ -109,8 +109,8 @@ def from_torch(
   _check(source, expected, arrays)
   flat = {tensor.path: tensor.to_ours(arrays[tensor.key]) for tensor in expected}
   if num_classes not in (None, given):
-    key = jax.random.key(0) if key is None else key
-    flat |= _new_classifier(expected, num_classes, key)
+    rng = jax.random.key(0) if rng is None else rng
+    flat |= _new_classifier(expected, num_classes, rng)
   return found.make(num_classes or given), jax.device_put(_nested(flat), may_alias=False)
 
 
@@ -235,13 +235,13 @@ def _check(source: str, expected: list[Tensor], arrays: Mapping[str, np.ndarray]
     raise ValueError(f"weights: they are not those of {source}; {'; '.join(problems)}.")
 
 
-def _new_classifier(expected: list[Tensor], classes: int, key: jax.Array) -> dict:
+def _new_classifier(expected: list[Tensor], classes: int, rng: jax.Array) -> dict:
   flat: dict[tuple[str, ...], Any] = {}
   for tensor in expected:
     if CLASSIFIER in tensor.path:
       shape = (*tensor.shape[:-1], classes)
       start = Initial(deviation=shape[0] ** -0.5 if len(shape) > 1 else 0.0)
-      flat[tensor.path] = np.asarray(start(key, shape))
+      flat[tensor.path] = np.asarray(start(rng, shape))
   return flat
 
 
