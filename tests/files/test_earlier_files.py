@@ -16,7 +16,7 @@ def test_a_saved_model_of_before_gives_the_same_logits(golden, name):
   model, variables = models.load(path)
   logits = model.apply(variables, expected["images"], train=False).logits
   np.testing.assert_allclose(logits, expected[name], rtol=1e-5, atol=1e-6)
-  assert models.read_metadata(path) == {"classes": ["b", "ä"]}
+  assert models.read_header(path) == {"classes": ["b", "ä"]}
 
 
 @pytest.mark.parametrize(("name", "kernels"), [("format2", "xnnpack"), ("format2_wide", "tflm")])
