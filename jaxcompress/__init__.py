@@ -4,7 +4,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from jaxcompress import data, distill, export, models, nn, ops, prune, quantize, report, training
+  from jaxcompress import (
+    data,
+    distill,
+    export,
+    models,
+    nn,
+    ops,
+    pipeline,
+    prune,
+    quantize,
+    report,
+    training,
+  )
   from jaxcompress.training import (
     CompressState,
     Recipe,
@@ -34,6 +46,7 @@ __all__ = [
   "models",
   "nn",
   "ops",
+  "pipeline",
   "prune",
   "quantize",
   "report",
@@ -43,17 +56,18 @@ __all__ = [
   "training",
 ]
 
-_PACKAGES = frozenset(
-  ("data", "distill", "export", "models", "nn", "ops", "prune", "quantize", "report", "training")
+_OF_TRAINING = frozenset(
+  ("CompressState", "Recipe", "distill_step", "eval_step", "init_state", "init_variables")
+  + ("make_mesh", "shard", "shard_batch", "train_step")
 )
 
 
 def __getattr__(name: str) -> Any:
   """A public name, imported when it is first asked for: ``jaxcompress --help`` needs none of them."""
-  if name in _PACKAGES:
-    return importlib.import_module(f"jaxcompress.{name}")
-  if name in __all__:
+  if name in _OF_TRAINING:
     return getattr(importlib.import_module("jaxcompress.training"), name)
+  if name in __all__:
+    return importlib.import_module(f"jaxcompress.{name}")
   raise AttributeError(f"module 'jaxcompress' has no attribute {name!r}")
 
 

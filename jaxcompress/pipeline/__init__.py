@@ -8,8 +8,7 @@ from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import PRESETS, Preset
 from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.pipeline.quantizing import quantize_model
-from jaxcompress.pipeline.run import compress
-from jaxcompress.pipeline.search import read_results
+from jaxcompress.pipeline.run import compress, read_results
 from jaxcompress.pipeline.torch_quantizing import quantize_torch
 
 __all__ = [

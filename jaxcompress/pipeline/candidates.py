@@ -27,7 +27,7 @@ from jaxcompress.pipeline.budgets import (
   sketch,
   within,
 )
-from jaxcompress.pipeline.context import Context, Schedule
+from jaxcompress.pipeline.context import Context, PhaseSteps
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.small_files import DELETE, built, read_json, write_json
 from jaxcompress.terminal import waiting
@@ -110,7 +110,7 @@ def make(
     teacher_variables,
     keep,
     phase=slug(candidate.name),
-    schedule=Schedule(recovery, run.schedule.int_steps),
+    schedule=PhaseSteps(recovery, run.schedule.int_steps),
     start=variables,
     rules=rules,
   )
@@ -146,7 +146,7 @@ def _distilled(
       teacher,
       teacher_variables,
       phase=slug(name),
-      schedule=Schedule(run.schedule.float_steps, 0),
+      schedule=PhaseSteps(run.schedule.float_steps, 0),
     )
     _save(run, folder, network, state.averaged.variables)
   return network, networks.read(folder).variables

@@ -23,7 +23,7 @@ EVAL_BATCH = 250
 PROGRESS_FILE = "progress.json"
 
 
-class Schedule(NamedTuple):
+class PhaseSteps(NamedTuple):
   """Steps of each phase.
 
   Attributes:
@@ -35,13 +35,13 @@ class Schedule(NamedTuple):
   int_steps: int
 
   @classmethod
-  def of(cls, options: Options, images: int) -> "Schedule":
+  def of(cls, options: Options, images: int) -> "PhaseSteps":
     """The schedule for a number of training images.
 
     Examples:
-      >>> Schedule.of(Options(epochs=2, batch_size=50), 1000)
-      Schedule(float_steps=40, int_steps=8)
-      >>> [Schedule.of(Options(), images).float_steps for images in (100, 1258, 24_000)]
+      >>> PhaseSteps.of(Options(epochs=2, batch_size=50), 1000)
+      PhaseSteps(float_steps=40, int_steps=8)
+      >>> [PhaseSteps.of(Options(), images).float_steps for images in (100, 1258, 24_000)]
       [400, 491, 1000]
     """
     if options.epochs is not None:
@@ -74,7 +74,7 @@ class Context:
   options: Options
   data: datasets.Dataset
   preset: Preset
-  schedule: Schedule
+  schedule: PhaseSteps
   metrics: MetricsWriter
   console: Console
   mesh: Mesh | None = None

@@ -56,7 +56,7 @@ def _sizes(network: Network, path: pathlib.Path) -> dict[str, Any]:
   }
 
 
-def deploy(
+def write_files(
   run: Context,
   student: Network,
   quantized: quantize.QuantizedModel,

@@ -11,7 +11,7 @@ import optax
 
 from jaxcompress import data as datasets
 from jaxcompress import distill, quantize, training
-from jaxcompress.pipeline.context import Context, Schedule
+from jaxcompress.pipeline.context import Context, PhaseSteps
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import FINE_TUNE
@@ -44,7 +44,7 @@ def distill_student(
   on_float: Callable[[Any], None] | None = None,
   *,
   phase: str = "distilled",
-  schedule: Schedule | None = None,
+  schedule: PhaseSteps | None = None,
   start: Any = None,
   rules: tuple[quantize.Rule, ...] = (),
 ) -> training.CompressState:
@@ -89,7 +89,7 @@ def distillation_recipe(
   run: Context,
   network: Network,
   teacher: Network,
-  schedule: Schedule | None = None,
+  schedule: PhaseSteps | None = None,
   rules: tuple[quantize.Rule, ...] = (),
   speed: float = 1.0,
 ) -> training.Recipe:

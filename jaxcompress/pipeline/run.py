@@ -15,7 +15,7 @@ from rich.console import Console
 from jaxcompress import data as datasets
 from jaxcompress import export, report, training
 from jaxcompress.pipeline import deploying, networks, phases
-from jaxcompress.pipeline.context import Context, Schedule, read_progress
+from jaxcompress.pipeline.context import Context, PhaseSteps, read_progress
 from jaxcompress.pipeline.deploying import note_float
 from jaxcompress.pipeline.folders import (
   CHECKPOINTS,
@@ -145,7 +145,7 @@ def _work(
       options=options,
       data=data,
       preset=preset,
-      schedule=Schedule.of(options, len(data.train)),
+      schedule=PhaseSteps.of(options, len(data.train)),
       metrics=metrics,
       console=console,
       mesh=mesh,
@@ -161,14 +161,14 @@ def _work(
       trained = _train_student(run, student, teacher, variables)
       made, searched = trained.quantized, None
 
-    def deploy() -> None:
+    def finish() -> None:
       with waiting(console, "running the .tflite on every test image"):
-        results = deploying.deploy(run, student, made(), command, began)
+        results = deploying.write_files(run, student, made(), command, began)
       results = dataclasses.replace(results, search=searched)
       report.write_report(results, folder)
       shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
-    processes.once(deploy)
+    processes.once(finish)
 
 
 def _side(shape: tuple[int, ...] | None) -> int | None:

@@ -79,7 +79,7 @@ def search(run: Context, student: Network, teacher: Network, teacher_variables: 
   folder.mkdir(exist_ok=True)
   candidates = plan_candidates(run, student)
   ladder = _ladder(run, student)
-  done = {result.name: result for result in read_results(run.folder)}
+  done = {result.name: result for result in read_trials(run.folder)}
   for candidate in candidates:
     if candidate.name not in done:
       result = make(run, candidate, ladder[candidate.width], teacher, teacher_variables)
@@ -145,7 +145,7 @@ def choose(results: Sequence[Result]) -> Result:
   return max(fitting, key=lambda result: (result.top1, -result.bytes))
 
 
-def read_results(folder: str | os.PathLike) -> tuple[Result, ...]:
+def read_trials(folder: str | os.PathLike) -> tuple[Result, ...]:
   """The candidates that a search has finished so far; a line cut off by a kill is none.
 
   Raises:
@@ -155,7 +155,7 @@ def read_results(folder: str | os.PathLike) -> tuple[Result, ...]:
     >>> import tempfile
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> _append(folder / RESULTS_FILE, Result("x0.5", 0.9, 9, 9, 0.1, 9, {}, True, 1, 1.0))
-    >>> [result.name for result in read_results(folder)]
+    >>> [result.name for result in read_trials(folder)]
     ['x0.5']
   """
   path = pathlib.Path(folder) / RESULTS_FILE
@@ -182,7 +182,7 @@ def _ladder(run: Context, student: Network) -> dict[float | None, Network]:
 
 def _append(path: pathlib.Path, result: Result) -> None:
   """Adds a line; what a kill cut off before it is dropped."""
-  kept = [json.dumps(earlier._asdict()) for earlier in read_results(path.parent)]
+  kept = [json.dumps(earlier._asdict()) for earlier in read_trials(path.parent)]
   lines = [*kept, json.dumps(result._asdict())]
   write_atomically(path, "\n".join(lines) + "\n")
 

@@ -22,7 +22,7 @@ from jaxcompress.report.results import (
   Candidate,
   Entry,
   Layer,
-  Range,
+  TensorRange,
   Results,
   Run,
   Sample,
@@ -30,7 +30,7 @@ from jaxcompress.report.results import (
   Spread,
 )
 from jaxcompress.report.serial import from_json, to_json
-from jaxcompress.report.snippet import deploy
+from jaxcompress.report.snippet import device_program
 from jaxcompress.report.tables import (
   finding_table,
   latency_table,
@@ -46,7 +46,7 @@ __all__ = [
   "Entry",
   "Layer",
   "MetricsWriter",
-  "Range",
+  "TensorRange",
   "Results",
   "Run",
   "Sample",
@@ -61,7 +61,7 @@ __all__ = [
   "candidates_plot",
   "count_confusion",
   "curves",
-  "deploy",
+  "device_program",
   "environment",
   "finding_table",
   "from_json",

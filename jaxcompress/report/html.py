@@ -9,7 +9,7 @@ from string import Template
 from jaxcompress.report import findings, plots, style, text
 from jaxcompress.report import html_tables as tables
 from jaxcompress.report.results import Entry, Results
-from jaxcompress.report.snippet import deploy
+from jaxcompress.report.snippet import device_program
 
 
 def render(results: Results, images: Mapping[str, bytes]) -> str:
@@ -47,7 +47,7 @@ def render(results: Results, images: Mapping[str, bytes]) -> str:
       "Layer by layer",
       _figures(results, images, "activation_ranges", "weight_ranges") + tables.layer_table(results),
     ),
-    snippet=escape(deploy(results)),
+    snippet=escape(device_program(results)),
     run=tables.run_table(results),
   )
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxcompress.nn import Graph, Node, count_parameters, kernel_shape, macs, parameters
 from jaxcompress.quantize import packed_bytes, weight_bytes
-from jaxcompress.report.results import Layer, Range, Spread
+from jaxcompress.report.results import Layer, TensorRange, Spread
 
 
 def layer_rows(
@@ -124,16 +124,16 @@ def channel_spread(integers: Any) -> Spread:
   return Spread(float(values.min()), float(np.median(values)), float(values.max()))
 
 
-def range_rows(grids: Mapping[str, Any]) -> tuple[Range, ...]:
+def range_rows(grids: Mapping[str, Any]) -> tuple[TensorRange, ...]:
   """Ranges of activation tensors, from the grids of a model.
 
   Examples:
     >>> from jaxcompress.quantize import Grid
     >>> range_rows({"input": Grid(np.float32(0.5), -128)})
-    (Range(tensor='input', low=0.0, high=127.5, scale=0.5, zero_point=-128),)
+    (TensorRange(tensor='input', low=0.0, high=127.5, scale=0.5, zero_point=-128),)
   """
   rows = []
   for tensor, grid in grids.items():
     scale, zero = float(grid.scale), int(grid.zero_point)
-    rows.append(Range(tensor, grid.low * scale, grid.high * scale, scale, zero))
+    rows.append(TensorRange(tensor, grid.low * scale, grid.high * scale, scale, zero))
   return tuple(rows)

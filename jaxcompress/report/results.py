@@ -132,7 +132,7 @@ class Run:
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class Range(NamedTuple):
+class TensorRange(NamedTuple):
   """An activation tensor's range and grid: ``real = (q - zero_point) * scale``."""
 
   tensor: str
@@ -165,7 +165,7 @@ class Layer(NamedTuple):
     parameters: trainable numbers.
     macs: multiply-adds for one image.
     weight_bytes: weights and biases as stored.
-    tensor: name of the output tensor, under which its :class:`Range` is found.
+    tensor: name of the output tensor, under which its :class:`TensorRange` is found.
     weights: spread of the weights over output channels, or None for a layer without weights.
   """
 
@@ -254,7 +254,7 @@ class Results:
     layers: the deployed graph, in order.
     ranges: its activation tensors, in order.
     samples: a few test images.
-    preprocess: what maps images to the model's input; see :func:`~jaxcompress.report.deploy`.
+    preprocess: what maps images to the model's input; see :func:`~jaxcompress.report.device_program`.
     search: how the student was found; None where it was given.
 
   Raises:
@@ -266,7 +266,7 @@ class Results:
   curves: Mapping[str, Sequence[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
   confusion: np.ndarray | None = None
   layers: tuple[Layer, ...] = ()
-  ranges: tuple[Range, ...] = ()
+  ranges: tuple[TensorRange, ...] = ()
   samples: tuple[Sample, ...] = ()
   preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   search: Search | None = None

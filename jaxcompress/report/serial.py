@@ -13,7 +13,7 @@ from jaxcompress.report.results import (
   Candidate,
   Entry,
   Layer,
-  Range,
+  TensorRange,
   Results,
   Run,
   Sample,
@@ -89,7 +89,7 @@ def from_json(data: Mapping[str, Any]) -> Results:
     curves=data.get("curves", {}),
     confusion=None if confusion is None else np.asarray(confusion, np.int64),
     layers=tuple(_layer(layer) for layer in data.get("layers", ())),
-    ranges=tuple(Range(**r) for r in data.get("ranges", ())),
+    ranges=tuple(TensorRange(**r) for r in data.get("ranges", ())),
     samples=tuple(
       Sample(base64.b64decode(s["png"]), s["label"], s["prediction"])
       for s in data.get("samples", ())

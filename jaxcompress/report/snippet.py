@@ -30,7 +30,7 @@ print(CLASSES[logits.argmax()])
 """
 
 
-def deploy(results: Results) -> str:
+def device_program(results: Results) -> str:
   """A program that classifies ``image.png`` with the run's .tflite and nothing of jaxcompress.
 
   ``results.preprocess`` holds either ``python``, the source of ``preprocess(image)``, or the
@@ -46,7 +46,7 @@ def deploy(results: Results) -> str:
     >>> from jaxcompress.report.results import STAGES, Entry, Run
     >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
     >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
-    >>> print(deploy(results).splitlines()[4])
+    >>> print(device_program(results).splitlines()[4])
     CLASSES = ["odd", "even"]
   """
   height, width, channels = results.run.image_shape

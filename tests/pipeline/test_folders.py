@@ -19,7 +19,7 @@ from jaxcompress.pipeline import folders
 from jaxcompress.pipeline.candidates import Result
 from jaxcompress.pipeline.context import read_progress
 from jaxcompress.pipeline.options import Options
-from jaxcompress.pipeline.search import read_results
+from jaxcompress.pipeline.search import read_trials
 from jaxcompress.pipeline.small_files import read_json, write_json
 from jaxcompress.report import Entry
 
@@ -264,14 +264,14 @@ def test_a_damaged_report_of_a_finished_run_is_named(claimed, content):
 def test_a_damaged_line_of_candidates_is_named(tmp_path, line):
   (tmp_path / "candidates.jsonl").write_text(line + "\n")
   with pytest.raises(ValueError, match=r"candidates\.jsonl is damaged"):
-    read_results(tmp_path)
+    read_trials(tmp_path)
 
 
 def test_a_line_of_candidates_that_a_kill_cut_off_is_none(tmp_path):
   whole = Result("x0.5", 0.9, 9, 9, 0.1, 9, {}, True, 1, 1.0)
   text = json.dumps(whole._asdict())
   (tmp_path / "candidates.jsonl").write_text(f"{text}\n{text[:20]}")
-  assert read_results(tmp_path) == (whole,)
+  assert read_trials(tmp_path) == (whole,)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), "3", [3]])

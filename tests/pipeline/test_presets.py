@@ -13,7 +13,7 @@ from jaxcompress import data as datasets
 from jaxcompress import training
 from jaxcompress.pipeline import PRESETS, networks, phases
 from jaxcompress.pipeline import run as runs
-from jaxcompress.pipeline.context import Context, Schedule
+from jaxcompress.pipeline.context import Context, PhaseSteps
 from jaxcompress.pipeline.options import make_options
 
 PUBLISHED = [name for name in PRESETS if name != "default"]
@@ -43,7 +43,7 @@ def context(name, folder):
     options=options,
     data=data,
     preset=PRESETS[name],
-    schedule=Schedule.of(options, len(split)),
+    schedule=PhaseSteps.of(options, len(split)),
     metrics=None,
     console=Console(quiet=True),
   )

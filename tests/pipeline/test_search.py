@@ -12,7 +12,7 @@ from jaxcompress import data as datasets
 from jaxcompress import export, models, nn, prune, quantize
 from jaxcompress.pipeline import budgets, candidates, networks, phases, search
 from jaxcompress.pipeline.budgets import Budget, Candidate
-from jaxcompress.pipeline.context import Context, Schedule
+from jaxcompress.pipeline.context import Context, PhaseSteps
 from jaxcompress.pipeline.options import Options
 from jaxcompress.pipeline.presets import PRESETS
 
@@ -118,7 +118,7 @@ def run(tmp_path):
     options=Options(student="resnet8", max_size="40KB"),
     data=data,
     preset=PRESETS["default"],
-    schedule=Schedule(4, 2),
+    schedule=PhaseSteps(4, 2),
     metrics=None,
     console=Console(quiet=True),
   )
@@ -167,14 +167,14 @@ def test_a_killed_search_goes_on_and_ends_in_a_file_that_fits(run, trained, monk
   with pytest.raises(KeyboardInterrupt):
     search.search(run, student, teacher, variables)
   assert trained.phases == ["float-resnet8", "whole-width-pruned", trained.stop]
-  (first,) = search.read_results(run.folder)
+  (first,) = search.read_trials(run.folder)
   with (run.folder / search.RESULTS_FILE).open("a") as file:
     file.write('{"name": "whole wid')  # a line that a kill cut off
   trained.phases.clear()
   last, trained.stop = trained.stop, None
   found = search.search(run, student, teacher, variables)
   assert trained.phases == [last]
-  results = search.read_results(run.folder)
+  results = search.read_trials(run.folder)
   assert results[0] == first and len(results) == 2
   for line in (run.folder / search.RESULTS_FILE).read_text().splitlines():
     assert json.loads(line)["bytes"] <= 40_000

@@ -7,7 +7,7 @@ from jaxcompress.report import (
   Candidate,
   Entry,
   Layer,
-  Range,
+  TensorRange,
   Results,
   Run,
   Sample,
@@ -40,10 +40,10 @@ def confusion(classes: int, images: int, seed: int = 0) -> np.ndarray:
   return np.array(rows, np.int64)
 
 
-def layer_list(count: int) -> tuple[tuple[Layer, ...], tuple[Range, ...]]:
+def layer_list(count: int) -> tuple[tuple[Layer, ...], tuple[TensorRange, ...]]:
   """Blocks of expansion, depthwise and projection, with ranges for their outputs."""
   rng = np.random.default_rng(1)
-  layers, ranges = [], [Range("input", -2.5, 2.45, 4.95 / 255, 1)]
+  layers, ranges = [], [TensorRange("input", -2.5, 2.45, 4.95 / 255, 1)]
   for i in range(count):
     name = f"stage{i // 6}_block{i % 6 // 3}/{('expand', 'depthwise', 'project')[i % 3]}"
     op = ("conv 1x1, relu6", "depthwise 3x3, relu6", "conv 1x1")[i % 3]
@@ -52,9 +52,9 @@ def layer_list(count: int) -> tuple[tuple[Layer, ...], tuple[Range, ...]]:
     scale = (high - low) / 255
     spread = Spread(*sorted(map(float, np.exp(rng.normal(size=3) - 1))))
     layers.append(Layer(name, op, (16, 16, 24), 1000 + i, 90_000 * (i + 1), 1192, name, spread))
-    ranges.append(Range(name, low, high, scale, round(-128 - low / scale)))
+    ranges.append(TensorRange(name, low, high, scale, round(-128 - low / scale)))
   layers.append(Layer("pool", "GlobalAvgPool", (320,), 0, 0, 0, "pool"))
-  ranges.append(Range("pool", 0.0, 3.0, 3 / 255, -128))
+  ranges.append(TensorRange("pool", 0.0, 3.0, 3 / 255, -128))
   return tuple(layers), tuple(ranges)
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from jaxcompress.data.preprocess import Preprocess
-from jaxcompress.report import Entry, deploy, from_json, to_json, write_report
+from jaxcompress.report import Entry, device_program, from_json, to_json, write_report
 from jaxcompress.report.html import render
 from jaxcompress.report.snippet import preprocess_source
 
@@ -165,7 +165,7 @@ def test_the_deployment_program_runs(full, preprocess, expected, tmp_path, monke
   monkeypatch.setitem(sys.modules, "ai_edge_litert", ModuleType("ai_edge_litert"))
   monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", runtime)
   monkeypatch.chdir(tmp_path)
-  exec(deploy(dataclasses.replace(full, preprocess=preprocess)), {})
+  exec(device_program(dataclasses.replace(full, preprocess=preprocess)), {})
   x = expected(pixels.astype(np.float64))
   integers = np.clip(np.rint(x / 0.5) + 3, -128, 127)
   assert runtime.fed.dtype == np.int8 and runtime.fed.shape == (1, 32, 32, 3)
@@ -176,7 +176,9 @@ def test_the_deployment_program_runs(full, preprocess, expected, tmp_path, monke
 
 def test_names_with_quotes_and_newlines_make_a_valid_program(full):
   names = ('"', "\\", "a\nb", NASTY, *full.run.classes[4:])
-  source = deploy(dataclasses.replace(full, run=dataclasses.replace(full.run, classes=names)))
+  source = device_program(
+    dataclasses.replace(full, run=dataclasses.replace(full.run, classes=names))
+  )
   assigned = {ast.unparse(n.targets[0]): n.value for n in ast.walk(ast.parse(source))
               if isinstance(n, ast.Assign)}  # fmt: skip
   assert tuple(ast.literal_eval(assigned["CLASSES"])) == names

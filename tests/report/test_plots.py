@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jaxcompress.report import Entry, Range, Spread, plots, style, write_plots
+from jaxcompress.report import Entry, TensorRange, Spread, plots, style, write_plots
 from jaxcompress.report.confusion import confusion_matrix
 from jaxcompress.report.ranges import activation_ranges, weight_ranges
 
@@ -82,7 +82,7 @@ def test_an_empty_row_of_the_matrix_divides_by_nothing(full):
 
 
 def test_extreme_ranges_and_dead_channels_are_drawn(full):
-  ranges = (*full.ranges, Range("huge", -1000.0, 2000.0, 3000 / 255, 0))
+  ranges = (*full.ranges, TensorRange("huge", -1000.0, 2000.0, 3000 / 255, 0))
   layers = (full.layers[0]._replace(weights=Spread(0.0, 0.0, 0.0)), *full.layers)
   results = dataclasses.replace(full, ranges=ranges, layers=layers)
   assert activation_ranges(results).axes[0].get_yscale() == "symlog"
