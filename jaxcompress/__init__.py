@@ -56,18 +56,29 @@ __all__ = [
   "training",
 ]
 
-_OF_TRAINING = frozenset(
-  ("CompressState", "Recipe", "distill_step", "eval_step", "init_state", "init_variables")
-  + ("make_mesh", "shard", "shard_batch", "train_step")
+_PACKAGES = frozenset(
+  [
+    "data",
+    "distill",
+    "export",
+    "models",
+    "nn",
+    "ops",
+    "pipeline",
+    "prune",
+    "quantize",
+    "report",
+    "training",
+  ]
 )
 
 
 def __getattr__(name: str) -> Any:
   """A public name, imported when it is first asked for: ``jaxcompress --help`` needs none of them."""
-  if name in _OF_TRAINING:
-    return getattr(importlib.import_module("jaxcompress.training"), name)
-  if name in __all__:
+  if name in _PACKAGES:
     return importlib.import_module(f"jaxcompress.{name}")
+  if name in __all__:
+    return getattr(importlib.import_module("jaxcompress.training"), name)
   raise AttributeError(f"module 'jaxcompress' has no attribute {name!r}")
 
 

@@ -22,12 +22,12 @@ from jaxcompress.report.results import (
   Candidate,
   Entry,
   Layer,
-  TensorRange,
   Results,
   Run,
   Sample,
   Search,
   Spread,
+  TensorRange,
 )
 from jaxcompress.report.serial import from_json, to_json
 from jaxcompress.report.snippet import device_program
@@ -46,12 +46,12 @@ __all__ = [
   "Entry",
   "Layer",
   "MetricsWriter",
-  "TensorRange",
   "Results",
   "Run",
   "Sample",
   "Search",
   "Spread",
+  "TensorRange",
   "allocation_table",
   "analysis_finding",
   "analysis_json",

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxcompress.nn import Graph, Node, count_parameters, kernel_shape, macs, parameters
 from jaxcompress.quantize import packed_bytes, weight_bytes
-from jaxcompress.report.results import Layer, TensorRange, Spread
+from jaxcompress.report.results import Layer, Spread, TensorRange
 
 
 def layer_rows(

@@ -13,12 +13,12 @@ from jaxcompress.report.results import (
   Candidate,
   Entry,
   Layer,
-  TensorRange,
   Results,
   Run,
   Sample,
   Search,
   Spread,
+  TensorRange,
 )
 
 FORMAT = 1

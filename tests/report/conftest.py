@@ -7,12 +7,12 @@ from jaxcompress.report import (
   Candidate,
   Entry,
   Layer,
-  TensorRange,
   Results,
   Run,
   Sample,
   Search,
   Spread,
+  TensorRange,
 )
 
 NAMES_47 = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jaxcompress.report import Entry, TensorRange, Spread, plots, style, write_plots
+from jaxcompress.report import Entry, Spread, TensorRange, plots, style, write_plots
 from jaxcompress.report.confusion import confusion_matrix
 from jaxcompress.report.ranges import activation_ranges, weight_ranges
 
