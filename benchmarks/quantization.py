@@ -25,6 +25,7 @@ from rich.table import Table
 
 from jaxcompress import data as datasets
 from jaxcompress import ops, quantize, training
+from jaxcompress.ops.dispatch import XLA_ONLY
 from jaxcompress.pipeline import PRESETS, networks
 from jaxcompress.pipeline.context import STEPS
 
@@ -132,7 +133,7 @@ def qwix_rows(bench, network, variables):
   }
   for name, attempt in tried.items():
     try:
-      with ops.formulations(**ops.XLA_ONLY._asdict()):
+      with ops.formulations(**XLA_ONLY._asdict()):
         result = attempt()
     except Exception as error:  # whatever a peer raises is its result
       yield name, f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"

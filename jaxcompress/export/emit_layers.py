@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from jaxcompress import ops
 from jaxcompress.export.emit_elementwise import FUSED, hard_sigmoid
 from jaxcompress.export.emit_moves import reshape
 from jaxcompress.export.emitter import Emitter, has_one_scale
 from jaxcompress.nn import Node
+from jaxcompress.ops.padding import resolve_padding
 from jaxcompress.quantize.integer import channel_groups, counts_padding, pads_of
 
 GROUPED_VERSION = 6  # of CONV_2D
@@ -172,7 +172,7 @@ def _padded(emitter: Emitter, node: Node, fill: int | None = None) -> tuple[int,
   same_size = all(
     out == -(-size // stride) for out, size in zip(output[1:3], shape[1:3], strict=True)
   )
-  if same_size and pads == ops.resolve_padding("SAME", shape[1:3], kernel, stride):
+  if same_size and pads == resolve_padding("SAME", shape[1:3], kernel, stride):
     return source, schema.Padding.SAME
   return _pad(emitter, node, source, pads, fill), schema.Padding.VALID
 

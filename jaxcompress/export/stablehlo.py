@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from jaxcompress import ops
 from jaxcompress.export.files import require_edge
 from jaxcompress.export.trial import try_out
 from jaxcompress.files import UNSEALED, check_seal, one_line, seal, write_atomically
 from jaxcompress.nn import INPUT, Endpoints
+from jaxcompress.ops.dispatch import ANYWHERE, traced_for
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer import all_tensors
 
@@ -154,7 +154,7 @@ def _write(
   require_edge("stablehlo")
   (batch,) = export.symbolic_shape(FREE)
   images = jax.ShapeDtypeStruct((batch, *shape), dtype)
-  with ops.traced_for(ops.ANYWHERE), _nameless_lines():
+  with traced_for(ANYWHERE), _nameless_lines():
     exported = export.export(jax.jit(run), platforms=PLATFORMS)(images)
   # a flatbuffer may be longer than it says, so that the checksum has room behind it
   return write_atomically(path, seal(bytes(exported.serialize()) + UNSEALED.encode()))

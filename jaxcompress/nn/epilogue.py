@@ -14,7 +14,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress import ops
 from jaxcompress.nn.activations import MONOTONE, activate
 from jaxcompress.nn.norm import (
   Statistics,
@@ -26,6 +25,7 @@ from jaxcompress.nn.norm import (
   wide,
 )
 from jaxcompress.nn.shapes import shapes_alone
+from jaxcompress.ops.sums import sums_of
 
 
 class Epilogue(NamedTuple):
@@ -137,7 +137,7 @@ def _backward(act, forward, backward, saved, g):
     dy = wide(*pull_back(dz))
     return dy, dy * centred, *parts
 
-  sums = ops.sums_of(terms, x, g)
+  sums = sums_of(terms, x, g)
   centred, dy = affine(x, scale, bias, by)[1], terms(x, g)[0]
   dx = input_gradient(dy, centred, sums, scale, by)
   d_trained = tuple(jnp.sum(part) for part in sums[2:])

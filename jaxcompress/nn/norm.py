@@ -2,7 +2,7 @@
 
 XLA's derivative of the textbook formula reads the activations four times; the custom gradient
 below needs two sums, and its statistics come from one pass, shifted by the running mean so that
-``E[x^2] - E[x]^2`` does not cancel. Both pairs of sums are :func:`jaxcompress.ops.channel_sums`.
+``E[x^2] - E[x]^2`` does not cancel. Both pairs of sums are :func:`jaxcompress.ops.sums.channel_sums`.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress import ops
+from jaxcompress.ops.sums import channel_moments, channel_sums
 
 
 class Norm(NamedTuple):
@@ -51,7 +51,7 @@ def batch_statistics(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Arr
     (1002.0, 1.0)
   """
   centred = wide(x) - spread(shift, x)
-  first, second = ops.channel_sums(centred, jnp.square(centred))
+  first, second = channel_sums(centred, jnp.square(centred))
   return _mean_and_variance(first, second, x.size // x.shape[-1], shift)
 
 
@@ -119,7 +119,7 @@ def statistics(
   """
   x = jax.lax.stop_gradient(x)
   if live is True and ends:
-    first, second, *found = ops.channel_moments(wide(x), running.mean)
+    first, second, *found = channel_moments(wide(x), running.mean)
     mean, variance = _mean_and_variance(first, second, x.size // x.shape[-1], running.mean)
     return Statistics(mean, variance, jnp.stack(found).astype(x.dtype))
   measure = lambda: Statistics(*batch_statistics(x, running.mean))  # noqa: E731
@@ -220,7 +220,7 @@ def _forward(x, scale, bias, by):
 def _backward(residuals, g):
   x, scale, by = residuals
   g, centred = wide(g), wide(x) - spread(by.mean, x)
-  sums = ops.channel_sums(g, g * centred)
+  sums = channel_sums(g, g * centred)
   dx = input_gradient(g, centred, sums, scale, by)
   return dx.astype(x.dtype), sums[1] * by.inverse, sums[0], None
 

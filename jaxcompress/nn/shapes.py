@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import jax
 
 from jaxcompress import ops
+from jaxcompress.ops.dispatch import XLA_ONLY
 
 # Programs that were traced within are kept apart from others.
 _only_shapes = jax.make_user_context(default_value=False)
@@ -23,7 +24,7 @@ def only_shapes() -> Iterator[None]:
     ...   shapes_alone()
     True
   """
-  with _only_shapes(True), ops.formulations(**ops.XLA_ONLY._asdict()):
+  with _only_shapes(True), ops.formulations(**XLA_ONLY._asdict()):
     yield
 
 

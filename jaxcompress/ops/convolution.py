@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxcompress.ops.dispatch import pick
 from jaxcompress.ops.padding import Padding, output_size, resolve_padding
-from jaxcompress.ops.xla import xla_conv
+from jaxcompress.ops.standard import xla_conv
 
 NO_PADS = ((0, 0), (0, 0))
 

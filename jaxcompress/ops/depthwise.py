@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
-from jaxcompress.ops.keep import kept
 from jaxcompress.ops.padding import Pads, Pair, output_size
 from jaxcompress.ops.reductions import reduce_together
 
@@ -207,6 +207,29 @@ def row_block(height: int) -> int:
   if height <= 8:
     return height
   return min(range(8, 3, -1), key=lambda block: -height % block)
+
+
+def kept(function: Callable) -> Callable:
+  """``function``, whose results are written to memory once, however many loops read them.
+
+  XLA on CPU fuses an expensive expression into every loop that reads it, and computes it again in
+  each; it drops ``lax.optimization_barrier`` before it fuses. A call that is not inlined it keeps:
+  what the call returns is computed once, on all cores.
+
+  Args:
+    function: of arrays. Not differentiated: call it within a custom gradient.
+
+  Examples:
+    >>> program = jax.jit(lambda x: kept(jnp.sin)(x) + 1).lower(jnp.ones(3)).compile()
+    >>> " call(" in program.as_text()
+    True
+  """
+
+  def called(*args):
+    with set_xla_metadata(inlineable="false"):
+      return jax.jit(function)(*args)
+
+  return called
 
 
 def _wide(x: jax.Array) -> jax.Array:

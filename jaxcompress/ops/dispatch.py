@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxcompress.ops import depthwise, pointwise, products, reductions, standard
-from jaxcompress.ops.xla import xla_conv
+from jaxcompress.ops import depthwise, reductions, standard
+from jaxcompress.ops.standard import xla_conv
 
 
 class Formulations(NamedTuple):
@@ -46,11 +46,11 @@ CHOICES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "taps": partial(depthwise.shifted, weight_gradient=depthwise.by_taps, keep_padded=False),
     "rows": partial(depthwise.shifted, weight_gradient=depthwise.by_rows, keep_padded=True),
   },
-  "pointwise": {"xla": _xla_pointwise, "product": pointwise.matrix_product},
+  "pointwise": {"xla": _xla_pointwise, "product": standard.matrix_product},
   "standard": {
     "xla": xla_conv,
     "cases": standard.by_case,
-    "products": products.tap_products,
+    "products": standard.tap_products,
   },
   "sums": {"apart": reductions.sums_apart, "together": reductions.sums_together},
   "sums_of": {"whole": reductions.sums_of_whole, "blocks": reductions.sums_of_blocks},

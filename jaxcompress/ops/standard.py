@@ -1,9 +1,9 @@
-"""Convolution over all channels, and over groups of channels, on CPU.
+"""Convolution over all channels, and over groups of them, in every formulation.
 
-XLA's own convolution is good there, gradients included (matrix products for the weight gradient
+XLA's own convolution is good on CPU, gradients included (matrix products for the weight gradient
 came within 15 % of it either way). Two cases are not: a kernel of few taps, the stem, is faster
 unfolded, and any gradient of a grouped convolution is 10 to 100 times slower than the gradients
-of the same convolution group by group.
+of the same convolution group by group. A 1x1 convolution is one matrix product there.
 """
 
 from functools import partial
@@ -13,11 +13,55 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcompress.ops.padding import Pads, output_size
-from jaxcompress.ops.pointwise import matrix_product
-from jaxcompress.ops.xla import xla_conv
 
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 FEW_TAPS = 36  # kh * kw * in up to which the input is unfolded: a stem on RGB
 MOST_PARTS = 16  # separate convolutions that a grouped one is cut into: bounds compile time
+
+
+def xla_conv(
+  x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1
+) -> jax.Array:
+  """``lax.conv_general_dilated`` on NHWC images and an HWIO kernel, with its own gradients.
+
+  Padding outside ``0 .. k - 1`` is applied beforehand: the input gradient would then be a
+  convolution with negative padding, for which XLA on CPU (jaxlib 0.10.2) reads uninitialised memory.
+
+  Examples:
+    >>> xla_conv(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5)), 1, ((1, 1), (1, 1))).shape
+    (1, 4, 4, 5)
+  """
+  usual = zip(pads, kernel.shape[:2], strict=True)
+  if not all(0 <= pad < k for pair, k in usual for pad in pair):
+    edges = ((0, 0, 0), *((*pair, 0) for pair in pads), (0, 0, 0))
+    x, pads = lax.pad(x, jnp.zeros((), x.dtype), edges), ((0, 0), (0, 0))
+  return lax.conv_general_dilated(
+    x, kernel, (stride, stride), pads, dimension_numbers=DIMENSIONS, feature_group_count=groups
+  )
+
+
+def matrix_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  """``y[h, w] = x[h * s, w * s] @ kernel`` with batch and space flattened to one axis.
+
+  On flat matrices the gradients are two plain products as well. With batch and space left as
+  axes, XLA on CPU copies both operands first and takes up to four times as long.
+
+  Args:
+    x: (batch, height, width, in).
+    kernel: (1, 1, in, out).
+    stride: step in both directions.
+
+  Returns:
+    (batch, ceil(height / stride), ceil(width / stride), out).
+
+  Examples:
+    >>> matrix_product(jnp.ones((2, 3, 4, 5)), jnp.ones((1, 1, 5, 6)), 2).shape
+    (2, 2, 2, 6)
+  """
+  if stride > 1:
+    x = x[:, ::stride, ::stride]
+  flat = x.reshape(-1, x.shape[-1])
+  return (flat @ kernel.reshape(kernel.shape[2:])).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def by_case(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1) -> jax.Array:
@@ -127,3 +171,44 @@ def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
   blocks = kernel.reshape(height, width, 1, channels, groups, features // groups)
   eye = jnp.eye(groups, dtype=kernel.dtype).reshape(1, 1, groups, 1, groups, 1)
   return (blocks * eye).reshape(height, width, groups * channels, features)
+
+
+def tap_products(
+  x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1
+) -> jax.Array:
+  """The sum over the kernel's cells of ``x``, shifted, times the weights of a cell.
+
+  Convolution libraries of accelerators may pick Winograd's algorithm for float32, whose fractions
+  are not exact; plain matrix products of integers are.
+
+  Args:
+    x: (batch, height, width, in).
+    kernel: (kh, kw, in / groups, out).
+    stride: step in both directions.
+    pads: ``((top, bottom), (left, right))``.
+    groups: number of channel groups.
+
+  Returns:
+    (batch, out_height, out_width, out).
+
+  Examples:
+    >>> x, kernel = jnp.ones((1, 4, 4, 6)), jnp.ones((3, 3, 3, 2))
+    >>> tap_products(x, kernel, 1, ((1, 1), (1, 1)), groups=2).shape
+    (1, 4, 4, 2)
+  """
+  height, width, depth, features = kernel.shape
+  rows, columns = (
+    (size - 1) * stride + 1 for size in output_size(x.shape[1:3], (height, width), stride, pads)
+  )
+  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+  x = x.reshape(*x.shape[:3], groups, depth)
+  taps = kernel.reshape(height, width, depth, groups, features // groups)
+  first, *others = [
+    jnp.einsum(
+      "nhwgc,cgo->nhwgo", x[:, i : i + rows : stride, j : j + columns : stride], taps[i, j]
+    )
+    for i in range(height)
+    for j in range(width)
+  ]
+  total = sum(others, first)
+  return total.reshape(*total.shape[:3], features)

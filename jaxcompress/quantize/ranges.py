@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress import ops
+from jaxcompress.ops.sums import extremes
 
 
 class Range(NamedTuple):
@@ -35,7 +35,7 @@ def minimum_maximum(x: jax.Array, *, nonnegative: bool = False) -> tuple[jax.Arr
     >>> float(low), float(high)
     (-2.0, 3.0)
   """
-  low, high = (end.astype(jnp.float32) for end in ops.extremes(x))
+  low, high = (end.astype(jnp.float32) for end in extremes(x))
   # Zero, but read: XLA would drop an unread end, and the reduction's speed with it.
   return jnp.minimum(low, 0.0) if nonnegative else low, high
 

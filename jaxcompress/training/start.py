@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxcompress import ops, prune
 from jaxcompress.nn import init_variables, parameters
+from jaxcompress.ops.dispatch import XLA_ONLY
 from jaxcompress.quantize import Quantizer, QuantVariables, init_quantizers
 from jaxcompress.training.arguments import check_batch, check_type, shown
 from jaxcompress.training.labels import split_labels
@@ -155,7 +156,7 @@ def _build(
   loss_key, run_key = jax.random.split(rng)
   images = to_network_input(recipe, batch["image"])
   batch = {**split_labels(batch), "image": images}
-  with ops.formulations(**ops.XLA_ONLY._asdict()):  # losses read shapes, rarely values
+  with ops.formulations(**XLA_ONLY._asdict()):  # losses read shapes, rarely values
     with blames("student_variables"):
       student = as_endpoints(recipe.student.apply(variables, images, train=False))
     teachers = run_teachers(recipe, teacher_variables, batch)

@@ -7,6 +7,7 @@ import pytest
 
 from jaxcompress import nn, ops
 from jaxcompress.nn.epilogue import norm_act
+from jaxcompress.ops.sums import extremes
 
 EPSILON = 1e-3
 
@@ -65,7 +66,7 @@ def test_gradients_are_those_of_the_parts(act, live, formulation, shape):
 def test_the_ends_of_the_range_are_those_of_the_tensor(act, live, dtype):
   operands, running, _ = problem(dtype=dtype)
   epilogue = nn.Epilogue(
-    prepare=lambda z: ((), ops.extremes(z)),
+    prepare=lambda z: ((), extremes(z)),
     forward=lambda z, trained, fixed: jnp.stack(fixed),
     by_ends=True,
   )

@@ -7,6 +7,7 @@ import pytest
 
 from jaxcompress import ops
 from jaxcompress.ops import dispatch
+from jaxcompress.ops.dispatch import ANYWHERE, traced_for
 
 
 def test_every_backend_names_formulations_that_exist():
@@ -22,23 +23,23 @@ def test_the_backend_is_that_of_the_default_device():
       assert dispatch.backend() == "cpu"
 
 
-@pytest.mark.parametrize("target", [*dispatch.BACKENDS, ops.ANYWHERE])
+@pytest.mark.parametrize("target", [*dispatch.BACKENDS, ANYWHERE])
 def test_programs_are_traced_for_what_they_are_made_for(target, monkeypatch):
   x, kernel = jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 1, 3))
   texts = set()
   for host in dispatch.BACKENDS:
     monkeypatch.setattr(jax, "default_backend", lambda host=host: host)
     assert dispatch.backend() == host
-    with ops.traced_for(target):
+    with traced_for(target):
       assert dispatch.backend() == target
       texts.add(jax.jit(ops.depthwise_conv).lower(x, kernel).as_text())
   assert len(texts) == 1
-  assert ("stablehlo.convolution" in texts.pop()) == (target in ("tpu", ops.ANYWHERE))
+  assert ("stablehlo.convolution" in texts.pop()) == (target in ("tpu", ANYWHERE))
 
 
 def test_a_target_that_is_no_backend_is_refused():
   message = "'cuda' is no backend; it must be one of cpu, gpu, tpu, anywhere"
-  with pytest.raises(ValueError, match=message), ops.traced_for("cuda"):
+  with pytest.raises(ValueError, match=message), traced_for("cuda"):
     pass
 
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxcompress import ops
-from jaxcompress.ops.padding import output_size
+from jaxcompress.ops.padding import output_size, resolve_padding
 
 small = st.integers(1, 12)
 
 
 @given(height=small, width=small, kernel=st.integers(1, 7), stride=st.integers(1, 3))
 def test_same_is_tensorflows(height, width, kernel, stride):
-  pads = ops.resolve_padding("SAME", (height, width), kernel, stride)
+  pads = resolve_padding("SAME", (height, width), kernel, stride)
   expected = lax.padtype_to_pads((height, width), (kernel, kernel), (stride, stride), "SAME")
   assert pads == tuple(expected)
   size = output_size((height, width), (kernel, kernel), stride, pads)
@@ -24,25 +24,25 @@ def test_same_is_tensorflows(height, width, kernel, stride):
 
 @pytest.mark.parametrize(("kernel", "pads"), [(3, (1, 1)), (5, (2, 2)), (1, (0, 0))])
 def test_symmetric_is_half_the_kernel_on_every_side(kernel, pads):
-  assert ops.resolve_padding("SYMMETRIC", (8, 9), kernel, 2) == (pads, pads)
+  assert resolve_padding("SYMMETRIC", (8, 9), kernel, 2) == (pads, pads)
 
 
 def test_kernels_need_not_be_square():
-  assert ops.resolve_padding("SAME", (8, 8), (3, 5), 1) == ((1, 1), (2, 2))
+  assert resolve_padding("SAME", (8, 8), (3, 5), 1) == ((1, 1), (2, 2))
   y = ops.conv(jnp.ones((1, 8, 8, 2)), jnp.ones((3, 1, 1, 2)), padding="SYMMETRIC", groups=2)
   assert y[0, :, 0, 0].tolist() == [2.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 2.0]
 
 
 def test_explicit_pairs_pass_through_as_tuples():
-  assert ops.resolve_padding([[0, 1], [2, 0]], (8, 8), 3, 1) == ((0, 1), (2, 0))
+  assert resolve_padding([[0, 1], [2, 0]], (8, 8), 3, 1) == ((0, 1), (2, 0))
 
 
 @pytest.mark.parametrize("padding", [((-1, 0), (0, 0)), ((0, 0), (0, -2))])
 def test_negative_numbers_are_refused(padding):
   with pytest.raises(ValueError, match=r"padding: \(.*\) must not be negative"):
-    ops.resolve_padding(padding, (8, 8), 3, 1)
+    resolve_padding(padding, (8, 8), 3, 1)
 
 
 def test_numbers_of_numpy_are_numbers():
-  assert ops.resolve_padding("SAME", (8, 8), np.int64(3), np.int32(2)) == ((0, 1), (0, 1))
+  assert resolve_padding("SAME", (8, 8), np.int64(3), np.int32(2)) == ((0, 1), (0, 1))
   assert output_size((8, 8), (3, 3), np.int32(2), ((0, 1), (0, 1))) == (4, 4)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxcompress import ops
 from jaxcompress.nn import INPUT, parameters
+from jaxcompress.ops.padding import resolve_padding
 
 ACTS = {
   None: lambda x: x,
@@ -69,7 +69,7 @@ def _run(node, params, stats, x, *others):
 def _windows(x, attrs, fill):
   """(batch, height, width, k, k, channels)"""
   k, stride = attrs["kernel"], attrs["stride"]
-  pads = ops.resolve_padding(attrs["padding"], x.shape[1:3], k, stride)
+  pads = resolve_padding(attrs["padding"], x.shape[1:3], k, stride)
   x = np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
   found = np.lib.stride_tricks.sliding_window_view(x, (k, k), (1, 2))[:, ::stride, ::stride]
   return np.moveaxis(found, 3, -1)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcompress import ops
+from jaxcompress.ops.dispatch import ANYWHERE, traced_for
 from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS, Grid, xnnpack
 from jaxcompress.quantize.integer.convolve import (
   EXACT,
@@ -156,7 +156,7 @@ def test_a_kernel_whose_single_channel_is_too_large_is_refused():
     split_exactly(np.full((25, 25, 1, 1), 127, np.int8), Grid(np.float32(1), -128))
 
 
-@pytest.mark.parametrize("target", ["cpu", "gpu", "tpu", ops.ANYWHERE])
+@pytest.mark.parametrize("target", ["cpu", "gpu", "tpu", ANYWHERE])
 @pytest.mark.parametrize(
   ("shape", "groups", "stride", "padding"),
   [
@@ -175,7 +175,7 @@ def test_sums_are_exact_on_whatever_they_are_traced_for(target, shape, groups, s
   def run(x, w):
     return accumulate(x, w, parts, stride=stride, padding=padding, groups=groups)
 
-  with ops.traced_for(target):
+  with traced_for(target):
     lowered = jax.jit(run).lower(jnp.asarray(x, jnp.float32), w)
   text, y = lowered.as_text(), lowered.compile()(jnp.asarray(x, jnp.float32), w)
   np.testing.assert_array_equal(y, direct_conv(x, w, stride, padding, groups))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress import ops
+from jaxcompress.ops.dispatch import exact_convolutions
 
 EXACT = 2**24  # integers below this are float32 values
 AT_ONCE = 2**31 // EXACT - 1  # parts whose sums int32 holds together
@@ -153,7 +154,7 @@ def sums_of_parts(
   else:
     convolve = partial(ops.conv, stride=stride, padding=padding, groups=groups)
     total = partial(_convolutions, convolve=convolve, groups=groups)
-  with jax.default_matmul_precision("highest"), ops.exact_convolutions():
+  with jax.default_matmul_precision("highest"), exact_convolutions():
     return [total(x, weights, parts[i : i + AT_ONCE]) for i in range(0, len(parts), AT_ONCE)]
 
 

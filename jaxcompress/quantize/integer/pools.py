@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcompress import ops
 from jaxcompress.nn import Node
+from jaxcompress.ops.padding import resolve_padding
 from jaxcompress.quantize.integer.leaf import (
   Arrays,
   Grids,
@@ -38,7 +38,7 @@ def pads_of(node: Node) -> tuple[tuple[int, int], tuple[int, int]]:
   """Cells added around the input of a convolution or pool."""
   attrs = node.attrs
   size = node.input_shapes[0][1:3]
-  return ops.resolve_padding(attrs["padding"], size, attrs["kernel"], attrs["stride"])
+  return resolve_padding(attrs["padding"], size, attrs["kernel"], attrs["stride"])
 
 
 def _prepare_mean(node: Node, grids: Grids, integers, kernels: Kernels):

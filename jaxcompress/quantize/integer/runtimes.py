@@ -11,7 +11,7 @@ from jaxcompress.quantize.integer.swish import activation_table
 from jaxcompress.quantize.integer.values import Grid
 
 
-class Rule(Protocol):
+class Rounding(Protocol):
   """What a runtime does to integers, called under ``jit``."""
 
   def __call__(self, *args: Any) -> Any: ...
@@ -43,18 +43,18 @@ class Kernels(NamedTuple):
       ``"plain"``, ``"depthwise"`` or ``"grouped"``; those that are missing do not differ.
   """
 
-  convolution: Callable[[Grid, np.ndarray, Grid, np.ndarray], Rule]
-  dense: Callable[[Grid, np.ndarray, Grid, np.ndarray], Rule]
-  product: Callable[[Grid, Grid, Grid], Rule]
-  addition: Callable[[Grid, Grid, Grid], Rule]
-  shift: Callable[[Grid, Grid, Grid], Rule]
+  convolution: Callable[[Grid, np.ndarray, Grid, np.ndarray], Rounding]
+  dense: Callable[[Grid, np.ndarray, Grid, np.ndarray], Rounding]
+  product: Callable[[Grid, Grid, Grid], Rounding]
+  addition: Callable[[Grid, Grid, Grid], Rounding]
+  shift: Callable[[Grid, Grid, Grid], Rounding]
   table: Callable[[str, Grid, Grid], np.ndarray | None]
-  requantization: Callable[[Grid, Grid], Rule]
-  mean: Callable[[Grid, Grid, int], Rule]
-  average: Callable[[Grid, np.ndarray], Rule]
+  requantization: Callable[[Grid, Grid], Rounding]
+  mean: Callable[[Grid, Grid, int], Rounding]
+  average: Callable[[Grid, np.ndarray], Rounding]
   ceiling: Callable[[float, Grid], np.float32]
   input_steps: Callable[[Any, Grid], Any]
-  narrow: Mapping[str, Callable[[Grid, np.ndarray, Grid, np.ndarray], Rule]] = MappingProxyType({})
+  narrow: Mapping[str, Callable[[Grid, np.ndarray, Grid, np.ndarray], Rounding]] = MappingProxyType({})
 
 
 def adds_zero(source: Grid, output: Grid) -> bool:
@@ -78,10 +78,10 @@ def _finest(output: Grid) -> np.float32:
   return np.float32(output.scale) * np.float32(xnnpack.RATIOS["add"][0])
 
 
-def _by_addition(addition: Callable[[Grid, Grid, Grid], Rule]) -> Callable[[Grid, Grid], Rule]:
+def _by_addition(addition: Callable[[Grid, Grid, Grid], Rounding]) -> Callable[[Grid, Grid], Rounding]:
   """The requantization of a runtime for .tflite files, from its addition."""
 
-  def requantization(source: Grid, output: Grid) -> Rule:
+  def requantization(source: Grid, output: Grid) -> Rounding:
     if {source.bits, output.bits} != {8}:
       return reference.requantization(source, output)
     source = source._replace(scale=max(source.scale, _finest(output)))  # below it all are zeros

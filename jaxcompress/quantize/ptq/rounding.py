@@ -11,7 +11,7 @@ import numpy as np
 from jaxcompress.nn import INPUT, Folded, Graph, Node, kernel_shape, needed_shape
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.execute import linear, run_node
-from jaxcompress.ops import resolve_padding
+from jaxcompress.ops.padding import resolve_padding
 from jaxcompress.quantize.grid import Levels
 from jaxcompress.quantize.integer import Grid
 from jaxcompress.quantize.integers import round_kernel

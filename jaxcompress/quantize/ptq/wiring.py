@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcompress.nn import Graph, Node, kernel_shape, needed_shape
-from jaxcompress.ops import resolve_padding
+from jaxcompress.ops.padding import resolve_padding
 
 COMMUTES = (None, "relu", "relu6")  # ReLU6 only after it became ReLU
 POOLS = ("MaxPool", "AvgPool", "GlobalAvgPool")  # each channel on its own, scales pass through

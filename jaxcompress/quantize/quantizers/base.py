@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress import ops
+from jaxcompress.ops.sums import channel_sums, total
 from jaxcompress.quantize.grid import Levels, finite
 
 ENOUGH_IMAGES, ENOUGH_ROWS, ENOUGH_VALUES = (
@@ -303,9 +303,9 @@ def sum_to(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     6.0
   """
   if not shape:
-    return ops.total(x)
+    return total(x)
   if shape == (1,) * (x.ndim - 1) + x.shape[-1:]:
-    return ops.channel_sums(x.reshape(1, -1, x.shape[-1]))[0].reshape(shape)
+    return channel_sums(x.reshape(1, -1, x.shape[-1]))[0].reshape(shape)
   repeated = [i for i, n in enumerate(shape) if n == 1 and x.shape[i] != 1]
   return jnp.sum(x, tuple(repeated), keepdims=True)
 
