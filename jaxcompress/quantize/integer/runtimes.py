@@ -17,6 +17,10 @@ class Rounding(Protocol):
   def __call__(self, *args: Any) -> Any: ...
 
 
+OfSums = Callable[[Grid, np.ndarray, Grid, np.ndarray], Rounding]
+OfPair = Callable[[Grid, Grid, Grid], Rounding]
+
+
 class Kernels(NamedTuple):
   """How a runtime rounds.
 
@@ -43,18 +47,18 @@ class Kernels(NamedTuple):
       ``"plain"``, ``"depthwise"`` or ``"grouped"``; those that are missing do not differ.
   """
 
-  convolution: Callable[[Grid, np.ndarray, Grid, np.ndarray], Rounding]
-  dense: Callable[[Grid, np.ndarray, Grid, np.ndarray], Rounding]
-  product: Callable[[Grid, Grid, Grid], Rounding]
-  addition: Callable[[Grid, Grid, Grid], Rounding]
-  shift: Callable[[Grid, Grid, Grid], Rounding]
+  convolution: OfSums
+  dense: OfSums
+  product: OfPair
+  addition: OfPair
+  shift: OfPair
   table: Callable[[str, Grid, Grid], np.ndarray | None]
   requantization: Callable[[Grid, Grid], Rounding]
   mean: Callable[[Grid, Grid, int], Rounding]
   average: Callable[[Grid, np.ndarray], Rounding]
   ceiling: Callable[[float, Grid], np.float32]
   input_steps: Callable[[Any, Grid], Any]
-  narrow: Mapping[str, Callable[[Grid, np.ndarray, Grid, np.ndarray], Rounding]] = MappingProxyType({})
+  narrow: Mapping[str, OfSums] = MappingProxyType({})
 
 
 def adds_zero(source: Grid, output: Grid) -> bool:
@@ -78,7 +82,7 @@ def _finest(output: Grid) -> np.float32:
   return np.float32(output.scale) * np.float32(xnnpack.RATIOS["add"][0])
 
 
-def _by_addition(addition: Callable[[Grid, Grid, Grid], Rounding]) -> Callable[[Grid, Grid], Rounding]:
+def _by_addition(addition: OfPair) -> Callable[[Grid, Grid], Rounding]:
   """The requantization of a runtime for .tflite files, from its addition."""
 
   def requantization(source: Grid, output: Grid) -> Rounding:
