@@ -140,8 +140,8 @@ class Bench:
   def integers(self, module, variables, most, steps, *, start_step=0, teacher=None):
     """The quantized network after training with the bits that fit."""
     rules = tuple(map(_trained, self.allocation(module, variables, most).rules))
-    plan = quantize.uniform(
-      8, rules=rules, start_step=start_step, freeze_norm_step=steps - steps // FROZEN
+    plan = quantize.int8(
+      rules=rules, start_step=start_step, freeze_norm_step=steps - steps // FROZEN
     )
     state = self.train(module, steps, start=variables, teacher=teacher, plan=plan)
     return state.quantized()

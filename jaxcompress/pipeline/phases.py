@@ -147,7 +147,7 @@ def _integers(
   shared: dict[str, Any] = {"rules": rules, "start_step": start, "freeze_norm_step": start}
   if options.cluster is not None:
     return quantize.clustered(options.cluster, **shared)
-  return quantize.uniform(options.bits, **shared)
+  return quantize.int8(options.bits, **shared)
 
 
 def losses_of(options: Options, images: int) -> distill.Parsed:

@@ -15,6 +15,7 @@ from jaxcompress.quantize.analysis import (
   suggest,
   suggested_rules,
 )
+from jaxcompress.quantize.codes import assemble
 from jaxcompress.quantize.config import (
   Quantization,
   binary,
@@ -22,16 +23,13 @@ from jaxcompress.quantize.config import (
   int4,
   int8,
   ternary,
-  uniform,
   w4a8,
   w8a16,
 )
-from jaxcompress.quantize.deploy import Codes, deploy, trained_codes
 from jaxcompress.quantize.exact import exact_values
+from jaxcompress.quantize.fake_quant import Levels, affine, fake_quant, levels, to_integers
 from jaxcompress.quantize.folded import folded_train
-from jaxcompress.quantize.grid import Levels, affine, fake_quant, levels, to_integers
 from jaxcompress.quantize.integer import Grid, Integers
-from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.interop import activation_to_qwix, to_qwix
 from jaxcompress.quantize.kernels import quantize_kernels
 from jaxcompress.quantize.model import Move, QuantizedModel
@@ -109,6 +107,7 @@ from jaxcompress.quantize.sites import (
 )
 from jaxcompress.quantize.sizes import model_bytes, packed_bytes, weight_bytes, zero_share
 from jaxcompress.quantize.storage import bits_of
+from jaxcompress.quantize.trained import Codes, convert, trained_codes
 from jaxcompress.quantize.variables import QuantVariables, init_quantizers
 
 __all__ = [
@@ -159,7 +158,7 @@ __all__ = [
   "cluster",
   "cluster_weights",
   "clustered",
-  "deploy",
+  "convert",
   "dorefa",
   "dorefa_activations",
   "dorefa_clip",
@@ -220,7 +219,6 @@ __all__ = [
   "ttq_weights",
   "twn",
   "twn_weights",
-  "uniform",
   "w4a8",
   "w8a16",
   "weight_bytes",

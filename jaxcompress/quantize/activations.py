@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxcompress.nn import INPUT, Epilogue, ending, intercept, is_leaf_call, module_path
 from jaxcompress.quantize.config import Quantization
-from jaxcompress.quantize.grid import activation_levels, fake_quant, replace_value
+from jaxcompress.quantize.fake_quant import activation_levels, fake_quant, replace_value
 from jaxcompress.quantize.integer import Grid, with_bits
 from jaxcompress.quantize.quantizers import Rounding, dorefa_gradient
 from jaxcompress.quantize.sites import Assigned, Sites, assign, tensor_bits
@@ -49,7 +49,7 @@ class ActivationPass(NamedTuple):
 
 
 def quantize_activations(
-  quantization: Quantization,
+  plan: Quantization,
   sites: Sites,
   variables: QuantVariables,
   *,
@@ -62,7 +62,7 @@ def quantize_activations(
   """Rounds the activations of one forward pass, with ranges that come in and go out.
 
   Args:
-    quantization: the plan.
+    plan: the quantization.
     sites: of the model's graph.
     variables: the quantizers' variables.
     active: whether anything is rounded; bool or scalar bool array.
@@ -95,7 +95,7 @@ def quantize_activations(
     >>> round(forward(x).item(), 3)  # all values are -2 to 1 times 2 / 3
     0.667
   """
-  keys, assigned = sites.key_of, assign(quantization, sites)
+  keys, assigned = sites.key_of, assign(plan, sites)
   quantizers, gates = assigned.activations, assigned.gates
   narrowed = _narrowed_reads(sites, assigned)
   start = variables.state["activations"]
@@ -152,9 +152,9 @@ def quantize_activations(
     updated[key] = quantizers[key].merge(updated[key], state) if key in updated else state
 
   def with_coarse_gradient(tensor: str, y: jax.Array) -> jax.Array:
-    if quantization.gradients is None:
+    if plan.gradients is None:
       return y
-    return dorefa_gradient(y, key_of(rng, f"{tensor} gradient"), quantization.gradients)
+    return dorefa_gradient(y, key_of(rng, f"{tensor} gradient"), plan.gradients)
 
   def epilogue_of(tensor: str) -> Epilogue | None:
     """The rounding that a normalization may end in; None where there is none to be had."""

@@ -2,8 +2,9 @@
 
 import dataclasses
 import numbers
+from typing import Any, TypedDict, Unpack
 
-from jaxcompress.quantize.grid import check_bits
+from jaxcompress.quantize.fake_quant import check_bits
 from jaxcompress.quantize.integer.runtimes import find_kernels
 from jaxcompress.quantize.quantizers import (
   Quantizer,
@@ -16,7 +17,7 @@ from jaxcompress.quantize.quantizers import (
   lsq_activations,
   twn,
 )
-from jaxcompress.quantize.rules import KINDS, Rule, first_last_8bit
+from jaxcompress.quantize.rules import KINDS, Rule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,164 +108,125 @@ class Quantization:
       )
 
 
-def uniform(
-  bits: int = 8,
-  *,
-  decay: float = 0.95,
-  rules: tuple[Rule, ...] = (),
-  start_step: int = 0,
-  freeze_norm_step: int | None = None,
-) -> Quantization:
-  """Evenly spaced integers: symmetric per-channel weights, asymmetric 8-bit activations.
+class Options(TypedDict, total=False):
+  """What every preset takes; see :func:`int8`."""
+
+  rules: tuple[Rule, ...]
+  first_last: bool
+  decay: float
+  symmetric: bool
+  start_step: int
+  freeze_norm_step: int | None
+  gradients: int | None
+  exact_step: int | None
+  kernels: str
+  apart: tuple[tuple[str, str], ...]
+
+
+def int8(bits: int = 8, **options: Unpack[Options]) -> Quantization:
+  """8-bit weights, symmetric for each channel, and 8-bit activations, as integer runtimes compute.
 
   Args:
     bits: of the weights, 2 to 8; fewer than 8 give an int8 file that holds fewer values.
-    decay: of the activations' moving ranges.
-    rules: exceptions for some layers.
-    start_step: first quantized step.
-    freeze_norm_step: first step with frozen BatchNorm, or None.
+    **options: ``rules``: exceptions for some layers. ``first_last``: whether the first and the last
+      layer keep 8 bits where none of these says otherwise; below 8 bits the other presets do so,
+      this one does not. ``decay``: of the activations' moving ranges, 0.95. ``symmetric``: whether
+      the zero point of these is 0, as TensorRT has it; what is never below zero then has 128 levels.
+      The others are those of :class:`Quantization`.
 
   Raises:
     ValueError: if a number is out of range.
-
-  Examples:
-    >>> uniform(4).weights.levels
-    Levels(low=-7, high=7, symmetric=True)
-  """
-  check_bits("bits", bits, 8)
-  return _plan(absmax(bits), decay, rules, start_step, freeze_norm_step)
-
-
-def int8(
-  *,
-  decay: float = 0.95,
-  rules: tuple[Rule, ...] = (),
-  start_step: int = 0,
-  freeze_norm_step: int | None = None,
-  symmetric: bool = False,
-  apart: tuple[tuple[str, str], ...] = (),
-) -> Quantization:
-  """8-bit weights and activations, as integer runtimes compute; see :func:`uniform`.
-
-  With ``symmetric`` the zero point of all activations is 0, as TensorRT has it; what is never
-  below zero then has 128 levels. ``apart`` is for networks that were trained in float; see
-  :class:`Quantization`.
 
   Examples:
     >>> int8(start_step=900).start_step
     900
     >>> int8(symmetric=True).activations.levels
     Levels(low=-128, high=127, symmetric=True)
+    >>> int8(bits=4).weights.levels
+    Levels(low=-7, high=7, symmetric=True)
   """
-  plan = _plan(absmax(8), decay, rules, start_step, freeze_norm_step, symmetric=symmetric)
-  return dataclasses.replace(plan, apart=apart)
+  check_bits("bits", bits, 8)
+  return _plan(absmax(bits), {"first_last": False, **options})
 
 
-def int4(
-  *,
-  rules: tuple[Rule, ...] = first_last_8bit(),
-  start_step: int = 0,
-  freeze_norm_step: int | None = None,
-) -> Quantization:
+def int4(**options: Unpack[Options]) -> Quantization:
   """4-bit weights and activations with trained steps (LSQ), but for the first and the last layer.
 
   In an int8 file the activations keep the range that was trained and get all 256 steps in it.
+
+  Args:
+    **options: as for :func:`int8`, but ``symmetric``.
 
   Examples:
     >>> int4().activations.levels
     Levels(low=-8, high=7, symmetric=False)
   """
-  return Quantization(
-    weights=lsq(4),
-    activations=lsq_activations(4),
-    rules=rules,
-    start_step=start_step,
-    freeze_norm_step=freeze_norm_step,
-  )
+  if options.get("symmetric"):
+    raise ValueError("symmetric: LSQ shifts activations without negative values; leave it out.")
+  return _plan(lsq(4), options, lsq_activations(4))
 
 
-def w4a8(
-  *,
-  decay: float = 0.95,
-  rules: tuple[Rule, ...] = first_last_8bit(),
-  start_step: int = 0,
-  freeze_norm_step: int | None = None,
-) -> Quantization:
+def w4a8(**options: Unpack[Options]) -> Quantization:
   """4-bit weights, but for the first and the last layer, and 8-bit activations.
 
+  Args:
+    **options: as for :func:`int8`.
+
   Examples:
-    >>> w4a8().weights.levels.high
-    7
+    >>> plan = w4a8(rules=(Rule(match="stage0", weights=absmax(6)),))
+    >>> plan.weights.levels.high, [rule.match for rule in plan.rules]
+    (7, ['stage0', 'first|last'])
   """
-  return _plan(absmax(4), decay, rules, start_step, freeze_norm_step)
+  return _plan(absmax(4), options)
 
 
-def w8a16(
-  *,
-  decay: float = 0.95,
-  rules: tuple[Rule, ...] = (),
-  start_step: int = 0,
-  freeze_norm_step: int | None = None,
-) -> Quantization:
+def w8a16(**options: Unpack[Options]) -> Quantization:
   """8-bit weights and 16-bit activations, symmetric: near float accuracy, for slower kernels.
+
+  Args:
+    **options: as for :func:`int8`.
 
   Examples:
     >>> w8a16().weights.levels.high, w8a16().activations.levels.high
     (127, 32767)
   """
-  return _plan(absmax(8), decay, rules, start_step, freeze_norm_step, activation_bits=16)
+  return _plan(absmax(8), {"first_last": False, **options}, activation_bits=16)
 
 
-def ternary(
-  *,
-  decay: float = 0.95,
-  rules: tuple[Rule, ...] = first_last_8bit(),
-  start_step: int = 0,
-  freeze_norm_step: int | None = None,
-) -> Quantization:
+def ternary(**options: Unpack[Options]) -> Quantization:
   """Ternary weights (:func:`~jaxcompress.quantize.twn`), but for the first and the last layer.
 
+  Args:
+    **options: as for :func:`int8`.
+
   Examples:
-    >>> ternary().activations.levels.high
-    127
+    >>> ternary().weights.levels.high, ternary().activations.levels.high
+    (1, 127)
   """
-  return _plan(twn(), decay, rules, start_step, freeze_norm_step)
+  return _plan(twn(), options)
 
 
-def binary(
-  *,
-  decay: float = 0.95,
-  rules: tuple[Rule, ...] = first_last_8bit(),
-  start_step: int = 0,
-  freeze_norm_step: int | None = None,
-) -> Quantization:
+def binary(**options: Unpack[Options]) -> Quantization:
   """Binary weights (:func:`~jaxcompress.quantize.bwn`), but for the first and the last layer.
 
+  Args:
+    **options: as for :func:`int8`.
+
   Examples:
-    >>> binary().activations.levels.high
-    127
+    >>> binary().weights.levels.high, binary().activations.levels.high
+    (1, 127)
   """
-  return _plan(bwn(), decay, rules, start_step, freeze_norm_step)
+  return _plan(bwn(), options)
 
 
-def clustered(
-  clusters: int = 32,
-  *,
-  decay: float = 0.95,
-  rules: tuple[Rule, ...] = (),
-  start_step: int = 0,
-  freeze_norm_step: int | None = None,
-) -> Quantization:
+def clustered(clusters: int = 32, **options: Unpack[Options]) -> Quantization:
   """Weights that share the values of a codebook (:func:`~jaxcompress.quantize.cluster`), 8 bits each.
 
   A packed file takes ``log2(clusters)`` bits for a weight, and fewer where weights are pruned.
 
   Args:
     clusters: values of a layer, zero included, 2 to 128.
-    decay: of the activations' moving ranges.
-    rules: exceptions for some layers.
-    start_step: first quantized step; the codebooks are found in it.
-    freeze_norm_step: first step with frozen BatchNorm, or None.
+    **options: as for :func:`int8`. The codebooks are found in ``start_step``.
 
   Raises:
     ValueError: if a number is out of range.
@@ -273,22 +235,20 @@ def clustered(
     >>> clustered(16).weights.levels.high
     127
   """
-  return _plan(cluster(clusters), decay, rules, start_step, freeze_norm_step)
+  return _plan(cluster(clusters), {"first_last": False, **options})
 
 
 def _plan(
   weights: Quantizer,
-  decay: float,
-  rules: tuple[Rule, ...],
-  start_step: int,
-  freeze_norm_step: int | None,
+  options: Options,
+  activations: Quantizer | None = None,
   activation_bits: int = 8,
-  symmetric: bool = False,
 ) -> Quantization:
-  return Quantization(
-    weights=weights,
-    activations=ema_range(activation_bits, decay=decay, symmetric=symmetric),
-    rules=rules,
-    start_step=start_step,
-    freeze_norm_step=freeze_norm_step,
-  )
+  fields: dict[str, Any] = dict(options)
+  ranges = {"decay": fields.pop("decay", 0.95), "symmetric": fields.pop("symmetric", False)}
+  rules = fields.pop("rules", ())
+  if fields.pop("first_last", True) and isinstance(rules, (tuple, list)):
+    ends = Rule(match="first|last", weights=absmax(8), activations=ema_range(8, **ranges))
+    rules = (*rules, ends)
+  activations = activations or ema_range(activation_bits, **ranges)
+  return Quantization(weights=weights, activations=activations, rules=rules, **fields)

@@ -15,10 +15,10 @@ import numpy as np
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize import integer
 from jaxcompress.quantize.config import Quantization
-from jaxcompress.quantize.deploy import Codes, deploy, trained_codes
 from jaxcompress.quantize.integer import Grid, Program
 from jaxcompress.quantize.integer.runtimes import find_kernels
 from jaxcompress.quantize.sites import Sites
+from jaxcompress.quantize.trained import Codes, convert, trained_codes
 from jaxcompress.quantize.variables import QuantVariables
 
 PLAUSIBLE = 0.05  # a step that any layer can have
@@ -108,7 +108,7 @@ def _constants(
   plan: Quantization, sites: Sites, codes: Codes, model_variables: Mapping[str, Any]
 ) -> tuple[Program, Constants]:
   """The program of a network and its constants, in numpy."""
-  model = deploy(plan, sites, codes, model_variables, kernels=plan.kernels)
+  model = convert(plan, sites, codes, model_variables, kernels=plan.kernels)
   source = model.grids[INPUT]
   scales = {name: np.asarray(model.grids[name].scale, np.float32) for name in sites.rounded}
   low, high = np.float32(source.low), np.float32(source.high)

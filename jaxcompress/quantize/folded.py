@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.nn.layers import convolve
-from jaxcompress.quantize.grid import Levels, fake_quant
+from jaxcompress.quantize.fake_quant import Levels, fake_quant
 
 
 class BatchStatistics(NamedTuple):

@@ -11,7 +11,7 @@ from jaxcompress.quantize.variables import QuantVariables, key_of
 
 
 def quantize_kernels(
-  quantization: Quantization,
+  plan: Quantization,
   sites: Sites,
   variables: QuantVariables,
   params: Any,
@@ -23,7 +23,7 @@ def quantize_kernels(
   """The parameters with every kernel on its grid where ``active``; gradients pass straight through.
 
   Args:
-    quantization: the plan.
+    plan: the quantization.
     sites: of the model's graph.
     variables: the quantizers' variables.
     params: the model's parameters, a nested dict.
@@ -36,9 +36,9 @@ def quantize_kernels(
 
   Examples:
     >>> from jaxcompress.nn import Graph, Node
-    >>> from jaxcompress.quantize import find_sites, init_quantizers, uniform
+    >>> from jaxcompress.quantize import find_sites, init_quantizers, int8
     >>> node = Node("dense", "Dense", {"features": 1}, ("input",), ("dense",), ((1, 2),), ((1, 1),))
-    >>> plan, sites = uniform(bits=2), find_sites(Graph((node,), (1, 2), "dense"))
+    >>> plan, sites = int8(bits=2), find_sites(Graph((node,), (1, 2), "dense"))
     >>> params = {"dense": {"kernel": jax.numpy.array([[2.0], [0.4]])}}
     >>> variables = init_quantizers(plan, sites, params)
     >>> quantize = jax.jit(quantize_kernels, static_argnums=(0, 1, 4))
@@ -46,7 +46,7 @@ def quantize_kernels(
     >>> rounded["dense"]["kernel"].tolist()  # two bits: -2, 0 and 2
     [[2.0], [0.0]]
   """
-  quantizers = assign(quantization, sites).weights
+  quantizers = assign(plan, sites).weights
 
   def rounded(kernels, states):
     pairs = {

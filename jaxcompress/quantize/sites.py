@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from jaxcompress.nn import INPUT, Graph, fuse_activations
 from jaxcompress.quantize.config import Quantization
-from jaxcompress.quantize.grid import stored_bits
+from jaxcompress.quantize.fake_quant import stored_bits
 from jaxcompress.quantize.integer import GATES, SAME_GRID, Grid, fixed_grid
 from jaxcompress.quantize.integer.values import INNER_SWISH
 from jaxcompress.quantize.quantizers import Quantizer

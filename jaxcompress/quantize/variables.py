@@ -23,11 +23,11 @@ class QuantVariables(NamedTuple):
   state: Any
 
 
-def init_quantizers(quantization: Quantization, sites: Sites, params: Any) -> QuantVariables:
+def init_quantizers(plan: Quantization, sites: Sites, params: Any) -> QuantVariables:
   """Fresh variables of every quantizer.
 
   Args:
-    quantization: the plan.
+    plan: the quantization.
     sites: of the model's graph.
     params: the model's parameters.
 
@@ -40,7 +40,7 @@ def init_quantizers(quantization: Quantization, sites: Sites, params: Any) -> Qu
     >>> list(variables.state["weights"]), list(variables.state["activations"])
     (['dense'], ['input', 'dense'])
   """
-  assigned = assign(quantization, sites)
+  assigned = assign(plan, sites)
   pairs = {
     "weights": {
       name: quantizer.init(parameters(params, name)["kernel"])

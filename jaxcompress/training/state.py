@@ -15,7 +15,7 @@ from jaxcompress.quantize import (
   QuantizedModel,
   QuantVariables,
   Sites,
-  deploy,
+  convert,
   find_sites,
   trained_codes,
 )
@@ -120,7 +120,7 @@ class CompressState:
     student = self.averaged
     codes = trained_codes(plan, sites, self.quantizer, student.params)
     codes, variables = jax.device_get((codes, student.variables))
-    return deploy(plan, sites, codes, variables, preprocess=self.recipe.preprocess)
+    return convert(plan, sites, codes, variables, preprocess=self.recipe.preprocess)
 
 
 def trained_tree(params: Any, quantizer: QuantVariables, loss_params: Any) -> dict[str, Any]:

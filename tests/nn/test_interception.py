@@ -19,7 +19,7 @@ adapted = distill.adapter(teacher)
 batch = {"image": jnp.ones((4, 32, 32, 3)), "label": jnp.arange(4) % 3}
 recipe = training.Recipe(
   student=model, optimizer=optax.sgd(0.01), teachers=(adapted,), loss=distill.kd(), remat=True,
-  quantize=quantize.uniform(8),
+  quantize=quantize.int8(),
 )
 variables = init_variables(teacher, jax.random.key(1), (32, 32, 3))
 state = training.init_state(recipe, jax.random.key(0), batch, teacher_variables=(variables,))

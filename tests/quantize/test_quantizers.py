@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcompress.nn import ConvNorm, Norm
-from jaxcompress.quantize import absmax, ema_range, int8, ranges, uniform
+from jaxcompress.quantize import absmax, ema_range, int8, ranges
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.99])
@@ -72,10 +72,10 @@ def test_quantizing_commutes_with_scaling_a_channel():
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (lambda: uniform(9), "bits: 9 is out of range"),
-    (lambda: uniform(1), "bits: 1 is out of range"),
-    (lambda: uniform(4.0), "bits: 4.0 is out of range; it must be 2 to 8, and whole"),
-    (lambda: uniform("4"), "bits: '4' is out of range"),
+    (lambda: int8(9), "bits: 9 is out of range"),
+    (lambda: int8(1), "bits: 1 is out of range"),
+    (lambda: int8(4.0), "bits: 4.0 is out of range; it must be 2 to 8, and whole"),
+    (lambda: int8("4"), "bits: '4' is out of range"),
     (lambda: absmax(7.5), "bits: 7.5 is out of range; it must be 2 to 16, and whole"),
     (lambda: absmax(True), "bits: True is out of range"),
     (lambda: ema_range(8.0), "bits: 8.0 is out of range"),

@@ -41,7 +41,7 @@ def allocate_bits(sensitivity: Sensitivity, budget_bytes: int) -> tuple[Rule, ..
   """Rules that give every layer the number of bits with which the sum of all costs is least.
 
   Exact; see :func:`choose_bits`. The rules name every layer with a kernel, so they mean the same in
-  ``quantize.uniform(8, rules=...)`` and ``quantize.post_training(..., rules=...)``, whatever the
+  ``quantize.int8(rules=...)`` and ``quantize.post_training(..., rules=...)``, whatever the
   number of bits there.
 
   Args:

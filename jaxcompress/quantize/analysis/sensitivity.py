@@ -18,7 +18,7 @@ from jaxcompress.quantize.analysis.switched import (
   numbers_of,
   run,
 )
-from jaxcompress.quantize.grid import levels
+from jaxcompress.quantize.fake_quant import levels
 from jaxcompress.quantize.ptq.inputs import (
   Batches,
   Preprocess,

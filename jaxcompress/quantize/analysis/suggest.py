@@ -18,7 +18,7 @@ class Suggestion(NamedTuple):
   """A rule and why.
 
   Attributes:
-    rule: for ``quantize.uniform(rules=...)`` and its kind.
+    rule: for ``quantize.int8(rules=...)`` and its kind.
     reason: in words.
   """
 
@@ -78,7 +78,7 @@ def suggest(
 def suggested_rules(
   analysis: Analysis, *, share: float = 0.8, least: float = LEAST_KL
 ) -> tuple[Rule, ...]:
-  """The rules of :func:`suggest` alone, as ``quantize.uniform(rules=...)`` takes them.
+  """The rules of :func:`suggest` alone, as ``quantize.int8(rules=...)`` takes them.
 
   Examples:
     >>> layer = LayerAnalysis(

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jaxcompress.nn import activate
-from jaxcompress.quantize.grid import Levels
+from jaxcompress.quantize.fake_quant import Levels
 
 ZETA, GAMMA = 1.1, -0.1  # the sigmoid is stretched to -0.1 .. 1.1 and clipped
 WARMUP = 0.2  # share of the steps without the regulariser

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxcompress.quantize.grid import check_bits
+from jaxcompress.quantize.fake_quant import check_bits
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.ptq.histograms import Calibrator, calibrator
 from jaxcompress.quantize.ptq.inputs import (
@@ -300,6 +300,6 @@ def _check_drop(
     f"max_drop: {max_drop:g} cannot be met; the best of {len(trials)} methods, {best.name!r}, loses"
     f" {best.drop:.4f} of {judge.reference:.4f} on {len(judge.wanted)} held-out images with"
     f" {bits}-bit weights{exceptions}; fine-tune instead, with quantize="
-    f"jaxcompress.quantize.uniform({bits}{', rules=...' if rules else ''}) in"
+    f"jaxcompress.quantize.int8(bits={bits}{', rules=...' if rules else ''}) in"
     " a Recipe, or take more bits or images."
   )

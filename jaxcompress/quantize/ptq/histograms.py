@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcompress.quantize.grid import Levels, levels
+from jaxcompress.quantize.fake_quant import Levels, levels
 
 BINS = 2048
 POINTS = 100  # candidates of a search

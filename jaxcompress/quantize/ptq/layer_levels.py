@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jaxcompress.nn import kernel_shape
 from jaxcompress.quantize.config import Quantization
-from jaxcompress.quantize.grid import Levels, activation_levels, levels
+from jaxcompress.quantize.fake_quant import Levels, activation_levels, levels
 from jaxcompress.quantize.integer import HIGHEST, TYPES
 from jaxcompress.quantize.quantizers import Quantizer, absmax, minmax_range
 from jaxcompress.quantize.rules import Rule

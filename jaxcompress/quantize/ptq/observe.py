@@ -12,7 +12,7 @@ import numpy as np
 from jaxcompress.nn import Graph, fold
 from jaxcompress.nn.execute import Layer, execute, folded_layers
 from jaxcompress.quantize import ranges as running
-from jaxcompress.quantize.grid import activation_levels, affine
+from jaxcompress.quantize.fake_quant import activation_levels, affine
 from jaxcompress.quantize.integer import Grid
 from jaxcompress.quantize.ptq.apart import choose_apart
 from jaxcompress.quantize.ptq.histograms import BINS, Bounds, Calibrator, Seen, calibrator

@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxcompress.nn import INPUT, Folded, Graph, fold
 from jaxcompress.nn.execute import folded_layers
-from jaxcompress.quantize.grid import Levels
+from jaxcompress.quantize.codes import assemble
+from jaxcompress.quantize.fake_quant import Levels
 from jaxcompress.quantize.integer.values import centred
-from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.model import Move, QuantizedModel
 from jaxcompress.quantize.ptq.apart import choose_apart
 from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments

@@ -12,9 +12,9 @@ from jaxcompress.nn import INPUT, Folded, Graph, Node, kernel_shape, needed_shap
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.execute import linear, run_node
 from jaxcompress.ops.padding import resolve_padding
-from jaxcompress.quantize.grid import Levels
+from jaxcompress.quantize.codes import round_kernel
+from jaxcompress.quantize.fake_quant import Levels
 from jaxcompress.quantize.integer import Grid
-from jaxcompress.quantize.integers import round_kernel
 from jaxcompress.quantize.ptq.adaround import Samples, Settings, choose_codes
 from jaxcompress.quantize.ptq.inputs import Batches
 from jaxcompress.quantize.ptq.observe import rounding_visitor

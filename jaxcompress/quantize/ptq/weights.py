@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from jaxcompress.nn import Folded
-from jaxcompress.quantize.grid import Levels
-from jaxcompress.quantize.integers import round_kernel
+from jaxcompress.quantize.codes import round_kernel
+from jaxcompress.quantize.fake_quant import Levels
 
 POINTS = 100
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.ops.sums import channel_sums, total
-from jaxcompress.quantize.grid import Levels, finite
+from jaxcompress.quantize.fake_quant import Levels, finite
 
 ENOUGH_IMAGES, ENOUGH_ROWS, ENOUGH_VALUES = (
   8,
@@ -316,7 +316,7 @@ def sides(to: Levels, signed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
   Without negative values all levels are at least zero, unless the grid is symmetric.
 
   Examples:
-    >>> from jaxcompress.quantize.grid import levels
+    >>> from jaxcompress.quantize.fake_quant import levels
     >>> [float(n) for n in sides(levels(4, symmetric=False), jnp.bool_(False))]
     [-8.0, 0.0, 15.0]
     >>> [float(n) for n in sides(levels(4, symmetric=False), jnp.bool_(True))]

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.quantize.grid import Levels
+from jaxcompress.quantize.fake_quant import Levels
 from jaxcompress.quantize.quantizers.base import Quantizer, axes_within, spread
 
 GRADIENTS = ("identity", "clip", "clip_scaled", "xnor", "through_scale")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.quantize.grid import Levels, finite
+from jaxcompress.quantize.fake_quant import Levels, finite
 from jaxcompress.quantize.quantizers.base import (
   Learned,
   Quantizer,

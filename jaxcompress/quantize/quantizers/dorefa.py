@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.quantize.grid import Levels, finite
+from jaxcompress.quantize.fake_quant import Levels, finite
 from jaxcompress.quantize.quantizers.base import (
   Quantizer,
   anchored,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.quantize import ranges
-from jaxcompress.quantize.grid import finite, levels
+from jaxcompress.quantize.fake_quant import finite, levels
 from jaxcompress.quantize.quantizers.base import Quantizer, features, positive, where_first
 from jaxcompress.quantize.quantizers.steps import (
   check_activation_bits,

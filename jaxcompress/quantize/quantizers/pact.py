@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.quantize.grid import finite, levels
+from jaxcompress.quantize.fake_quant import finite, levels
 from jaxcompress.quantize.quantizers.base import (
   Learned,
   Quantizer,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.quantize.grid import Levels, stored_bits, widened
+from jaxcompress.quantize.fake_quant import Levels, stored_bits, widened
 from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer
 
 

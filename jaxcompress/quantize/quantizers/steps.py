@@ -8,7 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.quantize.grid import Levels, activation_levels, affine, fake_quant, finite, levels
+from jaxcompress.quantize.fake_quant import (
+  Levels,
+  activation_levels,
+  affine,
+  fake_quant,
+  finite,
+  levels,
+)
 from jaxcompress.quantize.quantizers.base import (
   EDGE,
   Learned,

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.quantize.grid import Levels
+from jaxcompress.quantize.fake_quant import Levels
 from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer
 
 
@@ -49,7 +49,7 @@ def stochastic_fake_quant(
     to: the integers; static.
 
   Examples:
-    >>> from jaxcompress.quantize.grid import levels
+    >>> from jaxcompress.quantize.fake_quant import levels
     >>> x = jnp.full(10_000, 0.3)
     >>> y = stochastic_fake_quant(x, 1.0, 0.0, jax.random.key(0), levels(8, symmetric=True))
     >>> round(float(y.mean()), 1)

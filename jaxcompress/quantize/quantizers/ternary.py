@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.quantize.grid import Levels, finite
+from jaxcompress.quantize.fake_quant import Levels, finite
 from jaxcompress.quantize.quantizers.base import (
   Quantizer,
   axes_within,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.quantize import ranges
-from jaxcompress.quantize.grid import activation_levels, affine, fake_quant, levels
+from jaxcompress.quantize.fake_quant import activation_levels, affine, fake_quant, levels
 from jaxcompress.quantize.quantizers.base import Quantizer, Rounding, where_train
 
 

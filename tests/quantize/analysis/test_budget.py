@@ -13,8 +13,8 @@ from jaxcompress.quantize import (
   Sensitivity,
   allocate_bits,
   choose_bits,
+  int8,
   packed_bytes,
-  uniform,
 )
 from jaxcompress.quantize.ptq.layer_levels import layer_levels
 from jaxcompress.quantize.sites import assign, find_sites
@@ -124,7 +124,7 @@ def test_rules_give_every_layer_its_bits_in_training_and_after_it():
   )
   chosen = choose_bits(Sensitivity("kl", BITS, rows, 0, 8), 45 * len(rows))
   assert len(set(chosen.bits.values())) > 1
-  weights = assign(uniform(8, rules=chosen.rules), sites).weights
+  weights = assign(int8(rules=chosen.rules), sites).weights
   assert {name: q.levels.high for name, q in weights.items()} == {
     name: 2 ** (bits - 1) - 1 for name, bits in chosen.bits.items()
   }

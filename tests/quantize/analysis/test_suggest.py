@@ -56,8 +56,8 @@ def test_rules_are_for_plans_and_match_one_layer_each():
   sites = find_sites(models.summarize(models.resnet8(3), 8).graph)
   name = "stage0_block0/conv1"
   rules = suggested_rules(of(row(name, 0.5, 0.4, 4), row("stem", 0.4, 0.0, 4)), share=1.0)
-  assigned = assign(quantize.uniform(4, rules=rules), sites)
+  assigned = assign(quantize.int8(bits=4, rules=rules), sites)
   assert [n for n, q in assigned.weights.items() if q.levels.high == 127] == [name]
-  plain = assign(quantize.uniform(4), sites)
+  plain = assign(quantize.int8(bits=4), sites)
   changed = [n for n, q in assigned.activations.items() if q.init is not plain.activations[n].init]
   assert "stem" in changed

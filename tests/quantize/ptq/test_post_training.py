@@ -75,7 +75,7 @@ def test_a_drop_that_cannot_be_met_is_said_with_the_way_out(case):
   with pytest.raises(ValueError, match=message + r".*2-bit.*fine-tune"):
     quantized(case, method="minmax", bits=2, labels=labels, max_drop=0.0)
   rules = (Rule(match="stem", weights=absmax(3)),)
-  with pytest.raises(ValueError, match=r"2-bit weights but for the rules.*uniform\(2, rules="):
+  with pytest.raises(ValueError, match=r"2-bit weights but for the rules.*int8\(bits=2, rules="):
     quantized(case, method="minmax", bits=2, rules=rules, labels=labels, max_drop=0.0)
 
 

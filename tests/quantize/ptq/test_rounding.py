@@ -8,7 +8,7 @@ import pytest
 from jaxcompress.nn import Folded, fold
 from jaxcompress.nn.execute import execute, folded_layers, linear
 from jaxcompress.quantize import levels
-from jaxcompress.quantize.integers import round_kernel
+from jaxcompress.quantize.codes import round_kernel
 from jaxcompress.quantize.ptq.adaround import Samples, choose_codes, grouped
 from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments
 from jaxcompress.quantize.ptq.histograms import minmax

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.nn import fold, parameters
+from jaxcompress.quantize.codes import assemble
 from jaxcompress.quantize.config import Quantization
-from jaxcompress.quantize.grid import levels, stored_bits, widened
+from jaxcompress.quantize.fake_quant import levels, stored_bits, widened
 from jaxcompress.quantize.integer import Grid
-from jaxcompress.quantize.integers import assemble
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.quantizers import Quantizer
 from jaxcompress.quantize.sites import Sites, assign
@@ -93,7 +93,7 @@ def _deployable(quantizers: Mapping[str, Quantizer], name: str, what: str) -> Qu
   return quantizers[name]
 
 
-def deploy(
+def convert(
   plan: Quantization,
   sites: Sites,
   codes: Codes,
@@ -123,7 +123,7 @@ def deploy(
     >>> plan = Quantization(weights=absmax(8), activations=fixed_range(-1.0, 1.0))
     >>> params = {"dense": {"kernel": np.float32([[1.0], [-0.2]]), "bias": np.zeros(1)}}
     >>> codes = trained_codes(plan, sites, init_quantizers(plan, sites, params), params)
-    >>> model = deploy(plan, sites, jax.device_get(codes), {"params": params})
+    >>> model = convert(plan, sites, jax.device_get(codes), {"params": params})
     >>> model.layers["dense"].weights.ravel().tolist()
     [127, -25]
   """

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxcompress.nn import Folded, Graph, Node, kernel_shape, needed_shape
-from jaxcompress.quantize.grid import Levels, levels
+from jaxcompress.quantize.fake_quant import Levels, levels
 from jaxcompress.quantize.integer import (
   HIGHEST,
   SAME_GRID,
