@@ -7,7 +7,8 @@ import zipfile
 
 import numpy as np
 
-from jaxcompress.files import UNSEALED, check_seal, seal, sweep, write_atomically
+from jaxcompress.files.checksums import UNSEALED, check_seal, seal
+from jaxcompress.files.writing import sweep, write_atomically
 
 Arrays = dict[str, np.ndarray]
 

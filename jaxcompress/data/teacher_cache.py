@@ -15,7 +15,8 @@ import numpy as np
 from jaxcompress.data.augment.chain import Transform
 from jaxcompress.data.dataset import Split
 from jaxcompress.data.order import Batch, batch_at
-from jaxcompress.files import FOLDER_FILE, find_damage, read_json, sealed_json, write_checksums
+from jaxcompress.files.checksums import FOLDER_FILE, find_damage, write_checksums
+from jaxcompress.files.values import read_json, sealed_json
 from jaxcompress.training.cached import seen_through
 
 FACTS = "cache.json"  # written last: without it, the other files are half-written

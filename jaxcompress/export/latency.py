@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcompress.export import measure
 from jaxcompress.export.runtime import choose_kernels, read_runnable_model
-from jaxcompress.files import one_line
+from jaxcompress.files.values import one_line
 
 
 class Latency(NamedTuple):

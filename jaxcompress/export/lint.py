@@ -12,7 +12,7 @@ from jaxcompress.export.contents import Operator, read_operators
 from jaxcompress.export.onnx_contents import read_onnx_operators
 from jaxcompress.export.rules import ERROR, Target
 from jaxcompress.export.targets import find_target
-from jaxcompress.files import one_line
+from jaxcompress.files.values import one_line
 
 READERS = {".tflite": read_operators, ".onnx": read_onnx_operators}
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from importlib import metadata as packages
 from typing import Any
 
-from jaxcompress.files import MOST_BYTES, SEAL, UNSEALED, check_depth, parse_json
+from jaxcompress.files.checksums import UNSEALED
+from jaxcompress.files.values import MOST_BYTES, SEAL, check_depth, parse_json
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize import QuantizedModel
 

@@ -9,7 +9,7 @@ from jaxcompress.export.files import require_edge
 from jaxcompress.export.metadata import ENTRY, INPUT_NAME, OUTPUT_NAME, describe, to_entry, version
 from jaxcompress.export.targets import find_target
 from jaxcompress.export.trial import write_model
-from jaxcompress.files import seal
+from jaxcompress.files.checksums import seal
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer import HARD_SIGMOID_GRID

@@ -22,7 +22,9 @@ from jaxcompress.export.blobs import Blob, pack_weights, unpack_weights
 from jaxcompress.export.metadata import ENTRY, as_mapping, describe, to_json, version
 from jaxcompress.export.packing import deflate, inflate, restore, unpack_bits, unzigzag, zigzag
 from jaxcompress.export.tflite import tflite
-from jaxcompress.files import ZEROS, check_format, digest, one_line, parse_json, write_atomically
+from jaxcompress.files.checksums import ZEROS, digest
+from jaxcompress.files.values import check_format, one_line, parse_json
+from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import Graph, Node, Norm, check_graph, kernel_shape, needed_shape
 from jaxcompress.quantize import Grid, Integers, QuantizedModel
 from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC

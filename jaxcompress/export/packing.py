@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 
-from jaxcompress.files import MOST_BYTES
+from jaxcompress.files.values import MOST_BYTES
 
 LEVEL = 9  # of deflate
 STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY)

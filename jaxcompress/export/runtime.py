@@ -12,7 +12,7 @@ from jaxcompress.export.files import MissingExtraError, require_edge
 from jaxcompress.export.micro import MicroInterpreter, arena_bytes, require_micro
 from jaxcompress.export.ort import OnnxInterpreter
 from jaxcompress.export.trial import NAMES, Ends, does_not_run, try_out
-from jaxcompress.files import check_seal
+from jaxcompress.files.checksums import check_seal
 
 FORMATS = {  # kernels that run a kind of file, by its suffix; the first ones if none are named
   ".tflite": ("xnnpack", "reference", "tflm", "xnnpack-int4"),

@@ -16,7 +16,9 @@ from jax import export
 
 from jaxcompress.export.files import require_edge
 from jaxcompress.export.trial import try_out
-from jaxcompress.files import UNSEALED, check_seal, one_line, seal, write_atomically
+from jaxcompress.files.checksums import UNSEALED, check_seal, seal
+from jaxcompress.files.values import one_line
+from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import INPUT, Endpoints
 from jaxcompress.ops.dispatch import ANYWHERE, traced_for
 from jaxcompress.quantize import QuantizedModel

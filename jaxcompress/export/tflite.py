@@ -12,7 +12,7 @@ from jaxcompress.export.metadata import ENTRY, INPUT_NAME, OUTPUT_NAME, describe
 from jaxcompress.export.pixels import check_input
 from jaxcompress.export.targets import find_target
 from jaxcompress.export.trial import write_model
-from jaxcompress.files import seal
+from jaxcompress.files.checksums import seal
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.runtimes import kernels_of_file

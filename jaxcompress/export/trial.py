@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from jaxcompress.export.files import MissingExtraError
-from jaxcompress.files import one_line, write_atomically
+from jaxcompress.files.values import one_line
+from jaxcompress.files.writing import write_atomically
 
 SCRIPT = pathlib.Path(__file__).with_name("first_run.py")
 LONGEST = 600  # seconds

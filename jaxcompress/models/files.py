@@ -13,18 +13,16 @@ import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save as to_bytes
 
-from jaxcompress.files import (
+from jaxcompress.files.checksums import UNSEALED, check_seal, seal
+from jaxcompress.files.values import (
   SEAL,
-  UNSEALED,
   check_depth,
   check_format,
-  check_seal,
   one_line,
   parse_json,
-  seal,
   without_seal,
-  write_atomically,
 )
+from jaxcompress.files.writing import write_atomically
 from jaxcompress.models.registry import create, describe, summarize
 from jaxcompress.nn import Norm
 

@@ -9,7 +9,8 @@ import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
-from jaxcompress.files import sealed_json, sweep, temporary_beside
+from jaxcompress.files.values import sealed_json
+from jaxcompress.files.writing import sweep, temporary_beside
 from jaxcompress.pipeline.options import Options, make_options
 from jaxcompress.pipeline.small_files import built, read_json
 from jaxcompress.training.processes import is_first, shared

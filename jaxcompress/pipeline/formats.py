@@ -10,7 +10,7 @@ from jaxcompress import export
 from jaxcompress.export.runtime import FORMATS as RUNTIMES
 from jaxcompress.export.runtime import choose_kernels
 from jaxcompress.export.targets import find_target
-from jaxcompress.files import sweep, temporary_beside
+from jaxcompress.files.writing import sweep, temporary_beside
 from jaxcompress.nn import Folded, Graph
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer import KERNELS

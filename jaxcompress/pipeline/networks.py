@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcompress import data as datasets
 from jaxcompress import models
-from jaxcompress.files import one_line, read_json, sealed_json
+from jaxcompress.files.values import one_line, read_json, sealed_json
 from jaxcompress.models.layouts import SMALL_IMAGE
 from jaxcompress.training.variables import load_variables, save_variables
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from jaxcompress import data as datasets
 from jaxcompress import export, models, quantize, report, training
 from jaxcompress.export.runtime import FORMATS as RUNTIMES
-from jaxcompress.files import write_atomically
+from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline import networks
 from jaxcompress.pipeline.formats import (

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcompress import export, quantize
-from jaxcompress.files import write_atomically
+from jaxcompress.files.writing import write_atomically
 from jaxcompress.pipeline import networks
 from jaxcompress.pipeline.budgets import Candidate, plan
 from jaxcompress.pipeline.candidates import (

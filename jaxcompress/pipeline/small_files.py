@@ -7,14 +7,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from jaxcompress.files import (
-  check_seal,
-  one_line,
-  parse_json,
-  sealed_json,
-  without_seal,
-  write_atomically,
-)
+from jaxcompress.files.checksums import check_seal
+from jaxcompress.files.values import one_line, parse_json, sealed_json, without_seal
+from jaxcompress.files.writing import write_atomically
 from jaxcompress.training.variables import first_line
 
 DELETE = "delete it, and what it held is found again"  # a remedy

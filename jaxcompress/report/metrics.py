@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
-from jaxcompress.files import write_atomically
+from jaxcompress.files.writing import write_atomically
 from jaxcompress.report.serial import plain
 
 Row = dict[str, Any]

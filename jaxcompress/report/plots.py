@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from jaxcompress.files import write_atomically
+from jaxcompress.files.writing import write_atomically
 from jaxcompress.report import findings, style, text
 from jaxcompress.report.candidates import candidates_finding, candidates_plot
 from jaxcompress.report.confusion import confusion_matrix

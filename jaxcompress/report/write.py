@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 
-from jaxcompress.files import write_atomically
+from jaxcompress.files.writing import write_atomically
 from jaxcompress.report import html, plots
 from jaxcompress.report.results import Results
 from jaxcompress.report.serial import to_json

@@ -9,7 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxcompress.files import find_damage, write_checksums
+from jaxcompress.files.checksums import find_damage, write_checksums
 from jaxcompress.training.processes import all_agree, is_first, only_here, shared, wait_for_all
 from jaxcompress.training.state import CompressState, check_goals
 from jaxcompress.training.variables import check_place, first_line, way_out

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from jaxcompress.files import find_damage, write_checksums
+from jaxcompress.files.checksums import find_damage, write_checksums
 from jaxcompress.training.processes import only_here
 
 WAYS_OUT = {  # of writing that failed

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from jaxcompress import data, export, models
 from jaxcompress.data import cache
-from jaxcompress.files import UNSEALED, check_seal, seal
-from jaxcompress.files.checksums import MARK
+from jaxcompress.files.checksums import MARK, UNSEALED, check_seal, seal
 from jaxcompress.nn import Dense, Graph, Node, init_variables
 from jaxcompress.pipeline import networks
 from jaxcompress.quantize import Grid, Integers, QuantizedModel

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxcompress.files import check_depth, check_format, parse_json, read_json, sealed_json
+from jaxcompress.files.values import check_depth, check_format, parse_json, read_json, sealed_json
 
 VALUES = st.recursive(
   st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)

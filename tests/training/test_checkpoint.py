@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from jaxcompress import distill, quantize
-from jaxcompress.files import write_checksums
+from jaxcompress.files.checksums import write_checksums
 from jaxcompress.training import (
   Checkpoints,
   PreemptedError,
