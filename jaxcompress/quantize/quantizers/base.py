@@ -1,9 +1,11 @@
 """What every quantizer is, and what several of them share."""
 
 import dataclasses
+import functools
+import inspect
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,9 @@ EXAMPLES: dict[Kind, str] = {
   "weights": "absmax(8) or lsq(4)",
   "activations": "ema_range(8) or lsq_activations(4)",
 }
+
+
+Settings = ParamSpec("Settings")
 
 
 def largest(a: Any, b: Any) -> Any:
@@ -87,6 +92,7 @@ class Quantizer(NamedTuple):
     training_only: why no integer file can hold what ``apply`` gives; None where one can.
     fits: what it is for: ``"weights"``, ``"activations"``, or ``"both"``. A plan or a rule that
       would use it for the other is refused.
+    call: the call that makes it, such as ``"lsq(4)"``, as which it prints; see :func:`named`.
   """
 
   init: Callable
@@ -96,6 +102,37 @@ class Quantizer(NamedTuple):
   merge: Callable = largest
   training_only: str | None = None
   fits: Kind | Literal["both"] = "both"
+  call: str = ""
+
+  def __repr__(self) -> str:
+    return self.call or f"Quantizer(levels={self.levels}, fits={self.fits!r})"
+
+
+def named(make: Callable[Settings, Quantizer]) -> Callable[Settings, Quantizer]:
+  """Decorates a function that makes quantizers: what it makes prints as the call that made it.
+
+  Positional arguments are always told, the others where they are not the default.
+
+  Examples:
+    >>> from jaxcompress.quantize.quantizers.lsq import lsq
+    >>> lsq(), lsq(4, per_channel=False)
+    (lsq(8), lsq(4, per_channel=False))
+  """
+  signature = inspect.signature(make)
+  text = lambda value: getattr(value, "__name__", repr(value))  # noqa: E731
+
+  @functools.wraps(make)
+  def wrapped(*args: Settings.args, **kwargs: Settings.kwargs) -> Quantizer:
+    quantizer = make(*args, **kwargs)
+    given = signature.bind(*args, **kwargs)
+    given.apply_defaults()
+    words = [text(value) for value in given.args]
+    for name, value in given.kwargs.items():
+      if value != signature.parameters[name].default:
+        words.append(f"{name}={text(value)}")
+    return quantizer._replace(call=f"{make.__name__}({', '.join(words)})")
+
+  return wrapped
 
 
 def check_quantizer(argument: str, quantizer: Any, kind: Kind | None = None) -> None:

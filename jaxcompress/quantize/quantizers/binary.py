@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.quantize.fake_quant import Levels
-from jaxcompress.quantize.quantizers.base import Quantizer, axes_within, spread
+from jaxcompress.quantize.quantizers.base import Quantizer, axes_within, named, spread
 
 GRADIENTS = ("identity", "clip", "clip_scaled", "xnor", "through_scale")
 SIGNS = Levels(-1, 1, True)
@@ -93,6 +93,7 @@ def _check_gradient(gradient, allowed):
     raise ValueError(f"gradient: {gradient!r} is unknown; it is one of {', '.join(allowed)}.")
 
 
+@named
 def bwn(*, gradient: str = "identity", per_channel: bool = True) -> Quantizer:
   """Binary weights with one scale for each filter; see :func:`bwn_weights`.
 
@@ -126,6 +127,7 @@ def bwn(*, gradient: str = "identity", per_channel: bool = True) -> Quantizer:
   return Quantizer(lambda x: ((), ()), apply, grid, SIGNS, fits="weights")
 
 
+@named
 def xnor() -> Quantizer:
   """XNOR-Net's weights: :func:`bwn` with the paper's gradient ``g (1/n + a 1[|w| <= 1])``.
 
@@ -239,6 +241,7 @@ def _signs(init, function):
   return Quantizer(init, apply, grid, SIGNS, training_only=TRAINING_ONLY, fits="activations")
 
 
+@named
 def binary_activations(*, gradient: str = "approx") -> Quantizer:
   """Activations' signs, as Bi-Real Net has them. For training only.
 
@@ -262,6 +265,7 @@ def binary_activations(*, gradient: str = "approx") -> Quantizer:
   return _signs(lambda x: ((), ()), lambda params, x: SIGN_FUNCTIONS[gradient](x))
 
 
+@named
 def xnor_activations() -> Quantizer:
   """Activations' signs times the mean magnitude over the channels. For training only.
 
@@ -288,6 +292,7 @@ def xnor_activations() -> Quantizer:
   return _signs(lambda x: ((), ()), scaled)
 
 
+@named
 def rsign_activations() -> Quantizer:
   """ReActNet's signs of activations, with a trained threshold per channel. For training only.
 

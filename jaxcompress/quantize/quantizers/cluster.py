@@ -13,6 +13,7 @@ from jaxcompress.quantize.quantizers.base import (
   Learned,
   Quantizer,
   axes_within,
+  named,
   round_through,
   spread,
   where_first,
@@ -169,6 +170,7 @@ STARTS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
 }
 
 
+@named
 def cluster(
   clusters: int = 32,
   *,

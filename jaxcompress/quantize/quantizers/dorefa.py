@@ -10,6 +10,7 @@ from jaxcompress.quantize.quantizers.base import (
   Quantizer,
   anchored,
   has_negative,
+  named,
   new_anchor,
   round_through,
   sides,
@@ -56,6 +57,7 @@ def _squashed(w, through_max=True):
   return squashed / (most if through_max else jax.lax.stop_gradient(most))
 
 
+@named
 def dorefa(bits: int = 8, *, through_max: bool = True) -> Quantizer:
   """DoReFa for weights: squashed by tanh to [-1, 1]. The integers are odd.
 
@@ -175,6 +177,7 @@ def _backward(bits, key, g):
 dorefa_gradient.defvjp(lambda x, key, bits: (x, key), _backward)
 
 
+@named
 def dorefa_activations(
   bits: int = 8, *, bound: float = 1.0, gradient_bits: int | None = None
 ) -> Quantizer:
@@ -253,6 +256,7 @@ def wrpn_weights(w: jax.Array, bits: int) -> jax.Array:
   return round_to_step(w, 1.0 / steps, None, -steps, steps, 0.0)
 
 
+@named
 def wrpn(bits: int = 8) -> Quantizer:
   """WRPN for weights: clipped to [-1, 1]. Its activations are :func:`dorefa_activations`.
 

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.quantize.quantizers.base import Quantizer
+from jaxcompress.quantize.quantizers.base import Quantizer, named
 from jaxcompress.quantize.quantizers.steps import round_to_step, step_activations, step_weights
 
 
@@ -79,6 +79,7 @@ def ewgs_quantize(
   return round_to_step(x, step, None, low, high, grad_scale, False, float(factor))
 
 
+@named
 def ewgs(
   bits: int = 8, *, factor: float = 1e-3, per_channel: bool = True, narrow: bool = True
 ) -> Quantizer:
@@ -114,6 +115,7 @@ def ewgs(
   return step_weights(bits, measure, per_channel=per_channel, narrow=narrow, bend=float(factor))
 
 
+@named
 def ewgs_activations(bits: int = 8, *, factor: float = 1e-3) -> Quantizer:
   """EWGS for activations: a trained range, which starts at three root mean squares.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxcompress.quantize import ranges
 from jaxcompress.quantize.fake_quant import finite, levels
-from jaxcompress.quantize.quantizers.base import Quantizer, features, positive, where_first
+from jaxcompress.quantize.quantizers.base import Quantizer, features, named, positive, where_first
 from jaxcompress.quantize.quantizers.steps import (
   check_activation_bits,
   range_of_least_error,
@@ -101,6 +101,7 @@ def _lsq_start(x, axes, to):
   return 2.0 * jnp.mean(jnp.abs(x), axes, keepdims=len(axes) < x.ndim) / math.sqrt(to.high)
 
 
+@named
 def lsq(bits: int = 8, *, per_channel: bool = True, narrow: bool = True) -> Quantizer:
   """LSQ for weights: symmetric, with a trained step.
 
@@ -132,6 +133,7 @@ def lsq(bits: int = 8, *, per_channel: bool = True, narrow: bool = True) -> Quan
   return step_weights(bits, _lsq_start, per_channel=per_channel, narrow=narrow)
 
 
+@named
 def lsq_activations(bits: int = 8) -> Quantizer:
   """LSQ for activations: one trained step for each tensor.
 
@@ -173,6 +175,7 @@ def _lsq_plus_start(x, axes, to):
   return jnp.maximum(jnp.abs(mean - deviation), jnp.abs(mean + deviation)) / half
 
 
+@named
 def lsq_plus(bits: int = 8, *, per_channel: bool = True, narrow: bool = True) -> Quantizer:
   """LSQ+ for weights: LSQ that starts at ``max(|m - 3d|, |m + 3d|) / 2^(bits - 1)``.
 
@@ -213,6 +216,7 @@ class LearnedRange(NamedTuple):
   offset: jax.Array
 
 
+@named
 def lsq_plus_activations(bits: int = 8, *, least_error: bool = True) -> Quantizer:
   """LSQ+ for activations: a trained step and a trained offset for each tensor.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer
+from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer, named
 
 THRESHOLD = 0.03
 MOMENTUM = 0.01
@@ -34,6 +34,7 @@ class Oscillation(NamedTuple):
   count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
 
 
+@named
 def freeze_oscillating(
   quantizer: Quantizer,
   *,

@@ -9,6 +9,7 @@ from jaxcompress.quantize.quantizers.base import (
   Quantizer,
   anchored,
   has_negative,
+  named,
   new_anchor,
   positive,
   sides,
@@ -67,6 +68,7 @@ def _backward(saved, g):
 pact_clip.defvjp(_forward, _backward)
 
 
+@named
 def pact(bits: int = 8, *, clip: float | None = None) -> Quantizer:
   """PACT for activations: the largest value of each tensor is trained.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.quantize.fake_quant import Levels, stored_bits, widened
-from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer
+from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer, named
 
 
 class Progress(NamedTuple):
@@ -23,6 +23,7 @@ class Progress(NamedTuple):
   count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
 
 
+@named
 def progressive(*quantizers: Quantizer, at: tuple[int, ...]) -> Quantizer:
   """One quantizer after the other, such as 8 bits and then 4, without another compilation.
 

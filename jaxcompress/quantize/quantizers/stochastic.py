@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.quantize.fake_quant import Levels
-from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer
+from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer, named
 
 
 @jax.custom_jvp
@@ -77,6 +77,7 @@ def _backward(to, inside, g):
 stochastic_fake_quant.defvjp(_forward, _backward)
 
 
+@named
 def stochastic(quantizer: Quantizer) -> Quantizer:
   """Rounds stochastically in training, on the grid of another quantizer.
 

@@ -10,6 +10,7 @@ from jaxcompress.quantize.fake_quant import Levels, finite
 from jaxcompress.quantize.quantizers.base import (
   Quantizer,
   axes_within,
+  named,
   positive,
   round_through,
   spread,
@@ -59,6 +60,7 @@ def _mean_where(mask, size, axes=None, keepdims=False):
   return jnp.sum(jnp.where(mask, size, 0.0), axes, keepdims=keepdims) / count
 
 
+@named
 def twn(*, per_channel: bool = True) -> Quantizer:
   """Ternary weight networks; see :func:`twn_weights`.
 
@@ -177,6 +179,7 @@ class PairAnchor(NamedTuple):
   count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
 
 
+@named
 def ttq(*, threshold: float = 0.05, gradient: str = "chain") -> Quantizer:
   """Trained ternary quantization: two trained levels for each layer; see :func:`ttq_weights`.
 

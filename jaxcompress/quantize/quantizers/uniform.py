@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from jaxcompress.quantize import ranges
 from jaxcompress.quantize.fake_quant import activation_levels, affine, fake_quant, levels
-from jaxcompress.quantize.quantizers.base import Quantizer, Rounding, where_train
+from jaxcompress.quantize.quantizers.base import Quantizer, Rounding, named, where_train
 
 
+@named
 def absmax(bits: int = 8) -> Quantizer:
   """Symmetric weights with one scale for each output channel, from the channel's largest value.
 
@@ -78,6 +79,7 @@ def _ranged(
   )
 
 
+@named
 def fixed_range(low: float, high: float, bits: int = 8) -> Quantizer:
   """Asymmetric activations with a range that is known, such as that of pixels.
 
@@ -112,6 +114,7 @@ def fixed_range(low: float, high: float, bits: int = 8) -> Quantizer:
   return Quantizer(lambda x: ((), ()), apply, grid, to, fits="activations")
 
 
+@named
 def ema_range(
   bits: int = 8, *, decay: float = 0.95, debias: bool = False, symmetric: bool = False
 ) -> Quantizer:
@@ -152,6 +155,7 @@ def ema_range(
   return _ranged(bits, observe, read, symmetric)
 
 
+@named
 def minmax_range(bits: int = 8) -> Quantizer:
   """Asymmetric activations, from the smallest and largest value ever seen in training.
 
@@ -187,6 +191,7 @@ def minmax_range(bits: int = 8) -> Quantizer:
   return _ranged(bits, observe)
 
 
+@named
 def mean_range(bits: int = 8) -> Quantizer:
   """Asymmetric activations, from the mean of all batches' smallest and largest values.
 

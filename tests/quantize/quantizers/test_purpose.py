@@ -72,6 +72,19 @@ def test_it_is_taken_for_its_kind_and_refused_for_the_other(kind, name):
       act()
 
 
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_it_prints_as_the_call_that_makes_it(kind, name):
+  text = repr(MADE[kind][name])
+  assert text.startswith(f"{name}(")
+  assert repr(eval(text, vars(quantize).copy())) == text
+
+
+def test_defaults_are_not_printed():
+  assert repr(quantize.int8().activations) == "ema_range(8)"
+  assert repr(quantize.lsq(bits=4, narrow=False)) == "lsq(4, narrow=False)"
+  assert repr(Quantizer(*quantize.twn()[:4])).startswith("Quantizer(levels=")
+
+
 @pytest.mark.parametrize("wrong", [8, "int8", quantize.lsq, quantize.int8(), quantize.levels])
 def test_what_is_no_quantizer_is_refused(wrong):
   for act in (
