@@ -27,8 +27,15 @@ from jaxcompress.quantize.config import (
   w8a16,
 )
 from jaxcompress.quantize.exact import exact_values
-from jaxcompress.quantize.fake_quant import Levels, affine, fake_quant, levels, to_integers
-from jaxcompress.quantize.folded import folded_train
+from jaxcompress.quantize.fake_quant import (
+  Levels,
+  Range,
+  affine,
+  fake_quant,
+  folded_train,
+  levels,
+  to_integers,
+)
 from jaxcompress.quantize.integer import Grid, Integers
 from jaxcompress.quantize.interop import activation_to_qwix, to_qwix
 from jaxcompress.quantize.kernels import quantize_kernels
@@ -96,7 +103,6 @@ from jaxcompress.quantize.quantizers import (
   xnor,
   xnor_activations,
 )
-from jaxcompress.quantize.ranges import Range
 from jaxcompress.quantize.rules import Rule, first_last_8bit, squeeze_excite_16bit
 from jaxcompress.quantize.sites import (
   Assigned,
@@ -105,8 +111,13 @@ from jaxcompress.quantize.sites import (
   find_sites,
   tensor_bits,
 )
-from jaxcompress.quantize.sizes import model_bytes, packed_bytes, weight_bytes, zero_share
-from jaxcompress.quantize.storage import bits_of
+from jaxcompress.quantize.storage import (
+  bits_of,
+  model_bytes,
+  packed_bytes,
+  weight_bytes,
+  zero_share,
+)
 from jaxcompress.quantize.trained import Codes, convert, trained_codes
 from jaxcompress.quantize.variables import QuantVariables, init_quantizers
 

@@ -1,4 +1,4 @@
-"""Integer grids: from ranges to scales, and rounding with a straight-through gradient."""
+"""Fake quantization: levels, ranges, the scales of both, and rounding to a grid and back."""
 
 import numbers
 from functools import partial
@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxcompress.nn.layers import convolve
+from jaxcompress.ops.sums import extremes
 
 FEWEST_WIDENED = 8  # levels from which on the range of activations matters more than coarse steps
 
@@ -140,6 +143,79 @@ def finite(scale: jax.Array) -> jax.Array:
   return jnp.where(scale > 1e-30, scale, 1.0)
 
 
+class Range(NamedTuple):
+  """A running range.
+
+  Attributes:
+    low: smallest value, float32 scalar.
+    high: largest value, float32 scalar.
+    count: batches seen, int32 scalar.
+  """
+
+  low: jax.Array
+  high: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
+
+
+def empty_range() -> Range:
+  """A range that has seen nothing."""
+  return Range(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+
+def minimum_maximum(x: jax.Array, *, nonnegative: bool = False) -> tuple[jax.Array, jax.Array]:
+  """Smallest and largest value, float32; the smallest of known rectifier outputs is zero.
+
+  Examples:
+    >>> low, high = minimum_maximum(jnp.array([-2.0, 3.0]))
+    >>> float(low), float(high)
+    (-2.0, 3.0)
+  """
+  low, high = (end.astype(jnp.float32) for end in extremes(x))
+  # Zero, but read: XLA would drop an unread end, and the reduction's speed with it.
+  return jnp.minimum(low, 0.0) if nonnegative else low, high
+
+
+def moving_range(
+  state: Range, low: jax.Array, high: jax.Array, decay: float, *, debias: bool
+) -> Range:
+  """One step of an exponential moving average of a range.
+
+  ``m_t = d m_{t-1} + (1 - d) v_t``, started from the first batch (``m_1 = v_1``), or from zero
+  with the bias divided out when read (see :func:`debiased`).
+
+  Args:
+    state: the range so far.
+    low: the batch's smallest value.
+    high: the batch's largest value.
+    decay: share ``d`` of the old average that is kept.
+    debias: start from zero instead of from the first batch.
+
+  Examples:
+    >>> first = moving_range(empty_range(), -1.0, 2.0, 0.9, debias=False)
+    >>> float(first.low), float(first.high), int(first.count)
+    (-1.0, 2.0, 1)
+
+  References:
+    Jacob et al., 2018, section 3.1; Kingma & Ba, 2014, section 3, for the bias.
+  """
+  keep = decay if debias else jnp.where(state.count == 0, 0.0, decay)
+  blend = lambda old, new: keep * old + (1 - keep) * new  # noqa: E731
+  return Range(blend(state.low, low), blend(state.high, high), state.count + 1)
+
+
+def debiased(state: Range, decay: float) -> Range:
+  """A zero-started average divided by ``1 - d^t``."""
+  share = jnp.where(state.count == 0, 1.0, 1.0 - decay**state.count)
+  return Range(state.low / share, state.high / share, state.count)
+
+
+def merge_ranges(a: Range, b: Range) -> Range:
+  """The range that holds both, for tensors that must share a grid."""
+  return Range(
+    jnp.minimum(a.low, b.low), jnp.maximum(a.high, b.high), jnp.maximum(a.count, b.count)
+  )
+
+
 def to_integers(x: jax.Array, scale: jax.Array, zero: jax.Array, to: Levels) -> jax.Array:
   """``clip(round(x * (1 / scale)) + zero)``, half to even, as integer-valued floats.
 
@@ -218,3 +294,77 @@ def _replace_backward(_, g):
 
 
 replace_value.defvjp(_replace_forward, _replace_backward)
+
+
+class BatchStatistics(NamedTuple):
+  """Mean and variance of a convolution's outputs over a batch, (out,) each."""
+
+  mean: jax.Array
+  variance: jax.Array
+
+
+def folded_train(
+  x: jax.Array,
+  kernel: jax.Array,
+  gamma: jax.Array,
+  beta: jax.Array,
+  variance: jax.Array,
+  scales: jax.Array,
+  *,
+  to: Levels,
+  epsilon: float,
+  stride: int = 1,
+  padding: str = "SAME",
+  groups: int = 1,
+) -> tuple[jax.Array, BatchStatistics]:
+  """The training forward pass with folded BatchNorm and correction.
+
+  ``y = conv(x, Q(W gamma / s_r)) s_r / s_B + beta - gamma mu_B / s_B``, with the running deviation
+  ``s_r`` and the batch's ``mu_B`` and ``s_B``. So weights are rounded on the grid of the
+  deployed ones, which does not jitter with the batch, and outputs are normalised by the batch.
+  The gradient passes through the batch's statistics; running ones and scales are constants.
+
+  With one symmetric scale for each channel that follows the weights (:func:`~jaxcompress.quantize.absmax`),
+  rounding commutes with folding and none of this is needed; it is for grids that are kept, or
+  shared by channels.
+
+  Args:
+    x: (batch, height, width, in).
+    kernel: (k, k, in / groups, out).
+    gamma: (out,).
+    beta: (out,).
+    variance: (out,) running variance.
+    scales: (out,) or scalar, of the folded weights.
+    to: symmetric integers.
+    epsilon: of BatchNorm.
+    stride: of the convolution.
+    padding: of the convolution.
+    groups: of the convolution.
+
+  Returns:
+    ``(y, statistics)``; the statistics update the running ones.
+
+  Examples:
+    >>> x, one = jnp.arange(4.0).reshape(1, 2, 2, 1), jnp.ones(1)
+    >>> y, statistics = folded_train(
+    ...   x, one.reshape(1, 1, 1, 1), one, 0 * one, one, one / 127, to=Levels(-127, 127, True), epsilon=0.0
+    ... )
+    >>> float(statistics.mean[0]), round(float(y.std()), 4)
+    (1.5, 1.0)
+
+  References:
+    Krishnamoorthi, `Quantizing deep convolutional networks for efficient inference
+    <https://arxiv.org/abs/1806.08342>`_, 2018, section 3.2.2.
+  """
+  shape: dict[str, Any] = {"stride": stride, "padding": padding, "groups": groups}
+  spread = (1, 1, 1, -1)
+  raw = convolve(x, kernel, **shape)
+  mean = jnp.mean(raw, axis=(0, 1, 2))
+  spread_out = jnp.mean(jnp.square(raw - mean.reshape(spread)), axis=(0, 1, 2))
+  running = jnp.sqrt(jax.lax.stop_gradient(variance) + epsilon)
+  batch = jnp.sqrt(spread_out + epsilon)
+  grid = jnp.broadcast_to(jax.lax.stop_gradient(scales), running.shape).reshape(spread)
+  rounded = fake_quant(kernel * (gamma / running).reshape(spread), grid, 0.0, to)
+  y = convolve(x, rounded, **shape) * (running / batch).reshape(spread)
+  shift = beta - gamma * mean / batch
+  return y + shift.reshape(spread), BatchStatistics(mean, spread_out)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxcompress.nn import ConvNorm, Norm
-from jaxcompress.quantize import absmax, ema_range, int8, ranges
+from jaxcompress.quantize import absmax, ema_range, int8
+from jaxcompress.quantize.fake_quant import debiased
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.99])
@@ -18,7 +19,7 @@ def test_moving_ranges_are_the_golden_ones(golden, decay, debias, key):
   step = jax.jit(lambda state, x: quantizer.apply((), state, x, train=jnp.bool_(True))[1])
   for x, expected in zip(arrays["x"], arrays[f"{decay}/{key}_minmax"], strict=True):
     state = step(state, x)
-    seen = ranges.debiased(state, decay) if debias else state
+    seen = debiased(state, decay) if debias else state
     np.testing.assert_allclose([seen.low, seen.high], expected, rtol=1e-5)
 
 

@@ -30,7 +30,7 @@ from jaxcompress.quantize.ptq.observe import check_batch_size
 from jaxcompress.quantize.ptq.progress import meter
 from jaxcompress.quantize.ptq.weights import SCALES, rounded_weights
 from jaxcompress.quantize.sites import find_sites
-from jaxcompress.quantize.sizes import packed_bytes
+from jaxcompress.quantize.storage import packed_bytes
 
 MEASURES = ("kl", "loss")
 

@@ -11,8 +11,13 @@ import numpy as np
 
 from jaxcompress.nn import Graph, fold
 from jaxcompress.nn.execute import Layer, execute, folded_layers
-from jaxcompress.quantize import ranges as running
-from jaxcompress.quantize.fake_quant import activation_levels, affine
+from jaxcompress.quantize.fake_quant import (
+  Range,
+  activation_levels,
+  affine,
+  minimum_maximum,
+  moving_range,
+)
 from jaxcompress.quantize.integer import Grid
 from jaxcompress.quantize.ptq.apart import choose_apart
 from jaxcompress.quantize.ptq.histograms import BINS, Bounds, Calibrator, Seen, calibrator
@@ -271,9 +276,9 @@ def add_counts(
 
 def _average(lows: np.ndarray, highs: np.ndarray) -> Bounds:
   """The moving average of (batches,) extremes, in order."""
-  average = running.Range(lows[0], highs[0], jnp.ones((), jnp.int32))
+  average = Range(lows[0], highs[0], jnp.ones((), jnp.int32))
   for low, high in zip(lows[1:], highs[1:], strict=True):
-    average = running.ema(average, low, high, DECAY, debias=False)
+    average = moving_range(average, low, high, DECAY, debias=False)
   return float(average.low), float(average.high)
 
 
@@ -327,7 +332,7 @@ def _extremes(sites, layers, x):
   """(tensors, 2) smallest and largest values; filled-up images repeat a real one, so they may count."""
   wanted = _observed(sites)
   found = _arrays(sites.graph, layers, x, wanted)
-  return jnp.stack([jnp.stack(running.minimum_maximum(found[tensor])) for tensor in wanted])
+  return jnp.stack([jnp.stack(minimum_maximum(found[tensor])) for tensor in wanted])
 
 
 def channel_peaks(

@@ -6,8 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.quantize import ranges
-from jaxcompress.quantize.fake_quant import finite, levels
+from jaxcompress.quantize.fake_quant import (
+  empty_range,
+  finite,
+  levels,
+  merge_ranges,
+  minimum_maximum,
+)
 from jaxcompress.quantize.quantizers.base import Quantizer, features, named, positive, where_first
 from jaxcompress.quantize.quantizers.steps import (
   check_activation_bits,
@@ -230,7 +235,7 @@ def lsq_plus_activations(bits: int = 8, *, least_error: bool = True) -> Quantize
 
   Returns:
     A :class:`Quantizer` that trains a :class:`LearnedRange`; its state is the first batch's
-    :class:`~jaxcompress.quantize.ranges.Range`.
+    :class:`~jaxcompress.quantize.fake_quant.Range`.
 
   Raises:
     ValueError: if ``bits`` is out of range.
@@ -251,7 +256,7 @@ def lsq_plus_activations(bits: int = 8, *, least_error: bool = True) -> Quantize
 
   def init(x):
     del x
-    return LearnedRange(jnp.zeros(()), jnp.zeros(())), ranges.empty()
+    return LearnedRange(jnp.zeros(()), jnp.zeros(())), empty_range()
 
   def learned(params, state):
     step = positive(finite((state.high - state.low) / steps) + params.step)
@@ -265,7 +270,7 @@ def lsq_plus_activations(bits: int = 8, *, least_error: bool = True) -> Quantize
       if least_error:
         low, high = range_of_least_error(values, to)
       else:
-        low, high = ranges.minimum_maximum(values, nonnegative=nonnegative)
+        low, high = minimum_maximum(values, nonnegative=nonnegative)
       return state._replace(low=jnp.minimum(low, 0.0), high=jnp.maximum(high, 0.0))
 
     state = where_first(state, train, first)
@@ -278,4 +283,4 @@ def lsq_plus_activations(bits: int = 8, *, least_error: bool = True) -> Quantize
     step, offset = learned(params, state)
     return step, jnp.clip(jnp.round(-offset * (1.0 / step)), 0, steps) + to.low
 
-  return Quantizer(init, apply, grid, to, ranges.merge, fits="activations")
+  return Quantizer(init, apply, grid, to, merge_ranges, fits="activations")

@@ -5,8 +5,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.quantize import ranges
-from jaxcompress.quantize.fake_quant import activation_levels, affine, fake_quant, levels
+from jaxcompress.quantize.fake_quant import (
+  Range,
+  activation_levels,
+  affine,
+  debiased,
+  empty_range,
+  fake_quant,
+  levels,
+  merge_ranges,
+  minimum_maximum,
+  moving_range,
+)
 from jaxcompress.quantize.quantizers.base import Quantizer, Rounding, named, where_train
 
 
@@ -52,8 +62,8 @@ def absmax(bits: int = 8) -> Quantizer:
 
 def _ranged(
   bits: int,
-  observe: Callable[..., ranges.Range],
-  read: Callable[[ranges.Range], ranges.Range] = lambda state: state,
+  observe: Callable[..., Range],
+  read: Callable[[Range], Range] = lambda state: state,
   symmetric: bool = False,
 ) -> Quantizer:
   to = levels(bits, symmetric=True) if symmetric else activation_levels(bits)
@@ -65,7 +75,7 @@ def _ranged(
 
   def prepare(params, state, x, *, train, nonnegative):
     if train is not False:  # outside of any branch, which would keep the whole tensor in memory
-      seen = ranges.minimum_maximum(jax.lax.stop_gradient(x), nonnegative=nonnegative)
+      seen = minimum_maximum(jax.lax.stop_gradient(x), nonnegative=nonnegative)
       state = where_train(train, lambda state: observe(state, *seen), state)
     return (), grid(params, state), state
 
@@ -74,9 +84,7 @@ def _ranged(
     return fake_quant(x, *fixed, to)
 
   apply = Rounding(prepare, forward, by_ends=True)
-  return Quantizer(
-    lambda x: ((), ranges.empty()), apply, grid, to, ranges.merge, fits="activations"
-  )
+  return Quantizer(lambda x: ((), empty_range()), apply, grid, to, merge_ranges, fits="activations")
 
 
 @named
@@ -128,7 +136,7 @@ def ema_range(
     symmetric: keep the zero point at 0 with few bits too, as TensorRT has it.
 
   Returns:
-    A :class:`Quantizer` whose state is a :class:`~jaxcompress.quantize.ranges.Range`.
+    A :class:`Quantizer` whose state is a :class:`~jaxcompress.quantize.fake_quant.Range`.
 
   Raises:
     ValueError: if ``bits`` or ``decay`` is out of range.
@@ -147,10 +155,10 @@ def ema_range(
     raise ValueError(f"decay: {decay} is out of range; it must be at least 0 and below 1.")
 
   def observe(state, low, high):
-    return ranges.ema(state, low, high, decay, debias=debias)
+    return moving_range(state, low, high, decay, debias=debias)
 
   def read(state):
-    return ranges.debiased(state, decay) if debias else state
+    return debiased(state, decay) if debias else state
 
   return _ranged(bits, observe, read, symmetric)
 
@@ -163,7 +171,7 @@ def minmax_range(bits: int = 8) -> Quantizer:
     bits: 2 to 16; above 8 they are symmetric, as runtimes have int16.
 
   Returns:
-    A :class:`Quantizer` whose state is a :class:`~jaxcompress.quantize.ranges.Range`.
+    A :class:`Quantizer` whose state is a :class:`~jaxcompress.quantize.fake_quant.Range`.
 
   Raises:
     ValueError: if ``bits`` is out of range.
@@ -182,7 +190,7 @@ def minmax_range(bits: int = 8) -> Quantizer:
 
   def observe(state, low, high):
     first = state.count == 0
-    return ranges.Range(
+    return Range(
       jnp.where(first, low, jnp.minimum(state.low, low)),
       jnp.where(first, high, jnp.maximum(state.high, high)),
       state.count + 1,
@@ -199,7 +207,7 @@ def mean_range(bits: int = 8) -> Quantizer:
     bits: 2 to 16; above 8 they are symmetric, as runtimes have int16.
 
   Returns:
-    A :class:`Quantizer` whose state is a :class:`~jaxcompress.quantize.ranges.Range`.
+    A :class:`Quantizer` whose state is a :class:`~jaxcompress.quantize.fake_quant.Range`.
 
   Raises:
     ValueError: if ``bits`` is out of range.
@@ -219,7 +227,7 @@ def mean_range(bits: int = 8) -> Quantizer:
 
   def observe(state, low, high):
     share = 1.0 / (state.count + 1)
-    return ranges.Range(
+    return Range(
       state.low + (low - state.low) * share,
       state.high + (high - state.high) * share,
       state.count + 1,

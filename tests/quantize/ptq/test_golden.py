@@ -8,8 +8,7 @@ import pytest
 from jaxcompress.nn import Node
 from jaxcompress.ops import conv, depthwise_conv
 from jaxcompress.quantize import Levels, levels
-from jaxcompress.quantize.fake_quant import fake_quant
-from jaxcompress.quantize.folded import folded_train
+from jaxcompress.quantize.fake_quant import fake_quant, folded_train
 from jaxcompress.quantize.ptq.adaround import (
   as_they_are,
   regulariser,
