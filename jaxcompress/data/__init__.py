@@ -1,17 +1,11 @@
 """Images to train on: built-in sets, folders, tensorflow-datasets; order, augmentation, scaling."""
 
-from jaxcompress.data.augment import (
-  Augment,
-  ColorJitter,
-  Mix,
-  RandAugment,
-  RandomErasing,
-  RandomResizedCrop,
-  Views,
-  chain,
-)
+from jaxcompress.data.augment.basic import Augment, Views, compose
+from jaxcompress.data.augment.boxes import RandomErasing, RandomResizedCrop
+from jaxcompress.data.augment.color import ColorJitter
+from jaxcompress.data.augment.mixing import Mix
+from jaxcompress.data.augment.randaugment import RandAugment
 from jaxcompress.data.dataset import Dataset, Split
-from jaxcompress.data.encoded import EncodedImages, in_chunks
 from jaxcompress.data.images import DamagedError
 from jaxcompress.data.load import load
 from jaxcompress.data.order import batch_at, batch_indices, eval_batches
@@ -25,7 +19,6 @@ __all__ = [
   "ColorJitter",
   "DamagedError",
   "Dataset",
-  "EncodedImages",
   "InputError",
   "Mix",
   "PerExample",
@@ -41,8 +34,7 @@ __all__ = [
   "batch_indices",
   "cache_teacher",
   "calibration_images",
-  "chain",
+  "compose",
   "eval_batches",
-  "in_chunks",
   "load",
 ]

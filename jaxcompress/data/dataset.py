@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.data.encoded import EncodedImages
 from jaxcompress.data.names import fault
+from jaxcompress.data.storage import EncodedImages
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

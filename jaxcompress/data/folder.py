@@ -8,10 +8,10 @@ import numpy as np
 
 from jaxcompress.data import images
 from jaxcompress.data.dataset import Dataset, Split
-from jaxcompress.data.encoded import EncodedImages, FileStore, encode_images, fits_memory
 from jaxcompress.data.names import fault, look_alike, normal, printable
 from jaxcompress.data.repeated import file_keys, pixel_keys, repeated_notes
 from jaxcompress.data.splits import at_most, name_order, three_way
+from jaxcompress.data.storage import EncodedImages, encode_images, fits_memory
 from jaxcompress.data.walk import SUFFIXES, LeftOut, images_below, subfolders
 
 PARTS = {
@@ -113,7 +113,7 @@ def _read(
     pixels, keys = np.split(whole, ends), pixel_keys(whole)
   else:
     images.refuse(paths, damage)
-    pixels = [encode_images(FileStore(tuple(map(str, f.paths))), shape) for f in files.values()]
+    pixels = [encode_images([str(path) for path in f.paths], shape) for f in files.values()]
     keys = file_keys(paths, sound)
   starts = [0, *ends.tolist()]
   of_part = {

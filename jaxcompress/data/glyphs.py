@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.data import cache
 from jaxcompress.data.dataset import Dataset, Split
 from jaxcompress.data.glyph_atlas import CLASSES, FONTS, atlas
 from jaxcompress.data.glyph_render import CHUNK, GlyphStyle, render
+from jaxcompress.data.storage import read_cached, write_cached
 
 VERSION = 1  # of the pictures; raise it when they change, so that no older cache is read
 COUNTS = {"train": 24_000, "validation": 2_000, "test": 4_000}
@@ -51,10 +51,10 @@ def _part(style: GlyphStyle, seed: int, stream: int, count: int) -> Split:
   """The first ``count`` pictures of a stream, from the cache as far as it has them."""
   key = repr((VERSION, style, FONTS, seed, stream))
   name = f"glyphs-{style.size}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
-  stored = _valid(cache.read(name), style.size)
+  stored = _valid(read_cached(name), style.size)
   if len(stored) < count:
     stored = np.concatenate([stored, _render_from(style, seed, stream, len(stored), count)])
-    cache.write(name, {"images": stored})
+    write_cached(name, {"images": stored})
   return Split(stored[:count], labels_of(range(count)))
 
 
@@ -63,7 +63,7 @@ def labels_of(positions: Sequence[int]) -> np.ndarray:
   return np.asarray(positions, np.int32) % len(CLASSES)
 
 
-def _valid(arrays: cache.Arrays | None, size: int) -> np.ndarray:
+def _valid(arrays: dict[str, np.ndarray] | None, size: int) -> np.ndarray:
   """Cached pictures in whole chunks, or none of them."""
   images = (arrays or {}).get("images")
   shape = (size, size, 3)

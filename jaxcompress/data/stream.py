@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxcompress.data import images
 from jaxcompress.data.dataset import Split
-from jaxcompress.data.encoded import EncodedImages
 from jaxcompress.data.order import Batch, batch_indices
+from jaxcompress.data.storage import EncodedImages
 
 AHEAD = 2  # batches that each process has ready
 

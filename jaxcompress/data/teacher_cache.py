@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.data.augment.chain import Transform
+from jaxcompress.data.augment.basic import Transform
 from jaxcompress.data.dataset import Split
 from jaxcompress.data.order import Batch, batch_at
 from jaxcompress.files.checksums import FOLDER_FILE, find_damage, write_checksums

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcompress.data import cache, images
+from jaxcompress.data import images
 from jaxcompress.data.dataset import Dataset, Split
-from jaxcompress.data.encoded import brought_to, fits_memory
 from jaxcompress.data.names import printable
 from jaxcompress.data.splits import at_most, random_order, three_way
+from jaxcompress.data.storage import brought_to, fits_memory, read_cached, write_cached
 
 BATCH = 1024  # records read at once
 MIRRORED = {  # known sets of photos, of things that are the same in a mirror
@@ -100,7 +100,7 @@ class Source(NamedTuple):
     """The first records, left on disk. Labels are read through once and then kept in the cache."""
     facts = f"{self.place}|{(self.place / 'dataset_info.json').stat().st_mtime_ns}|{self.part}"
     name = f"labels-{hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()}.npz"
-    labels = (cache.read(name) or {}).get("labels")
+    labels = (read_cached(name) or {}).get("labels")
     if labels is None or len(labels) != len(self.rows):
       labels = np.empty(len(self.rows), np.int32)
       for start in range(0, len(labels), BATCH):
@@ -108,7 +108,7 @@ class Source(NamedTuple):
         labels[chunk.start : chunk.stop] = [
           row[self.label_key] for row in self.rows.__getitems__(chunk)
         ]
-      cache.write(name, {"labels": labels})
+      write_cached(name, {"labels": labels})
     store = RecordStore(self.place, self.part, self.image_key, np.arange(count, dtype=np.int32))
     return Records(store, labels[:count])
 

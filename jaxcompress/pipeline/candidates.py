@@ -14,6 +14,7 @@ import optax
 
 from jaxcompress import data as datasets
 from jaxcompress import export, models, prune, quantize, training
+from jaxcompress.data.storage import in_chunks
 from jaxcompress.nn import Graph
 from jaxcompress.pipeline import networks, phases
 from jaxcompress.pipeline.budgets import (
@@ -230,7 +231,7 @@ def _trained_at_low_bits(rule: quantize.Rule) -> quantize.Rule:
 
 def _top1(quantized: quantize.QuantizedModel, split: datasets.Split) -> float:
   """The share of a split's images that an integer network gets right."""
-  said = [quantized.integers(images).argmax(-1) for images in datasets.in_chunks(split.images)]
+  said = [quantized.integers(images).argmax(-1) for images in in_chunks(split.images)]
   return float(np.mean(np.concatenate(said) == split.labels))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxcompress import data as datasets
 from jaxcompress import export, quantize, report
+from jaxcompress.data.storage import EncodedImages, in_chunks
 from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline.context import Context
 from jaxcompress.pipeline.devices import device_facts
@@ -115,11 +116,11 @@ def write_files(
 def _verify(
   path: pathlib.Path,
   quantized: quantize.QuantizedModel,
-  images: np.ndarray | datasets.EncodedImages,
+  images: np.ndarray | EncodedImages,
 ) -> tuple[export.Verification, np.ndarray]:
   """Runs a file on all images, of those on disk some at a time; and the class of each."""
   found, predictions = [], []
-  for chunk in datasets.in_chunks(images):
+  for chunk in in_chunks(images):
     found.append(export.verify(path, quantized, chunk))
     predictions.append(np.argmax(quantized.integers(chunk), axis=-1))
   counts = [one.images for one in found]

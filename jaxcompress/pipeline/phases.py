@@ -11,6 +11,7 @@ import optax
 
 from jaxcompress import data as datasets
 from jaxcompress import distill, quantize, training
+from jaxcompress.data.storage import EncodedImages
 from jaxcompress.pipeline.context import Context, PhaseSteps
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import Options
@@ -224,7 +225,7 @@ def _train(
     return datasets.batch_at(split, options.batch_size, seed=seed, position=position, rows=rows)
 
   stream = None
-  if isinstance(split.images, datasets.EncodedImages):
+  if isinstance(split.images, EncodedImages):
     stream = batch_at = datasets.Stream(
       split, options.batch_size, seed=seed, stop=steps, rows=rows, workers=run.workers
     )

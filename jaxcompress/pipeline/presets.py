@@ -121,7 +121,7 @@ PRESETS = {
     widths=(1.0, None, None),
     network={"norm": Norm(epsilon=1e-3), "padding": "SAME", "zero_residual": True},
     protocol=PROTOCOLS["imagenet-cosine"],
-    augment=lambda data: datasets.chain(
+    augment=lambda data: datasets.compose(
       datasets.RandomResizedCrop(scale=(0.25, 1.0)),
       datasets.Augment(crop=0, flip=data.flip),
       datasets.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from jaxcompress import data as datasets
 from jaxcompress import export, models, quantize, report, training
+from jaxcompress.data.storage import in_chunks
 from jaxcompress.export.runtime import FORMATS as RUNTIMES
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import fold, fuse_activations
@@ -90,7 +91,7 @@ class _Run:
   def top1(self, model: quantize.QuantizedModel) -> float:
     """Share of the test images that an integer network gets right."""
     test = self.data.test
-    chunks = datasets.in_chunks(test.images)
+    chunks = in_chunks(test.images)
     found = np.concatenate([model.integers(chunk).argmax(axis=-1) for chunk in chunks])
     return float(np.mean(found == test.labels))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxcompress import data
-from jaxcompress.data import cache, glyph_atlas, glyph_render, glyphs
+from jaxcompress.data import glyph_atlas, glyph_render, glyphs, storage
 
 
 @pytest.fixture(autouse=True)
@@ -161,13 +161,13 @@ def test_a_damaged_cache_is_rendered_again(damage, rendered, folder):
   again = data.load("glyphs", limit=250)
   assert len(rendered) == 6
   np.testing.assert_array_equal(first.train.images, again.train.images)
-  assert cache.read(next(folder.iterdir()).name) is not None
+  assert storage.read_cached(next(folder.iterdir()).name) is not None
 
 
 def test_a_cache_of_other_arrays_is_rendered_again(folder):
   first = data.load("glyphs", limit=250)
   for file in folder.iterdir():
-    cache.write(file.name, {"images": np.zeros((250, 8, 8, 3), np.uint8)})
+    storage.write_cached(file.name, {"images": np.zeros((250, 8, 8, 3), np.uint8)})
   np.testing.assert_array_equal(data.load("glyphs", limit=250).test.images, first.test.images)
 
 
@@ -175,7 +175,7 @@ def test_an_unusable_cache_folder_is_no_error(tmp_path, monkeypatch):
   (tmp_path / "file").write_text("in the way")
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
   assert len(data.load("glyphs", limit=47).train) == 47
-  assert not cache.write("x.npz", {})
+  assert not storage.write_cached("x.npz", {})
 
 
 def test_a_failed_write_leaves_nothing_behind(folder, monkeypatch):
@@ -183,17 +183,17 @@ def test_a_failed_write_leaves_nothing_behind(folder, monkeypatch):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(np, "savez", full)
-  assert not cache.write("x.npz", {"a": np.zeros(3)})
+  assert not storage.write_cached("x.npz", {"a": np.zeros(3)})
   assert list(folder.iterdir()) == []
 
 
 def test_the_cache_folder_follows_the_platform(monkeypatch, tmp_path):
-  assert cache.cache_folder() == tmp_path / "jaxcompress"
+  assert storage.cache_folder() == tmp_path / "jaxcompress"
   for value in ("", "relative/path"):
     monkeypatch.setenv("XDG_CACHE_HOME", value)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
-    assert cache.cache_folder() == tmp_path / "home" / ".cache" / "jaxcompress"
+    assert storage.cache_folder() == tmp_path / "home" / ".cache" / "jaxcompress"
 
 
 def test_mistakes_name_the_argument_and_the_value():

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from jaxcompress import data
-from jaxcompress.data import encoded
+from jaxcompress.data import storage
 
 BATCH = 8
 
@@ -45,7 +45,7 @@ def same(found, expected):
 
 def test_a_set_on_disk_has_the_pixels_of_the_set_in_memory(both):
   memory, disk = both
-  assert isinstance(disk.train.images, data.EncodedImages)
+  assert isinstance(disk.train.images, storage.EncodedImages)
   assert isinstance(memory.train.images, np.ndarray)
   assert (disk.classes, disk.flip, disk.image_shape) == (
     memory.classes,
@@ -63,9 +63,9 @@ def test_a_set_on_disk_has_the_pixels_of_the_set_in_memory(both):
 
 
 def test_what_would_not_fit_in_memory_stays_on_disk(photos, monkeypatch):
-  monkeypatch.setattr(encoded.images, "memory_size", lambda: 2 * 40 * 32 * 32 * 3 - 1)
-  assert isinstance(data.load(f"folder:{photos}", size=32).train.images, data.EncodedImages)
-  monkeypatch.setattr(encoded.images, "memory_size", lambda: 2 * 40 * 32 * 32 * 3)
+  monkeypatch.setattr(storage.images, "memory_size", lambda: 2 * 40 * 32 * 32 * 3 - 1)
+  assert isinstance(data.load(f"folder:{photos}", size=32).train.images, storage.EncodedImages)
+  monkeypatch.setattr(storage.images, "memory_size", lambda: 2 * 40 * 32 * 32 * 3)
   assert isinstance(data.load(f"folder:{photos}", size=32).train.images, np.ndarray)
 
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxcompress import distill, nn
-from jaxcompress.data import Augment, Mix, PerExample, Split, cache_teacher, chain
+from jaxcompress.data import Augment, Mix, PerExample, Split, cache_teacher, compose
 from jaxcompress.training import (
   CachedTeacher,
   Recipe,
@@ -188,7 +188,7 @@ def taught(augment):
     PerExample(AUGMENT.augment, seed=6),
     PerExample(Augment(crop=1, flip=True), seed=5),
     Mix(classes=5, mixup=1.0),
-    chain(AUGMENT, Mix(classes=5, cutmix=1.0)),
+    compose(AUGMENT, Mix(classes=5, cutmix=1.0)),
     lambda rng, batch: batch,
   ],
   ids=["none", "bare", "other seed", "other crop", "mixup", "mixed after", "own"],

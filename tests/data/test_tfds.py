@@ -11,6 +11,7 @@ from PIL import Image
 
 from jaxcompress import data
 from jaxcompress.data import tfds as source
+from jaxcompress.data.storage import EncodedImages
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -167,7 +168,7 @@ def test_left_on_disk_it_has_the_same_pixels_and_labels(prepared, tmp_path, monk
       data.load(f"tfds:shapes/large@{prepared}", size=32, in_memory=m) for m in (False, True)
     )
     for part in ("train", "validation", "test"):
-      assert isinstance(getattr(ours, part).images, data.EncodedImages)
+      assert isinstance(getattr(ours, part).images, EncodedImages)
       np.testing.assert_array_equal(getattr(ours, part).labels, getattr(theirs, part).labels)
       np.testing.assert_array_equal(getattr(ours, part).images[:], getattr(theirs, part).images)
   assert list(tmp_path.rglob("labels-*.npz"))

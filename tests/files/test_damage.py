@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxcompress import data, export, models
-from jaxcompress.data import cache
+from jaxcompress.data import storage
 from jaxcompress.files.checksums import MARK, UNSEALED, check_seal, seal
 from jaxcompress.nn import Dense, Graph, Node, init_variables
 from jaxcompress.pipeline import networks
@@ -254,17 +254,17 @@ def test_metadata_that_looks_like_a_checksum_is_refused(quantized, tmp_path):
 def test_a_damaged_cache_is_none(compressed, tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   arrays = {"images": np.arange(300, dtype=np.uint8), "labels": np.arange(9)}
-  assert cache.write("a.npz", arrays)
+  assert storage.write_cached("a.npz", arrays)
   path, rng = tmp_path / "jaxcompress" / "a.npz", np.random.default_rng(0)
   if compressed:  # of a version without checksums
     np.savez_compressed(path, **arrays)
   content, none = path.read_bytes(), 0
   for at in range(0, len(content), 3):
     path.write_bytes(flipped(content, at / (len(content) - 1), int(rng.integers(8))))
-    found = cache.read("a.npz")
+    found = storage.read_cached("a.npz")
     none += found is None
     if not compressed:
       assert found is None or all(np.array_equal(found[name], arrays[name]) for name in arrays)
   assert none > 0.3 * len(range(0, len(content), 3))
   path.write_bytes(content)
-  assert all(np.array_equal(cache.read("a.npz")[name], arrays[name]) for name in arrays)
+  assert all(np.array_equal(storage.read_cached("a.npz")[name], arrays[name]) for name in arrays)

@@ -1,7 +1,7 @@
-"""Random shift, flip and mixup: what small images need."""
+"""Random shift, flip and mixup, what small images need; and augmentations put together."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxcompress.data.augment.mixing import mix
 
 Pad = Literal["edge", "zero"]
+Transform = Callable[[jax.Array, Mapping[str, jax.Array]], dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,3 +115,82 @@ def random_flip(rng: jax.Array, images: jax.Array) -> jax.Array:
   """Mirrors every image left to right with probability one half."""
   mirrored = jax.random.bernoulli(rng, shape=(images.shape[0], 1, 1, 1))
   return jnp.where(mirrored, images[:, :, ::-1], images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Composed:
+  """Returned by :func:`compose`; equal ones are equal, so a step compiles once for them."""
+
+  transforms: tuple[Transform, ...]
+
+  def __post_init__(self):
+    _check(self.transforms)
+
+  def __call__(self, rng: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Applies all of them, each with a key of its own."""
+    for place, transform in enumerate(self.transforms):
+      batch = transform(jax.random.fold_in(rng, place), batch)
+    return dict(batch)
+
+
+def compose(*transforms: Transform) -> Composed:
+  """Puts transforms one after another, for ``Recipe(augment=...)``.
+
+  Args:
+    *transforms: each ``(rng, batch) -> batch``.
+
+  Returns:
+    A transform.
+
+  Raises:
+    ValueError: if one cannot be called.
+
+  Examples:
+    >>> from jaxcompress.data import RandomErasing
+    >>> augment = compose(Augment(crop=4, flip=True), RandomErasing())
+    >>> augment(jax.random.key(0), {"image": jnp.zeros((2, 8, 8, 3), jnp.uint8)})["image"].shape
+    (2, 8, 8, 3)
+  """
+  return Composed(transforms)
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+  """Augments each image in several ways: the whole batch in the first, then in the second, ...
+
+  Labels, places in the training set and everything else are repeated, so the batch is as many times
+  larger, and a loss that averages over examples averages over views as well.
+
+  Attributes:
+    transforms: each ``(rng, batch) -> batch`` that keeps the batch's form; they get keys of their own.
+
+  Raises:
+    ValueError: if there are none, or one cannot be called.
+
+  Examples:
+    >>> from jaxcompress.data import RandAugment
+    >>> weak = Augment(crop=4, flip=True)
+    >>> augment = Views((weak, compose(weak, RandAugment())))
+    >>> batch = {"image": jnp.zeros((2, 8, 8, 3), jnp.uint8), "label": jnp.array([4, 7])}
+    >>> augment(jax.random.key(0), batch)["label"].tolist()
+    [4, 7, 4, 7]
+  """
+
+  transforms: tuple[Transform, ...]
+
+  def __post_init__(self):
+    if not isinstance(self.transforms, tuple) or not self.transforms:
+      raise ValueError(f"transforms: {self.transforms!r} must be a tuple of at least one.")
+    _check(self.transforms)
+
+  def __call__(self, rng: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Puts the views of a batch one after another."""
+    keys = jax.random.split(rng, len(self.transforms))
+    views = [view(key, batch) for view, key in zip(self.transforms, keys, strict=True)]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *views)
+
+
+def _check(transforms: tuple[Transform, ...]) -> None:
+  for i, transform in enumerate(transforms):
+    if not callable(transform):
+      raise ValueError(f"transforms: item {i} is {transform!r}; it must be (rng, batch) -> batch.")

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.data.augment.pixels import blend, check_channels, luma, turn_hue
-
 
 def brighten(images: jax.Array, factor: jax.Array) -> jax.Array:
   """Towards black, or away from it."""
@@ -93,3 +91,76 @@ class ColorJitter:
     reach = getattr(self, name)
     low, high = (-reach, reach) if name == "hue" else (max(0.0, 1 - reach), 1 + reach)
     return jax.random.uniform(key, (count,), jnp.float32, low, high)
+
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def luma(images: jax.Array) -> jax.Array:
+  """Brightness as the eye sees it, (batch, height, width, 1) float32; of grey images themselves.
+
+  Raises:
+    ValueError: if images have neither 1 nor 3 channels.
+
+  Examples:
+    >>> luma(jnp.full((1, 1, 1, 3), 10.0)).round(3).item()
+    10.0
+  """
+  check_channels(images)
+  images = images.astype(jnp.float32)
+  if images.shape[-1] == 1:
+    return images
+  weights = jnp.array(LUMA, jnp.float32).reshape(1, 1, 1, 3)
+  return jnp.sum(images * weights, axis=-1, keepdims=True)
+
+
+def check_channels(images: jax.Array) -> None:
+  """Raises ``ValueError`` unless images are grey or RGB."""
+  if images.shape[-1] not in (1, 3):
+    raise ValueError(
+      f"image: {images.shape[-1]} channels have no brightness or colour; there must be 1 or 3."
+    )
+
+
+def per_image(values: jax.Array) -> jax.Array:
+  """One number for each image, shaped to go with images: (batch,) to (batch, 1, 1, 1)."""
+  return values.reshape(-1, 1, 1, 1)
+
+
+def blend(base: jax.Array, images: jax.Array, factor: jax.Array) -> jax.Array:
+  """``base + factor (images - base)``, cut off at 0 and 255; beyond 1 it exaggerates.
+
+  Examples:
+    >>> blend(jnp.zeros((1, 1, 1, 1)), jnp.full((1, 1, 1, 1), 100.0), jnp.array([1.5])).item()
+    150.0
+  """
+  return jnp.clip(base + per_image(factor) * (images - base), 0.0, 255.0)
+
+
+def turn_hue(images: jax.Array, turns: jax.Array) -> jax.Array:
+  """Turns every colour around the circle of hues.
+
+  In HSV: ``h = h + turns mod 1``, saturation and value stay.
+
+  Args:
+    images: (batch, height, width, 3) float32.
+    turns: (batch,), in whole turns.
+
+  Examples:
+    >>> red = jnp.array([255.0, 0.0, 0.0]).reshape(1, 1, 1, 3)
+    >>> turn_hue(red, jnp.array([1 / 3])).round().ravel().tolist()
+    [0.0, 255.0, 0.0]
+  """
+  red, green, blue = (images[..., i : i + 1] for i in range(3))
+  value = jnp.max(images, axis=-1, keepdims=True)
+  chroma = value - jnp.min(images, axis=-1, keepdims=True)
+  safe = jnp.where(chroma == 0, 1.0, chroma)
+  sextant = jnp.where(
+    value == red,
+    (green - blue) / safe,
+    jnp.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+  )
+  sextant = jnp.mod(sextant + 6 * per_image(turns), 6.0)
+  offsets = jnp.array([5.0, 3.0, 1.0]).reshape(1, 1, 1, 3)  # of red, green and blue
+  k = jnp.mod(sextant + offsets, 6.0)
+  return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)

@@ -12,9 +12,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.data.augment.affine import Interpolation, affine
-from jaxcompress.data.augment.pixels import blend_levels, check_channels, grey_levels, per_image
-from jaxcompress.data.augment.tables import look_up, tables
+from jaxcompress.data.augment.color import check_channels, per_image
+from jaxcompress.data.augment.pillow import (
+  TABLES,
+  Interpolation,
+  affine,
+  blend_levels,
+  grey_levels,
+  look_up,
+  smoothed,
+  tables,
+)
 
 LEVELS = 30.0
 
@@ -148,7 +156,7 @@ def apply_ops(
   def on(name):
     return masks.get(name, jnp.zeros(which.shape, bool))
 
-  if masks.keys() & {"brightness", "contrast", "posterize", "solarize", "autocontrast", "equalize"}:
+  if masks.keys() & TABLES.keys():
     images = look_up(images, tables(images, masks, amounts))
   if masks.keys() & {"shear_x", "shear_y", "translate_x", "translate_y", "rotate"}:
     matrices = _matrices(on, amounts, images.shape[1:3])
@@ -156,7 +164,7 @@ def apply_ops(
   if masks.keys() & {"color", "sharpness"}:
     factor = jnp.where(on("color") | on("sharpness"), 1 + amounts, 1.0)
     smooth = per_image(on("sharpness"))
-    base = jnp.where(smooth, _smoothed(images), grey_levels(images))
+    base = jnp.where(smooth, smoothed(images), grey_levels(images))
     images = blend_levels(base, images.astype(jnp.int32), per_image(factor)).astype(jnp.uint8)
   return images
 
@@ -172,16 +180,3 @@ def _matrices(on, amounts: jax.Array, size: tuple[int, ...]) -> jax.Array:
   c = jnp.where(on("translate_x"), jnp.trunc(amounts * width), x - cos * x - sin * y)
   f = jnp.where(on("translate_y"), jnp.trunc(amounts * height), y + sin * x - cos * y)
   return jnp.stack([jnp.stack([cos, b, c], -1), jnp.stack([d, cos, f], -1)], 1)
-
-
-def _smoothed(images: jax.Array) -> jax.Array:
-  """The mean of 3 x 3 pixels with weight 5 in the middle; edge pixels stay. Integers."""
-  x = images.astype(jnp.int32)
-  height, width = x.shape[1:3]
-  if height < 3 or width < 3:
-    return x
-  total = 4 * x[:, 1:-1, 1:-1]
-  for top in range(3):
-    for left in range(3):
-      total += x[:, top : top + height - 2, left : left + width - 2]
-  return x.at[:, 1:-1, 1:-1].set((2 * total + 13) // 26)  # rounds halves up

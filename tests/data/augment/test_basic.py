@@ -10,7 +10,8 @@ import pytest
 from hypothesis import strategies as st
 
 from jaxcompress.data import Augment
-from jaxcompress.data.augment import mix, random_flip, random_shift
+from jaxcompress.data.augment.basic import random_flip, random_shift
+from jaxcompress.data.augment.mixing import mix
 
 shift = jax.jit(random_shift, static_argnums=2)
 few = hypothesis.settings(max_examples=25, deadline=None)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from jaxcompress.data import RandAugment
-from jaxcompress.data.augment.affine import affine
+from jaxcompress.data.augment.pillow import affine
 from jaxcompress.data.augment.randaugment import NAMES, OPS, amounts_of, apply_ops
 
 SIZE = (21, 26)

@@ -1,4 +1,4 @@
-"""Mixing, erasing, crops, colours and chains against numpy and Pillow."""
+"""Mixing, erasing, crops, colours and compositions against numpy and Pillow."""
 
 import colorsys
 import functools
@@ -18,13 +18,12 @@ from jaxcompress.data import (
   RandomErasing,
   RandomResizedCrop,
   Views,
-  chain,
+  compose,
 )
-from jaxcompress.data.augment import color, random_shift
-from jaxcompress.data.augment.boxes import Boxes, random_boxes
-from jaxcompress.data.augment.crop import resize_boxes
+from jaxcompress.data.augment import color
+from jaxcompress.data.augment.basic import random_shift
+from jaxcompress.data.augment.boxes import Boxes, random_boxes, resize_boxes
 from jaxcompress.data.augment.mixing import mix, random_box
-from jaxcompress.data.augment.pixels import turn_hue
 
 few = hypothesis.settings(max_examples=20, deadline=None)
 seeds = hypothesis.given(seed=st.integers(0, 10**6))
@@ -177,7 +176,7 @@ def test_hues_turn_as_colorsys_turns_them():
   rng = np.random.default_rng(0)
   pixels = np.concatenate([rng.random((60, 3)), np.eye(3), np.ones((1, 3)), np.zeros((1, 3))])
   turns = rng.uniform(-0.5, 0.5, len(pixels))
-  ours = turn_hue(
+  ours = color.turn_hue(
     jnp.asarray(255 * pixels, jnp.float32).reshape(-1, 1, 1, 3), jnp.asarray(turns, jnp.float32)
   )
   for pixel, turn, result in zip(pixels, turns, np.asarray(ours).reshape(-1, 3), strict=True):
@@ -233,13 +232,13 @@ def test_a_shift_with_zeros_is_a_crop_of_the_padded_image(seed):
 shift = jax.jit(random_shift, static_argnums=(2, 3))
 
 
-def test_a_chain_gives_each_transform_its_own_key_and_is_hashable():
+def test_a_composition_gives_each_transform_its_own_key_and_is_hashable():
   def noise(rng, batch):
     return {**batch, "noise": jax.random.uniform(rng), "before": batch.get("noise")}
 
-  out = chain(noise, noise)(jax.random.key(0), {"image": jnp.zeros(1)})
+  out = compose(noise, noise)(jax.random.key(0), {"image": jnp.zeros(1)})
   assert float(out["noise"]) != float(out["before"])
-  one, same = (chain(Augment(crop=4), RandomErasing()) for _ in range(2))
+  one, same = (compose(Augment(crop=4), RandomErasing()) for _ in range(2))
   assert one == same and hash(one) == hash(same)
 
 
@@ -257,7 +256,7 @@ def test_a_chain_gives_each_transform_its_own_key_and_is_hashable():
     (lambda: ColorJitter(hue=0.6), "hue: 0.6 must be at most 0.5"),
     (lambda: ColorJitter(contrast=-1), "contrast: -1"),
     (lambda: Augment(pad="reflect"), "pad: 'reflect'"),
-    (lambda: chain(Augment(), 3), "transforms: item 1 is 3"),
+    (lambda: compose(Augment(), 3), "transforms: item 1 is 3"),
   ],
 )
 def test_mistakes_name_the_argument_and_the_value(make, message):

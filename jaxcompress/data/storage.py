@@ -1,6 +1,8 @@
-"""Images that stay encoded, on disk, until a batch asks for them: for sets larger than memory."""
+"""Images and arrays on disk: sets larger than memory, and what is kept between runs."""
 
 import dataclasses
+import io
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -8,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxcompress.data import images
+from jaxcompress.files.writing import sweep, write_atomically
 
 SAMPLE = 1024  # images by which a set is judged, and of it in memory at once
 
@@ -19,24 +22,6 @@ class Store(Protocol):
 
   def read(self, index: np.ndarray) -> Sequence[images.Source]:
     """The paths or encoded images at some positions."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FileStore:
-  """Image files by name.
-
-  Attributes:
-    names: strings, which take a fraction of the memory of paths.
-  """
-
-  names: tuple[str, ...]
-
-  def __len__(self) -> int:
-    return len(self.names)
-
-  def read(self, index: np.ndarray) -> list[images.Source]:
-    """The paths at some positions."""
-    return [pathlib.Path(self.names[i]) for i in index]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,30 +92,25 @@ class EncodedImages:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _ListStore:
-  sources: Sequence[images.Source]
+class _Listed:
+  """Images in a list: encoded, or files by name, which takes a fraction of the memory of paths."""
+
+  names: Sequence[str | bytes]
 
   def __len__(self) -> int:
-    return len(self.sources)
+    return len(self.names)
 
   def read(self, index: np.ndarray) -> list[images.Source]:
-    return [self.sources[i] for i in index]
+    found = (self.names[i] for i in index)
+    return [pathlib.Path(name) if isinstance(name, str) else name for name in found]
 
 
-def encode_images(source: Store | Sequence[images.Source], size: images.Size) -> EncodedImages:
-  """All images of a store, or paths and encoded images in a list, in their order."""
-  store = source if hasattr(source, "read") else _ListStore(source)
+def encode_images(source: Store | Sequence[str | bytes], size: images.Size) -> EncodedImages:
+  """All images of a store, or names of files and encoded images in a list, in their order."""
+  store = source if hasattr(source, "read") else _Listed(source)
   place = np.zeros((len(store), 2), np.int32)
   place[:, 1] = np.arange(len(store))
   return EncodedImages((store,), place, size)
-
-
-def brought_to(
-  source: Store | Sequence[images.Source], size: images.Size, in_memory: bool
-) -> np.ndarray | EncodedImages:
-  """Images of one size, decoded now or when they are asked for."""
-  encoded = encode_images(source, size)
-  return encoded[:] if in_memory else encoded
 
 
 def in_chunks(pixels: np.ndarray | EncodedImages) -> Iterator[np.ndarray]:
@@ -154,3 +134,46 @@ def fits_memory(count: int, size: images.Size) -> bool:
   """
   have = images.memory_size()
   return not have or count * size[0] * size[1] * 3 <= have / 2
+
+
+def cache_folder() -> pathlib.Path | None:
+  """``$XDG_CACHE_HOME/jaxcompress``, by default ``~/.cache/jaxcompress``; None without a home."""
+  root = os.environ.get("XDG_CACHE_HOME", "")
+  if os.path.isabs(root):  # the specification has relative ones ignored
+    return pathlib.Path(root) / "jaxcompress"
+  try:
+    return pathlib.Path.home() / ".cache" / "jaxcompress"
+  except RuntimeError:
+    return None
+
+
+def read_cached(name: str) -> dict[str, np.ndarray] | None:
+  """Arrays that were stored under a name, or None where there is no whole file of that name."""
+  folder = cache_folder()
+  if folder is None:
+    return None
+  try:
+    with np.load(io.BytesIO((folder / name).read_bytes()), allow_pickle=False) as arrays:
+      return dict(arrays)  # each with a checksum
+  except Exception:  # of a damaged archive may come anything
+    return None
+
+
+def write_cached(name: str, arrays: dict[str, np.ndarray]) -> bool:
+  """Stores arrays under a name, at once or not at all.
+
+  Returns:
+    Whether they were stored; a folder that cannot be written is no error.
+  """
+  folder = cache_folder()
+  if folder is None:
+    return False
+  buffer = io.BytesIO()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder, own=False)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # names of arrays, no option
+    write_atomically(folder / name, buffer.getvalue())
+  except (OSError, ValueError):  # both of folders that cannot be written
+    return False
+  return True
