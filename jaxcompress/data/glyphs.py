@@ -54,7 +54,7 @@ def _part(style: GlyphStyle, seed: int, stream: int, count: int) -> Split:
   stored = _valid(read_cached(name), style.size)
   if len(stored) < count:
     stored = np.concatenate([stored, _render_from(style, seed, stream, len(stored), count)])
-    write_cached(name, {"images": stored})
+    write_cached(name, stored)
   return Split(stored[:count], labels_of(range(count)))
 
 
@@ -63,9 +63,8 @@ def labels_of(positions: Sequence[int]) -> np.ndarray:
   return np.asarray(positions, np.int32) % len(CLASSES)
 
 
-def _valid(arrays: dict[str, np.ndarray] | None, size: int) -> np.ndarray:
+def _valid(images: np.ndarray | None, size: int) -> np.ndarray:
   """Cached pictures in whole chunks, or none of them."""
-  images = (arrays or {}).get("images")
   shape = (size, size, 3)
   if images is None or images.dtype != np.uint8 or images.shape[1:] != shape or len(images) % CHUNK:
     return np.zeros((0, *shape), np.uint8)

@@ -147,23 +147,23 @@ def cache_folder() -> pathlib.Path | None:
     return None
 
 
-def read_cached(name: str) -> dict[str, np.ndarray] | None:
-  """Arrays that were stored under a name, or None where there is no whole file of that name."""
+def read_cached(name: str) -> np.ndarray | None:
+  """The array that was stored under a name, or None where there is no whole file of that name."""
   folder = cache_folder()
   if folder is None:
     return None
   try:
     with np.load(io.BytesIO((folder / name).read_bytes()), allow_pickle=False) as arrays:
-      return dict(arrays)  # each with a checksum
+      return next(iter(arrays.values()))  # archives hold a checksum of each
   except Exception:  # of a damaged archive may come anything
     return None
 
 
-def write_cached(name: str, arrays: dict[str, np.ndarray]) -> bool:
-  """Stores arrays under a name, at once or not at all.
+def write_cached(name: str, array: np.ndarray) -> bool:
+  """Stores an array under a name, at once or not at all.
 
   Returns:
-    Whether they were stored; a folder that cannot be written is no error.
+    Whether it was stored; a folder that cannot be written is no error.
   """
   folder = cache_folder()
   if folder is None:
@@ -172,7 +172,7 @@ def write_cached(name: str, arrays: dict[str, np.ndarray]) -> bool:
   try:
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder, own=False)
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # names of arrays, no option
+    np.savez(buffer, array)
     write_atomically(folder / name, buffer.getvalue())
   except (OSError, ValueError):  # both of folders that cannot be written
     return False

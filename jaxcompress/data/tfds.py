@@ -4,13 +4,15 @@ Only folders are looked at: asking tensorflow-datasets for a set by its name wou
 network, for minutes where there is none.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import os
 import pathlib
 import re
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +20,17 @@ from jaxcompress.data import images
 from jaxcompress.data.dataset import Dataset, Split
 from jaxcompress.data.names import printable
 from jaxcompress.data.splits import at_most, random_order, three_way
-from jaxcompress.data.storage import brought_to, fits_memory, read_cached, write_cached
+from jaxcompress.data.storage import encode_images, fits_memory, read_cached, write_cached
 
 BATCH = 1024  # records read at once
-MIRRORED = {  # known sets of photos, of things that are the same in a mirror
-  *("caltech101", "caltech_birds2010", "caltech_birds2011", "cars196", "cats_vs_dogs", "cifar10"),
-  *(
+MIRRORED = frozenset(  # known sets of photos, of things that are the same in a mirror
+  [
+    "caltech101",
+    "caltech_birds2010",
+    "caltech_birds2011",
+    "cars196",
+    "cats_vs_dogs",
+    "cifar10",
     "cifar100",
     "eurosat",
     "food101",
@@ -31,86 +38,52 @@ MIRRORED = {  # known sets of photos, of things that are the same in a mirror
     "imagenet_resized",
     "imagenette",
     "imagewang",
-  ),
-  *("oxford_flowers102", "oxford_iiit_pet", "places365_small", "stanford_dogs", "stl10"),
-  *("tf_flowers", "visual_wake_words"),
-}
+    "oxford_flowers102",
+    "oxford_iiit_pet",
+    "places365_small",
+    "stanford_dogs",
+    "stl10",
+    "tf_flowers",
+    "visual_wake_words",
+  ]
+)
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RecordStore:
-  """The images of a split on disk, which is opened where they are read.
+class Records:
+  """Images of a split, left encoded, with their labels; on disk they are opened where they are read.
 
   Attributes:
     folder: of the prepared set.
     part: the split.
     image_key: name of the feature.
     rows: (count,) positions in the split.
+    labels: (count,) int32; negative where there is none.
+    encoded: the split's images, where they were read into memory.
   """
 
   folder: pathlib.Path
   part: str
   image_key: str
   rows: np.ndarray
+  labels: np.ndarray
+  encoded: list[bytes] | None = None
 
   def __len__(self) -> int:
     return len(self.rows)
 
   def read(self, index: np.ndarray) -> list[bytes]:
     """The encoded images at some positions."""
-    rows = _open(self.folder, self.part, self.image_key)
-    return [row[self.image_key] for row in rows.__getitems__(self.rows[index].tolist())]
-
-
-class Records(NamedTuple):
-  """Encoded images, in memory or on disk, with their labels."""
-
-  images: list[bytes] | RecordStore
-  labels: np.ndarray
+    rows = self.rows[index].tolist()
+    if self.encoded is not None:
+      return [self.encoded[row] for row in rows]
+    source = _open(self.folder, self.part, self.image_key)
+    return [row[self.image_key] for row in source.__getitems__(rows)]
 
   def pick(self, chosen: np.ndarray) -> "Records":
     """The records at some positions."""
-    if isinstance(self.images, RecordStore):
-      store = dataclasses.replace(self.images, rows=self.images.rows[chosen])
-      return Records(store, self.labels[chosen])
-    return Records([self.images[i] for i in chosen], self.labels[chosen])
-
-
-class Source(NamedTuple):
-  """A split on disk, with random access and images left encoded."""
-
-  rows: Any
-  place: pathlib.Path
-  part: str
-  image_key: str
-  label_key: str
-
-  def first(self, count: int) -> Records:
-    """The first records; they lie on disk in random order."""
-    found: list[Any] = []
-    labels = np.empty(count, np.int32)
-    for start in range(0, count, BATCH):
-      for row in self.rows.__getitems__(range(start, min(start + BATCH, count))):
-        labels[len(found)] = row[self.label_key]
-        found.append(row[self.image_key])
-    return Records(found, labels)
-
-  def stored(self, count: int) -> Records:
-    """The first records, left on disk. Labels are read through once and then kept in the cache."""
-    facts = f"{self.place}|{(self.place / 'dataset_info.json').stat().st_mtime_ns}|{self.part}"
-    name = f"labels-{hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()}.npz"
-    labels = (read_cached(name) or {}).get("labels")
-    if labels is None or len(labels) != len(self.rows):
-      labels = np.empty(len(self.rows), np.int32)
-      for start in range(0, len(labels), BATCH):
-        chunk = range(start, min(start + BATCH, len(labels)))
-        labels[chunk.start : chunk.stop] = [
-          row[self.label_key] for row in self.rows.__getitems__(chunk)
-        ]
-      write_cached(name, {"labels": labels})
-    store = RecordStore(self.place, self.part, self.image_key, np.arange(count, dtype=np.int32))
-    return Records(store, labels[:count])
+    return dataclasses.replace(self, rows=self.rows[chosen], labels=self.labels[chosen])
 
 
 def tfds(
@@ -145,33 +118,41 @@ def tfds(
       class labels or no training images, or is damaged.
   """
   place = locate(name)
-  builder = _guarded(lambda: _builder(place), place)
-  image_key, label_key = _keys(builder.info, name)
-  parts = _guarded(lambda: _sources(builder, place, image_key, label_key), place)
-  if "train" not in parts:
+  with _guarded(place):
+    builder = _builder(place)
+  keys = _keys(builder.info, name)
+  with _guarded(place):
+    kept = [part for part in ("train", "validation", "test") if part in builder.info.splits]
+    counts = {part: len(_open(place, part, keys[0])) for part in kept}
+  counts = {part: count for part, count in counts.items() if count}
+  if "train" not in counts:
     raise ValueError(
       f"data: {name!r} has no images in a split called train; its splits are "
       f"{', '.join(builder.info.splits)}."
     )
-  shape = _guarded(lambda: _size(parts["train"]), place) if size is None else (size, size)
-  counts = {
-    part: len(source.rows) if limit is None else min(2 * limit, len(source.rows))
-    for part, source in parts.items()
-  }
+  if size is None:
+    with _guarded(place):
+      some = _first(place, "train", keys, min(BATCH, counts["train"]), in_memory=True)
+      shape = images.common_size(some.read(some.rows))
+  else:
+    shape = (size, size)
+  if limit is not None:
+    counts = {part: min(2 * limit, count) for part, count in counts.items()}
   if in_memory is None:
     in_memory = fits_memory(sum(counts.values()), shape)
   records = {}
-  for part, source in parts.items():
+  for part, count in counts.items():
     if in_memory:
-      images.require_memory(counts[part], shape)
-    read = source.first if in_memory else source.stored
-    records[part] = _guarded(lambda read=read, part=part: read(counts[part]), place)
+      images.require_memory(count, shape)
+    with _guarded(place):
+      records[part] = _first(place, part, keys, count, in_memory)
   splits: Any = {}
   for part, found in _complete(records, seed).items():
-    order = random_order(len(found.labels), seed)
+    order = random_order(len(found), seed)
     found = found.pick(at_most(found.labels, order, limit))
-    splits[part] = Split(brought_to(found.images, shape, in_memory), found.labels)
-  classes = tuple(builder.info.features[label_key].names)
+    encoded = encode_images(found, shape)
+    splits[part] = Split(encoded[:] if in_memory else encoded, found.labels)
+  classes = tuple(builder.info.features[keys[1]].names)
   flip = builder.name in MIRRORED
   return Dataset(name=f"tfds:{printable(name)}", classes=classes, flip=flip, **splits)
 
@@ -258,22 +239,31 @@ def _keys(info: Any, name: str) -> tuple[str, str]:
   return keys[0], keys[1]
 
 
-def _sources(
-  builder: Any, place: pathlib.Path, image_key: str, label_key: str
-) -> dict[str, Source]:
-  """The splits that are used, those that have images."""
-  sources = {
-    part: Source(_open(place, part, image_key), place, part, image_key, label_key)
-    for part in ("train", "validation", "test")
-    if part in builder.info.splits
-  }
-  return {part: source for part, source in sources.items() if len(source.rows)}
+def _first(
+  place: pathlib.Path, part: str, keys: tuple[str, str], count: int, in_memory: bool
+) -> Records:
+  """The first records of a split, which lie on disk in random order.
 
-
-def _size(source: Source) -> images.Size:
-  """The usual size of a set, judged by its first images."""
-  first: Any = source.first(min(BATCH, len(source.rows))).images
-  return images.common_size(first)
+  Where images are left there, the labels of a whole split are read through once and then cached.
+  """
+  image_key, label_key = keys
+  source = _open(place, part, image_key)
+  facts = f"{place}|{(place / 'dataset_info.json').stat().st_mtime_ns}|{part}"
+  name = f"labels-{hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()}.npz"
+  labels = None if in_memory else read_cached(name)
+  encoded: list[bytes] | None = [] if in_memory else None
+  if labels is None or len(labels) != len(source):
+    labels = np.empty(count, np.int32)
+    for start in range(0, count, BATCH):
+      chunk = range(start, min(start + BATCH, count))
+      for i, row in zip(chunk, source.__getitems__(chunk), strict=True):
+        labels[i] = row[label_key]
+        if encoded is not None:
+          encoded.append(row[image_key])
+    if encoded is None and count == len(source):
+      write_cached(name, labels)
+  rows = np.arange(count, dtype=np.int32)
+  return Records(place, part, image_key, rows, labels[:count], encoded)
 
 
 def _complete(parts: dict[str, Records], seed: int) -> dict[str, Records]:
@@ -284,15 +274,16 @@ def _complete(parts: dict[str, Records], seed: int) -> dict[str, Records]:
   if len(parts) == 3:
     return parts
   whole = parts["train"]
-  order = random_order(len(whole.labels), seed)
+  order = random_order(len(whole), seed)
   train, validation, test = map(whole.pick, three_way(whole.labels, order, "test" in parts))
   return {"train": train, "validation": validation, "test": parts.get("test", test)}
 
 
-def _guarded(read: Any, place: Any) -> Any:
-  """The result of reading a set; whatever the libraries raise becomes one clear line."""
+@contextlib.contextmanager
+def _guarded(place: pathlib.Path) -> Iterator[None]:
+  """Turns whatever the libraries raise while they read a set into one clear line."""
   try:
-    return read()
+    yield
   except Exception as error:
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     raise ValueError(f"data: the set at {str(place)!r} cannot be read: {reason}.") from error

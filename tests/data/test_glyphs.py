@@ -167,7 +167,7 @@ def test_a_damaged_cache_is_rendered_again(damage, rendered, folder):
 def test_a_cache_of_other_arrays_is_rendered_again(folder):
   first = data.load("glyphs", limit=250)
   for file in folder.iterdir():
-    storage.write_cached(file.name, {"images": np.zeros((250, 8, 8, 3), np.uint8)})
+    storage.write_cached(file.name, np.zeros((250, 8, 8, 3), np.uint8))
   np.testing.assert_array_equal(data.load("glyphs", limit=250).test.images, first.test.images)
 
 
@@ -175,7 +175,7 @@ def test_an_unusable_cache_folder_is_no_error(tmp_path, monkeypatch):
   (tmp_path / "file").write_text("in the way")
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
   assert len(data.load("glyphs", limit=47).train) == 47
-  assert not storage.write_cached("x.npz", {})
+  assert not storage.write_cached("x.npz", np.zeros(3))
 
 
 def test_a_failed_write_leaves_nothing_behind(folder, monkeypatch):
@@ -183,7 +183,7 @@ def test_a_failed_write_leaves_nothing_behind(folder, monkeypatch):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(np, "savez", full)
-  assert not storage.write_cached("x.npz", {"a": np.zeros(3)})
+  assert not storage.write_cached("x.npz", np.zeros(3))
   assert list(folder.iterdir()) == []
 
 
