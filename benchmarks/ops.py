@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxcompress import ops
-from jaxcompress.nn import batch_norm
+from jaxcompress.nn.norm import batch_norm
 
 XLA = {"depthwise": "xla", "pointwise": "xla", "standard": "xla"}
 SIDES = ("XLA", "ours")

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn import Endpoints, intercept
+from jaxcompress.nn import Endpoints
+from jaxcompress.nn.tracing import intercept
 
 TRAINS = ("train", "training", "is_training")  # how networks call the flag
 RESTS = ("deterministic", "use_running_average", "eval_mode")  # its opposite

@@ -25,7 +25,9 @@ from jaxcompress.export.tflite import tflite
 from jaxcompress.files.checksums import ZEROS, digest
 from jaxcompress.files.values import check_format, one_line, parse_json
 from jaxcompress.files.writing import write_atomically
-from jaxcompress.nn import Graph, Node, Norm, check_graph, kernel_shape, needed_shape
+from jaxcompress.nn import Graph, Node, Norm, kernel_shape
+from jaxcompress.nn.bounds import check_graph
+from jaxcompress.nn.operations import needed_shape
 from jaxcompress.quantize import Grid, Integers, QuantizedModel
 from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC
 from jaxcompress.quantize.model import Move, bias_type

@@ -36,8 +36,9 @@ from jaxcompress.models.shufflenet_v1 import shufflenet_v1, shufflenet_v1_crd
 from jaxcompress.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_crd
 from jaxcompress.models.vgg import vgg, vgg8, vgg11, vgg13, vgg16, vgg19
 from jaxcompress.models.wide_resnet import wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
-from jaxcompress.nn import Graph, count_macs, count_parameters, trace_init
+from jaxcompress.nn import Graph, count_macs, count_parameters
 from jaxcompress.nn.checks import is_whole
+from jaxcompress.nn.tracing import trace_init
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
   make.__name__: make

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxcompress.nn import INPUT, Endpoints, Replay
-from jaxcompress.nn.replay import parse_layer
+from jaxcompress.nn import INPUT, Endpoints
+from jaxcompress.nn.replay import Replay, parse_layer
 
 
 def replayed(
@@ -19,7 +19,7 @@ def replayed(
 
   Args:
     num_classes: size of the logits, which the layers say too; None: those.
-    layers: of :class:`~jaxcompress.nn.Layer` s or their plain values: name, op, fields, inputs.
+    layers: of :class:`~jaxcompress.nn.replay.Layer` s or their plain values: name, op, fields, inputs.
     ends: names of the tensors in :class:`~jaxcompress.nn.Endpoints`.
     image_size: side of the images that it is made for.
     origin: what it was made of.

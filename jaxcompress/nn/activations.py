@@ -1,11 +1,13 @@
 """Activation functions by name, with the gradients that other frameworks give at the kinks."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn.shapes import shapes_alone
+from jaxcompress.ops.dispatch import shapes_alone
 
 
 @jax.custom_jvp
@@ -35,14 +37,32 @@ def hard_swish(x: jax.Array) -> jax.Array:
   return x * hard_sigmoid(x)
 
 
-ACTIVATIONS: dict[str | None, Callable[[jax.Array], jax.Array]] = {
-  None: lambda x: x,
-  "relu": jax.nn.relu,
-  "relu6": relu6,
-  "hard_sigmoid": hard_sigmoid,
-  "hard_swish": hard_swish,
+class ActivationFunction(NamedTuple):
+  """What there is to know of an activation function; its integers are quantize's.
+
+  Attributes:
+    run: elementwise, of floats.
+    low: no value is below it.
+    high: no value is above it.
+    monotone: whether it never falls.
+    fuses: whether every device computes it in the operation before it.
+  """
+
+  run: Callable[[jax.Array], jax.Array]
+  low: float = -math.inf
+  high: float = math.inf
+  monotone: bool = True
+  fuses: bool = False
+
+
+ACTIVATIONS: Mapping[str | None, ActivationFunction] = {
+  None: ActivationFunction(lambda x: x),
+  "relu": ActivationFunction(jax.nn.relu, low=0.0, fuses=True),
+  "relu6": ActivationFunction(relu6, low=0.0, high=6.0, fuses=True),
+  "hard_sigmoid": ActivationFunction(hard_sigmoid, low=0.0, high=1.0),
+  "hard_swish": ActivationFunction(hard_swish, low=-0.375, monotone=False),
 }
-MONOTONE = (None, "relu", "relu6", "hard_sigmoid")
+"""The activation functions by their names."""
 
 
 def activate(name: str | None, x: jax.Array) -> jax.Array:
@@ -60,4 +80,4 @@ def activate(name: str | None, x: jax.Array) -> jax.Array:
     raise ValueError(f"act: {name!r} is no activation function; it must be one of {choices}.")
   if shapes_alone():
     return jax.lax.neg(x)  # an array of its own, which has a name in a graph
-  return ACTIVATIONS[name](x)
+  return ACTIVATIONS[name].run(x)

@@ -6,16 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn.execute import WITHOUT_WEIGHTS, run_node
-from jaxcompress.nn.graph import INPUT, Graph, Node, kernel_shape
-from jaxcompress.nn.shapes import only_shapes
+from jaxcompress.nn.execute import run_node
+from jaxcompress.nn.graph import INPUT, Graph, Node
+from jaxcompress.nn.operations import kernel_shape
+from jaxcompress.nn.structure import OPERATIONS
+from jaxcompress.ops.dispatch import only_shapes
 
 MOST_NODES = 1 << 14
 MOST_NUMBERS = 1 << 26  # in one tensor: 64 channels of 1024 x 1024
 MOST_IN_KERNEL = 1 << 28
 MOST_WEIGHTS = 1 << 30  # in all kernels
-SHAPED = ("ConvNorm", "BatchNorm", "Dense", *WITHOUT_WEIGHTS)  # whose output's shape is known
-SAME_SHAPE = ("Requantize",)
 
 Shape = tuple[int, ...]
 
@@ -100,9 +100,7 @@ def _check_kernel(node: Node) -> int:
 
 def _made_shapes(node: Node) -> tuple[Shape, ...]:
   """Shapes that a node's op makes of what it reads; the ones that it says where that is not known."""
-  if node.op in SAME_SHAPE:
-    return node.input_shapes
-  if node.op not in SHAPED:
+  if node.op not in OPERATIONS:
     return node.output_shapes
   kernel, float32 = kernel_shape(node), jnp.float32
   layer: Any = None

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn.activations import MONOTONE, activate
+from jaxcompress.nn.activations import ACTIVATIONS, activate
 from jaxcompress.nn.norm import (
   Statistics,
   affine,
@@ -24,7 +24,7 @@ from jaxcompress.nn.norm import (
   statistics,
   wide,
 )
-from jaxcompress.nn.shapes import shapes_alone
+from jaxcompress.ops.dispatch import shapes_alone
 from jaxcompress.ops.sums import sums_of
 
 
@@ -100,7 +100,7 @@ def norm_act(
   if shapes_alone():
     return activate(act, x), running_mean, running_variance
   epilogue, running = _ending.value, Statistics(running_mean, running_variance)
-  by_ends = epilogue is not None and epilogue.by_ends and act in MONOTONE
+  by_ends = epilogue is not None and epilogue.by_ends and ACTIVATIONS[act].monotone
   found = statistics(x, running, live, ends=by_ends)
   normalised = lambda: activate(act, normalise(x, scale, bias, found, live, epsilon))  # noqa: E731
   if epilogue is None:

@@ -1,13 +1,34 @@
-"""A model's graph: its leaf ops in order, and what can be read off them."""
+"""What a model returns, its graph, and what there is to know of an operation in it."""
 
-import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 
 INPUT = "input"
 """Name of the tensor that the network reads."""
+
+
+class Endpoints(NamedTuple):
+  """Everything that a loss may read from a network; ``jit`` drops what nobody uses.
+
+  Attributes:
+    logits: unnormalised class scores, (batch, classes).
+    pooled: penultimate features, (batch, features).
+    maps: feature maps at the end of each stage, (batch, height, width, channels) each.
+    preact: the same maps before their last activation function.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> Endpoints(logits=jnp.ones((1, 3))).logits.shape
+    (1, 3)
+  """
+
+  logits: jax.Array
+  pooled: jax.Array | None = None
+  maps: tuple[jax.Array, ...] = ()
+  preact: tuple[jax.Array, ...] = ()
 
 
 class Node(NamedTuple):
@@ -35,6 +56,60 @@ class Node(NamedTuple):
   def output(self) -> str:
     """Name of the first output."""
     return self.outputs[0]
+
+
+class Operation(NamedTuple):
+  """What there is to know of a leaf op beside its layer: what all that reads a graph asks.
+
+  Its fields are those of the module, its shapes those of what it computes. Its integers and its
+  operators in files are entries under its name in the tables of ``quantize.integer`` and ``export``.
+
+  Attributes:
+    route: ``(node, *channels) -> sources``: where channels go. From an array for each input, with an
+      entry for each channel, to a tuple for each output: arrays with the entries that its channels
+      continue, none where they are new, and several where it joins them one by one.
+    evaluate: ``(node, weights, bias, x) -> y`` in evaluation, before an activation function, where
+      there are weights, which are folded; None: what the module computes.
+    kernel: ``(node) -> shape``, (k, k, in / groups, out) or (in, out); None: there are no weights.
+    groups: ``(node) -> count`` of the groups of channels, in the order of the channels, that must be
+      of one size.
+    macs: ``(node) -> count``: multiply-adds for one image.
+    trained: whether the kernel is a parameter; otherwise it is of ones.
+    takes_train: whether the module is called with ``train``.
+    grid: that integers of the outputs are on: ``"own"``, to which they are rounded; ``"shared"``: the
+      inputs' own, to which they are rounded as well; ``"copied"``: the inputs', whose integers they
+      are.
+    within: whether no output is beyond the ends of the inputs.
+    linear: whether the mean of an output's channel is the sum of those that it continues.
+    hosts: whether devices compute what :class:`ActivationFunction` says that fuses within it.
+    resized: ``(node, inputs, outputs) -> fields`` with other numbers of channels; raises
+      ``ValueError`` where there are none.
+    lowered: ``(node) -> fields`` of what devices run in its place.
+  """
+
+  route: Callable[..., tuple[tuple[np.ndarray, ...], ...]]
+  evaluate: Callable[..., jax.Array] | None = None
+  kernel: Callable[[Node], tuple[int, ...]] | None = None
+  groups: Callable[[Node], int] = lambda node: 1
+  macs: Callable[[Node], int] = lambda node: 0
+  trained: bool = True
+  takes_train: bool = False
+  grid: Literal["own", "shared", "copied"] = "own"
+  within: bool = False
+  linear: bool = False
+  hosts: bool = False
+  resized: Callable[[Node, list[int], list[int]], Mapping[str, Any]] = lambda node, ins, outs: {}
+  lowered: Callable[[Node], Mapping[str, Any]] = lambda node: {}
+
+
+def alike(node: Node, *channels: np.ndarray) -> tuple[tuple[np.ndarray, ...], ...]:
+  """The route of what computes each channel from the same one of all inputs."""
+  return (channels,)
+
+
+def mixed(node: Node, *channels: np.ndarray) -> tuple[tuple[np.ndarray, ...], ...]:
+  """The route of what makes each channel from several, so that it is a new one."""
+  return ((),) * len(node.outputs)
 
 
 class Graph(NamedTuple):
@@ -87,78 +162,3 @@ def with_parameters(tree: Mapping[str, Any], name: str, entry: Any) -> dict[str,
   """
   head, _, rest = name.partition("/")
   return {**tree, head: with_parameters(tree[head], rest, entry) if rest else entry}
-
-
-def kernel_shape(node: Node) -> tuple[int, ...] | None:
-  """Shape of a node's kernel, (k, k, in / groups, out) or (in, out); None where there is none.
-
-  A normalization has the kernel of the depthwise 1x1 convolution that it is on a device.
-
-  Examples:
-    >>> attrs, shape = {"kernel": 3, "groups": "depthwise", "features": 8}, (1, 4, 4, 8)
-    >>> kernel_shape(Node("conv", "ConvNorm", attrs, ("input",), ("conv",), (shape,), (shape,)))
-    (3, 3, 1, 8)
-  """
-  channels = node.input_shapes[0][-1]
-  if node.op == "Dense":
-    return math.prod(node.input_shapes[0][1:]), node.attrs["features"]
-  if node.op == "BatchNorm":
-    return 1, 1, 1, channels
-  if node.op != "ConvNorm":
-    return None
-  groups = channels if node.attrs["groups"] == "depthwise" else node.attrs["groups"]
-  return (node.attrs["kernel"],) * 2 + (channels // groups, node.attrs["features"])
-
-
-def needed_shape(node: Node) -> tuple[int, ...]:
-  """:func:`kernel_shape` of a node that has a kernel.
-
-  Raises:
-    ValueError: if it has none.
-
-  Examples:
-    >>> shapes = ((1, 64),), ((1, 10),)
-    >>> needed_shape(Node("head", "Dense", {"features": 10}, ("input",), ("head",), *shapes))
-    (64, 10)
-  """
-  shape = kernel_shape(node)
-  if shape is None:
-    raise ValueError(f"node: {node.name} ({node.op}) has no kernel.")
-  return shape
-
-
-def macs(node: Node) -> int:
-  """Multiply-adds of one node for one image: convolutions and linear layers only.
-
-  Examples:
-    >>> attrs = {"kernel": 3, "groups": 1, "features": 8}
-    >>> shapes = ((1, 4, 4, 3),), ((1, 2, 2, 8),)
-    >>> macs(Node("conv", "ConvNorm", attrs, ("input",), ("conv",), *shapes))  # 4 * 27 * 8
-    864
-  """
-  shape = kernel_shape(node)
-  if shape is None or node.op == "BatchNorm":
-    return 0
-  return math.prod(node.output_shapes[0][1:-1]) * math.prod(shape)
-
-
-def count_macs(graph: Graph) -> int:
-  """Multiply-adds of the whole graph for one image.
-
-  Examples:
-    >>> from jaxcompress import models
-    >>> round(count_macs(models.summarize(models.mobilenet_v1()).graph) / 1e6, 1)
-    568.7
-  """
-  return sum(macs(node) for node in graph.nodes)
-
-
-def count_parameters(params: Any) -> int:
-  """Number of trainable numbers in a parameter tree of arrays or shapes.
-
-  Examples:
-    >>> import jax.numpy as jnp
-    >>> count_parameters({"a": jnp.zeros((2, 3)), "b": jnp.zeros(4)})
-    10
-  """
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

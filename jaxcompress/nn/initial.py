@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.nn.checks import is_whole
-from jaxcompress.nn.shapes import only_shapes, shapes_alone
+from jaxcompress.ops.dispatch import only_shapes, shapes_alone
 
 CHUNK = 2**18  # numbers drawn at once
 

@@ -5,11 +5,14 @@ of :class:`LeafOp` and see nothing else of a model. The compute dtype is the dty
 parameters and statistics are float32.
 """
 
-from typing import Literal
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp  # noqa: F401 - the examples use it
+import numpy as np
 
 from jaxcompress import ops
 from jaxcompress.nn.activations import activate
@@ -23,6 +26,7 @@ from jaxcompress.nn.checks import (
   windows,
 )
 from jaxcompress.nn.epilogue import norm_act
+from jaxcompress.nn.graph import Node, Operation, alike, mixed
 from jaxcompress.nn.initial import ONES, ZEROS, Initial
 from jaxcompress.nn.norm import Norm, careful_statistics
 
@@ -33,10 +37,43 @@ MOMENTS = "moments"
 class LeafOp(nn.Module):
   """Base of all leaf ops: arrays come as positional arguments, everything else by keyword.
 
+  Attributes:
+    operation: what else there is to know of it.
+
   Examples:
     >>> isinstance(ConvNorm(8), LeafOp), isinstance(nn.Conv(8, (3, 3)), LeafOp)
     (True, False)
   """
+
+  operation: ClassVar[Operation]
+
+
+def _route_convolution(node: Node, channels: np.ndarray) -> tuple[tuple[np.ndarray, ...], ...]:
+  if node.attrs["groups"] != "depthwise":
+    return mixed(node, channels)
+  return ((np.repeat(channels, node.output_shapes[0][-1] // len(channels)),),)
+
+
+def _groups(node: Node) -> int:
+  groups = node.attrs["groups"]
+  return node.input_shapes[0][-1] if groups == "depthwise" else groups
+
+
+def _convolution_kernel(node: Node) -> tuple[int, ...]:
+  depth = node.input_shapes[0][-1] // _groups(node)
+  return (*(node.attrs["kernel"],) * 2, depth, node.attrs["features"])
+
+
+def _evaluate_convolution(
+  node: Node, weights: jax.Array, bias: jax.Array, x: jax.Array
+) -> jax.Array:
+  stride, padding = node.attrs["stride"], node.attrs["padding"]
+  y = convolve(x, weights, stride=stride, padding=padding, groups=_groups(node))
+  return y + bias.reshape(1, 1, 1, -1)
+
+
+def _with_features(node: Node, inputs: list[int], outputs: list[int]) -> Mapping[str, Any]:
+  return {"features": outputs[0]}
 
 
 class ConvNorm(LeafOp):
@@ -76,6 +113,17 @@ class ConvNorm(LeafOp):
   act: str | None = None
   norm: Norm | None = Norm()
   use_bias: bool | None = None
+
+  operation = Operation(
+    route=_route_convolution,
+    evaluate=_evaluate_convolution,
+    kernel=_convolution_kernel,
+    groups=_groups,
+    macs=lambda node: math.prod((*node.output_shapes[0][1:-1], *_convolution_kernel(node))),
+    takes_train=True,
+    hosts=True,
+    resized=_with_features,
+  )
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
@@ -155,6 +203,22 @@ def convolve(
   return ops.conv(x, weight, stride=stride, padding=padding, groups=groups)
 
 
+def _evaluate_norm(node: Node, weights: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
+  spread = (1,) * (x.ndim - 1) + (-1,)
+  return x * weights.astype(x.dtype).reshape(spread) + bias.reshape(1, 1, 1, -1)
+
+
+def _pointwise(node: Node) -> Mapping[str, Any]:
+  """The fields of the depthwise 1x1 convolution that a normalization is."""
+  if len(node.input_shapes[0]) != 4:
+    raise ValueError(
+      f"model: {node.name!r} normalizes arrays of shape {node.input_shapes[0]}, which has no"
+      " integer arithmetic; write a dense layer with BatchNorm as a ConvNorm of kernel 1 on maps"
+      " of 1 x 1, as GlobalAvgPool(keepdims=True) makes them."
+    )
+  return {"kernel": 1, "stride": 1, "padding": "VALID", "groups": "depthwise"}
+
+
 class BatchNorm(LeafOp):
   """Batch normalization of a tensor that no convolution just made, then an activation function.
 
@@ -178,12 +242,31 @@ class BatchNorm(LeafOp):
   act: str | None = None
   norm: Norm = Norm()
 
+  operation = Operation(
+    route=alike,
+    evaluate=_evaluate_norm,
+    kernel=lambda node: (1, 1, 1, node.input_shapes[0][-1]),
+    groups=lambda node: node.input_shapes[0][-1],
+    trained=False,
+    takes_train=True,
+    hosts=True,
+    lowered=_pointwise,
+  )
+
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
     check_floats(self, x)
     check_norm(self, self.norm)
     check_act(self, self.act)
     return normalise(self, self.norm, self.act, x, train)
+
+
+def _dense_kernel(node: Node) -> tuple[int, ...]:
+  return math.prod(node.input_shapes[0][1:]), node.attrs["features"]
+
+
+def _evaluate_dense(node: Node, weights: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
+  return x.reshape(x.shape[0], -1) @ weights.astype(x.dtype) + bias.reshape(1, -1)
 
 
 class Dense(LeafOp):
@@ -199,6 +282,14 @@ class Dense(LeafOp):
 
   features: int
   use_bias: bool = True
+
+  operation = Operation(
+    route=mixed,
+    evaluate=_evaluate_dense,
+    kernel=_dense_kernel,
+    macs=lambda node: math.prod(_dense_kernel(node)),
+    resized=_with_features,
+  )
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:

@@ -13,30 +13,9 @@ import flax.linen as nn
 import jax
 from flax.core import FrozenDict
 
-from jaxcompress.nn import layers, structure
-from jaxcompress.nn.endpoints import Endpoints
-from jaxcompress.nn.graph import INPUT, Graph
+from jaxcompress.nn.graph import INPUT, Endpoints, Graph
 from jaxcompress.nn.norm import Norm
-
-LEAF_OPS: dict[str, type[layers.LeafOp]] = {
-  op.__name__: op
-  for op in (
-    layers.ConvNorm,
-    layers.BatchNorm,
-    layers.Dense,
-    structure.Add,
-    structure.Multiply,
-    structure.Concat,
-    structure.Split,
-    structure.ChannelShuffle,
-    structure.MaxPool,
-    structure.AvgPool,
-    structure.GlobalAvgPool,
-    structure.Activation,
-  )
-}
-"""The leaf ops by the name of their class."""
-WITH_TRAIN = ("ConvNorm", "BatchNorm")
+from jaxcompress.nn.structure import LEAF_OPS
 
 
 class Layer(NamedTuple):
@@ -134,7 +113,7 @@ def _call(
   name: str, layer: Layer, tensors: Mapping[str, jax.Array], train: bool | jax.Array
 ) -> dict[str, jax.Array]:
   module = LEAF_OPS[layer.op](**layer.fields, name=name)
-  extras = {"train": train} if layer.op in WITH_TRAIN else {}
+  extras = {"train": train} if module.operation.takes_train else {}
   found = module(*(tensors[tensor] for tensor in layer.inputs), **extras)
   found = found if isinstance(found, tuple) else (found,)
   return {layer.name if i == 0 else f"{layer.name}:{i}": y for i, y in enumerate(found)}
@@ -149,7 +128,7 @@ def replay(graph: Graph, endpoints: Endpoints, origin: str = "") -> Replay:
 
   Args:
     graph: not fused; its nodes' names, ops and attributes are taken.
-    endpoints: names of tensors, as :func:`~jaxcompress.nn.trace_endpoints` gives them.
+    endpoints: names of tensors, as :func:`~jaxcompress.nn.tracing.trace_endpoints` gives them.
     origin: what the graph is of, as a person writes it.
 
   Raises:
@@ -157,7 +136,7 @@ def replay(graph: Graph, endpoints: Endpoints, origin: str = "") -> Replay:
 
   Examples:
     >>> from jaxcompress import models
-    >>> from jaxcompress.nn import trace_endpoints
+    >>> from jaxcompress.nn.tracing import trace_endpoints
     >>> model = models.resnet8(num_classes=10)
     >>> x = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
     >>> module = replay(*trace_endpoints(model, models.summarize(model).variables, x))

@@ -1,15 +1,18 @@
 """The leaf ops without weights: sums and products, concatenation and splits, pooling, activation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcompress import ops
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.checks import check_act, check_counts, check_map, is_whole, refuse, windows
-from jaxcompress.nn.layers import LeafOp
+from jaxcompress.nn.graph import Node, Operation, alike
+from jaxcompress.nn.layers import BatchNorm, ConvNorm, Dense, LeafOp
 
 
 class Add(LeafOp):
@@ -19,6 +22,8 @@ class Add(LeafOp):
     >>> Add().apply({}, jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]])).tolist()
     [[4.0, 6.0]]
   """
+
+  operation = Operation(route=alike, linear=True, hosts=True)
 
   @nn.compact
   def __call__(self, *xs: jax.Array) -> jax.Array:
@@ -36,6 +41,8 @@ class Multiply(LeafOp):
     >>> Multiply().apply({}, x, gate)[0, 0].tolist()
     [[0.5, 2.0], [0.5, 2.0]]
   """
+
+  operation = Operation(route=alike, hosts=True)
 
   @nn.compact
   def __call__(self, *xs: jax.Array) -> jax.Array:
@@ -63,6 +70,13 @@ class Concat(LeafOp):
     (1, 2, 2, 8)
   """
 
+  operation = Operation(
+    route=lambda node, *channels: ((np.concatenate(channels),),),
+    grid="copied",
+    within=True,
+    linear=True,
+  )
+
   @nn.compact
   def __call__(self, *xs: jax.Array) -> jax.Array:
     if not xs or len({(x.ndim, x.shape[:-1]) for x in xs}) > 1:
@@ -82,6 +96,16 @@ class Split(LeafOp):
 
   sizes: Sequence[int]
 
+  operation = Operation(
+    route=lambda node, channels: tuple(
+      (part,) for part in np.split(channels, np.cumsum(node.attrs["sizes"])[:-1])
+    ),
+    grid="copied",
+    within=True,
+    linear=True,
+    resized=lambda node, inputs, outputs: {"sizes": tuple(outputs)},
+  )
+
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
     if isinstance(self.sizes, int) or not all(is_whole(size, 1) for size in self.sizes):
@@ -90,6 +114,15 @@ class Split(LeafOp):
       refuse(self, f"sizes: {tuple(self.sizes)} must add up to the {x.shape[-1]} channels.")
     edges = [sum(self.sizes[:i]) for i in range(1, len(self.sizes))]
     return tuple(jnp.split(x, edges, axis=-1))
+
+
+def _other_shuffle(node: Node, inputs: list[int], outputs: list[int]) -> Mapping[str, Any]:
+  """The smaller of the two factors is kept, so that it stays the same shuffle of groups."""
+  was, groups, (channels,) = node.input_shapes[0][-1], node.attrs["groups"], inputs
+  found = groups if groups * groups <= was else channels // (was // groups)
+  if found == 0 or (found != groups and channels // found != was // groups):
+    raise ValueError(f"{channels} channels are no such shuffle")
+  return {"groups": found}
 
 
 class ChannelShuffle(LeafOp):
@@ -101,6 +134,15 @@ class ChannelShuffle(LeafOp):
   """
 
   groups: int
+
+  operation = Operation(
+    route=lambda node, channels: ((channels.reshape(node.attrs["groups"], -1).T.ravel(),),),
+    groups=lambda node: node.attrs["groups"],
+    grid="copied",
+    within=True,
+    linear=True,
+    resized=_other_shuffle,
+  )
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -139,6 +181,8 @@ class MaxPool(_Pool):
     4.0
   """
 
+  operation = Operation(route=alike, grid="copied", within=True)
+
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     return self._window(x, -jnp.inf, jax.lax.max)
@@ -159,6 +203,8 @@ class AvgPool(_Pool):
   """
 
   count_padding: bool = False
+
+  operation = Operation(route=alike, grid="shared", within=True, linear=True)
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -184,6 +230,8 @@ class GlobalAvgPool(LeafOp):
 
   keepdims: bool = False
 
+  operation = Operation(route=alike, within=True, linear=True)
+
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     check_map(self, x)
@@ -200,7 +248,26 @@ class Activation(LeafOp):
 
   act: str
 
+  operation = Operation(route=alike)
+
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     check_act(self, self.act)
     return activate(self.act, x)
+
+
+LEAF_OPS: Mapping[str, type[LeafOp]] = {
+  op.__name__: op
+  for op in (
+    *(ConvNorm, BatchNorm, Dense),
+    *(Add, Multiply, Concat, Split, ChannelShuffle, MaxPool, AvgPool, GlobalAvgPool, Activation),
+  )
+}
+"""The leaf ops by the name of their class."""
+REQUANTIZE = "Requantize"
+"""An operation of graphs of integers alone: the same numbers on another grid."""
+OPERATIONS: Mapping[str, Operation] = {
+  **{name: op.operation for name, op in LEAF_OPS.items()},
+  REQUANTIZE: Operation(route=alike, within=True, linear=True),
+}
+"""What there is to know of each operation of a graph, by its name there."""

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcompress.nn import Endpoints, Graph, Node, parameters, trace_endpoints
+from jaxcompress.nn import Endpoints, Graph, Node
+from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.tracing import trace_endpoints
 from jaxcompress.prune.routes import Routes, find_routes, is_birth, name_depthwise
 
 METHODS = ("l1", "bn_gamma", "taylor")

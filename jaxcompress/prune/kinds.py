@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import cache
 
-from jaxcompress.nn import Graph, kernel_shape, layer_kinds
+from jaxcompress.nn import Graph, kernel_shape
+from jaxcompress.nn.kinds import layer_kinds
 
 CLASSIFIER = "classifier"  # what a last layer is called, where there is no graph
 IMAGE_CHANNELS = 4  # that an image may have, where there is no graph

@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.nn import Endpoints, Graph, Node, Replay, parameters, replay, trace_endpoints
+from jaxcompress.nn import Endpoints, Graph, Node
+from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.replay import Replay, replay
+from jaxcompress.nn.tracing import trace_endpoints
 from jaxcompress.prune.planning import Keep, kept_classes, plan_removal
 from jaxcompress.prune.routes import find_routes, groups_of, is_birth, name_depthwise
 

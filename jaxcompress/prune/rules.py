@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn import Graph, layer_kinds
+from jaxcompress.nn import Graph
+from jaxcompress.nn.kinds import layer_kinds
 from jaxcompress.prune.kinds import Readings, readings_of
 
 STUDENT = "student"  # the branch of a training state's tree that is pruned
@@ -27,7 +28,7 @@ class Rule:
   Attributes:
     match: regular expression, searched for in a layer's path (``"stage0_block0/expand"``), or one
       that is the whole of a kind: ``"depthwise"``, ``"pointwise"``, ``"dense"``, ``"first"`` (it
-      reads the image) or ``"last"`` (it makes the logits); see :func:`jaxcompress.nn.layer_kinds`.
+      reads the image) or ``"last"`` (it makes the logits); see :func:`jaxcompress.nn.kinds.layer_kinds`.
     keep: whether all weights stay.
     sparsity: share of zeros that the kernels get, in [0, 1); None: what the others get.
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn import parameters, with_parameters
+from jaxcompress.nn.graph import parameters, with_parameters
 from jaxcompress.prune.rules import kernels_of, root_of
 
 Masks = Mapping[str, jax.Array]

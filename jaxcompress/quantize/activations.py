@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn import INPUT, Epilogue, ending, intercept, is_leaf_call, module_path
+from jaxcompress.nn import INPUT
+from jaxcompress.nn.epilogue import Epilogue, ending
+from jaxcompress.nn.tracing import intercept, is_leaf_call, module_path
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import activation_levels, fake_quant, replace_value
 from jaxcompress.quantize.integer import Grid, with_bits

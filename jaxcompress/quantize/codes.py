@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.nn import Folded, Graph, Node, kernel_shape, needed_shape
+from jaxcompress.nn import Folded, Graph, Node, kernel_shape
+from jaxcompress.nn.operations import needed_shape
 from jaxcompress.quantize.fake_quant import Levels, levels
 from jaxcompress.quantize.integer import (
   HIGHEST,

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from jaxcompress.nn import parameters, with_parameters
+from jaxcompress.nn.graph import parameters, with_parameters
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.sites import Sites, assign
 from jaxcompress.quantize.variables import QuantVariables, key_of

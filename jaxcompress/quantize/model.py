@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.nn import INPUT, Graph, Node, kernel_shape, needed_shape
+from jaxcompress.nn import INPUT, Graph, Node, kernel_shape
+from jaxcompress.nn.operations import needed_shape
 from jaxcompress.quantize import integer
 from jaxcompress.quantize.integer import Grid, Integers
 from jaxcompress.quantize.integer.runtimes import find_kernels

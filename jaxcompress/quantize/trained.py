@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.nn import fold, parameters
+from jaxcompress.nn import fold
+from jaxcompress.nn.graph import parameters
 from jaxcompress.quantize.codes import assemble
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import levels, stored_bits, widened

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn import parameters
+from jaxcompress.nn.graph import parameters
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.sites import Sites, assign
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.nn import Graph, Node, count_parameters, kernel_shape, macs, parameters
+from jaxcompress.nn import Graph, Node, count_parameters, kernel_shape
+from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.operations import macs
 from jaxcompress.quantize import packed_bytes, weight_bytes
 from jaxcompress.report.results import Layer, Spread, TensorRange
 

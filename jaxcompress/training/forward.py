@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxcompress.nn import MOMENTS, Endpoints, intercept, is_leaf_call
+from jaxcompress.nn import Endpoints
+from jaxcompress.nn.layers import MOMENTS
+from jaxcompress.nn.tracing import intercept, is_leaf_call
 from jaxcompress.quantize import (
   Exact,
   Quantization,

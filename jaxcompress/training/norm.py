@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcompress.nn import Graph, parameters, with_parameters
+from jaxcompress.nn import Graph
+from jaxcompress.nn.graph import parameters, with_parameters
 from jaxcompress.training.arguments import check_batch, check_batches
 from jaxcompress.training.forward import forward
 from jaxcompress.training.networks import to_network_input

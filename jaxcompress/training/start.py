@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress import ops, prune
-from jaxcompress.nn import init_variables, parameters
+from jaxcompress.nn import init_variables
+from jaxcompress.nn.graph import parameters
 from jaxcompress.ops.dispatch import XLA_ONLY
 from jaxcompress.quantize import Quantizer, QuantVariables, init_quantizers
 from jaxcompress.training.arguments import check_batch, check_type, shown

@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 
 from jaxcompress import export
-from jaxcompress.nn import (
-  INPUT,
-  fold,
-  is_leaf_call,
-  kernel_shape,
-  module_path,
-  parameters,
-  trace,
-)
+from jaxcompress.nn import INPUT, fold, kernel_shape, trace
+from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.tracing import is_leaf_call, module_path
 from jaxcompress.quantize import (
   Grid,
   Integers,

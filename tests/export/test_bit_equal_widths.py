@@ -8,17 +8,8 @@ import pytest
 
 from jaxcompress import export, quantize
 from jaxcompress.models.blocks import SqueezeExcite, convolved
-from jaxcompress.nn import (
-  Activation,
-  Add,
-  ConvNorm,
-  Dense,
-  GlobalAvgPool,
-  MaxPool,
-  init_variables,
-  is_leaf_call,
-  module_path,
-)
+from jaxcompress.nn import Activation, Add, ConvNorm, Dense, GlobalAvgPool, MaxPool, init_variables
+from jaxcompress.nn.tracing import is_leaf_call, module_path
 from jaxcompress.quantize import Rule, ema_range
 from jaxcompress.quantize.integer.runtimes import KERNELS_16
 from jaxcompress.training import Recipe, init_state, train_step

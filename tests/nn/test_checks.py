@@ -12,6 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from jaxcompress import distill, init_variables, models, nn, quantize, training
+from jaxcompress.nn.tracing import trace_init
 
 
 class Network(linen.Module):
@@ -196,5 +197,5 @@ def test_integers_are_refused_where_weights_would_take_their_type(layer, dtype):
 def test_lists_do_as_well_as_tuples():
   x = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
   fields = {"features": 4, "kernel": 3, "padding": [[1, 0], [0, 1]]}
-  graph, _ = nn.trace_init(Network(nn.ConvNorm, fields), x)
+  graph, _ = trace_init(Network(nn.ConvNorm, fields), x)
   assert graph.nodes[0].attrs["padding"] == ((1, 0), (0, 1)) and hash(graph)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from jaxcompress import nn, ops
-from jaxcompress.nn.epilogue import norm_act
+from jaxcompress.nn.activations import activate
+from jaxcompress.nn.epilogue import Epilogue, ending, norm_act
+from jaxcompress.nn.norm import batch_norm
 from jaxcompress.ops.sums import extremes
 
 EPSILON = 1e-3
@@ -23,7 +25,7 @@ def problem(shape=(3, 4, 4, 5), dtype=jnp.float32):
 
 def scaled(factor):
   """``y = factor * z``, with a gradient by the factor."""
-  return nn.Epilogue(
+  return Epilogue(
     prepare=lambda z: ((factor,), ()),
     forward=lambda z, trained, fixed: (z * trained[0]).astype(z.dtype),
     backward=lambda z, g, trained, fixed: ((g * trained[0]).astype(g.dtype), (1.0 * g * z,)),
@@ -43,11 +45,11 @@ def test_gradients_are_those_of_the_parts(act, live, formulation, shape):
   operands, running, g = problem(shape)
 
   def together(factor, *operands):
-    with nn.ending(scaled(factor)):
+    with ending(scaled(factor)):
       return norm_act(*operands, *running, live, EPSILON, act)[0]
 
   def apart(factor, *operands):
-    return nn.activate(act, nn.batch_norm(*operands, *running, live, EPSILON)[0]) * factor
+    return activate(act, batch_norm(*operands, *running, live, EPSILON)[0]) * factor
 
   def pulled(function):
     y, pull_back = jax.vjp(function, jnp.float32(1.5), *operands)
@@ -65,12 +67,12 @@ def test_gradients_are_those_of_the_parts(act, live, formulation, shape):
 @pytest.mark.parametrize("live", [True, False])
 def test_the_ends_of_the_range_are_those_of_the_tensor(act, live, dtype):
   operands, running, _ = problem(dtype=dtype)
-  epilogue = nn.Epilogue(
+  epilogue = Epilogue(
     prepare=lambda z: ((), extremes(z)),
     forward=lambda z, trained, fixed: jnp.stack(fixed),
     by_ends=True,
   )
-  with nn.ending(epilogue):
+  with ending(epilogue):
     ends, mean, variance = norm_act(*operands, *running, live, EPSILON, act)
   y, *statistics = norm_act(*operands, *running, live, EPSILON, act)
   expected = jnp.stack([jnp.min(y), jnp.max(y)])
@@ -85,6 +87,6 @@ def test_a_layer_without_normalization_prepares_nothing():
 
   layer, x = nn.ConvNorm(4, norm=None, act="relu"), jnp.ones((1, 2, 2, 3))
   variables = layer.init(jax.random.key(0), x, train=False)
-  with nn.ending(nn.Epilogue(refuse, refuse)):
+  with ending(Epilogue(refuse, refuse)):
     y = layer.apply(variables, x, train=False)
   np.testing.assert_array_equal(y, layer.apply(variables, x, train=False))

@@ -16,9 +16,9 @@ from jaxcompress.nn import (
   fold,
   fuse_activations,
   kernel_shape,
-  macs,
   trace,
 )
+from jaxcompress.nn.operations import macs
 from jaxcompress.ops import conv
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxcompress import models
-from jaxcompress.nn import ConvNorm, Initial, Norm, init_variables
+from jaxcompress.nn import ConvNorm, Norm, init_variables
+from jaxcompress.nn.initial import Initial
 
 SHAPE = (8, 8, 3)
 

@@ -12,7 +12,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import flax.linen as nn, jax, jax.numpy as jnp, optax
 from jaxcompress import distill, models, quantize, training
-from jaxcompress.nn import init_variables, intercept
+from jaxcompress.nn import init_variables
+from jaxcompress.nn.tracing import intercept
 model, teacher = models.resnet8(3), models.vgg8(3)
 counts = [len(models.summarize(model).graph.nodes) for _ in range(3)]  # each of them intercepts
 adapted = distill.adapter(teacher)

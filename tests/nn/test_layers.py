@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcompress import nn
+from jaxcompress.nn.activations import activate
 
 
 def apply(module, *xs, **kwargs):
@@ -54,8 +55,8 @@ def test_activations_follow_their_definitions(name):
     "hard_sigmoid": gate,
     "hard_swish": x * gate,
   }[name]
-  np.testing.assert_allclose(nn.activate(name, x), expected, rtol=1e-6)
-  grad = jax.vmap(jax.grad(lambda x: nn.activate(name, x)))(x)
+  np.testing.assert_allclose(activate(name, x), expected, rtol=1e-6)
+  grad = jax.vmap(jax.grad(lambda x: activate(name, x)))(x)
   assert not np.isin(np.asarray(grad), 0.5).any() or name == "hard_swish"
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from jaxcompress.nn import INPUT, parameters
+from jaxcompress.nn import INPUT
+from jaxcompress.nn.graph import parameters
 from jaxcompress.ops.padding import resolve_padding
 
 ACTS = {

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from jaxcompress import models, nn, prune
+from jaxcompress.nn.graph import parameters, with_parameters
 from tests.prune.test_removal import random_variables
 
 IMAGES = np.random.default_rng(2).normal(size=(6, 8, 8, 3)).astype(np.float32)
@@ -29,7 +30,7 @@ def test_l1_is_the_mean_magnitude_in_multiples_of_the_layers_mean(variables):
   found = importance(variables, "l1")
 
   def relative(name):
-    norms = np.abs(nn.parameters(variables["params"], name)["kernel"]).sum((0, 1, 2))
+    norms = np.abs(parameters(variables["params"], name)["kernel"]).sum((0, 1, 2))
     return norms / norms.mean()
 
   np.testing.assert_allclose(found[INNER], relative(INNER), rtol=1e-5)
@@ -39,7 +40,7 @@ def test_l1_is_the_mean_magnitude_in_multiples_of_the_layers_mean(variables):
 
 def test_gamma_is_averaged_over_the_normalizations_of_a_class(variables):
   found = importance(variables, "bn_gamma")
-  gamma = lambda name: np.abs(nn.parameters(variables["params"], name)["scale"])  # noqa: E731
+  gamma = lambda name: np.abs(parameters(variables["params"], name)["scale"])  # noqa: E731
   np.testing.assert_allclose(found[INNER], gamma(INNER), rtol=1e-6)
   np.testing.assert_allclose(found["stem"], np.mean([*map(gamma, STREAM)], axis=0), rtol=1e-6)
 
@@ -53,8 +54,8 @@ def test_taylor_is_the_squared_change_of_the_loss_to_first_order(variables, labe
     params = variables["params"]
     for name in STREAM:
       for key in ("scale", "bias"):
-        array = nn.parameters(params, name)[key] * gates
-        params = nn.with_parameters(params, f"{name}/{key}", array)
+        array = parameters(params, name)[key] * gates
+        params = with_parameters(params, f"{name}/{key}", array)
     logits = MODEL.apply({**variables, "params": params}, images, train=False).logits
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from jaxcompress import models, nn, prune
+from jaxcompress.nn.kinds import layer_kinds
 from jaxcompress.prune.kinds import read_shapes
 
 
@@ -45,7 +46,7 @@ def test_on_the_graph_only_ends_and_depthwise_layers_keep_their_weights(channels
   graph = models.summarize(model, 8, channels).graph
   found = masked_layers(params_of(model, channels), graph=graph)
   assert found == {"grouped", "squeeze", "wide", "narrower"}
-  kinds = nn.layer_kinds(graph)
+  kinds = layer_kinds(graph)
   assert kinds["entry"] == {"first"} and kinds["head"] == {"dense", "last"}
   assert kinds["by_number"] == {"depthwise"} and kinds["squeeze"] == {"pointwise"}
 
@@ -75,7 +76,7 @@ def test_a_colour_network_with_narrow_layers_is_read_off_its_shapes(squeezed, gr
 def test_no_shape_of_the_registry_is_read_wrongly(name):
   for channels in (1, 3, 4):
     graph = models.summarize(models.create(name, 10), 32, channels).graph
-    kinds = nn.layer_kinds(graph)
+    kinds = layer_kinds(graph)
     shapes = {n.name: nn.kernel_shape(n) for n in graph.nodes if n.name in kinds}
     readings = read_shapes(shapes)
     assert all(kinds[layer] in readings[layer] for layer in kinds)
@@ -123,7 +124,7 @@ def test_layers_between_which_and_the_image_or_the_logits_is_no_kernel_are_first
       return nn.Add(name="logits")(nn.Dense(3, name="one")(y), nn.Dense(3, name="two")(y))
 
   graph = models.summarize(Branches(), 8, 5).graph
-  kinds = nn.layer_kinds(graph)
+  kinds = layer_kinds(graph)
   assert {name for name in kinds if "first" in kinds[name]} == {"a", "b"}
   assert {name for name in kinds if "last" in kinds[name]} == {"one", "two"}
   assert masked_layers(params_of(Branches(), 5), graph=graph) == {"both"}

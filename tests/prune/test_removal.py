@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jaxcompress import models, nn, prune
 from jaxcompress.models.blocks import SqueezeExcite
+from jaxcompress.nn.tracing import trace_endpoints, trace_init
 from jaxcompress.prune.routes import is_birth
 from tests.prune import reference
 
@@ -44,7 +45,7 @@ def traced_once(monkeypatch):
   def trace(model, variables, x):
     key = (model, x.shape, str(jax.tree.map(np.shape, variables)))
     if key not in traces:
-      traces[key] = nn.trace_endpoints(model, variables, x)
+      traces[key] = trace_endpoints(model, variables, x)
     return traces[key]
 
   for module in ("importance", "removal"):
@@ -74,7 +75,7 @@ def importance_of(model, variables, size, **options):
 def check(model, variables, keep, graph):
   """The smaller model, after comparing it with the masked one in float64."""
   smaller, few = prune.remove_channels(model, variables, keep)
-  small_graph, shapes = nn.trace_init(smaller, jax.ShapeDtypeStruct(graph.input_shape, jnp.float32))
+  small_graph, shapes = trace_init(smaller, jax.ShapeDtypeStruct(graph.input_shape, jnp.float32))
   assert jax.tree.map(np.shape, few) == jax.tree.map(np.shape, shapes)
   assert {node.name for node in graph.nodes} >= {node.name for node in small_graph.nodes}
   x = np.random.default_rng(1).normal(size=(2, *graph.input_shape[1:]))

@@ -9,7 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcompress import distill, export, models, nn, prune, quantize
+from jaxcompress import distill, export, models, prune, quantize
+from jaxcompress.nn.replay import replay
+from jaxcompress.nn.tracing import trace_endpoints
 from jaxcompress.training import (
   Recipe,
   distill_step,
@@ -99,7 +101,7 @@ def test_a_replay_is_the_model_it_was_recorded_from():
   model = models.mobilenet_v3_small(4, 0.35)
   variables = models.summarize(model, 16).variables
   image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
-  module = nn.replay(*nn.trace_endpoints(model, variables, image), origin="MobileNetV3")
+  module = replay(*trace_endpoints(model, variables, image), origin="MobileNetV3")
   abstract = lambda model: jax.eval_shape(  # noqa: E731
     lambda v, x: model.apply(v, x, train=False), variables, image
   )

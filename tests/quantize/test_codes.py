@@ -6,17 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.nn import (
-  INPUT,
-  Add,
-  ConvNorm,
-  Dense,
-  Folded,
-  GlobalAvgPool,
-  Graph,
-  Node,
-  trace,
-)
+from jaxcompress.nn import INPUT, Add, ConvNorm, Dense, Folded, GlobalAvgPool, Graph, Node, trace
 from jaxcompress.quantize import (
   Grid,
   Integers,

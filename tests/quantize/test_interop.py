@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxcompress import nn, quantize
+from jaxcompress.nn.graph import parameters
 
 qwix = pytest.importorskip("qwix")
 
@@ -44,7 +45,7 @@ def test_every_layer_holds_the_integers_that_are_deployed(quantized):
   tree = quantize.to_qwix(quantized)
   assert set(tree) == {"stem", "block", "classifier"}
   for name, layer in quantized.layers.items():
-    entry = nn.parameters(tree, name)
+    entry = parameters(tree, name)
     np.testing.assert_array_equal(entry["kernel"].qvalue, layer.weights)
     spread = (1,) * (layer.weights.ndim - 1) + (-1,)
     weights = layer.weights.astype(np.float32) * layer.scales.reshape(spread)
@@ -54,7 +55,7 @@ def test_every_layer_holds_the_integers_that_are_deployed(quantized):
 @pytest.mark.parametrize("name", ["stem", "block/depthwise", "classifier"])
 def test_qwix_computes_the_sums_that_we_deploy(quantized, name):
   node = next(node for node in quantized.graph.nodes if node.name == name)
-  entry = nn.parameters(quantize.to_qwix(quantized), name)
+  entry = parameters(quantize.to_qwix(quantized), name)
   shape = (4, *node.input_shapes[0][1:])
   codes = np.random.default_rng(1).integers(-128, 128, shape).astype(np.int8)
   x = quantize.activation_to_qwix(quantized, node.inputs[0], codes)

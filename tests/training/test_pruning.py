@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from jaxcompress import distill, export, prune, quantize, training
-from jaxcompress.nn import is_leaf_call, module_path, parameters
+from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.tracing import is_leaf_call, module_path
 from jaxcompress.quantize import quantize_kernels
 from jaxcompress.training import distill_step, init_state, predict
 from jaxcompress.training.state import sites_of

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from jaxcompress import distill, nn, prune
+from jaxcompress.nn.graph import parameters
 from jaxcompress.training import Checkpoints, Stage, fit, init_state, train_step
 
 HALF = prune.magnitude(optax.sgd(0.1, momentum=0.9), sparsity=0.5)
@@ -48,7 +49,7 @@ PLACES = {
 
 def zero_share(state):
   found = [
-    np.asarray(nn.parameters(state.params, name)["kernel"]) == 0
+    np.asarray(parameters(state.params, name)["kernel"]) == 0
     for name in prune.masks_of(state.opt_state)
   ]
   return sum(zeros.sum() for zeros in found) / sum(zeros.size for zeros in found)
@@ -64,7 +65,7 @@ def test_the_metric_is_the_share_of_zeros_in_the_weights_wherever_pruning_stands
     assert float(metrics["sparsity"]) == pytest.approx(zero_share(state), abs=1e-6)
     for name, mask in prune.masks_of(state.opt_state).items():
       for params in (state.params, state.ema["params"]):
-        assert not np.asarray(nn.parameters(params, name)["kernel"])[~np.asarray(mask)].any()
+        assert not np.asarray(parameters(params, name)["kernel"])[~np.asarray(mask)].any()
   assert zero_share(state) == pytest.approx(0.5, abs=0.1)
 
 
@@ -77,7 +78,7 @@ def test_masks_in_a_chain_are_chosen_by_weights_and_not_by_updates_that_are_scal
   before = jax.device_get(state.params)
   state, _ = train_step(state, batches(0))
   for name, mask in prune.masks_of(state.opt_state).items():
-    wanted = prune.keep_largest(nn.parameters(before, name)["kernel"], 0.5, floor=1)
+    wanted = prune.keep_largest(parameters(before, name)["kernel"], 0.5, floor=1)
     np.testing.assert_array_equal(mask, wanted)
 
 

@@ -12,7 +12,9 @@ from jaxcompress.models.checkpoints.names import Names, torch_names
 from jaxcompress.models.checkpoints.sources import find_source
 from jaxcompress.models.checkpoints.weights import read_weights
 from jaxcompress.models.registry import Summary, summarize
-from jaxcompress.nn import Initial, Node, parameters
+from jaxcompress.nn import Node
+from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.initial import Initial
 
 COUNTER = "num_batches_tracked"  # PyTorch counts batches; nothing here needs it
 NORM = {"scale": "weight", "bias": "bias"}

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.nn import INPUT, Folded, fold, needed_shape
+from jaxcompress.nn import INPUT, Folded, fold
+from jaxcompress.nn.operations import needed_shape
 from jaxcompress.quantize.analysis.switched import (
   Plan,
   Switches,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcompress.nn import activate
+from jaxcompress.nn.activations import activate
 from jaxcompress.quantize.fake_quant import Levels
 
 ZETA, GAMMA = 1.1, -0.1  # the sigmoid is stretched to -0.1 .. 1.1 and clipped

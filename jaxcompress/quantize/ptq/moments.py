@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcompress.nn import Graph, Node, parameters
+from jaxcompress.nn import Graph, Node
+from jaxcompress.nn.graph import parameters
 
 SIGMAS = 3.0  # how far below its mean a channel counts as never reaching
 _erf = np.vectorize(math.erf)

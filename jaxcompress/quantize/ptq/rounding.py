@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.nn import INPUT, Folded, Graph, Node, kernel_shape, needed_shape
+from jaxcompress.nn import INPUT, Folded, Graph, Node, kernel_shape
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.execute import linear, run_node
+from jaxcompress.nn.operations import needed_shape
 from jaxcompress.ops.padding import resolve_padding
 from jaxcompress.quantize.codes import round_kernel
 from jaxcompress.quantize.fake_quant import Levels

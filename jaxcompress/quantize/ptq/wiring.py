@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcompress.nn import Graph, Node, kernel_shape, needed_shape
+from jaxcompress.nn import Graph, Node, kernel_shape
+from jaxcompress.nn.operations import needed_shape
 from jaxcompress.ops.padding import resolve_padding
 
 COMMUTES = (None, "relu", "relu6")  # ReLU6 only after it became ReLU

@@ -40,13 +40,13 @@ def largest(a: Any, b: Any) -> Any:
 class Rounding:
   """An ``apply`` of activations that measures first, and then rounds element by element.
 
-  A normalization can end in it (:class:`jaxcompress.nn.Epilogue`).
+  A normalization can end in it (:class:`jaxcompress.nn.epilogue.Epilogue`).
 
   Attributes:
     prepare: ``(params, state, x, *, train, nonnegative) -> (trained, fixed, state)``. Two tuples of
       scalars, those by which there is a gradient and those by which there is none.
     forward: ``(x, trained, fixed) -> y``; differentiable.
-    backward: see :class:`jaxcompress.nn.Epilogue`.
+    backward: see :class:`jaxcompress.nn.epilogue.Epilogue`.
     by_ends: likewise.
   """
 
