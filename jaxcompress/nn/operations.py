@@ -124,8 +124,8 @@ def fuse_activations(graph: Graph) -> Graph:
       fields = {**node.attrs, **OPERATIONS[node.op].lowered(node)}
       nodes.append(node._replace(attrs=FrozenDict(fields)))
     else:
-      attrs = FrozenDict({**nodes[host].attrs, "act": node.attrs["act"]})
-      nodes[host] = nodes[host]._replace(attrs=attrs, outputs=node.outputs)
+      fields = {**nodes[host].attrs, "act": node.attrs["act"]}
+      nodes[host] = nodes[host]._replace(attrs=FrozenDict(fields), outputs=node.outputs)
   return graph._replace(nodes=tuple(nodes))
 
 
