@@ -1,14 +1,16 @@
 """Data sets by name."""
 
 import dataclasses
-import importlib
-from collections.abc import Callable
+from typing import Any
 
+from jaxcompress.data.bundled import digits, glyphs
 from jaxcompress.data.dataset import Dataset
+from jaxcompress.data.folder import folder
+from jaxcompress.data.tfds import tfds
 from jaxcompress.nn.checks import is_whole
 
-BUILT_IN = ("glyphs", "digits")
-ELSEWHERE = ("tfds", "folder")  # with a name or path after a colon
+BUNDLED = {"glyphs": glyphs, "digits": digits}
+ELSEWHERE = {"tfds": tfds, "folder": folder}  # with a name or path after a colon
 
 
 def load(
@@ -55,15 +57,14 @@ def load(
   if not isinstance(spec, str):
     raise ValueError(f"data: {spec!r} must be text, such as 'glyphs' or 'folder:PATH'.")
   kind, colon, rest = spec.partition(":")
-  if kind not in (ELSEWHERE if colon else BUILT_IN) or (colon and not rest):
+  if kind not in (ELSEWHERE if colon else BUNDLED) or (colon and not rest):
     choices = "glyphs, digits, tfds:NAME or folder:PATH"
     raise ValueError(f"data: {spec!r} is unknown; it must be {choices}.")
-  options = {"seed": seed, "limit": limit} | ({} if size is None else {"size": size})
-  read = _reader(kind)
-  found = read(**options) if kind in BUILT_IN else read(rest, in_memory=in_memory, **options)
+  options: dict[str, Any] = {"seed": seed, "limit": limit} | (
+    {} if size is None else {"size": size}
+  )
+  if colon:
+    found = ELSEWHERE[kind](rest, in_memory=in_memory, **options)
+  else:
+    found = BUNDLED[kind](**options)
   return found if flip is None else dataclasses.replace(found, flip=flip)
-
-
-def _reader(kind: str) -> Callable[..., Dataset]:
-  """A source, imported when it is asked for: scikit-learn and tensorflow-datasets take seconds."""
-  return getattr(importlib.import_module(f"jaxcompress.data.{kind}"), kind)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxcompress import data
-from jaxcompress.data import glyph_atlas, glyph_render, glyphs, storage
+from jaxcompress.data import bundled, storage
 
 
 @pytest.fixture(autouse=True)
@@ -16,23 +16,23 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def rendered(monkeypatch):
   """Numbers of pictures that were rendered, call by call."""
-  calls, render = [], glyph_render.render
+  calls, render = [], bundled.render_glyphs
 
   def counting(style, labels, *args):
     calls.append(len(labels))
     return render(style, labels, *args)
 
-  monkeypatch.setattr(glyphs, "render", counting)
+  monkeypatch.setattr(bundled, "render_glyphs", counting)
   return calls
 
 
 def test_classes_are_those_of_emnist_balanced():
   names = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"
-  assert "".join(glyph_atlas.CLASSES) == names and len(names) == 47
+  assert "".join(bundled.CLASSES) == names and len(names) == 47
 
 
 def test_every_font_draws_every_class_whole_and_differently():
-  cells = glyph_atlas.atlas(32)[..., 0].astype(np.int32)
+  cells = bundled.glyph_atlas(32)[..., 0].astype(np.int32)
   edges = np.ones(cells.shape[2:], bool)
   edges[1:-1, 1:-1] = False
   assert not cells[:, :, edges].any()
@@ -44,14 +44,14 @@ def test_every_font_draws_every_class_whole_and_differently():
 
 
 def test_capitals_have_nearly_the_same_height_in_every_font():
-  cells = glyph_atlas.atlas(32)[:, glyph_atlas.CLASSES.index("H"), :, :, 0]
+  cells = bundled.glyph_atlas(32)[:, bundled.CLASSES.index("H"), :, :, 0]
   heights = (cells > 64).any(2).sum(1)
   assert heights.min() >= 34 and heights.max() <= 41  # of 64; wide ones are drawn smaller
 
 
 def test_the_default_set_is_balanced_and_its_parts_differ():
   parts = data.load("glyphs", limit=1000)
-  assert parts.classes == glyph_atlas.CLASSES and not parts.flip
+  assert parts.classes == bundled.CLASSES and not parts.flip
   assert parts.image_shape == (32, 32, 3)
   for part in (parts.train, parts.validation, parts.test):
     counts = np.bincount(part.labels, minlength=47)
@@ -60,7 +60,7 @@ def test_the_default_set_is_balanced_and_its_parts_differ():
     image.tobytes() for p in (parts.train, parts.validation, parts.test) for image in p.images
   }
   assert len(seen) == 3000
-  assert glyphs.COUNTS == {"train": 24_000, "validation": 2_000, "test": 4_000}
+  assert bundled.COUNTS == {"train": 24_000, "validation": 2_000, "test": 4_000}
 
 
 def test_a_limit_gives_the_first_images_and_a_seed_gives_others():
@@ -71,46 +71,46 @@ def test_a_limit_gives_the_first_images_and_a_seed_gives_others():
 
 
 def test_pictures_follow_from_their_key_alone():
-  style, fonts, labels = glyph_render.GlyphStyle(), np.arange(21), np.arange(47)
-  first, again, other = (glyph_render.render(style, labels, fonts, (k,)) for k in (5, 5, 6))
+  style, fonts, labels = bundled.GlyphStyle(), np.arange(21), np.arange(47)
+  first, again, other = (bundled.render_glyphs(style, labels, fonts, (k,)) for k in (5, 5, 6))
   np.testing.assert_array_equal(first, again)
   assert (first != other).any((1, 2, 3)).all()
 
 
 def test_characters_stand_out_from_the_background_around_them():
   rng = np.random.default_rng(0)
-  back, front, difference = glyph_render._colours(rng, 2000, 0.25)
+  back, front, difference = bundled._colours(rng, 2000, 0.25)
   for colour in (back, front):
     assert colour.min() >= 0 and colour.max() <= 1
   brightness = np.abs(front.mean(-1) - back.mean(-1))
   np.testing.assert_allclose(brightness, difference, atol=1e-6)
   assert difference.min() >= 0.25
 
-  calm = glyph_render.GlyphStyle(noise=0.0)
+  calm = bundled.GlyphStyle(noise=0.0)
   blank = _without_characters(calm, np.arange(1000) % 47)
-  drawn = glyph_render.render(calm, np.arange(1000) % 47, np.arange(21), (0,))
+  drawn = bundled.render_glyphs(calm, np.arange(1000) % 47, np.arange(21), (0,))
   change = np.abs(drawn.astype(float).mean(-1) - blank.astype(float).mean(-1)).max((1, 2)) / 255
   assert np.quantile(change, 0.01) > 0.2
 
 
 def _without_characters(style, labels):
   """The same backgrounds with nothing on them."""
-  sample = glyph_render._sample
+  sample = bundled._sample
   try:
-    glyph_render._sample = lambda *args: 0 * sample(*args)
-    return glyph_render.render(style, labels, np.arange(21), (0,))
+    bundled._sample = lambda *args: 0 * sample(*args)
+    return bundled.render_glyphs(style, labels, np.arange(21), (0,))
   finally:
-    glyph_render._sample = sample
+    bundled._sample = sample
 
 
 def test_a_matched_filter_reads_clean_characters():
   """What is drawn is what the label says: upright pictures are nearest to their own class."""
-  style = glyph_render.GlyphStyle(
+  style = bundled.GlyphStyle(
     rotation=0.0, shear=0.0, scale=(1.0, 1.0), shift=0.0, gradient=0.0, noise=0.0
   )
   labels = np.arange(470) % 47
-  pictures = glyph_render.render(style, labels, np.array([4]), (1,)).astype(float).mean(-1)
-  cells = glyph_atlas.atlas(32)[4, ..., 0].astype(float).reshape(47, 32, 2, 32, 2).mean((2, 4))
+  pictures = bundled.render_glyphs(style, labels, np.array([4]), (1,)).astype(float).mean(-1)
+  cells = bundled.glyph_atlas(32)[4, ..., 0].astype(float).reshape(47, 32, 2, 32, 2).mean((2, 4))
 
   def standardised(x):
     x = x[:, 6:26, 8:24].reshape(len(x), -1)
@@ -200,4 +200,4 @@ def test_mistakes_name_the_argument_and_the_value():
   with pytest.raises(ValueError, match="size: 8 is out of range; glyphs are 16 to 256"):
     data.load("glyphs", size=8)
   with pytest.raises(ValueError, match="font: 'Comic' is not at"):
-    glyph_atlas.font_path("Comic")
+    bundled.font_path("Comic")
