@@ -4,11 +4,10 @@ from jaxcompress.prune.choose import choose_channels, fewest_channels, least_sha
 from jaxcompress.prune.distributions import erdos_renyi
 from jaxcompress.prune.dynamic import cosine_fraction, rigl, sparse_evolution
 from jaxcompress.prune.importance import Importance, channel_importance
-from jaxcompress.prune.kinds import on_network
 from jaxcompress.prune.magnitude import magnitude, n_m, parse_pattern
 from jaxcompress.prune.planning import Keep, Removal, plan_removal
 from jaxcompress.prune.removal import mask_channels, remove_channels
-from jaxcompress.prune.rules import Rule, first_and_last
+from jaxcompress.prune.rules import Rule
 from jaxcompress.prune.schedules import Schedule, agp, at_once
 from jaxcompress.prune.scores import keep_largest, keep_n_of_m
 from jaxcompress.prune.slimming import check_slimming, slimming
@@ -42,7 +41,6 @@ __all__ = [
   "cosine_fraction",
   "erdos_renyi",
   "fewest_channels",
-  "first_and_last",
   "goals_of",
   "is_final",
   "keep_largest",
@@ -55,7 +53,6 @@ __all__ = [
   "masked",
   "masks_of",
   "n_m",
-  "on_network",
   "parse_pattern",
   "plan_removal",
   "progress_of",

@@ -50,8 +50,8 @@ def magnitude(
       layer vanishes; it then has fewer zeros than asked where other outputs have none to give. 0:
       outputs, and whole layers, may lose all their weights.
     graph: of the network, such as ``models.summarize(model, image_size).graph``; None: the one that
-      ``training.init_state`` traces. Without any, kinds are read off the kernels' shapes, and where
-      these do not tell, ``init`` asks for a graph.
+      ``training.init_state`` traces. Without any, parameters of a whole network are refused, whose
+      first and last layers they do not tell.
 
   Returns:
     An optax transformation whose state holds the masks.

@@ -1,19 +1,19 @@
 """Which kernels are pruned, and how far."""
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.nn import Graph
-from jaxcompress.nn.kinds import layer_kinds
-from jaxcompress.prune.kinds import Readings, readings_of
+from jaxcompress.nn import Graph, kernel_shape
+from jaxcompress.nn.select import Layer, Selector, layers_of, offered_graph, parse, select
 
 STUDENT = "student"  # the branch of a training state's tree that is pruned
 BRANCHES = {STUDENT, "quantizer", "loss"}
+UNKNOWN = "parameters alone do not tell which layers are the first, the last and depthwise"
+GRAPH = "give graph=models.summarize(model, image_size).graph"
 KEPT = ("first", "last", "depthwise")  # kinds that keep all weights unless a rule names them
 
 
@@ -26,29 +26,26 @@ class Rule:
   are never pruned.
 
   Attributes:
-    match: regular expression, searched for in a layer's path (``"stage0_block0/expand"``), or one
-      that is the whole of a kind: ``"depthwise"``, ``"pointwise"``, ``"dense"``, ``"first"`` (it
-      reads the image) or ``"last"`` (it makes the logits); see :func:`jaxcompress.nn.kinds.layer_kinds`.
+    match: a selector of layers: kinds, such as ``"first|last"`` or ``"depthwise"``, and regular
+      expressions that are searched for in a layer's path (``"stage0_block0/expand"``); see
+      :mod:`jaxcompress.nn.select`.
     keep: whether all weights stay.
     sparsity: share of zeros that the kernels get, in [0, 1); None: what the others get.
 
   Raises:
-    ValueError: if the expression is none, or the sparsity is out of range.
+    ValueError: if the selector is none, or the sparsity is out of range.
 
   Examples:
     >>> Rule(match="stage3", sparsity=0.9).keep
     False
   """
 
-  match: str
+  match: Selector
   keep: bool = False
   sparsity: float | None = None
 
   def __post_init__(self):
-    try:
-      re.compile(self.match)
-    except (re.error, TypeError) as error:
-      raise ValueError(f"match: {self.match!r} is no regular expression ({error}).") from error
+    parse(self.match, "match")
     if self.sparsity is not None:
       check_sparsity(self.sparsity)
       if self.keep:
@@ -65,23 +62,6 @@ def check_floor(floor: int) -> None:
   """Raises if a number of weights that stay is none."""
   if isinstance(floor, bool) or not isinstance(floor, int) or floor < 0:
     raise ValueError(f"floor: {floor!r} must be a whole number, at least 0.")
-
-
-def first_and_last(graph: Graph) -> tuple[Rule, ...]:
-  """Rules that keep the layers that read the image and those that make the logits, by their paths.
-
-  Without any rules they are kept too; these are for rules of one's own that would match them.
-
-  Args:
-    graph: of the network, as ``models.summarize(model, shape).graph``.
-
-  Examples:
-    >>> from jaxcompress import models
-    >>> [rule.match for rule in first_and_last(models.summarize(models.vgg8(), 32).graph)]
-    ['^stage0_conv0$', '^classifier$']
-  """
-  ends = [name for name, kinds in layer_kinds(graph).items() if kinds & {"first", "last"}]
-  return tuple(Rule(match=f"^{re.escape(name)}$", keep=True) for name in ends)
 
 
 def root_of(tree: Mapping[str, Any]) -> str:
@@ -138,52 +118,75 @@ def find_targets(
   Args:
     kernels: arrays or shapes, by layer.
     rules: in order of precedence.
-    graph: of the network, or None; see :func:`~jaxcompress.prune.kinds.readings_of`.
+    graph: of the network; None: the one that :func:`~jaxcompress.nn.select.on_network` offers.
+      Without any, linear layers alone, or convolutions alone, are taken for what they are by
+      themselves, of which none is the first or the last.
 
   Raises:
-    ValueError: if a rule matches no kernel, nothing is left to prune, it depends on what shapes do
-      not tell whether a layer is pruned, or the graph is of another network.
+    ValueError: if a rule matches no kernel, nothing is left to prune, the graph is of another
+      network, or there is none and kernels of convolutions and of linear layers are not all told
+      apart by their paths.
 
   Examples:
-    >>> kernels = {"a": jnp.ones((8, 8)), "b": jnp.ones((8, 8)), "classifier": jnp.ones((8, 2))}
-    >>> find_targets(kernels, (Rule(match="^a", sparsity=0.25),))
+    >>> kernels = {"a": jnp.ones((8, 8)), "b": jnp.ones((8, 8)), "c": jnp.ones((8, 2))}
+    >>> find_targets(kernels, (Rule(match="^a", sparsity=0.25), Rule(match="c", keep=True)))
     Targets(own={'a': 0.25}, shared=('b',))
   """
-  readings = readings_of({name: tuple(kernel.shape) for name, kernel in kernels.items()}, graph)
-  decided = {name: _decide(rules, name, readings[name]) for name in kernels}
-  for rule in rules:
-    if not any(_matches(rule, name, kinds) for name in kernels for kinds in readings[name]):
-      raise ValueError(
-        f"rules: {rule.match!r} matches no kernel; the layers are {', '.join(kernels)}."
-      )
-  own = {name: rule.sparsity for name, rule in decided.items() if rule.sparsity is not None}
-  shared = tuple(n for n, rule in decided.items() if rule.sparsity is None and not rule.keep)
+  graph = offered_graph() if graph is None else graph
+  shapes = {name: tuple(kernel.shape) for name, kernel in kernels.items()}
+  if not shapes:
+    raise ValueError(
+      "params: there are no kernels to prune; prune where the optimizer gets the tree of parameters,"
+      " outside of what flattens it."
+    )
+  layers = _alone(shapes) if graph is None else _in_graph(shapes, graph)
+  open_ends = graph is None and len({len(shape) for shape in shapes.values()}) > 1
+  if open_ends and any(part.kinds for rule in rules for part in parse(rule.match)):
+    raise ValueError(f"graph: {UNKNOWN}, which a rule asks for; {GRAPH}.")
+  named = [select(rule.match, layers, "rules") for rule in rules]
+  left = [name for name in layers if not any(name in names for names in named)]
+  if open_ends and left:
+    raise ValueError(
+      f"graph: {UNKNOWN}, and these keep their weights; {GRAPH}, or name in a prune.Rule what no rule"
+      f" matches, {', '.join(left)}."
+    )
+  chosen = {}
+  for name, layer in layers.items():
+    usual = Rule(match="", keep=not layer.kinds.isdisjoint(KEPT))
+    matching = (rule for rule, names in zip(rules, named, strict=True) if name in names)
+    chosen[name] = next(matching, usual)
+  own = {name: rule.sparsity for name, rule in chosen.items() if rule.sparsity is not None}
+  shared = tuple(n for n, rule in chosen.items() if rule.sparsity is None and not rule.keep)
   if not own and not shared:
     raise ValueError(
-      f"rules: they leave nothing to prune of {', '.join(kernels) or 'a tree without kernels'}; name"
-      " a layer in a prune.Rule."
+      f"rules: they leave nothing to prune of {', '.join(kernels)}; name a layer in a prune.Rule."
     )
   return Targets(own, shared)
 
 
-def _decide(rules: Sequence[Rule], name: str, readings: Readings) -> Rule:
-  """The rule that counts for a layer, whatever its reading."""
-  first, *others = (_first_match(rules, name, kinds) for kinds in readings)
-  if any((other.keep, other.sparsity) != (first.keep, first.sparsity) for other in others):
-    words = " or ".join(repr(", ".join(sorted(kinds)) or "none") for kinds in readings)
+def _in_graph(shapes: Mapping[str, tuple[int, ...]], graph: Graph) -> dict[str, Layer]:
+  """The layers as a graph knows them, and those on which the logits do not depend by themselves."""
+  known, nodes = layers_of(graph), {node.name: node for node in graph.nodes}
+  if not nodes.keys() & shapes.keys():
     raise ValueError(
-      f"graph: the parameters alone do not tell which kind of layer {name!r} is ({words}), and its"
-      " pruning depends on it; give graph=models.summarize(model, image_size).graph, or name the"
-      " layer in a prune.Rule."
+      f"graph: it has none of the layers {', '.join(shapes)}; give the graph of this network."
     )
-  return first
+  for name, shape in shapes.items():
+    if name in nodes and kernel_shape(nodes[name]) != shape:
+      raise ValueError(
+        f"graph: its layer {name!r} has a kernel of {kernel_shape(nodes[name])}, the parameters one of"
+        f" {shape}; give the graph of this network."
+      )
+  return {**_alone(shapes), **{name: known[name] for name in shapes if name in known}}
 
 
-def _first_match(rules: Sequence[Rule], name: str, kinds: frozenset[str]) -> Rule:
-  kept = Rule(match="", keep=bool(kinds & set(KEPT)))
-  return next((rule for rule in rules if _matches(rule, name, kinds)), kept)
+def _alone(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Layer]:
+  """The layers by what each kernel's shape tells."""
 
+  def kinds(shape: tuple[int, ...]) -> frozenset[str]:
+    if len(shape) == 2:
+      return frozenset({"Dense", "dense"})
+    pointwise = {"pointwise"} if shape[:2] == (1, 1) else set()
+    return frozenset({"ConvNorm", *({"depthwise"} if shape[2] == 1 else pointwise)})
 
-def _matches(rule: Rule, name: str, kinds: frozenset[str]) -> bool:
-  searched = re.search(rule.match, name) is not None
-  return searched or any(re.fullmatch(rule.match, kind) for kind in kinds)
+  return {name: Layer((name,), kinds(shape)) for name, shape in shapes.items()}

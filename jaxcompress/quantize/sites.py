@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from jaxcompress.nn import INPUT, Graph, fuse_activations
+from jaxcompress.nn.select import layers_of
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import stored_bits
 from jaxcompress.quantize.integer import GATES, SAME_GRID, Grid, fixed_grid
 from jaxcompress.quantize.integer.values import INNER_SWISH
 from jaxcompress.quantize.quantizers import Quantizer
-from jaxcompress.quantize.rules import Choice, Names, choose, names_of
+from jaxcompress.quantize.rules import Choice, choose
 
 Apart = frozenset[tuple[str, str]]
 MOVES = ("MaxPool", "Split", "ChannelShuffle")  # their outputs are values that were rounded before
@@ -157,8 +158,7 @@ def assign(plan: Quantization, sites: Sites) -> Assigned:
     >>> [assigned.weights[name].levels.high for name in ("stem", "stage0_block0/conv1")]
     [127, 7]
   """
-  layers = {INPUT: Names((INPUT,), frozenset()), **names_of(sites.graph)}
-  chosen = choose(plan.rules, Choice(plan.weights, plan.activations), layers)
+  chosen = choose(plan.rules, Choice(plan.weights, plan.activations), layers_of(sites.graph))
   layer_of = {INPUT: INPUT} | {t: node.name for node in sites.graph.nodes for t in node.outputs}
   weights = {name: chosen[name].weights for name in sites.kernels}
   activations = {

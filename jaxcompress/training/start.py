@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxcompress import ops, prune
 from jaxcompress.nn import init_variables
 from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.select import on_network
 from jaxcompress.ops.dispatch import XLA_ONLY
 from jaxcompress.quantize import Quantizer, QuantVariables, init_quantizers
 from jaxcompress.training.arguments import check_batch, check_type, shown
@@ -168,7 +169,7 @@ def _build(
     quantizer = init_quantizers(recipe.quantize, sites, variables["params"])
   trained = trained_tree(variables["params"], quantizer, loss_params)
   check_paths(recipe, trained)
-  with prune.on_network(lambda: student_graph(recipe, variables, images.shape[1:])):
+  with on_network(lambda: student_graph(recipe, variables, images.shape[1:])):
     opt_state = recipe.optimizer_of(0).init(trained)
     check_optimizers(recipe, trained)
   return quantizer, loss_params, loss_state, opt_state, run_key

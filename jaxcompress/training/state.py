@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcompress import prune
 from jaxcompress.nn import Graph, trace
+from jaxcompress.nn.select import on_network
 from jaxcompress.quantize import (
   QuantizedModel,
   QuantVariables,
@@ -206,7 +207,7 @@ def _start_optimizer(
   batch_stats: Any,
 ) -> Any:
   variables = {"params": trained["student"], "batch_stats": batch_stats}
-  with prune.on_network(lambda: student_graph(recipe, variables, image_shape)):
+  with on_network(lambda: student_graph(recipe, variables, image_shape)):
     fresh = recipe.optimizer_of(stage).init(trained)
   if placement is None:
     return fresh

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxcompress import models, nn, prune
+from jaxcompress.nn.select import on_network
 from jaxcompress.pipeline import Options
 from jaxcompress.pipeline.pruning import pruned
 
@@ -17,7 +18,7 @@ def densities(options, steps=8):
   graph = models.summarize(model, 32).graph
   params = nn.init_variables(model, jax.random.key(0), (32, 32, 3))["params"]
   optimizer = pruned(optax.sgd(0.0), options, steps)
-  with prune.on_network(lambda: graph):
+  with on_network(lambda: graph):
     state = optimizer.init(params)
   update, zero = jax.jit(optimizer.update), jax.tree.map(jnp.zeros_like, params)
   for _ in range(steps):

@@ -9,8 +9,9 @@ import pytest
 
 from jaxcompress import distill, export, models, quantize
 from jaxcompress.nn import Activation, Add, ConvNorm, Dense, GlobalAvgPool
+from jaxcompress.nn.select import layers_of
 from jaxcompress.quantize import Rule, find_sites, first_last_8bit
-from jaxcompress.quantize.rules import Choice, choose, names_of
+from jaxcompress.quantize.rules import Choice, choose
 from jaxcompress.training import Recipe, init_state, train_step
 
 EIGHT, FOUR = quantize.absmax(8), quantize.absmax(4)
@@ -69,7 +70,7 @@ def test_the_first_rule_that_matches_counts(sites):
 
 
 def test_layers_go_by_kinds_too():
-  layers = names_of(models.summarize(models.mobilenet_v2(3, 0.25, layout="short")).graph)
+  layers = layers_of(models.summarize(models.mobilenet_v2(3, 0.25, layout="short")).graph)
   default = Choice(FOUR, ACTIVATIONS)
   chosen = choose((Rule(match="depthwise|Dense", weights=EIGHT),), default, layers)
   assert chosen["stage1_block0/depthwise"].weights is EIGHT

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxcompress.nn import INPUT, Graph, Node, fold, kernel_shape
+from jaxcompress.nn.select import layers_of
 from jaxcompress.quantize.analysis.passes import Passes, Seen, join, look, run_passes
 from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
 from jaxcompress.quantize.analysis.switched import (
@@ -21,7 +22,6 @@ from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.ptq.inputs import Batches, Preprocess, check_images, trace_on
 from jaxcompress.quantize.ptq.observe import check_batch_size
 from jaxcompress.quantize.ptq.progress import meter
-from jaxcompress.quantize.rules import names_of
 from jaxcompress.quantize.sites import Sites, find_sites
 from jaxcompress.quantize.storage import bits_of
 
@@ -164,8 +164,8 @@ def _analysis(plan, fused, quantized, weighted, passes, seen: Seen, images: int)
   count = len(plan.layers)
   _, alone, up_to, only = np.split(passes.errors, [1, 1 + count, 1 + 2 * count])
   alone_weights = dict(zip(weighted, only, strict=True))
-  names = names_of(fused)
-  ops = {INPUT: "input"} | {node.name: _kind(names[node.name].kinds, node) for node in fused.nodes}
+  layers = layers_of(fused)
+  ops = {INPUT: "input"} | {node.name: _kind(layers[node.name].kinds, node) for node in fused.nodes}
   outputs = {INPUT: INPUT} | {node.name: node.output for node in fused.nodes}
   rows = []
   for i, name in enumerate(plan.layers):
