@@ -232,7 +232,7 @@ def layers_of(graph: Graph) -> dict[str, Layer]:
   for node in graph.nodes:
     kinds = {word for word, names in placed.items() if node.name in names}
     paths = tuple(dict.fromkeys((node.name, node.output)))
-    found[node.name] = Layer(paths, kinds | {node.op} | _form(node))
+    found[node.name] = Layer(paths, _form(node) | kinds | {node.op})
   return found
 
 
