@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxcompress import data, models
-from jaxcompress.data.stream import AHEAD
+from jaxcompress.data.batches import AHEAD
 from jaxcompress.training import Recipe, init_state, train_step
 
 WIDE, HIGH, CLASSES = 500, 375, 2
@@ -76,7 +76,7 @@ def main() -> None:
     disk = data.load(f"folder:{place}", size=options.size, in_memory=False).train
     memory = data.Split(disk.images[:], disk.labels)
 
-    def from_memory(position: int) -> data.order.Batch:
+    def from_memory(position: int) -> data.batches.Batch:
       return data.batch_at(memory, batch, seed=0, position=position)
 
     step = make_step(options.student, from_memory)
@@ -96,7 +96,7 @@ def main() -> None:
   Console(width=100).print(table)
 
 
-def make_step(student: str, batch_at: Callable[[int], data.order.Batch]) -> Callable[[int], None]:
+def make_step(student: str, batch_at: Callable[[int], data.batches.Batch]) -> Callable[[int], None]:
   """A training step on one batch, with augmentation on the device; it returns when that is done."""
   recipe = Recipe(
     student=models.create(student, CLASSES),

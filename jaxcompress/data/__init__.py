@@ -5,14 +5,13 @@ from jaxcompress.data.augment.boxes import RandomErasing, RandomResizedCrop
 from jaxcompress.data.augment.color import ColorJitter
 from jaxcompress.data.augment.mixing import Mix
 from jaxcompress.data.augment.randaugment import RandAugment
+from jaxcompress.data.batches import InputError, Stream, batch_at, batch_indices, eval_batches
 from jaxcompress.data.dataset import Dataset, Split
+from jaxcompress.data.folder import calibration_images
 from jaxcompress.data.images import DamagedError
 from jaxcompress.data.load import load
-from jaxcompress.data.order import batch_at, batch_indices, eval_batches
 from jaxcompress.data.preprocess import Preprocess
-from jaxcompress.data.stream import InputError, Stream
 from jaxcompress.data.teacher_cache import PerExample, TeacherCache, cache_teacher
-from jaxcompress.data.unlabelled import calibration_images
 
 __all__ = [
   "Augment",

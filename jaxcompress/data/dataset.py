@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.data.names import fault
 from jaxcompress.data.storage import EncodedImages
+from jaxcompress.data.walk import fault
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""A folder of images with one subfolder for each class."""
+"""A folder of images: with one subfolder for each class, or unlabelled for calibration."""
 
 import pathlib
 from collections.abc import Sequence
@@ -8,11 +8,25 @@ import numpy as np
 
 from jaxcompress.data import images
 from jaxcompress.data.dataset import Dataset, Split
-from jaxcompress.data.names import fault, look_alike, normal, printable
-from jaxcompress.data.repeated import file_keys, pixel_keys, repeated_notes
-from jaxcompress.data.splits import at_most, name_order, three_way
-from jaxcompress.data.storage import EncodedImages, encode_images, fits_memory
-from jaxcompress.data.walk import SUFFIXES, LeftOut, images_below, subfolders
+from jaxcompress.data.splits import (
+  at_most,
+  file_keys,
+  name_order,
+  pixel_keys,
+  repeated_notes,
+  three_way,
+)
+from jaxcompress.data.storage import encode_images, fits_memory
+from jaxcompress.data.walk import (
+  SUFFIXES,
+  LeftOut,
+  fault,
+  images_below,
+  look_alike,
+  normal,
+  printable,
+  subfolders,
+)
 
 PARTS = {
   "train": ("train", "training"),
@@ -94,12 +108,54 @@ def folder(
   return Dataset(name=name, classes=classes, notes=(*skipped, *absent, *repeated), **splits)
 
 
+def calibration_images(
+  path: str, *, size: int, crop: float = 1.0, limit: int = 1024, seed: int = 0
+) -> np.ndarray:
+  """Reads any images from a folder and the folders in it, whatever they are of.
+
+  Args:
+    path: the folder; PNG and JPEG files are read, hidden names and folders of systems are left out.
+    size: side of the images.
+    crop: share of the shorter side that the square in the middle takes, as in evaluation on
+      ImageNet (0.875: resized to 256 pixels, of which 224 are kept).
+    limit: at most this many images, chosen at random.
+    seed: of the choice.
+
+  Returns:
+    (count, size, size, 3) uint8.
+
+  Raises:
+    ValueError: if the folder is missing or has no images, or images are damaged.
+
+  Examples:
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = tempfile.mkdtemp()
+    >>> Image.new("RGB", (40, 30)).save(folder + "/any.png")
+    >>> calibration_images(folder, size=16).shape
+    (1, 16, 16, 3)
+  """
+  root = pathlib.Path(path).expanduser()
+  if not root.is_dir():
+    raise ValueError(f"calibration: {path!r} is no folder; give one with images in it.")
+  found = images_below(root, left_out := LeftOut())
+  if not found:
+    raise ValueError(
+      f"calibration: {path!r} has no images; put {', '.join(SUFFIXES)} files in it{_beside(left_out)}."
+    )
+  order = np.random.default_rng(seed).permutation(len(found))
+  chosen = [found[i] for i in np.sort(order[:limit])]
+  side = round(size / crop)
+  edge = (side - size) // 2
+  whole = images.decode(chosen, (side, side))
+  return np.ascontiguousarray(whole[:, edge : edge + size, edge : edge + size])
+
+
 def _read(
   files: dict[str, Files], root: pathlib.Path, size: int | None, in_memory: bool | None
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
   """The images of each part, and lines on those that repeat."""
   paths = [path for found in files.values() for path in found.paths]
-  ends = np.cumsum([len(found.paths) for found in files.values()])[:-1]
   facts, damage = images.examine(paths)
   sound = [fact for fact in facts if fact is not None]
   if not sound:
@@ -107,22 +163,20 @@ def _read(
   shape = images.usual_size([fact.size for fact in sound]) if size is None else (size, size)
   if in_memory is None:
     in_memory = fits_memory(len(paths), shape)
-  pixels: list[np.ndarray] | list[EncodedImages]
   if in_memory:  # decoding finds all damage
     whole = images.decode(paths, shape)
-    pixels, keys = np.split(whole, ends), pixel_keys(whole)
+    keys = pixel_keys(whole)
   else:
     images.refuse(paths, damage)
-    pixels = [encode_images([str(path) for path in f.paths], shape) for f in files.values()]
     keys = file_keys(paths, sound)
-  starts = [0, *ends.tolist()]
-  of_part = {
-    part: keys[start : start + len(found.paths)]
-    for start, (part, found) in zip(starts, files.items(), strict=True)
-  }
-  names = {part: [_name(path, root) for path in found.paths] for part, found in files.items()}
-  labels = {part: found.labels for part, found in files.items()}
-  return dict(zip(files, pixels, strict=True)), repeated_notes(of_part, labels, names)
+  pixels: dict[str, Any] = {}
+  examples, start = {}, 0
+  for part, found in files.items():
+    here = slice(start, start := start + len(found.paths))
+    names = [_name(path, root) for path in found.paths]
+    examples[part] = list(zip(keys[here], found.labels.tolist(), names, strict=True))
+    pixels[part] = whole[here] if in_memory else encode_images(list(map(str, found.paths)), shape)
+  return pixels, repeated_notes(examples)
 
 
 def _name(path: pathlib.Path, root: pathlib.Path) -> str:

@@ -1,7 +1,6 @@
 """Image files and encoded images of any kind, brought to RGB arrays of one size."""
 
 import collections
-import contextlib
 import hashlib
 import io
 import os
@@ -9,7 +8,7 @@ import pathlib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -47,7 +46,7 @@ class DamagedError(ValueError):
 
 
 class Facts(NamedTuple):
-  """What the beginning and the end of an image file say.
+  """Holds what the beginning and the end of an image file say.
 
   Attributes:
     size: (height, width), upright if neither is larger than 64 pixels.
@@ -83,7 +82,7 @@ def decode(sources: Sequence[Source], size: Size, threads: int | None = None) ->
   def read(i: int) -> None:
     images[i] = read_image(sources[i], size)
 
-  refuse(sources, _for_each(read, len(sources), threads or os.cpu_count()))
+  refuse(sources, _for_each(read, range(len(sources)), threads or os.cpu_count())[1])
   return images
 
 
@@ -100,12 +99,7 @@ def examine(paths: Sequence[pathlib.Path]) -> tuple[list[Facts | None], Damage]:
     What was found for each file, None where it is damaged; and what is wrong with those, for
     :func:`refuse`.
   """
-  facts: list[Facts | None] = [None] * len(paths)
-
-  def read(i: int) -> None:
-    facts[i] = _facts(paths[i])
-
-  return facts, _for_each(read, len(paths), None)
+  return _for_each(_facts, paths)
 
 
 def _facts(path: pathlib.Path) -> Facts:
@@ -163,13 +157,13 @@ def common_size(sources: Sequence[Source]) -> Size:
   Raises:
     ValueError: if some are damaged.
   """
-  sizes: list[Size] = [(0, 0)] * len(sources)
 
-  def read(i: int) -> None:
-    with _open(sources[i]) as image:
-      sizes[i] = _upright_size(image)
+  def read(source: Source) -> Size:
+    with _open(source) as image:
+      return _upright_size(image)
 
-  refuse(sources, _for_each(read, len(sources), None))
+  sizes, damage = _for_each(read, sources)
+  refuse(sources, damage)
   return usual_size(sizes)
 
 
@@ -205,29 +199,28 @@ def _upright_size(image: Image.Image) -> Size:
   return (width, height) if turned else (height, width)
 
 
-@contextlib.contextmanager
-def _quiet():
-  """No warnings about metadata that nobody reads, nor about large photos."""
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    yield
+def _for_each(
+  read: Callable[[Any], Any], items: Iterable[Any], threads: int | None = None
+) -> tuple[list[Any], Damage]:
+  """Calls ``read`` with each item, in several threads.
 
-
-def _for_each(read: Callable[[int], None], count: int, threads: int | None) -> Damage:
-  """Calls ``read`` with each position, in several threads; what went wrong, by position."""
+  Returns:
+    What it returned, None where it raised; and what went wrong, by position.
+  """
   damage: Damage = {}
 
-  def attempt(i: int) -> None:
+  def attempt(numbered: tuple[int, Any]) -> Any:
     try:
-      read(i)
+      return read(numbered[1])
     except Image.UnidentifiedImageError:
-      damage[i] = "it is no image"
+      damage[numbered[0]] = "it is no image"
     except Exception as error:  # damaged files raise almost anything
-      damage[i] = " ".join(str(error).split()) or type(error).__name__
+      damage[numbered[0]] = " ".join(str(error).split()) or type(error).__name__
+    return None
 
-  with _quiet(), ThreadPoolExecutor(threads) as pool:  # Pillow lets other threads run
-    collections.deque(pool.map(attempt, range(count)), maxlen=0)
-  return damage
+  # no warnings about metadata that nobody reads, nor about large photos
+  with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(threads) as pool:
+    return list(pool.map(attempt, enumerate(items))), damage  # Pillow lets other threads run
 
 
 def refuse(sources: Sequence[Source], damage: Damage) -> None:
@@ -239,23 +232,16 @@ def refuse(sources: Sequence[Source], damage: Damage) -> None:
   """
   if not damage:
     return
-  names = {
-    i: f"number {i}" if isinstance(sources[i], bytes) else repr(str(sources[i]))
-    for i in sorted(
-      damage, key=lambda i: ("" if isinstance(sources[i], bytes) else str(sources[i]), i)
-    )
-  }
-  files = [str(sources[i]) for i in names if not isinstance(sources[i], bytes)]
-  shown = list(names)[:NAMED]
-  if len(names) == 1:
-    message = (
-      f"the image {names[shown[0]]} cannot be read ({damage[shown[0]]}); replace or delete it."
-    )
+  files = {i: str(sources[i]) for i in damage if not isinstance(sources[i], bytes)}
+  places = sorted(damage, key=lambda i: (files.get(i, ""), i))
+  names = [repr(files[i]) if i in files else f"number {i}" for i in places[:NAMED]]
+  if len(places) == 1:
+    message = f"the image {names[0]} cannot be read ({damage[places[0]]}); replace or delete it."
   else:
-    listed = ", ".join(f"{names[i]} ({damage[i]})" for i in shown)
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    message = f"{len(names):,} images, {listed}{more}, cannot be read; replace or delete them."
-  raise DamagedError(f"data: {message}", files)
+    listed = ", ".join(f"{n} ({damage[i]})" for n, i in zip(names, places, strict=False))
+    more = f" and {len(places) - NAMED:,} more" if len(places) > NAMED else ""
+    message = f"{len(places):,} images, {listed}{more}, cannot be read; replace or delete them."
+  raise DamagedError(f"data: {message}", [files[i] for i in places if i in files])
 
 
 def require_memory(count: int, size: Size) -> None:

@@ -62,10 +62,13 @@ class EncodedImages:
     return len(self.place)
 
   def __getitem__(self, key: Any) -> np.ndarray:
-    place = self.place[key]
-    if place.ndim == 1:
-      return images.decode(self.read(place[None]), self.size)[0]
-    return images.decode(self.read(place), self.size)
+    index = np.arange(len(self))[key]
+    found = self.take(np.atleast_1d(index))
+    return found if index.ndim else found[0]
+
+  def take(self, index: np.ndarray, threads: int | None = None) -> np.ndarray:
+    """The images at some positions, decoded by so many threads; None: one for each CPU core."""
+    return images.decode(self.read(self.place[index]), self.size, threads)
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     return np.asarray(self[:], dtype)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.data.augment.basic import Transform
+from jaxcompress.data.batches import Batch, batch_at
 from jaxcompress.data.dataset import Split
-from jaxcompress.data.order import Batch, batch_at
 from jaxcompress.files.checksums import FOLDER_FILE, find_damage, write_checksums
 from jaxcompress.files.values import read_json, sealed_json
 from jaxcompress.training.cached import seen_through

@@ -18,9 +18,9 @@ import numpy as np
 
 from jaxcompress.data import images
 from jaxcompress.data.dataset import Dataset, Split
-from jaxcompress.data.names import printable
 from jaxcompress.data.splits import at_most, random_order, three_way
 from jaxcompress.data.storage import encode_images, fits_memory, read_cached, write_cached
+from jaxcompress.data.walk import printable
 
 BATCH = 1024  # records read at once
 MIRRORED = frozenset(  # known sets of photos, of things that are the same in a mirror

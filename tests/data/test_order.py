@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from jaxcompress.data import Split, batch_at, batch_indices, eval_batches, order
+from jaxcompress.data import Split, batch_at, batch_indices, batches, eval_batches
 
 counts = st.integers(1, 60)
 sizes = st.integers(1, 90)
@@ -38,7 +38,7 @@ def test_a_batch_depends_on_seed_and_position_alone(count, batch_size, position)
   first = batch_indices(count, batch_size, seed=3, position=position)
   first_again = first.copy()
   first[:] = -1  # what a caller does to a batch changes no other
-  order._permutation.cache_clear()
+  batches._permutation.cache_clear()
   batch_indices(count, batch_size, seed=3, position=position + 1)
   again = batch_indices(count, batch_size, seed=3, position=position)
   np.testing.assert_array_equal(again, first_again)

@@ -1,0 +1,261 @@
+"""Batches: a pure function of the seed and the position, read at once or ahead (grain)."""
+
+import dataclasses
+import functools
+import gc
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxcompress.data.dataset import Split
+
+Batch = dict[str, np.ndarray]
+AHEAD = 2  # batches that each process has ready
+
+
+def batch_indices(count: int, batch_size: int, *, seed: int, position: int) -> np.ndarray:
+  """Chooses the examples of one training batch.
+
+  Seeded permutations of all examples, one for each epoch, follow one another without a gap, and
+  batch ``position`` is elements ``position * batch_size`` onwards of that stream. Every example
+  comes once in each epoch, nothing is dropped, and a batch may reach into the next epoch or, where
+  it is larger than the set, over several.
+
+  Args:
+    count: number of examples.
+    batch_size: examples in a batch.
+    seed: of the order.
+    position: number of the batch, from 0.
+
+  Returns:
+    (batch_size,) int32.
+
+  Raises:
+    ValueError: if a number is out of range.
+
+  Examples:
+    >>> batches = [batch_indices(6, 2, seed=0, position=p) for p in range(3)]
+    >>> sorted(np.concatenate(batches).tolist())
+    [0, 1, 2, 3, 4, 5]
+  """
+  for name, value, least in (
+    ("count", count, 1),
+    ("batch_size", batch_size, 1),
+    ("seed", seed, 0),
+    ("position", position, 0),
+  ):
+    if value < least:
+      raise ValueError(f"{name}: {value} must be at least {least}.")
+  start, stop = position * batch_size, (position + 1) * batch_size
+  first, last = start // count, (stop - 1) // count
+  epochs = [_permutation(count, seed, epoch) for epoch in range(first, last + 1)]
+  stream = epochs[0] if len(epochs) == 1 else np.concatenate(epochs)
+  return stream[start - first * count : stop - first * count].copy()
+
+
+@functools.lru_cache(maxsize=8)  # only saves time: the value depends on the arguments alone
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+  order = np.random.default_rng((seed, epoch)).permutation(count).astype(np.int32)
+  order.flags.writeable = False
+  return order
+
+
+def batch_at(
+  split: Split, batch_size: int, *, seed: int, position: int, rows: np.ndarray | None = None
+) -> Batch:
+  """Reads the training batch at a position; see :func:`batch_indices`.
+
+  Args:
+    split: the examples.
+    batch_size: examples in a batch, of all processes together.
+    seed: of the order.
+    position: number of the batch, from 0.
+    rows: which of the batch's examples, such as those of one process; None: all.
+
+  Returns:
+    ``{"image": (batch_size, height, width, channels) uint8, "label": (batch_size,) int32,
+    "index": (batch_size,) int32}``; ``index`` is the examples' place in the split.
+
+  Examples:
+    >>> split = Split(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5, dtype=np.int32))
+    >>> batch = batch_at(split, 2, seed=0, position=7)
+    >>> bool((batch["label"] == batch["index"]).all())
+    True
+  """
+  index = batch_indices(len(split), batch_size, seed=seed, position=position)
+  return _examples(split, index if rows is None else index[rows])
+
+
+def eval_batches(split: Split, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
+  """Reads all examples in order, in batches of one shape.
+
+  The last batch is filled up with copies of the first example, which ``mask`` leaves out.
+
+  Args:
+    split: the examples.
+    batch_size: of each batch.
+    rows: which of each batch's examples, such as those of one process; None: all.
+
+  Returns:
+    An iterator over batches as of :func:`batch_at`, with ``mask``, (batch_size,) bool.
+
+  Raises:
+    ValueError: if ``batch_size`` is not positive.
+
+  Examples:
+    >>> split = Split(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5, dtype=np.int32))
+    >>> [batch["mask"].tolist() for batch in eval_batches(split, 3)]
+    [[True, True, True], [True, True, False]]
+  """
+  if batch_size < 1:
+    raise ValueError(f"batch_size: {batch_size} must be at least 1.")
+  return (_padded(split, start, batch_size, rows) for start in range(0, len(split), batch_size))
+
+
+def _padded(split: Split, start: int, batch_size: int, rows: np.ndarray | None) -> Batch:
+  index = np.arange(start, start + batch_size, dtype=np.int32)
+  index = index if rows is None else index[rows]
+  mask = index < len(split)
+  index = np.where(mask, index, 0).astype(np.int32)
+  return {**_examples(split, index), "mask": mask}
+
+
+def _examples(split: Split, index: np.ndarray, threads: int | None = None) -> Batch:
+  pixels = split.images
+  decoded = isinstance(pixels, np.ndarray)
+  return {
+    "image": pixels[index] if decoded else pixels.take(index, threads),
+    "label": split.labels[index],
+    "index": index,
+  }
+
+
+class InputError(RuntimeError):
+  """A process that reads images has ended before its time; batches can be asked for again.
+
+  Examples:
+    >>> issubclass(InputError, ValueError)  # it is no mistake of the caller's
+    False
+  """
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Reader:
+  """Reads a batch by its position; sent to the processes that do it."""
+
+  split: Split
+  batch_size: int
+  seed: int
+  rows: np.ndarray | None
+
+  def __call__(self, position: int) -> Batch:
+    index = batch_indices(len(self.split), self.batch_size, seed=self.seed, position=position)
+    return _examples(self.split, index if self.rows is None else index[self.rows], threads=1)
+
+
+class Stream:
+  """``batch_at`` of a training run, read ahead in the order of positions.
+
+  A batch is a function of the seed, the position and ``rows`` alone, the one that
+  :func:`~jaxcompress.data.batch_at` gives; there is no state to save. Asking for another position
+  than the next starts anew there.
+
+  Args:
+    split: the examples.
+    batch_size: of all processes together.
+    seed: of the order.
+    stop: positions end here.
+    rows: which of each batch's examples are wanted; None: all.
+    workers: processes that read and decode; 0: threads of this one. None: one for each CPU core but
+      one, at most 16.
+
+  Raises:
+    ValueError: if ``workers`` is negative; when called, if an image is damaged.
+    InputError: when called, if a process was killed.
+
+  Examples:
+    >>> split = Split(np.zeros((6, 8, 8, 3), np.uint8), np.arange(6, dtype=np.int32))
+    >>> with Stream(split, 2, seed=0, stop=4, workers=0) as batch_at:
+    ...   batch_at(0)["image"].shape, batch_at(1)["label"].shape
+    ((2, 8, 8, 3), (2,))
+  """
+
+  def __init__(
+    self,
+    split: Split,
+    batch_size: int,
+    *,
+    seed: int,
+    stop: int,
+    rows: np.ndarray | None = None,
+    workers: int | None = None,
+  ):
+    if workers is None:
+      workers = min(16, max(1, (os.cpu_count() or 2) - 1))
+    if workers < 0:
+      raise ValueError(f"workers: {workers} must not be negative; 0 reads with threads.")
+    self._read = _Reader(split, batch_size, seed, rows)
+    self._stop, self._workers = stop, workers
+    self._next = -1
+    self._batches: Any = None
+
+  def __call__(self, position: int) -> Batch:
+    """The batch at a position."""
+    if position != self._next or self._batches is None:
+      self.close()
+      self._batches = self._from(position)
+    self._next = position + 1
+    try:
+      return next(self._batches)
+    except RuntimeError as error:  # as grain tells of a process that is gone
+      self.close()
+      raise InputError(
+        f"input: a process that reads images has ended ({str(error).split('. ')[0]}); if memory was"
+        " short, fewer of them need less"
+      ) from error
+
+  def close(self) -> None:
+    """Ends the processes."""
+    batches, self._batches = self._batches, None
+    if hasattr(batches, "close"):
+      batches.close()
+      del batches
+      gc.collect()  # shared memory of batches that nobody asked for
+
+  def __enter__(self) -> "Stream":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+  def _from(self, position: int) -> Iterator[Batch]:
+    import grain  # its import takes a second
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():  # grain reads its own with several processes
+      flags.FLAGS.mark_as_parsed()
+    batches = grain.MapDataset.range(position, max(self._stop, position + 1)).map(self._read)
+    if not self._workers:
+      options = grain.ReadOptions(num_threads=AHEAD, prefetch_buffer_size=AHEAD)
+      return iter(batches.to_iter_dataset(options))
+    one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    options = grain.MultiprocessingOptions(
+      num_workers=min(self._workers, self._stop - position), per_worker_buffer_size=AHEAD
+    )
+    return iter(batches.to_iter_dataset(one).mp_prefetch(options, _end_with_parent))
+
+
+def _end_with_parent(*_: object) -> None:
+  """In a worker: ends it when the run is killed, which cannot tell it so."""
+
+  def watch() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+      parent.join()
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
