@@ -43,6 +43,11 @@ def needed_shape(node: Node) -> tuple[int, ...]:
   return shape
 
 
+def shares_grid(node: Node) -> bool:
+  """Whether the integers of a node's outputs are on the grid of what it reads, as most pools' are."""
+  return OPERATIONS[node.op].grid != "own"
+
+
 def macs(node: Node) -> int:
   """Multiply-adds of one node for one image: convolutions and linear layers only.
 

@@ -8,11 +8,10 @@ import numpy as np
 from jaxcompress.nn import Graph
 from jaxcompress.prune.routes import (
   Routes,
+  continued,
   find_routes,
   is_birth,
   name_depthwise,
-  tensors_of,
-  ties_of,
   with_counts,
 )
 
@@ -135,11 +134,11 @@ def _by_signature(routes: Routes, classes: np.ndarray) -> np.ndarray:
 
 def _verify(graph: Graph, small: Graph, sources: Mapping[str, np.ndarray]) -> None:
   """Raises if an operation of the smaller graph joins channels that the larger one does not."""
-  before = tensors_of(graph)
   for old, new in zip(graph.nodes, small.nodes, strict=True):
-    table: dict[tuple[str, str], np.ndarray] = {}
-    for a, i, b, j in ties_of(old):
-      table.setdefault((a, b), np.full(before[a], -1))[i] = j
-    for a, i, b, j in ties_of(new):
-      if (table[a, b][sources[a][i]] != sources[b][j]).any():
+    starts = np.cumsum([0, *(shape[-1] for shape in old.input_shapes)])
+    pairs = list(zip(starts, old.input_shapes, old.inputs, strict=False))
+    was = continued(old, *(start + np.arange(shape[-1]) for start, shape, _ in pairs))
+    now = continued(new, *(start + sources[name] for start, _, name in pairs))
+    for tensor, before, after in zip(old.outputs, was, now, strict=True):
+      if any((a[sources[tensor]] != b).any() for a, b in zip(before, after, strict=True)):
         raise ValueError(f"keep: {old.name!r}, a {old.op}, would join channels that it does not.")

@@ -10,10 +10,11 @@ import numpy as np
 
 from jaxcompress.nn import Endpoints, Graph, Node
 from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.operations import by_groups
 from jaxcompress.nn.replay import Replay, replay
 from jaxcompress.nn.tracing import trace_endpoints
 from jaxcompress.prune.planning import Keep, kept_classes, plan_removal
-from jaxcompress.prune.routes import find_routes, groups_of, is_birth, name_depthwise
+from jaxcompress.prune.routes import find_routes, is_birth, name_depthwise
 
 
 def mask_channels(model: nn.Module, variables: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
@@ -60,13 +61,8 @@ def mask_channels(model: nn.Module, variables: Mapping[str, Any], keep: Keep) ->
 
 
 def _zero_inputs(node: Node, kernel: np.ndarray, inputs: np.ndarray) -> None:
-  if node.op == "Dense":
-    kernel.reshape(-1, len(inputs), kernel.shape[-1])[:, ~inputs] = 0.0
-    return
-  for own, block in zip(
-    inputs.reshape(groups_of(node), -1), np.split(kernel, groups_of(node), axis=-1), strict=True
-  ):
-    block[:, :, ~own] = 0.0
+  grouped = by_groups(node, kernel)
+  grouped[:, ~inputs.reshape(grouped.shape[2], -1).T] = 0.0
 
 
 def remove_channels(
@@ -120,10 +116,10 @@ def remove_channels(
   small: dict[str, Any] = {}
   for collection, tree in jax.device_get(dict(variables)).items():
     small[collection] = {}
-    for node, new in zip(graph.nodes, removal.graph.nodes, strict=True):
+    for node in graph.nodes:
       entry = parameters(tree, node.name)
       if entry:
-        _put(small[collection], node.name, _sliced(node, new, entry, removal.sources))
+        _put(small[collection], node.name, _sliced(node, entry, removal.sources))
   return replay(removal.graph, ends, _origin(model)), jax.device_put(small)
 
 
@@ -141,7 +137,7 @@ def _trace(
 
 
 def _sliced(
-  node: Node, new: Node, entry: Mapping[str, Any], sources: Mapping[str, np.ndarray]
+  node: Node, entry: Mapping[str, Any], sources: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
   """A layer's arrays without the removed channels."""
   outputs, inputs = sources[node.output], sources[node.inputs[0]]
@@ -149,21 +145,16 @@ def _sliced(
   for name, array in entry.items():
     array = np.asarray(array)[..., outputs]
     if name == "kernel" and is_birth(node):
-      array = _slice_inputs(node, new, array, inputs)
+      array = _slice_inputs(node, array, inputs)
     found[name] = array
   return found
 
 
-def _slice_inputs(node: Node, new: Node, kernel: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-  channels = node.input_shapes[0][-1]
-  if node.op == "Dense":
-    return kernel.reshape(-1, channels, kernel.shape[-1])[:, inputs].reshape(-1, kernel.shape[-1])
-  groups = groups_of(node)
-  rows = inputs.reshape(groups, -1) - channels // groups * np.arange(groups)[:, None]
-  blocks = np.split(kernel, groups, axis=-1)
-  return np.concatenate(
-    [block[:, :, own] for block, own in zip(blocks, rows, strict=True)], axis=-1
-  )
+def _slice_inputs(node: Node, kernel: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+  grouped = by_groups(node, kernel)
+  rows = inputs.reshape(grouped.shape[2], -1).T % grouped.shape[1]
+  taken = np.take_along_axis(grouped, rows[None, :, :, None], axis=1)
+  return taken.reshape(*kernel.shape[:-2], -1, kernel.shape[-1])
 
 
 def _put(tree: dict[str, Any], name: str, entry: dict[str, Any]) -> None:

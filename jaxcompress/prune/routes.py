@@ -7,7 +7,7 @@ class is removed as a whole or stays. Classes that pass through the same tensors
 same groups of the same grouped convolutions, are interchangeable: they have one *signature*.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from jaxcompress.nn import INPUT, Graph, Node
-
-Tie = tuple[str, np.ndarray, str, np.ndarray]  # tensor and channels that equal tensor and channels
+from jaxcompress.nn.structure import OPERATIONS
 
 
 class Routes(NamedTuple):
@@ -56,12 +55,22 @@ def is_depthwise(node: Node) -> bool:
 
 def is_birth(node: Node) -> bool:
   """Whether a node makes channels: a convolution that mixes its inputs, or a linear layer."""
-  return node.op == "Dense" or (node.op == "ConvNorm" and not is_depthwise(node))
+  return not any(continued(node, *(np.zeros(shape[-1]) for shape in node.input_shapes)))
 
 
 def groups_of(node: Node) -> int:
-  """Groups of a node that makes channels."""
-  return 1 if node.op == "Dense" else node.attrs["groups"]
+  """Groups of channels that must be of one size."""
+  return OPERATIONS[node.op].groups(node)
+
+
+def continued(node: Node, *channels: np.ndarray) -> tuple[tuple[np.ndarray, ...], ...]:
+  """For each output the entries of the input channels that its channels continue, one by one.
+
+  Args:
+    node: of a graph.
+    channels: for each input, an entry for each of its channels.
+  """
+  return OPERATIONS[node.op].route(node, *channels)
 
 
 def tensors_of(graph: Graph) -> dict[str, int]:
@@ -72,33 +81,6 @@ def tensors_of(graph: Graph) -> dict[str, int]:
       tensor: shape[-1] for tensor, shape in zip(node.outputs, node.output_shapes, strict=True)
     }
   return found
-
-
-def ties_of(node: Node) -> Iterator[Tie]:
-  """Pairs of a node's output channels and the input channels that they continue, in order."""
-  outs = [np.arange(shape[-1]) for shape in node.output_shapes]
-  ins = [np.arange(shape[-1]) for shape in node.input_shapes]
-  if is_birth(node):
-    return
-  if node.op == "Concat":
-    start = 0
-    for tensor, channels in zip(node.inputs, ins, strict=True):
-      yield node.output, start + channels, tensor, channels
-      start += len(channels)
-  elif node.op == "Split":
-    start = 0
-    for tensor, channels in zip(node.outputs, outs, strict=True):
-      yield tensor, channels, node.inputs[0], start + channels
-      start += len(channels)
-  elif node.op == "ChannelShuffle":
-    moved = ins[0].reshape(node.attrs["groups"], -1).T.ravel()
-    yield node.output, outs[0], node.inputs[0], moved
-  elif node.op == "ConvNorm":
-    yield node.output, outs[0], node.inputs[0], np.repeat(ins[0], len(outs[0]) // len(ins[0]))
-  else:
-    for tensor, channels in zip(node.inputs, ins, strict=True):
-      if len(channels) == len(outs[0]):  # a gate may be one number for all channels
-        yield node.output, outs[0], tensor, channels
 
 
 def find_routes(graph: Graph) -> Routes:
@@ -118,27 +100,30 @@ def find_routes(graph: Graph) -> Routes:
   sizes = tensors_of(graph)
   starts = dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1], strict=True))
   total = sum(sizes.values())
-  ends = [(starts[a] + i, starts[b] + j) for node in graph.nodes for a, i, b, j in ties_of(node)]
+  channels = {tensor: starts[tensor] + np.arange(size) for tensor, size in sizes.items()}
+  ends = [
+    (channels[tensor], source)
+    for node in graph.nodes
+    for tensor, sources in zip(
+      node.outputs, continued(node, *(channels[name] for name in node.inputs)), strict=True
+    )
+    for source in sources
+  ]
   left, right = (np.concatenate([pair[k] for pair in ends] or [np.zeros(0, int)]) for k in (0, 1))
   links = coo_array((np.ones(len(left), bool), (left, right)), shape=(total, total))
   count, labels = connected_components(links, directed=False)
-  marks = [
-    (starts[tensor] + np.arange(size), np.full(size, i))
-    for i, (tensor, size) in enumerate(sizes.items())
-  ]
+  marks = [(channels[tensor], np.full(size, i)) for i, (tensor, size) in enumerate(sizes.items())]
   code = len(sizes)
   for node in graph.nodes:
     if is_birth(node) and groups_of(node) > 1:
       for tensor in (node.inputs[0], node.output):
-        marks.append(
-          (starts[tensor] + np.arange(sizes[tensor]), code + _group(sizes[tensor], node))
-        )
+        marks.append((channels[tensor], code + _group(sizes[tensor], node)))
         code += groups_of(node)
   elements, codes = (np.concatenate([mark[k] for mark in marks]) for k in (0, 1))
   words = np.random.default_rng(0).integers(2**64, size=code, dtype=np.uint64)
   signatures = np.zeros(count, np.uint64)
   np.add.at(signatures, labels[elements], words[codes])  # modulo 2**64: a hash of the multiset
-  ids = {tensor: labels[starts[tensor] : starts[tensor] + size] for tensor, size in sizes.items()}
+  ids = {tensor: labels[places] for tensor, places in channels.items()}
   locked = np.zeros(count, bool)
   locked[ids[INPUT]] = locked[ids[graph.output]] = True
   return Routes(ids, signatures, locked)
@@ -168,53 +153,27 @@ def with_counts(graph: Graph, counts: Mapping[str, int]) -> Graph:
     ((1, 16, 16, 8),)
   """
 
-  def shapes(names, old):
-    return tuple((*s[:-1], counts[name]) for name, s in zip(names, old, strict=True))
-
-  nodes = []
-  for node in graph.nodes:
-    made = node._replace(
-      attrs=FrozenDict({**node.attrs, **_changed(node, counts)}),
-      input_shapes=shapes(node.inputs, node.input_shapes),
-      output_shapes=shapes(node.outputs, node.output_shapes),
-    )
-    _check(node, made)
-    nodes.append(made)
-  return graph._replace(nodes=tuple(nodes))
+  return graph._replace(nodes=tuple(_resized(node, counts) for node in graph.nodes))
 
 
-def _changed(node: Node, counts: Mapping[str, int]) -> dict:
-  """The attributes of a node that tell of channels."""
-  out = counts[node.output]
-  if node.op == "Split":
-    return {"sizes": tuple(counts[tensor] for tensor in node.outputs)}
-  if node.op == "ChannelShuffle":
-    groups, old = node.attrs["groups"], node.input_shapes[0][-1]
-    return {"groups": groups if groups * groups <= old else out // (old // groups)}
-  if node.op == "Dense":
-    return {"features": out}
-  if node.op == "ConvNorm":
-    return {"features": out}
-  return {}
-
-
-def _check(old: Node, node: Node) -> None:
-  ins, outs = ([shape[-1] for shape in part] for part in (node.input_shapes, node.output_shapes))
-  factor = 1
-  if node.op == "ChannelShuffle":
-    factor = node.attrs["groups"]
-  elif is_birth(node):
-    factor = groups_of(node)
-  fits = min(*ins, *outs) > 0 and factor > 0
-  fits = fits and not any(channels % factor for channels in (*ins, *outs))
-  if node.op == "ChannelShuffle" and fits:
-    was, groups = old.input_shapes[0][-1], old.attrs["groups"]
-    fits = factor == groups or ins[0] // factor == was // groups
+def _resized(node: Node, counts: Mapping[str, int]) -> Node:
+  ins, outs = ([counts[name] for name in names] for names in (node.inputs, node.outputs))
+  shapes = (
+    tuple((*shape[:-1], count) for shape, count in zip(old, new, strict=True))
+    for old, new in ((node.input_shapes, ins), (node.output_shapes, outs))
+  )
+  try:
+    fields = OPERATIONS[node.op].resized(node, ins, outs)
+    made = Node(node.name, node.op, {**node.attrs, **fields}, node.inputs, node.outputs, *shapes)
+    fits = min(*ins, *outs) > 0 and not any(count % groups_of(made) for count in (*ins, *outs))
+  except ValueError:
+    fits = False
   if not fits:
     raise ValueError(
       f"keep: {node.name!r}, a {node.op}, cannot have {', '.join(map(str, ins))} input and"
       f" {', '.join(map(str, outs))} output channels; keep others."
     )
+  return made._replace(attrs=FrozenDict(made.attrs))
 
 
 def families_of(graph: Graph, routes: Routes) -> tuple[tuple[np.uint64, ...], ...]:
@@ -238,9 +197,7 @@ def families_of(graph: Graph, routes: Routes) -> tuple[tuple[np.uint64, ...], ..
     label[np.isin(label, label[members])] = label[members].min()
 
   for node in graph.nodes:
-    if node.op == "ChannelShuffle":
-      join(through[node.output])
-    elif is_birth(node) and groups_of(node) > 1:
+    if 1 < groups_of(node) < node.input_shapes[0][-1]:
       join(through[node.inputs[0]])
       join(through[node.output])
   before = -1

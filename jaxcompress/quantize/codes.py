@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from jaxcompress.nn import Folded, Graph, Node, kernel_shape
-from jaxcompress.nn.operations import needed_shape
+from jaxcompress.nn.operations import needed_shape, shares_grid
 from jaxcompress.quantize.fake_quant import Levels, levels
 from jaxcompress.quantize.integer import (
   HIGHEST,
-  SAME_GRID,
   Grid,
   Integers,
   average_kernel,
@@ -167,7 +166,7 @@ def _lowered(
   copied = {
     (node.name, tensor): key_of[node.output]
     for node in graph.nodes
-    if node.op in SAME_GRID
+    if shares_grid(node)
     for tensor in node.inputs
     if (node.name, tensor) in sites.apart
   }

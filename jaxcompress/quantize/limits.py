@@ -18,7 +18,8 @@ import numpy as np
 from flax.core import FrozenDict
 
 from jaxcompress.nn import INPUT, Graph, Node
-from jaxcompress.quantize.integer import GATES, SAME_GRID, Grid, fixed_grid, wide, xnnpack
+from jaxcompress.nn.operations import shares_grid
+from jaxcompress.quantize.integer import GATES, Grid, fixed_grid, wide, xnnpack
 from jaxcompress.quantize.integer.swish import LARGEST_RATIO
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
 from jaxcompress.quantize.sites import Apart, find_sites
@@ -106,7 +107,7 @@ def unlike_grids(graph: Graph, grids: Mapping[str, Grid]) -> Apart:
   return frozenset(
     (node.name, tensor)
     for node in graph.nodes
-    if node.op in SAME_GRID
+    if shares_grid(node)
     for tensor in node.inputs
     if grids[tensor] != grids[node.output]
   )
@@ -183,7 +184,7 @@ def _has_others(graph: Graph, key_of: Mapping[str, str], reader: Node, tensor: s
   key = key_of[tensor]
   return key_of[graph.output] == key or any(
     key in {key_of[name] for name in node.inputs}
-    and not (node.op in SAME_GRID and key_of[node.output] == key)
+    and not (shares_grid(node) and key_of[node.output] == key)
     for node in graph.nodes
     if node.name != reader.name
   )
@@ -238,7 +239,7 @@ def widen_grids(
   key_of = find_sites(graph).key_of
   scales = _shared_scales(key_of, grids)
   fixed = {key_of[node.output] for node in graph.nodes if fixed_grid(node)}
-  copies = {t for node in graph.nodes if node.op in SAME_GRID for t in node.inputs}
+  copies = {t for node in graph.nodes if shares_grid(node) for t in node.inputs}
   for _ in range(MOST_PASSES):
     changed = False
     for node in graph.nodes:

@@ -10,17 +10,19 @@ other readers.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from jaxcompress.nn import INPUT, Graph, fuse_activations
+from jaxcompress.nn import INPUT, Graph, fuse_activations, kernel_shape
+from jaxcompress.nn.activations import ACTIVATIONS
+from jaxcompress.nn.operations import shares_grid
 from jaxcompress.nn.select import layers_of
+from jaxcompress.nn.structure import OPERATIONS
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import stored_bits
-from jaxcompress.quantize.integer import GATES, SAME_GRID, Grid, fixed_grid
+from jaxcompress.quantize.integer import GATES, Grid, fixed_grid
 from jaxcompress.quantize.integer.values import INNER_SWISH
 from jaxcompress.quantize.quantizers import Quantizer
 from jaxcompress.quantize.rules import Choice, choose
 
 Apart = frozenset[tuple[str, str]]
-MOVES = ("MaxPool", "Split", "ChannelShuffle")  # their outputs are values that were rounded before
 
 
 class Sites(NamedTuple):
@@ -90,8 +92,9 @@ def find_sites(graph: Graph, apart: Iterable[tuple[str, str]] = ()) -> Sites:
       raise ValueError(f"model: act of {node.name!r}: {INNER_SWISH}")
     for tensor in node.outputs:
       group[tensor] = tensor
-    rounds = node.op not in (*MOVES, "Concat")
-    if node.op in SAME_GRID:
+    operation, act = OPERATIONS[node.op], ACTIVATIONS[node.attrs.get("act")]
+    rounds = operation.grid != "copied"
+    if shares_grid(node):
       only_gates = gates >= set(node.inputs)
       unlike = {t for t in node.inputs if (node.name, t) in apart or (t in gates) != only_gates}
       found |= {(node.name, tensor) for tensor in unlike}
@@ -102,17 +105,18 @@ def find_sites(graph: Graph, apart: Iterable[tuple[str, str]] = ()) -> Sites:
       rounds |= bool(unlike)
     if rounds:
       rounded |= set(node.outputs)
-    if fixed_grid(node) or (node.op in SAME_GRID and only_gates):
+    if fixed_grid(node) or (shares_grid(node) and only_gates):
       gates |= set(node.outputs)
-    rectified = str(node.attrs.get("act")).startswith(("relu", "hard_sigmoid"))
-    if rectified or (node.op in (*SAME_GRID, "GlobalAvgPool") and nonnegative >= set(node.inputs)):
+    if act.low >= 0 or (operation.within and nonnegative >= set(node.inputs)):
       nonnegative |= set(node.outputs)
   if unknown := sorted(apart - found):
     raise ValueError(
       f"apart: {unknown[0]} is no pair of a pool, split, shuffle or concatenation and a tensor that"
       " it reads; post_training finds such pairs, see quantize.grids_apart."
     )
-  kernels = tuple(node.name for node in graph.nodes if node.op in ("ConvNorm", "Dense"))
+  kernels = tuple(
+    node.name for node in graph.nodes if kernel_shape(node) and OPERATIONS[node.op].trained
+  )
   return Sites(
     graph,
     tuple(group.items()),

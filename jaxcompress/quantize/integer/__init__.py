@@ -2,7 +2,6 @@
 
 from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC
 from jaxcompress.quantize.integer.lower import (
-  SAME_GRID,
   as_before,
   average_kernel,
   fixed_grid,
@@ -40,7 +39,6 @@ __all__ = [
   "HIGHEST",
   "KERNELS",
   "LOWEST",
-  "SAME_GRID",
   "TYPES",
   "GateGrids",
   "Grid",

@@ -6,10 +6,10 @@ import numpy as np
 from flax.core import FrozenDict
 
 from jaxcompress.nn import Graph, Node
+from jaxcompress.nn.operations import shares_grid
 from jaxcompress.quantize.integer.pools import pads_of
 from jaxcompress.quantize.integer.values import GATES, Grid, with_bits
 
-SAME_GRID = ("MaxPool", "AvgPool", "Split", "ChannelShuffle", "Concat")  # they copy integers
 AVERAGE = "average"  # an attribute of convolutions that were average pools
 WIDEST_AVERAGE = 22  # the side of a window of weights of 127 whose sums float32 holds exactly
 
@@ -195,7 +195,7 @@ def as_before(graph: Graph) -> tuple[Graph, frozenset[tuple[str, str]]]:
       attrs = {key: node.attrs[key] for key in ("kernel", "stride", "padding")}
       node = node._replace(op="AvgPool", attrs=FrozenDict(attrs, count_padding=True))
       apart.add((node.name, inputs[0]))
-    if node.op in SAME_GRID:
+    if shares_grid(node):
       apart |= {(node.name, source[tensor]) for tensor in node.inputs if tensor in source}
     nodes.append(node._replace(inputs=inputs))
   output = source.get(graph.output, graph.output)

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxcompress.nn import Graph
-from jaxcompress.quantize.integer import SAME_GRID, is_linear
+from jaxcompress.nn.operations import shares_grid
+from jaxcompress.quantize.integer import is_linear
 from jaxcompress.quantize.limits import coarsest
 from jaxcompress.quantize.ptq.histograms import Bounds
 from jaxcompress.quantize.sites import Apart, Sites, find_sites
@@ -122,7 +123,7 @@ def _read_by_many(graph: Graph, key_of: Mapping[str, str]) -> set[str]:
   readers: dict[str, int] = {key_of[graph.output]: 2}
   for node in graph.nodes:
     for key in dict.fromkeys(key_of[tensor] for tensor in node.inputs):
-      if node.op not in SAME_GRID:
+      if not shares_grid(node):
         readers[key] = 2
       elif key_of[node.output] != key:
         readers[key] = readers.get(key, 0) + 1

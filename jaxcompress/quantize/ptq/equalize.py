@@ -9,9 +9,9 @@ from jaxcompress.nn import Folded, Graph
 from jaxcompress.quantize.model import Move
 from jaxcompress.quantize.ptq.moments import Moments, absorbed
 from jaxcompress.quantize.ptq.wiring import (
-  POOLS,
   by_input,
   find_chains,
+  is_pool,
   pads,
   scale_inputs,
 )
@@ -176,7 +176,7 @@ def _through_pools(graph: Graph, moves: Mapping[str, Move]) -> dict[str, Move]:
   for node in graph.nodes:
     if node.name in moves:
       found[node.output] = moves[node.name]
-    elif node.op in POOLS and node.inputs[0] in found:
+    elif is_pool(node) and node.inputs[0] in found:
       found[node.output] = found[node.inputs[0]]
   return found
 

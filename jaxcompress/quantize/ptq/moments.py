@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxcompress.nn import Graph, Node
+from jaxcompress.nn.activations import ACTIVATIONS
 from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.structure import OPERATIONS
 
 SIGMAS = 3.0  # how far below its mean a channel counts as never reaching
 _erf = np.vectorize(math.erf)
@@ -81,9 +84,6 @@ def clipped_mean(moments: Moments, high: float = math.inf) -> np.ndarray:
   return total
 
 
-CEILINGS = {"relu": math.inf, "relu6": 6.0}
-
-
 def tensor_means(graph: Graph, moments: Mapping[str, Moments]) -> dict[str, np.ndarray]:
   """(channels,) expected values of the tensors of a graph, as far as BatchNorm tells.
 
@@ -106,18 +106,8 @@ def _node_means(
   if own is not None:
     if act is None:
       return (own.mean,)
-    return (clipped_mean(own, CEILINGS[act]),) if act in CEILINGS else ()
+    return (clipped_mean(own, ACTIVATIONS[act].high),) if ACTIVATIONS[act].fuses else ()
   known = [mean for mean in inputs if mean is not None]
-  if act is not None or len(known) < len(inputs):
+  if act is not None or len(known) < len(inputs) or not OPERATIONS[node.op].linear:
     return ()
-  if node.op == "Add":
-    return (known[0] + known[1],)
-  if node.op == "Concat":
-    return (np.concatenate(known),)
-  if node.op == "Split":
-    return tuple(np.split(known[0], np.cumsum(node.attrs["sizes"])[:-1]))
-  if node.op == "ChannelShuffle":
-    return (known[0].reshape(node.attrs["groups"], -1).T.ravel(),)
-  if node.op in ("AvgPool", "GlobalAvgPool"):
-    return (known[0],)
-  return ()
+  return tuple(reduce(np.add, sources) for sources in OPERATIONS[node.op].route(node, *known))

@@ -5,11 +5,12 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcompress.nn import Graph, Node, kernel_shape
-from jaxcompress.nn.operations import needed_shape
+from jaxcompress.nn.graph import alike
+from jaxcompress.nn.operations import by_groups, needed_shape
+from jaxcompress.nn.structure import OPERATIONS
 from jaxcompress.ops.padding import resolve_padding
 
 COMMUTES = (None, "relu", "relu6")  # ReLU6 only after it became ReLU
-POOLS = ("MaxPool", "AvgPool", "GlobalAvgPool")  # each channel on its own, scales pass through
 
 
 class Chain(NamedTuple):
@@ -62,10 +63,16 @@ def find_chains(graph: Graph) -> tuple[Chain, ...]:
   return tuple(chains)
 
 
+def is_pool(node: Node) -> bool:
+  """Whether a node takes each channel on its own, and scales pass through it."""
+  operation = OPERATIONS[node.op]
+  return operation.within and operation.route is alike
+
+
 def is_depthwise(node: Node) -> bool:
   """Whether a layer makes each channel from the same channel alone."""
   shape, channels = needed_shape(node), node.input_shapes[0][-1]
-  return node.op != "Dense" and shape[-2] == 1 and shape[-1] == channels
+  return len(shape) == 4 and shape[-2] == 1 and shape[-1] == channels
 
 
 def _reader(graph: Graph, node: Node) -> Node | None:
@@ -79,36 +86,24 @@ def _reader(graph: Graph, node: Node) -> Node | None:
     node = readers[0]
     if kernel_shape(node) is not None:
       return node
-    if node.op not in POOLS:
+    if not is_pool(node):
       return None
 
 
 def pads(node: Node) -> bool:
   """Whether a layer reads zeros around its input."""
-  if node.op in ("Dense", "BatchNorm"):
-    return False
   attrs = node.attrs
+  if "padding" not in attrs:
+    return False
   cells = resolve_padding(
     attrs["padding"], node.input_shapes[0][1:3], attrs["kernel"], attrs["stride"]
   )
   return any(map(any, cells))
 
 
-def _groups(node: Node) -> int:
-  """Channel groups of a convolution."""
-  channels = node.input_shapes[0][-1]
-  return channels // needed_shape(node)[-2]
-
-
 def by_input(node: Node, kernel: np.ndarray) -> np.ndarray:
   """(in,) largest weight that reads each input channel."""
-  largest = np.abs(kernel)
-  if node.op == "Dense":
-    channels = node.input_shapes[0][-1]
-    return largest.reshape(-1, channels, kernel.shape[-1]).max(axis=(0, 2))
-  groups = _groups(node)
-  largest = largest.max(axis=(0, 1)).reshape(kernel.shape[2], groups, -1).max(axis=-1)
-  return largest.T.ravel()
+  return by_groups(node, np.abs(kernel)).max(axis=(0, 3)).T.ravel()
 
 
 def scale_inputs(node: Node, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -119,9 +114,6 @@ def scale_inputs(node: Node, kernel: np.ndarray, scale: np.ndarray) -> np.ndarra
     kernel: (k, k, in / groups, out) or (in, out).
     scale: (in,), one for each input channel.
   """
-  if node.op == "Dense":
-    positions = kernel.shape[0] // scale.size
-    return kernel * np.tile(scale, positions)[:, None]
-  groups = _groups(node)
-  each = np.repeat(scale.reshape(groups, -1).T, kernel.shape[-1] // groups, axis=1)
-  return kernel * each
+  grouped = by_groups(node, kernel)
+  each = scale.reshape(grouped.shape[2], grouped.shape[1]).T[None, :, :, None]
+  return (grouped * each).reshape(kernel.shape)
