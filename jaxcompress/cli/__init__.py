@@ -1,4 +1,4 @@
-"""The command line: one module for each command, which imports what it needs when it runs."""
+"""The command line: commands, which import what they need when they run, and how the program ends."""
 
 from jaxcompress.cli.entry import app, main, start
 

@@ -9,13 +9,16 @@ from typing import Annotated
 
 import typer
 
+from jaxcompress.cli.commands import keep_compiled_programs
 from jaxcompress.cli.ending import INTERRUPTED, STOPPED, WRONG, EndError, of_system
-from jaxcompress.cli.programs import keep_compiled_programs
 
-Width = Annotated[float | None, typer.Option(help="Width multiplier of the student [0.25].")]
+OF_THE_RUN = (  # what is asked for besides a network
+  ["out", "resume", "input_workers", "coordinator", "num_processes", "process_id", "heartbeat"]
+)
 
 
 def compress(
+  context: typer.Context,
   preset: Annotated[
     str | None,
     typer.Option(
@@ -31,7 +34,9 @@ def compress(
     ),
   ] = None,
   student: Annotated[str | None, typer.Option(help="The small model [mobilenet_v2].")] = None,
-  width: Width = None,
+  width: Annotated[
+    float | None, typer.Option(help="Width multiplier of the student [0.25].")
+  ] = None,
   teacher: Annotated[str | None, typer.Option(help="The large model [mobilenet_v2].")] = None,
   teacher_width: Annotated[
     float | None, typer.Option(help="Width multiplier of the teacher [0.75].")
@@ -130,37 +135,18 @@ def compress(
   from rich.console import Console
 
   from jaxcompress import pipeline, report, training
+  from jaxcompress.pipeline.folders import claim_together
   from jaxcompress.terminal import say
   from jaxcompress.training import processes
 
-  given = {
-    "preset": preset,
-    "data": data,
-    "student": student,
-    "width": width,
-    "teacher": teacher,
-    "teacher_width": teacher_width,
-    "teacher_checkpoint": teacher_checkpoint and str(pathlib.Path(teacher_checkpoint).absolute()),
-    "distill": distill,
-    "bits": bits,
-    "sparsity": sparsity,
-    "sparsity_distribution": sparsity_distribution,
-    "sparsity_pattern": sparsity_pattern,
-    "cluster": cluster,
-    "epochs": epochs,
-    "batch_size": batch_size,
-    "image_size": image_size,
-    "flip": flip,
-    "seed": seed,
-    "quick": quick or None,
-    "max_size": max_size,
-    "max_macs": max_macs,
-    "max_latency_ms": max_latency_ms,
-  }
+  given = {name: value for name, value in context.params.items() if name not in OF_THE_RUN}
+  given["quick"] = quick or None
+  if teacher_checkpoint is not None:
+    given["teacher_checkpoint"] = str(pathlib.Path(teacher_checkpoint).absolute())
   keep_compiled_programs()
   training.join(training.Together(coordinator, num_processes, process_id, heartbeat))
   console = Console(quiet=not processes.is_first())
-  folder, options = pipeline.claim_together(out, given, resume=resume)
+  folder, options = claim_together(out, given, resume=resume)
   command = shlex.join(["jaxcompress", *sys.argv[1:]])
   with _resumable(folder):
     results = pipeline.compress(
@@ -173,7 +159,8 @@ def compress(
 @contextlib.contextmanager
 def _resumable(folder: pathlib.Path) -> Iterator[None]:
   """Says how to go on where a run ends before its end; after a mistake the folder is free again."""
-  from jaxcompress import data, pipeline, training
+  from jaxcompress import data, training
+  from jaxcompress.pipeline.folders import release_folder
   from jaxcompress.training import processes
 
   on = f"go on with --resume --out {shlex.quote(str(folder))}"
@@ -181,7 +168,7 @@ def _resumable(folder: pathlib.Path) -> Iterator[None]:
     yield
   except ValueError:
     if processes.is_first():
-      pipeline.release_folder(folder)
+      release_folder(folder)
     raise
   except KeyboardInterrupt as error:
     raise EndError(f"stopped; {on}", INTERRUPTED) from error

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+from typing import Any
 
 from jaxcompress.terminal import literal
 
@@ -32,8 +33,8 @@ def end(error: BaseException) -> None:
     SystemExit: where it runs alone.
   """
   together, lost = _of_several(error)
-  if isinstance(error, ValueError):
-    text, code = " ".join(filter(None, map(str.strip, str(error).splitlines()))), WRONG
+  if isinstance(error, ValueError) or hasattr(error, "format_message"):
+    text, code = " ".join(filter(None, map(str.strip, _of_mistake(error).splitlines()))), WRONG
   elif isinstance(error, KeyboardInterrupt):
     text, code = "stopped", INTERRUPTED
   elif isinstance(error, EndError):
@@ -72,6 +73,26 @@ def leave_threads(code: object) -> None:
     return
   atexit._run_exitfuncs()
   os._exit(code if isinstance(code, int) else 1)
+
+
+def _of_mistake(error: Any) -> str:
+  """A mistake in the words of the command line, which spells options in its own way.
+
+  Examples:
+    >>> from jaxcompress.pipeline.options import OptionError
+    >>> _of_mistake(OptionError("out: a.jcz exists; add ", ".", force=True))
+    'out: a.jcz exists; add --force.'
+    >>> _of_mistake(OptionError("format: needs 4 bits; add ", ".", bits=4))
+    'format: needs 4 bits; add --bits 4.'
+  """
+  if hasattr(error, "format_message"):  # of typer, which has a copy of click, or click
+    command = "jaxcompress" if error.ctx is None else error.ctx.command_path
+    message = error.format_message().rstrip(".")
+    return f"{message}{'' if message.endswith('?') else '.'} See {command} --help."
+  if not hasattr(error, "spelled"):
+    return str(error)
+  flag = f"--{error.name.replace('_', '-')}"
+  return error.spelled(flag if error.value is True else f"{flag} {error.value}")
 
 
 def of_system(error: OSError) -> str:

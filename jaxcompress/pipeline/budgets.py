@@ -1,4 +1,4 @@
-"""What a network costs, before it is trained; and which candidates a budget leaves."""
+"""Costs of a network, before it is trained; and the candidates that a budget leaves."""
 
 import pathlib
 import tempfile
@@ -7,13 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxcompress import data as datasets
 from jaxcompress import export, prune, quantize
+from jaxcompress.data.storage import in_chunks
 from jaxcompress.nn import Folded, Graph, count_macs, kernel_shape
 
 LOW_BITS = 4  # on average, that the bits of single layers are expected to come down to
 FEWEST_BITS = 2
 DIVISOR = 8  # of the channels that stay
 NEAR = 0.95  # of the latency that is asked for, since it is measured again at the end
+SENSED = 256  # images on which the sensitivity of layers is measured
 HALVINGS = 9  # of the interval in which the share of channels is searched
 
 
@@ -86,6 +89,13 @@ def latency(model: quantize.QuantizedModel) -> float:
   with tempfile.TemporaryDirectory() as folder:
     path = export.tflite(model, pathlib.Path(folder) / "model.tflite")
     return export.benchmark(path, threads=1).median_ms
+
+
+def integer_top1(model: quantize.QuantizedModel, split: datasets.Split) -> float:
+  """Share of a split's images that an integer network gets right."""
+  chunks = in_chunks(split.images)
+  picked = np.concatenate([model.integers(chunk).argmax(axis=-1) for chunk in chunks])
+  return float(np.mean(picked == split.labels))
 
 
 def costs(graph: Graph, budget: Budget, bits: int = 8, extra: int = 0) -> Budget:

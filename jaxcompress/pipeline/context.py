@@ -1,4 +1,4 @@
-"""What the phases of a run share: options, data, schedule, and the facts that are noted."""
+"""State that the phases of a run share: options, data, steps, and the facts that are noted."""
 
 import dataclasses
 import pathlib
@@ -10,17 +10,19 @@ from rich.console import Console
 
 from jaxcompress import data as datasets
 from jaxcompress import training
+from jaxcompress.files.records import read_record, write_record
 from jaxcompress.pipeline.networks import Network
-from jaxcompress.pipeline.options import Options
+from jaxcompress.pipeline.options import CompressOptions
 from jaxcompress.pipeline.presets import Preset
-from jaxcompress.pipeline.small_files import DELETE, built, read_json, write_json
-from jaxcompress.report import Entry, MetricsWriter
+from jaxcompress.report.metrics import MetricsWriter
+from jaxcompress.report.results import Entry
 from jaxcompress.training.sharding import on_one_device
 
 STEPS = 1000  # where no number of epochs is given, and the set is not small
 SMALL_STEPS, SMALL_EPOCHS = 400, 25  # a small set gets so many epochs, but no fewer steps
 EVAL_BATCH = 250
 PROGRESS_FILE = "progress.json"
+DELETE = "delete it, and what it held is found again"  # a remedy for a damaged file
 
 
 class PhaseSteps(NamedTuple):
@@ -35,13 +37,13 @@ class PhaseSteps(NamedTuple):
   int_steps: int
 
   @classmethod
-  def of(cls, options: Options, images: int) -> "PhaseSteps":
-    """The schedule for a number of training images.
+  def of(cls, options: CompressOptions, images: int) -> "PhaseSteps":
+    """Steps for a number of training images.
 
     Examples:
-      >>> PhaseSteps.of(Options(epochs=2, batch_size=50), 1000)
+      >>> PhaseSteps.of(CompressOptions(epochs=2, batch_size=50), 1000)
       PhaseSteps(float_steps=40, int_steps=8)
-      >>> [PhaseSteps.of(Options(), images).float_steps for images in (100, 1258, 24_000)]
+      >>> [PhaseSteps.of(CompressOptions(), images).float_steps for images in (100, 1258, 24_000)]
       [400, 491, 1000]
     """
     if options.epochs is not None:
@@ -63,7 +65,7 @@ class Context:
     options: of the run.
     data: images in memory.
     preset: how networks are trained.
-    schedule: steps of each phase.
+    steps: of each phase.
     metrics: rows go here; of the first process.
     console: progress goes here.
     mesh: all devices of all processes, or None for one alone.
@@ -71,10 +73,10 @@ class Context:
   """
 
   folder: pathlib.Path
-  options: Options
+  options: CompressOptions
   data: datasets.Dataset
   preset: Preset
-  schedule: PhaseSteps
+  steps: PhaseSteps
   metrics: MetricsWriter
   console: Console
   mesh: Mesh | None = None
@@ -86,21 +88,16 @@ class Context:
     return self.preset.preprocess
 
   def metadata(self, title: str) -> dict[str, Any]:
-    """What integer files say of a network and its images."""
-    return {
-      "model": title,
-      "classes": list(self.data.classes),
-      "preprocess": self.preprocess.to_metadata(),
-      "data": self.data.name,
-    }
+    """Metadata of the integer files of a network."""
+    return file_metadata(title, self.data, self.preprocess)
 
-  def recall(self) -> dict[str, Any]:
+  def recall(self) -> dict[str, Entry]:
     """Facts that earlier phases noted; see :func:`read_progress`."""
     return read_progress(self.folder)
 
-  def note(self, **facts: Any) -> None:
+  def note(self, **facts: Entry) -> None:
     """Keeps facts for the report, also over a kill; for the first process."""
-    write_json(self.folder / PROGRESS_FILE, {**self.recall(), **facts})
+    write_record(self.folder / PROGRESS_FILE, {**self.recall(), **facts})
 
   def top1(self, network: Network, variables: Any, split: datasets.Split) -> float:
     """Accuracy of a float network on a split, a share; all processes compute it together."""
@@ -126,7 +123,19 @@ class Context:
     return sum(row.get("seconds") or 0.0 for row in rows)
 
 
-def read_progress(folder: pathlib.Path) -> dict[str, Any]:
+def file_metadata(
+  title: str, data: datasets.Dataset, preprocess: datasets.Preprocess
+) -> dict[str, Any]:
+  """Metadata of the integer files of a network: its name, and how images become classes."""
+  return {
+    "model": title,
+    "classes": list(data.classes),
+    "preprocess": preprocess.to_metadata(),
+    "data": data.name,
+  }
+
+
+def read_progress(folder: pathlib.Path) -> dict[str, Entry]:
   """The facts that a run's phases noted: those of its float networks, by name.
 
   Raises:
@@ -138,9 +147,4 @@ def read_progress(folder: pathlib.Path) -> dict[str, Any]:
     {}
   """
   path = folder / PROGRESS_FILE
-  if not path.exists():
-    return {}
-  facts = read_json(path, dict, DELETE)
-  for entry in facts.values():
-    built(Entry, entry, path, DELETE)
-  return facts
+  return read_record(path, dict[str, Entry], DELETE) if path.exists() else {}

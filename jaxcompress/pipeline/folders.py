@@ -3,16 +3,17 @@
 import contextlib
 import dataclasses
 import errno
+import itertools
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
+from jaxcompress.files.records import read_record
 from jaxcompress.files.values import sealed_json
 from jaxcompress.files.writing import sweep, temporary_beside
-from jaxcompress.pipeline.options import Options, make_options
-from jaxcompress.pipeline.small_files import built, read_json
+from jaxcompress.pipeline.options import CompressOptions, OptionError
 from jaxcompress.training.processes import is_first, shared
 from jaxcompress.training.variables import check_place
 
@@ -27,7 +28,7 @@ CHECKPOINTS, PARTIAL = "checkpoints", ".partial"
 
 def claim_folder(
   out: str | None, options: dict[str, Any], *, resume: bool
-) -> tuple[pathlib.Path, Options]:
+) -> tuple[pathlib.Path, CompressOptions]:
   """Decides where a run writes, without touching anything that is there.
 
   Args:
@@ -55,7 +56,7 @@ def claim_folder(
   if resume:
     folder = pathlib.Path(out) if out else _newest_default()
     return folder, _resumed(folder, options)
-  made = make_options(options)
+  made = CompressOptions.of(options)
   while True:
     folder = pathlib.Path(out) if out else _free_default()
     check_place("out", folder)
@@ -63,15 +64,16 @@ def claim_folder(
       return folder, made
     if out:
       _refuse_if_busy(folder)
-      raise ValueError(
-        f"out: {folder} exists and is not empty; name another folder, or add --resume to go on with"
-        " the run in it."
+      raise OptionError(
+        f"out: {folder} exists and is not empty; name another folder, or add ",
+        " to go on with the run in it.",
+        resume=True,
       )
 
 
 def claim_together(
   out: str | None, given: dict[str, Any], *, resume: bool
-) -> tuple[pathlib.Path, Options]:
+) -> tuple[pathlib.Path, CompressOptions]:
   """The first process claims the output folder (see :func:`claim_folder`), for all of them.
 
   Raises:
@@ -84,18 +86,17 @@ def claim_together(
     ('out', 4)
   """
   claim: dict[str, Any] = {}
+  wrong: ValueError | None = None
   if is_first():
     try:
       folder, options = claim_folder(out, given, resume=resume)
       claim = {"folder": str(folder.absolute())}
     except ValueError as error:
-      claim = {"error": str(error)}
+      wrong, claim = error, {"error": str(error)}
   claim = shared(claim)
   if "error" in claim:
-    raise ValueError(claim["error"])
-  if is_first():
-    return folder, options
-  return claim_folder(claim["folder"], given, resume=True)
+    raise wrong or ValueError(claim["error"])
+  return (folder, options) if is_first() else claim_folder(claim["folder"], given, resume=True)
 
 
 def release_folder(folder: pathlib.Path) -> None:
@@ -120,7 +121,7 @@ def is_finished(folder: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def working_in(folder: pathlib.Path, options: Options) -> Iterator[None]:
+def working_in(folder: pathlib.Path, options: CompressOptions) -> Iterator[None]:
   """Keeps other runs out of an output folder, and removes what a killed one left half written.
 
   The lock is on ``run.json`` and the process's own: it ends with it, also after ``kill -9``. With
@@ -160,7 +161,7 @@ def working_in(folder: pathlib.Path, options: Options) -> Iterator[None]:
     yield
 
 
-def check_options(folder: pathlib.Path, options: Options) -> None:
+def check_options(folder: pathlib.Path, options: CompressOptions) -> None:
   """Checks that a folder's run, if it has one, was started with these options.
 
   Raises:
@@ -173,7 +174,7 @@ def check_options(folder: pathlib.Path, options: Options) -> None:
     )
 
 
-def read_options(folder: pathlib.Path) -> Options:
+def read_options(folder: pathlib.Path) -> CompressOptions:
   """The options that a folder's run was started with.
 
   Raises:
@@ -181,13 +182,11 @@ def read_options(folder: pathlib.Path) -> Options:
   """
   path = folder / OPTIONS_FILE
   if not path.is_file():
-    raise ValueError(
-      f"resume: {folder} holds no run to go on with; leave --resume out to start one."
-    )
-  return built(Options, read_json(path, dict, "start anew"), path, "start anew")
+    raise ValueError(f"resume: {folder} holds no run to go on with; leave resume out to start one.")
+  return read_record(path, CompressOptions, "start anew")
 
 
-def _resumed(folder: pathlib.Path, given: dict[str, Any]) -> Options:
+def _resumed(folder: pathlib.Path, given: dict[str, Any]) -> CompressOptions:
   options = read_options(folder)
   for name, value in given.items():
     stored = getattr(options, name)
@@ -199,14 +198,14 @@ def _resumed(folder: pathlib.Path, given: dict[str, Any]) -> Options:
   return options
 
 
-def _make(folder: pathlib.Path, options: Options) -> bool:
+def _make(folder: pathlib.Path, options: CompressOptions) -> bool:
   """Makes a run's folder, or fills an empty one; False if it holds something."""
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     return False
   return _write_options(folder, options)
 
 
-def _write_options(folder: pathlib.Path, options: Options) -> bool:
+def _write_options(folder: pathlib.Path, options: CompressOptions) -> bool:
   """Writes a run's first file at once; False if another process has just done so."""
   text = sealed_json(dataclasses.asdict(options))
   temporary = temporary_beside(folder / OPTIONS_FILE)
@@ -297,19 +296,17 @@ def _sweep(folder: pathlib.Path) -> None:
       _sweep(child)
 
 
-def _default(i: int) -> pathlib.Path:
-  return pathlib.Path("jaxcompress-out" if i == 1 else f"jaxcompress-out-{i}")
+def _defaults() -> Iterator[pathlib.Path]:
+  """Folders that are taken where none is named, in order."""
+  yield pathlib.Path("jaxcompress-out")
+  for i in itertools.count(2):
+    yield pathlib.Path(f"jaxcompress-out-{i}")
 
 
 def _free_default() -> pathlib.Path:
-  i = 1
-  while _default(i).exists():
-    i += 1
-  return _default(i)
+  return next(folder for folder in _defaults() if not folder.exists())
 
 
 def _newest_default() -> pathlib.Path:
-  i = 1
-  while _default(i + 1).exists():
-    i += 1
-  return _default(i)
+  taken = itertools.takewhile(pathlib.Path.exists, _defaults())
+  return [next(_defaults()), *taken][-1]

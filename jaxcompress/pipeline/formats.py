@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from jaxcompress import export
@@ -34,7 +35,8 @@ class Format(NamedTuple):
 
   Attributes:
     suffix: of its files.
-    write: of ``(network, path, metadata)``, and ``target=`` where it takes one.
+    write: of ``(network, path, metadata=)``, and ``target=`` where it takes one; a
+      :class:`FloatNetwork` is given as two arguments.
     needs: kind of the files for :func:`~jaxcompress.export.require_edge`; None: no extra.
     is_float: whether it holds a :class:`FloatNetwork`; otherwise a quantized model.
     has_targets: whether devices ask something of such files.
@@ -47,43 +49,26 @@ class Format(NamedTuple):
   has_targets: bool = False
 
 
-def _float_tflite(weights: str) -> Format:
-  write = lambda network, path, facts: export.tflite_float(  # noqa: E731
-    network[0], network[1], path, weights=weights, metadata=facts
-  )
-  return Format(f".{weights}.tflite", write, "tflite", is_float=True)
-
-
-def _tflite(weights: str, suffix: str) -> Format:
-  write = lambda model, path, facts, target=None: export.tflite(  # noqa: E731
-    model, path, weights=weights, target=target, metadata=facts
-  )
-  return Format(suffix, write, "tflite", has_targets=True)
+def _stablehlo(model: QuantizedModel, path: pathlib.Path, metadata: Any) -> pathlib.Path:
+  """Writes a program, which has no room for metadata."""
+  return export.stablehlo(model, path)
 
 
 FORMATS: Mapping[str, Format] = {
-  "tflite": _tflite("int8", ".tflite"),
-  "onnx": Format(
-    ".onnx",
-    lambda model, path, facts, target=None: export.onnx(model, path, target=target, metadata=facts),
-    "onnx",
-    has_targets=True,
+  "tflite": Format(".tflite", export.tflite, "tflite", has_targets=True),
+  "onnx": Format(".onnx", export.onnx, "onnx", has_targets=True),
+  "stablehlo": Format(".stablehlo", _stablehlo, "stablehlo"),
+  "packed": Format(".jcz", export.packed, None),
+  "tflite-int4": Format(
+    ".int4.tflite", partial(export.tflite, weights="int4"), "tflite", has_targets=True
   ),
-  "stablehlo": Format(
-    ".stablehlo", lambda model, path, facts: export.stablehlo(model, path), "stablehlo"
-  ),
-  "packed": Format(
-    ".jcz", lambda model, path, facts: export.packed(model, path, metadata=facts), None
-  ),
-  "tflite-int4": _tflite("int4", ".int4.tflite"),
-  "tflite-float32": _float_tflite("float32"),
-  "tflite-float16": _float_tflite("float16"),
-  "onnx-float32": Format(
-    ".float32.onnx",
-    lambda network, path, facts: export.onnx_float(network[0], network[1], path, metadata=facts),
-    "onnx",
-    is_float=True,
-  ),
+  **{
+    f"tflite-{weights}": Format(
+      f".{weights}.tflite", partial(export.tflite_float, weights=weights), "tflite", is_float=True
+    )
+    for weights in ("float32", "float16")
+  },
+  "onnx-float32": Format(".float32.onnx", export.onnx_float, "onnx", is_float=True),
 }
 
 
@@ -172,19 +157,6 @@ def runnable(model: QuantizedModel, path: pathlib.Path) -> QuantizedModel:
   return model if model.kernels in runs else model.with_kernels(runs[0])
 
 
-def check_free(paths: Iterable[pathlib.Path], *, force: bool) -> None:
-  """Checks that files can be written.
-
-  Raises:
-    ValueError: if a folder does not exist, or a file does and is not to be replaced.
-  """
-  for path in paths:
-    if not path.parent.is_dir():
-      raise ValueError(f"out: the folder {path.parent} does not exist; make it, or name another.")
-    if path.is_dir() or (path.exists() and not force):
-      raise ValueError(f"out: {path} exists; name another file, or add --force to replace it.")
-
-
 def require_formats(paths: Iterable[pathlib.Path]) -> None:
   """Checks that files can be written here, before the work that leads to them.
 
@@ -201,7 +173,7 @@ def write_all(
   model: QuantizedModel,
   paths: Sequence[pathlib.Path],
   metadata: Mapping[str, Any],
-  floats: FloatNetwork | None = None,
+  floats: FloatNetwork | tuple[()] = (),
   target: str | None = None,
 ) -> None:
   """Writes a model to files in one folder, by their suffixes; if one fails, none is there.
@@ -224,7 +196,8 @@ def write_all(
     for path in written:
       kind = FORMATS[format_of(path)]
       asked = {} if target is None else {"target": target}
-      kind.write(floats if kind.is_float else runnable(model, path), path, metadata, **asked)
+      network = floats if kind.is_float else (runnable(model, path),)
+      kind.write(*network, path, metadata=metadata, **asked)
     for path, final in zip(written, paths, strict=True):
       os.replace(path, final)
   except OSError as error:

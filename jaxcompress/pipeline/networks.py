@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcompress import data as datasets
 from jaxcompress import models
+from jaxcompress.files.records import build as build_record
 from jaxcompress.files.values import one_line, read_json, sealed_json
 from jaxcompress.models.layouts import SMALL_IMAGE
 from jaxcompress.training.variables import load_variables, save_variables
@@ -73,21 +74,39 @@ def build(
     width = default
   if width is not None:
     options["width"] = width
-  module = models.create(name, num_classes, **options)
-  summary = models.summarize(module, image_shape[0], image_shape[-1])
-  return Network(name, width, module, summary)
+  return network_of(name, width, models.create(name, num_classes, **options), image_shape)
 
 
-class Saved(NamedTuple):
+class Facts(NamedTuple):
+  """What a file says of a network; None where it says nothing.
+
+  Attributes:
+    name: in the registry.
+    width: multiplier.
+    config: of :func:`jaxcompress.models.to_config`; the first versions did not write it.
+    classes: names in the order of the logits.
+    image_shape: (height, width, channels) of the images that it was trained on.
+    preprocess: maps pixels to what the network reads.
+  """
+
+  name: str | None = None
+  width: float | None = None
+  config: dict[str, Any] | None = None
+  classes: tuple[str, ...] | None = None
+  image_shape: tuple[int, ...] | None = None
+  preprocess: datasets.Preprocess | None = None
+
+
+class SavedNetwork(NamedTuple):
   """A trained network and what its file says of it.
 
   Attributes:
     title: as a person writes it.
     module: the linen module.
     variables: its ``params`` and ``batch_stats``.
-    classes: names in the order of the logits, or None if the file does not say.
-    image_shape: (height, width, channels), or None.
-    preprocess: maps pixels to what the network reads, or None.
+    classes: as in :class:`Facts`.
+    image_shape: likewise.
+    preprocess: likewise.
   """
 
   title: str
@@ -98,7 +117,7 @@ class Saved(NamedTuple):
   preprocess: datasets.Preprocess | None
 
 
-def save(
+def save_network(
   folder: pathlib.Path,
   network: Network,
   variables: Any,
@@ -122,7 +141,7 @@ def save(
   temporary.rename(folder)
 
 
-def load(
+def load_teacher(
   folder: str | pathlib.Path,
   classes: tuple[str, ...],
   image_shape: tuple[int, ...],
@@ -131,7 +150,7 @@ def load(
   width: float | None,
   wanted: Mapping[str, Any],
 ) -> tuple[Network, Any]:
-  """Reads a network that :func:`save` wrote.
+  """Reads a network that :func:`save_network` wrote, for a data set.
 
   Args:
     folder: such as ``OUT/teacher``.
@@ -147,57 +166,31 @@ def load(
   Raises:
     ValueError: if it cannot be read, is damaged, or is another model than expected.
   """
-  folder = pathlib.Path(folder)
-  facts = _read_facts(folder, "teacher_checkpoint")
-  found = (facts["name"], facts["width"], tuple(facts["classes"]))
-  for option, expected, stored in (("teacher", name, found[0]), ("teacher_width", width, found[1])):
+  facts, folder = read_facts(folder), pathlib.Path(folder)
+  assert facts.name is not None and facts.classes is not None  # as was checked
+  for option, expected, stored in (
+    ("teacher", name, facts.name),
+    ("teacher_width", width, facts.width),
+  ):
     if expected is not None and expected != stored:
       raise ValueError(
         f"{option}: {expected} was asked for, but {folder} holds {stored}; leave it out."
       )
-  if found[2] != tuple(classes):
+  if facts.classes != tuple(classes):
     raise ValueError(
-      f"teacher_checkpoint: {folder} knows {len(found[2])} classes ({', '.join(found[2][:3])}, ...)"
-      f" and the data has {len(classes)} ({', '.join(classes[:3])}, ...); they must be the same."
+      f"teacher_checkpoint: {folder} knows {len(facts.classes)} classes"
+      f" ({', '.join(facts.classes[:3])}, ...) and the data has {len(classes)}"
+      f" ({', '.join(classes[:3])}, ...); they must be the same."
     )
-  network = build(found[0], len(classes), image_shape, found[1], None, wanted)
-  if facts.get("config") is not None:  # what it was trained with, whatever is wanted now
-    module = models.from_config(facts["config"])
-    summary = models.summarize(module, image_shape[0], image_shape[-1])
-    network = network._replace(module=module, summary=summary)
-  variables = load_variables(folder / "variables", network.summary.variables)
-  return network, jax.tree.map(jax.numpy.asarray, variables)
+  if facts.config is None:
+    network = build(facts.name, len(classes), image_shape, facts.width, None, wanted)
+  else:  # what it was trained with, whatever is wanted now
+    network = _rebuilt(facts, image_shape, f"teacher_checkpoint: {folder / MODEL_FILE}")
+  return network, _load(folder, network)
 
 
-class Images(NamedTuple):
-  """The images that a saved network was trained on.
-
-  Attributes:
-    shape: (height, width, channels), or None if the file does not say.
-    preprocess: maps pixels to what the network reads, or None.
-  """
-
-  shape: tuple[int, ...] | None
-  preprocess: datasets.Preprocess | None
-
-
-def images_of(folder: str | pathlib.Path) -> Images:
-  """What a network that :func:`save` wrote says of its images.
-
-  Raises:
-    ValueError: if it cannot be read, or is damaged.
-  """
-  folder = pathlib.Path(folder)
-  facts, what = (
-    _read_facts(folder, "teacher_checkpoint"),
-    f"teacher_checkpoint: {folder / MODEL_FILE}",
-  )
-  shape = _fact(facts, "image_shape", what, _image_shape)
-  return Images(shape, _fact(facts, "preprocess", what, lambda values: _preprocess(values, shape)))
-
-
-def read(path: str | pathlib.Path) -> Saved:
-  """Reads a network by itself: a folder of :func:`save`, or a file of ``models.save``.
+def read_network(path: str | pathlib.Path) -> SavedNetwork:
+  """Reads a network by itself: a folder of :func:`save_network`, or a file of ``models.save``.
 
   Args:
     path: such as ``OUT/student`` or ``student.safetensors``.
@@ -207,7 +200,11 @@ def read(path: str | pathlib.Path) -> Saved:
   """
   path = pathlib.Path(path)
   if path.is_dir():
-    return _read_folder(path)
+    facts, what = read_facts(path, "model"), f"model: {path / MODEL_FILE}"
+    if facts.config is None or facts.image_shape is None:
+      raise ValueError(f"{what} describes no network: it does not say config.")
+    network = _rebuilt(facts, facts.image_shape, what)
+    return SavedNetwork(network.title, network.module, _load(path, network), *facts[3:])
   if not path.is_file():
     raise ValueError(
       f"model: {path} does not exist; name a .safetensors file of models.save, or a folder that"
@@ -216,31 +213,22 @@ def read(path: str | pathlib.Path) -> Saved:
   module, variables = models.load(path)
   name, _, options = models.describe(module)
   title = options.get("origin") or _title(name, options.get("width"))
-  return _saved(f"model: {path}", title, module, variables, models.read_header(path))
+  said = {**models.read_header(path), "config": {"num_classes": module.num_classes}}
+  said = {name: said.get(name) for name in ("config", "classes", "image_shape", "preprocess")}
+  return SavedNetwork(title, module, variables, *_facts(said, f"model: {path}")[3:])
 
 
-def _read_folder(folder: pathlib.Path) -> Saved:
-  facts, what = _read_facts(folder, "model"), f"model: {folder / MODEL_FILE}"
-  shape = facts["image_shape"]
-  if facts.get("config") is None:
-    raise ValueError(f"{what} describes no network: it does not say config.")
-  try:
-    module = models.from_config(facts["config"])
-    summary = models.summarize(module, shape[0], shape[-1])
-  except Exception as error:  # a list of layers may say anything
-    raise ValueError(f"{what} names a network that cannot be built ({one_line(error)}).") from error
-  title = Network(facts["name"], facts["width"], module, summary).title
-  variables = load_variables(folder / "variables", summary.variables)
-  variables = jax.tree.map(jax.numpy.asarray, variables)
-  return _saved(what, title, module, variables, facts)
+def read_facts(folder: str | pathlib.Path, option: str = "teacher_checkpoint") -> Facts:
+  """What a folder of :func:`save_network` says of its network.
 
-
-def _read_facts(folder: pathlib.Path, option: str) -> dict[str, Any]:
-  """What a folder's file says of its network.
+  Args:
+    folder: such as ``OUT/teacher``.
+    option: that names it, for messages.
 
   Raises:
-    ValueError: if there is no such file, it is damaged, or it does not say what network it is.
+    ValueError: if there is no such folder, it is damaged, or it does not say what network it is.
   """
+  folder = pathlib.Path(folder)
   path = folder / MODEL_FILE
   if not path.is_file():
     raise ValueError(
@@ -248,60 +236,71 @@ def _read_facts(folder: pathlib.Path, option: str) -> dict[str, Any]:
       " as OUT/student or OUT/teacher."
     )
   what = f"{option}: {path}"
-  facts = read_json(path, what)
-  if not isinstance(facts, dict):
+  said = read_json(path, what)
+  if not isinstance(said, dict):
     raise ValueError(f"{what} describes no network: it holds no object.")
-  for name in ("name", "width", "classes", "image_shape"):
-    if name not in facts or (facts[name] is None and name != "width"):
+  for name in ("name", "classes", "image_shape"):
+    if said.get(name) is None:
       raise ValueError(f"{what} describes no network: it does not say {name}.")
-  _fact(facts, "name", what, _name)
-  _fact(facts, "width", what, lambda width: _title(facts["name"], width))
-  logits = _fact(facts, "config", what, _logits)  # which the first versions did not write
-  _fact(facts, "classes", what, lambda names: _classes(names, logits))
-  _fact(facts, "image_shape", what, _image_shape)
+  return _facts(said, what)
+
+
+def network_of(
+  name: str, width: float | None, module: nn.Module, image_shape: tuple[int, ...]
+) -> Network:
+  """A network at an image size, traced."""
+  return Network(name, width, module, models.summarize(module, image_shape[0], image_shape[-1]))
+
+
+def _rebuilt(facts: Facts, image_shape: tuple[int, ...], what: str) -> Network:
+  """The network of a file that says all of it."""
+  try:
+    module = models.from_config(facts.config or {})
+    return network_of(facts.name or "", facts.width, module, image_shape)
+  except Exception as error:  # a list of layers may say anything
+    raise ValueError(f"{what} names a network that cannot be built ({one_line(error)}).") from error
+
+
+def _load(folder: pathlib.Path, network: Network) -> Any:
+  variables = load_variables(folder / "variables", network.summary.variables)
+  return jax.tree.map(jax.numpy.asarray, variables)
+
+
+def _facts(said: Mapping[str, Any], what: str) -> Facts:
+  """What a file says, checked; ``what`` begins messages."""
+  facts = Facts()
+  for name, read in READERS.items():
+    try:
+      if said.get(name) is not None:
+        facts = facts._replace(**{name: read(said[name], facts)})
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+      raise ValueError(f"{what}: its {name} cannot be used ({one_line(error)}).") from error
   return facts
 
 
-def _saved(
-  what: str, title: str, module: nn.Module, variables: Any, facts: Mapping[str, Any]
-) -> Saved:
-  classes = _fact(facts, "classes", what, lambda names: _classes(names, module.num_classes))
-  shape = _fact(facts, "image_shape", what, _image_shape)
-  preprocess = _fact(facts, "preprocess", what, lambda values: _preprocess(values, shape))
-  return Saved(title, module, variables, classes, shape, preprocess)
-
-
-def _fact(facts: Mapping[str, Any], name: str, what: str, read: Callable[[Any], Any]) -> Any:
-  """What is said under a name; None if nothing is."""
-  try:
-    return None if facts.get(name) is None else read(facts[name])
-  except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
-    raise ValueError(f"{what}: its {name} cannot be used ({one_line(error)}).") from error
-
-
-def _name(name: Any) -> str:
+def _name(name: Any, _: Facts) -> str:
   if not isinstance(name, str):
     raise ValueError(f"{name!r} must be a text")
   return name
 
 
-def _logits(config: Any) -> int:
+def _config(config: Any, _: Facts) -> dict[str, Any]:
   if not isinstance(config, dict) or type(config.get("num_classes")) is not int:
     raise ValueError(f"{config!r:.40} must be an object with num_classes")
-  return config["num_classes"]
+  return config
 
 
-def _classes(names: Any, logits: Any) -> tuple[str, ...]:
-  """Names in the order of the logits."""
+def _classes(names: Any, facts: Facts) -> tuple[str, ...]:
   if not isinstance(names, list):
     raise ValueError(f"{names!r} must be a list of names")
-  if logits is not None and len(names) != logits:
-    raise ValueError(f"{len(names)} names for {logits} logits; they must be as many")
+  if facts.config is not None and len(names) != facts.config["num_classes"]:
+    raise ValueError(
+      f"{len(names)} names for {facts.config['num_classes']} logits; they must be as many"
+    )
   return tuple(map(str, names))
 
 
-def _image_shape(shape: Any) -> tuple[int, ...]:
-  """Height, width and channels."""
+def _image_shape(shape: Any, _: Facts) -> tuple[int, ...]:
   sides = shape if isinstance(shape, list) else ()
   if len(sides) != 3 or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides):
     raise ValueError(
@@ -310,13 +309,23 @@ def _image_shape(shape: Any) -> tuple[int, ...]:
   return tuple(sides)
 
 
-def _preprocess(values: Any, shape: tuple[int, ...] | None) -> datasets.Preprocess:
+def _preprocess(values: Any, facts: Facts) -> datasets.Preprocess:
   """Preprocessing that maps a black image to numbers."""
   found = datasets.Preprocess.from_metadata(values)
-  channels = 3 if shape is None else shape[-1]
+  channels = 3 if facts.image_shape is None else facts.image_shape[-1]
   if not np.isfinite(found(np.zeros((1, 1, 1, channels), np.uint8))).all():
     raise ValueError("black images become numbers that are not finite")
   return found
+
+
+READERS: Mapping[str, Callable[[Any, Facts], Any]] = {  # in an order in which each is checked
+  "name": _name,
+  "width": lambda width, _: build_record(float, width),
+  "config": _config,
+  "classes": _classes,
+  "image_shape": _image_shape,
+  "preprocess": _preprocess,
+}
 
 
 def _title(name: str, width: float | None) -> str:

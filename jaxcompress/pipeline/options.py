@@ -1,19 +1,60 @@
-"""What a compress run was asked to do."""
+"""What a run was asked to do."""
 
 import dataclasses
+import math
+import pathlib
+import re
+import typing
 from typing import Any
 
-from jaxcompress import distill
+from jaxcompress import distill, prune, quantize
+from jaxcompress.files.records import build
 from jaxcompress.pipeline.budgets import Budget
+from jaxcompress.pipeline.formats import (
+  FORMATS,
+  check_target,
+  format_of,
+  kernels_for,
+  without_suffix,
+)
 from jaxcompress.pipeline.presets import PRESETS
-from jaxcompress.pipeline.pruning import check_clusters, check_pruning
-from jaxcompress.pipeline.quantize_options import parse_count, parse_size
-from jaxcompress.pipeline.small_files import mistyped
+
+UNSTRUCTURED = "unstructured"
+DISTRIBUTIONS: dict[str, dict[str, Any]] = {  # the first where none is asked for
+  "erk": {"distribution": "erk"},
+  "uniform": {"distribution": "uniform"},
+  "global": {"scope": "global"},
+}
+UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2}
+
+
+class OptionError(ValueError):
+  """A mistake that another option mends, which every surface spells in its own way.
+
+  Args:
+    before: the message up to that option.
+    after: the rest of it.
+    option: its name and value, one.
+
+  Examples:
+    >>> error = OptionError("out: a.tflite exists; add ", " to replace it.", force=True)
+    >>> str(error), error.spelled("--force")
+    ('out: a.tflite exists; add force=True to replace it.', 'out: a.tflite exists; add --force to replace it.')
+  """
+
+  def __init__(self, before: str, after: str, **option: Any):
+    self._parts = before, after
+    ((self.name, self.value),) = option.items()
+    super().__init__(self.spelled(f"{self.name}={self.value!r}"))
+
+  def spelled(self, option: str) -> str:
+    """The message with the option as it is written where it was given."""
+    return option.join(self._parts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-  """The options of ``jaxcompress compress``.
+class CompressOptions:
+  """The options of :func:`~jaxcompress.pipeline.compress`.
 
   Attributes:
     preset: name in :data:`~jaxcompress.pipeline.PRESETS`, which gives the options that are not
@@ -27,7 +68,7 @@ class Options:
       get the size that it was trained on, and with the default preset its normalization.
     distill: losses with their weights, such as ``kd:0.9,crd:0.8``; see
       :func:`jaxcompress.distill.parse`.
-    bits: of the deployed weights, 2 to 8; activations have 8.
+    bits: of the integer weights, 2 to 8; activations have 8.
     sparsity: share of zeros in all layers but the first, the last and depthwise ones, above 0 and
       below 1; None: nothing is pruned.
     sparsity_distribution: how the zeros are shared out among layers: ``erk``, small ones are denser;
@@ -45,7 +86,7 @@ class Options:
     seed: of everything that is random.
     quick: a tenth of everything, to see that it works.
     max_size: what the packed file may take, such as ``300KB``, or None. With this or one of the next
-      two, several students are tried; see :func:`jaxcompress.pipeline.search.search`.
+      two, several students are tried; see :func:`jaxcompress.pipeline.search.find_student`.
     max_macs: how many multiply-adds an image may take, such as ``10M``, or None.
     max_latency_ms: what an image may take in LiteRT on one thread here, or None.
 
@@ -53,11 +94,9 @@ class Options:
     ValueError: if an option is of another type or out of range, or ``distill`` cannot be parsed.
 
   Examples:
-    >>> Options(bits=4).bits
+    >>> CompressOptions(distill="kd:0.9,crd:0.8", bits=4).bits
     4
-    >>> Options(distill="kd:0.9,crd:0.8").distill
-    'kd:0.9,crd:0.8'
-    >>> Options(sparsity_pattern="2:4", cluster=32).cluster
+    >>> CompressOptions(sparsity_pattern="2:4", cluster=32).cluster
     32
   """
 
@@ -85,12 +124,8 @@ class Options:
   max_latency_ms: float | None = None
 
   def __post_init__(self):
-    if wrong := mistyped(Options, dataclasses.asdict(self)):
-      raise ValueError(f"{wrong}.")
-    if self.preset not in PRESETS:
-      raise ValueError(
-        f"preset: {self.preset!r} is unknown; it must be one of {', '.join(PRESETS)}."
-      )
+    _check_types(self)
+    _check_choice("preset", self.preset, PRESETS)
     asked = distill.parse(self.distill, num_examples=2)
     if "labels" not in asked.weights and not any(
       "logits" in distill.DISTILLERS[name].reads for name in asked.weights
@@ -98,38 +133,50 @@ class Options:
       raise ValueError(
         f"distill: {self.distill!r} trains no classifier of the student's own; add labels:1."
       )
-    if not 2 <= self.bits <= 8:
-      raise ValueError(f"bits: {self.bits} is out of range; it must be 2 to 8.")
-    check_pruning(self)
-    check_clusters(self)
+    _check_between("bits", self.bits, 2, 8)
+    _check_pruning(self)
+    _check_between("cluster", self.cluster, 2, 128)
+    if self.cluster is not None and self.bits != 8:
+      raise ValueError(
+        f"bits: {self.bits} does not fit cluster {self.cluster}, whose values have 8; leave one out."
+      )
     for name in ("sparsity", "sparsity_distribution", "sparsity_pattern", "cluster"):
       if self.searches and getattr(self, name) is not None:
         raise ValueError(
           f"{name}: {getattr(self, name)} does not go with a budget, whose search removes channels and"
           " picks bits; leave one of them out."
         )
-    for name in (
-      "width",
-      "teacher_width",
-      "epochs",
-      "batch_size",
-      "image_size",
-      "max_latency_ms",
-    ):
+    for name in ("width", "teacher_width", "epochs", "batch_size", "image_size", "max_latency_ms"):
       value = getattr(self, name)
-      if value is not None and not value > 0:
+      if value is not None and not 0 < value < math.inf:
         raise ValueError(f"{name}: {value} must be positive.")
     if self.batch_size < 2:
       raise ValueError("batch_size: 1 is too small for batch statistics; it must be at least 2.")
     if self.seed < 0:
       raise ValueError(f"seed: {self.seed} must not be negative.")
 
+  @classmethod
+  def of(cls, given: dict[str, Any]) -> "CompressOptions":
+    """Those that were given, then the preset's; None means not given.
+
+    Examples:
+      >>> options = CompressOptions.of({"preset": "crd-cifar100", "student": "vgg8", "data": None})
+      >>> options.student, options.data, options.epochs
+      ('vgg8', 'tfds:cifar100', 240)
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    preset = PRESETS.get(given.get("preset", "default"))
+    ours = {} if preset is None else dict(preset.options)
+    if given.get("quick"):
+      ours.pop("epochs", None)
+    return cls(**{**ours, **given})
+
   @property
   def budget(self) -> Budget:
     """What the student may cost.
 
     Examples:
-      >>> Options(max_macs="2.5M").budget
+      >>> CompressOptions(max_macs="2.5M").budget
       Budget(size=None, macs=2500000, latency_ms=None)
     """
     size = None if self.max_size is None else parse_size(self.max_size, "max_size")
@@ -141,18 +188,206 @@ class Options:
     """Whether a student is searched for within a budget."""
     return self.budget != Budget()
 
+  @property
+  def prunes(self) -> bool:
+    """Whether weights become zero."""
+    return self.sparsity is not None or self.sparsity_pattern is not None
 
-def make_options(given: dict[str, Any]) -> Options:
-  """Options from those that were given, then the preset's; None means not given.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+  """The options of :func:`~jaxcompress.pipeline.quantize_model`.
+
+  Attributes:
+    model: a file of ``models.save`` or a folder that ``compress`` wrote; with ``torch`` the
+      checkpoint.
+    torch: source of a PyTorch checkpoint as in :func:`jaxcompress.models.from_torch`, such as
+      ``"timm/mobilenetv3_small_100"``, or None.
+    calibration: with ``torch``, a folder of images, which need no labels.
+    data: ``glyphs``, ``digits``, ``tfds:NAME`` or ``folder:PATH``; without ``torch``.
+    method: ``auto`` or a method of post-training quantization.
+    bits: of the weights, 2 to 8; None: 8.
+    max_drop: the largest loss of top-1 that is accepted, as a share, or None.
+    budget: size such as ``"300KB"`` that packed weights, scales and biases may take, or None.
+    images: of the training images for calibration and for the choice of the method.
+    kernels: the runtime whose arithmetic it is; None: the usual one of the file.
+    image_size: side in pixels; None: what the model's file says, else the data's own.
+    analyze: whether the layers are analysed.
+    out: the file; its suffix says of which kind: .tflite, .int4.tflite, .onnx, .stablehlo or .jcz
+      (packed).
+    also: names of formats that are written beside it.
+    target: a device whose rules the files obey, or None; for ``"tensorrt"`` the zero points of
+      activations are 0.
+    force: whether files that exist are replaced.
+    seed: of the data and the choice of images.
+
+  Raises:
+    ValueError: if an option is out of range, or two do not fit together.
 
   Examples:
-    >>> options = make_options({"preset": "crd-cifar100", "student": "vgg8", "data": None})
-    >>> options.student, options.data, options.epochs
-    ('vgg8', 'tfds:cifar100', 240)
+    >>> QuantizeOptions(model="student.safetensors", budget="300KB").budget_bytes
+    300000
   """
-  given = {name: value for name, value in given.items() if value is not None}
-  preset = PRESETS.get(given.get("preset", "default"))
-  ours = {} if preset is None else dict(preset.options)
-  if given.get("quick"):
-    ours.pop("epochs", None)
-  return Options(**{**ours, **given})
+
+  model: str
+  torch: str | None = None
+  calibration: str | None = None
+  data: str = "glyphs"
+  method: str = "auto"
+  bits: int | None = None
+  max_drop: float | None = None
+  budget: str | None = None
+  images: int = 1024
+  kernels: str | None = None
+  image_size: int | None = None
+  analyze: bool = False
+  out: str = "model.tflite"
+  also: tuple[str, ...] = ()
+  target: str | None = None
+  force: bool = False
+  seed: int = 0
+
+  def __post_init__(self):
+    _check_types(self)
+    _check_choice("method", self.method, ("auto", *quantize.METHODS))
+    _check_between("bits", self.bits, 2, 8)
+    if self.bits is not None and self.budget is not None:
+      raise ValueError(f"bits: {self.bits} and a budget are given; the budget decides the bits.")
+    if self.max_drop is not None and not 0 <= self.max_drop <= 1:
+      raise ValueError(f"max_drop: {self.max_drop} is no share; it must be 0 to 1, such as 0.01.")
+    for name, value in (("images", self.images), ("image_size", self.image_size)):
+      if value is not None and value < 1:
+        raise ValueError(f"{name}: {value} must be at least 1.")
+    if self.torch is not None and self.calibration is None:
+      raise ValueError("calibration: none is given; a checkpoint of PyTorch needs images.")
+    for name, asked in (("budget", self.budget), ("analyze", self.analyze or None)):
+      if asked is not None and self.torch is not None:
+        raise ValueError(
+          f"{name}: {asked} needs labelled images; save the model and quantize that."
+        )
+    formats = (format_of(self.out), *self.also)
+    check_target(self.target, formats)
+    if "tflite-int4" in formats and self.budget is None and (self.bits or 8) > 4:
+      raise OptionError(
+        f"format: 'tflite-int4' needs weights of 4 bits at most, and they get {self.bits or 8}; add ",
+        ".",
+        bits=4,
+      )
+    if FORMATS[formats[0]].is_float and len(formats) == sum(FORMATS[n].is_float for n in formats):
+      raise ValueError(
+        f"out: {self.out} holds float numbers, so nothing would be quantized; name an integer file."
+      )
+    _ = self.runtime, self.budget_bytes
+
+  @property
+  def budget_bytes(self) -> int | None:
+    """The budget in bytes."""
+    return None if self.budget is None else parse_size(self.budget)
+
+  @property
+  def runtime(self) -> str:
+    """The kernels whose arithmetic it is."""
+    return kernels_for(self.out, self.kernels)
+
+  @property
+  def models(self) -> list[pathlib.Path]:
+    """The files that hold the network."""
+    out = pathlib.Path(self.out)
+    base = without_suffix(out)
+    others = [base.with_name(base.name + FORMATS[name].suffix) for name in self.also]
+    return list(dict.fromkeys([out, *others]))
+
+  @property
+  def files(self) -> dict[str, pathlib.Path]:
+    """What is written, by what it is."""
+    model = pathlib.Path(self.out)
+    files = {"model": model}
+    if self.analyze:
+      files["analysis"] = model.with_suffix(".analysis.json")
+      files["analysis_plot"] = model.with_suffix(".analysis.png")
+    if self.budget is not None:
+      files["candidates_plot"] = model.with_suffix(".candidates.png")
+    return files
+
+
+def parse_size(size: str, name: str = "budget") -> int:
+  """Bytes of a size as people write it: kB and MB are decimal, KiB and MiB binary.
+
+  Raises:
+    ValueError: if it is none.
+
+  Examples:
+    >>> parse_size("300KB"), parse_size("1.5 MB"), parse_size("64KiB"), parse_size("5000")
+    (300000, 1500000, 65536, 5000)
+  """
+  wrong = f"{name}: {size!r} is no size; write it as 300KB, 1.5MB or a number of bytes."
+  return _parse(size, "(|k|m|ki|mi)b?", wrong)
+
+
+def parse_count(count: str, name: str) -> int:
+  """A number as people write it: 10M, 2.5k, 1G, or in full.
+
+  Raises:
+    ValueError: if it is none.
+
+  Examples:
+    >>> parse_count("10M", "max_macs"), parse_count("1500", "max_macs")
+    (10000000, 1500)
+  """
+  wrong = f"{name}: {count!r} is no number; write it as 10M, 500k or in full."
+  return _parse(count, "(|k|m|g)", wrong)
+
+
+def _parse(text: str, units: str, wrong: str) -> int:
+  match = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*{units}\s*", text.lower())
+  if match is None or float(match[1]) == 0:
+    raise ValueError(wrong)
+  return int(float(match[1]) * UNITS[match[2]])
+
+
+def _check_types(options: Any) -> None:
+  for name, kind in typing.get_type_hints(type(options)).items():
+    value = getattr(options, name)
+    try:
+      build(kind, value)
+    except ValueError as error:
+      raise ValueError(f"{name}: {value!r:.40} must be of another type ({error}).") from error
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+  if value not in choices:
+    raise ValueError(f"{name}: {value!r} is unknown; it must be one of {', '.join(choices)}.")
+
+
+def _check_between(name: str, value: int | None, low: int, high: int) -> None:
+  if value is not None and not low <= value <= high:
+    raise ValueError(f"{name}: {value} is out of range; it must be {low} to {high}.")
+
+
+def _check_pruning(asked: CompressOptions) -> None:
+  sparsity, pattern = asked.sparsity, asked.sparsity_pattern
+  if sparsity is not None and not 0 < sparsity < 1:
+    raise ValueError(f"sparsity: {sparsity} is out of range; it must be above 0 and below 1.")
+  if asked.sparsity_distribution is not None:
+    _check_choice("sparsity_distribution", asked.sparsity_distribution, DISTRIBUTIONS)
+    if sparsity is None or pattern not in (None, UNSTRUCTURED):
+      raise ValueError(
+        f"sparsity_distribution: {asked.sparsity_distribution} shares out a sparsity, and there is"
+        " none to share; give a sparsity without a pattern, or leave it out."
+      )
+  if pattern in (None, UNSTRUCTURED):
+    if pattern is not None and sparsity is None:
+      raise ValueError(f"sparsity_pattern: {pattern} needs a share of zeros; give sparsity too.")
+    return
+  try:
+    n, m = prune.parse_pattern(pattern)
+  except ValueError as error:
+    raise ValueError(
+      f"sparsity_pattern: {pattern!r} is unknown; it must be {UNSTRUCTURED}, or n:m with 0 < n < m,"
+      " such as 2:4."
+    ) from error
+  if sparsity not in (None, 1 - n / m):
+    raise ValueError(
+      f"sparsity: {sparsity} does not fit the pattern {pattern}, which has {1 - n / m:g}; leave it"
+      " out."
+    )

@@ -10,30 +10,35 @@ import jax
 import optax
 
 from jaxcompress import data as datasets
-from jaxcompress import distill, quantize, training
+from jaxcompress import distill, prune, quantize, training
 from jaxcompress.data.storage import EncodedImages
 from jaxcompress.pipeline.context import Context, PhaseSteps
 from jaxcompress.pipeline.networks import Network
-from jaxcompress.pipeline.options import Options
+from jaxcompress.pipeline.options import DISTRIBUTIONS, UNSTRUCTURED, CompressOptions
 from jaxcompress.pipeline.presets import FINE_TUNE
-from jaxcompress.pipeline.pruning import pruned
 from jaxcompress.terminal import say
 
 FIRST_STAGE = 1 / 8  # of the steps, for losses that have one: 30 of 240 epochs in RepDistiller
 RECOVERY = 0.3  # of the learning rate, for networks that were trained before
+MASKS = 40  # that are chosen over the steps in which sparsity grows
 
 
-def train_teacher(run: Context, network: Network) -> Any:
-  """Trains the teacher from scratch; its variables."""
-  recipe = _labels_alone(run, network)
-  state = _train(run, "teacher", network, recipe, run.schedule.float_steps)
-  return run.here(state.averaged.variables)
+def train_on_labels(run: Context, phase: str, network: Network) -> Any:
+  """Trains a network from scratch without a teacher, as many steps as distillation gets.
 
+  Args:
+    run: the run.
+    phase: ``teacher`` or ``alone``, under which checkpoints and metrics are kept.
+    network: the network.
 
-def train_alone(run: Context, network: Network) -> Any:
-  """Trains the student on labels alone, as many steps as distillation gets; its variables."""
-  recipe = _labels_alone(run, network)
-  state = _train(run, "alone", network, recipe, run.schedule.float_steps)
+  Returns:
+    Its variables.
+  """
+  protocol = run.preset.protocol_of(network.name)
+  optimizer = protocol.optimizer(run.steps.float_steps)
+  loss = distill.cross_entropy(protocol.label_smoothing)
+  recipe = _recipe(run, network, optimizer=optimizer, loss=loss)
+  state = _train(run, phase, network, recipe, run.steps.float_steps)
   return run.here(state.averaged.variables)
 
 
@@ -45,7 +50,7 @@ def distill_student(
   on_float: Callable[[Any], None] | None = None,
   *,
   phase: str = "distilled",
-  schedule: PhaseSteps | None = None,
+  steps: PhaseSteps | None = None,
   start: Any = None,
   rules: tuple[quantize.Rule, ...] = (),
 ) -> training.CompressState:
@@ -58,26 +63,26 @@ def distill_student(
     teacher_variables: its variables.
     on_float: called with the student's variables when distillation in float has ended.
     phase: under which checkpoints and metrics are kept.
-    schedule: another one than the run's; either part may have no steps.
+    steps: others than the run's; either part may have none.
     start: the student's variables, trained before; it then learns more slowly. None: fresh ones.
     rules: bits of single layers.
 
   Returns:
     The last state, without what only training needs, on one device of this process.
   """
-  schedule = schedule or run.schedule
+  steps = steps or run.steps
   recipe = distillation_recipe(
-    run, network, teacher, schedule, rules, RECOVERY if start is not None else 1.0
+    run, network, teacher, steps, rules, RECOVERY if start is not None else 1.0
   )
   hooks = {}
   if on_float is not None:
-    hooks[schedule.float_steps] = lambda state: on_float(run.here(state.averaged.variables))
+    hooks[steps.float_steps] = lambda state: on_float(run.here(state.averaged.variables))
   state = _train(
     run,
     phase,
     network,
     recipe,
-    schedule.float_steps + schedule.int_steps,
+    steps.float_steps + steps.int_steps,
     teacher_variables=(teacher_variables,),
     student_variables=start,
     hooks=hooks,
@@ -90,7 +95,7 @@ def distillation_recipe(
   run: Context,
   network: Network,
   teacher: Network,
-  schedule: PhaseSteps | None = None,
+  steps: PhaseSteps | None = None,
   rules: tuple[quantize.Rule, ...] = (),
   speed: float = 1.0,
 ) -> training.Recipe:
@@ -103,11 +108,11 @@ def distillation_recipe(
     run: the run.
     network: the student.
     teacher: the teacher.
-    schedule: another one than the run's.
+    steps: others than the run's.
     rules: bits of single layers.
     speed: factor of the learning rate in float.
   """
-  float_steps, int_steps = schedule or run.schedule
+  float_steps, int_steps = steps or run.steps
   images = len(run.data.train)
   asked = (
     losses_of(run.options, images) if float_steps else distill.parse("kd", num_examples=images)
@@ -142,7 +147,7 @@ def distillation_recipe(
 
 
 def _integers(
-  options: Options, rules: tuple[quantize.Rule, ...], start: int
+  options: CompressOptions, rules: tuple[quantize.Rule, ...], start: int
 ) -> quantize.Quantization:
   """The plan of the steps at integers."""
   shared: dict[str, Any] = {"rules": rules, "start_step": start, "freeze_norm_step": start}
@@ -151,13 +156,34 @@ def _integers(
   return quantize.int8(options.bits, **shared)
 
 
-def losses_of(options: Options, images: int) -> distill.Parsed:
+def pruned(
+  optimizer: optax.GradientTransformation, options: CompressOptions, steps: int
+) -> optax.GradientTransformation:
+  """An optimizer that prunes as was asked, from the first to the third quarter of some steps.
+
+  Args:
+    optimizer: what trains.
+    options: nothing is pruned if they ask for nothing.
+    steps: that training in float takes; the last quarter mends what pruning did.
+  """
+  begin = steps // 4
+  end = max(begin + 1, 3 * steps // 4)
+  schedule = prune.agp(begin, end, every=max(1, (end - begin) // MASKS))
+  if options.sparsity_pattern not in (None, UNSTRUCTURED):
+    return prune.n_m(optimizer, options.sparsity_pattern, schedule=schedule)
+  if options.sparsity is None:
+    return optimizer
+  shares = DISTRIBUTIONS[options.sparsity_distribution or next(iter(DISTRIBUTIONS))]
+  return prune.magnitude(optimizer, sparsity=options.sparsity, schedule=schedule, **shares)
+
+
+def losses_of(options: CompressOptions, images: int) -> distill.Parsed:
   """The losses that the options ask for, with a number of training images."""
   return distill.parse(options.distill, num_examples=images)
 
 
 def check_losses(
-  options: Options,
+  options: CompressOptions,
   train: datasets.Split,
   preprocess: datasets.Preprocess,
   student: Network,
@@ -184,14 +210,6 @@ def check_losses(
       loss.update(*made, *networks, batch, **params)
 
   jax.eval_shape(try_losses, (student.summary.variables, teacher.summary.variables), example)
-
-
-def _labels_alone(run: Context, network: Network) -> training.Recipe:
-  """The recipe of a network that no teacher helps."""
-  protocol = run.preset.protocol_of(network.name)
-  optimizer = protocol.optimizer(run.schedule.float_steps)
-  loss = distill.cross_entropy(protocol.label_smoothing)
-  return _recipe(run, network, optimizer=optimizer, loss=loss)
 
 
 def _recipe(run: Context, network: Network, **parts: Any) -> training.Recipe:
@@ -260,7 +278,7 @@ def _train(
     position = int(state.position)
     run.metrics.rewind(phase, position)
     hooks = {
-      **{at: log_top1(at) for at in _quarters(run.schedule.float_steps) if at > position},
+      **{at: log_top1(at) for at in _quarters(run.steps.float_steps) if at > position},
       **{at: hook for at, hook in (hooks or {}).items() if at >= position},
     }
     state = training.fit(

@@ -18,7 +18,7 @@ class Preset:
   """What the options of a run leave open, and defaults for the options.
 
   Attributes:
-    options: values of :class:`~jaxcompress.pipeline.Options` that are not given.
+    options: values of :class:`~jaxcompress.pipeline.CompressOptions` that are not given.
     teacher: name of the large model.
     widths: multipliers of student and teacher, and of the teacher of a quick run; None: their own.
     network: options of both networks, for those that have them.

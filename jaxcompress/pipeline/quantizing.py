@@ -1,37 +1,42 @@
-"""The run behind ``jaxcompress quantize``: a trained network becomes an integer file."""
+"""The runs behind ``jaxcompress quantize`` and ``export``: a trained network becomes integer files."""
 
 import dataclasses
+import math
 import pathlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 from rich.console import Console
 
 from jaxcompress import data as datasets
 from jaxcompress import export, models, quantize, report, training
-from jaxcompress.data.storage import in_chunks
+from jaxcompress.export.packed import SUFFIX, read_packed
 from jaxcompress.export.runtime import FORMATS as RUNTIMES
 from jaxcompress.files.writing import write_atomically
-from jaxcompress.nn import fold, fuse_activations
-from jaxcompress.pipeline import networks
+from jaxcompress.nn import INPUT, fold, fuse_activations
+from jaxcompress.pipeline.budgets import SENSED, integer_top1
+from jaxcompress.pipeline.context import EVAL_BATCH, file_metadata
 from jaxcompress.pipeline.formats import (
   FORMATS,
   FloatNetwork,
-  check_free,
+  check_target,
   format_of,
   require_formats,
   runnable,
+  without_suffix,
   write_all,
 )
-from jaxcompress.pipeline.networks import Saved
-from jaxcompress.pipeline.quantize_options import QuantizeOptions
+from jaxcompress.pipeline.networks import read_network
+from jaxcompress.pipeline.options import OptionError, QuantizeOptions
 from jaxcompress.report import style, text
 from jaxcompress.terminal import say, waiting
 
-EVAL_BATCH = 250
-VERIFIED = 256  # test images that the file itself is run on
+SHOWN, SHOWN_UNLABELLED = 256, 32  # images that the file itself is run on
+SHOWN_RANDOM = 8  # likewise, of a packed network
+MOST_NUMBERS = 1 << 24  # in these together, but for the first
 ANALYZED = 128  # test images of which the analysis makes hundreds of passes
-MEASURED = 256  # of the calibration images, on which the sensitivities are measured
 SYMMETRIC = "tensorrt"  # the target whose activations have no zero points
 MOST_SUGGESTIONS = 5  # are printed
 
@@ -42,9 +47,10 @@ class Quantized:
 
   Attributes:
     model: the integer network.
-    trials: methods that were tried.
-    float_top1: share of the test images that the float network gets right.
-    top1: share that the integer network gets right.
+    trials: methods that were tried; without labels, scores are shares of the images on which the
+      float network decides alike.
+    float_top1: share of the test images that the float network gets right; None without labels.
+    top1: share that the integer network gets right; likewise.
     verification: of the file; None if no runtime runs it, or it is not installed.
     allocation: bits by layer; None without a budget.
     analysis: of the layers; None if it was not asked for.
@@ -53,8 +59,8 @@ class Quantized:
 
   model: quantize.QuantizedModel
   trials: tuple[quantize.Trial, ...]
-  float_top1: float
-  top1: float
+  float_top1: float | None
+  top1: float | None
   verification: export.Verification | None
   allocation: quantize.Allocation | None
   analysis: quantize.Analysis | None
@@ -62,42 +68,43 @@ class Quantized:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Run:
-  """What every step needs."""
+class _Trained:
+  """A network, and the images that calibrate it and, with labels, decide.
 
-  options: QuantizeOptions
-  saved: Saved
-  data: datasets.Dataset
+  Attributes:
+    test: labelled images, or None.
+    metadata: of its files.
+  """
+
+  module: nn.Module
+  variables: Any
   preprocess: datasets.Preprocess
   images: np.ndarray
-  labels: np.ndarray
-  console: Console
+  labels: np.ndarray | None
+  test: datasets.Split | None
+  metadata: dict[str, Any]
 
-  def search(self, method: str, **bits: Any):
-    """Post-training quantization on the calibration images."""
+  def quantized(self, options: QuantizeOptions, method: str, **bits: Any):
+    """The integer network and the trials of post-training quantization."""
     return quantize.search(
-      self.saved.module,
-      self.saved.variables,
+      self.module,
+      self.variables,
       self.images,
       labels=self.labels,
       method=method,
       preprocess=self.preprocess,
-      kernels=self.options.runtime,
-      symmetric=self.options.target == SYMMETRIC,
-      seed=self.options.seed,
+      kernels=options.runtime,
+      symmetric=options.target == SYMMETRIC,
+      seed=options.seed,
       **bits,
     )
-
-  def top1(self, model: quantize.QuantizedModel) -> float:
-    """Share of the test images that an integer network gets right."""
-    test = self.data.test
-    chunks = in_chunks(test.images)
-    found = np.concatenate([model.integers(chunk).argmax(axis=-1) for chunk in chunks])
-    return float(np.mean(found == test.labels))
 
 
 def quantize_model(options: QuantizeOptions, *, console: Console | None = None) -> Quantized:
   """Quantizes a trained network after training, writes the file, and says what it is worth.
+
+  A checkpoint of PyTorch's is calibrated on images without labels; they are resized, cropped and
+  normalized as those that the source's original was trained on.
 
   Args:
     options: what to do.
@@ -107,62 +114,153 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
     A :class:`Quantized`.
 
   Raises:
-    ValueError: for options that do not fit together or with the data, a file that exists, a budget
-      or a drop that cannot be met; nothing is written then.
+    ValueError: for options that do not fit together or with the data, a model, checkpoint or image
+      that cannot be read, a file that exists, a budget or a drop that cannot be met; nothing is
+      written then.
 
   Examples:
-    ``jaxcompress quantize OUT/student --budget 80KB`` runs it, on what a compress run left in OUT.
+    ``jaxcompress quantize OUT/student --budget 80KB`` runs it, on what a compress run left in OUT;
+    ``jaxcompress quantize --torch timm/mobilenetv3_small_100 --weights FILE --calibration FOLDER``
+    on a checkpoint.
   """
-  console = console or Console(stderr=True)
+  console, files = console or Console(stderr=True), options.files
   require_formats(options.models)  # now, not after the work
-  check_free([*options.models, *options.files.values()], force=options.force)
-  run = _prepare(options, console)
-  allocation = None
+  _check_free([*options.models, *files.values()], force=options.force)
+  trained = (_read_torch if options.torch is not None else _read_trained)(options, console)
+  allocation = analysis = float_top1 = top1 = None
   bits: dict[str, Any] = {"bits": options.bits or 8}
   if options.budget_bytes is not None:
-    sensitivity, allocation = _allocate(run, options.budget_bytes)
+    sensitivity, allocation = _allocate(trained, options.budget_bytes, console)
     bits = {"rules": allocation.rules}
-  model, trials = run.search(options.method, max_drop=options.max_drop, **bits)
+  model, trials = trained.quantized(options, options.method, max_drop=options.max_drop, **bits)
   kept = max(trials, key=lambda trial: (trial.score, trial.sqnr)).name
-  console.print(report.trial_table(trials, labels=True, kept=kept))
-  batches = datasets.eval_batches(run.data.test, min(EVAL_BATCH, len(run.data.test)))
-  float_top1 = training.evaluate(
-    run.saved.module, run.saved.variables, batches, preprocess=run.preprocess
-  )["top1"]
-  top1 = run.top1(model)
-  files, analysis = options.files, None
+  console.print(report.trial_table(trials, labels=trained.labels is not None, kept=kept))
   contents: dict[str, Any] = {}
-  if allocation is not None:
-    plot = _candidates(run, sensitivity, allocation, kept, top1, float_top1)
-    contents["candidates_plot"] = plot
-  if options.analyze:
-    analysis = _analyze(run, model)
-    contents["analysis"] = report.analysis_text(analysis)
-    contents["analysis_plot"] = style.png(report.analysis_plot(analysis))
-  metadata = {
-    "model": run.saved.title,
-    "classes": list(run.data.classes),
-    "preprocess": run.preprocess.to_metadata(),
-    "data": run.data.name,
-  }
-  graph = models.summarize(run.saved.module, run.images.shape[1]).graph
-  floats = FloatNetwork(graph, fold(fuse_activations(graph), run.saved.variables))
-  write_all(model, options.models, metadata, floats, options.target)
+  summary, images, test = None, trained.images[:SHOWN_UNLABELLED], trained.test
+  if test is not None:
+    float_top1, top1 = _float_top1(trained, test), integer_top1(model, test)
+    summary = (
+      f"top-1 on {len(test):,} test images: float {text.percent(float_top1, 2)}, integers"
+      f" {text.percent(top1, 2)} ({text.points(top1 - float_top1)})"
+    )
+    images = test.images[:SHOWN]
+    if allocation is not None:
+      scores = {"mixed": (allocation.bytes, top1)}
+      for n in (8, 4):
+        other, _ = trained.quantized(options, kept, bits=n)
+        scores[f"{n} bits"] = sensitivity.bytes_at(n), integer_top1(other, test)
+      contents["candidates_plot"] = _compared(scores, float_top1, len(test), console)
+    if options.analyze:
+      analysis = _analyze(model, trained, test, files["analysis"], console)
+      contents["analysis"] = report.analysis_text(analysis)
+      contents["analysis_plot"] = style.png(report.analysis_plot(analysis))
+  graph = models.summarize(trained.module, trained.images.shape[1]).graph
+  floats = FloatNetwork(graph, fold(fuse_activations(graph), trained.variables))
+  write_all(model, options.models, trained.metadata, floats, options.target)
   for name, content in contents.items():
     write_atomically(files[name], content)
-  say(
-    console,
-    f"top-1 on {len(run.data.test):,} test images: float {text.percent(float_top1, 2)}, integers"
-    f" {text.percent(top1, 2)} ({text.points(top1 - float_top1)})",
+  if summary is not None:
+    say(console, summary)
+  found = {path: _describe(model, path, images, console) for path in options.models}
+  return Quantized(
+    model, trials, float_top1, top1, found[files["model"]], allocation, analysis, files
   )
-  images = run.data.test.images[:VERIFIED]
-  found = {path: describe_file(model, path, images, console) for path in options.models}
-  verification = found[files["model"]]
-  return Quantized(model, trials, float_top1, top1, verification, allocation, analysis, files)
 
 
-def _prepare(options: QuantizeOptions, console: Console) -> _Run:
-  saved = networks.read(options.model)
+def export_model(
+  model: str,
+  formats: Sequence[str] = ("tflite",),
+  *,
+  out: str | None = None,
+  force: bool = False,
+  target: str | None = None,
+  console: Console | None = None,
+  **options: Any,
+) -> list[pathlib.Path]:
+  """Writes a network in several formats; one that is not quantized yet is quantized first.
+
+  Args:
+    model: a packed file (.jcz), or what :class:`QuantizeOptions` takes.
+    formats: names of the formats that are written.
+    out: the files without their suffixes; None: beside the model.
+    force: whether files that exist are replaced.
+    target: a device whose rules the files obey, or None.
+    console: what was written and found goes here.
+    options: further ones of :class:`QuantizeOptions`, for a model that is not quantized yet.
+
+  Returns:
+    The files.
+
+  Raises:
+    ValueError: if the model cannot be read, a file exists, a format cannot hold the network, options
+      of quantization, or formats of float networks, are given for a model that is quantized, or as
+      :func:`quantize_model`; nothing is written then.
+
+  Examples:
+    ``jaxcompress export OUT/student --format tflite,onnx`` runs it, on what a compress run left in
+    OUT.
+  """
+  console = console or Console(stderr=True)
+  is_packed = pathlib.Path(model).suffix.lower() == SUFFIX
+  if is_packed and options:
+    name, value = next(iter(options.items()))
+    raise ValueError(f"{name}: {value} is given, but {model} is quantized already; leave it out.")
+  check_target(target, formats)
+  floats = [name for name in formats if FORMATS[name].is_float]
+  if is_packed and floats:
+    raise ValueError(
+      f"format: {floats[0]!r} holds the float network, and {model} is quantized; give the trained"
+      " model."
+    )
+  paths = files_beside(model, formats, out)
+  if not is_packed:
+    asked = QuantizeOptions(
+      model=model, out=str(paths[0]), also=tuple(formats[1:]), force=force, target=target, **options
+    )
+    quantize_model(asked, console=console)
+    return paths
+  require_formats(paths)
+  _check_free(paths, force=force)
+  quantized, metadata = read_packed(model)
+  write_all(quantized, paths, metadata, target=target)
+  images = _random_images(quantized)
+  for path in paths:
+    _describe(quantized, path, images, console)
+  return paths
+
+
+def files_beside(model: str, formats: Sequence[str], out: str | None = None) -> list[pathlib.Path]:
+  """Names of the files of a network, by default beside it.
+
+  Raises:
+    ValueError: if the model or ``out`` is no name of a file.
+
+  Examples:
+    >>> [path.name for path in files_beside("a/net_0.5.jcz", ("onnx",))]
+    ['net_0.5.onnx']
+  """
+  for option, path in (("model", model), ("out", out)):
+    if path is not None and not pathlib.Path(path).name:
+      raise ValueError(f"{option}: {path!r} is no name of a file; give one, such as OUT/student.")
+  base = without_suffix(pathlib.Path(out or model))
+  name = base.stem if base.suffix.lower() == ".safetensors" else base.name
+  return [base.parent / (name + FORMATS[one].suffix) for one in formats]
+
+
+def _check_free(paths: Iterable[pathlib.Path], *, force: bool) -> None:
+  """Checks that files can be written: folders exist, and files do not or are to be replaced."""
+  for path in paths:
+    if not path.parent.is_dir():
+      raise ValueError(f"out: the folder {path.parent} does not exist; make it, or name another.")
+    if path.is_dir() or (path.exists() and not force):
+      raise OptionError(
+        f"out: {path} exists; name another file, or add ", " to replace it.", force=True
+      )
+
+
+def _read_trained(options: QuantizeOptions, console: Console) -> _Trained:
+  """A model of ours with the images of a data set."""
+  saved = read_network(options.model)
   size = options.image_size or (saved.image_shape[0] if saved.image_shape else None)
   with waiting(console, f"reading {options.data}"):
     data = datasets.load(options.data, seed=options.seed, size=size)
@@ -188,110 +286,130 @@ def _prepare(options: QuantizeOptions, console: Console) -> _Run:
       "the model's file names no preprocessing; that of compress is taken: every image at the same"
       " brightness and contrast",
     )
+  preprocess = saved.preprocess or datasets.Preprocess()
   order = np.random.default_rng(options.seed).permutation(len(data.train))
   chosen = np.sort(order[: options.images])
   say(
     console, f"{saved.title} on {data.name}: {len(chosen):,} training images calibrate and decide"
   )
-  return _Run(
-    options,
-    saved,
-    data,
-    saved.preprocess or datasets.Preprocess(),
+  return _Trained(
+    saved.module,
+    saved.variables,
+    preprocess,
     data.train.images[chosen],
     data.train.labels[chosen],
-    console,
+    data.test,
+    file_metadata(saved.title, data, preprocess),
   )
 
 
-def _allocate(run: _Run, budget_bytes: int) -> tuple[quantize.Sensitivity, quantize.Allocation]:
+def _read_torch(options: QuantizeOptions, console: Console) -> _Trained:
+  """A checkpoint of PyTorch's with images that have no labels."""
+  source, calibration = options.torch or "", options.calibration or ""
+  normalization = models.normalization_of(source)
+  module, variables = models.from_torch(source, options.model)
+  preprocess = datasets.Preprocess(
+    center=tuple(255 * mean for mean in normalization.mean),
+    scale=tuple(255 * std for std in normalization.std),
+    per_image=False,
+  )
+  with waiting(console, f"reading {calibration}"):
+    images = datasets.calibration_images(
+      calibration,
+      size=options.image_size or normalization.size,
+      crop=normalization.crop,
+      limit=options.images,
+      seed=options.seed,
+    )
+  say(console, f"{source}: {len(images):,} images calibrate and decide")
+  metadata = {"source": source, "preprocess": preprocess.to_metadata()}
+  return _Trained(module, variables, preprocess, images, None, None, metadata)
+
+
+def _float_top1(trained: _Trained, test: datasets.Split) -> float:
+  batches = datasets.eval_batches(test, min(EVAL_BATCH, len(test)))
+  found = training.evaluate(
+    trained.module, trained.variables, batches, preprocess=trained.preprocess
+  )
+  return found["top1"]
+
+
+def _allocate(
+  trained: _Trained, budget_bytes: int, console: Console
+) -> tuple[quantize.Sensitivity, quantize.Allocation]:
   """Bits under the budget, and a table of why."""
-  with waiting(run.console, "rounding one layer at a time"):
+  with waiting(console, "rounding one layer at a time"):
     found = quantize.sensitivity(
-      run.saved.module,
-      run.saved.variables,
-      run.images[:MEASURED],
-      preprocess=run.preprocess,
+      trained.module,
+      trained.variables,
+      trained.images[:SENSED],
+      preprocess=trained.preprocess,
       progress=False,
     )
   allocation = quantize.choose_bits(found, budget_bytes)
-  run.console.print(report.allocation_table(found, allocation))
+  console.print(report.allocation_table(found, allocation))
   for bits, rule in zip(allocation.widths, allocation.rules, strict=True):
-    say(run.console, f"Rule(match={rule.match!r}, weights=absmax({bits}))")
+    say(console, f"Rule(match={rule.match!r}, weights=absmax({bits}))")
   return found, allocation
 
 
-def _candidates(
-  run: _Run,
-  sensitivity: quantize.Sensitivity,
-  allocation: quantize.Allocation,
-  method: str,
-  top1: float,
-  float_top1: float,
+def _compared(
+  scores: dict[str, tuple[int, float]], float_top1: float, images: int, console: Console
 ) -> bytes:
-  """A plot of the mixed network beside those with 8 and with 4 bits everywhere."""
-  candidates = [report.Candidate("mixed", allocation.bytes, top1, mixed=True)]
-  for bits in (8, 4):
-    model, _ = run.search(method, bits=bits)
-    size = sensitivity.bytes_at(bits)
-    candidates.append(report.Candidate(f"{bits} bits", size, run.top1(model)))
+  """A plot of the mixed network beside those with as many bits everywhere."""
+  candidates = [
+    report.Point(name, size, score, mixed=name == "mixed") for name, (size, score) in scores.items()
+  ]
   for one in candidates:
-    say(
-      run.console,
-      f"{one.name}: {text.percent(one.score, 2)} top-1 in {text.size(one.bytes)} packed",
-    )
-  return style.png(report.candidates_plot(candidates, float_top1, len(run.data.test)))
+    say(console, f"{one.name}: {text.percent(one.score, 2)} top-1 in {text.size(one.bytes)} packed")
+  return style.png(report.candidates_plot(candidates, float_top1, images))
 
 
-def _analyze(run: _Run, model: quantize.QuantizedModel) -> quantize.Analysis:
-  analysis = quantize.analyze(
-    model,
-    run.saved.module,
-    run.saved.variables,
-    run.data.test.images[:ANALYZED],
-  )
-  run.console.print(report.analysis_table(analysis))
+def _analyze(
+  model: quantize.QuantizedModel,
+  trained: _Trained,
+  test: datasets.Split,
+  path: pathlib.Path,
+  console: Console,
+) -> quantize.Analysis:
+  analysis = quantize.analyze(model, trained.module, trained.variables, test.images[:ANALYZED])
+  console.print(report.analysis_table(analysis))
   suggestions = quantize.suggest(analysis)
   for suggestion in suggestions[:MOST_SUGGESTIONS]:
-    say(run.console, f"suggestion: {suggestion.reason}")
+    say(console, f"suggestion: {suggestion.reason}")
   if len(suggestions) > MOST_SUGGESTIONS:
     more = len(suggestions) - MOST_SUGGESTIONS
-    say(
-      run.console,
-      f"and {more} more for layers that matter less, in {run.options.files['analysis']}",
-    )
+    say(console, f"and {more} more for layers that matter less, in {path}")
   return analysis
 
 
-def describe_file(
+def _describe(
   model: quantize.QuantizedModel, path: pathlib.Path, images: np.ndarray, console: Console
 ) -> export.Verification | None:
-  """Prints a file's size, and what its own runtime makes of it, if it has one.
-
-  Args:
-    model: that was written.
-    path: of the file.
-    images: that the runtime is run on.
-    console: where it is printed.
+  """Prints a file's size, and what its own runtime makes of images, if it has one.
 
   Returns:
     The verification; None if no runtime runs the file or it is not installed, or for a float file.
   """
-  size = f"{path}: {text.size(path.stat().st_size)}"
+  size, found = f"{path}: {text.size(path.stat().st_size)}", None
   if FORMATS[format_of(path)].is_float:
-    say(console, f"{size}, the float network")
-    return None
-  if path.suffix.lower() not in RUNTIMES:
-    say(console, size)
-    return None
-  try:
-    found = export.verify(path, runnable(model, path), images)
-  except export.MissingExtraError:
-    say(console, f"{size}, not verified, since its runtime is not installed")
-    return None
-  share = text.percent_down(found.bit_equal)
-  say(
-    console,
-    f"{size}, {share} of the logits of {found.images} images are bit for bit the device's",
-  )
+    size += ", the float network"
+  elif path.suffix.lower() in RUNTIMES:
+    try:
+      found = export.verify(path, runnable(model, path), images)
+      share = text.percent_down(found.bit_equal)
+      size += f", {share} of the logits of {found.images} images are bit for bit the device's"
+    except export.MissingExtraError:
+      size += ", not verified, since its runtime is not installed"
+  say(console, size)
   return found
+
+
+def _random_images(model: quantize.QuantizedModel) -> np.ndarray:
+  """What the network reads, on every code of its input's grid alike."""
+  grid = model.grids[INPUT]
+  shape = model.graph.input_shape[1:]
+  count = max(1, min(SHOWN_RANDOM, MOST_NUMBERS // math.prod(shape)))
+  rng = np.random.default_rng(0)
+  steps = rng.integers(grid.low, grid.high, (count, *shape), endpoint=True)
+  return steps.astype(np.float32) * grid.scale

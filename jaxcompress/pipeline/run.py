@@ -14,9 +14,8 @@ from rich.console import Console
 
 from jaxcompress import data as datasets
 from jaxcompress import export, report, training
-from jaxcompress.pipeline import deploying, networks, phases
+from jaxcompress.pipeline import networks, phases
 from jaxcompress.pipeline.context import Context, PhaseSteps, read_progress
-from jaxcompress.pipeline.deploying import note_float
 from jaxcompress.pipeline.folders import (
   CHECKPOINTS,
   REPORT_FILE,
@@ -25,9 +24,10 @@ from jaxcompress.pipeline.folders import (
   working_in,
 )
 from jaxcompress.pipeline.networks import Network
-from jaxcompress.pipeline.options import Options
+from jaxcompress.pipeline.options import CompressOptions
+from jaxcompress.pipeline.outcome import export_student, note_float
 from jaxcompress.pipeline.presets import PRESETS, Preset
-from jaxcompress.pipeline.search import Found, plan_candidates, search
+from jaxcompress.pipeline.search import FoundStudent, find_student, plan_candidates
 from jaxcompress.report import text
 from jaxcompress.terminal import say, waiting
 from jaxcompress.training import processes
@@ -35,11 +35,11 @@ from jaxcompress.training.variables import first_line
 
 QUICK_IMAGES = 6000
 METRICS_FILE = "metrics.jsonl"
-DEFAULT = Options.preset  # it is no published protocol
+DEFAULT = CompressOptions.preset  # it is no published protocol
 
 
 def compress(
-  options: Options,
+  options: CompressOptions,
   folder: str | os.PathLike,
   *,
   command: str = "",
@@ -84,7 +84,7 @@ def compress(
 
 
 def _work(
-  options: Options,
+  options: CompressOptions,
   folder: pathlib.Path,
   command: str,
   workers: int | None,
@@ -96,14 +96,14 @@ def _work(
   read_progress(folder)  # likewise: damaged files are told before the data are read
   report.MetricsWriter(folder / METRICS_FILE).rows()
   mesh = _all_devices(options)
-  taught = networks.Images(None, None)
+  taught = networks.Facts()
   if options.teacher_checkpoint is not None:
-    taught = networks.images_of(options.teacher_checkpoint)
+    taught = networks.read_facts(options.teacher_checkpoint)
   with waiting(console, f"reading {options.data}"):
     data = datasets.load(
       options.data,
       seed=options.seed,
-      size=options.image_size or _side(taught.shape),
+      size=options.image_size or _side(taught.image_shape),
       limit=QUICK_IMAGES if options.quick else None,
       flip=options.flip,
     )
@@ -117,7 +117,7 @@ def _work(
   )
   given = None
   if options.teacher_checkpoint is not None:
-    teacher, given = networks.load(
+    teacher, given = networks.load_teacher(
       options.teacher_checkpoint,
       data.classes,
       shape,
@@ -145,7 +145,7 @@ def _work(
       options=options,
       data=data,
       preset=preset,
-      schedule=PhaseSteps.of(options, len(data.train)),
+      steps=PhaseSteps.of(options, len(data.train)),
       metrics=metrics,
       console=console,
       mesh=mesh,
@@ -163,7 +163,7 @@ def _work(
 
     def finish() -> None:
       with waiting(console, "running the .tflite on every test image"):
-        results = deploying.write_files(run, student, made(), command, began)
+        results = export_student(run, student, made(), command, began)
       results = dataclasses.replace(results, search=searched)
       report.write_report(results, folder)
       shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -177,7 +177,7 @@ def _side(shape: tuple[int, ...] | None) -> int | None:
 
 
 def _as_taught(
-  options: Options, taught: networks.Images, shape: tuple[int, ...], console: Console
+  options: CompressOptions, taught: networks.Facts, shape: tuple[int, ...], console: Console
 ) -> Preset:
   """The preset, with images normalized as the stored teacher's; the default one leaves that open.
 
@@ -186,9 +186,9 @@ def _as_taught(
       by a published protocol.
   """
   preset, folder = PRESETS[options.preset], options.teacher_checkpoint
-  if taught.shape is not None and taught.shape != tuple(shape):
+  if taught.image_shape is not None and taught.image_shape != tuple(shape):
     raise ValueError(
-      f"image_size: the teacher in {folder} was trained on images of {text.shape(taught.shape)} and"
+      f"image_size: the teacher in {folder} was trained on images of {text.shape(taught.image_shape)} and"
       f" the run's are {text.shape(tuple(shape))}; they must be the same: leave image_size out, or"
       " name another teacher."
     )
@@ -203,7 +203,7 @@ def _as_taught(
   return dataclasses.replace(preset, preprocess=taught.preprocess)
 
 
-def _tell(data: datasets.Dataset, options: Options, console: Console) -> None:
+def _tell(data: datasets.Dataset, options: CompressOptions, console: Console) -> None:
   """What was noticed in reading the data, and whether images are mirrored."""
   hint = "" if options.flip is not None else " (flip decides)"
   mirrored = f"images are {'' if data.flip else 'not '}mirrored in training{hint}"
@@ -211,7 +211,7 @@ def _tell(data: datasets.Dataset, options: Options, console: Console) -> None:
     say(console, f"  {note}")
 
 
-def _all_devices(options: Options) -> Mesh | None:
+def _all_devices(options: CompressOptions) -> Mesh | None:
   """A mesh of all devices of all processes, if there are several.
 
   Raises:
@@ -221,7 +221,7 @@ def _all_devices(options: Options) -> Mesh | None:
   if options.searches and jax.process_count() > 1:
     raise ValueError(
       "max_size, max_macs, max_latency_ms: students are tried on one process, and this is one of"
-      f" {jax.process_count()}; leave them or --coordinator out."
+      f" {jax.process_count()}; leave them or the coordinator out."
     )
   if jax.device_count() == 1:
     return None
@@ -237,7 +237,7 @@ def _teach(run: Context, teacher: Network, given: Any) -> Any:
     variables = given
     note_float(run, "teacher", teacher, variables, steps=0)
   elif processes.shared(saved.exists()):  # an earlier part of this run finished it
-    _, variables = networks.load(
+    _, variables = networks.load_teacher(
       saved,
       run.data.classes,
       run.data.image_shape,
@@ -246,13 +246,13 @@ def _teach(run: Context, teacher: Network, given: Any) -> Any:
       wanted=run.preset.network,
     )
     if not processes.shared("teacher" in run.recall()):  # its note was deleted
-      note_float(run, "teacher", teacher, variables, steps=run.schedule.float_steps)
+      note_float(run, "teacher", teacher, variables, steps=run.steps.float_steps)
   else:
-    variables = phases.train_teacher(run, teacher)
-    steps = run.schedule.float_steps
+    variables = phases.train_on_labels(run, "teacher", teacher)
+    steps = run.steps.float_steps
     note_float(run, "teacher", teacher, variables, steps=steps)
     processes.once(
-      lambda: networks.save(saved, teacher, variables, run.data.classes, run.preprocess)
+      lambda: networks.save_network(saved, teacher, variables, run.data.classes, run.preprocess)
     )
   return variables
 
@@ -260,28 +260,31 @@ def _teach(run: Context, teacher: Network, given: Any) -> Any:
 def _train_alone(run: Context, student: Network) -> None:
   """The student on labels alone, noted once it is done."""
   if not processes.shared("alone" in run.recall()):
-    alone = phases.train_alone(run, student)
-    note_float(run, "alone", student, alone, steps=run.schedule.float_steps)
+    alone = phases.train_on_labels(run, "alone", student)
+    note_float(run, "alone", student, alone, steps=run.steps.float_steps)
 
 
 def _keep_distilled(run: Context, student: Network, distilled: Any, steps: int) -> None:
   """Exports, notes and saves the student in float."""
 
   def save_student() -> None:
-    networks.save(run.folder / "student", student, distilled, run.data.classes, run.preprocess)
+    networks.save_network(
+      run.folder / "student", student, distilled, run.data.classes, run.preprocess
+    )
 
   note_float(run, "distilled", student, distilled, steps=steps)
   processes.once(save_student)
 
 
-def _search(run: Context, student: Network, teacher: Network, variables: Any) -> Found:
+def _search(run: Context, student: Network, teacher: Network, variables: Any) -> FoundStudent:
   """The best student within the budget; the same network is trained on labels alone too."""
-  found = search(run, student, teacher, variables)
+  found = find_student(run, student, teacher, variables)
   say(run.console, f"kept: {found.network.title}")
   _train_alone(run, found.network)
-  steps = found.result.steps - run.schedule.int_steps
+  steps = found.trained.steps - run.steps.int_steps
   _keep_distilled(run, found.network, found.variables, steps)
-  run.note(distilled={**run.recall()["distilled"], "seconds": found.result.seconds})
+  noted = run.recall()["distilled"]
+  run.note(distilled=dataclasses.replace(noted, seconds=found.trained.seconds))
   return found
 
 
@@ -292,12 +295,12 @@ def _train_student(
   _train_alone(run, student)
 
   def on_float(distilled: Any) -> None:
-    _keep_distilled(run, student, distilled, run.schedule.float_steps)
+    _keep_distilled(run, student, distilled, run.steps.float_steps)
 
   state = phases.distill_student(run, student, teacher, variables, on_float)
   if not processes.shared("distilled" in run.recall()):  # its note was deleted
-    distilled = networks.read(run.folder / "student").variables
-    note_float(run, "distilled", student, distilled, steps=run.schedule.float_steps)
+    distilled = networks.read_network(run.folder / "student").variables
+    note_float(run, "distilled", student, distilled, steps=run.steps.float_steps)
   return state
 
 

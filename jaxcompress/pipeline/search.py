@@ -1,60 +1,102 @@
-"""The search behind ``--max-size``, ``--max-macs`` and ``--max-latency-ms``: several students are
-made to fit, trained and measured; the one that is most often right is kept."""
+"""The search for a student within a budget: several are made to fit, trained and measured; the one
+that is most often right is kept."""
 
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import numpy as np
+import optax
 
-from jaxcompress import export, quantize
+from jaxcompress import data as datasets
+from jaxcompress import export, prune, quantize, training
+from jaxcompress.files.records import build, damaged, plain, read_record, write_record
 from jaxcompress.files.writing import write_atomically
-from jaxcompress.pipeline import networks
-from jaxcompress.pipeline.budgets import Candidate, plan
-from jaxcompress.pipeline.candidates import (
-  FLOAT_FOLDER,
-  FOLDER,
-  MODEL_FILE,
-  Result,
-  extra_bytes,
-  load,
-  make,
-  slug,
-  title,
+from jaxcompress.nn import Graph
+from jaxcompress.pipeline import networks, phases
+from jaxcompress.pipeline.budgets import (
+  LOW_BITS,
+  SENSED,
+  Budget,
+  Candidate,
+  costs,
+  fit_channels,
+  integer_top1,
+  latency,
+  packed_size,
+  plan,
+  sketch,
+  within,
 )
-from jaxcompress.pipeline.context import Context
+from jaxcompress.pipeline.context import DELETE, Context, PhaseSteps
 from jaxcompress.pipeline.networks import Network
-from jaxcompress.pipeline.small_files import DELETE, built, read_json, write_json
-from jaxcompress.report import Candidate as Point
-from jaxcompress.report import Search, text
+from jaxcompress.report import text
+from jaxcompress.report.results import Point, Search
 from jaxcompress.terminal import say, waiting
 
 WIDTHS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.18, 0.125)  # that are tried where none is asked for
-PLAN_FILE, RESULTS_FILE = "search.json", "candidates.jsonl"
+PLAN_FILE, TRIALS_FILE = "search.json", "candidates.jsonl"
+FOLDER, MODEL_FILE, FLOAT_FOLDER = "candidates", "model.jcz", "float"
+LONGEST_TITLE = 80  # characters, for the room that a budget leaves
+SCORED = 1024  # training images from which the importance of channels is taken
 
 
-class Found(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A candidate, trained and measured.
+
+  Attributes:
+    name: of the :class:`Candidate`.
+    top1: share of the validation images that the integer network gets right.
+    bytes: of its packed file.
+    macs: multiply-adds for one image.
+    latency_ms: for one image in LiteRT on one thread.
+    parameters: trainable numbers.
+    bits: of the weights by layer, where layers differ.
+    fits: whether all that was asked for is met.
+    steps: of training, those of the network that it was made of included.
+    seconds: that it took.
+  """
+
+  name: str
+  top1: float
+  bytes: int
+  macs: int
+  latency_ms: float
+  parameters: int
+  bits: Mapping[str, int]
+  fits: bool
+  steps: int
+  seconds: float
+
+
+class FoundStudent(NamedTuple):
   """The student that a search ended with.
 
   Attributes:
     network: the student.
     variables: of the float network, before it was trained at integers.
     quantized: the integer network.
-    result: what was measured.
+    trained: what was measured.
     search: all candidates, for the report.
   """
 
   network: Network
   variables: Any
   quantized: quantize.QuantizedModel
-  result: Result
+  trained: Trained
   search: Search
 
 
-def search(run: Context, student: Network, teacher: Network, teacher_variables: Any) -> Found:
+def find_student(
+  run: Context, student: Network, teacher: Network, teacher_variables: Any
+) -> FoundStudent:
   """Finds the best student within the budget of a run.
 
   Candidates start from networks of several widths, which are distilled in float once each. Channels
@@ -69,7 +111,7 @@ def search(run: Context, student: Network, teacher: Network, teacher_variables: 
     teacher_variables: its variables.
 
   Returns:
-    The :class:`Found`; ``candidates.jsonl`` in the run's folder has a line for each candidate.
+    The :class:`FoundStudent`; ``candidates.jsonl`` in the run's folder has a line for each candidate.
 
   Raises:
     ValueError: if no student of this architecture meets the budget; the message says what is the
@@ -82,8 +124,8 @@ def search(run: Context, student: Network, teacher: Network, teacher_variables: 
   done = {result.name: result for result in read_trials(run.folder)}
   for candidate in candidates:
     if candidate.name not in done:
-      result = make(run, candidate, ladder[candidate.width], teacher, teacher_variables)
-      _append(run.folder / RESULTS_FILE, result)
+      result = _make(run, candidate, ladder[candidate.width], teacher, teacher_variables)
+      _append(run.folder / TRIALS_FILE, result)
       done[candidate.name] = result
     _say(run, done[candidate.name])
   results = tuple(done[candidate.name] for candidate in candidates)
@@ -93,10 +135,10 @@ def search(run: Context, student: Network, teacher: Network, teacher_variables: 
     run.top1(teacher, teacher_variables, run.data.validation),
     len(run.data.validation),
   )
-  home = folder / slug(best.name)
-  network, variables = load(home / FLOAT_FOLDER, title(student, best.name))
+  home = folder / _slug(best.name)
+  network, variables = _kept(home / FLOAT_FOLDER, f"{student.name} {best.name}")
   quantized = dataclasses.replace(export.load_packed(home / MODEL_FILE), preprocess=run.preprocess)
-  return Found(network, variables, quantized, best, search)
+  return FoundStudent(network, variables, quantized, best, search)
 
 
 def plan_candidates(run: Context, student: Network) -> tuple[Candidate, ...]:
@@ -104,7 +146,7 @@ def plan_candidates(run: Context, student: Network) -> tuple[Candidate, ...]:
 
   Args:
     run: the run; its options have a budget.
-    student: as for :func:`search`.
+    student: as for :func:`find_student`.
 
   Raises:
     ValueError: if no student of this architecture meets the budget, or several processes run.
@@ -116,25 +158,25 @@ def plan_candidates(run: Context, student: Network) -> tuple[Candidate, ...]:
     )
   path = run.folder / PLAN_FILE
   if path.exists():
-    return tuple(built(Candidate, one, path, DELETE) for one in read_json(path, list, DELETE))
+    return tuple(read_record(path, list[Candidate], DELETE))
   ladder = _ladder(run, student)
   with waiting(run.console, "looking for networks that fit"):
     graphs = {width: network.summary.graph for width, network in ladder.items()}
-    candidates = plan(run.options.budget, graphs, run.options.bits, extra_bytes(run))
+    candidates = plan(run.options.budget, graphs, run.options.bits, _extra_bytes(run))
   names = "; ".join(candidate.name for candidate in candidates)
   say(run.console, f"candidates: {names}")
-  write_json(path, candidates)
+  write_record(path, candidates)
   return candidates
 
 
-def choose(results: Sequence[Result]) -> Result:
+def choose(results: Sequence[Trained]) -> Trained:
   """The best of those that fit, the smallest of equal ones.
 
   Raises:
     ValueError: if none does.
 
   Examples:
-    >>> make = lambda name, top1, fits: Result(name, top1, 9, 9, 0.1, 9, {}, fits, 1, 1.0)
+    >>> make = lambda name, top1, fits: Trained(name, top1, 9, 9, 0.1, 9, {}, fits, 1, 1.0)
     >>> choose([make("a", 0.9, False), make("b", 0.8, True), make("c", 0.7, True)]).name
     'b'
   """
@@ -145,7 +187,7 @@ def choose(results: Sequence[Result]) -> Result:
   return max(fitting, key=lambda result: (result.top1, -result.bytes))
 
 
-def read_trials(folder: str | os.PathLike) -> tuple[Result, ...]:
+def read_trials(folder: str | os.PathLike) -> tuple[Trained, ...]:
   """The candidates that a search has finished so far; a line cut off by a kill is none.
 
   Raises:
@@ -154,19 +196,211 @@ def read_trials(folder: str | os.PathLike) -> tuple[Result, ...]:
   Examples:
     >>> import tempfile
     >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> _append(folder / RESULTS_FILE, Result("x0.5", 0.9, 9, 9, 0.1, 9, {}, True, 1, 1.0))
+    >>> _append(folder / TRIALS_FILE, Trained("x0.5", 0.9, 9, 9, 0.1, 9, {}, True, 1, 1.0))
     >>> [result.name for result in read_trials(folder)]
     ['x0.5']
   """
-  path = pathlib.Path(folder) / RESULTS_FILE
-  found = []
+  path, found = pathlib.Path(folder) / TRIALS_FILE, []
   for line in path.read_bytes().splitlines() if path.exists() else ():
     try:
       fields = json.loads(line)
     except ValueError:
       continue
-    found.append(built(Result, fields, path, DELETE))
+    try:
+      found.append(build(Trained, fields))
+    except ValueError as error:
+      raise damaged(path, error, DELETE) from error
   return tuple(found)
+
+
+def _make(
+  run: Context,
+  candidate: Candidate,
+  whole: Network,
+  teacher: Network,
+  teacher_variables: Any,
+) -> Trained:
+  """Makes a candidate, trains it, and measures its files.
+
+  Args:
+    run: the run; what an earlier part of it made is used.
+    candidate: what to make.
+    whole: the network that it starts from.
+    teacher: the teacher.
+    teacher_variables: its variables.
+
+  Returns:
+    The :class:`Trained`; the float network and the packed file are in the candidate's folder.
+  """
+  began, budget = time.perf_counter(), run.options.budget
+  home = run.folder / FOLDER / _slug(candidate.name)
+  home.mkdir(exist_ok=True)
+  steps = run.steps.float_steps
+  network, variables = _distilled(run, whole, teacher, teacher_variables)
+  recovery = 0
+  if candidate.prunes:
+    network, variables = _pruned(run, candidate, network, variables, home / "start")
+    recovery = max(1, steps // 2)
+  rules: tuple[quantize.Rule, ...] = ()
+  allocation = None
+  if candidate.mixed:
+    allocation = _allocate(run, network, variables, home / "bits.json")
+    rules = tuple(_trained_at_low_bits(rule) for rule in allocation.rules)
+
+  def keep(latest: Any) -> None:
+    _save(run, home / FLOAT_FOLDER, network, latest)
+
+  state = phases.distill_student(
+    run,
+    network,
+    teacher,
+    teacher_variables,
+    keep,
+    phase=_slug(candidate.name),
+    steps=PhaseSteps(recovery, run.steps.int_steps),
+    start=variables,
+    rules=rules,
+  )
+  quantized = state.quantized()
+  packed = export.packed(
+    quantized, home / MODEL_FILE, metadata=run.metadata(f"{whole.name} {candidate.name}")
+  )
+  size, macs, latency_ms = packed.stat().st_size, network.summary.macs, latency(quantized)
+  return Trained(
+    candidate.name,
+    integer_top1(quantized, run.data.validation),
+    size,
+    macs,
+    latency_ms,
+    network.summary.parameters,
+    {} if allocation is None else dict(allocation.bits),
+    within(Budget(size, macs, latency_ms), budget),
+    steps + recovery + run.steps.int_steps,
+    time.perf_counter() - began,
+  )
+
+
+def _distilled(
+  run: Context, network: Network, teacher: Network, teacher_variables: Any
+) -> tuple[Network, Any]:
+  """A whole network, distilled in float; once for all candidates that start from it."""
+  name = f"float {network.title}"
+  folder = run.folder / FOLDER / _slug(name)
+  if not folder.exists():
+    state = phases.distill_student(
+      run,
+      network,
+      teacher,
+      teacher_variables,
+      phase=_slug(name),
+      steps=PhaseSteps(run.steps.float_steps, 0),
+    )
+    _save(run, folder, network, state.averaged.variables)
+  return network, networks.read_network(folder).variables
+
+
+def _pruned(
+  run: Context, candidate: Candidate, whole: Network, variables: Any, folder: pathlib.Path
+) -> tuple[Network, Any]:
+  """The network without the channels that are too many for the budget."""
+  budget, bits = run.options.budget, run.options.bits
+  if not folder.exists():
+    with waiting(run.console, "removing channels"):
+      images, labels = _sample(run)
+      importance = prune.channel_importance(
+        whole.module,
+        variables,
+        images,
+        method="taylor",
+        labels=labels,
+        preprocess=run.preprocess,
+      )
+      few = min(LOW_BITS, bits) if candidate.mixed else bits
+
+      def fits(graph: Graph) -> bool:
+        return within(costs(graph, budget, few, _extra_bytes(run)), budget)
+
+      keep = fit_channels(importance, fits)
+      module, variables = prune.remove_channels(whole.module, variables, keep)
+      module = module.clone(origin=f"{whole.name} {candidate.name}")
+      variables = _with_norm_anew(run, module, variables)
+    network = networks.network_of(module.origin, None, module, run.data.image_shape)
+    _save(run, folder, network, variables)
+  return _kept(folder, f"{whole.name} {candidate.name}")
+
+
+def _with_norm_anew(run: Context, module: nn.Module, variables: Any) -> Any:
+  """The variables with the running statistics of training images."""
+  size = run.options.batch_size
+  batches = [
+    datasets.batch_at(run.data.train, size, seed=run.options.seed, position=position)
+    for position in range(max(1, SCORED // size))
+  ]
+  recipe = training.Recipe(student=module, optimizer=optax.identity(), preprocess=run.preprocess)
+  state = training.init_state(recipe, jax.random.key(0), batches[0], student_variables=variables)
+  return training.reestimate_norm(state, batches).variables
+
+
+def _allocate(
+  run: Context, network: Network, variables: Any, path: pathlib.Path
+) -> quantize.Allocation:
+  """Bits of the layers with which the packed file fits."""
+  if path.exists():
+    return read_record(path, quantize.Allocation, DELETE)
+  with waiting(run.console, "rounding one layer at a time"):
+    found = quantize.sensitivity(
+      network.module,
+      variables,
+      _sample(run)[0][:SENSED],
+      bits=tuple(n for n in (8, 6, 5, 4, 3, 2) if n <= run.options.bits),
+      preprocess=run.preprocess,
+      progress=False,
+    )
+  size, most = run.options.budget.size, found.bits[0]
+  assert size is not None  # of which alone a plan with mixed bits comes
+  around = (
+    packed_size(sketch(network.summary.graph, most)) + _extra_bytes(run) - found.bytes_at(most)
+  )
+  allocation = quantize.choose_bits(found, max(size - around, found.bytes_at(found.bits[-1])))
+  write_record(path, allocation)
+  return allocation
+
+
+def _trained_at_low_bits(rule: quantize.Rule) -> quantize.Rule:
+  """The rule with steps that are trained, which few bits need."""
+  weights = rule.weights
+  if not isinstance(weights, quantize.Quantizer):
+    return rule
+  bits = weights.levels.high.bit_length() + 1
+  return rule if bits > LOW_BITS else dataclasses.replace(rule, weights=quantize.lsq(bits))
+
+
+def _extra_bytes(run: Context) -> int:
+  """Bytes that the metadata takes in the packed file, at most."""
+  return len(json.dumps(run.metadata("?" * LONGEST_TITLE)))
+
+
+def _sample(run: Context) -> tuple[np.ndarray, np.ndarray]:
+  """Training images and their labels."""
+  order = np.random.default_rng(run.options.seed).permutation(len(run.data.train))
+  chosen = np.sort(order[:SCORED])
+  return run.data.train.images[chosen], run.data.train.labels[chosen]
+
+
+def _save(run: Context, folder: pathlib.Path, network: Network, variables: Any) -> None:
+  networks.save_network(folder, network, variables, run.data.classes, run.preprocess)
+
+
+def _kept(folder: pathlib.Path, name: str) -> tuple[Network, Any]:
+  """A network that was kept, under another name."""
+  saved = networks.read_network(folder)
+  assert saved.image_shape is not None  # _save keeps it
+  return networks.network_of(name, None, saved.module, saved.image_shape), saved.variables
+
+
+def _slug(name: str) -> str:
+  """A candidate's name as that of its folder and of its training phase."""
+  return name.replace(",", "").replace(" ", "-")
 
 
 def _ladder(run: Context, student: Network) -> dict[float | None, Network]:
@@ -174,20 +408,17 @@ def _ladder(run: Context, student: Network) -> dict[float | None, Network]:
   if student.width is None or run.options.width is not None:
     return {student.width: student}
   shape, count = run.data.image_shape, len(run.data.classes)
-  build = lambda width: networks.build(  # noqa: E731
-    student.name, count, shape, width, None, run.preset.network
-  )
-  return {width: build(width) for width in WIDTHS}
+  wanted = run.preset.network
+  return {w: networks.build(student.name, count, shape, w, None, wanted) for w in WIDTHS}
 
 
-def _append(path: pathlib.Path, result: Result) -> None:
+def _append(path: pathlib.Path, result: Trained) -> None:
   """Adds a line; what a kill cut off before it is dropped."""
-  kept = [json.dumps(earlier._asdict()) for earlier in read_trials(path.parent)]
-  lines = [*kept, json.dumps(result._asdict())]
-  write_atomically(path, "\n".join(lines) + "\n")
+  lines = [json.dumps(plain(one)) + "\n" for one in (*read_trials(path.parent), result)]
+  write_atomically(path, "".join(lines))
 
 
-def _say(run: Context, result: Result) -> None:
+def _say(run: Context, result: Trained) -> None:
   beyond = "" if result.fits else ", which is too much"
   say(
     run.console,

@@ -15,13 +15,12 @@ from jaxcompress.report.candidates import (
 from jaxcompress.report.confusion import count_confusion
 from jaxcompress.report.findings import headline
 from jaxcompress.report.layers import layer_rows, model_bytes, range_rows
-from jaxcompress.report.machine import environment
 from jaxcompress.report.metrics import MetricsWriter, curves, read_metrics
 from jaxcompress.report.plots import write_plots
 from jaxcompress.report.results import (
-  Candidate,
   Entry,
   Layer,
+  Point,
   Results,
   Run,
   Sample,
@@ -42,10 +41,10 @@ from jaxcompress.report.tables import (
 from jaxcompress.report.write import write_report
 
 __all__ = [
-  "Candidate",
   "Entry",
   "Layer",
   "MetricsWriter",
+  "Point",
   "Results",
   "Run",
   "Sample",
@@ -62,7 +61,6 @@ __all__ = [
   "count_confusion",
   "curves",
   "device_program",
-  "environment",
   "finding_table",
   "from_json",
   "headline",

@@ -11,7 +11,7 @@ from rich.text import Text
 from jaxcompress.quantize import Allocation, Sensitivity, Trial
 from jaxcompress.report import style, text
 from jaxcompress.report.layout import plain_table
-from jaxcompress.report.results import Candidate
+from jaxcompress.report.results import Point
 
 
 def trial_table(trials: Sequence[Trial], *, labels: bool, kept: str | None = None) -> Table:
@@ -81,12 +81,12 @@ def allocation_table(sensitivity: Sensitivity, allocation: Allocation) -> Table:
 
 
 def candidates_finding(
-  candidates: Sequence[Candidate], reference: float, compared_with: str = "float network"
+  candidates: Sequence[Point], reference: float, compared_with: str = "float network"
 ) -> str:
   """Which network is best in its size, in a sentence.
 
   Examples:
-    >>> candidates_finding([Candidate("8 bits", 1000, 0.9), Candidate("mixed", 600, 0.89, True)], 0.9)
+    >>> candidates_finding([Point("8 bits", 1000, 0.9), Point("mixed", 600, 0.89, True)], 0.9)
     'mixed: 89.0 % in 600 B, -1.0 points beside the float network.'
   """
   chosen = next((one for one in candidates if one.chosen), None)
@@ -100,7 +100,7 @@ def candidates_finding(
 
 @style.styled
 def candidates_plot(
-  candidates: Sequence[Candidate],
+  candidates: Sequence[Point],
   reference: float,
   images: int,
   what: str = "top-1",
@@ -121,7 +121,7 @@ def candidates_plot(
     ValueError: if there are no candidates.
 
   Examples:
-    >>> candidates = [Candidate("8 bits", 1000, 0.9), Candidate("mixed", 600, 0.89, mixed=True)]
+    >>> candidates = [Point("8 bits", 1000, 0.9), Point("mixed", 600, 0.89, mixed=True)]
     >>> fig = candidates_plot(candidates, reference=0.9, images=1000)
     >>> fig.axes[0].get_title(loc="left")
     'top-1'

@@ -204,7 +204,7 @@ class Sample(NamedTuple):
     return cls(buffer.getvalue(), int(label), int(prediction))
 
 
-class Candidate(NamedTuple):
+class Point(NamedTuple):
   """A quantized network among others.
 
   Attributes:
@@ -215,7 +215,7 @@ class Candidate(NamedTuple):
     chosen: whether it is the one that was kept.
 
   Examples:
-    >>> Candidate("mixed", bytes=600, score=0.89, mixed=True).chosen
+    >>> Point("mixed", bytes=600, score=0.89, mixed=True).chosen
     False
   """
 
@@ -235,7 +235,7 @@ class Search(NamedTuple):
     images: their number.
   """
 
-  candidates: tuple[Candidate, ...]
+  candidates: tuple[Point, ...]
   reference: float
   images: int
 

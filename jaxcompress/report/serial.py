@@ -10,9 +10,9 @@ import numpy as np
 
 from jaxcompress.report.results import (
   STAGES,
-  Candidate,
   Entry,
   Layer,
+  Point,
   Results,
   Run,
   Sample,
@@ -131,7 +131,7 @@ def _search_json(search: Search) -> dict[str, Any]:
 
 
 def _search(fields: Mapping[str, Any]) -> Search:
-  candidates = tuple(Candidate(**one) for one in fields["candidates"])
+  candidates = tuple(Point(**one) for one in fields["candidates"])
   return Search(candidates, fields["reference"], fields["images"])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import jaxcompress
 from jaxcompress import cli, distill, export, models
 from jaxcompress.nn import Graph, Node
 from jaxcompress.quantize import Grid, QuantizedModel
@@ -178,10 +179,15 @@ def test_mistakes_are_one_line_that_names_the_value(run, tmp_path, arguments, me
 
 
 @pytest.mark.parametrize("arguments", [("--bits", "x"), ("--no-such-option",)])
-def test_what_cannot_be_parsed_is_refused(run, arguments):
+def test_what_cannot_be_parsed_is_one_line(run, arguments):
   code, _, err = run("compress", *arguments)
   assert code == 2
-  assert arguments[0] in err
+  assert arguments[0] in err and "See jaxcompress compress --help." in err
+  assert err.startswith("jaxcompress: ") and err.count("\n") == 1
+
+
+def test_the_version_is_said(run):
+  assert run("--version") == (0, f"jaxcompress {jaxcompress.__version__}\n", "")
 
 
 def test_an_unknown_model_is_told_with_the_choices(run):

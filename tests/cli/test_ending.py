@@ -13,10 +13,11 @@ import time
 import numpy as np
 import pytest
 
-from jaxcompress import data, export, pipeline, training
+from jaxcompress import data, export, training
 from jaxcompress.cli import compress, ending, entry
 from jaxcompress.cli.ending import EndError
 from jaxcompress.nn import Graph, Node
+from jaxcompress.pipeline import folders
 from jaxcompress.quantize import Grid, QuantizedModel
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -160,7 +161,7 @@ def test_typer_does_not_swallow_ctrl_c(monkeypatch, capsys):
   ],
 )
 def test_a_run_that_ends_says_how_to_go_on(tmp_path, error, code, message):
-  folder, _ = pipeline.claim_folder(str(tmp_path / "my out"), {}, resume=False)
+  folder, _ = folders.claim_folder(str(tmp_path / "my out"), {}, resume=False)
   with pytest.raises(EndError) as caught, compress._resumable(folder):
     raise error
   assert caught.value.code == code and message in str(caught.value)
@@ -169,7 +170,7 @@ def test_a_run_that_ends_says_how_to_go_on(tmp_path, error, code, message):
 
 
 def test_a_mistake_leaves_the_folder_free(tmp_path):
-  folder, _ = pipeline.claim_folder(str(tmp_path / "out"), {}, resume=False)
+  folder, _ = folders.claim_folder(str(tmp_path / "out"), {}, resume=False)
   with pytest.raises(ValueError, match="bits"), compress._resumable(folder):
     raise ValueError("bits: 9")
   assert not folder.exists()

@@ -52,7 +52,7 @@ def read_file(path):
 
 
 def read_folder(path):
-  saved = networks.read(path)
+  saved = networks.read_network(path)
   return saved._replace(variables=jax.device_get(saved.variables))
 
 
@@ -77,7 +77,7 @@ KINDS = {  # name: (writes a file or folder, reads it into something that can be
     read_file,
   ),
   "student": (
-    lambda path, _: networks.save(path, network(), variables(), CLASSES, data.Preprocess()),
+    lambda path, _: networks.save_network(path, network(), variables(), CLASSES, data.Preprocess()),
     read_folder,
   ),
   "variables": (

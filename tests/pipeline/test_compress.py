@@ -15,7 +15,7 @@ from jaxcompress import data as datasets
 from jaxcompress import export
 from jaxcompress.nn import Norm
 from jaxcompress.pipeline import PRESETS, networks, run
-from jaxcompress.pipeline.options import Options
+from jaxcompress.pipeline.options import CompressOptions
 
 
 def test_a_run_leaves_a_model_a_report_and_plots(finished):
@@ -90,7 +90,7 @@ def wait_for(process, out, phase):
 
 def test_the_float_student_and_the_teacher_can_be_quantized_later(finished):
   for folder, title in (("student", "resnet8"), ("teacher", "resnet14")):
-    saved = networks.read(finished[0] / folder)
+    saved = networks.read_network(finished[0] / folder)
     assert saved.title == title and saved.classes == ("bar", "cross", "disk")
     assert saved.preprocess == datasets.Preprocess() and saved.image_shape[-1] == 3
 
@@ -98,7 +98,9 @@ def test_the_float_student_and_the_teacher_can_be_quantized_later(finished):
 def test_a_trained_teacher_is_taken_over(finished):
   classes = ("bar", "cross", "disk")
   folder = finished[0] / "teacher"
-  network, variables = networks.load(folder, classes, (16, 16, 3), name=None, width=None, wanted={})
+  network, variables = networks.load_teacher(
+    folder, classes, (16, 16, 3), name=None, width=None, wanted={}
+  )
   assert network.name == "resnet14"
   assert np.isfinite(np.asarray(variables["params"]["stem"]["kernel"])).all()
   for options, message in (
@@ -106,9 +108,9 @@ def test_a_trained_teacher_is_taken_over(finished):
     ({"name": None, "width": 0.5}, "teacher_width: 0.5 was asked for"),
   ):
     with pytest.raises(ValueError, match=message):
-      networks.load(folder, classes, (16, 16, 3), **options, wanted={})
+      networks.load_teacher(folder, classes, (16, 16, 3), **options, wanted={})
   with pytest.raises(ValueError, match="knows 3 classes"):
-    networks.load(folder, ("a", "b"), (16, 16, 3), name=None, width=None, wanted={})
+    networks.load_teacher(folder, ("a", "b"), (16, 16, 3), name=None, width=None, wanted={})
 
 
 def test_a_pruned_and_clustered_student_has_its_zeros_in_the_file(
@@ -189,16 +191,16 @@ def test_a_stored_teacher_brings_its_image_size_and_normalization(finished, shap
   folder = tmp_path / "teacher"
   shutil.copytree(finished[0] / "teacher", folder)
   side = datasets.load(f"folder:{shapes}").image_shape[0]
-  taught = networks.images_of(folder)
-  assert taught.shape == (side, side, 3) and taught.preprocess == datasets.Preprocess()
-  console, own = Console(quiet=True), Options(teacher_checkpoint=str(folder))
+  taught = networks.read_facts(folder)
+  assert taught.image_shape == (side, side, 3) and taught.preprocess == datasets.Preprocess()
+  console, own = Console(quiet=True), CompressOptions(teacher_checkpoint=str(folder))
   assert run._as_taught(own, taught, (side, side, 3), console) is PRESETS["default"]
   other = taught._replace(preprocess=datasets.Preprocess(center=100.0, per_image=False))
   preset = run._as_taught(own, other, (side, side, 3), console)
   assert preset == dataclasses.replace(PRESETS["default"], preprocess=other.preprocess)
   with pytest.raises(ValueError, match=rf"trained on images of {side} x {side} x 3 and the run's"):
     run._as_taught(own, taught, (side + 8, side + 8, 3), console)
-  published = Options(teacher_checkpoint=str(folder), preset="crd-cifar100")
+  published = CompressOptions(teacher_checkpoint=str(folder), preset="crd-cifar100")
   with pytest.raises(ValueError, match="normalized otherwise than preset crd-cifar100 does"):
     run._as_taught(published, taught, (side, side, 3), console)
 
@@ -218,5 +220,5 @@ def test_a_stored_teacher_is_built_with_what_it_was_trained_with(finished):
   """Whatever the options of the run that takes it over."""
   classes, wanted = ("bar", "cross", "disk"), {"norm": Norm(epsilon=0.5)}
   options = {"name": None, "width": None, "wanted": wanted}
-  network, _ = networks.load(finished[0] / "teacher", classes, (32, 32, 3), **options)
+  network, _ = networks.load_teacher(finished[0] / "teacher", classes, (32, 32, 3), **options)
   assert network.module.norm == PRESETS["default"].network["norm"] != wanted["norm"]

@@ -5,7 +5,8 @@ import pytest
 
 from jaxcompress import cli, export
 from jaxcompress.nn import Graph, Node
-from jaxcompress.pipeline import ExportOptions, QuantizeOptions
+from jaxcompress.pipeline import QuantizeOptions
+from jaxcompress.pipeline.quantizing import files_beside
 from jaxcompress.quantize import Grid, Integers, QuantizedModel
 
 FACTS = {"classes": ["a", "b"], "preprocess": {"scale": 64.0}}
@@ -125,8 +126,8 @@ def test_mistakes_are_one_line_and_nothing_is_written(run, tmp_path, arguments, 
 
 def test_files_lie_beside_the_model_and_keep_dots_in_their_names():
   for model in ("a/net_0.25.safetensors", "a/net_0.25"):
-    options = ExportOptions(model=model, formats=("tflite", "packed"))
-    assert [str(path) for path in options.paths] == ["a/net_0.25.tflite", "a/net_0.25.jcz"]
+    paths = files_beside(model, ("tflite", "packed"))
+    assert [str(path) for path in paths] == ["a/net_0.25.tflite", "a/net_0.25.jcz"]
 
 
 def test_the_kernels_of_a_quantized_file_are_those_that_run_it():

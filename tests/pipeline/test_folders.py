@@ -1,5 +1,6 @@
 """One run at a time works in a folder; what a killed one left is cleared; damaged files are named."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,12 +16,11 @@ import pytest
 from rich.console import Console
 
 from jaxcompress import pipeline
+from jaxcompress.files.records import read_record, write_record
 from jaxcompress.pipeline import folders
-from jaxcompress.pipeline.candidates import Result
 from jaxcompress.pipeline.context import read_progress
-from jaxcompress.pipeline.options import Options
-from jaxcompress.pipeline.search import read_trials
-from jaxcompress.pipeline.small_files import read_json, write_json
+from jaxcompress.pipeline.options import CompressOptions
+from jaxcompress.pipeline.search import Trained, read_trials
 from jaxcompress.report import Entry
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -38,7 +38,7 @@ with folders.working_in(folder, folders.read_options(folder)):
 
 @pytest.fixture
 def claimed(tmp_path):
-  return pipeline.claim_folder(str(tmp_path / "out"), {"seed": 3}, resume=False)
+  return folders.claim_folder(str(tmp_path / "out"), {"seed": 3}, resume=False)
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_killed(claimed, 
     with pytest.raises(ValueError, match=r"out: .*out is in use: another run works in it"):
       pipeline.compress(options, folder, console=QUIET)
   with pytest.raises(ValueError, match="is in use"):
-    pipeline.claim_folder(str(folder), {}, resume=False)
-  pipeline.release_folder(folder)  # as after every mistake: it is the other's
+    folders.claim_folder(str(folder), {}, resume=False)
+  folders.release_folder(folder)  # as after every mistake: it is the other's
   assert (folder / "run.json").is_file()
   holder.send_signal(signal.SIGKILL)
   holder.wait()
@@ -104,24 +104,24 @@ def test_file_systems_without_locks_are_worked_on(claimed, monkeypatch):
 def test_a_folder_that_appears_meanwhile_is_not_taken(tmp_path):
   """Two first runs find it free; one of them is first."""
   out = tmp_path / "out"
-  pipeline.claim_folder(str(out), {"seed": 1}, resume=False)
-  assert not folders._write_options(out, Options(seed=2))
+  folders.claim_folder(str(out), {"seed": 1}, resume=False)
+  assert not folders._write_options(out, CompressOptions(seed=2))
   assert folders.read_options(out).seed == 1
   assert [path.name for path in out.iterdir()] == ["run.json"]
 
 
 def test_a_default_folder_that_appears_meanwhile_is_passed_over(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  pipeline.claim_folder(None, {}, resume=False)
+  folders.claim_folder(None, {}, resume=False)
   taken = [pathlib.Path("jaxcompress-out"), pathlib.Path("jaxcompress-out-2")]
   monkeypatch.setattr(folders, "_free_default", lambda: taken.pop(0))
-  assert pipeline.claim_folder(None, {}, resume=False)[0].name == "jaxcompress-out-2"
+  assert folders.claim_folder(None, {}, resume=False)[0].name == "jaxcompress-out-2"
 
 
 def test_other_options_than_the_folders_are_refused(claimed):
   folder, _ = claimed
   with pytest.raises(ValueError, match=r"not those with which the run in .* was started"):
-    pipeline.compress(Options(seed=4), folder, console=QUIET)
+    pipeline.compress(CompressOptions(seed=4), folder, console=QUIET)
 
 
 def test_what_killed_writes_left_is_cleared_and_nothing_else(claimed):
@@ -148,14 +148,14 @@ def test_the_options_are_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
 
   monkeypatch.setattr(pathlib.Path, "write_text", full)
   with pytest.raises(ValueError, match=r"cannot be written \(No space left"):
-    pipeline.claim_folder(str(tmp_path / "out"), {}, resume=False)
+    folders.claim_folder(str(tmp_path / "out"), {}, resume=False)
   assert os.listdir(tmp_path / "out") == []
 
 
 def test_files_have_the_modes_that_the_user_asks_for(tmp_path):
   before = os.umask(0o027)
   try:
-    folder, _ = pipeline.claim_folder(str(tmp_path / "out"), {}, resume=False)
+    folder, _ = folders.claim_folder(str(tmp_path / "out"), {}, resume=False)
   finally:
     os.umask(before)
   assert stat.S_IMODE((folder / "run.json").stat().st_mode) == 0o640
@@ -188,12 +188,12 @@ def test_a_flipped_bit_of_a_small_file_is_refused_or_changes_nothing(place, bit)
   for value, kind in (({"teacher": 0.75, "note": "\u00e4"}, dict), ([[1, 2.5], ["x", None]], list)):
     with tempfile.TemporaryDirectory() as folder:
       path = pathlib.Path(folder, "small.json")
-      write_json(path, value)
+      write_record(path, value)
       content = bytearray(path.read_bytes())
       content[place % len(content)] ^= 1 << bit
       path.write_bytes(content)
       try:
-        assert read_json(path, kind, "delete it") == value
+        assert read_record(path, kind, "delete it") == value
       except ValueError as error:
         assert "small.json is damaged" in str(error) and "\n" not in str(error)
 
@@ -233,7 +233,8 @@ def test_right_fields_are_read(claimed):
   folder, _ = claimed
   facts = {"teacher": {**ENTRY, "seconds": 3, "latency_ms": None}}
   (folder / "progress.json").write_text(json.dumps(facts))
-  assert read_progress(folder) == facts and Entry(**facts["teacher"]).seconds == 3
+  assert read_progress(folder) == {"teacher": Entry(**facts["teacher"])}
+  assert read_progress(folder)["teacher"].seconds == 3
 
 
 @pytest.mark.parametrize(
@@ -268,8 +269,8 @@ def test_a_damaged_line_of_candidates_is_named(tmp_path, line):
 
 
 def test_a_line_of_candidates_that_a_kill_cut_off_is_none(tmp_path):
-  whole = Result("x0.5", 0.9, 9, 9, 0.1, 9, {}, True, 1, 1.0)
-  text = json.dumps(whole._asdict())
+  whole = Trained("x0.5", 0.9, 9, 9, 0.1, 9, {}, True, 1, 1.0)
+  text = json.dumps(dataclasses.asdict(whole))
   (tmp_path / "candidates.jsonl").write_text(f"{text}\n{text[:20]}")
   assert read_trials(tmp_path) == (whole,)
 
@@ -277,10 +278,10 @@ def test_a_line_of_candidates_that_a_kill_cut_off_is_none(tmp_path):
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), "3", [3]])
 def test_options_are_checked_when_they_are_made(value):
   with pytest.raises(ValueError, match=r"epochs: .* must be"):
-    Options(epochs=value)
+    CompressOptions(epochs=value)
 
 
 def test_a_folder_in_which_checkpoints_would_be_lost_is_refused_before_the_run(tmp_path):
   with pytest.raises(ValueError, match=r"out: .* has brackets, with which checkpoints are lost"):
-    pipeline.claim_folder(str(tmp_path / "run [2]"), {}, resume=False)
+    folders.claim_folder(str(tmp_path / "run [2]"), {}, resume=False)
   assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ def sound(tmp_path_factory):
   network = networks.build("resnet8", 4, SHAPE, None, None, {})
   variables = init_variables(network.module, jax.random.key(0), SHAPE)
   folder = tmp_path_factory.mktemp("out") / "teacher"
-  networks.save(folder, network, variables, CLASSES, data.Preprocess())
+  networks.save_network(folder, network, variables, CLASSES, data.Preprocess())
   return folder
 
 
@@ -29,7 +29,7 @@ def folder(sound, tmp_path):
 
 
 def load(folder):
-  return networks.load(folder, CLASSES, SHAPE, name=None, width=None, wanted={})
+  return networks.load_teacher(folder, CLASSES, SHAPE, name=None, width=None, wanted={})
 
 
 def changed(folder, **facts):
@@ -49,7 +49,7 @@ def refused(read, folder):
 
 
 def test_a_sound_folder_is_read_by_both_readers(folder):
-  saved, (network, variables) = networks.read(folder), load(folder)
+  saved, (network, variables) = networks.read_network(folder), load(folder)
   assert (saved.classes, saved.image_shape) == (CLASSES, SHAPE)
   assert saved.preprocess == data.Preprocess()
   assert network.module == saved.module
@@ -59,7 +59,7 @@ def test_a_sound_folder_is_read_by_both_readers(folder):
 def test_a_folder_of_before_is_read(folder):
   changed(folder)
   (folder / "variables" / "checksums.json").unlink()
-  assert networks.read(folder).classes == CLASSES
+  assert networks.read_network(folder).classes == CLASSES
   load(folder)
 
 
@@ -83,14 +83,14 @@ BOTH = {
 }
 
 
-@pytest.mark.parametrize("reader", [networks.read, load])
+@pytest.mark.parametrize("reader", [networks.read_network, load])
 @pytest.mark.parametrize("reason", BOTH)
 def test_what_cannot_be_is_one_line_that_names_the_file(reason, reader, folder):
   changed(folder, **BOTH[reason])
   assert reason in refused(reader, folder)
 
 
-@pytest.mark.parametrize("reader", [networks.read, load])
+@pytest.mark.parametrize("reader", [networks.read_network, load])
 @pytest.mark.parametrize("text", ["null", "[]", "", "{", "[" * 10**5, '"model"', "1e999", "{}"])
 def test_a_file_that_describes_nothing_is_one_line(text, reader, folder):
   (folder / "model.json").write_text(text)
@@ -125,7 +125,7 @@ READ = {
 @pytest.mark.parametrize("reason", READ)
 def test_what_only_one_reader_needs_is_one_line(reason, folder):
   changed(folder, **READ[reason])
-  assert reason in refused(networks.read, folder)
+  assert reason in refused(networks.read_network, folder)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def test_what_only_one_reader_needs_is_one_line(reason, folder):
   ],
 )
 def test_a_file_of_models_save_is_looked_at_alike(facts, reason, sound, tmp_path):
-  saved = networks.read(sound)
+  saved = networks.read_network(sound)
   path = models.save(tmp_path / "a.safetensors", saved.module, saved.variables, metadata=facts)
   with pytest.raises(ValueError) as error:
-    networks.read(path)
+    networks.read_network(path)
   assert reason in str(error.value) and str(path) in str(error.value)

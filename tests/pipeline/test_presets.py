@@ -14,7 +14,7 @@ from jaxcompress import training
 from jaxcompress.pipeline import PRESETS, networks, phases
 from jaxcompress.pipeline import run as runs
 from jaxcompress.pipeline.context import Context, PhaseSteps
-from jaxcompress.pipeline.options import make_options
+from jaxcompress.pipeline.options import CompressOptions
 
 PUBLISHED = [name for name in PRESETS if name != "default"]
 BATCH = 4
@@ -37,13 +37,13 @@ def context(name, folder):
     test=split,
     flip=True,
   )
-  options = make_options({"preset": name, "batch_size": BATCH, "epochs": 1})
+  options = CompressOptions.of({"preset": name, "batch_size": BATCH, "epochs": 1})
   return Context(
     folder=folder,
     options=options,
     data=data,
     preset=PRESETS[name],
-    schedule=PhaseSteps.of(options, len(split)),
+    steps=PhaseSteps.of(options, len(split)),
     metrics=None,
     console=Console(quiet=True),
   )
@@ -82,16 +82,16 @@ def test_a_preset_fits_its_networks_and_trains(name, tmp_path):
 
 
 def test_the_cifar_presets_are_those_of_repdistiller():
-  options = make_options({"preset": "crd-cifar100"})
+  options = CompressOptions.of({"preset": "crd-cifar100"})
   assert (options.data, options.student, options.epochs, options.batch_size) == (
     "tfds:cifar100", "resnet8x4", 240, 64,
   )  # fmt: skip
   preset = PRESETS["crd-cifar100"]
   assert preset.teacher == "resnet32x4"
   assert phases.losses_of(options, 50_000).weights == {"labels": 1.0, "crd": 0.8}
-  kd = make_options({"preset": "kd-cifar100"})
+  kd = CompressOptions.of({"preset": "kd-cifar100"})
   assert phases.losses_of(kd, 50_000).weights == {"labels": 0.1, "kd": 0.9}
-  both = make_options({"preset": "crd-kd-cifar100"})
+  both = CompressOptions.of({"preset": "crd-kd-cifar100"})
   assert phases.losses_of(both, 50_000).weights == {"labels": 1.0, "kd": 1.0, "crd": 0.8}
   image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
   mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -103,11 +103,11 @@ def test_the_cifar_presets_are_those_of_repdistiller():
 
 
 def test_given_options_go_before_those_of_the_preset_and_quick_runs_stay_quick():
-  options = make_options({"preset": "kd-cifar100", "student": "vgg8", "epochs": 3.0})
+  options = CompressOptions.of({"preset": "kd-cifar100", "student": "vgg8", "epochs": 3.0})
   assert (options.student, options.epochs) == ("vgg8", 3.0)
-  assert make_options({"preset": "kd-cifar100", "quick": True}).epochs is None
+  assert CompressOptions.of({"preset": "kd-cifar100", "quick": True}).epochs is None
   with pytest.raises(ValueError, match="preset: 'kd-mnist' is unknown; it must be one of default"):
-    make_options({"preset": "kd-mnist"})
+    CompressOptions.of({"preset": "kd-mnist"})
 
 
 def test_validation_images_are_trained_on_where_the_protocol_has_none(tmp_path):
@@ -117,9 +117,9 @@ def test_validation_images_are_trained_on_where_the_protocol_has_none(tmp_path):
 
 
 def test_images_are_mirrored_as_the_options_say_before_the_preset_and_the_data_set():
-  assert make_options({"preset": "crd-cifar100"}).flip is True
-  assert make_options({"preset": "crd-cifar100", "flip": False}).flip is False
-  assert make_options({}).flip is None
+  assert CompressOptions.of({"preset": "crd-cifar100"}).flip is True
+  assert CompressOptions.of({"preset": "crd-cifar100", "flip": False}).flip is False
+  assert CompressOptions.of({}).flip is None
   for name, preset in PRESETS.items():
     for flip in (True, False):
       found = preset.augment(datasets.load("digits", limit=20, flip=flip))
@@ -138,6 +138,6 @@ def test_a_run_tells_what_was_left_out_and_whether_images_are_mirrored(flip, say
   data = datasets.load("digits", limit=20, flip=flip)
   data = dataclasses.replace(data, notes=("left out: 2 hidden files ([bold], .x)",))
   console = Console(file=io.StringIO(), width=100)
-  runs._tell(data, make_options({"flip": flip}), console)
+  runs._tell(data, CompressOptions.of({"flip": flip}), console)
   lines = console.file.getvalue().splitlines()
   assert lines == ["  left out: 2 hidden files ([bold], .x)", f"  {says}"]

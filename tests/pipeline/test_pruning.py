@@ -8,8 +8,8 @@ import pytest
 
 from jaxcompress import models, nn, prune
 from jaxcompress.nn.select import on_network
-from jaxcompress.pipeline import Options
-from jaxcompress.pipeline.pruning import pruned
+from jaxcompress.pipeline import CompressOptions
+from jaxcompress.pipeline.phases import pruned
 
 
 def densities(options, steps=8):
@@ -29,7 +29,7 @@ def densities(options, steps=8):
 
 @pytest.mark.parametrize("distribution", [None, "erk", "uniform", "global"])
 def test_zeros_are_shared_out_as_asked_and_no_layer_vanishes(distribution):
-  masks = densities(Options(sparsity=0.9, sparsity_distribution=distribution))
+  masks = densities(CompressOptions(sparsity=0.9, sparsity_distribution=distribution))
   assert not any(name in masks for name in ("stem", "classifier", "stage1_block0/depthwise"))
   total = sum(mask.size for mask in masks.values())
   assert sum(mask.sum() for mask in masks.values()) == pytest.approx(0.1 * total, rel=0.03)
@@ -42,5 +42,5 @@ def test_zeros_are_shared_out_as_asked_and_no_layer_vanishes(distribution):
 
 
 def test_a_pattern_has_its_own_share():
-  masks = densities(Options(sparsity_pattern="2:4"))
+  masks = densities(CompressOptions(sparsity_pattern="2:4"))
   assert {float(mask.mean()) for mask in masks.values()} == {0.5}

@@ -140,8 +140,8 @@ def test_a_folder_of_a_run_is_read_with_all_that_it_says(trained, images, tmp_pa
   network = networks.build("resnet8", 3, images.image_shape, None, None, {})
   variables = init_variables(network.module, jax.random.key(1), images.image_shape)
   preprocess = datasets.Preprocess(scale=32.0)
-  networks.save(tmp_path / "student", network, variables, CLASSES, preprocess)
-  saved = networks.read(tmp_path / "student")
+  networks.save_network(tmp_path / "student", network, variables, CLASSES, preprocess)
+  saved = networks.read_network(tmp_path / "student")
   assert saved.module == network.module and saved.title == "resnet8"
   assert (saved.classes, saved.image_shape) == (CLASSES, images.image_shape)
   assert saved.preprocess == preprocess
@@ -152,7 +152,7 @@ def test_a_file_that_says_nothing_is_taken_with_a_word_about_it(
   run, trained, shapes, tmp_path, monkeypatch
 ):
   path = models.save(tmp_path / "bare.safetensors", *trained)
-  assert networks.read(path)[3:] == (None, None, None)
+  assert networks.read_network(path)[3:] == (None, None, None)
   stop = ValueError("far enough")
   monkeypatch.setattr(quantizing.quantize, "search", lambda *a, **k: (_ for _ in ()).throw(stop))
   code, out, err = run(path, "--data", f"folder:{shapes}")

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from jaxcompress import data as datasets
 from jaxcompress import export, models, nn, prune, quantize
-from jaxcompress.pipeline import budgets, candidates, networks, phases, search
+from jaxcompress.pipeline import budgets, networks, phases, search
 from jaxcompress.pipeline.budgets import Budget, Candidate
 from jaxcompress.pipeline.context import Context, PhaseSteps
-from jaxcompress.pipeline.options import Options
+from jaxcompress.pipeline.options import CompressOptions
 from jaxcompress.pipeline.presets import PRESETS
 
 CLASSES = ("a", "b", "c")
@@ -102,7 +102,7 @@ def test_as_many_channels_stay_as_fit(ladder):
 )
 def test_a_budget_that_is_none_is_refused(given, message):
   with pytest.raises(ValueError, match=message):
-    Options(**given)
+    CompressOptions(**given)
 
 
 @pytest.fixture
@@ -115,10 +115,10 @@ def run(tmp_path):
   data = datasets.Dataset(name="x", classes=CLASSES, train=part, validation=part, test=part)
   return Context(
     folder=tmp_path,
-    options=Options(student="resnet8", max_size="40KB"),
+    options=CompressOptions(student="resnet8", max_size="40KB"),
     data=data,
     preset=PRESETS["default"],
-    schedule=PhaseSteps(4, 2),
+    steps=PhaseSteps(4, 2),
     metrics=None,
     console=Console(quiet=True),
   )
@@ -130,7 +130,7 @@ def trained(monkeypatch):
   asked = SimpleNamespace(phases=[], stop=None)
 
   def distill_student(run, network, teacher, teacher_variables, on_float=None, **options):
-    phase, start, schedule = (options.get(key) for key in ("phase", "start", "schedule"))
+    phase, start, steps = (options.get(key) for key in ("phase", "start", "steps"))
     asked.phases.append(phase)
     if on_float is not None:
       on_float(start)
@@ -150,7 +150,7 @@ def trained(monkeypatch):
         progress=False,
       )
 
-    assert schedule.int_steps == 0 or start is not None
+    assert steps.int_steps == 0 or start is not None
     return SimpleNamespace(averaged=SimpleNamespace(variables=variables), quantized=quantized)
 
   monkeypatch.setattr(phases, "distill_student", distill_student)
@@ -159,37 +159,37 @@ def trained(monkeypatch):
 
 def test_a_killed_search_goes_on_and_ends_in_a_file_that_fits(run, trained, monkeypatch):
   monkeypatch.setattr(budgets, "latency", lambda model: 1.0)
-  monkeypatch.setattr(candidates, "latency", lambda model: 1.0)
+  monkeypatch.setattr(search, "latency", lambda model: 1.0)
   student = networks.build("resnet8", 3, run.data.image_shape, None, None, {})
   teacher = networks.build("resnet14", 3, run.data.image_shape, None, None, {})
   variables = nn.init_variables(teacher.module, jax.random.key(1), run.data.image_shape)
   trained.stop = "whole-width-pruned-mixed-bits"
   with pytest.raises(KeyboardInterrupt):
-    search.search(run, student, teacher, variables)
+    search.find_student(run, student, teacher, variables)
   assert trained.phases == ["float-resnet8", "whole-width-pruned", trained.stop]
   (first,) = search.read_trials(run.folder)
-  with (run.folder / search.RESULTS_FILE).open("a") as file:
+  with (run.folder / search.TRIALS_FILE).open("a") as file:
     file.write('{"name": "whole wid')  # a line that a kill cut off
   trained.phases.clear()
   last, trained.stop = trained.stop, None
-  found = search.search(run, student, teacher, variables)
+  found = search.find_student(run, student, teacher, variables)
   assert trained.phases == [last]
   results = search.read_trials(run.folder)
   assert results[0] == first and len(results) == 2
-  for line in (run.folder / search.RESULTS_FILE).read_text().splitlines():
+  for line in (run.folder / search.TRIALS_FILE).read_text().splitlines():
     assert json.loads(line)["bytes"] <= 40_000
   assert len(set(results[1].bits.values())) > 1 and results[0].bits == {}
-  assert found.result == search.choose(results)
+  assert found.trained == search.choose(results)
   again = export.packed(
     found.quantized, run.folder / "student.jcz", metadata=run.metadata(found.network.title)
   )
-  assert again.stat().st_size == found.result.bytes
-  assert found.network.title == f"resnet8 {found.result.name}"
+  assert again.stat().st_size == found.trained.bytes
+  assert found.network.title == f"resnet8 {found.trained.name}"
   assert [one.chosen for one in found.search.candidates].count(True) == 1
   images = run.data.test.images[:8]
   score = np.mean(
     found.quantized.integers(run.data.validation.images).argmax(-1) == run.data.validation.labels
   )
-  assert score == found.result.top1
+  assert score == found.trained.top1
   logits = found.network.module.apply(found.variables, run.preprocess(images), train=False).logits
   assert logits.shape == (8, 3)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from jaxcompress.report import (
-  Candidate,
   Entry,
   Layer,
+  Point,
   Results,
   Run,
   Sample,
@@ -102,8 +102,8 @@ def synthetic(names=NAMES_47, images=4000, count=34) -> Results:
     preprocess={"center": 127.5, "scale": 64.0, "per_image": True, "epsilon": 0.1},
     search=Search(
       (
-        Candidate("x0.25", 128_400, 0.9032),
-        Candidate("x0.35 pruned, mixed bits", 127_000, 0.9101, chosen=True),
+        Point("x0.25", 128_400, 0.9032),
+        Point("x0.35 pruned, mixed bits", 127_000, 0.9101, chosen=True),
       ),
       0.9367,
       2000,

@@ -17,7 +17,7 @@ from jaxcompress.quantize import (
   Trial,
 )
 from jaxcompress.report import (
-  Candidate,
+  Point,
   allocation_table,
   analysis_json,
   analysis_plot,
@@ -139,7 +139,7 @@ def test_an_allocation_is_shown_with_what_other_bits_would_cost():
 
 
 def test_candidates_are_drawn_at_their_size_and_score():
-  candidates = [Candidate("8 bits", 10_000, 0.93), Candidate("mixed", 6000, 0.92, mixed=True)]
+  candidates = [Point("8 bits", 10_000, 0.93), Point("mixed", 6000, 0.92, mixed=True)]
   figure = candidates_plot(candidates, 0.935, 1000)
   assert "mixed: 92.0 % in 6.0 kB, -1.5 points" in figure.get_suptitle()
   (ax,) = figure.axes

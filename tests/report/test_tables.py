@@ -12,7 +12,6 @@ from jaxcompress import models, nn
 from jaxcompress.quantize import Grid
 from jaxcompress.report import (
   Entry,
-  environment,
   layer_rows,
   layer_table,
   model_bytes,
@@ -115,9 +114,3 @@ def test_ranges_are_those_that_the_grid_represents():
   grid = Grid(np.float32(0.5), -28)
   (row,) = range_rows({"a": grid})
   assert (row.low, row.high) == (-50.0, 77.5)
-
-
-def test_the_environment_is_described(full):
-  facts = environment()
-  assert facts["version"] and facts["device"] and facts["packages"]["numpy"] == np.__version__
-  dataclasses.replace(full.run, **facts)

@@ -8,7 +8,8 @@ import pytest
 
 from jaxcompress import export, models, quantize
 from jaxcompress.nn import Activation, ConvNorm, GlobalAvgPool, init_variables
-from jaxcompress.pipeline.devices import device_facts
+from jaxcompress.pipeline.outcome import device_facts, environment
+from jaxcompress.report import Run
 
 
 class Wide(nn.Module):
@@ -50,3 +51,9 @@ def test_tools_that_are_not_installed_say_nothing(tmp_path, monkeypatch):
   path = written(Wide(), tmp_path / "net.tflite")
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   assert device_facts(path) == {}
+
+
+def test_the_environment_is_described():
+  facts = environment()
+  assert facts["version"] and facts["device"] and facts["packages"]["numpy"] == np.__version__
+  Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200, **facts)
