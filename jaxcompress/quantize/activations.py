@@ -13,7 +13,8 @@ from jaxcompress.nn.tracing import intercept, is_leaf_call, module_path
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import activation_levels, fake_quant, replace_value
 from jaxcompress.quantize.integer import Grid, with_bits
-from jaxcompress.quantize.quantizers import Rounding, dorefa_gradient
+from jaxcompress.quantize.quantizers.base import FusedRounding
+from jaxcompress.quantize.quantizers.clipped import dorefa_gradient
 from jaxcompress.quantize.sites import Assigned, Sites, assign, tensor_bits
 from jaxcompress.quantize.variables import QuantVariables, key_of
 
@@ -164,7 +165,7 @@ def quantize_activations(
     if active is not True or tensor in gates or key not in quantizers:
       return None
     rounding = quantizers[key].apply
-    if not isinstance(rounding, Rounding):
+    if not isinstance(rounding, FusedRounding):
       return None
 
     def prepare(z):

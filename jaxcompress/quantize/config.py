@@ -6,17 +6,12 @@ from typing import Any, TypedDict, Unpack
 
 from jaxcompress.quantize.fake_quant import check_bits
 from jaxcompress.quantize.integer.runtimes import find_kernels
-from jaxcompress.quantize.quantizers import (
-  Quantizer,
-  absmax,
-  bwn,
-  check_quantizer,
-  cluster,
-  ema_range,
-  lsq,
-  lsq_activations,
-  twn,
-)
+from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer
+from jaxcompress.quantize.quantizers.binary import bwn
+from jaxcompress.quantize.quantizers.cluster import cluster
+from jaxcompress.quantize.quantizers.lsq import lsq, lsq_activations
+from jaxcompress.quantize.quantizers.ternary import twn
+from jaxcompress.quantize.quantizers.uniform import absmax, ema_range
 from jaxcompress.quantize.rules import KINDS, Rule
 
 
@@ -36,7 +31,7 @@ class Quantization:
       network that is trained is the one that is deployed; None: never. At high learning rates
       networks of few bits diverge from then on: choose the end of a schedule.
     gradients: bits to which the gradients of activations are rounded stochastically in the backward
-      pass (:func:`~jaxcompress.quantize.dorefa_gradient`), 1 to 16; None: they stay in float.
+      pass (:func:`~jaxcompress.quantize.quantizers.clipped.dorefa_gradient`), 1 to 16; None: they stay in float.
     exact_step: first step whose forward pass is the device's integer arithmetic, with the gradients
       of fake quantization; after it, evaluation gives the deployed logits, bit for bit. Needs
       frozen BatchNorm, and costs about as much again as the forward pass; None: never.

@@ -31,8 +31,8 @@ class Levels(NamedTuple):
   symmetric: bool
 
 
-def check_bits(argument: str, bits: Any, most: int) -> None:
-  """Checks that a number of bits is whole, and from 2 to ``most``.
+def check_bits(argument: str, bits: Any, most: int, *, fewest: int = 2) -> None:
+  """Checks that a number of bits is whole, and from ``fewest`` to ``most``.
 
   Raises:
     ValueError: if it is not.
@@ -43,8 +43,10 @@ def check_bits(argument: str, bits: Any, most: int) -> None:
     ValueError: bits: 4.5 is out of range; it must be 2 to 8, and whole.
   """
   whole = isinstance(bits, numbers.Integral) and not isinstance(bits, bool)
-  if not whole or not 2 <= bits <= most:
-    raise ValueError(f"{argument}: {bits!r} is out of range; it must be 2 to {most}, and whole.")
+  if not whole or not fewest <= bits <= most:
+    raise ValueError(
+      f"{argument}: {bits!r} is out of range; it must be {fewest} to {most}, and whole."
+    )
 
 
 def levels(bits: int, *, symmetric: bool, narrow: bool = False, signed: bool = True) -> Levels:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jaxcompress.nn.select import Layer, Selector, parse, select
-from jaxcompress.quantize.quantizers import Kind, Quantizer, absmax, check_quantizer, ema_range
+from jaxcompress.quantize.quantizers.base import Kind, Quantizer, check_quantizer
+from jaxcompress.quantize.quantizers.uniform import absmax, ema_range
 
 
 class Default(enum.Enum):

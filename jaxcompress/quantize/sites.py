@@ -19,7 +19,7 @@ from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import stored_bits
 from jaxcompress.quantize.integer import GATES, Grid, fixed_grid
 from jaxcompress.quantize.integer.values import INNER_SWISH
-from jaxcompress.quantize.quantizers import Quantizer
+from jaxcompress.quantize.quantizers.base import Quantizer
 from jaxcompress.quantize.rules import Choice, choose
 
 Apart = frozenset[tuple[str, str]]

@@ -15,7 +15,7 @@ from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import levels, stored_bits, widened
 from jaxcompress.quantize.integer import Grid
 from jaxcompress.quantize.model import QuantizedModel
-from jaxcompress.quantize.quantizers import Quantizer
+from jaxcompress.quantize.quantizers.base import Quantizer
 from jaxcompress.quantize.sites import Sites, assign
 from jaxcompress.quantize.variables import QuantVariables
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxcompress.quantize.analysis.sensitivity import Sensitivity
 from jaxcompress.quantize.analysis.suggest import rule_for
-from jaxcompress.quantize.quantizers import absmax
+from jaxcompress.quantize.quantizers.uniform import absmax
 from jaxcompress.quantize.rules import Rule
 
 SLACK = 1e-12  # relative; bounds are floats

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
-from jaxcompress.quantize.quantizers import absmax, lsq, lsq_plus_activations, minmax_range
+from jaxcompress.quantize.quantizers.lsq import lsq, lsq_plus_activations
+from jaxcompress.quantize.quantizers.uniform import absmax, minmax_range
 from jaxcompress.quantize.rules import Rule
 
 SATURATED = 1e-3  # share of clipped values above which the range is too small

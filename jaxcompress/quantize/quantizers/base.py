@@ -1,25 +1,22 @@
-"""What every quantizer is, and what several of them share."""
+"""The form of a quantizer, and what several of them share: anchors and straight-through estimators."""
 
 import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
 
 from jaxcompress.ops.sums import channel_sums, total
-from jaxcompress.quantize.fake_quant import Levels, finite
+from jaxcompress.quantize.fake_quant import Levels, check_bits, finite
 
-ENOUGH_IMAGES, ENOUGH_ROWS, ENOUGH_VALUES = (
-  8,
-  2,
-  2**16,
-)  # of a batch, to measure where a trained number starts
+ENOUGH_IMAGES, ENOUGH_ROWS, ENOUGH_VALUES = 8, 2, 2**16  # to measure where a trained number starts
 EDGE = 1e-3  # steps beyond an edge that still count as on it: x * (1 / s) is not exact
 LEAST_STEP = 1e-8
+INT8 = Levels(-127, 127, True)  # of weights
 
 Kind = Literal["weights", "activations"]
 EXAMPLES: dict[Kind, str] = {
@@ -37,7 +34,7 @@ def largest(a: Any, b: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rounding:
+class FusedRounding:
   """An ``apply`` of activations that measures first, and then rounds element by element.
 
   A normalization can end in it (:class:`jaxcompress.nn.epilogue.Epilogue`).
@@ -82,8 +79,8 @@ class Quantizer(NamedTuple):
     apply: ``(params, state, x, *, train, nonnegative=False, rng=None) -> (y, state)``. ``x`` on its
       grid, in its dtype, with a straight-through gradient. The state changes only where ``train``,
       a bool or a scalar bool array. ``nonnegative`` promises that ``x`` is at least zero. ``rng``
-      is for stochastic rounding; without it everything is rounded to nearest. A :class:`Rounding`
-      if it can be taken apart.
+      is for stochastic rounding; without it everything is rounded to nearest. A
+      :class:`FusedRounding` if it can be taken apart.
     grid: ``(params, state, x) -> (scale, zero_point)``. The grid on which ``apply`` puts ``x``, so
       that ``round(y / scale) + zero_point`` are the integers to export. Kernels: shaped
       ``(1, ..., 1, out)`` and zero point 0; activations: scalars, and ``x`` is not read.
@@ -135,6 +132,40 @@ def named(make: Callable[Settings, Quantizer]) -> Callable[Settings, Quantizer]:
   return wrapped
 
 
+def stateless(
+  to: Levels,
+  fits: Kind,
+  function: Callable[[Any, jax.Array], jax.Array],
+  grid: Callable[[Any], tuple[jax.Array, jax.Array]],
+  *,
+  init: Callable[[Any], Any] = lambda x: (),
+  training_only: str | None = None,
+) -> Quantizer:
+  """Makes a quantizer whose values follow from the tensor alone, and from what is trained if anything.
+
+  Args:
+    to: the integers.
+    fits: ``"weights"`` or ``"activations"``.
+    function: ``(params, x) -> y``, the tensor on its grid.
+    grid: ``x -> (scale, zero_point)``; of activations, ``x`` is None.
+    init: ``x -> params``; by default nothing is trained.
+    training_only: see :class:`Quantizer`.
+  """
+
+  def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
+    del train, nonnegative, rng
+    return function(params, x), state
+
+  return Quantizer(
+    lambda x: (init(x), ()),
+    apply,
+    lambda params, state, x=None: grid(x),
+    to,
+    training_only=training_only,
+    fits=fits,
+  )
+
+
 def check_quantizer(argument: str, quantizer: Any, kind: Kind | None = None) -> None:
   """Checks that an argument is a quantizer, and one for weights or for activations.
 
@@ -161,8 +192,37 @@ def check_quantizer(argument: str, quantizer: Any, kind: Kind | None = None) -> 
     raise ValueError(f"{argument} must be {wanted}, got one for {quantizer.fits}.")
 
 
+def check_choice(argument: str, value: str, known: Collection[str]) -> None:
+  """Checks that an argument is one of the words that are known.
+
+  Raises:
+    ValueError: if it is not.
+
+  Examples:
+    >>> check_choice("gradient", "max", ("sum", "mean"))
+    Traceback (most recent call last):
+    ValueError: gradient: 'max' is unknown; it is one of sum, mean.
+  """
+  if value not in known:
+    raise ValueError(f"{argument}: {value!r} is unknown; it is one of {', '.join(known)}.")
+
+
+def check_activation_bits(bits: int, fewest: int = 2, most: int = 8) -> None:
+  """Checks that a method has so many levels; beyond them, names those that have.
+
+  Raises:
+    ValueError: if it has not.
+  """
+  if most < bits <= 16:
+    raise ValueError(
+      f"bits: {bits} is out of range; activations have {fewest} to {most} here; ema_range,"
+      " minmax_range, mean_range and lsq_activations have up to 16."
+    )
+  check_bits("bits", bits, most, fewest=fewest)
+
+
 class Learned(NamedTuple):
-  """What is trained: the distance to the :class:`Anchor`.
+  """The trained distance to an :class:`Anchor`.
 
   Attributes:
     delta: zero at first; float32, a scalar or ``(1, ..., 1, out)``.

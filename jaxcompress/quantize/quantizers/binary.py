@@ -1,12 +1,21 @@
 """Signs: binary weights, and binary activations with their published gradients."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxcompress.quantize.fake_quant import Levels
-from jaxcompress.quantize.quantizers.base import Quantizer, axes_within, named, spread
+from jaxcompress.quantize.quantizers.base import (
+  Quantizer,
+  axes_within,
+  check_choice,
+  named,
+  spread,
+  stateless,
+)
 
 GRADIENTS = ("identity", "clip", "clip_scaled", "xnor", "through_scale")
 SIGNS = Levels(-1, 1, True)
@@ -59,7 +68,7 @@ def bwn_weights(w: jax.Array, gradient: str = "identity", per_channel: bool = Tr
     <https://arxiv.org/abs/1603.05279>`_, 2016, section 3.1; Courbariaux et al., `BinaryConnect
     <https://arxiv.org/abs/1511.00363>`_, 2015; Zhou et al., 2016, section 2.3.
   """
-  _check_gradient(gradient, GRADIENTS)
+  check_choice("gradient", gradient, GRADIENTS)
   return (sign(w) * mean_magnitude(w, per_channel=per_channel)).astype(w.dtype)
 
 
@@ -88,11 +97,6 @@ def _bwn_backward(gradient, per_channel, w, g):
 bwn_weights.defvjp(_bwn_forward, _bwn_backward)
 
 
-def _check_gradient(gradient, allowed):
-  if gradient not in allowed:
-    raise ValueError(f"gradient: {gradient!r} is unknown; it is one of {', '.join(allowed)}.")
-
-
 @named
 def bwn(*, gradient: str = "identity", per_channel: bool = True) -> Quantizer:
   """Binary weights with one scale for each filter; see :func:`bwn_weights`.
@@ -114,17 +118,13 @@ def bwn(*, gradient: str = "identity", per_channel: bool = True) -> Quantizer:
   References:
     Rastegari et al., 2016, section 3.1.
   """
-  _check_gradient(gradient, GRADIENTS)
-
-  def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
-    del params, train, nonnegative, rng
-    return bwn_weights(x, gradient, per_channel), state
-
-  def grid(params, state, x):
-    del params, state
-    return spread(mean_magnitude(x, per_channel=per_channel), x)
-
-  return Quantizer(lambda x: ((), ()), apply, grid, SIGNS, fits="weights")
+  check_choice("gradient", gradient, GRADIENTS)
+  return stateless(
+    SIGNS,
+    "weights",
+    lambda _, w: bwn_weights(w, gradient, per_channel),
+    lambda w: spread(mean_magnitude(w, per_channel=per_channel), w),
+  )
 
 
 @named
@@ -229,16 +229,9 @@ def rprelu(x: jax.Array, gamma: jax.Array, beta: jax.Array, zeta: jax.Array) -> 
   return y.astype(x.dtype)
 
 
-def _signs(init, function):
-  def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
-    del train, nonnegative, rng
-    return function(params, x), state
-
-  def grid(params, state, x=None):
-    del params, state, x
-    return jnp.ones(()), jnp.zeros(())
-
-  return Quantizer(init, apply, grid, SIGNS, training_only=TRAINING_ONLY, fits="activations")
+def _signs(function: Callable[[Any, jax.Array], jax.Array], **init: Any) -> Quantizer:
+  grid = lambda _: (jnp.ones(()), jnp.zeros(()))  # noqa: E731
+  return stateless(SIGNS, "activations", function, grid, training_only=TRAINING_ONLY, **init)
 
 
 @named
@@ -261,8 +254,8 @@ def binary_activations(*, gradient: str = "approx") -> Quantizer:
   References:
     Liu et al., 2018.
   """
-  _check_gradient(gradient, tuple(SIGN_FUNCTIONS))
-  return _signs(lambda x: ((), ()), lambda params, x: SIGN_FUNCTIONS[gradient](x))
+  check_choice("gradient", gradient, SIGN_FUNCTIONS)
+  return _signs(lambda _, x: SIGN_FUNCTIONS[gradient](x))
 
 
 @named
@@ -284,12 +277,11 @@ def xnor_activations() -> Quantizer:
     Rastegari et al., 2016, section 3.2.
   """
 
-  def scaled(params, x):
-    del params
+  def scaled(_, x):
     mean = jnp.mean(jnp.abs(x.astype(jnp.float32)), -1, keepdims=True) if x.ndim else jnp.abs(x)
     return (clip_sign(x) * jax.lax.stop_gradient(mean)).astype(x.dtype)
 
-  return _signs(lambda x: ((), ()), scaled)
+  return _signs(scaled)
 
 
 @named
@@ -308,4 +300,4 @@ def rsign_activations() -> Quantizer:
   References:
     Liu et al., 2020, section 4.2.
   """
-  return _signs(lambda x: (jnp.zeros(x.shape[-1:]), ()), lambda params, x: rsign(x, params))
+  return _signs(lambda params, x: rsign(x, params), init=lambda x: jnp.zeros(x.shape[-1:]))

@@ -8,18 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.quantize.fake_quant import Levels, finite
+from jaxcompress.quantize.fake_quant import finite
 from jaxcompress.quantize.quantizers.base import (
+  INT8,
   Learned,
   Quantizer,
   axes_within,
+  check_choice,
   named,
   round_through,
   spread,
   where_first,
 )
 
-HIGHEST = 127
+GRADIENTS = ("sum", "mean")
 ROUNDS = 25  # of Lloyd's algorithm; later ones move centroids by less than an int8 step
 SAMPLES = 2**16  # of a kernel's weights, from which centroids are found
 Start = Literal["linear", "k-means++"]
@@ -50,13 +52,9 @@ def nearest(w: jax.Array, codebook: jax.Array) -> jax.Array:
     [1, 2, 0]
   """
   order = jnp.argsort(codebook)
-  return order[_place(w, codebook[order])]
-
-
-def _place(w: jax.Array, ascending: jax.Array) -> jax.Array:
-  """:func:`nearest` in a codebook that is in order."""
+  ascending = codebook[order]
   edges = (ascending[1:] + ascending[:-1]) / 2
-  return jnp.searchsorted(edges, w, method="compare_all")
+  return order[jnp.searchsorted(edges, w, method="compare_all")]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -91,8 +89,7 @@ def cluster_weights(
 
 
 def _forward(w, codebook, gradient):
-  if gradient not in ("sum", "mean"):
-    raise ValueError(f"gradient: {gradient!r} is unknown; it is 'sum' or 'mean'.")
+  check_choice("gradient", gradient, GRADIENTS)
   index = nearest(w.astype(jnp.float32), codebook)
   return codebook[index].astype(w.dtype), (index, codebook)
 
@@ -193,7 +190,7 @@ def cluster(
     start: of k-means, "linear" or "k-means++"; see :func:`find_centroids`.
 
   Returns:
-    A :class:`Quantizer` that trains a :class:`~jaxcompress.quantize.Learned`, the distance of the
+    A :class:`Quantizer` that trains a :class:`Learned`, the distance of the
     ``clusters - 1`` entries that are not zero from their :class:`Centroids`.
 
   Raises:
@@ -211,10 +208,8 @@ def cluster(
   """
   if not 2 <= clusters <= 128:
     raise ValueError(f"clusters: {clusters} is out of range; it must be 2 to 128.")
-  if gradient not in ("sum", "mean"):
-    raise ValueError(f"gradient: {gradient!r} is unknown; it is 'sum' or 'mean'.")
-  if start not in STARTS:
-    raise ValueError(f"start: {start!r} is unknown; it is 'linear' or 'k-means++'.")
+  check_choice("gradient", gradient, GRADIENTS)
+  check_choice("start", start, STARTS)
 
   def unit(x):
     """What a channel's weights are shares of."""
@@ -233,7 +228,7 @@ def cluster(
   def step(params, state):
     """Of the int8 grid, in shares."""
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(state.base + params.delta)))
-    return finite(largest * (1.0 / HIGHEST))
+    return finite(largest * (1.0 / INT8.high))
 
   def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
     del nonnegative, rng
@@ -248,4 +243,4 @@ def cluster(
   def grid(params, state, x):
     return spread(step(params, state) * unit(x), x)
 
-  return Quantizer(init, apply, grid, Levels(-HIGHEST, HIGHEST, True), fits="weights")
+  return Quantizer(init, apply, grid, INT8, fits="weights")

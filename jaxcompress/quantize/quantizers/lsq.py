@@ -1,4 +1,4 @@
-"""Learned step sizes: LSQ, and LSQ+ with a learned offset."""
+"""Learned steps: LSQ, LSQ+ with a learned offset, and EWGS, whose gradient knows the rounding."""
 
 import math
 from typing import NamedTuple
@@ -13,9 +13,15 @@ from jaxcompress.quantize.fake_quant import (
   merge_ranges,
   minimum_maximum,
 )
-from jaxcompress.quantize.quantizers.base import Quantizer, features, named, positive, where_first
-from jaxcompress.quantize.quantizers.steps import (
+from jaxcompress.quantize.quantizers.base import (
+  Quantizer,
   check_activation_bits,
+  features,
+  named,
+  positive,
+  where_first,
+)
+from jaxcompress.quantize.quantizers.steps import (
   range_of_least_error,
   round_to_step,
   step_activations,
@@ -23,95 +29,13 @@ from jaxcompress.quantize.quantizers.steps import (
 )
 
 
-def lsq_quantize(
-  x: jax.Array,
-  step: jax.Array,
-  low: jax.Array | int,
-  high: jax.Array | int,
-  grad_scale: jax.Array | float = 1.0,
-) -> jax.Array:
-  """Rounds to multiples of a step that is trained: ``y = round(clip(x / s, low, high)) * s``.
-
-  With ``v = x / s``: ``dy/dx`` is 1 for ``low <= v <= high``, edges included, and 0 elsewhere;
-  ``dy/ds`` is ``round(v) - v`` there, ``low`` below and ``high`` above, times ``grad_scale``.
-  A value within a thousandth of a step of an edge counts as on it.
-
-  Args:
-    x: any shape, float32 or bfloat16; the result has the same dtype.
-    step: positive, float32; broadcasts against ``x`` from the same rank or is a scalar.
-    low: lowest multiple.
-    high: highest multiple.
-    grad_scale: factor of the step's gradient, ``1 / sqrt(N * high)`` in the paper, with N weights
-      or N features of one activation map that share the step.
-
-  Returns:
-    ``x`` on the grid.
-
-  Examples:
-    >>> step = jnp.float32(0.5)
-    >>> lsq_quantize(jnp.array([-9.0, 0.3, 0.8]), step, -2, 1).tolist()
-    [-1.0, 0.5, 0.5]
-    >>> round(float(jax.grad(lambda s: lsq_quantize(jnp.float32(0.3), s, -2, 1))(step)), 5)
-    0.4
-
-  References:
-    Esser et al., `Learned Step Size Quantization <https://arxiv.org/abs/1902.08153>`_, 2020,
-    equations 1 to 3 and section 2.2.
-  """
-  return round_to_step(x, step, None, low, high, grad_scale)
-
-
-def lsq_plus_quantize(
-  x: jax.Array,
-  step: jax.Array,
-  offset: jax.Array,
-  low: jax.Array | int,
-  high: jax.Array | int,
-  grad_scale: jax.Array | float = 1.0,
-  *,
-  integer_zero: bool = False,
-) -> jax.Array:
-  """LSQ with a trained offset: ``y = round(clip((x - b) / s, low, high)) * s + b``.
-
-  ``dy/db`` is 0 inside the range and 1 outside; the others are those of :func:`lsq_quantize`.
-
-  Args:
-    x: any shape, float32 or bfloat16; the result has the same dtype.
-    step: positive, float32; broadcasts against ``x`` from the same rank or is a scalar.
-    offset: float32, shaped like ``step``.
-    low: lowest multiple.
-    high: highest multiple.
-    grad_scale: factor of the step's and the offset's gradient.
-    integer_zero: round ``b / s`` to an integer between ``low`` and ``high``, straight through, as
-      integer runtimes need: zero is then a level of its own.
-
-  Returns:
-    ``x`` on the grid.
-
-  Examples:
-    >>> x, step, offset = jnp.array([-1.0, 0.0, 0.3]), jnp.float32(0.5), jnp.float32(-0.4)
-    >>> [round(y, 4) for y in lsq_plus_quantize(x, step, offset, 0, 3).tolist()]
-    [-0.4, 0.1, 0.1]
-    >>> lsq_plus_quantize(x, step, offset, 0, 3, integer_zero=True).tolist()
-    [-0.5, 0.0, 0.5]
-
-  References:
-    Bhalgat et al., `LSQ+: Improving low-bit quantization through learnable offsets and better
-    initialization <https://arxiv.org/abs/2004.09576>`_, 2020, equations 3 to 6.
-  """
-  return round_to_step(x, step, offset, low, high, grad_scale, integer_zero)
-
-
-def _lsq_start(x, axes, to):
-  return 2.0 * jnp.mean(jnp.abs(x), axes, keepdims=len(axes) < x.ndim) / math.sqrt(to.high)
-
-
 @named
 def lsq(bits: int = 8, *, per_channel: bool = True, narrow: bool = True) -> Quantizer:
   """LSQ for weights: symmetric, with a trained step.
 
   The step starts at ``2 mean|w| / sqrt(high)`` of the first kernel seen in training, and its
-  gradient is scaled by ``1 / sqrt(N * high)``; see :func:`lsq_quantize`.
+  gradient is scaled by ``1 / sqrt(N * high)``; see
+  :func:`~jaxcompress.quantize.quantizers.steps.round_to_step`.
 
   Args:
     bits: 2 to 8.
@@ -135,7 +59,11 @@ def lsq(bits: int = 8, *, per_channel: bool = True, narrow: bool = True) -> Quan
   References:
     Esser et al., `Learned Step Size Quantization <https://arxiv.org/abs/1902.08153>`_, 2020.
   """
-  return step_weights(bits, _lsq_start, per_channel=per_channel, narrow=narrow)
+
+  def measure(x, high, **over):
+    return 2.0 * jnp.mean(jnp.abs(x), **over) / math.sqrt(high)
+
+  return step_weights(bits, measure, per_channel=per_channel, narrow=narrow)
 
 
 @named
@@ -173,13 +101,6 @@ def lsq_activations(bits: int = 8) -> Quantizer:
   return step_activations(bits, measure, most=16)
 
 
-def _lsq_plus_start(x, axes, to):
-  mean = jnp.mean(x, axes, keepdims=len(axes) < x.ndim)
-  deviation = 3.0 * jnp.std(x, axes, keepdims=len(axes) < x.ndim)
-  half = to.high + 1  # 2 ** (bits - 1)
-  return jnp.maximum(jnp.abs(mean - deviation), jnp.abs(mean + deviation)) / half
-
-
 @named
 def lsq_plus(bits: int = 8, *, per_channel: bool = True, narrow: bool = True) -> Quantizer:
   """LSQ+ for weights: LSQ that starts at ``max(|m - 3d|, |m + 3d|) / 2^(bits - 1)``.
@@ -206,11 +127,17 @@ def lsq_plus(bits: int = 8, *, per_channel: bool = True, narrow: bool = True) ->
     Bhalgat et al., `LSQ+: Improving low-bit quantization through learnable offsets and better
     initialization <https://arxiv.org/abs/2004.09576>`_, 2020, section 3.3.
   """
-  return step_weights(bits, _lsq_plus_start, per_channel=per_channel, narrow=narrow)
+
+  def measure(x, high, **over):
+    mean, deviation = jnp.mean(x, **over), 3.0 * jnp.std(x, **over)
+    half = high + 1  # 2 ** (bits - 1)
+    return jnp.maximum(jnp.abs(mean - deviation), jnp.abs(mean + deviation)) / half
+
+  return step_weights(bits, measure, per_channel=per_channel, narrow=narrow)
 
 
 class LearnedRange(NamedTuple):
-  """What LSQ+ trains for activations: distances to the first batch's step and offset.
+  """The distances to the first batch's step and offset that LSQ+ trains for activations.
 
   Attributes:
     step: float32 scalar.
@@ -225,8 +152,8 @@ class LearnedRange(NamedTuple):
 def lsq_plus_activations(bits: int = 8, *, least_error: bool = True) -> Quantizer:
   """LSQ+ for activations: a trained step and a trained offset for each tensor.
 
-  The zero point is rounded to an integer, straight through, as integer runtimes need; the formula
-  without that is :func:`lsq_plus_quantize`. For fewer than 8 bits see :func:`lsq_activations`.
+  The zero point is rounded to an integer, straight through, as integer runtimes need. For fewer than
+  8 bits see :func:`lsq_activations`.
 
   Args:
     bits: 2 to 8.
@@ -276,7 +203,8 @@ def lsq_plus_activations(bits: int = 8, *, least_error: bool = True) -> Quantize
     state = where_first(state, train, first)
     step, offset = learned(params, state)
     scale = 1.0 / math.sqrt(features(x) * steps)
-    return round_to_step(x, step, offset, 0, steps, scale, True), state
+    y = round_to_step(x, step, 0, steps, scale, offset=offset, integer_zero=True)
+    return y, state
 
   def grid(params, state, x=None):
     del x
@@ -284,3 +212,77 @@ def lsq_plus_activations(bits: int = 8, *, least_error: bool = True) -> Quantize
     return step, jnp.clip(jnp.round(-offset * (1.0 / step)), 0, steps) + to.low
 
   return Quantizer(init, apply, grid, to, merge_ranges, fits="activations")
+
+
+@named
+def ewgs(
+  bits: int = 8, *, factor: float = 1e-3, per_channel: bool = True, narrow: bool = True
+) -> Quantizer:
+  """EWGS for weights: a trained symmetric range, which starts at three root mean squares.
+
+  Args:
+    bits: 2 to 8.
+    factor: the scaling factor, fixed. (The paper also derives one from the Hessian's trace.)
+    per_channel: one range for each output channel; the paper has one for each layer.
+    narrow: leave out the most negative level.
+
+  Returns:
+    A :class:`Quantizer` that trains a :class:`Learned` distance from an :class:`Anchor`.
+
+  Raises:
+    ValueError: if ``bits`` is out of range, 8 without ``narrow``, or ``factor`` is negative.
+
+  Examples:
+    >>> quantizer = ewgs(2)
+    >>> w = jnp.array([[1.0], [-1.0]])
+    >>> _, state = quantizer.apply(*quantizer.init(w), w, train=True)
+    >>> float(state.base[0, 0])
+    3.0
+
+  References:
+    Lee et al., `Network Quantization with Element-wise Gradient Scaling
+    <https://arxiv.org/abs/2104.00903>`_, 2021.
+  """
+  _check(factor)
+  return step_weights(
+    bits, _ewgs_start, per_channel=per_channel, narrow=narrow, factor=float(factor)
+  )
+
+
+@named
+def ewgs_activations(bits: int = 8, *, factor: float = 1e-3) -> Quantizer:
+  """EWGS for activations: a trained range, which starts at three root mean squares.
+
+  A tensor without negative values in the first batch uses all levels from zero up. For fewer than
+  8 bits see :func:`lsq_activations`.
+
+  Args:
+    bits: 2 to 8.
+    factor: the scaling factor, fixed.
+
+  Returns:
+    A :class:`Quantizer` that trains a :class:`Learned` distance from an :class:`Anchor`.
+
+  Raises:
+    ValueError: if ``bits`` is out of range or ``factor`` is negative.
+
+  Examples:
+    >>> quantizer = ewgs_activations(2)
+    >>> x = jnp.array([[1.0, 1.0]])
+    >>> quantizer.apply(*quantizer.init(x), x, train=True)[0].tolist()
+    [[1.0, 1.0]]
+
+  References:
+    Lee et al., 2021.
+  """
+  _check(factor)
+  return step_activations(bits, _ewgs_start, factor=float(factor))
+
+
+def _ewgs_start(x, high, **over):
+  return 3.0 * jnp.sqrt(jnp.mean(jnp.square(x), **over)) / high
+
+
+def _check(factor):
+  if factor < 0:
+    raise ValueError(f"factor: {factor} must not be negative; 0 is the straight-through estimator.")

@@ -1,9 +1,8 @@
-"""Rounding to a step that is trained, which LSQ, LSQ+ and EWGS share."""
+"""Rounding to a step that is trained: the function and its gradient, for weights and activations."""
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +17,12 @@ from jaxcompress.quantize.fake_quant import (
 )
 from jaxcompress.quantize.quantizers.base import (
   EDGE,
+  FusedRounding,
   Learned,
   Quantizer,
-  Rounding,
   anchored,
   axes_within,
+  check_activation_bits,
   features,
   has_negative,
   new_anchor,
@@ -41,27 +41,69 @@ SAMPLES = 4096
 
 def round_to_step(
   x: jax.Array,
-  step: jax.Array,
-  offset: jax.Array | None,
-  low: Any,
-  high: Any,
-  grad_scale: Any,
+  step: jax.Array | float,
+  low: jax.Array | int | None,
+  high: jax.Array | int,
+  grad_scale: jax.Array | float = 1.0,
+  *,
+  offset: jax.Array | None = None,
   integer_zero: bool = False,
-  bend: float = 0.0,
+  factor: float = 0.0,
 ) -> jax.Array:
-  """What LSQ, LSQ+ and EWGS share.
+  """Rounds to multiples of a step that is trained: ``y = round(clip(x / s, low, high)) * s``.
 
-  ``offset`` may be None, and ``low`` where ``x`` cannot be below it; ``bend`` is EWGS's scaling
-  factor.
+  LSQ. With ``v = x / s``: ``dy/dx`` is 1 for ``low <= v <= high``, edges included, and 0 elsewhere;
+  ``dy/ds`` is ``round(v) - v`` there, ``low`` below and ``high`` above, times ``grad_scale``.
+  A value within a thousandth of a step of an edge counts as on it.
+
+  LSQ+ has an offset: ``y = round(clip((x - b) / s, low, high)) * s + b``. ``dy/db`` is 0 inside the
+  range and 1 outside.
+
+  EWGS has a factor ``d``: inside the range ``dL/dx = g (1 + d sign(g) (u - q))``, where ``u`` and
+  ``q`` are the value and its level as shares of the range. The range is trained through its step, by
+  the derivative of the whole with that of the rounding.
+
+  Args:
+    x: any shape, float32 or bfloat16; the result has the same dtype.
+    step: positive, float32; broadcasts against ``x`` from the same rank or is a scalar.
+    low: lowest multiple; None where ``x`` cannot be below it.
+    high: highest multiple.
+    grad_scale: factor of the step's and the offset's gradient, ``1 / sqrt(N * high)`` in the papers,
+      with N weights or N features of one activation map that share the step.
+    offset: ``b``, float32, shaped like ``step``.
+    integer_zero: round ``b / s`` to an integer between ``low`` and ``high``, straight through, as
+      integer runtimes need: zero is then a level of its own.
+    factor: ``d``; 0 is the plain straight-through estimator.
+
+  Returns:
+    ``x`` on the grid.
+
+  Examples:
+    >>> x, step, offset = jnp.array([-9.0, 0.3, 0.8]), jnp.float32(0.5), jnp.float32(-0.4)
+    >>> round_to_step(x, step, -2, 1).tolist()
+    [-1.0, 0.5, 0.5]
+    >>> round(float(jax.grad(lambda s: round_to_step(jnp.float32(0.3), s, -2, 1))(step)), 5)
+    0.4
+    >>> round_to_step(x, step, 0, 3, offset=offset, integer_zero=True).tolist()
+    [-0.5, 0.5, 1.0]
+    >>> jax.grad(lambda x: round_to_step(x, step, -2, 1, factor=0.3)[1])(x)[1].item()
+    0.9599999785423279
+
+  References:
+    Esser et al., `Learned Step Size Quantization <https://arxiv.org/abs/1902.08153>`_, 2020,
+    equations 1 to 3 and section 2.2; Bhalgat et al., `LSQ+: Improving low-bit quantization through
+    learnable offsets and better initialization <https://arxiv.org/abs/2004.09576>`_, 2020, equations
+    3 to 6; Lee et al., `Network Quantization with Element-wise Gradient Scaling
+    <https://arxiv.org/abs/2104.00903>`_, 2021, equations 1 to 4.
   """
   step = sloped(step, grad_scale)
   offset = None if offset is None else sloped(offset, grad_scale)
-  return _round_to_step(x, step, offset, low, high, integer_zero, bend)
+  return _round_to_step(x, step, offset, low, high, integer_zero, factor)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _round_to_step(x, step, offset, low, high, integer_zero, bend):
-  return _forward(x, step, offset, low, high, integer_zero, bend)[0]
+def _round_to_step(x, step, offset, low, high, integer_zero, factor):
+  return _forward(x, step, offset, low, high, integer_zero, factor)[0]
 
 
 def _place(x, step, offset, low, high, integer_zero):
@@ -77,22 +119,22 @@ def _place(x, step, offset, low, high, integer_zero):
   return u + zero, jnp.round(u + zero), zero
 
 
-def _forward(x, step, offset, low, high, integer_zero, bend):
-  del bend
+def _forward(x, step, offset, low, high, integer_zero, factor):
+  del factor
   _, code, zero = _place(x, step, offset, low, high, integer_zero)
   code = jnp.minimum(code if low is None else jnp.maximum(code, low), high)
   y = (code - zero) * step
   return y.astype(x.dtype), (x, step, offset, low, high)
 
 
-def _backward(integer_zero, bend, saved, g):
+def _backward(integer_zero, factor, saved, g):
   step, offset = saved[1:3]
-  dx, by_step, by_offset = _gradients(*saved, integer_zero, bend, g)
+  dx, by_step, by_offset = _gradients(*saved, integer_zero, factor, g)
   d_offset = None if offset is None else sum_to(by_offset, jnp.shape(step))
   return dx, sum_to(by_step, jnp.shape(step)), d_offset, None, None
 
 
-def _gradients(x, step, offset, low, high, integer_zero, bend, g):
+def _gradients(x, step, offset, low, high, integer_zero, factor, g):
   """By ``x``, and those by step and offset of each element; elementwise."""
   u, code, _ = _place(x, step, offset, low, high, integer_zero)
   inside = u <= high + EDGE
@@ -102,9 +144,9 @@ def _gradients(x, step, offset, low, high, integer_zero, bend, g):
     edge = jnp.where(u < low, low, high)
   slope = g.astype(jnp.float32)
   through = slope
-  if bend:
-    through = slope + bend * jnp.abs(slope) * (u - code) / (high - low)
-  within = slope * (code - u) if not bend else slope * code - through * u
+  if factor:
+    through = slope + factor * jnp.abs(slope) * (u - code) / (high - low)
+  within = slope * (code - u) if not factor else slope * code - through * u
   by_step = jnp.where(inside, within, slope * edge)
   dx = jnp.where(inside, through, 0.0).astype(x.dtype)
   return dx, by_step, jnp.where(inside, 0.0, slope)
@@ -115,20 +157,20 @@ _round_to_step.defvjp(_forward, _backward)
 
 def step_weights(
   bits: int,
-  measure: Callable[[jax.Array, tuple[int, ...], Levels], jax.Array],
+  measure: Callable[..., jax.Array],
   *,
   per_channel: bool,
   narrow: bool,
-  bend: float = 0.0,
+  factor: float = 0.0,
 ) -> Quantizer:
   """Symmetric weights on a trained step.
 
   Args:
     bits: 2 to 8.
-    measure: ``(x, axes, levels) -> step`` at the start, with kept axes.
+    measure: ``(x, high, *, axis, keepdims) -> step`` at the start.
     per_channel: one step for each output channel, or one for the kernel.
     narrow: leave out the most negative level.
-    bend: EWGS's scaling factor.
+    factor: EWGS's scaling factor.
   """
   if not (2 <= bits <= 8 and (bits < 8 or narrow)):
     raise ValueError(
@@ -139,7 +181,7 @@ def step_weights(
 
   def first(x):
     axes = axes_within(x, per_channel)
-    return finite(measure(x.astype(jnp.float32), axes, to))
+    return finite(measure(x.astype(jnp.float32), to.high, axis=axes, keepdims=per_channel))
 
   def init(x):
     base = first(x)
@@ -151,7 +193,7 @@ def step_weights(
     step = positive(state.base + params.delta)
     sharing = x.size // step.size
     scale = 1.0 / math.sqrt(max(1, sharing) * to.high)
-    return round_to_step(x, step, None, to.low, to.high, scale, False, bend), state
+    return round_to_step(x, step, to.low, to.high, scale, factor=factor), state
 
   def grid(params, state, x):
     return spread(positive(state.base + params.delta), x)
@@ -161,17 +203,17 @@ def step_weights(
 
 def step_activations(
   bits: int,
-  measure: Callable[[jax.Array, jax.Array], jax.Array],
+  measure: Callable[..., jax.Array],
   *,
-  bend: float = 0.0,
+  factor: float = 0.0,
   most: int = 8,
 ) -> Quantizer:
   """Activations on a trained step, one for each tensor; levels below zero only if they are needed.
 
   Args:
     bits: 2 to ``most``; above 8 there are always levels below zero.
-    measure: ``(x, highest) -> step`` at the start.
-    bend: EWGS's scaling factor.
+    measure: ``(x, high) -> step`` at the start.
+    factor: EWGS's scaling factor.
     most: bits.
   """
   check_activation_bits(bits, most=most)
@@ -188,34 +230,24 @@ def step_activations(
     state = anchored(state, train, first, signed)
     _, low, high = sides(to, state.signed)
     step = sloped(positive(state.base + params.delta), jax.lax.rsqrt(features(x) * high))
-    return (step,), (None if nonnegative and not bend else low, high), state
+    return (step,), (None if nonnegative and not factor else low, high), state
 
   def forward(x, trained, fixed):
-    return _round_to_step(x, *trained, None, *fixed, False, bend)
+    return _round_to_step(x, *trained, None, *fixed, False, factor)
 
   def backward(x, g, trained, fixed):
-    dx, by_step, _ = _gradients(x, *trained, None, *fixed, False, bend, g)
+    dx, by_step, _ = _gradients(x, *trained, None, *fixed, False, factor, g)
     return dx, (by_step,)
 
   def grid(params, state, x=None):
     del x
     return positive(state.base + params.delta), sides(to, state.signed)[0]
 
-  return Quantizer(init, Rounding(prepare, forward, backward), grid, to, fits="activations")
-
-
-def check_activation_bits(bits: int, fewest: int = 2, most: int = 8) -> None:
-  """Raises if a method does not have so many levels."""
-  if not fewest <= bits <= most:
-    beyond = most < bits <= 16
-    way_out = " here; ema_range, minmax_range, mean_range and lsq_activations have up to 16"
-    raise ValueError(
-      f"bits: {bits} is out of range; activations have {fewest} to {most}{way_out if beyond else ''}."
-    )
+  return Quantizer(init, FusedRounding(prepare, forward, backward), grid, to, fits="activations")
 
 
 def range_of_least_error(x: jax.Array, to: Levels) -> tuple[jax.Array, jax.Array]:
-  """The range of ``x``, shrunk as is best for its mean squared error; zero lies within.
+  """Finds the range of ``x``, shrunk as is best for its mean squared error; zero lies within.
 
   The error is taken over at most 8192 values, spread evenly over the tensor.
 

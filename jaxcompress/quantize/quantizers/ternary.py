@@ -8,16 +8,19 @@ import jax.numpy as jnp
 
 from jaxcompress.quantize.fake_quant import Levels, finite
 from jaxcompress.quantize.quantizers.base import (
+  INT8,
   Quantizer,
   axes_within,
+  check_choice,
   named,
   positive,
   round_through,
   spread,
+  stateless,
   where_first,
 )
 
-HIGHEST = 127
+GRADIENTS = ("chain", "paper")
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -77,16 +80,12 @@ def twn(*, per_channel: bool = True) -> Quantizer:
   References:
     Li et al., 2016.
   """
-
-  def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
-    del params, train, nonnegative, rng
-    return twn_weights(x, per_channel), state
-
-  def grid(params, state, x):
-    del params, state
-    return spread(_twn(x, per_channel)[1], x)
-
-  return Quantizer(lambda x: ((), ()), apply, grid, Levels(-1, 1, True), fits="weights")
+  return stateless(
+    Levels(-1, 1, True),
+    "weights",
+    lambda _, w: twn_weights(w, per_channel),
+    lambda w: spread(_twn(w, per_channel)[1], w),
+  )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -132,8 +131,7 @@ def _parts(w, threshold):
 
 
 def _ttq_forward(w, above, below, threshold, gradient):
-  if gradient not in ("chain", "paper"):
-    raise ValueError(f"gradient: {gradient!r} is unknown; it is 'chain' or 'paper'.")
+  check_choice("gradient", gradient, GRADIENTS)
   plus, minus = _parts(w, threshold)
   y = jnp.where(plus, above, jnp.where(minus, -below, 0.0))
   return y.astype(w.dtype), (w, above, below)
@@ -154,7 +152,7 @@ ttq_weights.defvjp(_ttq_forward, _ttq_backward)
 
 
 class LearnedPair(NamedTuple):
-  """What TTQ trains: distances to the levels that the first kernel gave.
+  """The distances to the levels of the first kernel that TTQ trains.
 
   Attributes:
     above: float32 scalar.
@@ -208,8 +206,7 @@ def ttq(*, threshold: float = 0.05, gradient: str = "chain") -> Quantizer:
   """
   if not 0 <= threshold < 1:
     raise ValueError(f"threshold: {threshold} is out of range; it must be at least 0 and below 1.")
-  if gradient not in ("chain", "paper"):
-    raise ValueError(f"gradient: {gradient!r} is unknown; it is 'chain' or 'paper'.")
+  check_choice("gradient", gradient, GRADIENTS)
 
   def measure(x):
     size = jnp.abs(jax.lax.stop_gradient(x).astype(jnp.float32))
@@ -225,7 +222,7 @@ def ttq(*, threshold: float = 0.05, gradient: str = "chain") -> Quantizer:
   def pair(params, state):
     above = positive(state.above + params.above)
     below = positive(state.below + params.below)
-    scale = jax.lax.stop_gradient(jnp.maximum(above, below) * (1.0 / HIGHEST))
+    scale = jax.lax.stop_gradient(jnp.maximum(above, below) * (1.0 / INT8.high))
     snap = lambda level: round_through(level * (1.0 / scale)) * scale  # noqa: E731
     return snap(above), snap(below), scale
 
@@ -239,4 +236,4 @@ def ttq(*, threshold: float = 0.05, gradient: str = "chain") -> Quantizer:
   def grid(params, state, x):
     return spread(pair(params, state)[2], x)
 
-  return Quantizer(init, apply, grid, Levels(-HIGHEST, HIGHEST, True), fits="weights")
+  return Quantizer(init, apply, grid, INT8, fits="weights")

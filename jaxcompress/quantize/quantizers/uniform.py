@@ -17,7 +17,13 @@ from jaxcompress.quantize.fake_quant import (
   minimum_maximum,
   moving_range,
 )
-from jaxcompress.quantize.quantizers.base import Quantizer, Rounding, named, where_train
+from jaxcompress.quantize.quantizers.base import (
+  FusedRounding,
+  Quantizer,
+  named,
+  stateless,
+  where_train,
+)
 
 
 @named
@@ -47,17 +53,13 @@ def absmax(bits: int = 8) -> Quantizer:
   """
   to = levels(bits, symmetric=True, narrow=True)
 
-  def grid(params, state, x):
-    del params, state
+  def grid(x):
     largest = jnp.max(jnp.abs(x.astype(jnp.float32)), axis=tuple(range(x.ndim - 1)), keepdims=True)
     return affine(-largest, largest, to)
 
-  def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
-    del train, nonnegative, rng
-    scale, zero = grid(params, state, jax.lax.stop_gradient(x))
-    return fake_quant(x, scale, zero, to), state
-
-  return Quantizer(lambda x: ((), ()), apply, grid, to, fits="weights")
+  return stateless(
+    to, "weights", lambda _, x: fake_quant(x, *grid(jax.lax.stop_gradient(x)), to), grid
+  )
 
 
 def _ranged(
@@ -83,7 +85,7 @@ def _ranged(
     del trained
     return fake_quant(x, *fixed, to)
 
-  apply = Rounding(prepare, forward, by_ends=True)
+  apply = FusedRounding(prepare, forward, by_ends=True)
   return Quantizer(lambda x: ((), empty_range()), apply, grid, to, merge_ranges, fits="activations")
 
 
@@ -111,15 +113,8 @@ def fixed_range(low: float, high: float, bits: int = 8) -> Quantizer:
     raise ValueError(f"low: the range {low} to {high} must hold zero and something else.")
   to = activation_levels(bits)
 
-  def grid(params, state, x=None):
-    del params, state, x
-    return affine(jnp.float32(low), jnp.float32(high), to)
-
-  def apply(params, state, x, *, train=True, nonnegative=False, rng=None):
-    del train, nonnegative, rng
-    return fake_quant(x, *grid(params, state), to), state
-
-  return Quantizer(lambda x: ((), ()), apply, grid, to, fits="activations")
+  grid = lambda _: affine(jnp.float32(low), jnp.float32(high), to)  # noqa: E731
+  return stateless(to, "activations", lambda _, x: fake_quant(x, *grid(x), to), grid)
 
 
 @named

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.quantize.quantizers import (
+from jaxcompress.quantize.quantizers.binary import (
   approx_sign,
   binary_activations,
   bwn,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from jaxcompress.quantize.quantizers import cluster, cluster_weights, find_centroids
+from jaxcompress.quantize.quantizers.cluster import cluster, cluster_weights, find_centroids
 
 SHAPE = (3, 3, 4, 6)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxcompress.quantize import quantizers as q
+from jaxcompress import quantize as q
 
 WEIGHTS = {
   **{f"absmax {bits}": q.absmax(bits) for bits in (8, 2)},

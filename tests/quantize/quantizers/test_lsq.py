@@ -5,14 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.quantize.quantizers import (
-  lsq,
-  lsq_activations,
-  lsq_plus,
-  lsq_plus_activations,
-  lsq_plus_quantize,
-  lsq_quantize,
-)
+from jaxcompress.quantize.quantizers.lsq import lsq, lsq_activations, lsq_plus, lsq_plus_activations
+from jaxcompress.quantize.quantizers.steps import round_to_step
 
 BITS = (8, 4, 3, 2)
 
@@ -24,7 +18,7 @@ def test_values_and_gradients_are_the_golden_ones(golden, cases, pull, agree, ki
   low, high = int(case["Qn"]), int(case["Qp"])
   for factor, key in ((1.0, "ds_raw"), (case["grad_scale"], "ds")):
     y, (dx, ds) = pull(
-      lambda x, s, factor=factor: lsq_quantize(x, s, low, high, float(factor)),
+      lambda x, s, factor=factor: round_to_step(x, s, low, high, float(factor)),
       case["g"],
       case["x"],
       case["s"],
@@ -39,7 +33,7 @@ def test_per_channel_values_and_gradients_are_the_golden_ones(golden, cases, pul
   w, step = case["w"], case["s"].reshape(1, 1, 1, -1)
   factor = float(case["grad_scale"])
   assert factor == pytest.approx((w.size / w.shape[-1] * 7) ** -0.5)
-  y, (dw, ds) = pull(lambda w, s: lsq_quantize(w, s, -8, 7, factor), case["g"], w, step)
+  y, (dw, ds) = pull(lambda w, s: round_to_step(w, s, -8, 7, factor), case["g"], w, step)
   agree(y, case["y"], "value")
   agree(dw, case["dw"], "gradient")
   agree(ds.reshape(-1), case["ds"], "sum")
@@ -50,7 +44,7 @@ def test_lsq_plus_values_and_gradients_are_the_golden_ones(golden, cases, pull, 
   case = cases(golden("quantize/lsqplus"))[f"u{bits}"]
   low, high = int(case["n"]), int(case["p"])
   y, (dx, ds, db) = pull(
-    lambda x, s, b: lsq_plus_quantize(x, s, b, low, high),
+    lambda x, s, b: round_to_step(x, s, low, high, offset=b),
     case["g"],
     case["x"],
     case["s"],
@@ -162,7 +156,7 @@ def test_a_lost_step_still_learns():
   [
     (lambda: lsq(1), "bits: 1 with narrow=True"),
     (lambda: lsq(8, narrow=False), "bits: 8 with narrow=False"),
-    (lambda: lsq_activations(17), "bits: 17 is out of range; activations have 2 to 16"),
+    (lambda: lsq_activations(17), "bits: 17 is out of range; it must be 2 to 16"),
     (lambda: lsq_plus_activations(1), "bits: 1 is out of range"),
     (lambda: lsq_plus_activations(16), "2 to 8 here; ema_range, .* have up to 16"),
   ],

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.quantize.quantizers import pact, pact_clip
+from jaxcompress.quantize.quantizers.clipped import pact, pact_clip
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

@@ -8,14 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcompress.quantize.quantizers import (
-  absmax,
-  ema_range,
-  freeze_oscillating,
-  lsq,
-  lsq_activations,
-  progressive,
-)
+from jaxcompress.quantize.quantizers.around import freeze_oscillating, progressive
+from jaxcompress.quantize.quantizers.lsq import lsq, lsq_activations
+from jaxcompress.quantize.quantizers.uniform import absmax, ema_range
 
 W = jax.random.normal(jax.random.key(0), (6, 4))
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.quantize.quantizers import ttq, ttq_weights, twn, twn_weights
+from jaxcompress.quantize.quantizers.ternary import ttq, ttq_weights, twn, twn_weights
 
 
 @pytest.mark.parametrize("kind", ["tensor", "channel"])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.quantize.quantizers import mean_range, minmax_range
+from jaxcompress.quantize.quantizers.uniform import mean_range, minmax_range
 
 
 @pytest.mark.parametrize(
