@@ -11,10 +11,10 @@ import numpy as np
 from jaxcompress.export.metadata import ENTRY, from_entry
 from jaxcompress.export.packed import SUFFIX, packed_entry
 from jaxcompress.export.packing import unpack_bits
-from jaxcompress.export.runtime import choose_kernels, read_sound_model
-from jaxcompress.export.trial import parsing
+from jaxcompress.export.trial import is_tflite, parsing, read_sound_model
 
 FLOATS = ("FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16")
+TYPE_NAMES = {"FLOAT": "FLOAT32", "DOUBLE": "FLOAT64"}  # where ONNX's are not TFLite's
 
 
 class Tensor(NamedTuple):
@@ -87,7 +87,9 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
   """
   if pathlib.Path(path).suffix.lower() == SUFFIX:
     return packed_entry(path)
-  entries = _onnx_entries(path) if choose_kernels(path) == "onnxruntime" else _tflite_entries(path)
+  content = read_sound_model(path)
+  with parsing(path):
+    entries = _tflite_entries(content) if is_tflite(content) else _onnx_entries(content)
   if ENTRY not in entries:
     raise ValueError(f"path: {path} has no metadata of jaxcompress.")
   try:
@@ -96,30 +98,23 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     raise ValueError(f"path: {path} has damaged metadata ({error}).") from error
 
 
-def _onnx_entries(path: str | os.PathLike) -> dict[str, str]:
-  content = read_sound_model(path)
+def _onnx_entries(content: bytes) -> dict[str, str]:
   import onnx
 
-  with parsing(path):
-    model = onnx.load_from_string(content)
-    return {entry.key: entry.value for entry in model.metadata_props}
+  return {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
 
 
-def _tflite_entries(path: str | os.PathLike) -> dict[str, bytes | None]:
-  content = read_sound_model(path)
+def _tflite_entries(content: bytes) -> dict[str, bytes | None]:
   from ai_edge_litert import schema_py_generated as schema
 
-  with parsing(path):
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    entries = {
-      (entry.name or b"").decode(errors="replace"): model.buffers[entry.buffer].data
-      for entry in model.metadata or ()
-    }
-    return {name: None if data is None else bytes(data) for name, data in entries.items()}
+  model = schema.ModelT.InitFromPackedBuf(content, 0)
+  names = ((entry.name or b"").decode(errors="replace") for entry in model.metadata or ())
+  buffers = (model.buffers[entry.buffer].data for entry in model.metadata or ())
+  return {n: data if data is None else bytes(data) for n, data in zip(names, buffers, strict=True)}
 
 
 def read_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
-  """The operators of a .tflite file, in order, with the tensors that they read and write.
+  """The operators of a .tflite or .onnx file, in order, with the tensors that they read and write.
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
@@ -142,7 +137,28 @@ def read_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
 
 
 def parse_operators(content: bytes) -> tuple[Operator, ...]:
-  """The operators in the bytes of a sound .tflite file; see :func:`read_operators`."""
+  """The operators in the bytes of a sound file; see :func:`read_operators`."""
+  return _tflite_operators(content) if is_tflite(content) else _onnx_operators(content)
+
+
+def holds_int4(content: bytes) -> bool:
+  """Whether a tensor in the bytes of a sound .tflite file has integers of 4 bits."""
+  from ai_edge_litert import schema_py_generated as schema
+
+  graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
+  types = (graph.Tensors(index).Type() for index in range(graph.TensorsLength()))
+  return schema.TensorType.INT4 in types
+
+
+def holds_integers(content: bytes) -> bool:
+  """Whether the bytes of a sound .onnx file are of a network that computes in integers."""
+  import onnx
+
+  return any(node.op_type == "QuantizeLinear" for node in onnx.load_from_string(content).graph.node)
+
+
+def _tflite_operators(content: bytes) -> tuple[Operator, ...]:
+  """The operators in the bytes of a sound .tflite file."""
   from ai_edge_litert import schema_py_generated as schema
 
   model = schema.ModelT.InitFromPackedBuf(content, 0)
@@ -169,15 +185,6 @@ def parse_operators(content: bytes) -> tuple[Operator, ...]:
       options = vars(operator.builtinOptions) if operator.builtinOptions else {}
       found.append(Operator(kind, code.version, is_float, inputs, outputs, options))
   return tuple(found)
-
-
-def holds_int4(content: bytes) -> bool:
-  """Whether a tensor in the bytes of a sound .tflite file has integers of 4 bits."""
-  from ai_edge_litert import schema_py_generated as schema
-
-  graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
-  types = (graph.Tensors(index).Type() for index in range(graph.TensorsLength()))
-  return schema.TensorType.INT4 in types
 
 
 def _names(enumeration: Any) -> dict[int, str]:
@@ -224,3 +231,53 @@ def _values(data: Any, kind: str, shape: Any) -> np.ndarray | None:
     return np.frombuffer(data, dtype).reshape([] if shape is None else shape)
   except (TypeError, ValueError):
     return None
+
+
+def _onnx_operators(content: bytes) -> tuple[Operator, ...]:
+  """The operators in the bytes of a sound .onnx file."""
+  import onnx
+  from onnx import helper, numpy_helper, shape_inference
+
+  model = shape_inference.infer_shapes(onnx.load_from_string(content))
+  graph = model.graph
+  makers = {name: node.op_type for node in graph.node for name in node.output}
+  infos = {info.name: info for info in (*graph.input, *graph.value_info, *graph.output)}
+  constants = {constant.name: constant for constant in graph.initializer}
+
+  def kind(code: int) -> str:
+    name = onnx.TensorProto.DataType.Name(code)
+    return TYPE_NAMES.get(name, name)
+
+  def tensor(name: str) -> Tensor | None:
+    if not name:
+      return None
+    if name in constants:
+      constant = constants[name]
+      values = np.asarray(numpy_helper.to_array(constant))
+      return Tensor(
+        name,
+        kind(constant.data_type),
+        values.shape,
+        values=values,
+        is_constant=True,
+        is_inline=True,
+      )
+    if name not in infos:
+      return Tensor(name, "UNDEFINED", (), makers.get(name, ""))
+    found = infos[name].type.tensor_type
+    return Tensor(name, kind(found.elem_type), _onnx_shape(found), makers.get(name, ""))
+
+  versions = {entry.domain: entry.version for entry in model.opset_import}
+  operators = []
+  for node in graph.node:
+    inputs = tuple(tensor(name) for name in node.input)
+    outputs = tuple(found for name in node.output if (found := tensor(name)))
+    is_float = any(found.type in FLOATS for found in (*inputs, *outputs) if found)
+    options = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    version = versions.get(node.domain, 0)
+    operators.append(Operator(node.op_type, version, is_float, inputs, outputs, options))
+  return tuple(operators)
+
+
+def _onnx_shape(found: Any) -> tuple[int, ...]:
+  return tuple(size.dim_value if size.HasField("dim_value") else -1 for size in found.shape.dim)

@@ -8,7 +8,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 from jaxcompress.export.emit_elementwise import FUSED, hard_sigmoid
 from jaxcompress.export.emit_moves import reshape
-from jaxcompress.export.emitter import Emitter, has_one_scale
+from jaxcompress.export.emitter import Emitter
+from jaxcompress.export.tensors import has_one_scale
 from jaxcompress.nn import Node
 from jaxcompress.ops.padding import resolve_padding
 from jaxcompress.quantize.integer import channel_groups, counts_padding, pads_of

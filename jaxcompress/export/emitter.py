@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 
 from jaxcompress.export.flatbuffer import ModelFile
-from jaxcompress.export.tensors import Numbers
+from jaxcompress.export.tensors import Numbers, has_one_scale
 from jaxcompress.nn import INPUT, Graph, Node
 from jaxcompress.quantize.integer import LOWEST, Grid
 
@@ -33,11 +33,6 @@ VERSIONS: Mapping[
   "STRIDED_SLICE": {8: 2, 16: 1, 32: 1},
   "TRANSPOSE": {8: 2, 16: 5, 32: 1},
 }
-
-
-def has_one_scale(scales: np.ndarray) -> bool:
-  """Whether the scales of all channels are the same."""
-  return bool(np.all(scales == scales[0]))
 
 
 class Emitter:

@@ -7,28 +7,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcompress.export.checks import CHECKS
 from jaxcompress.export.contents import Operator, read_operators
-from jaxcompress.export.onnx_contents import read_onnx_operators
-from jaxcompress.export.rules import ERROR, Target
+from jaxcompress.export.requirements import CHECKS, ERROR, Target
 from jaxcompress.export.targets import find_target
 from jaxcompress.files.values import one_line
 
-READERS = {".tflite": read_operators, ".onnx": read_onnx_operators}
-
 
 class Finding(NamedTuple):
-  """A rule that an operator breaks.
+  """A requirement of a target that an operator does not meet.
 
   Attributes:
-    rule: its name, such as ``"stride"``.
+    requirement: its name, such as ``"stride"``.
     op: name of the operator, such as ``"DEPTHWISE_CONV_2D"``.
     name: of what the operator writes; in files of jaxcompress that is the layer.
-    reason: why there is such a rule, and what is there instead.
-    severity: ``"error"`` or ``"warning"``; see :class:`~jaxcompress.export.Rule`.
+    reason: why the target asks for it, and what is there instead.
+    severity: ``"error"`` or ``"warning"``; see
+      :class:`~jaxcompress.export.requirements.Requirement`.
   """
 
-  rule: str
+  requirement: str
   op: str
   name: str
   reason: str
@@ -36,7 +33,7 @@ class Finding(NamedTuple):
 
 
 def lint(path: str | os.PathLike, target: str) -> tuple[Finding, ...]:
-  """Checks a file against the rules of a target.
+  """Checks a file against what a target asks of it.
 
   Args:
     path: a .tflite file, or an .onnx file for TensorRT.
@@ -44,7 +41,7 @@ def lint(path: str | os.PathLike, target: str) -> tuple[Finding, ...]:
       ``"ethos-u"``, ``"edgetpu"`` or ``"tensorrt"``.
 
   Returns:
-    What breaks rules, in the order of the operators; nothing if the file is as the target asks.
+    What is not as the target asks, in the order of the operators.
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
@@ -69,7 +66,7 @@ def lint(path: str | os.PathLike, target: str) -> tuple[Finding, ...]:
   suffix = pathlib.Path(path).suffix.lower()
   if suffix != asked.suffix:
     raise ValueError(f"target: {target!r} takes {asked.suffix} files, and {path} is none.")
-  operators = READERS[suffix](path)
+  operators = read_operators(path)
   try:
     with np.errstate(all="ignore"):  # a scale of a file may be anything
       return check(operators, asked)
@@ -80,13 +77,13 @@ def lint(path: str | os.PathLike, target: str) -> tuple[Finding, ...]:
 
 
 def check(operators: Iterable[Operator], target: Target) -> tuple[Finding, ...]:
-  """What breaks the rules of a target among operators, in their order."""
+  """What is not as a target asks among operators, in their order."""
   return tuple(
-    Finding(rule.name, operator.name, _name(operator), f"{rule.reason} ({wrong})", rule.severity)
+    Finding(asked.name, operator.name, _name(operator), f"{asked.reason} ({wrong})", asked.severity)
     for operator in operators
-    for rule in target.rules
-    if not rule.operators or operator.name in rule.operators
-    if (wrong := CHECKS[rule.name](operator, rule.limit)) is not None
+    for asked in target.requirements
+    if not asked.operators or operator.name in asked.operators
+    if (wrong := CHECKS[asked.name](operator, asked.limit)) is not None
   )
 
 

@@ -1,94 +1,120 @@
-"""Times a model file in a process of its own, so that its memory is the runtime's.
+"""What a model file takes on this machine: time, and memory."""
 
-Run as a script, ``measure.py FILE THREADS REPEATS``, it imports nothing of jaxcompress, whose own
-libraries would be in the numbers, and prints JSON.
-"""
-
-import json
+import os
 import pathlib
-import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+import re
+from typing import NamedTuple
 
 import numpy as np
 
-WARM_UP = 10  # runs at least, and a tenth of the timed ones
+from jaxcompress.export.extras import require
+from jaxcompress.export.trial import (
+  choose_kernels,
+  does_not_run,
+  perform,
+  read_runnable_model,
+  read_sound_model,
+)
+
+ALLOCATED = re.compile(r"Arena allocation total (\d+) bytes")
 
 
-def peak_bytes() -> int | None:
-  """The most memory that this program has had; None where the system does not say.
+class Latency(NamedTuple):
+  """Time for one image, and what a runtime needs for it.
 
-  On Linux ``ru_maxrss`` remembers the process that started this one, so it is not asked there.
+  Attributes:
+    median_ms: milliseconds, the median of all runs.
+    spread_ms: milliseconds between the first and the third quartile.
+    memory_bytes: by how much the runtime's process grew at most, from before the file was loaded;
+      None where the system does not say.
+    file_bytes: size of the file.
   """
-  status = pathlib.Path("/proc/self/status")
-  if status.exists():
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return 1024 * int(line.split()[1])
-  try:
-    import resource
-  except ImportError:  # not a Unix
-    return None
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+  median_ms: float
+  spread_ms: float
+  memory_bytes: int | None
+  file_bytes: int
 
 
-def load_tflite(path: str, threads: int) -> Callable[[], Callable[[], Any]]:
-  """A function that runs a .tflite file once, on random numbers; made in two steps."""
-  from ai_edge_litert.interpreter import Interpreter
+def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) -> Latency:
+  """Times a file in LiteRT with XNNPACK, or in onnxruntime, on one image, after a warm-up.
 
-  def start():
-    interpreter = Interpreter(model_path=path, num_threads=threads)
-    interpreter.allocate_tensors()
-    (entry,) = interpreter.get_input_details()
-    interpreter.set_tensor(entry["index"], random_images(entry["shape"], entry["dtype"]))
-    return interpreter.invoke
+  The file runs in a process of its own, in which there is nothing else.
 
-  return start
+  Args:
+    path: a .tflite or .onnx file with one input and one output.
+    threads: that the runtime computes on.
+    repeats: timed runs.
 
+  Returns:
+    A :class:`Latency`.
 
-def load_onnx(path: str, threads: int) -> Callable[[], Callable[[], Any]]:
-  """As :func:`load_tflite`, of an .onnx file in onnxruntime."""
-  import onnxruntime
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if the file is missing or damaged, or there is nothing to time.
 
-  def start():
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    (entry,) = session.get_inputs()
-    shape = [size if isinstance(size, int) else 1 for size in entry.shape]
-    kind = entry.type.removeprefix("tensor(").removesuffix(")")
-    images = random_images(shape, np.dtype({"float": "float32"}.get(kind, kind)))
-    return lambda: session.run(None, {entry.name: images})
-
-  return start
-
-
-def random_images(shape: Sequence[int], dtype: Any) -> np.ndarray:
-  """Images that nothing can be skipped for."""
-  rng = np.random.default_rng(0)
-  if np.dtype(dtype).kind == "f":
-    return rng.normal(size=shape).astype(dtype)
-  return rng.integers(0, 100, shape).astype(dtype)
-
-
-LOADERS = {".tflite": load_tflite, ".onnx": load_onnx}
-
-
-def measure(path: str, threads: int, repeats: int) -> dict:
-  """Times in milliseconds of single runs, and by how many bytes the process grew."""
-  start = LOADERS[pathlib.Path(path).suffix.lower()](path, threads)
-  before = peak_bytes()
-  run = start()
-  for _ in range(max(WARM_UP, repeats // 10)):
-    run()
-  times = []
-  for _ in range(repeats):
-    began = time.perf_counter()
-    run()
-    times.append(1e3 * (time.perf_counter() - began))
-  after = peak_bytes()
-  return {"times": times, "memory": None if before is None or after is None else after - before}
+  Examples:
+    >>> import tempfile
+    >>> from jaxcompress.export.flatbuffer import ModelFile
+    >>> file = ModelFile()
+    >>> x, y = (file.tensor(name, (1, 4), np.int8, file.quantization(0.5, 0)) for name in "xy")
+    >>> file.operator("HARD_SWISH", 1, [x], [y])
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "swish.tflite"
+    >>> _ = path.write_bytes(file.to_bytes({"x": x}, {"y": y}))
+    >>> benchmark(path, repeats=5).median_ms > 0
+    True
+  """
+  if repeats < 1:
+    raise ValueError(f"repeats: {repeats} must be at least 1.")
+  if threads < 1:
+    raise ValueError(f"threads: {threads} must be at least 1.")
+  kernels = choose_kernels(path)
+  read_runnable_model(path, kernels)
+  found, _ = perform(
+    path,
+    "time_runs",
+    kernels,
+    kernels=kernels,
+    file=str(path),
+    threads=threads,
+    repeats=repeats,
+  )
+  low, median, high = np.percentile(found["times"], (25, 50, 75))
+  size = pathlib.Path(path).stat().st_size
+  return Latency(float(median), float(high - low), found["memory"], size)
 
 
-if __name__ == "__main__":
-  print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+def arena(path: str | os.PathLike) -> int:
+  """Bytes of working memory that TensorFlow Lite for Microcontrollers needs for a file.
+
+  It is measured on this machine, whose pointers have 64 bits: on a microcontroller the tables of
+  operators and tensors are about half as large, and the activations the same.
+
+  Args:
+    path: a .tflite file.
+
+  Returns:
+    The size of the arena in bytes; the file itself lies elsewhere, in flash.
+
+  Raises:
+    MissingExtraError: if ``tflite-micro`` or the ``edge`` extra is not installed.
+    ValueError: if the file is missing, damaged or of another kind, or the runtime does not take it.
+
+  Examples:
+    >>> import tempfile
+    >>> from jaxcompress.export.flatbuffer import ModelFile
+    >>> file = ModelFile()
+    >>> x, y = (file.tensor(name, (1, 4), np.int8, file.quantization(0.5, 0)) for name in "xy")
+    >>> file.operator("HARD_SWISH", 1, [x], [y])
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "swish.tflite"
+    >>> _ = path.write_bytes(file.to_bytes({"x": x}, {"y": y}))
+    >>> 0 < arena(path) < 10_000
+    True
+  """
+  if pathlib.Path(path).suffix.lower() != ".tflite":
+    raise ValueError(f"path: {path} is no .tflite file, which is what microcontrollers run.")
+  require("arena")
+  _, said = perform(path, "print_allocations", "tflm", read_sound_model(path))
+  if (found := ALLOCATED.search(said)) is None:
+    raise does_not_run(path, f"it allocates nothing: {said[-200:]}", "tflm")
+  return int(found[1])

@@ -5,9 +5,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jaxcompress.export.files import require_edge
+from jaxcompress.export.contents import parse_operators
+from jaxcompress.export.extras import require
+from jaxcompress.export.lint import refuse_errors
 from jaxcompress.export.metadata import ENTRY, INPUT_NAME, OUTPUT_NAME, describe, to_entry, version
 from jaxcompress.export.targets import find_target
+from jaxcompress.export.tensors import FloatNumbers, IntegerNumbers
 from jaxcompress.export.trial import write_model
 from jaxcompress.files.checksums import seal
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
@@ -79,9 +82,7 @@ def onnx(
     `Quantize ONNX models
     <https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html>`_.
   """
-  require_edge("onnx")
-  from jaxcompress.export.tensors import IntegerNumbers
-
+  require("onnx")
   for tensor, grid in quantized.grids.items():
     if grid.bits != 8:
       raise ValueError(
@@ -94,10 +95,7 @@ def onnx(
   numbers = IntegerNumbers(quantized)
   content = _content(quantized.graph, numbers, details, metadata, batch, signed=target is not None)
   if target is not None:
-    from jaxcompress.export.lint import refuse_errors
-    from jaxcompress.export.onnx_contents import parse_onnx_operators
-
-    refuse_errors(parse_onnx_operators(content), target)
+    refuse_errors(parse_operators(content), target)
   return write_model(path, content)
 
 
@@ -157,9 +155,7 @@ def onnx_float(
     >>> path.stat().st_size - 4 * summary.parameters < 8000
     True
   """
-  require_edge("onnx")
-  from jaxcompress.export.tensors import FloatNumbers
-
+  require("onnx")
   content = _content(fuse_activations(graph), FloatNumbers(folded), {}, metadata, batch)
   return write_model(path, content)
 

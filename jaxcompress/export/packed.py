@@ -2,7 +2,7 @@
 
 A packed file is a safetensors file. Its header holds the format's number and a SHA-256 checksum of
 the whole file; ``manifest`` is deflated JSON: graph, grids, forms of the weights, kernels and
-metadata; every layer has ``weights/NAME``, see ``blobs.py``; ``scales``,
+metadata; every layer has ``weights/NAME``, see ``packing.py``; ``scales``,
 ``biases`` and ``moves`` are those of all layers, deflated. Format 1 had ``bits`` in place of the
 forms, and all weights dense; it is read, too.
 """
@@ -18,10 +18,18 @@ from flax.core import FrozenDict
 from safetensors.numpy import load as read_arrays
 from safetensors.numpy import save as to_bytes
 
-from jaxcompress.export.blobs import Blob, pack_weights, unpack_weights
 from jaxcompress.export.metadata import ENTRY, as_mapping, describe, to_json, version
-from jaxcompress.export.packing import deflate, inflate, restore, unpack_bits, unzigzag, zigzag
-from jaxcompress.export.tflite import tflite
+from jaxcompress.export.packing import (
+  Blob,
+  deflate,
+  inflate,
+  pack_weights,
+  restore,
+  unpack_bits,
+  unpack_weights,
+  unzigzag,
+  zigzag,
+)
 from jaxcompress.files.checksums import ZEROS, digest
 from jaxcompress.files.values import check_format, one_line, parse_json
 from jaxcompress.files.writing import write_atomically
@@ -44,7 +52,7 @@ def packed(
 
   Zeros of pruned layers are left out, and clustered ones have a codebook, where that is smaller.
   Runtimes keep weights of fewer than 8 bits in a byte each, and so do .tflite files; this one is
-  for storing and sending. :func:`load_packed` gives the model back, :func:`unpack` the .tflite file.
+  for storing and sending. :func:`load_packed` gives the model back, :func:`~jaxcompress.export.unpack` the .tflite file.
 
   Args:
     quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`; its
@@ -121,39 +129,6 @@ def load_packed(path: str | os.PathLike) -> QuantizedModel:
     ('GlobalAvgPool', np.float32(0.1))
   """
   return read_packed(path)[0]
-
-
-def unpack(path: str | os.PathLike, out: str | os.PathLike) -> pathlib.Path:
-  """Writes the .tflite file of a packed one.
-
-  It is, byte for byte, the one that :func:`~jaxcompress.export.tflite` writes of the same model
-  and metadata (the file names the version of jaxcompress that writes it).
-
-  Args:
-    path: of a file of :func:`packed`.
-    out: the .tflite file; what was there is replaced.
-
-  Returns:
-    The path of the .tflite file.
-
-  Raises:
-    MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: as :func:`load_packed` and :func:`~jaxcompress.export.tflite`.
-
-  Examples:
-    >>> import tempfile
-    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
-    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
-    >>> grid, folder = Grid(np.float32(0.1), 0), tempfile.mkdtemp()
-    >>> quantized = QuantizedModel(
-    ...   Graph((pool,), (1, 2, 2, 3), "pool"), {"input": grid, "pool": grid}, {}
-    ... )
-    >>> path = unpack(packed(quantized, folder + "/a.jcz"), folder + "/a.tflite")
-    >>> path.read_bytes() == tflite(quantized, folder + "/b.tflite").read_bytes()
-    True
-  """
-  quantized, metadata = read_packed(path)
-  return tflite(quantized, out, metadata=metadata)
 
 
 def read_packed(path: str | os.PathLike) -> tuple[QuantizedModel, dict[str, Any]]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from jaxcompress.export.files import require_edge
+from jaxcompress.export.extras import require
 from jaxcompress.export.trial import try_out
 from jaxcompress.files.checksums import UNSEALED, check_seal, seal
 from jaxcompress.files.values import one_line
@@ -133,7 +133,7 @@ def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
     >>> load_stablehlo(path)(jnp.ones((2, 1, 1, 3))).reshape(2, 2).tolist()
     [[4.0, 4.0], [4.0, 4.0]]
   """
-  require_edge("stablehlo")
+  require("stablehlo")
   try:
     content = pathlib.Path(path).read_bytes()
   except OSError as error:
@@ -146,14 +146,14 @@ def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
       f"path: {path} is no StableHLO file of jaxcompress ({one_line(error)})."
     ) from error
   if not is_sealed:  # the compiler ends the process on some damaged programs
-    try_out(path, content, "stablehlo", run=False)
+    try_out(path, content, "stablehlo", "look_at")
   return program.call
 
 
 def _write(
   run: Callable[[jax.Array], jax.Array], path: str | os.PathLike, shape: Any, dtype: Any
 ) -> pathlib.Path:
-  require_edge("stablehlo")
+  require("stablehlo")
   (batch,) = export.symbolic_shape(FREE)
   images = jax.ShapeDtypeStruct((batch, *shape), dtype)
   with traced_for(ANYWHERE), _nameless_lines():

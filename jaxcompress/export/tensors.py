@@ -39,6 +39,11 @@ class Weights(NamedTuple):
   bias_scales: np.ndarray | None = None
 
 
+def has_one_scale(scales: np.ndarray) -> bool:
+  """Whether the scales of all channels are the same."""
+  return bool(np.all(scales == scales[0]))
+
+
 class Numbers(Protocol):
   """What the emitters of leaf ops ask for."""
 

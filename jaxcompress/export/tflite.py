@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.export.files import require_edge
+from jaxcompress.export.contents import parse_operators
+from jaxcompress.export.extras import require
+from jaxcompress.export.lint import refuse_errors
 from jaxcompress.export.metadata import ENTRY, INPUT_NAME, OUTPUT_NAME, describe, to_entry, version
+from jaxcompress.export.packed import read_packed
 from jaxcompress.export.pixels import check_input
 from jaxcompress.export.targets import find_target
+from jaxcompress.export.tensors import FloatNumbers, IntegerNumbers, has_one_scale
 from jaxcompress.export.trial import write_model
 from jaxcompress.files.checksums import seal
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
@@ -19,7 +23,7 @@ from jaxcompress.quantize.integer.runtimes import kernels_of_file
 from jaxcompress.quantize.integer.values import fits_int4
 
 WEIGHTS = ("int8", "int4")
-FLOATS = {"float32": np.float32, "float16": np.float16}
+FLOAT_TYPES = {"float32": np.float32, "float16": np.float16}
 CONVOLUTIONS = ("ConvNorm", "BatchNorm")
 MOST_REASONS = 3  # that an error names
 
@@ -95,9 +99,7 @@ def tflite(
     `LiteRT 8-bit quantization specification
     <https://ai.google.dev/edge/litert/models/quantization_spec>`_.
   """
-  require_edge()
-  from jaxcompress.export.tensors import IntegerNumbers
-
+  require("tflite")
   check_input(quantized, input)
   per_tensor = target is not None and _needs_dense_per_tensor(quantized, target)
   numbers = IntegerNumbers(quantized, _narrow_ops(quantized, weights, target))
@@ -115,9 +117,6 @@ def tflite(
     quantized.graph, numbers, details, metadata, input=input, dense_per_tensor=per_tensor
   )
   if target is not None:
-    from jaxcompress.export.contents import parse_operators
-    from jaxcompress.export.lint import refuse_errors
-
     refuse_errors(parse_operators(content), target)
   return write_model(path, content)
 
@@ -151,8 +150,6 @@ def _check_narrow(numbers: Any) -> None:
 
 def _needs_dense_per_tensor(quantized: QuantizedModel, name: str) -> bool:
   """Whether a target does; an error if that and the bits of the kernels exclude each other."""
-  from jaxcompress.export.emitter import has_one_scale
-
   target = find_target(name)
   if target.suffix != ".tflite":
     raise ValueError(f"target: {name!r} takes {target.suffix} files; use another one here.")
@@ -211,14 +208,51 @@ def tflite_float(
     >>> path.stat().st_size - 4 * summary.parameters < 5000
     True
   """
-  if weights not in FLOATS:
-    raise ValueError(f"weights: {weights!r} is unknown; it must be one of {', '.join(FLOATS)}.")
-  require_edge()
-  from jaxcompress.export.tensors import FloatNumbers
-
-  numbers = FloatNumbers(folded, FLOATS[weights])
+  if weights not in FLOAT_TYPES:
+    raise ValueError(
+      f"weights: {weights!r} is unknown; it must be one of {', '.join(FLOAT_TYPES)}."
+    )
+  require("tflite")
+  numbers = FloatNumbers(folded, FLOAT_TYPES[weights])
   content = _content(fuse_activations(graph), numbers, {}, metadata)
   return write_model(path, content)
+
+
+def unpack(path: str | os.PathLike, out: str | os.PathLike) -> pathlib.Path:
+  """Writes the .tflite file of a packed one.
+
+  It is, byte for byte, the one that :func:`tflite` writes of the same model
+  and metadata (the file names the version of jaxcompress that writes it).
+
+  Args:
+    path: of a file of :func:`~jaxcompress.export.packed`.
+    out: the .tflite file; what was there is replaced.
+
+  Returns:
+    The path of the .tflite file.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: as :func:`~jaxcompress.export.load_packed` and :func:`tflite`.
+
+  Examples:
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from jaxcompress.export import packed
+    >>> from jaxcompress.nn import Node
+    >>> from jaxcompress.quantize import Grid
+    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
+    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+    >>> grid, folder = Grid(np.float32(0.1), 0), tempfile.mkdtemp()
+    >>> quantized = QuantizedModel(
+    ...   Graph((pool,), (1, 2, 2, 3), "pool"), {"input": grid, "pool": grid}, {}
+    ... )
+    >>> path = unpack(packed(quantized, folder + "/a.jcz"), folder + "/a.tflite")
+    >>> path.read_bytes() == tflite(quantized, folder + "/b.tflite").read_bytes()
+    True
+  """
+  quantized, metadata = read_packed(path)
+  return tflite(quantized, out, metadata=metadata)
 
 
 def _content(

@@ -1,4 +1,4 @@
-"""Tries a model file in a process of its own before it is opened in this one."""
+"""Reads model files, after a trial in a process of their own that says whether they are sound."""
 
 import hashlib
 import json
@@ -9,22 +9,27 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jaxcompress.export.files import MissingExtraError
+from jaxcompress.export import interpreters
+from jaxcompress.export.extras import MissingExtraError, require
+from jaxcompress.files.checksums import check_seal
 from jaxcompress.files.values import one_line
 from jaxcompress.files.writing import write_atomically
 
-SCRIPT = pathlib.Path(__file__).with_name("first_run.py")
-LONGEST = 600  # seconds
-NAMES = {
+LONGEST_TRIAL = 600  # seconds
+RUNTIMES = {
   "xnnpack": "LiteRT",
   "xnnpack-int4": "LiteRT",
   "reference": "LiteRT's reference kernels",
   "tflm": "TensorFlow Lite for Microcontrollers",
   "onnxruntime": "onnxruntime",
+  "stablehlo": "JAX",
 }
-READERS = {**NAMES, "stablehlo": "JAX"}
+KERNELS_BY_SUFFIX = {  # that run a kind of file; the first ones if none are named
+  ".tflite": ("xnnpack", "reference", "tflm", "xnnpack-int4"),
+  ".onnx": ("onnxruntime",),
+}
 
 
 class Ends(NamedTuple):
@@ -34,7 +39,7 @@ class Ends(NamedTuple):
   outputs: int = 1
 
 
-_sound: dict[tuple[bytes, str, bool], Ends] = {}  # by contents, kernels, and whether it was run
+_sound: dict[tuple[bytes, str, str], Ends] = {}  # by contents, kernels and task
 
 
 def write_model(path: str | os.PathLike, content: bytes) -> pathlib.Path:
@@ -48,21 +53,19 @@ def write_model(path: str | os.PathLike, content: bytes) -> pathlib.Path:
     ValueError: if the path cannot be written.
   """
   key = hashlib.sha256(content).digest()
-  _sound.update({(key, kernels, run): Ends() for kernels in NAMES for run in (False, True)})
+  tasks = ("look_at", "run_once")
+  _sound.update({(key, kernels, task): Ends() for kernels in RUNTIMES for task in tasks})
   return write_atomically(path, content)
 
 
-def try_out(
-  path: str | os.PathLike, content: bytes, kernels: str, *, run: bool, arena_bytes: int = 0
-) -> Ends:
+def try_out(path: str | os.PathLike, content: bytes, kernels: str, task: str) -> Ends:
   """Opens a file in a process of its own; the same contents once only.
 
   Args:
     path: of the file, for errors.
     content: of the file.
-    kernels: of :data:`READERS`.
-    run: whether it is also run, on zeros; otherwise its structure is looked at.
-    arena_bytes: for ``"tflm"``, which breaks down where it runs out of them.
+    kernels: of :data:`RUNTIMES`.
+    task: ``"look_at"`` its structure, or ``"run_once"``, on zeros.
 
   Returns:
     How many inputs and outputs it has.
@@ -70,32 +73,55 @@ def try_out(
   Raises:
     ValueError: if the runtime does not take the file, or does not survive it.
   """
-  key = (hashlib.sha256(content).digest(), kernels, run)
+  key = (hashlib.sha256(content).digest(), kernels, task)
   if key not in _sound:
-    _sound[key] = _try(path, content, kernels, run, arena_bytes)
+    found, _ = perform(path, task, kernels, content, longest=LONGEST_TRIAL, kernels=kernels)
+    _sound[key] = Ends(**found)
   return _sound[key]
 
 
-def _try(
-  path: str | os.PathLike, content: bytes, kernels: str, run: bool, arena_bytes: int
-) -> Ends:
+def perform(
+  path: str | os.PathLike,
+  task: str,
+  runtime: str,
+  content: bytes = b"",
+  *,
+  longest: float | None = None,
+  **options: Any,
+) -> tuple[dict[str, Any], str]:
+  """What came of a task of :mod:`~jaxcompress.export.interpreters` in a process of its own.
+
+  Args:
+    path: of the file, for errors.
+    task: name of one of its functions.
+    runtime: of :data:`RUNTIMES`, for errors.
+    content: of the file.
+    longest: seconds after which it is given up; None: never.
+    **options: of the function.
+
+  Returns:
+    ``(what the function returned, what the process wrote to standard error)``.
+
+  Raises:
+    ValueError: if the runtime does not take the file, or does not survive it.
+  """
   # -P: beside the script lie modules of ours that are named as those that it imports
-  script = [sys.executable, "-P", str(SCRIPT), kernels, "run" if run else "open", str(arena_bytes)]
+  script = [sys.executable, "-P", interpreters.__file__, task, json.dumps(options)]
   try:
-    done = subprocess.run(script, input=content, capture_output=True, timeout=LONGEST, check=False)
+    done = subprocess.run(script, input=content, capture_output=True, timeout=longest, check=False)
   except subprocess.TimeoutExpired as error:
-    raise does_not_run(path, f"it takes more than {LONGEST} seconds", kernels) from error
+    raise does_not_run(path, f"it takes more than {longest} seconds", runtime) from error
   if done.returncode < 0:
     name = signal.Signals(-done.returncode).name
-    raise does_not_run(path, f"which ends with {name}: the file is damaged", kernels)
+    raise does_not_run(path, f"which ends with {name}: the file is damaged", runtime)
+  said = done.stderr.decode(errors="replace")
   try:
     found = json.loads(done.stdout.splitlines()[-1])
   except (IndexError, ValueError) as error:
-    said = done.stderr.decode(errors="replace")[-200:]
-    raise does_not_run(path, f"exit code {done.returncode}: {said}", kernels) from error
+    raise does_not_run(path, f"exit code {done.returncode}: {said[-200:]}", runtime) from error
   if "error" in found:
-    raise does_not_run(path, found["error"], kernels)
-  return Ends(found["inputs"], found["outputs"])
+    raise does_not_run(path, found["error"], runtime)
+  return found, said
 
 
 @contextmanager
@@ -116,4 +142,87 @@ def parsing(path: str | os.PathLike) -> Iterator[None]:
 
 def does_not_run(path: str | os.PathLike, reason: BaseException | str, kernels: str) -> ValueError:
   """The error of a file that a runtime does not take."""
-  return ValueError(f"path: {path} does not run in {READERS[kernels]} ({one_line(reason)}).")
+  return ValueError(f"path: {path} does not run in {RUNTIMES[kernels]} ({one_line(reason)}).")
+
+
+def choose_kernels(path: str | os.PathLike, kernels: str | None = None) -> str:
+  """The kernels that run a file.
+
+  Args:
+    path: a .tflite or .onnx file, by its name.
+    kernels: what was asked for; None: the usual ones.
+
+  Raises:
+    ValueError: if the suffix is another one, or the kernels are unknown or run other files.
+
+  Examples:
+    >>> choose_kernels("a.onnx"), choose_kernels("a.tflite", "tflm")
+    ('onnxruntime', 'tflm')
+  """
+  suffix = pathlib.Path(path).suffix.lower()
+  if suffix not in KERNELS_BY_SUFFIX:
+    ends = " or ".join(KERNELS_BY_SUFFIX)
+    raise ValueError(f"path: {path} is no model file; it must end in {ends}.")
+  known = [name for names in KERNELS_BY_SUFFIX.values() for name in names]
+  if kernels is not None and kernels not in known:
+    raise ValueError(f"kernels: {kernels!r} is unknown; it must be one of {', '.join(known)}.")
+  if kernels is not None and kernels not in KERNELS_BY_SUFFIX[suffix]:
+    raise ValueError(
+      f"kernels: {kernels!r} does not run {path}; for {suffix} files it must be one of"
+      f" {', '.join(KERNELS_BY_SUFFIX[suffix])}."
+    )
+  return kernels or KERNELS_BY_SUFFIX[suffix][0]
+
+
+def is_tflite(content: bytes) -> bool:
+  """Whether the bytes of a file say that it is a .tflite file."""
+  return content[4:8] == b"TFL3"
+
+
+def read_model(path: str | os.PathLike) -> bytes:
+  """The bytes of a .tflite or .onnx file.
+
+  Raises:
+    ValueError: if there is no such file, it is something else, or jaxcompress wrote it and it was
+      damaged since.
+  """
+  try:
+    content = pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise ValueError(f"path: {path} cannot be read ({error.strerror}).") from error
+  if pathlib.Path(path).suffix.lower() != ".onnx" and not is_tflite(content):
+    raise ValueError(f"path: {path} is no .tflite file.")
+  check_seal(content, f"path: {path}", rewritable=True)
+  return content
+
+
+def read_sound_model(path: str | os.PathLike) -> bytes:
+  """The bytes of a file whose structure its runtime found sound, so that it can be parsed.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if there is no such file, it is something else, or it is damaged.
+  """
+  content, kernels = read_model(path), choose_kernels(path)
+  require("onnx" if kernels == "onnxruntime" else "tflite")
+  try_out(path, content, kernels, "look_at")
+  return content
+
+
+def read_runnable_model(path: str | os.PathLike, kernels: str) -> bytes:
+  """The bytes of a file that its runtime was seen to run, with one input and one output.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra, or the runtime, is not installed.
+    ValueError: as :func:`read_sound_model`, or if it does not run.
+  """
+  content = read_model(path)
+  require("onnx" if kernels == "onnxruntime" else "tflite")
+  if kernels == "tflm":
+    require("tflm")
+  ends = try_out(path, content, kernels, "run_once")
+  if ends != (1, 1):
+    raise ValueError(
+      f"path: {path} has {ends.inputs} inputs and {ends.outputs} outputs; it must have one each."
+    )
+  return content

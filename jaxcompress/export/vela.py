@@ -1,7 +1,6 @@
 """Where an Arm Ethos-U NPU computes a file's operators, as Arm's compiler places them."""
 
 import csv
-import importlib.util
 import os
 import pathlib
 import re
@@ -11,9 +10,8 @@ import tempfile
 from typing import NamedTuple
 
 from jaxcompress.export.contents import parse_operators
-from jaxcompress.export.files import MissingExtraError
-from jaxcompress.export.runtime import read_sound_model
-from jaxcompress.export.trial import parsing
+from jaxcompress.export.extras import require
+from jaxcompress.export.trial import parsing, read_sound_model
 
 ACCELERATORS = (
   *(f"ethos-u55-{macs}" for macs in (32, 64, 128, 256)),
@@ -89,10 +87,7 @@ def vela(path: str | os.PathLike, accelerator: str = "ethos-u55-128") -> VelaRep
     )
   if pathlib.Path(path).suffix.lower() != ".tflite":
     raise ValueError(f"path: {path} is no .tflite file, which is what Vela compiles.")
-  if importlib.util.find_spec("ethosu") is None:
-    raise MissingExtraError(
-      'vela: ethos-u-vela is not installed; run pip install "jaxcompress[targets]".'
-    )
+  require("vela")
   content = read_sound_model(path)
   output, summary = _compile(path, content, accelerator)
   with parsing(path):

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcompress.export.contents import holds_int4
-from jaxcompress.export.onnx_contents import holds_integers
+from jaxcompress.export.contents import holds_int4, holds_integers
 from jaxcompress.export.pixels import check_input
-from jaxcompress.export.runtime import Runtime, choose_kernels, read_model
+from jaxcompress.export.runtime import Runtime
+from jaxcompress.export.trial import choose_kernels, read_model
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.runtimes import kernels_of_file

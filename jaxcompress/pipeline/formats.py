@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from jaxcompress import export
-from jaxcompress.export.runtime import FORMATS as RUNTIMES
-from jaxcompress.export.runtime import choose_kernels
+from jaxcompress.export.extras import require
 from jaxcompress.export.targets import find_target
+from jaxcompress.export.trial import KERNELS_BY_SUFFIX, choose_kernels
 from jaxcompress.files.writing import sweep, temporary_beside
 from jaxcompress.nn import Folded, Graph
 from jaxcompress.quantize import QuantizedModel
@@ -37,7 +37,7 @@ class Format(NamedTuple):
     suffix: of its files.
     write: of ``(network, path, metadata=)``, and ``target=`` where it takes one; a
       :class:`FloatNetwork` is given as two arguments.
-    needs: kind of the files for :func:`~jaxcompress.export.require_edge`; None: no extra.
+    needs: kind of the files for :func:`~jaxcompress.export.extras.require`; None: no extra.
     is_float: whether it holds a :class:`FloatNetwork`; otherwise a quantized model.
     has_targets: whether devices ask something of such files.
   """
@@ -144,7 +144,7 @@ def kernels_for(path: str | os.PathLike, kernels: str | None) -> str:
     >>> kernels_for("model.onnx", None), kernels_for("model.jcz", "tflm")
     ('onnxruntime', 'tflm')
   """
-  if pathlib.Path(path).suffix.lower() in RUNTIMES:
+  if pathlib.Path(path).suffix.lower() in KERNELS_BY_SUFFIX:
     return choose_kernels(path, kernels)
   kernels = kernels or next(iter(KERNELS))
   find_kernels(kernels)
@@ -153,7 +153,7 @@ def kernels_for(path: str | os.PathLike, kernels: str | None) -> str:
 
 def runnable(model: QuantizedModel, path: pathlib.Path) -> QuantizedModel:
   """The model in the arithmetic of a runtime of a file: its own, or else the usual one's."""
-  runs = RUNTIMES.get(path.suffix.lower(), (model.kernels,))
+  runs = KERNELS_BY_SUFFIX.get(path.suffix.lower(), (model.kernels,))
   return model if model.kernels in runs else model.with_kernels(runs[0])
 
 
@@ -166,7 +166,7 @@ def require_formats(paths: Iterable[pathlib.Path]) -> None:
   for name in map(format_of, paths):
     needs = FORMATS[name].needs
     if needs is not None:
-      export.require_edge(needs)
+      require(needs)
 
 
 def write_all(

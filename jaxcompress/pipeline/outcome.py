@@ -16,6 +16,8 @@ import numpy as np
 from jaxcompress import data as datasets
 from jaxcompress import export, quantize
 from jaxcompress.data.storage import EncodedImages, in_chunks
+from jaxcompress.export.extras import MissingExtraError
+from jaxcompress.export.vela import VelaReport
 from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline.context import Context
 from jaxcompress.pipeline.networks import Network
@@ -189,25 +191,26 @@ def device_facts(path: pathlib.Path) -> dict[str, Any]:
   with contextlib.suppress(ValueError):  # not installed, or the file is not for it
     facts["arena_bytes"] = export.arena(path)
   try:
-    with contextlib.suppress(export.MissingExtraError):
+    with contextlib.suppress(MissingExtraError):
       facts["npu"] = npu_sentence(export.vela(path), export.lint(path, "ethos-u"))
   except ValueError as error:
     facts["npu"] = str(error)
   return facts
 
 
-def npu_sentence(found: export.VelaReport, findings: Iterable[export.Finding] = ()) -> str:
+def npu_sentence(found: VelaReport, findings: Iterable[export.Finding] = ()) -> str:
   """How many operators the NPU computes, and why not the others.
 
-  Args:
-    found: by the compiler.
-    findings: of the linter, whose reasons stand where the compiler gives none.
+    Args:
+      found: by the compiler.
+      findings: of the linter, whose reasons stand where the compiler gives none.
 
-  Examples:
-    >>> from jaxcompress.export import CpuOperator, VelaReport
-    >>> left = (CpuOperator("ABS", "a", "no kernel"),)
-    >>> npu_sentence(VelaReport(9, 8, left, 1.0, 1.0, 0.1))
-    '8 of 9 operators on the NPU; on the CPU: ABS of a (no kernel)'
+    Examples:
+      >>> from jaxcompress.export.vela import CpuOperator
+  from jaxcompress.export.vela import VelaReport
+      >>> left = (CpuOperator("ABS", "a", "no kernel"),)
+      >>> npu_sentence(VelaReport(9, 8, left, 1.0, 1.0, 0.1))
+      '8 of 9 operators on the NPU; on the CPU: ABS of a (no kernel)'
   """
   sentence = f"{found.on_npu} of {found.operators} operators on the NPU"
   if not found.cpu_ops:

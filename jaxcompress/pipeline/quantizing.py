@@ -12,8 +12,9 @@ from rich.console import Console
 
 from jaxcompress import data as datasets
 from jaxcompress import export, models, quantize, report, training
+from jaxcompress.export.extras import MissingExtraError
 from jaxcompress.export.packed import SUFFIX, read_packed
-from jaxcompress.export.runtime import FORMATS as RUNTIMES
+from jaxcompress.export.trial import KERNELS_BY_SUFFIX
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import INPUT, fold, fuse_activations
 from jaxcompress.pipeline.budgets import SENSED, integer_top1
@@ -394,12 +395,12 @@ def _describe(
   size, found = f"{path}: {text.size(path.stat().st_size)}", None
   if FORMATS[format_of(path)].is_float:
     size += ", the float network"
-  elif path.suffix.lower() in RUNTIMES:
+  elif path.suffix.lower() in KERNELS_BY_SUFFIX:
     try:
       found = export.verify(path, runnable(model, path), images)
       share = text.percent_down(found.bit_equal)
       size += f", {share} of the logits of {found.images} images are bit for bit the device's"
-    except export.MissingExtraError:
+    except MissingExtraError:
       size += ", not verified, since its runtime is not installed"
   say(console, size)
   return found

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxcompress import data as datasets
-from jaxcompress import export, report, training
+from jaxcompress import report, training
 from jaxcompress.pipeline import networks, phases
 from jaxcompress.pipeline.context import Context, PhaseSteps, read_progress
 from jaxcompress.pipeline.folders import (
@@ -92,7 +92,7 @@ def _work(
 ) -> None:
   """All of a run that is not finished."""
   began = time.perf_counter()
-  export.require_edge()  # now, not after minutes of training
+  require("tflite")  # now, not after minutes of training
   read_progress(folder)  # likewise: damaged files are told before the data are read
   report.MetricsWriter(folder / METRICS_FILE).rows()
   mesh = _all_devices(options)

@@ -65,14 +65,14 @@ def latency_table(found: Mapping[str, Any], threads: int) -> Table:
   """Measurements of model files side by side.
 
   Args:
-    found: :class:`jaxcompress.export.Latency` by file.
+    found: :class:`jaxcompress.export.measure.Latency` by file.
     threads: that they were timed on.
 
   Returns:
     A rich table with a row for each file.
 
   Examples:
-    >>> from jaxcompress.export import Latency
+    >>> from jaxcompress.export.measure import Latency
     >>> latency_table({"a.tflite": Latency(1.5, 0.1, 2**20, 2**21)}, 1).row_count
     1
   """
@@ -109,7 +109,7 @@ def finding_table(findings: Iterable[Any]) -> Table:
   for name in ("severity", "op", "name", "rule", "reason"):
     table.add_column(name, overflow="fold", no_wrap=name in ("severity", "op"))
   for finding in findings:
-    cells = (finding.severity, finding.op, finding.name, finding.rule, finding.reason)
+    cells = (finding.severity, finding.op, finding.name, finding.requirement, finding.reason)
     table.add_row(*map(Text, cells))  # a foreign file's names are not markup
   return table
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress import export
+from jaxcompress.export.contents import read_operators
 from jaxcompress.models.mobilenet_v2 import InvertedResidual
 from jaxcompress.nn import (
   Activation,
@@ -190,7 +191,7 @@ def test_a_whole_network_is_bit_equal_on_every_image(model, networks, tmp_path):
     assert export.verify(path, quantized.with_kernels(kernels), images[:100]).bit_equal == 1.0
   assert np.corrcoef(quantized(images).ravel(), logits.ravel())[0, 1] > 0.97
   path = tmp_path / "int8.tflite"
-  assert not any(operator.is_float for operator in export.read_operators(path))
+  assert not any(operator.is_float for operator in read_operators(path))
   whole = export.tflite_float(graph, layers, tmp_path / "float.tflite")
   runtime = export.Runtime(whole)
   device = np.concatenate([runtime(image[None]) for image in images[:20]])

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxcompress import export, quantize
+from jaxcompress.export.contents import read_operators
 from jaxcompress.models.blocks import SqueezeExcite, convolved
 from jaxcompress.nn import Activation, Add, ConvNorm, Dense, GlobalAvgPool, MaxPool, init_variables
 from jaxcompress.nn.tracing import is_leaf_call, module_path
@@ -71,7 +72,7 @@ def check_everywhere(quantized, images, path):
   for kernels in KERNELS_16:
     result = export.verify(path, quantized.with_kernels(kernels), images)
     assert (kernels, result.bit_equal, result.max_steps) == (kernels, 1.0, 0)
-  assert not any(operator.is_float for operator in export.read_operators(path))
+  assert not any(operator.is_float for operator in read_operators(path))
   return result
 
 
@@ -86,9 +87,7 @@ def test_attention_in_16_bits_by_the_helper_is_bit_equal(batch, tmp_path):
     "se/expand/int8",
   ]
   check_everywhere(quantized, batch["image"], tmp_path / "a.tflite")
-  names = {
-    (operator.name, operator.version) for operator in export.read_operators(tmp_path / "a.tflite")
-  }
+  names = {(operator.name, operator.version) for operator in read_operators(tmp_path / "a.tflite")}
   assert {("QUANTIZE", 1), ("QUANTIZE", 2), ("MEAN", 3), ("CONV_2D", 4), ("MUL", 2)} <= names
 
 

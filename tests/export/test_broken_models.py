@@ -1,5 +1,6 @@
 """Model files that end the process of their runtime are one line in ours, whatever opens them."""
 
+import json
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxcompress import export
-from jaxcompress.export import trial
+from jaxcompress.export import interpreters, trial
+from jaxcompress.export.contents import read_operators
 from jaxcompress.files.checksums import MARK
 from jaxcompress.nn import Add, ConvNorm, Dense, GlobalAvgPool, MaxPool
 
@@ -79,7 +81,8 @@ def crashing(files, path):
   content = files[1][".tflite"]
   for at in range(8, 64, 4):
     path.write_bytes(zeroed(content, at))
-    script = [sys.executable, "-P", str(trial.SCRIPT), "xnnpack", "open", "0"]
+    options = json.dumps({"kernels": "xnnpack"})
+    script = [sys.executable, "-P", interpreters.__file__, "look_at", options]
     done = subprocess.run(script, input=path.read_bytes(), capture_output=True, check=False)
     if done.returncode < 0:
       return path
@@ -95,7 +98,7 @@ def test_a_file_that_ends_its_runtime_by_a_signal_is_one_line(kernels, files, tm
   images = np.zeros((1, *SHAPE), np.float32)
   for call in (
     lambda: export.lint(path, "xnnpack"),
-    lambda: export.read_operators(path),
+    lambda: read_operators(path),
     lambda: export.read_metadata(path),
     lambda: export.benchmark(path),
     lambda: export.arena(path),
@@ -125,14 +128,16 @@ def test_a_stablehlo_file_of_before_that_ends_its_compiler_is_one_line(files, tm
 
 def test_a_file_is_tried_once_and_one_of_this_process_not_at_all(files, tmp_path, monkeypatch):
   tries = []
-  real = trial._try
-  monkeypatch.setattr(trial, "_try", lambda *given: tries.append(given[2:4]) or real(*given))
+  real = trial.perform
+  monkeypatch.setattr(
+    trial, "perform", lambda *given, **more: tries.append(given[1:3]) or real(*given, **more)
+  )
   path = tmp_path / "net.tflite"
   path.write_bytes(files[1][".tflite"] + bytes(8))
   for _ in range(2):
     run_once(path)
     export.lint(path, "xnnpack")
-  assert tries == [("xnnpack", True), ("xnnpack", False)]
+  assert tries == [("run_once", "xnnpack"), ("look_at", "xnnpack")]
   run_once(export.tflite(files[0], tmp_path / "own.tflite", metadata={"a": "b"}))
   assert len(tries) == 2
 
@@ -140,6 +145,6 @@ def test_a_file_is_tried_once_and_one_of_this_process_not_at_all(files, tmp_path
 def test_a_runtime_that_never_ends_is_given_up(files, tmp_path, monkeypatch):
   path = tmp_path / "slow.tflite"
   path.write_bytes(files[1][".tflite"] + bytes(12))
-  monkeypatch.setattr(trial, "LONGEST", 0.001)
+  monkeypatch.setattr(trial, "LONGEST_TRIAL", 0.001)
   with pytest.raises(ValueError, match=r"slow\.tflite does not run in LiteRT \(it takes more than"):
     run_once(path)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxcompress.export.checks import CHECKS
 from jaxcompress.export.contents import Operator, Tensor
+from jaxcompress.export.requirements import CHECKS
 
 SAME, VALID = 0, 1
 

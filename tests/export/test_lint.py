@@ -6,10 +6,10 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from jaxcompress import export
-from jaxcompress.export.checks import CHECKS
+from jaxcompress.export.contents import read_operators
 from jaxcompress.export.flatbuffer import SharingBuilder
 from jaxcompress.export.onnx_file import OnnxFile
-from jaxcompress.export.rules import ERROR, WARNING
+from jaxcompress.export.requirements import CHECKS, ERROR, WARNING
 from jaxcompress.files.checksums import MARK
 from jaxcompress.nn import ConvNorm, Dense, GlobalAvgPool
 
@@ -54,7 +54,9 @@ def edited(sound):
 
 
 def rules(path, target, severity=ERROR):
-  return {(f.rule, f.op, f.name) for f in export.lint(path, target) if f.severity == severity}
+  return {
+    (f.requirement, f.op, f.name) for f in export.lint(path, target) if f.severity == severity
+  }
 
 
 def weights_of(layers, tensors, layer):
@@ -62,7 +64,7 @@ def weights_of(layers, tensors, layer):
 
 
 def test_every_rule_has_a_check_and_a_reason_and_every_check_is_asked_for():
-  every = [rule for target in export.TARGETS.values() for rule in target.rules]
+  every = [rule for target in export.TARGETS.values() for rule in target.requirements]
   assert {rule.name for rule in every} == set(CHECKS)
   assert all(len(rule.reason) > 20 and rule.severity in (ERROR, WARNING) for rule in every)
 
@@ -75,7 +77,7 @@ def test_a_file_of_a_plain_network_is_as_phones_and_npus_ask(sound):
 
 
 def test_operators_come_with_their_tensors_types_shapes_and_grids(sound, quantized):
-  found = {operator.outputs[0].name: operator for operator in export.read_operators(sound)}
+  found = {operator.outputs[0].name: operator for operator in read_operators(sound)}
   image, weights, bias = found["depthwise"].inputs
   assert (image.name, image.type, image.shape, image.is_constant) == (
     *("input", "INT8", (1, *SHAPE)),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcompress import export, quantize
+from jaxcompress.export.contents import read_operators
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.nn import ConvNorm, Dense, GlobalAvgPool, fold
 
@@ -53,7 +54,7 @@ def narrow(wide):
 def kinds(path):
   """Type of the weights and version of each operator that has some, by the layer's name."""
   weighted = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-  found = [operator for operator in export.read_operators(path) if operator.name in weighted]
+  found = [operator for operator in read_operators(path) if operator.name in weighted]
   return {each.outputs[0].name: (each.inputs[1].type, each.version) for each in found}
 
 
@@ -87,7 +88,7 @@ def test_the_file_holds_two_weights_in_a_byte(wide, narrow, tmp_path):
   types = kinds(paths[1])
   assert types.pop("standard") == types.pop("grouped") == types.pop("pointwise") == ("INT4", 7)
   assert types == {"depthwise": ("INT4", 6), "classifier": ("INT4", 10)}
-  stored = {o.outputs[0].name: o.inputs[1].values for o in export.read_operators(paths[1])}
+  stored = {o.outputs[0].name: o.inputs[1].values for o in read_operators(paths[1])}
   np.testing.assert_array_equal(
     stored["pointwise"][:, 0, 0].T, narrow.layers["pointwise"].weights[0, 0]
   )
@@ -142,7 +143,7 @@ def test_float16_weights_compute_as_rounded_ones_do(networks, tmp_path):
   whole, small, expected = (Runtime(path)(image) for path in paths)
   np.testing.assert_array_equal(small, expected)
   assert 0 < np.abs(small - whole).max() < 0.01 * np.abs(whole).max()
-  dequantized = [o for o in export.read_operators(paths[1]) if o.name == "DEQUANTIZE"]
+  dequantized = [o for o in read_operators(paths[1]) if o.name == "DEQUANTIZE"]
   assert {(o.version, o.inputs[0].type) for o in dequantized} == {(3, "FLOAT16")}
   numbers = sum(layer.weights.size for layer in layers.values())
   assert paths[0].stat().st_size - paths[1].stat().st_size > 2 * numbers - 3000  # of operators

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load as read_arrays
 
 from jaxcompress import export, models
-from jaxcompress.export.blobs import Blob
 from jaxcompress.export.packed import _seal
 from jaxcompress.export.packing import (
+  Blob,
   deflate,
   inflate,
   pack_bits,

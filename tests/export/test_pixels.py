@@ -8,6 +8,7 @@ import pytest
 
 from jaxcompress import export
 from jaxcompress.data import Preprocess
+from jaxcompress.export.contents import read_operators
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.nn import INPUT, ConvNorm, Dense, GlobalAvgPool
 from jaxcompress.quantize import Grid
@@ -51,7 +52,7 @@ def test_a_file_that_reads_pixels_computes_the_same_integers(
   affine = dataclasses.replace(AFFINE, center=center)
   quantized = make(affine, Grid(np.float32(1 / 64), int(center) - 128), kernels)
   path = export.tflite(quantized, tmp_path / "net.tflite", input="uint8")
-  first, second = export.read_operators(path)[:2]
+  first, second = read_operators(path)[:2]
   (pixels,), (codes,) = first.inputs, first.outputs
   assert (first.name, first.version, pixels.type, codes.type) == ("QUANTIZE", 1, "UINT8", "INT8")
   assert pixels.scales == codes.scales and pixels.zero_points - codes.zero_points == 128
@@ -116,13 +117,13 @@ def test_a_file_that_reads_floats_rounds_them_as_its_runtime_does(kernels, make,
     pytest.importorskip("tflite_micro")
   quantized = make(None, Grid(np.float32(0.013), 3), kernels)
   path = export.tflite(quantized, tmp_path / "net.tflite", input="float32")
-  first = export.read_operators(path)[0]
+  first = read_operators(path)[0]
   assert (first.name, first.inputs[0].type, first.outputs[0].type) == (
     "QUANTIZE",
     "FLOAT32",
     "INT8",
   )
-  assert not any(operator.is_float for operator in export.read_operators(path)[1:])
+  assert not any(operator.is_float for operator in read_operators(path)[1:])
   halves = (np.arange(-140, 140).repeat(30)[: 64 * 108] + 0.5).reshape(64, *SHAPE)
   ties = (np.roll(halves, 1, axis=1) * np.float64(0.013)).astype(np.float32)
   nearby = ties.view(np.int32) + np.random.default_rng(0).integers(-1, 2, ties.shape, np.int32)

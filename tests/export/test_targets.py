@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcompress import export, models
+from jaxcompress.export.contents import read_operators
 from jaxcompress.export.flatbuffer import ModelFile
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.nn import Activation, Add, ConvNorm, Dense, GlobalAvgPool, MaxPool
@@ -37,7 +38,7 @@ def quantized(networks):
 
 
 def names_of(path):
-  return [operator.name for operator in export.read_operators(path)]
+  return [operator.name for operator in read_operators(path)]
 
 
 def with_one_scale(quantized):
@@ -70,7 +71,7 @@ def test_a_dense_layer_of_many_scales_is_a_convolution_where_it_must_have_one(qu
 def test_a_dense_layer_of_one_scale_stays_what_it_is(kernels, quantized, networks, tmp_path):
   same = with_one_scale(quantized).with_kernels(kernels)
   path = export.tflite(same, tmp_path / "net.tflite", target="edgetpu")
-  dense = export.read_operators(path)[-1]
+  dense = read_operators(path)[-1]
   assert dense.name == "FULLY_CONNECTED"
   assert [tensor.scales.size for tensor in dense.inputs] == [1, 1, 1]
   assert export.verify(path, same, networks.images_for(same, 64)).bit_equal == 1.0

@@ -9,7 +9,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from jaxcompress import export
-from jaxcompress.export.files import require_edge
+from jaxcompress.export.contents import read_operators
+from jaxcompress.export.extras import require
 from jaxcompress.nn import (
   Activation,
   AvgPool,
@@ -57,7 +58,7 @@ def read(path):
 
 
 def names_of(path):
-  return [operator.name for operator in export.read_operators(path)]
+  return [operator.name for operator in read_operators(path)]
 
 
 def test_everything_is_int8_between_int8_images_and_int8_logits(path):
@@ -67,11 +68,11 @@ def test_everything_is_int8_between_int8_images_and_int8_logits(path):
   ends = [graph.tensors[i] for i in (*graph.inputs, *graph.outputs)]
   assert [list(tensor.shape) for tensor in ends] == [[1, *SHAPE], [1, 8]]
   assert {tensor.type for tensor in ends} == {schema.TensorType.INT8}
-  assert not any(operator.is_float for operator in export.read_operators(path))
+  assert not any(operator.is_float for operator in read_operators(path))
 
 
 def test_operators_have_the_lowest_versions_that_hold_them(path):
-  versions = {operator.name: operator.version for operator in export.read_operators(path)}
+  versions = {operator.name: operator.version for operator in read_operators(path)}
   assert versions == {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "MEAN": 2, "FULLY_CONNECTED": 4}
 
 
@@ -177,7 +178,7 @@ def test_a_folder_that_is_not_there_is_named(quantized, tmp_path):
 def test_a_missing_extra_says_what_to_install(quantized, tmp_path, monkeypatch):
   monkeypatch.setitem(__import__("sys").modules, "flatbuffers", None)
   with pytest.raises(ImportError, match=r'pip install "jaxcompress\[edge\]"'):
-    require_edge()
+    require("tflite")
   with pytest.raises(ValueError, match=r'pip install "jaxcompress\[edge\]"'):
     export.tflite(quantized, tmp_path / "net.tflite")
 
@@ -251,9 +252,7 @@ def test_a_float_file_holds_floats_of_the_folded_network(networks, tmp_path):
     if (shape := kernel_shape(node)) is not None
   }
   path = export.tflite_float(graph, layers, tmp_path / "float.tflite", metadata={"a": 1})
-  assert all(
-    operator.is_float and operator.version == 1 for operator in export.read_operators(path)
-  )
+  assert all(operator.is_float and operator.version == 1 for operator in read_operators(path))
   assert export.read_metadata(path)["a"] == 1
   assert layers["project0"].weights.transpose(3, 0, 1, 2).tobytes() in path.read_bytes()
 

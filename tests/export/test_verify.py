@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxcompress import export
-from jaxcompress.export.runtime import FORMATS
+from jaxcompress.export.contents import read_operators
+from jaxcompress.export.trial import KERNELS_BY_SUFFIX
 from jaxcompress.files.checksums import MARK
 from jaxcompress.nn import Add, ConvNorm, Dense, GlobalAvgPool, MaxPool
 from jaxcompress.quantize import QuantizedModel
@@ -49,7 +50,7 @@ def test_a_file_is_bit_equal_on_any_number_of_threads(path, quantized, images):
 
 def test_a_file_is_bit_equal_in_the_runtime_that_is_named_and_only_there(path, quantized, images):
   outputs = {}
-  for kernels in FORMATS[".tflite"]:
+  for kernels in KERNELS_BY_SUFFIX[".tflite"]:
     model = quantized.with_kernels(kernels)
     assert export.verify(path, model, images) == export.Verification(1.0, 0, 1.0, 20, ())
     outputs[kernels] = model.integers(images)
@@ -117,7 +118,7 @@ def test_foreign_files_are_named_in_one_line(content, quantized, images, tmp_pat
     lambda: export.verify(path, quantized, images),
     lambda: export.benchmark(path),
     lambda: export.read_metadata(path),
-    lambda: export.read_operators(path),
+    lambda: read_operators(path),
   ):
     with pytest.raises(ValueError, match=r"path: .*foreign\.tflite (is no|does not run)") as caught:
       call()
@@ -133,7 +134,7 @@ def test_cut_off_files_are_named_in_one_line(share, path, quantized, images, tmp
     export.verify(cut, quantized, images)
   assert "\n" not in str(caught.value)
   with pytest.raises(ValueError, match="does not run in LiteRT"):
-    export.read_operators(cut)
+    read_operators(cut)
 
 
 def test_a_missing_file_is_named(quantized, images, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxcompress import cli, export
+from jaxcompress.export.contents import read_operators
 from jaxcompress.nn import Graph, Node
 from jaxcompress.pipeline import QuantizeOptions
 from jaxcompress.pipeline.quantizing import files_beside
@@ -86,7 +87,7 @@ def test_a_format_that_cannot_hold_the_network_leaves_nothing(run, tmp_path):
 def test_a_target_gets_the_file_that_it_takes(run, tmp_path):
   assert run("net.jcz", "--target", "tflm")[0] == 0
   assert export.lint("net.tflite", "tflm") == ()
-  assert "FULLY_CONNECTED" not in {one.name for one in export.read_operators("net.tflite")}
+  assert "FULLY_CONNECTED" not in {one.name for one in read_operators("net.tflite")}
   assert run("net.jcz", "--target", "tensorrt", "--format", "onnx")[0] == 0
   errors = [one for one in export.lint("net.onnx", "tensorrt") if one.severity == "error"]
   assert errors == []

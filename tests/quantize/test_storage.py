@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcompress.export.blobs import Blob, pack_weights, unpack_weights
+from jaxcompress.export.packing import Blob, pack_weights, unpack_weights
 from jaxcompress.quantize import bits_of, weight_bytes
 from jaxcompress.quantize.storage import FORMS, forms_of, restore_weights, store_weights
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from jaxcompress import distill, models
-from jaxcompress.export import Finding, Latency
+from jaxcompress.export import Finding
+from jaxcompress.export.measure import Latency
 from jaxcompress.quantize import Trial
 from jaxcompress.report import (
   finding_table,

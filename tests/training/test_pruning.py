@@ -95,7 +95,7 @@ def test_two_of_four_holds_in_the_file_whose_logits_are_bit_equal(run, batches, 
   path = export.tflite(quantized, tmp_path / "student.tflite")
   kernels = {
     operator.outputs[0].name: operator.inputs[1].values  # (out, k, k, in)
-    for operator in export.read_operators(path)
+    for operator in read_operators(path)
     if operator.name == "CONV_2D"
   }
   assert len(kernels) == 3

@@ -1,0 +1,350 @@
+"""Opens model files in the runtimes of devices, here or in a process of its own.
+
+Run as a script, ``interpreters.py TASK OPTIONS``, with JSON options and the file on standard input, it
+prints as JSON what came of a task, or what the runtime says against the file. Runtimes do not survive
+every file; then that process ends by a signal, and not the one that asked. This module imports nothing
+of jaxcompress, so that the process starts fast and its memory is the runtime's.
+"""
+
+import importlib
+import json
+import math
+import os
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+LIBRARIES = {"onnxruntime": "onnxruntime", "tflm": "tflite_micro.runtime"}  # others are LiteRT's
+WIDTHS = (8, 16, 32, 64)
+NUMBERS = (
+  *("bool", "float16", "float32", "float64"),
+  *(f"{kind}{width}" for kind in ("int", "uint") for width in WIDTHS),
+)
+NUMPY_NAMES = {"float": "float32", "double": "float64"}  # where ONNX's are not NumPy's
+FATAL = 4  # of onnxruntime's levels of what it logs
+LARGEST_ARENA = 2**31 - 1  # bytes
+SPARE_BYTES = 2**20  # of the arena, beyond what tensors and their quantization need
+WARM_UP = 10  # runs at least, and a tenth of the timed ones
+
+
+class End(NamedTuple):
+  """An input or output of a file: its name, its shape with one for free sizes, and its type.
+
+  The type is NumPy's, or the runtime's word for what is no array of numbers.
+  """
+
+  name: str
+  shape: tuple[int, ...]
+  dtype: str
+
+  @property
+  def is_numeric(self) -> bool:
+    return self.dtype in NUMBERS
+
+
+class Interpreter(Protocol):
+  """A file in a runtime; only those with one input and one output are fed and invoked."""
+
+  inputs: tuple[End, ...]
+  outputs: tuple[End, ...]
+
+  def allocate(self) -> None:
+    """Gets the memory that running takes."""
+
+  def feed(self, *values: np.ndarray) -> None:
+    """Sets the inputs."""
+
+  def invoke(self) -> None:
+    """Computes."""
+
+  def read(self) -> np.ndarray:
+    """A copy of the first output."""
+
+  def left_out(self) -> tuple[str, ...]:
+    """Names of the operators that other kernels compute than those that are asked for, in order."""
+
+
+class LiteRT:
+  """A .tflite file in LiteRT, with XNNPACK's kernels or its reference ones."""
+
+  def __init__(self, file: bytes | str, threads: int = 1, *, reference: bool = False):
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    source = {"model_path": file} if isinstance(file, str) else {"model_content": file}
+    resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
+    self._interpreter = Interpreter(
+      num_threads=threads, experimental_op_resolver_type=resolver, **source
+    )
+    self._is_reference = reference
+    self._look()
+
+  def _look(self) -> None:
+    entries = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+    self._input_places, self._output_places = ([e["index"] for e in part] for part in entries)
+    self.inputs, self.outputs = (tuple(map(_end, part)) for part in entries)
+
+  @property
+  def arena_bytes(self) -> int:
+    """More bytes than TFLite-Micro needs for the tensors of the file."""
+    tensors = self._interpreter.get_tensor_details()
+    return 4 * sum(abs(math.prod(map(int, tensor["shape"]))) for tensor in tensors)
+
+  def allocate(self) -> None:
+    self._interpreter.allocate_tensors()
+    self._look()
+
+  def feed(self, *values: np.ndarray) -> None:
+    for place, value in zip(self._input_places, values, strict=True):
+      self._interpreter.set_tensor(place, value)
+
+  def invoke(self) -> None:
+    self._interpreter.invoke()
+
+  def read(self) -> np.ndarray:
+    return self._interpreter.get_tensor(self._output_places[0])
+
+  def left_out(self) -> tuple[str, ...]:
+    """Reads the execution plan backwards: what a delegate writes, it computes."""
+    if self._is_reference:
+      return ()
+    nodes = self._interpreter._get_ops_details()  # LiteRT has no public way to ask
+    makers: dict[int, Any] = {}
+    for node in nodes:
+      delegate = node["op_name"] == "DELEGATE"
+      for tensor in node["outputs"]:
+        if delegate or int(tensor) not in makers:
+          makers[int(tensor)] = node
+    wanted, found = [int(self._output_places[0])], {}
+    while wanted:
+      node = makers.get(wanted.pop())
+      if node is not None and node["index"] not in found:
+        found[node["index"]] = node["op_name"]
+        wanted += [int(tensor) for tensor in node["inputs"]]
+    return tuple(name for _, name in sorted(found.items()) if name != "DELEGATE")
+
+
+class MicroRuntime:
+  """A .tflite file in TensorFlow Lite for Microcontrollers.
+
+  The runtime breaks down where its arena runs out, so that it gets more than it can need. It does not
+  survive damaged files, so LiteRT opens them first.
+  """
+
+  def __init__(self, content: bytes):
+    from tflite_micro import runtime
+
+    arena = SPARE_BYTES + 4 * len(content) + LiteRT(content, reference=True).arena_bytes
+    if arena > LARGEST_ARENA:
+      raise RuntimeError(f"it needs {arena:,} bytes and can have {LARGEST_ARENA:,}")
+    self._interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena)
+    self.inputs: tuple[End, ...] = (_end(self._interpreter.get_input_details(0)),)
+    self.outputs: tuple[End, ...] = (_end(self._interpreter.get_output_details(0)),)
+
+  def print_allocations(self) -> None:
+    """Has the runtime write to standard error, past Python, what its arena is used for."""
+    self._interpreter.print_allocations()
+
+  def allocate(self) -> None:
+    pass  # it was done when the file was opened
+
+  def feed(self, *values: np.ndarray) -> None:
+    for index, value in enumerate(values):
+      self._interpreter.set_input(value, index)
+
+  def invoke(self) -> None:
+    self._interpreter.invoke()
+
+  def read(self) -> np.ndarray:
+    return np.array(self._interpreter.get_output(0))
+
+  def left_out(self) -> tuple[str, ...]:
+    return ()
+
+
+class OnnxRuntime:
+  """An .onnx file in an onnxruntime session with default optimizations on the CPU.
+
+  Attributes:
+    metadata: texts kept in the file.
+  """
+
+  def __init__(self, file: bytes | str, threads: int = 1):
+    self._file, self._session = file, _session(file, threads)
+    self.inputs = tuple(map(_onnx_end, self._session.get_inputs()))
+    self.outputs = tuple(map(_onnx_end, self._session.get_outputs()))
+    self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+  def allocate(self) -> None:
+    pass  # it was done when the session was made
+
+  def feed(self, *values: np.ndarray) -> None:
+    self._fed = {end.name: value for end, value in zip(self.inputs, values, strict=True)}
+
+  def invoke(self) -> None:
+    self._results = self._session.run(None, self._fed)
+
+  def read(self) -> np.ndarray:
+    return self._results[0]
+
+  def left_out(self) -> tuple[str, ...]:
+    """Kinds of the operators that compute in float after optimization."""
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+      path = pathlib.Path(folder) / "optimized.onnx"
+      _session(self._file, 1, path)
+      graph = onnx.load(path).graph
+    floats, found = {end.name for end in graph.input}, []
+    for node in graph.node:
+      if node.op_type == "DequantizeLinear":
+        floats |= set(node.output)
+      elif node.op_type != "QuantizeLinear" and floats & set(node.input):
+        floats |= set(node.output)
+        found.append(node.op_type)
+    return tuple(found)
+
+
+def _end(details: Mapping[str, Any]) -> End:
+  """An input or output as LiteRT and TFLite-Micro describe it."""
+  shape = tuple(int(size) for size in details["shape"])
+  return End(str(details.get("name", "")), shape, np.dtype(details["dtype"]).name)
+
+
+def _onnx_end(end: Any) -> End:
+  """An input or output as onnxruntime describes it, with a type such as ``"tensor(float)"``."""
+  shape = tuple(size if isinstance(size, int) else 1 for size in end.shape)
+  kind = end.type.removeprefix("tensor(").removesuffix(")")
+  kind = NUMPY_NAMES.get(kind, kind)
+  return End(end.name, shape, kind if kind in NUMBERS else end.type)
+
+
+def _session(file: bytes | str, threads: int, optimized: pathlib.Path | None = None) -> Any:
+  import onnxruntime
+
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+  options.log_severity_level = FATAL
+  if optimized is not None:
+    options.optimized_model_filepath = str(optimized)
+  return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def open_file(kernels: str, file: bytes | str, threads: int = 1) -> Interpreter:
+  """A file, or the one at a path, in the runtime of some kernels."""
+  if kernels == "onnxruntime":
+    return OnnxRuntime(file, threads)
+  if kernels == "tflm":
+    return MicroRuntime(file if isinstance(file, bytes) else pathlib.Path(file).read_bytes())
+  return LiteRT(file, threads, reference=kernels == "reference")
+
+
+def look_at(content: bytes, kernels: str) -> dict[str, Any]:
+  """How many inputs and outputs a file has whose structure is sound."""
+  if kernels == "stablehlo":
+    from jax import export
+
+    export.deserialize(bytearray(content)).mlir_module()
+    return {"inputs": 1, "outputs": 1}
+  interpreter = open_file("reference" if kernels == "tflm" else kernels, content)
+  if kernels == "onnxruntime":
+    import onnx
+
+    onnx.shape_inference.infer_shapes(onnx.load_from_string(content))  # as linting does
+  return _counts(interpreter)
+
+
+def run_once(content: bytes, kernels: str) -> dict[str, Any]:
+  """As :func:`look_at`, of a file that was run on zeros."""
+  interpreter = open_file(kernels, content)
+  interpreter.allocate()
+  if all(end.is_numeric for end in interpreter.inputs):  # the caller sees others
+    interpreter.feed(*(np.zeros(end.shape, end.dtype) for end in interpreter.inputs))
+    interpreter.invoke()
+    interpreter.read()
+  return _counts(interpreter)
+
+
+def _counts(interpreter: Interpreter) -> dict[str, Any]:
+  return {"inputs": len(interpreter.inputs), "outputs": len(interpreter.outputs)}
+
+
+def print_allocations(content: bytes) -> dict[str, Any]:
+  """Has TFLite-Micro print what it allocates."""
+  MicroRuntime(content).print_allocations()
+  return {}
+
+
+def time_runs(
+  content: bytes, kernels: str, file: str, threads: int, repeats: int
+) -> dict[str, Any]:
+  """Times in milliseconds of single runs of the file at a path, and by how much the process grew."""
+  importlib.import_module(LIBRARIES.get(kernels, "ai_edge_litert.interpreter"))
+  before = peak_bytes()
+  interpreter = open_file(kernels, file, threads)
+  interpreter.allocate()
+  interpreter.feed(*(random_images(end.shape, end.dtype) for end in interpreter.inputs))
+  for _ in range(max(WARM_UP, repeats // 10)):
+    interpreter.invoke()
+  times = []
+  for _ in range(repeats):
+    began = time.perf_counter()
+    interpreter.invoke()
+    times.append(1e3 * (time.perf_counter() - began))
+  after = peak_bytes()
+  return {"times": times, "memory": None if before is None or after is None else after - before}
+
+
+def random_images(shape: Sequence[int], dtype: Any) -> np.ndarray:
+  """Images that nothing can be skipped for."""
+  rng = np.random.default_rng(0)
+  if np.dtype(dtype).kind == "f":
+    return rng.normal(size=shape).astype(dtype)
+  return rng.integers(0, 100, shape).astype(dtype)
+
+
+def peak_bytes() -> int | None:
+  """The most memory that this program has had; None where the system does not say.
+
+  On Linux ``ru_maxrss`` remembers the process that started this one, so it is not asked there.
+  """
+  status = pathlib.Path("/proc/self/status")
+  if status.exists():
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+  try:
+    import resource
+  except ImportError:  # not a Unix
+    return None
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def bound_memory() -> None:
+  """Lets this process have no more memory than the machine has."""
+  try:
+    import resource
+
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+  except (ImportError, ValueError, OSError):  # not a Unix, or it has a lower limit already
+    pass
+
+
+TASKS = {task.__name__: task for task in (look_at, run_once, print_allocations, time_runs)}
+
+
+def perform(task: str, options: str, content: bytes) -> str:
+  """What came of a task, as JSON."""
+  try:
+    return json.dumps(TASKS[task](content, **json.loads(options)))
+  except Exception as error:  # the runtimes' have no common base
+    return json.dumps({"error": str(error) or type(error).__name__})
+
+
+if __name__ == "__main__":
+  bound_memory()
+  print(perform(sys.argv[1], sys.argv[2], sys.stdin.buffer.read()))
