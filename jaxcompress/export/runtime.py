@@ -30,7 +30,7 @@ class Runtime:
     ValueError: if there is no such file, it is damaged, or it is of another kind.
 
   Examples:
-    >>> import tempfile
+    >>> import pathlib, tempfile
     >>> from jaxcompress.export.flatbuffer import ModelFile
     >>> file = ModelFile()
     >>> x, y = (file.tensor(name, (1, 2), np.int8, file.quantization(0.5, 0)) for name in "xy")
