@@ -14,6 +14,7 @@ from rich.console import Console
 
 from jaxcompress import data as datasets
 from jaxcompress import report, training
+from jaxcompress.export.extras import require
 from jaxcompress.pipeline import networks, phases
 from jaxcompress.pipeline.context import Context, PhaseSteps, read_progress
 from jaxcompress.pipeline.folders import (

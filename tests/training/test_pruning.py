@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxcompress import distill, export, prune, quantize, training
+from jaxcompress.export.contents import read_operators
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.tracing import is_leaf_call, module_path
 from jaxcompress.quantize import quantize_kernels
