@@ -36,7 +36,7 @@ class Distiller(NamedTuple):
       own weight lacks to 1.
     first: builds the loss of the stage before, for methods that have one; with the usual weight of
       the method, its factor there is 1.
-    moves: paths in the trained tree that the first stage moves.
+    moves: what the first stage moves, as :class:`~jaxcompress.training.Recipe` has it.
     frozen: paths below the loss's own that it trained and that stand still afterwards.
     stays: whether the loss is part of the main stage.
     first_rate: the most that the learning rate of the first stage may be; None: any.
@@ -55,7 +55,7 @@ class Distiller(NamedTuple):
   first_rate: float | None = None
 
 
-TRUNK = ("student", "!student/classifier", "loss")
+TRUNK = ("student", "!last", "loss")
 EVERYTHING = ("student", "quantizer", "loss")
 ALIASES = {"hint": "fitnet", "abound": "ab"}  # RepDistiller's
 

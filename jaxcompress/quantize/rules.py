@@ -87,16 +87,6 @@ def squeeze_excite_16bit() -> tuple[Rule, ...]:
   return (Rule(match="squeeze_excite", activations=ema_range(16)),)
 
 
-def with_defaults(rules: Sequence[Rule], defaults: Sequence[Rule]) -> tuple[Rule, ...]:
-  """Rules of one's own, and a plan's for what those do not decide.
-
-  Examples:
-    >>> [rule.match for rule in with_defaults((Rule(match="stem", weights=None),), first_last_8bit())]
-    ['stem', 'first|last']
-  """
-  return (*rules, *defaults)
-
-
 class Choice(NamedTuple):
   """Quantizers of one layer; None where it stays in float."""
 

@@ -130,7 +130,7 @@ def _apply(
       interceptors.enter_context(intercept(_name_blocks))
     if not train and not measure:
       return as_endpoints(recipe.student.apply(variables, images, train=False)), state.batch_stats
-    still = still_norms(recipe.stage(state.stage)[1], params, state.batch_stats)
+    still = still_norms(state.trainable[state.stage], params, state.batch_stats)
     if still and not measure:
       interceptors.enter_context(intercept(partial(_hold_still, still)))
     key = jax.random.fold_in(jax.random.key(0) if rng is None else rng, DROPOUT)

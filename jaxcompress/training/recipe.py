@@ -72,8 +72,10 @@ class Recipe:
     ema: decay of a moving average of the student's parameters and running statistics, such as
       0.999, or None. The average is what ``eval_step``, ``predict`` and ``state.quantized()`` read.
     trainable: what moves: paths in the trained tree, such as ``student`` or ``loss/factor``, each
-      with all below it; ``*`` stands for any one name, and after ``!`` comes what is left out
-      again. What does not move keeps every bit. A normalization whose scale and bias do not move
+      with all below it, in which ``*`` stands for any one name; or kinds of the student's layers,
+      such as ``last`` or ``depthwise|dense`` (:mod:`jaxcompress.nn.select`), which mean their
+      parameters. After ``!`` comes what is left out again, wherever it stands. What does not move
+      keeps every bit. A normalization whose scale and bias do not move
       runs on its running statistics, which keep every bit too: a frozen backbone computes in
       training what it computes in evaluation, and a head on it learns as on stored features.
     stages: :class:`Stage` s before the main one. Each starts its optimizer and schedules anew, when

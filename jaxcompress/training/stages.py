@@ -1,13 +1,14 @@
 """What the stages of a run share, and what stands still in each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill.zoo import TRUNK
-from jaxcompress.nn import Endpoints
+from jaxcompress.nn import Endpoints, Graph
+from jaxcompress.nn.select import WORDS, Layer, layers_of, listed
 from jaxcompress.training.recipe import EVERYTHING, Recipe
 
 Path = tuple[str, ...]
@@ -17,7 +18,7 @@ def moving(trainable: Sequence[str], tree: Any, root: str = "") -> Any:
   """Which leaves move: a tree of bools.
 
   Args:
-    trainable: paths, as :class:`~jaxcompress.training.Recipe` describes them.
+    trainable: paths, from :func:`paths_of`.
     tree: any pytree.
     root: path of the tree itself.
 
@@ -77,29 +78,63 @@ def _by_module(tree: Any) -> dict[Path, dict[str, Any]]:
   return found
 
 
-def check_paths(recipe: Recipe, trained: Mapping[str, Any]) -> None:
-  """Checks that every trainable path of every stage, and every term kept apart, is there.
+def paths_of(
+  recipe: Recipe, trained: Mapping[str, Any], graph: Callable[[], Graph]
+) -> tuple[tuple[str, ...], ...]:
+  """The paths that move in each stage, the main one last: those that were given, and those of kinds.
+
+  Args:
+    recipe: what is trained.
+    trained: the tree of all that may move.
+    graph: makes the student's; called if a kind of layer is given.
 
   Raises:
-    ValueError: if one is not.
+    ValueError: if a path is not in the tree, no layer of a kind has parameters, or the student has
+      no graph; and if a term that is to be kept apart is not there.
   """
   terms = trained["loss"]
   for name in recipe.apart:
     if not isinstance(terms, dict) or name not in terms:
       known = ", ".join(terms) if isinstance(terms, dict) else "not a named_chain"
       raise ValueError(f"apart: the loss has no term {name!r}; its terms are {known}.")
-  paths = [tuple(_names(path)) for path, _ in jax.tree_util.tree_leaves_with_path(trained)]
+  leaves = [tuple(_names(path)) for path, _ in jax.tree_util.tree_leaves_with_path(trained)]
+  layers = cache(lambda: _trained_layers(leaves, graph))
+  stages = []
   for index in range(len(recipe.stages) + 1):
     _, trainable = recipe.stage(index)
-    for rule in trainable:
-      early = index < len(recipe.stages) and rule in TRUNK  # a loss's, for heads of any name
-      is_known = rule in EVERYTHING or early
-      if not is_known and not any(_covers(rule.removeprefix("!"), names) for names in paths):
-        below = sorted({"/".join(names[:2]) for names in paths})
+    stages.append(tuple(path for text in trainable for path in _paths(text, index, leaves, layers)))
+  return tuple(stages)
+
+
+def _trained_layers(leaves: Sequence[Path], graph: Callable[[], Graph]) -> dict[str, Layer]:
+  """The student's layers that have parameters."""
+  owners = {"/".join(names[1:-1]) for names in leaves if names[0] == "student"}
+  return {name: layer for name, layer in layers_of(graph()).items() if name in owners}
+
+
+def _paths(
+  text: str, stage: int, leaves: Sequence[Path], layers: Callable[[], dict[str, Layer]]
+) -> Iterator[str]:
+  """The paths that a string of a recipe means, each with the mark that leaves it out."""
+  mark, where = "!" * text.startswith("!"), f"trainable: {text!r} of stage {stage}"
+  for one in text.removeprefix("!").split("|"):
+    if one in WORDS:
+      try:
+        found = [name for name, layer in layers().items() if one in layer.kinds]
+      except ValueError as error:
         raise ValueError(
-          f"trainable: {rule!r} of stage {index} is no path of the trained tree; there are"
-          f" {', '.join(below[:12])}, and what is below them."
-        )
+          f"{where} is a kind of layer, and the student has no graph to tell it by; give paths, such"
+          f" as 'student/head'. {error}"
+        ) from error
+      if not found:
+        raise ValueError(f"{where} is no layer with parameters; {listed(one, layers())}.")
+      yield from (f"{mark}student/{name}" for name in found)
+      continue
+    if one not in EVERYTHING and not any(_covers(one, names) for names in leaves):
+      known = {"/".join(names[:depth]) for names in leaves for depth in (1, 2)}
+      near = listed(one, {path: Layer((path,)) for path in sorted(known)})
+      raise ValueError(f"{where} is no path of the trained tree or kind of layer; {near}.")
+    yield f"{mark}{one}"
 
 
 def check_optimizers(recipe: Recipe, trained: Any) -> None:

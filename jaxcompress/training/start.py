@@ -17,7 +17,7 @@ from jaxcompress.training.arguments import check_batch, check_type, shown
 from jaxcompress.training.labels import split_labels
 from jaxcompress.training.networks import as_endpoints, blames, run_teachers, to_network_input
 from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.stages import check_optimizers, check_paths, init_losses, moving
+from jaxcompress.training.stages import check_optimizers, init_losses, moving, paths_of
 from jaxcompress.training.state import CompressState, sites_of, student_graph, trained_tree
 
 
@@ -86,14 +86,17 @@ def init_state(
   quantizer, loss_params, loss_state, opt_state, key = _build(
     recipe, build_key, dict(batch), teacher_variables, variables
   )
+  trained = trained_tree(variables["params"], quantizer, loss_params)
+  trainable = paths_of(recipe, trained, lambda: student_graph(recipe, variables, tuple(shape)))
   _check_zeros_stay(recipe, opt_state)
-  _check_pruned_layers_move(recipe, opt_state, variables["params"])
+  _check_pruned_layers_move(trainable, opt_state, variables["params"])
   prune.check_slimming(opt_state)
   variables = {**variables, "params": prune.apply_masks(opt_state, variables["params"])}
   return CompressState(
     recipe=recipe,
     image_shape=tuple(shape),
     stage=0,
+    trainable=trainable,
     params=variables["params"],
     batch_stats=variables["batch_stats"],
     ema=()
@@ -138,10 +141,11 @@ def _check_zeros_stay(recipe: Recipe, opt_state: Any) -> None:
       )
 
 
-def _check_pruned_layers_move(recipe: Recipe, opt_state: Any, params: Any) -> None:
+def _check_pruned_layers_move(
+  trainable: tuple[tuple[str, ...], ...], opt_state: Any, params: Any
+) -> None:
   """Raises if a layer is pruned that stands still from the first stage to the last."""
-  stages = [recipe.stage(index)[1] for index in range(len(recipe.stages) + 1)]
-  moves = [moving(trainable, params, "student") for trainable in stages]
+  moves = [moving(paths, params, "student") for paths in trainable]
   for name in prune.masks_of(opt_state):
     if not any(parameters(tree, name)["kernel"] for tree in moves):
       raise ValueError(
@@ -168,7 +172,6 @@ def _build(
     sites = sites_of(recipe, variables, images.shape[1:])
     quantizer = init_quantizers(recipe.quantize, sites, variables["params"])
   trained = trained_tree(variables["params"], quantizer, loss_params)
-  check_paths(recipe, trained)
   with on_network(lambda: student_graph(recipe, variables, images.shape[1:])):
     opt_state = recipe.optimizer_of(0).init(trained)
     check_optimizers(recipe, trained)

@@ -33,6 +33,8 @@ class CompressState:
     image_shape: (height, width, channels) of the images that the student reads; static.
     stage: place in the recipe's stages, or their number in the main stage; static, so that each
       stage is a program of its own.
+    trainable: paths that move in each stage, the main one last, where the recipe may say kinds of
+      layers; static.
     params: the student's parameters.
     batch_stats: the student's running statistics.
     ema: moving average of both, as ``variables``; ``()`` where the recipe asks for none.
@@ -50,6 +52,7 @@ class CompressState:
   recipe: Recipe = flax.struct.field(pytree_node=False)
   image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
   stage: int = flax.struct.field(pytree_node=False)
+  trainable: tuple[tuple[str, ...], ...] = flax.struct.field(pytree_node=False)
   params: Any
   batch_stats: Any
   ema: Any

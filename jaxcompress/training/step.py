@@ -81,8 +81,8 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   teacher_variables = gathered_teachers(state)
   teachers = _teach(recipe, teacher_variables, batch)
 
-  loss_of_stage, trainable = recipe.stage(state.stage)
-  moves = moving(trainable, state.trained)
+  loss_of_stage, _ = recipe.stage(state.stage)
+  moves = moving(state.trainable[state.stage], state.trained)
   of_student = jax.tree.leaves((moves["student"], moves["quantizer"]))
   train = any(of_student) or not of_student
   groups: tuple[dict[str, tuple[str, ...]], ...] = ({},)

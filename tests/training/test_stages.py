@@ -1,6 +1,7 @@
 """Stages: what stands still keeps its bits, terms are shared by name, a restart repeats the run."""
 
 import chex
+import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +9,38 @@ import optax
 import pytest
 from rich.console import Console
 
-from jaxcompress import distill
+from jaxcompress import distill, models, nn
 from jaxcompress.nn import Endpoints
-from jaxcompress.training import Checkpoints, Stage, at_stage, distill_step, fit, init_state
-from jaxcompress.training.stages import init_losses, moving
+from jaxcompress.training import (
+  Checkpoints,
+  Stage,
+  at_stage,
+  distill_step,
+  fit,
+  init_state,
+  train_step,
+)
+from jaxcompress.training.stages import init_losses, moving, paths_of
+
+
+class Own(linen.Module):
+  """Ends that only the graph tells."""
+
+  @linen.compact
+  def __call__(self, x, *, train):
+    x = nn.ConvNorm(8, kernel=3, act="relu", name="entry")(x, train=train)
+    x = nn.ConvNorm(8, kernel=3, groups="depthwise", act="relu", name="filter")(x, train=train)
+    x = nn.ConvNorm(8, act="relu", name="classifier")(x, train=train)
+    return nn.Dense(3, name="head")(nn.GlobalAvgPool(name="pool")(x))
+
+
+class Foreign(linen.Module):
+  """A network without a graph."""
+
+  @linen.compact
+  def __call__(self, x, *, train):
+    return linen.Dense(3, name="head")(x.mean((1, 2)))
+
 
 QUIET = Console(quiet=True)
 FIRST, TOTAL = 3, 6
@@ -201,10 +230,56 @@ def test_factor_transfer_shares_its_paraphraser_and_freezes_it_later(recipe_of):
 
 def test_boundaries_train_the_maps_first_and_labels_after(recipe_of):
   asked = distill.parse("ab")
-  tree = {"student": {"stem": 0.0, "classifier": 0.0}, "loss": {"ab": 0.0, "labels": 0.0}}
-  assert moving(asked.moves, tree)["student"] == {"stem": True, "classifier": False}
   recipe = recipe_of(loss=asked.loss, stages=(Stage(asked.first, asked.moves, 5),))
+  tree = {
+    "student": {"entry": {"kernel": 0}, "head": {"kernel": 0}},
+    "loss": {"ab": 0, "labels": 0},
+  }
+  early, _ = paths_of(recipe, tree, lambda: models.summarize(Own(), 8).graph)
+  moves = moving(early, tree)["student"]
+  assert moves == {"entry": {"kernel": True}, "head": {"kernel": False}}
   assert sorted(loss_trees(recipe)[0]) == ["ab", "labels"]
+
+
+@pytest.mark.parametrize(
+  ("trainable", "moved"),
+  [
+    (("last",), {"head"}),
+    (("first|last",), {"entry", "head"}),
+    (("student", "!first"), {"filter", "classifier", "head"}),
+    (("!first|depthwise", "student", "loss"), {"classifier", "head"}),
+    (("ConvNorm", "student/head/bias", "!pointwise"), {"entry", "filter", "head"}),
+    (("depthwise|student/head",), {"filter", "head"}),
+  ],
+)
+def test_kinds_of_layers_move_as_their_paths_do(recipe_of, trainable, moved):
+  rng = np.random.default_rng(0)
+  batch = {"image": jnp.float32(rng.normal(size=(4, 8, 8, 6))), "label": jnp.arange(4) % 3}
+  recipe = recipe_of(student=Own(), trainable=trainable)
+  state = init_state(recipe, jax.random.key(0), batch)
+  before = jax.device_get(state.variables)
+  state, _ = train_step(state, batch)
+  after = jax.device_get(state.variables)
+  assert {
+    name for name in before["params"] if not same(*(v["params"][name] for v in (before, after)))
+  } == moved
+  still = {
+    name
+    for name in before["batch_stats"]
+    if same(*(v["batch_stats"][name] for v in (before, after)))
+  }
+  assert still == set(before["batch_stats"]) - moved
+
+
+def test_kinds_need_a_graph_and_paths_do_not(recipe_of, batches):
+  start = lambda *trainable: init_state(  # noqa: E731
+    recipe_of(student=Foreign(), trainable=trainable), jax.random.key(0), batches(0)
+  )
+  assert start("student/head").trainable == (("student/head",),)
+  with pytest.raises(
+    ValueError, match="'last' of stage 0 is a kind of layer, and the student has no"
+  ):
+    start("last")
 
 
 def test_a_bank_of_another_stage_is_not_rolled_back_with_a_bad_batch(recipe_of, teacher, batches):
@@ -225,7 +300,12 @@ def test_a_bank_of_another_stage_is_not_rolled_back_with_a_bad_batch(recipe_of, 
 @pytest.mark.parametrize(
   ("parts", "message"),
   [
-    ({"trainable": ("student/head",)}, "'student/head' of stage 0 is no path"),
+    (
+      {"trainable": ("student/clasifier",)},
+      "'student/clasifier' of stage 0 is no path .* the paths are student/classifier, ",
+    ),
+    ({"trainable": ("grouped",)}, "'grouped' of stage 0 is no layer with parameters; .* depthwise"),
+    ({"trainable": ("student", "!Add")}, "'!Add' of stage 0 is no layer with parameters"),
     ({"stages": (Stage(distill.cross_entropy(), ("student",), 2),)}, "no named_chain"),
     (
       {"stages": (Stage(distill.cross_entropy(), ("student",), 0),)},
