@@ -1,7 +1,6 @@
 """A whole compress run: from images to an integer file and a report."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -15,6 +14,7 @@ from rich.console import Console
 from jaxcompress import data as datasets
 from jaxcompress import report, training
 from jaxcompress.export.extras import require
+from jaxcompress.files.values import one_line, parse_json
 from jaxcompress.pipeline import networks, phases
 from jaxcompress.pipeline.context import Context, PhaseSteps, read_progress
 from jaxcompress.pipeline.folders import (
@@ -30,9 +30,9 @@ from jaxcompress.pipeline.outcome import export_student, note_float
 from jaxcompress.pipeline.presets import PRESETS, Preset
 from jaxcompress.pipeline.search import FoundStudent, find_student, plan_candidates
 from jaxcompress.report import text
+from jaxcompress.report.write import from_json
 from jaxcompress.terminal import say, waiting
 from jaxcompress.training import processes
-from jaxcompress.training.variables import first_line
 
 QUICK_IMAGES = 6000
 METRICS_FILE = "metrics.jsonl"
@@ -313,6 +313,8 @@ def read_results(folder: str | os.PathLike) -> report.Results:
   """
   path = pathlib.Path(folder) / REPORT_FILE
   try:
-    return report.from_json(json.loads(path.read_bytes()))
-  except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-    raise ValueError(f"folder: {path} is no readable report ({first_line(error)}).") from error
+    return from_json(parse_json(path.read_bytes()))
+  except OSError as error:
+    raise ValueError(f"folder: {path} cannot be read ({error.strerror}).") from error
+  except ValueError as error:
+    raise ValueError(f"folder: {path} is no readable report ({one_line(error)}).") from error

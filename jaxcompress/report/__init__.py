@@ -28,7 +28,6 @@ from jaxcompress.report.results import (
   Spread,
   TensorRange,
 )
-from jaxcompress.report.serial import from_json, to_json
 from jaxcompress.report.snippet import device_program
 from jaxcompress.report.tables import (
   finding_table,
@@ -38,7 +37,7 @@ from jaxcompress.report.tables import (
   model_table,
   result_table,
 )
-from jaxcompress.report.write import write_report
+from jaxcompress.report.write import from_json, to_json, write_report
 
 __all__ = [
   "Entry",

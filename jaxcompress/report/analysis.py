@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
+from jaxcompress.files.records import plain
 from jaxcompress.quantize import Analysis, LayerAnalysis, suggest
 from jaxcompress.report import style, text
 from jaxcompress.report.layout import plain_table
 from jaxcompress.report.ranges import bar_width, name_columns
-from jaxcompress.report.serial import plain
 from jaxcompress.report.tables import DASH
 
 MOST_NAMED = 3

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from jaxcompress.files.records import plain
 from jaxcompress.report import findings, style, text
 from jaxcompress.report.results import Entry, Results, label, ordered
-from jaxcompress.report.serial import plain
 
 # A column: its title, its cell for an entry or a layer (None: a dash).
 Column = tuple[str, Callable[[Any], str | None]]

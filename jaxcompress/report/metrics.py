@@ -7,8 +7,8 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
+from jaxcompress.files.records import plain
 from jaxcompress.files.writing import write_atomically
-from jaxcompress.report.serial import plain
 
 Row = dict[str, Any]
 DRAWN = ("loss", "accuracy", "top1", "seconds")  # values of a row that the report uses

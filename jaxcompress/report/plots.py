@@ -205,17 +205,17 @@ def _has_latency(results: Results) -> bool:
 
 def _search_finding(results: Results) -> str:
   assert results.search is not None  # as for its plot
-  candidates, reference, _ = results.search
-  return candidates_finding(candidates, reference, "teacher")
+  search = results.search
+  return candidates_finding(search.candidates, search.reference, "teacher")
 
 
 def _search_plot(results: Results) -> Figure:
   assert results.search is not None  # the plot is drawn where there is a search
-  candidates, reference, images = results.search
+  search = results.search
   return candidates_plot(
-    candidates,
-    reference,
-    images,
+    search.candidates,
+    search.reference,
+    search.images,
     "top-1 of validation images",
     compared_with="teacher",
     sizes_of="packed file",

@@ -1,10 +1,10 @@
-"""What a run found, as plain values; everything else in this package reads it."""
+"""Results of a run, as plain values; everything else in this package reads them."""
 
 import dataclasses
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -132,7 +132,8 @@ class Run:
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class TensorRange(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class TensorRange:
   """An activation tensor's range and grid: ``real = (q - zero_point) * scale``."""
 
   tensor: str
@@ -142,7 +143,8 @@ class TensorRange(NamedTuple):
   zero_point: int
 
 
-class Spread(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Spread:
   """Largest magnitude of each output channel's weights: over the channels, least, median, most."""
 
   low: float
@@ -155,7 +157,8 @@ class Spread(NamedTuple):
     return self.high / self.low if self.low > 0 else math.inf
 
 
-class Layer(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Layer:
   """A row of the per-layer table.
 
   Attributes:
@@ -179,7 +182,8 @@ class Layer(NamedTuple):
   weights: Spread | None = None
 
 
-class Sample(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Sample:
   """A test image, as PNG bytes, with its class and the one that the int8 model picked."""
 
   png: bytes
@@ -204,7 +208,8 @@ class Sample(NamedTuple):
     return cls(buffer.getvalue(), int(label), int(prediction))
 
 
-class Point(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Point:
   """A quantized network among others.
 
   Attributes:
@@ -226,7 +231,8 @@ class Point(NamedTuple):
   chosen: bool = False
 
 
-class Search(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Search:
   """What a search to a budget tried.
 
   Attributes:

@@ -1,13 +1,80 @@
-"""Writes a report's files."""
+"""Results as report.json and back, and the files of a report."""
 
+import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
+
+from jaxcompress.files.records import build, plain
+from jaxcompress.files.values import check_format
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.report import html, plots
-from jaxcompress.report.results import Results
-from jaxcompress.report.serial import to_json
+from jaxcompress.report.results import STAGES, Results
+
+FORMAT = 1
+
+
+def to_json(results: Results) -> dict[str, Any]:
+  """The results as plain JSON: dicts, lists, strings and finite numbers.
+
+  Returns:
+    A dict with the objects ``teacher``, ``alone``, ``distilled`` and ``int8``, each with the fields
+    of an :class:`~jaxcompress.report.Entry`, null where they were not measured. Further entries are
+    under ``others``. Numbers that are not finite become null.
+
+  Examples:
+    >>> from jaxcompress.report.results import Entry, Run
+    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
+    >>> data = to_json(results)
+    >>> data["int8"]["top1"], data["run"]["classes"]
+    (0.9, ['odd', 'even'])
+  """
+  fields = plain(
+    {field.name: getattr(results, field.name) for field in dataclasses.fields(results)}
+  )
+  entries = fields.pop("entries")
+  for layer, found in zip(fields["layers"], results.layers, strict=True):
+    if found.weights is not None:
+      layer["weights"] |= plain({"absmax": found.weights.high, "spread": found.weights.ratio})
+  stages = {key: entries.pop(key) for key in STAGES}
+  return {"format": FORMAT, **stages, "others": entries, **fields}
+
+
+def from_json(data: Any) -> Results:
+  """The results that :func:`to_json` wrote; what later versions added is left out.
+
+  Raises:
+    ValueError: if an object is missing, a value is of another type, or the file is of a later format.
+
+  Examples:
+    >>> from jaxcompress.report.results import Entry, Run
+    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
+    >>> same = from_json(to_json(results))
+    >>> same.run == results.run, same.entries == results.entries
+    (True, True)
+  """
+  if not isinstance(data, Mapping):
+    raise ValueError("data: it is no object; this is no report.json.")
+  check_format(data.get("format", FORMAT), FORMAT, "data:")
+  missing = [key for key in (*STAGES, "run") if key not in data]
+  if missing:
+    raise ValueError(f"data: {', '.join(missing)} missing; this is no report.json.")
+  others = build(dict[str, Any], data.get("others", {}))
+  entries = {**{key: data[key] for key in STAGES}, **others}
+  results = build(Results, {**data, "entries": entries, "confusion": None}, newer=True)
+  if data.get("confusion") is None:
+    return results
+  counts = build(list[list[int]], data["confusion"])
+  try:
+    return dataclasses.replace(results, confusion=np.array(counts, np.int64))
+  except (ValueError, OverflowError) as error:  # rows of several lengths, or not one for each class
+    raise ValueError(f"confusion: it is no matrix of the classes ({error})") from error
 
 
 def write_report(results: Results, folder: str | os.PathLike) -> dict[str, pathlib.Path]:
@@ -22,7 +89,7 @@ def write_report(results: Results, folder: str | os.PathLike) -> dict[str, pathl
 
   Examples:
     >>> import tempfile
-    >>> from jaxcompress.report.results import STAGES, Entry, Run
+    >>> from jaxcompress.report.results import Entry, Run
     >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
     >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
     >>> write_report(results, tempfile.mkdtemp())["json"].name
@@ -41,9 +108,8 @@ def write_report(results: Results, folder: str | os.PathLike) -> dict[str, pathl
 
 def dumps(results: Results) -> str:
   """The text of ``report.json``: strict JSON, one line per object of the top level."""
-  fields = to_json(results).items()
   lines = (
     f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
-    for name, value in fields
+    for name, value in to_json(results).items()
   )
   return "{\n" + ",\n".join(lines) + "\n}\n"

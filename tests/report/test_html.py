@@ -112,7 +112,7 @@ def test_strings_from_outside_are_escaped(full):
     full.run, data=NASTY, command=NASTY, device=NASTY, classes=(NASTY,) * 47,
     settings={NASTY: {NASTY: NASTY}}, packages={NASTY: NASTY}, runtime=NASTY,
   )  # fmt: skip
-  layers = tuple(layer._replace(name=NASTY, op=NASTY) for layer in full.layers)
+  layers = tuple(dataclasses.replace(layer, name=NASTY, op=NASTY) for layer in full.layers)
   entries = {
     key: dataclasses.replace(e, model=NASTY, file=NASTY) for key, e in full.entries.items()
   }

@@ -83,7 +83,7 @@ def test_an_empty_row_of_the_matrix_divides_by_nothing(full):
 
 def test_extreme_ranges_and_dead_channels_are_drawn(full):
   ranges = (*full.ranges, TensorRange("huge", -1000.0, 2000.0, 3000 / 255, 0))
-  layers = (full.layers[0]._replace(weights=Spread(0.0, 0.0, 0.0)), *full.layers)
+  layers = (dataclasses.replace(full.layers[0], weights=Spread(0.0, 0.0, 0.0)), *full.layers)
   results = dataclasses.replace(full, ranges=ranges, layers=layers)
   assert activation_ranges(results).axes[0].get_yscale() == "symlog"
   assert "all-zero channels" in weight_ranges(results).get_suptitle()

@@ -57,7 +57,7 @@ def test_numbers_that_are_not_finite_become_null(full):
 
 
 def test_an_all_zero_channel_has_no_finite_spread_and_still_serialises(full):
-  layer = full.layers[0]._replace(weights=Spread(0.0, 1.0, 2.0))
+  layer = dataclasses.replace(full.layers[0], weights=Spread(0.0, 1.0, 2.0))
   data = json.loads(dumps(dataclasses.replace(full, layers=(layer,))))
   assert data["layers"][0]["weights"] == {
     "low": 0.0, "median": 1.0, "high": 2.0, "absmax": 2.0, "spread": None,
@@ -95,5 +95,41 @@ def test_a_sample_must_be_an_image():
 def test_other_json_and_later_formats_are_refused(full):
   with pytest.raises(ValueError, match="teacher, alone"):
     from_json({"int8": {}})
-  with pytest.raises(ValueError, match="format: 99"):
+  with pytest.raises(ValueError, match="format 99"):
     from_json({**to_json(full), "format": 99})
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"teacher": 3}, "entries"),
+    ({"teacher": {"model": "m"}}, "missing required field"),
+    ({"others": [1]}, "object"),
+    ({"format": "one"}, "format 'one'"),
+    ({"run": {"data": "x", "classes": [1]}}, r"run.classes\[0\]: Expected str"),
+    ({"confusion": [[1, 2], [3]]}, "confusion: "),
+    ({"confusion": [[1.5]]}, "Expected int"),
+    ({"layers": [{}]}, r"layers\[0\]: "),
+    ({"samples": [{"png": "?", "label": 0, "prediction": 0}]}, "base64"),
+    ({"ranges": "none"}, "ranges: Expected array"),
+    ({"curves": {"teacher": 1}}, "curves"),
+  ],
+)
+def test_damaged_json_is_told_in_a_line(full, changes, message):
+  with pytest.raises(ValueError, match=message) as error:
+    from_json({**to_json(full), **changes})
+  assert "\n" not in str(error.value)
+
+
+def test_what_later_versions_add_is_left_out(full):
+  data = to_json(full)
+  data["teacher"]["new"] = data["run"]["new"] = data["layers"][0]["new"] = data["new"] = 1
+  assert to_json(from_json(data)) == to_json(full)
+
+
+def test_a_report_of_the_first_versions_is_read(full):
+  data = json.loads(dumps(full))
+  for key in ("teacher", "alone", "distilled", "int8"):  # they left out what was not measured
+    data[key] = {name: value for name, value in data[key].items() if value is not None}
+  del data["search"]
+  assert from_json(data).entries == dict(full.entries)
