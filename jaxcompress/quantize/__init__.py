@@ -1,6 +1,5 @@
 """Integers: grids, quantizers, the transforms that apply them, and exact evaluation."""
 
-from jaxcompress.quantize.activations import ActivationPass, Exact, quantize_activations
 from jaxcompress.quantize.analysis import (
   Allocation,
   Analysis,
@@ -26,7 +25,6 @@ from jaxcompress.quantize.config import (
   w4a8,
   w8a16,
 )
-from jaxcompress.quantize.exact import exact_values
 from jaxcompress.quantize.fake_quant import (
   Levels,
   Range,
@@ -38,7 +36,6 @@ from jaxcompress.quantize.fake_quant import (
 )
 from jaxcompress.quantize.integer import Grid, Integers
 from jaxcompress.quantize.interop import activation_to_qwix, to_qwix
-from jaxcompress.quantize.kernels import quantize_kernels
 from jaxcompress.quantize.model import Move, QuantizedModel
 from jaxcompress.quantize.ptq import (
   METHODS,
@@ -78,9 +75,11 @@ from jaxcompress.quantize.quantizers.uniform import (
 from jaxcompress.quantize.rules import Rule, first_last_8bit, squeeze_excite_16bit
 from jaxcompress.quantize.sites import (
   Assigned,
+  QuantVariables,
   Sites,
   assign,
   find_sites,
+  init_quantizers,
   tensor_bits,
 )
 from jaxcompress.quantize.storage import (
@@ -90,23 +89,25 @@ from jaxcompress.quantize.storage import (
   weight_bytes,
   zero_share,
 )
-from jaxcompress.quantize.trained import Codes, convert, trained_codes
-from jaxcompress.quantize.variables import QuantVariables, init_quantizers
+from jaxcompress.quantize.trained import Codes, convert, exact_values, trained_codes
+from jaxcompress.quantize.transforms import (
+  QuantTransform,
+  transform,
+)
 
 __all__ = [
   "METHODS",
-  "ActivationPass",
   "Allocation",
   "Analysis",
   "Assigned",
   "Codes",
-  "Exact",
   "Grid",
   "Integers",
   "LayerAnalysis",
   "LayerSensitivity",
   "Levels",
   "Move",
+  "QuantTransform",
   "QuantVariables",
   "Quantization",
   "QuantizedModel",
@@ -161,8 +162,6 @@ __all__ = [
   "pact",
   "post_training",
   "progressive",
-  "quantize_activations",
-  "quantize_kernels",
   "rsign_activations",
   "search",
   "sensitivity",
@@ -175,6 +174,7 @@ __all__ = [
   "to_integers",
   "to_qwix",
   "trained_codes",
+  "transform",
   "ttq",
   "twn",
   "w4a8",

@@ -14,6 +14,8 @@ from jaxcompress.quantize.quantizers.ternary import twn
 from jaxcompress.quantize.quantizers.uniform import absmax, ema_range
 from jaxcompress.quantize.rules import KINDS, Rule
 
+PLAN = "a plan, such as quantize.int8() or quantize.Quantization(weights=..., activations=...)"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantization:

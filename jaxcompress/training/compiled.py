@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcompress.training.arguments import check_batch, check_type
+from jaxcompress.arguments import check_batch, check_type
 from jaxcompress.training.state import CompressState, in_stage
 
 Metrics = dict[str, jax.Array]

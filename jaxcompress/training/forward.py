@@ -1,32 +1,23 @@
 """The student's pass, quantized as the recipe's plan says."""
 
+import dataclasses
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxcompress.nn import Endpoints
 from jaxcompress.nn.layers import MOMENTS
 from jaxcompress.nn.tracing import intercept, is_leaf_call
-from jaxcompress.quantize import (
-  Exact,
-  Quantization,
-  QuantVariables,
-  Sites,
-  exact_values,
-  quantize_activations,
-  quantize_kernels,
-)
+from jaxcompress.quantize.transforms import DROPOUT, transform
 from jaxcompress.training.networks import as_endpoints
 from jaxcompress.training.stages import still_norms
-from jaxcompress.training.state import CompressState, sites_of
+from jaxcompress.training.state import CompressState
 
 BLOCK = "block"  # name of what is kept where the rest of the student is rematerialized
-DROPOUT = 2  # folded into the key of a pass
 
 
 def forward(
@@ -58,86 +49,53 @@ def forward(
     ValueError: if a normalization that stands still is no leaf op.
   """
   recipe, plan = state.recipe, state.recipe.quantize
+  variables = {"params": trained["student"], "batch_stats": state.batch_stats}
+  call = partial(_call, state, train=train, measure=measure, rng=rng)
+  quantizer_state = state.quantizer.state
   if plan is None:
-    output, batch_stats = _apply(state, trained["student"], images, train, measure, rng)
-    return output, batch_stats, state.quantizer.state
-  variables = QuantVariables(trained["quantizer"], state.quantizer.state)
-  sites = sites_of(recipe, state.variables, images.shape[1:])
-  if train:  # a plan that starts at once costs no choice per value
-    active = plan.start_step == 0 or state.step >= plan.start_step
+    output, updated = call(variables, images)
   else:
-    active = state.step > plan.start_step
-  frozen = plan.freeze_norm_step if train else None
-  exact = None
-  if plan.exact_step is not None and not measure:
-    is_exact = state.step >= plan.exact_step if train else state.step > plan.exact_step
-    exact = _exact(is_exact, plan, state, variables, sites, trained["student"], images)
-  activations = quantize_activations(
-    plan,
-    sites,
-    variables,
-    active=active,
-    train=train,
-    live_norm=None if frozen is None else state.step < frozen,
-    rng=rng,
-    exact=exact,
-  )
-  params, weight_state = quantize_kernels(
-    plan, sites, variables, trained["student"], active, train=train, rng=rng
-  )
-  images = activations.round_input(images)
-  with activations.intercept():
-    output, batch_stats = _apply(state, params, images, train, measure, rng)
-  new_state = {"weights": weight_state, "activations": activations.new_state()}
-  return output, batch_stats, new_state
+    if measure:  # by the rounded network, whose gradients nobody asks for
+      plan = dataclasses.replace(plan, exact_step=None)
+    output, updated, quantizer_state = transform(recipe.student, plan).apply(
+      trained["quantizer"],
+      quantizer_state,
+      variables,
+      images,
+      train=train,
+      step=state.step,
+      rng=rng,
+      call=call,
+    )
+  found = updated.get(MOMENTS, {}) if measure else updated.get("batch_stats", state.batch_stats)
+  return as_endpoints(output), found, quantizer_state
 
 
-def _exact(
-  active: jax.Array,
-  plan: Quantization,
+def _call(
   state: CompressState,
-  variables: QuantVariables,
-  sites: Sites,
-  params: Any,
+  variables: dict[str, Any],
   images: jax.Array,
-) -> Exact:
-  """The device's values of every tensor where ``active``; nothing is computed elsewhere."""
-  of_model = {"params": params, "batch_stats": state.batch_stats}
-  values = jax.lax.cond(
-    active,
-    lambda *args: exact_values(plan, sites, *args),
-    lambda *args: {
-      name: jnp.zeros((len(images), *sites.graph.shape(name)[1:])) for name in sites.rounded
-    },
-    variables,
-    of_model,
-    images,
-  )
-  return Exact(active, values)
-
-
-def _apply(
-  state: CompressState,
-  params: Any,
-  images: jax.Array,
+  *,
   train: bool,
   measure: bool,
   rng: jax.Array | None,
-) -> tuple[Endpoints, Any]:
-  recipe, variables = state.recipe, {"params": params, "batch_stats": state.batch_stats}
+) -> tuple[Any, Mapping[str, Any]]:
+  """The student's output, and the collections that it changed."""
+  recipe = state.recipe
   with ExitStack() as interceptors:
     if recipe.remat:
       interceptors.enter_context(intercept(_name_blocks))
     if not train and not measure:
-      return as_endpoints(recipe.student.apply(variables, images, train=False)), state.batch_stats
-    still = still_norms(state.trainable[state.stage], params, state.batch_stats)
+      return recipe.student.apply(variables, images, train=False), {}
+    still = still_norms(state.trainable[state.stage], variables["params"], state.batch_stats)
     if still and not measure:
       interceptors.enter_context(intercept(partial(_hold_still, still)))
     key = jax.random.fold_in(jax.random.key(0) if rng is None else rng, DROPOUT)
-    mutable = MOMENTS if measure else "batch_stats"
-    options: dict[str, Any] = {"mutable": [mutable], "rngs": {"dropout": key}}
-    output, updated = recipe.student.apply(variables, images, train=True, **options)
-  return as_endpoints(output), updated.get(mutable, {} if measure else state.batch_stats)
+    options: dict[str, Any] = {
+      "mutable": [MOMENTS if measure else "batch_stats"],
+      "rngs": {"dropout": key},
+    }
+    return recipe.student.apply(variables, images, train=True, **options)
 
 
 def _hold_still(still, next_fun, args, kwargs, context):

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.progress import TimeRemainingColumn
 
 from jaxcompress import prune
-from jaxcompress.terminal import progress, say
-from jaxcompress.training.arguments import (
+from jaxcompress.arguments import (
   check_batch,
   check_batches,
   check_callable,
   check_type,
   check_whole,
 )
+from jaxcompress.terminal import progress, say
 from jaxcompress.training.checkpoint import Checkpoints
 from jaxcompress.training.evaluation import classification_sums
 from jaxcompress.training.mesh import Mesh, shard_batch

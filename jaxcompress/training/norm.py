@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcompress.arguments import check_batch, check_batches
 from jaxcompress.nn import Graph
 from jaxcompress.nn.graph import parameters, with_parameters
-from jaxcompress.training.arguments import check_batch, check_batches
 from jaxcompress.training.forward import forward
 from jaxcompress.training.networks import to_network_input
 from jaxcompress.training.state import CompressState

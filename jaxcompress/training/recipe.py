@@ -10,20 +10,20 @@ import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.distill import LossTransform, cross_entropy
-from jaxcompress.quantize import Quantization
-from jaxcompress.training.arguments import (
+from jaxcompress.arguments import (
   check_callable,
   check_share,
   check_type,
   check_whole,
   shown,
 )
+from jaxcompress.distill import LossTransform, cross_entropy
+from jaxcompress.quantize import Quantization
+from jaxcompress.quantize.config import PLAN
+from jaxcompress.quantize.transforms import MODEL
 from jaxcompress.training.cached import CachedTeacher
 
 EVERYTHING = ("student", "quantizer", "loss")
-MODULE = "a linen module, such as models.resnet8(10)"
-PLAN = "a plan, such as quantize.int8() or quantize.Quantization(weights=..., activations=...)"
 
 
 class Stage(NamedTuple):
@@ -159,13 +159,13 @@ class Recipe:
         _check_optimizer(f"optimizer of stage {i}", stage.optimizer)
 
   def _check_networks(self):
-    check_type("student", self.student, nn.Module, MODULE)
+    check_type("student", self.student, nn.Module, MODEL)
     if not isinstance(self.teachers, tuple):
       raise ValueError(
         f"teachers: {shown(self.teachers)} must be a tuple of modules; write (teacher,)."
       )
     for i, teacher in enumerate(self.teachers):
-      check_type(f"teachers[{i}]", teacher, (nn.Module, CachedTeacher), MODULE)
+      check_type(f"teachers[{i}]", teacher, (nn.Module, CachedTeacher), MODEL)
     if self.mean_teacher is not None:
       check_share("mean_teacher", self.mean_teacher)
       if not self.teachers or self.teachers[-1] != self.student:

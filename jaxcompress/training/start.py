@@ -8,17 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress import ops, prune
+from jaxcompress.arguments import check_batch, check_type, shown
 from jaxcompress.nn import init_variables
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.select import on_network
 from jaxcompress.ops.dispatch import XLA_ONLY
-from jaxcompress.quantize import Quantizer, QuantVariables, init_quantizers
-from jaxcompress.training.arguments import check_batch, check_type, shown
+from jaxcompress.quantize import Quantizer, QuantVariables
+from jaxcompress.quantize.transforms import graph_of, transform
 from jaxcompress.training.labels import split_labels
 from jaxcompress.training.networks import as_endpoints, blames, run_teachers, to_network_input
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.stages import check_optimizers, init_losses, moving, paths_of
-from jaxcompress.training.state import CompressState, sites_of, student_graph, trained_tree
+from jaxcompress.training.state import CompressState, trained_tree
 
 
 def init_state(
@@ -87,7 +88,7 @@ def init_state(
     recipe, build_key, dict(batch), teacher_variables, variables
   )
   trained = trained_tree(variables["params"], quantizer, loss_params)
-  trainable = paths_of(recipe, trained, lambda: student_graph(recipe, variables, tuple(shape)))
+  trainable = paths_of(recipe, trained, lambda: graph_of(recipe.student, variables, tuple(shape)))
   _check_zeros_stay(recipe, opt_state)
   _check_pruned_layers_move(trainable, opt_state, variables["params"])
   prune.check_slimming(opt_state)
@@ -169,10 +170,9 @@ def _build(
   loss_params, loss_state = init_losses(recipe, loss_key, student, teachers, batch)
   quantizer = QuantVariables({}, {})
   if recipe.quantize is not None:
-    sites = sites_of(recipe, variables, images.shape[1:])
-    quantizer = init_quantizers(recipe.quantize, sites, variables["params"])
+    quantizer = transform(recipe.student, recipe.quantize).init(rng, variables, images)
   trained = trained_tree(variables["params"], quantizer, loss_params)
-  with on_network(lambda: student_graph(recipe, variables, images.shape[1:])):
+  with on_network(lambda: graph_of(recipe.student, variables, images.shape[1:])):
     opt_state = recipe.optimizer_of(0).init(trained)
     check_optimizers(recipe, trained)
   return quantizer, loss_params, loss_state, opt_state, run_key

@@ -10,16 +10,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcompress import prune
-from jaxcompress.nn import Graph, trace
+from jaxcompress.nn import Graph
 from jaxcompress.nn.select import on_network
-from jaxcompress.quantize import (
-  QuantizedModel,
-  QuantVariables,
-  Sites,
-  convert,
-  find_sites,
-  trained_codes,
-)
+from jaxcompress.quantize import QuantizedModel, QuantVariables
+from jaxcompress.quantize.transforms import graph_of, transform
 from jaxcompress.training.mesh import Placement
 from jaxcompress.training.recipe import Recipe
 
@@ -98,7 +92,7 @@ class CompressState:
 
   def graph(self) -> Graph:
     """The student's traced graph for one image."""
-    return student_graph(self.recipe, self.variables, self.image_shape)
+    return graph_of(self.recipe.student, self.variables, self.image_shape)
 
   def quantized(self) -> QuantizedModel:
     """The integers, scales and ranges that a device runs, of the moving average if there is one.
@@ -120,29 +114,15 @@ class CompressState:
         f"start_step: {plan.start_step} was not passed yet (step {int(self.step)}), so there are no"
         " activation ranges; take at least one quantized step."
       )
-    sites = find_sites(self.graph(), plan.apart)
-    student = self.averaged
-    codes = trained_codes(plan, sites, self.quantizer, student.params)
-    codes, variables = jax.device_get((codes, student.variables))
-    return convert(plan, sites, codes, variables, preprocess=self.recipe.preprocess)
+    image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+    return transform(self.recipe.student, plan).convert(
+      *self.quantizer, self.averaged.variables, image, preprocess=self.recipe.preprocess
+    )
 
 
 def trained_tree(params: Any, quantizer: QuantVariables, loss_params: Any) -> dict[str, Any]:
   """The three kinds of trained parameters as one tree."""
   return {"student": params, "quantizer": quantizer.params, "loss": loss_params}
-
-
-def student_graph(recipe: Recipe, variables: Any, image_shape: tuple[int, ...]) -> Graph:
-  """The student's graph for one float32 image; only shapes of the variables are read."""
-  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), variables)
-  return trace(recipe.student, abstract, image)
-
-
-def sites_of(recipe: Recipe, variables: Any, image_shape: tuple[int, ...]) -> Sites:
-  """Where the student is quantized."""
-  apart = () if recipe.quantize is None else recipe.quantize.apart
-  return find_sites(student_graph(recipe, variables, image_shape), apart)
 
 
 def at_stage(state: CompressState, position: int) -> CompressState:
@@ -210,7 +190,7 @@ def _start_optimizer(
   batch_stats: Any,
 ) -> Any:
   variables = {"params": trained["student"], "batch_stats": batch_stats}
-  with on_network(lambda: student_graph(recipe, variables, image_shape)):
+  with on_network(lambda: graph_of(recipe.student, variables, image_shape)):
     fresh = recipe.optimizer_of(stage).init(trained)
   if placement is None:
     return fresh

@@ -94,22 +94,19 @@ def test_attention_in_16_bits_by_the_helper_is_bit_equal(batch, tmp_path):
 def simulated(state, images):
   """Logits of the training pass, and what each leaf op reads in it."""
   recipe, reads = state.recipe, {}
-  sites = quantize.find_sites(state.graph())
 
   def spy(next_fun, args, kwargs, context):
     if is_leaf_call(context):
       reads[module_path(context.module)] = args
     return next_fun(*args, **kwargs)
 
-  params, _ = quantize.quantize_kernels(
-    recipe.quantize, sites, state.quantizer, state.variables["params"], True
-  )
-  passing = quantize.quantize_activations(
-    recipe.quantize, sites, state.quantizer, active=True, train=False
-  )
-  with passing.intercept(), nn.intercept_methods(spy):
-    x = passing.round_input(images)
-    return recipe.student.apply({**state.variables, "params": params}, x, train=False), reads
+  def call(variables, images):
+    with nn.intercept_methods(spy):
+      return recipe.student.apply(variables, images, train=False), {}
+
+  quantized = quantize.transform(recipe.student, recipe.quantize)
+  output, _, _ = quantized.apply(*state.quantizer, state.variables, images, train=False, call=call)
+  return output, reads
 
 
 def test_training_sees_what_layers_of_8_bits_read_of_16(batch, tmp_path):

@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcompress import export, models, nn, quantize
+from jaxcompress import distill, export, models, nn, quantize
+from jaxcompress.quantize import transform
 from jaxcompress.training import Recipe, init_state, train_step
 
 
@@ -67,111 +68,181 @@ def test_structural_networks_deploy_bit_for_bit(trained, batch, tmp_path):
 
 @pytest.fixture(scope="module")
 def resnet(batch):
-  """A model, its variables, sites, quantizer variables and plan."""
-  model = models.resnet8(3)
+  """A model, its variables, its plan, and its quantizers' variables before the first step."""
+  model, plan = models.resnet8(3), quantize.int8(start_step=1)
   variables = model.init(jax.random.key(0), batch["image"], train=False)
-  x = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-  sites = quantize.find_sites(nn.trace(model, variables, x))
-  plan = quantize.int8()
-  state = quantize.init_quantizers(plan, sites, variables["params"])
-  return model, variables, sites, state, plan
+  start = transform(model, plan).init(jax.random.key(1), variables, batch["image"])
+  return model, variables, plan, start
 
 
-def run(resnet, images, *, active, train):
-  """What a model of rounded kernels and activations returns, and the ranges that it saw."""
-  model, variables, sites, state, plan = resnet
+def run(resnet, images, *, step, train=True):
+  """What a model of rounded kernels and activations returns in a step, and the ranges that it saw."""
+  model, variables, plan, start = resnet
+  call = lambda variables, images: (model.apply(variables, images, train=False), {})  # noqa: E731
 
   @jax.jit
-  def forward(variables, state, images):
-    return forward_of(model, variables, sites, state, plan, images, active, train)
+  def forward(start, images):
+    given = {"train": train, "step": step, "call": call}
+    output, _, state = transform(model, plan).apply(*start, variables, images, **given)
+    return output, state["activations"]
 
-  return forward(variables, state, images)
-
-
-def forward_of(model, variables, sites, state, plan, images, active, train):
-  params, _ = quantize.quantize_kernels(plan, sites, state, variables["params"], active)
-  passing = quantize.quantize_activations(plan, sites, state, active=active, train=train)
-  x = passing.round_input(images)
-  with passing.intercept():
-    output = model.apply({**variables, "params": params}, x, train=False)
-  return output, passing.new_state()
+  return forward(start, images)
 
 
 def test_every_rounded_tensor_lies_on_its_grid(resnet, batch):
-  output, ranges = run(resnet, batch["image"], active=True, train=True)
+  output, ranges = run(resnet, batch["image"], step=1)
   for tensor, name in (("logits", "classifier"), ("pooled", "pool")):
-    scale, zero = resnet[4].activations.grid((), ranges[name], None)
+    scale, zero = resnet[2].activations.grid((), ranges[name], None)
     codes = getattr(output, tensor) / scale + zero
     np.testing.assert_allclose(codes, jnp.round(codes), atol=1e-3)
 
 
-def test_an_inactive_plan_changes_nothing_to_the_bit(resnet, batch):
-  model, variables, _, state, _ = resnet
-  output, ranges = run(resnet, batch["image"], active=False, train=True)
+def test_before_its_start_a_plan_changes_nothing_to_the_bit(resnet, batch):
+  model, variables, _, start = resnet
+  output, ranges = run(resnet, batch["image"], step=0)
   expected = jax.jit(lambda x: model.apply(variables, x, train=False))(batch["image"])
   np.testing.assert_array_equal(output.logits, expected.logits)
-  jax.tree.map(np.testing.assert_array_equal, ranges, state.state["activations"])
+  jax.tree.map(np.testing.assert_array_equal, ranges, start.state["activations"])
 
 
-def test_evaluation_leaves_the_ranges_alone(resnet, batch):
-  model, variables, sites, state, plan = resnet
-  _, ranges = run(resnet, batch["image"], active=True, train=True)
-  later = (
-    model,
-    variables,
-    sites,
-    state._replace(state={**state.state, "activations": ranges}),
-    plan,
-  )
-  _, after = run(later, 9 * batch["image"], active=True, train=False)
-  assert jax.tree.leaves(after) == jax.tree.leaves(ranges)
+def test_evaluation_leaves_the_ranges_alone_and_rounds_after_the_first_quantized_step(
+  resnet, batch
+):
+  model, variables, plan, start = resnet
+  trained, ranges = run(resnet, batch["image"], step=1)
+  later = start._replace(state={**start.state, "activations": ranges})
+  later = model, variables, plan, later
+  for step, same in ((None, True), (2, True), (1, False)):
+    output, after = run(later, batch["image"], step=step, train=False)
+    assert jax.tree.leaves(after) == jax.tree.leaves(ranges)
+    assert bool(jnp.all(output.logits == trained.logits)) == same
 
 
 def test_switching_on_at_run_time_gives_what_a_fixed_plan_gives(resnet, batch):
-  switched = jax.jit(lambda on: forward_of(*resnet, batch["image"], on, True)[0].logits)
-  for on in (True, False):
-    fixed, _ = run(resnet, batch["image"], active=on, train=True)
-    np.testing.assert_allclose(switched(on), fixed.logits, atol=2e-2 if on else 1e-5)
+  for step in (0, 1):
+    fixed, _ = run(resnet, batch["image"], step=step)
+    switched, _ = run(resnet, batch["image"], step=jnp.int32(step))
+    np.testing.assert_allclose(switched.logits, fixed.logits, atol=2e-2 if step else 1e-5)
 
 
 def test_kernels_get_their_gradients_straight_through(resnet, batch):
-  _, variables, sites, state, plan = resnet
+  model, variables, plan, start = resnet
+  call = lambda variables, images: (variables["params"], {})  # noqa: E731
 
   def total(params):
-    rounded, _ = quantize.quantize_kernels(plan, sites, state, params, True)
+    given = {"train": True, "step": 1, "call": call}
+    rounded, _, _ = transform(model, plan).apply(
+      *start, {**variables, "params": params}, batch["image"], **given
+    )
     return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(rounded))
 
   gradients = jax.grad(total)(variables["params"])
   assert all(np.all(np.asarray(leaf) == 1) for leaf in jax.tree.leaves(gradients))
 
 
+def test_a_late_plan_must_be_told_the_step(resnet, batch):
+  model, variables, plan, start = resnet
+  with pytest.raises(ValueError, match="step: the plan starts at step 1; pass the number of"):
+    transform(model, plan).apply(*start, variables, batch["image"], train=True)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ((models.resnet8, quantize.int8()), r"model must be a linen module, .*\(not called\)"),
+    ((models.resnet8(3), quantize.int8), r"plan must be a plan, .* int8 \(not called\)"),
+    ((models.resnet8(3), quantize.absmax(8)), r"plan must be a plan, .* absmax\(8\)"),
+  ],
+)
+def test_arguments_of_another_kind_are_refused(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    transform(*arguments)
+
+
+PLANS = {
+  "ranges": quantize.int8(start_step=1, freeze_norm_step=2),
+  "steps": quantize.Quantization(weights=quantize.lsq(4), activations=quantize.lsq_activations(4)),
+  "device": quantize.int8(freeze_norm_step=1, exact_step=2),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_loop_of_ones_own_trains_what_train_step_trains(name, batch):
+  model, plan, optimizer = Branches(), PLANS[name], optax.sgd(0.05, momentum=0.9)
+  recipe = Recipe(student=model, loss=distill.cross_entropy(), optimizer=optimizer, quantize=plan)
+  reference = init_state(recipe, jax.random.key(0), batch)
+  variables = jax.tree.map(jnp.copy, reference.variables)
+  quantized = transform(model, plan)
+  params, state = quantized.init(jax.random.key(0), variables, batch["image"])
+  trained = {"student": variables["params"], "quantizer": params}
+  stats, opt_state = variables["batch_stats"], optimizer.init(trained)
+
+  @jax.jit
+  def own_step(trained, stats, state, opt_state, step):
+    def loss(trained):
+      own = {"params": trained["student"], "batch_stats": stats}
+      logits, updated, new = quantized.apply(
+        trained["quantizer"], state, own, batch["image"], train=True, step=step
+      )
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+      return losses.mean(), (updated["batch_stats"], new)
+
+    gradients, (stats_, state_) = jax.grad(loss, has_aux=True)(trained)
+    updates, opt_state = optimizer.update(gradients, opt_state)
+    return optax.apply_updates(trained, updates), stats_, state_, opt_state
+
+  for step in range(4):
+    reference, _ = train_step(reference, batch)
+    trained, stats, state, opt_state = own_step(trained, stats, state, opt_state, step)
+  ours = {"params": trained["student"], "batch_stats": stats}, trained["quantizer"], state
+  theirs = reference.variables, *reference.quantizer
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
+  model = quantized.convert(ours[1], state, ours[0], batch["image"])
+  np.testing.assert_array_equal(
+    model.integers(batch["image"]), reference.quantized().integers(batch["image"])
+  )
+
+
+def test_networks_of_many_seeds_are_trained_at_once(batch):
+  quantized = transform(Branches(), quantize.int8())
+
+  def grown(key):
+    variables = Branches().init(key, batch["image"], train=False)
+    params, state = quantized.init(key, variables, batch["image"])
+    logits, _, state = quantized.apply(
+      params, state, variables, batch["image"], train=True, rng=key
+    )
+    return logits, state
+
+  keys = jax.random.split(jax.random.key(0), 2)
+  together = jax.jit(jax.vmap(grown))(keys)
+  for i, key in enumerate(keys):
+    alone = jax.jit(grown)(key)
+    jax.tree.map(
+      lambda many, one, i=i: np.testing.assert_allclose(many[i], one, rtol=1e-5, atol=1e-5),
+      together,
+      alone,
+    )
+
+
 def test_rounding_within_a_normalizations_gradient_is_rounding_behind_it(batch):
   """LSQ's step gets its sum in BatchNorm's reduction; the same taken apart is the reference."""
   model, x = Branches(), batch["image"]
   variables = model.init(jax.random.key(0), x, train=False)
-  sites = quantize.find_sites(
-    nn.trace(model, variables, jax.ShapeDtypeStruct((1, 8, 8, 3), x.dtype))
-  )
 
   def gradients(activations):
     plan = quantize.Quantization(weights=quantize.lsq(4), activations=activations)
-    start = quantize.init_quantizers(plan, sites, variables["params"])
+    start = transform(model, plan).init(jax.random.key(0), variables, x)
 
     def forward(params, state, parameters):
-      passing = quantize.quantize_activations(
-        plan, sites, quantize.QuantVariables(params, state), active=True, train=True
+      logits, _, new = transform(model, plan).apply(
+        params, state, {**variables, "params": parameters}, x, train=True
       )
-      images = passing.round_input(x)
-      with passing.intercept():
-        logits, _ = model.apply(
-          {**variables, "params": parameters}, images, train=True, mutable=["batch_stats"]
-        )
-      return jnp.sum(jnp.square(logits)), passing.new_state()
+      return jnp.sum(jnp.square(logits)), new
 
-    _, measured = forward(start.params, start.state, variables["params"])
-    state = {**start.state, "activations": measured}
+    _, measured = forward(*start, variables["params"])
     return jax.jit(jax.grad(forward, argnums=(0, 2), has_aux=True))(
-      start.params, state, variables["params"]
+      start.params, {**start.state, "activations": measured["activations"]}, variables["params"]
     )[0]
 
   quantizer = quantize.lsq_activations(4)

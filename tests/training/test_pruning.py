@@ -10,9 +10,8 @@ from jaxcompress import distill, export, prune, quantize, training
 from jaxcompress.export.contents import read_operators
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.tracing import is_leaf_call, module_path
-from jaxcompress.quantize import quantize_kernels
+from jaxcompress.quantize import transform
 from jaxcompress.training import distill_step, init_state, predict
-from jaxcompress.training.state import sites_of
 
 LAYERS = ("expand", "project")  # that rules do not keep
 PLANS = {
@@ -77,8 +76,13 @@ def test_two_of_four_holds_in_weights_averages_rounded_weights_and_what_predict_
       return predict.__wrapped__(state, images), kernels
 
   _, read = jax.jit(seen)(state, batches(9)["image"])
-  sites = sites_of(state.recipe, state.variables, state.image_shape)
-  rounded, _ = quantize_kernels(PLANS[plan], sites, state.quantizer, state.params, True)
+  rounded, _, _ = transform(state.recipe.student, PLANS[plan]).apply(
+    *state.quantizer,
+    state.variables,
+    batches(9)["image"],
+    train=False,
+    call=lambda variables, images: (variables["params"], {}),
+  )
   codes = state.quantized().layers
   for name in LAYERS:
     mask = np.asarray(state.opt_state.masks[name])
