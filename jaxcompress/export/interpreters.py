@@ -15,15 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 LIBRARIES = {"onnxruntime": "onnxruntime", "tflm": "tflite_micro.runtime"}  # others are LiteRT's
-WIDTHS = (8, 16, 32, 64)
 NUMBERS = (
   *("bool", "float16", "float32", "float64"),
-  *(f"{kind}{width}" for kind in ("int", "uint") for width in WIDTHS),
+  *(f"{kind}{width}" for kind in ("int", "uint") for width in (8, 16, 32, 64)),
 )
 NUMPY_NAMES = {"float": "float32", "double": "float64"}  # where ONNX's are not NumPy's
 FATAL = 4  # of onnxruntime's levels of what it logs
@@ -47,29 +46,38 @@ class End(NamedTuple):
     return self.dtype in NUMBERS
 
 
-class Interpreter(Protocol):
-  """A file in a runtime; only those with one input and one output are fed and invoked."""
+class Interpreter:
+  """A file in a runtime; only those with one input and one output are fed and invoked.
+
+  Attributes:
+    inputs: of the file.
+    outputs: of the file.
+  """
 
   inputs: tuple[End, ...]
   outputs: tuple[End, ...]
 
   def allocate(self) -> None:
-    """Gets the memory that running takes."""
+    """Gets the memory that running takes, where opening the file did not."""
 
   def feed(self, *values: np.ndarray) -> None:
     """Sets the inputs."""
+    raise NotImplementedError
 
   def invoke(self) -> None:
     """Computes."""
+    raise NotImplementedError
 
   def read(self) -> np.ndarray:
     """A copy of the first output."""
+    raise NotImplementedError
 
   def left_out(self) -> tuple[str, ...]:
     """Names of the operators that other kernels compute than those that are asked for, in order."""
+    return ()
 
 
-class LiteRT:
+class LiteRT(Interpreter):
   """A .tflite file in LiteRT, with XNNPACK's kernels or its reference ones."""
 
   def __init__(self, file: bytes | str, threads: int = 1, *, reference: bool = False):
@@ -128,7 +136,7 @@ class LiteRT:
     return tuple(name for _, name in sorted(found.items()) if name != "DELEGATE")
 
 
-class MicroRuntime:
+class MicroRuntime(Interpreter):
   """A .tflite file in TensorFlow Lite for Microcontrollers.
 
   The runtime breaks down where its arena runs out, so that it gets more than it can need. It does not
@@ -142,15 +150,12 @@ class MicroRuntime:
     if arena > LARGEST_ARENA:
       raise RuntimeError(f"it needs {arena:,} bytes and can have {LARGEST_ARENA:,}")
     self._interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena)
-    self.inputs: tuple[End, ...] = (_end(self._interpreter.get_input_details(0)),)
-    self.outputs: tuple[End, ...] = (_end(self._interpreter.get_output_details(0)),)
+    self.inputs = (_end(self._interpreter.get_input_details(0)),)
+    self.outputs = (_end(self._interpreter.get_output_details(0)),)
 
   def print_allocations(self) -> None:
     """Has the runtime write to standard error, past Python, what its arena is used for."""
     self._interpreter.print_allocations()
-
-  def allocate(self) -> None:
-    pass  # it was done when the file was opened
 
   def feed(self, *values: np.ndarray) -> None:
     for index, value in enumerate(values):
@@ -162,11 +167,8 @@ class MicroRuntime:
   def read(self) -> np.ndarray:
     return np.array(self._interpreter.get_output(0))
 
-  def left_out(self) -> tuple[str, ...]:
-    return ()
 
-
-class OnnxRuntime:
+class OnnxRuntime(Interpreter):
   """An .onnx file in an onnxruntime session with default optimizations on the CPU.
 
   Attributes:
@@ -178,9 +180,6 @@ class OnnxRuntime:
     self.inputs = tuple(map(_onnx_end, self._session.get_inputs()))
     self.outputs = tuple(map(_onnx_end, self._session.get_outputs()))
     self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
-
-  def allocate(self) -> None:
-    pass  # it was done when the session was made
 
   def feed(self, *values: np.ndarray) -> None:
     self._fed = {end.name: value for end, value in zip(self.inputs, values, strict=True)}

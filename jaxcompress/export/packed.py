@@ -31,7 +31,7 @@ from jaxcompress.export.packing import (
   zigzag,
 )
 from jaxcompress.files.checksums import ZEROS, digest
-from jaxcompress.files.values import check_format, one_line, parse_json
+from jaxcompress.files.values import as_tuples, check_format, one_line, parse_json
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import Graph, Node, Norm, kernel_shape
 from jaxcompress.nn.bounds import check_graph
@@ -273,18 +273,14 @@ def _describe(node: Node, key: str, value: Any) -> Any:
 def _build_graph(facts: Mapping[str, Any]) -> Graph:
   nodes = []
   for described in facts["nodes"]:
-    fields = {key: _as_tuples(value) for key, value in described.items() if key != "attrs"}
+    fields = {key: as_tuples(value) for key, value in described.items() if key != "attrs"}
     attrs = {key: _attribute(value) for key, value in described["attrs"].items()}
     nodes.append(Node(**fields, attrs=FrozenDict(attrs)))
-  return Graph(tuple(nodes), _as_tuples(facts["input_shape"]), facts["output"])
+  return Graph(tuple(nodes), as_tuples(facts["input_shape"]), facts["output"])
 
 
 def _attribute(value: Any) -> Any:
-  return Norm(**value) if isinstance(value, dict) else _as_tuples(value)
-
-
-def _as_tuples(value: Any) -> Any:
-  return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+  return Norm(**value) if isinstance(value, dict) else as_tuples(value)
 
 
 def _join(parts: list[np.ndarray], dtype: type = np.float64) -> np.ndarray:

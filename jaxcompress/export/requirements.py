@@ -10,20 +10,6 @@ from jaxcompress.export.contents import FLOATS, Operator, Tensor
 ERROR, WARNING = "error", "warning"
 
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-SLIDING = ("CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D")
-COPYING = ("AVERAGE_POOL_2D", "CONCATENATION", "MAX_POOL_2D")  # kernels that ignore scales
-PARAMETERS: Mapping[str, tuple[int, ...]] = {  # inputs that are numbers of the operator's own
-  "CONV_2D": (1, 2),
-  "DEPTHWISE_CONV_2D": (1, 2),
-  "FULLY_CONNECTED": (1, 2),
-  "MEAN": (1,),
-  "PAD": (1,),
-  "PADV2": (1, 2),
-  "RESHAPE": (1,),
-  "SPLIT": (0,),
-  "STRIDED_SLICE": (1, 2, 3),
-  "TRANSPOSE": (1,),
-}
 
 
 class Requirement(NamedTuple):
@@ -33,21 +19,31 @@ class Requirement(NamedTuple):
     name: of the check, a key of :data:`CHECKS`, such as ``"stride"``.
     limit: what the check compares with: a number, names, or a table by operator.
     reason: why, in words.
+    operators: names of those that it is about; none: all.
     severity: ``"error"``: the target refuses the file, computes something else, or leaves the
       operator off the accelerator that it is named for. ``"warning"``: the result is the same, but
       takes longer or needs a newer version.
-    operators: names of those that it is about; none: all.
 
   Examples:
-    >>> Requirement("stride", 3, "a window moves by at most three cells", operators=("CONV_2D",)).severity
+    >>> must("stride", 3, "a window moves by at most three cells", ("CONV_2D",)).severity
     'error'
   """
 
   name: str
   limit: Any
   reason: str
-  severity: str = ERROR
   operators: tuple[str, ...] = ()
+  severity: str = ERROR
+
+
+def must(name: str, limit: Any, reason: str, operators: tuple[str, ...] = ()) -> Requirement:
+  """A requirement without which the target does not take a file as it is."""
+  return Requirement(name, limit, reason, operators, ERROR)
+
+
+def should(name: str, limit: Any, reason: str, operators: tuple[str, ...] = ()) -> Requirement:
+  """A requirement without which a file is slower, or needs a newer version."""
+  return Requirement(name, limit, reason, operators, WARNING)
 
 
 class Target(NamedTuple):
@@ -63,7 +59,7 @@ class Target(NamedTuple):
 
   Examples:
     >>> from jaxcompress.export.lint import check
-    >>> npu = Target("my NPU", ".tflite", (Requirement("operator", ("CONV_2D",), "it has no other"),))
+    >>> npu = Target("my NPU", ".tflite", (must("operator", ("CONV_2D",), "it has no other"),))
     >>> operators = [Operator(name, version=1, is_float=False) for name in ("CONV_2D", "SPLIT")]
     >>> [finding.op for finding in check(operators, npu)]
     ['SPLIT']
@@ -74,42 +70,6 @@ class Target(NamedTuple):
   requirements: tuple[Requirement, ...]
   dense_per_tensor: bool = False
   dense_int4: bool = True
-
-
-INTEGER_FILE = (  # what every integer .tflite file is
-  Requirement("integer", None, "an operator that computes in float has no integer kernel"),
-  Requirement(
-    "inline",
-    None,
-    "constants outside the flatbuffer are read as garbage by runtimes that take it as one piece of"
-    " memory",
-  ),
-  Requirement(
-    "weight-range",
-    (-127, 127),
-    "integer kernels rely on weights that are symmetric around zero, so that -128 is not used",
-    operators=WEIGHTED,
-  ),
-  Requirement(
-    "weight-zero-point",
-    0,
-    "int8 kernels leave the zero point of the weights out of their sums",
-    operators=WEIGHTED,
-  ),
-  Requirement(
-    "same-grid",
-    None,
-    "pools and concatenations copy codes, or are refused, where scales or zero points differ",
-    operators=COPYING,
-  ),
-)
-STATIC = Requirement(
-  "static-shape", None, "memory is planned before the device runs; no size may be free"
-)
-CONSTANT = Requirement(
-  "constant", PARAMETERS, "weights, biases and parameters are compiled in, so they are constants"
-)
-ACTIVATION_BITS = "the device computes with 8-bit (and here and there 16-bit) integers"
 
 
 CONVERTING = ("CAST", "DEQUANTIZE", "QUANTIZE")  # from and to float
@@ -185,8 +145,8 @@ def weight_zero_point(found: Operator, limit: int) -> str | None:
 
 def bias_types(found: Operator, limit: Collection[str]) -> str | None:
   """Types of the bias of a layer."""
-  layer = found.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-  bias = _input(found, 2) if layer and not _computes_in_float(found) else None
+  is_layer = found.name in WEIGHTED and not _computes_in_float(found)
+  bias = _input(found, 2) if is_layer else None
   return None if bias is None else _outside([bias], limit)
 
 

@@ -10,75 +10,104 @@ from jaxcompress.export.operators import (
   XNNPACK_OPERATORS,
 )
 from jaxcompress.export.requirements import (
-  ACTIVATION_BITS,
-  CONSTANT,
-  INTEGER_FILE,
-  SLIDING,
-  STATIC,
-  WARNING,
   WEIGHTED,
-  Requirement,
   Target,
+  must,
+  should,
 )
 
+SLIDING = ("CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D")
+COPYING = ("AVERAGE_POOL_2D", "CONCATENATION", "MAX_POOL_2D")  # kernels that ignore scales
+PARAMETERS: Mapping[str, tuple[int, ...]] = {  # inputs that are numbers of the operator's own
+  "CONV_2D": (1, 2),
+  "DEPTHWISE_CONV_2D": (1, 2),
+  "FULLY_CONNECTED": (1, 2),
+  "MEAN": (1,),
+  "PAD": (1,),
+  "PADV2": (1, 2),
+  "RESHAPE": (1,),
+  "SPLIT": (0,),
+  "STRIDED_SLICE": (1, 2, 3),
+  "TRANSPOSE": (1,),
+}
+INTEGER_FILE = (  # what every integer .tflite file is
+  must("integer", None, "an operator that computes in float has no integer kernel"),
+  must(
+    "inline",
+    None,
+    "constants outside the flatbuffer are read as garbage by runtimes that take it as one piece of"
+    " memory",
+  ),
+  must(
+    "weight-range",
+    (-127, 127),
+    "integer kernels rely on weights that are symmetric around zero, so that -128 is not used",
+    WEIGHTED,
+  ),
+  must(
+    "weight-zero-point",
+    0,
+    "int8 kernels leave the zero point of the weights out of their sums",
+    WEIGHTED,
+  ),
+  must(
+    "same-grid",
+    None,
+    "pools and concatenations copy codes, or are refused, where scales or zero points differ",
+    COPYING,
+  ),
+)
+STATIC = must("static-shape", None, "memory is planned before the device runs; no size may be free")
+CONSTANT = must(
+  "constant", PARAMETERS, "weights, biases and parameters are compiled in, so they are constants"
+)
+ACTIVATION_BITS = "the device computes with 8-bit (and here and there 16-bit) integers"
 XNNPACK = Target(
   "LiteRT with XNNPACK",
   ".tflite",
   (
     *INTEGER_FILE,
-    Requirement(
+    should(
       "version",
       {"CONV_2D": 6, "FULLY_CONNECTED": 11},
       "older runtimes refuse newer versions of an operator; write the lowest that holds it",
-      WARNING,
     ),
-    Requirement(
-      "weight-types", ("INT4", "INT8"), "other weights have no kernel", operators=WEIGHTED
-    ),
-    Requirement(
+    must("weight-types", ("INT4", "INT8"), "other weights have no kernel", WEIGHTED),
+    should(
       "weight-types",
       ("INT8",),
       "weights of 4 bits run on slow kernels outside XNNPACK; unpack them to int8",
-      WARNING,
       ("CONV_2D", "DEPTHWISE_CONV_2D"),
     ),
-    Requirement(
+    should(
       "operator",
       XNNPACK_OPERATORS,
       "XNNPACK leaves it to LiteRT's own kernels: the same integers, but slower",
-      WARNING,
     ),
-    Requirement(
+    should(
       "activation-types",
       ("FLOAT32", "INT8", "UINT8"),
       "XNNPACK has 8-bit kernels only and leaves the rest to LiteRT's own: slower",
-      WARNING,
     ),
-    Requirement(
+    should(
       "activation-types",
       ("FLOAT32", "INT8"),
       "XNNPACK leaves the shift of unsigned codes to LiteRT's own kernel: the same integers",
-      WARNING,
       ("QUANTIZE",),
     ),
-    Requirement(
-      "fan-in", 5, "XNNPACK joins at most five tensors at once", WARNING, ("CONCATENATION",)
-    ),
-    Requirement("fan-out", 4, "XNNPACK splits into at most four parts", WARNING, ("SPLIT",)),
-    Requirement(
-      "unit-steps", None, "XNNPACK slices with steps of one", WARNING, ("STRIDED_SLICE",)
-    ),
-    Requirement(
+    should("fan-in", 5, "XNNPACK joins at most five tensors at once", ("CONCATENATION",)),
+    should("fan-out", 4, "XNNPACK splits into at most four parts", ("SPLIT",)),
+    should("unit-steps", None, "XNNPACK slices with steps of one", ("STRIDED_SLICE",)),
+    must(
       "scale-ratio",
       (0, 2**8),
       "XNNPACK leaves a sum with so coarse an input to LiteRT's own kernel, which overflows",
-      operators=("ADD",),
+      ("ADD",),
     ),
-    Requirement(
+    should(
       "scale-ratio",
       (2**-10, 2**8),
       "XNNPACK leaves a sum with so fine an input to LiteRT's own kernel, which rounds differently",
-      WARNING,
       ("ADD",),
     ),
   ),
@@ -89,29 +118,24 @@ TFLM = Target(
   (
     *INTEGER_FILE,
     STATIC,
-    Requirement("operator", TFLM_OPERATORS, "the runtime has no kernel for it"),
-    Requirement(
+    must("operator", TFLM_OPERATORS, "the runtime has no kernel for it"),
+    must(
       "activation-types",
       ("FLOAT32", "INT8", "INT16", "UINT8"),
       "other types can be neither computed with nor converted",
     ),
-    Requirement(
+    must(
       "activation-types",
       ("INT8", "INT16"),
       "the kernels of layers and pools are those of int8 and int16",
-      operators=(*WEIGHTED, *SLIDING[1:], "ADD", "MEAN", "MUL"),
+      (*WEIGHTED, *SLIDING[1:], "ADD", "MEAN", "MUL"),
     ),
-    Requirement(
-      "weight-types", ("INT8",), "dense weights of 4 bits are refused", operators=WEIGHTED[2:]
-    ),
-    Requirement(
-      "weight-types", ("INT4", "INT8"), "other weights have no kernel", operators=WEIGHTED
-    ),
-    Requirement(
+    must("weight-types", ("INT8",), "dense weights of 4 bits are refused", WEIGHTED[2:]),
+    must("weight-types", ("INT4", "INT8"), "other weights have no kernel", WEIGHTED),
+    should(
       "per-channel",
       WEIGHTED[:2],
       "older versions of the runtime read the first scale of dense weights for all outputs",
-      WARNING,
     ),
   ),
   dense_per_tensor=True,
@@ -124,40 +148,29 @@ ETHOS_U = Target(
     *INTEGER_FILE,
     STATIC,
     CONSTANT,
-    Requirement(
-      "operator", ETHOS_OPERATORS, "the NPU has no such operator, so the CPU computes it"
+    must("operator", ETHOS_OPERATORS, "the NPU has no such operator, so the CPU computes it"),
+    must("activation-types", ("INT8", "UINT8", "INT16"), ACTIVATION_BITS),
+    must("weight-types", ("INT8", "UINT8"), "the NPU decodes weights of 8 bits", WEIGHTED),
+    must("bias-types", ("INT32", "INT64"), "the NPU adds biases of 32 bits or more"),
+    must("per-channel", WEIGHTED, "only convolutions and dense layers have a scale per channel"),
+    must(
+      "stride", 3, "the NPU moves a depthwise window by at most three cells", ("DEPTHWISE_CONV_2D",)
     ),
-    Requirement("activation-types", ("INT8", "UINT8", "INT16"), ACTIVATION_BITS),
-    Requirement(
-      "weight-types", ("INT8", "UINT8"), "the NPU decodes weights of 8 bits", operators=WEIGHTED
-    ),
-    Requirement("bias-types", ("INT32", "INT64"), "the NPU adds biases of 32 bits or more"),
-    Requirement(
-      "per-channel", WEIGHTED, "only convolutions and dense layers have a scale per channel"
-    ),
-    Requirement(
-      "stride",
-      3,
-      "the NPU moves a depthwise window by at most three cells",
-      operators=("DEPTHWISE_CONV_2D",),
-    ),
-    Requirement(
+    must(
       "free-stride",
       3,
       "the NPU moves a window by more than three cells only without padding and dilation",
-      operators=SLIDING,
+      SLIDING,
     ),
-    Requirement("window", 256, "a window is at most 256 cells high", operators=SLIDING[1:]),
-    Requirement(
-      "padded-window", 8, "an average with padding is over at most 8x8", operators=SLIDING[1:2]
-    ),
-    Requirement(
+    must("window", 256, "a window is at most 256 cells high", SLIDING[1:]),
+    must("padded-window", 8, "an average with padding is over at most 8x8", SLIDING[1:2]),
+    must(
       "weight-sum",
       65536 * 127,
       "the sum of a channel's absolute weights must fit the accumulator",
-      operators=WEIGHTED,
+      WEIGHTED,
     ),
-    Requirement("batch", 1, "the NPU takes the mean of one image at a time", operators=("MEAN",)),
+    must("batch", 1, "the NPU takes the mean of one image at a time", ("MEAN",)),
   ),
 )
 EDGE_TPU = Target(
@@ -167,32 +180,25 @@ EDGE_TPU = Target(
     *INTEGER_FILE,
     STATIC,
     CONSTANT,
-    Requirement(
+    must(
       "operator",
       EDGE_TPU_OPERATORS,
       "the device has no such operator, and what follows it too runs on the CPU",
     ),
-    Requirement(
+    must(
       "version",
       {"CONV_2D": 5, "FULLY_CONNECTED": 9},
       "the compiler, last released in 2022, refuses newer versions of an operator",
     ),
-    Requirement("activation-types", ("INT8", "UINT8"), "the device computes with 8-bit integers"),
-    Requirement(
-      "weight-types",
-      ("INT8", "UINT8"),
-      "the device computes with 8-bit integers",
-      operators=WEIGHTED,
-    ),
-    Requirement(
+    must("activation-types", ("INT8", "UINT8"), "the device computes with 8-bit integers"),
+    must("weight-types", ("INT8", "UINT8"), "the device computes with 8-bit integers", WEIGHTED),
+    must(
       "per-channel",
       WEIGHTED[:2],
       "the compiler is older than dense weights with a scale for each output",
     ),
-    Requirement(
-      "unit-steps", None, "the device slices with steps of one", operators=("STRIDED_SLICE",)
-    ),
-    Requirement("batch", 1, "the device takes one image at a time", operators=("MEAN",)),
+    must("unit-steps", None, "the device slices with steps of one", ("STRIDED_SLICE",)),
+    must("batch", 1, "the device takes one image at a time", ("MEAN",)),
   ),
   dense_per_tensor=True,
 )
@@ -201,33 +207,23 @@ TENSORRT = Target(
   "NVIDIA TensorRT",
   ".onnx",
   (
-    Requirement("operator", TENSORRT_OPERATORS, "TensorRT has no int8 path through it", WARNING),
-    Requirement(
-      "codes",
-      ("INT8",),
-      SYMMETRIC_REASON,
-      operators=("QuantizeLinear", "DequantizeLinear"),
-    ),
-    Requirement(
-      "zero-point", 0, SYMMETRIC_REASON, operators=("QuantizeLinear", "DequantizeLinear")
-    ),
-    Requirement(
+    should("operator", TENSORRT_OPERATORS, "TensorRT has no int8 path through it"),
+    must("codes", ("INT8",), SYMMETRIC_REASON, ("QuantizeLinear", "DequantizeLinear")),
+    must("zero-point", 0, SYMMETRIC_REASON, ("QuantizeLinear", "DequantizeLinear")),
+    must(
       "quantized-inputs",
       None,
       "without a DequantizeLinear before its inputs the layer runs in float",
-      operators=("Conv", "Gemm", "MatMul"),
+      ("Conv", "Gemm", "MatMul"),
     ),
-    Requirement(
+    must(
       "residual",
       None,
       "the sum of a residual is int8 only if both of its inputs are quantized",
-      operators=("Add",),
+      ("Add",),
     ),
-    Requirement(
-      "static-shape",
-      None,
-      "a free size needs an optimization profile when the engine is built",
-      WARNING,
+    should(
+      "static-shape", None, "a free size needs an optimization profile when the engine is built"
     ),
   ),
 )

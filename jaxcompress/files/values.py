@@ -141,6 +141,16 @@ def one_line(error: BaseException | str, most: int = 200) -> str:
   return (text if len(text) <= most else text[: most - 4] + " ...").rstrip(".")
 
 
+def as_tuples(value: Any) -> Any:
+  """A value of JSON with tuples in place of lists, which can be hashed.
+
+  Examples:
+    >>> as_tuples([1, [2, "a"]])
+    (1, (2, 'a'))
+  """
+  return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
 def _refuse(constant: str) -> float:
   raise ValueError(f"it has the number {constant}, which JSON has not")
 

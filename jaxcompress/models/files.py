@@ -16,6 +16,7 @@ from safetensors.numpy import save as to_bytes
 from jaxcompress.files.checksums import UNSEALED, check_seal, seal
 from jaxcompress.files.values import (
   SEAL,
+  as_tuples,
   check_depth,
   check_format,
   one_line,
@@ -206,7 +207,7 @@ def from_config(config: Mapping[str, Any]) -> nn.Module:
   """
   try:
     check_format(config.get("format", FORMAT), FORMAT, "config: it")
-    options = {name: _as_tuples(value) for name, value in config["options"].items()}
+    options = {name: as_tuples(value) for name, value in config["options"].items()}
     _check_size(options)
     if "norm" in options:
       options["norm"] = Norm(*options["norm"])
@@ -240,10 +241,6 @@ def _plain(value: Any) -> Any:
   if isinstance(value, Mapping):
     return {name: _plain(part) for name, part in value.items()}
   return list(map(_plain, value)) if isinstance(value, tuple) else value
-
-
-def _as_tuples(value: Any) -> Any:
-  return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:

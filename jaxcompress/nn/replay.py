@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 from flax.core import FrozenDict
 
+from jaxcompress.files.values import as_tuples
 from jaxcompress.nn.graph import INPUT, Endpoints, Graph
 from jaxcompress.nn.norm import Norm
 from jaxcompress.nn.structure import LEAF_OPS
@@ -173,11 +174,7 @@ def parse_layer(entry: Sequence[Any]) -> Layer:
   for field in fields:
     if field not in known:
       raise ValueError(f"layers: {name!r} has no field {field!r}; a {op} has {sorted(known)}.")
-  fields = {field: _as_tuples(value) for field, value in fields.items()}
+  fields = {field: as_tuples(value) for field, value in fields.items()}
   if fields.get("norm") is not None:
     fields["norm"] = Norm(*fields["norm"])
   return Layer(str(name), op, FrozenDict(fields), tuple(map(str, inputs)))
-
-
-def _as_tuples(value: Any) -> Any:
-  return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
