@@ -36,6 +36,8 @@ from jaxcompress import data as datasets
 from jaxcompress import distill, models, nn, prune, quantize, training
 from jaxcompress.pipeline import PRESETS, networks
 from jaxcompress.pipeline.budgets import fit_channels
+from jaxcompress.quantize.analysis.budget import choose_bits
+from jaxcompress.quantize.storage import packed_bytes
 
 NAME, WIDTH, TEACHER_WIDTH = "mobilenet_v2", 0.35, 0.75
 NARROWER = (0.25, 0.18, 0.125, 0.09, 0.0625, 0.045, 0.03)
@@ -135,7 +137,7 @@ class Bench:
       preprocess=self.preprocess,
       progress=False,
     )
-    return quantize.choose_bits(found, max(most, found.bytes_at(BITS[-1])))
+    return choose_bits(found, max(most, found.bytes_at(BITS[-1])))
 
   def integers(self, module, variables, most, steps, *, start_step=0, teacher=None):
     """The quantized network after training with the bits that fit."""
@@ -165,7 +167,7 @@ def sizes(graph):
 
 
 def integer_bytes(graph, bits):
-  return sum(quantize.packed_bytes(*pair, bits) for pair in sizes(graph).values())
+  return sum(packed_bytes(*pair, bits) for pair in sizes(graph).values())
 
 
 def narrower(bench, base, most):

@@ -67,7 +67,7 @@ def onnx(
     >>> import numpy as np
     >>> from jaxcompress.export import verify
     >>> from jaxcompress.nn import Node
-    >>> from jaxcompress.quantize import Grid
+    >>> from jaxcompress.quantize.integer.values import Grid
     >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
     >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
     >>> grid = Grid(np.float32(0.1), 0)

@@ -36,8 +36,9 @@ from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import Graph, Node, Norm, kernel_shape
 from jaxcompress.nn.bounds import check_graph
 from jaxcompress.nn.operations import needed_shape
-from jaxcompress.quantize import Grid, Integers, QuantizedModel
+from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC
+from jaxcompress.quantize.integer.values import Grid, Integers
 from jaxcompress.quantize.model import Move, bias_type
 
 SUFFIX = ".jcz"

@@ -21,7 +21,7 @@ def pack_bits(codes: np.ndarray, bits: int) -> np.ndarray:
   """Integers side by side without gaps, the lowest bit first; 1 bit holds -1 and 1.
 
   Args:
-    codes: int8, any shape, that :func:`~jaxcompress.quantize.bits_of` finds to need so many bits.
+    codes: int8, any shape, that :func:`~jaxcompress.quantize.storage.bits_of` finds to need so many bits.
     bits: 1 to 8; of two's complement from 2 on.
 
   Returns:

@@ -50,7 +50,7 @@ def stablehlo(quantized: QuantizedModel, path: str | os.PathLike) -> pathlib.Pat
     >>> import tempfile
     >>> import numpy as np
     >>> from jaxcompress.nn import Graph, Node
-    >>> from jaxcompress.quantize import Grid
+    >>> from jaxcompress.quantize.integer.values import Grid
     >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
     >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
     >>> grid = Grid(np.float32(0.1), 0)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.nn import Folded, Node
-from jaxcompress.quantize import Grid, QuantizedModel
+from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer import averaging
 from jaxcompress.quantize.integer.runtimes import adds_zero
-from jaxcompress.quantize.integer.values import fits_int4
+from jaxcompress.quantize.integer.values import Grid, fits_int4
 from jaxcompress.quantize.integer.weighted import largest_sum
 from jaxcompress.quantize.model import bias_type
 

@@ -84,7 +84,7 @@ def tflite(
     >>> import numpy as np
     >>> from jaxcompress.export import verify
     >>> from jaxcompress.nn import Node
-    >>> from jaxcompress.quantize import Grid
+    >>> from jaxcompress.quantize.integer.values import Grid
     >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
     >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
     >>> grid = Grid(np.float32(0.1), 0)
@@ -240,7 +240,7 @@ def unpack(path: str | os.PathLike, out: str | os.PathLike) -> pathlib.Path:
     >>> import numpy as np
     >>> from jaxcompress.export import packed
     >>> from jaxcompress.nn import Node
-    >>> from jaxcompress.quantize import Grid
+    >>> from jaxcompress.quantize.integer.values import Grid
     >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
     >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
     >>> grid, folder = Grid(np.float32(0.1), 0), tempfile.mkdtemp()

@@ -11,6 +11,8 @@ from jaxcompress import data as datasets
 from jaxcompress import export, prune, quantize
 from jaxcompress.data.storage import in_chunks
 from jaxcompress.nn import Folded, Graph, count_macs, kernel_shape
+from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.sites import find_sites
 
 LOW_BITS = 4  # on average, that the bits of single layers are expected to come down to
 FEWEST_BITS = 2
@@ -61,7 +63,7 @@ def sketch(graph: Graph, bits: int = 8) -> quantize.QuantizedModel:
     graph: traced, not fused.
     bits: of all weights.
   """
-  sites, rng = quantize.find_sites(graph), np.random.default_rng(0)
+  sites, rng = find_sites(graph), np.random.default_rng(0)
   high = 2 ** (bits - 1) - 1
   folded, scales = {}, {}
   for node in sites.graph.nodes:
@@ -74,7 +76,7 @@ def sketch(graph: Graph, bits: int = 8) -> quantize.QuantizedModel:
       scales[node.name] = scale.astype(np.float32)
       kernel = scales[node.name] * rng.integers(-high, high + 1, shape).astype(np.float32)
     folded[node.name] = Folded(kernel, np.ones(shape[-1]), bias)
-  grids = {t: quantize.Grid(np.float32(0.05), 0) for t, _ in sites.keys}
+  grids = {t: Grid(np.float32(0.05), 0) for t, _ in sites.keys}
   return quantize.assemble(sites.graph, folded, scales, grids)
 
 

@@ -31,6 +31,10 @@ from jaxcompress.pipeline.formats import (
 )
 from jaxcompress.pipeline.networks import read_network
 from jaxcompress.pipeline.options import OptionError, QuantizeOptions
+from jaxcompress.quantize.analysis.budget import Allocation, choose_bits
+from jaxcompress.quantize.analysis.rows import Analysis
+from jaxcompress.quantize.analysis.sensitivity import Sensitivity
+from jaxcompress.quantize.ptq.drive import Trial
 from jaxcompress.report import style, text
 from jaxcompress.terminal import say, waiting
 
@@ -59,12 +63,12 @@ class Quantized:
   """
 
   model: quantize.QuantizedModel
-  trials: tuple[quantize.Trial, ...]
+  trials: tuple[Trial, ...]
   float_top1: float | None
   top1: float | None
   verification: export.Verification | None
-  allocation: quantize.Allocation | None
-  analysis: quantize.Analysis | None
+  allocation: Allocation | None
+  analysis: Analysis | None
   files: dict[str, pathlib.Path]
 
 
@@ -337,7 +341,7 @@ def _float_top1(trained: _Trained, test: datasets.Split) -> float:
 
 def _allocate(
   trained: _Trained, budget_bytes: int, console: Console
-) -> tuple[quantize.Sensitivity, quantize.Allocation]:
+) -> tuple[Sensitivity, Allocation]:
   """Bits under the budget, and a table of why."""
   with waiting(console, "rounding one layer at a time"):
     found = quantize.sensitivity(
@@ -347,7 +351,7 @@ def _allocate(
       preprocess=trained.preprocess,
       progress=False,
     )
-  allocation = quantize.choose_bits(found, budget_bytes)
+  allocation = choose_bits(found, budget_bytes)
   console.print(report.allocation_table(found, allocation))
   for bits, rule in zip(allocation.widths, allocation.rules, strict=True):
     say(console, f"Rule(match={rule.match!r}, weights=absmax({bits}))")
@@ -372,7 +376,7 @@ def _analyze(
   test: datasets.Split,
   path: pathlib.Path,
   console: Console,
-) -> quantize.Analysis:
+) -> Analysis:
   analysis = quantize.analyze(model, trained.module, trained.variables, test.images[:ANALYZED])
   console.print(report.analysis_table(analysis))
   suggestions = quantize.suggest(analysis)

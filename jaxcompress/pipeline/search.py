@@ -36,6 +36,7 @@ from jaxcompress.pipeline.budgets import (
 )
 from jaxcompress.pipeline.context import DELETE, Context, PhaseSteps
 from jaxcompress.pipeline.networks import Network
+from jaxcompress.quantize.analysis.budget import Allocation, choose_bits
 from jaxcompress.report import text
 from jaxcompress.report.results import Point, Search
 from jaxcompress.terminal import say, waiting
@@ -341,12 +342,10 @@ def _with_norm_anew(run: Context, module: nn.Module, variables: Any) -> Any:
   return training.reestimate_norm(state, batches).variables
 
 
-def _allocate(
-  run: Context, network: Network, variables: Any, path: pathlib.Path
-) -> quantize.Allocation:
+def _allocate(run: Context, network: Network, variables: Any, path: pathlib.Path) -> Allocation:
   """Bits of the layers with which the packed file fits."""
   if path.exists():
-    return read_record(path, quantize.Allocation, DELETE)
+    return read_record(path, Allocation, DELETE)
   with waiting(run.console, "rounding one layer at a time"):
     found = quantize.sensitivity(
       network.module,
@@ -361,7 +360,7 @@ def _allocate(
   around = (
     packed_size(sketch(network.summary.graph, most)) + _extra_bytes(run) - found.bytes_at(most)
   )
-  allocation = quantize.choose_bits(found, max(size - around, found.bytes_at(found.bits[-1])))
+  allocation = choose_bits(found, max(size - around, found.bytes_at(found.bits[-1])))
   write_record(path, allocation)
   return allocation
 

@@ -1,15 +1,8 @@
-"""Integers: grids, quantizers, the transforms that apply them, and exact evaluation."""
+"""Quantization, in training and after it: plans, quantizers, and the integer model of both."""
 
 from jaxcompress.quantize.analysis import (
-  Allocation,
-  Analysis,
-  LayerAnalysis,
-  LayerSensitivity,
-  Sensitivity,
-  Suggestion,
   allocate_bits,
   analyze,
-  choose_bits,
   sensitivity,
   suggest,
   suggested_rules,
@@ -25,26 +18,10 @@ from jaxcompress.quantize.config import (
   w4a8,
   w8a16,
 )
-from jaxcompress.quantize.fake_quant import (
-  Levels,
-  Range,
-  affine,
-  fake_quant,
-  folded_train,
-  levels,
-  to_integers,
-)
-from jaxcompress.quantize.integer import Grid, Integers
-from jaxcompress.quantize.interop import activation_to_qwix, to_qwix
-from jaxcompress.quantize.model import Move, QuantizedModel
-from jaxcompress.quantize.ptq import (
-  METHODS,
-  Trial,
-  calibrate,
-  grids_apart,
-  post_training,
-  search,
-)
+from jaxcompress.quantize.fake_quant import fake_quant, levels
+from jaxcompress.quantize.interop import to_qwix
+from jaxcompress.quantize.model import QuantizedModel
+from jaxcompress.quantize.ptq import METHODS, grids_apart, post_training, search
 from jaxcompress.quantize.quantizers.around import freeze_oscillating, progressive, stochastic
 from jaxcompress.quantize.quantizers.base import Quantizer
 from jaxcompress.quantize.quantizers.binary import (
@@ -73,81 +50,35 @@ from jaxcompress.quantize.quantizers.uniform import (
   minmax_range,
 )
 from jaxcompress.quantize.rules import Rule, first_last_8bit, squeeze_excite_16bit
-from jaxcompress.quantize.sites import (
-  Assigned,
-  QuantVariables,
-  Sites,
-  assign,
-  find_sites,
-  init_quantizers,
-  tensor_bits,
-)
-from jaxcompress.quantize.storage import (
-  bits_of,
-  model_bytes,
-  packed_bytes,
-  weight_bytes,
-  zero_share,
-)
-from jaxcompress.quantize.trained import Codes, convert, exact_values, trained_codes
-from jaxcompress.quantize.transforms import (
-  QuantTransform,
-  transform,
-)
+from jaxcompress.quantize.storage import model_bytes, zero_share
+from jaxcompress.quantize.transforms import QuantTransform, transform
 
 __all__ = [
   "METHODS",
-  "Allocation",
-  "Analysis",
-  "Assigned",
-  "Codes",
-  "Grid",
-  "Integers",
-  "LayerAnalysis",
-  "LayerSensitivity",
-  "Levels",
-  "Move",
   "QuantTransform",
-  "QuantVariables",
   "Quantization",
   "QuantizedModel",
   "Quantizer",
-  "Range",
   "Rule",
-  "Sensitivity",
-  "Sites",
-  "Suggestion",
-  "Trial",
   "absmax",
-  "activation_to_qwix",
-  "affine",
   "allocate_bits",
   "analyze",
   "assemble",
-  "assign",
   "binary",
   "binary_activations",
-  "bits_of",
   "bwn",
-  "calibrate",
-  "choose_bits",
   "cluster",
   "clustered",
-  "convert",
   "dorefa",
   "dorefa_activations",
   "ema_range",
   "ewgs",
   "ewgs_activations",
-  "exact_values",
   "fake_quant",
-  "find_sites",
   "first_last_8bit",
   "fixed_range",
-  "folded_train",
   "freeze_oscillating",
   "grids_apart",
-  "init_quantizers",
   "int4",
   "int8",
   "levels",
@@ -158,7 +89,6 @@ __all__ = [
   "mean_range",
   "minmax_range",
   "model_bytes",
-  "packed_bytes",
   "pact",
   "post_training",
   "progressive",
@@ -169,17 +99,13 @@ __all__ = [
   "stochastic",
   "suggest",
   "suggested_rules",
-  "tensor_bits",
   "ternary",
-  "to_integers",
   "to_qwix",
-  "trained_codes",
   "transform",
   "ttq",
   "twn",
   "w4a8",
   "w8a16",
-  "weight_bytes",
   "wrpn",
   "xnor",
   "xnor_activations",

@@ -92,7 +92,7 @@ def assemble(
       is a gate all the same.
     moves: what equalization did to the float network; kept in the model.
     apart: pairs of a node and a tensor that it reads from another grid than its output's, even if
-      the grids that are given are equal; see :func:`~jaxcompress.quantize.find_sites`.
+      the grids that are given are equal; see :func:`~jaxcompress.quantize.sites.find_sites`.
     split_reads: whether sums and products get requantized inputs of their own; otherwise the tensors
       are widened for all of their readers, and the graph does not depend on the grids.
 

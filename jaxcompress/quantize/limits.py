@@ -73,7 +73,7 @@ def fix_grids(
   Args:
     graph: with fused activations.
     grids: of the tensors; those of gates may be missing, and then have the bits of what reads them.
-    apart: as for :func:`~jaxcompress.quantize.find_sites`.
+    apart: as for :func:`~jaxcompress.quantize.sites.find_sites`.
 
   Examples:
     >>> from jaxcompress import models

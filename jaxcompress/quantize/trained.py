@@ -126,7 +126,8 @@ def convert(
 
   Examples:
     >>> from jaxcompress.nn import Graph, Node
-    >>> from jaxcompress.quantize import absmax, find_sites, fixed_range, init_quantizers
+    >>> from jaxcompress.quantize import absmax, fixed_range
+    >>> from jaxcompress.quantize.sites import find_sites, init_quantizers
     >>> node = Node("dense", "Dense", {"features": 1}, ("input",), ("dense",), ((1, 2),), ((1, 1),))
     >>> sites = find_sites(Graph((node,), (1, 2), "dense"))
     >>> plan = Quantization(weights=absmax(8), activations=fixed_range(-1.0, 1.0))
@@ -200,7 +201,8 @@ def exact_values(
 
   Examples:
     >>> from jaxcompress.nn import Graph, Node
-    >>> from jaxcompress.quantize import absmax, find_sites, fixed_range, init_quantizers
+    >>> from jaxcompress.quantize import absmax, fixed_range
+    >>> from jaxcompress.quantize.sites import find_sites, init_quantizers
     >>> node = Node("dense", "Dense", {"features": 1}, ("input",), ("dense",), ((1, 2),), ((1, 1),))
     >>> sites = find_sites(Graph((node,), (1, 2), "dense"))
     >>> plan = Quantization(weights=absmax(8), activations=fixed_range(-1.0, 1.0))

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxcompress.files.records import plain
-from jaxcompress.quantize import Analysis, LayerAnalysis, suggest
+from jaxcompress.quantize import suggest
+from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
 from jaxcompress.report import style, text
 from jaxcompress.report.layout import plain_table
 from jaxcompress.report.ranges import bar_width, name_columns

@@ -8,7 +8,9 @@ from matplotlib.ticker import FuncFormatter
 from rich.table import Table
 from rich.text import Text
 
-from jaxcompress.quantize import Allocation, Sensitivity, Trial
+from jaxcompress.quantize.analysis.budget import Allocation
+from jaxcompress.quantize.analysis.sensitivity import Sensitivity
+from jaxcompress.quantize.ptq.drive import Trial
 from jaxcompress.report import style, text
 from jaxcompress.report.layout import plain_table
 from jaxcompress.report.results import Point
@@ -48,7 +50,7 @@ def allocation_table(sensitivity: Sensitivity, allocation: Allocation) -> Table:
 
   Args:
     sensitivity: of the network.
-    allocation: from :func:`jaxcompress.quantize.choose_bits`.
+    allocation: from :func:`jaxcompress.quantize.analysis.budget.choose_bits`.
 
   Examples:
     >>> from jaxcompress.quantize.analysis.sensitivity import LayerSensitivity

@@ -9,7 +9,7 @@ import numpy as np
 from jaxcompress.nn import Graph, Node, count_parameters, kernel_shape
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.operations import macs
-from jaxcompress.quantize import packed_bytes, weight_bytes
+from jaxcompress.quantize.storage import packed_bytes, weight_bytes
 from jaxcompress.report.results import Layer, Spread, TensorRange
 
 
@@ -23,7 +23,7 @@ def layer_rows(
     params: the model's parameters, arrays or shapes; only shapes are read.
     bits: bits of a stored weight.
     quantized: a ``QuantizedModel`` whose folded weights are described, and whose integers are
-      counted in their smallest form (:func:`jaxcompress.quantize.weight_bytes`); or None.
+      counted in their smallest form (:func:`jaxcompress.quantize.storage.weight_bytes`); or None.
 
   Returns:
     One :class:`Layer` per node, in the order of the graph.
@@ -130,7 +130,7 @@ def range_rows(grids: Mapping[str, Any]) -> tuple[TensorRange, ...]:
   """Ranges of activation tensors, from the grids of a model.
 
   Examples:
-    >>> from jaxcompress.quantize import Grid
+    >>> from jaxcompress.quantize.integer.values import Grid
     >>> range_rows({"input": Grid(np.float32(0.5), -128)})
     (TensorRange(tensor='input', low=0.0, high=127.5, scale=0.5, zero_point=-128),)
   """

@@ -13,7 +13,8 @@ from jaxcompress.nn import init_variables
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.select import on_network
 from jaxcompress.ops.dispatch import XLA_ONLY
-from jaxcompress.quantize import Quantizer, QuantVariables
+from jaxcompress.quantize import Quantizer
+from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.quantize.transforms import graph_of, transform
 from jaxcompress.training.labels import split_labels
 from jaxcompress.training.networks import as_endpoints, blames, run_teachers, to_network_input

@@ -12,7 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxcompress import prune
 from jaxcompress.nn import Graph
 from jaxcompress.nn.select import on_network
-from jaxcompress.quantize import QuantizedModel, QuantVariables
+from jaxcompress.quantize import QuantizedModel
+from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.quantize.transforms import graph_of, transform
 from jaxcompress.training.mesh import Placement
 from jaxcompress.training.recipe import Recipe

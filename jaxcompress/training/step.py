@@ -10,7 +10,7 @@ import optax
 from jaxcompress import prune
 from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
-from jaxcompress.quantize import QuantVariables
+from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.training.compiled import Step
 from jaxcompress.training.ema import move_average
 from jaxcompress.training.forward import BLOCK, forward

@@ -11,7 +11,8 @@ from PIL import Image
 import jaxcompress
 from jaxcompress import cli, distill, export, models
 from jaxcompress.nn import Graph, Node
-from jaxcompress.quantize import Grid, QuantizedModel
+from jaxcompress.quantize import QuantizedModel
+from jaxcompress.quantize.integer.values import Grid
 
 
 @pytest.fixture

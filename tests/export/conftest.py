@@ -12,19 +12,13 @@ from jaxcompress import export
 from jaxcompress.nn import INPUT, fold, kernel_shape, trace
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.tracing import is_leaf_call, module_path
-from jaxcompress.quantize import (
-  Grid,
-  Integers,
-  QuantizedModel,
-  absmax,
-  affine,
-  assemble,
-  find_sites,
-  levels,
-)
+from jaxcompress.quantize import QuantizedModel, absmax, assemble, levels
+from jaxcompress.quantize.fake_quant import affine
 from jaxcompress.quantize.integer import KERNELS, fixed_grid, lower_grids, lower_hard_swish
+from jaxcompress.quantize.integer.values import Grid, Integers
 from jaxcompress.quantize.limits import widen_grids
 from jaxcompress.quantize.model import bias_type
+from jaxcompress.quantize.sites import find_sites
 
 
 def graph_of(module: nn.Module, shape: tuple[int, ...], lower: bool = False):

@@ -20,8 +20,9 @@ from jaxcompress.nn import (
   Split,
   init_variables,
 )
-from jaxcompress.quantize import Grid, QuantizedModel, assemble
+from jaxcompress.quantize import QuantizedModel, assemble
 from jaxcompress.quantize.integer.runtimes import KERNELS, KERNELS_16
+from jaxcompress.quantize.integer.values import Grid
 
 pytestmark = pytest.mark.usefixtures("optimized")
 

@@ -25,8 +25,8 @@ from jaxcompress.nn import (
   Split,
   fold,
 )
-from jaxcompress.quantize import find_sites
 from jaxcompress.quantize.integer import KERNELS
+from jaxcompress.quantize.sites import find_sites
 
 pytestmark = pytest.mark.usefixtures("optimized")
 

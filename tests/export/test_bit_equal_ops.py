@@ -20,9 +20,10 @@ from jaxcompress.nn import (
   Node,
   Split,
 )
-from jaxcompress.quantize import Grid, QuantizedModel
+from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer import HARD_SIGMOID_GRID
 from jaxcompress.quantize.integer.runtimes import KERNELS_16
+from jaxcompress.quantize.integer.values import Grid
 from jaxcompress.quantize.limits import widen_grids
 
 pytestmark = pytest.mark.usefixtures("optimized")

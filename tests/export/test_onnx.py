@@ -23,7 +23,8 @@ from jaxcompress.nn import (
   Split,
   fold,
 )
-from jaxcompress.quantize import Grid, QuantizedModel
+from jaxcompress.quantize import QuantizedModel
+from jaxcompress.quantize.integer.values import Grid
 
 SHAPE = (6, 6, 4)
 

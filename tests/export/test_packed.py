@@ -29,8 +29,9 @@ from jaxcompress.export.packing import (
   zigzag,
 )
 from jaxcompress.nn import Activation, ConvNorm, Dense, GlobalAvgPool, kernel_shape
-from jaxcompress.quantize import Move, bits_of, model_bytes
-from jaxcompress.quantize.model import QuantizedModel
+from jaxcompress.quantize import model_bytes
+from jaxcompress.quantize.model import Move, QuantizedModel
+from jaxcompress.quantize.storage import bits_of
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "packed"
 SHAPE = (6, 6, 3)

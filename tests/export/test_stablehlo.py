@@ -9,7 +9,8 @@ from jax import export as jax_export
 from jaxcompress import export
 from jaxcompress.models.blocks import SqueezeExcite
 from jaxcompress.nn import INPUT, Activation, Add, ConvNorm, Dense, GlobalAvgPool, Multiply
-from jaxcompress.quantize import Grid, Integers, QuantizedModel
+from jaxcompress.quantize import QuantizedModel
+from jaxcompress.quantize.integer.values import Grid, Integers
 
 SHAPE = (6, 6, 4)
 

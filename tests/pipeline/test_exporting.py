@@ -8,7 +8,8 @@ from jaxcompress.export.contents import read_operators
 from jaxcompress.nn import Graph, Node
 from jaxcompress.pipeline import QuantizeOptions
 from jaxcompress.pipeline.quantizing import files_beside
-from jaxcompress.quantize import Grid, Integers, QuantizedModel
+from jaxcompress.quantize import QuantizedModel
+from jaxcompress.quantize.integer.values import Grid, Integers
 
 FACTS = {"classes": ["a", "b"], "preprocess": {"scale": 64.0}}
 

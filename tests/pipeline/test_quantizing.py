@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcompress import cli, export, models, quantize
+from jaxcompress import cli, export, models
 from jaxcompress import data as datasets
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.nn import init_variables
 from jaxcompress.pipeline import networks, quantizing
+from jaxcompress.quantize.storage import bits_of
 
 CLASSES = ("bar", "cross", "disk")
 
@@ -89,7 +90,7 @@ def test_export_quantizes_a_float_network_and_writes_formats_beside_each_other(
   assert "both.onnx: " in out and "are bit for bit the device's" in out
   model = export.load_packed("both.jcz")
   assert model.kernels == "onnxruntime"
-  assert {quantize.bits_of(layer.weights) for layer in model.layers.values()} <= {2, 3}
+  assert {bits_of(layer.weights) for layer in model.layers.values()} <= {2, 3}
   assert export.verify("both.onnx", model, np.ones((2, 32, 32, 3), np.float32)).bit_equal == 1
   assert tuple(export.read_metadata("both.jcz")["classes"]) == CLASSES
 

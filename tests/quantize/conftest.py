@@ -17,7 +17,7 @@ from jaxcompress.nn import (
   init_variables,
   trace,
 )
-from jaxcompress.quantize import find_sites
+from jaxcompress.quantize.sites import find_sites
 
 
 class Small(nn.Module):

@@ -7,17 +7,12 @@ import numpy as np
 import pytest
 
 from jaxcompress.nn import INPUT, Add, ConvNorm, Dense, Folded, GlobalAvgPool, Graph, Node, trace
-from jaxcompress.quantize import (
-  Grid,
-  Integers,
-  Levels,
-  QuantizedModel,
-  absmax,
-  assemble,
-  find_sites,
-)
+from jaxcompress.quantize import QuantizedModel, absmax, assemble
+from jaxcompress.quantize.fake_quant import Levels
 from jaxcompress.quantize.integer import KERNELS
+from jaxcompress.quantize.integer.values import Grid, Integers
 from jaxcompress.quantize.limits import widen_grids
+from jaxcompress.quantize.sites import find_sites
 
 pytestmark = pytest.mark.usefixtures("optimized")
 

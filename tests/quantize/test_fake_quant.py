@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxcompress.quantize import Levels, affine, fake_quant, levels, to_integers
+from jaxcompress.quantize import fake_quant, levels
+from jaxcompress.quantize.fake_quant import Levels, affine, to_integers
 
 FORMATS = {
   "sym_full": {"symmetric": True},

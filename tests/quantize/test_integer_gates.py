@@ -18,9 +18,11 @@ from jaxcompress.nn import (
   trace,
 )
 from jaxcompress.nn.activations import activate
-from jaxcompress.quantize import Grid, QuantizedModel, assemble, find_sites, integer
+from jaxcompress.quantize import QuantizedModel, assemble, integer
 from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS
 from jaxcompress.quantize.integer.runtimes import KERNELS_16
+from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.sites import find_sites
 
 pytestmark = pytest.mark.usefixtures("optimized")
 

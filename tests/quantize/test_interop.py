@@ -10,6 +10,7 @@ import pytest
 
 from jaxcompress import nn, quantize
 from jaxcompress.nn.graph import parameters
+from jaxcompress.quantize.interop import activation_to_qwix
 
 qwix = pytest.importorskip("qwix")
 
@@ -58,7 +59,7 @@ def test_qwix_computes_the_sums_that_we_deploy(quantized, name):
   entry = parameters(quantize.to_qwix(quantized), name)
   shape = (4, *node.input_shapes[0][1:])
   codes = np.random.default_rng(1).integers(-128, 128, shape).astype(np.int8)
-  x = quantize.activation_to_qwix(quantized, node.inputs[0], codes)
+  x = activation_to_qwix(quantized, node.inputs[0], codes)
   if node.op == "Dense":
     y = qwix.dot_general(x, entry["kernel"], (((1,), (0,)), ((), ())))
   else:
@@ -91,4 +92,4 @@ def test_a_missing_extra_says_what_to_install(quantized, monkeypatch):
 
 def test_an_unknown_tensor_is_named(quantized):
   with pytest.raises(ValueError, match="tensor: 'nothing' is unknown; there are input, stem"):
-    quantize.activation_to_qwix(quantized, "nothing", np.zeros((1, 3), np.int8))
+    activation_to_qwix(quantized, "nothing", np.zeros((1, 3), np.int8))

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxcompress.nn import Graph, Node
-from jaxcompress.quantize import Grid, Integers, QuantizedModel
+from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer import KERNELS, program
+from jaxcompress.quantize.integer.values import Grid, Integers
 
 SHAPE = (1, 4, 4, 3)
 GRIDS = {

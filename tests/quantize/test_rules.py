@@ -10,8 +10,9 @@ import pytest
 from jaxcompress import distill, export, models, quantize
 from jaxcompress.nn import Activation, Add, ConvNorm, Dense, GlobalAvgPool
 from jaxcompress.nn.select import layers_of
-from jaxcompress.quantize import Rule, find_sites, first_last_8bit
+from jaxcompress.quantize import Rule, first_last_8bit
 from jaxcompress.quantize.rules import Choice, choose
+from jaxcompress.quantize.sites import assign, find_sites
 from jaxcompress.training import Recipe, init_state, train_step
 
 EIGHT, FOUR = quantize.absmax(8), quantize.absmax(4)
@@ -62,7 +63,7 @@ def test_the_first_rule_that_matches_counts(sites):
   plan = plan_of(
     Rule(match="stage0", weights=EIGHT), Rule(match="conv1$", weights=None), *first_last_8bit()
   )
-  weights = quantize.assign(plan, sites).weights
+  weights = assign(plan, sites).weights
   assert weights["stage0_block0/conv1"] is EIGHT
   assert "stage1_block0/conv1" not in weights
   assert weights["stage1_block0/conv2"] is FOUR
@@ -83,14 +84,14 @@ def test_the_input_and_single_activations_can_stay_in_float(sites):
   plan = plan_of(
     Rule(match="^input$", activations=None), Rule(match="GlobalAvgPool", activations=None)
   )
-  activations = quantize.assign(plan, sites).activations
+  activations = assign(plan, sites).activations
   assert "input" not in activations and "pool" not in activations
   assert "stem" in activations
 
 
 def test_a_rule_that_matches_nothing_lists_the_paths(sites):
   with pytest.raises(ValueError, match=r"rules: 'stage9' matches no layer; .*stage0_block0/conv1"):
-    quantize.assign(plan_of(Rule(match="stage9", weights=EIGHT)), sites)
+    assign(plan_of(Rule(match="stage9", weights=EIGHT)), sites)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress.export.packing import Blob, pack_weights, unpack_weights
-from jaxcompress.quantize import bits_of, weight_bytes
-from jaxcompress.quantize.storage import FORMS, forms_of, restore_weights, store_weights
+from jaxcompress.quantize.storage import (
+  FORMS,
+  bits_of,
+  forms_of,
+  restore_weights,
+  store_weights,
+  weight_bytes,
+)
 
 SHAPES = st.sampled_from([(3, 3, 4, 6), (5, 3), (1, 1, 8, 1), (3, 3, 1, 9), (1, 1)])
 

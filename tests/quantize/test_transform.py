@@ -9,6 +9,7 @@ import pytest
 
 from jaxcompress import distill, export, models, nn, quantize
 from jaxcompress.quantize import transform
+from jaxcompress.quantize.sites import find_sites
 from jaxcompress.training import Recipe, init_state, train_step
 
 
@@ -43,7 +44,7 @@ def trained(batch):
 
 
 def test_values_that_are_only_moved_share_the_grid_of_what_they_came_from(trained):
-  sites = quantize.find_sites(trained.graph())
+  sites = find_sites(trained.graph())
   keys = sites.key_of
   joined = {keys[t] for t in ("stem", "split", "split:1", "depthwise", "concat", "shuffle", "pool")}
   assert joined == {"stem"}

@@ -8,14 +8,10 @@ import matplotlib
 import pytest
 from rich.console import Console
 
-from jaxcompress.quantize import (
-  Allocation,
-  Analysis,
-  LayerAnalysis,
-  LayerSensitivity,
-  Sensitivity,
-  Trial,
-)
+from jaxcompress.quantize.analysis.budget import Allocation
+from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
+from jaxcompress.quantize.analysis.sensitivity import LayerSensitivity, Sensitivity
+from jaxcompress.quantize.ptq.drive import Trial
 from jaxcompress.report import (
   Point,
   allocation_table,

@@ -17,7 +17,7 @@ class Allocation(NamedTuple):
 
   Attributes:
     bits: by layer.
-    bytes: of the network, packed; see :func:`~jaxcompress.quantize.packed_bytes`.
+    bytes: of the network, packed; see :func:`~jaxcompress.quantize.storage.packed_bytes`.
     cost: summed sensitivity.
   """
 
@@ -47,7 +47,7 @@ def allocate_bits(sensitivity: Sensitivity, budget_bytes: int) -> tuple[Rule, ..
   Args:
     sensitivity: of the network.
     budget_bytes: that packed weights, scales and biases may take; see
-      :func:`~jaxcompress.quantize.packed_bytes`.
+      :func:`~jaxcompress.quantize.storage.packed_bytes`.
 
   Returns:
     The rules.

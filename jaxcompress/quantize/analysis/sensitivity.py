@@ -44,7 +44,7 @@ class LayerSensitivity(NamedTuple):
     weights: how many it has.
     channels: of its output.
     costs: by number of bits, what the measure says.
-    bytes: by number of bits, as :func:`~jaxcompress.quantize.packed_bytes` counts.
+    bytes: by number of bits, as :func:`~jaxcompress.quantize.storage.packed_bytes` counts.
   """
 
   name: str

@@ -23,7 +23,7 @@ Parts = tuple[tuple[int, int], ...]
 
 
 class Interval(Protocol):
-  """Where values of ``q - zero_point`` lie, as those of a :class:`~jaxcompress.quantize.Grid`."""
+  """Where values of ``q - zero_point`` lie, as those of a :class:`~jaxcompress.quantize.integer.values.Grid`."""
 
   @property
   def low(self) -> int: ...

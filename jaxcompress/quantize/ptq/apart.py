@@ -40,7 +40,7 @@ class Group(NamedTuple):
 
   @property
   def step(self) -> float:
-    """The scale of the grid, as :func:`~jaxcompress.quantize.affine` makes it."""
+    """The scale of the grid, as :func:`~jaxcompress.quantize.fake_quant.affine` makes it."""
     low, high = min(self.range[0], 0.0), max(self.range[1], 0.0)
     whole = high - low if self.bits == 8 else 2 * max(-low, high)
     return whole / (2**self.bits - 1)
@@ -63,7 +63,7 @@ def choose_apart(
     bits: 8 or 16 by tensor; 8 where it says nothing.
 
   Returns:
-    Pairs for :func:`~jaxcompress.quantize.find_sites`; of gates, too, which are always apart.
+    Pairs for :func:`~jaxcompress.quantize.sites.find_sites`; of gates, too, which are always apart.
 
   Examples:
     >>> from jaxcompress.nn import Node

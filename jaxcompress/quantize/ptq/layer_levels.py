@@ -27,7 +27,7 @@ def layer_levels(
     rules: exceptions; of their quantizers only the integers count.
 
   Returns:
-    ``(levels, bits)``: :class:`~jaxcompress.quantize.Levels` of every node that has a kernel, by
+    ``(levels, bits)``: :class:`~jaxcompress.quantize.fake_quant.Levels` of every node that has a kernel, by
     name; 8 or 16 by tensor.
 
   Raises:

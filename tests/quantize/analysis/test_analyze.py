@@ -23,19 +23,19 @@ from jaxcompress.nn import (
 )
 from jaxcompress.nn.execute import execute, folded_layers
 from jaxcompress.quantize import (
-  Grid,
-  Move,
   Rule,
   analyze,
   assemble,
   ema_range,
-  find_sites,
   post_training,
   suggest,
 )
 from jaxcompress.quantize.analysis import passes
+from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.model import Move
 from jaxcompress.quantize.ptq.judge import decibels
 from jaxcompress.quantize.ptq.observe import rounding_visitor
+from jaxcompress.quantize.sites import find_sites
 
 
 @pytest.fixture(scope="module")

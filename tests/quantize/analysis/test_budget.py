@@ -8,16 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress import models
-from jaxcompress.quantize import (
-  LayerSensitivity,
-  Sensitivity,
-  allocate_bits,
-  choose_bits,
-  int8,
-  packed_bytes,
-)
+from jaxcompress.quantize import allocate_bits, int8
+from jaxcompress.quantize.analysis.budget import choose_bits
+from jaxcompress.quantize.analysis.sensitivity import LayerSensitivity, Sensitivity
 from jaxcompress.quantize.ptq.layer_levels import layer_levels
 from jaxcompress.quantize.sites import assign, find_sites
+from jaxcompress.quantize.storage import packed_bytes
 
 BITS = (8, 4, 3, 2)
 

@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 
 from jaxcompress.nn import BatchNorm, Dense, GlobalAvgPool, fold, init_variables
-from jaxcompress.quantize import (
-  Levels,
-  allocate_bits,
-  choose_bits,
-  packed_bytes,
-  post_training,
-  sensitivity,
-)
+from jaxcompress.quantize import allocate_bits, post_training, sensitivity
+from jaxcompress.quantize.analysis.budget import choose_bits
+from jaxcompress.quantize.fake_quant import Levels
 from jaxcompress.quantize.ptq.weights import mse_scales
+from jaxcompress.quantize.storage import packed_bytes
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 import pytest
 
 from jaxcompress import models, quantize
-from jaxcompress.quantize import Analysis, LayerAnalysis, suggest, suggested_rules
+from jaxcompress.quantize import suggest, suggested_rules
+from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
 from jaxcompress.quantize.sites import assign, find_sites
 
 

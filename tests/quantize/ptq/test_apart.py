@@ -20,8 +20,9 @@ from jaxcompress.nn import (
   init_variables,
   trace,
 )
-from jaxcompress.quantize import find_sites, grids_apart, post_training
+from jaxcompress.quantize import grids_apart, post_training
 from jaxcompress.quantize.ptq.apart import choose_apart
+from jaxcompress.quantize.sites import find_sites
 
 SHAPE = (8, 8, 4)
 

@@ -7,8 +7,8 @@ import pytest
 
 from jaxcompress.nn import Node
 from jaxcompress.ops import conv, depthwise_conv
-from jaxcompress.quantize import Levels, levels
-from jaxcompress.quantize.fake_quant import fake_quant, folded_train
+from jaxcompress.quantize import levels
+from jaxcompress.quantize.fake_quant import Levels, fake_quant, folded_train
 from jaxcompress.quantize.ptq.adaround import (
   as_they_are,
   regulariser,
