@@ -9,7 +9,7 @@ from jaxcompress.training.evaluation import eval_step, predict
 from jaxcompress.training.loop import DivergedError, evaluate, fit
 from jaxcompress.training.mesh import batch_sharding, make_mesh, process_rows, shard_batch
 from jaxcompress.training.norm import reestimate_norm
-from jaxcompress.training.optimizers import dense_kernels_only, dot, kernels_only, sgd
+from jaxcompress.training.optimizers import dense_kernels_only, dot, kernels_only, layer_rates, sgd
 from jaxcompress.training.preemption import PreemptedError
 from jaxcompress.training.protocols import PROTOCOLS, Protocol, step_decay, warmup_cosine
 from jaxcompress.training.recipe import Recipe, Stage
@@ -43,6 +43,7 @@ __all__ = [
   "init_variables",
   "join",
   "kernels_only",
+  "layer_rates",
   "leave",
   "load_variables",
   "make_mesh",

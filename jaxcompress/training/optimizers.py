@@ -1,11 +1,15 @@
-"""The optimizer that the default run uses, and masks of what decays for any other."""
+"""The optimizer that the default run uses; what decays, and which layers learn faster, in any other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from jaxcompress.nn import Graph
+from jaxcompress.nn.select import Layer, Selector, layers_of, offered_graph, parse, select
+from jaxcompress.prune.rules import root_of
 
 Mask = Callable[[Any], Any]
 
@@ -75,6 +79,77 @@ def sgd(
     optax.add_decayed_weights(weight_decay, mask=mask),
     optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),
   )
+
+
+def layer_rates(
+  optimizer: optax.GradientTransformation,
+  rates: Mapping[Selector, optax.ScalarOrSchedule],
+  *,
+  graph: Graph | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """An optimizer whose learning rate is another one in some layers.
+
+  Its updates, weight decay included, are multiplied: for optimizers such as ``optax.sgd`` and
+  ``optax.adam`` that is a factor of the learning rate. What no selector names keeps its rate, as does
+  what quantizers and losses train. Normalizations go on following the batch where the factor is 0;
+  ``Recipe(trainable=...)`` holds them too. A transformation that prunes goes around this one.
+
+  Args:
+    optimizer: any optax transformation.
+    rates: factors, or schedules of them, by selector of layers (:mod:`jaxcompress.nn.select`); of
+      several that name a layer the first counts.
+    graph: of the network, such as ``models.summarize(model, image_size).graph``; None: the one that
+      ``training.init_state`` traces. Paths need none.
+
+  Raises:
+    ValueError: if a selector or a factor is none; on ``init``, if a selector names no layer with
+      parameters, or asks for a kind without a graph.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> model = models.summarize(models.resnet8(10), 8)
+    >>> optimizer = layer_rates(optax.sgd(0.5), {"last": 4.0, "stage0": 0.0}, graph=model.graph)
+    >>> params = jax.tree.map(lambda x: jnp.ones(x.shape), model.variables["params"])
+    >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+    >>> [float(updates[name]["kernel"].max()) for name in ("stem", "classifier")]
+    [-0.5, -2.0]
+  """
+  parts = {"": optax.identity()}
+  for selector, rate in rates.items():
+    parse(selector, "rates")
+    if not callable(rate) and not 0 <= rate < float("inf"):
+      raise ValueError(f"rates: {rate!r} for {selector!r} must be a number of at least 0.")
+    parts[str(selector)] = _scaled(rate)
+
+  def labels(params: Any) -> Any:
+    root, owner = root_of(params), dict[Any, str]()
+    for path, _ in jax.tree_util.tree_leaves_with_path(params):
+      name = jax.tree_util.keystr(path, simple=True, separator="/")
+      if name.startswith(root):
+        owner[path] = name.removeprefix(root).rpartition("/")[0]
+    layers = {name: Layer((name,)) for name in sorted(set(owner.values()))}
+    known = offered_graph() if graph is None else graph
+    if known is not None:
+      layers |= {name: layer for name, layer in layers_of(known).items() if name in layers}
+    elif any(part.kinds for selector in rates for part in parse(selector)):
+      raise ValueError(
+        "graph: rates name kinds of layers, which parameters alone do not tell; give"
+        " graph=models.summarize(model, image_size).graph, or paths."
+      )
+    label = dict.fromkeys(layers, "")
+    for selector in reversed(list(rates)):
+      label.update(dict.fromkeys(select(selector, layers, "rates"), str(selector)))
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: label.get(owner.get(path, ""), ""), params
+    )
+
+  return optax.chain(optimizer, optax.partition(parts, labels))
+
+
+def _scaled(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+  if callable(rate):
+    return optax.scale_by_schedule(rate)
+  return optax.scale(rate) if rate else optax.set_to_zero()
 
 
 class DotState(NamedTuple):

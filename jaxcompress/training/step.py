@@ -10,6 +10,7 @@ import optax
 from jaxcompress import prune
 from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
+from jaxcompress.nn.select import on_network
 from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.training.compiled import Step
 from jaxcompress.training.ema import move_average
@@ -21,7 +22,7 @@ from jaxcompress.training.networks import run_teachers, to_network_input
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.sharding import constrained, gathered_teachers, split_batch
 from jaxcompress.training.stages import hold, moving, select
-from jaxcompress.training.state import CompressState
+from jaxcompress.training.state import CompressState, student_graph
 
 ROUNDING = 1  # folded into the step's key
 Batch = Mapping[str, jax.Array]
@@ -147,7 +148,8 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   optimizer = optax.with_extra_args_support(recipe.optimizer_of(state.stage))
   if not prune.is_final(state.opt_state):
     parts["applied"] = False
-  updates, opt_state = optimizer.update(gradients, state.opt_state, trained, **parts)
+  with on_network(lambda: student_graph(recipe, state.variables, state.image_shape)):
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trained, **parts)
   updated = prune.apply_masks(opt_state, optax.apply_updates(trained, updates))
   trained = select(moves, updated, trained)
   sound = is_sound(loss, gradients)
