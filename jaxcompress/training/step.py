@@ -22,7 +22,7 @@ from jaxcompress.training.networks import run_teachers, to_network_input
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.sharding import constrained, gathered_teachers, split_batch
 from jaxcompress.training.stages import hold, moving, select
-from jaxcompress.training.state import CompressState, student_graph
+from jaxcompress.training.state import CompressState
 
 ROUNDING = 1  # folded into the step's key
 Batch = Mapping[str, jax.Array]
@@ -148,7 +148,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   optimizer = optax.with_extra_args_support(recipe.optimizer_of(state.stage))
   if not prune.is_final(state.opt_state):
     parts["applied"] = False
-  with on_network(lambda: student_graph(recipe, state.variables, state.image_shape)):
+  with on_network(state.graph):
     updates, opt_state = optimizer.update(gradients, state.opt_state, trained, **parts)
   updated = prune.apply_masks(opt_state, optax.apply_updates(trained, updates))
   trained = select(moves, updated, trained)
