@@ -21,6 +21,8 @@ import numpy as np
 import optax
 
 from jaxcompress import distill, models, quantize, training
+from jaxcompress.nn import init_variables
+from jaxcompress.training.sharding import batch_sharding
 
 KINDS = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"
 COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({KINDS})(?:-start)?\(", re.MULTILINE)
@@ -86,7 +88,7 @@ def recipe_for(examples: int) -> training.Recipe:
 
 def state_for(recipe: training.Recipe, batch: dict[str, np.ndarray]) -> training.CompressState:
   """The first state, its teacher untrained."""
-  variables = training.init_variables(recipe.teachers[0], jax.random.key(1), (32, 32, 3))
+  variables = init_variables(recipe.teachers[0], jax.random.key(1), (32, 32, 3))
   return training.init_state(recipe, jax.random.key(0), batch, teacher_variables=(variables,))
 
 
@@ -95,7 +97,7 @@ def compiled_step(recipe: training.Recipe, devices: int, batch: int, examples: i
   mesh = training.make_mesh(devices)
   given = sample(batch * devices, examples)
   state = training.shard(jax.eval_shape(lambda: state_for(recipe, given)), mesh)
-  split = training.batch_sharding(mesh)
+  split = batch_sharding(mesh)
   shapes = {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split) for k, x in given.items()}
   return training.distill_step.lower(state, shapes).compile()
 

@@ -26,6 +26,7 @@ import rows
 from rich.console import Console
 
 from jaxcompress import distill, models, ops, training
+from jaxcompress.nn import init_variables
 
 EXAMPLES, CLASSES, SIDE = 50_000, 100, 32
 console = Console()
@@ -49,7 +50,7 @@ class Steps:
       "index": rng.choice(EXAMPLES, batch_size, replace=False).astype(np.int32),
     })  # fmt: skip
     self.teacher, self.student = models.vgg13(CLASSES), models.mobilenet_v2_crd(CLASSES)
-    self.given = training.init_variables(self.teacher, jax.random.key(1), (SIDE, SIDE, 3))
+    self.given = init_variables(self.teacher, jax.random.key(1), (SIDE, SIDE, 3))
     self.optimizer = optax.sgd(0.01, momentum=0.9)
 
   def joint(self, loss=None):
@@ -75,7 +76,7 @@ class Steps:
   @functools.cached_property
   def endpoints(self):
     """What both networks return, and their variables."""
-    variables = training.init_variables(self.student, jax.random.key(0), (SIDE, SIDE, 3))
+    variables = init_variables(self.student, jax.random.key(0), (SIDE, SIDE, 3))
     run = jax.jit(lambda model, v, x: model.apply(v, x, train=False), static_argnums=0)
     pairs = ((self.student, variables), (self.teacher, self.given))
     return [(run(model, v, self.batch["image"]), v) for model, v in pairs]

@@ -21,6 +21,8 @@ from rich.console import Console
 import jaxcompress as jc
 from jaxcompress import nn, training
 from jaxcompress.cli.ending import STOPPED, EndError, end
+from jaxcompress.training.processes import Together, join_processes
+from jaxcompress.training.sharding import process_rows
 
 BATCH, EXAMPLES, CLASSES = 16, 64, 5  # a batch of all processes together
 
@@ -76,14 +78,14 @@ def work(options: argparse.Namespace) -> None:
   """The run, from its newest checkpoint to its end."""
   if options.processes > 1:
     address = f"127.0.0.1:{options.port}"
-    training.join(training.Together(address, options.processes, options.worker, options.heartbeat))
+    join_processes(Together(address, options.processes, options.worker, options.heartbeat))
   log = options.log.open("w", buffering=1)
 
   def note(**facts):
     log.write(json.dumps(facts) + "\n")
 
   split, mesh = make_split(), training.make_mesh()
-  rows = training.process_rows(mesh, BATCH)
+  rows = process_rows(mesh, BATCH)
 
   def batch_at(position):
     time.sleep(options.pause)
@@ -113,7 +115,7 @@ def work(options: argparse.Namespace) -> None:
     )
   look(state)
   size = 2 * mesh.size
-  batches = jc.data.eval_batches(split, size, training.process_rows(mesh, size))
+  batches = jc.data.eval_batches(split, size, process_rows(mesh, size))
   found = training.evaluate(
     state.recipe.student,
     state.averaged.variables,

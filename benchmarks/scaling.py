@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxcompress import training
-from jaxcompress.nn import count_parameters
+from jaxcompress.nn import count_parameters, init_variables
 
 # Google's figures of a TPU v5e chip (cloud.google.com/tpu/docs/v5e), and two assumptions
 CHIPS = 256
@@ -115,7 +115,7 @@ def estimate(cost: Cost, devices: int, batch: int, console: Console) -> None:
 
 def count_of(model) -> int:
   """Parameters of a model for 32 px."""
-  init = lambda: training.init_variables(model, jax.random.key(0), (32, 32, 3))  # noqa: E731
+  init = lambda: init_variables(model, jax.random.key(0), (32, 32, 3))  # noqa: E731
   return count_parameters(jax.eval_shape(init)["params"])
 
 

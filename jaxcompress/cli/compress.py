@@ -134,7 +134,7 @@ def compress(
   """
   from rich.console import Console
 
-  from jaxcompress import pipeline, report, training
+  from jaxcompress import pipeline, report
   from jaxcompress.pipeline.folders import claim_together
   from jaxcompress.terminal import say
   from jaxcompress.training import processes
@@ -144,7 +144,7 @@ def compress(
   if teacher_checkpoint is not None:
     given["teacher_checkpoint"] = str(pathlib.Path(teacher_checkpoint).absolute())
   keep_compiled_programs()
-  training.join(training.Together(coordinator, num_processes, process_id, heartbeat))
+  processes.join_processes(processes.Together(coordinator, num_processes, process_id, heartbeat))
   console = Console(quiet=not processes.is_first())
   folder, options = claim_together(out, given, resume=resume)
   command = shlex.join(["jaxcompress", *sys.argv[1:]])

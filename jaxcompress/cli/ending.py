@@ -53,10 +53,10 @@ def end(error: BaseException) -> None:
     print(f"jaxcompress: {whole}", file=sys.stderr, flush=True)
   if not together:
     sys.exit(code)
-  from jaxcompress.training import leave
+  from jaxcompress.training.processes import leave_processes
 
   if not lost:
-    leave()
+    leave_processes()
   os._exit(code)  # threads that wait for other processes would keep this one for minutes
 
 
@@ -131,7 +131,7 @@ def _of_several(error: BaseException) -> tuple[bool, str]:
     return False, ""
   if not isinstance(error, jax.errors.JaxRuntimeError):
     return True, ""
-  from jaxcompress.training.variables import first_line
+  from jaxcompress.files.values import one_line
 
   me, count = jax.process_index(), jax.process_count()
-  return True, f"process {me} of {count} lost another one ({first_line(error)})"
+  return True, f"process {me} of {count} lost another one ({one_line(error)})"

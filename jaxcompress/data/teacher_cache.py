@@ -17,7 +17,7 @@ from jaxcompress.data.batches import Batch, batch_at
 from jaxcompress.data.dataset import Split
 from jaxcompress.files.checksums import FOLDER_FILE, find_damage, write_checksums
 from jaxcompress.files.values import read_json, sealed_json
-from jaxcompress.training.cached import seen_through
+from jaxcompress.training.networks import seen_through
 
 FACTS = "cache.json"  # written last: without it, the other files are half-written
 NAMES = ("logits", "pooled")

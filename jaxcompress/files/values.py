@@ -131,14 +131,17 @@ def check_format(found: Any, newest: int, what: str) -> None:
 
 
 def one_line(error: BaseException | str, most: int = 200) -> str:
-  """What an error says, in one line that is not too long, to go between brackets.
+  """Puts what an error says in one line, to go between brackets; of a long one both ends.
 
   Examples:
     >>> one_line(ValueError("line one\\n line two."))
     'line one line two'
+    >>> one_line(OSError("no room" + 100 * "." + "on the disk"), 40)
+    'no room.......... ... ......on the disk'
   """
-  text = " ".join(str(error).split()) or type(error).__name__
-  return (text if len(text) <= most else text[: most - 4] + " ...").rstrip(".")
+  text = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
+  half = (most - 5) // 2
+  return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
 
 
 def as_tuples(value: Any) -> Any:

@@ -16,7 +16,7 @@ from jaxcompress.pipeline.options import CompressOptions
 from jaxcompress.pipeline.presets import Preset
 from jaxcompress.report.metrics import MetricsWriter
 from jaxcompress.report.results import Entry
-from jaxcompress.training.sharding import on_one_device
+from jaxcompress.training.sharding import on_one_device, process_rows
 
 STEPS = 1000  # where no number of epochs is given, and the set is not small
 SMALL_STEPS, SMALL_EPOCHS = 400, 25  # a small set gets so many epochs, but no fewer steps
@@ -111,7 +111,7 @@ class Context:
 
   def rows(self, batch_size: int) -> np.ndarray | None:
     """Which examples of a batch are this process's; None: all."""
-    return None if self.mesh is None else training.process_rows(self.mesh, batch_size)
+    return None if self.mesh is None else process_rows(self.mesh, batch_size)
 
   def here(self, variables: Any) -> Any:
     """Variables from the mesh, on one device of this process."""

@@ -14,8 +14,8 @@ from jaxcompress.files.records import read_record
 from jaxcompress.files.values import sealed_json
 from jaxcompress.files.writing import sweep, temporary_beside
 from jaxcompress.pipeline.options import CompressOptions, OptionError
+from jaxcompress.training.checkpoint import check_place
 from jaxcompress.training.processes import is_first, shared
-from jaxcompress.training.variables import check_place
 
 try:
   import fcntl

@@ -14,7 +14,7 @@ from jaxcompress import models
 from jaxcompress.files.records import build as build_record
 from jaxcompress.files.values import one_line, read_json, sealed_json
 from jaxcompress.models.layouts import SMALL_IMAGE
-from jaxcompress.training.variables import load_variables, save_variables
+from jaxcompress.training.checkpoint import load_variables, save_variables
 
 MODEL_FILE = "model.json"
 LARGEST_SIDE = 1 << 14  # of images, in pixels

@@ -6,7 +6,8 @@ from typing import Any
 
 from jaxcompress import data as datasets
 from jaxcompress.nn import Norm
-from jaxcompress.training import PROTOCOLS, Protocol, kernels_only
+from jaxcompress.training.optimizers import kernels_only
+from jaxcompress.training.protocols import PROTOCOLS, Protocol
 
 LIGHT = ("mobilenet", "shufflenet", "ghostnet")  # networks that want a smaller learning rate
 FINE_TUNE = 1 / 20  # of the learning rate, while the network learns to live with integers

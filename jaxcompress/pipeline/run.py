@@ -33,6 +33,7 @@ from jaxcompress.report import text
 from jaxcompress.report.write import from_json
 from jaxcompress.terminal import say, waiting
 from jaxcompress.training import processes
+from jaxcompress.training.sharding import process_rows
 
 QUICK_IMAGES = 6000
 METRICS_FILE = "metrics.jsonl"
@@ -61,7 +62,7 @@ def compress(
   Returns:
     The :class:`~jaxcompress.report.Results` that the report shows.
 
-  With several processes (see :func:`~jaxcompress.training.join`) all call this alike, on a folder
+  With several processes (see :func:`~jaxcompress.training.processes.join_processes`) all call this alike, on a folder
   that all see; the first one writes. All devices share each batch.
 
   Raises:
@@ -227,7 +228,7 @@ def _all_devices(options: CompressOptions) -> Mesh | None:
   if jax.device_count() == 1:
     return None
   mesh = training.make_mesh()
-  training.process_rows(mesh, options.batch_size)
+  process_rows(mesh, options.batch_size)
   return mesh
 
 

@@ -1,5 +1,8 @@
-"""Checkpoints of a whole run, written in the background by all its processes (orbax)."""
+"""What is kept in folders (orbax): checkpoints of a whole run, a model's variables alone."""
 
+import errno
+import fnmatch
+import os
 import pathlib
 import warnings
 from collections.abc import Callable
@@ -10,12 +13,16 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from jaxcompress.files.checksums import find_damage, write_checksums
+from jaxcompress.files.values import one_line
 from jaxcompress.training.processes import all_agree, is_first, only_here, shared, wait_for_all
 from jaxcompress.training.state import CompressState, check_goals
-from jaxcompress.training.variables import check_place, first_line, way_out
 
 ITEM = "default"  # orbax's name of what is saved without one
 SCRATCH = "overwritten"  # of memory banks' states: as large as some batch, and read by no step
+WAYS_OUT = {  # of writing that failed
+  "make room": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+  "allow writing there, or copy the folder elsewhere": (errno.EROFS, errno.EACCES, errno.EPERM),
+}
 
 
 def _named_arrays(state: CompressState) -> dict[str, Any]:
@@ -142,7 +149,7 @@ class Checkpoints:
       try:
         self._manager.close()
       except Exception as error:
-        self._warn(f"checkpoint: {self.folder} could not be closed ({first_line(error)}).")
+        self._warn(f"checkpoint: {self.folder} could not be closed ({one_line(error)}).")
 
   def _read(
     self, position: int, template: dict[str, Any]
@@ -166,7 +173,7 @@ class Checkpoints:
     except _OtherRecipeError:
       raise
     except Exception as error:
-      reason = first_line(error)
+      reason = one_line(error)
     finally:
       handler.close()
     if not all_agree(arrays is not None):
@@ -222,10 +229,131 @@ class Checkpoints:
     except Exception as error:
       at = "" if self._saving is None else f" of step {self._saving}"
       raise ValueError(
-        f"checkpoint: the one{at} cannot be written in {self.folder} ({first_line(error)});"
+        f"checkpoint: the one{at} cannot be written in {self.folder} ({one_line(error)});"
         f" {way_out(error)}, then go on from the one before."
       ) from error
 
 
 class _OtherRecipeError(ValueError):
   """A checkpoint that is whole, but of another recipe."""
+
+
+def save_variables(path: str | pathlib.Path, variables: Any) -> None:
+  """Writes a model's variables and their checksums to a new folder, from this process.
+
+  Raises:
+    ValueError: if the folder exists or cannot be written.
+
+  Examples:
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "student"
+    >>> save_variables(path, {"params": {"kernel": jax.numpy.ones((2, 3))}})
+    >>> path.is_dir()
+    True
+  """
+  path = pathlib.Path(path).absolute()
+  check_place("path", path)
+  if path.exists():
+    raise ValueError(f"path: {path} exists already; name another folder.")
+  try:
+    with ocp.StandardCheckpointer(multiprocessing_options=only_here()) as checkpointer:
+      checkpointer.save(path, jax.device_get(variables))
+    write_checksums(path, list(path.rglob("*")))
+  except Exception as error:
+    raise ValueError(
+      f"path: {path} cannot be written ({one_line(error)}); {way_out(error)}."
+    ) from error
+
+
+def load_variables(path: str | pathlib.Path, like: Any) -> Any:
+  """Reads variables that :func:`save_variables` wrote.
+
+  Args:
+    path: the folder.
+    like: variables, or shapes and dtypes, of the model that they are for.
+
+  Raises:
+    ValueError: if nothing is there, it is damaged, or it belongs to another model.
+
+  Examples:
+    >>> import tempfile
+    >>> variables = {"params": {"kernel": jax.numpy.ones((2, 3))}}
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "student"
+    >>> save_variables(path, variables)
+    >>> load_variables(path, variables)["params"]["kernel"].shape
+    (2, 3)
+  """
+  path = pathlib.Path(path).absolute()
+  if not path.is_dir():
+    raise ValueError(
+      f"checkpoint: {path} is no folder; name one that a run wrote, such as OUT/teacher."
+    )
+  damage = find_damage(path)
+  if damage is not None:
+    raise ValueError(f"checkpoint: {path} is damaged ({damage}).")
+  try:
+    with ocp.StandardCheckpointer(multiprocessing_options=only_here()) as checkpointer:
+      stored = checkpointer.restore(path)
+  except Exception as error:
+    raise ValueError(f"checkpoint: {path} cannot be read ({one_line(error)}).") from error
+  wanted, found = _shapes(like), _shapes(stored)
+  if wanted != found:
+    differing = sorted(wanted.items() ^ found.items())
+    name, shape = differing[0]
+    raise ValueError(
+      f"checkpoint: {path} is of another model: {len(differing)} arrays differ, such as {name}"
+      f" {shape}; build the model that it was saved from."
+    )
+  return stored
+
+
+def check_place(argument: str, path: str | pathlib.Path) -> None:
+  """Checks that orbax finds again what it writes in a folder, whose path it reads as a pattern.
+
+  Args:
+    argument: its name.
+    path: of the folder, or below which it will be.
+
+  Raises:
+    ValueError: if the pattern is of other paths.
+
+  Examples:
+    >>> check_place("out", "/data/run*")
+    >>> check_place("out", "/data/run [2]")
+    Traceback (most recent call last):
+    ValueError: out: /data/run [2] has brackets, with which checkpoints are lost; name another folder.
+  """
+  if not all(fnmatch.fnmatchcase(part, part) for part in pathlib.Path(path).absolute().parts):
+    raise ValueError(
+      f"{argument}: {path} has brackets, with which checkpoints are lost; name another folder."
+    )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def way_out(error: BaseException) -> str:
+  """What to do where something cannot be written.
+
+  Libraries pass an operating system's reason on as an error's cause, or in its words.
+
+  Examples:
+    >>> way_out(OSError(errno.ENOSPC, "no space"))
+    'make room'
+    >>> way_out(RuntimeError("PERMISSION_DENIED: Read-only file system"))
+    'allow writing there, or copy the folder elsewhere'
+    >>> way_out(OSError(errno.EIO, "disk"))
+    'see that the folder can be written'
+  """
+  found: BaseException | None = error
+  while found is not None:
+    for advice, codes in WAYS_OUT.items():
+      words = (os.strerror(code).lower() for code in codes)
+      if getattr(found, "errno", None) in codes or any(
+        word in str(found).lower() for word in words
+      ):
+        return advice
+    found = found.__cause__ or found.__context__
+  return "see that the folder can be written"

@@ -1,14 +1,15 @@
-"""The loop around the jitted step: data, progress, metrics and checkpoints on the host."""
+"""The loop around the jitted step, and evaluation: data, progress, metrics, checkpoints on the host."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import TimeRemainingColumn
 
@@ -20,18 +21,18 @@ from jaxcompress.arguments import (
   check_type,
   check_whole,
 )
+from jaxcompress.distill.labels import expected
 from jaxcompress.terminal import progress, say
 from jaxcompress.training.checkpoint import Checkpoints
-from jaxcompress.training.evaluation import classification_sums
-from jaxcompress.training.mesh import Mesh, shard_batch
-from jaxcompress.training.networks import as_endpoints
-from jaxcompress.training.preemption import PreemptedError, Preemption
+from jaxcompress.training.forward import forward
+from jaxcompress.training.networks import as_endpoints, hits, split_labels, to_network_input
+from jaxcompress.training.processes import PreemptedError, Preemption
 from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.sharding import replicated
+from jaxcompress.training.sharding import replicated, shard_batch
+from jaxcompress.training.start import init_state
 from jaxcompress.training.state import CompressState, at_stage
 from jaxcompress.training.step import distill_step, train_step
 
-Row = dict[str, float]
 PATIENCE = 100  # steps in a row that may be skipped
 
 
@@ -46,7 +47,7 @@ def fit(
   steps: int,
   name: str = "train",
   log_every: int = 25,
-  on_log: Callable[[Row], None] | None = None,
+  on_log: Callable[[dict[str, float]], None] | None = None,
   hooks: Mapping[int, Callable[[CompressState], None]] | None = None,
   checkpoints: Checkpoints | None = None,
   console: Console | None = None,
@@ -187,7 +188,7 @@ def evaluate(
   *,
   preprocess: Callable[[Any], Any] | None = None,
   mesh: Mesh | None = None,
-) -> Row:
+) -> dict[str, float]:
   """Top-1 accuracy and mean loss of a float model over batches of one shape.
 
   Args:
@@ -236,3 +237,102 @@ def _float_sums(model, preprocess, variables, batch):
   images = batch["image"] if preprocess is None else preprocess(batch["image"])
   output = as_endpoints(model.apply(variables, images, train=False))
   return classification_sums(output.logits.astype(jnp.float32), batch)
+
+
+@jax.jit
+def eval_step(state: CompressState, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """Sums hits and losses over one batch, so that batches can be added up.
+
+  Args:
+    state: a state of any recipe; its moving average is evaluated if it has one.
+    batch: ``image`` and ``label``, classes or soft; an optional ``mask`` (batch,) leaves padding out.
+
+  Returns:
+    ``{"correct", "loss", "count"}``: float32 scalars; ``loss`` is summed cross-entropy.
+  """
+  return classification_sums(predict(state, batch["image"]), batch)
+
+
+def classification_sums(logits: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """Right answers, cross-entropy and examples of a batch, summed; ``mask`` leaves padding out.
+
+  Examples:
+    >>> batch = {"label": jnp.array([0, 1]), "mask": jnp.array([True, False])}
+    >>> sums = classification_sums(jnp.array([[9.0, 0.0], [9.0, 0.0]]), batch)
+    >>> float(sums["correct"]), float(sums["count"])
+    (1.0, 1.0)
+  """
+  mask = batch.get("mask", jnp.ones(logits.shape[0])).astype(jnp.float32)
+  batch = split_labels(batch)
+  correct = hits(logits, batch["label"])
+  losses = -expected(jax.nn.log_softmax(logits), batch)
+  return {
+    "correct": jnp.sum(correct * mask),
+    "loss": jnp.sum(jnp.where(mask > 0, losses * mask, 0.0)),
+    "count": jnp.sum(mask),
+  }
+
+
+@jax.jit
+def predict(state: CompressState, images: jax.Array) -> jax.Array:
+  """Logits of the student, (batch, classes) float32, as trained so far (quantized if it is).
+
+  Where the recipe asks for a moving average it is what is evaluated; for the latest weights give
+  ``student.apply`` the state's ``variables``.
+  """
+  state = state.averaged
+  output, _, _ = forward(
+    state, state.trained, to_network_input(state.recipe.preprocess, images), train=False
+  )
+  return output.logits.astype(jnp.float32)
+
+
+def fit_chain(
+  recipes: Sequence[Recipe],
+  rng: jax.Array,
+  batch_at: Callable[[int], Mapping[str, Any]],
+  *,
+  steps: int,
+  teacher_variables: Any,
+  **options: Any,
+) -> CompressState:
+  """Trains the students of several recipes in order; each is the next one's only teacher.
+
+  Args:
+    recipes: from the largest student to the smallest; each has one teacher, which is the student
+      of the recipe before.
+    rng: a key; each student gets a fold of it.
+    batch_at: see :func:`~jaxcompress.training.fit`.
+    steps: batches for each student.
+    teacher_variables: of the first recipe's teacher.
+    **options: of :func:`~jaxcompress.training.fit`.
+
+  Returns:
+    The last student's state.
+
+  Raises:
+    ValueError: if there are no recipes, or a teacher is another module than the student before.
+
+  Examples:
+    >>> fit_chain([], jax.random.key(0), dict, steps=1, teacher_variables={})
+    Traceback (most recent call last):
+    ValueError: recipes: there are none; give one for each student.
+
+  References:
+    Mirzadeh et al., `Improved Knowledge Distillation via Teacher Assistant
+    <https://arxiv.org/abs/1902.03393>`_, 2020, section 3.
+  """
+  if not recipes:
+    raise ValueError("recipes: there are none; give one for each student.")
+  for i, recipe in enumerate(recipes):
+    expected = recipe.teachers if i == 0 else (recipes[i - 1].student,)
+    if len(recipe.teachers) != 1 or recipe.teachers != expected:
+      raise ValueError(
+        f"recipes: recipe {i} must have one teacher, the student of the recipe before."
+      )
+  for i, recipe in enumerate(recipes):
+    key = jax.random.fold_in(rng, i)
+    state = init_state(recipe, key, batch_at(0), teacher_variables=(teacher_variables,))
+    state = fit(state, batch_at, steps=steps, **options)
+    teacher_variables = state.averaged.variables
+  return state

@@ -1,6 +1,7 @@
-"""How a step calls the networks of its recipe."""
+"""What a step hands to its networks and gets from them: images, labels, outputs, cached teachers."""
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,11 +9,11 @@ import flax.errors
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.distill.labels import classes_of, shares
+from jaxcompress.files.values import one_line
 from jaxcompress.nn import Endpoints
-from jaxcompress.training.cached import CachedTeacher
-from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.variables import first_line
 
+SAW = " saw "  # in the name of a batch's entry, before an augmentation
 NOT_FOUND = (
   flax.errors.ScopeParamNotFoundError,
   flax.errors.ScopeParamShapeError,
@@ -21,30 +22,97 @@ NOT_FOUND = (
 )
 
 
-def to_network_input(recipe: Recipe, images: jax.Array) -> jax.Array:
+@dataclasses.dataclass(frozen=True)
+class CachedTeacher:
+  """Stands for a network among ``Recipe.teachers``; its variables are ``{}``.
+
+  Its logits are ``batch["teacher_logits"]`` (batch, classes) and, where a loss wants them, its pooled
+  features ``batch["teacher_pooled"]`` (batch, features), of any float dtype. Losses that read maps or
+  the teacher's parameters need the network itself. An entry named by :func:`seen_through` says which
+  augmentation the teacher saw; batches of :class:`~jaxcompress.data.TeacherCache` have one, and a
+  recipe with another augmentation is refused.
+
+  Attributes:
+    prefix: of the two names, for several teachers.
+
+  Examples:
+    >>> batch = {"teacher_logits": jnp.ones((2, 3), jnp.bfloat16)}
+    >>> CachedTeacher().from_batch(batch).logits.dtype.name
+    'float32'
+  """
+
+  prefix: str = "teacher"
+
+  def from_batch(
+    self, batch: Mapping[str, Any], augment: Callable[..., Any] | None = None
+  ) -> Endpoints:
+    """The outputs for a batch.
+
+    Args:
+      batch: with the outputs.
+      augment: what the student sees its images through.
+
+    Raises:
+      ValueError: if the batch has no logits of it, or of images seen through something else.
+    """
+    if f"{self.prefix}_logits" not in batch:
+      raise ValueError(
+        f"batch: it has {', '.join(batch)}, but no '{self.prefix}_logits'; take batches from"
+        " TeacherCache.batch_at, or give the recipe the network itself."
+      )
+    marks = [name for name in batch if name.startswith(f"{self.prefix}{SAW}")]
+    if marks and marks != [seen_through(augment, self.prefix)]:
+      seen = marks[0].removeprefix(f"{self.prefix}{SAW}")
+      raise ValueError(
+        f"augment: the recipe's is {augment!r}, but the cached teacher saw its images through {seen};"
+        " give the recipe that very augmentation, or cache the teacher again with the recipe's."
+      )
+    pooled = batch.get(f"{self.prefix}_pooled")
+    return Endpoints(
+      logits=jnp.asarray(batch[f"{self.prefix}_logits"], jnp.float32),
+      pooled=None if pooled is None else jnp.asarray(pooled, jnp.float32),
+    )
+
+
+def seen_through(augment: Any, prefix: str = "teacher") -> str:
+  """Name of a batch's entry that says through which augmentation a cached teacher saw the images.
+
+  The name alone says it, since a jitted step knows names when it is compiled, but no values.
+
+  Examples:
+    >>> seen_through(None)
+    'teacher saw None'
+  """
+  return f"{prefix}{SAW}{augment!r}"
+
+
+def run_teachers(
+  teachers: tuple[Any, ...],
+  variables: tuple[Any, ...],
+  batch: Mapping[str, jax.Array],
+  augment: Callable[..., Any] | None,
+) -> tuple[Endpoints, ...]:
+  """What the teachers say to a batch; a :class:`CachedTeacher` has said it before."""
+  endpoints = []
+  for i, (teacher, own) in enumerate(zip(teachers, variables, strict=True)):
+    if isinstance(teacher, CachedTeacher):
+      endpoints.append(teacher.from_batch(batch, augment))
+      continue
+    with blames(f"teacher_variables[{i}]"):
+      endpoints.append(as_endpoints(teacher.apply(own, batch["image"], train=False)))
+  return tuple(endpoints)
+
+
+def to_network_input(preprocess: Callable[[Any], Any] | None, images: jax.Array) -> jax.Array:
   """Images as the networks read them."""
-  if recipe.preprocess is not None:
-    return recipe.preprocess(images)
+  if preprocess is not None:
+    return preprocess(images)
   if not jnp.issubdtype(images.dtype, jnp.floating):
     raise ValueError(
       f"batch: images are {images.dtype} and the recipe has no preprocess; give it one, or pass"
       " float images."
     )
   return images
-
-
-def run_teachers(
-  recipe: Recipe, variables: tuple[Any, ...], batch: Mapping[str, jax.Array]
-) -> tuple[Endpoints, ...]:
-  """What the teachers say to a batch; a :class:`CachedTeacher` has said it before."""
-  endpoints = []
-  for i, (teacher, own) in enumerate(zip(recipe.teachers, variables, strict=True)):
-    if isinstance(teacher, CachedTeacher):
-      endpoints.append(teacher.from_batch(batch, recipe.augment))
-      continue
-    with blames(f"teacher_variables[{i}]"):
-      endpoints.append(as_endpoints(teacher.apply(own, batch["image"], train=False)))
-  return tuple(endpoints)
 
 
 @contextmanager
@@ -63,10 +131,64 @@ def blames(argument: str) -> Iterator[None]:
   except NOT_FOUND as error:
     raise ValueError(
       f"{argument}: they are of another network; give those of the recipe's own"
-      f" ({first_line(error)})."
+      f" ({one_line(error)})."
     ) from error
 
 
 def as_endpoints(output: Any) -> Endpoints:
   """A model's output as :class:`~jaxcompress.nn.Endpoints`; bare logits are wrapped."""
   return output if isinstance(output, Endpoints) else Endpoints(logits=output)
+
+
+def hits(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Which examples are classified right: (batch,) float32, 1 or 0.
+
+  Args:
+    logits: (batch, classes).
+    label: (batch,) integers.
+
+  Raises:
+    ValueError: if the labels have another shape.
+
+  Examples:
+    >>> hits(jnp.eye(2), jnp.array([0, 0])).tolist()
+    [1.0, 0.0]
+  """
+  if label.shape != logits.shape[:1]:
+    raise ValueError(f"batch: 'label' has shape {label.shape}; it must be {logits.shape[:1]}.")
+  return (jnp.argmax(logits, -1) == label).astype(jnp.float32)
+
+
+def split_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """Soft labels moved to ``target``, their likeliest class left in ``label``.
+
+  So every loss and metric reads the same two entries, wherever soft labels came from. Classes become
+  int32. A row of soft labels with a negative number, or one that does not sum to 1, becomes NaN, and
+  of no class: a loss that reads it is NaN, and the step leaves the batch out.
+
+  Args:
+    batch: with ``label``, (batch,) integers or (batch, classes) of any dtype whose rows sum to 1.
+
+  Raises:
+    ValueError: if soft labels come both as ``label`` and as ``target``, there is one class, or
+      ``label`` (batch,) is no integer.
+
+  Examples:
+    >>> batch = split_labels({"label": jnp.array([[0.3, 0.7]])})
+    >>> batch["label"].tolist(), [round(p, 3) for p in batch["target"][0].tolist()]
+    ([1], [0.3, 0.7])
+  """
+  batch = dict(batch)
+  label = batch.get("label")
+  if label is None or jnp.ndim(label) != 2:
+    return batch if label is None else {**batch, "label": classes_of(label)}
+  if jnp.shape(label)[1] == 1:
+    raise ValueError(
+      f"batch: 'label' has shape {jnp.shape(label)}; classes have shape {jnp.shape(label)[:1]}, and"
+      " soft labels (batch, classes)."
+    )
+  if "target" in batch:
+    raise ValueError("batch: 'label' is soft and there is a 'target' as well; give one of them.")
+  target = shares(label)
+  likeliest = jnp.where(jnp.isnan(target[:, 0]), -1, jnp.argmax(target, -1))
+  return {**batch, "target": target, "label": likeliest.astype(jnp.int32)}

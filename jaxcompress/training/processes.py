@@ -1,21 +1,121 @@
-"""What the processes of a run say to each other outside the jitted step."""
+"""One run on several processes: how they meet and part, what they say, and SIGTERM for all of them."""
 
+import collections
+import contextlib
+import functools
+import glob
+import importlib.util
 import itertools
 import json
+import os
+import signal
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxcompress.training.mesh import make_mesh, shard_batch
+from jaxcompress.training.sharding import make_mesh, shard_batch
 
+AUTO = "auto"
 _waits = itertools.count()
 LONGEST_WAIT = 24 * 3600  # seconds; a process that dies ends the wait much sooner
+LAG = 2  # steps between asking the other processes and reading their answer, so that none waits
+
+
+class Together(NamedTuple):
+  """How a process joins the others.
+
+  Attributes:
+    coordinator: ``HOST:PORT`` of the first process, or ``auto``: what Slurm, Open MPI, Kubernetes
+      or the TPU's own environment says. None: alone, or ``auto`` on a TPU.
+    num_processes: how many there are; 1 and nothing else: alone, on a TPU too.
+    process_id: which this is, from 0.
+    heartbeat: seconds without a sign of life after which a process counts as dead.
+
+  Examples:
+    >>> Together("10.0.0.1:1234", num_processes=2, process_id=0).heartbeat
+    30
+  """
+
+  coordinator: str | None = None
+  num_processes: int | None = None
+  process_id: int | None = None
+  heartbeat: int = 30
+
+
+def join_processes(together: Together) -> bool:
+  """Joins the other processes of a run; to be called before anything touches a device.
+
+  Returns:
+    Whether there are others.
+
+  Raises:
+    ValueError: if options are missing or do not fit, or the others do not come.
+
+  Examples:
+    >>> join_processes(Together())
+    False
+    >>> join_processes(Together(coordinator="10.0.0.1:1234", num_processes=2))
+    Traceback (most recent call last):
+    ValueError: process_id: none is given; a coordinator needs num_processes and process_id.
+  """
+  coordinator, count, me, heartbeat = together
+  alone = coordinator is None and me is None and count == 1
+  if coordinator is None and not alone and (count is not None or me is not None):
+    raise ValueError("coordinator: none is given; name HOST:PORT of process 0, or auto.")
+  if alone or (coordinator is None and not _on_tpu()):
+    return False
+  options: dict[str, Any] = {}
+  if coordinator is not None and coordinator != AUTO:
+    if count is None or me is None:
+      name = "num_processes" if count is None else "process_id"
+      raise ValueError(f"{name}: none is given; a coordinator needs num_processes and process_id.")
+    if not coordinator.rpartition(":")[2].isdigit() or ":" not in coordinator:
+      raise ValueError(f"coordinator: {coordinator!r} must be HOST:PORT, such as 10.0.0.1:1234.")
+    if count < 1 or not 0 <= me < count:
+      raise ValueError(f"process_id: {me} must be 0 to {count - 1}, one for each process.")
+    options = {"coordinator_address": coordinator, "num_processes": count, "process_id": me}
+  if heartbeat < 1:
+    raise ValueError(f"heartbeat: {heartbeat} must be at least 1 second.")
+  # The training loop takes SIGTERM itself, see Preemption.
+  jax.config.update("jax_enable_preemption_service", False)
+  try:
+    jax.distributed.initialize(
+      **options,
+      cluster_detection_method="deactivate" if options else None,
+      heartbeat_timeout_seconds=heartbeat,
+      shutdown_timeout_seconds=heartbeat,
+    )
+  except (RuntimeError, ValueError) as error:  # JAX says which address, or what was not found
+    raise ValueError(
+      f"coordinator: {coordinator or AUTO} does not work ({error}); name HOST:PORT of process 0, or"
+      " num_processes=1 to train alone."
+    ) from error
+  meet()
+  return jax.process_count() > 1
+
+
+def _on_tpu() -> bool:
+  """Whether this machine has TPUs that JAX will use."""
+  wanted = os.environ.get("JAX_PLATFORMS") or "tpu"
+  devices = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+  return "tpu" in wanted and bool(devices) and importlib.util.find_spec("libtpu") is not None
+
+
+def leave_processes() -> None:
+  """Takes leave of the others, who may be gone: at an error, before the process ends.
+
+  Examples:
+    >>> leave_processes()  # alone, there is nobody to take leave of
+  """
+  with contextlib.suppress(Exception):
+    jax.distributed.shutdown()
 
 
 def is_first() -> bool:
@@ -90,3 +190,68 @@ def only_here() -> ocp.options.MultiprocessingOptions:
   return ocp.options.MultiprocessingOptions(
     primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
   )
+
+
+class PreemptedError(Exception):
+  """A run was asked to stop; its state is saved.
+
+  Attributes:
+    position: batches consumed.
+  """
+
+  def __init__(self, position: int):
+    super().__init__(f"stopped by SIGTERM after {position} batches, which are saved")
+    self.position = position
+
+
+class Preemption:
+  """Whether any process was sent SIGTERM: the same answer at the same step everywhere.
+
+  As a context it takes the signal, which otherwise ends a process at once. JAX's own service for
+  this waits for a step number to come, and numbers start anew with each phase of a run.
+
+  Args:
+    mesh: the devices of all processes, or None for this process alone.
+
+  Examples:
+    >>> with Preemption(None) as preemption:
+    ...   before = preemption.reached()
+    ...   signal.raise_signal(signal.SIGTERM)
+    ...   before, preemption.reached()
+    (False, True)
+  """
+
+  def __init__(self, mesh: Mesh | None):
+    self._mesh = mesh if jax.process_count() > 1 else None
+    self._asked = False
+    self._answers: collections.deque[jax.Array] = collections.deque()
+    self._taken = False
+    self._before: Any = None
+
+  def reached(self) -> bool:
+    """To be called after every step, by all processes."""
+    if self._mesh is None:
+      return self._asked
+    flags = np.full(len(self._mesh.local_devices), self._asked)
+    self._answers.append(_any(self._mesh)(shard_batch({"asked": flags}, self._mesh)["asked"]))
+    if len(self._answers) <= LAG:
+      return False
+    return bool(np.asarray(self._answers.popleft()))
+
+  def __enter__(self) -> "Preemption":
+    if threading.current_thread() is threading.main_thread():
+      self._before = signal.signal(signal.SIGTERM, self._ask)
+      self._taken = True
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    if self._taken:  # a handler that is not Python's is None and cannot be put back
+      signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+
+  def _ask(self, *_: object) -> None:
+    self._asked = True
+
+
+@functools.lru_cache(maxsize=1)
+def _any(mesh: Mesh) -> Any:
+  return jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))

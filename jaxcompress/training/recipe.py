@@ -21,7 +21,7 @@ from jaxcompress.distill import LossTransform, cross_entropy
 from jaxcompress.quantize import Quantization
 from jaxcompress.quantize.config import PLAN
 from jaxcompress.quantize.transforms import MODEL
-from jaxcompress.training.cached import CachedTeacher
+from jaxcompress.training.networks import CachedTeacher
 
 EVERYTHING = ("student", "quantizer", "loss")
 

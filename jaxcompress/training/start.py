@@ -16,8 +16,7 @@ from jaxcompress.ops.dispatch import XLA_ONLY
 from jaxcompress.quantize import Quantizer
 from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.quantize.transforms import graph_of, transform
-from jaxcompress.training.labels import split_labels
-from jaxcompress.training.networks import as_endpoints, blames, run_teachers, to_network_input
+from jaxcompress.training.networks import as_endpoints, blames, run_teachers, split_labels, to_network_input
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.stages import check_optimizers, init_losses, moving, paths_of
 from jaxcompress.training.state import CompressState, trained_tree
@@ -75,7 +74,7 @@ def init_state(
   for index in range(len(recipe.stages) + 1):
     recipe.stage(index)[0].check(batch)
 
-  shape = jax.eval_shape(lambda x: to_network_input(recipe, x), batch["image"]).shape[1:]
+  shape = jax.eval_shape(lambda x: to_network_input(recipe.preprocess, x), batch["image"]).shape[1:]
   model_key, build_key = jax.random.split(_key(rng))
   if student_variables is None:
     variables = init_variables(recipe.student, model_key, tuple(shape))
@@ -162,12 +161,12 @@ def _build(
 ) -> Any:
   """What a recipe adds to the networks' variables; compiled once for all seeds."""
   loss_key, run_key = jax.random.split(rng)
-  images = to_network_input(recipe, batch["image"])
+  images = to_network_input(recipe.preprocess, batch["image"])
   batch = {**split_labels(batch), "image": images}
   with ops.formulations(**XLA_ONLY._asdict()):  # losses read shapes, rarely values
     with blames("student_variables"):
       student = as_endpoints(recipe.student.apply(variables, images, train=False))
-    teachers = run_teachers(recipe, teacher_variables, batch)
+    teachers = run_teachers(recipe.teachers, teacher_variables, batch, recipe.augment)
   loss_params, loss_state = init_losses(recipe, loss_key, student, teachers, batch)
   quantizer = QuantVariables({}, {})
   if recipe.quantize is not None:

@@ -1,13 +1,13 @@
 """Everything that changes during a run, as one pytree."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxcompress import prune
 from jaxcompress.nn import Graph
@@ -15,8 +15,19 @@ from jaxcompress.nn.select import on_network
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.quantize.transforms import graph_of, transform
-from jaxcompress.training.mesh import Placement
 from jaxcompress.training.recipe import Recipe
+
+
+class Placement(NamedTuple):
+  """How a run lies on devices; the static part of a sharded state.
+
+  Attributes:
+    mesh: the devices; batches and memory banks are split over all its axes.
+    shard_teachers: whether the teachers' kernels are split too.
+  """
+
+  mesh: Mesh
+  shard_teachers: bool = False
 
 
 @flax.struct.dataclass

@@ -12,13 +12,12 @@ from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
 from jaxcompress.nn.select import on_network
 from jaxcompress.quantize.sites import QuantVariables
+from jaxcompress.training.averages import move_average
 from jaxcompress.training.compiled import Step
-from jaxcompress.training.ema import move_average
 from jaxcompress.training.forward import BLOCK, forward
 from jaxcompress.training.gradients import at_once, in_turn, join, split
 from jaxcompress.training.guard import is_sound, run_on, stays_finite
-from jaxcompress.training.labels import hits, split_labels
-from jaxcompress.training.networks import run_teachers, to_network_input
+from jaxcompress.training.networks import hits, run_teachers, split_labels, to_network_input
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.sharding import constrained, gathered_teachers, split_batch
 from jaxcompress.training.stages import hold, moving, select
@@ -77,7 +76,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   batch = split_labels(split_batch(state, batch))
   if recipe.augment is not None:
     batch = split_labels(recipe.augment(augment_key, batch))
-  images = to_network_input(recipe, batch["image"])
+  images = to_network_input(recipe.preprocess, batch["image"])
   batch["image"] = images if recipe.compute_dtype is None else images.astype(recipe.compute_dtype)
   teacher_variables = gathered_teachers(state)
   teachers = _teach(recipe, teacher_variables, batch)
@@ -198,9 +197,11 @@ def _teach(
   if size % count:
     raise ValueError(f"accumulate: {count} microbatches do not divide a batch of {size}.")
   if count == 1 or not recipe.teachers:
-    return run_teachers(recipe, variables, batch)
+    return run_teachers(recipe.teachers, variables, batch, recipe.augment)
   parts = {name: split(x, count) for name, x in batch.items() if x.ndim and len(x) == size}
-  endpoints = jax.lax.map(lambda part: run_teachers(recipe, variables, part), parts)
+  endpoints = jax.lax.map(
+    lambda part: run_teachers(recipe.teachers, variables, part, recipe.augment), parts
+  )
   return jax.tree.map(join, endpoints)
 
 

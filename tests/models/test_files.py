@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from jaxcompress import models
-from jaxcompress.nn import ConvNorm, Norm
-from jaxcompress.training import init_variables
+from jaxcompress.nn import ConvNorm, Norm, init_variables
 
 SMALL = {
   "resnet8": {},

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from jaxcompress import data as datasets
 from jaxcompress import training
+from jaxcompress.nn import init_variables
 from jaxcompress.pipeline import PRESETS, networks, phases
 from jaxcompress.pipeline import run as runs
 from jaxcompress.pipeline.context import Context, PhaseSteps
@@ -69,7 +70,7 @@ def test_a_preset_fits_its_networks_and_trains(name, tmp_path):
   student = teacher = build("resnet8", None)  # the true ones take minutes to compile
   recipe = dataclasses.replace(phases.distillation_recipe(run, student, teacher), quantize=None)
   batch = datasets.batch_at(run.data.train, BATCH, seed=0, position=0)
-  variables = training.init_variables(teacher.module, jax.random.key(1), run.data.image_shape)
+  variables = init_variables(teacher.module, jax.random.key(1), run.data.image_shape)
   state = training.init_state(recipe, jax.random.key(0), batch, teacher_variables=(variables,))
   before = jax.device_get(state.params)
   step = jax.jit(training.distill_step.__wrapped__, compiler_options=QUICK)

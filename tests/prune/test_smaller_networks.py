@@ -10,15 +10,10 @@ import optax
 import pytest
 
 from jaxcompress import distill, export, models, prune, quantize
+from jaxcompress.nn import init_variables
 from jaxcompress.nn.replay import replay
 from jaxcompress.nn.tracing import trace_endpoints
-from jaxcompress.training import (
-  Recipe,
-  distill_step,
-  init_state,
-  init_variables,
-  reestimate_norm,
-)
+from jaxcompress.training import Recipe, distill_step, init_state, reestimate_norm
 
 pytestmark = pytest.mark.usefixtures("programs_forgotten")
 

@@ -10,6 +10,7 @@ from flax import nnx
 from rich.console import Console
 
 from jaxcompress import distill, models, nn, quantize
+from jaxcompress.nn import init_variables
 from jaxcompress.training import (
   CachedTeacher,
   Recipe,
@@ -17,7 +18,6 @@ from jaxcompress.training import (
   evaluate,
   fit,
   init_state,
-  init_variables,
   reestimate_norm,
   train_step,
 )

@@ -14,15 +14,8 @@ from rich.console import Console
 
 from jaxcompress import distill, quantize
 from jaxcompress.files.checksums import write_checksums
-from jaxcompress.training import (
-  Checkpoints,
-  PreemptedError,
-  checkpoint,
-  fit,
-  init_state,
-  load_variables,
-  save_variables,
-)
+from jaxcompress.training import Checkpoints, PreemptedError, checkpoint, fit, init_state
+from jaxcompress.training.checkpoint import load_variables, save_variables
 
 QUIET = Console(quiet=True)
 

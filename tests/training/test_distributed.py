@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.fault_worker import BATCH, EXAMPLES
 from benchmarks.faults import PROCESSES, Run
-from jaxcompress import data, training
-from jaxcompress.training import distributed
+from jaxcompress import data
+from jaxcompress.training import processes as together
 
 EVERY, EXACT = 12, 14  # steps between checkpoints; first step in the device's arithmetic
 SAVED, LAST = 12, 17
@@ -105,14 +105,16 @@ def test_one_process_with_other_devices_goes_on_sample_for_sample(killed, restar
 def test_on_a_tpu_the_others_are_found_by_themselves(monkeypatch):
   given = {}
   monkeypatch.setattr(jax.distributed, "initialize", lambda **options: given.update(options))
-  monkeypatch.setattr(distributed, "_on_tpu", lambda: True)
-  monkeypatch.setattr(distributed, "meet", lambda: None)
+  monkeypatch.setattr(together, "_on_tpu", lambda: True)
+  monkeypatch.setattr(together, "meet", lambda: None)
   before = jax.config.jax_enable_preemption_service
   try:
-    assert training.join(training.Together(heartbeat=7)) is False  # this process is still alone
+    assert (
+      together.join_processes(together.Together(heartbeat=7)) is False
+    )  # this process is still alone
     assert given["heartbeat_timeout_seconds"] == 7 and "coordinator_address" not in given
     given.clear()
-    training.join(training.Together(num_processes=1))
+    together.join_processes(together.Together(num_processes=1))
     assert not given
   finally:
     jax.config.update("jax_enable_preemption_service", before)

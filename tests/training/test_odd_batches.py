@@ -19,7 +19,7 @@ def state_of(recipe, batch, **options):
 def taught(tiny, batches):
   """A recipe whose loss reads no labels, and its teacher's variables."""
   teacher = tiny(features=16)
-  variables = training.init_variables(teacher, jax.random.key(7), (8, 8, 3))
+  variables = nn.init_variables(teacher, jax.random.key(7), (8, 8, 3))
   return {
     "student": tiny(),
     "teachers": (teacher,),

@@ -6,19 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcompress.training import (
-  PROTOCOLS,
-  Protocol,
-  dense_kernels_only,
-  eval_step,
-  init_state,
-  kernels_only,
-  sgd,
-  step_decay,
-  train_step,
-  warmup_cosine,
-)
-from jaxcompress.training.labels import split_labels
+from jaxcompress.training import eval_step, init_state, sgd, train_step, warmup_cosine
+from jaxcompress.training.networks import split_labels
+from jaxcompress.training.optimizers import dense_kernels_only, kernels_only
+from jaxcompress.training.protocols import PROTOCOLS, Protocol, step_decay
 
 
 def selected(mask):

@@ -15,12 +15,12 @@ from jaxcompress.training import (
   eval_step,
   fit,
   init_state,
-  kernels_only,
   predict,
   sgd,
   train_step,
   warmup_cosine,
 )
+from jaxcompress.training.optimizers import kernels_only
 
 START = 4
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress import models
-from jaxcompress.training import init_variables
+from jaxcompress.nn import init_variables
 from tests.golden.parity import weights as parity
 
 SOURCE = "crd/resnet8"

@@ -1,11 +1,13 @@
-"""BatchNorm's statistics, taken anew when training has ended."""
+"""Averages that are evaluated and deployed: of the weights over steps, of statistics over batches."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxcompress.arguments import check_batch, check_batches
 from jaxcompress.nn import Graph
@@ -14,11 +16,42 @@ from jaxcompress.training.forward import forward
 from jaxcompress.training.networks import to_network_input
 from jaxcompress.training.state import CompressState
 
-Moments = Mapping[str, Any]
+WARMUP = 10  # steps: the average of the first few is nearly that of all so far
+
+
+def decay_at(decay: float, step: jax.Array) -> jax.Array:
+  """Gives the decay of one update: ``min(decay, (1 + step) / (10 + step))``, float32 scalar.
+
+  The average starts at the first weights; with a small decay in the first steps it forgets them.
+
+  Examples:
+    >>> [round(float(decay_at(0.99, jnp.array(step))), 3) for step in (0, 10, 10_000)]
+    [0.1, 0.55, 0.99]
+  """
+  step = step.astype(jnp.float32)
+  return jnp.minimum(decay, (1 + step) / (WARMUP + step))
+
+
+def move_average(average: Any, latest: Any, decay: float, step: jax.Array) -> Any:
+  """Moves an average by a step: ``d a + (1 - d) x`` in every array, with ``d`` of :func:`decay_at`.
+
+  Args:
+    average: ``a``, any pytree.
+    latest: ``x``, of the same structure and dtypes.
+    decay: in [0, 1).
+    step: updates before this one, int32 scalar.
+
+  Examples:
+    >>> float(move_average(jnp.array(0.0), jnp.array(1.0), 0.9, jnp.array(1000)))
+    0.10000002384185791
+  """
+  share = 1 - decay_at(decay, step)
+  moved = optax.incremental_update(latest, average, share)
+  return jax.tree.map(lambda a, x: x.astype(a.dtype), average, moved)
 
 
 def reestimate_norm(state: CompressState, batches: Iterable[Mapping[str, Any]]) -> CompressState:
-  """The state with every BatchNorm's running statistics replaced by those of whole batches.
+  """Replaces every BatchNorm's running statistics in a state by those of whole batches.
 
   ``m = mean m_B`` and ``v = mean v_B + mean (m_B - m)**2`` over the batches, the network quantized as
   it is by now. The batches' moments are measured, whatever the running ones are; their relative error
@@ -74,15 +107,15 @@ def reestimate_norm(state: CompressState, batches: Iterable[Mapping[str, Any]]) 
 
 
 @partial(jax.jit, static_argnums=0)
-def _moments(graph: Graph, state: CompressState, images: jax.Array) -> dict[str, Moments]:
+def _moments(graph: Graph, state: CompressState, images: jax.Array) -> dict[str, Any]:
   """Mean, the rest of it, and variance of what every normalization of a batch sees, (channels,) each."""
-  images = to_network_input(state.recipe, images)
+  images = to_network_input(state.recipe.preprocess, images)
   _, moments, _ = forward(state, state.trained, images, train=False, measure=True)
   normalised = [node.name for node in graph.nodes if node.attrs.get("norm") is not None]
   return {name: dict(parameters(moments, name)) for name in normalised}
 
 
-def _check_finite(moments: Mapping[str, Moments], place: int) -> None:
+def _check_finite(moments: Mapping[str, Any], place: int) -> None:
   """Raises if what a batch has measured would make the network give no numbers."""
   for name, one in moments.items():
     if not all(np.isfinite(value).all() for value in one.values()):
@@ -92,7 +125,7 @@ def _check_finite(moments: Mapping[str, Moments], place: int) -> None:
       )
 
 
-def _joined(counts: list[int], found: list[Moments]) -> Moments:
+def _joined(counts: list[int], found: list[Mapping[str, Any]]) -> dict[str, Any]:
   """Mean and variance of all batches together, float32; summed in float64."""
   means, rests, variances = (
     np.stack([np.float64(one[key]) for one in found]) for key in ("mean", "rest", "var")
