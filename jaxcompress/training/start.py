@@ -16,7 +16,13 @@ from jaxcompress.ops.dispatch import XLA_ONLY
 from jaxcompress.quantize import Quantizer
 from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.quantize.transforms import graph_of, transform
-from jaxcompress.training.networks import as_endpoints, blames, run_teachers, split_labels, to_network_input
+from jaxcompress.training.networks import (
+  as_endpoints,
+  blames,
+  run_teachers,
+  split_labels,
+  to_network_input,
+)
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.stages import check_optimizers, init_losses, moving, paths_of
 from jaxcompress.training.state import CompressState, trained_tree
