@@ -19,7 +19,7 @@ SCHEMA_VERSION = 3
 IDENTIFIER = b"TFL3"
 ALIGNMENT = 16  # of buffers, as the schema asks
 INT4 = np.dtype(jnp.int4)
-TYPES = {
+TENSOR_TYPES = {
   INT4: schema.TensorType.INT4,
   np.dtype(np.uint8): schema.TensorType.UINT8,
   np.dtype(np.int8): schema.TensorType.INT8,
@@ -124,7 +124,7 @@ class ModelFile:
       schema.TensorT(
         name=name,
         shape=np.asarray(shape, np.int32),
-        type=TYPES[np.dtype(dtype)],
+        type=TENSOR_TYPES[np.dtype(dtype)],
         quantization=quantization,
         buffer=0 if data is None else self._buffer(_stored(data)),
       )

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-LIBRARIES = {"onnxruntime": "onnxruntime", "tflm": "tflite_micro.runtime"}  # others are LiteRT's
+MODULES = {"onnxruntime": "onnxruntime", "tflm": "tflite_micro.runtime"}  # others are LiteRT's
 NUMBERS = (
   *("bool", "float16", "float32", "float64"),
   *(f"{kind}{width}" for kind in ("int", "uint") for width in (8, 16, 32, 64)),
@@ -282,7 +282,7 @@ def time_runs(
   content: bytes, kernels: str, file: str, threads: int, repeats: int
 ) -> dict[str, Any]:
   """Times in milliseconds of single runs of the file at a path, and by how much the process grew."""
-  importlib.import_module(LIBRARIES.get(kernels, "ai_edge_litert.interpreter"))
+  importlib.import_module(MODULES.get(kernels, "ai_edge_litert.interpreter"))
   before = peak_bytes()
   interpreter = open_file(kernels, file, threads)
   interpreter.allocate()
@@ -336,7 +336,7 @@ def bound_memory() -> None:
 TASKS = {task.__name__: task for task in (look_at, run_once, print_allocations, time_runs)}
 
 
-def perform(task: str, options: str, content: bytes) -> str:
+def answer(task: str, options: str, content: bytes) -> str:
   """What came of a task, as JSON."""
   try:
     return json.dumps(TASKS[task](content, **json.loads(options)))
@@ -346,4 +346,4 @@ def perform(task: str, options: str, content: bytes) -> str:
 
 if __name__ == "__main__":
   bound_memory()
-  print(perform(sys.argv[1], sys.argv[2], sys.stdin.buffer.read()))
+  print(answer(sys.argv[1], sys.argv[2], sys.stdin.buffer.read()))

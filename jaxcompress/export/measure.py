@@ -11,9 +11,9 @@ from jaxcompress.export.extras import require
 from jaxcompress.export.trial import (
   choose_kernels,
   does_not_run,
-  perform,
   read_runnable_model,
   read_sound_model,
+  run_apart,
 )
 
 ALLOCATED = re.compile(r"Arena allocation total (\d+) bytes")
@@ -70,7 +70,7 @@ def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) 
     raise ValueError(f"threads: {threads} must be at least 1.")
   kernels = choose_kernels(path)
   read_runnable_model(path, kernels)
-  found, _ = perform(
+  found, _ = run_apart(
     path,
     "time_runs",
     kernels,
@@ -114,7 +114,7 @@ def arena(path: str | os.PathLike) -> int:
   if pathlib.Path(path).suffix.lower() != ".tflite":
     raise ValueError(f"path: {path} is no .tflite file, which is what microcontrollers run.")
   require("arena")
-  _, said = perform(path, "print_allocations", "tflm", read_sound_model(path))
+  _, said = run_apart(path, "print_allocations", "tflm", read_sound_model(path))
   if (found := ALLOCATED.search(said)) is None:
     raise does_not_run(path, f"it allocates nothing: {said[-200:]}", "tflm")
   return int(found[1])

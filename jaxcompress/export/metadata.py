@@ -12,9 +12,10 @@ from jaxcompress.quantize import QuantizedModel
 
 ENTRY = "jaxcompress"  # name of our part of a file's metadata
 INPUT_NAME, OUTPUT_NAME = "image", "logits"  # of what a file reads and writes
+FREE_BATCH = "batch"  # name of a number of images that is left open
 
 
-def describe(quantized: QuantizedModel, kernels: str) -> dict[str, Any]:
+def describe_arithmetic(quantized: QuantizedModel, kernels: str) -> dict[str, Any]:
   """The runtime whose arithmetic a file has, and the grids of its ends."""
   ends = {"input": INPUT, "output": quantized.graph.output}
   return {
@@ -28,7 +29,7 @@ def _grid(quantized: QuantizedModel, tensor: str) -> dict[str, float | int]:
   return {"scale": float(grid.scale), "zero_point": int(grid.zero_point)}
 
 
-def version() -> str:
+def own_version() -> str:
   """The version of jaxcompress that writes."""
   return packages.version("jaxcompress")
 
@@ -47,7 +48,7 @@ def to_entry(facts: Mapping[str, Any], metadata: Mapping[str, Any] | None, **fix
   given = as_mapping(metadata)
   if SEAL in given:
     raise ValueError(f"metadata: {SEAL!r} is the name of the file's checksum; use another one.")
-  return to_json({"version": version(), **facts, **given, **fixed, SEAL: UNSEALED})
+  return encode({"version": own_version(), **facts, **given, **fixed, SEAL: UNSEALED})
 
 
 def as_mapping(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def from_entry(entry: str | bytes | None) -> dict[str, Any]:
   return {name: value for name, value in values.items() if name != SEAL}
 
 
-def to_json(values: Mapping[str, Any]) -> bytes:
+def encode(values: Mapping[str, Any]) -> bytes:
   """Values as JSON in UTF-8.
 
   Raises:
@@ -85,7 +86,7 @@ def to_json(values: Mapping[str, Any]) -> bytes:
       within each other.
 
   Examples:
-    >>> to_json({"classes": ["a"]})
+    >>> encode({"classes": ["a"]})
     b'{"classes":["a"]}'
   """
   try:

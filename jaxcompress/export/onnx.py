@@ -8,7 +8,15 @@ from typing import Any
 from jaxcompress.export.contents import parse_operators
 from jaxcompress.export.extras import require
 from jaxcompress.export.lint import refuse_errors
-from jaxcompress.export.metadata import ENTRY, INPUT_NAME, OUTPUT_NAME, describe, to_entry, version
+from jaxcompress.export.metadata import (
+  ENTRY,
+  FREE_BATCH,
+  INPUT_NAME,
+  OUTPUT_NAME,
+  describe_arithmetic,
+  own_version,
+  to_entry,
+)
 from jaxcompress.export.targets import find_target
 from jaxcompress.export.tensors import FloatNumbers, IntegerNumbers
 from jaxcompress.export.trial import write_model
@@ -18,7 +26,6 @@ from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer import HARD_SIGMOID_GRID
 
 LAYOUT = "NCHW"
-FREE = "batch"  # name of a batch size that is left open
 
 
 def onnx(
@@ -91,7 +98,7 @@ def onnx(
       )
   if target is not None:
     _check_target(quantized, target)
-  details = describe(quantized, "onnxruntime")
+  details = describe_arithmetic(quantized, "onnxruntime")
   numbers = IntegerNumbers(quantized)
   content = _content(quantized.graph, numbers, details, metadata, batch, signed=target is not None)
   if target is not None:
@@ -176,7 +183,7 @@ def _content(
   entry = to_entry(details, metadata, layout=LAYOUT)
   emitter = OnnxEmitter(graph, numbers, signed=signed)
   emit(emitter, INPUT_NAME, OUTPUT_NAME)
-  size = FREE if batch is None else batch
+  size = FREE_BATCH if batch is None else batch
 
   def nchw(tensor: str) -> tuple[int | str, ...]:
     _, *sides, channels = graph.shape(tensor)
@@ -186,7 +193,7 @@ def _content(
     "jaxcompress",
     {INPUT_NAME: nchw(INPUT)},
     {OUTPUT_NAME: nchw(graph.output)},
-    producer=("jaxcompress", version()),
+    producer=("jaxcompress", own_version()),
     metadata={ENTRY: entry.decode()},
   )
   return seal(content)

@@ -18,7 +18,7 @@ from flax.core import FrozenDict
 from safetensors.numpy import load as read_arrays
 from safetensors.numpy import save as to_bytes
 
-from jaxcompress.export.metadata import ENTRY, as_mapping, describe, to_json, version
+from jaxcompress.export.metadata import ENTRY, as_mapping, describe_arithmetic, encode, own_version
 from jaxcompress.export.packing import (
   Blob,
   deflate,
@@ -85,7 +85,7 @@ def packed(
   layers = {name: quantized.layers[name] for name in names}
   blobs = {name: pack_weights(layer.weights) for name, layer in layers.items()}
   manifest = {
-    "version": version(),
+    "version": own_version(),
     "kernels": quantized.kernels,
     "graph": _describe_graph(quantized.graph),
     "grids": {
@@ -96,7 +96,7 @@ def packed(
     "metadata": as_mapping(metadata),
   }
   arrays = {
-    "manifest": deflate(np.frombuffer(to_json(manifest), np.uint8)),
+    "manifest": deflate(np.frombuffer(encode(manifest), np.uint8)),
     "scales": deflate(_join([layer.scales for layer in layers.values()], np.float32)),
     "biases": deflate(zigzag(_join([layer.bias for layer in layers.values()], np.int64))),
     "moves": deflate(_join([part for move in quantized.moves.values() for part in move])),
@@ -148,14 +148,14 @@ def packed_entry(path: str | os.PathLike) -> dict[str, Any]:
     ValueError: as :func:`load_packed`.
   """
   quantized, metadata, written_by = _read(path)
-  return {"version": written_by, **describe(quantized, quantized.kernels), **metadata}
+  return {"version": written_by, **describe_arithmetic(quantized, quantized.kernels), **metadata}
 
 
 def _read(path: str | os.PathLike) -> tuple[QuantizedModel, dict[str, Any], str]:
   found, arrays = _unseal(path)
   try:
     manifest = parse_json(inflate(arrays["manifest"], np.uint8).tobytes())
-    quantized = _rebuild(manifest, arrays, READERS[found])
+    quantized = _rebuild(manifest, arrays, WEIGHT_READERS[found])
     return quantized, dict(manifest["metadata"].items()), str(manifest["version"])
   except Exception as error:  # whatever a manifest that is none of ours leads to
     raise _refusal(path, "has contents that are no model", error) from error
@@ -176,7 +176,7 @@ def _read_blob(
   return unpack_weights(Blob(*manifest["weights"][name]), data, shape)
 
 
-READERS: Mapping[int, Reader] = {1: _read_dense, 2: _read_blob}
+WEIGHT_READERS: Mapping[int, Reader] = {1: _read_dense, 2: _read_blob}
 
 
 def _rebuild(

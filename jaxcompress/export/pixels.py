@@ -10,7 +10,7 @@ from jaxcompress.data import Preprocess
 from jaxcompress.nn import INPUT, ConvNorm
 from jaxcompress.quantize import QuantizedModel
 
-INPUTS = ("codes", "uint8", "float32")
+INPUT_KINDS = ("codes", "uint8", "float32")
 PIXELS = np.arange(256)
 SHIFT = 128  # between a pixel and its int8 code
 PIXELS_OF_NETWORK = Preprocess(center=float(SHIFT), scale=64.0, per_image=False)
@@ -161,8 +161,8 @@ def check_input(quantized: QuantizedModel, kind: str) -> None:
     >>> graph = Graph((pool,), (1, 2, 2, 3), "pool")
     >>> check_input(QuantizedModel(graph, grids, {}, preprocess), "uint8")
   """
-  if kind not in INPUTS:
-    raise ValueError(f"input: {kind!r} is unknown; it must be one of {', '.join(INPUTS)}.")
+  if kind not in INPUT_KINDS:
+    raise ValueError(f"input: {kind!r} is unknown; it must be one of {', '.join(INPUT_KINDS)}.")
   if kind == "codes":
     return
   if kind == "float32" and quantized.grids[INPUT].bits == 8:

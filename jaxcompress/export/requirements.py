@@ -97,27 +97,27 @@ def _outside(tensors: Collection[Tensor], types: Collection[str]) -> str | None:
   return ", ".join(found) or None
 
 
-def operator(found: Operator, limit: Collection[str]) -> str | None:
+def _operator(found: Operator, limit: Collection[str]) -> str | None:
   """Whether the target has it."""
   return None if found.name in limit else found.name
 
 
-def version(found: Operator, limit: Mapping[str, int]) -> str | None:
+def _version(found: Operator, limit: Mapping[str, int]) -> str | None:
   """The highest versions, of some operators."""
   return f"version {found.version}" if found.version > limit.get(found.name, 2**31) else None
 
 
-def integer(found: Operator, limit: None) -> str | None:
+def _integer(found: Operator, limit: None) -> str | None:
   """Nothing computes in float; conversions at the ends do not compute."""
   return "float" if _computes_in_float(found) else None
 
 
-def activation_types(found: Operator, limit: Collection[str]) -> str | None:
+def _activation_types(found: Operator, limit: Collection[str]) -> str | None:
   """Types of what is not constant, where it is not float as a whole."""
   return None if _computes_in_float(found) else _outside(_activations(found), limit)
 
 
-def weight_types(found: Operator, limit: Collection[str]) -> str | None:
+def _weight_types(found: Operator, limit: Collection[str]) -> str | None:
   """Types of weights, where they are not float."""
   weights = _input(found, 1)
   if weights is None or weights.type in FLOATS:
@@ -125,7 +125,7 @@ def weight_types(found: Operator, limit: Collection[str]) -> str | None:
   return _outside([weights], limit)
 
 
-def weight_range(found: Operator, limit: tuple[int, int]) -> str | None:
+def _weight_range(found: Operator, limit: tuple[int, int]) -> str | None:
   """Lowest and highest int8 weight."""
   weights = _input(found, 1)
   if weights is None or weights.type != "INT8" or weights.values is None or not weights.values.size:
@@ -134,7 +134,7 @@ def weight_range(found: Operator, limit: tuple[int, int]) -> str | None:
   return None if limit[0] <= ends[0] and ends[1] <= limit[1] else f"{ends[0]} to {ends[1]}"
 
 
-def weight_zero_point(found: Operator, limit: int) -> str | None:
+def _weight_zero_point(found: Operator, limit: int) -> str | None:
   """Zero points of signed weights."""
   weights = _input(found, 1)
   if weights is None or not weights.type.startswith("INT"):
@@ -143,33 +143,33 @@ def weight_zero_point(found: Operator, limit: int) -> str | None:
   return f"zero point {int(others[0])}" if others.size else None
 
 
-def bias_types(found: Operator, limit: Collection[str]) -> str | None:
+def _bias_types(found: Operator, limit: Collection[str]) -> str | None:
   """Types of the bias of a layer."""
   is_layer = found.name in WEIGHTED and not _computes_in_float(found)
   bias = _input(found, 2) if is_layer else None
   return None if bias is None else _outside([bias], limit)
 
 
-def per_channel(found: Operator, limit: Collection[str]) -> str | None:
+def _per_channel(found: Operator, limit: Collection[str]) -> str | None:
   """Operators whose tensors may have a scale for each channel."""
   most = max((tensor.scales.size for tensor in _used(found)), default=0)
   return None if most <= 1 or found.name in limit else f"{most} scales"
 
 
-def constant(found: Operator, limit: Mapping[str, tuple[int, ...]]) -> str | None:
+def _constant(found: Operator, limit: Mapping[str, tuple[int, ...]]) -> str | None:
   """Inputs, by operator, that are constants."""
   inputs = (_input(found, index) for index in limit.get(found.name, ()))
   free = [tensor.name for tensor in inputs if tensor is not None and not tensor.is_constant]
   return f"{free[0]!r} is computed" if free else None
 
 
-def inline(found: Operator, limit: None) -> str | None:
+def _inline(found: Operator, limit: None) -> str | None:
   """Constants lie inside the flatbuffer."""
   apart = [tensor.name for tensor in _used(found) if tensor.is_constant and not tensor.is_inline]
   return f"{apart[0]!r} lies outside" if apart else None
 
 
-def static_shape(found: Operator, limit: None) -> str | None:
+def _static_shape(found: Operator, limit: None) -> str | None:
   """All sizes are known."""
   free = [tensor for tensor in _activations(found) if any(size < 0 for size in tensor.shape)]
   return f"shape {list(free[0].shape)}" if free else None
@@ -182,25 +182,22 @@ def _first(found: Operator) -> Tensor:
   return tensor
 
 
-def batch(found: Operator, limit: int) -> str | None:
+def _batch(found: Operator, limit: int) -> str | None:
   """Images at a time."""
   size = _first(found).shape[0]
   return None if size == limit else f"batch {size}"
 
 
-def _stride(found: Operator) -> int:
-  return max(found.options.get("strideH", 1), found.options.get("strideW", 1))
-
-
-def stride(found: Operator, limit: int) -> str | None:
+def _stride(found: Operator, limit: int) -> str | None:
   """The most that a window moves."""
-  return f"stride {_stride(found)}" if _stride(found) > limit else None
+  moved = max(found.options.get("strideH", 1), found.options.get("strideW", 1))
+  return f"stride {moved}" if moved > limit else None
 
 
-def free_stride(found: Operator, limit: int) -> str | None:
+def _free_stride(found: Operator, limit: int) -> str | None:
   """The most that a window with padding or dilation moves."""
   dilation = max(found.options.get(f"dilation{side}Factor", 1) for side in "HW")
-  return stride(found, limit) if _pads(found) or dilation > 1 else None
+  return _stride(found, limit) if _pads(found) or dilation > 1 else None
 
 
 def _is_same(found: Operator) -> bool:
@@ -218,19 +215,19 @@ def _pads(found: Operator) -> bool:
   return False
 
 
-def window(found: Operator, limit: int) -> str | None:
+def _window(found: Operator, limit: int) -> str | None:
   """The highest window of a pool."""
   height = found.options.get("filterHeight", 1)
   return f"height {height}" if height > limit else None
 
 
-def padded_window(found: Operator, limit: int) -> str | None:
+def _padded_window(found: Operator, limit: int) -> str | None:
   """The largest side of a pool's window with padding."""
   side = max(found.options.get("filterHeight", 1), found.options.get("filterWidth", 1))
   return f"side {side}" if _is_same(found) and side > limit else None
 
 
-def weight_sum(found: Operator, limit: int) -> str | None:
+def _weight_sum(found: Operator, limit: int) -> str | None:
   """The largest sum of absolute weights of an output channel."""
   weights = _input(found, 1)
   if weights is None or weights.values is None or weights.type != "INT8":
@@ -241,17 +238,17 @@ def weight_sum(found: Operator, limit: int) -> str | None:
   return f"sum {most}" if most > limit else None
 
 
-def fan_in(found: Operator, limit: int) -> str | None:
+def _fan_in(found: Operator, limit: int) -> str | None:
   """Number of inputs."""
   return f"{len(found.inputs)} inputs" if len(found.inputs) > limit else None
 
 
-def fan_out(found: Operator, limit: int) -> str | None:
+def _fan_out(found: Operator, limit: int) -> str | None:
   """Number of outputs."""
   return f"{len(found.outputs)} outputs" if len(found.outputs) > limit else None
 
 
-def unit_steps(found: Operator, limit: None) -> str | None:
+def _unit_steps(found: Operator, limit: None) -> str | None:
   """A slice leaves nothing out."""
   steps = _input(found, 3)
   if steps is None or steps.values is None or np.all(steps.values == 1):
@@ -259,7 +256,7 @@ def unit_steps(found: Operator, limit: None) -> str | None:
   return f"steps {steps.values.tolist()}"
 
 
-def scale_ratio(found: Operator, limit: tuple[float, float]) -> str | None:
+def _scale_ratio(found: Operator, limit: tuple[float, float]) -> str | None:
   """Scales of the inputs over the output's: from the first up to below the second."""
   ends = found.outputs[0].scales
   for tensor in found.inputs:
@@ -270,7 +267,7 @@ def scale_ratio(found: Operator, limit: tuple[float, float]) -> str | None:
   return None
 
 
-def same_grid(found: Operator, limit: None) -> str | None:
+def _same_grid(found: Operator, limit: None) -> str | None:
   """Inputs and output have one scale and one zero point."""
   grids = {
     (tensor.scales.tobytes(), tensor.zero_points.tobytes()) for tensor in _activations(found)
@@ -278,13 +275,13 @@ def same_grid(found: Operator, limit: None) -> str | None:
   return f"{len(grids)} grids" if len(grids) > 1 else None
 
 
-def codes(found: Operator, limit: Collection[str]) -> str | None:
+def _codes(found: Operator, limit: Collection[str]) -> str | None:
   """Types of the codes that are written or read."""
   tensor = found.outputs[0] if found.name == "QuantizeLinear" else _first(found)
   return _outside([tensor], limit)
 
 
-def zero_point(found: Operator, limit: int) -> str | None:
+def _zero_point(found: Operator, limit: int) -> str | None:
   """What stands for zero among the codes."""
   tensor = _input(found, 2)
   if tensor is None or tensor.values is None:
@@ -293,12 +290,12 @@ def zero_point(found: Operator, limit: int) -> str | None:
   return f"zero point {int(others[0])}" if others.size else None
 
 
-def quantized_inputs(found: Operator, limit: None) -> str | None:
+def _quantized_inputs(found: Operator, limit: None) -> str | None:
   """Input and weights come from codes."""
   return _in_float(found.inputs[:2])
 
 
-def residual(found: Operator, limit: None) -> str | None:
+def _residual(found: Operator, limit: None) -> str | None:
   """What is added comes from codes, constants apart."""
   return _in_float([tensor for tensor in found.inputs if tensor and not tensor.is_constant])
 
@@ -309,11 +306,21 @@ def _in_float(tensors: Collection[Tensor | None]) -> str | None:
 
 
 CHECKS: Mapping[str, Callable[[Operator, Any], str | None]] = {
-  check.__name__.replace("_", "-"): check
+  check.__name__[1:].replace("_", "-"): check
   for check in (
-    *(activation_types, batch, bias_types, codes, constant, fan_in, fan_out, free_stride, inline),
-    *(integer, operator, padded_window, per_channel, quantized_inputs, residual, same_grid),
-    *(scale_ratio, static_shape, stride, unit_steps, version, weight_range, weight_sum),
-    *(weight_types, weight_zero_point, window, zero_point),
+    *(
+      _activation_types,
+      _batch,
+      _bias_types,
+      _codes,
+      _constant,
+      _fan_in,
+      _fan_out,
+      _free_stride,
+      _inline,
+    ),
+    *(_integer, _operator, _padded_window, _per_channel, _quantized_inputs, _residual, _same_grid),
+    *(_scale_ratio, _static_shape, _stride, _unit_steps, _version, _weight_range, _weight_sum),
+    *(_weight_types, _weight_zero_point, _window, _zero_point),
   )
 }

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import export
 
 from jaxcompress.export.extras import require
+from jaxcompress.export.metadata import FREE_BATCH
 from jaxcompress.export.trial import try_out
 from jaxcompress.files.checksums import UNSEALED, check_seal, seal
 from jaxcompress.files.values import one_line
@@ -25,7 +26,6 @@ from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer import all_tensors
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-FREE = "batch"  # name of the number of images
 
 
 def stablehlo(quantized: QuantizedModel, path: str | os.PathLike) -> pathlib.Path:
@@ -154,7 +154,7 @@ def _write(
   run: Callable[[jax.Array], jax.Array], path: str | os.PathLike, shape: Any, dtype: Any
 ) -> pathlib.Path:
   require("stablehlo")
-  (batch,) = export.symbolic_shape(FREE)
+  (batch,) = export.symbolic_shape(FREE_BATCH)
   images = jax.ShapeDtypeStruct((batch, *shape), dtype)
   with traced_for(ANYWHERE), _nameless_lines():
     exported = export.export(jax.jit(run), platforms=PLATFORMS)(images)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # only .tflite files need what it imports
 LARGEST_INT4_SUM = 2**27  # of a dense layer whose weights have 4 bits (excluded)
 
 
-class Weights(NamedTuple):
+class Constants(NamedTuple):
   """Constants of a layer.
 
   Attributes:
@@ -56,7 +56,7 @@ class Numbers(Protocol):
   def zero_point(self, tensor: str) -> int:
     """What stands for zero in an activation tensor."""
 
-  def weights(self, node: Node) -> Weights:
+  def weights(self, node: Node) -> Constants:
     """Constants of a convolution or linear layer, or of an average pool as a convolution."""
 
   def adds_zero(self, node: Node) -> bool:
@@ -84,12 +84,12 @@ class IntegerNumbers(NamedTuple):
   def zero_point(self, tensor: str) -> int:
     return int(self.model.grids[tensor].zero_point)
 
-  def weights(self, node: Node) -> Weights:
+  def weights(self, node: Node) -> Constants:
     layer = averaging(node) if node.op == "AvgPool" else self.model.layers[node.name]
     source = self.model.grids[node.inputs[0]]
     bias_scales = np.float32(source.scale) * layer.scales
     kernel = layer.weights.astype(jnp.int4) if self.is_int4(node) else layer.weights
-    return Weights(kernel, layer.bias.astype(bias_type(source)), layer.scales, bias_scales)
+    return Constants(kernel, layer.bias.astype(bias_type(source)), layer.scales, bias_scales)
 
   def adds_zero(self, node: Node) -> bool:
     return adds_zero(self.model.grids[node.inputs[0]], self.model.grids[node.output])
@@ -145,7 +145,7 @@ class FloatNumbers(NamedTuple):
   def adds_zero(self, node: Node) -> bool:
     return False
 
-  def weights(self, node: Node) -> Weights:
+  def weights(self, node: Node) -> Constants:
     if node.op == "AvgPool":
       cells = averaging(node)
       return self._stored(cells.weights * cells.scales.reshape(1, 1, 1, -1), cells.bias)
@@ -154,6 +154,6 @@ class FloatNumbers(NamedTuple):
     layer = self.layers[node.name]
     return self._stored(layer.weights, layer.bias)
 
-  def _stored(self, kernel: np.ndarray, bias: np.ndarray) -> Weights:
+  def _stored(self, kernel: np.ndarray, bias: np.ndarray) -> Constants:
     most = np.finfo(self.stored).max  # what lies beyond would be infinite
-    return Weights(*(np.clip(part, -most, most).astype(self.stored) for part in (kernel, bias)))
+    return Constants(*(np.clip(part, -most, most).astype(self.stored) for part in (kernel, bias)))

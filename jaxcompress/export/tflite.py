@@ -10,7 +10,14 @@ import numpy as np
 from jaxcompress.export.contents import parse_operators
 from jaxcompress.export.extras import require
 from jaxcompress.export.lint import refuse_errors
-from jaxcompress.export.metadata import ENTRY, INPUT_NAME, OUTPUT_NAME, describe, to_entry, version
+from jaxcompress.export.metadata import (
+  ENTRY,
+  INPUT_NAME,
+  OUTPUT_NAME,
+  describe_arithmetic,
+  own_version,
+  to_entry,
+)
 from jaxcompress.export.packed import read_packed
 from jaxcompress.export.pixels import check_input
 from jaxcompress.export.targets import find_target
@@ -108,7 +115,7 @@ def tflite(
   kernels = kernels_of_file(quantized.kernels, int4=bool(numbers.narrow))
   if kernels != quantized.kernels:
     quantized.with_kernels(kernels)  # they may refuse what others run
-  details = describe(quantized, kernels)
+  details = describe_arithmetic(quantized, kernels)
   if input == "uint8":
     details["input"]["zero_point"] += 128
   if input != "codes":
@@ -280,7 +287,7 @@ def _content(
   content = emitter.file.to_bytes(
     {INPUT_NAME: source},
     {OUTPUT_NAME: emitter.tensors[graph.output]},
-    description=f"jaxcompress {version()}",
+    description=f"jaxcompress {own_version()}",
     metadata={ENTRY: to_entry(details, metadata)},
   )
   return seal(content)

@@ -75,12 +75,12 @@ def try_out(path: str | os.PathLike, content: bytes, kernels: str, task: str) ->
   """
   key = (hashlib.sha256(content).digest(), kernels, task)
   if key not in _sound:
-    found, _ = perform(path, task, kernels, content, longest=LONGEST_TRIAL, kernels=kernels)
+    found, _ = run_apart(path, task, kernels, content, longest=LONGEST_TRIAL, kernels=kernels)
     _sound[key] = Ends(**found)
   return _sound[key]
 
 
-def perform(
+def run_apart(
   path: str | os.PathLike,
   task: str,
   runtime: str,

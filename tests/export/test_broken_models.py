@@ -128,9 +128,9 @@ def test_a_stablehlo_file_of_before_that_ends_its_compiler_is_one_line(files, tm
 
 def test_a_file_is_tried_once_and_one_of_this_process_not_at_all(files, tmp_path, monkeypatch):
   tries = []
-  real = trial.perform
+  real = trial.run_apart
   monkeypatch.setattr(
-    trial, "perform", lambda *given, **more: tries.append(given[1:3]) or real(*given, **more)
+    trial, "run_apart", lambda *given, **more: tries.append(given[1:3]) or real(*given, **more)
   )
   path = tmp_path / "net.tflite"
   path.write_bytes(files[1][".tflite"] + bytes(8))
