@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxcompress import data, export, models, prune, quantize
-from jaxcompress.quantize.integer import KERNELS
+from jaxcompress.quantize.integer.runtimes import KERNELS
 from jaxcompress.training import Recipe, init_state, train_step
 
 NAMES = {

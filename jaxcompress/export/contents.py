@@ -77,7 +77,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     >>> from jaxcompress.export import packed
     >>> from jaxcompress.nn import Graph, Node
     >>> from jaxcompress.quantize import QuantizedModel
-    >>> from jaxcompress.quantize.integer.values import Grid
+    >>> from jaxcompress.quantize.integer.grid import Grid
     >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
     >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
     >>> grids = dict.fromkeys(("input", "pool"), Grid(np.float32(0.1), 0))

@@ -6,7 +6,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from jaxcompress.export.emitter import FLOAT_BITS, Emitter
 from jaxcompress.nn import Node
-from jaxcompress.quantize.integer import GATES
+from jaxcompress.quantize.integer.functions import GATES
 
 FUSED = {  # into the operator before; an int8 hard-sigmoid is in the weights and the output's grid
   None: schema.ActivationFunctionType.NONE,

@@ -11,8 +11,9 @@ from jaxcompress.export.emit_moves import reshape
 from jaxcompress.export.emitter import Emitter
 from jaxcompress.export.tensors import has_one_scale
 from jaxcompress.nn import Node
+from jaxcompress.nn.operations import channel_groups, pads_of
 from jaxcompress.ops.padding import resolve_padding
-from jaxcompress.quantize.integer import channel_groups, counts_padding, pads_of
+from jaxcompress.quantize.integer.arithmetic import counts_padding
 
 GROUPED_VERSION = 6  # of CONV_2D
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxcompress.export.flatbuffer import ModelFile
 from jaxcompress.export.tensors import Numbers, has_one_scale
 from jaxcompress.nn import INPUT, Graph, Node
-from jaxcompress.quantize.integer import LOWEST, Grid
+from jaxcompress.quantize.integer.grid import LOWEST, Grid
 
 FLOAT_BITS = 32
 INT4_BITS = 4

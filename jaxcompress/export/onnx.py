@@ -23,7 +23,7 @@ from jaxcompress.export.trial import write_model
 from jaxcompress.files.checksums import seal
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer import HARD_SIGMOID_GRID
+from jaxcompress.quantize.integer.functions import fixed_grid
 
 LAYOUT = "NCHW"
 
@@ -74,7 +74,7 @@ def onnx(
     >>> import numpy as np
     >>> from jaxcompress.export import verify
     >>> from jaxcompress.nn import Node
-    >>> from jaxcompress.quantize.integer.values import Grid
+    >>> from jaxcompress.quantize.integer.grid import Grid
     >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
     >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
     >>> grid = Grid(np.float32(0.1), 0)
@@ -113,12 +113,12 @@ def _check_target(quantized: QuantizedModel, name: str) -> None:
     raise ValueError(f"target: {name!r} takes {target.suffix} files; use export.tflite.")
   for tensor, grid in quantized.grids.items():
     if grid.zero_point != 0:
-      gate = grid == HARD_SIGMOID_GRID
+      gate = grid in map(fixed_grid, quantized.graph.nodes)
       raise ValueError(
         f"target: {name!r} has activations with zero point 0, and {tensor!r} has"
         f" {int(grid.zero_point)}; "
         + (
-          "that is a hard-sigmoid, whose integers are those from 0 to 1: take another network."
+          "that is a gate, whose integers are those from 0 to 1: take another network."
           if gate
           else "quantize with quantize.int8(symmetric=True) or post_training(..., symmetric=True)."
         )

@@ -14,9 +14,11 @@ import numpy as np
 from jaxcompress.export.onnx_file import OnnxFile
 from jaxcompress.export.tensors import FloatNumbers, IntegerNumbers
 from jaxcompress.nn import INPUT, Graph, Node
-from jaxcompress.quantize.integer import LOWEST, Grid, channel_groups, counts_padding, pads_of
+from jaxcompress.nn.operations import channel_groups, pads_of
+from jaxcompress.quantize.integer.arithmetic import counts_padding
+from jaxcompress.quantize.integer.functions import clip_range
+from jaxcompress.quantize.integer.grid import LOWEST, Grid
 from jaxcompress.quantize.integer.runtimes import find_kernels
-from jaxcompress.quantize.integer.values import clip_range
 
 ACTIVATIONS = (None, "relu", "relu6", "hard_sigmoid", "hard_swish")
 KERNELS = "onnxruntime"

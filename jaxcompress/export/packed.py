@@ -37,8 +37,8 @@ from jaxcompress.nn import Graph, Node, Norm, kernel_shape
 from jaxcompress.nn.bounds import check_graph
 from jaxcompress.nn.operations import needed_shape
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC
-from jaxcompress.quantize.integer.values import Grid, Integers
+from jaxcompress.quantize.integer.arithmetic import ARITHMETIC
+from jaxcompress.quantize.integer.grid import Grid, Integers
 from jaxcompress.quantize.model import Move, bias_type
 
 SUFFIX = ".jcz"

@@ -153,7 +153,7 @@ def check_input(quantized: QuantizedModel, kind: str) -> None:
   Examples:
     >>> from jaxcompress.data import Preprocess
     >>> from jaxcompress.nn import Graph, Node
-    >>> from jaxcompress.quantize.integer.values import Grid
+    >>> from jaxcompress.quantize.integer.grid import Grid
     >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
     >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
     >>> grids = {"input": Grid(np.float32(1 / 64), 0), "pool": Grid(np.float32(0.1), 0)}

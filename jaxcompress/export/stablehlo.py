@@ -23,7 +23,7 @@ from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import INPUT, Endpoints
 from jaxcompress.ops.dispatch import ANYWHERE, traced_for
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer import all_tensors
+from jaxcompress.quantize.integer.program import all_tensors
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -50,7 +50,7 @@ def stablehlo(quantized: QuantizedModel, path: str | os.PathLike) -> pathlib.Pat
     >>> import tempfile
     >>> import numpy as np
     >>> from jaxcompress.nn import Graph, Node
-    >>> from jaxcompress.quantize.integer.values import Grid
+    >>> from jaxcompress.quantize.integer.grid import Grid
     >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
     >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
     >>> grid = Grid(np.float32(0.1), 0)

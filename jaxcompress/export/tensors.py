@@ -10,10 +10,9 @@ import numpy as np
 
 from jaxcompress.nn import Folded, Node
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer import averaging
+from jaxcompress.quantize.integer.arithmetic import averaging, largest_sum
+from jaxcompress.quantize.integer.grid import Grid, fits_int4
 from jaxcompress.quantize.integer.runtimes import adds_zero
-from jaxcompress.quantize.integer.values import Grid, fits_int4
-from jaxcompress.quantize.integer.weighted import largest_sum
 from jaxcompress.quantize.model import bias_type
 
 if TYPE_CHECKING:  # only .tflite files need what it imports

@@ -26,8 +26,8 @@ from jaxcompress.export.trial import write_model
 from jaxcompress.files.checksums import seal
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
+from jaxcompress.quantize.integer.grid import fits_int4
 from jaxcompress.quantize.integer.runtimes import kernels_of_file
-from jaxcompress.quantize.integer.values import fits_int4
 
 WEIGHTS = ("int8", "int4")
 FLOAT_TYPES = {"float32": np.float32, "float16": np.float16}
@@ -91,7 +91,7 @@ def tflite(
     >>> import numpy as np
     >>> from jaxcompress.export import verify
     >>> from jaxcompress.nn import Node
-    >>> from jaxcompress.quantize.integer.values import Grid
+    >>> from jaxcompress.quantize.integer.grid import Grid
     >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
     >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
     >>> grid = Grid(np.float32(0.1), 0)
@@ -247,7 +247,7 @@ def unpack(path: str | os.PathLike, out: str | os.PathLike) -> pathlib.Path:
     >>> import numpy as np
     >>> from jaxcompress.export import packed
     >>> from jaxcompress.nn import Node
-    >>> from jaxcompress.quantize.integer.values import Grid
+    >>> from jaxcompress.quantize.integer.grid import Grid
     >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
     >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
     >>> grid, folder = Grid(np.float32(0.1), 0), tempfile.mkdtemp()

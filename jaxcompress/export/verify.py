@@ -62,7 +62,7 @@ def verify(
     >>> import tempfile
     >>> from jaxcompress.export import tflite
     >>> from jaxcompress.nn import Graph, Node
-    >>> from jaxcompress.quantize.integer.values import Grid
+    >>> from jaxcompress.quantize.integer.grid import Grid
     >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
     >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
     >>> grids = dict.fromkeys(("input", "pool"), Grid(np.float32(0.1), 0))

@@ -10,6 +10,7 @@ from flax.core import FrozenDict
 from jaxcompress.nn.activations import ACTIVATIONS
 from jaxcompress.nn.graph import Graph, Node
 from jaxcompress.nn.structure import OPERATIONS
+from jaxcompress.ops.padding import Pads, resolve_padding
 
 
 def kernel_shape(node: Node) -> tuple[int, ...] | None:
@@ -41,6 +42,24 @@ def needed_shape(node: Node) -> tuple[int, ...]:
   if shape is None:
     raise ValueError(f"node: {node.name} ({node.op}) has no kernel.")
   return shape
+
+
+def channel_groups(node: Node) -> int:
+  """Number of groups of channels that are of one size, as those of a convolution.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> graph = models.summarize(models.mobilenet_v2(width=0.25)).graph
+    >>> [channel_groups(node) for node in graph.nodes[:2]]
+    [1, 8]
+  """
+  return OPERATIONS[node.op].groups(node)
+
+
+def pads_of(node: Node) -> Pads:
+  """Cells added around the input of a convolution or pool."""
+  attrs, size = node.attrs, node.input_shapes[0][1:3]
+  return resolve_padding(attrs["padding"], size, attrs["kernel"], attrs["stride"])
 
 
 def shares_grid(node: Node) -> bool:
@@ -93,7 +112,7 @@ def by_groups(node: Node, kernel: np.ndarray) -> np.ndarray:
     >>> by_groups(dense, np.zeros((12, 5))).shape
     (4, 3, 1, 5)
   """
-  groups = OPERATIONS[node.op].groups(node)
+  groups = channel_groups(node)
   depth = node.input_shapes[0][-1] // groups
   return kernel.reshape(-1, depth, groups, kernel.shape[-1] // groups)
 

@@ -11,7 +11,7 @@ from jaxcompress import data as datasets
 from jaxcompress import export, prune, quantize
 from jaxcompress.data.storage import in_chunks
 from jaxcompress.nn import Folded, Graph, count_macs, kernel_shape
-from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.sites import find_sites
 
 LOW_BITS = 4  # on average, that the bits of single layers are expected to come down to

@@ -14,8 +14,7 @@ from jaxcompress.export.trial import KERNELS_BY_SUFFIX, choose_kernels
 from jaxcompress.files.writing import sweep, temporary_beside
 from jaxcompress.nn import Folded, Graph
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer import KERNELS
-from jaxcompress.quantize.integer.runtimes import find_kernels
+from jaxcompress.quantize.integer.runtimes import KERNELS, find_kernels
 
 
 class FloatNetwork(NamedTuple):

@@ -8,23 +8,19 @@ import numpy as np
 from jaxcompress.nn import Folded, Graph, Node, kernel_shape
 from jaxcompress.nn.operations import needed_shape, shares_grid
 from jaxcompress.quantize.fake_quant import Levels, levels
-from jaxcompress.quantize.integer import (
-  HIGHEST,
-  Grid,
-  Integers,
+from jaxcompress.quantize.integer import wide
+from jaxcompress.quantize.integer.arithmetic import largest_sum
+from jaxcompress.quantize.integer.convolve import largest_accumulator
+from jaxcompress.quantize.integer.grid import HIGHEST, STEPS, Grid, Integers
+from jaxcompress.quantize.integer.lower import (
   average_kernel,
   lower_averages,
   lower_grids,
   lower_hard_swish,
-  wide,
 )
-from jaxcompress.quantize.integer.bounds import STEPS
-from jaxcompress.quantize.integer.convolve import largest_accumulator
-from jaxcompress.quantize.integer.weighted import largest_sum
+from jaxcompress.quantize.integer.runtimes import MARGIN, RATIOS
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
 from jaxcompress.quantize.limits import (
-  MARGIN,
-  RATIOS,
   fit_grids,
   fix_grids,
   least_step,
@@ -69,7 +65,7 @@ def assemble(
 
   A grid of 16 bits makes its tensor int16: the layer that writes it then reads int16 as well, has
   int64 biases, and requantizations stand where widths meet (see
-  :func:`~jaxcompress.quantize.integer.lower_grids`). Weights are int8 everywhere.
+  :func:`~jaxcompress.quantize.integer.lower.lower_grids`). Weights are int8 everywhere.
 
   Where what a pool, split, shuffle or concatenation reads has another grid than its output, a
   requantization stands between them, or an average pool becomes a depthwise convolution, which writes

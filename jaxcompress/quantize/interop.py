@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.quantize.integer import average_kernel
+from jaxcompress.quantize.integer.lower import average_kernel
 from jaxcompress.quantize.model import QuantizedModel
 
 
@@ -75,7 +75,7 @@ def activation_to_qwix(quantized: QuantizedModel, tensor: str, codes: Any) -> An
 
   Examples:
     >>> from jaxcompress.nn import Graph, Node
-    >>> from jaxcompress.quantize.integer.values import Grid
+    >>> from jaxcompress.quantize.integer.grid import Grid
     >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
     >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
     >>> grid = Grid(np.float32(0.5), 2)

@@ -19,20 +19,20 @@ from flax.core import FrozenDict
 
 from jaxcompress.nn import INPUT, Graph, Node
 from jaxcompress.nn.operations import shares_grid
-from jaxcompress.quantize.integer import GATES, Grid, fixed_grid, wide, xnnpack
-from jaxcompress.quantize.integer.swish import LARGEST_RATIO
+from jaxcompress.nn.structure import REQUANTIZE
+from jaxcompress.quantize.integer.arithmetic import ARITHMETIC
+from jaxcompress.quantize.integer.functions import fixed_grid
+from jaxcompress.quantize.integer.grid import Grid
+from jaxcompress.quantize.integer.runtimes import MARGIN, RATIOS
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
 from jaxcompress.quantize.sites import Apart, find_sites
 
 TINIEST = 2.0**-60  # products of scales stay normal float32 numbers
 GREATEST = 2.0**60
-MARGIN = 1 + 2.0**-10  # keeps float32 rounding on the right side of a limit
 LEAST_RELU6 = 2.0**-28  # TFLite holds 6 / scale in an int32
 MOST_PASSES = 100
 WORTH = 2.0  # times as large a step is what a requantization saves tensors from
 ENOUGH_BITS = 10
-
-RATIOS = {8: xnnpack.RATIOS, 16: wide.RATIOS}  # by the bits of activations
 
 Scales = dict[str, float]
 
@@ -298,47 +298,27 @@ def _needs(
   widths: bool,
 ) -> list[Need]:
   """The least scale of a node's output; ``widths``: it holds the input's numbers in another width."""
-  ratios = RATIOS[bits]
   inputs = [scales[key_of[tensor]] for tensor in node.inputs]
   if node.name in steps:
     return [Need(node.output, inputs[0] * steps[node.name])]
-  if node.op == "Requantize":
-    least = inputs[0] if widths else inputs[0] * MARGIN / ratios["requantize"][1]
-    return [Need(node.output, least, exact=True)]
-  if node.attrs.get("act") == "hard_sigmoid":
-    return []
-  if node.attrs.get("act") == "hard_swish":
-    return [Need(node.output, inputs[0] * MARGIN / LARGEST_RATIO)]
-  if node.op in ("Add", "Activation"):
-    return [Need(node.output, max(inputs) * MARGIN / ratios["add"][1])]
-  if node.op == "Multiply":
-    return [Need(node.output, inputs[0] * inputs[1] * MARGIN / ratios["multiply"][1])]
-  if node.op == "GlobalAvgPool":
-    cells = float(np.prod(node.input_shapes[0][1:3]))
-    most = min(ratios["mean"][1], cells * ratios["cell"][1])
-    return [Need(node.output, inputs[0] * MARGIN / most)]
-  return []
+  moves = node.op == REQUANTIZE
+  if moves and widths:
+    return [Need(node.output, inputs[0], exact=True)]
+  return [Need(node.output, ARITHMETIC[node.op].least(node, bits, inputs), exact=moves)]
 
 
 def _needs_of_reads(
   node: Node, bits: int, scales: Scales, key_of: Mapping[str, str], fixed: Set[str]
 ) -> list[Need]:
   """The least scales of what a node reads."""
-  ratios, output = RATIOS[bits], scales[key_of[node.output]]
+  output = scales[key_of[node.output]]
   inputs = [scales[key_of[tensor]] for tensor in node.inputs]
-  if node.op == "Add":
-    least = [Need(tensor, output * ratios["add"][0]) for tensor in node.inputs]
-    return least + (_aligned(node, inputs, key_of, fixed) if bits == 16 else [])
-  if node.op == "Multiply":
-    return [Need(node.inputs[0], output * ratios["multiply"][0] / inputs[1])]
-  if node.op == "GlobalAvgPool":
-    cells = float(np.prod(node.input_shapes[0][1:3]))
-    return [Need(node.inputs[0], output * cells * ratios["cell"][0])]
-  if node.op == "Activation" and node.attrs["act"] == "hard_sigmoid":
-    return [Need(node.inputs[0], float(GATES[bits].relu6.scale) * ratios["add"][0])]
-  if node.op == "Activation" and node.attrs["act"] != "hard_swish":
-    return [Need(node.inputs[0], output * ratios["add"][0])]
-  return []
+  arithmetic = ARITHMETIC[node.op]
+  least = arithmetic.least_read(node, bits, output, inputs)
+  needs = [Need(tensor, scale) for tensor, scale in zip(node.inputs, least, strict=False)]
+  return needs + (
+    _aligned(node, inputs, key_of, fixed) if arithmetic.aligned and bits == 16 else []
+  )
 
 
 def _aligned(

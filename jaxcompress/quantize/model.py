@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxcompress.nn import INPUT, Graph, Node, kernel_shape
 from jaxcompress.nn.operations import needed_shape
-from jaxcompress.quantize import integer
-from jaxcompress.quantize.integer import Grid, Integers
+from jaxcompress.quantize.integer.grid import HIGHEST, LOWEST, TYPES, Grid, Integers
+from jaxcompress.quantize.integer.program import Program, prepare, run
 from jaxcompress.quantize.integer.runtimes import find_kernels
 
 PREPROCESS_BATCH = 256
@@ -86,9 +86,9 @@ class QuantizedModel:
     return dataclasses.replace(self, kernels=kernels)
 
   @functools.cached_property
-  def program(self) -> integer.Program:
+  def program(self) -> Program:
     """The graph with all constants computed."""
-    return integer.prepare(self.graph, self.grids, self.layers, self.kernels)
+    return prepare(self.graph, self.grids, self.layers, self.kernels)
 
   def __call__(self, images: np.ndarray) -> np.ndarray:
     """Logits of images, (N, classes) float32; images as for :meth:`quantize_input`."""
@@ -110,7 +110,7 @@ class QuantizedModel:
       raise ValueError(
         f"codes: {codes.dtype} must be {dtype}; quantize_input makes it from images."
       )
-    return integer.run(self.program, codes)
+    return run(self.program, codes)
 
   def quantize_input(self, images: np.ndarray) -> np.ndarray:
     """``z + round_half_even(clip(v * float32(1 / s)))``: the integer input of the device.
@@ -172,17 +172,16 @@ def _check_grid(tensor: str, grid: Grid | None) -> None:
     raise ValueError(
       f"grids: {tensor!r} has scale {grid.scale}; it must be a positive, normal float32."
     )
-  if grid.bits not in integer.TYPES:
+  if grid.bits not in TYPES:
     raise ValueError(f"grids: {tensor!r} has {grid.bits} bits; it must have 8 or 16.")
   if grid.bits == 16 and grid.zero_point != 0:
     raise ValueError(
       f"grids: {tensor!r} has 16 bits and zero point {grid.zero_point}; it must be 0, since runtimes"
       " have symmetric 16-bit integers only."
     )
-  if not integer.LOWEST <= grid.zero_point <= integer.HIGHEST:
+  if not LOWEST <= grid.zero_point <= HIGHEST:
     raise ValueError(
-      f"grids: {tensor!r} has zero point {grid.zero_point}; it must be in"
-      f" {integer.LOWEST} to {integer.HIGHEST}."
+      f"grids: {tensor!r} has zero point {grid.zero_point}; it must be in {LOWEST} to {HIGHEST}."
     )
 
 
@@ -210,5 +209,5 @@ def _check_layer(node: Node, layer: Integers | None, source: Grid) -> None:
       )
   if not (np.isfinite(layer.scales).all() and (layer.scales > 0).all()):
     raise ValueError(f"layers: {name!r} has scales that are not positive and finite.")
-  if layer.weights.min(initial=0) < -integer.HIGHEST:
+  if layer.weights.min(initial=0) < -HIGHEST:
     raise ValueError(f"layers: {name!r} has the weight -128; weights are -127 to 127.")

@@ -21,8 +21,8 @@ from jaxcompress.nn.select import layers_of
 from jaxcompress.nn.structure import OPERATIONS
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import stored_bits
-from jaxcompress.quantize.integer import GATES, Grid, fixed_grid
-from jaxcompress.quantize.integer.values import INNER_SWISH
+from jaxcompress.quantize.integer.functions import FUNCTIONS, fixed_grid, obstacle_inside
+from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.quantizers.base import Quantizer
 from jaxcompress.quantize.rules import Choice, choose
 
@@ -37,7 +37,7 @@ class Sites(NamedTuple):
     keys: pairs of a tensor and the name under which its grid is kept.
     rounded: the tensors that are rounded.
     nonnegative: the tensors that are known to be at least zero.
-    gates: the tensors whose grid is that of a hard-sigmoid.
+    gates: the tensors whose grid is fixed, and the activation function that it is fixed by.
     kernels: the nodes that have a kernel.
     apart: pairs of a node that would share a grid with what it reads, and a tensor with which it
       does not.
@@ -47,7 +47,7 @@ class Sites(NamedTuple):
   keys: tuple[tuple[str, str], ...]
   rounded: frozenset[str]
   nonnegative: frozenset[str]
-  gates: frozenset[str]
+  gates: FrozenDict[str, str]
   kernels: tuple[str, ...]
   apart: Apart = frozenset()
 
@@ -89,18 +89,20 @@ def find_sites(graph: Graph, apart: Iterable[tuple[str, str]] = ()) -> Sites:
   group = {INPUT: INPUT}
   rounded: set[str] = {INPUT}
   nonnegative: set[str] = set()
-  gates: set[str] = set()
+  gates: dict[str, str] = {}
   found: set[tuple[str, str]] = set()
   for node in graph.nodes:
-    if node.op != "Activation" and node.attrs.get("act") == "hard_swish":
-      raise ValueError(f"model: act of {node.name!r}: {INNER_SWISH}")
+    obstacle = obstacle_inside(node.attrs.get("act"))
+    if node.op != "Activation" and obstacle is not None:
+      raise ValueError(f"model: act of {node.name!r}: {obstacle}")
     for tensor in node.outputs:
       group[tensor] = tensor
     operation, act = OPERATIONS[node.op], ACTIVATIONS[node.attrs.get("act")]
     rounds = operation.grid != "copied"
     if shares_grid(node):
-      only_gates = gates >= set(node.inputs)
-      unlike = {t for t in node.inputs if (node.name, t) in apart or (t in gates) != only_gates}
+      kinds = {gates.get(tensor) for tensor in node.inputs}
+      kind = kinds.pop() if len(kinds) == 1 else None
+      unlike = {t for t in node.inputs if (node.name, t) in apart or gates.get(t) != kind}
       found |= {(node.name, tensor) for tensor in unlike}
       tied = [tensor for tensor in node.inputs if tensor not in unlike]
       shared = group[(*tied, node.output)[0]]
@@ -109,8 +111,8 @@ def find_sites(graph: Graph, apart: Iterable[tuple[str, str]] = ()) -> Sites:
       rounds |= bool(unlike)
     if rounds:
       rounded |= set(node.outputs)
-    if fixed_grid(node) or (shares_grid(node) and only_gates):
-      gates |= set(node.outputs)
+    if gate := node.attrs["act"] if fixed_grid(node) else shares_grid(node) and kind:
+      gates |= dict.fromkeys(node.outputs, gate)
     if act.low >= 0 or (operation.within and nonnegative >= set(node.inputs)):
       nonnegative |= set(node.outputs)
   if unknown := sorted(apart - found):
@@ -126,7 +128,7 @@ def find_sites(graph: Graph, apart: Iterable[tuple[str, str]] = ()) -> Sites:
     tuple(group.items()),
     frozenset(rounded),
     frozenset(nonnegative),
-    frozenset(gates),
+    FrozenDict(gates),
     kernels,
     frozenset(found),
   )
@@ -172,11 +174,11 @@ def assign(plan: Quantization, sites: Sites) -> Assigned:
   activations = {
     key: chosen[layer_of[key]].activations
     for tensor, key in sites.keys
-    if tensor in sites.rounded - sites.gates
+    if tensor in sites.rounded and tensor not in sites.gates
   }
   present = lambda table: {key: q for key, q in table.items() if q is not None}  # noqa: E731
   gates = {
-    tensor: GATES[_bits(chosen[layer_of[key]].activations)].output
+    tensor: FUNCTIONS[sites.gates[tensor]].grids[_bits(chosen[layer_of[key]].activations)]
     for tensor, key in sites.keys
     if tensor in sites.gates
   }

@@ -210,7 +210,7 @@ def zero_share(quantized: QuantizedModel) -> float:
 
   Examples:
     >>> from jaxcompress.nn import Graph, Node
-    >>> from jaxcompress.quantize.integer.values import Grid, Integers
+    >>> from jaxcompress.quantize.integer.grid import Grid, Integers
     >>> node = Node("dense", "Dense", {"features": 1}, ("input",), ("dense",), ((1, 4),), ((1, 1),))
     >>> grids = dict.fromkeys(("input", "dense"), Grid(np.float32(0.1), 0))
     >>> weights = np.int8([[0], [9], [0], [0]])
@@ -234,7 +234,7 @@ def model_bytes(quantized: QuantizedModel) -> int:
 
   Examples:
     >>> from jaxcompress.nn import Graph, Node
-    >>> from jaxcompress.quantize.integer.values import Grid, Integers
+    >>> from jaxcompress.quantize.integer.grid import Grid, Integers
     >>> shapes = ((1, 8),), ((1, 1),)
     >>> node = Node("dense", "Dense", {"features": 1}, ("input",), ("dense",), *shapes)
     >>> grid = Grid(np.float32(0.1), 0)

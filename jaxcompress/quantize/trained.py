@@ -15,11 +15,11 @@ import numpy as np
 
 from jaxcompress.nn import INPUT, fold
 from jaxcompress.nn.graph import parameters
-from jaxcompress.quantize import integer
 from jaxcompress.quantize.codes import assemble
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import levels, stored_bits, widened
-from jaxcompress.quantize.integer import Grid, Program
+from jaxcompress.quantize.integer.grid import Grid
+from jaxcompress.quantize.integer.program import Program, all_tensors, for_any_weights
 from jaxcompress.quantize.integer.runtimes import find_kernels
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.quantizers.base import Quantizer
@@ -230,12 +230,12 @@ def exact_values(
   described = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
   found = jax.pure_callback(on_host, described, codes, model_variables)
   constants = jax.tree.unflatten(structure, found)
-  steps = integer.for_any_weights(program)
+  steps = for_any_weights(program)
   input_steps = find_kernels(plan.kernels).input_steps
   pixels: Any = images.astype(jnp.float32)  # its arithmetic is that of both libraries
   scaled = input_steps(pixels, Grid(constants.scales[INPUT], 0))
   x = jnp.round(jnp.clip(scaled, constants.low, constants.high))
-  tensors = integer.all_tensors(steps, constants.arrays, x)
+  tensors = all_tensors(steps, constants.arrays, x)
   return {name: tensors[name] * constants.scales[name] for name in sites.rounded}
 
 

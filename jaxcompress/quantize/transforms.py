@@ -20,7 +20,7 @@ from jaxcompress.nn.graph import parameters, with_parameters
 from jaxcompress.nn.tracing import intercept, is_leaf_call, module_path
 from jaxcompress.quantize.config import PLAN, Quantization
 from jaxcompress.quantize.fake_quant import activation_levels, fake_quant, replace_value
-from jaxcompress.quantize.integer import Grid, with_bits
+from jaxcompress.quantize.integer.grid import Grid, with_bits
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.quantizers.base import FusedRounding
 from jaxcompress.quantize.quantizers.clipped import dorefa_gradient

@@ -130,7 +130,7 @@ def range_rows(grids: Mapping[str, Any]) -> tuple[TensorRange, ...]:
   """Ranges of activation tensors, from the grids of a model.
 
   Examples:
-    >>> from jaxcompress.quantize.integer.values import Grid
+    >>> from jaxcompress.quantize.integer.grid import Grid
     >>> range_rows({"input": Grid(np.float32(0.5), -128)})
     (TensorRange(tensor='input', low=0.0, high=127.5, scale=0.5, zero_point=-128),)
   """

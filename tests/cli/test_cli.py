@@ -12,7 +12,7 @@ import jaxcompress
 from jaxcompress import cli, distill, export, models
 from jaxcompress.nn import Graph, Node
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.integer.grid import Grid
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from jaxcompress.cli.ending import EndError
 from jaxcompress.nn import Graph, Node
 from jaxcompress.pipeline import folders
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.integer.grid import Grid
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = "import sys; from jaxcompress.cli import start; sys.argv[0] = 'jaxcompress'; start()"

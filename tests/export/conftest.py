@@ -14,8 +14,10 @@ from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.tracing import is_leaf_call, module_path
 from jaxcompress.quantize import QuantizedModel, absmax, assemble, levels
 from jaxcompress.quantize.fake_quant import affine
-from jaxcompress.quantize.integer import KERNELS, fixed_grid, lower_grids, lower_hard_swish
-from jaxcompress.quantize.integer.values import Grid, Integers
+from jaxcompress.quantize.integer.functions import fixed_grid
+from jaxcompress.quantize.integer.grid import Grid, Integers
+from jaxcompress.quantize.integer.lower import lower_grids, lower_hard_swish
+from jaxcompress.quantize.integer.runtimes import KERNELS
 from jaxcompress.quantize.limits import widen_grids
 from jaxcompress.quantize.model import bias_type
 from jaxcompress.quantize.sites import find_sites

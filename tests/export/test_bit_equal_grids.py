@@ -21,8 +21,8 @@ from jaxcompress.nn import (
   init_variables,
 )
 from jaxcompress.quantize import QuantizedModel, assemble
+from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.integer.runtimes import KERNELS, KERNELS_16
-from jaxcompress.quantize.integer.values import Grid
 
 pytestmark = pytest.mark.usefixtures("optimized")
 

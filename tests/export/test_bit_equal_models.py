@@ -7,7 +7,7 @@ import pytest
 from jaxcompress import export, models
 from jaxcompress.models.blocks import SqueezeExcite
 from jaxcompress.nn import Activation, Add, ConvNorm, Dense, GlobalAvgPool
-from jaxcompress.quantize.integer import KERNELS
+from jaxcompress.quantize.integer.runtimes import KERNELS
 
 pytestmark = pytest.mark.usefixtures("optimized")
 

@@ -25,7 +25,7 @@ from jaxcompress.nn import (
   Split,
   fold,
 )
-from jaxcompress.quantize.integer import KERNELS
+from jaxcompress.quantize.integer.runtimes import KERNELS
 from jaxcompress.quantize.sites import find_sites
 
 pytestmark = pytest.mark.usefixtures("optimized")

@@ -21,9 +21,9 @@ from jaxcompress.nn import (
   Split,
 )
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer import HARD_SIGMOID_GRID
+from jaxcompress.quantize.integer.functions import GATES
+from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.integer.runtimes import KERNELS_16
-from jaxcompress.quantize.integer.values import Grid
 from jaxcompress.quantize.limits import widen_grids
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -184,7 +184,7 @@ def test_gates_of_all_codes_are_bit_equal(scale, zero_point, kernels, networks, 
   ends = ("input",), ("act",), (shape,), (shape,)
   codes = np.arange(-128, 128).reshape(shape)
   for act, output in (
-    ("hard_sigmoid", HARD_SIGMOID_GRID),
+    ("hard_sigmoid", GATES[8].output),
     ("hard_swish", Grid(np.float32(0.05), 7)),
   ):
     graph = Graph((Node("act", "Activation", {"act": act}, *ends),), shape, "act")

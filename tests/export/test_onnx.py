@@ -24,7 +24,7 @@ from jaxcompress.nn import (
   fold,
 )
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.integer.grid import Grid
 
 SHAPE = (6, 6, 4)
 

@@ -11,7 +11,7 @@ from jaxcompress.data import Preprocess
 from jaxcompress.export.contents import read_operators
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.nn import INPUT, ConvNorm, Dense, GlobalAvgPool
-from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.integer.grid import Grid
 
 SHAPE = (6, 6, 3)
 AFFINE = Preprocess(center=128.0, scale=64.0, per_image=False)

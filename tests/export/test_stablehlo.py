@@ -10,7 +10,7 @@ from jaxcompress import export
 from jaxcompress.models.blocks import SqueezeExcite
 from jaxcompress.nn import INPUT, Activation, Add, ConvNorm, Dense, GlobalAvgPool, Multiply
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer.values import Grid, Integers
+from jaxcompress.quantize.integer.grid import Grid, Integers
 
 SHAPE = (6, 6, 4)
 

@@ -114,6 +114,6 @@ def test_what_the_target_does_not_take_is_refused_with_the_way_out(networks, ima
     Gated(), networks.trained_like(Gated(), SHAPE), images[:8], method="minmax",
     symmetric=True, progress=False,
   )  # fmt: skip
-  with pytest.raises(ValueError, match="'swish/gate' has -128; that is a hard-sigmoid"):
+  with pytest.raises(ValueError, match="'swish/gate' has -128; that is a gate"):
     export.onnx(gated, path, target="tensorrt")
   assert not path.exists()

@@ -21,7 +21,7 @@ from jaxcompress.nn import (
   fuse_activations,
   kernel_shape,
 )
-from jaxcompress.quantize.integer import averaging
+from jaxcompress.quantize.integer.arithmetic import averaging
 
 
 class Net(nn.Module):

@@ -8,8 +8,8 @@ from jaxcompress import export, quantize
 from jaxcompress.export.runtime import Runtime
 from jaxcompress.nn import INPUT, AvgPool, Concat, ConvNorm, Dense, GlobalAvgPool
 from jaxcompress.quantize import QuantizedModel, Rule, ema_range
+from jaxcompress.quantize.integer.grid import Grid, Integers
 from jaxcompress.quantize.integer.runtimes import KERNELS_16
-from jaxcompress.quantize.integer.values import Grid, Integers
 
 
 class Lone(nn.Module):

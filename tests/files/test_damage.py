@@ -15,7 +15,7 @@ from jaxcompress.files.checksums import MARK, UNSEALED, check_seal, seal
 from jaxcompress.nn import Dense, Graph, Node, init_variables
 from jaxcompress.pipeline import networks
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer.values import Grid, Integers
+from jaxcompress.quantize.integer.grid import Grid, Integers
 from jaxcompress.training.checkpoint import load_variables, save_variables
 
 CLASSES = ("bolt", "nut", "screw")

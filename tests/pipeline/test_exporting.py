@@ -9,7 +9,7 @@ from jaxcompress.nn import Graph, Node
 from jaxcompress.pipeline import QuantizeOptions
 from jaxcompress.pipeline.quantizing import files_beside
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer.values import Grid, Integers
+from jaxcompress.quantize.integer.grid import Grid, Integers
 
 FACTS = {"classes": ["a", "b"], "preprocess": {"scale": 64.0}}
 

@@ -9,8 +9,8 @@ import pytest
 from jaxcompress.nn import INPUT, Add, ConvNorm, Dense, Folded, GlobalAvgPool, Graph, Node, trace
 from jaxcompress.quantize import QuantizedModel, absmax, assemble
 from jaxcompress.quantize.fake_quant import Levels
-from jaxcompress.quantize.integer import KERNELS
-from jaxcompress.quantize.integer.values import Grid, Integers
+from jaxcompress.quantize.integer.grid import Grid, Integers
+from jaxcompress.quantize.integer.runtimes import KERNELS
 from jaxcompress.quantize.limits import widen_grids
 from jaxcompress.quantize.sites import find_sites
 

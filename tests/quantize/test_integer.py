@@ -8,14 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress.ops.dispatch import ANYWHERE, traced_for
-from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS, Grid, xnnpack
-from jaxcompress.quantize.integer.convolve import (
-  EXACT,
-  accumulate,
-  reach,
-  split_exactly,
-)
-from jaxcompress.quantize.integer.values import clip_range
+from jaxcompress.quantize.integer import xnnpack
+from jaxcompress.quantize.integer.convolve import EXACT, accumulate, reach, split_exactly
+from jaxcompress.quantize.integer.functions import GATES, clip_range
+from jaxcompress.quantize.integer.grid import Grid
+from jaxcompress.quantize.integer.runtimes import KERNELS
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -238,4 +235,4 @@ def test_activation_functions_without_arithmetic_are_refused_with_the_way_out():
   with pytest.raises(ValueError, match=r"without act followed by Activation\('hard_swish'\)"):
     clip_range("hard_swish", ONE, xnnpack.ceiling)
   with pytest.raises(ValueError, match=r"hard_sigmoid has Grid.* whose ends are 0 and 1"):
-    clip_range("hard_sigmoid", HARD_SIGMOID_GRID._replace(zero_point=0), xnnpack.ceiling)
+    clip_range("hard_sigmoid", GATES[8].output._replace(zero_point=0), xnnpack.ceiling)

@@ -18,10 +18,11 @@ from jaxcompress.nn import (
   trace,
 )
 from jaxcompress.nn.activations import activate
-from jaxcompress.quantize import QuantizedModel, assemble, integer
-from jaxcompress.quantize.integer import HARD_SIGMOID_GRID, KERNELS
-from jaxcompress.quantize.integer.runtimes import KERNELS_16
-from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize import QuantizedModel, assemble
+from jaxcompress.quantize.integer.functions import GATES
+from jaxcompress.quantize.integer.grid import Grid
+from jaxcompress.quantize.integer.program import run
+from jaxcompress.quantize.integer.runtimes import KERNELS, KERNELS_16
 from jaxcompress.quantize.sites import find_sites
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -80,7 +81,7 @@ def errors_in_steps(quantized, act):
 @pytest.mark.parametrize(("scale", "zero_point"), [(0.05, 0), (0.02, -60), (0.1, 77), (0.004, 3)])
 def test_gates_are_within_a_step_and_a_half_of_float(kernels, scale, zero_point):
   sigmoid = quantized_alone("hard_sigmoid", scale, zero_point, kernels=kernels)
-  assert sigmoid.grids["act"] == HARD_SIGMOID_GRID
+  assert sigmoid.grids["act"] == GATES[8].output
   assert errors_in_steps(sigmoid, "hard_sigmoid").max() < 0.52
   swish = quantized_alone("hard_swish", scale, zero_point, kernels=kernels)
   assert [node.name for node in swish.graph.nodes] == ["act/gate", "act"]
@@ -121,7 +122,7 @@ def test_a_layers_hard_sigmoid_is_in_its_weights_bias_and_grid():
   graph, folded, scales, grids = excited(bias=0.7)
   quantized = assemble(graph, folded, scales, grids)
   layer, gate = quantized.layers["gate"], folded["gate"]
-  assert quantized.grids["gate"] == HARD_SIGMOID_GRID
+  assert quantized.grids["gate"] == GATES[8].output
   real = layer.weights * layer.scales
   np.testing.assert_allclose(real * 6, gate.weights, atol=0.51 * scales["gate"].max())
   np.testing.assert_allclose(layer.bias * 0.05 * layer.scales, 3.7 / 6, rtol=1e-3)
@@ -158,11 +159,11 @@ class Joined(nn.Module):
 def test_gates_share_their_grid_with_gates_only():
   graph = graph_of(Joined(True), IMAGE.shape)
   quantized = assemble(graph, {}, {}, {INPUT: Grid(np.float32(0.05), 0)})
-  assert quantized.grids["copy"] == quantized.grids["concat"] == HARD_SIGMOID_GRID
+  assert quantized.grids["copy"] == quantized.grids["concat"] == GATES[8].output
   graph = graph_of(Joined(False), IMAGE.shape)
   grids = dict.fromkeys((INPUT, "concat"), Grid(np.float32(0.05), 0))
   quantized = assemble(graph, {}, {}, grids)
-  assert (quantized.grids["gate"], quantized.grids["concat"]) == (HARD_SIGMOID_GRID, grids[INPUT])
+  assert (quantized.grids["gate"], quantized.grids["concat"]) == (GATES[8].output, grids[INPUT])
   with pytest.raises(ValueError, match="grids: tensor 'concat' has none"):
     assemble(graph, {}, {}, {INPUT: grids[INPUT]})
 
@@ -192,7 +193,7 @@ def test_a_hard_swish_of_16_bits_is_a_gate_and_near_to_float(hard_swish):
   assert [node.name for node in quantized.graph.nodes] == ["act/gate", "act"]
   expected = activate("hard_swish", codes * source.scale) / output.scale
   for kernels in KERNELS_16:
-    got = integer.run(quantized.with_kernels(kernels).program, codes)
+    got = run(quantized.with_kernels(kernels).program, codes)
     assert np.abs(got - expected).max() < 2.5
-  with pytest.raises(ValueError, match=r"'act': act: HARD_SWISH runs on 8-bit integers only"):
+  with pytest.raises(ValueError, match=r"'act': act: 'hard_swish' runs on 8-bit integers only"):
     QuantizedModel(graph, grids, {})

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.quantize.integer import GATES, KERNELS, Grid
+from jaxcompress.quantize.integer.functions import GATES
+from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.integer.reference import (
   Factor,
   addition,
@@ -16,7 +17,7 @@ from jaxcompress.quantize.integer.reference import (
   mean,
   quantize_multiplier,
 )
-from jaxcompress.quantize.integer.runtimes import KERNELS_16, find_kernels
+from jaxcompress.quantize.integer.runtimes import KERNELS, KERNELS_16, find_kernels
 
 pytestmark = pytest.mark.usefixtures("optimized")
 

@@ -10,6 +10,7 @@ import pytest
 
 from jaxcompress import nn, quantize
 from jaxcompress.nn.graph import parameters
+from jaxcompress.quantize.integer.program import run
 from jaxcompress.quantize.interop import activation_to_qwix
 
 qwix = pytest.importorskip("qwix")
@@ -80,7 +81,7 @@ def test_qwix_computes_the_sums_that_we_deploy(quantized, name):
     {"input": quantized.grids[node.inputs[0]], node.output: grid},
     {name: quantized.layers[name]},
   )
-  got = quantize.integer.run(single.program, codes)
+  got = run(single.program, codes)
   assert np.mean(got == rounded) > 0.999
 
 

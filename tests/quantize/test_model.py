@@ -8,8 +8,9 @@ import pytest
 
 from jaxcompress.nn import Graph, Node
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer import KERNELS, program
-from jaxcompress.quantize.integer.values import Grid, Integers
+from jaxcompress.quantize.integer import program
+from jaxcompress.quantize.integer.grid import Grid, Integers
+from jaxcompress.quantize.integer.runtimes import KERNELS
 
 SHAPE = (1, 4, 4, 3)
 GRIDS = {

@@ -7,9 +7,9 @@ import pytest
 
 from jaxcompress.nn import Graph, Node
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer import lower_grids, with_bits
 from jaxcompress.quantize.integer.convolve import split_exactly
-from jaxcompress.quantize.integer.values import Grid, Integers
+from jaxcompress.quantize.integer.grid import Grid, Integers, with_bits
+from jaxcompress.quantize.integer.lower import lower_grids
 from jaxcompress.quantize.integer.wide import (
   Bytes,
   Factor,

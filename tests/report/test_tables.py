@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from jaxcompress import models, nn
-from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.report import (
   Entry,
   layer_rows,

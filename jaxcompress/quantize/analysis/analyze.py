@@ -17,7 +17,8 @@ from jaxcompress.quantize.analysis.switched import (
   Switches,
   numbers_of,
 )
-from jaxcompress.quantize.integer import HIGHEST, Integers, as_before, lower_hard_swish
+from jaxcompress.quantize.integer.grid import HIGHEST, Integers
+from jaxcompress.quantize.integer.lower import as_before, lower_hard_swish
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.ptq.inputs import Batches, Preprocess, check_images, trace_on
 from jaxcompress.quantize.ptq.observe import check_batch_size

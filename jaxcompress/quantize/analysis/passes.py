@@ -18,7 +18,7 @@ from jaxcompress.quantize.analysis.switched import (
   run,
   unmove,
 )
-from jaxcompress.quantize.integer import all_tensors
+from jaxcompress.quantize.integer.program import all_tensors
 
 
 class Passes(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxcompress.nn import INPUT, Folded, Graph
 from jaxcompress.nn.execute import Visit, run_node
-from jaxcompress.quantize.integer import Grid
+from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.model import Move
 
 Outside = Callable[[str, jax.Array], None]

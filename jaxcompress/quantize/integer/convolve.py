@@ -23,7 +23,7 @@ Parts = tuple[tuple[int, int], ...]
 
 
 class Interval(Protocol):
-  """Where values of ``q - zero_point`` lie, as those of a :class:`~jaxcompress.quantize.integer.values.Grid`."""
+  """Where values of ``q - zero_point`` lie, as those of a :class:`~jaxcompress.quantize.integer.grid.Grid`."""
 
   @property
   def low(self) -> int: ...
@@ -46,7 +46,7 @@ def reach(weights: np.ndarray, grid: Interval) -> np.ndarray:
     (2, in / groups, out) int64: largest downward and upward contribution of an input channel.
 
   Examples:
-    >>> from jaxcompress.quantize.integer import Grid
+    >>> from jaxcompress.quantize.integer.grid import Grid
     >>> reach(np.int8([[3], [-2]]), Grid(np.float32(1), -128)).tolist()
     [[[0], [510]], [[765], [0]]]
   """
@@ -70,7 +70,7 @@ def split_exactly(weights: np.ndarray, grid: Interval) -> Parts:
     ValueError: if a single channel's sum can reach 2**24 (kernels of 23x23 and more).
 
   Examples:
-    >>> from jaxcompress.quantize.integer import Grid
+    >>> from jaxcompress.quantize.integer.grid import Grid
     >>> split_exactly(np.full((1000, 4), 127, np.int8), Grid(np.float32(1), -128))
     ((0, 518), (518, 1000))
   """
@@ -93,7 +93,7 @@ def largest_accumulator(weights: np.ndarray, grid: Interval) -> np.ndarray:
   """(out,) int64: how far a whole sum can get from zero.
 
   Examples:
-    >>> from jaxcompress.quantize.integer import Grid
+    >>> from jaxcompress.quantize.integer.grid import Grid
     >>> largest_accumulator(np.int8([[3], [-2]]), Grid(np.float32(1), -128)).tolist()
     [765]
   """

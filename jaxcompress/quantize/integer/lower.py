@@ -6,27 +6,11 @@ import numpy as np
 from flax.core import FrozenDict
 
 from jaxcompress.nn import Graph, Node
-from jaxcompress.nn.operations import shares_grid
-from jaxcompress.quantize.integer.pools import pads_of
-from jaxcompress.quantize.integer.values import GATES, Grid, with_bits
+from jaxcompress.nn.operations import pads_of, shares_grid
+from jaxcompress.quantize.integer.grid import Grid, with_bits
 
 AVERAGE = "average"  # an attribute of convolutions that were average pools
 WIDEST_AVERAGE = 22  # the side of a window of weights of 127 whose sums float32 holds exactly
-
-
-def fixed_grid(node: Node, bits: int = 8) -> Grid | None:
-  """The grid that a node's outputs must have whatever was seen of them; None: any.
-
-  Args:
-    node: of a graph with fused activations.
-    bits: 8 or 16, of its output.
-
-  Examples:
-    >>> node = Node("gate", "Activation", {"act": "hard_sigmoid"}, ("x",), ("gate",), (), ())
-    >>> fixed_grid(node).zero_point
-    -128
-  """
-  return GATES[bits].output if node.attrs.get("act") == "hard_sigmoid" else None
 
 
 def lower_hard_swish(graph: Graph, which: Callable[[Node], bool] = lambda node: True) -> Graph:
@@ -139,7 +123,7 @@ def lower_grids(
     ``x/on/y``.
 
   Examples:
-    >>> from jaxcompress.quantize.integer.values import Grid
+    >>> from jaxcompress.quantize.integer.grid import Grid
     >>> shape = ((1, 4, 4, 2),)
     >>> node = Node("pool", "GlobalAvgPool", {"keepdims": True}, ("input",), ("pool",), shape, shape)
     >>> grids = {"input": Grid(0.1, 3), "pool": Grid(0.001, 0, 16)}

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.quantize.integer import xnnpack
-from jaxcompress.quantize.integer.bounds import ASSEMBLE, check_below, reach_of
-from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.integer.grid import ASSEMBLE, Grid, check_below, reach_of
 from jaxcompress.quantize.integer.xnnpack import Factor
 
 CODES = 256
@@ -214,39 +213,6 @@ def _least(holds: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
 def _float_of_rank(rank: np.ndarray) -> np.ndarray:
   """Float32 numbers in their order: 0 is zero, 1 the least positive one, -1 its opposite."""
   return np.sign(rank).astype(np.float32) * np.abs(rank).astype(np.int32).view(np.float32)
-
-
-def activation_table(act: str, source: Grid, output: Grid) -> np.ndarray:
-  """Outputs of an activation function on its own, computed in float32, for every code.
-
-  Args:
-    act: ``"relu"``, ``"relu6"``, ``"hard_sigmoid"`` or ``"hard_swish"``.
-    source: of the input.
-    output: of the output.
-
-  Returns:
-    (256,) float32, the output's ``q - z`` for the input's codes -128 to 127.
-
-  Raises:
-    ValueError: for another activation function.
-
-  Examples:
-    >>> grid = Grid(np.float32(0.05), 0)
-    >>> activation_table("hard_swish", grid, grid)[[0, 108, 128, 138, 255]].tolist()
-    [0.0, -7.0, 0.0, 6.0, 127.0]
-  """
-  x = np.arange(source.low, source.high + 1, dtype=np.float32) * np.float32(source.scale)
-  gate = np.clip(np.float32(1 / 6) * x + np.float32(0.5), np.float32(0), np.float32(1))
-  found = {
-    "relu": np.maximum(x, np.float32(0)),
-    "relu6": np.clip(x, np.float32(0), np.float32(6)),
-    "hard_sigmoid": gate,
-    "hard_swish": x * gate,
-  }
-  if act not in found:
-    raise ValueError(f"act: {act!r} has no integer arithmetic; use one of {', '.join(found)}.")
-  steps = np.rint(found[act] / np.float32(output.scale)) + np.float32(0)  # no negative zero
-  return np.clip(steps, output.low, output.high)
 
 
 def input_steps(values: np.ndarray, grid: Grid) -> np.ndarray:

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.nn import INPUT, Graph, Node
-from jaxcompress.quantize.integer.leaf_ops import ARITHMETIC
+from jaxcompress.quantize.integer.arithmetic import ARITHMETIC, Sums
+from jaxcompress.quantize.integer.grid import Grid, Integers
 from jaxcompress.quantize.integer.runtimes import find_kernels
-from jaxcompress.quantize.integer.values import Grid, Integers
-from jaxcompress.quantize.integer.weighted import Sums
 
 LARGEST_BATCH = 256
 BATCH_BYTES = 2**28  # of the float32 maps of a batch, about

@@ -12,16 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.quantize.integer.bounds import (
+from jaxcompress.quantize.integer.grid import (
   ASSEMBLE,
   INT32,
   STEPS,
+  Grid,
   check_below,
   check_cells,
   reach_of,
 )
-from jaxcompress.quantize.integer.values import Grid
 
+LANES = 8  # channels at a time in LiteRT's optimized depthwise kernel
 SUM_BITS = {8: 20, 16: 15}  # by which an addition of integers shifts its inputs to the left
 
 Scalar = np.ndarray | np.integer
@@ -49,6 +50,31 @@ class Factor(NamedTuple):
   def __call__(self, v: jax.Array) -> jax.Array:
     v = v.astype(jnp.int32)
     return divide_by_power(doubling_high_product(v << self.left, jnp.asarray(self.q31)), self.right)
+
+
+class Upward(NamedTuple):
+  """A :class:`Factor` whose second rounding takes halves up, as LiteRT's optimized kernels do.
+
+  Those on x86 take over from XNNPACK where weights are int4.
+
+  Attributes:
+    factor: of the first rounding.
+    up: bool, the channels that it is about; in the others halves go away from zero.
+
+  Examples:
+    >>> half = quantize_multiplier(0.25)
+    >>> half(jnp.int32([-6])).tolist(), Upward(half, np.array([True]))(jnp.int32([-6])).tolist()
+    ([-2], [-1])
+  """
+
+  factor: Factor
+  up: np.ndarray
+
+  def __call__(self, v: jax.Array) -> jax.Array:
+    q31, left, right = self.factor
+    u = doubling_high_product(v.astype(jnp.int32) << left, jnp.asarray(q31))
+    half = jnp.where(right > 0, (u >> jnp.maximum(right - 1, 0)) & 1, 0)
+    return jnp.where(self.up, (u >> right) + half, divide_by_power(u, right))
 
 
 class Sum(NamedTuple):
@@ -181,6 +207,18 @@ def convolution(source: Grid, scales: np.ndarray, output: Grid, reach: np.ndarra
   """
   real = np.float64(source.scale) * np.asarray(scales, np.float64) / np.float64(output.scale)
   return _checked(quantize_multiplier(real), reach)
+
+
+def convolution_upward(source: Grid, scales: np.ndarray, output: Grid, reach: np.ndarray) -> Upward:
+  """As :func:`convolution`, with the rounding of LiteRT's optimized kernels."""
+  return Upward(convolution(source, scales, output, reach), np.full(scales.shape, True))
+
+
+def depthwise_upward(source: Grid, scales: np.ndarray, output: Grid, reach: np.ndarray) -> Upward:
+  """As :func:`convolution_upward`, of a depthwise one: what is left of eights rounds as elsewhere."""
+  whole = scales.shape[-1] // LANES * LANES
+  up = np.broadcast_to(np.arange(scales.shape[-1]) < whole, scales.shape)
+  return Upward(convolution(source, scales, output, reach), up)
 
 
 def dense_in_float64(source: Grid, scales: np.ndarray, output: Grid, reach: np.ndarray) -> Steps:

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxcompress.quantize.integer import litert, onnxruntime, reference, wide, xnnpack
-from jaxcompress.quantize.integer.swish import activation_table
-from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.integer import onnxruntime, reference, wide, xnnpack
+from jaxcompress.quantize.integer.grid import Grid
 
 
 class Rounding(Protocol):
@@ -35,8 +34,8 @@ class Kernels(NamedTuple):
     product: ``(left, right, output) -> rule(product)``.
     addition: ``(left, right, output) -> rule(left, right)`` of two maps.
     shift: as ``addition``, of a map and a constant.
-    table: ``(act, source, output) -> table``: the output's ``q - z`` of an activation function on its
-      own for every code, (256,) float32; None where it is a sum with a constant.
+    tables: whose tables of activation functions it has; see
+      :class:`~jaxcompress.quantize.integer.functions.Function`.
     requantization: ``(source, output) -> rule(map)``, from one grid to another.
     mean: ``(source, output, cells) -> rule(map)``.
     average: ``(grid, counts) -> rule(maps)`` of the maps of each cell of a window, zero where there
@@ -52,7 +51,7 @@ class Kernels(NamedTuple):
   product: OfPair
   addition: OfPair
   shift: OfPair
-  table: Callable[[str, Grid, Grid], np.ndarray | None]
+  tables: str
   requantization: Callable[[Grid, Grid], Rounding]
   mean: Callable[[Grid, Grid, int], Rounding]
   average: Callable[[Grid, np.ndarray], Rounding]
@@ -100,7 +99,7 @@ MICRO = Kernels(
   product=reference.product,
   addition=reference.addition,
   shift=reference.addition,
-  table=activation_table,
+  tables="tflm",
   requantization=_by_addition(reference.addition),
   mean=reference.mean,
   average=reference.average,
@@ -114,7 +113,7 @@ KERNELS: Mapping[str, Kernels] = {
     product=xnnpack.product,
     addition=xnnpack.addition,
     shift=xnnpack.addition,
-    table=activation_table,
+    tables="xnnpack",
     requantization=_by_addition(xnnpack.addition),
     mean=xnnpack.mean,
     average=reference.average,
@@ -122,7 +121,7 @@ KERNELS: Mapping[str, Kernels] = {
     input_steps=xnnpack.input_steps,
   ),
   "reference": MICRO._replace(
-    dense=reference.dense_in_float64, product=reference.product_in_float32
+    dense=reference.dense_in_float64, product=reference.product_in_float32, tables="reference"
   ),
   "tflm": MICRO,
   "onnxruntime": Kernels(
@@ -131,7 +130,7 @@ KERNELS: Mapping[str, Kernels] = {
     product=onnxruntime.product,
     addition=onnxruntime.addition,
     shift=onnxruntime.addition,
-    table=onnxruntime.activation_table,
+    tables="onnxruntime",
     requantization=onnxruntime.requantization,
     mean=onnxruntime.mean,
     average=onnxruntime.average,
@@ -142,15 +141,17 @@ KERNELS: Mapping[str, Kernels] = {
 VARIANTS: Mapping[str, Kernels] = {  # XNNPACK leaves int4 convolutions to LiteRT's own kernels
   "xnnpack-int4": KERNELS["xnnpack"]._replace(
     narrow={
-      "plain": litert.convolution,
+      "plain": reference.convolution_upward,
       "grouped": reference.convolution,
-      "depthwise": litert.depthwise,
+      "depthwise": reference.depthwise_upward,
     }
   )
 }
-MICRO_16 = MICRO._replace(convolution=wide.convolution, dense=wide.convolution)
+MICRO_16 = MICRO._replace(convolution=wide.convolution, dense=wide.convolution, tables="int16")
 REFERENCE_16 = MICRO_16._replace(product=reference.product_in_float32)
 OWN_16 = REFERENCE_16._replace(addition=wide.addition)  # LiteRT's: XNNPACK has no 16 bits
+RATIOS = {8: xnnpack.RATIOS, 16: wide.RATIOS}  # of scales, that all runtimes run, by bits
+MARGIN = 1 + 2.0**-10  # keeps float32 rounding on the right side of a limit
 KERNELS_16: Mapping[str, Kernels] = {  # of 16-bit activations
   "xnnpack": OWN_16,
   "xnnpack-int4": OWN_16,

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxcompress.quantize.integer import reference
 from jaxcompress.quantize.integer.convolve import Parts, sums_of_parts
-from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.integer.grid import Grid
 
 LIMB = 15  # bits of the lower half, and of a factor
 MASK = 2**LIMB - 1

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.quantize.integer.bounds import ASSEMBLE, STEPS, check_below, check_cells
-from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.integer.grid import ASSEMBLE, STEPS, Grid, check_below, check_cells
 
 MULTIPLIER_BITS = 20  # of the larger factor of an addition
 LARGEST_STEPS = 2.0**29  # of an output before it is clipped, so that every runtime's int32 holds it

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from jaxcompress.nn import Graph
 from jaxcompress.nn.operations import shares_grid
-from jaxcompress.quantize.integer import is_linear
+from jaxcompress.quantize.integer.lower import is_linear
 from jaxcompress.quantize.limits import coarsest
 from jaxcompress.quantize.ptq.histograms import Bounds
 from jaxcompress.quantize.sites import Apart, Sites, find_sites

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxcompress.nn import kernel_shape
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import Levels, activation_levels, levels
-from jaxcompress.quantize.integer import HIGHEST, TYPES
+from jaxcompress.quantize.integer.grid import HIGHEST, TYPES
 from jaxcompress.quantize.quantizers.base import Quantizer
 from jaxcompress.quantize.quantizers.uniform import absmax, minmax_range
 from jaxcompress.quantize.rules import Rule

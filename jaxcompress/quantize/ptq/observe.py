@@ -18,7 +18,7 @@ from jaxcompress.quantize.fake_quant import (
   minimum_maximum,
   moving_range,
 )
-from jaxcompress.quantize.integer import Grid
+from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.ptq.apart import choose_apart
 from jaxcompress.quantize.ptq.histograms import BINS, Bounds, Calibrator, Seen, calibrator
 from jaxcompress.quantize.ptq.inputs import Batches, Preprocess, check_images, trace_on

@@ -11,7 +11,7 @@ from jaxcompress.nn import INPUT, Folded, Graph, fold
 from jaxcompress.nn.execute import folded_layers
 from jaxcompress.quantize.codes import assemble
 from jaxcompress.quantize.fake_quant import Levels
-from jaxcompress.quantize.integer.values import centred
+from jaxcompress.quantize.integer.grid import centred
 from jaxcompress.quantize.model import Move, QuantizedModel
 from jaxcompress.quantize.ptq.apart import choose_apart
 from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments

@@ -15,7 +15,7 @@ from jaxcompress.nn.operations import needed_shape
 from jaxcompress.ops.padding import resolve_padding
 from jaxcompress.quantize.codes import round_kernel
 from jaxcompress.quantize.fake_quant import Levels
-from jaxcompress.quantize.integer import Grid
+from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.ptq.adaround import Samples, Settings, choose_codes
 from jaxcompress.quantize.ptq.inputs import Batches
 from jaxcompress.quantize.ptq.observe import rounding_visitor

@@ -31,7 +31,7 @@ from jaxcompress.quantize import (
   suggest,
 )
 from jaxcompress.quantize.analysis import passes
-from jaxcompress.quantize.integer.values import Grid
+from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.model import Move
 from jaxcompress.quantize.ptq.judge import decibels
 from jaxcompress.quantize.ptq.observe import rounding_visitor

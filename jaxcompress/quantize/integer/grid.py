@@ -1,13 +1,19 @@
-"""What integers stand for: the grid of a tensor and the weights of a layer."""
+"""What integers stand for: the grid of a tensor and the weights of a layer, and proofs of their sums.
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+A runtime that runs out of bits wraps around without a word. So whatever a rule adds up or shifts has
+a bound, found from its weights and grids, and a program whose bounds are too large is refused.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 LOWEST, HIGHEST = -128, 127  # of an int8 activation
 TYPES: Mapping[int, type] = {8: np.int8, 16: np.int16}  # of activations, by their bits
-CEILINGS = {"relu": np.inf, "relu6": 6.0}
+INT32 = 2**31
+STEPS = 2**31 - 2**8  # of an output, to which runtimes add its zero point in int32
+ASSEMBLE = "quantize.assemble makes scales that fit"
 
 
 class Grid(NamedTuple):
@@ -44,34 +50,6 @@ class Grid(NamedTuple):
   def high(self) -> int:
     """Largest value of ``q - zero_point``; at least 0."""
     return 2 ** (self.bits - 1) - 1 - self.zero_point
-
-
-class GateGrids(NamedTuple):
-  """The grids that a hard-sigmoid is computed on; the highest code of each is its end.
-
-  Attributes:
-    output: from 0 to 1: saturation is the clip, with 16 bits above only.
-    relu6: from 0 to 6, likewise.
-    three: its highest code is 3.
-    sixth: its highest code is 1 / 6.
-  """
-
-  output: Grid
-  relu6: Grid
-  three: Grid
-  sixth: Grid
-
-
-def _gate_grids(bits: int) -> GateGrids:
-  signed = lambda top: Grid(np.float32(top / (2 ** (bits - 1) - 1)), 0, bits)  # noqa: E731
-  if bits == 8:
-    positive = lambda top: Grid(np.float32(top / 255), LOWEST)  # noqa: E731
-    return GateGrids(positive(1), positive(6), signed(3), signed(1 / 6))
-  return GateGrids(*(signed(top) for top in (1, 6, 3, 1 / 6)))
-
-
-GATES: Mapping[int, GateGrids] = {bits: _gate_grids(bits) for bits in TYPES}
-HARD_SIGMOID_GRID = GATES[8].output
 
 
 def with_bits(grid: Grid, bits: int, *, nonnegative: bool) -> Grid:
@@ -137,53 +115,57 @@ class Integers(NamedTuple):
   bias: np.ndarray
 
 
-INNER_SWISH = (
-  "'hard_swish' has no integer arithmetic inside another layer; write it as a layer without act"
-  " followed by Activation('hard_swish')."
-)
-
-
-def clip_range(
-  act: str | None, grid: Grid, ceiling: Callable[[float, Grid], np.float32]
-) -> tuple[np.float32, np.float32]:
-  """Smallest and largest value of ``q - zero_point`` after a fused activation function.
+def check_below(limit: float, reach: Any, what: str, remedy: str) -> None:
+  """Checks that numbers stay closer to zero than a limit.
 
   Args:
-    act: ``"relu"``, ``"relu6"``, ``"hard_sigmoid"`` or None.
-    grid: of the output.
-    ceiling: of a runtime: the code of the largest value that is let through.
+    limit: at most 2**53, so that float64 tells it from what is below.
+    reach: how far the numbers get from zero, of any shape.
+    what: the numbers, in words.
+    remedy: what the user can do.
 
   Raises:
-    ValueError: if another activation function is asked for, or nothing is left between the bounds.
+    ValueError: if one of them may reach the limit.
 
   Examples:
-    >>> from jaxcompress.quantize.integer import xnnpack
-    >>> clip_range("relu6", Grid(np.float32(0.05), -28), xnnpack.ceiling)
-    (np.float32(0.0), np.float32(120.0))
+    >>> check_below(INT32, [5, 2**31 - 1], "sums", ASSEMBLE)
+    >>> check_below(INT32, 2**31, "sums", ASSEMBLE)
+    Traceback (most recent call last):
+      ...
+    ValueError: sums reach 2147483648, which runtimes hold below 2147483648 only; quantize.assemble makes scales that fit.
   """
-  low, high = np.float32(grid.low), np.float32(grid.high)
-  if act is None:
-    return low, high
-  if act == "hard_sigmoid":
-    if grid != GATES[grid.bits].output:
-      raise ValueError(
-        f"grids: the output of a hard_sigmoid has {grid}; it must be {GATES[grid.bits].output}, whose"
-        " ends are 0 and 1."
-      )
-    return np.float32(0), high
-  if act == "hard_swish":
-    raise ValueError(f"act: {INNER_SWISH}")
-  if act not in CEILINGS:
+  largest = np.abs(np.asarray(reach, np.float64)).max(initial=0)
+  if not largest < limit:
     raise ValueError(
-      f"act: {act!r} has no integer arithmetic; use one of {', '.join(CEILINGS)}, hard_sigmoid, or"
-      " hard_swish on its own."
+      f"{what} reach {largest:.15g}, which runtimes hold below {limit:.15g} only; {remedy}."
     )
-  if np.isfinite(CEILINGS[act]):
-    high = min(high, ceiling(CEILINGS[act], grid) - np.float32(grid.zero_point))
-  if high <= 0:
-    raise ValueError(
-      f"act: {act!r} leaves nothing of the grid {grid}; its range must exceed 0, and its steps be"
-      " smaller than what is left (steps as large as that come from weights or ranges that are far"
-      " too large)."
-    )
-  return np.float32(0), np.float32(high)
+
+
+def check_cells(grid: Grid, count: int) -> None:
+  """Checks that int32 holds sums of codes over the cells of a mean or a pool, and half of them more.
+
+  Args:
+    grid: of the cells.
+    count: of the cells.
+
+  Raises:
+    ValueError: if it does not: with 16 bits from 65535 cells on.
+
+  Examples:
+    >>> check_cells(Grid(np.float32(1), 0, 16), 65_000)
+  """
+  each = reach_of(grid) + 1
+  remedy = f"use at most {(INT32 - 1) // each} cells with {grid.bits} bits"
+  if grid.bits == 16:
+    remedy += ", or give the layer 8, as Rule(match=..., activations=ema_range(8)) does"
+  check_below(INT32, count * each, f"grids: sums of {count} cells", remedy)
+
+
+def reach_of(grid: Grid) -> int:
+  """How far ``q - zero_point`` gets from zero, and so ``q``.
+
+  Examples:
+    >>> reach_of(Grid(np.float32(1), -128)), reach_of(Grid(np.float32(1), 0, 16))
+    (255, 32768)
+  """
+  return max(-grid.low, grid.high)
