@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from jaxcompress.nn import INPUT, Graph, fuse_activations, kernel_shape
 from jaxcompress.nn.activations import ACTIVATIONS
