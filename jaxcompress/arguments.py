@@ -1,8 +1,10 @@
 """Checks of arguments, and how a message speaks of what was given instead."""
 
+import dataclasses
 import inspect
 import numbers
 from collections.abc import Iterable, Mapping
+from types import UnionType
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,7 +27,20 @@ def shown(value: Any) -> str:
   return text if len(text) <= LONGEST and "\n" not in text else f"a {type(value).__name__}"
 
 
-def check_type(argument: str, value: Any, kinds: type | tuple[type, ...], wanted: str) -> None:
+def as_call(value: Any) -> str:
+  """A dataclass as the call that makes it, without what is left at its default: its ``__repr__``.
+
+  Examples:
+    >>> Size = dataclasses.make_dataclass("Size", ["width", ("height", int, 3)], repr=False)
+    >>> as_call(Size(2)), as_call(Size(2, 4))
+    ('Size(width=2)', 'Size(width=2, height=4)')
+  """
+  given = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+  words = (f"{field.name}={found!r}" for field, found in given if found != field.default)
+  return f"{type(value).__name__}({', '.join(words)})"
+
+
+def check_type(argument: str, value: Any, kinds: type | UnionType, wanted: str) -> None:
   """Checks the type of an argument.
 
   Args:
@@ -63,7 +78,12 @@ def check_whole(argument: str, value: Any, least: int) -> None:
 
 
 def check_callable(argument: str, value: Any, wanted: str) -> None:
-  """Checks that an argument can be called; ``wanted`` is what it is called with, and gives.
+  """Checks that an argument can be called, or is None where that is wanted too.
+
+  Args:
+    argument: its name.
+    value: what was given.
+    wanted: what it is called with, and gives; it ends in ``or None`` if there may be none.
 
   Raises:
     ValueError: if it cannot.
@@ -73,12 +93,14 @@ def check_callable(argument: str, value: Any, wanted: str) -> None:
     Traceback (most recent call last):
     ValueError: augment must be a function, (rng, batch) -> batch, got 'flip'.
   """
+  if value is None and wanted.endswith("or None"):
+    return
   if not callable(value) or inspect.isclass(value):
     raise ValueError(f"{argument} must be a function, {wanted}, got {shown(value)}.")
 
 
 def check_share(argument: str, value: Any) -> None:
-  """Checks that an argument is a number from 0 to below 1.
+  """Checks that an argument is a number from 0 to below 1, or None.
 
   Raises:
     ValueError: if it is not.
@@ -88,6 +110,8 @@ def check_share(argument: str, value: Any) -> None:
     Traceback (most recent call last):
     ValueError: ema: 1.0 must be in [0, 1), or None for none.
   """
+  if value is None:
+    return
   if not isinstance(value, numbers.Real) or not 0 <= float(value) < 1:
     raise ValueError(f"{argument}: {shown(value)} must be in [0, 1), or None for none.")
 

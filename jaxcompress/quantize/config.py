@@ -1,9 +1,10 @@
 """What is quantized, how, and from which step on."""
 
 import dataclasses
-import numbers
+from collections.abc import Iterable
 from typing import Any, TypedDict, Unpack
 
+from jaxcompress.arguments import as_call, check_type, check_whole, shown
 from jaxcompress.quantize.fake_quant import check_bits
 from jaxcompress.quantize.integer.runtimes import find_kernels
 from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer
@@ -17,7 +18,7 @@ from jaxcompress.quantize.rules import KINDS, Rule
 PLAN = "a plan, such as quantize.int8() or quantize.Quantization(weights=..., activations=...)"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Quantization:
   """A plan for quantization during training; hashable.
 
@@ -51,8 +52,8 @@ class Quantization:
 
   Examples:
     >>> plan = Quantization(weights=lsq(4), activations=lsq_activations(4), start_step=100)
-    >>> plan.weights.levels.high, plan.start_step
-    (7, 100)
+    >>> plan
+    Quantization(weights=lsq(4), activations=lsq_activations(4), start_step=100)
   """
 
   weights: Quantizer | None
@@ -65,6 +66,8 @@ class Quantization:
   kernels: str = "xnnpack"
   apart: tuple[tuple[str, str], ...] = ()
 
+  __repr__ = as_call
+
   def __post_init__(self):
     for kind in KINDS:
       if getattr(self, kind) is not None:
@@ -73,22 +76,22 @@ class Quantization:
     if not listed or not all(isinstance(rule, Rule) for rule in self.rules):
       raise ValueError(f"rules: {self.rules!r} must be a tuple of quantize.Rule.")
     object.__setattr__(self, "rules", tuple(self.rules))  # hashable
-    pairs = tuple(tuple(pair) for pair in self.apart)
-    if not all(len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in pairs):
-      raise ValueError(
-        f"apart: {self.apart!r} must be pairs of the names of a node and a tensor, as"
-        " quantize.grids_apart gives them."
-      )
-    object.__setattr__(self, "apart", pairs)
+    if self.weights is None is self.activations and not self.rules:
+      raise ValueError("weights, activations: nothing is quantized; give one of them, or rules.")
+    pairs = "pairs of the names of a node and a tensor, as quantize.grids_apart gives them"
+    check_type("apart", self.apart, Iterable, pairs)
+    object.__setattr__(self, "apart", tuple(tuple(pair) for pair in self.apart))
+    if not all(
+      len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in self.apart
+    ):
+      raise ValueError(f"apart must be {pairs}, got {shown(self.apart)}.")
+    check_type("kernels", self.kernels, str, "the name of a runtime")
     find_kernels(self.kernels)
     for name in ("start_step", "freeze_norm_step", "exact_step"):
-      value = getattr(self, name)
-      none = value is None and name != "start_step"
-      if not none and (not isinstance(value, numbers.Integral) or value < 0):
-        raise ValueError(f"{name}: {value!r} must be a whole number and must not be negative.")
-    bits = self.gradients
-    if bits is not None and (not isinstance(bits, numbers.Integral) or not 1 <= bits <= 16):
-      raise ValueError(f"gradients: {bits!r} bits are out of range; it must be 1 to 16, or None.")
+      if getattr(self, name) is not None or name == "start_step":
+        check_whole(name, getattr(self, name), 0)
+    if self.gradients is not None:
+      check_bits("gradients", self.gradients, 16, fewest=1)
     if self.exact_step is not None:
       self._check_exact_step()
 
@@ -242,6 +245,8 @@ def _plan(
   activation_bits: int = 8,
 ) -> Quantization:
   fields: dict[str, Any] = dict(options)
+  for name in ("first_last", "symmetric"):
+    check_type(name, fields.get(name, True), bool, "True or False")
   ranges = {"decay": fields.pop("decay", 0.95), "symmetric": fields.pop("symmetric", False)}
   rules = fields.pop("rules", ())
   if fields.pop("first_last", True) and isinstance(rules, (tuple, list)):

@@ -5,6 +5,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from jaxcompress.arguments import as_call
 from jaxcompress.nn.select import Layer, Selector, parse, select
 from jaxcompress.quantize.quantizers.base import Kind, Quantizer, check_quantizer
 from jaxcompress.quantize.quantizers.uniform import absmax, ema_range
@@ -20,7 +21,7 @@ DEFAULT = Default.DEFAULT
 KINDS: tuple[Kind, ...] = ("weights", "activations")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Rule:
   """An exception from a plan for some layers.
 
@@ -40,13 +41,15 @@ class Rule:
       kind of tensor.
 
   Examples:
-    >>> Rule(match="first|last", weights=absmax(8)).match
-    'first|last'
+    >>> Rule(match="first|last", weights=absmax(8))
+    Rule(match='first|last', weights=absmax(8))
   """
 
   match: Selector
   weights: Quantizer | Default | None = DEFAULT
   activations: Quantizer | Default | None = DEFAULT
+
+  __repr__ = as_call
 
   def __post_init__(self):
     parse(self.match, "match")

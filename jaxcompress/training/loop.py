@@ -100,10 +100,8 @@ def fit(
   check_callable("batch_at", batch_at, "position -> batch")
   check_whole("steps", steps, 0)
   check_whole("log_every", log_every, 1)
-  if on_log is not None:
-    check_callable("on_log", on_log, "row -> None, or None")
-  if checkpoints is not None:
-    check_type("checkpoints", checkpoints, Checkpoints, "training.Checkpoints, or None")
+  check_callable("on_log", on_log, "row -> None, or None")
+  check_type("checkpoints", checkpoints, Checkpoints | None, "training.Checkpoints, or None")
   for at, hook in (hooks or {}).items():
     check_whole("hooks: position", at, 0)
     check_callable(f"hooks[{at}]", hook, "state -> None")
@@ -216,8 +214,7 @@ def evaluate(
   check_type("model", model, nn.Module, "a linen module, such as models.resnet8(10)")
   check_type("variables", variables, Mapping, "a dict, such as state.averaged.variables")
   check_batches(batches)
-  if preprocess is not None:
-    check_callable("preprocess", preprocess, "images -> images, or None")
+  check_callable("preprocess", preprocess, "images -> images, or None")
   if mesh is not None:
     variables = replicated(variables, mesh)
   totals = {"correct": 0.0, "loss": 0.0, "count": 0.0}

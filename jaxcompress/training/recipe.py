@@ -2,9 +2,8 @@
 
 import dataclasses
 import inspect
-import numbers
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -26,7 +25,8 @@ from jaxcompress.training.networks import CachedTeacher
 EVERYTHING = ("student", "quantizer", "loss")
 
 
-class Stage(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
   """A phase of a run before the main one, with a loss of its own.
 
   Attributes:
@@ -36,6 +36,9 @@ class Stage(NamedTuple):
     steps: batches.
     optimizer: what trains in this stage, with a state of the same form as the recipe's, such as the
       same one at a constant rate; None: the recipe's, started anew.
+
+  Raises:
+    ValueError: if an argument is of another type, paths only leave out, or there is no step.
 
   Examples:
     >>> from jaxcompress import distill
@@ -48,6 +51,13 @@ class Stage(NamedTuple):
   trainable: tuple[str, ...]
   steps: int
   optimizer: optax.GradientTransformation | None = None
+
+  def __post_init__(self):
+    _check_loss(self.loss)
+    _check_trainable(self.trainable)
+    check_whole("steps", self.steps, 1)
+    if self.optimizer is not None:
+      _check_optimizer(self.optimizer)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -129,49 +139,32 @@ class Recipe:
 
   def __post_init__(self):
     self._check_networks()
-    _check_loss("loss", self.loss)
-    _check_optimizer("optimizer", self.optimizer)
-    if self.quantize is not None:
-      check_type("quantize", self.quantize, Quantization, PLAN)
-    if self.augment is not None:
-      check_callable("augment", self.augment, "(rng, batch) -> batch, or None")
-    if self.preprocess is not None:
-      check_callable("preprocess", self.preprocess, "images -> images, or None")
-    if self.ema is not None:
-      check_share("ema", self.ema)
-    _check_trainable("trainable", self.trainable)
+    _check_loss(self.loss)
+    _check_optimizer(self.optimizer)
+    check_type("quantize", self.quantize, Quantization | None, PLAN)
+    check_callable("augment", self.augment, "(rng, batch) -> batch, or None")
+    check_callable("preprocess", self.preprocess, "images -> images, or None")
+    check_share("ema", self.ema)
+    _check_trainable(self.trainable)
     _check_names("apart", self.apart)
     check_whole("accumulate", self.accumulate, 1)
     check_type("remat", self.remat, bool, "True or False")
     if self.compute_dtype is not None:
       self._check_compute_dtype()
-    if not isinstance(self.stages, tuple):
-      raise ValueError(f"stages: {shown(self.stages)} must be a tuple; write (stage,).")
+    check_type("stages", self.stages, tuple, "a tuple of training.Stage; write (stage,)")
     for i, stage in enumerate(self.stages):
       check_type(f"stages[{i}]", stage, Stage, "a training.Stage(loss, trainable, steps)")
-      _check_loss(f"loss of stage {i}", stage.loss)
-      _check_trainable(f"trainable of stage {i}", stage.trainable)
-      if not isinstance(stage.steps, numbers.Integral) or stage.steps < 1:
-        raise ValueError(
-          f"stages: stage {i} has {shown(stage.steps)} steps; it needs a whole number, at least one."
-        )
-      if stage.optimizer is not None:
-        _check_optimizer(f"optimizer of stage {i}", stage.optimizer)
 
   def _check_networks(self):
     check_type("student", self.student, nn.Module, MODEL)
-    if not isinstance(self.teachers, tuple):
-      raise ValueError(
-        f"teachers: {shown(self.teachers)} must be a tuple of modules; write (teacher,)."
-      )
+    check_type("teachers", self.teachers, tuple, "a tuple of modules; write (teacher,)")
     for i, teacher in enumerate(self.teachers):
-      check_type(f"teachers[{i}]", teacher, (nn.Module, CachedTeacher), MODEL)
-    if self.mean_teacher is not None:
-      check_share("mean_teacher", self.mean_teacher)
-      if not self.teachers or self.teachers[-1] != self.student:
-        raise ValueError(
-          "mean_teacher: the last teacher must be the student's module; write teachers=(..., student)."
-        )
+      check_type(f"teachers[{i}]", teacher, nn.Module | CachedTeacher, MODEL)
+    check_share("mean_teacher", self.mean_teacher)
+    if self.mean_teacher is not None and self.teachers[-1:] != (self.student,):
+      raise ValueError(
+        "mean_teacher: the last teacher must be the student's module; write teachers=(..., student)."
+      )
 
   def _check_compute_dtype(self):
     try:
@@ -220,18 +213,18 @@ class Recipe:
     return self.optimizer if own is None else own
 
 
-def _check_loss(argument: str, loss: Any) -> None:
+def _check_loss(loss: Any) -> None:
   wanted = "a loss of jaxcompress.distill, such as distill.kd(), or distill.stateless of a formula"
-  check_type(argument, loss, LossTransform, wanted)
+  check_type("loss", loss, LossTransform, wanted)
 
 
-def _check_optimizer(argument: str, optimizer: Any) -> None:
+def _check_optimizer(optimizer: Any) -> None:
   """Anything with ``init`` and ``update`` will do, but for a loss, which has them too."""
   is_loss = isinstance(optimizer, LossTransform)
   ready = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
   if is_loss or inspect.isclass(optimizer) or not ready:
     wanted = "an optax transformation, such as optax.adam(1e-3)"
-    raise ValueError(f"{argument} must be {wanted}, got {shown(optimizer)}.")
+    raise ValueError(f"optimizer must be {wanted}, got {shown(optimizer)}.")
 
 
 def _check_names(argument: str, names: Any) -> None:
@@ -241,11 +234,11 @@ def _check_names(argument: str, names: Any) -> None:
     )
 
 
-def _check_trainable(argument: str, names: Any) -> None:
+def _check_trainable(names: Any) -> None:
   """Names, of which some say what moves if others say what does not."""
-  _check_names(argument, names)
+  _check_names("trainable", names)
   if names and all(name.startswith("!") for name in names):
     raise ValueError(
-      f"{argument}: {shown(names)} only leaves out, so that nothing would move; say what moves first,"
+      f"trainable: {shown(names)} only leaves out, so that nothing would move; say what moves first,"
       " such as ('student', '!student/stem')."
     )

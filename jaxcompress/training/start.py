@@ -66,11 +66,8 @@ def init_state(
   """
   check_type("recipe", recipe, Recipe, "a training.Recipe")
   check_batch(batch)
-  if not isinstance(teacher_variables, tuple):
-    raise ValueError(
-      f"teacher_variables: {shown(teacher_variables)} must be a tuple with the variables of each"
-      " teacher; write (variables,)."
-    )
+  wanted = "a tuple with the variables of each teacher; write (variables,)"
+  check_type("teacher_variables", teacher_variables, tuple, wanted)
   followers = 1 if recipe.mean_teacher is not None else 0
   if len(recipe.teachers) - len(teacher_variables) not in (0, followers):
     raise ValueError(

@@ -178,7 +178,7 @@ def test_rounded_gradients_are_unbiased_and_train(recipe_of, batches):
 
 
 def test_gradient_bits_out_of_range_are_an_error():
-  with pytest.raises(ValueError, match="gradients: 0 bits are out of range"):
+  with pytest.raises(ValueError, match="gradients: 0 is out of range"):
     quantize.Quantization(
       weights=quantize.absmax(8), activations=quantize.ema_range(8), gradients=0
     )

@@ -1,5 +1,7 @@
 """Stages: what stands still keeps its bits, terms are shared by name, a restart repeats the run."""
 
+import dataclasses
+
 import chex
 import flax.linen as linen
 import jax
@@ -122,7 +124,7 @@ def test_a_stage_may_have_an_optimizer_of_its_own(recipe, recipe_of, batches, te
 
   def moved(rate):
     own = None if rate is None else optax.chain(optax.identity(), optax.sgd(rate))
-    stage = recipe.stages[0]._replace(optimizer=own)
+    stage = dataclasses.replace(recipe.stages[0], optimizer=own)
     slow = recipe_of(
       teachers=(teacher[0],),
       optimizer=optax.chain(optax.identity(), optax.sgd(0.1)),
@@ -307,11 +309,7 @@ def test_a_bank_of_another_stage_is_not_rolled_back_with_a_bad_batch(recipe_of, 
     ({"trainable": ("grouped",)}, "'grouped' of stage 0 is no layer with parameters; .* depthwise"),
     ({"trainable": ("student", "!Add")}, "'!Add' of stage 0 is no layer with parameters"),
     ({"stages": (Stage(distill.cross_entropy(), ("student",), 2),)}, "no named_chain"),
-    (
-      {"stages": (Stage(distill.cross_entropy(), ("student",), 0),)},
-      "stage 0 has 0 steps",
-    ),
-    ({"stages": [1]}, "stages: .* must be a tuple"),
+    ({"stages": [1]}, "stages must be a tuple"),
     (
       {
         "stages": (

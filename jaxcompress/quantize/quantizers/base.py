@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, ParamSpec
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.arguments import check_type
 from jaxcompress.ops.sums import channel_sums, total
 from jaxcompress.quantize.fake_quant import Levels, check_bits, finite
 
@@ -185,9 +186,7 @@ def check_quantizer(argument: str, quantizer: Any, kind: Kind | None = None) -> 
     ValueError: weights must be a quantizer for weights, such as absmax(8) or lsq(4), got one for activations.
   """
   wanted = "a quantizer" if kind is None else f"a quantizer for {kind}, such as {EXAMPLES[kind]}"
-  if not isinstance(quantizer, Quantizer):
-    way_out = f"; call it, as in {quantizer.__name__}()" if hasattr(quantizer, "__name__") else ""
-    raise ValueError(f"{argument} must be {wanted}, got {quantizer!r}{way_out}.")
+  check_type(argument, quantizer, Quantizer, wanted)
   if kind is not None and quantizer.fits not in (kind, "both"):
     raise ValueError(f"{argument} must be {wanted}, got one for {quantizer.fits}.")
 
