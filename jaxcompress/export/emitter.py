@@ -1,38 +1,16 @@
 """A .tflite file in the making: the tensors of a graph and constants on their grids."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Callable
 
 import numpy as np
 
 from jaxcompress.export.flatbuffer import ModelFile
 from jaxcompress.export.tensors import Numbers, has_one_scale
 from jaxcompress.nn import INPUT, Graph, Node
-from jaxcompress.quantize.integer.grid import LOWEST, Grid
+from jaxcompress.quantize.integer.grid import Grid
 
 FLOAT_BITS = 32
-INT4_BITS = 4
-VERSIONS: Mapping[
-  str, Mapping[int, int]
-] = {  # lowest ones, by bits of the activations, or int4 weights
-  "ADD": {8: 2, 16: 3, 32: 1},
-  "AVERAGE_POOL_2D": {8: 2, 16: 3, 32: 1},
-  "CONCATENATION": {8: 2, 16: 3, 32: 1},
-  "CONV_2D": {4: 7, 8: 3, 16: 4, 32: 1},
-  "DEPTHWISE_CONV_2D": {4: 6, 8: 3, 16: 5, 32: 1},  # LiteRT's reference kernels refuse 7
-  "DEQUANTIZE": {32: 3},  # of float16
-  "FULLY_CONNECTED": {4: 10, 8: 4, 32: 1},
-  "HARD_SWISH": {8: 1, 32: 1},
-  "MAX_POOL_2D": {8: 2, 16: 3, 32: 1},
-  "MEAN": {8: 2, 16: 3, 32: 1},
-  "MUL": {8: 2, 16: 4, 32: 1},
-  "PAD": {8: 2, 16: 3, 32: 1},
-  "PADV2": {8: 2, 16: 3, 32: 1},
-  "QUANTIZE": {8: 1, 16: 2},  # by bits of the output
-  "SPLIT": {8: 2, 16: 4, 32: 1},
-  "STRIDED_SLICE": {8: 2, 16: 1, 32: 1},
-  "TRANSPOSE": {8: 2, 16: 5, 32: 1},
-}
+DEQUANTIZE_VERSION = 3  # that of float16
 
 
 class Emitter:
@@ -55,25 +33,6 @@ class Emitter:
     self.tensors: dict[str, int] = {}
     self._layers = 0
     self.activation(INPUT, graph.input_shape)
-
-  def pixels(self) -> int:
-    """A new uint8 tensor that the graph's int8 input is read from, by a shift of the codes."""
-    codes = self.tensors[INPUT]
-    zero_point = self.numbers.zero_point(INPUT) - LOWEST
-    quantization = self.file.quantization(
-      cast(Any, self.numbers).model.grids[INPUT].scale, zero_point
-    )
-    shape = (1, *self.graph.input_shape[1:])
-    pixels = self.file.tensor("pixels", shape, np.uint8, quantization)
-    self.operator("QUANTIZE", [pixels], [codes], INPUT)
-    return pixels
-
-  def floats(self) -> int:
-    """A new float32 tensor that is rounded to the graph's int8 input."""
-    shape = (1, *self.graph.input_shape[1:])
-    floats = self.file.tensor("floats", shape, np.float32)
-    self.operator("QUANTIZE", [floats], [self.tensors[INPUT]], INPUT)
-    return floats
 
   def activation(self, tensor: str, shape: tuple[int, ...]) -> int:
     """A new activation tensor of the graph, for one image."""
@@ -116,7 +75,7 @@ class Emitter:
     if data.dtype != np.float16:
       return constant
     restored = self.file.tensor(f"{name}/float32", data.shape, np.float32)
-    self.file.operator("DEQUANTIZE", VERSIONS["DEQUANTIZE"][FLOAT_BITS], [constant], [restored])
+    self.file.operator("DEQUANTIZE", DEQUANTIZE_VERSION, [constant], [restored])
     return restored
 
   def number(self, value: int, like: str) -> int:
@@ -140,28 +99,3 @@ class Emitter:
     code = np.rint(value / grid.scale) + grid.zero_point
     quantization = self.file.quantization(grid.scale, grid.zero_point)
     return self.file.constant(np.array([code], grid.dtype), quantization)
-
-  def operator(
-    self,
-    code: str,
-    inputs: list[int],
-    outputs: list[int],
-    like: str,
-    options: str | None = None,
-    least_version: int = 1,
-    **fields: Any,
-  ) -> None:
-    """Adds an operator, of the lowest version that has the types of its tensors.
-
-    Args:
-      code: as for :meth:`~jaxcompress.export.flatbuffer.ModelFile.operator`.
-      inputs: indices of tensors.
-      outputs: indices of tensors.
-      like: the activation tensor, whose type the operator computes with.
-      options: as for the file's.
-      least_version: that has what else the operator uses.
-      **fields: of the options.
-    """
-    bits = INT4_BITS if self.file.has_int4(inputs) else self.bits(like)
-    version = max(VERSIONS[code][bits], least_version)
-    self.file.operator(code, version, inputs, outputs, options, **fields)

@@ -271,12 +271,12 @@ def _content(
   input: str = "codes",
   dense_per_tensor: bool = False,
 ) -> bytes:
-  from jaxcompress.export.emit import emit
+  from jaxcompress.export.emit import emit, floats, pixels
   from jaxcompress.export.emitter import Emitter
 
   emitter = Emitter(graph, numbers, dense_per_tensor=dense_per_tensor)
   if input != "codes":
-    source = emitter.pixels() if input == "uint8" else emitter.floats()
+    source = pixels(emitter) if input == "uint8" else floats(emitter)
   else:
     source = emitter.tensors[INPUT]
   emit(emitter)
