@@ -163,10 +163,11 @@ def info(
   """Show the sizes of all models, one model layer by layer, or the distillation losses."""
   from rich.console import Console
 
-  from jaxcompress import distill, models, report
+  from jaxcompress import distill, models
+  from jaxcompress.report import tables
 
   if model == "distill":
-    Console().print(report.method_table(distill.DISTILLERS))
+    Console().print(tables.loss_table(distill.DISTILLERS))
     return
 
   if image_size is not None and image_size < 1:
@@ -179,9 +180,9 @@ def info(
   options = {} if width is None else {"width": width}
   if model is not None:
     summary = summarize(model, options)
-    table = report.layer_table(summary.graph, summary.variables["params"], title=model)
+    table = tables.layer_table(summary.graph, summary.variables["params"], title=model)
   else:
-    table = report.model_table(
+    table = tables.model_table(
       {
         name: summarize(name, options if "width" in models.options_of(name) else {})
         for name in models.MODELS
@@ -198,10 +199,11 @@ def bench(
   """Time model files side by side in their runtimes, one image at a time."""
   from rich.console import Console
 
-  from jaxcompress import export, report
+  from jaxcompress import export
+  from jaxcompress.report import tables
 
   found = {file: export.benchmark(file, threads=threads, repeats=repeats) for file in files}
-  Console().print(report.latency_table(found, threads))
+  Console().print(tables.latency_table(found, threads))
 
 
 def lint(
@@ -213,13 +215,14 @@ def lint(
   """Check a model file against what a device or its compiler asks; exit code 1 if it breaks that."""
   from rich.console import Console
 
-  from jaxcompress import export, report
+  from jaxcompress import export
+  from jaxcompress.report import tables
   from jaxcompress.terminal import say
 
   findings = export.lint(file, target)
   console = Console()
   if findings:
-    console.print(report.finding_table(findings))
+    console.print(tables.finding_table(findings))
   errors = sum(finding.severity == "error" for finding in findings)
   warnings = len(findings) - errors
   say(console, f"{file} for {target}: errors {errors}, warnings {warnings}")

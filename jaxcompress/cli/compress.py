@@ -134,8 +134,9 @@ def compress(
   """
   from rich.console import Console
 
-  from jaxcompress import pipeline, report
+  from jaxcompress import pipeline
   from jaxcompress.pipeline.folders import claim_together
+  from jaxcompress.report.tables import result_table
   from jaxcompress.terminal import say
   from jaxcompress.training import processes
 
@@ -152,7 +153,7 @@ def compress(
     results = pipeline.compress(
       options, folder, command=command, workers=input_workers, console=console
     )
-    console.print(report.result_table(results))
+    console.print(result_table(results))
     say(console, f"report: {folder / 'report.html'}   model: {folder / 'student.tflite'}")
 
 

@@ -111,6 +111,7 @@ def export_student(
       command=command,
       seconds=time.perf_counter() - began,
       settings=_settings(run),
+      notes=data.notes,
       **environment(),
     ),
     entries={**entries, "int8": int8},

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from jaxcompress import data as datasets
-from jaxcompress import export, models, quantize, report, training
+from jaxcompress import export, models, quantize, training
 from jaxcompress.export.extras import MissingExtraError
 from jaxcompress.export.packed import SUFFIX, read_packed
 from jaxcompress.export.trial import KERNELS_BY_SUFFIX
@@ -35,7 +35,11 @@ from jaxcompress.quantize.analysis.budget import Allocation, choose_bits
 from jaxcompress.quantize.analysis.rows import Analysis
 from jaxcompress.quantize.analysis.sensitivity import Sensitivity
 from jaxcompress.quantize.ptq.drive import Trial
+from jaxcompress.report import analysis as tables
 from jaxcompress.report import style, text
+from jaxcompress.report.network_plots import analysis_plot
+from jaxcompress.report.plots import candidates_plot
+from jaxcompress.report.results import Point
 from jaxcompress.terminal import say, waiting
 
 SHOWN, SHOWN_UNLABELLED = 256, 32  # images that the file itself is run on
@@ -139,7 +143,7 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
     bits = {"rules": allocation.rules}
   model, trials = trained.quantized(options, options.method, max_drop=options.max_drop, **bits)
   kept = max(trials, key=lambda trial: (trial.score, trial.sqnr)).name
-  console.print(report.trial_table(trials, labels=trained.labels is not None, kept=kept))
+  console.print(tables.trial_table(trials, labels=trained.labels is not None, kept=kept))
   contents: dict[str, Any] = {}
   summary, images, test = None, trained.images[:SHOWN_UNLABELLED], trained.test
   if test is not None:
@@ -157,8 +161,8 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
       contents["candidates_plot"] = _compared(scores, float_top1, len(test), console)
     if options.analyze:
       analysis = _analyze(model, trained, test, files["analysis"], console)
-      contents["analysis"] = report.analysis_text(analysis)
-      contents["analysis_plot"] = style.png(report.analysis_plot(analysis))
+      contents["analysis"] = tables.analysis_text(analysis)
+      contents["analysis_plot"] = style.png(analysis_plot(analysis))
   graph = models.summarize(trained.module, trained.images.shape[1]).graph
   floats = FloatNetwork(graph, fold(fuse_activations(graph), trained.variables))
   write_all(model, options.models, trained.metadata, floats, options.target)
@@ -352,7 +356,7 @@ def _allocate(
       progress=False,
     )
   allocation = choose_bits(found, budget_bytes)
-  console.print(report.allocation_table(found, allocation))
+  console.print(tables.allocation_table(found, allocation))
   for bits, rule in zip(allocation.widths, allocation.rules, strict=True):
     say(console, f"Rule(match={rule.match!r}, weights=absmax({bits}))")
   return found, allocation
@@ -363,11 +367,11 @@ def _compared(
 ) -> bytes:
   """A plot of the mixed network beside those with as many bits everywhere."""
   candidates = [
-    report.Point(name, size, score, mixed=name == "mixed") for name, (size, score) in scores.items()
+    Point(name, size, score, mixed=name == "mixed") for name, (size, score) in scores.items()
   ]
   for one in candidates:
     say(console, f"{one.name}: {text.percent(one.score, 2)} top-1 in {text.size(one.bytes)} packed")
-  return style.png(report.candidates_plot(candidates, float_top1, images))
+  return style.png(candidates_plot(candidates, float_top1, images))
 
 
 def _analyze(
@@ -378,7 +382,7 @@ def _analyze(
   console: Console,
 ) -> Analysis:
   analysis = quantize.analyze(model, trained.module, trained.variables, test.images[:ANALYZED])
-  console.print(report.analysis_table(analysis))
+  console.print(tables.analysis_table(analysis))
   suggestions = quantize.suggest(analysis)
   for suggestion in suggestions[:MOST_SUGGESTIONS]:
     say(console, f"suggestion: {suggestion.reason}")

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxcompress import data as datasets
-from jaxcompress import report, training
+from jaxcompress import training
 from jaxcompress.export.extras import require
 from jaxcompress.files.values import one_line, parse_json
 from jaxcompress.pipeline import networks, phases
@@ -30,7 +30,9 @@ from jaxcompress.pipeline.outcome import export_student, note_float
 from jaxcompress.pipeline.presets import PRESETS, Preset
 from jaxcompress.pipeline.search import FoundStudent, find_student, plan_candidates
 from jaxcompress.report import text
-from jaxcompress.report.write import from_json
+from jaxcompress.report.metrics import MetricsWriter
+from jaxcompress.report.results import Results
+from jaxcompress.report.write import from_json, write_report
 from jaxcompress.terminal import say, waiting
 from jaxcompress.training import processes
 from jaxcompress.training.sharding import process_rows
@@ -47,7 +49,7 @@ def compress(
   command: str = "",
   workers: int | None = None,
   console: Console | None = None,
-) -> report.Results:
+) -> Results:
   """Trains, distils, quantizes, exports, verifies and reports; goes on where a run was killed.
 
   A finished run is left as it is.
@@ -96,7 +98,7 @@ def _work(
   began = time.perf_counter()
   require("tflite")  # now, not after minutes of training
   read_progress(folder)  # likewise: damaged files are told before the data are read
-  report.MetricsWriter(folder / METRICS_FILE).rows()
+  MetricsWriter(folder / METRICS_FILE).rows()
   mesh = _all_devices(options)
   taught = networks.Facts()
   if options.teacher_checkpoint is not None:
@@ -141,7 +143,7 @@ def _work(
   _tell(data, options, console)
   phases.check_losses(options, data.train, preset.preprocess, student, teacher)
   metrics_file = folder / METRICS_FILE if processes.is_first() else os.devnull
-  with report.MetricsWriter(metrics_file) as metrics:
+  with MetricsWriter(metrics_file) as metrics:
     run = Context(
       folder=folder,
       options=options,
@@ -167,7 +169,7 @@ def _work(
       with waiting(console, "running the .tflite on every test image"):
         results = export_student(run, student, made(), command, began)
       results = dataclasses.replace(results, search=searched)
-      report.write_report(results, folder)
+      write_report(results, folder)
       shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
     processes.once(finish)
@@ -306,7 +308,7 @@ def _train_student(
   return state
 
 
-def read_results(folder: str | os.PathLike) -> report.Results:
+def read_results(folder: str | os.PathLike) -> Results:
   """The results that a finished run wrote.
 
   Raises:

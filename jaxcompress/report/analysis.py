@@ -1,45 +1,84 @@
-"""An analysis of a quantized network as a table, a plot, and JSON."""
+"""Tables of post-training quantization: methods, bits of layers, and errors of layers."""
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
 from jaxcompress.files.records import plain
 from jaxcompress.quantize import suggest
-from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
-from jaxcompress.report import style, text
-from jaxcompress.report.layout import plain_table
-from jaxcompress.report.ranges import bar_width, name_columns
-from jaxcompress.report.tables import DASH
-
-MOST_NAMED = 3
-MOST_DECIBELS = 100.0  # beyond it a bar says no more
+from jaxcompress.quantize.analysis.budget import Allocation
+from jaxcompress.quantize.analysis.rows import Analysis
+from jaxcompress.quantize.analysis.sensitivity import Sensitivity
+from jaxcompress.quantize.ptq.drive import Trial
+from jaxcompress.report import findings, style, text
+from jaxcompress.report.layout import Column, Words, draw
 
 
-def analysis_finding(analysis: Analysis) -> str:
-  """What an analysis found, in a sentence.
+def trial_table(trials: Sequence[Trial], *, labels: bool, kept: str | None = None) -> Table:
+  """The methods of post-training quantization that were tried.
+
+  Args:
+    trials: from :func:`jaxcompress.quantize.search`.
+    labels: whether scores are shares that are right; else those on which the float network decides
+      alike.
+    kept: name of the method whose network was kept.
 
   Examples:
-    >>> analysis_finding(Analysis((), 30.0, 0.0, 1.0, 8))
-    'The integer network decides as the float one on 100 % of 8 images; no layer stands out.'
+    >>> trial_table([Trial("minmax", 0.9, 0.01, 20.0, 1.5)], labels=True).row_count
+    1
   """
-  start = (
-    f"The integer network decides as the float one on {text.percent_down(analysis.agreement)} of"
-    f" {analysis.images:,} images; "
+  columns = (
+    Words("method", lambda trial: trial.name, whole=True),
+    Column("top-1" if labels else "agreement", lambda trial: text.percent(trial.score, 2)),
+    Column(
+      "drop", lambda trial: text.points(round(-trial.drop, 4) + 0.0)
+    ),  # no minus before a zero
+    Column("SQNR", lambda trial: f"{trial.sqnr:.1f} dB" if trial.sqnr < math.inf else "exact"),
+    Column("time", lambda trial: text.duration(trial.seconds)),
   )
-  total = sum(layer.isolated_kl for layer in analysis.layers)
-  blamed = analysis.blamed()[:MOST_NAMED]
-  if not blamed:
-    return start + "no layer stands out."
-  share = sum(layer.isolated_kl for layer in blamed) / total
-  *names, last = (layer.name for layer in blamed)
-  who = f"{', '.join(names)} and {last} make" if names else f"{last} makes"
-  return f"{start}{who} {text.percent(share, 0)} of the isolated error."
+  return draw(columns, trials, strong=lambda trial: trial.name == kept)
+
+
+def allocation_table(sensitivity: Sensitivity, allocation: Allocation) -> Table:
+  """The bits of every layer, what they cost, and what each other number would have.
+
+  Args:
+    sensitivity: of the network.
+    allocation: from :func:`jaxcompress.quantize.analysis.budget.choose_bits`.
+
+  Examples:
+    >>> from jaxcompress.quantize.analysis.sensitivity import LayerSensitivity
+    >>> rows = (LayerSensitivity("stem", 100, 1, (0.0, 0.5), (108, 58)),)
+    >>> found = Sensitivity("kl", (8, 4), rows, 0, 32)
+    >>> table = allocation_table(found, Allocation({"stem": 8}, 108, 0.0))
+    >>> [column.header for column in table.columns]
+    ['layer', 'bits', 'bytes', 'KL at 8', '4']
+  """
+  measure = "KL" if sensitivity.measure == "kl" else "rise of the loss"
+
+  def cost(i: int, bits: int) -> Column:
+    return Column(
+      f"{measure} at {bits}" if i == 0 else f"{bits}",
+      lambda layer: Text(
+        text.significant(layer.costs[i], 2),
+        "bold" if allocation.bits[layer.name] == bits else "dim",
+      ),
+    )
+
+  def size(layer: Any) -> str:
+    return f"{layer.bytes[sensitivity.bits.index(allocation.bits[layer.name])]:,}"
+
+  columns = (
+    Words("layer", lambda layer: layer.name, f"{len(sensitivity.layers)} layers"),
+    Column("bits", lambda layer: str(allocation.bits[layer.name])),
+    Column("bytes", size, text.size(allocation.bytes)),
+    *(cost(i, bits) for i, bits in enumerate(sensitivity.bits)),
+  )
+  return draw(columns, sensitivity.layers)
 
 
 def analysis_table(analysis: Analysis) -> Table:
@@ -52,6 +91,7 @@ def analysis_table(analysis: Analysis) -> Table:
     A rich table; it fits 100 characters.
 
   Examples:
+    >>> from jaxcompress.quantize.analysis.rows import LayerAnalysis
     >>> layer = LayerAnalysis(
     ...   "stem", "ConvNorm", 4, 20.0, 12.0, 0.5, 0.4, 12.0, 0.5, 0.9, 0.06, 0.0, 16, ()
     ... )
@@ -59,85 +99,30 @@ def analysis_table(analysis: Analysis) -> Table:
     >>> table.row_count, len(table.columns)
     (1, 10)
   """
-  table = plain_table(None, Text(analysis_finding(analysis)))
-  table.collapse_padding = True
-  table.add_column("layer", no_wrap=True)
-  table.add_column("op", overflow="fold")
-  for name in (
-    "bits",
-    "output\ndB",
-    "alone\ndB",
-    "alone\nKL",
-    "up to\ndB",
-    "codes",
-    "clipped",
-    "dead",
-  ):
-    table.add_column(name, justify="right", no_wrap=True)
   blamed = {layer.name for layer in analysis.blamed()}
-  for layer in analysis.layers:
-    strong = f"bold {style.WARN}" if layer.name in blamed else ""
-    table.add_row(
-      Text(layer.name, strong),
-      Text(layer.op, "dim"),
-      str(layer.bits) if layer.bits else DASH,
-      _decibels(layer.sqnr),
-      _decibels(layer.isolated_sqnr),
-      Text(text.significant(layer.isolated_kl, 2), strong),
-      _decibels(layer.cumulative_sqnr),
-      text.percent(layer.codes_used, 0),
-      f"{100 * layer.saturation:.2g} %" if layer.saturation else DASH,
-      f"{len(layer.dead)} of {layer.channels}" if layer.dead else DASH,
-    )
-  return table
+
+  def marked(layer: Any, cell: str) -> Text:
+    return Text(cell, f"bold {style.WARN}" if layer.name in blamed else "")
+
+  columns = (
+    Words("layer", lambda layer: marked(layer, layer.name), whole=True),
+    Words("op", lambda layer: Text(layer.op, "dim")),
+    Column("bits", lambda layer: str(layer.bits) if layer.bits else None),
+    Column("output\ndB", lambda layer: _decibels(layer.sqnr)),
+    Column("alone\ndB", lambda layer: _decibels(layer.isolated_sqnr)),
+    Column("alone\nKL", lambda layer: marked(layer, text.significant(layer.isolated_kl, 2))),
+    Column("up to\ndB", lambda layer: _decibels(layer.cumulative_sqnr)),
+    Column("codes", lambda layer: text.percent(layer.codes_used, 0)),
+    Column(
+      "clipped", lambda layer: f"{100 * layer.saturation:.2g} %" if layer.saturation else None
+    ),
+    Column("dead", lambda layer: f"{len(layer.dead)} of {layer.channels}" if layer.dead else None),
+  )
+  return draw(columns, analysis.layers, caption=findings.analysis(analysis), tight=True)
 
 
-def _decibels(value: float) -> str:
-  return f"{value:.1f}" if math.isfinite(value) else DASH
-
-
-@style.styled
-def analysis_plot(analysis: Analysis) -> Figure:
-  """Bars for each layer: isolated divergence, signal-to-noise ratios, and use of the grid.
-
-  Examples:
-    >>> layer = LayerAnalysis(
-    ...   "stem", "ConvNorm", 4, 20.0, 12.0, 0.5, 0.4, 12.0, 0.5, 0.9, 0.06, 0.0, 16, ()
-    ... )
-    >>> len(analysis_plot(Analysis((layer,), 12.0, 0.5, 0.9, 64)).axes)
-    4
-  """
-  fig = style.figure(analysis_finding(analysis), 8.0)
-  axes = fig.subplots(4, 1, sharex=True, height_ratios=(1.4, 1.4, 0.7, 0.7))
-  top, middle, codes, clipped = axes
-  layers = analysis.layers
-  x, width = np.arange(len(layers)), bar_width(len(layers))
-  blamed = {layer.name for layer in analysis.blamed()}
-  colors = [style.WARN if layer.name in blamed else style.COLORS["int8"] for layer in layers]
-  top.bar(x, [layer.isolated_kl for layer in layers], width, color=colors)
-  top.set_title("divergence of the class probabilities if this layer alone is on integers, in nats")
-  middle.bar(x, _heights(layers, "sqnr"), width, color=style.FAINT, label="of its output")
-  label = "of the logits, if all up to here are on integers"
-  middle.plot(x, _heights(layers, "cumulative_sqnr"), color=style.ACCENT, label=label)
-  middle.axhline(0, color=style.MUTED, lw=0.8)
-  middle.set_title("signal-to-noise ratio, in decibels")
-  middle.legend(loc="upper right", ncols=2)
-  middle.margins(y=0.25)
-  codes.bar(x, [100 * layer.codes_used for layer in layers], width, color=style.FAINT)
-  codes.set_title("share of the output's 256 codes between the least and the largest seen")
-  codes.set_ylim(0, 100)
-  clipped.bar(x, [100 * layer.saturation for layer in layers], width, color=style.WARN)
-  clipped.set_title("share of the output's values that are clipped")
-  for ax in (codes, clipped):
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g} %")
-  name_columns(clipped, [layer.name for layer in layers])
-  for ax in axes[:-1]:
-    ax.tick_params(axis="x", length=0)
-  return fig
-
-
-def _heights(layers: tuple[LayerAnalysis, ...], field: str) -> list[float]:
-  return [min(getattr(layer, field), MOST_DECIBELS) for layer in layers]
+def _decibels(value: float) -> str | None:
+  return f"{value:.1f}" if math.isfinite(value) else None
 
 
 def analysis_json(analysis: Analysis) -> dict[str, Any]:

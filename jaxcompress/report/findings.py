@@ -1,12 +1,16 @@
-"""What the numbers say, in sentences: the headline and the titles of the plots."""
+"""Findings in sentences: the headline, and the titles of the plots."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxcompress.quantize.analysis.rows import Analysis
 from jaxcompress.report import text
-from jaxcompress.report.results import Entry, Results
+from jaxcompress.report.results import Entry, Point, Results
+
+MOST_NAMED = 3  # layers that are blamed
 
 
 class Pair(NamedTuple):
@@ -175,3 +179,42 @@ def weights(results: Results) -> str:
     f"{text.times(ratio)} between their largest weights"
   )
   return f"{sentence}; {dead} layers have all-zero channels" if dead else sentence
+
+
+def candidates(
+  points: Sequence[Point], reference: float, compared_with: str = "float network"
+) -> str:
+  """Which network is best in its size, in a sentence.
+
+  Examples:
+    >>> candidates([Point("8 bits", 1000, 0.9), Point("mixed", 600, 0.89, True)], 0.9)
+    'mixed: 89.0 % in 600 B, -1.0 points beside the float network.'
+  """
+  chosen = next((one for one in points if one.chosen), None)
+  chosen = chosen or next((one for one in points if one.mixed), None)
+  chosen = chosen or max(points, key=lambda one: one.score)
+  return (
+    f"{chosen.name}: {text.percent(chosen.score)} in {text.size(chosen.bytes)},"
+    f" {text.points(chosen.score - reference)} beside the {compared_with}."
+  )
+
+
+def analysis(found: Analysis) -> str:
+  """What an analysis found, in a sentence.
+
+  Examples:
+    >>> analysis(Analysis((), 30.0, 0.0, 1.0, 8))
+    'The integer network decides as the float one on 100 % of 8 images; no layer stands out.'
+  """
+  start = (
+    f"The integer network decides as the float one on {text.percent_down(found.agreement)} of"
+    f" {found.images:,} images; "
+  )
+  total = sum(layer.isolated_kl for layer in found.layers)
+  blamed = found.blamed()[:MOST_NAMED]
+  if not blamed:
+    return start + "no layer stands out."
+  share = sum(layer.isolated_kl for layer in blamed) / total
+  *names, last = (layer.name for layer in blamed)
+  who = f"{', '.join(names)} and {last} make" if names else f"{last} makes"
+  return f"{start}{who} {text.percent(share, 0)} of the isolated error."

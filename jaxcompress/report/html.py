@@ -1,15 +1,29 @@
-"""report.html: one file with everything in it, which asks no server for anything."""
+"""report.html: one file with everything in it, which asks no server for anything.
+
+Every string that comes from outside is escaped here.
+"""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from string import Template
+from typing import Any
 
+from jaxcompress.files.records import plain
 from jaxcompress.report import findings, plots, style, text
-from jaxcompress.report import html_tables as tables
-from jaxcompress.report.results import Entry, Results
+from jaxcompress.report.layout import DASH
+from jaxcompress.report.results import Entry, Results, label, ordered
 from jaxcompress.report.snippet import device_program
+from jaxcompress.report.tables import ENTRY_FIGURES, maybe
+
+
+class _Html(str):
+  """Text that is HTML already."""
+
+
+# A column: its title, and its cell for a row; None: a dash.
+Column = tuple[str, Callable[[Any], str | None]]
 
 
 def render(results: Results, images: Mapping[str, bytes]) -> str:
@@ -26,29 +40,29 @@ def render(results: Results, images: Mapping[str, bytes]) -> str:
   run = results.run
   return Template(page).substitute(
     title=escape(f"{results.entries['int8'].model} on {run.data}"),
-    headline=tables.safe(findings.headline(results)),
-    facts=tables.join(" · ", tables.subtitle(results)),
+    headline=_safe(findings.headline(results)),
+    facts=_join(" · ", _subtitle(results)),
     cards="".join(_cards(results)),
-    entries=tables.entry_table(results),
-    note=tables.safe(_note(results)),
+    entries=_entry_table(results),
+    note=_safe(_note(results)),
     overview=_figures(results, images, "accuracy_against_size", "candidates", "costs", "latency"),
     training=_section(
       "training",
       "Training",
-      _figures(results, images, "training_curves") + tables.phase_table(results),
+      _figures(results, images, "training_curves") + _phase_table(results),
     ),
     mistakes=_section(
       "mistakes",
       "What it mistakes",
-      _figures(results, images, "confusion") + tables.pair_table(results) + _samples(results),
+      _figures(results, images, "confusion") + _pair_table(results) + _samples(results),
     ),
     layers=_section(
       "layers",
       "Layer by layer",
-      _figures(results, images, "activation_ranges", "weight_ranges") + tables.layer_table(results),
+      _figures(results, images, "activation_ranges", "weight_ranges") + _layer_table(results),
     ),
     snippet=escape(device_program(results)),
-    run=tables.run_table(results),
+    run=_run_table(results),
   )
 
 
@@ -61,12 +75,10 @@ def _cards(results: Results) -> Iterable[str]:
   teacher, alone = results.entries["teacher"], results.entries["alone"]
   distilled, small = results.entries["distilled"], results.entries["int8"]
 
-  safe = tables.safe
-
   def card(value: str, name: str, beside: str) -> str:
     return (
-      f'<div class="card"><b>{safe(value)}</b><span>{safe(name)}</span>'
-      f"<small>{safe(beside)}</small></div>"
+      f'<div class="card"><b>{_safe(value)}</b><span>{_safe(name)}</span>'
+      f"<small>{_safe(beside)}</small></div>"
     )
 
   yield card(
@@ -136,7 +148,7 @@ def _figure(plot: plots.Plot, finding: str, data: bytes) -> str:
   hidden = 100 * style.title_strip(finding, inches) / inches
   source = base64.b64encode(data).decode("ascii")
   return (
-    f'<figure><p class="finding">{tables.safe(finding)}</p><div class="scroll">'
+    f'<figure><p class="finding">{_safe(finding)}</p><div class="scroll">'
     f'<div class="picture"><img alt="{escape(finding)}" width="{width}" height="{height}" '
     f'style="margin-top:-{hidden:.2f}%" src="data:image/png;base64,{source}"></div></div>'
     f"<figcaption>{escape(plot.caption)}</figcaption></figure>"
@@ -155,3 +167,173 @@ def _samples(results: Results) -> str:
       f'src="data:image/png;base64,{source}"><figcaption>{words}</figcaption></figure>'
     )
   return f'<h3>Test images</h3><div class="samples">{"".join(tiles)}</div>' if tiles else ""
+
+
+def _safe(sentence: str) -> str:
+  """Escapes a sentence; numbers keep their units on one line."""
+  return escape(text.unbroken(sentence))
+
+
+def _join(separator: str, parts: Iterable[str]) -> str:
+  """Escapes the parts that are not empty, and joins them."""
+  return separator.join(escape(part) for part in parts if part)
+
+
+def _subtitle(results: Results) -> list[str]:
+  """What the run was about, in a few words each."""
+  run = results.run
+  return [
+    run.data,
+    f"{len(run.classes)} classes",
+    f"{text.shape(run.image_shape)} images",
+    f"{run.train_images:,} to train, {run.test_images:,} to test",
+    f"seed {run.seed}",
+    run.date,
+  ]
+
+
+def _table(columns: Iterable[Column], rows: Sequence[Any], kind: str = "") -> str:
+  """A table that scrolls sideways where it must, without columns that no row has."""
+
+  def html(cell: str | None) -> str:
+    if not cell:
+      return f'<span class="none">{DASH}</span>'
+    return cell if isinstance(cell, _Html) else escape(cell)
+
+  shown = [(title, cells) for title, cell in columns if any(cells := [cell(row) for row in rows])]
+  head = "".join(f"<th scope=col>{escape(title)}</th>" for title, _ in shown)
+  body = []
+  for first, *others in zip(*(cells for _, cells in shown), strict=True):
+    rest = "".join(f"<td>{html(cell)}</td>" for cell in others)
+    body.append(f"<tr><th scope=row>{html(first)}</th>{rest}</tr>")
+  return (
+    f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
+    f"<tbody>{''.join(body)}</tbody></table></div>"
+  )
+
+
+def _entry_table(results: Results) -> str:
+  """The comparison; the first row of figures stands out."""
+
+  def column(title: str, cell: Callable[[Entry], str | None]) -> Column:
+    if title == "top-1":
+      return title, lambda row: _Html(f"<b>{escape(cell(row[1]) or '')}</b>")
+    return title, lambda row: cell(row[1])
+
+  def name(row: tuple[str, Entry]) -> str:
+    return _Html(f"{_name(row)}<small>{escape(row[1].model)}</small>")
+
+  figures = (column(one.page, one.cell) for one in ENTRY_FIGURES if one.page is not None)
+  return _table([("", name), *figures], ordered(results), "entries")
+
+
+def _name(row: tuple[str, Entry]) -> str:
+  swatch = f'<i class="swatch" style="background:{style.color(row[0])}"></i>'
+  return _Html(swatch + escape(label(*row)))
+
+
+def _phase_table(results: Results) -> str:
+  """Steps and time of each phase, and which networks were not trained here."""
+  rows = [row for row in ordered(results) if row[1].steps or row[1].seconds]
+  loaded = [label(*row) for row in ordered(results) if not row[1].steps]
+
+  def step_time(entry: Entry) -> str | None:
+    has_both = entry.seconds and entry.steps
+    return text.milliseconds(1000 * entry.seconds / entry.steps) if has_both else None
+
+  columns: list[Column] = [
+    ("", _name),
+    ("steps", lambda row: f"{row[1].steps:,}"),
+    ("time", lambda row: text.duration(row[1].seconds) if row[1].seconds else None),
+    ("time per step", lambda row: step_time(row[1])),
+  ]
+  note = f"<p class=note>Not trained in this run: {_join(', ', loaded)}.</p>" if loaded else ""
+  return (_table(columns, rows) if rows else "") + note
+
+
+def _pair_table(results: Results) -> str:
+  """The most frequent mistakes."""
+  pairs = () if results.confusion is None else findings.confused_pairs(results.confusion)
+  names = results.run.classes
+  columns: list[Column] = [
+    ("true", lambda pair: names[pair.true]),
+    ("picked", lambda pair: names[pair.predicted]),
+    ("images", lambda pair: f"{pair.count} of {pair.total}"),
+    ("share", lambda pair: text.percent(pair.count / pair.total)),
+  ]
+  table = _table(columns, pairs, "pairs")
+  summary = "The most frequent mistakes as a table"
+  return f"<details><summary>{summary}</summary>{table}</details>" if pairs else ""
+
+
+def _layer_table(results: Results) -> str:
+  """Every layer with its costs and ranges."""
+  if not results.layers:
+    return ""
+  ranges = {r.tensor: r for r in results.ranges}
+  most = max(layer.macs for layer in results.layers) or 1
+  number = text.significant
+
+  def macs(layer):
+    share = 100 * layer.macs / most
+    bar = f'<span class="bar" style="--share:{share:.1f}%">{layer.macs:,}</span>'
+    return _Html(bar) if layer.macs else None
+
+  def of_range(show):
+    return lambda layer: maybe(show, ranges.get(layer.tensor or layer.name))
+
+  columns: list[Column] = [
+    ("layer", lambda layer: layer.name),
+    ("op", lambda layer: layer.op),
+    ("output", lambda layer: text.shape(layer.output_shape)),
+    ("parameters", lambda layer: f"{layer.parameters:,}" if layer.parameters else None),
+    ("multiply-adds", macs),
+    ("bytes", lambda layer: f"{layer.weight_bytes:,}" if layer.weight_bytes else None),
+    ("largest weight", lambda layer: maybe(lambda w: number(w.high), layer.weights)),
+    ("channels differ", lambda layer: maybe(lambda w: _ratio(w.ratio), layer.weights)),
+    ("output range", of_range(lambda r: f"{number(r.low)} to {number(r.high)}")),
+    ("step", of_range(lambda r: number(r.scale))),
+    ("zero point", of_range(lambda r: str(r.zero_point))),
+  ]
+  count = f"{len(results.layers)} layers, {sum(x.parameters for x in results.layers):,} parameters"
+  table = _table(columns, results.layers, "layers")
+  return f"<details><summary>All {count}</summary>{table}</details>"
+
+
+def _ratio(ratio: float) -> str:
+  return text.times(ratio) if ratio < float("inf") else "a channel is all zero"
+
+
+def _run_table(results: Results) -> str:
+  """What it takes to run this again."""
+  run = results.run
+  read = {name: value for name, value in results.preprocess.items() if name != "python"}
+  facts = {
+    "command": _Html(f"<code>{escape(run.command)}</code>") if run.command else "",
+    "data": ", ".join(_subtitle(results)[:4]),
+    "notes": _Html("<br>".join(map(escape, run.notes))),
+    "seed": run.seed,
+    **run.settings,
+    "time": text.duration(run.seconds) if run.seconds else "",
+    "device": run.device,
+    "runtime": run.runtime,
+    "jaxcompress": run.version,
+    "jax": run.jax_version,
+    **run.packages,
+    "preprocess": read,
+    "date": run.date,
+  }
+  rows = "".join(
+    f"<tr><th scope=row>{escape(name)}</th><td>{cell}</td></tr>"
+    for name, value in facts.items()
+    if (cell := _setting(value))
+  )
+  return f'<table class="facts"><tbody>{rows}</tbody></table>'
+
+
+def _setting(value: Any) -> str:
+  if isinstance(value, Mapping):
+    return _join(", ", (f"{name} {item}" for name, item in plain(value).items()))
+  if isinstance(value, list | tuple):
+    return _join(", ", map(str, value))
+  return value if isinstance(value, _Html) else escape(str(value))

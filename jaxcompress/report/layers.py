@@ -1,4 +1,4 @@
-"""Rows of the per-layer table, from a graph, its parameters and the deployed integers."""
+"""Rows of the per-layer table, from a graph, its parameters and its integers."""
 
 import math
 from collections.abc import Mapping
@@ -97,13 +97,13 @@ def node_bytes(node: Node, bits: int, integers: Any = None) -> int:
   return packed if bits < 32 else packed - 4 * shape[-1]
 
 
-def model_bytes(graph: Graph, bits: int) -> int:
+def estimated_bytes(graph: Graph, bits: int) -> int:
   """Bytes of all weights, biases and scales; a file adds some kilobytes of structure.
 
   Examples:
     >>> from jaxcompress import models
     >>> graph = models.summarize(models.resnet20()).graph
-    >>> model_bytes(graph, 8) / model_bytes(graph, 32) < 0.28
+    >>> estimated_bytes(graph, 8) / estimated_bytes(graph, 32) < 0.28
     True
   """
   return sum(node_bytes(node, bits) for node in graph.nodes)

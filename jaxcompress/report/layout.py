@@ -2,20 +2,23 @@
 
 import copy
 import dataclasses
+import functools
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import rich.table
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from jaxcompress.terminal import fill, literal, spelled
 
 LONGEST_PART = 8  # characters of a name that need not be broken where a table is narrow
-SIGNS = "+-−±~"
+SIGNS = "+-−±~ "
+DASH = "–"
 
 
 class PlainTable(Table):
@@ -91,7 +94,7 @@ class PlainTable(Table):
     spare = room - sum(least for least, _ in needs)
     return None if spare < 0 else _shared(needs, spare)
 
-  def _need(self, column: Column) -> tuple[int, int]:
+  def _need(self, column: rich.table.Column) -> tuple[int, int]:
     """Characters that a column needs at least, and those with which nothing is broken."""
     cells: list[Any] = [*column._cells, *([column.footer] if self.show_footer else [])]
     most = least = column.min_width or 1
@@ -123,18 +126,79 @@ class PlainTable(Table):
       yield self.caption
 
 
-def plain_table(title: str | None, caption: Text | None) -> PlainTable:
-  """An empty table in the look of all tables."""
-  return PlainTable(
+class Column(NamedTuple):
+  """A column of a table, as data: figures at the right, or words at the left.
+
+  Attributes:
+    title: its heading.
+    cell: of a row; None for a dash.
+    total: its foot.
+    words: whether it has words, which may be broken.
+    whole: whether no cell may.
+    least: characters that its cells need.
+  """
+
+  title: str | Text
+  cell: Callable[[Any], str | Text | None]
+  total: str = ""
+  words: bool = False
+  whole: bool = False
+  least: int | None = None
+
+
+Words = functools.partial(Column, words=True)
+
+
+def draw(
+  columns: Sequence[Column],
+  rows: Iterable[Any],
+  title: str | None = None,
+  caption: str | None = None,
+  *,
+  tight: bool = False,
+  strong: Callable[[Any], bool] = lambda row: False,
+) -> PlainTable:
+  """A table of columns and rows, for the terminal.
+
+  Args:
+    columns: what is shown of a row.
+    rows: of any kind.
+    title: above it.
+    caption: below it.
+    tight: whether columns stand near each other.
+    strong: whether a row stands out.
+
+  Examples:
+    >>> table = draw([Words("name", lambda row: row), Column("size", lambda row: None)], ["a"])
+    >>> table.row_count, [column.justify for column in table.columns]
+    (1, ['left', 'right'])
+  """
+  table = PlainTable(
     title=Text(literal(title), "bold") if title else None,
     title_justify="left",
-    caption=caption,
+    caption=Text(caption) if caption else None,
     caption_justify="left",
     box=box.SIMPLE_HEAD,
     header_style="dim",
     footer_style="bold",
     pad_edge=False,
+    collapse_padding=tight,
+    show_footer=any(column.total for column in columns),
   )
+  for column in columns:
+    table.add_column(
+      column.title,
+      column.total,
+      justify="left" if column.words else "right",
+      no_wrap=column.whole,
+      min_width=column.least,
+      overflow="fold",
+    )
+  for row in rows:
+    found = (column.cell(row) for column in columns)
+    cells = (cell if isinstance(cell, Text) else Text(cell or DASH) for cell in found)
+    table.add_row(*cells, style="bold" if strong(row) else "")
+  return table
 
 
 def name_parts(name: str) -> list[str]:

@@ -1,17 +1,29 @@
 """metrics.jsonl: one JSON object per line, readable while a run writes it and after a kill."""
 
 import json
-import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any, TextIO
+from typing import Annotated, Any, Required, TextIO, TypedDict
 
-from jaxcompress.files.records import plain
+from msgspec import Meta
+
+from jaxcompress.files.records import build, plain
+from jaxcompress.files.values import parse_json
 from jaxcompress.files.writing import write_atomically
 
 Row = dict[str, Any]
-DRAWN = ("loss", "accuracy", "top1", "seconds")  # values of a row that the report uses
+
+
+class _Drawn(TypedDict, total=False):
+  """Values of a row that the report uses; it may have others."""
+
+  phase: str
+  step: Required[Annotated[int, Meta(le=1 << 53)]]
+  loss: float | None
+  accuracy: float | None
+  top1: float | None
+  seconds: float | None
 
 
 class MetricsWriter:
@@ -113,32 +125,13 @@ def _line(row: Mapping[str, Any]) -> str:
 
 def _parse(path: str | os.PathLike, number: int, line: bytes) -> Row:
   try:
-    row = json.loads(line)
-  except (ValueError, RecursionError):
-    row = None
-  if not isinstance(row, dict) or not _is_row(row):
+    row = parse_json(line)
+    build(_Drawn, row, newer=True)
+  except ValueError as error:
     raise ValueError(
       f"path: line {number} of {os.fspath(path)} is no row of metrics: {line[:60]!r}; delete it."
-    )
+    ) from error
   return row
-
-
-def _is_row(row: Row) -> bool:
-  """Whether it has a whole step, and what is drawn or added up is a finite number or null."""
-  numbers = [row.get(name) for name in DRAWN]
-  return (
-    type(row.get("step")) is int
-    and _is_finite(row["step"])
-    and isinstance(row.get("phase", ""), str)
-    and all(value is None or _is_finite(value) for value in numbers)
-  )
-
-
-def _is_finite(value: Any) -> bool:
-  try:
-    return isinstance(value, int | float) and math.isfinite(value)
-  except OverflowError:  # a whole number beyond all floats
-    return False
 
 
 def _cut_torn_line(path: pathlib.Path) -> None:

@@ -1,8 +1,6 @@
 """Plots of a run: training curves, accuracy against size, costs and latency; and all of them."""
 
 import math
-import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,12 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from jaxcompress.files.writing import write_atomically
 from jaxcompress.report import findings, style, text
-from jaxcompress.report.candidates import candidates_finding, candidates_plot
-from jaxcompress.report.confusion import confusion_matrix
-from jaxcompress.report.ranges import activation_ranges, weight_ranges
-from jaxcompress.report.results import Results, label, ordered
+from jaxcompress.report.network_plots import activation_ranges, confusion_matrix, weight_ranges
+from jaxcompress.report.results import Entry, Point, Results, label, ordered
 
 
 class Plot(NamedTuple):
@@ -129,73 +124,140 @@ def accuracy_against_size(results: Results) -> Figure:
   """Top-1 against the size of the model file, on a logarithmic axis."""
   fig = style.figure(findings.compression(results), 4.0)
   ax = fig.subplots()
-  entries = ordered(results)
-  sizes = [max(entry.bytes, 1) for _, entry in entries]
-  shares = [entry.top1 for _, entry in entries]
+  points = [
+    Point(label(key, entry), max(entry.bytes, 1), entry.top1) for key, entry in ordered(results)
+  ]
+  sizes = [point.bytes for point in points]
   ax.set_xscale("log")
   ax.set_xlim(min(sizes) / 1.6, max(sizes) * 2.6)
-  noise = [math.sqrt(s * (1 - s) / max(results.run.test_images, 1)) for s in shares]
-  ends = [s + sign * e for s, e in zip(shares, noise, strict=True) for sign in (-1, 1)]
-  span = max(max(ends) - min(ends), 0.02)
-  low, high = max(min(ends) - 0.2 * span, -0.02), min(max(ends) + 0.15 * span, 1.02)
-  ax.set_ylim(low, high)
-  places = style.spread([(s - low) / (high - low) for s in shares], sizes, 0.135)
-  for (key, entry), size, share, error, place in zip(
-    entries, sizes, shares, noise, places, strict=True
-  ):
-    color = style.color(key)
-    ax.errorbar(size, share, error, fmt="o", ms=8, color=color, elinewidth=1.2, zorder=3)
-    ax.annotate(
-      f"{label(key, entry)}\n{text.percent(share)}, {text.size(size)}",
-      (size, share),
-      (size * 1.09, low + place * (high - low)),
-      va="center",
-      linespacing=1.25,
-      bbox={"facecolor": style.PAPER, "edgecolor": "none", "pad": 1},
-      color=color,
-    )
+  colors = [style.color(key) for key, _ in ordered(results)]
+  _scatter(ax, points, colors, results.run.test_images, lambda size: size * 1.09)
   ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-  ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.size(value)))
   ax.xaxis.set_minor_locator(NullLocator())
-  ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{round(100 * v, 2):g} %"))
   ax.set_xlabel("model file (bars: one standard error of the test set)")
   ax.set_title("top-1")
   return fig
 
 
 @style.styled
+def candidates_plot(
+  points: Sequence[Point],
+  reference: float,
+  images: int,
+  what: str = "top-1",
+  compared_with: str = "float network",
+  sizes_of: str = "packed weights, scales and biases",
+) -> Figure:
+  """Scores of quantized networks against their packed sizes.
+
+  Args:
+    points: at least one.
+    reference: the score that they are compared with, a share.
+    images: on which the scores were measured.
+    what: the scores are.
+    compared_with: whose score the reference is.
+    sizes_of: what the bytes are.
+
+  Raises:
+    ValueError: if there are no points.
+
+  Examples:
+    >>> points = [Point("8 bits", 1000, 0.9), Point("mixed", 600, 0.89, mixed=True)]
+    >>> fig = candidates_plot(points, reference=0.9, images=1000)
+    >>> fig.axes[0].get_title(loc="left")
+    'top-1'
+  """
+  if not points:
+    raise ValueError("points: there are none; give at least one.")
+  fig = style.figure(findings.candidates(points, reference, compared_with), 4.0)
+  ax = fig.subplots()
+  most = max(point.bytes for point in points)
+  ax.set_xlim(0, 1.35 * most)
+  ax.axhline(reference, color=style.color("teacher"), lw=1, ls=(0, (4, 3)), zorder=1)
+  name = compared_with.removesuffix(" network")
+  ax.annotate(f" {name}", (0, reference), va="bottom", color=style.color("teacher"), fontsize=8.5)
+  colors = [style.color("int8" if one.mixed or one.chosen else "distilled") for one in points]
+  _scatter(ax, points, colors, images, lambda size: size + 0.02 * most, reference)
+  ax.set_xlabel(f"{sizes_of} (bars: one standard error)")
+  ax.set_title(what)
+  return fig
+
+
+def _scatter(
+  ax: Axes,
+  points: Sequence[Point],
+  colors: Sequence[str],
+  images: int,
+  beside: Callable[[float], float],
+  *others: float,
+) -> None:
+  """Named scores against sizes, with standard errors, on an axis that shows other scores too.
+
+  Args:
+    beside: maps a size to where its point's name stands.
+  """
+  sizes, scores = [point.bytes for point in points], [point.score for point in points]
+  noise = [math.sqrt(s * (1 - s) / max(images, 1)) for s in scores]
+  ends = [*others, *(s + sign * e for s, e in zip(scores, noise, strict=True) for sign in (-1, 1))]
+  span = max(max(ends) - min(ends), 0.02)
+  low, high = max(min(ends) - 0.2 * span, -0.02), min(max(ends) + 0.15 * span, 1.02)
+  ax.set_ylim(low, high)
+  places = style.spread([(s - low) / (high - low) for s in scores], sizes, 0.135)
+  for point, color, error, place in zip(points, colors, noise, places, strict=True):
+    spot = point.bytes, point.score
+    ax.errorbar(*spot, error, fmt="o", ms=8, color=color, elinewidth=1.2, zorder=3)
+    ax.annotate(
+      f"{point.name}\n{text.percent(point.score)}, {text.size(point.bytes)}",
+      spot,
+      (beside(point.bytes), low + place * (high - low)),
+      va="center",
+      linespacing=1.25,
+      bbox={"facecolor": style.PAPER, "edgecolor": "none", "pad": 1},
+      color=color,
+    )
+  ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.size(value)))
+  ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{round(100 * v, 2):g} %"))
+
+
+@style.styled
 def costs(results: Results) -> Figure:
   """Parameters, multiply-adds and file size, side by side."""
-  entries = ordered(results)
-  fig = style.figure(findings.costs(results), 0.34 * len(entries) + 1.1)
-  names = [label(key, entry) for key, entry in entries]
-  colors = [style.color(key) for key, _ in entries]
-  columns = (
-    ("parameters", "parameters", text.count),
-    ("multiply-adds", "macs", text.count),
-    ("model file", "bytes", text.size),
-  )
-  for i, (ax, (title, field, show)) in enumerate(zip(fig.subplots(1, 3), columns, strict=True)):
-    values = [getattr(entry, field) for _, entry in entries]
-    style.bars(ax, names if i == 0 else [""] * len(names), values, colors, list(map(show, values)))
-    ax.set_title(title)
-  return fig
+  columns = {
+    "parameters": lambda entry: (entry.parameters, text.count(entry.parameters)),
+    "multiply-adds": lambda entry: (entry.macs, text.count(entry.macs)),
+    "model file": lambda entry: (entry.bytes, text.size(entry.bytes)),
+  }
+  return _side_by_side(findings.costs(results), ordered(results), columns, 0.34)
 
 
 @style.styled
 def latency(results: Results) -> Figure:
   """Median latency of each .tflite on one and two threads."""
+
+  def column(field: str) -> Callable[[Entry], tuple[float, str]]:
+    show = lambda value: text.milliseconds(value) if value else "not measured"  # noqa: E731
+    return lambda entry: (getattr(entry, field) or 0.0, show(getattr(entry, field)))
+
   entries = [(k, e) for k, e in ordered(results) if e.latency_ms or e.latency_ms_2_threads]
-  fig = style.figure(findings.latency(results), 0.36 * len(entries) + 1.1)
+  columns = {"1 thread": column("latency_ms"), "2 threads": column("latency_ms_2_threads")}
+  return _side_by_side(findings.latency(results), entries, columns, 0.36)
+
+
+def _side_by_side(
+  finding: str,
+  entries: Sequence[tuple[str, Entry]],
+  columns: Mapping[str, Callable[[Entry], tuple[float, str]]],
+  height: float,
+) -> Figure:
+  """Bars of several quantities, each a value and a text for a network."""
+  fig = style.figure(finding, height * len(entries) + 1.1)
   names = [label(key, entry) for key, entry in entries]
   colors = [style.color(key) for key, _ in entries]
-  for i, (ax, field) in enumerate(
-    zip(fig.subplots(1, 2), ("latency_ms", "latency_ms_2_threads"), strict=True)
-  ):
-    values = [getattr(entry, field) or 0.0 for _, entry in entries]
-    ends = [text.milliseconds(value) if value else "not measured" for value in values]
-    style.bars(ax, names if i == 0 else [""] * len(names), values, colors, ends)
-    ax.set_title(("1 thread", "2 threads")[i])
+  for ax, (title, column) in zip(fig.subplots(1, len(columns)), columns.items(), strict=True):
+    values, ends = zip(*(column(entry) for _, entry in entries), strict=True)
+    style.bars(ax, names, list(values), colors, list(ends))
+    names = [""] * len(names)  # beside the first alone
+    ax.set_title(title)
   return fig
 
 
@@ -205,20 +267,14 @@ def _has_latency(results: Results) -> bool:
 
 def _search_finding(results: Results) -> str:
   assert results.search is not None  # as for its plot
-  search = results.search
-  return candidates_finding(search.candidates, search.reference, "teacher")
+  return findings.candidates(results.search.candidates, results.search.reference, "teacher")
 
 
 def _search_plot(results: Results) -> Figure:
   assert results.search is not None  # the plot is drawn where there is a search
-  search = results.search
+  search, what = results.search, "top-1 of validation images"
   return candidates_plot(
-    search.candidates,
-    search.reference,
-    search.images,
-    "top-1 of validation images",
-    compared_with="teacher",
-    sizes_of="packed file",
+    search.candidates, search.reference, search.images, what, "teacher", "packed file"
   )
 
 
@@ -286,20 +342,3 @@ PLOTS = (
 def render_plots(results: Results) -> dict[str, bytes]:
   """PNG bytes of every plot whose data is there, by name."""
   return {plot.name: style.png(plot.make(results)) for plot in PLOTS if plot.present(results)}
-
-
-def write_plots(results: Results, folder: str | os.PathLike) -> dict[str, pathlib.Path]:
-  """Writes every plot whose data is there as ``NAME.png``, and returns the paths by name.
-
-  Examples:
-    >>> import tempfile
-    >>> from jaxcompress.report.results import STAGES, Entry, Run
-    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
-    >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
-    >>> [path.name for path in write_plots(results, tempfile.mkdtemp()).values()]
-    ['accuracy_against_size.png', 'costs.png']
-  """
-  return {
-    name: write_atomically(pathlib.Path(folder) / f"{name}.png", data)
-    for name, data in render_plots(results).items()
-  }

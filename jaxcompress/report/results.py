@@ -113,6 +113,7 @@ class Run:
     seconds: wall-clock time of the whole run, 0 where it was not measured.
     packages: versions of other packages that matter.
     settings: hyper-parameters, by name.
+    notes: sentences about the data, such as which files were left out.
   """
 
   data: str
@@ -130,6 +131,7 @@ class Run:
   seconds: float = 0.0
   packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,20 +1,57 @@
-"""Tables for the terminal."""
+"""Tables for the terminal, and the figures of networks that the page shows too."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
 from jaxcompress.nn import Graph
 from jaxcompress.report import findings, style, text
-from jaxcompress.report.layers import layer_rows, model_bytes
-from jaxcompress.report.layout import name_parts, plain_table
+from jaxcompress.report.layers import estimated_bytes, layer_rows
+from jaxcompress.report.layout import DASH, Column, Words, draw, name_parts
 from jaxcompress.report.results import Entry, Results, label, ordered
 
-DASH = "–"
 BITS = (32, 8, 4)
 LAYER_WIDTH = 18  # characters of a layer's name between slashes that stay together
+
+
+class EntryFigure(NamedTuple):
+  """A figure of the networks that are compared.
+
+  Attributes:
+    terminal: its name in the terminal; None: it is not shown there.
+    page: its name in report.html; likewise.
+    cell: of an entry; None where it was not measured.
+  """
+
+  terminal: str | None
+  page: str | None
+  cell: Callable[[Entry], str | None]
+
+
+def maybe(show: Callable[[Any], str], value: Any) -> str | None:
+  """What is shown of a value that may be none."""
+  return None if value is None else show(value)
+
+
+ENTRY_FIGURES = (
+  EntryFigure("model", None, lambda e: e.model),
+  EntryFigure("top-1", "top-1", lambda e: text.percent(e.top1, 2)),
+  EntryFigure("parameters", "parameters", lambda e: f"{e.parameters:,}"),
+  EntryFigure("multiply-adds", "multiply-adds", lambda e: text.count(e.macs)),
+  EntryFigure("file", "file", lambda e: text.size(e.bytes)),
+  EntryFigure("packed", "packed", lambda e: maybe(text.size, e.packed_bytes)),
+  EntryFigure("zeros", "zeros", lambda e: maybe(text.percent, e.sparsity)),
+  EntryFigure("1 thread", "latency, 1 thread", lambda e: maybe(text.milliseconds, e.latency_ms)),
+  EntryFigure("2 threads", "2 threads", lambda e: maybe(text.milliseconds, e.latency_ms_2_threads)),
+  EntryFigure("bit-equal", "bit-equal logits", lambda e: maybe(text.percent_down, e.bit_equal)),
+  EntryFigure(None, "TFLite-Micro, arena", lambda e: maybe(text.size, e.arena_bytes)),
+  EntryFigure(None, "Ethos-U", lambda e: e.npu),
+  EntryFigure("steps", None, lambda e: f"{e.steps:,}" if e.steps else None),
+  EntryFigure("time", None, lambda e: text.duration(e.seconds) if e.seconds else None),
+)
 
 
 def result_table(results: Results) -> Table:
@@ -33,32 +70,23 @@ def result_table(results: Results) -> Table:
     >>> table.row_count, len(table.columns)  # model, top-1, parameters, multiply-adds, file
     (5, 5)
   """
+
+  def column(key: str, entry: Entry) -> Column:
+    weight = "bold" if key == "int8" else ""
+    return Column(
+      Text(label(key, entry), style.color(key)),
+      lambda figure: Text(figure.cell(entry) or DASH, weight),
+    )
+
   entries = ordered(results)
-  rows: dict[str, Callable[[Entry], str | None]] = {
-    "model": lambda e: e.model,
-    "top-1": lambda e: text.percent(e.top1, 2),
-    "parameters": lambda e: f"{e.parameters:,}",
-    "multiply-adds": lambda e: text.count(e.macs),
-    "file": lambda e: text.size(e.bytes),
-    "packed": lambda e: _maybe(text.size, e.packed_bytes),
-    "zeros": lambda e: _maybe(lambda share: text.percent(share, 1), e.sparsity),
-    "1 thread": lambda e: _maybe(text.milliseconds, e.latency_ms),
-    "2 threads": lambda e: _maybe(text.milliseconds, e.latency_ms_2_threads),
-    "bit-equal": lambda e: _maybe(text.percent_down, e.bit_equal),
-    "steps": lambda e: f"{e.steps:,}" if e.steps else None,
-    "time": lambda e: text.duration(e.seconds) if e.seconds else None,
-  }
-  table = plain_table(None, Text(findings.headline(results)))
-  table.add_column("", no_wrap=True, min_width=13)
-  for key, entry in entries:
-    strong = "bold" if key == "int8" else ""
-    head = Text(label(key, entry), style.color(key))
-    table.add_column(head, justify="right", style=strong, overflow="fold")
-  for name, cell in rows.items():
-    cells = [cell(entry) for _, entry in entries]
-    if any(cells):
-      table.add_row(Text(name, "dim"), *(Text(value or DASH) for value in cells))
-  return table
+  shown = [
+    figure
+    for figure in ENTRY_FIGURES
+    if figure.terminal is not None and any(figure.cell(entry) for _, entry in entries)
+  ]
+  names = Words("", lambda figure: Text(figure.terminal, "dim"), whole=True, least=13)
+  columns = (names, *(column(key, entry) for key, entry in entries))
+  return draw(columns, shown, caption=findings.headline(results))
 
 
 def latency_table(found: Mapping[str, Any], threads: int) -> Table:
@@ -76,23 +104,18 @@ def latency_table(found: Mapping[str, Any], threads: int) -> Table:
     >>> latency_table({"a.tflite": Latency(1.5, 0.1, 2**20, 2**21)}, 1).row_count
     1
   """
-  table = plain_table("1 thread" if threads == 1 else f"{threads} threads", None)
-  table.add_column("file", overflow="fold")
-  for name in ("size", "one image", "spread", "memory"):
-    table.add_column(name, justify="right", no_wrap=True)
-  for file, latency in found.items():
-    table.add_row(
-      file,
-      text.size(latency.file_bytes),
-      text.milliseconds(latency.median_ms),
-      f"± {text.milliseconds(latency.spread_ms / 2)}",
-      _maybe(text.size, latency.memory_bytes) or DASH,
-    )
-  return table
+  columns = (
+    Words("file", lambda row: row[0]),
+    Column("size", lambda row: text.size(row[1].file_bytes)),
+    Column("one image", lambda row: text.milliseconds(row[1].median_ms)),
+    Column("spread", lambda row: f"± {text.milliseconds(row[1].spread_ms / 2)}"),
+    Column("memory", lambda row: maybe(text.size, row[1].memory_bytes)),
+  )
+  return draw(columns, found.items(), "1 thread" if threads == 1 else f"{threads} threads")
 
 
 def finding_table(findings: Iterable[Any]) -> Table:
-  """What a linter found in a model file.
+  """Findings of a linter in a model file.
 
   Args:
     findings: of :func:`jaxcompress.export.lint`.
@@ -105,13 +128,14 @@ def finding_table(findings: Iterable[Any]) -> Table:
     >>> finding_table([Finding("batch", "MEAN", "pool", "one image at a time", "error")]).row_count
     1
   """
-  table = plain_table(None, None)
-  for name in ("severity", "op", "name", "rule", "reason"):
-    table.add_column(name, overflow="fold", no_wrap=name in ("severity", "op"))
-  for finding in findings:
-    cells = (finding.severity, finding.op, finding.name, finding.requirement, finding.reason)
-    table.add_row(*map(Text, cells))  # a foreign file's names are not markup
-  return table
+  columns = (
+    Words("severity", lambda finding: finding.severity, whole=True),
+    Words("op", lambda finding: finding.op, whole=True),
+    Words("name", lambda finding: finding.name),
+    Words("rule", lambda finding: finding.requirement),
+    Words("reason", lambda finding: finding.reason),
+  )
+  return draw(columns, findings)
 
 
 def layer_table(graph: Graph, params: Mapping[str, Any], title: str = "", bits: int = 32) -> Table:
@@ -133,28 +157,28 @@ def layer_table(graph: Graph, params: Mapping[str, Any], title: str = "", bits: 
     17
   """
   rows = layer_rows(graph, params, bits)
-  table = plain_table(title or None, None)
-  table.show_footer = True
-  table.collapse_padding = True
   part = max((len(part) for row in rows for part in name_parts(row.name)), default=1)
-  table.add_column(
-    "layer", f"{len(rows)} layers", overflow="fold", min_width=min(part, LAYER_WIDTH)
+  columns = (
+    Words("layer", lambda row: row.name, f"{len(rows)} layers", least=min(part, LAYER_WIDTH)),
+    Words("op", lambda row: Text(row.op, "dim")),
+    Column("output", lambda row: text.shape(row.output_shape)),
+    Column(
+      "parameters",
+      lambda row: f"{row.parameters:,}" if row.parameters else None,
+      f"{sum(row.parameters for row in rows):,}",
+    ),
+    Column(
+      "multiply-\nadds",
+      lambda row: f"{row.macs:,}" if row.macs else None,
+      f"{sum(row.macs for row in rows):,}",
+    ),
+    Column(
+      "size",
+      lambda row: text.size(row.weight_bytes) if row.weight_bytes else None,
+      text.size(sum(row.weight_bytes for row in rows)),
+    ),
   )
-  table.add_column("op", "", overflow="fold")
-  table.add_column("output", "", justify="right", no_wrap=True)
-  table.add_column("parameters", f"{sum(r.parameters for r in rows):,}", justify="right")
-  table.add_column("multiply-\nadds", f"{sum(r.macs for r in rows):,}", justify="right")
-  table.add_column("size", text.size(sum(r.weight_bytes for r in rows)), justify="right")
-  for row in rows:
-    table.add_row(
-      Text(row.name),
-      Text(row.op, "dim"),
-      text.shape(row.output_shape),
-      f"{row.parameters:,}" if row.parameters else DASH,
-      f"{row.macs:,}" if row.macs else DASH,
-      text.size(row.weight_bytes) if row.weight_bytes else DASH,
-    )
-  return table
+  return draw(columns, rows, title, tight=True)
 
 
 def model_table(summaries: Mapping[str, Any], title: str = "") -> Table:
@@ -172,27 +196,25 @@ def model_table(summaries: Mapping[str, Any], title: str = "") -> Table:
     >>> model_table({"resnet8": models.summarize(models.resnet8())}).row_count
     1
   """
-  table = plain_table(title or None, None)
-  table.collapse_padding = True
-  table.add_column("model", no_wrap=True)
-  for name in ("px", "parameters", "mult-\nadds", *(f"{bits} bit" for bits in BITS)):
-    table.add_column(name, justify="right", no_wrap=True)
-  for name, summary in summaries.items():
-    table.add_row(
-      Text(name),
-      str(summary.graph.input_shape[1]),
-      f"{summary.parameters:,}",
-      text.count(summary.macs),
-      *(text.size(model_bytes(summary.graph, bits)) for bits in BITS),
-    )
-  return table
+
+  def size(bits: int) -> Column:
+    return Column(f"{bits} bit", lambda row: text.size(estimated_bytes(row[1].graph, bits)))
+
+  columns = (
+    Words("model", lambda row: row[0], whole=True),
+    Column("px", lambda row: str(row[1].graph.input_shape[1])),
+    Column("parameters", lambda row: f"{row[1].parameters:,}"),
+    Column("mult-\nadds", lambda row: text.count(row[1].macs)),
+    *map(size, BITS),
+  )
+  return draw(columns, summaries.items(), title, tight=True)
 
 
-def method_table(methods: Mapping[str, Any], title: str = "") -> Table:
+def loss_table(distillers: Mapping[str, Any], title: str = "") -> Table:
   """Distillation losses: what they read, their usual weight, and their formula.
 
   Args:
-    methods: :data:`jaxcompress.distill.DISTILLERS`.
+    distillers: :data:`jaxcompress.distill.DISTILLERS`.
     title: of the table.
 
   Returns:
@@ -200,24 +222,18 @@ def method_table(methods: Mapping[str, Any], title: str = "") -> Table:
 
   Examples:
     >>> from jaxcompress import distill
-    >>> method_table(distill.DISTILLERS).row_count == len(distill.DISTILLERS)
+    >>> loss_table(distill.DISTILLERS).row_count == len(distill.DISTILLERS)
     True
   """
-  table = plain_table(title or None, Text("s: student, t: teacher, y: the label"))
-  table.collapse_padding = True
-  table.add_column("loss", no_wrap=True)
-  table.add_column("reads")
-  table.add_column("weight", justify="right", no_wrap=True)
-  table.add_column("formula")
-  family = None
-  for name, method in methods.items():
-    if family not in (None, method.family):
-      table.add_section()
-    family = method.family
-    row = (Text(name), Text(" ".join(method.reads)), f"{method.weight:g}", Text(method.formula))
-    table.add_row(*row)
+  columns = (
+    Words("loss", lambda row: row[0], whole=True),
+    Words("reads", lambda row: " ".join(row[1].reads)),
+    Column("weight", lambda row: f"{row[1].weight:g}"),
+    Words("formula", lambda row: row[1].formula),
+  )
+  caption = "s: student, t: teacher, y: the label"
+  table = draw(columns, distillers.items(), title, caption, tight=True)
+  families = [one.family for one in distillers.values()]
+  for row, (family, following) in zip(table.rows, itertools.pairwise(families), strict=False):
+    row.end_section = family != following
   return table
-
-
-def _maybe(show: Callable[[Any], str], value: Any) -> str | None:
-  return None if value is None else show(value)

@@ -3,6 +3,8 @@
 import math
 import re
 
+from rich import filesize
+
 UNITS = r"(?<=\d) (?=(?:%|B|kB|MB|ms|s|min|h|k|M|G|points|steps|x)\b|%)"
 
 
@@ -51,17 +53,15 @@ def count(number: float) -> str:
 
 
 def size(number: float) -> str:
-  """Bytes in decimal kilobytes or megabytes.
+  """Bytes in decimal units, with three digits.
 
   Examples:
-    >>> size(640), size(13_400), size(134_000), size(13_970_000)
-    ('640 B', '13.4 kB', '0.13 MB', '14.0 MB')
+    >>> size(640), size(13_400), size(134_000), size(999_700), size(13_970_000)
+    ('640 B', '13.4 kB', '134 kB', '1.00 MB', '14.0 MB')
   """
-  if number < 1000:
-    return f"{number:.0f} B"
-  if number < 1e5:
-    return f"{number / 1e3:.1f} kB"
-  return f"{number / 1e6:.2f} MB" if number < 1e7 else f"{number / 1e6:.1f} MB"
+  rounded = int(float(f"{number:.3g}"))
+  digits = 2 - (len(str(rounded)) - 1) % 3
+  return filesize.decimal(rounded, precision=digits).replace(" bytes", " B")
 
 
 def milliseconds(number: float) -> str:

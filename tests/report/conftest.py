@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxcompress.report import (
+from jaxcompress.report.results import (
   Entry,
   Layer,
   Point,

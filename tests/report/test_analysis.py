@@ -12,17 +12,17 @@ from jaxcompress.quantize.analysis.budget import Allocation
 from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
 from jaxcompress.quantize.analysis.sensitivity import LayerSensitivity, Sensitivity
 from jaxcompress.quantize.ptq.drive import Trial
-from jaxcompress.report import (
-  Point,
+from jaxcompress.report import style
+from jaxcompress.report.analysis import (
   allocation_table,
   analysis_json,
-  analysis_plot,
   analysis_table,
   analysis_text,
-  candidates_plot,
-  style,
   trial_table,
 )
+from jaxcompress.report.network_plots import analysis_plot
+from jaxcompress.report.plots import candidates_plot
+from jaxcompress.report.results import Point
 
 
 def row(name, kl, **fields):
@@ -131,16 +131,16 @@ def test_an_allocation_is_shown_with_what_other_bits_would_cost():
   rows = {line.split()[0]: line.split()[1:] for line in drawn.splitlines() if line.strip()}
   assert rows["stem"] == ["8", "132", "0.001", "0.5"]
   assert rows["head"] == ["4", "1,032", "0.002", "0.25"]
-  assert "1.2 kB" in drawn and "KL at 8" in drawn
+  assert "1.16 kB" in drawn and "KL at 8" in drawn
 
 
 def test_candidates_are_drawn_at_their_size_and_score():
   candidates = [Point("8 bits", 10_000, 0.93), Point("mixed", 6000, 0.92, mixed=True)]
   figure = candidates_plot(candidates, 0.935, 1000)
-  assert "mixed: 92.0 % in 6.0 kB, -1.5 points" in figure.get_suptitle()
+  assert "mixed: 92.0 % in 6.00 kB, -1.5 points" in figure.get_suptitle()
   (ax,) = figure.axes
   points = [tuple(line.get_xydata()[0]) for line in ax.lines if line.get_marker() == "o"]
   assert points == [(10_000, 0.93), (6000, 0.92)]
   assert any("8 bits\n93.0 %, 10.0 kB" in text for text in texts(figure))
-  with pytest.raises(ValueError, match="candidates: there are none"):
+  with pytest.raises(ValueError, match="points: there are none"):
     candidates_plot([], 0.9, 10)

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxcompress.report import findings, headline, text
+from jaxcompress.report import findings, text
+from jaxcompress.report.findings import headline
 
 
 def change(results, key, **fields):
@@ -15,13 +16,13 @@ def change(results, key, **fields):
 
 def test_the_headline_names_size_accuracy_and_bit_equality(full):
   assert headline(full) == (
-    "An 88 k-parameter MobileNetV2 x0.25 reaches 90.3 % top-1 on glyphs at int8, in 0.13 MB; "
+    "An 88 k-parameter MobileNetV2 x0.25 reaches 90.3 % top-1 on glyphs at int8, in 128 kB; "
     "188,000 of 188,000 logits are bit-equal on LiteRT/XNNPACK."
   )
 
 
 def test_the_headline_leaves_out_what_was_not_verified(full):
-  assert headline(change(full, "int8", bit_equal=None)).endswith("in 0.13 MB.")
+  assert headline(change(full, "int8", bit_equal=None)).endswith("in 128 kB.")
   assert "100 % of the logits" in headline(change(full, "int8", logits=None))
 
 

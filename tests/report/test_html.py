@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from jaxcompress.data.preprocess import Preprocess
-from jaxcompress.report import Entry, device_program, from_json, to_json, write_report
 from jaxcompress.report.html import render
-from jaxcompress.report.snippet import preprocess_source
+from jaxcompress.report.results import Entry
+from jaxcompress.report.snippet import device_program, preprocess_source
+from jaxcompress.report.write import from_json, to_json, write_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "source"}
 NASTY = '<script>alert("1")</script>&\'$title ${x}'

@@ -12,16 +12,16 @@ from jaxcompress import distill, models
 from jaxcompress.export import Finding
 from jaxcompress.export.measure import Latency
 from jaxcompress.quantize.ptq.drive import Trial
-from jaxcompress.report import (
+from jaxcompress.report.analysis import trial_table
+from jaxcompress.report.layout import PlainTable
+from jaxcompress.report.tables import (
   finding_table,
   latency_table,
   layer_table,
-  method_table,
+  loss_table,
   model_table,
   result_table,
 )
-from jaxcompress.report.candidates import trial_table
-from jaxcompress.report.layout import plain_table
 
 FIGURE = re.compile(r"\d[\d,.]*(?: (?:%|ms|kB|MB|k|M|G|dB|points))?")
 
@@ -45,7 +45,7 @@ def tables(full, summary):
     "results": result_table(full),
     "models": model_table({"mobilenet_v2": summary}),
     "layers": layer_table(summary.graph, summary.variables["params"], "[b]title"),
-    "losses": method_table(distill.DISTILLERS),
+    "losses": loss_table(distill.DISTILLERS),
     "latency": latency_table({"[b]a[/x].tflite": latency, "b" * 60: latency}, 2),
     "trials": trial_table([Trial("minmax", 0.9123, 0.0123, 20.5, 1.5)], labels=True),
   }
@@ -99,7 +99,7 @@ def test_every_table_can_be_encoded(tables, encoding, width):
   width=st.integers(24, 60),
 )
 def test_no_row_is_lost_and_no_line_is_too_long(rows, width):
-  table = plain_table(None, None)
+  table = PlainTable()
   table.add_column("name")
   table.add_column("count", justify="right")
   for name, count in rows:

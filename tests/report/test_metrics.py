@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.report import MetricsWriter, curves, read_metrics
+from jaxcompress.report.metrics import MetricsWriter, curves, read_metrics
 
 
 def steps(path):

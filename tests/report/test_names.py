@@ -7,8 +7,9 @@ import re
 
 import pytest
 
-from jaxcompress.report import from_json, plots, write_report
+from jaxcompress.report import plots
 from jaxcompress.report.style import figure
+from jaxcompress.report.write import from_json, write_report
 
 NAMES = ("[bold]a[/x]", "$x_1$", "<b>c</b>", "_d", "\\frac{e}", "&amp;", "\udcff猫\x1b[31m")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jaxcompress.report import Entry, Spread, TensorRange, plots, style, write_plots
-from jaxcompress.report.confusion import confusion_matrix
-from jaxcompress.report.ranges import activation_ranges, weight_ranges
+from jaxcompress.report import plots, style
+from jaxcompress.report.network_plots import activation_ranges, confusion_matrix, weight_ranges
+from jaxcompress.report.results import Entry, Spread, TensorRange
 
 
 def texts(figure):
@@ -24,13 +24,10 @@ def test_every_plot_is_a_figure_titled_with_its_finding(full, plot):
   assert figure.get_suptitle().replace("\n", " ") == plot.finding(full)
 
 
-def test_all_plots_are_written_as_png(make_results, tmp_path):
-  results = make_results(names=("cat", "dog"), images=200, count=4)
-  paths = write_plots(results, tmp_path)
-  assert set(paths) == {plot.name for plot in plots.PLOTS}
-  for name, path in paths.items():
-    assert path == tmp_path / f"{name}.png"
-    assert path.read_bytes().startswith(b"\x89PNG")
+def test_all_plots_are_png(make_results):
+  drawn = plots.render_plots(make_results(names=("cat", "dog"), images=200, count=4))
+  assert set(drawn) == {plot.name for plot in plots.PLOTS}
+  assert all(data.startswith(b"\x89PNG") for data in drawn.values())
 
 
 def test_plots_without_data_are_left_out(full):

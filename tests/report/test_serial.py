@@ -6,9 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxcompress.report import Entry, Sample, Spread, from_json, to_json
-from jaxcompress.report.results import label, ordered
-from jaxcompress.report.write import dumps
+from jaxcompress.report.results import Entry, Sample, Spread, label, ordered
+from jaxcompress.report.write import dumps, from_json, to_json
 
 
 def test_the_four_networks_are_objects_at_the_top_level(full):

@@ -10,15 +10,9 @@ from rich.console import Console
 
 from jaxcompress import models, nn
 from jaxcompress.quantize.integer.grid import Grid
-from jaxcompress.report import (
-  Entry,
-  layer_rows,
-  layer_table,
-  model_bytes,
-  model_table,
-  range_rows,
-  result_table,
-)
+from jaxcompress.report.layers import estimated_bytes, layer_rows, range_rows
+from jaxcompress.report.results import Entry
+from jaxcompress.report.tables import layer_table, model_table, result_table
 
 
 def draw(table, width=80):
@@ -34,7 +28,7 @@ def summary():
 
 def test_the_results_fit_a_terminal_of_80_characters(full):
   drawn = draw(result_table(full))
-  for part in ("93.67 %", "608,000", "0.13 MB", "0.41 ms", "100 %", "2 min 0 s"):
+  for part in ("93.67 %", "608,000", "128 kB", "0.41 ms", "100 %", "2 min 0 s"):
     assert part in drawn
   assert "…" not in drawn
 
@@ -79,7 +73,7 @@ def test_the_model_table_has_sizes_at_three_widths(summary):
 
 
 def test_integers_and_fewer_bits_take_less_room(summary):
-  sizes = [model_bytes(summary.graph, bits) for bits in (32, 8, 4, 2)]
+  sizes = [estimated_bytes(summary.graph, bits) for bits in (32, 8, 4, 2)]
   assert sizes == sorted(sizes, reverse=True)
   weights = sum(np.prod(nn.kernel_shape(n)) for n in summary.graph.nodes if nn.kernel_shape(n))
   assert sizes[0] - sizes[1] == 3 * weights - 4 * channels(summary.graph)
