@@ -32,7 +32,7 @@ from jaxcompress.pipeline.formats import (
 from jaxcompress.pipeline.networks import read_network
 from jaxcompress.pipeline.options import OptionError, QuantizeOptions
 from jaxcompress.quantize.analysis.budget import Allocation, choose_bits
-from jaxcompress.quantize.analysis.rows import Analysis
+from jaxcompress.quantize.analysis.findings import Analysis
 from jaxcompress.quantize.analysis.sensitivity import Sensitivity
 from jaxcompress.quantize.ptq.drive import Trial
 from jaxcompress.report import analysis as tables

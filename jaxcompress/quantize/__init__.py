@@ -1,12 +1,9 @@
 """Quantization, in training and after it: plans, quantizers, and the integer model of both."""
 
-from jaxcompress.quantize.analysis import (
-  allocate_bits,
-  analyze,
-  sensitivity,
-  suggest,
-  suggested_rules,
-)
+from jaxcompress.quantize.analysis.analyze import analyze
+from jaxcompress.quantize.analysis.budget import allocate_bits
+from jaxcompress.quantize.analysis.findings import suggest
+from jaxcompress.quantize.analysis.sensitivity import sensitivity
 from jaxcompress.quantize.codes import assemble
 from jaxcompress.quantize.config import (
   Quantization,
@@ -98,7 +95,6 @@ __all__ = [
   "squeeze_excite_16bit",
   "stochastic",
   "suggest",
-  "suggested_rules",
   "ternary",
   "to_qwix",
   "transform",

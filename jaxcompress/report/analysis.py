@@ -11,7 +11,7 @@ from rich.text import Text
 from jaxcompress.files.records import plain
 from jaxcompress.quantize import suggest
 from jaxcompress.quantize.analysis.budget import Allocation
-from jaxcompress.quantize.analysis.rows import Analysis
+from jaxcompress.quantize.analysis.findings import Analysis
 from jaxcompress.quantize.analysis.sensitivity import Sensitivity
 from jaxcompress.quantize.ptq.drive import Trial
 from jaxcompress.report import findings, style, text
@@ -91,7 +91,7 @@ def analysis_table(analysis: Analysis) -> Table:
     A rich table; it fits 100 characters.
 
   Examples:
-    >>> from jaxcompress.quantize.analysis.rows import LayerAnalysis
+    >>> from jaxcompress.quantize.analysis.findings import LayerAnalysis
     >>> layer = LayerAnalysis(
     ...   "stem", "ConvNorm", 4, 20.0, 12.0, 0.5, 0.4, 12.0, 0.5, 0.9, 0.06, 0.0, 16, ()
     ... )

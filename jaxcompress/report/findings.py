@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcompress.quantize.analysis.rows import Analysis
+from jaxcompress.quantize.analysis.findings import Analysis
 from jaxcompress.report import text
 from jaxcompress.report.results import Entry, Point, Results
 

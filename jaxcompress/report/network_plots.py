@@ -8,7 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
+from jaxcompress.quantize.analysis.findings import Analysis, LayerAnalysis
 from jaxcompress.report import findings, style, text
 from jaxcompress.report.results import Results
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from jaxcompress.quantize.analysis.budget import Allocation
-from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
+from jaxcompress.quantize.analysis.findings import Analysis, LayerAnalysis
 from jaxcompress.quantize.analysis.sensitivity import LayerSensitivity, Sensitivity
 from jaxcompress.quantize.ptq.drive import Trial
 from jaxcompress.report import style

@@ -1,21 +1,25 @@
 """Where a quantized network hurts, layer by layer, beside the float network it was made from."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxcompress.nn import INPUT, Graph, Node, fold, kernel_shape
-from jaxcompress.nn.select import layers_of
-from jaxcompress.quantize.analysis.passes import Passes, Seen, join, look, run_passes
-from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
+from jaxcompress.nn import INPUT, Graph, fold, kernel_shape
+from jaxcompress.nn.select import Selector, layers_of, select
+from jaxcompress.quantize.analysis.findings import Analysis, LayerAnalysis
 from jaxcompress.quantize.analysis.switched import (
+  Passes,
   Plan,
+  Seen,
   Switches,
+  join,
+  look,
   numbers_of,
+  run_passes,
 )
 from jaxcompress.quantize.integer.grid import HIGHEST, Integers
 from jaxcompress.quantize.integer.lower import as_before, lower_hard_swish
@@ -26,7 +30,7 @@ from jaxcompress.quantize.ptq.progress import meter
 from jaxcompress.quantize.sites import Sites, find_sites
 from jaxcompress.quantize.storage import bits_of
 
-KINDS = ("depthwise", "pointwise")
+FORMS = ("depthwise", "pointwise")  # that say more than an operation's name
 
 
 def analyze(
@@ -35,6 +39,7 @@ def analyze(
   variables: Mapping[str, Any],
   images: Any,
   *,
+  layers: Selector | None = None,
   preprocess: Preprocess | None = None,
   batch_size: int = 32,
   progress: bool = True,
@@ -54,6 +59,7 @@ def analyze(
     model: a linen module made of the leaf ops.
     variables: its ``params`` and ``batch_stats``, in float.
     images: (N, height, width, channels), float; or whatever numbers ``preprocess`` takes.
+    layers: to which it keeps, a selector (:mod:`jaxcompress.nn.select`); None: all.
     preprocess: maps images to what the network reads; None: that of ``quantized``.
     batch_size: images at once.
     progress: whether a bar is shown on the standard error, if that is a terminal.
@@ -62,7 +68,8 @@ def analyze(
     An :class:`Analysis`.
 
   Raises:
-    ValueError: if the quantized model is of another model, or the images do not fit.
+    ValueError: if the quantized model is of another model, the images do not fit, or ``layers``
+      selects nothing.
 
   Examples:
     >>> from jaxcompress import models, quantize
@@ -93,9 +100,11 @@ def analyze(
     quantized.moves,
   )
   arrays = jax.device_put(quantized.program.arrays)
+  known = {name: layer for name, layer in layers_of(fused).items() if name in plan.layers}
+  chosen = tuple(known) if layers is None else select(layers, known)
   kernels = {node.name for node in device.nodes if kernel_shape(node) is not None}
-  weighted = tuple(i for i, name in enumerate(plan.layers) if name in kernels)
-  switches = _questions(len(plan.layers), weighted)
+  weighted = [name for name in chosen if name in kernels]
+  switches = _questions(plan.layers, chosen, weighted)
   passes = Passes(0.0, 0.0)
   found: Any = None
   with meter(progress) as shown:
@@ -106,7 +115,8 @@ def analyze(
       part = jax.device_get(look(plan, quantized.program.steps, numbers, arrays, x, weight))
       found = part if found is None else join(found, part)
       shown.tick()
-  return _analysis(plan, fused, quantized, weighted, passes, found, len(images))
+  asked = {name: known[name].kinds for name in chosen}
+  return _analysis(plan, fused, quantized, asked, weighted, passes, found, len(images))
 
 
 def _check_same(fused: Graph, device: Graph) -> None:
@@ -150,55 +160,54 @@ def _real_layers(quantized: QuantizedModel) -> dict[str, tuple[np.ndarray, np.nd
   return layers
 
 
-def _questions(count: int, weighted: tuple[int, ...]) -> Switches:
-  """Passes: in float, each layer alone, all up to each, and each layer's weights alone."""
-  alone, up_to = np.eye(count, dtype=bool), np.tri(count, dtype=bool)
-  none, only = np.zeros((1, count), bool), alone[list(weighted)]
+def _questions(layers: Sequence[str], chosen: Sequence[str], weighted: Sequence[str]) -> Switches:
+  """Passes: in float, on integers, each layer alone, all up to each, and each layer's weights alone."""
+  alone, up_to = np.eye(len(layers), dtype=bool), np.tri(len(layers), dtype=bool)
+  places, places_of_weights = (
+    [layers.index(name) for name in names] for names in (chosen, weighted)
+  )
+  only = alone[places_of_weights]
+  whole = np.stack([np.zeros(len(layers), bool), np.ones(len(layers), bool)])
   return Switches(
-    np.concatenate([none, alone, up_to, only]).astype(np.int32),
-    np.concatenate([none, alone, up_to, np.zeros_like(only)]),
+    np.concatenate([whole, alone[places], up_to[places], only]).astype(np.int32),
+    np.concatenate([whole, alone[places], up_to[places], np.zeros_like(only)]),
   )
 
 
-def _analysis(plan, fused, quantized, weighted, passes, seen: Seen, images: int) -> Analysis:
+def _analysis(plan, fused, quantized, kinds, weighted, passes, seen: Seen, images: int) -> Analysis:
   """The rows, from sums over all images."""
-  count = len(plan.layers)
-  _, alone, up_to, only = np.split(passes.errors, [1, 1 + count, 1 + 2 * count])
-  alone_weights = dict(zip(weighted, only, strict=True))
-  layers = layers_of(fused)
-  ops = {INPUT: "input"} | {node.name: _kind(layers[node.name].kinds, node) for node in fused.nodes}
-  outputs = {INPUT: INPUT} | {node.name: node.output for node in fused.nodes}
-  rows = []
-  for i, name in enumerate(plan.layers):
+  _, alone, up_to, only = np.split(passes.errors, np.cumsum([2, len(kinds), len(kinds)]))
+  only_weights = dict(zip(weighted, only[:, 2], strict=True))
+  nodes, rows = {node.name: node for node in fused.nodes}, []
+  for k, (name, words) in enumerate(kinds.items()):
+    i = plan.layers.index(name)
     low, high = seen.low[i], seen.high[i]
-    integers = quantized.layers[name] if i in weighted else None
+    integers = quantized.layers[name] if name in weighted else None
     dead = () if integers is None else _dead(integers, low, high)
+    tensor, op = (INPUT, INPUT) if name == INPUT else (nodes[name].output, nodes[name].op)
     rows.append(
       LayerAnalysis(
         name=name,
-        op=ops[name],
+        op=next((word for word in FORMS if word in words), op),
         bits=None if integers is None else bits_of(integers.weights),
         sqnr=ratio(*seen.powers[i]),
-        isolated_sqnr=ratio(*alone[i, :2]),
-        isolated_kl=_mean(alone[i, 2], images),
-        weights_kl=_mean(alone_weights[i][2], images) if i in alone_weights else None,
-        cumulative_sqnr=ratio(*up_to[i, :2]),
-        cumulative_kl=_mean(up_to[i, 2], images),
-        codes_used=float(high.max() - low.min() + 1) / 2 ** quantized.grids[outputs[name]].bits,
+        isolated_sqnr=ratio(*alone[k, :2]),
+        isolated_kl=_mean(alone[k, 2], images),
+        weights_kl=_mean(only_weights[name], images) if name in only_weights else None,
+        cumulative_sqnr=ratio(*up_to[k, :2]),
+        cumulative_kl=_mean(up_to[k, 2], images),
+        codes_used=float(high.max() - low.min() + 1) / 2 ** quantized.grids[tensor].bits,
         weight_codes_used=None if integers is None else _weight_codes(integers),
-        saturation=float(passes.clipped[2 * count, i]) / images,
+        saturation=float(passes.clipped[1, i]) / images,
         channels=len(low),
         dead=dead,
+        kinds=tuple(sorted(words)),
       )
     )
   signal, noise, kl, agree = seen.logits
   return Analysis(
     tuple(rows), ratio(signal, noise), _mean(kl, images), float(agree) / images, images
   )
-
-
-def _kind(kinds: frozenset[str], node: Node) -> str:
-  return next((kind for kind in KINDS if kind in kinds), node.op)
 
 
 def ratio(signal: float, noise: float) -> float:

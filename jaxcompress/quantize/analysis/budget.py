@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxcompress.nn.select import Selector, exactly
+from jaxcompress.quantize.analysis.findings import rows_of
 from jaxcompress.quantize.analysis.sensitivity import Sensitivity
-from jaxcompress.quantize.analysis.suggest import rule_for
 from jaxcompress.quantize.quantizers.uniform import absmax
 from jaxcompress.quantize.rules import Rule
 
@@ -34,10 +35,12 @@ class Allocation(NamedTuple):
   def rules(self) -> tuple[Rule, ...]:
     """One rule for each number of bits, the most first; together they name every layer."""
     named = {n: [name for name, bits in self.bits.items() if bits == n] for n in self.widths}
-    return tuple(rule_for(names, weights=absmax(n)) for n, names in named.items())
+    return tuple(Rule(match=exactly(names), weights=absmax(n)) for n, names in named.items())
 
 
-def allocate_bits(sensitivity: Sensitivity, budget_bytes: int) -> tuple[Rule, ...]:
+def allocate_bits(
+  sensitivity: Sensitivity, budget_bytes: int, *, layers: Selector | None = None
+) -> tuple[Rule, ...]:
   """Rules that give every layer the number of bits with which the sum of all costs is least.
 
   Exact; see :func:`choose_bits`. The rules name every layer with a kernel, so they mean the same in
@@ -48,12 +51,15 @@ def allocate_bits(sensitivity: Sensitivity, budget_bytes: int) -> tuple[Rule, ..
     sensitivity: of the network.
     budget_bytes: that packed weights, scales and biases may take; see
       :func:`~jaxcompress.quantize.storage.packed_bytes`.
+    layers: whose bits are chosen, a selector (:mod:`jaxcompress.nn.select`); None: all. The others
+      keep the most that were measured.
 
   Returns:
     The rules.
 
   Raises:
-    ValueError: if the budget is below the least size that can be reached.
+    ValueError: if the budget is below the least size that can be reached, or ``layers`` selects
+      nothing.
 
   Examples:
     >>> from jaxcompress.quantize.analysis.sensitivity import LayerSensitivity
@@ -65,10 +71,12 @@ def allocate_bits(sensitivity: Sensitivity, budget_bytes: int) -> tuple[Rule, ..
     >>> [(rule.match, rule.weights.levels.high) for rule in allocate_bits(found, 250)]
     [('^(?:stem)$', 127), ('^(?:head)$', 7)]
   """
-  return choose_bits(sensitivity, budget_bytes).rules
+  return choose_bits(sensitivity, budget_bytes, layers=layers).rules
 
 
-def choose_bits(sensitivity: Sensitivity, budget_bytes: int) -> Allocation:
+def choose_bits(
+  sensitivity: Sensitivity, budget_bytes: int, *, layers: Selector | None = None
+) -> Allocation:
   """The numbers of bits behind :func:`allocate_bits`.
 
   The choice is a multiple-choice knapsack. Layer by layer, all sums of bytes and cost that no other
@@ -79,6 +87,7 @@ def choose_bits(sensitivity: Sensitivity, budget_bytes: int) -> Allocation:
   Args:
     sensitivity: of the network.
     budget_bytes: as for :func:`allocate_bits`.
+    layers: likewise.
 
   Returns:
     An :class:`Allocation`.
@@ -98,24 +107,28 @@ def choose_bits(sensitivity: Sensitivity, budget_bytes: int) -> Allocation:
   References:
     Kellerer et al., Knapsack Problems, 2004, chapter 11.
   """
-  layers = sensitivity.layers
-  sizes = np.array([layer.bytes for layer in layers], np.int64).reshape(len(layers), -1)
-  costs = np.array([layer.costs for layer in layers], np.float64).reshape(len(layers), -1)
+  rows, widths = sensitivity.layers, np.array([sensitivity.bits] * len(sensitivity.layers))
+  sizes = np.array([row.bytes for row in rows], np.int64).reshape(len(rows), -1)
+  costs = np.array([row.costs for row in rows], np.float64).reshape(len(rows), -1)
+  if layers is not None:
+    names, most = rows_of(layers, rows), int(np.argmax(sensitivity.bits))
+    held = np.array([row.name not in names for row in rows])
+    for table in (sizes, costs, widths):
+      table[held] = table[held, most : most + 1]
   if not np.isfinite(budget_bytes):
     raise ValueError(f"budget_bytes: {budget_bytes} must be a finite number.")
   room = int(budget_bytes) - sensitivity.fixed_bytes
   least = int(sizes.min(axis=1).sum())
   if room < least:
     raise ValueError(
-      f"budget_bytes: {budget_bytes} cannot be met; with"
-      f" {min(sensitivity.bits)}-bit weights everywhere the network takes"
+      f"budget_bytes: {budget_bytes} cannot be met; with {min(sensitivity.bits)}-bit weights"
+      f" {'everywhere' if layers is None else 'where they may be'} the network takes"
       f" {least + sensitivity.fixed_bytes} bytes, which is the least."
     )
   chosen = _knapsack(sizes, costs, room)
-  rows = np.arange(len(layers))
-  bits = {layer.name: sensitivity.bits[i] for layer, i in zip(layers, chosen, strict=True)}
-  total = int(sizes[rows, chosen].sum()) + sensitivity.fixed_bytes
-  return Allocation(bits, total, float(costs[rows, chosen].sum()))
+  width, size, cost = (table[np.arange(len(rows)), chosen] for table in (widths, sizes, costs))
+  bits = {row.name: int(n) for row, n in zip(rows, width, strict=True)}
+  return Allocation(bits, int(size.sum()) + sensitivity.fixed_bytes, float(cost.sum()))
 
 
 def _knapsack(sizes: np.ndarray, costs: np.ndarray, room: int) -> np.ndarray:

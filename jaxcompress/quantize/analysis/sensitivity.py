@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.nn import INPUT, Folded, fold
-from jaxcompress.nn.operations import needed_shape
+from jaxcompress.nn.select import Layer, Selector, layers_of, select
 from jaxcompress.quantize.analysis.switched import (
   Plan,
   Switches,
@@ -45,6 +45,7 @@ class LayerSensitivity(NamedTuple):
     channels: of its output.
     costs: by number of bits, what the measure says.
     bytes: by number of bits, as :func:`~jaxcompress.quantize.storage.packed_bytes` counts.
+    kinds: by which a selector knows it.
   """
 
   name: str
@@ -52,6 +53,7 @@ class LayerSensitivity(NamedTuple):
   channels: int
   costs: tuple[float, ...]
   bytes: tuple[int, ...]
+  kinds: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Sensitivity:
     measure: ``"kl"`` or ``"loss"``.
     bits: numbers of bits, to which the rows' columns belong.
     layers: rows in the order in which the layers run.
-    fixed_bytes: of normalizations without a convolution, which keep 8 bits.
+    fixed_bytes: of what was not rounded, with 8 bits, such as normalizations without a convolution.
     images: number of images.
   """
 
@@ -90,6 +92,7 @@ def sensitivity(
   images: Any,
   *,
   bits: Sequence[int] = (8, 4, 3, 2),
+  layers: Selector | None = None,
   labels: Any = None,
   measure: str = "kl",
   scales: str = "mse",
@@ -108,6 +111,8 @@ def sensitivity(
     variables: its ``params`` and ``batch_stats``.
     images: (N, height, width, channels), float; or whatever numbers ``preprocess`` takes.
     bits: numbers of bits, each 2 to 8.
+    layers: that are rounded, a selector (:mod:`jaxcompress.nn.select`); None: all with a kernel. The
+      others count as bytes of 8 bits.
     labels: (N,) integers; needed for ``"loss"``.
     measure: ``"kl"``: mean ``KL(float || rounded)`` of the class probabilities in nats;
       ``"loss"``: how much the mean cross-entropy rises, which may be below zero.
@@ -137,7 +142,8 @@ def sensitivity(
     derivatives; here every answer is measured. Cai et al., `ZeroQ
     <https://arxiv.org/abs/2001.00281>`_, 2020, section 3.3, measures the divergence.
   """
-  bits = _check(bits, measure, scales, labels)
+  _check(bits, measure, scales, labels)
+  bits = tuple(bits)
   images = check_images(images, preprocess)
   graph = trace_on(model, variables, images, preprocess)
   sites = find_sites(graph)
@@ -147,13 +153,17 @@ def sensitivity(
   labels = check_labels(labels, len(images), classes)
   batches = Batches(images, preprocess, check_batch_size(batch_size, len(images)))
   folded = fold(sites.graph, jax.device_get(variables))
-  place = {name: i for i, name in enumerate(sites.kernels)}
-  owner = tuple((name, place.get(name, 0)) for name in (INPUT, *_names(sites.graph)))
-  plan = Plan(sites.graph, sites.kernels, owner)
-  rounded = [{name: _rounded(folded[name], n, scales) for name in sites.kernels} for n in bits]
+  known = {name: layer for name, layer in layers_of(sites.graph).items() if name in sites.kernels}
+  chosen = tuple(known) if layers is None else select(layers, known)
+  place = {name: i for i, name in enumerate(chosen)}
+  owner = tuple(
+    (name, place.get(name, 0)) for name in (INPUT, *(n.name for n in sites.graph.nodes))
+  )
+  plan = Plan(sites.graph, chosen, owner)
+  rounded = [{name: _rounded(folded[name], n, scales) for name in chosen} for n in bits]
   numbers = numbers_of(folded, rounded, {}, {})
-  switches = _every_layer(len(sites.kernels), len(bits))
-  totals = np.zeros(1 + len(sites.kernels) * len(bits))
+  switches = _every_layer(len(chosen), len(bits))
+  totals = np.zeros(1 + len(chosen) * len(bits))
   with meter(progress) as shown:
     shown.start("sensitivity", batches.count)
     for i, (x, weight) in enumerate(batches):
@@ -165,31 +175,21 @@ def sensitivity(
   return Sensitivity(
     measure,
     bits,
-    tuple(_row(name, folded[name], costs[i], bits) for name, i in place.items()),
-    sum(
-      packed_bytes(needed_shape(node)[-1], needed_shape(node)[-1], 8)
-      for node in sites.graph.nodes
-      if node.name in folded and node.name not in place
-    ),
+    tuple(_row(name, folded[name], costs[i], bits, known[name]) for name, i in place.items()),
+    sum(_bytes(layer, 8) for name, layer in folded.items() if name not in place),
     len(images),
   )
 
 
-def _check(bits: Sequence[int], measure: str, scales: str, labels: Any) -> tuple[int, ...]:
-  bits = tuple(bits)
+def _check(bits: Sequence[int], measure: str, scales: str, labels: Any) -> None:
   if not bits or len(set(bits)) < len(bits) or not all(2 <= n <= 8 for n in bits):
-    raise ValueError(f"bits: {bits} must be different numbers of 2 to 8, at least one.")
+    raise ValueError(f"bits: {tuple(bits)} must be different numbers of 2 to 8, at least one.")
   if measure not in MEASURES:
     raise ValueError(f"measure: {measure!r} is unknown; it must be one of {', '.join(MEASURES)}.")
   if scales not in SCALES:
     raise ValueError(f"scales: {scales!r} is unknown; it must be one of {', '.join(SCALES)}.")
   if measure == "loss" and labels is None:
     raise ValueError("labels: there are none, and measure='loss' needs them; or take 'kl'.")
-  return bits
-
-
-def _names(graph) -> tuple[str, ...]:
-  return tuple(node.name for node in graph.nodes)
 
 
 def _rounded(layer: Folded, bits: int, scales: str) -> tuple[np.ndarray, np.ndarray]:
@@ -216,12 +216,18 @@ def _costs(plan, measure, numbers, switches, x, labels, weight):
   return -jnp.take_along_axis(log_p, labels[None, :, None], axis=-1)[..., 0] @ weight
 
 
-def _row(name: str, layer: Folded, costs: np.ndarray, bits: tuple[int, ...]) -> LayerSensitivity:
-  size, channels = layer.kernel.size, layer.kernel.shape[-1]
+def _row(
+  name: str, layer: Folded, costs: np.ndarray, bits: tuple[int, ...], known: Layer
+) -> LayerSensitivity:
   return LayerSensitivity(
     name,
-    size,
-    channels,
+    layer.kernel.size,
+    layer.kernel.shape[-1],
     tuple(map(float, costs)),
-    tuple(packed_bytes(size, channels, n) for n in bits),
+    tuple(_bytes(layer, n) for n in bits),
+    tuple(sorted(known.kinds)),
   )
+
+
+def _bytes(layer: Folded, bits: int) -> int:
+  return packed_bytes(layer.kernel.size, layer.kernel.shape[-1], bits)

@@ -30,7 +30,7 @@ from jaxcompress.quantize import (
   post_training,
   suggest,
 )
-from jaxcompress.quantize.analysis import passes
+from jaxcompress.quantize.analysis import switched
 from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.model import Move
 from jaxcompress.quantize.ptq.judge import decibels
@@ -152,12 +152,12 @@ def test_a_damaged_layer_ranks_first_and_is_named_in_words(case, quantized):
 
 
 def test_one_program_serves_all_layers_and_all_models_of_an_architecture(case, quantized, analysis):
-  before = passes.run_passes._cache_size(), passes.look._cache_size()
+  before = switched.run_passes._cache_size(), switched.look._cache_size()
   again = dataclasses.replace(
     quantized, grids={**quantized.grids, "dense": Grid(np.float32(0.1), 3)}
   )
   studied(case, again)
-  assert (passes.run_passes._cache_size(), passes.look._cache_size()) == before
+  assert (switched.run_passes._cache_size(), switched.look._cache_size()) == before
 
 
 def test_channels_without_weights_or_without_change_are_dead(case):
@@ -294,3 +294,36 @@ def test_a_network_on_its_grids_has_no_error(case, quantized):
   found = studied(case, quantized, (codes * grid.scale).astype(np.float32))
   assert found["input"].sqnr > 120 and found["input"].isolated_kl == pytest.approx(0, abs=1e-9)
   assert math.isfinite(found.sqnr)
+
+
+@pytest.mark.parametrize(
+  ("layers", "names"),
+  [
+    ("first|last", ["stem", "dense"]),
+    (("ConvNorm", "!depthwise"), ["stem", "branch"]),
+    ("input|^add$", ["input", "add"]),
+  ],
+)
+def test_of_chosen_layers_the_rows_are_those_of_all(case, quantized, analysis, layers, names):
+  found = analyze(quantized, case.model, case.variables, case.images, layers=layers, batch_size=10)
+  assert [layer.name for layer in found.layers] == names
+  assert found.sqnr == analysis.sqnr
+  for layer in found.layers:
+    whole = analysis[layer.name]
+    assert layer.kinds == whole.kinds and layer.saturation == whole.saturation
+    assert layer.isolated_kl == pytest.approx(whole.isolated_kl, rel=1e-4)
+    assert layer.cumulative_sqnr == pytest.approx(whole.cumulative_sqnr, abs=0.01)
+    assert (layer.weights_kl or 0) == pytest.approx(whole.weights_kl or 0, rel=1e-4)
+  everything = suggest(analysis, share=1.0, least=0.0)
+  about = {suggestion.rule.match for suggestion in everything} & {f"^(?:{n})$" for n in names}
+  kept = suggest(analysis, layers=layers, share=1.0, least=0.0)
+  assert {suggestion.rule.match for suggestion in kept} == about
+
+
+def test_layers_that_are_not_there_are_refused(case, quantized, analysis):
+  for call in (
+    lambda: analyze(quantized, case.model, case.variables, case.images, layers="stage1"),
+    lambda: suggest(analysis, layers="stage1"),
+  ):
+    with pytest.raises(ValueError, match="layers: 'stage1' matches no layer; the paths are stem"):
+      call()

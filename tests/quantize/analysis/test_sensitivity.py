@@ -119,3 +119,26 @@ def test_an_allocation_is_carried_out_after_training(case, found):
 def test_arguments_that_do_not_fit_are_refused(case, options, message):
   with pytest.raises(ValueError, match=message):
     sensitivity(case.model, case.variables, case.images, **options)
+
+
+def test_only_chosen_layers_are_rounded_and_only_theirs_are_the_bits(case, found):
+  some = sensitivity(
+    case.model, case.variables, case.images, bits=(8, 3, 2), layers="!first|last", batch_size=10
+  )
+  rows = {layer.name: layer for layer in found.layers}
+  assert [layer.name for layer in some.layers] == ["depthwise", "branch"]
+  for layer in some.layers:
+    assert layer.bytes == rows[layer.name].bytes
+    np.testing.assert_allclose(layer.costs, rows[layer.name].costs, rtol=1e-4)
+  assert some.bytes_at(8) == found.bytes_at(8)
+  least = found.bytes_at(8) - sum(row.bytes[0] - row.bytes[2] for row in some.layers)
+  of_some, of_all = choose_bits(some, least), choose_bits(found, least, layers="!first|last")
+  assert of_some.bits == {"depthwise": 2, "branch": 2}
+  assert of_all.bits == {"stem": 8, "depthwise": 2, "branch": 2, "dense": 8}
+  assert of_some.bytes == of_all.bytes == least
+  for call in (
+    lambda: choose_bits(some, least - 1),
+    lambda: choose_bits(found, least - 1, layers="!first|last"),
+  ):
+    with pytest.raises(ValueError, match="which is the least"):
+      call()

@@ -3,8 +3,8 @@
 import pytest
 
 from jaxcompress import models, quantize
-from jaxcompress.quantize import suggest, suggested_rules
-from jaxcompress.quantize.analysis.rows import Analysis, LayerAnalysis
+from jaxcompress.quantize import suggest
+from jaxcompress.quantize.analysis.findings import Analysis, LayerAnalysis
 from jaxcompress.quantize.sites import assign, find_sites
 
 
@@ -56,7 +56,8 @@ def test_nothing_is_suggested_where_nothing_hurts():
 def test_rules_are_for_plans_and_match_one_layer_each():
   sites = find_sites(models.summarize(models.resnet8(3), 8).graph)
   name = "stage0_block0/conv1"
-  rules = suggested_rules(of(row(name, 0.5, 0.4, 4), row("stem", 0.4, 0.0, 4)), share=1.0)
+  found = suggest(of(row(name, 0.5, 0.4, 4), row("stem", 0.4, 0.0, 4)), share=1.0)
+  rules = tuple(suggestion.rule for suggestion in found)
   assigned = assign(quantize.int8(bits=4, rules=rules), sites)
   assert [n for n, q in assigned.weights.items() if q.levels.high == 127] == [name]
   plain = assign(quantize.int8(bits=4), sites)
