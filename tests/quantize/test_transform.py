@@ -10,7 +10,7 @@ import pytest
 from jaxcompress import distill, export, models, nn, quantize
 from jaxcompress.quantize import transform
 from jaxcompress.quantize.sites import find_sites
-from jaxcompress.training import Recipe, init_state, train_step
+from jaxcompress.training import Recipe, distill_step, init_state, train_step
 
 
 class Branches(linen.Module):
@@ -168,40 +168,51 @@ PLANS = {
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_a_loop_of_ones_own_trains_what_train_step_trains(name, batch):
+def test_a_loop_of_ones_own_trains_what_distill_step_trains(name, batch):
   model, plan, optimizer = Branches(), PLANS[name], optax.sgd(0.05, momentum=0.9)
-  recipe = Recipe(student=model, loss=distill.cross_entropy(), optimizer=optimizer, quantize=plan)
-  reference = init_state(recipe, jax.random.key(0), batch)
+  loss = distill.chain(distill.cross_entropy(), distill.kd(2.0))
+  teacher = Branches().init(jax.random.key(1), batch["image"], train=False)
+  recipe = Recipe(student=model, teachers=(model,), loss=loss, optimizer=optimizer, quantize=plan)
+  reference = init_state(recipe, jax.random.key(0), batch, teacher_variables=(teacher,))
   variables = jax.tree.map(jnp.copy, reference.variables)
   quantized = transform(model, plan)
   params, state = quantized.init(jax.random.key(0), variables, batch["image"])
-  trained = {"student": variables["params"], "quantizer": params}
-  stats, opt_state = variables["batch_stats"], optimizer.init(trained)
+  said = (nn.Endpoints(logits=model.apply(teacher, batch["image"], train=False)),)
+  student = nn.Endpoints(logits=model.apply(variables, batch["image"], train=False))
+  of_loss = loss.init(jax.random.key(0), student, said, batch)
+  trained = {"student": variables["params"], "quantizer": params, "loss": of_loss[0]}
+  run = trained, variables["batch_stats"], state, of_loss[1], optimizer.init(trained)
 
   @jax.jit
-  def own_step(trained, stats, state, opt_state, step):
-    def loss(trained):
+  def own_step(run, step):
+    trained, stats, state, loss_state, opt_state = run
+
+    def objective(trained):
       own = {"params": trained["student"], "batch_stats": stats}
       logits, updated, new = quantized.apply(
         trained["quantizer"], state, own, batch["image"], train=True, step=step
       )
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-      return losses.mean(), (updated["batch_stats"], new)
+      student = nn.Endpoints(logits=logits)
+      value, after, _ = loss.update(trained["loss"], loss_state, student, said, batch, step=step)
+      return value, (updated["batch_stats"], new, after)
 
-    gradients, (stats_, state_) = jax.grad(loss, has_aux=True)(trained)
+    gradients, carried = jax.grad(objective, has_aux=True)(trained)
     updates, opt_state = optimizer.update(gradients, opt_state)
-    return optax.apply_updates(trained, updates), stats_, state_, opt_state
+    return optax.apply_updates(trained, updates), *carried, opt_state
 
   for step in range(4):
-    reference, _ = train_step(reference, batch)
-    trained, stats, state, opt_state = own_step(trained, stats, state, opt_state, step)
-  ours = {"params": trained["student"], "batch_stats": stats}, trained["quantizer"], state
-  theirs = reference.variables, *reference.quantizer
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
-  model = quantized.convert(ours[1], state, ours[0], batch["image"])
-  np.testing.assert_array_equal(
-    model.integers(batch["image"]), reference.quantized().integers(batch["image"])
+    reference, _ = distill_step(reference, batch)
+    run = own_step(run, step)
+  trained, stats, state, *_ = run
+  variables = {"params": trained["student"], "batch_stats": stats}
+  ours, theirs = (
+    (variables, trained["quantizer"], state),
+    (reference.variables, *reference.quantizer),
   )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
+  model = quantized.convert(trained["quantizer"], state, variables, batch["image"])
+  integers = reference.quantized().integers(batch["image"])
+  np.testing.assert_array_equal(model.integers(batch["image"]), integers)
 
 
 def test_networks_of_many_seeds_are_trained_at_once(batch):
