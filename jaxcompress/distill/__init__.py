@@ -1,36 +1,31 @@
 """Distillation losses: what a student is taught by labels, teachers, or both."""
 
-from jaxcompress.distill.attention import attention, nst
-from jaxcompress.distill.balance import MagnitudeState, by_magnitude, by_uncertainty
+from jaxcompress.distill.attention import attention, cat_kd, nst
 from jaxcompress.distill.base import LossTransform, keep_where, stateful, stateless
 from jaxcompress.distill.boundaries import ab, ofd, ofd_margin
-from jaxcompress.distill.combine import ScaleState, chain, for_teacher, named_chain, scale
-from jaxcompress.distill.contrastive import crd
-from jaxcompress.distill.contrastive_state import CRDParams, CRDState
+from jaxcompress.distill.combine import (
+  by_magnitude,
+  by_uncertainty,
+  chain,
+  for_teacher,
+  named_chain,
+  scale,
+)
+from jaxcompress.distill.contrastive import crd, in_batch_infonce
 from jaxcompress.distill.decoupled import dkd, nkd
 from jaxcompress.distill.factors import factor, paraphrase
 from jaxcompress.distill.flow import fsp, kdsvd
-from jaxcompress.distill.foreign import Adapter, adapter
-from jaxcompress.distill.heads import cat_kd, project, simkd
-from jaxcompress.distill.hints import fitnet, vid
-from jaxcompress.distill.in_batch import in_batch_infonce
+from jaxcompress.distill.hints import fitnet, project, simkd, vid
 from jaxcompress.distill.logit_relations import dist, mlkd, srd
 from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
 from jaxcompress.distill.relations import correlation, pkt, rkd, similarity
 from jaxcompress.distill.reviews import hcl, review
-from jaxcompress.distill.teachers import for_teachers, patient, teacher_head
-from jaxcompress.distill.zoo import DISTILLERS, Distiller, Parsed, parse
+from jaxcompress.distill.teachers import adapter, for_teachers, patient, teacher_head
+from jaxcompress.distill.zoo import DISTILLERS, parse
 
 __all__ = [
   "DISTILLERS",
-  "Adapter",
-  "CRDParams",
-  "CRDState",
-  "Distiller",
   "LossTransform",
-  "MagnitudeState",
-  "Parsed",
-  "ScaleState",
   "ab",
   "adapter",
   "attention",

@@ -1,12 +1,14 @@
 """Losses on where and how strongly maps are active: attention, selectivity, class activation."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill import schedules
-from jaxcompress.distill.base import LossTransform, first_teacher, stateless
+from jaxcompress.distill.base import LossTransform, check_number, first_teacher, stateful
 from jaxcompress.distill.layers import EXACT, flat, mean_square, unit
-from jaxcompress.distill.maps import Places, check_places, matched, paired
+from jaxcompress.distill.maps import Places, adaptive_pool, matched, on_maps, paired
 
 
 def attention(power: float = 2.0, *, maps: Places | None = None) -> LossTransform:
@@ -39,20 +41,17 @@ def attention(power: float = 2.0, *, maps: Places | None = None) -> LossTransfor
     <https://arxiv.org/abs/1612.03928>`_, 2017, section 3.1, equation 2; a mean here, as in the
     authors' code.
   """
-  schedules.check_number("power", power, positive=True)
+  check_number("power", power, positive=True)
   if power < 1:
     raise ValueError(f"power: {power} must be at least 1.")
-  check_places(maps)
 
-  def compute(student, teachers, batch):
-    del batch
-    pairs = paired("attention", student, first_teacher(teachers, "attention"), maps)
+  def compute(pairs):
     return sum(
       mean_square(activity(s, power) - activity(t, power))
       for s, t in (matched(*pair) for pair in pairs)
     )
 
-  return stateless("attention", compute)
+  return on_maps("attention", maps, compute)
 
 
 def nst(*, maps: Places | None = None) -> LossTransform:
@@ -83,7 +82,6 @@ def nst(*, maps: Places | None = None) -> LossTransform:
     Huang & Wang, `Like What You Like: Knowledge Distill via Neuron Selectivity Transfer
     <https://arxiv.org/abs/1707.01219>`_, 2017, section 4.
   """
-  check_places(maps)
 
   def channels(x):
     return unit(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1, epsilon=1e-12)
@@ -95,12 +93,74 @@ def nst(*, maps: Places | None = None) -> LossTransform:
     s, t = channels(s), channels(t)
     return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
 
-  def compute(student, teachers, batch):
-    del batch
-    pairs = paired("nst", student, first_teacher(teachers, "nst"), maps)
-    return sum(discrepancy(*matched(*pair)) for pair in pairs)
+  return on_maps("nst", maps, lambda pairs: sum(discrepancy(*matched(*pair)) for pair in pairs))
 
-  return stateless("nst", compute)
+
+def cat_kd(
+  head: str = "classifier", teacher_head: str | None = None, *, resolution: int = 2
+) -> LossTransform:
+  """Class attention transfer: what each class sees in each part of the image.
+
+  ``mean (unit(A_s) - unit(A_t))**2``: the classifier, applied to each pixel of the last map
+  without its bias, gives a map for each class, pooled to ``resolution`` x ``resolution``; ``unit``
+  brings the whole of an example's maps to length 1.
+
+  The classifiers are read from the networks' parameters, the extras ``student_params`` and
+  ``teacher_params`` of ``update``; the training step passes them, and gradients reach the
+  student's.
+
+  Args:
+    head: path of the student's last layer in its parameters, such as ``classifier`` or ``head/fc``;
+      a layer with a ``kernel`` (channels, classes).
+    teacher_head: that of the teacher; None: the same.
+    resolution: pixels per side after pooling.
+
+  Returns:
+    A :class:`LossTransform` without parameters or state; metric ``cat_kd``. It reads ``maps[-1]``,
+    which must be what the network averages before its classifier.
+
+  Raises:
+    ValueError: if ``resolution`` is not positive; on ``init``, if there is no teacher or no map; on
+      ``update``, if the heads are not passed, not found, or do not fit the maps.
+
+  Examples:
+    >>> from jaxcompress.nn import Endpoints
+    >>> same = Endpoints(None, maps=(jnp.ones((2, 4, 4, 3)),))
+    >>> params = {"classifier": {"kernel": jnp.ones((3, 10))}}
+    >>> extras = {"student_params": params, "teacher_params": (params,)}
+    >>> float(cat_kd().update((), (), same, (same,), {}, **extras)[0])
+    0.0
+
+  References:
+    Guo et al., `Class Attention Transfer Based Knowledge Distillation
+    <https://arxiv.org/abs/2304.12777>`_, 2023, section 3.
+  """
+  if resolution < 1:
+    raise ValueError(f"resolution: {resolution} must be at least 1.")
+
+  def last_maps(student, teachers):
+    return paired("cat_kd", student, first_teacher(teachers, "cat_kd"), (-1,))[0]
+
+  def init(rng, student, teachers, batch):
+    last_maps(student, teachers)
+    return (), ()
+
+  def compute(params, state, student, teachers, batch, extras):
+    s, t = last_maps(student, teachers)
+    heads = extras.get("teacher_params") or (None,)
+    kernel_s = _kernel("student", extras.get("student_params"), head, s)
+    kernel_t = _kernel("teacher", heads[0], head if teacher_head is None else teacher_head, t)
+    if kernel_s.shape[-1] != kernel_t.shape[-1]:
+      raise ValueError(
+        f"head: the student's knows {kernel_s.shape[-1]} classes and the teacher's"
+        f" {kernel_t.shape[-1]}; they must be the same."
+      )
+    maps = (class_maps(s, kernel_s), class_maps(t, jax.lax.stop_gradient(kernel_t)))
+    size = (resolution, resolution)
+    gaps = [unit(flat(adaptive_pool(x, size)), epsilon=1e-12) for x in maps]
+    return mean_square(gaps[0] - gaps[1]), state
+
+  return stateful("cat_kd", init, compute)
 
 
 def activity(x: jax.Array, power: float) -> jax.Array:
@@ -119,3 +179,37 @@ def activity(x: jax.Array, power: float) -> jax.Array:
   """
   strength = jnp.square(x) if power == 2 else jnp.abs(x) ** power
   return unit(flat(jnp.mean(strength, axis=-1)), epsilon=1e-12)
+
+
+def class_maps(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """A classifier applied to every pixel: (batch, height, width, classes).
+
+  Examples:
+    >>> class_maps(jnp.ones((1, 2, 2, 3)), jnp.ones((3, 5))).shape
+    (1, 2, 2, 5)
+  """
+  return jnp.dot(x, kernel, precision=EXACT)
+
+
+def _kernel(network: str, params: Any, path: str, x: jax.Array) -> jax.Array:
+  """The kernel of a network's classifier, in float32."""
+  if params is None:
+    raise ValueError(
+      f"{network}_params: cat_kd reads the {network}'s classifier from them and they were not"
+      " passed; train with distill_step, or pass them to update."
+    )
+  node = params
+  for name in path.split("/"):
+    if not isinstance(node, Mapping) or name not in node:
+      raise ValueError(
+        f"head: the {network} has no layer {path!r}; its layers are {', '.join(params)}."
+      )
+    node = node[name]
+  kernel = jnp.asarray(node["kernel"], jnp.float32)
+  kernel = kernel.reshape(kernel.shape[-2:])
+  if kernel.shape[0] != x.shape[-1]:
+    raise ValueError(
+      f"head: {path!r} of the {network} reads {kernel.shape[0]} channels and its last map has"
+      f" {x.shape[-1]}; cat_kd needs the map that is averaged before the classifier."
+    )
+  return kernel

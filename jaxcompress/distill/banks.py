@@ -1,15 +1,26 @@
-"""Memory banks: a vector for every training example, contrasted with and renewed each step."""
+"""Memory banks: a vector for every training example, contrasted with and renewed each step.
+
+Banks are cut into strata, so that devices can share them and never send them. Example ``i`` is row
+``i // S`` of stratum ``i % S``. As many negatives are drawn from each stratum, by a key of the
+stratum's own, so the draw is the same whichever device holds which strata. What devices exchange is
+the batch's embeddings and their gradients, whatever the banks' size.
+"""
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxcompress.distill.base import keep_where
+from jaxcompress.distill.layers import EXACT, Layer
+from jaxcompress.nn.checks import is_whole
 
 Formulation = Literal["auto", "dense", "gather"]
 FORMULATIONS = ("auto", "dense", "gather")
 ROWS_AT_ONCE = 16384  # that "gather" fetches: 8 MB of 128 numbers each
-EXACT = jax.lax.Precision.HIGHEST
+STRATA = 64  # where that divides the negatives; so many devices can share the banks
 
 
 def init_bank(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -144,3 +155,239 @@ def write_rows(bank: jax.Array, index: jax.Array, rows: jax.Array, keep: jax.Arr
   outside = flat.shape[0] + place  # each its own, so that indices stay unique
   target = jnp.where(keep & ~repeated, index, outside)
   return flat.at[target].set(rows, mode="drop", unique_indices=True).reshape(bank.shape)
+
+
+def choose_strata(strata: int | None, examples: int, negatives: int) -> int:
+  """How many strata there are: as asked for, else :data:`STRATA`, or 1 if the draw is too small.
+
+  Raises:
+    ValueError: if the draw cannot be cut into so many.
+
+  Examples:
+    >>> choose_strata(8, 100, 64), choose_strata(None, 50_000, 16384), choose_strata(None, 100, 64)
+    (8, 64, 1)
+  """
+  if strata is None:
+    return STRATA if negatives % STRATA == 0 and examples >= 2 * STRATA else 1
+  if not is_whole(strata, 1) or negatives % strata or (strata > 1 and 2 * strata > examples):
+    raise ValueError(
+      f"strata: {strata!r} must be a whole number that divides negatives ({negatives}), and at most"
+      f" half of num_examples ({examples})."
+    )
+  return int(strata)
+
+
+def draw_rows(
+  rng: jax.Array, index: jax.Array, strata: jax.Array, count: int, examples: int, negatives: int
+) -> jax.Array:
+  """Rows of others, uniform within each stratum, with replacement.
+
+  Args:
+    rng: a key; each stratum draws from a fold of it.
+    index: (batch,) int32, the examples' own places in the training set.
+    strata: (some,) int32, which strata to draw from.
+    count: strata there are.
+    examples: ``n``, at least two in each stratum.
+    negatives: per example and stratum.
+
+  Returns:
+    (batch, some, negatives) int32, rows within their strata; never an example's own.
+
+  Examples:
+    >>> rows = draw_rows(jax.random.key(0), jnp.array([0, 2]), jnp.arange(2), 2, 4, 2)
+    >>> rows[:, 0].tolist()  # of the even examples 0 and 2, the other one
+    [[1, 1], [0, 0]]
+  """
+  row = (index // count).reshape(-1, 1)
+
+  def of_one(stratum):
+    own = (index % count == stratum).reshape(-1, 1)
+    size = (examples - 1 - stratum) // count + 1
+    own_rng = jax.random.fold_in(rng, stratum)
+    rows = below(size - own, own_rng, (len(index), negatives))
+    return rows + (own & (rows >= row))
+
+  return jax.vmap(of_one, out_axes=1)(strata)
+
+
+class Devices(NamedTuple):
+  """The devices that share banks, as seen by one of them; without axes there is one.
+
+  Attributes:
+    axes: names of the mesh's axes, inside ``shard_map``.
+  """
+
+  axes: tuple[str, ...] = ()
+
+  def gather(self, x: jax.Array) -> jax.Array:
+    """The shares of all devices, along the first axis."""
+    return jax.lax.all_gather(x, self.axes, tiled=True) if self.axes else x
+
+  def of_each(self, x: jax.Array) -> jax.Array:
+    """What all devices have alike, as a value of each."""
+    return jax.lax.pcast(x, self.axes, to="varying") if self.axes else x
+
+  def add(self, x: jax.Array) -> jax.Array:
+    """The sum over devices."""
+    return jax.lax.psum(x, self.axes) if self.axes else x
+
+  def add_and_share(self, x: jax.Array) -> jax.Array:
+    """The sum over devices, of which each gets its share of the first axis."""
+    return jax.lax.psum_scatter(x, self.axes, tiled=True) if self.axes else x
+
+  def largest(self, x: jax.Array) -> jax.Array:
+    """The maximum over devices."""
+    return jax.lax.pmax(x, self.axes) if self.axes else x
+
+  def first(self, share: int) -> jax.Array | int:
+    """Where this device's share of the strata begins."""
+    return jax.lax.axis_index(self.axes) * share if self.axes else 0
+
+  def log_sum_exp(self, x: jax.Array) -> jax.Array:
+    """Log of the exponentials of each number, summed over devices."""
+    top = self.largest(x)
+    return jnp.log(self.add(jnp.exp(x - top))) + top
+
+
+def is_shared(mesh: Mesh | None, bank_shape: tuple[int, ...]) -> bool:
+  """Whether a bank is split over a mesh: over several devices, with as many strata on each.
+
+  Examples:
+    >>> is_shared(None, (64, 10, 4))
+    False
+  """
+  if mesh is None or mesh.size == 1 or len(bank_shape) == 2:
+    return False
+  return bank_shape[0] % mesh.size == 0
+
+
+def padded_shape(examples: int, strata: int, dim: int) -> tuple[int, ...]:
+  """A bank's shape: (n, dim), or (strata, rows, dim) with rows for the largest stratum.
+
+  Examples:
+    >>> padded_shape(10, 1, 4), padded_shape(10, 4, 2)
+    ((10, 4), (4, 3, 2))
+  """
+  return (examples, dim) if strata == 1 else (strata, math.ceil(examples / strata), dim)
+
+
+def places_in(
+  bank_shape: tuple[int, ...], index: jax.Array, strata: int, devices: Devices
+) -> tuple[jax.Array, jax.Array]:
+  """Where examples are in a device's share of a bank.
+
+  Args:
+    bank_shape: of the share.
+    index: any shape, int32, the examples' places in the training set.
+    strata: of the whole bank.
+    devices: who shares it.
+
+  Returns:
+    Rows of the share, its strata counted through, and whether they are there; as ``index``. Where
+    they are not, the rows are beyond its end and differ.
+
+  Examples:
+    >>> places, there = places_in((2, 3, 4), jnp.array([0, 5]), 2, Devices())
+    >>> places.tolist(), there.tolist()
+    ([0, 5], [True, True])
+  """
+  if len(bank_shape) == 2:
+    return index, jnp.ones(index.shape, bool)
+  share, size, _ = bank_shape
+  stratum = index % strata - devices.first(share)
+  there = (stratum >= 0) & (stratum < share)
+  outside = share * size + jnp.arange(index.size, dtype=index.dtype).reshape(index.shape)
+  return jnp.where(there, stratum * size + index // strata, outside), there
+
+
+class CRDParams(NamedTuple):
+  """What :func:`crd` trains: a linear layer, ``kernel`` (features, dim) and ``bias`` (dim,), each.
+
+  Attributes:
+    student: embeds the student's pooled features.
+    teacher: embeds the teacher's pooled features.
+  """
+
+  student: Layer
+  teacher: Layer
+
+
+class Overwritten(NamedTuple):
+  """What an update of the banks replaced, between ``update`` and ``keep_where``.
+
+  It is of the size of the batch that ``update`` gets; where devices share the banks, it has a first
+  axis more, the devices. ``update`` does not read the one that it gets, of whatever size, and
+  ``keep_where`` puts it back, so that from step to step a state keeps its form.
+
+  Attributes:
+    index: rows of the banks, all strata counted through, (batch,) int32.
+    student_rows: rows of the student's bank, (batch, dim) float32.
+    teacher_rows: rows of the teacher's bank, (batch, dim) float32.
+  """
+
+  index: jax.Array  # type: ignore[assignment]  # tuple.index is not needed
+  student_rows: jax.Array
+  teacher_rows: jax.Array
+
+
+class CRDState(NamedTuple):
+  """What :func:`crd` carries along.
+
+  Attributes:
+    student_bank: the last embedding of every example by the student, (n, dim) float32; with
+      strata (strata, ceil(n / strata), dim), example ``i`` in row ``i // strata`` of stratum
+      ``i % strata``.
+    teacher_bank: the same by the teacher.
+    student_log_z: log of the constant that normalises scores of student embeddings, () float32;
+      set by the first update.
+    teacher_log_z: the same for teacher embeddings, () float32.
+    count: updates so far, () int32.
+    seed: negatives are drawn from it and ``count``, unless ``update`` gets an ``rng``; () uint32,
+      so that checkpoints see plain numbers.
+    overwritten: what an update replaced, to take it back at the cost of a batch.
+  """
+
+  student_bank: jax.Array
+  teacher_bank: jax.Array
+  student_log_z: jax.Array
+  teacher_log_z: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
+  seed: jax.Array
+  overwritten: Overwritten
+
+  def keep_where(self, keep: jax.Array, old: "CRDState", mesh: Mesh | None = None) -> "CRDState":
+    """Takes an update back unless ``keep``, without a second copy of the banks.
+
+    Args:
+      keep: () bool.
+      old: the state before the update; its banks are not read.
+      mesh: the devices that share the banks, if ``update`` got one.
+    """
+    write = write_rows
+    if mesh is not None and is_shared(mesh, self.student_bank.shape):
+      split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+      write = jax.shard_map(
+        lambda bank, index, rows, keep: write_rows(bank, index[0], rows[0], keep),
+        mesh=mesh,
+        in_specs=(split, split, split, whole),
+        out_specs=split,
+      )
+    index, student_rows, teacher_rows = self.overwritten
+    numbers = {
+      name: keep_where(keep, getattr(self, name), getattr(old, name))
+      for name in ("student_log_z", "teacher_log_z", "count")
+    }
+    return self._replace(
+      student_bank=write(self.student_bank, index, student_rows, ~keep),
+      teacher_bank=write(self.teacher_bank, index, teacher_rows, ~keep),
+      overwritten=old.overwritten,
+      **numbers,
+    )
+
+  def partition(self, mesh: Mesh) -> "CRDState":
+    """How it lies on a mesh: a tree of ``PartitionSpec``, of which only the banks' are split."""
+    whole = jax.tree.map(lambda _: PartitionSpec(), self)
+    if not is_shared(mesh, self.student_bank.shape):
+      return whole
+    split = PartitionSpec(mesh.axis_names)
+    return whole._replace(student_bank=split, teacher_bank=split)

@@ -1,15 +1,17 @@
-"""What a loss is, and the two helpers that make one from a formula.
+"""A loss as a pair of functions, the two helpers that make one from a formula, and its numbers.
 
 A loss is a pair of pure functions, as a gradient transformation is in optax. To add one, write a
 function that returns :func:`stateless` or :func:`stateful` of its formula, export it, and give it
 a row in ``tests/distill/test_contract.py``.
 """
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from jaxcompress.nn import Endpoints
@@ -17,11 +19,11 @@ from jaxcompress.nn import Endpoints
 Batch = Mapping[str, jax.Array]
 Teachers = tuple[Endpoints, ...]
 Metrics = dict[str, jax.Array]
+Count = jax.Array | tuple[()]
 
 
 def check_nothing(batch: Batch) -> None:
   """The ``check`` of losses that take any values."""
-  del batch
 
 
 class LossTransform(NamedTuple):
@@ -88,12 +90,10 @@ def stateless(
   """
 
   def init(rng, student, teachers, batch):
-    del rng
     jax.eval_shape(lambda student, teachers: compute(student, teachers, batch), student, teachers)
     return (), ()
 
   def update(params, state, student, teachers, batch, extras):
-    del params, extras
     return compute(student, teachers, batch), state
 
   return stateful(name, init, update, check)
@@ -185,6 +185,87 @@ def first_teacher(teachers: Teachers, name: str) -> Endpoints:
   if not teachers:
     raise ValueError(f"teachers: {name} reads one and there are none; give the recipe a teacher.")
   return teachers[0]
+
+
+def both_pooled(
+  name: str, student: Endpoints, teachers: Teachers, otherwise: str = ""
+) -> tuple[jax.Array, jax.Array]:
+  """The pooled features of the student and of the first teacher.
+
+  Args:
+    name: of the loss, for errors.
+    student: its endpoints.
+    teachers: their endpoints.
+    otherwise: a way out beside returning such features.
+
+  Raises:
+    ValueError: if there is no teacher, or a network has none.
+
+  Examples:
+    >>> same = Endpoints(logits=None, pooled=jnp.ones((1, 3)))
+    >>> [x.shape for x in both_pooled("rkd", same, (same,))]
+    [(1, 3), (1, 3)]
+  """
+  teacher = first_teacher(teachers, name)
+  for network, endpoints in (("student", student), ("teacher", teacher)):
+    if endpoints.pooled is None:
+      raise ValueError(
+        f"{network}: {name} reads pooled features and there are none; return"
+        f" Endpoints(pooled=...){otherwise}."
+      )
+  return student.pooled, teacher.pooled  # type: ignore[return-value]
+
+
+def init_count(value: optax.ScalarOrSchedule) -> Count:
+  """The state that a number needs: a step count, int32 scalar, or ``()`` for a constant.
+
+  Counting in state keeps one compiled step for a whole run, and a step that is taken back (because
+  its gradients were not finite) takes its count back too.
+
+  Examples:
+    >>> init_count(4.0), init_count(optax.linear_schedule(1.0, 4.0, 10)).dtype.name
+    ((), 'int32')
+  """
+  return jnp.zeros((), jnp.int32) if callable(value) else ()
+
+
+def at_count(value: optax.ScalarOrSchedule, count: Count) -> tuple[jax.Array, Count]:
+  """The number now, float32 scalar, and the count for the next step. The first step is 0.
+
+  Examples:
+    >>> schedule = optax.linear_schedule(1.0, 4.0, 3)
+    >>> now, count = at_count(schedule, init_count(schedule))
+    >>> float(now), float(at_count(schedule, count)[0])
+    (1.0, 2.0)
+  """
+  if callable(value):
+    steps = cast(jax.Array, count)  # a schedule's count is an array; see init_count
+    return jnp.asarray(value(steps), jnp.float32), optax.safe_increment(steps)
+  return jnp.asarray(value, jnp.float32), count
+
+
+def check_number(name: str, value: optax.ScalarOrSchedule, *, positive: bool = False) -> None:
+  """Checks a constant; schedules and traced numbers cannot be checked before they run.
+
+  Raises:
+    ValueError: if it is no finite number, or not positive where that is asked for.
+
+  Examples:
+    >>> check_number("temperature", -1.0, positive=True)
+    Traceback (most recent call last):
+    ValueError: temperature: -1.0 must be a finite number above 0, or a schedule of the step.
+  """
+  if callable(value) or isinstance(value, jax.core.Tracer):
+    return
+  try:
+    wrong = not math.isfinite(value) or (positive and value <= 0)
+  except TypeError:
+    wrong = True
+  if wrong:
+    bound = " above 0" if positive else ""
+    raise ValueError(
+      f"{name}: {value!r} must be a finite number{bound}, or a schedule of the step."
+    )
 
 
 def _float32(tree: Any) -> Any:

@@ -6,11 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.distill import schedules
-from jaxcompress.distill.base import LossTransform, first_teacher, stateful
+from jaxcompress.distill.base import LossTransform, check_number
 from jaxcompress.distill.hints import init_regressors, regress
-from jaxcompress.distill.layers import conv_norm, init_conv_norm, per_channel
-from jaxcompress.distill.maps import Pair, Places, check_channels, check_places, matched, paired
+from jaxcompress.distill.layers import conv_norm, init_conv_norms, per_channel
+from jaxcompress.distill.maps import (
+  Pair,
+  Places,
+  check_channels,
+  matched,
+  on_maps,
+)
 
 PER_MAP = 3 / 1000  # of the authors' code
 
@@ -47,12 +52,9 @@ def ab(margin: float = 1.0, *, maps: Places | None = None) -> LossTransform:
     Heo et al., `Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden
     Neurons <https://arxiv.org/abs/1811.03233>`_, 2019, equation 8.
   """
-  schedules.check_number("margin", margin, positive=True)
-  check_places(maps)
+  check_number("margin", margin, positive=True)
 
-  def init(rng, student, teachers, batch):
-    del batch
-    pairs = paired("ab", student, first_teacher(teachers, "ab"), maps, field="preact")
+  def init(rng, pairs):
     return init_regressors(rng, pairs, skip_equal=True)
 
   def boundary(s, t):
@@ -60,13 +62,11 @@ def ab(margin: float = 1.0, *, maps: Places | None = None) -> LossTransform:
     on = jnp.where((s <= margin) & (t > 0), jnp.square(s - margin), 0.0)
     return jnp.sum(off + on) / len(s)
 
-  def compute(params, state, student, teachers, batch, extras):
-    del batch, extras
-    pairs = paired("ab", student, first_teacher(teachers, "ab"), maps, field="preact")
+  def compute(params, state, pairs):
     pairs, state = regress(params, state, pairs)
     return PER_MAP * _weighted_to_last([boundary(s, t) for s, t in pairs]), state
 
-  return stateful("ab", init, compute)
+  return on_maps("ab", maps, compute, init, field="preact")
 
 
 def ofd(
@@ -109,37 +109,29 @@ def ofd(
     Heo et al., `A Comprehensive Overhaul of Feature Distillation
     <https://arxiv.org/abs/1904.01866>`_, 2019, sections 3.1 to 3.3.
   """
-  check_places(maps)
   given = None if margins is None else tuple(jnp.asarray(m).reshape(-1) for m in margins)
 
-  def init(rng, student, teachers, batch):
-    del batch
-    pairs = paired("ofd", student, first_teacher(teachers, "ofd"), maps, field="preact")
+  def init(rng, pairs):
     _check_margins(given, pairs)
-    keys = jax.random.split(rng, len(pairs))
-    layers = [
-      init_conv_norm(key, (1, 1), s.shape[-1], t.shape[-1])
-      for key, (s, t) in zip(keys, pairs, strict=True)
-    ]
-    if not connector:
+    layers, statistics = ((),) * len(pairs), ((),) * len(pairs)
+    if connector:
+      layers, statistics = init_conv_norms(rng, [(1, s.shape[-1], t.shape[-1]) for s, t in pairs])
+    else:
       check_channels("ofd without a connector", pairs)
-      layers = [((), ())] * len(pairs)
     zeros = tuple(jnp.zeros(t.shape[-1], jnp.float32) for _, t in pairs)
     state = {
-      "statistics": tuple(statistics for _, statistics in layers),
+      "statistics": statistics,
       "margins": zeros if given is None else (),
       "count": jnp.zeros((), jnp.int32) if given is None else (),
     }
-    return tuple(params for params, _ in layers), state
+    return layers, state
 
   def distance(s, t, margin):
     s, t = matched(s, t)
     target = jnp.maximum(t, per_channel(margin))
     return jnp.sum(jnp.where((s > target) | (t > 0), jnp.square(s - target), 0.0)) / len(s)
 
-  def compute(params, state, student, teachers, batch, extras):
-    del batch, extras
-    pairs = paired("ofd", student, first_teacher(teachers, "ofd"), maps, field="preact")
+  def compute(params, state, pairs):
     if given is None:
       state = {**state, **_renewed(state, pairs)}
     terms, statistics = [], []
@@ -151,7 +143,7 @@ def ofd(
       terms.append(distance(s, t, state["margins"][i] if given is None else given[i]))
     return _weighted_to_last(terms), {**state, "statistics": tuple(statistics)}
 
-  return stateful("ofd", init, compute)
+  return on_maps("ofd", maps, compute, init, field="preact")
 
 
 def ofd_margin(scale: np.ndarray, bias: np.ndarray) -> np.ndarray:

@@ -1,14 +1,21 @@
-"""Sums, weights and choices of losses."""
+"""Sums, weights and choices of losses, and weights that find themselves."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from jaxcompress.distill import schedules
-from jaxcompress.distill.base import LossTransform, Metrics
+from jaxcompress.distill.base import (
+  Count,
+  LossTransform,
+  Metrics,
+  at_count,
+  check_number,
+  init_count,
+)
 
 
 class ScaleState(NamedTuple):
@@ -19,7 +26,7 @@ class ScaleState(NamedTuple):
     inner: state of the scaled loss.
   """
 
-  count: schedules.Count  # type: ignore[assignment]  # tuple.count is not needed
+  count: Count  # type: ignore[assignment]  # tuple.count is not needed
   inner: Any
 
 
@@ -53,6 +60,7 @@ def chain(*transforms: LossTransform) -> LossTransform:
     raise ValueError("transforms: there are none; chain needs at least one loss.")
   for i, transform in enumerate(transforms):
     _check(f"transforms: item {i}", transform)
+  numbered = dict(enumerate(transforms))
 
   def init(rng, student, teachers, batch):
     parts = [
@@ -63,13 +71,10 @@ def chain(*transforms: LossTransform) -> LossTransform:
 
   def update(params, state, student, teachers, batch, **extras):
     total, states, metrics = jnp.zeros((), jnp.float32), [], {}
-    for i, transform in enumerate(transforms):
-      loss, new, terms = transform.update(
-        params[i], state[i], student, teachers, batch, **fold(extras, i)
-      )
+    for _, loss, new, found in _terms(numbered, params, state, student, teachers, batch, **extras):
       total += loss
       states.append(new)
-      for name, value in terms.items():
+      for name, value in found.items():
         metrics[_unused(name, metrics)] = value
     return total, tuple(states), metrics
 
@@ -124,21 +129,14 @@ def named_chain(*pairs: tuple[str, LossTransform], **transforms: LossTransform) 
     params, state = chained.init(rng, student, teachers, batch)
     return dict(zip(names, params, strict=True)), dict(zip(names, state, strict=True))
 
-  def update(params, state, student, teachers, batch, *, only=None, **extras):
-    total, states, metrics = jnp.zeros((), jnp.float32), {}, {}
-    for i, (name, transform) in enumerate(terms.items()):
-      if only is None or name in only:
-        loss, states[name], found = transform.update(
-          params[name], state[name], student, teachers, batch, **fold(extras, i)
-        )
-        total += loss
-        metrics |= {f"{name}/{key}": value for key, value in found.items()}
-    return total, states, metrics
+  def update(params, state, *args, only=None, **extras):
+    losses, states, metrics = _by_name(terms, params, state, *args, only=only, **extras)
+    return sum(losses.values(), jnp.zeros((), jnp.float32)), states, metrics
 
   return LossTransform(init, update, chained.check)
 
 
-def scale(weight: schedules.ScalarOrSchedule, transform: LossTransform) -> LossTransform:
+def scale(weight: optax.ScalarOrSchedule, transform: LossTransform) -> LossTransform:
   """A loss times a weight; its metrics stay unweighted.
 
   Args:
@@ -166,16 +164,16 @@ def scale(weight: schedules.ScalarOrSchedule, transform: LossTransform) -> LossT
     0.69 1.39
     1.39 1.39
   """
-  schedules.check_number("weight", weight)
+  check_number("weight", weight)
   _check("transform", transform)
 
   def init(rng, student, teachers, batch):
     params, inner = transform.init(rng, student, teachers, batch)
-    return params, ScaleState(schedules.start(weight), inner)
+    return params, ScaleState(init_count(weight), inner)
 
   def update(params, state, student, teachers, batch, **extras):
     loss, inner, metrics = transform.update(params, state.inner, student, teachers, batch, **extras)
-    factor, count = schedules.read(weight, state.count)
+    factor, count = at_count(weight, state.count)
     return factor * loss, ScaleState(count, inner), metrics
 
   return LossTransform(init, update, transform.check)
@@ -220,16 +218,149 @@ def for_teacher(i: int, transform: LossTransform) -> LossTransform:
   return LossTransform(init, update, transform.check)
 
 
-def fold(extras: Mapping[str, Any], i: int) -> Mapping[str, Any]:
-  """The extras with a key of their own for term ``i``.
+def by_uncertainty(**transforms: LossTransform) -> LossTransform:
+  """Losses weighted by learned uncertainties.
+
+  ``sum_i exp(-v_i) loss_i / 2 + v_i / 2``, with a log-variance ``v_i`` per loss that is trained
+  along and starts at 0. It suits losses that are not negative.
+
+  Args:
+    **transforms: the losses by name.
+
+  Returns:
+    A :class:`LossTransform` with the parameters ``{"log_variance", "terms"}``; metrics are those of
+    the named chain, and ``weight/NAME``.
+
+  Raises:
+    ValueError: as :func:`~jaxcompress.distill.named_chain`.
 
   Examples:
-    >>> fold({"step": 1}, 0)
-    {'step': 1}
+    >>> from jaxcompress.distill import cross_entropy
+    >>> from jaxcompress.nn import Endpoints
+    >>> loss = by_uncertainty(labels=cross_entropy())
+    >>> student, batch = Endpoints(jnp.zeros((1, 4))), {"label": jnp.array([2])}
+    >>> params, state = loss.init(jax.random.key(0), student, (), batch)
+    >>> round(float(loss.update(params, state, student, (), batch)[0]), 4)  # log(4) / 2
+    0.6931
+
+  References:
+    Kendall et al., `Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and
+    Semantics <https://arxiv.org/abs/1705.07115>`_, 2018, equation 7.
   """
-  if extras.get("rng") is None:
-    return extras
-  return {**extras, "rng": jax.random.fold_in(extras["rng"], i)}
+  chained, names = named_chain(**transforms), tuple(transforms)
+
+  def init(rng, student, teachers, batch):
+    params, state = chained.init(rng, student, teachers, batch)
+    zeros = {name: jnp.zeros((), jnp.float32) for name in names}
+    return {"log_variance": zeros, "terms": params}, state
+
+  def update(params, state, *args, **extras):
+    values, state, metrics = _by_name(transforms, params["terms"], state, *args, **extras)
+    weights = {name: jnp.exp(-params["log_variance"][name]) / 2 for name in names}
+    total = sum(weights[name] * values[name] + params["log_variance"][name] / 2 for name in names)
+    return total, state, {**metrics, **_shown(weights)}
+
+  return LossTransform(init, update, chained.check)
+
+
+class MagnitudeState(NamedTuple):
+  """State of :func:`by_magnitude`.
+
+  Attributes:
+    count: updates so far, () int32.
+    sizes: running mean of each loss's size, () float32 by name.
+    terms: states of the losses by name.
+  """
+
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
+  sizes: dict[str, jax.Array]
+  terms: Any
+
+
+def by_magnitude(decay: float = 0.99, **transforms: LossTransform) -> LossTransform:
+  """Losses divided by the running mean of their size, so that each weighs as much.
+
+  ``sum_i loss_i / m_i`` with ``m_i = decay m_i + (1 - decay) |loss_i|``, corrected for its start at
+  0, from which no gradient comes; the first step's losses count 1 each.
+
+  Args:
+    decay: of the running means, in [0, 1).
+    **transforms: the losses by name; scaling one changes nothing.
+
+  Returns:
+    A :class:`LossTransform` with :class:`MagnitudeState`; metrics are those of the named chain, and
+    ``weight/NAME``.
+
+  Raises:
+    ValueError: if ``decay`` is out of range; else as :func:`~jaxcompress.distill.named_chain`.
+
+  Examples:
+    >>> from jaxcompress.distill import cross_entropy
+    >>> from jaxcompress.nn import Endpoints
+    >>> loss = by_magnitude(labels=cross_entropy())
+    >>> student, batch = Endpoints(jnp.zeros((1, 4))), {"label": jnp.array([2])}
+    >>> params, state = loss.init(jax.random.key(0), student, (), batch)
+    >>> round(float(loss.update(params, state, student, (), batch)[0]), 4)
+    1.0
+
+  References:
+    Chen et al., `GradNorm <https://arxiv.org/abs/1711.02257>`_, 2018, balances sizes of gradients in
+    this spirit; sizes of losses cost no further backward pass.
+  """
+  check_number("decay", decay)
+  if not 0 <= decay < 1:
+    raise ValueError(f"decay: {decay} must be in [0, 1).")
+  chained, names = named_chain(**transforms), tuple(transforms)
+
+  def init(rng, student, teachers, batch):
+    params, state = chained.init(rng, student, teachers, batch)
+    zeros = {name: jnp.zeros((), jnp.float32) for name in names}
+    return params, MagnitudeState(jnp.zeros((), jnp.int32), zeros, state)
+
+  def update(params, state, *args, **extras):
+    values, terms, metrics = _by_name(transforms, params, state.terms, *args, **extras)
+    count = state.count + 1
+    sizes = {
+      name: decay * state.sizes[name] + (1 - decay) * jax.lax.stop_gradient(jnp.abs(values[name]))
+      for name in names
+    }
+    started = 1 - jnp.power(jnp.float32(decay), count.astype(jnp.float32))
+    weights = {name: started / jnp.maximum(sizes[name], 1e-12) for name in names}
+    total = sum(weights[name] * values[name] for name in names)
+    return total, MagnitudeState(count, sizes, terms), {**metrics, **_shown(weights)}
+
+  return LossTransform(init, update, chained.check)
+
+
+def _terms(
+  transforms: Mapping[Any, LossTransform],
+  params: Any,
+  state: Any,
+  *args: Any,
+  only: Collection[Any] | None = None,
+  **extras: Any,
+) -> Iterator[tuple[Any, jax.Array, Any, Metrics]]:
+  """Each term's key, loss, state and metrics; each gets an ``rng`` of its own."""
+  for i, (key, transform) in enumerate(transforms.items()):
+    if only is None or key in only:
+      own = {} if extras.get("rng") is None else {"rng": jax.random.fold_in(extras["rng"], i)}
+      yield key, *transform.update(params[key], state[key], *args, **{**extras, **own})
+
+
+def _by_name(
+  transforms: Mapping[str, LossTransform], *args: Any, **extras: Any
+) -> tuple[dict[str, jax.Array], dict[str, Any], Metrics]:
+  """The terms' losses and states by name, and their metrics, each under its name."""
+  losses: dict[str, jax.Array] = {}
+  states: dict[str, Any] = {}
+  metrics: Metrics = {}
+  for name, losses[name], states[name], found in _terms(transforms, *args, **extras):
+    metrics |= {f"{name}/{key}": value for key, value in found.items()}
+  return losses, states, metrics
+
+
+def _shown(weights: dict[str, jax.Array]) -> Metrics:
+  return {f"weight/{name}": jax.lax.stop_gradient(value) for name, value in weights.items()}
 
 
 def _unused(name: str, metrics: Metrics) -> str:

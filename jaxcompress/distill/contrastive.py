@@ -1,29 +1,42 @@
-"""Contrastive representation distillation."""
+"""Contrast between examples: with memory banks of the whole training set, or within the batch."""
 
 import math
 from collections.abc import Mapping
-from numbers import Integral
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxcompress.distill import banks, schedules
-from jaxcompress.distill.base import LossTransform, first_teacher, stateful
-from jaxcompress.distill.contrastive_state import CRDParams, CRDState, Overwritten
-from jaxcompress.distill.gradients import with_gradient
-from jaxcompress.distill.labels import on_host
-from jaxcompress.distill.layers import init_linear, linear, unit
-from jaxcompress.distill.noise_contrast import log_sum, noise_contrastive
-from jaxcompress.distill.strata import (
+from jaxcompress.distill.banks import (
+  FORMULATIONS,
+  CRDParams,
+  CRDState,
   Devices,
-  checked_strata,
+  Formulation,
+  Overwritten,
+  choose_strata,
+  draw_contrast,
   draw_rows,
+  init_bank,
+  is_shared,
   padded_shape,
   places_in,
-  shares,
+  scores,
+  write_rows,
 )
-from jaxcompress.nn import Endpoints
+from jaxcompress.distill.base import (
+  LossTransform,
+  both_pooled,
+  check_number,
+  first_teacher,
+  stateful,
+)
+from jaxcompress.distill.labels import on_host
+from jaxcompress.distill.layers import EXACT, init_embeddings, init_linear, linear, numbers_of, unit
+from jaxcompress.nn.checks import is_whole
+
+EPSILON = 1e-7  # CRD's authors add it to the noise probability
 
 
 def crd(
@@ -33,7 +46,7 @@ def crd(
   negatives: int = 16384,
   temperature: float = 0.07,
   momentum: float = 0.5,
-  formulation: banks.Formulation = "auto",
+  formulation: Formulation = "auto",
   strata: int | None = None,
 ) -> LossTransform:
   """Contrastive representation distillation: student and teacher must tell examples apart alike.
@@ -72,21 +85,22 @@ def crd(
       On CPUs ``"gather"`` was seen to win from about n = 10 K on.
     strata: into how many equal parts the training set is cut for the draw; it divides ``negatives``
       and is at most n / 2. None: 64 where that can be, else 1. With 1, or with another number of
-      devices than divides it, every device holds the whole banks.
+      devices than divides it, every device holds the whole
 
   Returns:
     A :class:`LossTransform` with :class:`CRDParams` and :class:`CRDState`; metrics ``crd``, and
-    ``crd_outside``, how many of the batch's places are outside the banks. Batches may differ in
+    ``crd_outside``, how many of the batch's places are outside the  Batches may differ in
     size. It reads ``pooled`` (batch, features) of both networks, and ``batch["index"]`` (batch,) int32,
     places in the training set. ``batch["contrast_index"]`` (batch, 1 + K) int32, column 0 the same
     as ``index``, replaces the random choice and its K. The extra ``mesh`` of ``update`` says which
-    devices share the banks.
+    devices share the
 
   Raises:
     ValueError: if a number is out of range; on ``init``, if features, index or teacher are
       missing or of the wrong shape; on ``check``, if a place is not from 0 to ``num_examples - 1``.
 
   Examples:
+    >>> from jaxcompress.nn import Endpoints
     >>> features = Endpoints(logits=jnp.zeros((2, 3)), pooled=jnp.eye(2, 8))
     >>> batch = {"index": jnp.array([4, 1])}
     >>> transform = crd(num_examples=10, dim=4, negatives=6)
@@ -104,31 +118,26 @@ def crd(
     ("dim", dim, 1),
     ("negatives", negatives, 1),
   ):
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
+    if not is_whole(value, low):
       raise ValueError(f"{name}: {value!r} must be a whole number, at least {low}.")
   if callable(temperature):
     raise ValueError("temperature: a schedule would invalidate Z; it must be a number above 0.")
-  schedules.check_number("temperature", temperature, positive=True)
+  check_number("temperature", temperature, positive=True)
   if not 0 <= momentum < 1:
     raise ValueError(f"momentum: {momentum!r} must be in [0, 1).")
-  if formulation not in banks.FORMULATIONS:
-    raise ValueError(
-      f"formulation: {formulation!r} must be one of {', '.join(banks.FORMULATIONS)}."
-    )
-  parts = checked_strata(strata, num_examples, negatives)
+  if formulation not in FORMULATIONS:
+    raise ValueError(f"formulation: {formulation!r} must be one of {', '.join(FORMULATIONS)}.")
+  parts = choose_strata(strata, num_examples, negatives)
 
   def init(rng, student, teachers, batch):
-    teacher = first_teacher(teachers, "crd")
+    features = map(numbers_of, both_pooled("crd", student, teachers))
     keys = jax.random.split(rng, 5)
     size = len(student.logits)
     _check_index(batch, size)
-    params = CRDParams(
-      student=init_linear(keys[0], _features("student", student), dim),
-      teacher=init_linear(keys[1], _features("teachers", teacher), dim),
-    )
+    params = CRDParams(*(init_linear(keys[i], inputs, dim) for i, inputs in enumerate(features)))
     state = CRDState(
-      student_bank=banks.init_bank(keys[2], padded_shape(num_examples, parts, dim)),
-      teacher_bank=banks.init_bank(keys[3], padded_shape(num_examples, parts, dim)),
+      student_bank=init_bank(keys[2], padded_shape(num_examples, parts, dim)),
+      teacher_bank=init_bank(keys[3], padded_shape(num_examples, parts, dim)),
       student_log_z=jnp.zeros((), jnp.float32),
       teacher_log_z=jnp.zeros((), jnp.float32),
       count=jnp.zeros((), jnp.int32),
@@ -143,16 +152,16 @@ def crd(
     e_s = unit(linear(params.student, student.pooled))
     e_t = unit(linear(params.teacher, teacher.pooled))
     index = batch["index"].astype(jnp.int32)
-    key = extras.get("rng")
-    if key is None:
-      key = jax.random.fold_in(jax.random.key(state.seed), state.count)
+    rng = extras.get("rng")
+    if rng is None:
+      rng = jax.random.fold_in(jax.random.key(state.seed), state.count)
     given = batch.get("contrast_index")
     constants = jax.lax.stop_gradient((e_s, e_t))
-    arguments = (*constants, index, key, state)
+    arguments = (*constants, index, rng, state)
     mesh = extras.get("mesh")
     if given is not None:
       result = update(Devices(), *arguments, given[:, 1:].astype(jnp.int32))
-    elif shares(mesh, state.student_bank.shape):
+    elif is_shared(mesh, state.student_bank.shape):
       result = update_on(mesh, *arguments)
     else:
       result = update(Devices(), *arguments)
@@ -160,7 +169,7 @@ def crd(
     metrics = {"crd_outside": outside.astype(jnp.float32)}
     return with_gradient(loss, gradients, (e_s, e_t)), state, metrics
 
-  def update_on(mesh, e_s, e_t, index, key, state):
+  def update_on(mesh, e_s, e_t, index, rng, state):
     split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     places = state.partition(mesh)
     after = places._replace(overwritten=Overwritten(split, split, split))
@@ -175,9 +184,9 @@ def crd(
       mesh=mesh,
       in_specs=(split, split, split, whole, places),
       out_specs=(whole, (split, split), after, whole),
-    )(e_s, e_t, index, key, state)
+    )(e_s, e_t, index, rng, state)
 
-  def update(devices, e_s, e_t, index, key, state, ids=None):
+  def update(devices, e_s, e_t, index, rng, state, ids=None):
     """Loss, its gradients by the embeddings, the next state, and how many places are outside the
     banks, as one device computes them."""
     outside = sum(jnp.sum(is_outside(i)) for i in (index, ids) if i is not None)
@@ -189,14 +198,14 @@ def crd(
       bank.reshape(-1, dim).at[place].get(mode="clip")
       for bank in (state.student_bank, state.teacher_bank)
     )
-    others_at = negative_places(devices, state.student_bank.shape, index, key, ids)
+    others_at = negative_places(devices, state.student_bank.shape, index, rng, ids)
 
     def contrasted(e_s, e_t):
       pairs = ((e_s, old_t, state.teacher_bank), (e_t, old_s, state.student_bank))
       return [
         (
           jnp.sum(vector * row, 1) / temperature,
-          banks.scores(vector, bank.reshape(-1, dim), others_at, formulation) / temperature,
+          scores(vector, bank.reshape(-1, dim), others_at, formulation) / temperature,
         )
         for vector, row, bank in pairs
       ]
@@ -225,8 +234,8 @@ def crd(
     gradients = devices.add_and_share(jnp.concatenate(by_embeddings(slopes), 1))
     finite = jnp.isfinite(loss + devices.add(jnp.sum(gradients)))
     state = CRDState(
-      student_bank=banks.write_rows(state.student_bank, place, renewed(old_s, e_s), finite & owned),
-      teacher_bank=banks.write_rows(state.teacher_bank, place, renewed(old_t, e_t), finite & owned),
+      student_bank=write_rows(state.student_bank, place, renewed(old_s, e_s), finite & owned),
+      teacher_bank=write_rows(state.teacher_bank, place, renewed(old_t, e_t), finite & owned),
       student_log_z=jnp.where(finite, log_z[0], state.student_log_z),
       teacher_log_z=jnp.where(finite, log_z[1], state.teacher_log_z),
       count=state.count + finite.astype(jnp.int32),
@@ -250,28 +259,132 @@ def crd(
   def renewed(old, embedding):
     return unit(momentum * old + (1 - momentum) * embedding)
 
-  def negative_places(devices, bank_shape, index, key, ids):
+  def negative_places(devices, bank_shape, index, rng, ids):
     """Rows, in a device's share of a bank, of the negatives that it scores, (batch, its K)."""
     if ids is None and parts == 1:
-      ids = banks.draw_contrast(key, index, num_examples, negatives)[:, 1:]
+      ids = draw_contrast(rng, index, num_examples, negatives)[:, 1:]
     if ids is not None:
       return places_in(bank_shape, ids, parts, devices)[0]
     share, size, _ = bank_shape
     here = jnp.arange(share, dtype=jnp.int32)
     numbers = devices.first(share) + here
-    rows = draw_rows(key, index, numbers, parts, num_examples, negatives // parts)
+    rows = draw_rows(rng, index, numbers, parts, num_examples, negatives // parts)
     return (rows + size * here.reshape(1, -1, 1)).reshape(len(index), -1)
 
   return stateful("crd", init, compute, check)
 
 
-def _features(name: str, endpoints: Endpoints) -> int:
-  """Numbers per example in ``pooled``."""
-  if endpoints.pooled is None:
-    raise ValueError(
-      f"{name}: crd reads pooled features and there are none; return Endpoints(pooled=...)."
-    )
-  return endpoints.pooled.size // endpoints.pooled.shape[0]
+def in_batch_infonce(dim: int = 128, temperature: float = 0.07) -> LossTransform:
+  """InfoNCE over the batch: each network must find its example among the other's.
+
+  ``-mean_i [log softmax_j(<e_s_i, e_t_j> / T)_i + log softmax_j(<e_t_i, e_s_j> / T)_i] / 2``, with
+  ``e = unit(W f + b)`` of both networks' features.
+
+  Args:
+    dim: of the embeddings.
+    temperature: ``T > 0``.
+
+  Returns:
+    A :class:`LossTransform` with the parameters ``{"student", "teacher"}``, linear layers each;
+    metric ``in_batch_infonce``. It reads ``pooled`` (batch, features) of any sizes. A batch of one
+    example costs nothing.
+
+  Raises:
+    ValueError: if a number is not positive; on ``init``, if there is no teacher or features are
+      missing.
+
+  Examples:
+    >>> from jaxcompress.nn import Endpoints
+    >>> one = Endpoints(None, pooled=jnp.ones((1, 3)))
+    >>> params, state = in_batch_infonce(4).init(jax.random.key(0), one, (one,), {})
+    >>> abs(float(in_batch_infonce(4).update(params, state, one, (one,), {})[0]))
+    0.0
+
+  References:
+    van den Oord et al., `Representation Learning with Contrastive Predictive Coding
+    <https://arxiv.org/abs/1807.03748>`_, 2018, equation 4; both directions as in Radford et al.,
+    `Learning Transferable Visual Models From Natural Language Supervision
+    <https://arxiv.org/abs/2103.00020>`_, 2021, figure 3.
+  """
+  check_number("dim", dim, positive=True)
+  check_number("temperature", temperature, positive=True)
+
+  def init(rng, student, teachers, batch):
+    sizes = map(numbers_of, both_pooled("in_batch_infonce", student, teachers))
+    return init_embeddings(rng, tuple(sizes), dim), ()
+
+  def compute(params, state, student, teachers, batch, extras):
+    teacher = first_teacher(teachers, "in_batch_infonce")
+    e_s = unit(linear(params["student"], student.pooled))
+    e_t = unit(linear(params["teacher"], teacher.pooled))
+    logits = jnp.dot(e_s, e_t.T, precision=EXACT) / temperature
+    found = [jnp.diagonal(jax.nn.log_softmax(logits, axis=axis)) for axis in (0, 1)]
+    return -jnp.mean(jnp.stack(found)), state
+
+  return stateful("in_batch_infonce", init, compute)
+
+
+def log_sum(positive: jax.Array, negative: jax.Array, owned: jax.Array) -> jax.Array:
+  """Log of the summed exponentials of one device's scores, () float32."""
+  own = jax.nn.logsumexp(jnp.where(owned, positive, -jnp.inf))
+  return jnp.logaddexp(own, jax.nn.logsumexp(negative))
+
+
+def noise_contrastive(
+  positive: jax.Array, negative: jax.Array, noise: float, owned: jax.Array | bool = True
+) -> jax.Array:
+  """Noise-contrastive estimation from log-scores, summed, stable for any of them.
+
+  ``-sum_i log(P_i / (P_i + c + e)) - sum_ik log(c / (N_ik + c + e))`` with ``c = K / n`` and
+  ``e = 1e-7``.
+
+  Args:
+    positive: (batch,), logarithms of normalised scores ``P``.
+    negative: of any shape, of ``N``.
+    noise: ``c``.
+    owned: (batch,) bool, which of ``positive`` count.
+
+  Returns:
+    () float32.
+
+  Examples:
+    >>> even = jnp.log(jnp.full(2, 0.25))  # P = N = c = 1/4: twice log 2
+    >>> round(float(noise_contrastive(even[:1], even[1:], 0.25)), 4)
+    1.3863
+  """
+  log_noise = math.log(noise + EPSILON)
+  positive = jnp.sum(jnp.where(owned, jax.nn.softplus(log_noise - positive), 0.0))
+  floor = negative.size * (log_noise - math.log(noise))
+  return positive + jnp.sum(jax.nn.softplus(negative - log_noise)) + floor
+
+
+@jax.custom_jvp
+def with_gradient(value: jax.Array, gradients: Any, inputs: Any) -> jax.Array:
+  """A scalar whose gradient with respect to ``inputs`` was computed before.
+
+  Differentiation then reads nothing but ``gradients``, so whatever else the value was computed
+  from may be overwritten.
+
+  Args:
+    value: a scalar, () float32.
+    gradients: a pytree; taken as constants.
+    inputs: a pytree of the same structure and shapes.
+
+  Returns:
+    ``value``.
+
+  Examples:
+    >>> jax.grad(lambda x: with_gradient(jnp.array(9.0), jnp.array([6.0]), x))(jnp.array([3.0]))
+    Array([6.], dtype=float32)
+  """
+  return value
+
+
+@with_gradient.defjvp
+def _jvp(primals, tangents):
+  value, gradients, _ = primals
+  slopes = jax.tree.map(lambda g, t: jnp.sum(g * t), gradients, tangents[2])
+  return value, sum(jax.tree.leaves(slopes))
 
 
 def _check_index(batch: Mapping[str, jax.Array], size: int) -> None:

@@ -4,17 +4,20 @@ import math
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from jaxcompress.distill import schedules
-from jaxcompress.distill.base import Batch, LossTransform, first_teacher, stateful
-from jaxcompress.distill.labels import check_labels, check_soft_labels, expected
-from jaxcompress.distill.logits import check_logits
+from jaxcompress.distill.base import (
+  LossTransform,
+  check_number,
+)
+from jaxcompress.distill.labels import expected
+from jaxcompress.distill.logits import on_logits
 
 MOST = math.log(0.6)  # above 1/2, so that rounding gives it to one class at most
 
 
 def dkd(
-  alpha: float = 1.0, beta: float = 8.0, temperature: schedules.ScalarOrSchedule = 4.0
+  alpha: float = 1.0, beta: float = 8.0, temperature: optax.ScalarOrSchedule = 4.0
 ) -> LossTransform:
   """Decoupled distillation: the label's probability, and the others among themselves, apart.
 
@@ -50,31 +53,22 @@ def dkd(
     Zhao et al., `Decoupled Knowledge Distillation <https://arxiv.org/abs/2203.08679>`_, 2022,
     equation 7.
   """
-  schedules.check_number("alpha", alpha)
-  schedules.check_number("beta", beta)
-  schedules.check_number("temperature", temperature, positive=True)
+  check_number("alpha", alpha)
+  check_number("beta", beta)
 
-  def init(rng, student, teachers, batch):
-    del rng
-    _check("dkd", student.logits, first_teacher(teachers, "dkd").logits, batch)
-    return (), schedules.start(temperature)
-
-  def compute(params, count, student, teachers, batch, extras):
-    del params, extras
-    softening, count = schedules.read(temperature, count)
-    teacher = first_teacher(teachers, "dkd").logits
-    log_t, log_s = (jax.nn.log_softmax(x / softening) for x in (teacher, student.logits))
+  def compute(student, teacher, softening, batch):
+    log_t, log_s = (jax.nn.log_softmax(x / softening) for x in (teacher, student))
     rest_t, rest_s = log_rest(log_t), log_rest(log_s)
     gap = jnp.where(log_t == -jnp.inf, 0.0, log_t - log_s)
     label_or_not = _weigh(log_t, gap) + _weigh(rest_t, rest_t - rest_s)
     others = mean_of_rest(log_t, rest_t, gap) - rest_t + rest_s
     loss = expected(alpha * label_or_not + beta * others, batch)
-    return jnp.square(softening) * jnp.mean(loss), count
+    return jnp.square(softening) * jnp.mean(loss)
 
-  return stateful("dkd", init, compute, check_soft_labels)
+  return on_logits("dkd", temperature, compute, reads_labels=True)
 
 
-def nkd(gamma: float = 1.5, temperature: schedules.ScalarOrSchedule = 1.0) -> LossTransform:
+def nkd(gamma: float = 1.5, temperature: optax.ScalarOrSchedule = 1.0) -> LossTransform:
   """Normalised distillation: cross-entropies with the teacher, the label's class apart.
 
   ``-t_label log s_label - gamma T**2 sum_{c != label} N(t / T)_c log N(s / T)_c``, averaged over
@@ -108,24 +102,15 @@ def nkd(gamma: float = 1.5, temperature: schedules.ScalarOrSchedule = 1.0) -> Lo
     with Normalized Loss and Customized Soft Labels <https://arxiv.org/abs/2303.13005>`_, 2023,
     section 3.
   """
-  schedules.check_number("gamma", gamma)
-  schedules.check_number("temperature", temperature, positive=True)
+  check_number("gamma", gamma)
 
-  def init(rng, student, teachers, batch):
-    del rng
-    _check("nkd", student.logits, first_teacher(teachers, "nkd").logits, batch)
-    return (), schedules.start(temperature)
-
-  def compute(params, count, student, teachers, batch, extras):
-    del params, extras
-    softening, count = schedules.read(temperature, count)
-    teacher, student = first_teacher(teachers, "nkd").logits, student.logits
+  def compute(student, teacher, softening, batch):
     of_label = -_weigh(jax.nn.log_softmax(teacher), jax.nn.log_softmax(student))
     log_t, log_s = (jax.nn.log_softmax(x / softening) for x in (teacher, student))
     others = log_rest(log_s) - mean_of_rest(log_t, log_rest(log_t), log_s)
-    return jnp.mean(expected(of_label + gamma * jnp.square(softening) * others, batch)), count
+    return jnp.mean(expected(of_label + gamma * jnp.square(softening) * others, batch))
 
-  return stateful("nkd", init, compute, check_soft_labels)
+  return on_logits("nkd", temperature, compute, reads_labels=True)
 
 
 def log_rest(log_p: jax.Array) -> jax.Array:
@@ -182,10 +167,3 @@ def _weigh(log_p: jax.Array, x: jax.Array) -> jax.Array:
   """``p x`` elementwise; nothing, and no gradient, where p is 0."""
   possible = log_p != -jnp.inf
   return jnp.where(possible, jnp.exp(log_p) * jnp.where(possible, x, 0.0), 0.0)
-
-
-def _check(name: str, student: jax.Array, teacher: jax.Array, batch: Batch) -> None:
-  check_logits(student, teacher)
-  if student.shape[-1] < 2:
-    raise ValueError(f"student: {name} needs at least 2 classes and there is 1.")
-  check_labels(student.shape, batch)

@@ -1,24 +1,25 @@
 """Factor transfer: the teacher's map paraphrased, the student's translated."""
 
+import itertools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill import schedules
 from jaxcompress.distill.attention import activity
-from jaxcompress.distill.base import LossTransform, first_teacher, stateful
+from jaxcompress.distill.base import LossTransform, check_number
 from jaxcompress.distill.layers import (
   Layer,
-  Statistics,
   conv,
-  conv_norm,
+  conv_norms,
   init_conv,
-  init_conv_norm,
+  init_conv_norms,
   mean_square,
 )
-from jaxcompress.distill.maps import Places, check_places, matched, paired
+from jaxcompress.distill.maps import Pairs, Places, matched, on_maps
 
 SLOPE = 0.1  # of the leaky ReLUs
-Layers = tuple[Layer, ...]
 
 
 def factor(
@@ -70,27 +71,25 @@ def factor(
     raise ValueError(f"order: {order} must be 1 or 2.")
   if power < 1:
     raise ValueError(f"power: {power} must be at least 1.")
-  init = _init("factor", share, maps) if translate else _init_nothing("factor", maps)
+  init = _init(share) if translate else lambda rng, pairs: ((), ())
 
   def difference(s, t):
     s, t = matched(s, t)
     gap = activity(s, power) - activity(t, power)
     return jnp.mean(jnp.abs(gap)) if order == 1 else mean_square(gap)
 
-  def compute(params, state, student, teachers, batch, extras):
-    del batch, extras
-    pairs = paired("factor", student, first_teacher(teachers, "factor"), maps)
+  def compute(params, state, pairs):
     if not translate:
       return sum(difference(s, t) for s, t in pairs), state
     terms, states = [], []
     for layers, statistics, (s, t) in zip(params, state, pairs, strict=True):
       encoded = jax.lax.stop_gradient(_convolved(layers["paraphraser"]["encoder"], t))
-      s, statistics = _translated(layers["translator"], statistics, s)
+      s, statistics = conv_norms(layers["translator"], statistics, s, _leaky_relu)
       terms.append(difference(s, encoded))
       states.append(statistics)
     return sum(terms), tuple(states)
 
-  return stateful("factor", init, compute)
+  return on_maps("factor", maps, compute, init)
 
 
 def paraphrase(share: float = 0.5, *, maps: Places | None = (-1,)) -> LossTransform:
@@ -121,24 +120,21 @@ def paraphrase(share: float = 0.5, *, maps: Places | None = (-1,)) -> LossTransf
     Kim et al., 2018 (see :func:`factor`), section 3.1.
   """
 
-  def compute(params, state, student, teachers, batch, extras):
-    del batch, extras
-    pairs = paired("paraphrase", student, first_teacher(teachers, "paraphrase"), maps)
+  def compute(params, state, pairs):
     terms = []
     for layers, (_, t) in zip(params, pairs, strict=True):
       parts = layers["paraphraser"]
       terms.append(mean_square(_convolved(parts["decoder"], _convolved(parts["encoder"], t)) - t))
     return sum(terms), state
 
-  return stateful("paraphrase", _init("paraphrase", share, maps), compute)
+  return on_maps("paraphrase", maps, compute, _init(share))
 
 
-def _init(name: str, share: float, maps: Places | None):
+def _init(share: float) -> Callable[[jax.Array, Pairs], tuple[Any, Any]]:
   """Parameters and state that both stages use."""
-  schedules.check_number("share", share, positive=True)
+  check_number("share", share, positive=True)
   if share > 1:
     raise ValueError(f"share: {share} must be in (0, 1].")
-  check_places(maps)
 
   def init_one(rng, s, t):
     code, translator = jax.random.split(rng)
@@ -146,51 +142,27 @@ def _init(name: str, share: float, maps: Places | None):
     widths = (full, full, part, part, part, full, full)
     layers = [
       init_conv(key, (3, 3), a, b)
-      for key, a, b in zip(jax.random.split(code, 6), widths, widths[1:], strict=False)
+      for key, (a, b) in zip(jax.random.split(code, 6), itertools.pairwise(widths), strict=True)
     ]
     widths = (s.shape[-1], s.shape[-1], part, part)
-    translating = [
-      init_conv_norm(key, (3, 3), a, b)
-      for key, a, b in zip(jax.random.split(translator, 3), widths, widths[1:], strict=False)
-    ]
-    params = {
-      "paraphraser": {"encoder": tuple(layers[:3]), "decoder": tuple(layers[3:])},
-      "translator": tuple(layer for layer, _ in translating),
-    }
-    return params, tuple(statistics for _, statistics in translating)
+    translating, statistics = init_conv_norms(
+      translator, [(3, a, b) for a, b in itertools.pairwise(widths)]
+    )
+    paraphraser = {"encoder": tuple(layers[:3]), "decoder": tuple(layers[3:])}
+    return {"paraphraser": paraphraser, "translator": translating}, statistics
 
-  def init(rng, student, teachers, batch):
-    del batch
-    pairs = paired(name, student, first_teacher(teachers, name), maps)
+  def init(rng, pairs):
     made = [init_one(jax.random.fold_in(rng, i), s, t) for i, (s, t) in enumerate(pairs)]
-    return tuple(params for params, _ in made), tuple(state for _, state in made)
+    return tuple(zip(*made, strict=True))
 
   return init
 
 
-def _init_nothing(name: str, maps: Places | None):
-  check_places(maps)
-
-  def init(rng, student, teachers, batch):
-    del rng, batch
-    paired(name, student, first_teacher(teachers, name), maps)
-    return (), ()
-
-  return init
-
-
-def _convolved(layers: Layers, x: jax.Array) -> jax.Array:
+def _convolved(layers: tuple[Layer, ...], x: jax.Array) -> jax.Array:
   for layer in layers:
-    x = jax.nn.leaky_relu(conv(layer, x, padding=1), SLOPE)
+    x = _leaky_relu(conv(layer, x, padding=1))
   return x
 
 
-def _translated(
-  layers: Layers, statistics: tuple[Statistics, ...], x: jax.Array
-) -> tuple[jax.Array, tuple[Statistics, ...]]:
-  seen = []
-  for layer, before in zip(layers, statistics, strict=True):
-    x, after = conv_norm(layer, before, x, padding=1)
-    x = jax.nn.leaky_relu(x, SLOPE)
-    seen.append(after)
-  return x, tuple(seen)
+def _leaky_relu(x: jax.Array) -> jax.Array:
+  return jax.nn.leaky_relu(x, SLOPE)

@@ -6,9 +6,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill.base import LossTransform, first_teacher, stateless
+from jaxcompress.distill.base import LossTransform
 from jaxcompress.distill.layers import EXACT, mean_square, unit
-from jaxcompress.distill.maps import Pair, Places, check_channels, check_places, matched, paired
+from jaxcompress.distill.maps import (
+  Pair,
+  Places,
+  check_channels,
+  matched,
+  on_maps,
+)
 
 
 def fsp(*, maps: Places | None = None) -> LossTransform:
@@ -43,23 +49,20 @@ def fsp(*, maps: Places | None = None) -> LossTransform:
     <https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html>`_,
     2017, section 3.
   """
-  check_places(maps)
 
   def flow(first, second):
     first, second = matched(first, second)
     pixels = first.shape[1] * first.shape[2]
     return jnp.einsum("bhwi,bhwo->boi", first, second, precision=EXACT) / pixels
 
-  def compute(student, teachers, batch):
-    del batch
-    pairs = paired("fsp", student, first_teacher(teachers, "fsp"), maps, skip=0)
+  def compute(pairs):
     check_channels("fsp", pairs)
     return sum(
       mean_square(flow(s, next_s) - flow(t, next_t))
       for (s, t), (next_s, next_t) in _consecutive("fsp", pairs)
     )
 
-  return stateless("fsp", compute)
+  return on_maps("fsp", maps, compute, skip=0)
 
 
 def kdsvd(rank: int = 1, *, maps: Places | None = None) -> LossTransform:
@@ -99,7 +102,6 @@ def kdsvd(rank: int = 1, *, maps: Places | None = None) -> LossTransform:
   """
   if rank < 1:
     raise ValueError(f"rank: {rank} must be at least 1.")
-  check_places(maps)
 
   def vectors(s, t):
     of_teacher = right_singular(_matrices(t))
@@ -115,9 +117,7 @@ def kdsvd(rank: int = 1, *, maps: Places | None = None) -> LossTransform:
   def relation(v, following):
     return jnp.exp(-jnp.square(following[:, :, None] - v[:, None]) / 8)
 
-  def compute(student, teachers, batch):
-    del batch
-    pairs = paired("kdsvd", student, first_teacher(teachers, "kdsvd"), maps)
+  def compute(pairs):
     check_channels("kdsvd", pairs)
     found = _consecutive("kdsvd", tuple(vectors(s, t) for s, t in pairs))
     return sum(
@@ -125,7 +125,7 @@ def kdsvd(rank: int = 1, *, maps: Places | None = None) -> LossTransform:
       for (s, t), (next_s, next_t) in found
     )
 
-  return stateless("kdsvd", compute)
+  return on_maps("kdsvd", maps, compute)
 
 
 class Singular(NamedTuple):

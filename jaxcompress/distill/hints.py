@@ -6,14 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill import schedules
-from jaxcompress.distill.base import LossTransform, first_teacher, stateful
+from jaxcompress.distill.base import LossTransform, check_number
 from jaxcompress.distill.layers import (
   Layer,
   Statistics,
   conv,
   conv_norm,
+  conv_norms,
+  convolve,
   init_conv_norm,
+  init_conv_norms,
   init_kernel,
   mean_square,
   per_channel,
@@ -23,9 +25,8 @@ from jaxcompress.distill.maps import (
   Places,
   adaptive_pool,
   check_channels,
-  check_places,
   matched,
-  paired,
+  on_maps,
 )
 
 
@@ -63,11 +64,8 @@ def fitnet(*, maps: Places | None = (2,), regressor: bool = True) -> LossTransfo
     section 2.2; regressors as in Tian et al., `Contrastive Representation Distillation
     <https://arxiv.org/abs/1910.10699>`_, 2020.
   """
-  check_places(maps)
 
-  def init(rng, student, teachers, batch):
-    del batch
-    pairs = paired("fitnet", student, first_teacher(teachers, "fitnet"), maps)
+  def init(rng, pairs):
     if regressor:
       return init_regressors(rng, pairs)
     check_channels("fitnet without a regressor", pairs)
@@ -79,15 +77,13 @@ def fitnet(*, maps: Places | None = (2,), regressor: bool = True) -> LossTransfo
         )
     return (), ()
 
-  def compute(params, state, student, teachers, batch, extras):
-    del batch, extras
-    pairs = paired("fitnet", student, first_teacher(teachers, "fitnet"), maps)
+  def compute(params, state, pairs):
     if regressor:
       pairs, state = regress(params, state, pairs)
       pairs = tuple((jax.nn.relu(s), t) for s, t in pairs)
     return sum(mean_square(s - t) for s, t in pairs), state
 
-  return stateful("fitnet", init, compute)
+  return on_maps("fitnet", maps, compute, init)
 
 
 def vid(
@@ -125,11 +121,10 @@ def vid(
     Ahn et al., `Variational Information Distillation for Knowledge Transfer
     <https://arxiv.org/abs/1904.05835>`_, 2019, section 3.1, equations 4 to 6.
   """
-  schedules.check_number("epsilon", epsilon, positive=True)
-  schedules.check_number("init_variance", init_variance, positive=True)
+  check_number("epsilon", epsilon, positive=True)
+  check_number("init_variance", init_variance, positive=True)
   if init_variance <= epsilon:
     raise ValueError(f"init_variance: {init_variance} must be above epsilon, {epsilon}.")
-  check_places(maps)
   log_scale = math.log(math.expm1(init_variance - epsilon))
 
   def init_one(rng, s, t):
@@ -140,27 +135,112 @@ def vid(
     }
     return {**layers, "log_scale": jnp.full(outputs, log_scale, jnp.float32)}
 
-  def init(rng, student, teachers, batch):
-    del batch
-    pairs = paired("vid", student, first_teacher(teachers, "vid"), maps)
+  def init(rng, pairs):
     keys = jax.random.split(rng, len(pairs))
     return tuple(init_one(key, s, t) for key, (s, t) in zip(keys, pairs, strict=True)), ()
 
   def negative_likelihood(layers, s, t):
     s, t = matched(s, t)
-    mean = conv(layers["conv3"], _relu_conv(layers["conv2"], _relu_conv(layers["conv1"], s)))
+    for name in ("conv1", "conv2"):
+      s = jax.nn.relu(conv(layers[name], s))
+    mean = conv(layers["conv3"], s)
     variance = per_channel(jax.nn.softplus(layers["log_scale"]) + epsilon)
     return jnp.mean(0.5 * (jnp.square(mean - t) / variance + jnp.log(variance)))
 
-  def compute(params, state, student, teachers, batch, extras):
-    del batch, extras
-    pairs = paired("vid", student, first_teacher(teachers, "vid"), maps)
+  def compute(params, state, pairs):
     terms = (
       negative_likelihood(layers, s, t) for layers, (s, t) in zip(params, pairs, strict=True)
     )
     return sum(terms), state
 
-  return stateful("vid", init, compute)
+  return on_maps("vid", maps, compute, init)
+
+
+def simkd(reduction: int = 2, *, maps: Places | None = (-1,)) -> LossTransform:
+  """SimKD: the student's last map becomes the teacher's, so that its classifier can be reused.
+
+  ``mean (P(s) - t)**2``; the projector ``P`` is a 1x1, a 3x3 and a 1x1 convolution, each with batch
+  normalization and ReLU, with ``1 / reduction`` of the teacher's channels between. The larger map
+  is pooled to the smaller. It is used alone, without labels; after training, predict with
+  ``classifier(mean over pixels of`` :func:`project` ``)``, the classifier being the teacher's.
+
+  Args:
+    reduction: of the channels between the convolutions.
+    maps: places in both networks' maps, or pairs of places; by default the last.
+
+  Returns:
+    A :class:`LossTransform` with three layers ``{"kernel", "scale", "bias"}`` and their running
+    :class:`~jaxcompress.distill.layers.Statistics` for each map; metric ``simkd``. It reads
+    ``maps`` of any sizes.
+
+  Raises:
+    ValueError: if ``reduction`` is not positive or ``maps`` are no places; on ``init``, if there is
+      no teacher or no such map.
+
+  Examples:
+    >>> from jaxcompress.nn import Endpoints
+    >>> student = Endpoints(None, maps=(jnp.ones((2, 4, 4, 3)),))
+    >>> teacher = Endpoints(None, maps=(jnp.ones((2, 4, 4, 8)),))
+    >>> params, state = simkd().init(jax.random.key(0), student, (teacher,), {})
+    >>> [layer["kernel"].shape for layer in params[0]]
+    [(1, 1, 3, 4), (3, 3, 4, 4), (1, 1, 4, 8)]
+
+  References:
+    Chen et al., `Knowledge Distillation with the Reused Teacher Classifier
+    <https://arxiv.org/abs/2203.14001>`_, 2022, section 3.
+  """
+  if reduction < 1:
+    raise ValueError(f"reduction: {reduction} must be at least 1.")
+
+  def init_one(rng, s, t):
+    between = max(1, t.shape[-1] // reduction)
+    rows = (
+      (1, s.shape[-1], between),
+      (3, between, between),
+      (1, between, t.shape[-1]),
+    )
+    return init_conv_norms(rng, rows)
+
+  def init(rng, pairs):
+    made = [init_one(jax.random.fold_in(rng, i), s, t) for i, (s, t) in enumerate(pairs)]
+    return tuple(zip(*made, strict=True))
+
+  def compute(params, state, pairs):
+    terms, states = [], []
+    for layers, statistics, (s, t) in zip(params, state, pairs, strict=True):
+      s, t = matched(s, t)
+      s, statistics = conv_norms(layers, statistics, s, jax.nn.relu)
+      terms.append(mean_square(s - t))
+      states.append(statistics)
+    return sum(terms), tuple(states)
+
+  return on_maps("simkd", maps, compute, init)
+
+
+def project(params: tuple[Layer, ...], state: tuple[Statistics, ...], x: jax.Array) -> jax.Array:
+  """What the projector of :func:`simkd` makes of a map in evaluation, by its running statistics.
+
+  Args:
+    params: ``loss_params[0]`` of :func:`simkd`.
+    state: ``loss_state[0]``.
+    x: the student's map, (batch, height, width, channels), pooled if the teacher's was smaller.
+
+  Returns:
+    (batch, height, width, channels of the teacher).
+
+  Examples:
+    >>> from jaxcompress.nn import Endpoints
+    >>> same = Endpoints(None, maps=(jnp.ones((2, 4, 4, 3)),))
+    >>> params, state = simkd().init(jax.random.key(0), same, (same,), {})
+    >>> project(params[0], state[0], same.maps[0]).shape
+    (2, 4, 4, 3)
+  """
+  for layer, statistics in zip(params, state, strict=True):
+    gain = layer["scale"] * jax.lax.rsqrt(statistics.variance + 1e-5)
+    shift = layer["bias"] - statistics.mean * gain
+    x = convolve(x, layer["kernel"], padding=layer["kernel"].shape[0] // 2)
+    x = jax.nn.relu(x * per_channel(gain) + per_channel(shift))
+  return x
 
 
 def init_regressors(
@@ -178,14 +258,14 @@ def init_regressors(
     >>> init_regressors(jax.random.key(0), (pair,))[0][0]["kernel"].shape
     (4, 4, 3, 5)
   """
-  layers: list[tuple[Any, Any]] = []  # params and state
+  made: list[tuple[Any, Any]] = []  # params and state
   for i, (s, t) in enumerate(pairs):
     if skip_equal and s.shape[1:] == t.shape[1:]:
-      layers.append(((), ()))
+      made.append(((), ()))
       continue
     size, _ = _geometry(s.shape, t.shape)
-    layers.append(init_conv_norm(jax.random.fold_in(rng, i), size, s.shape[-1], t.shape[-1]))
-  return tuple(params for params, _ in layers), tuple(state for _, state in layers)
+    made.append(init_conv_norm(jax.random.fold_in(rng, i), size, s.shape[-1], t.shape[-1]))
+  return tuple(zip(*made, strict=True))  # type: ignore[return-value]
 
 
 def regress(
@@ -220,7 +300,3 @@ def _geometry(
   if (2 * height, 2 * width) == teacher[1:3]:
     return (4, 4), {"dilate_input": 2, "padding": 2}
   return (1 + max(height - teacher[1], 0), 1 + max(width - teacher[2], 0)), {}
-
-
-def _relu_conv(layer: Layer, x: jax.Array) -> jax.Array:
-  return jax.nn.relu(conv(layer, x))

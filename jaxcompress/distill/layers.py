@@ -1,12 +1,12 @@
-"""What losses train and compute on top of features."""
+"""Layers that losses train on top of features, in full float32 precision, and lengths of vectors."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-Linear = dict[str, jax.Array]
 Layer = dict[str, jax.Array]
 EXACT = jax.lax.Precision.HIGHEST
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -24,7 +24,7 @@ class Statistics(NamedTuple):
   variance: jax.Array
 
 
-def init_linear(rng: jax.Array, inputs: int, outputs: int) -> Linear:
+def init_linear(rng: jax.Array, inputs: int, outputs: int) -> Layer:
   """A linear layer, initialised as PyTorch's: all numbers U(-1, 1) / sqrt(inputs).
 
   Returns:
@@ -40,7 +40,22 @@ def init_linear(rng: jax.Array, inputs: int, outputs: int) -> Linear:
   return {"kernel": numbers[:-1], "bias": numbers[-1]}
 
 
-def linear(layer: Linear, x: jax.Array) -> jax.Array:
+def init_embeddings(rng: jax.Array, sizes: tuple[int, int], dim: int) -> dict[str, Layer]:
+  """A linear layer for each network's features, into one space.
+
+  Args:
+    rng: a key.
+    sizes: of the student's and the teacher's features.
+    dim: of the space.
+  """
+  keys = jax.random.split(rng)
+  return {
+    name: init_linear(key, size, dim)
+    for name, key, size in zip(("student", "teacher"), keys, sizes, strict=True)
+  }
+
+
+def linear(layer: Layer, x: jax.Array) -> jax.Array:
   """``x @ kernel + bias`` in full float32 precision on every backend; (batch, ...) is flattened.
 
   Examples:
@@ -95,6 +110,23 @@ def init_conv_norm(
   return {"kernel": kernel, "scale": ones, "bias": zeros}, Statistics(zeros, ones)
 
 
+def init_conv_norms(
+  rng: jax.Array, rows: Sequence[tuple[int, int, int]]
+) -> tuple[tuple[Layer, ...], tuple[Statistics, ...]]:
+  """Several of :func:`init_conv_norm`, one after the other.
+
+  Args:
+    rng: a key.
+    rows: side of the kernel, inputs and outputs of each.
+  """
+  keys = jax.random.split(rng, len(rows))
+  made = [
+    init_conv_norm(key, (size, size), inputs, outputs)
+    for key, (size, inputs, outputs) in zip(keys, rows, strict=True)
+  ]
+  return tuple(zip(*made, strict=True))  # type: ignore[return-value]
+
+
 def convolve(
   x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int = 0, dilate_input: int = 1
 ) -> jax.Array:
@@ -141,6 +173,21 @@ def conv_norm(
   """A convolution, normalised by the batch; options of :func:`convolve`."""
   y, statistics = batch_norm(statistics, convolve(x, layer["kernel"], **options))
   return y * per_channel(layer["scale"]) + per_channel(layer["bias"]), statistics
+
+
+def conv_norms(
+  layers: Sequence[Layer],
+  statistics: Sequence[Statistics],
+  x: jax.Array,
+  act: Callable[[jax.Array], jax.Array],
+) -> tuple[jax.Array, tuple[Statistics, ...]]:
+  """Several of :func:`conv_norm`, each with an activation; they keep the map's size."""
+  states = []
+  for layer, before in zip(layers, statistics, strict=True):
+    x, after = conv_norm(layer, before, x, padding=layer["kernel"].shape[0] // 2)
+    x = act(x)
+    states.append(after)
+  return x, tuple(states)
 
 
 def batch_norm(
@@ -192,6 +239,16 @@ def flat(x: jax.Array) -> jax.Array:
     (2, 12)
   """
   return x.reshape(x.shape[0], -1)
+
+
+def numbers_of(x: jax.Array) -> int:
+  """Numbers per example of (batch, ...).
+
+  Examples:
+    >>> numbers_of(jnp.ones((2, 3, 4)))
+    12
+  """
+  return x.size // x.shape[0]
 
 
 def unit(x: jax.Array, *, axis: int = -1, epsilon: float = 0.0) -> jax.Array:

@@ -1,13 +1,18 @@
 """Losses that compare relations between predictions: within rows, within columns, across pairs."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill import schedules
-from jaxcompress.distill.base import LossTransform, first_teacher, stateful, stateless
+from jaxcompress.distill.base import (
+  LossTransform,
+  both_pooled,
+  check_number,
+  first_teacher,
+  stateful,
+  stateless,
+)
 from jaxcompress.distill.layers import (
   EXACT,
   Statistics,
@@ -15,6 +20,7 @@ from jaxcompress.distill.layers import (
   flat,
   init_linear,
   linear,
+  numbers_of,
   unit,
 )
 from jaxcompress.distill.logits import check_logits, softened_kl
@@ -50,12 +56,11 @@ def dist(beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> Los
     Huang et al., `Knowledge Distillation from A Stronger Teacher
     <https://arxiv.org/abs/2205.10536>`_, 2022, section 3.
   """
-  schedules.check_number("beta", beta)
-  schedules.check_number("gamma", gamma)
-  schedules.check_number("temperature", temperature, positive=True)
+  check_number("beta", beta)
+  check_number("gamma", gamma)
+  check_number("temperature", temperature, positive=True)
 
   def compute(student, teachers, batch):
-    del batch
     teacher = first_teacher(teachers, "dist").logits
     check_logits(student.logits, teacher)
     p_s = jax.nn.softmax(student.logits / temperature)
@@ -106,12 +111,11 @@ def mlkd(
   if not temperatures:
     raise ValueError("temperatures: there are none; give at least one.")
   for temperature in temperatures:
-    schedules.check_number("temperatures", temperature, positive=True)
+    check_number("temperatures", temperature, positive=True)
   if not isinstance(views, int) or views < 1:
     raise ValueError(f"views: {views!r} must be a whole number, at least 1.")
 
   def compute(student, teachers, batch):
-    del batch
     teacher = first_teacher(teachers, "mlkd").logits
     check_logits(student.logits, teacher)
     if len(teacher) % views:
@@ -155,19 +159,17 @@ def srd(exponent: float = 4.0, temperature: float = 1.0) -> LossTransform:
     Miles & Mikolajczyk, `Understanding the Role of the Projector in Knowledge Distillation
     <https://arxiv.org/abs/2303.11098>`_, 2024, section 3.
   """
-  schedules.check_number("exponent", exponent, positive=True)
-  schedules.check_number("temperature", temperature, positive=True)
+  check_number("exponent", exponent, positive=True)
+  check_number("temperature", temperature, positive=True)
 
   def init(rng, student, teachers, batch):
-    del batch
     teacher = first_teacher(teachers, "srd")
     check_logits(student.logits, teacher.logits)
-    inputs, outputs = features("srd", "student", student), features("srd", "teacher", teacher)
-    start = Statistics(jnp.zeros(outputs), jnp.ones(outputs))
-    return init_linear(rng, inputs, outputs), {"student": start, "teacher": start}
+    inputs, outputs = map(numbers_of, both_pooled("srd", student, teachers))
+    fresh = Statistics(jnp.zeros(outputs), jnp.ones(outputs))
+    return init_linear(rng, inputs, outputs), {"student": fresh, "teacher": fresh}
 
   def compute(params, state, student, teachers, batch, extras):
-    del batch, extras
     teacher = first_teacher(teachers, "srd")
     s, of_student = batch_norm(state["student"], linear(params, student.pooled))
     t, of_teacher = batch_norm(state["teacher"], flat(teacher.pooled))
@@ -176,19 +178,6 @@ def srd(exponent: float = 4.0, temperature: float = 1.0) -> LossTransform:
     return loss, {"student": of_student, "teacher": of_teacher}
 
   return stateful("srd", init, compute)
-
-
-def features(name: str, network: str, endpoints: Any) -> int:
-  """Numbers per example in ``pooled``.
-
-  Raises:
-    ValueError: if there are none.
-  """
-  if endpoints.pooled is None:
-    raise ValueError(
-      f"{network}: {name} reads pooled features and there are none; return Endpoints(pooled=...)."
-    )
-  return endpoints.pooled.size // endpoints.pooled.shape[0]
 
 
 def _pearson(x: jax.Array, y: jax.Array, axis: int) -> jax.Array:

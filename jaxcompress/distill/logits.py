@@ -1,13 +1,24 @@
 """Cross-entropy, and the divergence of softened logits with its variants."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from jaxcompress.distill import schedules
-from jaxcompress.distill.base import LossTransform, first_teacher, stateful, stateless
-from jaxcompress.distill.labels import check_soft_labels, expectation, expected
+from jaxcompress.distill.base import (
+  Batch,
+  LossTransform,
+  at_count,
+  check_nothing,
+  check_number,
+  first_teacher,
+  init_count,
+  stateful,
+  stateless,
+)
+from jaxcompress.distill.labels import check_labels, check_soft_labels, expectation, expected
 from jaxcompress.distill.layers import init_linear, linear, norm
 
 
@@ -45,7 +56,6 @@ def cross_entropy(label_smoothing: float = 0.0) -> LossTransform:
     raise ValueError(f"label_smoothing: {label_smoothing!r} must be in [0, 1).")
 
   def compute(student, teachers, batch):
-    del teachers
     log_p = jax.nn.log_softmax(student.logits)
     likelihood = expected(log_p, batch)
     if label_smoothing:
@@ -56,7 +66,7 @@ def cross_entropy(label_smoothing: float = 0.0) -> LossTransform:
   return stateless("cross_entropy", compute, check_soft_labels)
 
 
-def kd(temperature: schedules.ScalarOrSchedule = 4.0) -> LossTransform:
+def kd(temperature: optax.ScalarOrSchedule = 4.0) -> LossTransform:
   """Hinton's distillation: KL divergence from softened teacher to student.
 
   The loss is ``T**2 * KL(softmax(t / T) || softmax(s / T))``, averaged over the batch; ``T**2``
@@ -85,23 +95,14 @@ def kd(temperature: schedules.ScalarOrSchedule = 4.0) -> LossTransform:
     Hinton et al., `Distilling the Knowledge in a Neural Network
     <https://arxiv.org/abs/1503.02531>`_, 2015, section 2.
   """
-  schedules.check_number("temperature", temperature, positive=True)
 
-  def init(rng, student, teachers, batch):
-    del rng, batch
-    check_logits(student.logits, first_teacher(teachers, "kd").logits)
-    return (), schedules.start(temperature)
+  def compute(student, teacher, softening, batch):
+    return softened_kl(student, teacher, softening)
 
-  def compute(params, count, student, teachers, batch, extras):
-    del params, batch, extras
-    softening, count = schedules.read(temperature, count)
-    teacher = first_teacher(teachers, "kd").logits
-    return softened_kl(student.logits, teacher, softening), count
-
-  return stateful("kd", init, compute)
+  return on_logits("kd", temperature, compute)
 
 
-def lskd(temperature: schedules.ScalarOrSchedule = 2.0) -> LossTransform:
+def lskd(temperature: optax.ScalarOrSchedule = 2.0) -> LossTransform:
   """Logit standardisation: distillation of logits brought to mean 0 and deviation 1.
 
   ``T**2 * KL(softmax(z(t) / T) || softmax(z(s) / T))``, averaged over the batch, with
@@ -131,20 +132,12 @@ def lskd(temperature: schedules.ScalarOrSchedule = 2.0) -> LossTransform:
     Sun et al., `Logit Standardization in Knowledge Distillation
     <https://arxiv.org/abs/2403.01427>`_, 2024, section 4.2, algorithm 1.
   """
-  schedules.check_number("temperature", temperature, positive=True)
 
-  def init(rng, student, teachers, batch):
-    del rng, batch
-    check_logits(student.logits, first_teacher(teachers, "lskd").logits)
-    return (), schedules.start(temperature)
+  def compute(student, teacher, softening, batch):
+    teacher = standardised(teacher)
+    return softened_kl(standardised(student), teacher, softening)
 
-  def compute(params, count, student, teachers, batch, extras):
-    del params, batch, extras
-    softening, count = schedules.read(temperature, count)
-    teacher = standardised(first_teacher(teachers, "lskd").logits)
-    return softened_kl(standardised(student.logits), teacher, softening), count
-
-  return stateful("lskd", init, compute)
+  return on_logits("lskd", temperature, compute)
 
 
 def ctkd(
@@ -194,10 +187,9 @@ def ctkd(
     <https://arxiv.org/abs/2211.16231>`_, 2023, section 3: the global and the instance-wise temperature.
   """
   for argument, value in (("steps", steps), ("lowest", lowest), ("span", span), ("hidden", hidden)):
-    schedules.check_number(argument, value, positive=True)
+    check_number(argument, value, positive=True)
 
   def init(rng, student, teachers, batch):
-    del batch
     check_logits(student.logits, first_teacher(teachers, "ctkd").logits)
     count = jnp.zeros((), jnp.int32)
     if not per_example:
@@ -208,7 +200,6 @@ def ctkd(
     return {"hidden": first, "temperature": last}, count
 
   def compute(params, count, student, teachers, batch, extras):
-    del batch, extras
     count = count + 1
     progress = jnp.minimum(count.astype(jnp.float32) / steps, 1.0)
     reversal = -strength * (1 - jnp.cos(jnp.pi * progress)) / 2
@@ -225,6 +216,46 @@ def ctkd(
     return linear(params["temperature"], jax.nn.relu(linear(params["hidden"], both)))[:, 0]
 
   return stateful("ctkd", init, compute)
+
+
+def on_logits(
+  name: str,
+  temperature: optax.ScalarOrSchedule,
+  compute: Callable[[jax.Array, jax.Array, jax.Array, Batch], jax.Array],
+  *,
+  reads_labels: bool = False,
+) -> LossTransform:
+  """A loss on the networks' logits at a temperature from its formula.
+
+  Args:
+    name: of its metric.
+    temperature: above 0, or a schedule of the step, counted in the state.
+    compute: ``(student, teacher, temperature, batch) -> scalar``, of logits (batch, classes).
+    reads_labels: whether it reads the batch's labels too, and tells classes apart.
+
+  Returns:
+    A :class:`~jaxcompress.distill.LossTransform` without parameters.
+
+  Raises:
+    ValueError: if ``temperature`` is not positive; on ``init``, if there is no teacher or its
+      classes differ, or labels that it reads are missing or of the wrong shape or dtype.
+  """
+  check_number("temperature", temperature, positive=True)
+
+  def init(rng, student, teachers, batch):
+    check_logits(student.logits, first_teacher(teachers, name).logits)
+    if reads_labels:
+      if student.logits.shape[-1] < 2:
+        raise ValueError(f"student: {name} needs at least 2 classes and there is 1.")
+      check_labels(student.logits.shape, batch)
+    return (), init_count(temperature)
+
+  def at_step(params, count, student, teachers, batch, extras):
+    softening, count = at_count(temperature, count)
+    teacher = first_teacher(teachers, name).logits
+    return compute(student.logits, teacher, softening, batch), count
+
+  return stateful(name, init, at_step, check_soft_labels if reads_labels else check_nothing)
 
 
 def softened_kl(

@@ -1,17 +1,66 @@
 """Which feature maps a loss compares, and how two maps get one size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.distill.base import LossTransform, first_teacher, stateful, stateless
 from jaxcompress.distill.layers import EXACT
 from jaxcompress.nn import Endpoints
 
 Places = Sequence[int | tuple[int, int]]
 Pair = tuple[jax.Array, jax.Array]
+Pairs = tuple[Pair, ...]
+
+
+def on_maps(
+  name: str,
+  maps: Places | None,
+  compute: Callable[..., Any],
+  init: Callable[[jax.Array, Pairs], tuple[Any, Any]] | None = None,
+  *,
+  field: str = "maps",
+  skip: int = 1,
+) -> LossTransform:
+  """A loss on pairs of feature maps from its formula.
+
+  Args:
+    name: of its metric.
+    maps: places in both networks' maps; see :func:`paired`.
+    compute: ``(pairs) -> scalar``; where there is an ``init``,
+      ``(params, state, pairs) -> (scalar, state)``.
+    init: ``(rng, pairs) -> (params, state)``; reads shapes only. None: nothing is trained or carried.
+    field: ``maps`` or ``preact``.
+    skip: maps at the beginning that None leaves out.
+
+  Returns:
+    A :class:`~jaxcompress.distill.LossTransform`.
+
+  Raises:
+    ValueError: if ``maps`` are no places; on ``init``, if there is no teacher or no such map.
+
+  Examples:
+    >>> loss = on_maps("gap", (-1,), lambda pairs: sum(jnp.mean(s - t) for s, t in pairs))
+    >>> one, two = (Endpoints(None, maps=(x * jnp.ones((1, 2, 2, 3)),)) for x in (1.0, 2.0))
+    >>> float(loss.update((), (), one, (two,), {})[0])
+    -1.0
+  """
+  check_places(maps)
+
+  def pairs(student, teachers):
+    return paired(name, student, first_teacher(teachers, name), maps, field=field, skip=skip)
+
+  if init is None:
+    return stateless(name, lambda student, teachers, _: compute(pairs(student, teachers)))
+  return stateful(
+    name,
+    lambda rng, student, teachers, _: init(rng, pairs(student, teachers)),
+    lambda params, state, student, teachers, *_: compute(params, state, pairs(student, teachers)),
+  )
 
 
 def paired(
@@ -22,7 +71,7 @@ def paired(
   *,
   field: str = "maps",
   skip: int = 1,
-) -> tuple[Pair, ...]:
+) -> Pairs:
   """The maps that a loss compares.
 
   Args:

@@ -3,19 +3,24 @@
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill import schedules
-from jaxcompress.distill.base import LossTransform, first_teacher, stateful, stateless
+from jaxcompress.distill.base import (
+  LossTransform,
+  both_pooled,
+  check_number,
+  stateful,
+  stateless,
+)
 from jaxcompress.distill.layers import (
   EXACT,
   flat,
-  init_linear,
+  init_embeddings,
   linear,
   mean_square,
   norm,
+  numbers_of,
   unit,
 )
-from jaxcompress.distill.logit_relations import features
-from jaxcompress.distill.maps import Places, check_places, paired
+from jaxcompress.distill.maps import Places, on_maps
 
 
 def similarity(*, maps: Places | None = (-1,)) -> LossTransform:
@@ -45,18 +50,15 @@ def similarity(*, maps: Places | None = (-1,)) -> LossTransform:
     Tung & Mori, `Similarity-Preserving Knowledge Distillation
     <https://arxiv.org/abs/1907.09682>`_, 2019, section 3.
   """
-  check_places(maps)
 
   def gram(x):
     x = flat(x)
     return unit(jnp.dot(x, x.T, precision=EXACT), epsilon=1e-12)
 
-  def compute(student, teachers, batch):
-    del batch
-    pairs = paired("similarity", student, first_teacher(teachers, "similarity"), maps)
+  def compute(pairs):
     return sum(mean_square(gram(t) - gram(s)) for s, t in pairs)
 
-  return stateless("similarity", compute)
+  return on_maps("similarity", maps, compute)
 
 
 def correlation(dim: int | None = 128) -> LossTransform:
@@ -90,25 +92,19 @@ def correlation(dim: int | None = 128) -> LossTransform:
     <https://arxiv.org/abs/1910.10699>`_, 2020.
   """
   if dim is not None:
-    schedules.check_number("dim", dim, positive=True)
+    check_number("dim", dim, positive=True)
 
   def init(rng, student, teachers, batch):
-    del batch
-    s = features("correlation", "student", student)
-    t = features("correlation", "teacher", first_teacher(teachers, "correlation"))
+    s, t = map(numbers_of, both_pooled("correlation", student, teachers))
     if dim is None and s != t:
       raise ValueError(
         f"dim: None compares features of equal size, but the student has {s} and the teacher {t};"
         " give a dim to embed them."
       )
-    if dim is None:
-      return (), ()
-    keys = jax.random.split(rng)
-    return {"student": init_linear(keys[0], s, dim), "teacher": init_linear(keys[1], t, dim)}, ()
+    return (() if dim is None else init_embeddings(rng, (s, t), dim)), ()
 
   def compute(params, state, student, teachers, batch, extras):
-    del batch, extras
-    s, t = flat(student.pooled), flat(first_teacher(teachers, "correlation").pooled)
+    s, t = map(flat, both_pooled("correlation", student, teachers))
     if dim is not None:
       s, t = linear(params["student"], s), linear(params["teacher"], t)
     difference = jnp.abs(s - t)
@@ -148,8 +144,8 @@ def rkd(distance: float = 25.0, angle: float = 50.0) -> LossTransform:
     Park et al., `Relational Knowledge Distillation <https://arxiv.org/abs/1904.05068>`_, 2019,
     sections 3.2.1 and 3.2.2.
   """
-  schedules.check_number("distance", distance)
-  schedules.check_number("angle", angle)
+  check_number("distance", distance)
+  check_number("angle", angle)
 
   def relations(x):
     steps = x[None] - x[:, None]  # (i, j): from i to j
@@ -164,12 +160,8 @@ def rkd(distance: float = 25.0, angle: float = 50.0) -> LossTransform:
     return lengths / scale, cosines
 
   def compute(student, teachers, batch):
-    del batch
-    teacher = first_teacher(teachers, "rkd")
-    for network, endpoints in (("student", student), ("teacher", teacher)):
-      features("rkd", network, endpoints)
-    lengths_s, cosines_s = relations(flat(student.pooled))
-    lengths_t, cosines_t = relations(flat(teacher.pooled))
+    found = (relations(flat(x)) for x in both_pooled("rkd", student, teachers))
+    (lengths_s, cosines_s), (lengths_t, cosines_t) = found
     return distance * _smooth(lengths_s - lengths_t) + angle * _smooth(cosines_s - cosines_t)
 
   return stateless("rkd", compute)
@@ -202,7 +194,7 @@ def pkt(epsilon: float = 1e-7) -> LossTransform:
     Passalis & Tefas, `Learning Deep Representations with Probabilistic Knowledge Transfer
     <https://arxiv.org/abs/1803.10837>`_, 2018, section 3.
   """
-  schedules.check_number("epsilon", epsilon, positive=True)
+  check_number("epsilon", epsilon, positive=True)
 
   def affinities(x):
     x = x / (norm(x) + epsilon)
@@ -210,11 +202,7 @@ def pkt(epsilon: float = 1e-7) -> LossTransform:
     return cosines / jnp.sum(cosines, axis=1, keepdims=True)
 
   def compute(student, teachers, batch):
-    del batch
-    teacher = first_teacher(teachers, "pkt")
-    for network, endpoints in (("student", student), ("teacher", teacher)):
-      features("pkt", network, endpoints)
-    p, q = affinities(flat(student.pooled)), affinities(flat(teacher.pooled))
+    p, q = (affinities(flat(x)) for x in both_pooled("pkt", student, teachers))
     # log((q + e) / (p + e)), exact where q is close to p
     return jnp.mean(q * jnp.log1p((q - p) / (p + epsilon)))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill.base import LossTransform, first_teacher, stateful, stateless
+from jaxcompress.distill.base import LossTransform, both_pooled, first_teacher, stateful
 from jaxcompress.distill.layers import (
   Layer,
   Statistics,
@@ -22,9 +22,9 @@ from jaxcompress.distill.maps import (
   check_channels,
   check_places,
   nearest,
+  on_maps,
   paired,
 )
-from jaxcompress.nn import Endpoints
 
 LEVELS = (4, 2, 1)
 
@@ -55,6 +55,7 @@ def review(
       teacher, no such map or no pooled features.
 
   Examples:
+    >>> from jaxcompress.nn import Endpoints
     >>> student = Endpoints(None, jnp.ones((2, 6)), preact=(jnp.ones((2, 4, 4, 3)),))
     >>> teacher = Endpoints(None, jnp.ones((2, 8)), preact=(jnp.ones((2, 4, 4, 5)),))
     >>> params, state = review().init(jax.random.key(0), student, (teacher,), {})
@@ -70,28 +71,28 @@ def review(
   check_places(maps)
 
   def levels(student, teachers):
-    teacher = first_teacher(teachers, "review")
-    pairs = paired("review", student, teacher, maps, field="preact")
+    pairs = paired("review", student, first_teacher(teachers, "review"), maps, field="preact")
     if pooled:
-      pairs = (*pairs, (_pixel("student", student), _pixel("teacher", teacher)))
+      pairs = (
+        *pairs,
+        tuple(map(_pixel, both_pooled("review", student, teachers, ", or set pooled=False"))),
+      )
     return pairs
 
   def init(rng, student, teachers, batch):
-    del batch
     pairs = levels(student, teachers)
     channels = min(512, pairs[-1][0].shape[-1]) if mid is None else mid
-    layers = []
+    made = []
     for i, (s, t) in enumerate(pairs):
       keys = jax.random.split(jax.random.fold_in(rng, i), 3)
       reduce, reduced = init_conv_norm(keys[0], (1, 1), s.shape[-1], channels)
       expand, expanded = init_conv_norm(keys[1], (3, 3), channels, t.shape[-1])
       attend = () if i == len(pairs) - 1 else init_conv(keys[2], (1, 1), 2 * channels, 2)
       params = {"reduce": reduce, "attend": attend, "expand": expand}
-      layers.append((params, {"reduce": reduced, "expand": expanded}))
-    return tuple(params for params, _ in layers), tuple(state for _, state in layers)
+      made.append((params, {"reduce": reduced, "expand": expanded}))
+    return tuple(zip(*made, strict=True))
 
   def compute(params, state, student, teachers, batch, extras):
-    del batch, extras
     pairs = levels(student, teachers)
     fused, state = fuse(params, state, pairs)
     terms = (hierarchical_context(s, t) for s, (_, t) in zip(fused, pairs, strict=True))
@@ -116,6 +117,7 @@ def hcl(*, maps: Places | None = None) -> LossTransform:
       channels differ.
 
   Examples:
+    >>> from jaxcompress.nn import Endpoints
     >>> same = Endpoints(None, maps=(jnp.ones((2, 4, 4, 3)),))
     >>> float(hcl().update((), (), same, (same,), {})[0])
     0.0
@@ -123,15 +125,12 @@ def hcl(*, maps: Places | None = None) -> LossTransform:
   References:
     Chen et al., 2021 (see :func:`review`), section 3.3.
   """
-  check_places(maps)
 
-  def compute(student, teachers, batch):
-    del batch
-    pairs = paired("hcl", student, first_teacher(teachers, "hcl"), maps)
+  def compute(pairs):
     check_channels("hcl", pairs)
     return sum(hierarchical_context(s, t) for s, t in pairs)
 
-  return stateless("hcl", compute)
+  return on_maps("hcl", maps, compute)
 
 
 def fuse(
@@ -183,11 +182,6 @@ def hierarchical_context(student: jax.Array, teacher: jax.Array) -> jax.Array:
   return total / weights
 
 
-def _pixel(network: str, endpoints: Endpoints) -> jax.Array:
-  """The pooled features as a map of one pixel."""
-  if endpoints.pooled is None:
-    raise ValueError(
-      f"{network}: review reads pooled features and there are none; return Endpoints(pooled=...),"
-      " or set pooled=False."
-    )
-  return endpoints.pooled.reshape(endpoints.pooled.shape[0], 1, 1, -1)
+def _pixel(x: jax.Array) -> jax.Array:
+  """Pooled features as a map of one pixel."""
+  return x.reshape(x.shape[0], 1, 1, -1)

@@ -4,17 +4,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxcompress.distill.attention import attention, nst
+from jaxcompress.distill.attention import attention, cat_kd, nst
 from jaxcompress.distill.base import LossTransform
 from jaxcompress.distill.boundaries import ab, ofd
 from jaxcompress.distill.combine import named_chain, scale
-from jaxcompress.distill.contrastive import crd
+from jaxcompress.distill.contrastive import crd, in_batch_infonce
 from jaxcompress.distill.decoupled import dkd, nkd
 from jaxcompress.distill.factors import factor, paraphrase
 from jaxcompress.distill.flow import fsp, kdsvd
-from jaxcompress.distill.heads import cat_kd, simkd
-from jaxcompress.distill.hints import fitnet, vid
-from jaxcompress.distill.in_batch import in_batch_infonce
+from jaxcompress.distill.hints import fitnet, simkd, vid
 from jaxcompress.distill.logit_relations import dist, mlkd, srd
 from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
 from jaxcompress.distill.relations import correlation, pkt, rkd, similarity

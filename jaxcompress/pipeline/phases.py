@@ -12,6 +12,7 @@ import optax
 from jaxcompress import data as datasets
 from jaxcompress import distill, prune, quantize, training
 from jaxcompress.data.storage import EncodedImages
+from jaxcompress.distill.zoo import Parsed
 from jaxcompress.pipeline.context import Context, PhaseSteps
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.pipeline.options import DISTRIBUTIONS, UNSTRUCTURED, CompressOptions
@@ -177,7 +178,7 @@ def pruned(
   return prune.magnitude(optimizer, sparsity=options.sparsity, schedule=schedule, **shares)
 
 
-def losses_of(options: CompressOptions, images: int) -> distill.Parsed:
+def losses_of(options: CompressOptions, images: int) -> Parsed:
   """The losses that the options ask for, with a number of training images."""
   return distill.parse(options.distill, num_examples=images)
 

@@ -21,10 +21,10 @@ from jaxcompress.distill import (
   cross_entropy,
   for_teacher,
   kd,
-  keep_where,
   named_chain,
   scale,
 )
+from jaxcompress.distill.base import keep_where
 from jaxcompress.nn import Endpoints
 
 BATCH, CLASSES = 6, 5

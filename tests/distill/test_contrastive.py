@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 
 from jaxcompress.distill import (
-  CRDParams,
-  CRDState,
   LossTransform,
-  ScaleState,
   by_magnitude,
   by_uncertainty,
   chain,
@@ -22,14 +19,21 @@ from jaxcompress.distill import (
   for_teacher,
   for_teachers,
   kd,
-  keep_where,
   named_chain,
   scale,
   teacher_head,
 )
-from jaxcompress.distill.banks import draw_contrast, scores, write_rows
-from jaxcompress.distill.noise_contrast import noise_contrastive
-from jaxcompress.distill.strata import draw_rows
+from jaxcompress.distill.banks import (
+  CRDParams,
+  CRDState,
+  draw_contrast,
+  draw_rows,
+  scores,
+  write_rows,
+)
+from jaxcompress.distill.base import keep_where
+from jaxcompress.distill.combine import ScaleState
+from jaxcompress.distill.contrastive import noise_contrastive
 from jaxcompress.nn import Endpoints
 
 
@@ -442,8 +446,8 @@ def test_mistakes_name_the_argument_and_the_value_of_contrastive_distillation(se
       r"'contrast_index' has shape \(6, 1\)",
     ),
     ({"student": Endpoints(logits=jnp.zeros((6, 3)))}, "student: crd reads pooled features"),
-    ({"teachers": (Endpoints(logits=jnp.zeros((6, 3))),)}, "teachers: crd reads pooled features"),
-    ({"teachers": ()}, "teachers: crd reads one and there are none"),
+    ({"teachers": (Endpoints(logits=jnp.zeros((6, 3))),)}, "teacher: crd reads pooled features"),
+    ({"teachers": ()}, "teacher: crd reads one and there are none"),
   ],
 )
 def test_inputs_that_do_not_fit_are_refused_by_the_init_of_contrastive_distillation(

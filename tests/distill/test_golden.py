@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxcompress import distill
+from jaxcompress.distill.combine import ScaleState
 from jaxcompress.distill.layers import Statistics
 from jaxcompress.distill.reviews import fuse
 from jaxcompress.nn import Endpoints
@@ -185,7 +186,7 @@ CASES = {
     always(distill.scale(0.25, distill.lskd(2))),
     "logits",
     "_soft_T2",
-    state=lambda arrays, after: distill.ScaleState((), ()),
+    state=lambda arrays, after: ScaleState((), ()),
   ),
   "lskd_full": Case(
     "lskd",
@@ -197,7 +198,7 @@ CASES = {
     "logits",
     "_full_T2_a0.1_b9",
     params=lambda torch: ((), ()),
-    state=lambda arrays, after: (distill.ScaleState((), ()),) * 2,
+    state=lambda arrays, after: (ScaleState((), ()),) * 2,
   ),
   "rkd": Case("rkd", always(distill.rkd()), "pooled"),
   "pkt": Case("pkt", always(distill.pkt()), "pooled"),

@@ -16,6 +16,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
+LONGEST_LINE = 1024  # of a global's module or name
 
 
 def read_pickle(path: str | os.PathLike, *, argument: str = "path") -> Any:
@@ -172,8 +173,8 @@ class _Bounded:
   def read(self, size: int) -> bytes:
     return self._file.read(size if size <= 8 else min(size, self.left()))
 
-  def readline(self, size: int) -> bytes:
-    return self._file.readline(size)
+  def readline(self) -> bytes:
+    return self._file.readline(LONGEST_LINE)
 
 
 def _read_legacy(file: _Bounded, budget: Budget) -> Any:

@@ -120,7 +120,7 @@ def test_an_archive_is_refused_with_the_reason(tmp_path):
     "does not start as a file of torch.save": b"<!DOCTYPE html>",
     "is a pickle, but not of torch.save": b"\x80\x02}." * 4,
     "its protocol is not 1001": legacy_bytes([1]).replace(b"\x8a\x02\xe9\x03", b"\x8a\x02\xea\x03"),
-    "pickle protocol 6": zip_bytes(Raw(b"\x80\x06N.")),
+    "pickle protocol: 6": zip_bytes(Raw(b"\x80\x06N.")),
   }
   for reason, raw in cases.items():
     with pytest.raises(ValueError, match=reason):
