@@ -77,6 +77,22 @@ def check_whole(argument: str, value: Any, least: int) -> None:
     raise ValueError(f"{argument}: {shown(value)} must be a whole number, at least {least}.")
 
 
+def check_range(argument: str, value: Any, least: float, most: float) -> None:
+  """Checks that an argument is a number between two others, or one of them.
+
+  Raises:
+    ValueError: if it is not.
+
+  Examples:
+    >>> check_range("probability", 1.5, 0, 1)
+    Traceback (most recent call last):
+    ValueError: probability: 1.5 must be a number from 0 to 1.
+  """
+  if not isinstance(value, numbers.Real) or not least <= float(value) <= most:
+    wanted = f"of at least {least}" if most == float("inf") else f"from {least} to {most}"
+    raise ValueError(f"{argument}: {shown(value)} must be a number {wanted}.")
+
+
 def check_callable(argument: str, value: Any, wanted: str) -> None:
   """Checks that an argument can be called, or is None where that is wanted too.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcompress.arguments import check_whole
 from jaxcompress.data.dataset import Split
 
 Batch = dict[str, np.ndarray]
@@ -42,14 +43,10 @@ def batch_indices(count: int, batch_size: int, *, seed: int, position: int) -> n
     >>> sorted(np.concatenate(batches).tolist())
     [0, 1, 2, 3, 4, 5]
   """
-  for name, value, least in (
-    ("count", count, 1),
-    ("batch_size", batch_size, 1),
-    ("seed", seed, 0),
-    ("position", position, 0),
-  ):
-    if value < least:
-      raise ValueError(f"{name}: {value} must be at least {least}.")
+  check_whole("count", count, 1)
+  check_whole("batch_size", batch_size, 1)
+  check_whole("seed", seed, 0)
+  check_whole("position", position, 0)
   start, stop = position * batch_size, (position + 1) * batch_size
   first, last = start // count, (stop - 1) // count
   epochs = [_permutation(count, seed, epoch) for epoch in range(first, last + 1)]
@@ -111,8 +108,7 @@ def eval_batches(split: Split, batch_size: int, rows: np.ndarray | None = None) 
     >>> [batch["mask"].tolist() for batch in eval_batches(split, 3)]
     [[True, True, True], [True, True, False]]
   """
-  if batch_size < 1:
-    raise ValueError(f"batch_size: {batch_size} must be at least 1.")
+  check_whole("batch_size", batch_size, 1)
   return (_padded(split, start, batch_size, rows) for start in range(0, len(split), batch_size))
 
 
@@ -196,8 +192,7 @@ class Stream:
   ):
     if workers is None:
       workers = min(16, max(1, (os.cpu_count() or 2) - 1))
-    if workers < 0:
-      raise ValueError(f"workers: {workers} must not be negative; 0 reads with threads.")
+    check_whole("workers", workers, 0)
     self._read = _Reader(split, batch_size, seed, rows)
     self._stop, self._workers = stop, workers
     self._next = -1

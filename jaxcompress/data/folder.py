@@ -9,12 +9,11 @@ import numpy as np
 from jaxcompress.data import images
 from jaxcompress.data.dataset import Dataset, Split
 from jaxcompress.data.splits import (
-  at_most,
   file_keys,
   name_order,
   pixel_keys,
   repeated_notes,
-  three_way,
+  shared_out,
 )
 from jaxcompress.data.storage import encode_images, fits_memory
 from jaxcompress.data.walk import (
@@ -97,10 +96,8 @@ def folder(
     part: _files(place, folders[part], classes, seed, left_out) for part, place in parts.items()
   }
   absent = _absent(files, classes)
-  files = _complete(files, classes)
-  files = {
-    part: found.pick(at_most(found.labels, found.order, limit)) for part, found in files.items()
-  }
+  _check_counts(files, classes)
+  files = shared_out(files, lambda found: found.order, limit)
   pixels, repeated = _read(files, root, size, in_memory)
   splits: Any = {part: Split(pixels[part], found.labels) for part, found in files.items()}
   skipped = (f"left out: {left_out.text()}",) if left_out.names else ()
@@ -186,11 +183,8 @@ def _name(path: pathlib.Path, root: pathlib.Path) -> str:
 def _parts(root: pathlib.Path, left_out: LeftOut) -> dict[str, pathlib.Path]:
   """Where each part lies: the root alone, or its ``train`` folder and those beside it."""
   below = subfolders(root, LeftOut())
-  found = {
-    part: [child for child in below if child.name.lower() in names]
-    for part, names in PARTS.items()
-    if any(child.name.lower() in names for child in below)
-  }
+  named = {part: [f for f in below if f.name.lower() in names] for part, names in PARTS.items()}
+  found = {part: places for part, places in named.items() if places}
   nothing_else = sum(map(len, found.values())) == len(below) > 1
   if "train" in found and (nothing_else or any(subfolders(f, LeftOut()) for f in found["train"])):
     for part, places in found.items():
@@ -284,20 +278,12 @@ def _absent(files: dict[str, Files], classes: Sequence[str]) -> tuple[str, ...]:
   return tuple(notes)
 
 
-def _complete(files: dict[str, Files], classes: Sequence[str]) -> dict[str, Files]:
-  """All three parts; what is missing is split off the training images."""
-  if "test" not in files and "validation" in files:
-    files = {"train": files["train"], "test": files["validation"]}
-  if len(files) == len(PARTS):
-    return files
-  whole = files["train"]
-  need = 2 if "test" in files else 3
-  counts = np.bincount(whole.labels, minlength=len(classes))
+def _check_counts(files: dict[str, Files], classes: Sequence[str]) -> None:
+  """Raises if a class has too few training images to give some to the parts that are missing."""
+  need = 1 + len(PARTS) - len(files)
+  counts = np.bincount(files["train"].labels, minlength=len(classes))
   if counts.min() < need:
     raise ValueError(
       f"data: the class {classes[int(counts.argmin())]!r} has {counts.min()} image(s); it needs {need} "
       "or more, one for each part."
     )
-  train, validation, test = three_way(whole.labels, whole.order, "test" in files)
-  taken = files["test"] if "test" in files else whole.pick(test)
-  return {"train": whole.pick(train), "validation": whole.pick(validation), "test": taken}

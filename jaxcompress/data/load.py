@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any
 
+from jaxcompress.arguments import check_whole
 from jaxcompress.data.bundled import digits, glyphs
 from jaxcompress.data.dataset import Dataset
 from jaxcompress.data.folder import folder
 from jaxcompress.data.tfds import tfds
-from jaxcompress.nn.checks import is_whole
 
 BUNDLED = {"glyphs": glyphs, "digits": digits}
 ELSEWHERE = {"tfds": tfds, "folder": folder}  # with a name or path after a colon
@@ -47,10 +47,11 @@ def load(
     >>> load("digits", limit=100).train.images.shape
     (100, 32, 32, 3)
   """
-  for name, value, least in (("seed", seed, 0), ("size", size, 1), ("limit", limit, 1)):
-    if value is not None and not is_whole(value, least):
-      raise ValueError(f"{name}: {value!r} must be at least {least}, and whole.")
-  if seed is None or seed >= 2**64:
+  check_whole("seed", seed, 0)
+  for name, value in (("size", size), ("limit", limit)):
+    if value is not None:
+      check_whole(name, value, 1)
+  if seed >= 2**64:
     raise ValueError(f"seed: {seed} must be a whole number below 2**64.")
   if flip not in (None, True, False):
     raise ValueError(f"flip: {flip!r} must be True, False or None.")

@@ -3,8 +3,9 @@
 import hashlib
 import itertools
 import pathlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -95,6 +96,30 @@ def at_most(labels: np.ndarray, order: np.ndarray, limit: int | None) -> np.ndar
     ranked = members[np.argsort(order[members], kind="stable")]
     place[ranked] = np.arange(len(ranked)) / len(ranked)
   return np.sort(np.lexsort((order, place))[:limit])
+
+
+def shared_out(
+  parts: Mapping[str, Any], order_of: Callable[[Any], np.ndarray], limit: int | None
+) -> dict[str, Any]:
+  """All three parts of a set; what is missing is split off the training images.
+
+  Without a test part, validation's is it.
+
+  Args:
+    parts: examples with ``labels``, of which ``pick`` takes those at some positions.
+    order_of: keys of a part's examples, as of :func:`split_off`.
+    limit: at most this many examples in each part; None: all.
+  """
+  if "test" not in parts and "validation" in parts:
+    parts = {"train": parts["train"], "test": parts["validation"]}
+  if len(parts) < 3:
+    whole = parts["train"]
+    places = three_way(whole.labels, order_of(whole), "test" in parts)
+    train, validation, test = map(whole.pick, places)
+    parts = {"train": train, "validation": validation, "test": parts.get("test", test)}
+  return {
+    part: found.pick(at_most(found.labels, order_of(found), limit)) for part, found in parts.items()
+  }
 
 
 def pixel_keys(pixels: np.ndarray) -> list[bytes]:

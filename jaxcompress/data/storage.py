@@ -12,7 +12,7 @@ import numpy as np
 from jaxcompress.data import images
 from jaxcompress.files.writing import sweep, write_atomically
 
-SAMPLE = 1024  # images by which a set is judged, and of it in memory at once
+CHUNK = 1024  # images in memory at once
 
 
 class Store(Protocol):
@@ -82,10 +82,6 @@ class EncodedImages:
         found[i] = source
     return found
 
-  def sample(self) -> np.ndarray:
-    """Some images from all over the set."""
-    return self[:: max(1, len(self) // SAMPLE)]
-
   def joined(self, other: "EncodedImages") -> "EncodedImages":
     """These images and then the others'."""
     place = other.place + np.array([len(self.parts), 0], self.place.dtype)
@@ -123,7 +119,7 @@ def in_chunks(pixels: np.ndarray | EncodedImages) -> Iterator[np.ndarray]:
     >>> [len(chunk) for chunk in in_chunks(np.zeros((2, 8, 8, 3), np.uint8))]
     [2]
   """
-  size = SAMPLE if isinstance(pixels, EncodedImages) else max(1, len(pixels))
+  size = CHUNK if isinstance(pixels, EncodedImages) else max(1, len(pixels))
   for start in range(0, len(pixels), size):
     yield pixels[start : start + size]
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxcompress.data import images
 from jaxcompress.data.dataset import Dataset, Split
-from jaxcompress.data.splits import at_most, random_order, three_way
+from jaxcompress.data.splits import random_order, shared_out
 from jaxcompress.data.storage import encode_images, fits_memory, read_cached, write_cached
 from jaxcompress.data.walk import printable
 
@@ -147,9 +147,9 @@ def tfds(
     with _guarded(place):
       records[part] = _first(place, part, keys, count, in_memory)
   splits: Any = {}
-  for part, found in _complete(records, seed).items():
-    order = random_order(len(found), seed)
-    found = found.pick(at_most(found.labels, order, limit))
+  labelled = {p: r for p, r in records.items() if p == "train" or r.labels.min() >= 0}
+  whole = shared_out(labelled, lambda found: random_order(len(found), seed), limit)
+  for part, found in whole.items():
     encoded = encode_images(found, shape)
     splits[part] = Split(encoded[:] if in_memory else encoded, found.labels)
   classes = tuple(builder.info.features[keys[1]].names)
@@ -264,19 +264,6 @@ def _first(
       write_cached(name, labels)
   rows = np.arange(count, dtype=np.int32)
   return Records(place, part, image_key, rows, labels[:count], encoded)
-
-
-def _complete(parts: dict[str, Records], seed: int) -> dict[str, Records]:
-  """All three parts; what is missing or has no labels is split off the training images."""
-  parts = {part: r for part, r in parts.items() if part == "train" or r.labels.min() >= 0}
-  if "test" not in parts and "validation" in parts:
-    parts = {"train": parts["train"], "test": parts["validation"]}
-  if len(parts) == 3:
-    return parts
-  whole = parts["train"]
-  order = random_order(len(whole), seed)
-  train, validation, test = map(whole.pick, three_way(whole.labels, order, "test" in parts))
-  return {"train": train, "validation": validation, "test": parts.get("test", test)}
 
 
 @contextlib.contextmanager

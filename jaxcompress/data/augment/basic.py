@@ -1,12 +1,14 @@
 """Random shift, flip and mixup, what small images need; and augmentations put together."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.arguments import check_callable, check_range, check_whole
 from jaxcompress.data.augment.mixing import mix
 
 Pad = Literal["edge", "zero"]
@@ -50,9 +52,8 @@ class Augment:
   pad: Pad = "edge"
 
   def __post_init__(self):
-    for name in ("crop", "mixup"):
-      if not getattr(self, name) >= 0:
-        raise ValueError(f"{name}: {getattr(self, name)} must not be negative.")
+    check_whole("crop", self.crop, 0)
+    check_range("mixup", self.mixup, 0, math.inf)
     if self.pad not in ("edge", "zero"):
       raise ValueError(f"pad: {self.pad!r} is unknown; it must be 'edge' or 'zero'.")
     if self.mixup and (self.classes is None or self.classes < 1):
@@ -192,5 +193,4 @@ class Views:
 
 def _check(transforms: tuple[Transform, ...]) -> None:
   for i, transform in enumerate(transforms):
-    if not callable(transform):
-      raise ValueError(f"transforms: item {i} is {transform!r}; it must be (rng, batch) -> batch.")
+    check_callable(f"transforms[{i}]", transform, "(rng, batch) -> batch")

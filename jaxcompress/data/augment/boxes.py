@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.arguments import check_range
+
 Interval = tuple[float, float]
 TRIES = 10
 
@@ -197,8 +199,7 @@ class RandomErasing:
   fill: float | None = None
 
   def __post_init__(self):
-    if not 0 <= self.probability <= 1:
-      raise ValueError(f"probability: {self.probability} must be in [0, 1].")
+    check_range("probability", self.probability, 0, 1)
     check_ranges(self.scale, self.ratio)
 
   def __call__(self, rng: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

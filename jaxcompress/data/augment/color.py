@@ -1,10 +1,13 @@
 """Random brightness, contrast, saturation and hue."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+
+from jaxcompress.arguments import check_range
 
 
 def brighten(images: jax.Array, factor: jax.Array) -> jax.Array:
@@ -63,11 +66,8 @@ class ColorJitter:
   hue: float = 0.0
 
   def __post_init__(self):
-    for name in CHANGES:
-      if not getattr(self, name) >= 0:
-        raise ValueError(f"{name}: {getattr(self, name)} must not be negative.")
-    if self.hue > 0.5:
-      raise ValueError(f"hue: {self.hue} must be at most 0.5, which is half a turn either way.")
+    for name in CHANGES:  # half a turn either way is every hue
+      check_range(name, getattr(self, name), 0, 0.5 if name == "hue" else math.inf)
 
   def __call__(self, rng: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Changes colours; dtype and all other entries stay, integers are rounded."""
@@ -86,11 +86,11 @@ class ColorJitter:
       changed = jnp.round(changed)
     return {**batch, "image": changed.astype(images.dtype)}
 
-  def _draw(self, name: str, key: jax.Array, count: int) -> jax.Array:
+  def _draw(self, name: str, rng: jax.Array, count: int) -> jax.Array:
     """One amount for each image."""
     reach = getattr(self, name)
     low, high = (-reach, reach) if name == "hue" else (max(0.0, 1 - reach), 1 + reach)
-    return jax.random.uniform(key, (count,), jnp.float32, low, high)
+    return jax.random.uniform(rng, (count,), jnp.float32, low, high)
 
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601

@@ -1,10 +1,13 @@
 """Mixup and CutMix: one formula with a weight for the image, or for each pixel."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+
+from jaxcompress.arguments import check_range, check_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,14 +44,10 @@ class Mix:
   probability: float = 1.0
 
   def __post_init__(self):
-    if self.classes < 1:
-      raise ValueError(f"classes: {self.classes} must be at least 1.")
-    for name in ("mixup", "cutmix"):
-      if not getattr(self, name) >= 0:
-        raise ValueError(f"{name}: {getattr(self, name)} must not be negative.")
-    for name in ("switch", "probability"):
-      if not 0 <= getattr(self, name) <= 1:
-        raise ValueError(f"{name}: {getattr(self, name)} must be in [0, 1].")
+    check_whole("classes", self.classes, 1)
+    most = {"mixup": math.inf, "cutmix": math.inf, "switch": 1, "probability": 1}
+    for name, value in most.items():
+      check_range(name, getattr(self, name), 0, value)
     if not self.mixup and not self.cutmix:
       raise ValueError("mixup, cutmix: both are 0; set one of them, or leave Mix out.")
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.arguments import check_range, check_whole
 from jaxcompress.data.augment.color import check_channels, per_image
 from jaxcompress.data.augment.pillow import (
   TABLES,
@@ -24,7 +25,7 @@ from jaxcompress.data.augment.pillow import (
   tables,
 )
 
-LEVELS = 30.0
+LEVELS = 30
 
 
 class Op(NamedTuple):
@@ -93,10 +94,8 @@ class RandAugment:
   interpolation: Interpolation = "nearest"
 
   def __post_init__(self):
-    if self.count < 1:
-      raise ValueError(f"count: {self.count} must be at least 1.")
-    if not 0 <= self.magnitude <= LEVELS:
-      raise ValueError(f"magnitude: {self.magnitude} must be 0 to 30.")
+    check_whole("count", self.count, 1)
+    check_range("magnitude", self.magnitude, 0, LEVELS)
     unknown = [name for name in self.ops if name not in OPS]
     if unknown or not self.ops:
       raise ValueError(f"ops: {unknown or 'none'} must be among {', '.join(OPS)}.")

@@ -153,8 +153,8 @@ def test_images_get_different_operations_by_key_and_keep_dtype_and_labels(pictur
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"count": 0}, "count: 0 must be at least 1"),
-    ({"magnitude": 31}, "magnitude: 31 must be 0 to 30"),
+    ({"count": 0}, "count: 0 must be a whole number, at least 1"),
+    ({"magnitude": 31}, "magnitude: 31 must be a number from 0 to 30"),
     ({"ops": ("rotate", "twist")}, r"ops: \['twist'\] must be among identity"),
     ({"interpolation": "cubic"}, "interpolation: 'cubic' must be"),
   ],

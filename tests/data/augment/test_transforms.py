@@ -253,10 +253,10 @@ def test_a_composition_gives_each_transform_its_own_key_and_is_hashable():
     (lambda: RandomErasing(scale=(0.5, 0.2)), r"scale: \(0.5, 0.2\)"),
     (lambda: RandomResizedCrop(ratio=(0, 1)), r"ratio: \(0, 1\)"),
     (lambda: RandomResizedCrop(size=(0, 1)), r"size: \(0, 1\)"),
-    (lambda: ColorJitter(hue=0.6), "hue: 0.6 must be at most 0.5"),
+    (lambda: ColorJitter(hue=0.6), "hue: 0.6 must be a number from 0 to 0.5"),
     (lambda: ColorJitter(contrast=-1), "contrast: -1"),
     (lambda: Augment(pad="reflect"), "pad: 'reflect'"),
-    (lambda: compose(Augment(), 3), "transforms: item 1 is 3"),
+    (lambda: compose(Augment(), 3), r"transforms\[1\] must be a function, .* got 3"),
   ],
 )
 def test_mistakes_name_the_argument_and_the_value(make, message):
@@ -272,5 +272,5 @@ def test_views_follow_one_another_with_their_labels_and_keys_of_their_own():
   np.testing.assert_array_equal(seen["image"][:3], image)
   assert not np.array_equal(seen["image"][3:6], seen["image"][6:])
   assert seen["index"].tolist() == 3 * [7, 8, 9] and seen["label"].tolist() == 3 * [0, 1, 2]
-  with pytest.raises(ValueError, match="transforms: item 0 is 3"):
+  with pytest.raises(ValueError, match=r"transforms\[0\] must be a function"):
     Views((3,))
