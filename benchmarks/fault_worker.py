@@ -21,7 +21,7 @@ from rich.console import Console
 import jaxcompress as jc
 from jaxcompress import nn, training
 from jaxcompress.cli.ending import STOPPED, EndError, end
-from jaxcompress.training.processes import Together, join_processes
+from jaxcompress.training.processes import join_processes
 from jaxcompress.training.sharding import process_rows
 
 BATCH, EXAMPLES, CLASSES = 16, 64, 5  # a batch of all processes together
@@ -78,7 +78,7 @@ def work(options: argparse.Namespace) -> None:
   """The run, from its newest checkpoint to its end."""
   if options.processes > 1:
     address = f"127.0.0.1:{options.port}"
-    join_processes(Together(address, options.processes, options.worker, options.heartbeat))
+    join_processes(address, options.processes, options.worker, options.heartbeat)
   log = options.log.open("w", buffering=1)
 
   def note(**facts):

@@ -145,7 +145,7 @@ def compress(
   if teacher_checkpoint is not None:
     given["teacher_checkpoint"] = str(pathlib.Path(teacher_checkpoint).absolute())
   keep_compiled_programs()
-  processes.join_processes(processes.Together(coordinator, num_processes, process_id, heartbeat))
+  processes.join_processes(coordinator, num_processes, process_id, heartbeat)
   console = Console(quiet=not processes.is_first())
   folder, options = claim_together(out, given, resume=resume)
   command = shlex.join(["jaxcompress", *sys.argv[1:]])

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.arguments import check_whole
 from jaxcompress.data.augment.basic import Transform
-from jaxcompress.data.batches import Batch, batch_at
+from jaxcompress.data.batches import Batch, batch_at, eval_batches
 from jaxcompress.data.dataset import Split
 from jaxcompress.files.checksums import FOLDER_FILE, find_damage, write_checksums
 from jaxcompress.files.values import read_json, sealed_json
+from jaxcompress.files.writing import write_atomically
 from jaxcompress.training.networks import seen_through
 
 FACTS = "cache.json"  # written last: without it, the other files are half-written
@@ -147,9 +149,8 @@ def cache_teacher(
     >>> batch["teacher_logits"].tolist()
     [[10.0, 10.0, 10.0], [10.0, 10.0, 10.0]]
   """
-  for name, value in (("cycles", cycles), ("batch_size", batch_size)):
-    if value < 1:
-      raise ValueError(f"{name}: {value} must be at least 1.")
+  check_whole("cycles", cycles, 1)
+  check_whole("batch_size", batch_size, 1)
   if augment is not None and not isinstance(augment, PerExample):
     raise ValueError(
       f"augment must be a PerExample, so that the student sees the same, or None, got {augment!r};"
@@ -184,12 +185,13 @@ def _whole(folder: pathlib.Path) -> dict[str, Any] | None:
   """What a folder says about itself, or None where its files are not all there, or damaged."""
   try:
     stored = read_json(folder / FACTS, str(folder / FACTS))
-    for name in NAMES:
-      if (folder / name).stat().st_size != BYTES * int(np.prod(stored[name], dtype=object)):
-        return None
-  except (OSError, ValueError, KeyError, TypeError):
+    sizes = {name: BYTES * int(np.prod(stored[name], dtype=object)) for name in NAMES}
+    if any((folder / name).stat().st_size != size for name, size in sizes.items()):
+      return None
+    stored["augment"] = stored["augment"].replace("Chain(", "Composed(")  # as it was called before
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return None
-  return stored if find_damage(folder) is None else None
+  return None if find_damage(folder) else stored
 
 
 def _compute(
@@ -216,33 +218,21 @@ def _compute(
     _check_own(folder)
     shutil.rmtree(folder)
   folder.mkdir(parents=True)
-  count = len(split)
-  files: list[np.memmap] = []
+  files: dict[str, np.memmap] = {}
   for cycle in range(facts["cycles"]):
-    for start in range(0, count, batch_size):
-      index = np.minimum(np.arange(start, start + batch_size), count - 1).astype(np.int32)
-      batch = {
-        "image": split.images[index],
-        "index": index,
-        "cycle": np.full(batch_size, cycle, np.int32),
-      }
-      found = [np.asarray(x).view(np.uint16) for x in outputs(variables, batch)]
-      if not files:
-        shapes = [(facts["cycles"], count, x.shape[-1]) for x in found]
-        files = [
-          np.memmap(folder / n, np.uint16, "w+", shape=s)
-          for n, s in zip(NAMES, shapes, strict=True)
-        ]
-      stop = min(start + batch_size, count)
-      for file, x in zip(files, found, strict=True):
-        file[cycle, start:stop] = x[: stop - start]
-  for file in files:
+    for batch in eval_batches(split, batch_size):
+      index = batch["index"][batch["mask"]]
+      batch["cycle"] = np.full(batch_size, cycle, np.int32)
+      for name, found in zip(NAMES, outputs(variables, batch), strict=True):
+        if name not in files:
+          shape = (facts["cycles"], len(split), found.shape[-1])
+          files[name] = np.memmap(folder / name, np.uint16, "w+", shape=shape)
+        files[name][cycle, index] = np.asarray(found).view(np.uint16)[: len(index)]
+  for file in files.values():
     file.flush()
-  stored = {**facts, **{n: list(f.shape) for n, f in zip(NAMES, files, strict=True)}}
+  stored = {**facts, **{name: list(file.shape) for name, file in files.items()}}
   write_checksums(folder, [folder / name for name in NAMES])
-  partial = folder / f"{FACTS}.partial"
-  partial.write_text(sealed_json(stored))
-  partial.rename(folder / FACTS)
+  write_atomically(folder / FACTS, sealed_json(stored))
   return stored
 
 

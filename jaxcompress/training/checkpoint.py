@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from etils import epath
 
+from jaxcompress.arguments import check_whole
 from jaxcompress.files.checksums import find_damage, write_checksums
 from jaxcompress.files.values import one_line
 from jaxcompress.training.processes import all_agree, is_first, only_here, shared, wait_for_all
@@ -25,14 +25,30 @@ WAYS_OUT = {  # of writing that failed
 }
 
 
+def _named(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by name."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  names = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
+  return {name.replace("/", "."): leaf for name, (_, leaf) in zip(names, leaves, strict=True)}
+
+
+def _differing(stored: Any, wanted: Any) -> list[tuple[str, tuple[int, ...]]]:
+  """Names and shapes of arrays that are not alike in two trees.
+
+  ``init_state`` may have seen a batch of another size, as on another number of processes.
+  """
+
+  def shapes(tree):
+    return {
+      name: () if SCRATCH in name.split(".") else tuple(x.shape) for name, x in _named(tree).items()
+    }.items()
+
+  return sorted(shapes(wanted) ^ shapes(stored))
+
+
 def _named_arrays(state: CompressState) -> dict[str, Any]:
   """The state's arrays by name; the key as its bits."""
-  leaves = jax.tree_util.tree_leaves_with_path(state.replace(rng=jax.random.key_data(state.rng)))
-  return {_name(path): leaf for path, leaf in leaves}
-
-
-def _name(path: tuple[Any, ...]) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator=".").replace("/", ".")
+  return _named(state.replace(rng=jax.random.key_data(state.rng)))
 
 
 class Checkpoints:
@@ -65,8 +81,7 @@ class Checkpoints:
   ):
     self.folder = pathlib.Path(folder).absolute()
     check_place("folder", self.folder)
-    if every < 1:
-      raise ValueError(f"every: {every} must be at least 1.")
+    check_whole("every", every, 1)
     self.every = every
     self._warn = warn
     self._saving: int | None = None
@@ -154,48 +169,37 @@ class Checkpoints:
   def _read(
     self, position: int, template: dict[str, Any]
   ) -> tuple[dict[str, Any] | None, str | None]:
-    """The arrays of a checkpoint, or what is wrong with it; the same answer on every process."""
+    """The arrays of a checkpoint, or what is wrong with it; the same answer on every process.
+
+    Raises:
+      ValueError: if it is whole, but of another recipe.
+    """
     path = self.folder / str(position)
     reason = shared(find_damage(path) if is_first() else None)
     if reason is not None:
       return None, reason
-    arrays, item = None, epath.Path(path / ITEM)
-    handler = ocp.StandardCheckpointHandler(multiprocessing_options=only_here())
+    arrays = differing = None
     try:
-      stored = handler.metadata(item)
-      stored = getattr(stored, "tree", stored)
-      self._check_recipe(path, stored, template)
-      wanted = {
-        name: jax.ShapeDtypeStruct(tuple(stored[name].shape), x.dtype, sharding=x.sharding)
-        for name, x in template.items()
-      }
-      arrays = handler.restore(item, args=ocp.args.StandardRestore(wanted))
-    except _OtherRecipeError:
-      raise
+      with ocp.StandardCheckpointer(multiprocessing_options=only_here()) as checkpointer:
+        stored = checkpointer.metadata(path / ITEM).item_metadata.tree
+        differing = _differing(stored, template)
+        if not differing:
+          wanted = {
+            name: jax.ShapeDtypeStruct(tuple(stored[name].shape), x.dtype, sharding=x.sharding)
+            for name, x in template.items()
+          }
+          arrays = checkpointer.restore(path / ITEM, wanted)
     except Exception as error:
       reason = one_line(error)
-    finally:
-      handler.close()
+    if differing:
+      name, shape = differing[0]
+      raise ValueError(
+        f"checkpoint: {path} belongs to another recipe: {name} {shape} is not in both; go on with"
+        " what it was started with, or start anew in another folder."
+      )
     if not all_agree(arrays is not None):
       return None, reason or "another process cannot read it"
     return arrays, None
-
-  def _check_recipe(self, path: pathlib.Path, stored: Any, template: dict[str, Any]) -> None:
-    """Raises if a checkpoint's names or shapes are others than the state's.
-
-    ``init_state`` may have seen a batch of another size, as on another number of processes.
-    """
-
-    def shapes(tree):
-      return {n: () if SCRATCH in n.split(".") else tuple(x.shape) for n, x in tree.items()}
-
-    found, wanted = shapes(stored), shapes(template)
-    if found != wanted:
-      name, shape = sorted(wanted.items() ^ found.items())[0]
-      raise _OtherRecipeError(
-        f"checkpoint: {path} belongs to another recipe: {name} {shape} is not in both; go on with"
-        " the options that it was started with, or start anew in another folder."
-      )
 
   def _pass_over(self, damaged: dict[int, str], position: int) -> None:
     """Says which checkpoints are not used, and moves them aside."""
@@ -232,10 +236,6 @@ class Checkpoints:
         f"checkpoint: the one{at} cannot be written in {self.folder} ({one_line(error)});"
         f" {way_out(error)}, then go on from the one before."
       ) from error
-
-
-class _OtherRecipeError(ValueError):
-  """A checkpoint that is whole, but of another recipe."""
 
 
 def save_variables(path: str | pathlib.Path, variables: Any) -> None:
@@ -296,9 +296,7 @@ def load_variables(path: str | pathlib.Path, like: Any) -> Any:
       stored = checkpointer.restore(path)
   except Exception as error:
     raise ValueError(f"checkpoint: {path} cannot be read ({one_line(error)}).") from error
-  wanted, found = _shapes(like), _shapes(stored)
-  if wanted != found:
-    differing = sorted(wanted.items() ^ found.items())
+  if differing := _differing(stored, like):
     name, shape = differing[0]
     raise ValueError(
       f"checkpoint: {path} is of another model: {len(differing)} arrays differ, such as {name}"
@@ -327,11 +325,6 @@ def check_place(argument: str, path: str | pathlib.Path) -> None:
     raise ValueError(
       f"{argument}: {path} has brackets, with which checkpoints are lost; name another folder."
     )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def way_out(error: BaseException) -> str:

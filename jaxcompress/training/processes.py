@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxcompress.arguments import check_whole
 from jaxcompress.training.sharding import make_mesh, shard_batch
 
 AUTO = "auto"
@@ -28,29 +29,20 @@ LONGEST_WAIT = 24 * 3600  # seconds; a process that dies ends the wait much soon
 LAG = 2  # steps between asking the other processes and reading their answer, so that none waits
 
 
-class Together(NamedTuple):
-  """How a process joins the others.
+def join_processes(
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  heartbeat: int = 30,
+) -> bool:
+  """Joins the other processes of a run; to be called before anything touches a device.
 
-  Attributes:
+  Args:
     coordinator: ``HOST:PORT`` of the first process, or ``auto``: what Slurm, Open MPI, Kubernetes
       or the TPU's own environment says. None: alone, or ``auto`` on a TPU.
     num_processes: how many there are; 1 and nothing else: alone, on a TPU too.
     process_id: which this is, from 0.
     heartbeat: seconds without a sign of life after which a process counts as dead.
-
-  Examples:
-    >>> Together("10.0.0.1:1234", num_processes=2, process_id=0).heartbeat
-    30
-  """
-
-  coordinator: str | None = None
-  num_processes: int | None = None
-  process_id: int | None = None
-  heartbeat: int = 30
-
-
-def join_processes(together: Together) -> bool:
-  """Joins the other processes of a run; to be called before anything touches a device.
 
   Returns:
     Whether there are others.
@@ -59,13 +51,13 @@ def join_processes(together: Together) -> bool:
     ValueError: if options are missing or do not fit, or the others do not come.
 
   Examples:
-    >>> join_processes(Together())
+    >>> join_processes()
     False
-    >>> join_processes(Together(coordinator="10.0.0.1:1234", num_processes=2))
+    >>> join_processes("10.0.0.1:1234", num_processes=2)
     Traceback (most recent call last):
     ValueError: process_id: none is given; a coordinator needs num_processes and process_id.
   """
-  coordinator, count, me, heartbeat = together
+  count, me = num_processes, process_id
   alone = coordinator is None and me is None and count == 1
   if coordinator is None and not alone and (count is not None or me is not None):
     raise ValueError("coordinator: none is given; name HOST:PORT of process 0, or auto.")
@@ -81,8 +73,7 @@ def join_processes(together: Together) -> bool:
     if count < 1 or not 0 <= me < count:
       raise ValueError(f"process_id: {me} must be 0 to {count - 1}, one for each process.")
     options = {"coordinator_address": coordinator, "num_processes": count, "process_id": me}
-  if heartbeat < 1:
-    raise ValueError(f"heartbeat: {heartbeat} must be at least 1 second.")
+  check_whole("heartbeat", heartbeat, 1)
   # The training loop takes SIGTERM itself, see Preemption.
   jax.config.update("jax_enable_preemption_service", False)
   try:

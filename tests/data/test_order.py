@@ -74,7 +74,10 @@ def test_evaluation_sees_every_example_once_in_batches_of_one_shape(count, batch
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (lambda: batch_indices(0, 4, seed=0, position=0), "count: 0 must be a whole number, at least 1"),
+    (
+      lambda: batch_indices(0, 4, seed=0, position=0),
+      "count: 0 must be a whole number, at least 1",
+    ),
     (lambda: batch_indices(4, 0, seed=0, position=0), "batch_size: 0"),
     (lambda: batch_indices(4, 4, seed=-1, position=0), "seed: -1"),
     (lambda: batch_indices(4, 4, seed=0, position=-1), "position: -1"),

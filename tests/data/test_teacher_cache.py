@@ -231,7 +231,7 @@ def test_what_cannot_be_cached_says_so(opened, variables):
     open_it(augment=PerExample(Mix(classes=5, mixup=1.0)))
   with pytest.raises(ValueError, match=r"augment must be a PerExample.*write PerExample\(Augment"):
     open_it(augment=Augment(crop=2))
-  with pytest.raises(ValueError, match="cycles: 0 must be at least 1"):
+  with pytest.raises(ValueError, match="cycles: 0 must be a whole number, at least 1"):
     open_it(cycles=0)
   with pytest.raises(ValueError, match="but no 'teacher_logits'"):
     CachedTeacher().from_batch({"image": 0})

@@ -109,12 +109,10 @@ def test_on_a_tpu_the_others_are_found_by_themselves(monkeypatch):
   monkeypatch.setattr(together, "meet", lambda: None)
   before = jax.config.jax_enable_preemption_service
   try:
-    assert (
-      together.join_processes(together.Together(heartbeat=7)) is False
-    )  # this process is still alone
+    assert together.join_processes(heartbeat=7) is False  # this process is still alone
     assert given["heartbeat_timeout_seconds"] == 7 and "coordinator_address" not in given
     given.clear()
-    together.join_processes(together.Together(num_processes=1))
+    together.join_processes(num_processes=1)
     assert not given
   finally:
     jax.config.update("jax_enable_preemption_service", before)
