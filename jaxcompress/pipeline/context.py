@@ -11,11 +11,12 @@ from rich.console import Console
 from jaxcompress import data as datasets
 from jaxcompress import training
 from jaxcompress.files.records import read_record, write_record
-from jaxcompress.pipeline.networks import Network
+from jaxcompress.pipeline.networks import Network, TrainedNetwork, save_network
 from jaxcompress.pipeline.options import CompressOptions
 from jaxcompress.pipeline.presets import Preset
 from jaxcompress.report.metrics import MetricsWriter
 from jaxcompress.report.results import Entry
+from jaxcompress.training.processes import shared
 from jaxcompress.training.sharding import on_one_device, process_rows
 
 STEPS = 1000  # where no number of epochs is given, and the set is not small
@@ -98,6 +99,14 @@ class Context:
   def note(self, **facts: Entry) -> None:
     """Keeps facts for the report, also over a kill; for the first process."""
     write_record(self.folder / PROGRESS_FILE, {**self.recall(), **facts})
+
+  def noted(self, fact: str) -> bool:
+    """Whether an earlier phase noted a fact; for all processes."""
+    return shared(fact in self.recall())
+
+  def save(self, folder: pathlib.Path, trained: TrainedNetwork) -> None:
+    """Writes a network of the run's images; for one process."""
+    save_network(folder, trained, self.data.classes, self.preprocess)
 
   def top1(self, network: Network, variables: Any, split: datasets.Split) -> float:
     """Accuracy of a float network on a split, a share; all processes compute it together."""

@@ -77,6 +77,13 @@ def build(
   return network_of(name, width, models.create(name, num_classes, **options), image_shape)
 
 
+class TrainedNetwork(NamedTuple):
+  """A network and its variables."""
+
+  network: Network
+  variables: Any
+
+
 class Facts(NamedTuple):
   """What a file says of a network; None where it says nothing.
 
@@ -95,6 +102,12 @@ class Facts(NamedTuple):
   classes: tuple[str, ...] | None = None
   image_shape: tuple[int, ...] | None = None
   preprocess: datasets.Preprocess | None = None
+
+  @property
+  def side(self) -> int | None:
+    """Of square images; None of others."""
+    shape = self.image_shape
+    return shape[0] if shape is not None and shape[0] == shape[1] else None
 
 
 class SavedNetwork(NamedTuple):
@@ -119,15 +132,15 @@ class SavedNetwork(NamedTuple):
 
 def save_network(
   folder: pathlib.Path,
-  network: Network,
-  variables: Any,
+  trained: TrainedNetwork,
   classes: tuple[str, ...],
   preprocess: datasets.Preprocess,
 ) -> None:
   """Writes variables and what they belong to; an earlier folder is replaced, whole or not."""
   temporary = folder.with_name(folder.name + ".partial")
   shutil.rmtree(temporary, ignore_errors=True)
-  save_variables(temporary / "variables", variables)
+  network = trained.network
+  save_variables(temporary / "variables", trained.variables)
   facts = {
     "name": network.name,
     "width": network.width,
@@ -149,7 +162,7 @@ def load_teacher(
   name: str | None,
   width: float | None,
   wanted: Mapping[str, Any],
-) -> tuple[Network, Any]:
+) -> TrainedNetwork:
   """Reads a network that :func:`save_network` wrote, for a data set.
 
   Args:
@@ -159,9 +172,6 @@ def load_teacher(
     name: model that is expected, or None for any.
     width: width that is expected, or None for any.
     wanted: further options for a file that does not name its own; see :func:`build`.
-
-  Returns:
-    ``(network, variables)``.
 
   Raises:
     ValueError: if it cannot be read, is damaged, or is another model than expected.
@@ -186,7 +196,7 @@ def load_teacher(
     network = build(facts.name, len(classes), image_shape, facts.width, None, wanted)
   else:  # what it was trained with, whatever is wanted now
     network = _rebuilt(facts, image_shape, f"teacher_checkpoint: {folder / MODEL_FILE}")
-  return network, _load(folder, network)
+  return TrainedNetwork(network, _load(folder, network))
 
 
 def read_network(path: str | pathlib.Path) -> SavedNetwork:

@@ -20,7 +20,7 @@ from jaxcompress.export.extras import MissingExtraError
 from jaxcompress.export.vela import VelaReport
 from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline.context import Context
-from jaxcompress.pipeline.networks import Network
+from jaxcompress.pipeline.networks import Network, TrainedNetwork
 from jaxcompress.pipeline.phases import losses_of
 from jaxcompress.pipeline.presets import FINE_TUNE
 from jaxcompress.report.layers import layer_rows, range_rows
@@ -34,28 +34,34 @@ MOST_NAMED = 3  # operators that are left to the CPU
 PACKAGES = ("flax", "optax", "numpy", "ai-edge-litert")  # whose versions are noted
 
 
-def note_float(run: Context, key: str, network: Network, variables: Any, *, steps: int) -> None:
-  """Measures a float network, its accuracy on all processes together, and keeps the facts."""
+def note_float(run: Context, key: str, trained: TrainedNetwork, steps: int | None = None) -> None:
+  """Measures a float network, its accuracy on all processes together, and keeps the facts.
+
+  Args:
+    run: the run.
+    key: of the entry.
+    trained: the network.
+    steps: of its training; None: those of a phase in float.
+  """
+  network, variables = trained
   top1 = run.top1(network, variables, run.data.test)
   say(run.console, f"{key:<10} {top1:.2%} top-1 on {len(run.data.test):,} test images")
-  processes.once(lambda: run.note(**{key: _float_entry(run, key, network, variables, steps, top1)}))
 
+  def note() -> None:
+    file = pathlib.Path("float") / f"{key}.tflite"
+    (run.folder / "float").mkdir(exist_ok=True)
+    graph = fuse_activations(network.summary.graph)
+    export.tflite_float(graph, fold(graph, variables), run.folder / file)
+    entry = Entry(
+      **_sizes(network, run.folder / file),
+      top1=top1,
+      steps=run.steps.float_steps if steps is None else steps,
+      seconds=run.seconds(key),
+      file=str(file),
+    )
+    run.note(**{key: entry})
 
-def _float_entry(
-  run: Context, key: str, network: Network, variables: Any, steps: int, top1: float
-) -> Entry:
-  """Facts of a float network, measured on its own .tflite file."""
-  file = pathlib.Path("float") / f"{key}.tflite"
-  (run.folder / "float").mkdir(exist_ok=True)
-  graph = fuse_activations(network.summary.graph)
-  export.tflite_float(graph, fold(graph, variables), run.folder / file)
-  return Entry(
-    **_sizes(network, run.folder / file),
-    top1=top1,
-    steps=steps,
-    seconds=run.seconds(key),
-    file=str(file),
-  )
+  processes.once(note)
 
 
 def _sizes(network: Network, path: pathlib.Path) -> dict[str, Any]:
@@ -202,16 +208,15 @@ def device_facts(path: pathlib.Path) -> dict[str, Any]:
 def npu_sentence(found: VelaReport, findings: Iterable[export.Finding] = ()) -> str:
   """How many operators the NPU computes, and why not the others.
 
-    Args:
-      found: by the compiler.
-      findings: of the linter, whose reasons stand where the compiler gives none.
+  Args:
+    found: by the compiler.
+    findings: of the linter, whose reasons stand where the compiler gives none.
 
-    Examples:
-      >>> from jaxcompress.export.vela import CpuOperator
-  from jaxcompress.export.vela import VelaReport
-      >>> left = (CpuOperator("ABS", "a", "no kernel"),)
-      >>> npu_sentence(VelaReport(9, 8, left, 1.0, 1.0, 0.1))
-      '8 of 9 operators on the NPU; on the CPU: ABS of a (no kernel)'
+  Examples:
+    >>> from jaxcompress.export.vela import CpuOperator
+    >>> left = (CpuOperator("ABS", "a", "no kernel"),)
+    >>> npu_sentence(VelaReport(9, 8, left, 1.0, 1.0, 0.1))
+    '8 of 9 operators on the NPU; on the CPU: ABS of a (no kernel)'
   """
   sentence = f"{found.on_npu} of {found.operators} operators on the NPU"
   if not found.cpu_ops:

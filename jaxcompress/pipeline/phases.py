@@ -14,7 +14,7 @@ from jaxcompress import distill, prune, quantize, training
 from jaxcompress.data.storage import EncodedImages
 from jaxcompress.distill.zoo import Parsed
 from jaxcompress.pipeline.context import Context, PhaseSteps
-from jaxcompress.pipeline.networks import Network
+from jaxcompress.pipeline.networks import Network, TrainedNetwork
 from jaxcompress.pipeline.options import DISTRIBUTIONS, UNSTRUCTURED, CompressOptions
 from jaxcompress.pipeline.presets import FINE_TUNE
 from jaxcompress.terminal import say
@@ -46,8 +46,7 @@ def train_on_labels(run: Context, phase: str, network: Network) -> Any:
 def distill_student(
   run: Context,
   network: Network,
-  teacher: Network,
-  teacher_variables: Any,
+  teacher: TrainedNetwork,
   on_float: Callable[[Any], None] | None = None,
   *,
   phase: str = "distilled",
@@ -61,7 +60,6 @@ def distill_student(
     run: the run.
     network: the student.
     teacher: the teacher.
-    teacher_variables: its variables.
     on_float: called with the student's variables when distillation in float has ended.
     phase: under which checkpoints and metrics are kept.
     steps: others than the run's; either part may have none.
@@ -73,7 +71,7 @@ def distill_student(
   """
   steps = steps or run.steps
   recipe = distillation_recipe(
-    run, network, teacher, steps, rules, RECOVERY if start is not None else 1.0
+    run, network, teacher.network, steps, rules, RECOVERY if start is not None else 1.0
   )
   hooks = {}
   if on_float is not None:
@@ -84,7 +82,7 @@ def distill_student(
     network,
     recipe,
     steps.float_steps + steps.int_steps,
-    teacher_variables=(teacher_variables,),
+    teacher_variables=(teacher.variables,),
     student_variables=start,
     hooks=hooks,
   )

@@ -5,7 +5,6 @@ import os
 import pathlib
 import shutil
 import time
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -24,7 +23,7 @@ from jaxcompress.pipeline.folders import (
   is_finished,
   working_in,
 )
-from jaxcompress.pipeline.networks import Network
+from jaxcompress.pipeline.networks import Network, TrainedNetwork
 from jaxcompress.pipeline.options import CompressOptions
 from jaxcompress.pipeline.outcome import export_student, note_float
 from jaxcompress.pipeline.presets import PRESETS, Preset
@@ -64,8 +63,8 @@ def compress(
   Returns:
     The :class:`~jaxcompress.report.Results` that the report shows.
 
-  With several processes (see :func:`~jaxcompress.training.processes.join_processes`) all call this alike, on a folder
-  that all see; the first one writes. All devices share each batch.
+  With several processes (see :func:`~jaxcompress.training.processes.join_processes`) all call this
+  alike, on a folder that all see; the first one writes. All devices share each batch.
 
   Raises:
     ValueError: for options that do not fit together, with the data, with the devices or with the
@@ -99,85 +98,63 @@ def _work(
   require("tflite")  # now, not after minutes of training
   read_progress(folder)  # likewise: damaged files are told before the data are read
   MetricsWriter(folder / METRICS_FILE).rows()
-  mesh = _all_devices(options)
-  taught = networks.Facts()
-  if options.teacher_checkpoint is not None:
-    taught = networks.read_facts(options.teacher_checkpoint)
+  mesh, checkpoint, taught = _all_devices(options), options.teacher_checkpoint, networks.Facts()
+  if checkpoint is not None:
+    taught = networks.read_facts(checkpoint)
   with waiting(console, f"reading {options.data}"):
     data = datasets.load(
       options.data,
       seed=options.seed,
-      size=options.image_size or _side(taught.image_shape),
+      size=options.image_size or taught.side,
       limit=QUICK_IMAGES if options.quick else None,
       flip=options.flip,
     )
   preset = _as_taught(options, taught, data.image_shape, console)
   if preset.whole:
     data = data.with_validation_trained()
-  count, shape = len(data.classes), data.image_shape
+  classes, shape, wanted = data.classes, data.image_shape, preset.network
   student_width, teacher_width, quick_width = preset.widths
   student = networks.build(
-    options.student, count, shape, options.width, student_width, preset.network
+    options.student, len(classes), shape, options.width, student_width, wanted
   )
-  given = None
-  if options.teacher_checkpoint is not None:
-    teacher, given = networks.load_teacher(
-      options.teacher_checkpoint,
-      data.classes,
-      shape,
-      name=options.teacher,
-      width=options.teacher_width,
-      wanted=preset.network,
-    )
+  name, width, given = options.teacher, options.teacher_width, None
+  if checkpoint is None:
+    default = quick_width if options.quick else teacher_width
+    teacher = networks.build(name or preset.teacher, len(classes), shape, width, default, wanted)
   else:
-    width = quick_width if options.quick else teacher_width
-    name = options.teacher or preset.teacher
-    teacher = networks.build(name, count, shape, options.teacher_width, width, preset.network)
+    given = networks.load_teacher(checkpoint, classes, shape, name=name, width=width, wanted=wanted)
+    teacher = given.network
   say(
     console,
-    f"{data.name}: {len(data.train):,} training images of {count} classes,"
+    f"{data.name}: {len(data.train):,} training images of {len(classes)} classes,"
     f" {shape[0]} x {shape[1]} px; teacher {teacher.title}"
     f" ({teacher.summary.parameters:,} parameters), student {student.title}"
     f" ({student.summary.parameters:,})",
   )
   _tell(data, options, console)
   phases.check_losses(options, data.train, preset.preprocess, student, teacher)
+  steps = PhaseSteps.of(options, len(data.train))
   metrics_file = folder / METRICS_FILE if processes.is_first() else os.devnull
   with MetricsWriter(metrics_file) as metrics:
-    run = Context(
-      folder=folder,
-      options=options,
-      data=data,
-      preset=preset,
-      steps=PhaseSteps.of(options, len(data.train)),
-      metrics=metrics,
-      console=console,
-      mesh=mesh,
-      workers=workers,
-    )
+    run = Context(folder, options, data, preset, steps, metrics, console, mesh, workers)
+    searched = None
     if options.searches:
       plan_candidates(run, student)  # before anything is trained
-    variables = _teach(run, teacher, given)
+    trained = _teach(run, teacher, given)
     if options.searches:
-      found = _search(run, student, teacher, variables)
-      student, made, searched = found.network, lambda: found.quantized, found.search
+      found = _search(run, student, trained)
+      student, searched = found.trained.network, found.search
+      quantized = lambda: found.quantized  # noqa: E731
     else:
-      trained = _train_student(run, student, teacher, variables)
-      made, searched = trained.quantized, None
+      quantized = _train_student(run, student, trained).quantized
 
     def finish() -> None:
       with waiting(console, "running the .tflite on every test image"):
-        results = export_student(run, student, made(), command, began)
-      results = dataclasses.replace(results, search=searched)
-      write_report(results, folder)
+        results = export_student(run, student, quantized(), command, began)
+      write_report(dataclasses.replace(results, search=searched), folder)
       shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
     processes.once(finish)
-
-
-def _side(shape: tuple[int, ...] | None) -> int | None:
-  """Side of square images; None of others."""
-  return shape[0] if shape is not None and shape[0] == shape[1] else None
 
 
 def _as_taught(
@@ -234,77 +211,57 @@ def _all_devices(options: CompressOptions) -> Mesh | None:
   return mesh
 
 
-def _teach(run: Context, teacher: Network, given: Any) -> Any:
-  """The teacher's variables: given, of an earlier part of this run, or trained."""
+def _teach(run: Context, teacher: Network, given: TrainedNetwork | None) -> TrainedNetwork:
+  """The teacher: given, of an earlier part of this run, or trained."""
   saved = run.folder / "teacher"
   if given is not None:
-    variables = given
-    note_float(run, "teacher", teacher, variables, steps=0)
-  elif processes.shared(saved.exists()):  # an earlier part of this run finished it
-    _, variables = networks.load_teacher(
-      saved,
-      run.data.classes,
-      run.data.image_shape,
-      name=teacher.name,
-      width=teacher.width,
-      wanted=run.preset.network,
-    )
-    if not processes.shared("teacher" in run.recall()):  # its note was deleted
-      note_float(run, "teacher", teacher, variables, steps=run.steps.float_steps)
-  else:
-    variables = phases.train_on_labels(run, "teacher", teacher)
-    steps = run.steps.float_steps
-    note_float(run, "teacher", teacher, variables, steps=steps)
-    processes.once(
-      lambda: networks.save_network(saved, teacher, variables, run.data.classes, run.preprocess)
-    )
-  return variables
+    note_float(run, "teacher", given, steps=0)
+    return given
+  if processes.shared(saved.exists()):  # an earlier part of this run finished it
+    trained = TrainedNetwork(teacher, networks.read_network(saved).variables)
+    if not run.noted("teacher"):  # its note was deleted
+      note_float(run, "teacher", trained)
+    return trained
+  trained = TrainedNetwork(teacher, phases.train_on_labels(run, "teacher", teacher))
+  note_float(run, "teacher", trained)
+  processes.once(lambda: run.save(saved, trained))
+  return trained
 
 
 def _train_alone(run: Context, student: Network) -> None:
   """The student on labels alone, noted once it is done."""
-  if not processes.shared("alone" in run.recall()):
-    alone = phases.train_on_labels(run, "alone", student)
-    note_float(run, "alone", student, alone, steps=run.steps.float_steps)
+  if not run.noted("alone"):
+    alone = TrainedNetwork(student, phases.train_on_labels(run, "alone", student))
+    note_float(run, "alone", alone)
 
 
-def _keep_distilled(run: Context, student: Network, distilled: Any, steps: int) -> None:
+def _keep_distilled(run: Context, distilled: TrainedNetwork, steps: int | None = None) -> None:
   """Exports, notes and saves the student in float."""
-
-  def save_student() -> None:
-    networks.save_network(
-      run.folder / "student", student, distilled, run.data.classes, run.preprocess
-    )
-
-  note_float(run, "distilled", student, distilled, steps=steps)
-  processes.once(save_student)
+  note_float(run, "distilled", distilled, steps)
+  processes.once(lambda: run.save(run.folder / "student", distilled))
 
 
-def _search(run: Context, student: Network, teacher: Network, variables: Any) -> FoundStudent:
+def _search(run: Context, student: Network, teacher: TrainedNetwork) -> FoundStudent:
   """The best student within the budget; the same network is trained on labels alone too."""
-  found = find_student(run, student, teacher, variables)
-  say(run.console, f"kept: {found.network.title}")
-  _train_alone(run, found.network)
-  steps = found.trained.steps - run.steps.int_steps
-  _keep_distilled(run, found.network, found.variables, steps)
+  found = find_student(run, student, teacher)
+  say(run.console, f"kept: {found.trained.network.title}")
+  _train_alone(run, found.trained.network)
+  _keep_distilled(run, found.trained, found.measured.steps - run.steps.int_steps)
   noted = run.recall()["distilled"]
-  run.note(distilled=dataclasses.replace(noted, seconds=found.trained.seconds))
+  run.note(distilled=dataclasses.replace(noted, seconds=found.measured.seconds))
   return found
 
 
 def _train_student(
-  run: Context, student: Network, teacher: Network, variables: Any
+  run: Context, student: Network, teacher: TrainedNetwork
 ) -> training.CompressState:
   """The student alone, distilled, and at integers; float models are noted as they are done."""
   _train_alone(run, student)
-
-  def on_float(distilled: Any) -> None:
-    _keep_distilled(run, student, distilled, run.steps.float_steps)
-
-  state = phases.distill_student(run, student, teacher, variables, on_float)
-  if not processes.shared("distilled" in run.recall()):  # its note was deleted
-    distilled = networks.read_network(run.folder / "student").variables
-    note_float(run, "distilled", student, distilled, steps=run.steps.float_steps)
+  keep = lambda latest: _keep_distilled(run, TrainedNetwork(student, latest))  # noqa: E731
+  state = phases.distill_student(run, student, teacher, keep)
+  if not run.noted("distilled"):  # its note was deleted
+    variables = networks.read_network(run.folder / "student").variables
+    note_float(run, "distilled", TrainedNetwork(student, variables))
   return state
 
 

@@ -19,23 +19,10 @@ from jaxcompress import export, prune, quantize, training
 from jaxcompress.files.records import build, damaged, plain, read_record, write_record
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import Graph
-from jaxcompress.pipeline import networks, phases
-from jaxcompress.pipeline.budgets import (
-  LOW_BITS,
-  SENSED,
-  Budget,
-  Candidate,
-  costs,
-  fit_channels,
-  integer_top1,
-  latency,
-  packed_size,
-  plan,
-  sketch,
-  within,
-)
+from jaxcompress.pipeline import budgets, networks, phases
+from jaxcompress.pipeline.budgets import LOW_BITS, SENSED, Budget, Candidate
 from jaxcompress.pipeline.context import DELETE, Context, PhaseSteps
-from jaxcompress.pipeline.networks import Network
+from jaxcompress.pipeline.networks import Network, TrainedNetwork
 from jaxcompress.quantize.analysis.budget import Allocation, choose_bits
 from jaxcompress.report import text
 from jaxcompress.report.results import Point, Search
@@ -49,7 +36,7 @@ SCORED = 1024  # training images from which the importance of channels is taken
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class Measured:
   """A candidate, trained and measured.
 
   Attributes:
@@ -81,23 +68,19 @@ class FoundStudent(NamedTuple):
   """The student that a search ended with.
 
   Attributes:
-    network: the student.
-    variables: of the float network, before it was trained at integers.
+    trained: in float, before it was trained at integers.
     quantized: the integer network.
-    trained: what was measured.
+    measured: what was.
     search: all candidates, for the report.
   """
 
-  network: Network
-  variables: Any
+  trained: TrainedNetwork
   quantized: quantize.QuantizedModel
-  trained: Trained
+  measured: Measured
   search: Search
 
 
-def find_student(
-  run: Context, student: Network, teacher: Network, teacher_variables: Any
-) -> FoundStudent:
+def find_student(run: Context, student: Network, teacher: TrainedNetwork) -> FoundStudent:
   """Finds the best student within the budget of a run.
 
   Candidates start from networks of several widths, which are distilled in float once each. Channels
@@ -109,7 +92,6 @@ def find_student(
     run: the run; its options have a budget.
     student: of the options; without a width, its architecture is tried at :data:`WIDTHS`.
     teacher: the teacher.
-    teacher_variables: its variables.
 
   Returns:
     The :class:`FoundStudent`; ``candidates.jsonl`` in the run's folder has a line for each candidate.
@@ -125,7 +107,7 @@ def find_student(
   done = {result.name: result for result in read_trials(run.folder)}
   for candidate in candidates:
     if candidate.name not in done:
-      result = _make(run, candidate, ladder[candidate.width], teacher, teacher_variables)
+      result = _make(run, candidate, ladder[candidate.width], teacher)
       _append(run.folder / TRIALS_FILE, result)
       done[candidate.name] = result
     _say(run, done[candidate.name])
@@ -133,13 +115,13 @@ def find_student(
   best = choose(results)
   search = Search(
     tuple(Point(r.name, r.bytes, r.top1, chosen=r == best) for r in results),
-    run.top1(teacher, teacher_variables, run.data.validation),
+    run.top1(*teacher, run.data.validation),
     len(run.data.validation),
   )
   home = folder / _slug(best.name)
-  network, variables = _kept(home / FLOAT_FOLDER, f"{student.name} {best.name}")
+  trained = _kept(home / FLOAT_FOLDER, f"{student.name} {best.name}")
   quantized = dataclasses.replace(export.load_packed(home / MODEL_FILE), preprocess=run.preprocess)
-  return FoundStudent(network, variables, quantized, best, search)
+  return FoundStudent(trained, quantized, best, search)
 
 
 def plan_candidates(run: Context, student: Network) -> tuple[Candidate, ...]:
@@ -163,21 +145,21 @@ def plan_candidates(run: Context, student: Network) -> tuple[Candidate, ...]:
   ladder = _ladder(run, student)
   with waiting(run.console, "looking for networks that fit"):
     graphs = {width: network.summary.graph for width, network in ladder.items()}
-    candidates = plan(run.options.budget, graphs, run.options.bits, _extra_bytes(run))
+    candidates = budgets.plan(run.options.budget, graphs, run.options.bits, _extra_bytes(run))
   names = "; ".join(candidate.name for candidate in candidates)
   say(run.console, f"candidates: {names}")
   write_record(path, candidates)
   return candidates
 
 
-def choose(results: Sequence[Trained]) -> Trained:
+def choose(results: Sequence[Measured]) -> Measured:
   """The best of those that fit, the smallest of equal ones.
 
   Raises:
     ValueError: if none does.
 
   Examples:
-    >>> make = lambda name, top1, fits: Trained(name, top1, 9, 9, 0.1, 9, {}, fits, 1, 1.0)
+    >>> make = lambda name, top1, fits: Measured(name, top1, 9, 9, 0.1, 9, {}, fits, 1, 1.0)
     >>> choose([make("a", 0.9, False), make("b", 0.8, True), make("c", 0.7, True)]).name
     'b'
   """
@@ -188,7 +170,7 @@ def choose(results: Sequence[Trained]) -> Trained:
   return max(fitting, key=lambda result: (result.top1, -result.bytes))
 
 
-def read_trials(folder: str | os.PathLike) -> tuple[Trained, ...]:
+def read_trials(folder: str | os.PathLike) -> tuple[Measured, ...]:
   """The candidates that a search has finished so far; a line cut off by a kill is none.
 
   Raises:
@@ -197,7 +179,7 @@ def read_trials(folder: str | os.PathLike) -> tuple[Trained, ...]:
   Examples:
     >>> import tempfile
     >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> _append(folder / TRIALS_FILE, Trained("x0.5", 0.9, 9, 9, 0.1, 9, {}, True, 1, 1.0))
+    >>> _append(folder / TRIALS_FILE, Measured("x0.5", 0.9, 9, 9, 0.1, 9, {}, True, 1, 1.0))
     >>> [result.name for result in read_trials(folder)]
     ['x0.5']
   """
@@ -208,126 +190,102 @@ def read_trials(folder: str | os.PathLike) -> tuple[Trained, ...]:
     except ValueError:
       continue
     try:
-      found.append(build(Trained, fields))
+      found.append(build(Measured, fields))
     except ValueError as error:
       raise damaged(path, error, DELETE) from error
   return tuple(found)
 
 
-def _make(
-  run: Context,
-  candidate: Candidate,
-  whole: Network,
-  teacher: Network,
-  teacher_variables: Any,
-) -> Trained:
-  """Makes a candidate, trains it, and measures its files.
+def _make(run: Context, candidate: Candidate, whole: Network, teacher: TrainedNetwork) -> Measured:
+  """Makes a candidate of a whole network, trains it, and measures its files.
 
-  Args:
-    run: the run; what an earlier part of it made is used.
-    candidate: what to make.
-    whole: the network that it starts from.
-    teacher: the teacher.
-    teacher_variables: its variables.
-
-  Returns:
-    The :class:`Trained`; the float network and the packed file are in the candidate's folder.
+  What an earlier part of the run made is used; the float network and the packed file are in the
+  candidate's folder.
   """
   began, budget = time.perf_counter(), run.options.budget
   home = run.folder / FOLDER / _slug(candidate.name)
   home.mkdir(exist_ok=True)
   steps = run.steps.float_steps
-  network, variables = _distilled(run, whole, teacher, teacher_variables)
-  recovery = 0
+  start, recovery, bits = _distilled(run, whole, teacher), 0, {}
   if candidate.prunes:
-    network, variables = _pruned(run, candidate, network, variables, home / "start")
-    recovery = max(1, steps // 2)
+    start, recovery = _pruned(run, candidate, start, home / "start"), max(1, steps // 2)
   rules: tuple[quantize.Rule, ...] = ()
-  allocation = None
   if candidate.mixed:
-    allocation = _allocate(run, network, variables, home / "bits.json")
-    rules = tuple(_trained_at_low_bits(rule) for rule in allocation.rules)
-
-  def keep(latest: Any) -> None:
-    _save(run, home / FLOAT_FOLDER, network, latest)
-
+    allocation = _allocate(run, start, home / "bits.json")
+    rules, bits = tuple(map(_trained_at_low_bits, allocation.rules)), dict(allocation.bits)
+  network = start.network
   state = phases.distill_student(
     run,
     network,
     teacher,
-    teacher_variables,
-    keep,
+    lambda latest: run.save(home / FLOAT_FOLDER, TrainedNetwork(network, latest)),
     phase=_slug(candidate.name),
     steps=PhaseSteps(recovery, run.steps.int_steps),
-    start=variables,
+    start=start.variables,
     rules=rules,
   )
   quantized = state.quantized()
   packed = export.packed(
     quantized, home / MODEL_FILE, metadata=run.metadata(f"{whole.name} {candidate.name}")
   )
-  size, macs, latency_ms = packed.stat().st_size, network.summary.macs, latency(quantized)
-  return Trained(
+  size, macs, latency_ms = packed.stat().st_size, network.summary.macs, budgets.latency(quantized)
+  return Measured(
     candidate.name,
-    integer_top1(quantized, run.data.validation),
+    budgets.integer_top1(quantized, run.data.validation),
     size,
     macs,
     latency_ms,
     network.summary.parameters,
-    {} if allocation is None else dict(allocation.bits),
-    within(Budget(size, macs, latency_ms), budget),
+    bits,
+    budgets.within(Budget(size, macs, latency_ms), budget),
     steps + recovery + run.steps.int_steps,
     time.perf_counter() - began,
   )
 
 
-def _distilled(
-  run: Context, network: Network, teacher: Network, teacher_variables: Any
-) -> tuple[Network, Any]:
+def _distilled(run: Context, network: Network, teacher: TrainedNetwork) -> TrainedNetwork:
   """A whole network, distilled in float; once for all candidates that start from it."""
-  name = f"float {network.title}"
-  folder = run.folder / FOLDER / _slug(name)
+  name = _slug(f"float {network.title}")
+  folder = run.folder / FOLDER / name
   if not folder.exists():
-    state = phases.distill_student(
-      run,
-      network,
-      teacher,
-      teacher_variables,
-      phase=_slug(name),
-      steps=PhaseSteps(run.steps.float_steps, 0),
-    )
-    _save(run, folder, network, state.averaged.variables)
-  return network, networks.read_network(folder).variables
+    steps = PhaseSteps(run.steps.float_steps, 0)
+    state = phases.distill_student(run, network, teacher, phase=name, steps=steps)
+    run.save(folder, TrainedNetwork(network, state.averaged.variables))
+  return TrainedNetwork(network, networks.read_network(folder).variables)
 
 
 def _pruned(
-  run: Context, candidate: Candidate, whole: Network, variables: Any, folder: pathlib.Path
-) -> tuple[Network, Any]:
+  run: Context, candidate: Candidate, start: TrainedNetwork, folder: pathlib.Path
+) -> TrainedNetwork:
   """The network without the channels that are too many for the budget."""
-  budget, bits = run.options.budget, run.options.bits
+  budget, bits, name = (
+    run.options.budget,
+    run.options.bits,
+    f"{start.network.name} {candidate.name}",
+  )
+  few = min(LOW_BITS, bits) if candidate.mixed else bits
+
+  def fits(graph: Graph) -> bool:
+    return budgets.within(budgets.costs(graph, budget, few, _extra_bytes(run)), budget)
+
   if not folder.exists():
     with waiting(run.console, "removing channels"):
       images, labels = _sample(run)
       importance = prune.channel_importance(
-        whole.module,
-        variables,
+        start.network.module,
+        start.variables,
         images,
         method="taylor",
         labels=labels,
         preprocess=run.preprocess,
       )
-      few = min(LOW_BITS, bits) if candidate.mixed else bits
-
-      def fits(graph: Graph) -> bool:
-        return within(costs(graph, budget, few, _extra_bytes(run)), budget)
-
-      keep = fit_channels(importance, fits)
-      module, variables = prune.remove_channels(whole.module, variables, keep)
-      module = module.clone(origin=f"{whole.name} {candidate.name}")
+      keep = budgets.fit_channels(importance, fits)
+      module, variables = prune.remove_channels(start.network.module, start.variables, keep)
+      module = module.clone(origin=name)
       variables = _with_norm_anew(run, module, variables)
-    network = networks.network_of(module.origin, None, module, run.data.image_shape)
-    _save(run, folder, network, variables)
-  return _kept(folder, f"{whole.name} {candidate.name}")
+    network = networks.network_of(name, None, module, run.data.image_shape)
+    run.save(folder, TrainedNetwork(network, variables))
+  return _kept(folder, name)
 
 
 def _with_norm_anew(run: Context, module: nn.Module, variables: Any) -> Any:
@@ -342,14 +300,14 @@ def _with_norm_anew(run: Context, module: nn.Module, variables: Any) -> Any:
   return training.reestimate_norm(state, batches).variables
 
 
-def _allocate(run: Context, network: Network, variables: Any, path: pathlib.Path) -> Allocation:
+def _allocate(run: Context, start: TrainedNetwork, path: pathlib.Path) -> Allocation:
   """Bits of the layers with which the packed file fits."""
   if path.exists():
     return read_record(path, Allocation, DELETE)
   with waiting(run.console, "rounding one layer at a time"):
     found = quantize.sensitivity(
-      network.module,
-      variables,
+      start.network.module,
+      start.variables,
       _sample(run)[0][:SENSED],
       bits=tuple(n for n in (8, 6, 5, 4, 3, 2) if n <= run.options.bits),
       preprocess=run.preprocess,
@@ -357,9 +315,8 @@ def _allocate(run: Context, network: Network, variables: Any, path: pathlib.Path
     )
   size, most = run.options.budget.size, found.bits[0]
   assert size is not None  # of which alone a plan with mixed bits comes
-  around = (
-    packed_size(sketch(network.summary.graph, most)) + _extra_bytes(run) - found.bytes_at(most)
-  )
+  whole = budgets.packed_size(budgets.sketch(start.network.summary.graph, most))
+  around = whole + _extra_bytes(run) - found.bytes_at(most)
   allocation = choose_bits(found, max(size - around, found.bytes_at(found.bits[-1])))
   write_record(path, allocation)
   return allocation
@@ -386,15 +343,12 @@ def _sample(run: Context) -> tuple[np.ndarray, np.ndarray]:
   return run.data.train.images[chosen], run.data.train.labels[chosen]
 
 
-def _save(run: Context, folder: pathlib.Path, network: Network, variables: Any) -> None:
-  networks.save_network(folder, network, variables, run.data.classes, run.preprocess)
-
-
-def _kept(folder: pathlib.Path, name: str) -> tuple[Network, Any]:
+def _kept(folder: pathlib.Path, name: str) -> TrainedNetwork:
   """A network that was kept, under another name."""
   saved = networks.read_network(folder)
-  assert saved.image_shape is not None  # _save keeps it
-  return networks.network_of(name, None, saved.module, saved.image_shape), saved.variables
+  assert saved.image_shape is not None  # that was kept too
+  network = networks.network_of(name, None, saved.module, saved.image_shape)
+  return TrainedNetwork(network, saved.variables)
 
 
 def _slug(name: str) -> str:
@@ -411,13 +365,13 @@ def _ladder(run: Context, student: Network) -> dict[float | None, Network]:
   return {w: networks.build(student.name, count, shape, w, None, wanted) for w in WIDTHS}
 
 
-def _append(path: pathlib.Path, result: Trained) -> None:
+def _append(path: pathlib.Path, result: Measured) -> None:
   """Adds a line; what a kill cut off before it is dropped."""
   lines = [json.dumps(plain(one)) + "\n" for one in (*read_trials(path.parent), result)]
   write_atomically(path, "".join(lines))
 
 
-def _say(run: Context, result: Trained) -> None:
+def _say(run: Context, result: Measured) -> None:
   beyond = "" if result.fits else ", which is too much"
   say(
     run.console,

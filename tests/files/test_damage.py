@@ -78,7 +78,9 @@ KINDS = {  # name: (writes a file or folder, reads it into something that can be
     read_file,
   ),
   "student": (
-    lambda path, _: networks.save_network(path, network(), variables(), CLASSES, data.Preprocess()),
+    lambda path, _: networks.save_network(
+      path, networks.TrainedNetwork(network(), variables()), CLASSES, data.Preprocess()
+    ),
     read_folder,
   ),
   "variables": (

@@ -20,7 +20,7 @@ from jaxcompress.files.records import read_record, write_record
 from jaxcompress.pipeline import folders
 from jaxcompress.pipeline.context import read_progress
 from jaxcompress.pipeline.options import CompressOptions
-from jaxcompress.pipeline.search import Trained, read_trials
+from jaxcompress.pipeline.search import Measured, read_trials
 from jaxcompress.report import Entry
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -269,7 +269,7 @@ def test_a_damaged_line_of_candidates_is_named(tmp_path, line):
 
 
 def test_a_line_of_candidates_that_a_kill_cut_off_is_none(tmp_path):
-  whole = Trained("x0.5", 0.9, 9, 9, 0.1, 9, {}, True, 1, 1.0)
+  whole = Measured("x0.5", 0.9, 9, 9, 0.1, 9, {}, True, 1, 1.0)
   text = json.dumps(dataclasses.asdict(whole))
   (tmp_path / "candidates.jsonl").write_text(f"{text}\n{text[:20]}")
   assert read_trials(tmp_path) == (whole,)

@@ -19,7 +19,9 @@ def sound(tmp_path_factory):
   network = networks.build("resnet8", 4, SHAPE, None, None, {})
   variables = init_variables(network.module, jax.random.key(0), SHAPE)
   folder = tmp_path_factory.mktemp("out") / "teacher"
-  networks.save_network(folder, network, variables, CLASSES, data.Preprocess())
+  networks.save_network(
+    folder, networks.TrainedNetwork(network, variables), CLASSES, data.Preprocess()
+  )
   return folder
 
 

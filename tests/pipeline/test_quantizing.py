@@ -141,7 +141,9 @@ def test_a_folder_of_a_run_is_read_with_all_that_it_says(trained, images, tmp_pa
   network = networks.build("resnet8", 3, images.image_shape, None, None, {})
   variables = init_variables(network.module, jax.random.key(1), images.image_shape)
   preprocess = datasets.Preprocess(scale=32.0)
-  networks.save_network(tmp_path / "student", network, variables, CLASSES, preprocess)
+  networks.save_network(
+    tmp_path / "student", networks.TrainedNetwork(network, variables), CLASSES, preprocess
+  )
   saved = networks.read_network(tmp_path / "student")
   assert saved.module == network.module and saved.title == "resnet8"
   assert (saved.classes, saved.image_shape) == (CLASSES, images.image_shape)

@@ -129,7 +129,7 @@ def trained(monkeypatch):
   """In place of training: the phases that were asked for; the one named in ``stop`` is killed."""
   asked = SimpleNamespace(phases=[], stop=None)
 
-  def distill_student(run, network, teacher, teacher_variables, on_float=None, **options):
+  def distill_student(run, network, teacher, on_float=None, **options):
     phase, start, steps = (options.get(key) for key in ("phase", "start", "steps"))
     asked.phases.append(phase)
     if on_float is not None:
@@ -159,37 +159,39 @@ def trained(monkeypatch):
 
 def test_a_killed_search_goes_on_and_ends_in_a_file_that_fits(run, trained, monkeypatch):
   monkeypatch.setattr(budgets, "latency", lambda model: 1.0)
-  monkeypatch.setattr(search, "latency", lambda model: 1.0)
   student = networks.build("resnet8", 3, run.data.image_shape, None, None, {})
-  teacher = networks.build("resnet14", 3, run.data.image_shape, None, None, {})
-  variables = nn.init_variables(teacher.module, jax.random.key(1), run.data.image_shape)
+  whole = networks.build("resnet14", 3, run.data.image_shape, None, None, {})
+  variables = nn.init_variables(whole.module, jax.random.key(1), run.data.image_shape)
+  teacher = networks.TrainedNetwork(whole, variables)
   trained.stop = "whole-width-pruned-mixed-bits"
   with pytest.raises(KeyboardInterrupt):
-    search.find_student(run, student, teacher, variables)
+    search.find_student(run, student, teacher)
   assert trained.phases == ["float-resnet8", "whole-width-pruned", trained.stop]
   (first,) = search.read_trials(run.folder)
   with (run.folder / search.TRIALS_FILE).open("a") as file:
     file.write('{"name": "whole wid')  # a line that a kill cut off
   trained.phases.clear()
   last, trained.stop = trained.stop, None
-  found = search.find_student(run, student, teacher, variables)
+  found = search.find_student(run, student, teacher)
   assert trained.phases == [last]
   results = search.read_trials(run.folder)
   assert results[0] == first and len(results) == 2
   for line in (run.folder / search.TRIALS_FILE).read_text().splitlines():
     assert json.loads(line)["bytes"] <= 40_000
   assert len(set(results[1].bits.values())) > 1 and results[0].bits == {}
-  assert found.trained == search.choose(results)
+  assert found.measured == search.choose(results)
   again = export.packed(
-    found.quantized, run.folder / "student.jcz", metadata=run.metadata(found.network.title)
+    found.quantized, run.folder / "student.jcz", metadata=run.metadata(found.trained.network.title)
   )
-  assert again.stat().st_size == found.trained.bytes
-  assert found.network.title == f"resnet8 {found.trained.name}"
+  assert again.stat().st_size == found.measured.bytes
+  assert found.trained.network.title == f"resnet8 {found.measured.name}"
   assert [one.chosen for one in found.search.candidates].count(True) == 1
   images = run.data.test.images[:8]
   score = np.mean(
     found.quantized.integers(run.data.validation.images).argmax(-1) == run.data.validation.labels
   )
-  assert score == found.trained.top1
-  logits = found.network.module.apply(found.variables, run.preprocess(images), train=False).logits
+  assert score == found.measured.top1
+  logits = found.trained.network.module.apply(
+    found.trained.variables, run.preprocess(images), train=False
+  ).logits
   assert logits.shape == (8, 3)
