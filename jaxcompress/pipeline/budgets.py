@@ -11,6 +11,9 @@ from jaxcompress import data as datasets
 from jaxcompress import export, prune, quantize
 from jaxcompress.data.storage import in_chunks
 from jaxcompress.nn import Folded, Graph, count_macs, kernel_shape
+from jaxcompress.prune.choose import fewest_channels, least_share, thinnest
+from jaxcompress.prune.importance import Importance
+from jaxcompress.prune.removal import plan_removal
 from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.sites import find_sites
 
@@ -136,7 +139,7 @@ def within(spent: Budget, budget: Budget) -> bool:
 
 
 def fit_channels(
-  importance: prune.Importance, fits: Callable[[Graph], bool], divisor: int = DIVISOR
+  importance: Importance, fits: Callable[[Graph], bool], divisor: int = DIVISOR
 ) -> prune.Keep:
   """The most channels with which a network fits; the fewest, if none does.
 
@@ -145,12 +148,12 @@ def fit_channels(
     fits: whether a graph does.
     divisor: of the channels that stay.
   """
-  low, high = prune.least_share(importance, divisor=divisor), 1.0
-  best = prune.fewest_channels(importance, divisor=divisor)
+  low, high = least_share(importance, divisor=divisor), 1.0
+  best = fewest_channels(importance, divisor=divisor)
   for _ in range(HALVINGS):
     middle = (low + high) / 2
     keep = prune.choose_channels(importance, middle, divisor=divisor)
-    if fits(prune.plan_removal(importance.graph, keep.masks).graph):
+    if fits(plan_removal(importance.graph, keep.masks).graph):
       low, best = middle, keep
     else:
       high = middle
@@ -188,7 +191,7 @@ def plan(
   low = min(LOW_BITS, bits)
 
   def fits(width: float | None, *, pruned: bool, bits: int) -> bool:
-    graph = prune.thinnest(ladder[width], DIVISOR) if pruned else ladder[width]
+    graph = thinnest(ladder[width], DIVISOR) if pruned else ladder[width]
     return within(costs(graph, budget, bits, extra), budget)
 
   found: list[Candidate] = []
@@ -216,8 +219,8 @@ def _least(
   budget: Budget, ladder: Mapping[float | None, Graph], narrowest: float | None, extra: int
 ) -> list[Candidate]:
   """The candidate for budgets that only the thinnest network with the fewest bits meets."""
-  thinnest = prune.thinnest(ladder[narrowest], DIVISOR)
-  least = costs(thinnest, budget, FEWEST_BITS, extra)
+  smallest = thinnest(ladder[narrowest], DIVISOR)
+  least = costs(smallest, budget, FEWEST_BITS, extra)
   for name, most, cost, unit in zip(
     ("max_size", "max_macs", "max_latency_ms"),
     budget,

@@ -7,7 +7,7 @@ import re
 import typing
 from typing import Any
 
-from jaxcompress import distill, prune, quantize
+from jaxcompress import distill, quantize
 from jaxcompress.files.records import build
 from jaxcompress.pipeline.budgets import Budget
 from jaxcompress.pipeline.formats import (
@@ -18,6 +18,7 @@ from jaxcompress.pipeline.formats import (
   without_suffix,
 )
 from jaxcompress.pipeline.presets import PRESETS
+from jaxcompress.prune.magnitude import parse_pattern
 
 UNSTRUCTURED = "unstructured"
 DISTRIBUTIONS: dict[str, dict[str, Any]] = {  # the first where none is asked for
@@ -380,7 +381,7 @@ def _check_pruning(asked: CompressOptions) -> None:
       raise ValueError(f"sparsity_pattern: {pattern} needs a share of zeros; give sparsity too.")
     return
   try:
-    n, m = prune.parse_pattern(pattern)
+    n, m = parse_pattern(pattern)
   except ValueError as error:
     raise ValueError(
       f"sparsity_pattern: {pattern!r} is unknown; it must be {UNSTRUCTURED}, or n:m with 0 < n < m,"

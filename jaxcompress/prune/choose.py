@@ -10,7 +10,7 @@ import numpy as np
 from jaxcompress.nn import Graph
 from jaxcompress.nn.checks import is_whole
 from jaxcompress.prune.importance import Importance
-from jaxcompress.prune.planning import Keep, plan_removal
+from jaxcompress.prune.removal import Keep, plan_removal
 from jaxcompress.prune.routes import (
   Routes,
   families_of,

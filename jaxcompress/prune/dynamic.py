@@ -7,10 +7,17 @@ import jax.numpy as jnp
 import optax
 
 from jaxcompress.nn import Graph
-from jaxcompress.prune.distributions import Distribution, check_distribution, shares_of
-from jaxcompress.prune.rules import Rule, check_floor, check_sparsity, find_targets
+from jaxcompress.prune.masked import Pruner, masked
+from jaxcompress.prune.rules import (
+  Distribution,
+  Rule,
+  check_distribution,
+  check_floor,
+  check_sparsity,
+  find_targets,
+  shares_of,
+)
 from jaxcompress.prune.scores import keep_largest, ranks, strongest
-from jaxcompress.prune.wrap import Method, masked
 
 Fraction = Callable[[jax.Array], jax.Array]
 Growth = Callable[[jax.Array, jax.Array], jax.Array]
@@ -264,7 +271,7 @@ def _moving(
       moved[name] = move(mask, weights[name], scores, share(count), floor=floor)
     return moved
 
-  return masked(optimizer, Method(init, due, renew, goal))
+  return masked(optimizer, Pruner(init, due, renew, goal))
 
 
 def _fold(key: jax.Array, numbers: tuple[int | jax.Array, ...]) -> jax.Array:

@@ -1,4 +1,4 @@
-"""How much each channel matters: by its weights, its BatchNorm scale, or what its loss would be."""
+"""How much each channel matters, and training that makes channels differ in it."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,8 +14,9 @@ from jaxcompress.nn import Endpoints, Graph, Node
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.tracing import trace_endpoints
 from jaxcompress.prune.routes import Routes, find_routes, is_birth, name_depthwise
+from jaxcompress.prune.rules import root_of
 
-METHODS = ("l1", "bn_gamma", "taylor")
+IMPORTANCES = ("l1", "bn_gamma", "taylor")
 
 
 class Importance(NamedTuple):
@@ -91,8 +92,8 @@ def channel_importance(
     <https://arxiv.org/abs/1708.06519>`_, 2017, section 3; Molchanov et al., `Importance Estimation
     for Neural Network Pruning <https://arxiv.org/abs/1906.10771>`_, 2019, equation 8.
   """
-  if method not in METHODS:
-    raise ValueError(f"method: {method!r} is unknown; it must be one of {', '.join(METHODS)}.")
+  if method not in IMPORTANCES:
+    raise ValueError(f"method: {method!r} is unknown; it must be one of {', '.join(IMPORTANCES)}.")
   seen = jax.eval_shape(
     preprocess or (lambda x: x), jax.ShapeDtypeStruct(images.shape, images.dtype)
   )
@@ -184,3 +185,90 @@ def _products(model, preprocess, variables, images, labels):
 
   params = variables.get("params", {})
   return jax.tree.map(jnp.multiply, params, jax.grad(loss)(params))
+
+
+class SlimmingState(NamedTuple):
+  """State of :func:`slimming`: updates so far, int32 scalar."""
+
+  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
+
+
+def slimming(strength: float | optax.Schedule) -> optax.GradientTransformation:
+  """Adds the gradient of ``strength * sum |gamma|`` over all BatchNorm scales.
+
+  To be chained before the optimizer: ``optax.chain(prune.slimming(1e-4), optax.sgd(0.1))``. After it,
+  it would drive the scales away from zero, which ``training.init_state`` refuses where nothing comes
+  behind. Then ``channel_importance(method="bn_gamma")`` tells the channels apart better.
+
+  Args:
+    strength: of the penalty, at least 0; a number, or a schedule of the step.
+
+  Returns:
+    An optax transformation whose ``update`` needs the parameters.
+
+  Raises:
+    ValueError: if the strength is negative; on ``init``, if there are no scales; on ``update``,
+      without parameters.
+
+  Examples:
+    >>> params = {"stem": {"scale": jnp.array([0.5, -2.0, 0.0]), "bias": jnp.ones(3)}}
+    >>> penalty = slimming(0.25)
+    >>> updates, _ = penalty.update(jax.tree.map(jnp.zeros_like, params), penalty.init(params), params)
+    >>> updates["stem"]["scale"].tolist(), updates["stem"]["bias"].tolist()
+    ([0.25, -0.25, 0.0], [0.0, 0.0, 0.0])
+
+  References:
+    Liu et al., `Learning Efficient Convolutional Networks through Network Slimming
+    <https://arxiv.org/abs/1708.06519>`_, 2017, equation 1.
+  """
+  if not callable(strength) and strength < 0:
+    raise ValueError(f"strength: {strength} must not be negative.")
+
+  def init(params: Any) -> SlimmingState:
+    root = root_of(params)
+    if not any(_is_scale(path, root) for path, _ in jax.tree_util.tree_leaves_with_path(params)):
+      raise ValueError(
+        "params: they have no BatchNorm scale, so slimming would do nothing; leave it out."
+      )
+    return SlimmingState(jnp.zeros((), jnp.int32))
+
+  def update(updates, state, params=None):
+    if params is None:
+      raise ValueError("params: slimming needs the parameters; pass them to update.")
+    now = strength(state.count) if callable(strength) else strength
+    root = root_of(params)
+
+    def penalised(path, update, param):
+      if not _is_scale(path, root):
+        return update
+      return update + (now * jnp.sign(param)).astype(update.dtype)
+
+    updates = jax.tree_util.tree_map_with_path(penalised, updates, params)
+    return updates, SlimmingState(optax.safe_increment(state.count))
+
+  return optax.GradientTransformation(init, update)
+
+
+def _is_scale(path: tuple[Any, ...], root: str) -> bool:
+  names = jax.tree_util.keystr(path, simple=True, separator="/")
+  return names.startswith(root) and names.split("/")[-1] == "scale"
+
+
+def check_slimming(opt_state: Any) -> None:
+  """Checks that an optimizer comes after every penalty.
+
+  Raises:
+    ValueError: if a penalty is the last of a chain, or alone.
+
+  Examples:
+    >>> params = {"stem": {"scale": jnp.ones(3)}}
+    >>> check_slimming(optax.chain(slimming(1e-4), optax.sgd(0.1)).init(params))
+  """
+  last = opt_state
+  while type(last) is tuple and last:
+    last = last[-1]
+  if isinstance(last, SlimmingState):
+    raise ValueError(
+      "optimizer: slimming comes last, so that its gradient is added to the weights; chain it before"
+      " the optimizer, optax.chain(prune.slimming(1e-4), optax.sgd(0.1))."
+    )

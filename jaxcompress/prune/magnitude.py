@@ -7,9 +7,16 @@ import jax.numpy as jnp
 import optax
 
 from jaxcompress.nn import Graph
-from jaxcompress.prune.distributions import Distribution, check_distribution, shares_of
-from jaxcompress.prune.rules import Rule, check_floor, check_sparsity, find_targets
-from jaxcompress.prune.schedules import Schedule, at_once
+from jaxcompress.prune.masked import Kernels, Pruner, SparsitySchedule, masked
+from jaxcompress.prune.rules import (
+  Distribution,
+  Rule,
+  check_distribution,
+  check_floor,
+  check_sparsity,
+  find_targets,
+  shares_of,
+)
 from jaxcompress.prune.scores import (
   INPUTS,
   count_of,
@@ -17,7 +24,70 @@ from jaxcompress.prune.scores import (
   keep_largest_of_all,
   keep_n_of_m,
 )
-from jaxcompress.prune.wrap import Kernels, Method, masked
+
+
+def at_once(step: int = 0) -> SparsitySchedule:
+  """All of it after one update.
+
+  Args:
+    step: number of the update, from 0.
+
+  Raises:
+    ValueError: if ``step`` is negative.
+
+  Examples:
+    >>> schedule = at_once(5)
+    >>> [bool(schedule.due(jnp.int32(count))) for count in (4, 5, 6)]
+    [False, True, False]
+  """
+  if step < 0:
+    raise ValueError(f"step: {step} must not be negative.")
+  progress = lambda count: (count >= step).astype(jnp.float32)  # noqa: E731
+  return SparsitySchedule(progress, lambda count: count == step, step)
+
+
+def agp(
+  begin: int, end: int, *, every: int = 100, initial: float = 0.0, power: float = 3.0
+) -> SparsitySchedule:
+  """Automated gradual pruning: fast at first, while there is much to remove, and ever more slowly.
+
+  ``s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))**3``, from ``t_0`` to ``t_0 + n dt``; as a share
+  of the way to ``s_f``, ``p_t = 1 - (1 - p_0) (1 - (t - t_0) / (n dt))**3``.
+
+  Args:
+    begin: ``t_0``, the first update that prunes.
+    end: ``t_0 + n dt``, the last one.
+    every: ``dt``, updates from one choice of masks to the next; the last one is always made.
+    initial: ``p_0 = s_i / s_f``, the share of the final sparsity at which it starts, in [0, 1).
+    power: 3 as published; 1 is linear.
+
+  Raises:
+    ValueError: if a number is out of range.
+
+  Examples:
+    >>> schedule = agp(100, 300, every=100)
+    >>> [float(schedule.progress(jnp.int32(count))) for count in (0, 100, 200, 300, 400)]
+    [0.0, 0.0, 0.875, 1.0, 1.0]
+
+  References:
+    Zhu and Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017, equation 1.
+  """
+  if not 0 <= begin < end:
+    raise ValueError(f"begin, end: {begin}, {end} must not be negative, and ascend.")
+  if every < 1 or not 0 <= initial < 1 or power <= 0:
+    raise ValueError(
+      f"every, initial, power: {every}, {initial}, {power} must be at least 1, in [0, 1), above 0."
+    )
+
+  def progress(count):
+    done = jnp.clip((count - begin) / (end - begin), 0.0, 1.0)
+    return (1 - (1 - initial) * (1 - done) ** power).astype(jnp.float32)
+
+  def due(count):
+    regular = (count - begin) % every == 0
+    return (count >= begin) & (count <= end) & (regular | (count == end))
+
+  return SparsitySchedule(progress, due, end)
 
 
 def magnitude(
@@ -26,7 +96,7 @@ def magnitude(
   sparsity: float,
   scope: Literal["layer", "global"] = "layer",
   distribution: Distribution = "uniform",
-  schedule: Schedule | None = None,
+  schedule: SparsitySchedule | None = None,
   rules: tuple[Rule, ...] = (),
   floor: int = 1,
   graph: Graph | None = None,
@@ -105,7 +175,7 @@ def magnitude(
       found[name] = keep_largest(weights[name], share * done, masks[name], floor=floor)
     return found
 
-  return masked(optimizer, Method(init, schedule.due, renew, goal, schedule))
+  return masked(optimizer, Pruner(init, schedule.due, renew, goal, schedule))
 
 
 def _arrays(shares: dict[str, float]) -> Kernels:
@@ -116,7 +186,7 @@ def n_m(
   optimizer: optax.GradientTransformation,
   pattern: str = "2:4",
   *,
-  schedule: Schedule | None = None,
+  schedule: SparsitySchedule | None = None,
   rules: tuple[Rule, ...] = (),
   graph: Graph | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -175,7 +245,7 @@ def n_m(
     kept = m - count_of(schedule.progress(count), m - n)
     return {name: keep_n_of_m(w, kept, m, masks[name]) for name, w in weights.items()}
 
-  return masked(optimizer, Method(init, schedule.due, renew, goal, schedule))
+  return masked(optimizer, Pruner(init, schedule.due, renew, goal, schedule))
 
 
 def parse_pattern(pattern: str) -> tuple[int, int]:

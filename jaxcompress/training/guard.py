@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcompress import prune
+from jaxcompress.prune.masked import PruneState
 
 SMALL = 4096  # numbers in an array that is summed with others: each sum is a program of its own
 
@@ -68,12 +68,12 @@ def run_on(opt_state: Any, latest: Any, where: jax.Array) -> Any:
   """
 
   def later(kept, new):
-    if isinstance(kept, prune.PruneState):
+    if isinstance(kept, PruneState):
       return kept._replace(inner=run_on(kept.inner, new.inner, where))
     clock = jnp.ndim(kept) == 0 and jnp.issubdtype(jnp.result_type(kept), jnp.integer)
     return jnp.where(where, new, kept) if clock else kept
 
-  is_pruning = lambda tree: isinstance(tree, prune.PruneState)  # noqa: E731
+  is_pruning = lambda tree: isinstance(tree, PruneState)  # noqa: E731
   return jax.tree.map(later, opt_state, latest, is_leaf=is_pruning)
 
 

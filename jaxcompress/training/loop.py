@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import TimeRemainingColumn
 
-from jaxcompress import prune
 from jaxcompress.arguments import (
   check_batch,
   check_batches,
@@ -22,6 +21,7 @@ from jaxcompress.arguments import (
   check_whole,
 )
 from jaxcompress.distill.labels import expected
+from jaxcompress.prune.masked import progress_of
 from jaxcompress.terminal import progress, say
 from jaxcompress.training.checkpoint import Checkpoints
 from jaxcompress.training.forward import forward
@@ -151,7 +151,7 @@ def fit(
         if stop and position < steps:
           checkpoints.wait()
           raise PreemptedError(position)
-    reached = prune.progress_of(state.opt_state)
+    reached = progress_of(state.opt_state)
     if reached is not None and reached < 1:
       say(
         bar.console,

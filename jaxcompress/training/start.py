@@ -13,6 +13,7 @@ from jaxcompress.nn import init_variables
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.select import on_network
 from jaxcompress.ops.dispatch import XLA_ONLY
+from jaxcompress.prune.importance import check_slimming
 from jaxcompress.quantize import Quantizer
 from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.quantize.transforms import graph_of, transform
@@ -94,7 +95,7 @@ def init_state(
   trainable = paths_of(recipe, trained, lambda: graph_of(recipe.student, variables, tuple(shape)))
   _check_zeros_stay(recipe, opt_state)
   _check_pruned_layers_move(trainable, opt_state, variables["params"])
-  prune.check_slimming(opt_state)
+  check_slimming(opt_state)
   variables = {**variables, "params": prune.apply_masks(opt_state, variables["params"])}
   return CompressState(
     recipe=recipe,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxcompress import prune
 from jaxcompress.nn import Graph
 from jaxcompress.nn.select import on_network
+from jaxcompress.prune.masked import goals_of, keep_masks
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.quantize.transforms import graph_of, transform
@@ -165,7 +165,7 @@ def at_stage(state: CompressState, position: int) -> CompressState:
     return state
   if state.recipe.starts_stage(position):
     fresh = fresh_optimizer(state, index)
-    state = state.replace(opt_state=prune.keep_masks(state.opt_state, fresh))
+    state = state.replace(opt_state=keep_masks(state.opt_state, fresh))
   return state.replace(stage=index)
 
 
@@ -221,12 +221,12 @@ def check_goals(state: CompressState, restored: CompressState, where: str) -> No
   Raises:
     ValueError: if its goal is another one, such as another sparsity.
   """
-  found = prune.goals_of(restored.opt_state)
+  found = goals_of(restored.opt_state)
   position, differing = int(restored.position), None
   stages = {state.recipe.stage_at(max(position - 1, 0)), state.recipe.stage_at(position)}
   for stage in sorted(stages) if found else ():
     fresh = state.opt_state if stage == state.stage else fresh_optimizer(state, stage)
-    pairs = zip(found, prune.goals_of(fresh), strict=True)
+    pairs = zip(found, goals_of(fresh), strict=True)
     others = [(a, b[1]) for a, b in pairs if not np.array_equal(a[1], b[1])]
     if not others:
       return

@@ -11,6 +11,7 @@ from jaxcompress import prune
 from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
 from jaxcompress.nn.select import on_network
+from jaxcompress.prune.masked import is_final, sparsity_of
 from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.training.averages import move_average
 from jaxcompress.training.compiled import Step
@@ -145,7 +146,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   if recipe.stages:  # the terms of other stages stay the very objects, which keep_where spares
     loss_state = {**state.loss_state, **loss_state}
   optimizer = optax.with_extra_args_support(recipe.optimizer_of(state.stage))
-  if not prune.is_final(state.opt_state):
+  if not is_final(state.opt_state):
     parts["applied"] = False
   with on_network(state.graph):
     updates, opt_state = optimizer.update(gradients, state.opt_state, trained, **parts)
@@ -176,7 +177,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   clocks = run_on(kept.opt_state, opt_state, sound)
   kept = constrained(kept.replace(opt_state=clocks, skipped=skipped))
   if prune.masks_of(kept.opt_state):
-    metrics["sparsity"] = prune.sparsity(kept.opt_state, kept.params)
+    metrics["sparsity"] = sparsity_of(kept.opt_state, kept.params)
   return kept, {**metrics, "skipped": skipped}
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jaxcompress import prune
 from jaxcompress.prune.dynamic import move
-from jaxcompress.prune.scores import keep_largest_of_all
+from jaxcompress.prune.scores import keep_largest, keep_largest_of_all
 
 SHAPES = {"tiny": (2, 3), "deep": (3, 3, 1, 20), "point": (1, 1, 6, 30), "wide": (40, 24)}
 RULES = (prune.Rule(match="."),)
@@ -82,14 +82,14 @@ def test_more_may_be_asked_to_stay_and_none():
 )
 def test_a_mask_has_the_zeros_asked_for_as_far_as_the_floor_allows(seed, sparsity, floor, shape):
   weights = jnp.float32(np.random.default_rng(seed).integers(-3, 4, shape))
-  mask = np.asarray(prune.keep_largest(weights, sparsity, floor=floor))
+  mask = np.asarray(keep_largest(weights, sparsity, floor=floor))
   size, outputs = mask.size, shape[-1]
   rows = size // outputs
   most = size - outputs * min(floor, rows)
   wanted = int(np.round(np.float32(sparsity) * np.float32(size)))
   assert (~mask).sum() == min(wanted, most)
   assert mask.reshape(rows, outputs).sum(0).min() >= min(floor, rows)
-  again = prune.keep_largest(weights, sparsity, jnp.asarray(mask), floor=floor)
+  again = keep_largest(weights, sparsity, jnp.asarray(mask), floor=floor)
   np.testing.assert_array_equal(again, mask)  # what is chosen once is chosen again
 
 

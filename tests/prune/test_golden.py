@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.prune import agp, cosine_fraction, keep_largest, keep_n_of_m
+from jaxcompress.prune import agp
+from jaxcompress.prune.dynamic import cosine_fraction
+from jaxcompress.prune.scores import keep_largest, keep_n_of_m
 
 
 @pytest.fixture(scope="module")

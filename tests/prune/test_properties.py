@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from jaxcompress import prune
 from jaxcompress.prune.dynamic import move
+from jaxcompress.prune.masked import Pruner, masked
 
 
 @settings(max_examples=20, deadline=None)
@@ -78,9 +79,9 @@ def test_half_precision_weights_are_pruned_to_exact_zeros(scope):
   "mask", [np.ones((4, 4), np.float32), np.ones((4, 1), bool), np.ones((4, 4), np.int8)]
 )
 def test_a_method_s_mask_of_another_dtype_or_shape_is_refused(mask):
-  method = prune.Method(lambda kernels: {"a": jnp.asarray(mask)}, lambda count: count < 0, None)
+  pruner = Pruner(lambda kernels: {"a": jnp.asarray(mask)}, lambda count: count < 0, None)
   with pytest.raises(ValueError, match=r"the mask of 'a' is .* it must be bool \(4, 4\)"):
-    prune.masked(optax.sgd(0.1), method).init({"a": {"kernel": jnp.ones((4, 4))}})
+    masked(optax.sgd(0.1), pruner).init({"a": {"kernel": jnp.ones((4, 4))}})
 
 
 def test_a_penalty_without_scales_is_refused():

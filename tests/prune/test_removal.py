@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from jaxcompress import models, nn, prune
 from jaxcompress.models.blocks import SqueezeExcite
 from jaxcompress.nn.tracing import trace_endpoints, trace_init
+from jaxcompress.prune.choose import fewest_channels, least_share
+from jaxcompress.prune.removal import mask_channels, plan_removal
 from jaxcompress.prune.routes import is_birth
 from tests.prune import reference
 
@@ -79,10 +81,10 @@ def check(model, variables, keep, graph):
   assert jax.tree.map(np.shape, few) == jax.tree.map(np.shape, shapes)
   assert {node.name for node in graph.nodes} >= {node.name for node in small_graph.nodes}
   x = np.random.default_rng(1).normal(size=(2, *graph.input_shape[1:]))
-  masked = reference.logits(graph, prune.mask_channels(model, variables, keep), x)
+  masked = reference.logits(graph, mask_channels(model, variables, keep), x)
   found = reference.logits(small_graph, few, x)
   np.testing.assert_allclose(found, masked, rtol=0, atol=1e-10 * np.abs(masked).max())
-  planned = prune.plan_removal(graph, keep.masks).graph
+  planned = plan_removal(graph, keep.masks).graph
   assert nn.count_macs(small_graph) == nn.count_macs(planned)
   return smaller, few, small_graph, masked
 
@@ -144,7 +146,7 @@ def scored():
 )
 def test_whatever_is_chosen_can_be_removed(scored, fraction, divisor, scope):
   variables, found = scored
-  fraction = max(fraction, prune.least_share(found, divisor=divisor))
+  fraction = max(fraction, least_share(found, divisor=divisor))
   keep = prune.choose_channels(found, fraction, scope=scope, divisor=divisor)
   check(EVERYTHING, variables, keep, found.graph)
 
@@ -158,8 +160,8 @@ def test_whatever_is_chosen_can_be_removed(scored, fraction, divisor, scope):
 def test_a_share_that_the_network_cannot_come_down_to_is_told(scored, fraction, divisor, scope):
   _, found = scored
   free = np.isfinite(found.scores)
-  least = prune.least_share(found, divisor=divisor)
-  few = prune.fewest_channels(found, divisor=divisor)
+  least = least_share(found, divisor=divisor)
+  few = fewest_channels(found, divisor=divisor)
   if fraction < least:
     with pytest.warns(UserWarning, match=r"fraction: .* cannot be had: with divisor"):
       keep = prune.choose_channels(found, fraction, scope=scope, divisor=divisor)
@@ -205,7 +207,7 @@ def test_modules_give_the_logits_maps_and_statistics_of_the_masked_one(scored):
   variables, found = scored
   keep = prune.choose_channels(found, 0.6, divisor=2)
   smaller, few = prune.remove_channels(EVERYTHING, variables, keep)
-  masked = prune.mask_channels(EVERYTHING, variables, keep)
+  masked = mask_channels(EVERYTHING, variables, keep)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
 
   @jax.jit
@@ -215,7 +217,7 @@ def test_modules_give_the_logits_maps_and_statistics_of_the_masked_one(scored):
 
   (large, stats), (small, new_stats) = both(masked, few)
   np.testing.assert_allclose(small.logits, large.logits, atol=1e-5)
-  sources = prune.plan_removal(found.graph, keep.masks).sources
+  sources = plan_removal(found.graph, keep.masks).sources
   for name, ours, theirs in zip(("stem", "norm"), small.maps, large.maps, strict=True):
     np.testing.assert_allclose(ours, np.asarray(theirs)[..., sources[name]], atol=1e-5)
   kept = keep.masks["stem"]

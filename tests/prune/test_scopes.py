@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxcompress import models, nn, prune, quantize
+from jaxcompress.prune.removal import mask_channels
 
 
 def conv(features, **options):
@@ -107,7 +108,7 @@ def test_a_smaller_network_with_scopes_entered_again_computes_what_the_masked_on
   keep = prune.choose_channels(found, 0.55)
   smaller, few = prune.remove_channels(model, variables, keep)
   assert sum(map(np.size, jax.tree.leaves(few))) < sum(map(np.size, jax.tree.leaves(variables)))
-  masked = prune.mask_channels(model, variables, keep)
+  masked = mask_channels(model, variables, keep)
   wanted = model.apply(masked, images, train=False)
   np.testing.assert_allclose(smaller.apply(few, images, train=False).logits, wanted, atol=1e-5)
   fresh = nn.init_variables(smaller, jax.random.key(0), (12, 12, 3))

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from jaxcompress import distill, nn, prune
 from jaxcompress.nn.graph import parameters
+from jaxcompress.prune.masked import progress_of
+from jaxcompress.prune.scores import keep_largest
 from jaxcompress.training import Checkpoints, Stage, fit, init_state, train_step
 
 HALF = prune.magnitude(optax.sgd(0.1, momentum=0.9), sparsity=0.5)
@@ -78,7 +80,7 @@ def test_masks_in_a_chain_are_chosen_by_weights_and_not_by_updates_that_are_scal
   before = jax.device_get(state.params)
   state, _ = train_step(state, batches(0))
   for name, mask in prune.masks_of(state.opt_state).items():
-    wanted = prune.keep_largest(parameters(before, name)["kernel"], 0.5, floor=1)
+    wanted = keep_largest(parameters(before, name)["kernel"], 0.5, floor=1)
     np.testing.assert_array_equal(mask, wanted)
 
 
@@ -167,7 +169,7 @@ def test_a_shorter_schedule_after_a_restart_still_comes_to_its_end(recipe_of, ba
   short = prune.magnitude(SGD, sparsity=0.75, schedule=prune.agp(0, 4, every=1))
   state = restored(recipe_of(optimizer=short), batches, tmp_path)
   state, metrics = train_step(state, batches(6))
-  assert float(metrics["sparsity"]) == 0.75 and float(prune.progress_of(state.opt_state)) == 1.0
+  assert float(metrics["sparsity"]) == 0.75 and float(progress_of(state.opt_state)) == 1.0
 
 
 @pytest.mark.parametrize("steps", [2, 4])
