@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.data.storage import EncodedImages
+from jaxcompress.data.storage import Both, EncodedImages
 from jaxcompress.data.walk import fault
 
 
@@ -112,20 +112,14 @@ class Dataset:
     """
     parts = (self.train, self.validation)
     first, second = (part.images for part in parts)
-    joined = Split(
-      _joined(first, second),
-      np.concatenate([part.labels for part in parts]),
-    )
-    return dataclasses.replace(self, train=joined)
+    if isinstance(first, EncodedImages) and isinstance(second, EncodedImages):
+      joined: Any = EncodedImages(Both(first.source, second.source), first.size)
+    else:
+      joined = np.concatenate([first, second])
+    labels = np.concatenate([part.labels for part in parts])
+    return dataclasses.replace(self, train=Split(joined, labels))
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
     """(height, width, channels) of every image."""
     return self.train.images.shape[1:]
-
-
-def _joined(first: Any, second: Any) -> Any:
-  """The images of both; encoded ones stay so."""
-  return (
-    first.joined(second) if isinstance(first, EncodedImages) else np.concatenate([first, second])
-  )

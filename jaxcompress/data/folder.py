@@ -15,7 +15,7 @@ from jaxcompress.data.splits import (
   repeated_notes,
   shared_out,
 )
-from jaxcompress.data.storage import encode_images, fits_memory
+from jaxcompress.data.storage import EncodedImages, Listed, fits_memory
 from jaxcompress.data.walk import (
   SUFFIXES,
   LeftOut,
@@ -172,7 +172,8 @@ def _read(
     here = slice(start, start := start + len(found.paths))
     names = [_name(path, root) for path in found.paths]
     examples[part] = list(zip(keys[here], found.labels.tolist(), names, strict=True))
-    pixels[part] = whole[here] if in_memory else encode_images(list(map(str, found.paths)), shape)
+    files_of_part = Listed([str(path) for path in found.paths])
+    pixels[part] = whole[here] if in_memory else EncodedImages(files_of_part, shape)
   return pixels, repeated_notes(examples)
 
 

@@ -25,73 +25,7 @@ class Store(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class EncodedImages:
-  """An array of images as far as batches are concerned: (count, height, width, channels) uint8.
-
-  Indexing decodes what is asked for, the same pixels as :func:`~jaxcompress.data.load` would hold in
-  memory.
-
-  Attributes:
-    parts: where the images come from, one after the other.
-    place: (count, 2) positions of each image: the part, and in it.
-    size: (height, width).
-
-  Examples:
-    >>> import io
-    >>> from PIL import Image
-    >>> file = io.BytesIO()
-    >>> Image.new("RGB", (8, 6), "red").save(file, "PNG")
-    >>> found = encode_images([file.getvalue()] * 5, (8, 8))
-    >>> found.shape, found[1:3].shape, found[-1][0, 0].tolist()
-    ((5, 8, 8, 3), (2, 8, 8, 3), [255, 0, 0])
-  """
-
-  parts: tuple[Store, ...]
-  place: np.ndarray
-  size: images.Size
-
-  dtype = np.dtype(np.uint8)
-  ndim = 4
-
-  @property
-  def shape(self) -> tuple[int, int, int, int]:
-    """(count, height, width, 3)."""
-    return (len(self.place), *self.size, 3)
-
-  def __len__(self) -> int:
-    return len(self.place)
-
-  def __getitem__(self, key: Any) -> np.ndarray:
-    index = np.arange(len(self))[key]
-    found = self.take(np.atleast_1d(index))
-    return found if index.ndim else found[0]
-
-  def take(self, index: np.ndarray, threads: int | None = None) -> np.ndarray:
-    """The images at some positions, decoded by so many threads; None: one for each CPU core."""
-    return images.decode(self.read(self.place[index]), self.size, threads)
-
-  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    return np.asarray(self[:], dtype)
-
-  def read(self, place: np.ndarray) -> list[images.Source]:
-    """The paths or encoded images at some places."""
-    found: list[Any] = [None] * len(place)
-    for number, part in enumerate(self.parts):
-      wanted = np.flatnonzero(place[:, 0] == number)
-      for i, source in zip(wanted, part.read(place[wanted, 1]), strict=True):
-        found[i] = source
-    return found
-
-  def joined(self, other: "EncodedImages") -> "EncodedImages":
-    """These images and then the others'."""
-    place = other.place + np.array([len(self.parts), 0], self.place.dtype)
-    return EncodedImages(
-      (*self.parts, *other.parts), np.concatenate([self.place, place]), self.size
-    )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Listed:
+class Listed:
   """Images in a list: encoded, or files by name, which takes a fraction of the memory of paths."""
 
   names: Sequence[str | bytes]
@@ -100,16 +34,75 @@ class _Listed:
     return len(self.names)
 
   def read(self, index: np.ndarray) -> list[images.Source]:
+    """The paths or encoded images at some positions."""
     found = (self.names[i] for i in index)
     return [pathlib.Path(name) if isinstance(name, str) else name for name in found]
 
 
-def encode_images(source: Store | Sequence[str | bytes], size: images.Size) -> EncodedImages:
-  """All images of a store, or names of files and encoded images in a list, in their order."""
-  store = source if hasattr(source, "read") else _Listed(source)
-  place = np.zeros((len(store), 2), np.int32)
-  place[:, 1] = np.arange(len(store))
-  return EncodedImages((store,), place, size)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Both:
+  """The images of one store and then those of another."""
+
+  first: Store
+  second: Store
+
+  def __len__(self) -> int:
+    return len(self.first) + len(self.second)
+
+  def read(self, index: np.ndarray) -> list[images.Source]:
+    """The paths or encoded images at some positions."""
+    early = index < len(self.first)
+    first = iter(self.first.read(index[early]))
+    second = iter(self.second.read(index[~early] - len(self.first)))
+    return [next(first if is_early else second) for is_early in early]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedImages:
+  """An array of images as far as batches are concerned: (count, height, width, channels) uint8.
+
+  Indexing decodes what is asked for, the same pixels as :func:`~jaxcompress.data.load` would hold in
+  memory.
+
+  Attributes:
+    source: where the images come from.
+    size: (height, width).
+
+  Examples:
+    >>> import io
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (8, 6), "red").save(file, "PNG")
+    >>> found = EncodedImages(Listed([file.getvalue()] * 5), (8, 8))
+    >>> found.shape, found[1:3].shape, found[-1][0, 0].tolist()
+    ((5, 8, 8, 3), (2, 8, 8, 3), [255, 0, 0])
+  """
+
+  source: Store
+  size: images.Size
+
+  dtype = np.dtype(np.uint8)
+  ndim = 4
+
+  @property
+  def shape(self) -> tuple[int, int, int, int]:
+    """(count, height, width, 3)."""
+    return (len(self), *self.size, 3)
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, key: Any) -> np.ndarray:
+    index = np.arange(len(self))[key]
+    found = self.take(np.atleast_1d(index))
+    return found if index.ndim else found[0]
+
+  def take(self, index: np.ndarray, threads: int | None = None) -> np.ndarray:
+    """The images at some positions, decoded by so many threads; None: one for each CPU core."""
+    return images.decode(self.source.read(index), self.size, threads)
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    return np.asarray(self[:], dtype)
 
 
 def in_chunks(pixels: np.ndarray | EncodedImages) -> Iterator[np.ndarray]:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxcompress.data import images
 from jaxcompress.data.dataset import Dataset, Split
 from jaxcompress.data.splits import random_order, shared_out
-from jaxcompress.data.storage import encode_images, fits_memory, read_cached, write_cached
+from jaxcompress.data.storage import EncodedImages, fits_memory, read_cached, write_cached
 from jaxcompress.data.walk import printable
 
 BATCH = 1024  # records read at once
@@ -150,7 +150,7 @@ def tfds(
   labelled = {p: r for p, r in records.items() if p == "train" or r.labels.min() >= 0}
   whole = shared_out(labelled, lambda found: random_order(len(found), seed), limit)
   for part, found in whole.items():
-    encoded = encode_images(found, shape)
+    encoded = EncodedImages(found, shape)
     splits[part] = Split(encoded[:] if in_memory else encoded, found.labels)
   classes = tuple(builder.info.features[keys[1]].names)
   flip = builder.name in MIRRORED

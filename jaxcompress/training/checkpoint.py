@@ -181,7 +181,8 @@ class Checkpoints:
     arrays = differing = None
     try:
       with ocp.StandardCheckpointer(multiprocessing_options=only_here()) as checkpointer:
-        stored = checkpointer.metadata(path / ITEM).item_metadata.tree
+        found = checkpointer.metadata(path / ITEM)
+        stored = getattr(found, "item_metadata", found).tree  # one within the other since 0.12
         differing = _differing(stored, template)
         if not differing:
           wanted = {
