@@ -28,6 +28,7 @@ VERSIONS: Mapping[str, Mapping[int, int]] = {  # lowest, by bits of activations 
   "DEQUANTIZE": {32: 3},  # of float16
   "FULLY_CONNECTED": {4: 10, 8: 4, 32: 1},
   "HARD_SWISH": {8: 1, 32: 1},
+  "LOGISTIC": {8: 2, 16: 3, 32: 1},
   "MAX_POOL_2D": {8: 2, 16: 3, 32: 1},
   "MEAN": {8: 2, 16: 3, 32: 1},
   "MUL": {8: 2, 16: 4, 32: 1},
@@ -44,6 +45,9 @@ FUSED = {  # into the operator before; an int8 hard-sigmoid is in the weights an
   "relu": schema.ActivationFunctionType.RELU,
   "relu6": schema.ActivationFunctionType.RELU6,
 }
+
+
+ALONE = {"hard_swish": "HARD_SWISH", "sigmoid": "LOGISTIC"}  # as operators of their own
 
 
 def operator(
@@ -119,8 +123,8 @@ def requantize(emitter: Emitter, node: Node) -> None:
 def activation(emitter: Emitter, node: Node) -> None:
   """An activation function on its own."""
   (source,), (output,), act = emitter.inputs(node), emitter.outputs(node), node.attrs["act"]
-  if act == "hard_swish":
-    operator(emitter, "HARD_SWISH", [source], [output], node.output)
+  if act in ALONE:
+    operator(emitter, ALONE[act], [source], [output], node.output)
   elif act == "hard_sigmoid":
     hard_sigmoid(emitter, node, source, output)
   else:  # added to zero, which XNNPACK runs, as it does not run int8 RELU
@@ -418,10 +422,10 @@ def emit(emitter: Emitter) -> None:
         f" one of {', '.join(EMITTERS)}."
       )
     act = node.attrs.get("act")
-    if act not in FUSED and not (node.op == "Activation" and act == "hard_swish"):
+    if act not in FUSED and not (node.op == "Activation" and act in ALONE):
       raise ValueError(
         f"model: layer {node.name!r} has the activation function {act!r}; TFLite files of"
-        f" jaxcompress hold {', '.join(filter(None, FUSED))} in layers, and hard_swish as an"
-        " Activation of its own."
+        f" jaxcompress hold {', '.join(filter(None, FUSED))} in layers, and"
+        f" {' and '.join(ALONE)} as an Activation of its own."
       )
     EMITTERS[node.op](emitter, node)

@@ -164,10 +164,12 @@ class ModelFile:
       version: the lowest that has what the operator uses, so that old runtimes read the file.
       inputs: indices of tensors.
       outputs: indices of tensors.
-      options: name of its options in TFLite's ``BuiltinOptions``; by default made from the code.
+      options: name of its options in TFLite's ``BuiltinOptions``; by default made from the code,
+        none if it has none of that name.
       **fields: of the options; lists become int32 vectors.
     """
     options = options or "".join(part.title() for part in code.split("_")) + "Options"
+    options = options if hasattr(schema.BuiltinOptions, options) else "NONE"
     fields = {
       name: np.array(v, np.int32) if isinstance(v, list) else v for name, v in fields.items()
     }
@@ -179,7 +181,9 @@ class ModelFile:
         inputs=np.asarray(inputs, np.int32),
         outputs=np.asarray(outputs, np.int32),
         builtinOptionsType=getattr(schema.BuiltinOptions, options),
-        builtinOptions=self._reuse(
+        builtinOptions=None
+        if options == "NONE"
+        else self._reuse(
           (options, repr(sorted(fields.items()))),
           lambda: Shared(getattr(schema, f"{options}T")(**fields)),
         ),

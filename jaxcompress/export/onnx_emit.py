@@ -20,7 +20,8 @@ from jaxcompress.quantize.integer.functions import clip_range
 from jaxcompress.quantize.integer.grid import LOWEST, Grid
 from jaxcompress.quantize.integer.runtimes import find_kernels
 
-ACTIVATIONS = (None, "relu", "relu6", "hard_sigmoid", "hard_swish")
+FUSED = (None, "relu", "relu6", "hard_sigmoid")
+ALONE = ("hard_swish", "sigmoid")
 KERNELS = "onnxruntime"
 
 
@@ -123,6 +124,7 @@ class OnnxEmitter:
       "hard_sigmoid": lambda: self.file.operator(
         "HardSigmoid", [value], name, alpha=1 / 6, beta=0.5
       ),
+      "sigmoid": lambda: self.file.operator("Sigmoid", [value], name),
       "hard_swish": lambda: self.file.operator("HardSwish", [value], name),
     }
     return value if act is None else writers[act]()
@@ -163,10 +165,10 @@ def emit(emitter: OnnxEmitter, source: str, target: str) -> None:
         f" one of {', '.join(EMITTERS)}."
       )
     act = node.attrs.get("act")
-    if act not in ACTIVATIONS or (act == "hard_swish" and node.op != "Activation"):
+    if act not in FUSED and not (node.op == "Activation" and act in ALONE):
       raise ValueError(
         f"model: layer {node.name!r} has the activation function {act!r}; ONNX files of jaxcompress"
-        f" hold {', '.join(filter(None, ACTIVATIONS[:-1]))} in layers, and hard_swish as an"
+        f" hold {', '.join(filter(None, FUSED))} in layers, and {' and '.join(ALONE)} as an"
         " Activation of its own."
       )
     EMITTERS[node.op](emitter, node)

@@ -59,6 +59,7 @@ ACTIVATIONS: Mapping[str | None, ActivationFunction] = {
   None: ActivationFunction(lambda x: x),
   "relu": ActivationFunction(jax.nn.relu, low=0.0, fuses=True),
   "relu6": ActivationFunction(relu6, low=0.0, high=6.0, fuses=True),
+  "sigmoid": ActivationFunction(jax.nn.sigmoid, low=0.0, high=1.0),
   "hard_sigmoid": ActivationFunction(hard_sigmoid, low=0.0, high=1.0),
   "hard_swish": ActivationFunction(hard_swish, low=-0.375, monotone=False),
 }

@@ -1,9 +1,12 @@
 """Every runtime and exact evaluation give the same integers, op by op."""
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcompress.export import emit, onnx_emit
 from jaxcompress.nn import (
   Activation,
   Add,
@@ -20,10 +23,15 @@ from jaxcompress.nn import (
   Node,
   Split,
 )
+from jaxcompress.nn.activations import ACTIVATIONS
+from jaxcompress.nn.execute import run_node
+from jaxcompress.nn.operations import by_groups, kernel_shape
+from jaxcompress.nn.structure import OPERATIONS, REQUANTIZE
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer.functions import GATES
+from jaxcompress.quantize.integer.arithmetic import ARITHMETIC
+from jaxcompress.quantize.integer.functions import FUNCTIONS
 from jaxcompress.quantize.integer.grid import Grid
-from jaxcompress.quantize.integer.runtimes import KERNELS_16
+from jaxcompress.quantize.integer.runtimes import KERNELS, KERNELS_16
 from jaxcompress.quantize.limits import widen_grids
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -59,6 +67,11 @@ def gate(act):
     return Multiply(name="gate")(x, conv(pooled, train=train))
 
   return op
+
+
+def sigmoid_gate(x, train):
+  y = ConvNorm(x.shape[-1], name="conv")(GlobalAvgPool(keepdims=True, name="pool")(x), train=train)
+  return Multiply(name="gate")(x, Activation("sigmoid", name="act")(y))
 
 
 def swap(sizes):
@@ -103,6 +116,9 @@ OPS = {
   "hard-sigmoid": (rectified(conv(features=16, kernel=3), "hard_sigmoid"), (5, 3, 8)),
   "hard-swish": (rectified(conv(features=16, kernel=3), "hard_swish"), (5, 3, 8)),
   "hard-swish of a vector": (rectified(plain(GlobalAvgPool()), "hard_swish"), (5, 3, 64)),
+  "sigmoid": (rectified(conv(features=16, kernel=3), "sigmoid"), (5, 3, 8)),
+  "sigmoid of a vector": (rectified(plain(GlobalAvgPool()), "sigmoid"), (5, 3, 64)),
+  "squeeze-excite, sigmoid": (sigmoid_gate, (8, 8, 12)),
   "max pool": (plain(MaxPool(2, 2)), (9, 8, 8)),
   "max pool, symmetric": (plain(MaxPool(3, 2, padding="SYMMETRIC")), (8, 8, 8)),
   "average pool": (plain(AvgPool(3, 2)), (8, 9, 8)),
@@ -134,10 +150,65 @@ MIXED = {  # seeds of the widths of ops that are not all 16 bits in the test of 
   "add, relu": 0,
   "multiply": 1,
   "squeeze-excite, hard": 2,
+  "squeeze-excite, sigmoid": 6,
   "mean": 4,
   "hard-swish": 3,
   "average pool that counts": 5,
 }
+
+
+@pytest.fixture(scope="module")
+def nodes(networks):
+  """Every node of the ops' graphs."""
+  graphs = [networks.graph_of(Lambda(function), shape)[0] for function, shape in OPS.values()]
+  return [node for graph in graphs for node in graph.nodes]
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name != REQUANTIZE])
+def test_every_operation_is_complete(name, nodes):
+  """What an operation needs beside its layer; test_bit_equal_grids has the case of a Requantize."""
+  tables = {
+    "quantize.integer.arithmetic.ARITHMETIC": ARITHMETIC,
+    "export.emit.EMITTERS": emit.EMITTERS,
+    "export.onnx_emit.EMITTERS": onnx_emit.EMITTERS,
+    "OPS of this test": {node.op for node in nodes},
+  }
+  missing = [place for place, table in tables.items() if name not in table]
+  assert not missing, f"{name} is missing in {', '.join(missing)}"
+  operation, float32 = OPERATIONS[name], jnp.float32
+  for node in (node for node in nodes if node.op == name):
+    channels = [np.arange(shape[-1]) for shape in node.input_shapes]
+    for sources, shape in zip(operation.route(node, *channels), node.output_shapes, strict=True):
+      assert {len(source) for source in sources} <= {shape[-1]}, f"{name}: operation.route"
+    kernel = kernel_shape(node)
+    layer = kernel and tuple(jax.ShapeDtypeStruct(s, float32) for s in (kernel, kernel[-1:]))
+    inputs = [jax.ShapeDtypeStruct(shape, float32) for shape in node.input_shapes]
+    made = jax.eval_shape(lambda layer, *xs, node=node: run_node(node, layer, *xs), layer, *inputs)
+    shapes = tuple(y.shape for y in made)
+    assert shapes == node.output_shapes, f"{name}: operation.evaluate or the module's call"
+    counts = [shape[-1] for shape in node.input_shapes], [s[-1] for s in node.output_shapes]
+    fields = operation.resized(node, *counts)
+    assert {**node.attrs, **fields} == dict(node.attrs), f"{name}: operation.resized"
+    assert by_groups(node, np.zeros(kernel)).size if kernel else operation.macs(node) >= 0, (
+      f"{name}: operation.groups or operation.macs"
+    )
+
+
+@pytest.mark.parametrize("act", [act for act in ACTIVATIONS if act is not None])
+def test_every_activation_function_is_complete(act, nodes):
+  tables = {
+    "quantize.integer.functions.FUNCTIONS": FUNCTIONS,
+    "export.emit.FUSED or ALONE": {**emit.FUSED, **emit.ALONE},
+    "export.onnx_emit.FUSED or ALONE": (*onnx_emit.FUSED, *onnx_emit.ALONE),
+    "OPS of this test": {node.attrs.get("act") for node in nodes},
+  }
+  missing = [place for place, table in tables.items() if act not in table]
+  missing += [
+    f"the tables of {kernels.tables}"
+    for kernels in KERNELS.values()
+    if act in FUNCTIONS and not FUNCTIONS[act].clips and kernels.tables not in FUNCTIONS[act].tables
+  ]
+  assert not missing, f"{act} is missing in {', '.join(missing)}"
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -184,7 +255,7 @@ def test_gates_of_all_codes_are_bit_equal(scale, zero_point, kernels, networks, 
   ends = ("input",), ("act",), (shape,), (shape,)
   codes = np.arange(-128, 128).reshape(shape)
   for act, output in (
-    ("hard_sigmoid", GATES[8].output),
+    ("hard_sigmoid", FUNCTIONS["hard_sigmoid"].grids[8]),
     ("hard_swish", Grid(np.float32(0.05), 7)),
   ):
     graph = Graph((Node("act", "Activation", {"act": act}, *ends),), shape, "act")
@@ -193,6 +264,31 @@ def test_gates_of_all_codes_are_bit_equal(scale, zero_point, kernels, networks, 
     images = ((codes - zero_point) * source.scale).astype(np.float32)
     result = check(quantized, kernels=kernels, images=images)
     assert (result.bit_equal, result.max_steps) == (1.0, 0)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 0.003, 0.02, 0.05, 0.11, 5.0, 70.0])
+@pytest.mark.parametrize("zero_point", [-128, 127, 5])
+def test_a_sigmoid_of_all_codes_is_bit_equal(scale, zero_point, kernels, check):
+  shape = (1, 16, 16, 1)
+  node = Node("act", "Activation", {"act": "sigmoid"}, ("input",), ("act",), (shape,), (shape,))
+  grids = {"input": Grid(np.float32(scale), zero_point), "act": FUNCTIONS["sigmoid"].grids[8]}
+  quantized = QuantizedModel(Graph((node,), shape, "act"), grids, {})
+  codes = np.arange(-128, 128).reshape(shape)
+  images = ((codes - zero_point) * grids["input"].scale).astype(np.float32)
+  result = check(quantized, images, kernels=kernels)
+  assert (result.bit_equal, result.max_steps, result.left_out) == (1.0, 0, ())
+
+
+@pytest.mark.parametrize("scale", [1e-8, 2e-4, 2**-11, 0.003, 0.1, 5.0])
+def test_a_sigmoid_of_all_16_bit_codes_is_bit_equal(scale, check):
+  shape = (1, 256, 256, 1)
+  node = Node("act", "Activation", {"act": "sigmoid"}, ("input",), ("act",), (shape,), (shape,))
+  grids = {"input": Grid(np.float32(scale), 0, 16), "act": FUNCTIONS["sigmoid"].grids[16]}
+  quantized = QuantizedModel(Graph((node,), shape, "act"), grids, {})
+  images = (np.arange(-(2**15), 2**15).reshape(shape) * grids["input"].scale).astype(np.float32)
+  for kernels in KERNELS_16:
+    result = check(quantized, images, kernels=kernels)
+    assert (kernels, result.bit_equal, result.max_steps) == (kernels, 1.0, 0)
 
 
 def test_runtimes_round_differently(networks):

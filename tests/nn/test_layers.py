@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from jaxcompress import nn
 from jaxcompress.nn.activations import activate
@@ -45,7 +46,7 @@ def test_max_pooling_never_picks_padding(x):
   assert jnp.all(jnp.isfinite(y))
 
 
-@pytest.mark.parametrize("name", ["relu", "relu6", "hard_swish", "hard_sigmoid"])
+@pytest.mark.parametrize("name", ["relu", "relu6", "hard_swish", "hard_sigmoid", "sigmoid"])
 def test_activations_follow_their_definitions(name):
   x = jnp.array([-4.0, -3.0, -1.0, 0.0, 1.0, 3.0, 6.0, 7.0])
   gate = np.clip(np.asarray(x) + 3, 0, 6) / 6
@@ -54,10 +55,15 @@ def test_activations_follow_their_definitions(name):
     "relu6": np.clip(x, 0, 6),
     "hard_sigmoid": gate,
     "hard_swish": x * gate,
+    "sigmoid": 1 / (1 + np.exp(-np.asarray(x))),
   }[name]
   np.testing.assert_allclose(activate(name, x), expected, rtol=1e-6)
   grad = jax.vmap(jax.grad(lambda x: activate(name, x)))(x)
   assert not np.isin(np.asarray(grad), 0.5).any() or name == "hard_swish"
+
+
+def test_the_gradient_of_a_sigmoid_is_that_of_its_definition():
+  check_grads(lambda x: activate("sigmoid", x), (jnp.linspace(-5, 5, 11),), order=1)
 
 
 def test_the_compute_dtype_follows_the_input(x):

@@ -19,7 +19,7 @@ from jaxcompress.nn import (
 )
 from jaxcompress.nn.activations import activate
 from jaxcompress.quantize import QuantizedModel, assemble
-from jaxcompress.quantize.integer.functions import GATES
+from jaxcompress.quantize.integer.functions import FUNCTIONS, GATES
 from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.integer.program import run
 from jaxcompress.quantize.integer.runtimes import KERNELS, KERNELS_16
@@ -83,6 +83,9 @@ def test_gates_are_within_a_step_and_a_half_of_float(kernels, scale, zero_point)
   sigmoid = quantized_alone("hard_sigmoid", scale, zero_point, kernels=kernels)
   assert sigmoid.grids["act"] == GATES[8].output
   assert errors_in_steps(sigmoid, "hard_sigmoid").max() < 0.52
+  logistic = quantized_alone("sigmoid", scale, zero_point, kernels=kernels)
+  assert logistic.grids["act"] == FUNCTIONS["sigmoid"].grids[8]
+  assert errors_in_steps(logistic, "sigmoid").max() < 0.52
   swish = quantized_alone("hard_swish", scale, zero_point, kernels=kernels)
   assert [node.name for node in swish.graph.nodes] == ["act/gate", "act"]
   assert errors_in_steps(swish, "hard_swish").max() < 1.5
@@ -100,7 +103,7 @@ def test_the_operator_is_one_node_within_six_tenths_of_a_step_and_alike_in_tflit
   assert errors_in_steps(swish.with_kernels("onnxruntime"), "hard_swish").max() < 0.501
 
 
-@pytest.mark.parametrize("act", ["hard_swish", "hard_sigmoid"])
+@pytest.mark.parametrize("act", ["hard_swish", "hard_sigmoid", "sigmoid"])
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 5.0])
 def test_extreme_inputs_are_brought_into_the_range_of_the_device(act, scale):
   for options in ({}, {"hard_swish": "operator"}):
@@ -147,25 +150,40 @@ def test_given_grids_of_gates_do_not_matter():
 class Joined(nn.Module):
   """A gate and its copy, joined, or the gate and something else."""
 
-  alike: bool
+  other: str | None
 
   @nn.compact
   def __call__(self, x, *, train):
     gate = Activation("hard_sigmoid", name="gate")(x)
-    other = MaxPool(2, 1, name="copy")(gate) if self.alike else x
+    other = MaxPool(2, 1, name="copy")(gate) if self.other == "gate" else x
+    other = Activation("sigmoid", name="copy")(x) if self.other == "sigmoid" else other
     return Concat(name="concat")(gate, other)
 
 
 def test_gates_share_their_grid_with_gates_only():
-  graph = graph_of(Joined(True), IMAGE.shape)
+  graph = graph_of(Joined("gate"), IMAGE.shape)
   quantized = assemble(graph, {}, {}, {INPUT: Grid(np.float32(0.05), 0)})
   assert quantized.grids["copy"] == quantized.grids["concat"] == GATES[8].output
-  graph = graph_of(Joined(False), IMAGE.shape)
+  graph = graph_of(Joined(None), IMAGE.shape)
   grids = dict.fromkeys((INPUT, "concat"), Grid(np.float32(0.05), 0))
   quantized = assemble(graph, {}, {}, grids)
   assert (quantized.grids["gate"], quantized.grids["concat"]) == (GATES[8].output, grids[INPUT])
   with pytest.raises(ValueError, match="grids: tensor 'concat' has none"):
     assemble(graph, {}, {}, {INPUT: grids[INPUT]})
+
+
+def test_gates_of_two_kinds_have_a_grid_each():
+  graph = graph_of(Joined("sigmoid"), IMAGE.shape)
+  grids = dict.fromkeys((INPUT, "concat"), Grid(np.float32(0.05), 0))
+  quantized = assemble(graph, {}, {}, grids)
+  found = [quantized.grids[tensor] for tensor in ("gate", "copy", "concat")]
+  fixed = [FUNCTIONS[act].grids[8] for act in ("hard_sigmoid", "sigmoid")]
+  assert found == [*fixed, grids["concat"]]
+
+
+def test_a_layer_does_not_end_in_a_sigmoid():
+  with pytest.raises(ValueError, match=r"act of 'layers_0': 'sigmoid' .* Activation\('sigmoid'\)"):
+    graph_of(nn.Sequential([ConvNorm(3, act="sigmoid", norm=None, name="conv")]), IMAGE.shape)
 
 
 def test_gates_of_absurd_weights_are_refused_by_name():

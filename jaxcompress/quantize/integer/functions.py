@@ -12,12 +12,23 @@ import numpy as np
 
 from jaxcompress.nn import Node
 from jaxcompress.nn.activations import ACTIVATIONS
-from jaxcompress.quantize.integer.grid import LOWEST, TYPES, Grid
-from jaxcompress.quantize.integer.reference import quantize_multiplier
+from jaxcompress.quantize.integer.grid import INT32, LOWEST, TYPES, Grid, check_below
+from jaxcompress.quantize.integer.reference import half_away, quantize_multiplier
 
 LARGEST_RATIO = 2.0**7  # of a hard-swish's input scale to the output's (excluded)
 LARGEST_GROWTH = 31  # octaves of the gate's slope, which is then shifted by one less, in int32
 LARGEST_SCALE = 3 * 2.0**23  # of the input (excluded), with which it grows so much
+FLAT = (-80.0, 80.0)  # beyond it a logistic function is 0 or 1 in float32
+POWERS_OF_E = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401)  # -1/4, -1/2 ... -8
+NUMERATOR = (
+  *(4.37031012579801e-11, 1.15627324459942e-07, 6.08574864600143e-05),
+  *(8.51377133304701e-03, 2.48287947061529e-01),
+)
+DENOMINATOR = (
+  *(6.10247389755681e-13, 5.76102136993427e-09, 6.29106785017040e-06),
+  *(1.70198817374094e-03, 1.16817656904453e-01, 9.93151921023180e-01),
+)
+FAR_TOO_LARGE = "its range comes from weights or ranges that are far too large"
 INT16 = np.array([-(2**15), 2**15 - 1])
 
 Table = Callable[[Grid, Grid], np.ndarray]
@@ -163,10 +174,127 @@ def _divide(x: np.ndarray, exponent: int) -> np.ndarray:
   return np.sign(x) * ((np.abs(x) + (2**exponent >> 1)) >> exponent)
 
 
+def _logistic(x: np.ndarray, dtype: type) -> np.ndarray:
+  """``1 / (1 + exp(-x))`` in a type, float32 in the end; ``exp`` is rounded correctly in both."""
+  power = np.exp(-np.clip(x.astype(np.float64), *FLAT)).astype(dtype)
+  return (dtype(1) / (dtype(1) + power)).astype(np.float32)
+
+
+def sigmoid_of_xnnpack(source: Grid, output: Grid) -> np.ndarray:
+  """A logistic function in float64, then a product, half to even after the zero point was added."""
+  y = _logistic(reals(source), np.float64) * (np.float32(1) / output.scale)
+  zero = np.float32(output.zero_point)
+  return np.clip(np.rint(y + zero) - zero, output.low, output.high)
+
+
+def sigmoid_of_reference(source: Grid, output: Grid) -> np.ndarray:
+  """A logistic function in float32, then a product, halves away from zero."""
+  y = _logistic(reals(source), np.float32) * (np.float32(1) / output.scale)
+  return np.clip(half_away(y), output.low, output.high)
+
+
+def sigmoid_of_micro(source: Grid, output: Grid) -> np.ndarray:
+  """gemmlowp's logistic function of 32-bit fixed-point numbers, 4 bits of which are whole.
+
+  ``exp(-n)`` of the rest of ``n`` modulo a quarter is a polynomial, times powers of e by its other
+  bits; ``1 / (1 + exp(-n))`` comes from three of Newton's steps.
+  """
+  factor = quantize_multiplier(np.float64(source.scale) * 2.0**27)
+  check_below(2.0**35, source.scale, "scales: those of the input of a sigmoid", FAR_TOO_LARGE)
+  left, codes = int(factor.left), np.arange(source.low, source.high + 1, dtype=np.int64)
+  radius = (15 * 2**27) >> left
+  inside = np.clip(codes, 1 - radius, radius - 1) if radius else np.zeros_like(codes)
+  x = _divide32(_high(inside << left, int(factor.q31)), int(factor.right))
+  n = -np.abs(x)
+  rest = (n & (2**25 - 1)) - 2**25
+  z = (rest << 4) + 2**28  # exp(-1/8 + z) follows, all of it beyond 32 bits rounded away
+  square = _high(z, z)
+  cube, fourth = _high(square, z), _high(square, square)
+  series = _divide32(_high(_divide32(fourth, 2) + cube, 715827883) + square, 1)
+  power = 1895147668 + _high(np.int64(1895147668), z + series)
+  for i, e in enumerate(POWERS_OF_E):
+    power = np.where((rest - n) & (1 << (25 + i)), _high(power, e), power)
+  power = np.where(n == 0, 2**31 - 1, power)
+  half = (power + 2**31) // 2
+  y = 1515870810 + _high(half, -1010580540)
+  for _ in range(3):
+    y = y + (_high(y, 2**29 - _high(half, y)) << 2)
+  y = np.minimum(y << 1, 2**31 - 1)
+  y = np.where(x > 0, y, np.where(x < 0, 2**31 - 1 - y, 2**30))
+  steps = np.where(codes <= -radius, 0, np.where(codes >= radius, 255, _divide32(y, 23)))
+  return np.clip(steps, output.low, output.high).astype(np.float32)
+
+
+def _high(a: np.ndarray, b: np.ndarray | int) -> np.ndarray:
+  """``(a * b + 2**30) >> 31``."""
+  return (a * b + 2**30) >> 31
+
+
+def _divide32(x: np.ndarray, exponent: int) -> np.ndarray:
+  """``x / 2**exponent``, halves away from zero."""
+  return np.sign(x) * ((np.abs(x) + (2**exponent >> 1)) >> exponent)
+
+
+def sigmoid_of_onnxruntime(x: np.ndarray) -> np.ndarray:
+  """A quotient of polynomials in float32, whose products and sums are fused."""
+  x = np.clip(x, np.float32(-18), np.float32(18))
+  square = x * x
+
+  def polynomial(coefficients: tuple[float, ...]) -> np.ndarray:
+    total = np.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+      total = _fused(total, square, np.float32(coefficient))
+    return total
+
+  return polynomial(NUMERATOR) * x / polynomial(DENOMINATOR) + np.float32(0.5)
+
+
+def _fused(a: np.ndarray, b: np.ndarray, c: np.float32) -> np.ndarray:
+  """``a * b + c`` of float32 numbers, rounded once, but for ties of float64."""
+  return (a.astype(np.float64) * b + np.float64(c)).astype(np.float32)
+
+
+def sigmoid_of_int16(source: Grid, output: Grid) -> np.ndarray:
+  """Chords between 256 numbers near ``sigmoid(i / 24)``, in all runtimes of .tflite files.
+
+  The numbers lie above the function by half of what a chord between it would lie below.
+  """
+  if source.scale == (odd := 2.0**-12):
+    raise ValueError(
+      f"scales: that of the input of a sigmoid is {odd}, for which LiteRT has a rule of its own; any"
+      " other one will do."
+    )
+  real, shift = np.float64(source.scale) * 4096 * 3, 0
+  while real <= 32767 / 2 and shift <= 30:
+    real, shift = real * 2, shift + 1
+  codes = np.arange(source.low, source.high + 1, dtype=np.int64)
+  check_below(INT32, codes * int(real), "scales: products of a sigmoid's codes", FAR_TOO_LARGE)
+  x = (codes * int(real) + ((1 << shift) >> 1)) >> shift
+  s = 1 / (1 + np.exp(-np.arange(256) / 24))
+  knots = np.rint(65536 * (s - s * (1 - s) * (1 - 2 * s) / (16 * 24**2))).astype(int)
+  knots[-1] = 65535
+  place, part = np.minimum(np.abs(x) >> 9, 254), np.abs(x) & 511
+  y = (knots[place] << 9) + part * np.diff(knots)[place]
+  y = np.where(np.abs(x) >> 9 >= 255, 32767 << 10, y)
+  y = np.where(x >= 0, y + 2**9, 2**25 - y + 2**9 - 1) >> 10
+  return np.clip(y, output.low, output.high).astype(np.float32)
+
+
 TFLITE = ("xnnpack", "reference", "tflm")
 FUNCTIONS: Mapping[str, Function] = {
   "relu": Function({"onnxruntime": _by_onnxruntime(lambda x: np.maximum(x, 0))}, clips=True),
   "relu6": Function({"onnxruntime": _by_onnxruntime(lambda x: np.clip(x, 0, 6))}, clips=True),
+  "sigmoid": Function(
+    {
+      "xnnpack": sigmoid_of_xnnpack,
+      "reference": sigmoid_of_reference,
+      "tflm": sigmoid_of_micro,
+      "onnxruntime": _by_onnxruntime(sigmoid_of_onnxruntime),
+      "int16": sigmoid_of_int16,
+    },
+    grids={8: Grid(np.float32(1 / 256), LOWEST), 16: Grid(np.float32(1 / 32768), 0, 16)},
+    least=2.0**-27,
+  ),
   "hard_sigmoid": Function(
     {"onnxruntime": _by_onnxruntime(_gate)},
     clips=True,

@@ -153,7 +153,7 @@ def quantize_multiplier(real: Any) -> Factor:
     Factor(q31=array([1073741824, 1610612736], dtype=int32), left=array([0, 2], dtype=int32), right=array([0, 0], dtype=int32))
   """
   mantissa, exponent = np.frexp(np.asarray(real, np.float64))
-  q31 = _half_away(mantissa * INT32)
+  q31 = half_away(mantissa * INT32)
   carried = q31 == INT32
   q31, exponent = np.where(carried, q31 / 2, q31), exponent + carried
   q31, exponent = np.where(exponent < -31, 0, q31), np.where(exponent < -31, 0, exponent)
@@ -240,7 +240,7 @@ def dense_in_float64(source: Grid, scales: np.ndarray, output: Grid, reach: np.n
   steps, real = np.arange(output.low + 1, output.high + 1), real[..., None]
   edges = np.clip(np.ceil((steps - 0.5) / real) - 1, -INT32, INT32 - 1)
   for _ in range(2):  # the quotient is off by one at most
-    edges = np.where(_half_away(edges * real) < steps, edges + 1, edges)
+    edges = np.where(half_away(edges * real) < steps, edges + 1, edges)
   return Steps(np.clip(edges, -INT32, INT32 - 1).astype(np.int32), np.int32(output.low))
 
 
@@ -334,7 +334,7 @@ def ceiling(value: float, output: Grid) -> np.float32:
     >>> ceiling(6.0, Grid(np.float32(6 / 100.5), -128))
     np.float32(-27.0)
   """
-  steps = _half_away(np.float32(value) / output.scale)
+  steps = half_away(np.float32(value) / output.scale)
   if steps >= 2**31:
     raise ValueError(
       f"grids: scale {output.scale:.3g} is too fine for an activation function that ends at"
@@ -350,10 +350,10 @@ def input_steps(values: np.ndarray | jax.Array, grid: Grid) -> np.ndarray | jax.
     >>> input_steps(np.float32([0.25, -0.75]), Grid(np.float32(0.5), 0)).tolist()
     [1.0, -2.0]
   """
-  return _half_away(values / grid.scale)
+  return half_away(values / grid.scale)
 
 
-def _half_away(x: Any) -> Any:
+def half_away(x: Any) -> Any:
   """Rounds to the nearest integer, halves away from zero."""
   xp = jnp if isinstance(x, jax.Array) else np
   whole = xp.trunc(x)
