@@ -6,7 +6,7 @@ made here in numpy as each runtime makes its own.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -176,7 +176,7 @@ def _divide(x: np.ndarray, exponent: int) -> np.ndarray:
 
 def _logistic(x: np.ndarray, dtype: type) -> np.ndarray:
   """``1 / (1 + exp(-x))`` in a type, float32 in the end; ``exp`` is rounded correctly in both."""
-  power = np.exp(-np.clip(x.astype(np.float64), *FLAT)).astype(dtype)
+  power: Any = np.exp(-np.clip(x.astype(np.float64), *FLAT)).astype(dtype)
   return (dtype(1) / (dtype(1) + power)).astype(np.float32)
 
 
@@ -211,7 +211,7 @@ def sigmoid_of_micro(source: Grid, output: Grid) -> np.ndarray:
   square = _high(z, z)
   cube, fourth = _high(square, z), _high(square, square)
   series = _divide32(_high(_divide32(fourth, 2) + cube, 715827883) + square, 1)
-  power = 1895147668 + _high(np.int64(1895147668), z + series)
+  power: Any = 1895147668 + _high(z + series, 1895147668)
   for i, e in enumerate(POWERS_OF_E):
     power = np.where((rest - n) & (1 << (25 + i)), _high(power, e), power)
   power = np.where(n == 0, 2**31 - 1, power)
@@ -225,12 +225,12 @@ def sigmoid_of_micro(source: Grid, output: Grid) -> np.ndarray:
   return np.clip(steps, output.low, output.high).astype(np.float32)
 
 
-def _high(a: np.ndarray, b: np.ndarray | int) -> np.ndarray:
+def _high(a: Any, b: Any) -> Any:
   """``(a * b + 2**30) >> 31``."""
   return (a * b + 2**30) >> 31
 
 
-def _divide32(x: np.ndarray, exponent: int) -> np.ndarray:
+def _divide32(x: Any, exponent: int) -> Any:
   """``x / 2**exponent``, halves away from zero."""
   return np.sign(x) * ((np.abs(x) + (2**exponent >> 1)) >> exponent)
 
