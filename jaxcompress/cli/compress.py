@@ -5,126 +5,89 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Iterator
-from typing import Annotated
-
-import typer
+from typing import Any
 
 from jaxcompress.cli.commands import keep_compiled_programs
 from jaxcompress.cli.ending import INTERRUPTED, STOPPED, WRONG, EndError, of_system
+from jaxcompress.cli.parameters import Parameter, command
 
-OF_THE_RUN = (  # what is asked for besides a network
-  ["out", "resume", "input_workers", "coordinator", "num_processes", "process_id", "heartbeat"]
+
+@command(
+  preset=Parameter(
+    str,
+    "A published protocol, such as crd-cifar100: data, networks, losses and schedule; other"
+    " options change it [default].",
+  ),
+  data=Parameter(
+    str,
+    "glyphs (built in), digits (handwriting), tfds:NAME, or folder:PATH with one folder of"
+    " PNG or JPEG images per class [glyphs].",
+  ),
+  student=Parameter(str, "The small model [mobilenet_v2]."),
+  width=Parameter(float, "Width multiplier of the student [0.25]."),
+  teacher=Parameter(str, "The large model [mobilenet_v2]."),
+  teacher_width=Parameter(float, "Width multiplier of the teacher [0.75]."),
+  teacher_checkpoint=Parameter(str, "A trained teacher: OUT/teacher of an earlier run."),
+  distill=Parameter(
+    str,
+    "Losses and weights, such as kd:0.9,crd:0.8; `jaxcompress info distill` lists them [kd].",
+  ),
+  bits=Parameter(int, "Bits of the weights, 2 to 8 [8]."),
+  sparsity=Parameter(float, "Share of zeros in pruned layers, such as 0.8 [nothing is pruned]."),
+  sparsity_distribution=Parameter(
+    str,
+    "Of the zeros among layers: erk, small layers are denser; uniform; or global, by one"
+    " threshold [erk].",
+  ),
+  sparsity_pattern=Parameter(str, "unstructured, or n of every m inputs, such as 2:4."),
+  cluster=Parameter(int, "Values that a layer's weights share, such as 32 [any]."),
+  epochs=Parameter(
+    float,
+    "Passes over the training images, each for teacher and student [1000 steps; small sets: 25].",
+  ),
+  batch_size=Parameter(int, "Images per step [64]."),
+  image_size=Parameter(int, "Side in pixels to which a folder's images are brought."),
+  flip=Parameter(
+    bool,
+    "Train on mirrored images too, where these keep their class [known sets of photos only].",
+    names=("--flip/--no-flip",),
+  ),
+  seed=Parameter(int, "Of everything that is random [0]."),
+  out=Parameter(str, "Output folder [jaxcompress-out, or the next free number]."),
+  resume=Parameter(bool, "Go on with the run in the output folder.", False),
+  max_size=Parameter(
+    str,
+    "Bytes that the packed file may take, such as 300KB: students of several widths, with"
+    " channels removed and bits chosen by layer, are tried.",
+  ),
+  max_macs=Parameter(str, "Multiply-adds that an image may take, such as 10M; likewise."),
+  max_latency_ms=Parameter(
+    float,
+    "Milliseconds an image may take in LiteRT on one thread here; likewise.",
+  ),
+  quick=Parameter(bool, "Less data and fewer steps, to see that it works.", False),
+  input_workers=Parameter(
+    int,
+    "Processes that decode images, for data larger than memory [CPU cores - 1].",
+  ),
+  coordinator=Parameter(
+    str,
+    "HOST:PORT of process 0, of several that train together; auto: what Slurm, Open MPI or"
+    " Kubernetes says [alone; on TPU pods auto].",
+  ),
+  num_processes=Parameter(int, "How many processes there are."),
+  process_id=Parameter(int, "Which of them this is, from 0."),
+  heartbeat=Parameter(int, "Seconds after which a process that is silent counts as dead.", 30),
 )
-
-
 def compress(
-  context: typer.Context,
-  preset: Annotated[
-    str | None,
-    typer.Option(
-      help="A published protocol, such as crd-cifar100: data, networks, losses and schedule; other"
-      " options change it [default]."
-    ),
-  ] = None,
-  data: Annotated[
-    str | None,
-    typer.Option(
-      help="glyphs (built in), digits (handwriting), tfds:NAME, or folder:PATH with one folder of"
-      " PNG or JPEG images per class [glyphs]."
-    ),
-  ] = None,
-  student: Annotated[str | None, typer.Option(help="The small model [mobilenet_v2].")] = None,
-  width: Annotated[
-    float | None, typer.Option(help="Width multiplier of the student [0.25].")
-  ] = None,
-  teacher: Annotated[str | None, typer.Option(help="The large model [mobilenet_v2].")] = None,
-  teacher_width: Annotated[
-    float | None, typer.Option(help="Width multiplier of the teacher [0.75].")
-  ] = None,
-  teacher_checkpoint: Annotated[
-    str | None, typer.Option(help="A trained teacher: OUT/teacher of an earlier run.")
-  ] = None,
-  distill: Annotated[
-    str | None,
-    typer.Option(
-      help="Losses and weights, such as kd:0.9,crd:0.8; `jaxcompress info distill` lists them [kd]."
-    ),
-  ] = None,
-  bits: Annotated[int | None, typer.Option(help="Bits of the weights, 2 to 8 [8].")] = None,
-  sparsity: Annotated[
-    float | None,
-    typer.Option(help="Share of zeros in pruned layers, such as 0.8 [nothing is pruned]."),
-  ] = None,
-  sparsity_distribution: Annotated[
-    str | None,
-    typer.Option(
-      help="Of the zeros among layers: erk, small layers are denser; uniform; or global, by one"
-      " threshold [erk]."
-    ),
-  ] = None,
-  sparsity_pattern: Annotated[
-    str | None, typer.Option(help="unstructured, or n of every m inputs, such as 2:4.")
-  ] = None,
-  cluster: Annotated[
-    int | None, typer.Option(help="Values that a layer's weights share, such as 32 [any].")
-  ] = None,
-  epochs: Annotated[
-    float | None,
-    typer.Option(
-      help="Passes over the training images, each for teacher and student [1000 steps; small sets: 25]."
-    ),
-  ] = None,
-  batch_size: Annotated[int | None, typer.Option(help="Images per step [64].")] = None,
-  image_size: Annotated[
-    int | None, typer.Option(help="Side in pixels to which a folder's images are brought.")
-  ] = None,
-  flip: Annotated[
-    bool | None,
-    typer.Option(
-      "--flip/--no-flip",
-      help="Train on mirrored images too, where these keep their class [known sets of photos only].",
-    ),
-  ] = None,
-  seed: Annotated[int | None, typer.Option(help="Of everything that is random [0].")] = None,
-  out: Annotated[
-    str | None, typer.Option(help="Output folder [jaxcompress-out, or the next free number].")
-  ] = None,
-  resume: Annotated[
-    bool, typer.Option("--resume", help="Go on with the run in the output folder.")
-  ] = False,
-  max_size: Annotated[
-    str | None,
-    typer.Option(
-      help="Bytes that the packed file may take, such as 300KB: students of several widths, with"
-      " channels removed and bits chosen by layer, are tried."
-    ),
-  ] = None,
-  max_macs: Annotated[
-    str | None, typer.Option(help="Multiply-adds that an image may take, such as 10M; likewise.")
-  ] = None,
-  max_latency_ms: Annotated[
-    float | None,
-    typer.Option(help="Milliseconds an image may take in LiteRT on one thread here; likewise."),
-  ] = None,
-  quick: Annotated[
-    bool, typer.Option("--quick", help="Less data and fewer steps, to see that it works.")
-  ] = False,
-  input_workers: Annotated[
-    int | None,
-    typer.Option(help="Processes that decode images, for data larger than memory [CPU cores - 1]."),
-  ] = None,
-  coordinator: Annotated[
-    str | None,
-    typer.Option(
-      help="HOST:PORT of process 0, of several that train together; auto: what Slurm, Open MPI or"
-      " Kubernetes says [alone; on TPU pods auto]."
-    ),
-  ] = None,
-  num_processes: Annotated[int | None, typer.Option(help="How many processes there are.")] = None,
-  process_id: Annotated[int | None, typer.Option(help="Which of them this is, from 0.")] = None,
-  heartbeat: Annotated[
-    int, typer.Option(help="Seconds after which a process that is silent counts as dead.")
-  ] = 30,
+  out: str | None,
+  resume: bool,
+  input_workers: int | None,
+  coordinator: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+  heartbeat: int,
+  **given: Any,
 ) -> None:
   """Train a teacher and a student, distil, quantize, export, verify, and write a report.
 
@@ -140,18 +103,17 @@ def compress(
   from jaxcompress.terminal import say
   from jaxcompress.training import processes
 
-  given = {name: value for name, value in context.params.items() if name not in OF_THE_RUN}
-  given["quick"] = quick or None
-  if teacher_checkpoint is not None:
-    given["teacher_checkpoint"] = str(pathlib.Path(teacher_checkpoint).absolute())
+  given["quick"] = given["quick"] or None
+  if given["teacher_checkpoint"] is not None:
+    given["teacher_checkpoint"] = str(pathlib.Path(given["teacher_checkpoint"]).absolute())
   keep_compiled_programs()
   processes.join_processes(coordinator, num_processes, process_id, heartbeat)
   console = Console(quiet=not processes.is_first())
   folder, options = claim_together(out, given, resume=resume)
-  command = shlex.join(["jaxcompress", *sys.argv[1:]])
+  typed = shlex.join(["jaxcompress", *sys.argv[1:]])
   with _resumable(folder):
     results = pipeline.compress(
-      options, folder, command=command, workers=input_workers, console=console
+      options, folder, command=typed, workers=input_workers, console=console
     )
     console.print(result_table(results))
     say(console, f"report: {folder / 'report.html'}   model: {folder / 'student.tflite'}")
