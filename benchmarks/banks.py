@@ -13,7 +13,6 @@ seconds of all its cores.
 import argparse
 import re
 import statistics
-import time
 from unittest import mock
 
 from compiled import (
@@ -32,6 +31,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
+from shared import in_turns, median_ratio, numbers, stateful, words
 
 from jaxcompress import distill, training
 from jaxcompress.nn import Endpoints
@@ -67,18 +67,12 @@ def bank_costs(examples: list[int], devices: int, console: Console) -> None:
   """Bytes that CRD sends for small and large banks, over devices; milliseconds on one, in turns."""
   mesh = training.make_mesh(devices)
   costs = [bank_cost(count, devices, mesh) for count in examples]
-  runs = {}
+  calls = {}
   for count in examples:
     step, init, student, given = bank_step(count, None)
     params, state = jax.jit(init)()
-    runs[count] = [step, state, (params, student, given)]
-  seconds = {count: [] for count in examples}
-  for _ in range(3 * ROUNDS):
-    for count, run in runs.items():
-      step, state, rest = run
-      start = clock()
-      run[1], _ = jax.block_until_ready(step(state, *rest))
-      seconds[count].append(clock() - start)
+    calls[count] = stateful(step, state, params, student, given)
+  seconds = in_turns(calls, 3 * ROUNDS, clock=clock)
   median = {count: statistics.median(times[1:]) for count, times in seconds.items()}
   table = Table(title=f"CRD, batch 64, K = {NEGATIVES}, dim {DIM}, {devices} devices")
   for column in ("n", "bank on a device, MB", "bytes sent", "copies of banks", "ms on 1 device"):
@@ -89,8 +83,7 @@ def bank_costs(examples: list[int], devices: int, console: Console) -> None:
     )
   console.print(table)
   console.print(f"bytes sent, last over first: {costs[-1][1] / costs[0][1]:.2f}")
-  pairs = zip(seconds[examples[-1]][1:], seconds[examples[0]][1:], strict=True)
-  ratio = statistics.median(last / first for last, first in pairs)
+  ratio = median_ratio(seconds[examples[-1]][1:], seconds[examples[0]][1:])
   console.print(f"step time, last over first: {ratio:.2f} (median of {3 * ROUNDS - 1} pairs)")
 
 
@@ -125,24 +118,17 @@ def bank_cost(examples: int, devices: int, mesh) -> tuple[int, int, int]:
 
 def step_ratio(examples: list[int], batch: int, console: Console) -> None:
   """Time of the whole step with small and with large banks on one device, in turns."""
-  runs = {}
+  calls = {}
   for count in examples:
     recipe, given = recipe_for(count), sample(batch, count)
     state = state_for(recipe, given)
-    runs[count] = [training.distill_step.lower(state, given).compile(), state, given]
-  times = {count: [] for count in examples}
-  for _ in range(3 * ROUNDS):
-    for count, run in runs.items():
-      step, state, given = run
-      start = clock()
-      run[1], _ = jax.block_until_ready(step(state, given))
-      times[count].append(clock() - start)
+    calls[count] = stateful(training.distill_step.lower(state, given).compile(), state, given)
+  times = in_turns(calls, 3 * ROUNDS, clock=clock)
   for count, seconds in times.items():
     console.print(
       f"whole step, {batch} images, n = {count:,}: {statistics.median(seconds) * 1e3:.1f} ms"
     )
-  pairs = zip(times[examples[-1]][1:], times[examples[0]][1:], strict=True)
-  ratio = statistics.median(last / first for last, first in pairs)
+  ratio = median_ratio(times[examples[-1]][1:], times[examples[0]][1:])
   console.print(f"whole step, last over first: {ratio:.2f} (median of {3 * ROUNDS - 1} pairs)")
 
 
@@ -166,15 +152,11 @@ def guard_cost(batch: int, console: Console) -> None:
     ):
       function = lambda state, batch: step_module._update(state, batch)  # noqa: E731
       steps[name] = jax.jit(function, donate_argnums=0).lower(states[name], given).compile()
-  times = {name: [] for name in steps}
-  for _ in range(10 * ROUNDS):
-    for name, step in steps.items():
-      start = time.perf_counter()
-      states[name], _ = jax.block_until_ready(step(states[name], given))
-      times[name].append(time.perf_counter() - start)
+  calls = {name: stateful(step, states[name], given) for name, step in steps.items()}
+  times = in_turns(calls, 10 * ROUNDS)
   for name in times:
     own, least = times[name][1:], min(times[name][1:]) / min(times["without"][1:])
-    ratio = statistics.median(a / b for a, b in zip(own, times["without"][1:], strict=True))
+    ratio = median_ratio(own, times["without"][1:])
     console.print(
       f"guard, {batch} images, {name}: {statistics.median(own) * 1e3:.1f} ms,"
       f" {100 * (ratio - 1):+.1f} % (median of {len(own)} pairs), {100 * (least - 1):+.1f} % (least)"
@@ -185,11 +167,14 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--devices", type=int, default=8, help="over which banks are split")
   parser.add_argument("--batch", type=int, default=16, help="images, times 4 with both banks")
-  parser.add_argument("--examples", default="50000,1281167", help="sizes of CRD's banks")
-  parser.add_argument("--parts", default="banks,steps,guard", help="what to print")
+  parser.add_argument(
+    "--examples", type=numbers, default=[50_000, 1_281_167], help="sizes of CRD's banks"
+  )
+  parser.add_argument(
+    "--parts", type=words, default=["banks", "steps", "guard"], help="what to print"
+  )
   args = parser.parse_args()
-  console = Console()
-  parts, examples = args.parts.split(","), [int(n) for n in args.examples.split(",")]
+  console, parts, examples = Console(), args.parts, args.examples
   if "banks" in parts:
     bank_costs(examples, min(args.devices, len(jax.devices())), console)
   if "steps" in parts:

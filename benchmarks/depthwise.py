@@ -9,14 +9,15 @@ Needs ``pip install ".[bench]"``.
 """
 
 import argparse
-import time
+from functools import partial
 
 import jax
 import numpy as np
 import torch
-from ops import KINDS, backward, clock
+from ops import KINDS, backward
 from rich.console import Console
 from rich.table import Table
+from shared import in_turns
 
 from jaxcompress import ops as ours
 
@@ -44,7 +45,7 @@ def torch_runs(case, x, kernel):
 def jax_runs(case, arguments):
   """Ours."""
   programs = (jax.jit(case.ours), jax.jit(backward(case.ours, case.stem)))
-  return [lambda run=run: jax.block_until_ready(run(*arguments)) for run in programs]
+  return [partial(run, *arguments) for run in programs]
 
 
 def measure(case, repeats):
@@ -54,12 +55,8 @@ def measure(case, repeats):
   np.testing.assert_allclose(theirs[0]().permute(0, 2, 3, 1), mine[0](), rtol=1e-3, atol=1e-3)
   found = []
   for pair in zip(theirs, mine, strict=True):
-    least = [np.inf, np.inf]
-    for _ in range(repeats):
-      for i, run in enumerate(pair):
-        time.sleep(PAUSE)
-        seconds, _ = clock(run)
-        least[i] = min(least[i], 1e3 * seconds)
+    times = in_turns(dict(zip(("theirs", "ours"), pair, strict=True)), repeats, pause=PAUSE)
+    least = [1e3 * min(seconds) for seconds in times.values()]
     found += [*least, least[1] / least[0]]
   return found
 

@@ -16,27 +16,20 @@ import argparse
 import functools
 import pathlib
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import rows
+from glyphs import add_losses, parse_loss
 from rich.console import Console
+from shared import append_row, in_turns, print_row, print_table, read_rows, stateful
 
-from jaxcompress import distill, models, ops, training
+from jaxcompress import models, ops, training
 from jaxcompress.nn import init_variables
 
 EXAMPLES, CLASSES, SIDE = 50_000, 100, 32
 console = Console()
-
-
-def timed(function):
-  """Seconds until the result is there."""
-  start = time.perf_counter()
-  jax.block_until_ready(function())
-  return time.perf_counter() - start
 
 
 class Steps:
@@ -60,13 +53,7 @@ class Steps:
     given = () if loss is None else (self.given,)
     step = training.train_step if loss is None else training.distill_step
     state = training.init_state(recipe, jax.random.key(0), self.batch, teacher_variables=given)
-
-    def call():
-      nonlocal state
-      state, metrics = step(state, self.batch)
-      return metrics
-
-    return call
+    return stateful(step, state, self.batch)
 
   def teaching(self):
     """The teacher's pass."""
@@ -95,27 +82,25 @@ class Steps:
         found, new, _ = loss.update(params, state, student, (teacher,), batch, **extra)
         return found, new
 
-      return jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(params, student)
+      (found, new), slopes = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(
+        params, student
+      )
+      return new, (found, slopes)
 
-    def call():
-      nonlocal state
-      (found, state), gradients = step(state, params, student, teacher, self.batch, extras)
-      return found, gradients
-
-    return call
+    return stateful(step, state, params, student, teacher, self.batch, extras)
 
 
 def cost(args):
   """Rows of every loss: milliseconds of each part."""
   setting = {"batch": args.batch}
-  found = {row["method"]: row["ms"] for row in rows.read(args.json, **setting)}
+  found = {row["method"]: row["ms"] for row in read_rows(args.json, **setting)}
   failed = {}
   steps, common = Steps(args.batch), None
   for name in args.methods:
     if name in found:
       continue
     try:
-      loss = distill.parse(_text(name), num_examples=EXAMPLES, **_large(name)).loss
+      loss = parse_loss(name, num_examples=EXAMPLES, **_large(name)).loss
       common = common or {"student": steps.joint(), "teacher": steps.teaching()}
       calls = {**common, "joint": steps.joint(loss), "loss": steps.alone(loss)}
       found[name] = medians(calls, args.repeats)
@@ -123,18 +108,18 @@ def cost(args):
       failed[name] = str(error)
       continue
     console.print(name, {key: round(value, 1) for key, value in found[name].items()})
-    rows.append(args.json, {"method": name, **setting, "ms": found[name]})
+    append_row(args.json, {"method": name, **setting, "ms": found[name]})
     calls = None  # frees the banks before the next
   print(f"VGG-13 to MobileNetV2, {SIDE} px, batch {args.batch}: ms of a step\n")
-  print("| | joint | student | teacher | loss alone | loss, % of step | joint / parts |")
-  print("|---|---|---|---|---|---|---|")
+  cells = ("joint", "student", "teacher", "loss alone", "loss, % of step", "joint / parts")
+  print_table(("", *cells))
   for name in (name for name in args.methods if name in found):
     ms = found[name]
     share = (ms["joint"] - ms["student"] - ms["teacher"]) / ms["joint"]
     over = ms["joint"] / (ms["student"] + ms["teacher"] + ms["loss"])
     cells = [f"{ms[key]:.1f}" for key in ("joint", "student", "teacher", "loss")]
     beyond = f"{100 * share:.1f}" if share > 0 else "-"
-    print("|", " | ".join((name, *cells, beyond, f"{over:.2f}")), "|")
+    print_row(name, *cells, beyond, f"{over:.2f}")
   for name, error in failed.items():
     console.print(f"{name}: {error}")
 
@@ -143,16 +128,8 @@ def medians(calls, repeats):
   """Milliseconds of each call, in rounds after a first one that compiles."""
   for call in calls.values():
     jax.block_until_ready(call())
-  times = {key: [] for key in calls}
-  for _ in range(repeats):
-    for key, call in calls.items():
-      times[key].append(1e3 * timed(call))
-  return {key: statistics.median(values) for key, values in times.items()}
-
-
-def _text(name):
-  """A loss beside cross-entropy, which SimKD goes without unless told."""
-  return "simkd,labels:1" if name == "simkd" else name
+  times = in_turns(calls, repeats)
+  return {key: 1e3 * statistics.median(seconds) for key, seconds in times.items()}
 
 
 def _large(name):
@@ -162,16 +139,12 @@ def _large(name):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument(
-    "--methods", type=lambda text: text.split(","), default=list(distill.DISTILLERS)
-  )
+  add_losses(parser)
   parser.add_argument("--batch", type=int, default=64)
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--json", type=pathlib.Path)
   args = parser.parse_args()
   ops.keep_freed_memory()
-  if unknown := [name for name in args.methods if name not in distill.DISTILLERS]:
-    parser.error(f"methods: {unknown[0]} is unknown; there are {', '.join(distill.DISTILLERS)}")
   cost(args)
 
 

@@ -15,17 +15,15 @@ import pathlib
 import statistics
 import time
 
-import jax
+from glyphs import BATCH, Glyphs
 from rich.console import Console
 from rich.table import Table
+from shared import spread
 
-from jaxcompress import data as datasets
-from jaxcompress import distill, models, training
+from jaxcompress import distill, models
 from jaxcompress.nn import Norm
 from jaxcompress.pipeline import PRESETS
 from jaxcompress.pipeline.context import STEPS
-
-BATCH = 64
 
 
 def network(classes, width):
@@ -34,48 +32,14 @@ def network(classes, width):
   )
 
 
-class Bench:
-  """Trains students that differ in one thing only."""
-
-  def __init__(self, data, console):
-    self.data, self.console = data, console
-    self.preprocess = datasets.Preprocess()
-
-  def train(self, model, seed, steps, name, teacher=None, variables=None):
-    """Returns top-1 on the test set and seconds per step."""
-    parts = {}
-    if teacher is not None:
-      parts = {
-        "teachers": (teacher,),
-        "loss": distill.parse("kd").loss,
-      }
-    recipe = training.Recipe(
-      student=model,
-      optimizer=PRESETS["default"].protocol.optimizer(steps),
-      augment=datasets.Augment(crop=2),
-      preprocess=self.preprocess,
-      **parts,
-    )
-
-    def batch_at(position):
-      return datasets.batch_at(self.data.train, BATCH, seed=seed, position=position)
-
-    given = () if teacher is None else (variables,)
-    state = training.init_state(recipe, jax.random.key(seed), batch_at(0), teacher_variables=given)
-    rows = []
-    state = training.fit(
-      state, batch_at, steps=steps, name=name, on_log=rows.append, console=self.console
-    )
-    per_step = statistics.median(BATCH / row["images_per_second"] for row in rows[1:])
-    batches = datasets.eval_batches(self.data.test, 250)
-    top1 = training.evaluate(model, state.variables, batches, preprocess=self.preprocess)["top1"]
-    return top1, per_step, state.variables
-
-
-def spread(values):
-  """Mean and sample standard deviation, in per cent."""
-  deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-  return f"{100 * statistics.mean(values):.2f} +- {100 * deviation:.2f}"
+def train(bench, model, seed, steps, name, teacher=None, variables=None):
+  """Top-1 on the test set, seconds per step, and the variables."""
+  taught = {} if teacher is None else {"teachers": (teacher,), "loss": distill.parse("kd").loss}
+  recipe = bench.recipe(model, PRESETS["default"].protocol.optimizer(steps), **taught)
+  given, rows = () if teacher is None else (variables,), []
+  state = bench.train(recipe, steps, seed=seed, given=given, name=name, on_log=rows.append)
+  per_step = statistics.median(BATCH / row["images_per_second"] for row in rows[1:])
+  return bench.top1(model, state.variables), per_step, state.variables
 
 
 def main():
@@ -85,22 +49,21 @@ def main():
   parser.add_argument("--json", type=pathlib.Path)
   args = parser.parse_args()
   console = Console()
-  data = datasets.load("glyphs")
-  bench = Bench(data, console)
-  classes = len(data.classes)
+  bench = Glyphs(console)
+  classes = len(bench.data.classes)
   teacher, student = network(classes, 0.75), network(classes, 0.25)
   started = time.perf_counter()
-  teacher_top1, _, variables = bench.train(teacher, 1, args.steps, "teacher")
+  teacher_top1, _, variables = train(bench, teacher, 1, args.steps, "teacher")
   results = {"alone": [], "distilled": [], "alone, equal time": []}
   ratios = []
   for seed in range(args.seeds):
-    alone, alone_step, _ = bench.train(student, 2 * seed, args.steps, f"alone {seed}")
-    distilled, distilled_step, _ = bench.train(
-      student, 2 * seed, args.steps, f"distilled {seed}", teacher, variables
+    alone, alone_step, _ = train(bench, student, 2 * seed, args.steps, f"alone {seed}")
+    distilled, distilled_step, _ = train(
+      bench, student, 2 * seed, args.steps, f"distilled {seed}", teacher, variables
     )
     ratios.append(distilled_step / alone_step)
     steps = round(args.steps * ratios[-1])
-    longer, _, _ = bench.train(student, 2 * seed, steps, f"longer {seed}")
+    longer, _, _ = train(bench, student, 2 * seed, steps, f"longer {seed}")
     for key, value in zip(results, (alone, distilled, longer), strict=True):
       results[key].append(value)
   table = Table(title=f"Top-1 on glyphs, {args.seeds} seeds; teacher {teacher_top1:.2%}")

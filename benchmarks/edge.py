@@ -14,6 +14,7 @@ import tempfile
 import jax
 import numpy as np
 from exactness import random_variables
+from shared import print_row, print_table
 
 from jaxcompress import export, models, quantize
 from jaxcompress.nn import fold, fuse_activations
@@ -46,8 +47,7 @@ def main() -> None:
   args = parser.parse_args()
   times = (f"{n} thread{'s' * (n > 1)}, ms" for n in args.threads)
   head = (f"{args.size} px", "runtime", "file, MB", *times, "memory, MB")
-  print_row(*head)
-  print_row(*("---",) * len(head))
+  print_table(head)
   for name in args.models:
     with tempfile.TemporaryDirectory() as folder:
       files = write_files(name, args.size, pathlib.Path(folder))
@@ -71,10 +71,6 @@ def main() -> None:
 
 def ratio(small: float, large: float) -> str:
   return f"{small:.2f} ({large:.2f}), {large / small:.2f}x"
-
-
-def print_row(*cells: str) -> None:
-  print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import rows as kept
 from rich.console import Console
 from rich.table import Table
+from shared import append_row, print_table, read_rows
 
 from jaxcompress import data, export, models, prune, quantize
 from jaxcompress.quantize.integer.runtimes import KERNELS
@@ -117,10 +117,10 @@ def verified(quantized, images, kernels: str) -> export.Verification:
     return export.verify(path, quantized.with_kernels(kernels), images)
 
 
-def read_rows(path: pathlib.Path) -> dict[tuple, dict]:
+def best_rows(path: pathlib.Path) -> dict[tuple, dict]:
   """Rows of a file, by what tells them apart; the one with the most images counts."""
   found = {}
-  for row in kept.read(path):
+  for row in read_rows(path):
     key = tuple(row[name] for name in KEYS)
     if key not in found or row["images"] >= found[key]["images"]:
       found[key] = row
@@ -140,7 +140,7 @@ def compute_rows(args: argparse.Namespace, console: Console) -> int:
   for name, size in sorted(macs, key=macs.get):
     count = images_of(macs[name, size], args)
     for weights in args.weights:
-      rows = read_rows(args.out)
+      rows = best_rows(args.out)
       done = {key for key, row in rows.items() if row["images"] >= count}
       missing = [k for k in args.runtimes if (name, size, weights, k) not in done]
       try:
@@ -151,7 +151,7 @@ def compute_rows(args: argparse.Namespace, console: Console) -> int:
           found = verified(quantized, images[-count:], kernels)
           values = dict(zip(KEYS, (name, size, weights, kernels), strict=True))
           row = {**values, **found._asdict(), "seconds": round(time.perf_counter() - start, 1)}
-          kept.append(args.out, row)
+          append_row(args.out, row)
           console.print(name, size, weights, kernels, f"{found.bit_equal:.4%}", row["seconds"], "s")
       except Exception:  # one model must not end a run of hours
         failed += 1
@@ -185,8 +185,7 @@ def print_tables(rows: dict[tuple, dict], console: Console) -> None:
   for line in lines:
     table.add_row(*line)
   console.print(table)
-  for line in (head, ("---",) * len(head), *lines):
-    print(f"| {' | '.join(line)} |")
+  print_table(head, lines)
   equal = sum(row["bit_equal"] == 1 for row in rows.values())
   least = min((row["bit_equal"] for row in rows.values()), default=1.0)
   print(f"\n{len(rows)} rows, {equal} of them bit-equal throughout; smallest {percent(least)} %")
@@ -205,7 +204,7 @@ def main() -> None:
   args = parser.parse_args()
   console = Console()
   failed = 0 if args.print else compute_rows(args, console)
-  rows = read_rows(args.out)
+  rows = best_rows(args.out)
   print_tables(rows, console)
   if failed or any(row["bit_equal"] < 1 for row in rows.values()):
     raise SystemExit(1)

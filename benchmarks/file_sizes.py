@@ -11,8 +11,9 @@ import pathlib
 import tempfile
 
 import numpy as np
-from edge import print_row, write_files
+from edge import write_files
 from exactness import random_variables
+from shared import print_row, print_table
 
 from jaxcompress import export, models, quantize
 
@@ -31,8 +32,7 @@ def random_codes(quantized: quantize.QuantizedModel, bits: int) -> quantize.Quan
 
 
 def main() -> None:
-  print_row("file", "MB", "of float32")
-  print_row("---", "---", "---")
+  print_table(("file", "MB", "of float32"))
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     bytes_of = {key: p.stat().st_size for key, p in write_files(MODEL, SIZE, folder).items()}

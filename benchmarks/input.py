@@ -22,6 +22,7 @@ import optax
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from shared import numbers
 
 from jaxcompress import data, models
 from jaxcompress.data.batches import AHEAD
@@ -60,7 +61,9 @@ def rate(act: Callable[[int], object], batches: int, batch: int, first: int = 1)
 def main() -> None:
   """Prints the table."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--workers", default="0,1,2", help="numbers of worker processes")
+  parser.add_argument(
+    "--workers", type=numbers, default=[0, 1, 2], help="numbers of worker processes"
+  )
   parser.add_argument("--batch", type=int, default=64)
   parser.add_argument("--size", type=int, default=224)
   parser.add_argument("--student", default="mobilenet_v2")
@@ -81,7 +84,7 @@ def main() -> None:
 
     step = make_step(options.student, from_memory)
     for _ in range(options.rounds):
-      for workers in map(int, options.workers.split(",")):
+      for workers in options.workers:
         ready = 1 + AHEAD * max(1, workers)  # batches that wait already when the first one is there
         with data.Stream(disk, batch, seed=0, stop=ready + batches, workers=workers) as stream:
           name = f"on disk, {workers} workers" if workers else "on disk, threads"

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
+from shared import in_turns, median_ratio
 
 from jaxcompress import ops
 from jaxcompress.nn.norm import batch_norm
@@ -143,29 +144,22 @@ def compare(case: Conv | Norm, dtype: jnp.dtype, repeats: int) -> list[dict[str,
   for side, forward in zip(SIDES, (case.xla, case.ours), strict=True):
     for place, function in zip(programs, (forward, backward(forward, case.stem)), strict=True):
       lowered = jax.jit(function).lower(*arguments)
-      seconds, compiled = clock(lowered.compile)
+      start = time.perf_counter()
+      compiled = lowered.compile()
+      place[side] = Runs(compiled, [], time.perf_counter() - start)
       jax.block_until_ready(compiled(*arguments))
-      place[side] = Runs(compiled, [], seconds)
-  for _ in range(repeats):
-    for sides in programs:
-      for runs in sides.values():
-        seconds, _ = clock(lambda: jax.block_until_ready(runs.program(*arguments)))  # noqa: B023
-        runs.milliseconds.append(seconds * 1e3)
+  for sides in programs:
+    calls = {side: partial(runs.program, *arguments) for side, runs in sides.items()}
+    for side, seconds in in_turns(calls, repeats).items():
+      sides[side].milliseconds.extend(1e3 * s for s in seconds)
   return programs
-
-
-def clock(function: Callable) -> tuple[float, object]:
-  start = time.perf_counter()
-  result = function()
-  return time.perf_counter() - start, result
 
 
 def row(case: Conv | Norm, programs: list[dict[str, Runs]]) -> list[str]:
   cells = [str(case)]
   for sides in programs:
     cells += [f"{statistics.median(sides[side].milliseconds):.2f}" for side in SIDES]
-    pairs = zip(*(sides[side].milliseconds for side in SIDES), strict=True)
-    cells.append(f"{statistics.median(theirs / mine for theirs, mine in pairs):.1f}x")
+    cells.append(f"{median_ratio(*(sides[side].milliseconds for side in SIDES)):.1f}x")
   return [*cells, f"{programs[1]['ours'].compilation:.1f}"]
 
 

@@ -27,8 +27,8 @@ import subprocess
 import sys
 import time
 
-import rows as kept
 from contenders import CONTENDERS, OURS, Setting, batch_of
+from shared import append_row, median_ratio, numbers, print_row, print_table, read_rows, words
 
 BATCHES = {32: 128, 224: 8}
 WIDTHS = {"float": 1.0, "int8": 1.0, "distill": 0.5}
@@ -127,8 +127,7 @@ def measure(setting: Setting, places: dict[str, str], repeats: int) -> list[dict
       continue
     expected, found = (one.start["parameters"] for one in (ours, theirs))
     assert found == expected, f"the networks differ: {expected} and {found} parameters"
-    pairs = zip(theirs.ms, ours.ms[before:], strict=True)
-    rows.append(row | theirs.measured(statistics.median(a / b for a, b in pairs)))
+    rows.append(row | theirs.measured(median_ratio(theirs.ms, ours.ms[before:])))
   ours.end()
   return [{"contender": OURS, **setting._asdict(), **ours.measured(1.0)}, *rows]
 
@@ -138,17 +137,15 @@ def show(setting: Setting, rows: list[dict]) -> None:
   print(
     f"\n{setting.task}, {setting.size} px, batch {setting.batch}, x{setting.width:g}, {setting.dtype}\n"
   )
-  print("| | ms, median (least to most) | of jaxcompress | first step, s | peak, MB |")
-  print("|---|---|---|---|---|")
+  print_table(("", "ms, median (least to most)", "of jaxcompress", "first step, s", "peak, MB"))
   for row in rows:
     if "error" in row:
-      print(f"| {row['contender']} | {row['error']} | | | |")
+      print_row(row["contender"], row["error"], "", "", "")
       continue
     ms = row["ms"]
-    print(
-      f"| {row['contender']} | {statistics.median(ms):.0f} ({min(ms):.0f} to {max(ms):.0f}) |"
-      f" {row['ratio']:.2f}x | {row['first']:.1f} | {row['mb']:,.0f} |"
-    )
+    times = f"{statistics.median(ms):.0f} ({min(ms):.0f} to {max(ms):.0f})"
+    ratio, first, peak = f"{row['ratio']:.2f}x", f"{row['first']:.1f}", f"{row['mb']:,.0f}"
+    print_row(row["contender"], times, ratio, first, peak)
 
 
 def newest(rows: list[dict]) -> dict[tuple, dict]:
@@ -176,8 +173,7 @@ def summarize(rows: list[dict]) -> None:
       for name in dict.fromkeys(name for name, *_ in found)
     ]
     print()
-    for line in (head, ["---"] * len(head), *lines):
-      print(f"| {' | '.join(line)} |")
+    print_table(head, lines)
 
 
 def cell(row: dict | None) -> str:
@@ -213,9 +209,8 @@ def utilisation(setting: Setting, ms: float, peak: float) -> str:
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  words = lambda text: text.split(",")  # noqa: E731
   parser.add_argument("--tasks", type=words, default=list(WIDTHS))
-  parser.add_argument("--sizes", type=lambda text: [int(n) for n in words(text)], default=[32, 224])
+  parser.add_argument("--sizes", type=numbers, default=[32, 224])
   parser.add_argument("--dtypes", type=words, default=["float32", "bfloat16"])
   parser.add_argument("--contenders", type=lambda text: text.split(";"), help="names between ';'")
   parser.add_argument("--repeats", type=int, default=7)
@@ -228,7 +223,7 @@ def main():
     place, task, size, batch, width, dtype = args.serve
     serve(place, Setting(task, int(size), int(batch), float(width), dtype))
     return
-  measured = kept.read(args.out)
+  measured = read_rows(args.out)
   for task in () if args.print else args.tasks:
     places = CONTENDERS[task]
     if args.contenders:
@@ -240,7 +235,7 @@ def main():
         show(setting, rows)
         measured += rows
         for row in rows:
-          kept.append(args.out, row)
+          append_row(args.out, row)
         if args.peak_tflops and task == "float":
           print("\n" + utilisation(setting, statistics.median(rows[0]["ms"]), args.peak_tflops))
   summarize(measured)

@@ -10,10 +10,10 @@ import argparse
 import pathlib
 import statistics
 
-import rows
 from contenders import OURS
 from matplotlib.ticker import FuncFormatter, NullLocator
 from peers import newest
+from shared import read_rows
 
 from jaxcompress.report import style
 
@@ -84,8 +84,8 @@ def main():
   images = HERE.parent / "docs" / "images"
   parser.add_argument("--out", type=pathlib.Path, default=images / "measured.png")
   args = parser.parse_args()
-  steps = rows.read(args.results / "peers.jsonl", **STEP)
-  args.out.write_bytes(style.png(picture(steps, rows.read(args.results / "pruning.jsonl"))))
+  steps = read_rows(args.results / "peers.jsonl", **STEP)
+  args.out.write_bytes(style.png(picture(steps, read_rows(args.results / "pruning.jsonl"))))
 
 
 if __name__ == "__main__":

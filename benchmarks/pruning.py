@@ -28,12 +28,12 @@ import time
 
 import jax
 import numpy as np
-import rows
+from glyphs import Glyphs
 from rich.console import Console
 from rich.table import Table
+from shared import append_row, numbers, read_rows
 
-from jaxcompress import data as datasets
-from jaxcompress import distill, models, nn, prune, quantize, training
+from jaxcompress import distill, models, nn, prune, quantize
 from jaxcompress.pipeline import PRESETS, networks
 from jaxcompress.pipeline.budgets import fit_channels
 from jaxcompress.quantize.analysis.budget import choose_bits
@@ -41,7 +41,7 @@ from jaxcompress.quantize.storage import packed_bytes
 
 NAME, WIDTH, TEACHER_WIDTH = "mobilenet_v2", 0.35, 0.75
 NARROWER = (0.25, 0.18, 0.125, 0.09, 0.0625, 0.045, 0.03)
-BATCH, SCORED, MEASURED = 64, 1024, 256
+SCORED, MEASURED = 1024, 256
 TAUGHT = "kd:0.9,labels:1"  # the loss of what follows a teacher
 TUNE = 0.3  # of the learning rate, for networks that were trained before
 FROZEN = 8  # the last eighth of the steps has BatchNorm frozen; at higher rates few bits diverge so
@@ -49,13 +49,12 @@ MEAN_BITS = 3  # that channels leave room for, where bits are chosen too
 BITS = (8, 6, 5, 4, 3, 2)
 
 
-class Bench:
+class Bench(Glyphs):
   """The data, and how networks are trained on them."""
 
   def __init__(self, args, seed):
-    self.args, self.seed = args, seed
-    self.data, self.preset = datasets.load("glyphs"), PRESETS["default"]
-    self.preprocess, self.protocol = self.preset.preprocess, self.preset.protocol
+    super().__init__(Console(quiet=True))
+    self.args, self.seed, self.preset = args, seed, PRESETS["default"]
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(self.data.train))[:SCORED])
     self.images, self.labels = self.data.train.images[chosen], self.data.train.labels[chosen]
@@ -64,35 +63,18 @@ class Bench:
     shape, count = self.data.image_shape, len(self.data.classes)
     return networks.build(NAME, count, shape, width, None, self.preset.network)
 
-  def batch_at(self, position):
-    return datasets.batch_at(self.data.train, BATCH, seed=self.seed, position=position)
-
-  def train(
+  def tuned(
     self, module, steps, *, start=None, teacher=None, plan=None, wrap=lambda optimizer: optimizer
   ):
     """The state after training; a network that was trained before learns more slowly."""
-    speed = 1.0 if start is None else TUNE
-    protocol = dataclasses.replace(self.protocol, learning_rate=speed * self.protocol.learning_rate)
-    loss = distill.cross_entropy()
+    protocol, speed = self.preset.protocol, 1.0 if start is None else TUNE
+    protocol = dataclasses.replace(protocol, learning_rate=speed * protocol.learning_rate)
+    parts, given = {"quantize": plan}, ()
     if teacher is not None:
-      loss = distill.parse(TAUGHT).loss
-    recipe = training.Recipe(
-      student=module,
-      teachers=() if teacher is None else (teacher[0],),
-      loss=loss,
-      optimizer=wrap(protocol.optimizer(steps)),
-      augment=self.preset.augment(self.data),
-      preprocess=self.preprocess,
-      quantize=plan,
-    )
-    state = training.init_state(
-      recipe,
-      jax.random.key(self.seed),
-      self.batch_at(0),
-      student_variables=start,
-      teacher_variables=() if teacher is None else (teacher[1],),
-    )
-    return training.fit(state, self.batch_at, steps=steps, console=Console(quiet=True))
+      parts |= {"teachers": (teacher[0],), "loss": distill.parse(TAUGHT).loss}
+      given = (teacher[1],)
+    recipe = self.recipe(module, wrap(protocol.optimizer(steps)), **parts)
+    return self.train(recipe, steps, seed=self.seed, start=start, given=given)
 
   def kept(self, name, width, steps):
     """A float network and its variables, trained once and kept beside the results."""
@@ -101,21 +83,13 @@ class Bench:
       return models.load(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     module = self.network(width).module
-    variables = jax.device_get(self.train(module, steps).variables)
+    variables = jax.device_get(self.tuned(module, steps).variables)
     models.save(path, module, variables)
     return module, variables
 
   def graph(self, module):
     shape = self.data.image_shape
     return models.summarize(module, shape[0], shape[-1]).graph
-
-  def float_top1(self, module, variables):
-    batches = datasets.eval_batches(self.data.test, 250)
-    return training.evaluate(module, variables, batches, preprocess=self.preprocess)["top1"]
-
-  def integer_top1(self, quantized):
-    logits = quantized.integers(self.data.test.images)
-    return float(np.mean(logits.argmax(-1) == self.data.test.labels))
 
   def importance(self, module, variables):
     return prune.channel_importance(
@@ -145,7 +119,7 @@ class Bench:
     plan = quantize.int8(
       rules=rules, start_step=start_step, freeze_norm_step=steps - steps // FROZEN
     )
-    state = self.train(module, steps, start=variables, teacher=teacher, plan=plan)
+    state = self.tuned(module, steps, start=variables, teacher=teacher, plan=plan)
     return state.quantized()
 
 
@@ -174,8 +148,8 @@ def narrower(bench, base, most):
   """The widest network that fits, from scratch."""
   fitting = [w for w in NARROWER if float_bytes(bench.network(w).summary.graph) <= most]
   network = bench.network(fitting[0] if fitting else NARROWER[-1])
-  state = bench.train(network.module, bench.args.steps + bench.args.tune)
-  top1 = bench.float_top1(network.module, state.variables)
+  state = bench.tuned(network.module, bench.args.steps + bench.args.tune)
+  top1 = bench.top1(network.module, state.variables)
   return top1, float_bytes(network.summary.graph), network.summary.graph
 
 
@@ -183,9 +157,9 @@ def fewer_channels(bench, base, most):
   module, variables = base
   keep = fit_channels(bench.importance(module, variables), lambda g: float_bytes(g) <= most)
   module, variables = prune.remove_channels(module, variables, keep)
-  state = bench.train(module, bench.args.tune, start=variables)
+  state = bench.tuned(module, bench.args.tune, start=variables)
   graph = bench.graph(module)
-  return bench.float_top1(module, state.variables), float_bytes(graph), graph
+  return bench.top1(module, state.variables), float_bytes(graph), graph
 
 
 def zeros(bench, base, most, **shares):
@@ -204,21 +178,21 @@ def zeros(bench, base, most, **shares):
     rules=(prune.Rule(match="first|last|depthwise"),),
     **shares,
   )
-  state = bench.train(module, steps, start=variables, wrap=wrap)
+  state = bench.tuned(module, steps, start=variables, wrap=wrap)
   left = sum(int(np.count_nonzero(leaf["kernel"])) for leaf in _layers(state.params))
-  return bench.float_top1(module, state.variables), 4 * left + rest, graph
+  return bench.top1(module, state.variables), 4 * left + rest, graph
 
 
 def two_of_four(bench, base, most):
   """Half of the weights; there is no other share."""
   module, variables = base
   graph = bench.graph(module)
-  state = bench.train(module, bench.args.tune, start=variables, wrap=prune.n_m)
+  state = bench.tuned(module, bench.args.tune, start=variables, wrap=prune.n_m)
   masks = prune.masks_of(state.opt_state)
   gone = sum(int((~np.asarray(mask)).sum()) for mask in masks.values())
   left = sum(int(mask.size) for mask in masks.values()) - gone
   size = float_bytes(graph) - 4 * gone + left // 4
-  return bench.float_top1(module, state.variables), size, graph
+  return bench.top1(module, state.variables), size, graph
 
 
 def fewer_bits(bench, base, most):
@@ -262,16 +236,15 @@ def _layers(params):
 
 
 def measure(args, settings, console):
-  shares = [int(share) for share in args.shares.split(",")]
   for seed in range(args.seeds):
     done = {
-      (r["way"], r["share"]) for r in rows.read(args.out, settings=settings) if r["seed"] == seed
+      (r["way"], r["share"]) for r in read_rows(args.out, settings=settings) if r["seed"] == seed
     }
     wanted = [("float", 1)] + [
       (way, share)
-      for share in sorted(shares, reverse=True)
+      for share in sorted(args.shares, reverse=True)
       for way in WAYS
-      if way != "2:4" or share == min(shares)
+      if way != "2:4" or share == min(args.shares)
     ]
     bench = Bench(args, seed)
     for way, share in wanted:
@@ -281,7 +254,7 @@ def measure(args, settings, console):
       base = bench.kept("base", WIDTH, args.steps)
       whole = bench.graph(base[0])
       if way == "float":
-        top1, size, graph = bench.float_top1(*base), float_bytes(whole), whole
+        top1, size, graph = bench.top1(*base), float_bytes(whole), whole
       else:
         top1, size, graph = WAYS[way](bench, base, float_bytes(whole) // share)
       row = {
@@ -294,7 +267,7 @@ def measure(args, settings, console):
         "seconds": time.perf_counter() - began,
         "settings": settings,
       }
-      rows.append(args.out, row)
+      append_row(args.out, row)
       console.print(f"{way}, 1/{share}: {100 * top1:.2f} %, {size:,} bytes")
       jax.clear_caches()
 
@@ -316,7 +289,7 @@ def table(measured):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--shares", default="4,8,16")
+  parser.add_argument("--shares", type=numbers, default=[4, 8, 16])
   parser.add_argument("--steps", type=int, default=1000)
   parser.add_argument("--tune", type=int, default=400)
   parser.add_argument("--seeds", type=int, default=1)
@@ -325,7 +298,7 @@ def main():
   settings, console = {"steps": args.steps, "tune": args.tune}, Console()
   args.out.parent.mkdir(parents=True, exist_ok=True)
   measure(args, settings, console)
-  console.print(table(rows.read(args.out, settings=settings)))
+  console.print(table(read_rows(args.out, settings=settings)))
 
 
 if __name__ == "__main__":

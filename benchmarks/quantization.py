@@ -20,16 +20,17 @@ import time
 
 import jax
 import numpy as np
+from glyphs import Glyphs
 from rich.console import Console
 from rich.table import Table
+from shared import numbers, words
 
-from jaxcompress import data as datasets
 from jaxcompress import ops, quantize, training
 from jaxcompress.ops.dispatch import XLA_ONLY
 from jaxcompress.pipeline import PRESETS, networks
 from jaxcompress.pipeline.context import STEPS
 
-BATCH, IMAGES = 64, 512
+IMAGES = 512
 WIDTHS = {"mobilenet_v2": 0.25, "mobilenet_v3_small": 0.5}
 PEAK = 0.02  # of fine-tuning
 LOW_BITS = {
@@ -41,37 +42,14 @@ LOW_BITS = {
 }
 
 
-class Bench:
+class Bench(Glyphs):
   """A data set, and everything that is done with one network on it."""
 
-  def __init__(self, console):
-    self.console, self.data = console, datasets.load("glyphs")
-    self.preprocess = datasets.Preprocess()
-
-  def batch_at(self, position):
-    return datasets.batch_at(self.data.train, BATCH, seed=0, position=position)
-
-  def train(self, network, steps, peak, name, variables=None, plan=None):
+  def tuned(self, network, steps, peak, name, variables=None, plan=None):
     """The state after training."""
-    recipe = training.Recipe(
-      student=network.module,
-      optimizer=training.sgd(training.warmup_cosine(peak, steps)),
-      augment=datasets.Augment(crop=2),
-      preprocess=self.preprocess,
-      quantize=plan,
-    )
-    state = training.init_state(
-      recipe, jax.random.key(0), self.batch_at(0), student_variables=variables
-    )
-    return training.fit(state, self.batch_at, steps=steps, name=name, console=self.console)
-
-  def float_top1(self, module, variables):
-    batches = datasets.eval_batches(self.data.test, 250)
-    return training.evaluate(module, variables, batches, preprocess=self.preprocess)["top1"]
-
-  def top1(self, quantized):
-    logits = quantized(self.data.test.images)
-    return float(np.mean(logits.argmax(-1) == self.data.test.labels))
+    optimizer = training.sgd(training.warmup_cosine(peak, steps))
+    recipe = self.recipe(network.module, optimizer, quantize=plan)
+    return self.train(recipe, steps, start=variables, name=name)
 
   def calibration(self):
     rng = np.random.default_rng(0)
@@ -97,7 +75,7 @@ class Bench:
       rules=() if bits == 8 else quantize.first_last_8bit(),
       freeze_norm_step=3 * steps // 4,
     )
-    return self.train(network, steps, PEAK, f"{bits} bit", variables, plan).quantized()
+    return self.tuned(network, steps, PEAK, f"{bits} bit", variables, plan).quantized()
 
 
 def qwix_rows(bench, network, variables):
@@ -113,7 +91,7 @@ def qwix_rows(bench, network, variables):
     model = qwix.quantize_model(network.module, qwix.PtqProvider(rule(bits)))
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
     params = qwix.quantize_params(variables["params"], shapes["params"])
-    return bench.float_top1(model, {**variables, "params": params})
+    return bench.top1(model, {**variables, "params": params})
 
   def gradient(provider):
     model = qwix.quantize_model(network.module, provider)
@@ -148,20 +126,20 @@ def measure(bench, name, args):
   network = networks.build(
     name, len(bench.data.classes), shape, WIDTHS.get(name), None, preset.network
   )
-  state = bench.train(network, args.steps, preset.protocol.learning_rate, name)
+  state = bench.tuned(network, args.steps, preset.protocol.learning_rate, name)
   variables = jax.device_get(state.variables)
-  yield "float", bench.float_top1(network.module, variables), 4 * network.summary.parameters
+  yield "float", bench.top1(network.module, variables), 4 * network.summary.parameters
   for bits in () if args.no_post_training else (8, 4):
     for method in quantize.METHODS:
       quantized = bench.post_training(network, variables, method, bits)
       yield (
         f"{bits} bit, post-training, {method}",
-        bench.top1(quantized),
+        bench.integer_top1(quantized),
         quantize.model_bytes(quantized),
       )
   for bits in args.bits:
     quantized = bench.fine_tuned(network, variables, bits, args.tune)
-    yield f"{bits} bit, fine-tuned", bench.top1(quantized), quantize.model_bytes(quantized)
+    yield f"{bits} bit, fine-tuned", bench.integer_top1(quantized), quantize.model_bytes(quantized)
   if not args.no_qwix:
     for what, result in qwix_rows(bench, network, variables):
       yield what, result, None
@@ -169,19 +147,17 @@ def measure(bench, name, args):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--models", default=",".join(WIDTHS))
+  parser.add_argument("--models", type=words, default=list(WIDTHS))
   parser.add_argument("--steps", type=int, default=STEPS)
   parser.add_argument("--tune", type=int, default=400)
-  parser.add_argument(
-    "--bits", type=lambda text: [int(n) for n in text.split(",")], default=LOW_BITS
-  )
+  parser.add_argument("--bits", type=numbers, default=LOW_BITS)
   parser.add_argument("--no-post-training", action="store_true")
   parser.add_argument("--no-qwix", action="store_true")
   parser.add_argument("--json", type=pathlib.Path)
   args = parser.parse_args()
   console, results, started = Console(), {}, time.perf_counter()
   bench = Bench(console)
-  for name in args.models.split(","):
+  for name in args.models:
     rows = results[name] = []
     for what, result, size in measure(bench, name, args):
       rows.append((what, result, size))

@@ -11,13 +11,13 @@ comes an estimate for 256 chips with its arithmetic.
 import argparse
 import math
 import statistics
-import time
 
 from compiled import DIM, ROUNDS, Cost, compiled_step, cost_of, recipe_for, sample, state_for
 
 import jax  # isort: skip  # after it has been told how many devices there are
 from rich.console import Console
 from rich.table import Table
+from shared import in_turns, numbers, stateful
 
 from jaxcompress import training
 from jaxcompress.nn import count_parameters, init_variables
@@ -26,16 +26,6 @@ from jaxcompress.nn import count_parameters, init_variables
 CHIPS = 256
 PEAK_FLOPS, HBM_BYTES, HBM_RATE, LINK_RATE = 197e12, 16e9, 819e9, 200e9
 HOPS, SECONDS_PER_HOP = 2 * (16 - 1), 1e-6  # around both rings of a 16 x 16 torus; assumed latency
-
-
-def timed(step, state, batch) -> float:
-  """Seconds of a step, the median of a few."""
-  times = []
-  for _ in range(ROUNDS):
-    start = time.perf_counter()
-    state, _ = jax.block_until_ready(step(state, batch))
-    times.append(time.perf_counter() - start)
-  return statistics.median(times[1:])
 
 
 def weak_scaling(devices: list[int], batch: int, console: Console) -> dict[int, Cost]:
@@ -59,7 +49,8 @@ def weak_scaling(devices: list[int], batch: int, console: Console) -> dict[int, 
     if real:
       mesh, given = training.make_mesh(count), sample(batch * count, 50_000)
       state = training.shard(state_for(recipe, given), mesh)
-      row.append(1e3 * timed(step, state, training.shard_batch(given, mesh)))
+      call = stateful(step, state, training.shard_batch(given, mesh))
+      row.append(1e3 * statistics.median(in_turns({"step": call}, ROUNDS)["step"][1:]))
     table.add_row(
       *(f"{value:,.0f}" if isinstance(value, int) else f"{value:,.1f}" for value in row)
     )
@@ -121,11 +112,11 @@ def count_of(model) -> int:
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--devices", default="1,2,8", help="numbers of devices")
+  parser.add_argument("--devices", type=numbers, default=[1, 2, 8], help="numbers of devices")
   parser.add_argument("--batch", type=int, default=16, help="images on each device")
   args = parser.parse_args()
   console = Console()
-  counts = [int(n) for n in args.devices.split(",") if int(n) <= len(jax.devices())]
+  counts = [n for n in args.devices if n <= len(jax.devices())]
   console.print(f"{len(jax.devices())} devices ({jax.devices()[0].platform})")
   costs = weak_scaling(counts, args.batch, console)
   estimate(costs[counts[-1]], counts[-1], args.batch, console)

@@ -26,6 +26,7 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from shared import numbers, words
 
 from jaxcompress import export, quantize
 from jaxcompress.nn import (
@@ -251,14 +252,14 @@ def measure(name: str, ratio: float, seed: int) -> dict[str, Any]:
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--seeds", type=int, default=4)
-  parser.add_argument("--ratios", default="1,10,100,1000")
-  parser.add_argument("--networks", default=",".join(CASES))
+  parser.add_argument("--ratios", type=numbers, default=[1, 10, 100, 1000])
+  parser.add_argument("--networks", type=words, default=list(CASES))
   parser.add_argument("--json", type=pathlib.Path)
   options = parser.parse_args()
   table = Table("network", "ratio", "onnxruntime", *METHODS, "differences", "requantized")
   rows = []
-  for name in options.networks.split(","):
-    for ratio in map(float, options.ratios.split(",")):
+  for name in options.networks:
+    for ratio in map(float, options.ratios):
       found = [measure(name, ratio, seed) for seed in range(options.seeds)]
       rows += found
       mean = {

@@ -10,11 +10,11 @@ that a slow moment of the machine hits all; medians and ratios are printed, with
 
 import argparse
 import statistics
-import time
 
 from contenders import Setting, ours, plain_flax
 from rich.console import Console
 from rich.table import Table
+from shared import in_turns, median_ratio, timed
 
 from jaxcompress import ops
 
@@ -40,11 +40,9 @@ def main():
     }
   steps = {name: make(setting) for name, make in makers.items()}
   assert len({step.parameters for step in steps.values()}) == 1, "networks differ"
-  first = {name: timed(step) for name, step in steps.items()}
-  times = {name: [] for name in steps}
-  for _ in range(args.repeats):
-    for name, step in steps.items():
-      times[name].append(timed(step))
+  calls = {name: step.run for name, step in steps.items()}
+  first = {name: timed(call) for name, call in calls.items()}
+  times = in_turns(calls, args.repeats)
   median = {name: statistics.median(values) for name, values in times.items()}
   table = Table(
     title=f"MobileNetV2 x{args.width:g}, {args.size} px, batch {args.batch}, one training step"
@@ -58,16 +56,7 @@ def main():
   console = Console()
   console.print(table)
   for name in (name for name in steps if name.startswith("jaxcompress, int8")):
-    pairs = zip(times[name], times[FLOAT], strict=True)
-    overhead = statistics.median(quantized / plain for quantized, plain in pairs)
-    console.print(f"{name}: {overhead:.2f}x of the float step")
-
-
-def timed(step):
-  """Seconds of one step."""
-  start = time.perf_counter()
-  step.run()
-  return time.perf_counter() - start
+    console.print(f"{name}: {median_ratio(times[name], times[FLOAT]):.2f}x of the float step")
 
 
 if __name__ == "__main__":
