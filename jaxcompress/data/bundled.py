@@ -188,7 +188,7 @@ def _render_from(style: GlyphStyle, seed: int, stream: int, start: int, stop: in
 
 
 def render_glyphs(
-  style: GlyphStyle, labels: np.ndarray, fonts: np.ndarray, key: tuple[int, ...]
+  style: GlyphStyle, labels: np.ndarray, fonts: np.ndarray, seed: tuple[int, ...]
 ) -> np.ndarray:
   """Draws one picture of every label.
 
@@ -199,16 +199,16 @@ def render_glyphs(
     style: ranges of what is random.
     labels: (count,) integers, positions in ``CLASSES``.
     fonts: positions in ``FONTS`` to choose from.
-    key: non-negative integers; the pictures depend on them and the other arguments alone.
+    seed: non-negative integers; the pictures depend on them and the other arguments alone.
 
   Returns:
     (count, size, size, 3) uint8.
 
   Examples:
-    >>> render_glyphs(GlyphStyle(), np.array([3, 4]), np.arange(21), key=(0,)).shape
+    >>> render_glyphs(GlyphStyle(), np.array([3, 4]), np.arange(21), seed=(0,)).shape
     (2, 32, 32, 3)
   """
-  rng, count = np.random.default_rng(key), len(labels)
+  rng, count = np.random.default_rng(seed), len(labels)
   back, front, difference = _colours(rng, count, style.contrast)
   slope = np.minimum(rng.uniform(0, style.gradient, count), 2 * (difference - style.contrast))
   canvas = back[:, None, :] + _ramp(_direction(rng, count) * slope[:, None], style.size)[..., None]

@@ -1,4 +1,4 @@
-"""What every data source returns: images and labels, in three parts."""
+"""A data set, as every source returns it: images and labels, in three parts."""
 
 import dataclasses
 from typing import Any

@@ -156,7 +156,7 @@ def _read(
   facts, damage = images.examine(paths)
   sound = [fact for fact in facts if fact is not None]
   if not sound:
-    images.refuse(paths, damage)
+    images.refuse_damaged(paths, damage)
   shape = images.usual_size([fact.size for fact in sound]) if size is None else (size, size)
   if in_memory is None:
     in_memory = fits_memory(len(paths), shape)
@@ -164,7 +164,7 @@ def _read(
     whole = images.decode(paths, shape)
     keys = pixel_keys(whole)
   else:
-    images.refuse(paths, damage)
+    images.refuse_damaged(paths, damage)
     keys = file_keys(paths, sound)
   pixels: dict[str, Any] = {}
   examples, start = {}, 0

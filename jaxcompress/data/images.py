@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-Source = pathlib.Path | bytes
+ImageFile = pathlib.Path | bytes
 Size = tuple[int, int]  # height, width
 Damage = dict[int, str]  # what is wrong with images, by position
 
@@ -45,7 +45,7 @@ class DamagedError(ValueError):
     self.files = tuple(files)
 
 
-class Facts(NamedTuple):
+class FileFacts(NamedTuple):
   """Holds what the beginning and the end of an image file say.
 
   Attributes:
@@ -57,7 +57,7 @@ class Facts(NamedTuple):
   digest: bytes
 
 
-def decode(sources: Sequence[Source], size: Size, threads: int | None = None) -> np.ndarray:
+def decode(sources: Sequence[ImageFile], size: Size, threads: int | None = None) -> np.ndarray:
   """Reads images, several at a time.
 
   An image of another size is scaled until it covers the wanted one, and its middle is kept.
@@ -82,11 +82,11 @@ def decode(sources: Sequence[Source], size: Size, threads: int | None = None) ->
   def read(i: int) -> None:
     images[i] = read_image(sources[i], size)
 
-  refuse(sources, _for_each(read, range(len(sources)), threads or os.cpu_count())[1])
+  refuse_damaged(sources, _for_each(read, range(len(sources)), threads or os.cpu_count())[1])
   return images
 
 
-def examine(paths: Sequence[pathlib.Path]) -> tuple[list[Facts | None], Damage]:
+def examine(paths: Sequence[pathlib.Path]) -> tuple[list[FileFacts | None], Damage]:
   """Looks at the beginning and the end of image files.
 
   Most damage is found so: files that are empty, cut off or no images. Only those that do not end as
@@ -97,12 +97,12 @@ def examine(paths: Sequence[pathlib.Path]) -> tuple[list[Facts | None], Damage]:
 
   Returns:
     What was found for each file, None where it is damaged; and what is wrong with those, for
-    :func:`refuse`.
+    :func:`refuse_damaged`.
   """
   return _for_each(_facts, paths)
 
 
-def _facts(path: pathlib.Path) -> Facts:
+def _facts(path: pathlib.Path) -> FileFacts:
   with path.open("rb") as file:
     length = os.fstat(file.fileno()).st_size
     head = file.read(PEEK)
@@ -116,10 +116,10 @@ def _facts(path: pathlib.Path) -> Facts:
       if ENDS.get(image.format or "", tail + b"?") not in tail[-32:]:
         image.load()
   parts = (length.to_bytes(8, "little"), head, tail)
-  return Facts(size, hashlib.blake2b(b"".join(parts), digest_size=16).digest())
+  return FileFacts(size, hashlib.blake2b(b"".join(parts), digest_size=16).digest())
 
 
-def read_image(source: Source, size: Size) -> np.ndarray:
+def read_image(source: ImageFile, size: Size) -> np.ndarray:
   """One image as (height, width, 3) uint8; see :func:`decode`."""
   height, width = size
   with _open(source) as image:
@@ -131,7 +131,7 @@ def read_image(source: Source, size: Size) -> np.ndarray:
   return np.asarray(upright)
 
 
-def _open(source: Source) -> Image.Image:
+def _open(source: ImageFile) -> Image.Image:
   if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
     raise ValueError(EMPTY)
   return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
@@ -151,19 +151,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
   return image.convert("RGB")
 
 
-def common_size(sources: Sequence[Source]) -> Size:
+def common_size(sources: Sequence[ImageFile]) -> Size:
   """The :func:`usual_size` of images.
 
   Raises:
     ValueError: if some are damaged.
   """
 
-  def read(source: Source) -> Size:
+  def read(source: ImageFile) -> Size:
     with _open(source) as image:
       return _upright_size(image)
 
   sizes, damage = _for_each(read, sources)
-  refuse(sources, damage)
+  refuse_damaged(sources, damage)
   return usual_size(sizes)
 
 
@@ -223,7 +223,7 @@ def _for_each(
     return list(pool.map(attempt, enumerate(items))), damage  # Pillow lets other threads run
 
 
-def refuse(sources: Sequence[Source], damage: Damage) -> None:
+def refuse_damaged(sources: Sequence[ImageFile], damage: Damage) -> None:
   """Raises a :class:`DamagedError` that names all damaged images, if there are any.
 
   Args:

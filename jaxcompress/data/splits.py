@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.data.images import Facts
+from jaxcompress.data.images import FileFacts
 from jaxcompress.data.walk import printable
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
@@ -134,7 +134,7 @@ def pixel_keys(pixels: np.ndarray) -> list[bytes]:
     return list(pool.map(lambda image: hashlib.blake2b(image, digest_size=16).digest(), pixels))
 
 
-def file_keys(paths: Sequence[pathlib.Path], facts: Sequence[Facts]) -> list[bytes]:
+def file_keys(paths: Sequence[pathlib.Path], facts: Sequence[FileFacts]) -> list[bytes]:
   """A key for each file, equal for equal files; those alone in their length and ends are not read."""
   alike: dict[bytes, list[int]] = {}
   for i, fact in enumerate(facts):

@@ -20,7 +20,7 @@ class Store(Protocol):
 
   def __len__(self) -> int: ...
 
-  def read(self, index: np.ndarray) -> Sequence[images.Source]:
+  def read(self, index: np.ndarray) -> Sequence[images.ImageFile]:
     """The paths or encoded images at some positions."""
 
 
@@ -33,7 +33,7 @@ class Listed:
   def __len__(self) -> int:
     return len(self.names)
 
-  def read(self, index: np.ndarray) -> list[images.Source]:
+  def read(self, index: np.ndarray) -> list[images.ImageFile]:
     """The paths or encoded images at some positions."""
     found = (self.names[i] for i in index)
     return [pathlib.Path(name) if isinstance(name, str) else name for name in found]
@@ -49,7 +49,7 @@ class Both:
   def __len__(self) -> int:
     return len(self.first) + len(self.second)
 
-  def read(self, index: np.ndarray) -> list[images.Source]:
+  def read(self, index: np.ndarray) -> list[images.ImageFile]:
     """The paths or encoded images at some positions."""
     early = index < len(self.first)
     first = iter(self.first.read(index[early]))

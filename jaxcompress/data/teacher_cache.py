@@ -182,7 +182,7 @@ def cache_teacher(
 
 
 def _whole(folder: pathlib.Path) -> dict[str, Any] | None:
-  """What a folder says about itself, or None where its files are not all there, or damaged."""
+  """Reads what a folder says about itself; None where files are missing or damaged."""
   try:
     stored = read_json(folder / FACTS, str(folder / FACTS))
     sizes = {name: BYTES * int(np.prod(stored[name], dtype=object)) for name in NAMES}

@@ -16,7 +16,7 @@ SHOWN = 3  # names of each kind
 
 
 class LeftOut:
-  """What was not read, by kind: how many, and some names.
+  """Counts what was not read, by kind, with some names.
 
   Examples:
     >>> found = LeftOut()
@@ -109,7 +109,7 @@ def images_below(path: pathlib.Path, left_out: LeftOut) -> list[pathlib.Path]:
 
 
 def _entries(path: pathlib.Path, left_out: LeftOut) -> list[os.DirEntry]:
-  """What is in a folder, sorted, without what is hidden or a system's."""
+  """Lists what is in a folder, sorted, without what is hidden or a system's."""
   try:
     with os.scandir(path) as found:
       entries = sorted(found, key=lambda entry: entry.name)

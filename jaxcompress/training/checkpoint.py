@@ -1,4 +1,4 @@
-"""What is kept in folders (orbax): checkpoints of a whole run, a model's variables alone."""
+"""Folders (orbax): checkpoints of a whole run, and a model's variables alone."""
 
 import errno
 import fnmatch
@@ -329,7 +329,7 @@ def check_place(argument: str, path: str | pathlib.Path) -> None:
 
 
 def way_out(error: BaseException) -> str:
-  """What to do where something cannot be written.
+  """Says what to do where something cannot be written.
 
   Libraries pass an operating system's reason on as an error's cause, or in its words.
 

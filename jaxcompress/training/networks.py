@@ -1,4 +1,4 @@
-"""What a step hands to its networks and gets from them: images, labels, outputs, cached teachers."""
+"""Between a step and its networks: images, labels, outputs, cached teachers."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -92,7 +92,7 @@ def run_teachers(
   batch: Mapping[str, jax.Array],
   augment: Callable[..., Any] | None,
 ) -> tuple[Endpoints, ...]:
-  """What the teachers say to a batch; a :class:`CachedTeacher` has said it before."""
+  """Runs the teachers on a batch; a :class:`CachedTeacher` has been run before."""
   endpoints = []
   for i, (teacher, own) in enumerate(zip(teachers, variables, strict=True)):
     if isinstance(teacher, CachedTeacher):

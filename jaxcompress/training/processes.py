@@ -115,7 +115,7 @@ def is_first() -> bool:
 
 
 def shared(value: Any) -> Any:
-  """What the first process gives, on all of them.
+  """Gives what the first process has to all of them.
 
   Args:
     value: any JSON value.

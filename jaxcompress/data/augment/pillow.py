@@ -1,4 +1,4 @@
-"""What Pillow does to images, in whole numbers: affine maps, tables of values, blends, smoothing."""
+"""Operations of Pillow on images, in whole numbers: affine maps, tables of values, blends, smoothing."""
 
 from collections.abc import Mapping
 from typing import Literal

@@ -29,7 +29,7 @@ LEVELS = 30
 
 
 class Op(NamedTuple):
-  """What an operation's strength means.
+  """Says what an operation's strength means.
 
   Attributes:
     weakest: its amount at magnitude 0.
@@ -122,7 +122,7 @@ class RandAugment:
 
 
 def amounts_of(which: jax.Array, magnitude: float, negative: jax.Array) -> jax.Array:
-  """What a magnitude means for each image's operation, in that operation's unit; (batch,)."""
+  """Turns a magnitude into each image's amount, in its operation's unit; (batch,)."""
   rows = jnp.array([op[:3] for op in OPS.values()], jnp.float32)[which]
   amount = rows[:, 0] + magnitude / LEVELS * (rows[:, 1] - rows[:, 0])
   return jnp.where(negative & (rows[:, 2] > 0), -amount, amount)
