@@ -4,9 +4,10 @@ Kernels are put on their grids before the model runs, its input and the outputs 
 it runs, by interception of their calls. Gradients pass straight through.
 """
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -110,23 +111,18 @@ def transform(model: nn.Module, plan: Quantization) -> QuantTransform:
     return init_quantizers(plan, sites_of(variables, images), variables["params"])
 
   def apply(params, state, variables, images, *, train, step=None, rng=None, call=None):
-    quantizers, sites = QuantVariables(params, state), sites_of(variables, images)
+    sites, quantizers = sites_of(variables, images), QuantVariables(params, state)
     active, live_norm, is_exact = _phase(plan, step, train)
-    exact = None
-    if is_exact is not None:
+    exact = {}
+    if is_exact is not False:
       exact = _device_values(is_exact, plan, sites, quantizers, variables, images)
-    options: dict[str, Any] = {"train": train, "rng": rng}
-    passing = _rounding_pass(
-      plan, sites, quantizers, active=active, live_norm=live_norm, exact=exact, **options
-    )
-    kernels, of_weights = _round_kernels(
-      plan, sites, quantizers, variables["params"], active, **options
-    )
-    images = passing.round_input(images)
-    call = call or (lambda *args: _call(model, *args, **options))
-    with passing.intercept():
+    run = _Pass(plan, sites, quantizers, train, rng, active, live_norm, is_exact, exact)
+    kernels, of_weights = run.round_kernels(variables["params"])
+    images = run.visit(INPUT, images)
+    call = call or partial(_call, model, train=train, rng=rng)
+    with intercept(run.interceptor):
       output, updated = call({**variables, "params": kernels}, images)
-    return output, updated, {"weights": of_weights, "activations": passing.new_state()}
+    return output, updated, {"weights": of_weights, "activations": run.ranges}
 
   def convert_trained(params, state, variables, images, *, preprocess=None):
     sites = sites_of(variables, images)
@@ -144,12 +140,10 @@ def graph_of(model: nn.Module, variables: Mapping[str, Any], image_shape: tuple[
   return trace(model, abstract, image)
 
 
-def _phase(
-  plan: Quantization, step: Any, train: bool
-) -> tuple[Switch, Switch | None, Switch | None]:
+def _phase(plan: Quantization, step: Any, train: bool) -> tuple[Switch, Switch | None, Switch]:
   """Whether a pass is quantized, whether its BatchNorm is live, and whether it computes as a device.
 
-  Evaluation is quantized once a quantized step was taken. None: what the plan does not ask for.
+  Evaluation is quantized once a quantized step was taken. None: as the pass has it.
   """
   late = [at for at in (plan.start_step, plan.freeze_norm_step, plan.exact_step) if at]
   if step is None and train and late:
@@ -163,7 +157,7 @@ def _phase(
   active = past(plan.start_step) if plan.start_step or not train else True
   frozen = plan.freeze_norm_step if train else None
   live = None if frozen is None else (step is not None and step < frozen)
-  return active, live, None if plan.exact_step is None else past(plan.exact_step)
+  return active, live, plan.exact_step is not None and past(plan.exact_step)
 
 
 def _call(
@@ -175,18 +169,6 @@ def _call(
   return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
 
 
-class _Exact(NamedTuple):
-  """What a device computes, for a forward pass that takes it over.
-
-  Attributes:
-    active: whether it does; bool scalar.
-    values: float32 arrays by tensor.
-  """
-
-  active: Switch
-  values: Mapping[str, jax.Array]
-
-
 def _device_values(
   active: Switch,
   plan: Quantization,
@@ -194,9 +176,9 @@ def _device_values(
   quantizers: QuantVariables,
   variables: Mapping[str, Any],
   images: jax.Array,
-) -> _Exact:
+) -> dict[str, jax.Array]:
   """The device's values of every tensor where ``active``; nothing is computed elsewhere."""
-  values = jax.lax.cond(
+  return jax.lax.cond(
     active,
     lambda *args: exact_values(plan, sites, *args),
     lambda *args: {
@@ -206,183 +188,166 @@ def _device_values(
     dict(variables),
     images,
   )
-  return _Exact(active, values)
 
 
-def _round_kernels(
-  plan: Quantization,
-  sites: Sites,
-  variables: QuantVariables,
-  params: Any,
-  active: Switch,
-  *,
-  train: bool,
-  rng: jax.Array | None,
-) -> tuple[Any, dict[str, Any]]:
-  """The parameters with every kernel on its grid, and the new state of the weights' quantizers."""
-  quantizers = assign(plan, sites).weights
-
-  def rounded(kernels, states):
-    pairs = {
-      name: quantizer.apply(
-        variables.params["weights"][name],
-        states[name],
-        kernels[name],
-        train=train,
-        rng=_key(rng, name),
-      )
-      for name, quantizer in quantizers.items()
-    }
-    return tuple({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
-
-  kernels = {name: parameters(params, name)["kernel"] for name in quantizers}
-  states = variables.state["weights"]
-  if not isinstance(active, bool):
-    # One branch for all: a select of each kernel would read both.
-    kernels, states = jax.lax.cond(active, rounded, lambda *unchanged: unchanged, kernels, states)
-  elif active:
-    kernels, states = rounded(kernels, states)
-  for name, kernel in kernels.items():
-    params = with_parameters(params, f"{name}/kernel", kernel)
-  return params, states
-
-
-class _Pass(NamedTuple):
-  """Activation quantization of one forward pass.
+@dataclasses.dataclass
+class _Pass:
+  """One pass of a network, with ranges that come in and go out.
 
   Attributes:
-    round_input: maps the images to the ones that the network sees.
-    intercept: context manager; leaf ops called inside it round their outputs.
-    new_state: call it after the pass; the activations' new state.
-  """
-
-  round_input: Callable[[jax.Array], jax.Array]
-  intercept: Callable[[], AbstractContextManager]
-  new_state: Callable[[], dict[str, Any]]
-
-
-def _rounding_pass(
-  plan: Quantization,
-  sites: Sites,
-  variables: QuantVariables,
-  *,
-  active: Switch,
-  train: bool,
-  live_norm: Switch | None,
-  rng: jax.Array | None,
-  exact: _Exact | None,
-) -> _Pass:
-  """Rounds the activations of one forward pass, with ranges that come in and go out.
-
-  Args:
     plan: the quantization.
     sites: of the model's graph.
     variables: the quantizers' variables.
-    active: whether anything is rounded.
-    train: whether ranges are updated (where active).
-    live_norm: if given, BatchNorm uses the batch's statistics where true.
+    train: whether the quantizers' state moves on (where active).
     rng: a key for stochastic rounding, or None.
-    exact: values of the device that take the place of those on the grids, which keep their
-      gradients; or None.
+    active: whether anything is rounded.
+    live_norm: if given, BatchNorm uses the batch's statistics where true.
+    is_exact: whether the device's values take the place of those on the grids, which keep their
+      gradients.
+    exact: these values, by tensor.
+    ranges: the activations' state, as it is by now.
+    ended: tensors that a normalization has rounded by itself.
   """
-  keys, assigned = sites.key_of, assign(plan, sites)
-  quantizers, gates = assigned.activations, assigned.gates
-  narrowed = _narrowed_reads(sites, assigned)
-  start = variables.state["activations"]
-  updated: dict[str, Any] = {}
-  ended: set[str] = set()
-  observing = False if not train else active
 
-  def on_grid(grid: Grid, x: jax.Array) -> jax.Array:
-    y = fake_quant(x, grid.scale, float(grid.zero_point), activation_levels(grid.bits))
-    return _select(active, y, x)
+  plan: Quantization
+  sites: Sites
+  variables: QuantVariables
+  train: bool
+  rng: jax.Array | None
+  active: Switch
+  live_norm: Switch | None
+  is_exact: Switch
+  exact: Mapping[str, jax.Array]
 
-  def narrow(tensor: str | None, x: jax.Array) -> jax.Array:
-    """A 16-bit tensor as a layer of 8 bits reads it."""
-    if tensor is None:
-      return x
-    grid, key = gates.get(tensor), keys[tensor]
-    if grid is None:
-      scale, _ = quantizers[key].grid(
-        variables.params["activations"][key], updated.get(key, start[key]), None
-      )
-      grid = Grid(jax.lax.stop_gradient(scale), 0, 16)
-    return on_grid(with_bits(grid, 8, nonnegative=tensor in sites.nonnegative), x)
+  def __post_init__(self):
+    self.keys, self.assigned = self.sites.key_of, assign(self.plan, self.sites)
+    self.narrowed = _narrowed_reads(self.sites, self.assigned)
+    self.ranges = dict(self.variables.state["activations"])
+    self.seen: set[str] = set()
+    self.ended: set[str] = set()
 
-  def visit(tensor: str, x: jax.Array) -> jax.Array:
-    return replaced(tensor, rounded(tensor, x))
+  def round_kernels(self, params: Any) -> tuple[Any, dict[str, Any]]:
+    """The parameters with every kernel on its grid, and the new state of the weights' quantizers."""
+    quantizers, trained = self.assigned.weights, self.variables.params["weights"]
 
-  def replaced(tensor: str, y: jax.Array) -> jax.Array:
-    """The device's value where there is one."""
-    if exact is None or tensor not in exact.values:
-      return y
-    return _select(exact.active, replace_value(y, exact.values[tensor].astype(y.dtype)), y)
+    def rounded(kernels, states):
+      pairs = {
+        name: quantizer.apply(
+          trained[name], states[name], kernels[name], train=self.train, rng=self.key(name)
+        )
+        for name, quantizer in quantizers.items()
+      }
+      return tuple({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
 
-  def rounded(tensor: str, x: jax.Array) -> jax.Array:
-    key = keys[tensor]
-    if tensor in gates:
-      return on_grid(gates[tensor], x)
+    kernels = {name: parameters(params, name)["kernel"] for name in quantizers}
+    states = self.variables.state["weights"]
+    if not isinstance(self.active, bool):
+      # One branch for all: a select of each kernel would read both.
+      same = lambda *unchanged: unchanged  # noqa: E731
+      kernels, states = jax.lax.cond(self.active, rounded, same, kernels, states)
+    elif self.active:
+      kernels, states = rounded(kernels, states)
+    for name, kernel in kernels.items():
+      params = with_parameters(params, f"{name}/kernel", kernel)
+    return params, states
+
+  def interceptor(self, next_fun, args, kwargs, context):
+    """Calls a leaf op, and puts what it gives on its grid."""
+    if not is_leaf_call(context):
+      return next_fun(*args, **kwargs)
+    if self.live_norm is not None and "train" in kwargs:
+      kwargs = {**kwargs, "train": self.live_norm}
+    name = module_path(context.module)
+    if name in self.narrowed:
+      args = tuple(self.narrow(*pair) for pair in zip(self.narrowed[name], args, strict=True))
+    if name not in self.sites.rounded:
+      return next_fun(*args, **kwargs)
+    with ending(self.epilogue(name)):
+      y = next_fun(*args, **kwargs)
+    if name in self.ended:
+      return self.replaced(name, self.with_coarse_gradient(name, y))
+    return self.visit(name, y)
+
+  def visit(self, tensor: str, x: jax.Array) -> jax.Array:
+    """A tensor on its grid, or as the device has it."""
+    return self.replaced(tensor, self.rounded(tensor, x))
+
+  def rounded(self, tensor: str, x: jax.Array) -> jax.Array:
+    """A tensor on its grid."""
+    key, quantizers = self.keys[tensor], self.assigned.activations
+    if tensor in self.assigned.gates:
+      return self.on_grid(self.assigned.gates[tensor], x)
     if key not in quantizers:
       return x
-    params = variables.params["activations"][key]
+    params, state, options = self.of_quantizer(tensor)
     if tensor == INPUT:  # its gradient alone would need the first layer's gradient by the images
       params = jax.lax.stop_gradient(params)
-    y, state = quantizers[key].apply(
-      params,
-      start[key],
-      x,
-      train=observing,
-      nonnegative=tensor in sites.nonnegative,
-      rng=_key(rng, tensor),
-    )
-    keep(key, state)
-    return _select(active, with_coarse_gradient(tensor, y), x)
+    y, state = quantizers[key].apply(params, state, x, rng=self.key(tensor), **options)
+    self.keep(key, state)
+    return _select(self.active, self.with_coarse_gradient(tensor, y), x)
 
-  def keep(key: str, state: Any) -> None:
-    updated[key] = quantizers[key].merge(updated[key], state) if key in updated else state
-
-  def with_coarse_gradient(tensor: str, y: jax.Array) -> jax.Array:
-    if plan.gradients is None:
-      return y
-    return dorefa_gradient(y, _key(rng, f"{tensor} gradient"), plan.gradients)
-
-  def epilogue_of(tensor: str) -> Epilogue | None:
+  def epilogue(self, tensor: str) -> Epilogue | None:
     """The rounding that a normalization may end in; None where there is none to be had."""
-    key = keys[tensor]
-    if active is not True or tensor in gates or key not in quantizers:
+    key = self.keys[tensor]
+    if self.active is not True or key not in self.assigned.activations:
       return None
-    rounding = quantizers[key].apply
-    if not isinstance(rounding, FusedRounding):
+    rounding = self.assigned.activations[key].apply
+    if tensor in self.assigned.gates or not isinstance(rounding, FusedRounding):
       return None
 
     def prepare(z):
-      params, nonnegative = variables.params["activations"][key], tensor in sites.nonnegative
-      trained, fixed, state = rounding.prepare(
-        params, start[key], z, train=observing, nonnegative=nonnegative
-      )
-      keep(key, state)
-      ended.add(tensor)
+      params, state, options = self.of_quantizer(tensor)
+      trained, fixed, state = rounding.prepare(params, state, z, **options)
+      self.keep(key, state)
+      self.ended.add(tensor)
       return trained, fixed
 
     return Epilogue(prepare, rounding.forward, rounding.backward, rounding.by_ends)
 
-  def interceptor(next_fun, args, kwargs, context):
-    if not is_leaf_call(context):
-      return next_fun(*args, **kwargs)
-    if live_norm is not None and "train" in kwargs:
-      kwargs = {**kwargs, "train": live_norm}
-    name = module_path(context.module)
-    if name in narrowed:
-      args = tuple(narrow(*pair) for pair in zip(narrowed[name], args, strict=True))
-    if name not in sites.rounded:
-      return next_fun(*args, **kwargs)
-    with ending(epilogue_of(name)):
-      y = next_fun(*args, **kwargs)
-    return replaced(name, with_coarse_gradient(name, y)) if name in ended else visit(name, y)
+  def of_quantizer(self, tensor: str) -> tuple[Any, Any, dict[str, Any]]:
+    """What a tensor's quantizer is called with: its variables as the pass began, and options."""
+    key = self.keys[tensor]
+    params, state = (tree["activations"][key] for tree in self.variables)
+    observing = self.active if self.train else False
+    return params, state, {"train": observing, "nonnegative": tensor in self.sites.nonnegative}
 
-  return _Pass(
-    lambda x: visit(INPUT, x), lambda: intercept(interceptor), lambda: {**start, **updated}
-  )
+  def keep(self, key: str, state: Any) -> None:
+    """Takes the state of a grid over, joined with that of tensors that share it."""
+    merge = self.assigned.activations[key].merge
+    self.ranges[key] = merge(self.ranges[key], state) if key in self.seen else state
+    self.seen.add(key)
+
+  def narrow(self, tensor: str | None, x: jax.Array) -> jax.Array:
+    """A 16-bit tensor as a layer of 8 bits reads it."""
+    if tensor is None:
+      return x
+    grid, key = self.assigned.gates.get(tensor), self.keys[tensor]
+    if grid is None:
+      params = self.variables.params["activations"][key]
+      scale, _ = self.assigned.activations[key].grid(params, self.ranges[key], None)
+      grid = Grid(jax.lax.stop_gradient(scale), 0, 16)
+    return self.on_grid(with_bits(grid, 8, nonnegative=tensor in self.sites.nonnegative), x)
+
+  def on_grid(self, grid: Grid, x: jax.Array) -> jax.Array:
+    """A tensor on a fixed grid."""
+    y = fake_quant(x, grid.scale, float(grid.zero_point), activation_levels(grid.bits))
+    return _select(self.active, y, x)
+
+  def replaced(self, tensor: str, y: jax.Array) -> jax.Array:
+    """The device's value where there is one."""
+    if tensor not in self.exact:
+      return y
+    return _select(self.is_exact, replace_value(y, self.exact[tensor].astype(y.dtype)), y)
+
+  def with_coarse_gradient(self, tensor: str, y: jax.Array) -> jax.Array:
+    """A tensor whose gradient is rounded, if the plan asks for it."""
+    if self.plan.gradients is None:
+      return y
+    return dorefa_gradient(y, self.key(f"{tensor} gradient"), self.plan.gradients)
+
+  def key(self, name: str) -> jax.Array | None:
+    """A key of the tensor's own."""
+    return None if self.rng is None else jax.random.fold_in(self.rng, zlib.crc32(name.encode()))
 
 
 def _narrowed_reads(sites: Sites, assigned: Assigned) -> dict[str, tuple[str | None, ...]]:
@@ -399,12 +364,7 @@ def _narrowed_reads(sites: Sites, assigned: Assigned) -> dict[str, tuple[str | N
   return {name: tensors for name, tensors in reads.items() if any(tensors)}
 
 
-def _key(rng: jax.Array | None, name: str) -> jax.Array | None:
-  """A key of the tensor's own."""
-  return None if rng is None else jax.random.fold_in(rng, zlib.crc32(name.encode()))
-
-
-def _select(active: Switch, new: Any, old: Any) -> Any:
+def _select(active: Switch, new: jax.Array, old: jax.Array) -> jax.Array:
   if isinstance(active, bool):
     return new if active else old
-  return jax.tree.map(lambda a, b: jnp.where(active, a, b), new, old)
+  return jnp.where(active, new, old)
