@@ -1,6 +1,8 @@
 """Training that is sparse from the first step: weights are dropped, and as many grow elsewhere."""
 
 from collections.abc import Callable
+from functools import reduce
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,7 @@ from jaxcompress.prune.masked import Pruner, masked
 from jaxcompress.prune.rules import (
   Distribution,
   Rule,
-  check_distribution,
-  check_floor,
-  check_sparsity,
+  check_amounts,
   find_targets,
   shares_of,
 )
@@ -21,6 +21,20 @@ from jaxcompress.prune.scores import keep_largest, ranks, strongest
 
 Fraction = Callable[[jax.Array], jax.Array]
 Growth = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Moves(NamedTuple):
+  """The arguments of :func:`rigl`, in order."""
+
+  sparsity: float
+  stop: int
+  every: int
+  fraction: float
+  distribution: Distribution
+  rules: tuple[Rule, ...]
+  floor: int
+  graph: Graph | None
+  seed: int
 
 
 def rigl(
@@ -78,20 +92,8 @@ def rigl(
     del key
     return jnp.abs(gradient.astype(jnp.float32))
 
-  return _moving(
-    optimizer,
-    cosine_fraction,
-    by_gradient,
-    sparsity=sparsity,
-    stop=stop,
-    every=every,
-    fraction=fraction,
-    distribution=distribution,
-    rules=rules,
-    floor=floor,
-    graph=graph,
-    seed=seed,
-  )
+  moves = Moves(sparsity, stop, every, fraction, distribution, rules, floor, graph, seed)
+  return _moving(optimizer, cosine_fraction, by_gradient, moves)
 
 
 def sparse_evolution(
@@ -145,20 +147,8 @@ def sparse_evolution(
   def anywhere(gradient, key):
     return jax.random.uniform(key, gradient.shape)
 
-  return _moving(
-    optimizer,
-    _steady_fraction,
-    anywhere,
-    sparsity=sparsity,
-    stop=stop,
-    every=every,
-    fraction=fraction,
-    distribution=distribution,
-    rules=rules,
-    floor=floor,
-    graph=graph,
-    seed=seed,
-  )
+  moves = Moves(sparsity, stop, every, fraction, distribution, rules, floor, graph, seed)
+  return _moving(optimizer, _steady_fraction, anywhere, moves)
 
 
 def cosine_fraction(fraction: float, stop: int) -> Fraction:
@@ -221,33 +211,22 @@ def _moving(
   optimizer: optax.GradientTransformation,
   fraction_of: Callable[[float, int], Fraction],
   growth: Growth,
-  *,
-  sparsity: float,
-  stop: int,
-  every: int,
-  fraction: float,
-  distribution: Distribution,
-  rules: tuple[Rule, ...],
-  floor: int,
-  graph: Graph | None,
-  seed: int,
+  moves: Moves,
 ) -> optax.GradientTransformationExtraArgs:
   """What RigL and SET share; ``growth(gradient, key)`` says where weights come back."""
-  check_sparsity(sparsity)
-  check_floor(floor)
-  check_distribution(distribution)
+  sparsity, stop, every, fraction, distribution, rules, floor, graph, seed = moves
+  check_amounts(sparsity, floor, distribution)
   for name, value in {"every": every, "stop": stop}.items():
     if value < 1:
       raise ValueError(f"{name}: {value} must be at least 1.")
   if not 0 < fraction <= 1:
     raise ValueError(f"fraction: {fraction} is out of range; it must be above 0 and at most 1.")
   share = fraction_of(fraction, stop)
-  key = lambda *numbers: _fold(jax.random.key(seed), numbers)  # noqa: E731
+  key = lambda *numbers: reduce(jax.random.fold_in, numbers, jax.random.key(seed))  # noqa: E731
 
   def shares_in(kernels):
     own, shared = find_targets(kernels, rules, graph)
-    shapes = {name: tuple(kernels[name].shape) for name in shared}
-    return {**own, **shares_of(distribution, shapes, sparsity)}
+    return {**own, **shares_of(distribution, kernels, shared, sparsity)}
 
   def init(kernels):
     masks = {}
@@ -272,9 +251,3 @@ def _moving(
     return moved
 
   return masked(optimizer, Pruner(init, due, renew, goal))
-
-
-def _fold(key: jax.Array, numbers: tuple[int | jax.Array, ...]) -> jax.Array:
-  for number in numbers:
-    key = jax.random.fold_in(key, number)
-  return key

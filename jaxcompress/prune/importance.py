@@ -12,8 +12,8 @@ import optax
 
 from jaxcompress.nn import Endpoints, Graph, Node
 from jaxcompress.nn.graph import parameters
-from jaxcompress.nn.tracing import trace_endpoints
-from jaxcompress.prune.routes import Routes, find_routes, is_birth, name_depthwise
+from jaxcompress.prune.removal import traced
+from jaxcompress.prune.routes import Routes, find_routes, is_birth
 from jaxcompress.prune.rules import root_of
 
 IMPORTANCES = ("l1", "bn_gamma", "taylor")
@@ -97,31 +97,23 @@ def channel_importance(
   seen = jax.eval_shape(
     preprocess or (lambda x: x), jax.ShapeDtypeStruct(images.shape, images.dtype)
   )
-  graph, _ = trace_endpoints(
-    model, variables, jax.ShapeDtypeStruct((1, *seen.shape[1:]), jnp.float32)
-  )
-  graph = name_depthwise(graph)
+  graph, _ = traced(model, variables, seen.shape[1:])
   routes = find_routes(graph)
   params = jax.device_get(variables.get("params", {}))
+  own = {node: parameters(params, node.name) for node in graph.nodes}
   if method == "taylor":
     scores = _taylor(model, variables, graph, routes, images, labels, preprocess, batch_size)
   elif method == "bn_gamma":
-    scores = _mean(
-      routes, {n.output: _gamma(n, params) for n in graph.nodes if n.attrs.get("norm")}
-    )
+    scales = {n.output: np.abs(np.float64(own[n]["scale"])) for n in own if n.attrs.get("norm")}
+    scores = _mean(routes, scales)
   else:
-    scores = _mean(routes, {n.output: _relative_l1(n, params) for n in graph.nodes if is_birth(n)})
+    scores = _mean(routes, {n.output: _relative_l1(own[n]["kernel"]) for n in own if is_birth(n)})
   return Importance(graph, routes, np.where(routes.locked, np.inf, scores))
 
 
-def _relative_l1(node: Node, params: Mapping[str, Any]) -> np.ndarray:
-  kernel = np.abs(np.asarray(parameters(params, node.name)["kernel"], np.float64))
-  means = kernel.reshape(-1, kernel.shape[-1]).mean(axis=0)
+def _relative_l1(kernel: Any) -> np.ndarray:
+  means = np.abs(np.float64(kernel)).reshape(-1, kernel.shape[-1]).mean(axis=0)
   return means / max(means.mean(), np.finfo(np.float64).tiny)
-
-
-def _gamma(node: Node, params: Mapping[str, Any]) -> np.ndarray:
-  return np.abs(np.asarray(parameters(params, node.name)["scale"], np.float64))
 
 
 def _mean(routes: Routes, values: Mapping[str, np.ndarray]) -> np.ndarray:

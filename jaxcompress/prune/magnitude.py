@@ -11,9 +11,7 @@ from jaxcompress.prune.masked import Kernels, Pruner, SparsitySchedule, masked
 from jaxcompress.prune.rules import (
   Distribution,
   Rule,
-  check_distribution,
-  check_floor,
-  check_sparsity,
+  check_amounts,
   find_targets,
   shares_of,
 )
@@ -142,9 +140,7 @@ def magnitude(
     Zhu and Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017; Evci et
     al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_, 2020, section 3.1, for ``"erk"``.
   """
-  check_sparsity(sparsity)
-  check_floor(floor)
-  check_distribution(distribution)
+  check_amounts(sparsity, floor, distribution)
   if scope not in ("layer", "global"):
     raise ValueError(f"scope: {scope!r} is unknown; it must be 'layer' or 'global'.")
   if scope == "global" and distribution != "uniform":
@@ -161,8 +157,7 @@ def magnitude(
   def goal(kernels):
     """The sparsity of every layer, and apart of those that share a threshold."""
     own, shared = find_targets(kernels, rules, graph)
-    shapes = {name: tuple(kernels[name].shape) for name in shared}
-    shares = _arrays(shares_of(distribution, shapes, sparsity))
+    shares = _arrays(shares_of(distribution, kernels, shared, sparsity))
     apart = {**_arrays(own), **({} if scope == "global" else shares)}
     return {"layers": apart, "pool": shares if scope == "global" else {}, "floor": jnp.int32(floor)}
 

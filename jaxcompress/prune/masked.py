@@ -156,12 +156,8 @@ def apply_masks(opt_state: Any, params: Any) -> Any:
 
 def mask_kernels(masks: Masks, tree: Any) -> Any:
   """A tree of parameters, or of their gradients, with zeros where masks are false."""
-  root, kernels = root_of(tree), kernels_of(tree)
-  for name, mask in masks.items():
-    kernel = kernels[name]
-    masked = jnp.where(mask, kernel, jnp.zeros_like(kernel))
-    tree = with_parameters(tree, f"{root}{name}/kernel", masked)
-  return tree
+  clear = lambda m, x: x if m is True else jnp.where(m, x, jnp.zeros_like(x))  # noqa: E731
+  return jax.tree.map(clear, spread_masks(masks, tree), tree)
 
 
 def spread_masks(masks: Masks, params: Any) -> Any:

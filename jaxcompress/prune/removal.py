@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from jaxcompress.nn import Endpoints, Graph, Node
 from jaxcompress.nn.graph import parameters
@@ -151,54 +152,6 @@ def _verify(graph: Graph, small: Graph, sources: Mapping[str, np.ndarray]) -> No
         raise ValueError(f"keep: {old.name!r}, a {old.op}, would join channels that it does not.")
 
 
-def mask_channels(model: nn.Module, variables: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
-  """Variables of the same shapes in which the channels that do not stay are zero.
-
-  Their weights, scales and biases are zero, and so are the weights that read them: the network
-  computes what :func:`remove_channels` makes of it.
-
-  Args:
-    model: a linen module made of leaf ops.
-    variables: its ``params`` and ``batch_stats``.
-    keep: as from :func:`choose_channels`.
-
-  Returns:
-    The variables, float32.
-
-  Raises:
-    ValueError: as :func:`remove_channels`.
-
-  Examples:
-    >>> from jaxcompress import models
-    >>> from jaxcompress.nn import init_variables
-    >>> model = models.resnet8(10)
-    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
-    >>> keep = Keep({"stage0_block0/conv1": np.arange(16) < 12}, (8, 8, 3))
-    >>> masked = mask_channels(model, variables, keep)
-    >>> kernel = np.asarray(masked["params"]["stage0_block0"]["conv1"]["kernel"])
-    >>> kernel.shape, int(kernel.any((0, 1, 2)).sum())
-    ((3, 3, 16, 16), 12)
-  """
-  graph, _ = _trace(model, variables, keep.image_shape)
-  routes = find_routes(graph)
-  kept = kept_classes(graph, routes, keep.masks)
-  masks = {tensor: kept[ids] for tensor, ids in routes.ids.items()}
-  params = jax.tree.map(np.array, jax.device_get(variables.get("params", {})))
-  for node in graph.nodes:
-    entry = parameters(params, node.name)
-    outputs, inputs = masks[node.output], masks[node.inputs[0]]
-    for name, array in entry.items():
-      array[..., ~outputs] = 0.0
-      if name == "kernel" and is_birth(node):
-        _zero_inputs(node, array, inputs)
-  return {**variables, "params": jax.device_put(params)}
-
-
-def _zero_inputs(node: Node, kernel: np.ndarray, inputs: np.ndarray) -> None:
-  grouped = by_groups(node, kernel)
-  grouped[:, ~inputs.reshape(grouped.shape[2], -1).T] = 0.0
-
-
 def remove_channels(
   model: nn.Module, variables: Mapping[str, Any], keep: Keep
 ) -> tuple[Replay, dict[str, Any]]:
@@ -206,8 +159,8 @@ def remove_channels(
 
   Whatever belongs to a removed channel goes with it: what it is added to and multiplied with, its
   depthwise convolutions and normalizations, and the weights that read it. Splits, concatenations
-  and shuffles stay what they are, with smaller parts. The logits are those of the network with
-  :func:`mask_channels`' variables, up to the order of sums.
+  and shuffles stay what they are, with smaller parts. The logits are those of the network in which
+  all weights, scales and biases of removed channels are zero, up to the order of sums.
 
   The result is made of the same leaf ops under the same names, so everything else in the library
   takes it: it is trained, traced, quantized, exported, and saved with ``models.save``. Take its
@@ -235,35 +188,29 @@ def remove_channels(
     >>> smaller, few = remove_channels(model, variables, keep)
     >>> few["params"]["stage0_block0"]["conv2"]["kernel"].shape
     (3, 3, 12, 16)
-    >>> logits = smaller.apply(few, jnp.ones((1, 32, 32, 3)), train=False).logits
-    >>> masked = model.apply(mask_channels(model, variables, keep), jnp.ones((1, 32, 32, 3)), train=False)
-    >>> bool(jnp.allclose(logits, masked.logits, atol=1e-5))
-    True
 
   References:
     Li et al., `Pruning Filters for Efficient ConvNets <https://arxiv.org/abs/1608.08710>`_, 2017,
     section 3; Fang et al., `DepGraph: Towards Any Structural Pruning
     <https://arxiv.org/abs/2301.12900>`_, 2023, for channels that belong together.
   """
-  graph, ends = _trace(model, variables, keep.image_shape)
+  graph, ends = traced(model, variables, keep.image_shape)
   removal = plan_removal(graph, keep.masks)
-  small: dict[str, Any] = {}
+  small = {}
   for collection, tree in jax.device_get(dict(variables)).items():
-    small[collection] = {}
-    for node in graph.nodes:
-      entry = parameters(tree, node.name)
-      if entry:
-        _put(small[collection], node.name, _sliced(node, entry, removal.sources))
-  return replay(removal.graph, ends, _origin(model)), jax.device_put(small)
+    entries = {node: parameters(tree, node.name) for node in graph.nodes}
+    sliced = {
+      node.name: _sliced(node, entry, removal.sources) for node, entry in entries.items() if entry
+    }
+    small[collection] = unflatten_dict(sliced, sep="/")
+  origin = getattr(model, "origin", "") or f"{type(model).__name__}, pruned"
+  return replay(removal.graph, ends, origin), jax.device_put(small)
 
 
-def _origin(model: nn.Module) -> str:
-  return getattr(model, "origin", "") or f"{type(model).__name__}, pruned"
-
-
-def _trace(
+def traced(
   model: nn.Module, variables: Mapping[str, Any], image_shape: tuple[int, ...]
 ) -> tuple[Graph, Endpoints]:
+  """The graph of all that the endpoints depend on, and the names of these."""
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.float32), variables)
   graph, ends = trace_endpoints(model, abstract, image)
@@ -289,10 +236,3 @@ def _slice_inputs(node: Node, kernel: np.ndarray, inputs: np.ndarray) -> np.ndar
   rows = inputs.reshape(grouped.shape[2], -1).T % grouped.shape[1]
   taken = np.take_along_axis(grouped, rows[None, :, :, None], axis=1)
   return taken.reshape(*kernel.shape[:-2], -1, kernel.shape[-1])
-
-
-def _put(tree: dict[str, Any], name: str, entry: dict[str, Any]) -> None:
-  *path, last = name.split("/")
-  for part in path:
-    tree = tree.setdefault(part, {})
-  tree[last] = entry

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ BRANCHES = {STUDENT, "quantizer", "loss"}
 UNKNOWN = "parameters alone do not tell which layers are the first, the last and depthwise"
 GRAPH = "give graph=models.summarize(model, image_size).graph"
 Distribution = Literal["erk", "uniform"]
+DISTRIBUTIONS = get_args(Distribution)
 KEPT = ("first", "last", "depthwise")  # kinds that keep all weights unless a rule names them
 
 
@@ -60,10 +61,15 @@ def check_sparsity(sparsity: float) -> None:
     raise ValueError(f"sparsity: {sparsity} is out of range; it must be at least 0 and below 1.")
 
 
-def check_floor(floor: int) -> None:
-  """Raises if a number of weights that stay is none."""
+def check_amounts(sparsity: float, floor: int, distribution: str) -> None:
+  """Raises if a share of zeros, a number of weights that stay, or a distribution is none."""
+  check_sparsity(sparsity)
   if isinstance(floor, bool) or not isinstance(floor, int) or floor < 0:
     raise ValueError(f"floor: {floor!r} must be a whole number, at least 0.")
+  if distribution not in DISTRIBUTIONS:
+    raise ValueError(
+      f"distribution: {distribution!r} is unknown; it must be one of {', '.join(DISTRIBUTIONS)}."
+    )
 
 
 def root_of(tree: Mapping[str, Any]) -> str:
@@ -232,34 +238,15 @@ def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[
   return {name: 0.0 if name in dense else 1 - scale * ends[name] / sizes[name] for name in shapes}
 
 
-def uniform(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, float]:
-  """The same sparsity for every layer.
-
-  Examples:
-    >>> uniform({"a": (2, 2)}, 0.5)
-    {'a': 0.5}
-  """
-  return dict.fromkeys(shapes, sparsity)
-
-
-DISTRIBUTIONS = {"erk": erdos_renyi, "uniform": uniform}
-
-
-def check_distribution(distribution: str) -> None:
-  """Raises if there is no such distribution."""
-  if distribution not in DISTRIBUTIONS:
-    raise ValueError(
-      f"distribution: {distribution!r} is unknown; it must be one of {', '.join(DISTRIBUTIONS)}."
-    )
-
-
 def shares_of(
-  distribution: str, shapes: Mapping[str, tuple[int, ...]], sparsity: float
+  distribution: str, kernels: Mapping[str, Any], names: Sequence[str], sparsity: float
 ) -> dict[str, float]:
-  """The share of zeros of each layer by a distribution's name.
+  """The share of zeros of some layers by a distribution's name.
 
   Examples:
-    >>> shares_of("uniform", {"a": (2, 2)}, 0.5)
+    >>> shares_of("uniform", {"a": jnp.ones((2, 2))}, ("a",), 0.5)
     {'a': 0.5}
   """
-  return DISTRIBUTIONS[distribution](shapes, sparsity)
+  if distribution == "uniform":
+    return dict.fromkeys(names, sparsity)
+  return erdos_renyi({name: tuple(kernels[name].shape) for name in names}, sparsity)

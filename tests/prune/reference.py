@@ -1,10 +1,14 @@
 """A network in evaluation, in float64 with numpy alone: each operation by its definition."""
 
+import jax
 import numpy as np
 
 from jaxcompress.nn import INPUT
 from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.operations import by_groups
 from jaxcompress.ops.padding import resolve_padding
+from jaxcompress.prune.removal import kept_classes
+from jaxcompress.prune.routes import find_routes, is_birth, name_depthwise
 
 ACTS = {
   None: lambda x: x,
@@ -95,3 +99,19 @@ def _convolve(x, kernel, attrs):
     ],
     -1,
   )
+
+
+def mask_channels(graph, variables, keep):
+  """Variables in which all weights, scales and biases of removed channels are zero, and what reads them."""
+  graph = name_depthwise(graph)
+  routes = find_routes(graph)
+  kept = kept_classes(graph, routes, keep.masks)
+  params = jax.tree.map(np.array, jax.device_get(variables.get("params", {})))
+  for node in graph.nodes:
+    for name, array in parameters(params, node.name).items():
+      array[..., ~kept[routes.ids[node.output]]] = 0.0
+      if name == "kernel" and is_birth(node):
+        grouped = by_groups(node, array)
+        inputs = kept[routes.ids[node.inputs[0]]]
+        grouped[:, ~inputs.reshape(grouped.shape[2], -1).T] = 0.0
+  return {**variables, "params": jax.device_put(params)}
