@@ -130,7 +130,7 @@ def measure(bench, name, args):
   variables = jax.device_get(state.variables)
   yield "float", bench.top1(network.module, variables), 4 * network.summary.parameters
   for bits in () if args.no_post_training else (8, 4):
-    for method in quantize.METHODS:
+    for method in quantize.ALGORITHMS:
       quantized = bench.post_training(network, variables, method, bits)
       yield (
         f"{bits} bit, post-training, {method}",

@@ -1,9 +1,11 @@
 """What is printed: names as the text that they are, figures whole, in any encoding."""
 
 import codecs
+import contextlib
 import re
 import textwrap
 import unicodedata
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich import get_console
@@ -14,6 +16,7 @@ from rich.progress import (
   Progress,
   ProgressColumn,
   Task,
+  TimeElapsedColumn,
 )
 from rich.status import Status
 from rich.table import Column
@@ -152,6 +155,34 @@ def progress(
     console=console,
     transient=transient,
   )
+
+
+@contextlib.contextmanager
+def meter(show: bool) -> Iterator[tuple[Callable[[str, int], None], Callable[[], None]]]:
+  """A bar on the standard error that disappears at the end; silent unless a terminal shows it.
+
+  Args:
+    show: whether it is wanted.
+
+  Yields:
+    ``(start, tick)``: ``start(name, total)`` begins anew, and ``tick()`` goes one further.
+
+  Examples:
+    >>> with meter(False) as (start, tick):
+    ...   start("mse", 1)
+    ...   tick()
+  """
+  console = Console(stderr=True)
+  if not (show and console.is_interactive):
+    yield lambda name, total: None, lambda: None
+    return
+  with progress(console, TimeElapsedColumn, transient=True) as bar:
+    task = bar.add_task("", total=None)
+
+    def start(name: str, total: int) -> None:
+      bar.reset(task, total=total, description=name)
+
+    yield start, lambda: bar.advance(task)
 
 
 class _Name(ProgressColumn):

@@ -250,7 +250,7 @@ class QuantizeOptions:
 
   def __post_init__(self):
     _check_types(self)
-    _check_choice("method", self.method, ("auto", *quantize.METHODS))
+    _check_choice("method", self.method, ("auto", *quantize.ALGORITHMS))
     _check_between("bits", self.bits, 2, 8)
     if self.bits is not None and self.budget is not None:
       raise ValueError(f"bits: {self.bits} and a budget are given; the budget decides the bits.")

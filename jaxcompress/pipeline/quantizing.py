@@ -34,7 +34,7 @@ from jaxcompress.pipeline.options import OptionError, QuantizeOptions
 from jaxcompress.quantize.analysis.budget import Allocation, choose_bits
 from jaxcompress.quantize.analysis.findings import Analysis
 from jaxcompress.quantize.analysis.sensitivity import Sensitivity
-from jaxcompress.quantize.ptq.drive import Trial
+from jaxcompress.quantize.ptq.post_training import Trial
 from jaxcompress.report import analysis as tables
 from jaxcompress.report import style, text
 from jaxcompress.report.network_plots import analysis_plot
@@ -93,9 +93,9 @@ class _Trained:
   test: datasets.Split | None
   metadata: dict[str, Any]
 
-  def quantized(self, options: QuantizeOptions, method: str, **bits: Any):
-    """The integer network and the trials of post-training quantization."""
-    return quantize.search(
+  def quantized(self, options: QuantizeOptions, method: str, **asked: Any):
+    """The integer network of post-training quantization."""
+    return quantize.post_training(
       self.module,
       self.variables,
       self.images,
@@ -105,7 +105,7 @@ class _Trained:
       kernels=options.runtime,
       symmetric=options.target == SYMMETRIC,
       seed=options.seed,
-      **bits,
+      **asked,
     )
 
 
@@ -141,7 +141,10 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
   if options.budget_bytes is not None:
     sensitivity, allocation = _allocate(trained, options.budget_bytes, console)
     bits = {"rules": allocation.rules}
-  model, trials = trained.quantized(options, options.method, max_drop=options.max_drop, **bits)
+  trials: list[Trial] = []
+  model = trained.quantized(
+    options, options.method, max_drop=options.max_drop, on_trial=trials.append, **bits
+  )
   kept = max(trials, key=lambda trial: (trial.score, trial.sqnr)).name
   console.print(tables.trial_table(trials, labels=trained.labels is not None, kept=kept))
   contents: dict[str, Any] = {}
@@ -156,7 +159,7 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
     if allocation is not None:
       scores = {"mixed": (allocation.bytes, top1)}
       for n in (8, 4):
-        other, _ = trained.quantized(options, kept, bits=n)
+        other = trained.quantized(options, kept, bits=n)
         scores[f"{n} bits"] = sensitivity.bytes_at(n), integer_top1(other, test)
       contents["candidates_plot"] = _compared(scores, float_top1, len(test), console)
     if options.analyze:
@@ -172,7 +175,7 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
     say(console, summary)
   found = {path: _describe(model, path, images, console) for path in options.models}
   return Quantized(
-    model, trials, float_top1, top1, found[files["model"]], allocation, analysis, files
+    model, tuple(trials), float_top1, top1, found[files["model"]], allocation, analysis, files
   )
 
 

@@ -18,7 +18,9 @@ from jaxcompress.quantize.config import (
 from jaxcompress.quantize.fake_quant import fake_quant, levels
 from jaxcompress.quantize.interop import to_qwix
 from jaxcompress.quantize.model import QuantizedModel
-from jaxcompress.quantize.ptq import METHODS, grids_apart, post_training, search
+from jaxcompress.quantize.ptq.algorithms import ALGORITHMS
+from jaxcompress.quantize.ptq.calibrate import grids_apart
+from jaxcompress.quantize.ptq.post_training import post_training
 from jaxcompress.quantize.quantizers.around import freeze_oscillating, progressive, stochastic
 from jaxcompress.quantize.quantizers.base import Quantizer
 from jaxcompress.quantize.quantizers.binary import (
@@ -51,7 +53,7 @@ from jaxcompress.quantize.storage import model_bytes, zero_share
 from jaxcompress.quantize.transforms import QuantTransform, transform
 
 __all__ = [
-  "METHODS",
+  "ALGORITHMS",
   "QuantTransform",
   "Quantization",
   "QuantizedModel",
@@ -90,7 +92,6 @@ __all__ = [
   "post_training",
   "progressive",
   "rsign_activations",
-  "search",
   "sensitivity",
   "squeeze_excite_16bit",
   "stochastic",

@@ -13,7 +13,7 @@ from jaxcompress.quantize import suggest
 from jaxcompress.quantize.analysis.budget import Allocation
 from jaxcompress.quantize.analysis.findings import Analysis
 from jaxcompress.quantize.analysis.sensitivity import Sensitivity
-from jaxcompress.quantize.ptq.drive import Trial
+from jaxcompress.quantize.ptq.post_training import Trial
 from jaxcompress.report import findings, style, text
 from jaxcompress.report.layout import Column, Words, draw
 
@@ -22,7 +22,7 @@ def trial_table(trials: Sequence[Trial], *, labels: bool, kept: str | None = Non
   """The methods of post-training quantization that were tried.
 
   Args:
-    trials: from :func:`jaxcompress.quantize.search`.
+    trials: that :func:`jaxcompress.quantize.post_training` told of.
     labels: whether scores are shares that are right; else those on which the float network decides
       alike.
     kept: name of the method whose network was kept.

@@ -11,7 +11,7 @@ from rich.console import Console
 from jaxcompress.quantize.analysis.budget import Allocation
 from jaxcompress.quantize.analysis.findings import Analysis, LayerAnalysis
 from jaxcompress.quantize.analysis.sensitivity import LayerSensitivity, Sensitivity
-from jaxcompress.quantize.ptq.drive import Trial
+from jaxcompress.quantize.ptq.post_training import Trial
 from jaxcompress.report import style
 from jaxcompress.report.analysis import (
   allocation_table,

@@ -11,7 +11,7 @@ from rich.console import Console
 from jaxcompress import distill, models
 from jaxcompress.export import Finding
 from jaxcompress.export.measure import Latency
-from jaxcompress.quantize.ptq.drive import Trial
+from jaxcompress.quantize.ptq.post_training import Trial
 from jaxcompress.report.analysis import trial_table
 from jaxcompress.report.layout import PlainTable
 from jaxcompress.report.tables import (

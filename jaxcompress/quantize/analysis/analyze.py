@@ -24,11 +24,10 @@ from jaxcompress.quantize.analysis.switched import (
 from jaxcompress.quantize.integer.grid import HIGHEST, Integers
 from jaxcompress.quantize.integer.lower import as_before, lower_hard_swish
 from jaxcompress.quantize.model import QuantizedModel
-from jaxcompress.quantize.ptq.inputs import Batches, Preprocess, check_images, trace_on
-from jaxcompress.quantize.ptq.observe import check_batch_size
-from jaxcompress.quantize.ptq.progress import meter
+from jaxcompress.quantize.ptq.images import Preprocess, read_images
 from jaxcompress.quantize.sites import Sites, find_sites
 from jaxcompress.quantize.storage import bits_of
+from jaxcompress.terminal import meter
 
 FORMS = ("depthwise", "pointwise")  # that say more than an operation's name
 
@@ -87,9 +86,8 @@ def analyze(
     <https://arxiv.org/abs/2106.08295>`_, 2021, section 3.7 (debugging).
   """
   preprocess = quantized.preprocess if preprocess is None else preprocess
-  images = check_images(images, preprocess)
-  batches = Batches(images, preprocess, check_batch_size(batch_size, len(images)))
-  fused = find_sites(trace_on(model, variables, images, preprocess)).graph
+  graph, batches = read_images(model, variables, images, preprocess, batch_size)
+  fused = find_sites(graph).graph
   device, apart = as_before(quantized.graph)  # the rounding of steps between grids is left out
   _check_same(fused, device)
   plan = _plan(fused, find_sites(device, apart), frozenset(quantized.moves))
@@ -107,16 +105,15 @@ def analyze(
   switches = _questions(plan.layers, chosen, weighted)
   passes = Passes(0.0, 0.0)
   found: Any = None
-  with meter(progress) as shown:
-    shown.start("analysis", batches.count)
-    for x, weight in batches:
+  with meter(progress) as (start, tick):
+    start("analysis", batches.count)
+    for x, weight in batches.with_tick(tick):
       sums = jax.device_get(run_passes(plan, numbers, switches, x, weight))
       passes = Passes(*(a + b.astype(np.float64) for a, b in zip(passes, sums, strict=True)))
       part = jax.device_get(look(plan, quantized.program.steps, numbers, arrays, x, weight))
       found = part if found is None else join(found, part)
-      shown.tick()
   asked = {name: known[name].kinds for name in chosen}
-  return _analysis(plan, fused, quantized, asked, weighted, passes, found, len(images))
+  return _analysis(plan, fused, quantized, asked, weighted, passes, found, len(batches.images))
 
 
 def _check_same(fused: Graph, device: Graph) -> None:

@@ -20,18 +20,11 @@ from jaxcompress.quantize.analysis.switched import (
   run,
 )
 from jaxcompress.quantize.fake_quant import levels
-from jaxcompress.quantize.ptq.inputs import (
-  Batches,
-  Preprocess,
-  check_images,
-  check_labels,
-  trace_on,
-)
-from jaxcompress.quantize.ptq.observe import check_batch_size
-from jaxcompress.quantize.ptq.progress import meter
+from jaxcompress.quantize.ptq.images import Preprocess, read_images, read_labels
 from jaxcompress.quantize.ptq.weights import SCALES, rounded_weights
 from jaxcompress.quantize.sites import find_sites
 from jaxcompress.quantize.storage import packed_bytes
+from jaxcompress.terminal import meter
 
 MEASURES = ("kl", "loss")
 
@@ -144,14 +137,11 @@ def sensitivity(
   """
   _check(bits, measure, scales, labels)
   bits = tuple(bits)
-  images = check_images(images, preprocess)
-  graph = trace_on(model, variables, images, preprocess)
-  sites = find_sites(graph)
-  classes = graph.shape(graph.output)[-1]
+  graph, batches = read_images(model, variables, images, preprocess, batch_size)
+  sites, count = find_sites(graph), len(batches.images)
   if labels is None:
-    labels = np.zeros(len(images), np.int64)  # not read
-  labels = check_labels(labels, len(images), classes)
-  batches = Batches(images, preprocess, check_batch_size(batch_size, len(images)))
+    labels = np.zeros(count, np.int64)  # not read
+  labels = read_labels(labels, count, graph.shape(graph.output)[-1])
   folded = fold(sites.graph, jax.device_get(variables))
   known = {name: layer for name, layer in layers_of(sites.graph).items() if name in sites.kernels}
   chosen = tuple(known) if layers is None else select(layers, known)
@@ -164,20 +154,19 @@ def sensitivity(
   numbers = numbers_of(folded, rounded, {}, {})
   switches = _every_layer(len(chosen), len(bits))
   totals = np.zeros(1 + len(chosen) * len(bits))
-  with meter(progress) as shown:
-    shown.start("sensitivity", batches.count)
-    for i, (x, weight) in enumerate(batches):
+  with meter(progress) as (start, tick):
+    start("sensitivity", batches.count)
+    for i, (x, weight) in enumerate(batches.with_tick(tick)):
       own = labels[i * batches.size : (i + 1) * batches.size]
       own = np.pad(own, (0, batches.size - len(own)))
       totals += np.asarray(_costs(plan, measure, numbers, switches, x, own, weight))
-      shown.tick()
-  costs = (totals[1:] - totals[0]).reshape(-1, len(bits)) / len(images)
+  costs = (totals[1:] - totals[0]).reshape(-1, len(bits)) / count
   return Sensitivity(
     measure,
     bits,
     tuple(_row(name, folded[name], costs[i], bits, known[name]) for name, i in place.items()),
     sum(_bytes(layer, 8) for name, layer in folded.items() if name not in place),
-    len(images),
+    count,
   )
 
 

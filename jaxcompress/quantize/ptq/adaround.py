@@ -1,5 +1,10 @@
-"""AdaRound: learns, layer by layer, which weights are rounded up and which down."""
+"""AdaRound: learns, layer by layer, which weights are rounded up and which down.
 
+It walks through a network and chooses the rounding of each layer on what the rounded layers before it
+give.
+"""
+
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -8,28 +13,28 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcompress.nn import INPUT, Folded, Graph, Node, kernel_shape
 from jaxcompress.nn.activations import activate
+from jaxcompress.nn.execute import linear, run_node
+from jaxcompress.nn.operations import needed_shape
+from jaxcompress.ops.padding import resolve_padding
+from jaxcompress.quantize.codes import round_kernel
 from jaxcompress.quantize.fake_quant import Levels
+from jaxcompress.quantize.integer.grid import Grid
+from jaxcompress.quantize.ptq.images import Batches
+from jaxcompress.quantize.ptq.observe import rounding_visitor
+from jaxcompress.quantize.sites import Sites
 
 ZETA, GAMMA = 1.1, -0.1  # the sigmoid is stretched to -0.1 .. 1.1 and clipped
+STEPS, RATE = 1000, 0.1  # of Adam for each layer
+ROWS = 256  # output positions in each step
+WEIGHT = 0.3  # of the regulariser, against the error in units of a rounding step
 WARMUP = 0.2  # share of the steps without the regulariser
 FIRST_BETA, LAST_BETA = 20.0, 2.0
-
-
-class Settings(NamedTuple):
-  """How one layer is optimised. Hashable.
-
-  Attributes:
-    steps: of Adam.
-    rows: output positions in each step.
-    rate: learning rate.
-    weight: of the regulariser, against the error in units of a rounding step.
-  """
-
-  steps: int = 1000
-  rows: int = 256
-  rate: float = 0.1
-  weight: float = 0.3
+STORED_BYTES = 2**28  # of the maps that are alive at once
+SAMPLED_BYTES = 2**26  # of the patches of one layer
+MOST_IMAGES, MOST_ROWS = 512, 4096
+Maps = dict[str, np.ndarray]
 
 
 class Samples(NamedTuple):
@@ -90,10 +95,9 @@ def choose_codes(
   *,
   act: str | None,
   to: Levels,
-  key: jax.Array,
-  settings: Settings = Settings(),  # noqa: B008
+  rng: jax.Array,
 ) -> np.ndarray:
-  """The integers of one layer.
+  """Chooses the integers of one layer.
 
   Minimises the squared error of the layer's output after its activation, in each channel relative
   to a rounding step there, plus the regulariser, whose exponent falls from 20 to 2. An output
@@ -106,8 +110,7 @@ def choose_codes(
     samples: of the layer.
     act: name of the activation function, or None.
     to: the integers.
-    key: of the samples' order.
-    settings: of the optimisation.
+    rng: of the samples' order.
 
   Returns:
     int8, shaped like ``weights``.
@@ -116,14 +119,8 @@ def choose_codes(
     Nagel et al., `Up or Down? Adaptive Rounding for Post-Training Quantization
     <https://arxiv.org/abs/2004.10568>`_, 2020, section 3.
   """
-  codes = _optimise(
-    *(np.asarray(array, np.float32) for array in (weights, scales, bias)),
-    samples,
-    key,
-    act,
-    to,
-    settings,
-  )
+  arrays = (np.asarray(array, np.float32) for array in (weights, scales, bias))
+  codes = _optimise(*arrays, samples, rng, act, to)
   return np.asarray(codes).astype(np.int8)
 
 
@@ -134,8 +131,8 @@ def grouped(patches: jax.Array, weights: jax.Array) -> jax.Array:
   return jnp.einsum("mgd,gdo->mgo", patches, weights, precision="highest")
 
 
-@partial(jax.jit, static_argnums=(5, 6, 7))
-def _optimise(weights, scales, bias, samples, key, act, to, settings):
+@partial(jax.jit, static_argnums=(5, 6))
+def _optimise(weights, scales, bias, samples, rng, act, to):
   power = jnp.mean(jnp.square(samples.patches), axis=(0, 2))  # (groups,)
   unit = jnp.square(scales[:, 0]) * jnp.maximum(power, 1e-12)[:, None]  # (groups, out)
   targets = activate(act, samples.targets)
@@ -149,21 +146,21 @@ def _optimise(weights, scales, bias, samples, key, act, to, settings):
   def loss(v, batch, beta, on):
     rounded = soft_weights(weights, scales, v, to)
     total = jnp.sum(error(rounded, samples.patches[batch], targets[batch]))
-    return total + settings.weight * on * regulariser(v, beta)
+    return total + WEIGHT * on * regulariser(v, beta)
 
-  optimizer = optax.adam(settings.rate)
+  optimizer = optax.adam(RATE)
   start = as_they_are(weights, scales)
 
   def step(i, carry):
     v, state = carry
-    batch = jax.random.randint(jax.random.fold_in(key, i), (min(settings.rows, rows),), 0, rows)
-    done = jnp.maximum(i / settings.steps - WARMUP, 0) / (1 - WARMUP)
+    batch = jax.random.randint(jax.random.fold_in(rng, i), (min(ROWS, rows),), 0, rows)
+    done = jnp.maximum(i / STEPS - WARMUP, 0) / (1 - WARMUP)
     beta = FIRST_BETA + (LAST_BETA - FIRST_BETA) * done
-    grads = jax.grad(loss)(v, batch, beta, i >= WARMUP * settings.steps)
+    grads = jax.grad(loss)(v, batch, beta, i >= WARMUP * STEPS)
     updates, state = optimizer.update(grads, state)
     return optax.apply_updates(v, updates), state
 
-  v, _ = jax.lax.fori_loop(0, settings.steps, step, (start, optimizer.init(start)))
+  v, _ = jax.lax.fori_loop(0, STEPS, step, (start, optimizer.init(start)))
   clip = lambda codes: jnp.clip(codes, to.low, to.high)  # noqa: E731
   learned = clip(jnp.floor(weights / scales) + (soft_rounding(v) >= 0.5))
   learned = jnp.where(weights == 0, 0.0, learned)  # pruned weights stay
@@ -172,3 +169,189 @@ def _optimise(weights, scales, bias, samples, key, act, to, settings):
     nearest * scales, samples.patches, targets
   )
   return jnp.where(worse[:, None], nearest, learned)
+
+
+class Rounded(NamedTuple):
+  """A network that was rounded.
+
+  Attributes:
+    codes: int8 integers of every layer, by name.
+    folded: the layers with biases that take out the mean of the error that is left.
+  """
+
+  codes: dict[str, np.ndarray]
+  folded: dict[str, Folded]
+
+
+def adaround(
+  sites: Sites,
+  folded: Mapping[str, Folded],
+  scales: Mapping[str, np.ndarray],
+  grids: Mapping[str, Grid],
+  batches: Batches,
+  *,
+  to: Mapping[str, Levels],
+  seed: int = 0,
+) -> Rounded:
+  """AdaRound of every layer, in order: each reads what the rounded layers before it make.
+
+  The maps of a bounded number of images are kept, only as long as a later node reads them, once in
+  float and once rounded; each layer sees at most 4096 random output positions of them.
+
+  Args:
+    sites: where tensors are rounded.
+    folded: float layers whose factors are ones.
+    scales: of their kernels.
+    grids: of every tensor.
+    batches: of images; told of every layer, too.
+    to: the integers of the weights, by name.
+    seed: of the samples.
+
+  Returns:
+    A :class:`Rounded`.
+  """
+  graph, rng = sites.graph, np.random.default_rng(seed)
+  images = np.concatenate([x[weight > 0] for x, weight in batches.at(slice(_affordable(graph)))])
+  visit = rounding_visitor(grids, sites.rounded)
+  real: Maps = {INPUT: images}
+  rounded: Maps = {INPUT: np.asarray(visit(INPUT, images))}
+  last = {tensor: node.name for node in graph.nodes for tensor in node.inputs}
+  codes, layers = {}, {}
+  for i, node in enumerate(graph.nodes):
+    ours, theirs = ([maps[name] for name in node.inputs] for maps in (real, rounded))
+    if kernel_shape(node) is None:
+      outputs = _each(_plain(node), batches.size, *ours)
+      approximate = _each(_plain(node), batches.size, *theirs)
+    else:
+      layer, name = folded[node.name], node.name
+      target = _each(_linear(node, layer.kernel, layer.bias), batches.size, *ours)[0]
+      samples = sample_positions(node, theirs[0], target, rng)
+      codes[name] = _round_layer(node, layer, scales[name], samples, to[name], seed + i)
+      kernel = codes[name] * scales[name]
+      layers[name] = layer._replace(bias=_centred(node, layer, kernel, samples))
+      y = _each(_linear(node, kernel, layers[name].bias), batches.size, *theirs)[0]
+      outputs, approximate = ([np.asarray(_activate(node, a))] for a in (target, y))
+      batches.tick()
+    for tensor in node.inputs:
+      if last[tensor] == node.name:
+        real.pop(tensor, None)
+        rounded.pop(tensor, None)
+    for tensor, a, b in zip(node.outputs, outputs, approximate, strict=True):
+      real[tensor], rounded[tensor] = a, np.asarray(visit(tensor, b))
+  return Rounded(codes, layers)
+
+
+def _affordable(graph: Graph) -> int:
+  """Images whose maps fit in memory; a few of the largest maps are alive at once."""
+  shapes = [graph.input_shape, *(shape for node in graph.nodes for shape in node.output_shapes)]
+  each = 8 * 4 * max(int(np.prod(shape[1:])) for shape in shapes)
+  return int(np.clip(STORED_BYTES // each, 1, MOST_IMAGES))
+
+
+def _anonymous(node: Node) -> Node:
+  """A node that equals all others of its kind, so that they share a compiled program."""
+  return node._replace(name="", inputs=(), outputs=())
+
+
+_run_plain = partial(jax.jit, static_argnums=0)(lambda node, *x: run_node(node, None, *x))
+_run_linear = partial(jax.jit, static_argnums=0)(linear)
+
+
+def _plain(node: Node):
+  return partial(_run_plain, _anonymous(node))
+
+
+def _linear(node: Node, kernel: np.ndarray, bias: np.ndarray):
+  arrays = jax.device_put((np.asarray(kernel, np.float32), np.asarray(bias, np.float32)))
+  return lambda x: (_run_linear(_anonymous(node), *arrays, x),)
+
+
+def _activate(node: Node, x: np.ndarray) -> jax.Array:
+  return activate(node.attrs.get("act"), jnp.asarray(x))
+
+
+def _each(run, size: int, *arrays: np.ndarray) -> list[np.ndarray]:
+  """Runs a node on a batch of images at a time; the last one is filled up."""
+  parts = []
+  for start in range(0, len(arrays[0]), size):
+    batch = [array[start : start + size] for array in arrays]
+    count = len(batch[0])
+    full = [np.concatenate([a, np.repeat(a[:1], size - count, axis=0)]) for a in batch]
+    parts.append([np.asarray(y)[:count] for y in run(*full)])
+  return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+
+def sample_positions(
+  node: Node, x: np.ndarray, target: np.ndarray, rng: np.random.Generator
+) -> Samples:
+  """Draws output positions of a layer: the patches that it reads there, and its targets.
+
+  Args:
+    node: of the layer.
+    x: (images, height, width, channels), or (images, in) of a linear layer.
+    target: the layer's wanted outputs.
+    rng: picks the positions.
+  """
+  channels = x.shape[-1]
+  if node.op == "Dense":
+    flat = x.reshape(len(x), -1)
+    rows = _pick(len(flat), flat.shape[1], rng)
+    return Samples(flat[rows][:, None], target[rows][:, None])
+  side, _, depth, _ = needed_shape(node)
+  step = node.attrs["stride"]
+  pads = resolve_padding(node.attrs["padding"], x.shape[1:3], side, step)
+  x = np.pad(x, ((0, 0), *pads, (0, 0)))
+  positions = target.shape[:3]
+  rows = _pick(int(np.prod(positions)), side * side * channels, rng)
+  image, top, left = np.unravel_index(rows, positions)
+  cells = [
+    x[image, top * step + i, left * step + j] for i in range(side) for j in range(side)
+  ]  # (rows, channels) each
+  groups = channels // depth
+  taps = np.stack(cells, axis=1).reshape(len(rows), side * side, groups, depth)
+  patches = np.moveaxis(taps, 2, 1).reshape(len(rows), groups, -1)
+  return Samples(patches, target[image, top, left].reshape(len(rows), groups, -1))
+
+
+def _pick(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+  """As many positions as memory allows, each at most once."""
+  most = int(np.clip(SAMPLED_BYTES // (4 * size), 1, MOST_ROWS))
+  return rng.permutation(count)[:most] if count > most else np.arange(count)
+
+
+def split_groups(node: Node, kernel: np.ndarray) -> np.ndarray:
+  """A kernel as (groups, in, out) products of matrices."""
+  if node.op == "Dense":
+    return kernel[None]
+  groups = node.input_shapes[0][-1] // kernel.shape[2]
+  flat = kernel.reshape(-1, groups, kernel.shape[-1] // groups)
+  return np.moveaxis(flat, 1, 0)
+
+
+def join_groups(node: Node, matrices: np.ndarray) -> np.ndarray:
+  """The inverse of :func:`split_groups`."""
+  if node.op == "Dense":
+    return matrices[0]
+  return np.moveaxis(matrices, 0, 1).reshape(kernel_shape(node))
+
+
+def _round_layer(node, layer: Folded, scales, samples, to, seed) -> np.ndarray:
+  if node.op == "BatchNorm":  # one weight in each channel: nothing to choose
+    return round_kernel(layer.kernel, scales, to)
+  groups = samples.patches.shape[1]
+  matrices = choose_codes(
+    split_groups(node, layer.kernel),
+    scales.reshape(groups, 1, -1),
+    layer.bias.reshape(groups, -1),
+    samples,
+    act=node.attrs.get("act"),
+    to=to,
+    rng=jax.random.key(seed),
+  )
+  return join_groups(node, matrices)
+
+
+def _centred(node: Node, layer: Folded, kernel: np.ndarray, samples: Samples) -> np.ndarray:
+  """The bias with which the layer's mean output is the float one's, on the samples."""
+  y = np.matmul(samples.patches.swapaxes(0, 1), split_groups(node, kernel))  # (groups, rows, out)
+  return np.mean(samples.targets.swapaxes(0, 1) - y, axis=1, dtype=np.float64).ravel()

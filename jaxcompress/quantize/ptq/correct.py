@@ -8,46 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.nn import Folded, Graph
-from jaxcompress.nn.execute import execute, folded_layers, linear
-from jaxcompress.quantize.ptq.inputs import Batches
+from jaxcompress.nn.execute import folded_layers, linear
+from jaxcompress.quantize.ptq.images import Batches
 from jaxcompress.quantize.ptq.moments import Moments, tensor_means
-from jaxcompress.quantize.ptq.observe import Tick
+from jaxcompress.quantize.ptq.observe import float_tensors
 from jaxcompress.quantize.ptq.wiring import scale_inputs
 
 Weights = Mapping[str, np.ndarray]
 
 
-def corrected_bias(
-  bias: np.ndarray, weights: np.ndarray, rounded: np.ndarray, mean: np.ndarray
-) -> np.ndarray:
-  """``b - E[x] (W_q - W)`` of a linear layer.
-
-  Args:
-    bias: (out,).
-    weights: (in, out).
-    rounded: (in, out), the same weights on their grid.
-    mean: (in,) expected input.
-
-  Examples:
-    >>> one = np.ones((1, 1))
-    >>> corrected_bias(np.zeros(1), one, one + 0.5, np.full(1, 4.0)).tolist()
-    [-2.0]
-
-  References:
-    Nagel et al., `Data-Free Quantization Through Weight Equalization and Bias Correction
-    <https://arxiv.org/abs/1906.04721>`_, 2019, section 4.2.
-  """
-  return bias - mean @ (rounded - weights)
-
-
 def correct_with_images(
-  graph: Graph,
-  folded: Mapping[str, Folded],
-  rounded: Weights,
-  batches: Batches,
-  tick: Tick = lambda: None,
+  graph: Graph, folded: Mapping[str, Folded], rounded: Weights, batches: Batches
 ) -> dict[str, Folded]:
-  """Bias correction with the mean that every layer's error has on images, padding included.
+  """Corrects biases by the mean that every layer's error has on images, padding included.
 
   One pass over the images: each layer reads what the float network gives it.
 
@@ -56,10 +29,13 @@ def correct_with_images(
     folded: float layers.
     rounded: their weights on their grids, by name.
     batches: of images.
-    tick: called after every batch.
 
   Returns:
-    The layers with new biases.
+    The layers with new biases, ``b - E[x (W_q - W)]``.
+
+  References:
+    Nagel et al., `Data-Free Quantization Through Weight Equalization and Bias Correction
+    <https://arxiv.org/abs/1906.04721>`_, 2019, section 4.2.
   """
   layers = folded_layers(folded)
   errors = {name: rounded[name] - layer.weights for name, layer in folded.items()}
@@ -69,7 +45,6 @@ def correct_with_images(
     sums = jax.device_get(_shifts(graph, layers, errors, x, weight))
     totals = {name: total + sums[name] for name, total in totals.items()}
     count += float(weight.sum())
-    tick()
   return {
     name: layer._replace(bias=layer.bias - totals[name] / count) for name, layer in folded.items()
   }
@@ -78,26 +53,19 @@ def correct_with_images(
 @partial(jax.jit, static_argnums=0)
 def _shifts(graph, layers, errors, x, weight):
   """(out,) mean over positions of what each layer's error adds, summed over images."""
-  tensors = {}
-
-  def record(tensor, array):
-    tensors[tensor] = array
-    return array
-
-  execute(graph, layers, x, record)
-  shifts = {}
-  for node in graph.nodes:
-    if node.name in errors:
-      zero = jnp.zeros(errors[node.name].shape[-1])
-      y = linear(node, errors[node.name], zero, tensors[node.inputs[0]])
-      shifts[node.name] = weight @ jnp.mean(y, axis=tuple(range(1, y.ndim - 1)))
+  nodes = [node for node in graph.nodes if node.name in errors]
+  tensors, shifts = float_tensors(graph, layers, x, [node.inputs[0] for node in nodes]), {}
+  for node in nodes:
+    zero = jnp.zeros(errors[node.name].shape[-1])
+    y = linear(node, errors[node.name], zero, tensors[node.inputs[0]])
+    shifts[node.name] = weight @ jnp.mean(y, axis=tuple(range(1, y.ndim - 1)))
   return shifts
 
 
 def correct_with_moments(
   graph: Graph, folded: Mapping[str, Folded], rounded: Weights, moments: Mapping[str, Moments]
 ) -> dict[str, Folded]:
-  """Bias correction with the mean that BatchNorm foresees; needs no image.
+  """Corrects biases by the mean that BatchNorm foresees, ``b - E[x] (W_q - W)``; needs no image.
 
   Layers whose input has no known mean, such as those that read images, keep their bias; padding
   counts as if it had the mean too.

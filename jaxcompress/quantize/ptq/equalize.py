@@ -8,13 +8,7 @@ import numpy as np
 from jaxcompress.nn import Folded, Graph
 from jaxcompress.quantize.model import Move
 from jaxcompress.quantize.ptq.moments import Moments, absorbed
-from jaxcompress.quantize.ptq.wiring import (
-  by_input,
-  find_chains,
-  is_pool,
-  pads,
-  scale_inputs,
-)
+from jaxcompress.quantize.ptq.wiring import by_input, find_chains, is_pool, pads, scale_inputs
 
 MOST_SWEEPS = 20
 ENOUGH = 1e-2  # largest change of a scale at which sweeping ends

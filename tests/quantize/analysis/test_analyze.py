@@ -33,8 +33,8 @@ from jaxcompress.quantize import (
 from jaxcompress.quantize.analysis import switched
 from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.model import Move
-from jaxcompress.quantize.ptq.judge import decibels
 from jaxcompress.quantize.ptq.observe import rounding_visitor
+from jaxcompress.quantize.ptq.post_training import decibels
 from jaxcompress.quantize.sites import find_sites
 
 

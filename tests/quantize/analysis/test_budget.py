@@ -11,7 +11,7 @@ from jaxcompress import models
 from jaxcompress.quantize import allocate_bits, int8
 from jaxcompress.quantize.analysis.budget import choose_bits
 from jaxcompress.quantize.analysis.sensitivity import LayerSensitivity, Sensitivity
-from jaxcompress.quantize.ptq.layer_levels import layer_levels
+from jaxcompress.quantize.ptq.weights import layer_levels
 from jaxcompress.quantize.sites import assign, find_sites
 from jaxcompress.quantize.storage import packed_bytes
 

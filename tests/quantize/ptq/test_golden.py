@@ -5,26 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcompress.nn import Node
+from jaxcompress.nn import Folded, Graph, Node
 from jaxcompress.ops import conv, depthwise_conv
 from jaxcompress.quantize import levels
 from jaxcompress.quantize.fake_quant import Levels, fake_quant
-from jaxcompress.quantize.ptq.adaround import (
-  as_they_are,
-  regulariser,
-  soft_rounding,
-  soft_weights,
-)
-from jaxcompress.quantize.ptq.correct import corrected_bias
+from jaxcompress.quantize.ptq.adaround import as_they_are, regulariser, soft_rounding, soft_weights
+from jaxcompress.quantize.ptq.calibrators import BINS, Seen, aciq, laplace_ratio, mse, percentile
+from jaxcompress.quantize.ptq.correct import correct_with_moments
 from jaxcompress.quantize.ptq.equalize import pair_scales, triple_scales
-from jaxcompress.quantize.ptq.histograms import (
-  BINS,
-  Seen,
-  aciq,
-  laplace_ratio,
-  mse,
-  percentile,
-)
 from jaxcompress.quantize.ptq.moments import Moments, absorbed
 from jaxcompress.quantize.ptq.weights import clipping_errors, mse_scales
 from jaxcompress.quantize.ptq.wiring import by_input, scale_inputs
@@ -93,8 +81,16 @@ def test_absorbed_bias(ptq):
 
 def test_bias_correction(ptq):
   read = lambda name: ptq[f"biascorr/{name}"]  # noqa: E731
-  bias = corrected_bias(read("b"), read("W"), read("Wq"), read("x").mean(axis=0))
-  np.testing.assert_allclose(bias, read("b_corrected"), **EXACT)
+  mean, size = read("x").mean(axis=0), read("W").shape
+  norm = Node("norm", "BatchNorm", {}, ("input",), ("norm",), ((1, size[0]),), ((1, size[0]),))
+  dense = Node("dense", "Dense", {}, ("norm",), ("dense",), ((1, size[0]),), ((1, size[1]),))
+  (layer,) = correct_with_moments(
+    Graph((norm, dense), (1, size[0]), "dense"),
+    {"dense": Folded(read("W"), np.ones(size[1]), read("b"))},
+    {"dense": read("Wq")},
+    {"norm": Moments(mean, np.ones(size[0]))},
+  ).values()
+  np.testing.assert_allclose(layer.bias, read("b_corrected"), **CLOSE)
 
 
 def test_soft_rounding_and_its_gradient(ptq):
@@ -157,7 +153,7 @@ def test_scales_of_weights_are_those_of_the_search(calibration, bits):
 
 
 def test_ranges_with_the_least_squared_error_from_a_histogram(calibration):
-  low, high = mse().choose(seen_of(calibration["relu/x"], nonnegative=True))
+  low, high = mse(seen_of(calibration["relu/x"], nonnegative=True))
   assert low == 0
   assert high == pytest.approx(calibration["relu/mse_8_best"], rel=0.02)
 
@@ -169,10 +165,10 @@ def test_ratios_of_a_laplace_distribution(calibration, bits):
 
 def test_analytical_clipping_from_a_histogram(calibration):
   x = calibration["signed/x"]
-  low, high = aciq().choose(seen_of(x))
+  low, high = aciq(seen_of(x))
   assert x.mean() - low == pytest.approx(calibration["signed/aciq_laplace_8_alpha"], rel=5e-3)
   assert high == pytest.approx(x.max())
-  _, high = aciq().choose(seen_of(calibration["relu/x"], nonnegative=True))
+  _, high = aciq(seen_of(calibration["relu/x"], nonnegative=True))
   assert high == pytest.approx(calibration["relu/aciq_laplace_half_8_alpha"], rel=0.02)
 
 

@@ -8,10 +8,10 @@ import pytest
 from jaxcompress import models
 from jaxcompress.nn import fold, init_variables
 from jaxcompress.nn.execute import execute, folded_layers
-from jaxcompress.quantize.ptq import CALIBRATORS, calibrate
-from jaxcompress.quantize.ptq.histograms import BINS, Seen, percentile
-from jaxcompress.quantize.ptq.inputs import Batches
-from jaxcompress.quantize.ptq.observe import add_counts, grids_of, observe
+from jaxcompress.quantize.ptq.calibrate import calibrate
+from jaxcompress.quantize.ptq.calibrators import BINS, CALIBRATORS, Seen, percentile
+from jaxcompress.quantize.ptq.images import Batches
+from jaxcompress.quantize.ptq.observe import add_counts, by_grid, extremes, grids_of
 
 
 def tensors_of(case, images):
@@ -48,7 +48,7 @@ def test_every_tensor_has_a_range_and_those_that_share_a_grid_the_same(case):
 def test_histograms_count_every_value_once_even_if_the_last_batch_is_filled_up(case):
   layers = folded_layers(fold(case.sites.graph, case.variables))
   batches = Batches(case.images[:10], None, 4)
-  seen = observe(case.sites, layers, batches)
+  seen = by_grid(case.sites, extremes(case.sites, layers, batches))
   counted = add_counts(case.sites, layers, batches, seen)
   for tensor, array in tensors_of(case, case.images[:10]).items():
     if tensor in case.sites.rounded and case.sites.key_of[tensor] == tensor:
@@ -72,7 +72,7 @@ def test_outliers_are_left_out(ranges):
   rng = np.random.default_rng(0)
   x = np.concatenate([rng.normal(0, 1, 200_000), [-25.0, 30.0]])
   counts = np.histogram(x, BINS, (x.min(), x.max()))[0].astype(float)
-  low, high = CALIBRATORS[ranges]().choose(Seen(x.min(), x.max(), (0.0, 0.0), counts))
+  low, high = CALIBRATORS[ranges].choose(Seen(x.min(), x.max(), (0.0, 0.0), counts))
   assert -25 < low < -2 and 2 < high < 20
 
 
@@ -80,7 +80,7 @@ def test_outliers_are_left_out(ranges):
 def test_a_uniform_tensor_keeps_nearly_all_of_its_range(ranges):
   x = np.linspace(0, 5, 100_000)
   counts = np.histogram(x, BINS, (0, 5))[0].astype(float)
-  low, high = CALIBRATORS[ranges]().choose(Seen(0.0, 5.0, (0.0, 5.0), counts, True))
+  low, high = CALIBRATORS[ranges].choose(Seen(0.0, 5.0, (0.0, 5.0), counts, True))
   assert low == 0 and high > 4.9
 
 

@@ -8,10 +8,8 @@ import pytest
 
 from jaxcompress.nn import fold
 from jaxcompress.nn.execute import execute, folded_layers
-from jaxcompress.quantize import Rule, absmax, ema_range
-from jaxcompress.quantize.ptq import METHODS, post_training, search
-from jaxcompress.quantize.ptq.drive import split
-from jaxcompress.quantize.ptq.judge import decibels
+from jaxcompress.quantize import ALGORITHMS, Rule, absmax, ema_range
+from jaxcompress.quantize.ptq.post_training import decibels, post_training, split
 
 
 def float_logits(case, images):
@@ -26,7 +24,13 @@ def quantized(case, images=None, **options):
   )
 
 
-@pytest.mark.parametrize("method", METHODS)
+def tried(case, **options):
+  """The integer model, and what was tried for it."""
+  trials = []
+  return quantized(case, on_trial=trials.append, **options), trials
+
+
+@pytest.mark.parametrize("method", ALGORITHMS)
 def test_every_method_makes_an_integer_model_close_to_the_float_one(case, method):
   model = quantized(case, method=method)
   wanted = float_logits(case, case.images)
@@ -34,17 +38,15 @@ def test_every_method_makes_an_integer_model_close_to_the_float_one(case, method
 
 
 def test_the_best_of_all_methods_is_kept(case):
-  model, trials = search(case.model, case.variables, case.images, bits=4)
-  assert [trial.name for trial in trials] == list(METHODS)[: len(trials)]
+  model, trials = tried(case, bits=4)
+  assert [trial.name for trial in trials] == list(ALGORITHMS)[: len(trials)]
   best = max(trials, key=lambda trial: (trial.score, trial.sqnr))
   alone = quantized(case, method=best.name, bits=4)
   np.testing.assert_array_equal(model(case.images), alone(case.images))
 
 
 def test_a_trial_is_scored_on_images_that_did_not_calibrate(case):
-  model, (trial,) = search(
-    case.model, case.variables, case.images, bits=4, method="minmax", max_drop=1.0
-  )
+  model, (trial,) = tried(case, bits=4, method="minmax", max_drop=1.0)
   held_out = case.images[split(len(case.images), 0)[1]]
   wanted = float_logits(case, held_out)
   agreement = np.mean(model(held_out).argmax(-1) == wanted.argmax(-1))
@@ -56,14 +58,14 @@ def test_with_labels_the_score_is_the_share_that_is_right(case):
   labels = float_logits(case, case.images).argmax(-1)
   labels[::3] = (labels[::3] + 1) % 5  # the float model is wrong on these
   options = {"labels": labels, "method": "minmax", "max_drop": 1.0}
-  _, (trial,) = search(case.model, case.variables, case.images, **options)
+  _, (trial,) = tried(case, **options)
   held_out = split(len(case.images), 0)[1]
   right = float_logits(case, case.images[held_out]).argmax(-1) == labels[held_out]
   assert trial.score + trial.drop == pytest.approx(right.mean())
 
 
 def test_the_search_ends_at_the_first_method_that_is_good_enough(case):
-  _, trials = search(case.model, case.variables, case.images, max_drop=1.0)
+  _, trials = tried(case, max_drop=1.0)
   assert [trial.name for trial in trials] == ["minmax"]
 
 
@@ -102,7 +104,7 @@ def test_channels_of_zeros_and_images_of_zeros_give_finite_numbers(case, method)
 
 
 def test_given_ranges_replace_those_of_the_methods_and_equal_methods_are_tried_once(case):
-  _, trials = search(case.model, case.variables, case.images, ranges="minmax", bits=4)
+  _, trials = tried(case, ranges="minmax", bits=4)
   names = [trial.name for trial in trials]
   assert "minmax" in names and not {"ema", "percentile", "kl"} & set(names)
 

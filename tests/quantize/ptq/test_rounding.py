@@ -9,14 +9,21 @@ from jaxcompress.nn import Folded, fold
 from jaxcompress.nn.execute import execute, folded_layers, linear
 from jaxcompress.quantize import levels
 from jaxcompress.quantize.codes import round_kernel
-from jaxcompress.quantize.ptq.adaround import Samples, choose_codes, grouped
+from jaxcompress.quantize.ptq.adaround import (
+  Samples,
+  adaround,
+  choose_codes,
+  grouped,
+  join_groups,
+  sample_positions,
+  split_groups,
+)
+from jaxcompress.quantize.ptq.algorithms import Options, Subject
+from jaxcompress.quantize.ptq.calibrators import CALIBRATORS
 from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments
-from jaxcompress.quantize.ptq.histograms import minmax
-from jaxcompress.quantize.ptq.inputs import Batches
+from jaxcompress.quantize.ptq.images import Batches
 from jaxcompress.quantize.ptq.moments import moments_of
-from jaxcompress.quantize.ptq.observe import choose_ranges, grids_of, observe
-from jaxcompress.quantize.ptq.recipes import Network
-from jaxcompress.quantize.ptq.rounding import adaround, join_groups, sample, split_groups
+from jaxcompress.quantize.ptq.observe import choose_ranges, grids_of
 from jaxcompress.quantize.ptq.weights import absmax_scales, choose_scales, rounded_weights
 
 
@@ -63,7 +70,7 @@ def test_learned_rounding_has_less_error_than_rounding_to_nearest(bits, act):
     Samples(train, real),
     act=act,
     to=to,
-    key=jax.random.key(0),
+    rng=jax.random.key(0),
   )[0]
   floor = np.floor(kernel / scales)
   assert np.all((codes == floor) | (codes == floor + 1))
@@ -84,7 +91,7 @@ def test_a_channel_that_would_get_worse_keeps_rounding_to_nearest():
     Samples(x, np.asarray(grouped(x, kernel[None]))),
     act=None,
     to=to,
-    key=jax.random.key(0),
+    rng=jax.random.key(0),
   )[0]
   np.testing.assert_array_equal(codes, round_kernel(kernel, scales, to))
 
@@ -98,7 +105,7 @@ def test_patches_times_matrices_are_the_layer(case):
       continue
     layer, x = folded[node.name], np.asarray(tensors[node.inputs[0]])
     target = np.asarray(linear(node, layer.weights, jnp.asarray(layer.bias, jnp.float32), x))
-    rows = sample(node, x, target, rng)
+    rows = sample_positions(node, x, target, rng)
     matrices = split_groups(node, layer.kernel)
     np.testing.assert_array_equal(join_groups(node, matrices), layer.kernel)
     y = np.einsum("mgd,gdo->mgo", rows.patches, matrices) + layer.bias.reshape(
@@ -109,11 +116,12 @@ def test_patches_times_matrices_are_the_layer(case):
 
 def test_a_whole_network_rounded_by_learning_is_closer_to_the_float_one(case):
   to = levels(3, symmetric=True, narrow=True)
-  network = Network.of(case.graph, case.variables, Batches(case.images, None, 10))
-  seen = observe(network.sites, network.layers, network.batches)
-  grids = grids_of(choose_ranges(network.sites, seen, minmax()))
-  scales = choose_scales(network.folded, dict.fromkeys(network.folded, to), "absmax")
   ticks = []
+  batches = Batches(case.images, None, 10, lambda: ticks.append(1))
+  network = Subject.of(case.graph, case.variables, batches, Options())
+  grids = grids_of(choose_ranges(network.sites, network.seen, CALIBRATORS["minmax"]))
+  scales = choose_scales(network.folded, dict.fromkeys(network.folded, to), "absmax")
+  ticks.clear()
   learned = adaround(
     network.sites,
     network.folded,
@@ -121,9 +129,8 @@ def test_a_whole_network_rounded_by_learning_is_closer_to_the_float_one(case):
     grids,
     network.batches,
     to=dict.fromkeys(network.folded, to),
-    tick=lambda: ticks.append(1),
   )
-  assert len(ticks) == len(network.folded)
+  assert len(ticks) == batches.count + len(network.folded)
   graph, x = network.sites.graph, jnp.asarray(case.images)
   before = execute(graph, network.layers, x)
 

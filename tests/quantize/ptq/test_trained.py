@@ -7,7 +7,7 @@ import pytest
 
 from jaxcompress import data, distill, models, training
 from jaxcompress.nn import Norm
-from jaxcompress.quantize.ptq import post_training
+from jaxcompress.quantize.ptq.post_training import post_training
 
 STEPS = 160
 PREPROCESS = data.Preprocess()

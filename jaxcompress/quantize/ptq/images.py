@@ -23,11 +23,13 @@ class Batches:
     images: (N, height, width, channels), what ``preprocess`` takes.
     preprocess: maps images to what the network reads, or None.
     size: images in each batch; the last one is filled up with its own first image.
+    tick: called after every batch.
   """
 
   images: np.ndarray
   preprocess: Preprocess | None
   size: int
+  tick: Callable[[], None] = lambda: None
 
   def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields float32 (size, height, width, channels) and how much each image counts, 1 or 0."""
@@ -36,15 +38,20 @@ class Batches:
       missing = self.size - len(x)
       weight = np.repeat(np.array([1, 0], np.float32), [len(x), missing])
       yield np.concatenate([x, np.repeat(x[:1], missing, axis=0)]), weight
+      self.tick()
 
   @property
   def count(self) -> int:
     """Number of batches."""
     return -(-len(self.images) // self.size)
 
-  def take(self, count: int) -> "Batches":
-    """The first images alone."""
-    return dataclasses.replace(self, images=self.images[:count])
+  def with_tick(self, tick: Callable[[], None]) -> "Batches":
+    """The same images, of which every batch is told."""
+    return dataclasses.replace(self, tick=tick)
+
+  def at(self, which: slice | np.ndarray) -> "Batches":
+    """Some of the images alone."""
+    return dataclasses.replace(self, images=self.images[which])
 
 
 def network_input(images: np.ndarray, preprocess: Preprocess | None) -> np.ndarray:
@@ -59,15 +66,30 @@ def network_input(images: np.ndarray, preprocess: Preprocess | None) -> np.ndarr
   return x
 
 
-def check_images(images: Any, preprocess: Preprocess | None) -> np.ndarray:
-  """The images as an array.
+def read_images(
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  images: Any,
+  preprocess: Preprocess | None,
+  batch_size: int,
+) -> tuple[Graph, Batches]:
+  """Checks images, and traces the model on one of them.
+
+  Returns:
+    ``(graph, batches)``; batches are no larger than the number of images.
 
   Raises:
-    ValueError: if there are none, or their shape or dtype does not fit.
+    ValueError: if there are no images, or their shape or dtype does not fit, or the batch size is
+      not positive.
 
   Examples:
-    >>> check_images(np.zeros((2, 8, 8, 3), np.float32), None).shape
-    (2, 8, 8, 3)
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
+    >>> graph, batches = read_images(model, variables, np.ones((2, 8, 8, 3)), None, 32)
+    >>> graph.input_shape, batches.size
+    ((1, 8, 8, 3), 2)
   """
   images = np.asarray(images)
   if images.ndim != 4 or 0 in images.shape[1:]:
@@ -81,17 +103,28 @@ def check_images(images: Any, preprocess: Preprocess | None) -> np.ndarray:
     )
   if preprocess is not None and not jnp.issubdtype(images.dtype, jnp.number):
     raise ValueError(f"images: {images.dtype} are no numbers; pass pixels.")
-  return images
+  if batch_size < 1:
+    raise ValueError(f"batch_size: {batch_size} must be at least 1.")
+  shape = network_input(images[:1], preprocess).shape
+  try:
+    graph = trace(model, variables, jax.ShapeDtypeStruct(shape, jnp.float32))
+  except (flax.errors.FlaxError, TypeError) as error:
+    reason = str(error).split(" (https")[0]
+    raise ValueError(
+      f"images: the network would read {shape[1:]}, which does not fit the model or its"
+      f" variables: {reason}"
+    ) from error
+  return graph, Batches(images, preprocess, min(batch_size, len(images)))
 
 
-def check_labels(labels: Any, count: int, classes: int) -> np.ndarray:
-  """The labels as an array of integers.
+def read_labels(labels: Any, count: int, classes: int) -> np.ndarray:
+  """Checks labels of images, and gives them as an array of integers.
 
   Raises:
     ValueError: if their number, dtype or values do not fit.
 
   Examples:
-    >>> check_labels([1, 0], 2, 10).tolist()
+    >>> read_labels([1, 0], 2, 10).tolist()
     [1, 0]
   """
   labels = np.asarray(labels)
@@ -106,25 +139,3 @@ def check_labels(labels: Any, count: int, classes: int) -> np.ndarray:
       f" model's {classes} logits."
     )
   return labels
-
-
-def trace_on(
-  model: nn.Module,
-  variables: Mapping[str, Any],
-  images: np.ndarray,
-  preprocess: Preprocess | None,
-) -> Graph:
-  """The model's graph for one of the images.
-
-  Raises:
-    ValueError: if the images do not fit the model.
-  """
-  shape = network_input(images[:1], preprocess).shape
-  try:
-    return trace(model, variables, jax.ShapeDtypeStruct(shape, jnp.float32))
-  except (flax.errors.FlaxError, TypeError) as error:
-    reason = str(error).split(" (https")[0]
-    raise ValueError(
-      f"images: the network would read {shape[1:]}, which does not fit the model or its"
-      f" variables: {reason}"
-    ) from error

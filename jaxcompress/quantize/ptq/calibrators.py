@@ -1,4 +1,4 @@
-"""From what was seen of a tensor to the range that it is rounded in."""
+"""Calibrators: from what was seen of a tensor to the range that it is rounded in."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcompress.quantize.fake_quant import Levels, levels
+from jaxcompress.quantize.fake_quant import levels
 
 BINS = 2048
 POINTS = 100  # candidates of a search
@@ -15,7 +15,7 @@ Bounds = tuple[float, float]
 
 
 class Seen(NamedTuple):
-  """What calibration saw of the tensors that share a grid.
+  """The values that calibration saw of the tensors that share a grid.
 
   Attributes:
     low: smallest value.
@@ -49,27 +49,15 @@ class Seen(NamedTuple):
 
 
 class Calibrator(NamedTuple):
-  """How a range is chosen.
+  """A way to choose ranges.
 
   Attributes:
-    name: shown to people.
-    counts: whether it reads histograms, which takes a second pass over the images.
     choose: ``(seen) -> (low, high)``.
+    counts: whether it reads histograms, which takes a second pass over the images.
   """
 
-  name: str
-  counts: bool
   choose: Callable[[Seen], Bounds]
-
-
-def minmax() -> Calibrator:
-  """The smallest and the largest value seen."""
-  return Calibrator("minmax", False, lambda seen: (seen.low, seen.high))
-
-
-def ema() -> Calibrator:
-  """A moving average of each batch's smallest and largest value (Jacob et al., 2018, 3.1)."""
-  return Calibrator("ema", False, lambda seen: seen.average)
+  counts: bool = True
 
 
 def percentile(share: float = 99.99) -> Calibrator:
@@ -91,37 +79,23 @@ def percentile(share: float = 99.99) -> Calibrator:
     low = seen.low if seen.nonnegative else np.interp(1 - share / 100, below, edges)
     return float(low), float(np.interp(share / 100, below, edges))
 
-  return Calibrator("percentile", True, choose)
+  return Calibrator(choose)
 
 
-def mse() -> Calibrator:
+def mse(seen: Seen) -> Bounds:
   """The range with the least squared error: both ends are shrunk together, then each alone."""
-
-  def choose(seen: Seen) -> Bounds:
-    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-    shares = np.linspace(1, 1 / POINTS, POINTS)  # of equal errors the widest range is taken
-    for lows, highs in (
-      (shares, shares),
-      (np.ones(1), shares),
-      (shares, np.ones(1)),
-    ):
-      lows, highs = (np.broadcast_to(a, (max(len(lows), len(highs)),)) for a in (lows, highs))
-      best = int(np.argmin(rounding_errors(seen, low * lows, high * highs)))
-      low, high = float(low * lows[best]), float(high * highs[best])
-    return low, high
-
-  return Calibrator("mse", True, choose)
+  low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+  shares = np.linspace(1, 1 / POINTS, POINTS)  # of equal errors the widest range is taken
+  ones = np.ones(POINTS)
+  for lows, highs in ((shares, shares), (ones, shares), (shares, ones)):
+    best = int(np.argmin(_rounding_errors(seen, low * lows, high * highs)))
+    low, high = float(low * lows[best]), float(high * highs[best])
+  return low, high
 
 
-def rounding_errors(seen: Seen, low: np.ndarray, high: np.ndarray, to: Levels = INT8) -> np.ndarray:
-  """Mean squared error of rounding what was seen, for each of several ranges.
-
-  Args:
-    seen: with counts.
-    low: (candidates,) at most zero.
-    high: (candidates,) at least zero.
-    to: asymmetric integers.
-  """
+def _rounding_errors(seen: Seen, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+  """Mean squared error of rounding what was seen to 8 bits, for each of several ranges."""
+  to = INT8
   scale = (high - low) / (to.high - to.low)
   scale = np.where(scale > 1e-30, scale, 1.0)[:, None]
   zero = np.clip(np.rint(to.low - low[:, None] / scale), to.low, to.high)
@@ -130,7 +104,7 @@ def rounding_errors(seen: Seen, low: np.ndarray, high: np.ndarray, to: Levels = 
   return np.square(rounded - x) @ weight
 
 
-def kl() -> Calibrator:
+def kl(seen: Seen) -> Bounds:
   """The range whose rounded histogram is closest to the whole one in Kullback-Leibler divergence.
 
   Both ends are shrunk alike. Values outside count at the edge, and the bin of zero is
@@ -141,21 +115,17 @@ def kl() -> Calibrator:
     <https://on-demand.gputechconf.com/gtc/2017/presentation/s7310-8-bit-inference-with-tensorrt.pdf>`_,
     2017.
   """
-
-  def choose(seen: Seen) -> Bounds:
-    counts, edges = _without_spike(seen), np.linspace(seen.low, seen.high, BINS + 1)
-    best, bounds = math.inf, (seen.low, seen.high)
-    for share in np.linspace(1, 0.1, POINTS):
-      first, end = np.searchsorted(edges, [seen.low * share, seen.high * share])
-      first, end = max(int(first) - (seen.low < 0), 0), min(int(end), BINS)
-      if end - first < 2 * INT8.high:
-        break
-      distance = _divergence(counts, first, end)
-      if distance < best:
-        best, bounds = distance, (float(edges[first]), float(edges[end]))
-    return bounds
-
-  return Calibrator("kl", True, choose)
+  counts, edges = _without_spike(seen), np.linspace(seen.low, seen.high, BINS + 1)
+  best, bounds = math.inf, (seen.low, seen.high)
+  for share in np.linspace(1, 0.1, POINTS):
+    first, end = np.searchsorted(edges, [seen.low * share, seen.high * share])
+    first, end = max(int(first) - (seen.low < 0), 0), min(int(end), BINS)
+    if end - first < 2 * INT8.high:
+      break
+    distance = _divergence(counts, first, end)
+    if distance < best:
+      best, bounds = distance, (float(edges[first]), float(edges[end]))
+  return bounds
 
 
 def _without_spike(seen: Seen) -> np.ndarray:
@@ -185,23 +155,19 @@ def _divergence(counts: np.ndarray, first: int, end: int) -> float:
   return float(np.sum(p[where] * np.log(p[where] / np.maximum(q[where], floor))))
 
 
-def aciq() -> Calibrator:
+def aciq(seen: Seen) -> Bounds:
   """The best range of a Laplace distribution with the same mean distance from its mean.
 
   References:
     Banner et al., `Post training 4-bit quantization of convolutional networks for rapid-deployment
     <https://arxiv.org/abs/1810.05723>`_, 2018, section 3.
   """
-
-  def choose(seen: Seen) -> Bounds:
-    x, weight = seen.centers, seen.histogram / max(seen.histogram.sum(), 1.0)
-    mean = float(x @ weight)
-    reach = laplace_ratio(8 + seen.nonnegative) * float(np.abs(x - mean) @ weight)
-    if seen.nonnegative:
-      return seen.low, min(seen.high, reach)
-    return max(seen.low, mean - reach), min(seen.high, mean + reach)
-
-  return Calibrator("aciq", True, choose)
+  x, weight = seen.centers, seen.histogram / max(seen.histogram.sum(), 1.0)
+  mean = float(x @ weight)
+  reach = laplace_ratio(8 + seen.nonnegative) * float(np.abs(x - mean) @ weight)
+  if seen.nonnegative:
+    return seen.low, min(seen.high, reach)
+  return max(seen.low, mean - reach), min(seen.high, mean + reach)
 
 
 def laplace_ratio(bits: int) -> float:
@@ -221,13 +187,18 @@ def laplace_ratio(bits: int) -> float:
   return ratio
 
 
-CALIBRATORS: dict[str, Callable[[], Calibrator]] = {
-  make.__name__: make for make in (minmax, ema, percentile, mse, kl, aciq)
+CALIBRATORS: dict[str, Calibrator] = {
+  "minmax": Calibrator(lambda seen: (seen.low, seen.high), counts=False),
+  "ema": Calibrator(lambda seen: seen.average, counts=False),  # Jacob et al., 2018, section 3.1
+  "percentile": percentile(),
+  "mse": Calibrator(mse),
+  "kl": Calibrator(kl),
+  "aciq": Calibrator(aciq),
 }
 
 
 def calibrator(ranges: str | Calibrator) -> Calibrator:
-  """A calibrator by name.
+  """Finds a calibrator by its name.
 
   Raises:
     ValueError: if the name is unknown.
@@ -242,4 +213,4 @@ def calibrator(ranges: str | Calibrator) -> Calibrator:
     raise ValueError(
       f"ranges: {ranges!r} is unknown; it must be one of {', '.join(CALIBRATORS)}, or a Calibrator."
     )
-  return CALIBRATORS[ranges]()
+  return CALIBRATORS[ranges]

@@ -1,0 +1,215 @@
+"""Algorithms of post-training quantization by name, and how one is carried out."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcompress.nn import INPUT, Folded, Graph, fold
+from jaxcompress.nn.execute import Layer, folded_layers
+from jaxcompress.quantize.codes import assemble
+from jaxcompress.quantize.fake_quant import Levels
+from jaxcompress.quantize.integer.grid import centred
+from jaxcompress.quantize.model import Move, QuantizedModel
+from jaxcompress.quantize.ptq.adaround import adaround
+from jaxcompress.quantize.ptq.calibrate import choose_apart
+from jaxcompress.quantize.ptq.calibrators import Bounds, Calibrator, Seen, calibrator
+from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments
+from jaxcompress.quantize.ptq.equalize import equalize
+from jaxcompress.quantize.ptq.images import Batches
+from jaxcompress.quantize.ptq.moments import Moments, moments_of
+from jaxcompress.quantize.ptq.observe import (
+  Extremes,
+  add_counts,
+  by_grid,
+  channel_peaks,
+  choose_ranges,
+  extremes,
+  grids_of,
+  ranges_of,
+)
+from jaxcompress.quantize.ptq.weights import choose_scales, layer_levels, rounded_weights
+from jaxcompress.quantize.rules import Rule
+from jaxcompress.quantize.sites import Sites, find_sites
+
+
+class Algorithm(NamedTuple):
+  """A way in which a float network becomes an integer one.
+
+  Attributes:
+    ranges: of activations.
+    weights: how their scales are chosen, ``"absmax"`` or ``"mse"``.
+    equalize: whether scales are moved between layers first, and high biases absorbed.
+    correction: of biases: None, ``"images"`` or ``"moments"``.
+    adaround: whether the rounding of every weight is learned; needs no correction.
+  """
+
+  ranges: str | Calibrator
+  weights: str = "absmax"
+  equalize: bool = False
+  correction: str | None = None
+  adaround: bool = False
+
+
+ALGORITHMS: Mapping[str, Algorithm] = {  # in order of cost
+  "minmax": Algorithm("minmax"),
+  "ema": Algorithm("ema"),
+  "percentile": Algorithm("percentile"),
+  "kl": Algorithm("kl"),
+  "mse": Algorithm("mse", weights="mse"),
+  "bias_correction": Algorithm("mse", correction="images"),
+  "equalize": Algorithm("mse", equalize=True),
+  "data_free": Algorithm("mse", equalize=True, correction="moments"),
+  "adaround": Algorithm("mse", weights="mse", adaround=True),
+}
+"""All algorithms of quantization after training by name, in the order of their cost."""
+
+
+class Options(NamedTuple):
+  """What is asked of the integer model, whatever the algorithm; see ``post_training``.
+
+  Attributes:
+    bits: of the weights.
+    activation_bits: 8 or 16.
+    rules: exceptions for some layers.
+    symmetric: whether the zero points of activations are 0.
+    input_range: of what the network reads; None: what was seen.
+    seed: of AdaRound's samples.
+    kernels: whose arithmetic evaluates the model.
+  """
+
+  bits: int = 8
+  activation_bits: int = 8
+  rules: Sequence[Rule] = ()
+  symmetric: bool = False
+  input_range: Bounds | None = None
+  seed: int = 0
+  kernels: str = "xnnpack"
+
+  def levels_on(self, sites: Sites) -> tuple[dict[str, Levels], dict[str, int]]:
+    """The integers of weights and the bits of activations; see :func:`layer_levels`."""
+    return layer_levels(sites, self.bits, self.activation_bits, self.rules)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+  """A float network that is to be quantized, and what calibration saw of it; each pass is made once.
+
+  Attributes:
+    sites: where tensors are rounded if all that can share a grid do.
+    folded: layers whose factors are ones.
+    moments: of what layers with BatchNorm compute before their activation.
+    batches: of the images for calibration.
+    options: what is asked for.
+    to: the integers of the weights, by name.
+    bits: of activations, 8 or 16 by tensor.
+    moves: of the tensors whose channels equalization moved, by name.
+  """
+
+  sites: Sites
+  folded: Mapping[str, Folded]
+  moments: Mapping[str, Moments]
+  batches: Batches
+  options: Options
+  to: Mapping[str, Levels]
+  bits: Mapping[str, int]
+  moves: Mapping[str, Move] = dataclasses.field(default_factory=dict)
+
+  @classmethod
+  def of(
+    cls, graph: Graph, variables: Mapping[str, Any], batches: Batches, options: Options
+  ) -> "Subject":
+    """The network of a traced graph.
+
+    Raises:
+      ValueError: if a rule matches no layer, or asks for what integer files do not hold.
+    """
+    sites = find_sites(graph)
+    folded = {
+      name: Folded(layer.weights, np.ones_like(layer.factor), layer.bias)
+      for name, layer in fold(sites.graph, variables).items()
+    }
+    moments = moments_of(sites.graph, variables)
+    return cls(sites, folded, moments, batches, options, *options.levels_on(sites))
+
+  @functools.cached_property
+  def equalized(self) -> "Subject":
+    """The same network with scales moved between layers."""
+    graph = self.sites.graph
+    peaks = channel_peaks(graph, self.layers, self.batches)
+    return dataclasses.replace(self, **equalize(graph, self.folded, self.moments, peaks)._asdict())
+
+  @functools.cached_property
+  def layers(self) -> dict[str, Layer]:
+    """Weights and biases on the device."""
+    return folded_layers(self.folded)
+
+  @functools.cached_property
+  def extremes(self) -> Extremes:
+    """What calibration sees of every tensor."""
+    return extremes(self.sites, self.layers, self.batches)
+
+  @functools.cached_property
+  def apart(self) -> Sites:
+    """Where tensors are rounded, with grids of their own where that pays."""
+    ranges = ranges_of(self.extremes)
+    if self.options.input_range is not None:
+      ranges[INPUT] = self.options.input_range
+    return find_sites(self.sites.graph, choose_apart(self.sites, ranges, self.bits))
+
+  @functools.cached_property
+  def seen(self) -> dict[str, Seen]:
+    """What calibration sees by grid."""
+    return by_grid(self.apart, self.extremes)
+
+  @functools.cached_property
+  def counted(self) -> dict[str, Seen]:
+    """The same with histograms."""
+    return add_counts(self.apart, self.layers, self.batches, self.seen)
+
+  def quantized(self, algorithm: Algorithm) -> QuantizedModel:
+    """The integer model that an algorithm makes."""
+    if algorithm.equalize:
+      return self.equalized.quantized(algorithm._replace(equalize=False))
+    graph, folded, to, options = self.sites.graph, self.folded, self.to, self.options
+    chosen, (_, bits) = calibrator(algorithm.ranges), options.levels_on(self.apart)
+    seen = self.counted if chosen.counts else self.seen
+    bounds = choose_ranges(self.apart, seen, chosen, bits)
+    if options.input_range is not None:
+      key_of = self.apart.key_of
+      bounds |= {name: options.input_range for name in bounds if key_of[name] == key_of[INPUT]}
+    grids = grids_of(bounds, bits)
+    if options.symmetric:
+      grids = {tensor: centred(grid) for tensor, grid in grids.items()}
+    scales, codes = choose_scales(folded, to, algorithm.weights), None
+    rounded = {
+      name: rounded_weights(layer, scales[name], to[name]) for name, layer in folded.items()
+    }
+    if algorithm.correction == "images":
+      folded = correct_with_images(graph, folded, rounded, self.batches)
+    elif algorithm.correction == "moments":
+      folded = correct_with_moments(graph, folded, rounded, self.moments)
+    if algorithm.adaround:
+      codes, folded = adaround(
+        self.apart, folded, scales, grids, self.batches, to=to, seed=options.seed
+      )
+    return assemble(
+      graph,
+      folded,
+      scales,
+      grids,
+      codes=codes,
+      levels=to,
+      preprocess=self.batches.preprocess,
+      kernels=options.kernels,
+      moves=self.moves,
+      apart=self.apart.apart,
+    )
+
+  def ticks(self, algorithm: Algorithm) -> int:
+    """About how often the batches are told of something while an algorithm runs."""
+    reads = (True, calibrator(algorithm.ranges).counts, algorithm.equalize, algorithm.adaround)
+    passes = sum(reads) + (algorithm.correction == "images")
+    return passes * self.batches.count + algorithm.adaround * len(self.folded)

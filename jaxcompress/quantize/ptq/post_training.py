@@ -1,0 +1,271 @@
+"""Post-training quantization in one call: tries algorithms and keeps the best."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from jaxcompress.nn.execute import execute
+from jaxcompress.quantize.fake_quant import check_bits
+from jaxcompress.quantize.model import QuantizedModel
+from jaxcompress.quantize.ptq.algorithms import ALGORITHMS, Algorithm, Options, Subject
+from jaxcompress.quantize.ptq.calibrators import Calibrator, calibrator
+from jaxcompress.quantize.ptq.images import Batches, Preprocess, read_images, read_labels
+from jaxcompress.quantize.rules import Rule
+from jaxcompress.terminal import meter
+
+AUTO = "auto"
+FEWEST_TO_SPLIT = 16  # fewer images are used for both calibration and choice
+MOST_CALIBRATION, MOST_HELD_OUT = 512, 4096
+SLACK = 1e-9  # shares are floats: 1 - 0.995 may exceed 0.005
+
+
+class Trial(NamedTuple):
+  """An algorithm and what it is worth.
+
+  Attributes:
+    name: of the algorithm.
+    score: share of the held-out images that are right, or, without labels, on which the integer
+      model decides as the float one. Where all images calibrate, it is of the same images.
+    drop: how much lower that is than the float model's share.
+    sqnr: signal-to-quantization-noise ratio of the logits, in decibels.
+    seconds: that it took; what algorithms share is paid by the first.
+  """
+
+  name: str
+  score: float
+  drop: float
+  sqnr: float
+  seconds: float
+
+
+def post_training(
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  images: Any,
+  *,
+  method: str = AUTO,
+  bits: int = 8,
+  activation_bits: int = 8,
+  symmetric: bool = False,
+  input_range: tuple[float, float] | None = None,
+  rules: Sequence[Rule] = (),
+  labels: Any = None,
+  max_drop: float | None = None,
+  preprocess: Preprocess | None = None,
+  batch_size: int = 32,
+  ranges: str | Calibrator | None = None,
+  progress: bool = True,
+  seed: int = 0,
+  kernels: str = "xnnpack",
+  on_trial: Callable[[Trial], None] = lambda trial: None,
+) -> QuantizedModel:
+  """Quantizes a trained model from a handful of images, without training.
+
+  ``"auto"`` tries the algorithms of :data:`~jaxcompress.quantize.ALGORITHMS` in order of cost and keeps the one with the best score on held-out
+  images; equal scores are decided by the signal-to-noise ratio of the logits. Scores are those of
+  the exact integer model. With ``max_drop`` it stops at the first one that meets it; without,
+  AdaRound is tried only if every cheaper method loses something.
+
+  Half of the images (at most 512) calibrate and the others (at most 4096) decide; below 16 all do
+  both. Without ``max_drop`` the best one, or the only one, then calibrates on all images (at most
+  512). Memory is bounded by one batch, and by 256 MB of maps for AdaRound.
+
+  Args:
+    model: a linen module made of the leaf ops.
+    variables: its ``params`` and ``batch_stats``.
+    images: (N, height, width, channels), float; or whatever numbers ``preprocess`` takes.
+    method: ``"auto"``, or one of ``"minmax"``, ``"ema"``, ``"percentile"``, ``"kl"``, ``"mse"``,
+      ``"bias_correction"``, ``"equalize"``, ``"data_free"``, ``"adaround"``.
+    bits: of the weights, 2 to 8.
+    activation_bits: 8, or 16: nearer to float, on slower kernels; see
+      :func:`~jaxcompress.quantize.w8a16`.
+    symmetric: whether the zero points of activations are 0, as TensorRT has them; what is never
+      below zero then has 128 levels.
+    input_range: of what the network reads, in place of what the images have; such as
+      :func:`jaxcompress.export.pixel_range` gives.
+    rules: exceptions for some layers, as :func:`~jaxcompress.quantize.allocate_bits` gives them. Of
+      a rule's quantizers only the integers count, since algorithms choose scales of their own.
+    labels: (N,) integers, or None.
+    max_drop: the largest loss of the score that is accepted, as a share: 0.005 is half a point.
+      Without labels it is the share of images on which the integer model may decide otherwise.
+    preprocess: maps images to what the network reads; kept in the result.
+    batch_size: images at once.
+    ranges: of activations, in place of each algorithm's own; see
+      :func:`~jaxcompress.quantize.ptq.calibrate.calibrate`.
+    progress: whether a bar is shown on the standard error, if that is a terminal.
+    seed: of the split and of AdaRound's samples.
+    kernels: whose arithmetic evaluates the model; see :class:`~jaxcompress.quantize.QuantizedModel`.
+    on_trial: told of every :class:`Trial` once it is made, before the best algorithm calibrates on all
+      images; ``trials.append`` of a list keeps them.
+
+  Returns:
+    A :class:`~jaxcompress.quantize.QuantizedModel`.
+
+  Raises:
+    ValueError: if an argument is out of range, the images do not fit the model, or no algorithm meets
+      ``max_drop``.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> model = models.resnet8(10)
+    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
+    >>> images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    >>> trials = []
+    >>> quantized = post_training(model, variables, images, method="mse", on_trial=trials.append)
+    >>> quantized(images).shape, [trial.name for trial in trials]
+    ((4, 10), ['mse'])
+
+  References:
+    Nagel et al., `A White Paper on Neural Network Quantization
+    <https://arxiv.org/abs/2106.08295>`_, 2021, section 3.
+  """
+  algorithms = _algorithms(method, ranges)
+  check_bits("bits", bits, 8)
+  if activation_bits not in (8, 16):
+    raise ValueError(f"activation_bits: {activation_bits} is out of range; it must be 8 or 16.")
+  if max_drop is not None and not 0 <= max_drop <= 1:
+    raise ValueError(f"max_drop: {max_drop} is no share; it must be 0 to 1, such as 0.01.")
+  if input_range is not None:
+    low, high = input_range
+    if not (np.isfinite([low, high]).all() and low < high):
+      raise ValueError(
+        f"input_range: {input_range} must be two finite numbers, the smaller one first."
+      )
+  graph, batches = read_images(model, variables, images, preprocess, batch_size)
+  count, classes = len(batches.images), graph.shape(graph.output)[-1]
+  labels = None if labels is None else read_labels(labels, count, classes)
+  calibration, held_out = split(count, seed, deciding=len(algorithms) > 1 or max_drop is not None)
+  options = Options(bits, activation_bits, rules, symmetric, input_range, seed, kernels)
+  variables = jax.device_get(variables)
+  enough = SLACK + (max_drop or 0.0)
+  best: tuple[Trial, QuantizedModel] | None = None
+  drops: list[float] = []
+  with meter(progress) as (start, tick):
+    watched = batches.with_tick(tick)
+    subject = Subject.of(graph, variables, watched.at(calibration), options)
+    judge = Judge.of(subject, batches.at(held_out), None if labels is None else labels[held_out])
+    for name, algorithm in algorithms.items():
+      if drops and min(drops) <= enough and (max_drop is not None or algorithm.adaround):
+        break
+      start(name, subject.ticks(algorithm) + 1)
+      started = time.perf_counter()
+      quantized = subject.quantized(algorithm)
+      score, sqnr = judge(quantized)
+      tick()
+      drops.append(judge.reference - score)
+      trial = Trial(name, score, drops[-1], sqnr, time.perf_counter() - started)
+      on_trial(trial)
+      if best is None or (score, sqnr) > (best[0].score, best[0].sqnr):
+        best = trial, quantized
+    assert best is not None  # the first algorithm is always tried
+    trial, quantized = best
+    everything, _ = split(count, seed, deciding=False)
+    if max_drop is None and len(everything) > len(calibration):
+      subject = Subject.of(graph, variables, watched.at(everything), options)
+      start(f"{trial.name}, all images", subject.ticks(algorithms[trial.name]))
+      quantized = subject.quantized(algorithms[trial.name])
+  if max_drop is not None and trial.drop > enough:
+    raise ValueError(
+      f"max_drop: {max_drop:g} cannot be met; the best of {len(drops)} methods, {trial.name!r},"
+      f" loses {trial.drop:.4f} of {judge.reference:.4f} on {len(held_out)} held-out images with"
+      f" {bits}-bit weights{' but for the rules' if rules else ''}; fine-tune instead, with quantize="
+      f"jaxcompress.quantize.int8(bits={bits}{', rules=...' if rules else ''}) in"
+      " a Recipe, or take more bits or images."
+    )
+  return quantized
+
+
+def _algorithms(method: str, ranges: str | Calibrator | None) -> dict[str, Algorithm]:
+  """The algorithms to try, in order; with given ranges those that become equal are tried once."""
+  if method != AUTO and method not in ALGORITHMS:
+    raise ValueError(
+      f"method: {method!r} is unknown; it must be one of {', '.join((AUTO, *ALGORITHMS))}."
+    )
+  chosen = dict(ALGORITHMS) if method == AUTO else {method: ALGORITHMS[method]}
+  if ranges is None:
+    return chosen
+  given = calibrator(ranges)
+  unique: dict[Algorithm, str] = {}
+  for name, algorithm in chosen.items():
+    unique.setdefault(algorithm._replace(ranges=given), name)
+  return {name: algorithm for algorithm, name in unique.items()}
+
+
+def split(count: int, seed: int, *, deciding: bool = True) -> tuple[np.ndarray, np.ndarray]:
+  """Positions of the images that calibrate, and of those that decide.
+
+  Args:
+    count: of the images.
+    seed: of their order.
+    deciding: whether anything is to be decided; otherwise images that calibrate are scored, too.
+
+  Examples:
+    >>> [len(part) for part in split(64, 0)], [len(part) for part in split(3, 0)]
+    ([32, 32], [3, 3])
+    >>> [len(part) for part in split(64, 0, deciding=False)]
+    [64, 64]
+  """
+  if count < FEWEST_TO_SPLIT:
+    return np.arange(count), np.arange(count)
+  order = np.random.default_rng(seed).permutation(count)
+  if not deciding:
+    return np.sort(order[:MOST_CALIBRATION]), np.sort(order[:MOST_HELD_OUT])
+  first = min(count // 2, MOST_CALIBRATION)
+  return np.sort(order[:first]), np.sort(order[first : first + MOST_HELD_OUT])
+
+
+class Judge(NamedTuple):
+  """Measures what integer models are worth beside the float one, on held-out images.
+
+  Attributes:
+    images: as the integer model takes them.
+    logits: (N, classes) of the float model.
+    wanted: (N,) the labels, or what the float model decides.
+    reference: share of ``wanted`` that the float model gets.
+  """
+
+  images: np.ndarray
+  logits: np.ndarray
+  wanted: np.ndarray
+  reference: float
+
+  @classmethod
+  def of(cls, subject: Subject, batches: Batches, labels: np.ndarray | None) -> "Judge":
+    """The judge for a float network and some images, with their labels if there are any."""
+    graph, layers = subject.sites.graph, subject.layers
+    logits = np.concatenate(
+      [np.asarray(_logits(graph, layers, x))[weight > 0] for x, weight in batches]
+    )
+    decided = logits.argmax(axis=-1)
+    wanted = decided if labels is None else labels
+    return cls(batches.images, logits, wanted, float(np.mean(decided == wanted)))
+
+  def __call__(self, quantized: QuantizedModel) -> tuple[float, float]:
+    """``(score, sqnr)`` of an integer model."""
+    logits = quantized(self.images)
+    score = float(np.mean(logits.argmax(axis=-1) == self.wanted))
+    return score, decibels(self.logits, logits)
+
+
+def decibels(signal: np.ndarray, approximation: np.ndarray) -> float:
+  """``10 log10(sum s**2 / sum (s - a)**2)``.
+
+  Examples:
+    >>> round(decibels(np.ones(4), np.full(4, 0.9)), 6)
+    20.0
+  """
+  signal = np.asarray(signal, np.float64)
+  noise = np.square(signal - approximation).sum()
+  power = np.square(signal).sum()
+  if noise == 0:
+    return float("inf")
+  return float(10 * np.log10(max(power, 1e-300) / noise))
+
+
+_logits = partial(jax.jit, static_argnums=0)(execute)
