@@ -1,60 +1,37 @@
 """GhostNet: half of every map from a cheap depthwise convolution (Han et al., 2020, table 1)."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from jaxcompress.models.blocks import SqueezeExcite
-from jaxcompress.models.layouts import (
-  check_layout,
-  check_positive,
-  divisible,
-  layout_strides,
-  native_size,
-  resolution_ends,
+from jaxcompress.models.blocks import (
+  SYMMETRIC,
+  Row,
+  SqueezeExcite,
+  classified_by_head,
+  unroll,
 )
-from jaxcompress.nn import Add, Concat, ConvNorm, Dense, Endpoints, GlobalAvgPool, Norm
+from jaxcompress.models.layouts import check_positive, divisible, layout_strides, native_size
+from jaxcompress.nn import Add, Concat, ConvNorm, Endpoints, Norm
 
 DIVISOR = 4
 HEAD = 1280
-STEM = 16
-SYMMETRIC = "SYMMETRIC"
-
-
-class Row(NamedTuple):
-  """One ghost bottleneck.
-
-  Attributes:
-    kernel: side of the depthwise kernels of a halving.
-    expanded: channels inside, at width 1.
-    features: channels at the end, at width 1.
-    squeeze: whether there is a squeeze-excite.
-    stride: of the bottleneck.
-  """
-
-  kernel: int
-  expanded: int
-  features: int
-  squeeze: bool = False
-  stride: int = 1
-
-
 STAGES = (
-  (Row(3, 16, 16),),
-  (Row(3, 48, 24, stride=2),),
-  (Row(3, 72, 24),),
-  (Row(5, 72, 40, squeeze=True, stride=2),),
-  (Row(5, 120, 40, squeeze=True),),
-  (Row(3, 240, 80, stride=2),),
+  (Row(16, expanded=16),),
+  (Row(24, stride=2, expanded=48),),
+  (Row(24, expanded=72),),
+  (Row(40, stride=2, expanded=72, kernel=5, squeeze=True),),
+  (Row(40, expanded=120, kernel=5, squeeze=True),),
+  (Row(80, stride=2, expanded=240),),
   (
-    Row(3, 200, 80),
-    *(Row(3, 184, 80),) * 2,
-    Row(3, 480, 112, squeeze=True),
-    Row(3, 672, 112, squeeze=True),
+    Row(80, expanded=200),
+    Row(80, repeats=2, expanded=184),
+    Row(112, expanded=480, squeeze=True),
+    Row(112, expanded=672, squeeze=True),
   ),
-  (Row(5, 672, 160, squeeze=True, stride=2),),
-  (*(Row(5, 960, 160), Row(5, 960, 160, squeeze=True)) * 2,),
+  (Row(160, stride=2, expanded=672, kernel=5, squeeze=True),),
+  (*(Row(160, expanded=960, kernel=5), Row(160, expanded=960, kernel=5, squeeze=True)) * 2,),
 )
 STRIDES = (2, *(stage[0].stride for stage in STAGES))
 
@@ -117,37 +94,21 @@ class GhostNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
-    norm = self.norm
-    strides = layout_strides(self.layout, x.shape[1], STRIDES)
-    x = ConvNorm(
-      self._channels(STEM),
-      kernel=3,
-      stride=strides[0],
-      padding=SYMMETRIC,
-      act="relu",
-      norm=norm,
-      name="stem",
-    )(x, train=train)
+    first, *strides = layout_strides(self.layout, x.shape[1], STRIDES)
+    relu: dict[str, Any] = {"act": "relu", "norm": self.norm}
+    step: dict[str, Any] = {"kernel": 3, "stride": first, "padding": SYMMETRIC}
+    x = ConvNorm(self._channels(16), name="stem", **step, **relu)(x, train=train)
     maps = [x]
-    for i, (stage, stride) in enumerate(zip(STAGES, strides[1:], strict=True)):
-      for j, row in enumerate(stage):
-        x = GhostBottleneck(
-          row,
-          self._channels(row.expanded),
-          self._channels(row.features),
-          stride if j == 0 else 1,
-          norm,
-          name=f"stage{i}_block{j}",
-        )(x, train=train)
-      if i in resolution_ends(STRIDES[1:]):
+    for block in unroll(STAGES, strides):
+      expanded, features = map(self._channels, (block.row.expanded, block.row.features))
+      ghost = GhostBottleneck(
+        block.row, expanded, features, block.stride, self.norm, name=block.name
+      )
+      x = ghost(x, train=train)
+      if block.ends:
         maps.append(x)
-    tail = self._channels(STAGES[-1][-1].expanded)
-    x = ConvNorm(tail, act="relu", norm=norm, name="tail")(x, train=train)
-    x = GlobalAvgPool(keepdims=True, name="pool")(x)
-    x = ConvNorm(HEAD, act="relu", norm=None, name="head")(x, train=train)
-    logits = Dense(self.num_classes, name="classifier")(x)
-    pooled = x.reshape(x.shape[0], -1)
-    return Endpoints(logits, pooled, tuple(maps), preact=tuple(maps))  # bottlenecks are linear
+    x = ConvNorm(self._channels(STAGES[-1][-1].expanded), name="tail", **relu)(x, train=train)
+    return classified_by_head(x, HEAD, self.num_classes, maps, act="relu", norm=None, train=train)
 
   def _channels(self, channels: int) -> int:
     return divisible(channels * self.width, DIVISOR)
@@ -185,6 +146,5 @@ def ghostnet(
     Han et al., `GhostNet: More Features from Cheap Operations <https://arxiv.org/abs/1911.11907>`_,
     2020, table 1.
   """
-  check_layout(layout)
   check_positive(num_classes=num_classes, width=width)
   return GhostNet(num_classes, width, layout, norm, native_size(layout))

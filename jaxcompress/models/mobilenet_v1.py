@@ -1,39 +1,24 @@
 """MobileNetV1: depthwise separable convolutions (Howard et al., 2017, table 1)."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 
 from jaxcompress import ops
-from jaxcompress.models.blocks import activated
-from jaxcompress.models.layouts import (
-  check_layout,
-  check_positive,
-  layout_strides,
-  native_size,
-  resolution_ends,
+from jaxcompress.models.blocks import Row, activated, classified, unroll
+from jaxcompress.models.layouts import check_positive, layout_strides, native_size
+from jaxcompress.nn import ConvNorm, Endpoints, Norm
+
+STAGES = (
+  (Row(64),),
+  (Row(128, stride=2, repeats=2),),
+  (Row(256, stride=2, repeats=2),),
+  (Row(512, stride=2, repeats=6),),
+  (Row(1024, stride=2, repeats=2),),
 )
-from jaxcompress.nn import ConvNorm, Dense, Endpoints, GlobalAvgPool, Norm
-
-
-class Stage(NamedTuple):
-  """Separable convolutions at one resolution; the first of them has the stride."""
-
-  features: int
-  repeats: int
-  stride: int
-
-
-V1_STAGES = (
-  Stage(features=64, repeats=1, stride=1),
-  Stage(features=128, repeats=2, stride=2),
-  Stage(features=256, repeats=2, stride=2),
-  Stage(features=512, repeats=6, stride=2),
-  Stage(features=1024, repeats=2, stride=2),
-)
-V1_STRIDES = (2, *(stage.stride for stage in V1_STAGES))
-SHORT_STRIDES = (2, 1, 1, 2, 2, 1)  # for 32 px: an early stem, and 8 px at the end
+STRIDES = (2, 1, 2, 2, 2, 2)
+SHORT = (2, 1, 1, 2, 2, 1)  # for 32 px: an early stem, and 8 px at the end
 
 
 class MobileNetV1(nn.Module):
@@ -49,32 +34,23 @@ class MobileNetV1(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
-    short = self.layout == "short"
-    strides = SHORT_STRIDES if short else layout_strides(self.layout, x.shape[1], V1_STRIDES)
+    first, *strides = layout_strides(self.layout, x.shape[1], STRIDES, short=SHORT)
     options: dict[str, Any] = {"act": self.act, "padding": self.padding, "norm": self.norm}
-    x = ConvNorm(int(32 * self.width), kernel=3, stride=strides[0], name="stem", **options)(
-      x, train=train
-    )
+    stem = ConvNorm(int(32 * self.width), kernel=3, stride=first, name="stem", **options)
+    x = stem(x, train=train)
     maps, preact = [x], [x]
-    for i, (stage, stride) in enumerate(zip(V1_STAGES, strides[1:], strict=True)):
-      for j in range(stage.repeats):
-        before, x = Separable(
-          int(stage.features * self.width),
-          stride if j == 0 else 1,
-          options,
-          name=f"stage{i}_block{j}",
-        )(x, train=train)
-      if i in resolution_ends(V1_STRIDES[1:]):
+    for block in unroll(STAGES, strides):
+      features = int(block.row.features * self.width)
+      before, x = Separable(features, block.stride, options, name=block.name)(x, train=train)
+      if block.ends:
         maps.append(x)
         preact.append(before)
-    pooled = GlobalAvgPool(name="pool")(x)
-    logits = Dense(self.num_classes, name="classifier")(pooled)
-    return Endpoints(logits, pooled, tuple(maps), tuple(preact))
+    return classified(x, self.num_classes, maps, preact)
 
   @property
   def resolution(self) -> float:
     """The multiplier of the native image size."""
-    return self.image_size / _native(self.layout)
+    return self.image_size / native_size(self.layout, "short")
 
 
 class Separable(nn.Module):
@@ -136,11 +112,6 @@ def mobilenet_v1(
     Howard et al., `MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
     Applications <https://arxiv.org/abs/1704.04861>`_, 2017.
   """
-  check_layout(layout, "short")
   check_positive(num_classes=num_classes, width=width, resolution=resolution)
-  size = round(_native(layout) * resolution)
+  size = round(native_size(layout, "short") * resolution)
   return MobileNetV1(num_classes, width, layout, act, padding, norm, size)
-
-
-def _native(layout: str) -> int:
-  return 32 if layout == "short" else native_size(layout)

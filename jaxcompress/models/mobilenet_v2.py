@@ -1,82 +1,29 @@
 """MobileNetV2: inverted residuals with linear bottlenecks (Sandler et al., 2018, table 2)."""
 
-from typing import NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 
 from jaxcompress import ops
-from jaxcompress.models.layouts import (
-  check_layout,
-  check_positive,
-  divisible,
-  layout_strides,
-  native_size,
-  resolution_ends,
+from jaxcompress.models.blocks import InvertedResidual, Row, classified, unroll
+from jaxcompress.models.layouts import check_positive, divisible, layout_strides, native_size
+from jaxcompress.nn import ConvNorm, Endpoints, Norm
+
+STAGES = (
+  (Row(16),),
+  (Row(24, stride=2, repeats=2),),
+  (Row(32, stride=2, repeats=3),),
+  (Row(64, stride=2, repeats=4),),
+  (Row(96, repeats=3),),
+  (Row(160, stride=2, repeats=3),),
+  (Row(320),),
 )
-from jaxcompress.nn import Add, ConvNorm, Dense, Endpoints, GlobalAvgPool, Norm
-
-
-class Stage(NamedTuple):
-  """Inverted residuals of one width; the first of them has the stride."""
-
-  expand: int
-  features: int
-  repeats: int
-  stride: int
-
-
-V2_STAGES = (
-  Stage(expand=1, features=16, repeats=1, stride=1),
-  Stage(expand=6, features=24, repeats=2, stride=2),
-  Stage(expand=6, features=32, repeats=3, stride=2),
-  Stage(expand=6, features=64, repeats=4, stride=2),
-  Stage(expand=6, features=96, repeats=3, stride=1),
-  Stage(expand=6, features=160, repeats=3, stride=2),
-  Stage(expand=6, features=320, repeats=1, stride=1),
-)
-V2_STRIDES = (2, *(stage.stride for stage in V2_STAGES))
-V2_REPEATS = tuple(stage.repeats for stage in V2_STAGES)
-SHORT_STRIDES = (2, 1, 1, 2, 1, 2, 1, 1)  # for 32 px: an early stem, 11 blocks, 4 px at the end
-SHORT_REPEATS = (1, 2, 2, 2, 2, 2, 0)
+STRIDES = (2, 1, 2, 2, 2, 1, 2, 1)
+CRD = (2, 1, 1, 2, 2, 1, 2, 1)
+SHORT = (2, 1, 1, 2, 1, 2, 1)  # for 32 px: an early stem, 11 blocks, 4 px at the end
+SHORT_STAGES = tuple((row._replace(repeats=min(row.repeats, 2)),) for (row,) in STAGES[:6])
 HEAD = 1280
-CRD_STRIDES = (2, 1, 1, 2, 2, 1, 2, 1)
-
-
-class InvertedResidual(nn.Module):
-  """Expansion, depthwise 3x3, linear projection, and a residual where shapes allow."""
-
-  features: int
-  expand: int
-  stride: int
-  padding: ops.Padding
-  norm: Norm
-  zero_residual: bool
-  act: str = "relu6"
-  always_expand: bool = False
-
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
-    channels = x.shape[-1] * self.expand
-    residual = self.stride == 1 and x.shape[-1] == self.features
-    y = x
-    if self.expand != 1 or self.always_expand:
-      y = ConvNorm(channels, act=self.act, norm=self.norm, name="expand")(y, train=train)
-    y = ConvNorm(
-      channels,
-      kernel=3,
-      stride=self.stride,
-      groups="depthwise",
-      padding=self.padding,
-      act=self.act,
-      norm=self.norm,
-      name="depthwise",
-    )(y, train=train)
-    norm = self.norm
-    if norm is not None:
-      norm = norm._replace(zero=residual and self.zero_residual)
-    y = ConvNorm(self.features, norm=norm, name="project")(y, train=train)  # linear bottleneck
-    return Add(name="add")(x, y) if residual else y
 
 
 class MobileNetV2(nn.Module):
@@ -96,49 +43,32 @@ class MobileNetV2(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
-    strides, repeats = layout_rows(self.layout, x.shape[1])
-    x = ConvNorm(
-      self._channels(32),
-      kernel=3,
-      stride=strides[0],
-      padding=self.padding,
-      act=self.act,
-      norm=self.norm,
-      name="stem",
-    )(x, train=train)
+    strides = layout_strides(self.layout, x.shape[1], STRIDES, short=SHORT, crd=CRD)
+    stages = SHORT_STAGES if self.layout == "short" else STAGES
+    options: dict[str, Any] = {"act": self.act, "norm": self.norm}
+    step: dict[str, Any] = {"kernel": 3, "stride": strides[0], "padding": self.padding}
+    stem = ConvNorm(self._channels(32), name="stem", **step, **options)
+    x = stem(x, train=train)
     maps = [x]
-    for i, (stage, stride, count) in enumerate(zip(V2_STAGES, strides[1:], repeats, strict=True)):
-      for j in range(count):
-        x = InvertedResidual(
-          features=self._channels(stage.features),
-          expand=1 if stage.expand == 1 else self.expand,
-          stride=stride if j == 0 else 1,
-          act=self.act,
-          always_expand=self.always_expand,
-          padding=self.padding,
-          norm=self.norm,
-          zero_residual=self.zero_residual,
-          name=f"stage{i}_block{j}",
-        )(x, train=train)
-      if i in resolution_ends(V2_STRIDES[1:]):
+    for i, block in enumerate(unroll(stages, strides[1:])):
+      x = InvertedResidual(
+        features=self._channels(block.row.features),
+        expanded=x.shape[-1] * (self.expand if i else 1),
+        stride=block.stride,
+        padding=self.padding,
+        zero_residual=self.zero_residual,
+        always_expand=self.always_expand,
+        name=block.name,
+        **options,
+      )(x, train=train)
+      if block.ends:
         maps.append(x)
     head = head_features(self.width, self.layout, self.divisor)
-    x = ConvNorm(head, act=self.act, norm=self.norm, name="head")(x, train=train)
-    pooled = GlobalAvgPool(name="pool")(x)
-    logits = Dense(self.num_classes, name="classifier")(pooled)
-    return Endpoints(logits, pooled, tuple(maps), preact=tuple(maps))  # bottlenecks are linear
+    x = ConvNorm(head, name="head", **options)(x, train=train)
+    return classified(x, self.num_classes, maps)
 
   def _channels(self, channels: int) -> int:
     return scaled(channels, self.width, self.divisor)
-
-
-def layout_rows(layout: str, image_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  """Strides of the stem and of each stage, and the blocks of each stage."""
-  if layout == "short":
-    return SHORT_STRIDES, SHORT_REPEATS
-  if layout == "crd":
-    return CRD_STRIDES, V2_REPEATS
-  return layout_strides(layout, image_size, V2_STRIDES), V2_REPEATS
 
 
 def scaled(channels: int, width: float, divisor: int = 8) -> int:
@@ -197,9 +127,8 @@ def mobilenet_v2(
     Sandler et al., `MobileNetV2: Inverted Residuals and Linear Bottlenecks
     <https://arxiv.org/abs/1801.04381>`_, 2018.
   """
-  check_layout(layout, "short")
   check_positive(num_classes=num_classes, width=width)
-  size = 32 if layout == "short" else native_size(layout)
+  size = native_size(layout, "short")
   return MobileNetV2(num_classes, width, layout, padding, norm, zero_residual, size)
 
 

@@ -6,16 +6,15 @@ import flax.linen as nn
 import jax
 
 from jaxcompress import ops
-from jaxcompress.models.blocks import activated
+from jaxcompress.models.blocks import Block, activated, classified_by_head, unroll
 from jaxcompress.models.layouts import (
-  check_layout,
   check_positive,
   divisible,
   layout_strides,
   native_size,
-  resolution_ends,
+  variant,
 )
-from jaxcompress.nn import Add, ConvNorm, Dense, Endpoints, GlobalAvgPool, Norm
+from jaxcompress.nn import Add, ConvNorm, Endpoints, Norm
 
 
 class Conv(NamedTuple):
@@ -24,6 +23,7 @@ class Conv(NamedTuple):
   kernel: int
   features: int
   stride: int = 1
+  repeats: int = 1
 
 
 class Fused(NamedTuple):
@@ -32,6 +32,7 @@ class Fused(NamedTuple):
   expand: int
   features: int
   stride: int = 1
+  repeats: int = 1
 
 
 class Universal(NamedTuple):
@@ -43,6 +44,7 @@ class Universal(NamedTuple):
     expand: expansion.
     features: channels at the end.
     stride: of the last depthwise convolution that there is.
+    repeats: how many there are.
   """
 
   start: int
@@ -50,16 +52,14 @@ class Universal(NamedTuple):
   expand: int
   features: int
   stride: int = 1
-
-
-Row = Conv | Fused | Universal
+  repeats: int = 1
 
 
 class Architecture(NamedTuple):
   """The stem's channels, and stages of rows."""
 
   stem: int
-  stages: tuple[tuple[Row, ...], ...]
+  stages: tuple[tuple[Conv | Fused | Universal, ...], ...]
 
 
 SMALL = Architecture(
@@ -69,7 +69,7 @@ SMALL = Architecture(
     (Conv(3, 96, stride=2), Conv(1, 64)),
     (
       Universal(5, 5, 3, 96, stride=2),
-      *(Universal(0, 3, 2, 96),) * 4,
+      Universal(0, 3, 2, 96, repeats=4),
       Universal(3, 0, 4, 96),
     ),
     (
@@ -77,7 +77,7 @@ SMALL = Architecture(
       Universal(5, 5, 4, 128),
       Universal(0, 5, 4, 128),
       Universal(0, 5, 3, 128),
-      *(Universal(0, 3, 4, 128),) * 2,
+      Universal(0, 3, 4, 128, repeats=2),
     ),
   ),
 )
@@ -88,7 +88,7 @@ MEDIUM = Architecture(
     (Universal(3, 5, 4, 80, stride=2), Universal(3, 3, 2, 80)),
     (
       Universal(3, 5, 6, 160, stride=2),
-      *(Universal(3, 3, 4, 160),) * 2,
+      Universal(3, 3, 4, 160, repeats=2),
       Universal(3, 5, 4, 160),
       Universal(3, 3, 4, 160),
       Universal(3, 0, 4, 160),
@@ -98,12 +98,12 @@ MEDIUM = Architecture(
     (
       Universal(5, 5, 6, 256, stride=2),
       Universal(5, 5, 4, 256),
-      *(Universal(3, 5, 4, 256),) * 2,
+      Universal(3, 5, 4, 256, repeats=2),
       Universal(0, 0, 4, 256),
       Universal(3, 0, 4, 256),
       Universal(3, 5, 2, 256),
       Universal(5, 5, 4, 256),
-      *(Universal(0, 0, 4, 256),) * 2,
+      Universal(0, 0, 4, 256, repeats=2),
       Universal(5, 0, 2, 256),
     ),
   ),
@@ -115,20 +115,20 @@ LARGE = Architecture(
     (Universal(3, 5, 4, 96, stride=2), Universal(3, 3, 4, 96)),
     (
       Universal(3, 5, 4, 192, stride=2),
-      *(Universal(3, 3, 4, 192),) * 3,
+      Universal(3, 3, 4, 192, repeats=3),
       Universal(3, 5, 4, 192),
-      *(Universal(5, 3, 4, 192),) * 5,
+      Universal(5, 3, 4, 192, repeats=5),
       Universal(3, 0, 4, 192),
     ),
     (
       Universal(5, 5, 4, 512, stride=2),
-      *(Universal(5, 5, 4, 512),) * 3,
+      Universal(5, 5, 4, 512, repeats=3),
       Universal(5, 0, 4, 512),
       Universal(5, 3, 4, 512),
-      *(Universal(5, 0, 4, 512),) * 2,
+      Universal(5, 0, 4, 512, repeats=2),
       Universal(5, 3, 4, 512),
       Universal(5, 5, 4, 512),
-      *(Universal(5, 0, 4, 512),) * 3,
+      Universal(5, 0, 4, 512, repeats=3),
     ),
   ),
 )
@@ -190,48 +190,34 @@ class MobileNetV4(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
-    stages = self.architecture.stages
-    imagenet = tuple(stage[0].stride for stage in stages)
-    strides = layout_strides(self.layout, x.shape[1], (2, *imagenet))
+    stem, stages = self.architecture
+    imagenet = (2, *(stage[0].stride for stage in stages))
+    first, *strides = layout_strides(self.layout, x.shape[1], imagenet)
     options: dict[str, Any] = {"padding": self.padding, "norm": self.norm}
-    stem = self.architecture.stem if self.width < 1 else self._channels(self.architecture.stem)
-    x = ConvNorm(stem, kernel=3, stride=strides[0], act="relu", name="stem", **options)(
-      x, train=train
-    )
+    rectified: dict[str, Any] = {"act": "relu", **options}
+    stem = stem if self.width < 1 else self._channels(stem)
+    x = ConvNorm(stem, kernel=3, stride=first, name="stem", **rectified)(x, train=train)
     maps, preact = [x], [x]
-    for i, (stage, stride) in enumerate(zip(stages, strides[1:], strict=True)):
-      for j, row in enumerate(stage):
-        before, x = self._block(x, row, stride if j == 0 else 1, f"stage{i}_block{j}", train)
-      if i in resolution_ends(imagenet):
+    for block in unroll(stages, strides):
+      before, x = self._block(x, block, options, train)
+      if block.ends:
         maps.append(x)
         preact.append(before)
-    x = ConvNorm(self._channels(TAIL), act="relu", name="tail", **options)(x, train=train)
-    x = GlobalAvgPool(keepdims=True, name="pool")(x)
-    x = ConvNorm(HEAD, act="relu", name="head", **options)(x, train=train)
-    logits = Dense(self.num_classes, name="classifier")(x)
-    return Endpoints(logits, x.reshape(x.shape[0], -1), tuple(maps), tuple(preact))
+    x = ConvNorm(self._channels(TAIL), name="tail", **rectified)(x, train=train)
+    return classified_by_head(x, HEAD, self.num_classes, maps, preact, train=train, **rectified)
 
   def _channels(self, channels: int) -> int:
     return divisible(channels * self.width)
 
-  def _block(self, x, row: Row, stride: int, name: str, train) -> tuple[jax.Array, jax.Array]:
-    """A row's map before and after its activation; bottlenecks are linear."""
-    options: dict[str, Any] = {"padding": self.padding, "norm": self.norm}
-    features = self._channels(row.features)
+  def _block(self, x, block: Block, options, train) -> tuple[jax.Array, jax.Array]:
+    """A block's map before and after its activation; bottlenecks are linear."""
+    row, features = block.row, self._channels(block.row.features)
     if isinstance(row, Conv):
-      fields = {"kernel": row.kernel, "stride": stride, **options}
-      return activated(x, features, act="relu", name=name, train=train, **fields)
-    if isinstance(row, Fused):
-      y = FusedBottleneck(row, features, stride, options, name=name)(x, train=train)
-    else:
-      y = UniversalBottleneck(row, features, stride, options, name=name)(x, train=train)
+      fields = {"kernel": row.kernel, "stride": block.stride, "act": "relu", **options}
+      return activated(x, features, name=block.name, train=train, **fields)
+    kind = FusedBottleneck if isinstance(row, Fused) else UniversalBottleneck
+    y = kind(row, features, block.stride, options, name=block.name)(x, train=train)
     return y, y
-
-
-def _mobilenet_v4(architecture, num_classes, width, layout, padding, norm) -> MobileNetV4:
-  check_layout(layout)
-  check_positive(num_classes=num_classes, width=width)
-  return MobileNetV4(num_classes, width, architecture, layout, padding, norm, native_size(layout))
 
 
 def mobilenet_v4_conv_small(
@@ -269,40 +255,15 @@ def mobilenet_v4_conv_small(
     Qin et al., `MobileNetV4: Universal Models for the Mobile Ecosystem
     <https://arxiv.org/abs/2404.10518>`_, 2024, appendix D; sizes are timm's.
   """
-  return _mobilenet_v4(SMALL, num_classes, width, layout, padding, norm)
+  check_positive(num_classes=num_classes, width=width)
+  return MobileNetV4(num_classes, width, SMALL, layout, padding, norm, native_size(layout))
 
 
-def mobilenet_v4_conv_medium(
-  num_classes: int = 1000,
-  width: float = 1.0,
-  *,
-  layout: str = "auto",
-  padding: ops.Padding = "SYMMETRIC",
-  norm: Norm = Norm(),  # noqa: B008
-) -> MobileNetV4:
-  """MobileNetV4-Conv-M; arguments and return value are :func:`mobilenet_v4_conv_small`'s.
-
-  Examples:
-    >>> from jaxcompress import models
-    >>> models.summarize(mobilenet_v4_conv_medium()).parameters
-    9715512
-  """
-  return _mobilenet_v4(MEDIUM, num_classes, width, layout, padding, norm)
-
-
-def mobilenet_v4_conv_large(
-  num_classes: int = 1000,
-  width: float = 1.0,
-  *,
-  layout: str = "auto",
-  padding: ops.Padding = "SYMMETRIC",
-  norm: Norm = Norm(),  # noqa: B008
-) -> MobileNetV4:
-  """MobileNetV4-Conv-L; arguments and return value are :func:`mobilenet_v4_conv_small`'s.
-
-  Examples:
-    >>> from jaxcompress import models
-    >>> models.summarize(mobilenet_v4_conv_large()).parameters
-    32590864
-  """
-  return _mobilenet_v4(LARGE, num_classes, width, layout, padding, norm)
+mobilenet_v4_conv_medium = variant(
+  mobilenet_v4_conv_small, "mobilenet_v4_conv_medium", architecture=MEDIUM
+)
+"""MobileNetV4-Conv-M; else as :func:`mobilenet_v4_conv_small`."""
+mobilenet_v4_conv_large = variant(
+  mobilenet_v4_conv_small, "mobilenet_v4_conv_large", architecture=LARGE
+)
+"""MobileNetV4-Conv-L; else as :func:`mobilenet_v4_conv_small`."""

@@ -19,70 +19,45 @@ from jaxcompress.models.mobilenet_v4 import (
   mobilenet_v4_conv_small,
 )
 from jaxcompress.models.replayed import replayed
-from jaxcompress.models.resnet import resnet, resnet18, resnet34, resnet50, resnet50_crd
-from jaxcompress.models.resnet_cifar import (
+from jaxcompress.models.resnet import (
+  resnet,
   resnet8,
   resnet8x4,
   resnet14,
+  resnet18,
   resnet20,
   resnet32,
   resnet32x4,
+  resnet34,
   resnet44,
+  resnet50,
+  resnet50_crd,
   resnet56,
   resnet110,
   resnet_cifar,
+  wide_resnet,
+  wrn_16_1,
+  wrn_16_2,
+  wrn_40_1,
+  wrn_40_2,
 )
 from jaxcompress.models.shufflenet_v1 import shufflenet_v1, shufflenet_v1_crd
 from jaxcompress.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_crd
 from jaxcompress.models.vgg import vgg, vgg8, vgg11, vgg13, vgg16, vgg19
-from jaxcompress.models.wide_resnet import wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 from jaxcompress.nn import Graph, count_macs, count_parameters
 from jaxcompress.nn.checks import is_whole
 from jaxcompress.nn.tracing import trace_init
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-  make.__name__: make
-  for make in (
-    mobilenet_v1,
-    mobilenet_v2,
-    mobilenet_v3_large,
-    mobilenet_v3_small,
-    mobilenet_v4_conv_small,
-    mobilenet_v4_conv_medium,
-    mobilenet_v4_conv_large,
-    shufflenet_v1,
-    shufflenet_v2,
-    ghostnet,
-    resnet18,
-    resnet34,
-    resnet50,
-    resnet8,
-    resnet14,
-    resnet20,
-    resnet32,
-    resnet44,
-    resnet56,
-    resnet110,
-    resnet8x4,
-    resnet32x4,
-    wrn_16_1,
-    wrn_16_2,
-    wrn_40_1,
-    wrn_40_2,
-    vgg8,
-    vgg11,
-    vgg13,
-    vgg16,
-    vgg19,
-    mobilenet_v2_crd,
-    shufflenet_v1_crd,
-    shufflenet_v2_crd,
-    resnet50_crd,
-  )
-}
+_GROUPS: tuple[tuple[Callable[..., nn.Module], ...], ...] = (
+  (mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small),
+  (mobilenet_v4_conv_small, mobilenet_v4_conv_medium, mobilenet_v4_conv_large),
+  (shufflenet_v1, shufflenet_v2, ghostnet, resnet18, resnet34, resnet50),
+  (resnet8, resnet14, resnet20, resnet32, resnet44, resnet56, resnet110, resnet8x4, resnet32x4),
+  (wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2, vgg8, vgg11, vgg13, vgg16, vgg19),
+  (mobilenet_v2_crd, shufflenet_v1_crd, shufflenet_v2_crd, resnet50_crd),
+)
+MODELS = {make.__name__: make for group in _GROUPS for make in group}
 """Functions that make a network, by name."""
-
-
 FAMILIES: dict[str, Callable[..., nn.Module]] = {  # by depth, or by all of its layers
   make.__name__: make for make in (resnet_cifar, resnet, vgg, wide_resnet, replayed)
 }
@@ -121,7 +96,7 @@ def create(name: str, num_classes: int | None = None, **options: Any) -> nn.Modu
     >>> create("mobilenet_v2", 10, width=0.5).width
     0.5
   """
-  makers: dict[str, Callable[..., nn.Module]] = MODELS | FAMILIES
+  makers = MODELS | FAMILIES
   if name not in makers:
     close = difflib.get_close_matches(name, MODELS, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
@@ -188,7 +163,7 @@ def options_of(name: str) -> tuple[str, ...]:
     >>> options_of("resnet20")
     ('norm',)
   """
-  makers: dict[str, Callable[..., nn.Module]] = MODELS | FAMILIES
+  makers = MODELS | FAMILIES
   return tuple(p for p in inspect.signature(makers[name]).parameters if p != "num_classes")
 
 

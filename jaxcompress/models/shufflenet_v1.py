@@ -1,17 +1,13 @@
 """ShuffleNetV1: grouped pointwise convolutions and channel shuffles (Zhang et al., 2017, table 1)."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
-from jaxcompress.models.layouts import (
-  check_layout,
-  check_positive,
-  layout_strides,
-  native_size,
-)
+from jaxcompress.models.blocks import SYMMETRIC, Row, classified, unroll
+from jaxcompress.models.layouts import check_positive, layout_strides, native_size
 from jaxcompress.nn import (
   Activation,
   Add,
@@ -19,9 +15,7 @@ from jaxcompress.nn import (
   ChannelShuffle,
   Concat,
   ConvNorm,
-  Dense,
   Endpoints,
-  GlobalAvgPool,
   MaxPool,
   Norm,
 )
@@ -29,7 +23,6 @@ from jaxcompress.nn import (
 REPEATS = (4, 8, 4)
 STEM = 24
 CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}  # of the first stage by groups; they double
-SYMMETRIC = "SYMMETRIC"
 
 
 class Variant(NamedTuple):
@@ -121,38 +114,30 @@ class ShuffleNetV1(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
-    stem, stages = channels_of(self.width, self.groups)
+    stem, stages = stem_and_stages(self.width, self.groups)
     small = self.variant.small_input
-    strides = (1, 1, 2, 2, 2) if small else layout_strides(self.layout, x.shape[1], (2,) * 5)
-    x = ConvNorm(
-      stem,
-      kernel=1 if small else 3,
-      stride=strides[0],
-      padding=SYMMETRIC,
-      act="relu",
-      norm=self.norm,
-      name="stem",
-    )(x, train=train)
+    strides = layout_strides("cifar" if small else self.layout, x.shape[1], (2,) * 5)
+    step: dict[str, Any] = {"kernel": 1 if small else 3, "stride": strides[0], "padding": SYMMETRIC}
+    x = ConvNorm(stem, act="relu", norm=self.norm, name="stem", **step)(x, train=train)
     maps, preact = [x], [x]
     if strides[1] > 1:
       x = MaxPool(3, 2, SYMMETRIC, name="stem_pool")(x)
-    for i, (features, repeats, stride) in enumerate(zip(stages, REPEATS, strides[2:], strict=True)):
-      for j in range(repeats):
-        before, x = ShuffleUnit(
-          features,
-          stride if j == 0 else 1,
-          halves=j == 0,
-          groups=self.groups,
-          first_groups=1 if i == j == 0 else self.groups,
-          variant=self.variant,
-          norm=self.norm,
-          name=f"stage{i}_block{j}",
-        )(x, train=train)
-      maps.append(x)
-      preact.append(before)
-    pooled = GlobalAvgPool(name="pool")(x)
-    classifier = Dense(self.num_classes, self.variant.classifier_bias, name="classifier")
-    return Endpoints(classifier(pooled), pooled, tuple(maps), tuple(preact))
+    for i, block in enumerate(unroll(stages, strides[2:])):
+      before, x = ShuffleUnit(
+        block.row.features,
+        block.stride,
+        halves=block.row.stride > 1,
+        groups=self.groups,
+        first_groups=self.groups if i else 1,
+        variant=self.variant,
+        norm=self.norm,
+        name=block.name,
+      )(x, train=train)
+      if block.last:
+        maps.append(x)
+        preact.append(before)
+    bias = self.variant.classifier_bias
+    return classified(x, self.num_classes, maps, preact, use_bias=bias)
 
   @property
   def classifier_bias(self) -> bool:
@@ -160,20 +145,22 @@ class ShuffleNetV1(nn.Module):
     return self.variant.classifier_bias
 
 
-def channels_of(width: float, groups: int) -> tuple[int, tuple[int, ...]]:
-  """Channels of the stem and of the three stages.
+def stem_and_stages(width: float, groups: int) -> tuple[int, tuple[tuple[Row], ...]]:
+  """Channels of the stem, and the rows of the three stages.
 
   Below width 1 both are rounded, the stem to a multiple of the groups and the stages to one of
   four times the groups; the stem of the authors' code doubles at width 2, not before.
 
   Examples:
-    >>> channels_of(0.5, 8), channels_of(1.5, 3)
-    ((16, (192, 384, 768)), (24, (360, 720, 1440)))
+    >>> stem, stages = stem_and_stages(0.5, 8)
+    >>> stem, [row.features for (row,) in stages]
+    (16, [192, 384, 768])
   """
   stem = STEM * max(1, int(width)) if width >= 1 else groups * math.ceil(STEM * width / groups)
   step = 4 * groups
   first = max(step, round(CHANNELS[groups] * width / step) * step)
-  return stem, (first, 2 * first, 4 * first)
+  rows = (Row(first * 2**i, stride=2, repeats=count) for i, count in enumerate(REPEATS))
+  return stem, tuple((row,) for row in rows)
 
 
 def shufflenet_v1(
@@ -212,7 +199,6 @@ def shufflenet_v1(
     Zhang et al., `ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile
     Devices <https://arxiv.org/abs/1707.01083>`_, 2017, table 1.
   """
-  check_layout(layout)
   check_positive(num_classes=num_classes, width=width)
   if groups not in CHANNELS:
     raise ValueError(f"groups: {groups} must be one of {', '.join(map(str, CHANNELS))}.")

@@ -1,33 +1,26 @@
 """ShuffleNetV2: channel split instead of groups (Ma et al., 2018, table 5)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxcompress.models.blocks import activated
-from jaxcompress.models.layouts import (
-  check_layout,
-  check_positive,
-  layout_strides,
-  native_size,
-)
+from jaxcompress.models.blocks import SYMMETRIC, Row, activated, classified, unroll
+from jaxcompress.models.layouts import check_positive, layout_strides, native_size
 from jaxcompress.nn import (
   ChannelShuffle,
   Concat,
   ConvNorm,
-  Dense,
   Endpoints,
-  GlobalAvgPool,
   MaxPool,
   Norm,
   Split,
 )
 
 REPEATS = (4, 8, 4)
-STEM = 24
 WIDTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 CHANNELS = (0, 48, 116, 176, 244)  # of the first stage by width; they double
-SYMMETRIC = "SYMMETRIC"
 
 
 class Unit(nn.Module):
@@ -40,7 +33,7 @@ class Unit(nn.Module):
     half = x.shape[-1] // 2
     kept, y = Split((half, half), name="split")(x)
     y = ConvNorm(half, act="relu", norm=self.norm, name="conv1")(y, train=train)
-    y = _depthwise(1, self.norm, "depthwise")(y, train=train)
+    y = _depthwise(y, 1, self.norm, "depthwise", train)
     before, y = activated(y, half, act="relu", norm=self.norm, name="conv2", train=train)
     joined = Concat(name="concat_linear")(kept, before)  # as RepDistiller has it: not shuffled
     return joined, ChannelShuffle(2, name="shuffle")(Concat(name="concat")(kept, y))
@@ -56,28 +49,22 @@ class DownUnit(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
     half = self.features // 2
-    left = _depthwise(self.stride, self.norm, "left_depthwise")(x, train=train)
+    left = _depthwise(x, self.stride, self.norm, "left_depthwise", train)
     left = ConvNorm(half, act="relu", norm=self.norm, name="left_conv")(left, train=train)
     right = ConvNorm(half, act="relu", norm=self.norm, name="right_conv1")(x, train=train)
-    right = _depthwise(self.stride, self.norm, "right_depthwise")(right, train=train)
+    right = _depthwise(right, self.stride, self.norm, "right_depthwise", train)
     right = ConvNorm(half, act="relu", norm=self.norm, name="right_conv2")(right, train=train)
     return ChannelShuffle(2, name="shuffle")(Concat(name="concat")(left, right))
 
 
-def _depthwise(stride: int, norm: Norm, name: str):
-  def apply(x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
-    convolved = ConvNorm(
-      x.shape[-1],
-      kernel=3,
-      stride=stride,
-      groups="depthwise",
-      padding=SYMMETRIC,
-      norm=norm,
-      name=name,
-    )
-    return convolved(x, train=train)
-
-  return apply
+def _depthwise(x: jax.Array, stride: int, norm: Norm, name: str, train) -> jax.Array:
+  step: dict[str, Any] = {
+    "kernel": 3,
+    "stride": stride,
+    "groups": "depthwise",
+    "padding": SYMMETRIC,
+  }
+  return ConvNorm(x.shape[-1], norm=norm, name=name, **step)(x, train=train)
 
 
 class ShuffleNetV2(nn.Module):
@@ -93,37 +80,32 @@ class ShuffleNetV2(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
     small = self.small_input
-    strides = (1, 1, 2, 2, 2) if small else layout_strides(self.layout, x.shape[1], (2,) * 5)
-    x = ConvNorm(
-      STEM,
-      kernel=1 if small else 3,
-      stride=strides[0],
-      padding=SYMMETRIC,
-      act="relu",
-      norm=self.norm,
-      name="stem",
-    )(x, train=train)
+    strides = layout_strides("cifar" if small else self.layout, x.shape[1], (2,) * 5)
+    step: dict[str, Any] = {"kernel": 1 if small else 3, "stride": strides[0], "padding": SYMMETRIC}
+    x = ConvNorm(24, act="relu", norm=self.norm, name="stem", **step)(x, train=train)
     maps, preact = [x], [x]
     if strides[1] > 1:
       x = MaxPool(3, 2, SYMMETRIC, name="stem_pool")(x)
-    first, head = channels_of(self.width)
-    for i, (repeats, stride) in enumerate(zip(REPEATS, strides[2:], strict=True)):
-      x = DownUnit(first * 2**i, stride, self.norm, name=f"stage{i}_block0")(x, train=train)
-      for j in range(1, repeats):
-        before, x = Unit(self.norm, name=f"stage{i}_block{j}")(x, train=train)
-      maps.append(x)
-      preact.append(before)
+    first, head = first_and_head(self.width)
+    stages = [(Row(first * 2**i, stride=2, repeats=count),) for i, count in enumerate(REPEATS)]
+    for block in unroll(stages, strides[2:]):
+      if block.row.stride > 1:
+        down = DownUnit(block.row.features, block.stride, self.norm, name=block.name)
+        x = down(x, train=train)
+      else:
+        before, x = Unit(self.norm, name=block.name)(x, train=train)
+      if block.last:
+        maps.append(x)
+        preact.append(before)
     x = ConvNorm(head, act="relu", norm=self.norm, name="head")(x, train=train)
-    pooled = GlobalAvgPool(name="pool")(x)
-    logits = Dense(self.num_classes, name="classifier")(pooled)
-    return Endpoints(logits, pooled, tuple(maps), tuple(preact))
+    return classified(x, self.num_classes, maps, preact)
 
 
-def channels_of(width: float) -> tuple[int, int]:
+def first_and_head(width: float) -> tuple[int, int]:
   """Channels of the first stage and of the last convolution; linear between the published widths.
 
   Examples:
-    >>> channels_of(0.5), channels_of(2.0), channels_of(0.25)
+    >>> first_and_head(0.5), first_and_head(2.0), first_and_head(0.25)
     ((48, 1024), (244, 2048), (24, 1024))
   """
   scale = max(width, 2.0) / 2.0  # beyond the table in proportion
@@ -163,7 +145,6 @@ def shufflenet_v2(
     Ma et al., `ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design
     <https://arxiv.org/abs/1807.11164>`_, 2018, table 5.
   """
-  check_layout(layout)
   check_positive(num_classes=num_classes, width=width)
   return ShuffleNetV2(num_classes, width, False, layout, norm, native_size(layout))
 

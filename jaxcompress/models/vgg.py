@@ -1,13 +1,11 @@
 """VGGs with batch normalization and one linear layer, for 32 px, as in the CRD repository."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 
-from jaxcompress.models.blocks import activated
-from jaxcompress.models.layouts import check_positive
-from jaxcompress.nn import Dense, Endpoints, GlobalAvgPool, MaxPool, Norm
+from jaxcompress.models.blocks import SYMMETRIC, activated, classified
+from jaxcompress.models.layouts import check_positive, variant
+from jaxcompress.nn import Endpoints, MaxPool, Norm
 
 FEATURES = (64, 128, 256, 512, 512)
 REPEATS = {
@@ -31,7 +29,7 @@ class VGG(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
     size = x.shape[1]
-    options = {"kernel": 3, "padding": "SYMMETRIC", "norm": self.norm, "use_bias": True}
+    options = {"kernel": 3, "padding": SYMMETRIC, "norm": self.norm, "use_bias": True}
     maps, preact = [], []
     for i, (features, repeats) in enumerate(zip(FEATURES, REPEATS[self.depth], strict=True)):
       if i > 0 and size >= POOLED_BEFORE[i]:
@@ -42,9 +40,7 @@ class VGG(nn.Module):
         )
       maps.append(x)
       preact.append(before if i > 0 else x)
-    pooled = GlobalAvgPool(name="pool")(x)
-    logits = Dense(self.num_classes, name="classifier")(pooled)
-    return Endpoints(logits, pooled, tuple(maps), tuple(preact))
+    return classified(x, self.num_classes, maps, preact)
 
 
 def vgg(depth: int, num_classes: int = 100, *, norm: Norm = Norm()) -> VGG:  # noqa: B008
@@ -80,28 +76,13 @@ def vgg(depth: int, num_classes: int = 100, *, norm: Norm = Norm()) -> VGG:  # n
   return VGG(num_classes, depth, norm)
 
 
-def _named(depth: int) -> Callable[..., VGG]:
-  def make(num_classes: int = 100, *, norm: Norm = Norm()) -> VGG:  # noqa: B008
-    return vgg(depth, num_classes, norm=norm)
-
-  make.__name__ = make.__qualname__ = f"vgg{depth}"
-  make.__doc__ = f"""vgg{depth}: :func:`vgg` of depth {depth}.
-
-  Examples:
-    >>> model = vgg{depth}(10)
-    >>> model.depth, model.num_classes
-    ({depth}, 10)
-  """
-  return make
-
-
-vgg8 = _named(8)
+vgg8 = variant(vgg, "vgg8", depth=8)
 """:func:`vgg` of depth 8."""
-vgg11 = _named(11)
+vgg11 = variant(vgg, "vgg11", depth=11)
 """:func:`vgg` of depth 11."""
-vgg13 = _named(13)
+vgg13 = variant(vgg, "vgg13", depth=13)
 """:func:`vgg` of depth 13."""
-vgg16 = _named(16)
+vgg16 = variant(vgg, "vgg16", depth=16)
 """:func:`vgg` of depth 16."""
-vgg19 = _named(19)
+vgg19 = variant(vgg, "vgg19", depth=19)
 """:func:`vgg` of depth 19."""

@@ -13,7 +13,9 @@ from jaxcompress import data as datasets
 from jaxcompress import models
 from jaxcompress.files.records import build as build_record
 from jaxcompress.files.values import one_line, read_json, sealed_json
+from jaxcompress.models.files import from_config, to_config
 from jaxcompress.models.layouts import SMALL_IMAGE
+from jaxcompress.models.registry import describe
 from jaxcompress.training.checkpoint import load_variables, save_variables
 
 MODEL_FILE = "model.json"
@@ -90,7 +92,7 @@ class Facts(NamedTuple):
   Attributes:
     name: in the registry.
     width: multiplier.
-    config: of :func:`jaxcompress.models.to_config`; the first versions did not write it.
+    config: of :func:`jaxcompress.models.files.to_config`; the first versions did not write it.
     classes: names in the order of the logits.
     image_shape: (height, width, channels) of the images that it was trained on.
     preprocess: maps pixels to what the network reads.
@@ -144,7 +146,7 @@ def save_network(
   facts = {
     "name": network.name,
     "width": network.width,
-    "config": models.to_config(network.module),
+    "config": to_config(network.module),
     "classes": list(classes),
     "image_shape": list(network.summary.graph.input_shape[1:]),
     "preprocess": preprocess.to_metadata(),
@@ -221,7 +223,7 @@ def read_network(path: str | pathlib.Path) -> SavedNetwork:
       " compress wrote, such as OUT/student."
     )
   module, variables = models.load(path)
-  name, _, options = models.describe(module)
+  name, _, options = describe(module)
   title = options.get("origin") or _title(name, options.get("width"))
   said = {**models.read_header(path), "config": {"num_classes": module.num_classes}}
   said = {name: said.get(name) for name in ("config", "classes", "image_shape", "preprocess")}
@@ -265,7 +267,7 @@ def network_of(
 def _rebuilt(facts: Facts, image_shape: tuple[int, ...], what: str) -> Network:
   """The network of a file that says all of it."""
   try:
-    module = models.from_config(facts.config or {})
+    module = from_config(facts.config or {})
     return network_of(facts.name or "", facts.width, module, image_shape)
   except Exception as error:  # a list of layers may say anything
     raise ValueError(f"{what} names a network that cannot be built ({one_line(error)}).") from error

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxcompress import export
 from jaxcompress.export.contents import read_operators
-from jaxcompress.models.mobilenet_v2 import InvertedResidual
+from jaxcompress.models.blocks import InvertedResidual
 from jaxcompress.nn import (
   Activation,
   Add,
@@ -156,7 +156,8 @@ class SmallMobileNet(nn.Module):
       x, train=train
     )
     for i, (features, expand, stride) in enumerate(((8, 1, 1), (16, 6, 2), (16, 6, 1), (24, 6, 2))):
-      x = InvertedResidual(features, expand, stride, **options, name=f"block{i}")(x, train=train)
+      expanded = expand * x.shape[-1]
+      x = InvertedResidual(features, expanded, stride, **options, name=f"block{i}")(x, train=train)
     x = ConvNorm(64, act="relu6", name="head")(x, train=train)
     return Dense(10, name="classifier")(GlobalAvgPool(name="pool")(x))
 

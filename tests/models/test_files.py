@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from jaxcompress import models
+from jaxcompress.models.registry import describe
 from jaxcompress.nn import ConvNorm, Norm, init_variables
 
 SMALL = {
@@ -62,7 +63,7 @@ def test_metadata_comes_back_and_must_be_json(file, tmp_path):
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_can_be_described_and_built_again(name):
   model = models.create(name, 12)
-  description = models.describe(model)
+  description = describe(model)
   assert description.name == name
   assert models.create(name, 12, **description.options) == model
 

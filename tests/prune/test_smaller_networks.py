@@ -10,6 +10,8 @@ import optax
 import pytest
 
 from jaxcompress import distill, export, models, prune, quantize
+from jaxcompress.models.files import from_config, to_config
+from jaxcompress.models.registry import describe
 from jaxcompress.nn import init_variables
 from jaxcompress.nn.replay import replay
 from jaxcompress.nn.tracing import trace_endpoints
@@ -72,8 +74,8 @@ def test_it_is_saved_with_its_widths_and_loaded(smaller, tmp_path):
   loaded, same = models.load(path)
   assert loaded == model and hash(loaded) == hash(model)
   jax.tree.map(np.testing.assert_array_equal, same, variables)
-  assert models.describe(model).name == "replayed"
-  assert models.from_config(json.loads(json.dumps(models.to_config(model)))) == model
+  assert describe(model).name == "replayed"
+  assert from_config(json.loads(json.dumps(to_config(model)))) == model
 
 
 @pytest.mark.parametrize(
@@ -86,10 +88,10 @@ def test_it_is_saved_with_its_widths_and_loaded(smaller, tmp_path):
   ],
 )
 def test_a_damaged_description_is_refused(smaller, change, message):
-  config = json.loads(json.dumps(models.to_config(smaller[0])))
+  config = json.loads(json.dumps(to_config(smaller[0])))
   change(config["options"])
   with pytest.raises(ValueError, match=message):
-    models.from_config(config)
+    from_config(config)
 
 
 def test_a_replay_is_the_model_it_was_recorded_from():

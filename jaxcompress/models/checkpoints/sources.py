@@ -1,4 +1,4 @@
-"""The PyTorch models that can be read: which network each is, and what it calls its layers."""
+"""The PyTorch models that can be read: which network each is, its layers' names, its images."""
 
 import difflib
 from collections.abc import Callable, Mapping
@@ -17,12 +17,16 @@ from jaxcompress.models.mobilenet_v4 import (
   mobilenet_v4_conv_medium,
   mobilenet_v4_conv_small,
 )
-from jaxcompress.models.resnet import resnet, resnet50_crd
-from jaxcompress.models.resnet_cifar import WIDTHS_X4, resnet_cifar
+from jaxcompress.models.resnet import (
+  CIFAR_WIDTHS_X4,
+  resnet,
+  resnet50_crd,
+  resnet_cifar,
+  wide_resnet,
+)
 from jaxcompress.models.shufflenet_v1 import shufflenet_v1, shufflenet_v1_crd
 from jaxcompress.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_crd
 from jaxcompress.models.vgg import vgg
-from jaxcompress.models.wide_resnet import wide_resnet
 from jaxcompress.nn import Norm
 
 TORCH_NORM = Norm(epsilon=1e-5, momentum=0.9)
@@ -42,6 +46,37 @@ class Source(NamedTuple):
   make: Callable[..., nn.Module]
   names: names.Names
   num_classes: int = 1000
+
+
+class Normalization(NamedTuple):
+  """``(x / 255 - mean) / std`` of RGB pixels, and the size of the images.
+
+  Attributes:
+    mean: of each channel.
+    std: of each channel.
+    size: side in pixels.
+    crop: share of the shorter side that the square in the middle takes.
+  """
+
+  mean: tuple[float, float, float]
+  std: tuple[float, float, float]
+  size: int
+  crop: float
+
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, 0.875)
+HALVES = IMAGENET._replace(mean=(0.5,) * 3, std=(0.5,) * 3)  # TensorFlow's -1 to 1
+CIFAR100 = Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32, 1.0)
+TIMM = {  # what begins a name, the first that fits; of the weights that timm loads by default
+  "tf_": HALVES,
+  "mobilenetv1_100": HALVES,
+  "mobilenetv1_125": HALVES._replace(crop=0.9),
+  "mobilenetv4_conv_small_": HALVES,
+  "mobilenetv4_conv_medium": IMAGENET._replace(size=256, crop=0.95),
+  "mobilenetv4_conv_large": IMAGENET._replace(size=384, crop=0.95),
+  "resnet": IMAGENET._replace(crop=0.95),
+  "": IMAGENET,
+}
 
 
 def _torchvision() -> dict[str, Source]:
@@ -122,7 +157,7 @@ def _crd() -> dict[str, Source]:
   for depth in (8, 14, 20, 32, 44, 56, 110):
     found[f"resnet{depth}"] = (partial(resnet_cifar, depth), names.RESNET)
   for depth in (8, 32):
-    make = partial(resnet_cifar, depth, widths=WIDTHS_X4)
+    make = partial(resnet_cifar, depth, widths=CIFAR_WIDTHS_X4)
     found[f"resnet{depth}x4"] = (make, names.RESNET)
   for depth, widen in ((16, 1), (16, 2), (40, 1), (40, 2)):
     make = partial(wide_resnet, depth, widen)
@@ -178,3 +213,28 @@ def find_source(source: str) -> Source:
   known = [name for name in SOURCES if name.startswith(f"{library}/")]
   choices = ", ".join(known) if known else f"LIBRARY/NAME, with {', '.join(LIBRARIES)}"
   raise ValueError(f"source: {source!r} is unknown; it must be one of {choices}.{hint}")
+
+
+def normalization_of(source: str) -> Normalization:
+  """Tells how a source's original prepares its images, before the network reads them.
+
+  Args:
+    source: as in :func:`~jaxcompress.models.from_torch`.
+
+  Raises:
+    ValueError: if the source is unknown, or what it does is.
+
+  Examples:
+    >>> normalization_of("timm/mobilenetv4_conv_medium").size, normalization_of("crd/vgg8").size
+    (256, 32)
+  """
+  find_source(source)
+  library, name = source.split("/")
+  if library == "timm":
+    return next(found for start, found in TIMM.items() if name.startswith(start))
+  if library not in ("torchvision", "crd"):
+    raise ValueError(
+      f"source: how {source} prepares its images is not known here; use models.from_torch and"
+      " quantize.post_training with a preprocess of your own."
+    )
+  return CIFAR100 if library == "crd" else IMAGENET
