@@ -89,12 +89,9 @@ class LiteRT(Interpreter):
       num_threads=threads, experimental_op_resolver_type=resolver, **source
     )
     self._is_reference = reference
-    self._look()
-
-  def _look(self) -> None:
-    entries = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-    self._input_places, self._output_places = ([e["index"] for e in part] for part in entries)
-    self.inputs, self.outputs = (tuple(map(_end, part)) for part in entries)
+    ends = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+    self.inputs, self.outputs = (tuple(map(_end, part)) for part in ends)
+    self._input_places, self._output_places = ([end["index"] for end in part] for part in ends)
 
   @property
   def arena_bytes(self) -> int:
@@ -104,7 +101,6 @@ class LiteRT(Interpreter):
 
   def allocate(self) -> None:
     self._interpreter.allocate_tensors()
-    self._look()
 
   def feed(self, *values: np.ndarray) -> None:
     for place, value in zip(self._input_places, values, strict=True):

@@ -17,7 +17,7 @@ from jax import export
 from jaxcompress.export.extras import require
 from jaxcompress.export.metadata import FREE_BATCH
 from jaxcompress.export.trial import try_out
-from jaxcompress.files.checksums import UNSEALED, check_seal, seal
+from jaxcompress.files.checksums import UNSEALED, read_sealed, seal
 from jaxcompress.files.values import one_line
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import INPUT, Endpoints
@@ -134,11 +134,7 @@ def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
     [[4.0, 4.0], [4.0, 4.0]]
   """
   require("stablehlo")
-  try:
-    content = pathlib.Path(path).read_bytes()
-  except OSError as error:
-    raise ValueError(f"path: {path} cannot be read ({error.strerror}).") from error
-  is_sealed = check_seal(content, f"path: {path}")
+  content, is_sealed = read_sealed(path, f"path: {path}")
   try:
     program = export.deserialize(bytearray(content))
   except Exception as error:  # what flatbuffers raises on other bytes has no common base

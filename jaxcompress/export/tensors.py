@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # only .tflite files need what it imports
 LARGEST_INT4_SUM = 2**27  # of a dense layer whose weights have 4 bits (excluded)
 
 
-class Constants(NamedTuple):
-  """Constants of a layer.
+class LayerConstants(NamedTuple):
+  """LayerConstants of a layer.
 
   Attributes:
     kernel: HWIO or (in, out).
@@ -55,8 +55,8 @@ class Numbers(Protocol):
   def zero_point(self, tensor: str) -> int:
     """What stands for zero in an activation tensor."""
 
-  def weights(self, node: Node) -> Constants:
-    """Constants of a convolution or linear layer, or of an average pool as a convolution."""
+  def weights(self, node: Node) -> LayerConstants:
+    """LayerConstants of a convolution or linear layer, or of an average pool as a convolution."""
 
   def adds_zero(self, node: Node) -> bool:
     """Whether a requantization is an addition of zero."""
@@ -83,12 +83,12 @@ class IntegerNumbers(NamedTuple):
   def zero_point(self, tensor: str) -> int:
     return int(self.model.grids[tensor].zero_point)
 
-  def weights(self, node: Node) -> Constants:
+  def weights(self, node: Node) -> LayerConstants:
     layer = averaging(node) if node.op == "AvgPool" else self.model.layers[node.name]
     source = self.model.grids[node.inputs[0]]
     bias_scales = np.float32(source.scale) * layer.scales
     kernel = layer.weights.astype(jnp.int4) if self.is_int4(node) else layer.weights
-    return Constants(kernel, layer.bias.astype(bias_type(source)), layer.scales, bias_scales)
+    return LayerConstants(kernel, layer.bias.astype(bias_type(source)), layer.scales, bias_scales)
 
   def adds_zero(self, node: Node) -> bool:
     return adds_zero(self.model.grids[node.inputs[0]], self.model.grids[node.output])
@@ -144,7 +144,7 @@ class FloatNumbers(NamedTuple):
   def adds_zero(self, node: Node) -> bool:
     return False
 
-  def weights(self, node: Node) -> Constants:
+  def weights(self, node: Node) -> LayerConstants:
     if node.op == "AvgPool":
       cells = averaging(node)
       return self._stored(cells.weights * cells.scales.reshape(1, 1, 1, -1), cells.bias)
@@ -153,6 +153,8 @@ class FloatNumbers(NamedTuple):
     layer = self.layers[node.name]
     return self._stored(layer.weights, layer.bias)
 
-  def _stored(self, kernel: np.ndarray, bias: np.ndarray) -> Constants:
+  def _stored(self, kernel: np.ndarray, bias: np.ndarray) -> LayerConstants:
     most = np.finfo(self.stored).max  # what lies beyond would be infinite
-    return Constants(*(np.clip(part, -most, most).astype(self.stored) for part in (kernel, bias)))
+    return LayerConstants(
+      *(np.clip(part, -most, most).astype(self.stored) for part in (kernel, bias))
+    )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jaxcompress.export import interpreters
 from jaxcompress.export.extras import MissingExtraError, require
-from jaxcompress.files.checksums import check_seal
+from jaxcompress.files.checksums import read_sealed
 from jaxcompress.files.values import one_line
 from jaxcompress.files.writing import write_atomically
 
@@ -186,13 +186,9 @@ def read_model(path: str | os.PathLike) -> bytes:
     ValueError: if there is no such file, it is something else, or jaxcompress wrote it and it was
       damaged since.
   """
-  try:
-    content = pathlib.Path(path).read_bytes()
-  except OSError as error:
-    raise ValueError(f"path: {path} cannot be read ({error.strerror}).") from error
+  content, _ = read_sealed(path, f"path: {path}", rewritable=True)
   if pathlib.Path(path).suffix.lower() != ".onnx" and not is_tflite(content):
     raise ValueError(f"path: {path} is no .tflite file.")
-  check_seal(content, f"path: {path}", rewritable=True)
   return content
 
 

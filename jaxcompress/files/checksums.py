@@ -7,6 +7,7 @@ before anything of the file is parsed. A folder holds a file with length and CRC
 
 import hashlib
 import json
+import os
 import pathlib
 import re
 import zlib
@@ -95,6 +96,21 @@ def check_seal(content: bytes, what: str, *, rewritable: bool = False) -> bool:
     if rewritable and not whole and size != len(content):
       return False
   raise ValueError(f"{what} is damaged or was changed: its checksum is not that of its contents.")
+
+
+def read_sealed(
+  path: str | os.PathLike, what: str, *, rewritable: bool = False
+) -> tuple[bytes, bool]:
+  """The bytes of a file, and whether it has a seal, which was checked; see :func:`check_seal`.
+
+  Raises:
+    ValueError: if it cannot be read, or is not as it was sealed.
+  """
+  try:
+    content = pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise ValueError(f"{what} cannot be read ({error.strerror}).") from error
+  return content, check_seal(content, what, rewritable=rewritable)
 
 
 def write_checksums(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> None:

@@ -3,11 +3,10 @@
 import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jaxcompress.files.checksums import UNSEALED, check_seal, seal
+from jaxcompress.files.checksums import UNSEALED, read_sealed, seal
 
 SEAL = "seal"  # name of the checksum among the values of a file
 MOST_BYTES = 1 << 24
@@ -63,11 +62,7 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
   Raises:
     ValueError: if there is no such file, it is damaged, or no strict JSON.
   """
-  try:
-    content = pathlib.Path(path).read_bytes()
-  except OSError as error:
-    raise ValueError(f"{what} cannot be read ({error.strerror}).") from error
-  is_sealed = check_seal(content, what)
+  content, is_sealed = read_sealed(path, what)
   try:
     return without_seal(parse_json(content), is_sealed)
   except ValueError as error:
