@@ -6,26 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcompress.data import images
+from jaxcompress.data import images, splits, walk
 from jaxcompress.data.dataset import Dataset, Split
-from jaxcompress.data.splits import (
-  file_keys,
-  name_order,
-  pixel_keys,
-  repeated_notes,
-  shared_out,
-)
 from jaxcompress.data.storage import EncodedImages, Listed, fits_memory
-from jaxcompress.data.walk import (
-  SUFFIXES,
-  LeftOut,
-  fault,
-  images_below,
-  look_alike,
-  normal,
-  printable,
-  subfolders,
-)
 
 PARTS = {
   "train": ("train", "training"),
@@ -88,7 +71,7 @@ def folder(
   if not root.is_dir():
     what = "is a file" if root.is_file() else "does not exist"
     raise ValueError(f"data: the folder {path!r} {what}; give a folder with one folder per class.")
-  left_out = LeftOut()
+  left_out = walk.LeftOut()
   parts = _parts(root, left_out)
   folders = {part: _class_folders(place, left_out) for part, place in parts.items()}
   classes = _class_names(parts["train"], folders["train"], left_out)
@@ -97,12 +80,12 @@ def folder(
   }
   absent = _absent(files, classes)
   _check_counts(files, classes)
-  files = shared_out(files, lambda found: found.order, limit)
+  files = splits.shared_out(files, lambda found: found.order, limit)
   pixels, repeated = _read(files, root, size, in_memory)
-  splits: Any = {part: Split(pixels[part], found.labels) for part, found in files.items()}
+  loaded: Any = {part: Split(pixels[part], found.labels) for part, found in files.items()}
   skipped = (f"left out: {left_out.text()}",) if left_out.names else ()
-  name = f"folder:{printable(path)}"
-  return Dataset(name=name, classes=classes, notes=(*skipped, *absent, *repeated), **splits)
+  name = f"folder:{walk.printable(path)}"
+  return Dataset(name=name, classes=classes, notes=(*skipped, *absent, *repeated), **loaded)
 
 
 def calibration_images(
@@ -135,10 +118,10 @@ def calibration_images(
   root = pathlib.Path(path).expanduser()
   if not root.is_dir():
     raise ValueError(f"calibration: {path!r} is no folder; give one with images in it.")
-  found = images_below(root, left_out := LeftOut())
+  found = walk.images_below(root, left_out := walk.LeftOut())
   if not found:
     raise ValueError(
-      f"calibration: {path!r} has no images; put {', '.join(SUFFIXES)} files in it{_beside(left_out)}."
+      f"calibration: {path!r} has no images; put {', '.join(walk.SUFFIXES)} files in it{_beside(left_out)}."
     )
   order = np.random.default_rng(seed).permutation(len(found))
   chosen = [found[i] for i in np.sort(order[:limit])]
@@ -162,10 +145,10 @@ def _read(
     in_memory = fits_memory(len(paths), shape)
   if in_memory:  # decoding finds all damage
     whole = images.decode(paths, shape)
-    keys = pixel_keys(whole)
+    keys = splits.pixel_keys(whole)
   else:
     images.refuse_damaged(paths, damage)
-    keys = file_keys(paths, sound)
+    keys = splits.file_keys(paths, sound)
   pixels: dict[str, Any] = {}
   examples, start = {}, 0
   for part, found in files.items():
@@ -174,64 +157,66 @@ def _read(
     examples[part] = list(zip(keys[here], found.labels.tolist(), names, strict=True))
     files_of_part = Listed([str(path) for path in found.paths])
     pixels[part] = whole[here] if in_memory else EncodedImages(files_of_part, shape)
-  return pixels, repeated_notes(examples)
+  return pixels, splits.repeated_notes(examples)
 
 
 def _name(path: pathlib.Path, root: pathlib.Path) -> str:
   return path.relative_to(root).as_posix()
 
 
-def _parts(root: pathlib.Path, left_out: LeftOut) -> dict[str, pathlib.Path]:
+def _parts(root: pathlib.Path, left_out: walk.LeftOut) -> dict[str, pathlib.Path]:
   """Where each part lies: the root alone, or its ``train`` folder and those beside it."""
-  below = subfolders(root, LeftOut())
+  below = walk.subfolders(root, walk.LeftOut())
   named = {part: [f for f in below if f.name.lower() in names] for part, names in PARTS.items()}
   found = {part: places for part, places in named.items() if places}
   nothing_else = sum(map(len, found.values())) == len(below) > 1
-  if "train" in found and (nothing_else or any(subfolders(f, LeftOut()) for f in found["train"])):
+  if "train" in found and (
+    nothing_else or any(walk.subfolders(f, walk.LeftOut()) for f in found["train"])
+  ):
     for part, places in found.items():
       if len(places) > 1:
         raise ValueError(
           f"data: the folder {str(root)!r} has {places[0].name!r} and {places[1].name!r}, which are"
           f" both {part} images; leave one of them."
         )
-    for child in subfolders(root, left_out):
+    for child in walk.subfolders(root, left_out):
       if [child] not in found.values():
         left_out.add("folders beside train", child.name)
     return {part: places[0] for part, places in found.items()}
   return {"train": root}  # "train" may also be a class: of trains
 
 
-def _class_folders(path: pathlib.Path, left_out: LeftOut) -> dict[str, pathlib.Path]:
+def _class_folders(path: pathlib.Path, left_out: walk.LeftOut) -> dict[str, pathlib.Path]:
   """The class folders of a part by the classes' names, sorted by them."""
-  found = subfolders(path, left_out)
+  found = walk.subfolders(path, left_out)
   for child in found:
-    if wrong := fault(child.name):
+    if wrong := walk.fault(child.name):
       raise ValueError(
-        f"data: the class folder {printable(child.name)!r} in {str(path)!r} has a name that {wrong};"
+        f"data: the class folder {walk.printable(child.name)!r} in {str(path)!r} has a name that {wrong};"
         " rename it."
       )
-  if pair := look_alike(child.name for child in found):
+  if pair := walk.look_alike(child.name for child in found):
     raise ValueError(
       f"data: the folder {str(path)!r} has the classes {pair[0]!a} and {pair[1]!a}, which look"
       " alike; rename one, or put their images together."
     )
-  return dict(sorted((normal(child.name), child) for child in found))
+  return dict(sorted((walk.normal(child.name), child) for child in found))
 
 
 def _class_names(
-  path: pathlib.Path, folders: dict[str, pathlib.Path], left_out: LeftOut
+  path: pathlib.Path, folders: dict[str, pathlib.Path], left_out: walk.LeftOut
 ) -> tuple[str, ...]:
   names = tuple(folders)
   if len(names) < 2:
     found = f"has one class, {names[0]!r}" if names else "has no class folders"
     raise ValueError(
       f"data: the folder {str(path)!r} {found}; it must have two or more folders, one per class, "
-      f"with {', '.join(SUFFIXES)} files in them{_beside(left_out)}."
+      f"with {', '.join(walk.SUFFIXES)} files in them{_beside(left_out)}."
     )
   return names
 
 
-def _beside(left_out: LeftOut) -> str:
+def _beside(left_out: walk.LeftOut) -> str:
   return f" (left out: {left_out.text()})" if left_out.names else ""
 
 
@@ -240,7 +225,7 @@ def _files(
   folders: dict[str, pathlib.Path],
   classes: Sequence[str],
   seed: int,
-  left_out: LeftOut,
+  left_out: walk.LeftOut,
 ) -> Files:
   """The images below a folder of class folders, sorted by name."""
   unknown = [name for name in folders if name not in classes]
@@ -256,16 +241,16 @@ def _files(
     )
   paths, labels = [], []
   for label, name in enumerate(classes):
-    found = images_below(folders[name], left_out) if name in folders else []
+    found = walk.images_below(folders[name], left_out) if name in folders else []
     if not found and name in folders:
       raise ValueError(
-        f"data: the class folder {str(folders[name])!r} has no images; put {', '.join(SUFFIXES)} "
+        f"data: the class folder {str(folders[name])!r} has no images; put {', '.join(walk.SUFFIXES)} "
         f"files in it or delete it{_beside(left_out)}."
       )
     paths += found
     labels += [label] * len(found)
-  names = [normal(_name(file, path)) for file in paths]
-  return Files(paths, np.array(labels, np.int32), name_order(names, seed))
+  names = [walk.normal(_name(file, path)) for file in paths]
+  return Files(paths, np.array(labels, np.int32), splits.name_order(names, seed))
 
 
 def _absent(files: dict[str, Files], classes: Sequence[str]) -> tuple[str, ...]:

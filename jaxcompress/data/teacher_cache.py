@@ -5,6 +5,7 @@ import hashlib
 import pathlib
 import shutil
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -173,7 +174,8 @@ def cache_teacher(
         f"folder: {folder} was made with another {differing[0]}; name another folder, or delete it."
       )
   else:
-    stored = _compute(folder, model, variables, split, augment, preprocess, facts, batch_size)
+    outputs = partial(_outputs, model, augment, preprocess, variables)
+    stored = _compute(folder, outputs, split, facts, batch_size)
   logits, pooled = (
     np.memmap(folder / name, np.uint16, "r", shape=tuple(stored[name])).view(jnp.bfloat16)
     for name in NAMES
@@ -194,26 +196,17 @@ def _whole(folder: pathlib.Path) -> dict[str, Any] | None:
   return None if find_damage(folder) else stored
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _outputs(model, augment, preprocess, variables, batch):
+  images = batch["image"] if augment is None else augment(jax.random.key(0), batch)["image"]
+  found = model.apply(variables, images if preprocess is None else preprocess(images), train=False)
+  return tuple(getattr(found, name).astype(jnp.bfloat16) for name in NAMES)
+
+
 def _compute(
-  folder: pathlib.Path,
-  model: nn.Module,
-  variables: Any,
-  split: Split,
-  augment: PerExample | None,
-  preprocess: Callable[[Any], Any] | None,
-  facts: dict[str, Any],
-  batch_size: int,
+  folder: pathlib.Path, outputs: Callable[[Any], Any], split: Split, facts: Any, batch_size: int
 ) -> dict[str, Any]:
   """Writes all outputs, and last of all what they are."""
-
-  @jax.jit
-  def outputs(variables, batch):
-    images = batch["image"] if augment is None else augment(jax.random.key(0), batch)["image"]
-    found = model.apply(
-      variables, images if preprocess is None else preprocess(images), train=False
-    )
-    return tuple(getattr(found, name).astype(jnp.bfloat16) for name in NAMES)
-
   if folder.exists():
     _check_own(folder)
     shutil.rmtree(folder)
@@ -223,7 +216,7 @@ def _compute(
     for batch in eval_batches(split, batch_size):
       index = batch["index"][batch["mask"]]
       batch["cycle"] = np.full(batch_size, cycle, np.int32)
-      for name, found in zip(NAMES, outputs(variables, batch), strict=True):
+      for name, found in zip(NAMES, outputs(batch), strict=True):
         if name not in files:
           shape = (facts["cycles"], len(split), found.shape[-1])
           files[name] = np.memmap(folder / name, np.uint16, "w+", shape=shape)

@@ -13,17 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.arguments import check_range, check_whole
+from jaxcompress.data.augment import pillow
 from jaxcompress.data.augment.color import check_channels, per_image
-from jaxcompress.data.augment.pillow import (
-  TABLES,
-  Interpolation,
-  affine,
-  blend_levels,
-  grey_levels,
-  look_up,
-  smoothed,
-  tables,
-)
 
 LEVELS = 30
 
@@ -91,7 +82,7 @@ class RandAugment:
   magnitude: float = 9.0
   ops: tuple[str, ...] = NAMES
   fill: float = 0.0
-  interpolation: Interpolation = "nearest"
+  interpolation: pillow.Interpolation = "nearest"
 
   def __post_init__(self):
     check_whole("count", self.count, 1)
@@ -135,7 +126,7 @@ def apply_ops(
   *,
   ops: tuple[str, ...] = NAMES,
   fill: float = 0.0,
-  interpolation: Interpolation = "nearest",
+  interpolation: pillow.Interpolation = "nearest",
 ) -> jax.Array:
   """One operation on each image, as Pillow does it.
 
@@ -155,16 +146,18 @@ def apply_ops(
   def on(name):
     return masks.get(name, jnp.zeros(which.shape, bool))
 
-  if masks.keys() & TABLES.keys():
-    images = look_up(images, tables(images, masks, amounts))
+  if masks.keys() & pillow.TABLES.keys():
+    images = pillow.look_up(images, pillow.tables(images, masks, amounts))
   if masks.keys() & {"shear_x", "shear_y", "translate_x", "translate_y", "rotate"}:
     matrices = _matrices(on, amounts, images.shape[1:3])
-    images = affine(images, matrices, fill=fill, interpolation=interpolation)
+    images = pillow.affine(images, matrices, fill=fill, interpolation=interpolation)
   if masks.keys() & {"color", "sharpness"}:
     factor = jnp.where(on("color") | on("sharpness"), 1 + amounts, 1.0)
     smooth = per_image(on("sharpness"))
-    base = jnp.where(smooth, smoothed(images), grey_levels(images))
-    images = blend_levels(base, images.astype(jnp.int32), per_image(factor)).astype(jnp.uint8)
+    base = jnp.where(smooth, pillow.smoothed(images), pillow.grey_levels(images))
+    images = pillow.blend_levels(base, images.astype(jnp.int32), per_image(factor)).astype(
+      jnp.uint8
+    )
   return images
 
 
