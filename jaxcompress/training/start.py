@@ -96,17 +96,15 @@ def init_state(
   _check_zeros_stay(recipe, opt_state)
   _check_pruned_layers_move(trainable, opt_state, variables["params"])
   check_slimming(opt_state)
-  variables = {**variables, "params": prune.apply_masks(opt_state, variables["params"])}
+  variables["params"] = prune.apply_masks(opt_state, variables["params"])
+  of_student = {name: variables[name] for name in ("params", "batch_stats")}
   return CompressState(
     recipe=recipe,
     image_shape=tuple(shape),
     stage=0,
     trainable=trainable,
-    params=variables["params"],
-    batch_stats=variables["batch_stats"],
-    ema=()
-    if recipe.ema is None
-    else _copy({"params": variables["params"], "batch_stats": variables["batch_stats"]}),
+    **of_student,
+    ema=() if recipe.ema is None else _copy(of_student),
     quantizer=quantizer,
     loss_params=loss_params,
     loss_state=loss_state,

@@ -183,30 +183,19 @@ def in_stage(state: CompressState) -> CompressState:
       " jit, scan or vmap; call the step outside, or call distill_step.program with a state from"
       " training.at_stage."
     )
-  return at_stage(state, int(state.step) + int(state.skipped))
+  return at_stage(state, int(state.position))
 
 
+@partial(jax.jit, static_argnums=1)
 def fresh_optimizer(state: CompressState, stage: int) -> Any:
   """The optimizer's state at the start of a stage."""
-  static = (state.recipe, stage, state.image_shape, state.placement)
-  return _start_optimizer(*static, state.trained, state.batch_stats)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _start_optimizer(
-  recipe: Recipe,
-  stage: int,
-  image_shape: tuple[int, ...],
-  placement: Placement | None,
-  trained: Any,
-  batch_stats: Any,
-) -> Any:
-  variables = {"params": trained["student"], "batch_stats": batch_stats}
-  with on_network(lambda: graph_of(recipe.student, variables, image_shape)):
-    fresh = recipe.optimizer_of(stage).init(trained)
-  if placement is None:
+  with on_network(state.graph):
+    fresh = state.recipe.optimizer_of(stage).init(state.trained)
+  if state.placement is None:
     return fresh
-  whole = NamedSharding(placement.mesh, PartitionSpec())  # zeros would lie on one device alone
+  whole = NamedSharding(
+    state.placement.mesh, PartitionSpec()
+  )  # zeros would lie on one device alone
   return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, whole), fresh)
 
 

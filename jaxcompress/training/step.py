@@ -1,32 +1,95 @@
 """One training step: forward passes, loss, gradients, quantization and update in one program."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxcompress import prune
+from jaxcompress.arguments import check_batch, check_type
 from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
 from jaxcompress.nn.select import on_network
 from jaxcompress.prune.masked import is_final, sparsity_of
 from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.training.averages import move_average
-from jaxcompress.training.compiled import Step
 from jaxcompress.training.forward import BLOCK, forward
-from jaxcompress.training.gradients import at_once, in_turn, join, split
-from jaxcompress.training.guard import is_sound, run_on, stays_finite
+from jaxcompress.training.gradients import (
+  find_gradients,
+  is_sound,
+  join,
+  run_on,
+  split,
+  stays_finite,
+)
 from jaxcompress.training.networks import hits, run_teachers, split_labels, to_network_input
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.sharding import constrained, gathered_teachers, split_batch
 from jaxcompress.training.stages import hold, moving, select
-from jaxcompress.training.state import CompressState
+from jaxcompress.training.state import CompressState, in_stage
 
 ROUNDING = 1  # folded into the step's key
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+
+
+class Step:
+  """A step of a run, ``(state, batch) -> (state, metrics)``; made of a function by decoration.
+
+  Called, it first begins the recipe's stage that is due, as :func:`~jaxcompress.training.at_stage`
+  does. In the stages before the main one it reads the state's position for that, and so waits for
+  the step before; ``fit``, which counts by itself, does not. Then the stage's loss checks what of the
+  batch is NumPy's (see ``check`` of :class:`~jaxcompress.distill.LossTransform`), such as places
+  outside of memory banks; it does not wait for arrays on devices.
+
+  Attributes:
+    program: the jitted function alone, with the state donated: for states that are in their stage,
+      and for use inside other transformations.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from jaxcompress import distill, models
+    >>> from jaxcompress.training import Recipe, Stage, init_state, train_step
+    >>> loss = distill.named_chain(labels=distill.cross_entropy())
+    >>> first = Stage(loss, ("student/classifier",), steps=1)
+    >>> options = {"optimizer": optax.sgd(0.1), "loss": loss, "stages": (first,)}
+    >>> batch = {"image": jnp.zeros((2, 8, 8, 3)), "label": jnp.zeros(2, int)}
+    >>> recipe = Recipe(student=models.resnet8(10), **options)
+    >>> state = init_state(recipe, jax.random.key(0), batch)
+    >>> for _ in range(2):
+    ...   state, metrics = train_step(state, batch)
+    ...   print(state.stage)
+    0
+    1
+  """
+
+  __name__: str
+  __wrapped__: Callable[..., tuple[CompressState, Metrics]]
+
+  def __init__(self, function: Callable[..., tuple[CompressState, Metrics]]):
+    functools.update_wrapper(self, function)
+    self.program = jax.jit(function, donate_argnums=0)
+
+  def __call__(
+    self, state: CompressState, batch: Mapping[str, jax.Array]
+  ) -> tuple[CompressState, Metrics]:
+    check_type("state", state, CompressState, "a CompressState, as init_state makes it")
+    check_batch(batch)
+    state = in_stage(state)
+    loss, _ = state.recipe.stage(state.stage)
+    loss.check({name: x for name, x in batch.items() if isinstance(x, np.ndarray)})
+    return self.program(state, batch)
+
+  def __getattr__(self, name: str) -> Any:
+    """All else is the program's, such as ``lower``."""
+    if name == "program":  # of an object that is only being made
+      raise AttributeError(name)
+    return getattr(self.program, name)
 
 
 @Step
@@ -34,7 +97,7 @@ def distill_step(state: CompressState, batch: Batch) -> tuple[CompressState, Met
   """One step of distillation, quantization included: ``state, metrics = distill_step(state, batch)``.
 
   Jitted, and the old state is donated. The recipe's stages begin where they are due (see
-  :class:`~jaxcompress.training.compiled.Step`). It runs on CPU, GPU, TPU, or on arrays sharded over a mesh.
+  :class:`~jaxcompress.training.step.Step`). It runs on CPU, GPU, TPU, or on arrays sharded over a mesh.
   A batch whose loss or gradients are not finite leaves everything as it was and adds one to
   ``state.skipped``. So does an update that leaves anything not finite, in the parameters, statistics,
   or the state of quantizers, losses or the optimizer; only the optimizer's counts go on then, so that
@@ -131,28 +194,31 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
     kept_names = jax.checkpoint_policies.save_only_these_names(BLOCK)
     network = jax.checkpoint(network, policy=kept_names)
   trained = state.trained
-  passes = (network, criterion, trained, (state.batch_stats, state.quantizer.state))
-  if recipe.accumulate == 1:
-    found = at_once(*passes, batch["image"], len(groups))
-  else:
-    found = in_turn(*passes, batch["image"], len(groups), recipe.accumulate)
-  gradients = found.gradients
+  carry = state.batch_stats, state.quantizer.state
+  found = find_gradients(
+    network,
+    criterion,
+    trained,
+    carry,
+    batch["image"],
+    losses=len(groups),
+    microbatches=recipe.accumulate,
+  )
   parts: dict[str, Any] = {}
-  if found.parts:
-    parts = {"parts": dict(zip(("task", "distill"), found.parts, strict=True))}
+  if recipe.apart:
+    parts["parts"] = dict(zip(("task", "distill"), found.parts, strict=True))
   batch_stats, quantizer_state = found.carry
   loss_state, metrics = found.aux
-  loss = metrics["loss"]
   if recipe.stages:  # the terms of other stages stay the very objects, which keep_where spares
     loss_state = {**state.loss_state, **loss_state}
   optimizer = optax.with_extra_args_support(recipe.optimizer_of(state.stage))
   if not is_final(state.opt_state):
     parts["applied"] = False
   with on_network(state.graph):
-    updates, opt_state = optimizer.update(gradients, state.opt_state, trained, **parts)
+    updates, opt_state = optimizer.update(found.gradients, state.opt_state, trained, **parts)
   updated = prune.apply_masks(opt_state, optax.apply_updates(trained, updates))
   trained = select(moves, updated, trained)
-  sound = is_sound(loss, gradients)
+  sound = is_sound(metrics["loss"], found.gradients)
   ema = state.ema
   if recipe.ema is not None:
     latest = {"params": trained["student"], "batch_stats": batch_stats}
@@ -193,17 +259,14 @@ def _teach(
   recipe: Recipe, variables: tuple[Any, ...], batch: dict[str, jax.Array]
 ) -> tuple[Endpoints, ...]:
   """What the teachers say to a batch, one microbatch after the other."""
-  count = recipe.accumulate
-  size = len(batch["image"])
+  count, size = recipe.accumulate, len(batch["image"])
   if size % count:
     raise ValueError(f"accumulate: {count} microbatches do not divide a batch of {size}.")
+  teach = lambda part: run_teachers(recipe.teachers, variables, part, recipe.augment)  # noqa: E731
   if count == 1 or not recipe.teachers:
-    return run_teachers(recipe.teachers, variables, batch, recipe.augment)
+    return teach(batch)
   parts = {name: split(x, count) for name, x in batch.items() if x.ndim and len(x) == size}
-  endpoints = jax.lax.map(
-    lambda part: run_teachers(recipe.teachers, variables, part, recipe.augment), parts
-  )
-  return jax.tree.map(join, endpoints)
+  return jax.tree.map(join, jax.lax.map(teach, parts))
 
 
 def _params(variables: Any) -> Any:
@@ -213,10 +276,4 @@ def _params(variables: Any) -> Any:
 
 def _learned(state: CompressState) -> tuple[Any, ...]:
   """What a step trains on; averages of it are finite if it is."""
-  return (
-    state.trained,
-    state.batch_stats,
-    state.quantizer.state,
-    state.loss_state,
-    state.opt_state,
-  )
+  return state.trained, state.batch_stats, state.quantizer.state, state.loss_state, state.opt_state

@@ -15,7 +15,7 @@ from jaxcompress import distill, prune, quantize
 from jaxcompress.distill import LossTransform
 from jaxcompress.prune.masked import sparsity_of
 from jaxcompress.training import DivergedError, distill_step, fit, init_state, train_step
-from jaxcompress.training.guard import is_sound, run_on, stays_finite
+from jaxcompress.training.gradients import is_sound, run_on, stays_finite
 
 
 def at(count, bad, good=0.1):
