@@ -137,7 +137,6 @@ def _resumable(folder: pathlib.Path) -> Iterator[None]:
     raise EndError(f"stopped; {on}", INTERRUPTED) from error
   except training.PreemptedError as error:
     raise EndError(f"{error}; {on}", STOPPED) from error
-  except data.InputError as error:
-    raise EndError(f"{error}; {on}", WRONG) from error
-  except OSError as error:
-    raise EndError(f"{of_system(error)}; {on}", WRONG) from error
+  except (data.InputError, OSError) as error:
+    words = of_system(error) if isinstance(error, OSError) else str(error)
+    raise EndError(f"{words}; {on}", WRONG) from error

@@ -15,7 +15,6 @@ from jaxcompress.pipeline.formats import (
   check_target,
   format_of,
   kernels_for,
-  without_suffix,
 )
 from jaxcompress.pipeline.presets import PRESETS
 from jaxcompress.prune.magnitude import parse_pattern
@@ -216,7 +215,7 @@ class QuantizeOptions:
     analyze: whether the layers are analysed.
     out: the file; its suffix says of which kind: .tflite, .int4.tflite, .onnx, .stablehlo or .jcz
       (packed).
-    also: names of formats that are written beside it.
+    also: further files of the same network.
     target: a device whose rules the files obey, or None; for ``"tensorrt"`` the zero points of
       activations are 0.
     force: whether files that exist are replaced.
@@ -266,7 +265,7 @@ class QuantizeOptions:
         raise ValueError(
           f"{name}: {asked} needs labelled images; save the model and quantize that."
         )
-    formats = (format_of(self.out), *self.also)
+    formats = list(map(format_of, self.models))
     check_target(self.target, formats)
     if "tflite-int4" in formats and self.budget is None and (self.bits or 8) > 4:
       raise OptionError(
@@ -274,7 +273,7 @@ class QuantizeOptions:
         ".",
         bits=4,
       )
-    if FORMATS[formats[0]].is_float and len(formats) == sum(FORMATS[n].is_float for n in formats):
+    if all(FORMATS[name].is_float for name in formats):
       raise ValueError(
         f"out: {self.out} holds float numbers, so nothing would be quantized; name an integer file."
       )
@@ -293,10 +292,7 @@ class QuantizeOptions:
   @property
   def models(self) -> list[pathlib.Path]:
     """The files that hold the network."""
-    out = pathlib.Path(self.out)
-    base = without_suffix(out)
-    others = [base.with_name(base.name + FORMATS[name].suffix) for name in self.also]
-    return list(dict.fromkeys([out, *others]))
+    return [pathlib.Path(path) for path in (self.out, *self.also)]
 
   @property
   def files(self) -> dict[str, pathlib.Path]:

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcompress import __version__, export, quantize
 from jaxcompress import data as datasets
-from jaxcompress import export, quantize
 from jaxcompress.data.storage import EncodedImages, in_chunks
 from jaxcompress.export.extras import MissingExtraError
 from jaxcompress.export.vela import VelaReport
@@ -191,7 +191,7 @@ def device_facts(path: pathlib.Path) -> dict[str, Any]:
     path: a .tflite file.
 
   Returns:
-    ``arena_bytes`` and ``npu`` of a :class:`~jaxcompress.report.results.Entry`; what is not installed, or
+    ``arena_bytes`` and ``npu`` of an :class:`~jaxcompress.report.Entry`; what is not installed, or
     does not take the file, is left out, but for the compiler's reason.
   """
   facts: dict[str, Any] = {}
@@ -232,7 +232,7 @@ def npu_sentence(found: VelaReport, findings: Iterable[export.Finding] = ()) -> 
 
 
 def environment() -> dict[str, Any]:
-  """Fields of :class:`~jaxcompress.report.results.Run` that do not depend on the run's settings.
+  """Fields of :class:`~jaxcompress.report.Run` that do not depend on the run's settings.
 
   Returns:
     ``version``, ``jax_version``, ``device``, ``date`` (UTC) and ``packages``.
@@ -241,21 +241,19 @@ def environment() -> dict[str, Any]:
     >>> sorted(environment())
     ['date', 'device', 'jax_version', 'packages', 'version']
   """
-  installed = {name: found for name in PACKAGES if (found := _version(name))}
-  return {
-    "version": _version("jaxcompress") or "",
-    "jax_version": jax.__version__,
-    "device": _device(),
-    "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    "packages": {"python": platform.python_version(), **installed},
-  }
-
-
-def _device() -> str:
-  devices = jax.devices()
-  kind = devices[0].device_kind
+  devices, kind = jax.devices(), jax.devices()[0].device_kind
   number = f"{len(devices)} x " if len(devices) > 1 else ""
-  return f"{number}{kind}, {platform.machine()}, {_cores()} CPU cores"
+  packages = {"python": platform.python_version()}
+  for name in PACKAGES:
+    with contextlib.suppress(PackageNotFoundError):
+      packages[name] = version(name)
+  return {
+    "version": __version__,
+    "jax_version": jax.__version__,
+    "device": f"{number}{kind}, {platform.machine()}, {_cores()} CPU cores",
+    "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    "packages": packages,
+  }
 
 
 def _cores() -> int:
@@ -263,10 +261,3 @@ def _cores() -> int:
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
-
-
-def _version(package: str) -> str | None:
-  try:
-    return version(package)
-  except PackageNotFoundError:
-    return None

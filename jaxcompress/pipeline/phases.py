@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -81,10 +82,10 @@ def distill_student(
     phase,
     network,
     recipe,
-    steps.float_steps + steps.int_steps,
+    sum(steps),
+    hooks,
     teacher_variables=(teacher.variables,),
     student_variables=start,
-    hooks=hooks,
   )
   student = state.replace(teachers=(), loss_state=(), opt_state=(), placement=None)
   return run.here(student)
@@ -227,10 +228,8 @@ def _train(
   network: Network,
   recipe: training.Recipe,
   steps: int,
-  *,
-  teacher_variables: tuple[Any, ...] = (),
-  student_variables: Any = None,
-  hooks: dict[int, Callable[[Any], None]] | None = None,
+  hooks: Mapping[int, Callable[[Any], None]] = MappingProxyType({}),
+  **variables: Any,
 ) -> training.CompressState:
   """Trains one phase from its newest checkpoint, or from the start."""
   options, split = run.options, run.data.train
@@ -247,21 +246,12 @@ def _train(
       split, options.batch_size, seed=seed, stop=steps, rows=rows, workers=run.workers
     )
 
-  def log_top1(position: int) -> Callable[[Any], None]:
-    def log(state: training.CompressState) -> None:
-      top1 = run.top1(network, state.averaged.variables, run.data.validation)
-      run.metrics.write(phase, position, top1=top1)
-
-    return log
+  def log_top1(position: int, state: training.CompressState) -> None:
+    top1 = run.top1(network, state.averaged.variables, run.data.validation)
+    run.metrics.write(phase, position, top1=top1)
 
   first = datasets.batch_at(split, options.batch_size, seed=seed, position=0)  # whole everywhere
-  state = training.init_state(
-    recipe,
-    jax.random.key(seed),
-    first,
-    teacher_variables=teacher_variables,
-    student_variables=student_variables,
-  )
+  state = training.init_state(recipe, jax.random.key(seed), first, **variables)
   if run.mesh is not None:
     state = training.shard(state, run.mesh)
   with (
@@ -276,9 +266,9 @@ def _train(
       state = checkpoints.restore(state)
     position = int(state.position)
     run.metrics.rewind(phase, position)
-    hooks = {
-      **{at: log_top1(at) for at in _quarters(run.steps.float_steps) if at > position},
-      **{at: hook for at, hook in (hooks or {}).items() if at >= position},
+    due: dict[int, Callable[[Any], None]] = {
+      **{at: partial(log_top1, at) for at in _quarters(run.steps.float_steps) if at > position},
+      **{at: hook for at, hook in hooks.items() if at >= position},
     }
     state = training.fit(
       state,
@@ -286,7 +276,7 @@ def _train(
       steps=steps,
       name=phase,
       on_log=lambda row: run.metrics.write(phase, int(row.pop("step")), **row),
-      hooks=hooks,
+      hooks=due,
       checkpoints=checkpoints,
       console=run.console,
     )

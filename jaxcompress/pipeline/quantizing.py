@@ -226,8 +226,9 @@ def export_model(
     )
   paths = files_beside(model, formats, out)
   if not is_packed:
+    out, *also = map(str, paths)
     asked = QuantizeOptions(
-      model=model, out=str(paths[0]), also=tuple(formats[1:]), force=force, target=target, **options
+      model=model, out=out, also=tuple(also), force=force, target=target, **options
     )
     quantize_model(asked, console=console)
     return paths

@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from jaxcompress.files.records import plain
@@ -15,7 +14,7 @@ from jaxcompress.quantize.analysis.findings import Analysis
 from jaxcompress.quantize.analysis.sensitivity import Sensitivity
 from jaxcompress.quantize.ptq.post_training import Trial
 from jaxcompress.report import findings, style, text
-from jaxcompress.report.layout import Column, Words, draw
+from jaxcompress.report.layout import Column, Table, Words
 
 
 def trial_table(trials: Sequence[Trial], *, labels: bool, kept: str | None = None) -> Table:
@@ -28,7 +27,7 @@ def trial_table(trials: Sequence[Trial], *, labels: bool, kept: str | None = Non
     kept: name of the method whose network was kept.
 
   Examples:
-    >>> trial_table([Trial("minmax", 0.9, 0.01, 20.0, 1.5)], labels=True).row_count
+    >>> len(trial_table([Trial("minmax", 0.9, 0.01, 20.0, 1.5)], labels=True).rows)
     1
   """
   columns = (
@@ -40,7 +39,7 @@ def trial_table(trials: Sequence[Trial], *, labels: bool, kept: str | None = Non
     Column("SQNR", lambda trial: f"{trial.sqnr:.1f} dB" if trial.sqnr < math.inf else "exact"),
     Column("time", lambda trial: text.duration(trial.seconds)),
   )
-  return draw(columns, trials, strong=lambda trial: trial.name == kept)
+  return Table(columns, trials, strong=lambda trial: trial.name == kept)
 
 
 def allocation_table(sensitivity: Sensitivity, allocation: Allocation) -> Table:
@@ -55,7 +54,7 @@ def allocation_table(sensitivity: Sensitivity, allocation: Allocation) -> Table:
     >>> rows = (LayerSensitivity("stem", 100, 1, (0.0, 0.5), (108, 58)),)
     >>> found = Sensitivity("kl", (8, 4), rows, 0, 32)
     >>> table = allocation_table(found, Allocation({"stem": 8}, 108, 0.0))
-    >>> [column.header for column in table.columns]
+    >>> [column.title for column in table.columns]
     ['layer', 'bits', 'bytes', 'KL at 8', '4']
   """
   measure = "KL" if sensitivity.measure == "kl" else "rise of the loss"
@@ -78,7 +77,7 @@ def allocation_table(sensitivity: Sensitivity, allocation: Allocation) -> Table:
     Column("bytes", size, text.size(allocation.bytes)),
     *(cost(i, bits) for i, bits in enumerate(sensitivity.bits)),
   )
-  return draw(columns, sensitivity.layers)
+  return Table(columns, sensitivity.layers)
 
 
 def analysis_table(analysis: Analysis) -> Table:
@@ -88,7 +87,7 @@ def analysis_table(analysis: Analysis) -> Table:
     analysis: of a quantized network.
 
   Returns:
-    A rich table; it fits 100 characters.
+    A table that rich prints; it fits 100 characters.
 
   Examples:
     >>> from jaxcompress.quantize.analysis.findings import LayerAnalysis
@@ -96,7 +95,7 @@ def analysis_table(analysis: Analysis) -> Table:
     ...   "stem", "ConvNorm", 4, 20.0, 12.0, 0.5, 0.4, 12.0, 0.5, 0.9, 0.06, 0.0, 16, ()
     ... )
     >>> table = analysis_table(Analysis((layer,), 12.0, 0.5, 0.9, 64))
-    >>> table.row_count, len(table.columns)
+    >>> len(table.rows), len(table.columns)
     (1, 10)
   """
   blamed = {layer.name for layer in analysis.blamed()}
@@ -118,38 +117,26 @@ def analysis_table(analysis: Analysis) -> Table:
     ),
     Column("dead", lambda layer: f"{len(layer.dead)} of {layer.channels}" if layer.dead else None),
   )
-  return draw(columns, analysis.layers, caption=findings.analysis(analysis), tight=True)
+  return Table(columns, analysis.layers, caption=findings.analysis(analysis), tight=True)
 
 
 def _decibels(value: float) -> str | None:
   return f"{value:.1f}" if math.isfinite(value) else None
 
 
-def analysis_json(analysis: Analysis) -> dict[str, Any]:
-  """Plain JSON of an analysis with its suggestions; infinite decibels become null.
+def analysis_text(analysis: Analysis) -> str:
+  """The text of a JSON file of an analysis with its suggestions; infinite decibels become null.
 
   Examples:
-    >>> analysis_json(Analysis((), math.inf, 0.0, 1.0, 8))["sqnr"] is None
+    >>> json.loads(analysis_text(Analysis((), math.inf, 0.0, 1.0, 8)))["sqnr"] is None
     True
   """
-  fields = {name: getattr(analysis, name) for name in ("sqnr", "kl", "agreement", "images")}
-  return plain(
-    {
-      **fields,
-      "layers": [layer._asdict() for layer in analysis.layers],
-      "suggestions": [
-        {"match": suggestion.rule.match, "reason": suggestion.reason}
-        for suggestion in suggest(analysis)
-      ],
-    }
-  )
-
-
-def analysis_text(analysis: Analysis) -> str:
-  """The text of a JSON file of an analysis.
-
-  Examples:
-    >>> json.loads(analysis_text(Analysis((), 30.0, 0.0, 1.0, 8)))["agreement"]
-    1.0
-  """
-  return json.dumps(analysis_json(analysis), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+  fields = {
+    **{name: getattr(analysis, name) for name in ("sqnr", "kl", "agreement", "images")},
+    "layers": [layer._asdict() for layer in analysis.layers],
+    "suggestions": [
+      {"match": suggestion.rule.match, "reason": suggestion.reason}
+      for suggestion in suggest(analysis)
+    ],
+  }
+  return json.dumps(plain(fields), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -13,7 +13,7 @@ from typing import Any
 from jaxcompress.files.records import plain
 from jaxcompress.report import findings, plots, style, text
 from jaxcompress.report.layout import DASH
-from jaxcompress.report.results import Entry, Results, label, ordered
+from jaxcompress.report.results import STAGES, Entry, Results, label, ordered
 from jaxcompress.report.snippet import device_program
 from jaxcompress.report.tables import ENTRY_FIGURES, maybe
 
@@ -42,7 +42,7 @@ def render(results: Results, images: Mapping[str, bytes]) -> str:
     title=escape(f"{results.entries['int8'].model} on {run.data}"),
     headline=_safe(findings.headline(results)),
     facts=_join(" · ", _subtitle(results)),
-    cards="".join(_cards(results)),
+    cards=_cards(results),
     entries=_entry_table(results),
     note=_safe(_note(results)),
     overview=_figures(results, images, "accuracy_against_size", "candidates", "costs", "latency"),
@@ -70,39 +70,43 @@ def _section(anchor: str, title: str, body: str) -> str:
   return f'<section id="{anchor}"><h2>{title}</h2>{body}</section>' if body else ""
 
 
-def _cards(results: Results) -> Iterable[str]:
+def _cards(results: Results) -> str:
   """The few numbers that matter, each against what it is measured by."""
-  teacher, alone = results.entries["teacher"], results.entries["alone"]
-  distilled, small = results.entries["distilled"], results.entries["int8"]
-
-  def card(value: str, name: str, beside: str) -> str:
-    return (
-      f'<div class="card"><b>{_safe(value)}</b><span>{_safe(name)}</span>'
-      f"<small>{_safe(beside)}</small></div>"
-    )
-
-  yield card(
-    text.percent(small.top1),
-    "top-1",
-    f"teacher {text.percent(teacher.top1)}, float {text.percent(distilled.top1)}",
-  )
-  yield card(
-    text.size(small.bytes),
-    "model file",
-    f"{small.bytes / max(distilled.bytes, 1):.2f} of the float file",
-  )
-  yield card(
-    text.points(distilled.top1 - alone.top1), "by distillation", _steps_beside(alone, distilled)
-  )
-  if small.bit_equal is not None:
-    yield card(
-      text.percent_down(small.bit_equal),
+  teacher, alone, distilled, small = (results.entries[key] for key in STAGES)
+  float_latency = maybe(text.milliseconds, distilled.latency_ms)
+  cards = (
+    (
+      text.percent(small.top1),
+      "top-1",
+      f"teacher {text.percent(teacher.top1)}, float {text.percent(distilled.top1)}",
+    ),
+    (
+      text.size(small.bytes),
+      "model file",
+      f"{small.bytes / max(distilled.bytes, 1):.2f} of the float file",
+    ),
+    (
+      text.points(distilled.top1 - alone.top1),
+      "by distillation",
+      _steps_beside(alone, distilled),
+    ),
+    (
+      maybe(text.percent_down, small.bit_equal),
       "logits bit-equal",
       f"{results.run.runtime} and exact evaluation",
-    )
-  if small.latency_ms is not None:
-    beside = f"float {text.milliseconds(distilled.latency_ms)}" if distilled.latency_ms else ""
-    yield card(text.milliseconds(small.latency_ms), "an image, 1 thread", beside)
+    ),
+    (
+      maybe(text.milliseconds, small.latency_ms),
+      "an image, 1 thread",
+      f"float {float_latency}" if float_latency else "",
+    ),
+  )
+  return "".join(
+    f'<div class="card"><b>{_safe(value)}</b><span>{_safe(name)}</span>'
+    f"<small>{_safe(beside)}</small></div>"
+    for value, name, beside in cards
+    if value is not None
+  )
 
 
 def _steps_beside(alone: Entry, distilled: Entry) -> str:

@@ -1,17 +1,15 @@
-"""Tables whose cells are text and whose figures stay whole, at any width and in any encoding."""
+"""Tables as data, whose figures stay whole at any width and in any encoding."""
 
-import copy
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import rich.table
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
-from rich.table import Table
 from rich.text import Text
 
 from jaxcompress.terminal import fill, literal, spelled
@@ -19,111 +17,6 @@ from jaxcompress.terminal import fill, literal, spelled
 LONGEST_PART = 8  # characters of a name that need not be broken where a table is narrow
 SIGNS = "+-−±~ "
 DASH = "–"
-
-
-class PlainTable(Table):
-  """A table that takes strings as they are; one that does not fit is shown row by row.
-
-  Figures, which begin with a digit or a sign, are never broken: where the widest ones do not fit
-  side by side, every row becomes a few lines, each with a column's name and the cell. Names that
-  are too long for their column are broken behind their slashes; ``min_width`` says what they need.
-
-  Examples:
-    >>> table = PlainTable()
-    >>> table.add_column("file")
-    >>> table.add_column("size", justify="right")
-    >>> table.add_row("[b]a.tflite", "1.23 MB")
-    >>> Console(width=12).print(table)
-    [b]a.tflite
-      size
-        1.23 MB
-  """
-
-  def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
-    shown = self._spelled(options)
-    widths = shown._widths(console, options)
-    if widths is None:
-      yield from shown._records(options)
-      return
-    shown.columns = [
-      dataclasses.replace(
-        column,
-        width=width,
-        min_width=None,
-        _cells=[_at_slashes(cell, width) for cell in column._cells],
-      )
-      for column, width in zip(shown.columns, widths, strict=True)
-    ]
-    yield from Table.__rich_console__(shown, console, options)
-
-  def _spelled(self, options: ConsoleOptions) -> "PlainTable":
-    """The table with texts alone, in the characters of the console's encoding."""
-
-    def spell(value: Any) -> Any:
-      found = value if isinstance(value, Text) else Text(str(value or ""))
-      return Text(spelled(_lines(found.plain), options.encoding), found.style)
-
-    made = copy.copy(self)
-    made.columns = [
-      dataclasses.replace(
-        column,
-        header=spell(column.header),
-        footer=spell(column.footer),
-        overflow="fold",
-        _cells=list(map(spell, column._cells)),
-      )
-      for column in self.columns
-    ]
-    made.title = None if self.title is None else spell(self.title)
-    if self.caption is not None:
-      caption = spell(self.caption)
-      made.caption = Text(fill(caption.plain, options.max_width), caption.style)
-    return made
-
-  def _widths(self, console: Console, options: ConsoleOptions) -> list[int] | None:
-    """Widths of the columns; None if not even what must not be broken fits."""
-    if not self.columns:
-      return []
-    thin = copy.copy(self)
-    thin.columns = [dataclasses.replace(column, width=1, min_width=None) for column in self.columns]
-    wide = options.update_width(10_000)
-    room = options.max_width - (
-      Table.__rich_measure__(thin, console, wide).maximum - len(thin.columns)
-    )
-    needs = [self._need(column) for column in self.columns]
-    spare = room - sum(least for least, _ in needs)
-    return None if spare < 0 else _shared(needs, spare)
-
-  def _need(self, column: rich.table.Column) -> tuple[int, int]:
-    """Characters that a column needs at least, and those with which nothing is broken."""
-    cells: list[Any] = [*column._cells, *([column.footer] if self.show_footer else [])]
-    most = least = column.min_width or 1
-    for line in (line for cell in cells for line in cell.plain.splitlines()):
-      aligned = column.justify == "right" and _is_figure(line)
-      words = [line] if column.no_wrap or aligned else line.split()
-      kept = (
-        cell_len(word) if column.no_wrap or _is_figure(word) else min(cell_len(word), LONGEST_PART)
-        for word in words
-      )
-      most, least = max(most, cell_len(line)), max(least, *kept, 1)
-    header: Any = column.header
-    for line in header.plain.splitlines() if self.show_header else ():
-      most, least = max(most, cell_len(line)), max(least, *map(cell_len, line.split()), 1)
-    return least, most
-
-  def _records(self, options: ConsoleOptions) -> Iterator[Text]:
-    """The rows one after another."""
-    if isinstance(self.title, Text):
-      yield self.title
-    names = [_one_line(column.header) for column in self.columns]
-    rows: list[Sequence[Any]] = list(zip(*(column._cells for column in self.columns), strict=True))
-    if self.show_footer:
-      rows.append([column.footer for column in self.columns])
-    for first, *others in rows:
-      yield Text(first.plain, "bold", overflow="fold")
-      yield from _entries(names[1:], others, options.max_width)
-    if isinstance(self.caption, Text):
-      yield self.caption
 
 
 class Column(NamedTuple):
@@ -149,56 +42,117 @@ class Column(NamedTuple):
 Words = functools.partial(Column, words=True)
 
 
-def draw(
-  columns: Sequence[Column],
-  rows: Iterable[Any],
-  title: str | None = None,
-  caption: str | None = None,
-  *,
-  tight: bool = False,
-  strong: Callable[[Any], bool] = lambda row: False,
-) -> PlainTable:
-  """A table of columns and rows, for the terminal.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table:
+  """A table for the terminal; one that does not fit is shown row by row.
 
-  Args:
+  Figures, which begin with a digit or a sign, are never broken: where the widest ones do not fit
+  side by side, every row becomes a few lines, each with a column's name and the cell. Names that
+  are too long for their column are broken behind their slashes. Cells are text, not markup.
+
+  Attributes:
     columns: what is shown of a row.
     rows: of any kind.
     title: above it.
     caption: below it.
     tight: whether columns stand near each other.
     strong: whether a row stands out.
+    group: of a row; a line is drawn between groups.
 
   Examples:
-    >>> table = draw([Words("name", lambda row: row), Column("size", lambda row: None)], ["a"])
-    >>> table.row_count, [column.justify for column in table.columns]
-    (1, ['left', 'right'])
+    >>> columns = Words("file", lambda row: row), Column("size", lambda row: "1.23 MB")
+    >>> Console(width=12).print(Table(columns, ["[b]a.tflite"]))
+    [b]a.tflite
+      size
+        1.23 MB
   """
-  table = PlainTable(
-    title=Text(literal(title), "bold") if title else None,
-    title_justify="left",
-    caption=Text(caption) if caption else None,
-    caption_justify="left",
-    box=box.SIMPLE_HEAD,
-    header_style="dim",
-    footer_style="bold",
-    pad_edge=False,
-    collapse_padding=tight,
-    show_footer=any(column.total for column in columns),
-  )
-  for column in columns:
-    table.add_column(
-      column.title,
-      column.total,
-      justify="left" if column.words else "right",
-      no_wrap=column.whole,
-      min_width=column.least,
-      overflow="fold",
+
+  columns: Sequence[Column]
+  rows: Sequence[Any]
+  title: str | None = None
+  caption: str | None = None
+  tight: bool = False
+  strong: Callable[[Any], bool] = lambda row: False
+  group: Callable[[Any], Any] = lambda row: None
+
+  def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+    def spell(value: str | Text | None) -> Text:
+      found = value if isinstance(value, Text) else Text(value or "")
+      lines = "\n".join(map(literal, found.plain.split("\n")))  # line breaks are ours
+      return Text(spelled(lines, options.encoding), found.style)
+
+    heads = [spell(column.title) for column in self.columns]
+    feet = [spell(column.total) for column in self.columns]
+    cells = [[spell(column.cell(row) or DASH) for column in self.columns] for row in self.rows]
+    title = Text(spell(self.title).plain, "bold") if self.title else None
+    caption = Text(fill(spell(self.caption).plain, options.max_width)) if self.caption else None
+    shown = [*cells, feet] if any(foot.plain for foot in feet) else cells
+    needs = [
+      _need(column, head, [row[i] for row in shown])
+      for i, (column, head) in enumerate(zip(self.columns, heads, strict=True))
+    ]
+    thin = self._drawn(heads, feet, [], [1] * len(needs))
+    wide = options.update_width(10_000)
+    frame = rich.table.Table.__rich_measure__(thin, console, wide).maximum - len(needs)
+    spare = options.max_width - frame - sum(least for least, _ in needs)
+    if spare >= 0:
+      table = self._drawn(heads, feet, cells, _shared(needs, spare))
+      table.title, table.caption = title, caption
+      yield table
+      return
+    yield from filter(None, [title])
+    names = [_one_line(head) for head in heads]
+    for first, *others in shown:
+      yield Text(first.plain, "bold", overflow="fold")
+      yield from _entries(names[1:], others, options.max_width)
+    yield from filter(None, [caption])
+
+  def _drawn(
+    self,
+    heads: Sequence[Text],
+    feet: Sequence[Text],
+    cells: Sequence[Sequence[Text]],
+    widths: Sequence[int],
+  ) -> rich.table.Table:
+    """The table at some widths of its columns."""
+    table = rich.table.Table(
+      title_justify="left",
+      caption_justify="left",
+      box=box.SIMPLE_HEAD,
+      header_style="dim",
+      footer_style="bold",
+      pad_edge=False,
+      collapse_padding=self.tight,
+      show_footer=any(foot.plain for foot in feet),
     )
-  for row in rows:
-    found = (column.cell(row) for column in columns)
-    cells = (cell if isinstance(cell, Text) else Text(cell or DASH) for cell in found)
-    table.add_row(*cells, style="bold" if strong(row) else "")
-  return table
+    for column, head, foot, width in zip(self.columns, heads, feet, widths, strict=True):
+      justify = "left" if column.words else "right"
+      table.add_column(head, foot, justify=justify, width=width, overflow="fold")  # type: ignore[arg-type]
+    for i, (row, line) in enumerate(zip(self.rows, cells, strict=False)):
+      ends = any(self.group(row) != self.group(following) for following in self.rows[i + 1 : i + 2])
+      style = "bold" if self.strong(row) else ""
+      table.add_row(*map(_at_slashes, line, widths), style=style, end_section=ends)
+    return table
+
+
+def _need(column: Column, head: Text, cells: Sequence[Text]) -> tuple[int, int]:
+  """Characters that a column needs at least, and those with which nothing is broken."""
+  most = least = column.least or 1
+  for line in (line for cell in cells for line in cell.plain.splitlines()):
+    whole = column.whole or (not column.words and _is_figure(line))
+    kept = (
+      cell_len(word) if whole or _is_figure(word) else min(cell_len(word), LONGEST_PART)
+      for word in ([line] if whole else line.split())
+    )
+    most, least = max(most, cell_len(line)), max(least, *kept, 1)
+  for line in head.plain.splitlines():
+    most, least = max(most, cell_len(line)), max(least, *map(cell_len, line.split()), 1)
+  return least, most
+
+
+def _one_line(cell: Text) -> str:
+  """A text's lines in one."""
+  return cell.plain.replace("-\n", "-").replace("\n", " ")
 
 
 def name_parts(name: str) -> list[str]:
@@ -216,16 +170,11 @@ def _lines(text: str) -> str:
   return "\n".join(map(literal, text.split("\n")))
 
 
-def _one_line(cell: Any) -> str:
-  """A text's lines in one."""
-  return cell.plain.replace("-\n", "-").replace("\n", " ")
-
-
 def _is_figure(text: str) -> bool:
   return text.lstrip(SIGNS)[:1].isdigit()
 
 
-def _at_slashes(cell: Any, width: int) -> Any:
+def _at_slashes(cell: Text, width: int) -> Text:
   """A name in lines that end with a slash, where it is longer than the column is wide."""
   if cell_len(cell.plain) <= width or any(map(str.isspace, cell.plain)):
     return cell
@@ -252,7 +201,7 @@ def _shared(needs: Sequence[tuple[int, int]], spare: int) -> list[int]:
   return widths
 
 
-def _entries(names: Sequence[str], cells: Sequence[Any], width: int) -> Iterator[Text]:
+def _entries(names: Sequence[str], cells: Sequence[Text], width: int) -> Iterator[Text]:
   """Lines with a name and a cell each; a cell that does not fit beside the names stands below."""
   column = max(map(len, names), default=0)
   for name, cell in zip(names, cells, strict=True):

@@ -21,15 +21,15 @@ class Plot(NamedTuple):
     name: of its file, without the ending.
     make: draws it.
     finding: its title, in a sentence.
-    present: whether the results hold what it shows.
     caption: how to read it.
+    present: whether the results hold what it shows.
   """
 
   name: str
   make: Callable[[Results], Figure]
   finding: Callable[[Results], str]
-  present: Callable[[Results], bool]
   caption: str
+  present: Callable[[Results], bool] = lambda results: True
 
 
 @style.styled
@@ -238,7 +238,7 @@ def latency(results: Results) -> Figure:
     show = lambda value: text.milliseconds(value) if value else "not measured"  # noqa: E731
     return lambda entry: (getattr(entry, field) or 0.0, show(getattr(entry, field)))
 
-  entries = [(k, e) for k, e in ordered(results) if e.latency_ms or e.latency_ms_2_threads]
+  entries = [(key, entry) for key, entry in ordered(results) if _has_latency(entry)]
   columns = {"1 thread": column("latency_ms"), "2 threads": column("latency_ms_2_threads")}
   return _side_by_side(findings.latency(results), entries, columns, 0.36)
 
@@ -261,8 +261,8 @@ def _side_by_side(
   return fig
 
 
-def _has_latency(results: Results) -> bool:
-  return any(e.latency_ms or e.latency_ms_2_threads for e in results.entries.values())
+def _has_latency(entry: Entry) -> bool:
+  return bool(entry.latency_ms or entry.latency_ms_2_threads)
 
 
 def _search_finding(results: Results) -> str:
@@ -283,58 +283,51 @@ PLOTS = (
     "accuracy_against_size",
     accuracy_against_size,
     findings.compression,
-    lambda results: True,
     "Top-1 on the test images against the size of the model file.",
   ),
   Plot(
     "candidates",
     _search_plot,
     _search_finding,
-    lambda results: results.search is not None,
     "Every student that was made to fit and trained, on validation images.",
+    lambda results: results.search is not None,
   ),
-  Plot(
-    "costs",
-    costs,
-    findings.costs,
-    lambda results: True,
-    "What each network costs to store and to run.",
-  ),
+  Plot("costs", costs, findings.costs, "What each network costs to store and to run."),
   Plot(
     "latency",
     latency,
     findings.latency,
-    _has_latency,
     "Median time for one image, measured here; other devices differ.",
+    lambda results: any(map(_has_latency, results.entries.values())),
   ),
   Plot(
     "training_curves",
     training_curves,
     findings.distillation,
-    lambda results: any(map(len, results.curves.values())),
     "Losses of different phases are of different kinds: compare accuracies instead.",
+    lambda results: any(map(len, results.curves.values())),
   ),
   Plot(
     "confusion",
     confusion_matrix,
     findings.confusion,
-    lambda results: results.confusion is not None and len(results.run.classes) > 0,
     "Rows are true classes, columns what the int8 model picked, as shares of the row.",
+    lambda results: results.confusion is not None and len(results.run.classes) > 0,
   ),
   Plot(
     "activation_ranges",
     activation_ranges,
     findings.activations,
-    lambda results: bool(results.ranges),
     "The real values that each tensor's 256 integers span, from the input to the logits.",
+    lambda results: bool(results.ranges),
   ),
   Plot(
     "weight_ranges",
     weight_ranges,
     findings.weights,
-    lambda results: any(layer.weights for layer in results.layers),
     "Largest magnitude of each output channel: from the least to the largest channel of a layer, "
     "with the median marked.",
+    lambda results: any(layer.weights for layer in results.layers),
   ),
 )
 

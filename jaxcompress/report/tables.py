@@ -1,16 +1,14 @@
 """Tables for the terminal, and the figures of networks that the page shows too."""
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from rich.table import Table
 from rich.text import Text
 
 from jaxcompress.nn import Graph
 from jaxcompress.report import findings, style, text
 from jaxcompress.report.layers import estimated_bytes, layer_rows
-from jaxcompress.report.layout import DASH, Column, Words, draw, name_parts
+from jaxcompress.report.layout import DASH, Column, Table, Words, name_parts
 from jaxcompress.report.results import Entry, Results, label, ordered
 
 BITS = (32, 8, 4)
@@ -61,13 +59,13 @@ def result_table(results: Results) -> Table:
     results: of the run.
 
   Returns:
-    A rich table with a column for each network; it fits 80 characters.
+    A table that rich prints with a column for each network; it fits 80 characters.
 
   Examples:
     >>> from jaxcompress.report.results import STAGES, Run
     >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
     >>> table = result_table(Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries))
-    >>> table.row_count, len(table.columns)  # model, top-1, parameters, multiply-adds, file
+    >>> len(table.rows), len(table.columns)  # model, top-1, parameters, multiply-adds, file
     (5, 5)
   """
 
@@ -86,7 +84,7 @@ def result_table(results: Results) -> Table:
   ]
   names = Words("", lambda figure: Text(figure.terminal, "dim"), whole=True, least=13)
   columns = (names, *(column(key, entry) for key, entry in entries))
-  return draw(columns, shown, caption=findings.headline(results))
+  return Table(columns, shown, caption=findings.headline(results))
 
 
 def latency_table(found: Mapping[str, Any], threads: int) -> Table:
@@ -97,11 +95,11 @@ def latency_table(found: Mapping[str, Any], threads: int) -> Table:
     threads: that they were timed on.
 
   Returns:
-    A rich table with a row for each file.
+    A table that rich prints with a row for each file.
 
   Examples:
     >>> from jaxcompress.export.measure import Latency
-    >>> latency_table({"a.tflite": Latency(1.5, 0.1, 2**20, 2**21)}, 1).row_count
+    >>> len(latency_table({"a.tflite": Latency(1.5, 0.1, 2**20, 2**21)}, 1).rows)
     1
   """
   columns = (
@@ -111,7 +109,7 @@ def latency_table(found: Mapping[str, Any], threads: int) -> Table:
     Column("spread", lambda row: f"± {text.milliseconds(row[1].spread_ms / 2)}"),
     Column("memory", lambda row: maybe(text.size, row[1].memory_bytes)),
   )
-  return draw(columns, found.items(), "1 thread" if threads == 1 else f"{threads} threads")
+  return Table(columns, tuple(found.items()), "1 thread" if threads == 1 else f"{threads} threads")
 
 
 def finding_table(findings: Iterable[Any]) -> Table:
@@ -121,11 +119,11 @@ def finding_table(findings: Iterable[Any]) -> Table:
     findings: of :func:`jaxcompress.export.lint`.
 
   Returns:
-    A rich table with a row for each finding.
+    A table that rich prints with a row for each finding.
 
   Examples:
     >>> from jaxcompress.export import Finding
-    >>> finding_table([Finding("batch", "MEAN", "pool", "one image at a time", "error")]).row_count
+    >>> len(finding_table([Finding("batch", "MEAN", "pool", "one image at a time", "error")]).rows)
     1
   """
   columns = (
@@ -135,7 +133,7 @@ def finding_table(findings: Iterable[Any]) -> Table:
     Words("rule", lambda finding: finding.requirement),
     Words("reason", lambda finding: finding.reason),
   )
-  return draw(columns, findings)
+  return Table(columns, tuple(findings))
 
 
 def layer_table(graph: Graph, params: Mapping[str, Any], title: str = "", bits: int = 32) -> Table:
@@ -148,12 +146,12 @@ def layer_table(graph: Graph, params: Mapping[str, Any], title: str = "", bits: 
     bits: bits of a stored weight.
 
   Returns:
-    A rich table with a footer; with the names of the registry's models it fits 80 characters.
+    A table that rich prints with a footer; with the names of the registry's models it fits 80 characters.
 
   Examples:
     >>> from jaxcompress import models
     >>> summary = models.summarize(models.resnet8(num_classes=10))
-    >>> layer_table(summary.graph, summary.variables["params"]).row_count
+    >>> len(layer_table(summary.graph, summary.variables["params"]).rows)
     17
   """
   rows = layer_rows(graph, params, bits)
@@ -178,7 +176,7 @@ def layer_table(graph: Graph, params: Mapping[str, Any], title: str = "", bits: 
       text.size(sum(row.weight_bytes for row in rows)),
     ),
   )
-  return draw(columns, rows, title, tight=True)
+  return Table(columns, rows, title, tight=True)
 
 
 def model_table(summaries: Mapping[str, Any], title: str = "") -> Table:
@@ -189,11 +187,11 @@ def model_table(summaries: Mapping[str, Any], title: str = "") -> Table:
     title: of the table.
 
   Returns:
-    A rich table that fits 80 characters.
+    A table that rich prints that fits 80 characters.
 
   Examples:
     >>> from jaxcompress import models
-    >>> model_table({"resnet8": models.summarize(models.resnet8())}).row_count
+    >>> len(model_table({"resnet8": models.summarize(models.resnet8())}).rows)
     1
   """
 
@@ -207,7 +205,7 @@ def model_table(summaries: Mapping[str, Any], title: str = "") -> Table:
     Column("mult-\nadds", lambda row: text.count(row[1].macs)),
     *map(size, BITS),
   )
-  return draw(columns, summaries.items(), title, tight=True)
+  return Table(columns, tuple(summaries.items()), title, tight=True)
 
 
 def loss_table(distillers: Mapping[str, Any], title: str = "") -> Table:
@@ -218,11 +216,11 @@ def loss_table(distillers: Mapping[str, Any], title: str = "") -> Table:
     title: of the table.
 
   Returns:
-    A rich table that fits 80 characters.
+    A table that rich prints that fits 80 characters.
 
   Examples:
     >>> from jaxcompress import distill
-    >>> loss_table(distill.DISTILLERS).row_count == len(distill.DISTILLERS)
+    >>> len(loss_table(distill.DISTILLERS).rows) == len(distill.DISTILLERS)
     True
   """
   columns = (
@@ -232,8 +230,5 @@ def loss_table(distillers: Mapping[str, Any], title: str = "") -> Table:
     Words("formula", lambda row: row[1].formula),
   )
   caption = "s: student, t: teacher, y: the label"
-  table = draw(columns, distillers.items(), title, caption, tight=True)
-  families = [one.family for one in distillers.values()]
-  for row, (family, following) in zip(table.rows, itertools.pairwise(families), strict=False):
-    row.end_section = family != following
-  return table
+  rows = tuple(distillers.items())
+  return Table(columns, rows, title, caption, tight=True, group=lambda row: row[1].family)

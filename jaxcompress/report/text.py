@@ -53,14 +53,14 @@ def count(number: float) -> str:
 
 
 def size(number: float) -> str:
-  """Bytes in decimal units, with three digits.
+  """Bytes in decimal units, with two or three digits.
 
   Examples:
-    >>> size(640), size(13_400), size(134_000), size(999_700), size(13_970_000)
-    ('640 B', '13.4 kB', '134 kB', '1.00 MB', '14.0 MB')
+    >>> size(640), size(1_790), size(13_400), size(134_000), size(999_700), size(13_970_000)
+    ('640 B', '1.8 kB', '13.4 kB', '134 kB', '1.00 MB', '14.0 MB')
   """
   rounded = int(float(f"{number:.3g}"))
-  digits = 2 - (len(str(rounded)) - 1) % 3
+  digits = min(2 - (len(str(rounded)) - 1) % 3, 1 if rounded < 1e6 else 2)
   return filesize.decimal(rounded, precision=digits).replace(" bytes", " B")
 
 

@@ -13,7 +13,7 @@ from jaxcompress.export import Finding
 from jaxcompress.export.measure import Latency
 from jaxcompress.quantize.ptq.post_training import Trial
 from jaxcompress.report.analysis import trial_table
-from jaxcompress.report.layout import PlainTable
+from jaxcompress.report.layout import Column, Table, Words
 from jaxcompress.report.tables import (
   finding_table,
   latency_table,
@@ -99,11 +99,8 @@ def test_every_table_can_be_encoded(tables, encoding, width):
   width=st.integers(24, 60),
 )
 def test_no_row_is_lost_and_no_line_is_too_long(rows, width):
-  table = PlainTable()
-  table.add_column("name")
-  table.add_column("count", justify="right")
-  for name, count in rows:
-    table.add_row(name, f"{count:,}")
+  columns = Words("name", lambda row: row[0]), Column("count", lambda row: f"{row[1]:,}")
+  table = Table(columns, rows)
   lines = draw(table, width).splitlines()
   assert all(len(line) <= width for line in lines)
   found = re.findall(r"[\d,]+", "\n".join(lines))
