@@ -4,19 +4,14 @@ A selector is a string, or a tuple of strings. A string is made of alternatives,
 outside of brackets. An alternative that is a *kind*, as a whole, selects the layers of that kind and
 no others. Any other one is a regular expression that is searched for in a layer's path.
 
-=================== ==========================================================================
-kind                layers
-=================== ==========================================================================
-``input``           the image
-``first``           a kernel reads the image, or what operations without one make of it alone
-``last``            a kernel whose output is the logits, or becomes them in operations without one
-``depthwise``       convolutions with as many groups as input channels, if these are several
-``grouped``         other convolutions in groups
-``pointwise``       other convolutions whose kernel is 1x1
-``dense``           linear layers
-``squeeze_excite``  all from the average over a map to the gate that the same map is multiplied by
-``ConvNorm`` ...    any leaf op, by the name of its class
-=================== ==========================================================================
+- ``input``: the image.
+- ``first``: a kernel reads the image, or what operations without a kernel make of it alone.
+- ``last``: a kernel's output is the logits, or becomes them in operations without a kernel.
+- ``depthwise``: convolutions with as many groups as input channels, if these are several.
+- ``grouped``: other convolutions in groups. ``pointwise``: other convolutions whose kernel is 1x1.
+- ``dense``: linear layers.
+- ``squeeze_excite``: all from the average over a map to the gate that the same map is multiplied by.
+- ``ConvNorm``, ``Add`` and the other leaf ops: by the name of their class.
 
 Kinds are read off the traced graph, never off names or numbers of channels; a network with several
 inputs or heads has several first or last layers. A path that is a kind's word is reached by an
