@@ -333,7 +333,7 @@ TASKS = {task.__name__: task for task in (look_at, run_once, print_allocations, 
 
 
 def answer(task: str, options: str, content: bytes) -> str:
-  """What came of a task, as JSON."""
+  """Does a task, and says as JSON what came of it."""
   try:
     return json.dumps(TASKS[task](content, **json.loads(options)))
   except Exception as error:  # the runtimes' have no common base

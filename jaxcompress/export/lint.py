@@ -77,7 +77,7 @@ def lint(path: str | os.PathLike, target: str) -> tuple[Finding, ...]:
 
 
 def check(operators: Iterable[Operator], target: Target) -> tuple[Finding, ...]:
-  """What is not as a target asks among operators, in their order."""
+  """Finds what is not as a target asks among operators, in their order."""
   return tuple(
     Finding(asked.name, operator.name, _name(operator), f"{asked.reason} ({wrong})", asked.severity)
     for operator in operators

@@ -1,4 +1,4 @@
-"""What a model file takes on this machine: time, and memory."""
+"""Measures the time and the memory that a model file takes on this machine."""
 
 import os
 import pathlib

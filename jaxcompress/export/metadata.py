@@ -1,4 +1,4 @@
-"""What every model file says about itself: an entry of JSON values."""
+"""The entry of JSON values by which every model file says what it is."""
 
 import json
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ def to_entry(facts: Mapping[str, Any], metadata: Mapping[str, Any] | None, **fix
 
 
 def as_mapping(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-  """What the user says of a file; nothing is an empty mapping.
+  """Checks what the user says of a file; nothing is an empty mapping.
 
   Raises:
     ValueError: if it is no mapping.
@@ -63,7 +63,7 @@ def as_mapping(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def from_entry(entry: str | bytes | None) -> dict[str, Any]:
-  """What an entry says, but for the checksum.
+  """Reads an entry, but for the checksum.
 
   Raises:
     ValueError: if it is none.

@@ -142,7 +142,7 @@ def read_packed(path: str | os.PathLike) -> tuple[QuantizedModel, dict[str, Any]
 
 
 def packed_entry(path: str | os.PathLike) -> dict[str, Any]:
-  """What a .tflite file of the same model says about itself.
+  """Reads what a .tflite file of the same model says about itself.
 
   Raises:
     ValueError: as :func:`load_packed`.

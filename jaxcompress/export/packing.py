@@ -35,7 +35,7 @@ def pack_bits(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack_bits(data: np.ndarray, count: int, bits: int) -> np.ndarray:
-  """What :func:`pack_bits` was given, (count,) int8.
+  """Undoes :func:`pack_bits`: (count,) int8.
 
   Raises:
     ValueError: if the bits or the size do not fit.
@@ -71,7 +71,7 @@ def pack_unsigned(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack_unsigned(data: np.ndarray, count: int, bits: int) -> np.ndarray:
-  """What :func:`pack_unsigned` was given, (count,) uint8.
+  """Undoes :func:`pack_unsigned`: (count,) uint8.
 
   Raises:
     ValueError: if the bits or the size do not fit.
@@ -112,7 +112,7 @@ def _compress(content: bytes, strategy: int) -> bytes:
 def inflate(
   data: np.ndarray, dtype: type, count: int | None = None, *, most: int = MOST_BYTES
 ) -> np.ndarray:
-  """What :func:`deflate` was given, flat.
+  """Undoes :func:`deflate`, flat.
 
   Args:
     data: (bytes,) uint8.
@@ -152,7 +152,7 @@ def shrink(data: np.ndarray) -> np.ndarray:
 
 
 def restore(data: np.ndarray, size: int) -> np.ndarray:
-  """What :func:`shrink` was given, (size,) uint8.
+  """Undoes :func:`shrink`: (size,) uint8.
 
   Raises:
     ValueError: if it has another size.
@@ -172,7 +172,7 @@ def zigzag(values: np.ndarray) -> np.ndarray:
 
 
 def unzigzag(values: np.ndarray) -> np.ndarray:
-  """What :func:`zigzag` was given, int64.
+  """Undoes :func:`zigzag`: int64.
 
   Examples:
     >>> unzigzag(zigzag(np.int64([-(2**63), 5]))).tolist()
@@ -182,7 +182,7 @@ def unzigzag(values: np.ndarray) -> np.ndarray:
 
 
 class Blob(NamedTuple):
-  """What is where in a layer's bytes; the parts follow each other in this order.
+  """The parts of a layer's bytes, which follow each other in this order.
 
   Each but the codebook is deflated where that makes it smaller, which shows in its size.
 
@@ -238,7 +238,7 @@ def _flags(flags: np.ndarray | None) -> np.ndarray:
 
 
 def unpack_weights(blob: Blob, data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """What :func:`pack_weights` was given, int8 of a shape.
+  """Undoes :func:`pack_weights`: int8 of a shape.
 
   Raises:
     ValueError: if the data does not fit the blob, or the blob the shape.

@@ -33,7 +33,7 @@ class PixelNetwork(nn.Module):
 
 
 class PixelModel(NamedTuple):
-  """What :func:`read_pixels` gives.
+  """A network that reads pixels, from :func:`read_pixels`.
 
   Attributes:
     model: the network behind its normalization.

@@ -1,4 +1,4 @@
-"""What a target asks of operators, and the functions that check it."""
+"""Requirements of targets on operators, and the functions that check them."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -176,7 +176,7 @@ def _static_shape(found: Operator, limit: None) -> str | None:
 
 
 def _first(found: Operator) -> Tensor:
-  """What the operator reads first, which is never left out."""
+  """The first input, which is never left out."""
   tensor = found.inputs[0]
   assert tensor is not None
   return tensor
@@ -282,7 +282,7 @@ def _codes(found: Operator, limit: Collection[str]) -> str | None:
 
 
 def _zero_point(found: Operator, limit: int) -> str | None:
-  """What stands for zero among the codes."""
+  """The code of zero."""
   tensor = _input(found, 2)
   if tensor is None or tensor.values is None:
     return None
@@ -296,7 +296,7 @@ def _quantized_inputs(found: Operator, limit: None) -> str | None:
 
 
 def _residual(found: Operator, limit: None) -> str | None:
-  """What is added comes from codes, constants apart."""
+  """Terms of a sum come from codes, constants apart."""
   return _in_float([tensor for tensor in found.inputs if tensor and not tensor.is_constant])
 
 

@@ -1,4 +1,4 @@
-"""What devices and their tools ask of a model file: tables of requirements, each with its reason."""
+"""Devices and their tools, and what they ask of a model file: tables of requirements with reasons."""
 
 from collections.abc import Mapping
 

@@ -44,7 +44,7 @@ def has_one_scale(scales: np.ndarray) -> bool:
 
 
 class Numbers(Protocol):
-  """What the emitters of leaf ops ask for."""
+  """Answers what the emitters of leaf ops ask."""
 
   def dtype(self, tensor: str) -> Any:
     """Type of an activation tensor."""
@@ -53,7 +53,7 @@ class Numbers(Protocol):
     """Quantization parameters of an activation tensor."""
 
   def zero_point(self, tensor: str) -> int:
-    """What stands for zero in an activation tensor."""
+    """The code of zero in an activation tensor."""
 
   def weights(self, node: Node) -> LayerConstants:
     """LayerConstants of a convolution or linear layer, or of an average pool as a convolution."""
@@ -98,7 +98,7 @@ class IntegerNumbers(NamedTuple):
     return node.op in self.narrow and self.obstacle_to_int4(node) is None
 
   def obstacle_to_int4(self, node: Node) -> str | None:
-    """What keeps the weights of a layer from having 4 bits in a file, in words; None: nothing.
+    """Says what keeps the weights of a layer from having 4 bits in a file; None: nothing.
 
     XNNPACK reads dense ones in pairs of inputs, and holds 16 times their sums in an int32.
     """

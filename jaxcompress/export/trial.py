@@ -89,7 +89,7 @@ def run_apart(
   longest: float | None = None,
   **options: Any,
 ) -> tuple[dict[str, Any], str]:
-  """What came of a task of :mod:`~jaxcompress.export.interpreters` in a process of its own.
+  """Does a task of :mod:`~jaxcompress.export.interpreters` in a process of its own.
 
   Args:
     path: of the file, for errors.

@@ -40,7 +40,7 @@ class CpuOperator(NamedTuple):
 
 
 class VelaReport(NamedTuple):
-  """What the compiler made of a file.
+  """The compiler's report on a file.
 
   Attributes:
     operators: their number after the compiler's own rewriting, which splits and fuses some.
@@ -110,7 +110,7 @@ def vela(path: str | os.PathLike, accelerator: str = "ethos-u55-128") -> VelaRep
 def _compile(
   path: str | os.PathLike, content: bytes, accelerator: str
 ) -> tuple[str, dict[str, str]]:
-  """What the compiler prints, and the row of its summary."""
+  """Runs the compiler: all that it prints, and the row of its summary."""
   with tempfile.TemporaryDirectory() as folder:
     pathlib.Path(folder, "model.tflite").write_bytes(content)
     options = ["--accelerator-config", accelerator, "--output-dir", "out", "--show-cpu-operations"]
