@@ -2,7 +2,7 @@
 
 from jaxcompress.export.contents import read_metadata
 from jaxcompress.export.lint import Finding, lint
-from jaxcompress.export.measure import arena, benchmark
+from jaxcompress.export.measure import arena, benchmark, vela
 from jaxcompress.export.onnx import onnx, onnx_float
 from jaxcompress.export.packed import load_packed, packed
 from jaxcompress.export.pixels import pixel_range, read_pixels
@@ -10,7 +10,6 @@ from jaxcompress.export.runtime import Runtime
 from jaxcompress.export.stablehlo import load_stablehlo, stablehlo, stablehlo_float
 from jaxcompress.export.targets import TARGETS
 from jaxcompress.export.tflite import tflite, tflite_float, unpack
-from jaxcompress.export.vela import vela
 from jaxcompress.export.verify import Verification, verify
 
 __all__ = [

@@ -17,7 +17,7 @@ from jaxcompress import __version__, export, quantize
 from jaxcompress import data as datasets
 from jaxcompress.data.storage import EncodedImages, in_chunks
 from jaxcompress.export.extras import MissingExtraError
-from jaxcompress.export.vela import VelaReport
+from jaxcompress.export.measure import VelaReport
 from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline.context import Context
 from jaxcompress.pipeline.networks import Network, TrainedNetwork
@@ -213,7 +213,7 @@ def npu_sentence(found: VelaReport, findings: Iterable[export.Finding] = ()) -> 
     findings: of the linter, whose reasons stand where the compiler gives none.
 
   Examples:
-    >>> from jaxcompress.export.vela import CpuOperator
+    >>> from jaxcompress.export.measure import CpuOperator
     >>> left = (CpuOperator("ABS", "a", "no kernel"),)
     >>> npu_sentence(VelaReport(9, 8, left, 1.0, 1.0, 0.1))
     '8 of 9 operators on the NPU; on the CPU: ABS of a (no kernel)'
