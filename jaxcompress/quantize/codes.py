@@ -1,6 +1,6 @@
 """From trained numbers to the integers that a device runs."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,8 @@ from jaxcompress.quantize.integer.lower import (
 )
 from jaxcompress.quantize.integer.runtimes import MARGIN, RATIOS
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
-from jaxcompress.quantize.limits import (
-  fit_grids,
-  fix_grids,
-  least_step,
-  unlike_grids,
-)
+from jaxcompress.quantize.limits import fit_grids, least_step, settle_grids
 from jaxcompress.quantize.model import Move, QuantizedModel, bias_type
-from jaxcompress.quantize.sites import find_sites
 
 NARROW_INT8 = levels(8, symmetric=True, narrow=True)
 LARGEST_BIAS = {8: 2**30, 16: 2**40}  # by bits of activations; leaves as much to the products
@@ -117,17 +111,7 @@ def assemble(
   graph = lower_hard_swish(graph, lambda node: hard_swish == "gate" or _bits(grids, node) == 16)
   graph, grids = _lowered(graph, grids, apart)
   weighted = [node for node in graph.nodes if kernel_shape(node) is not None]
-  averages = _averages(weighted)
-  folded = {**folded, **averages}
-  levels_of = _levels_by_name(weighted, levels, averages)
-  ones = {
-    node.name: np.full(needed_shape(node)[-1], 1 / levels_of[node.name].high, np.float32)
-    for node in weighted
-    if node.op == "BatchNorm"
-  }
-  weight_scales = {**ones, **{name: _largest(x) for name, x in averages.items()}, **weight_scales}
-  for node in weighted:
-    _check_complete(node, folded, weight_scales, grids)
+  folded, weight_scales, levels_of = _completed(weighted, folded, weight_scales, levels)
   folded = {node.name: _scaled(node, folded[node.name]) for node in weighted}
   weights, scales, reaches, steps = {}, {}, {}, {}
   for node in weighted:
@@ -156,8 +140,7 @@ def _lowered(
   graph: Graph, grids: Mapping[str, Grid], apart: Iterable[tuple[str, str]]
 ) -> tuple[Graph, dict[str, Grid]]:
   """The graph with a change of the grid wherever one is needed, and its grids."""
-  grids = fix_grids(graph, grids, apart)
-  sites = find_sites(graph, {*apart, *unlike_grids(graph, grids)})
+  grids, sites = settle_grids(graph, grids, apart)
   key_of, graph = sites.key_of, lower_averages(graph, sites.apart)
   copied = {
     (node.name, tensor): key_of[node.output]
@@ -169,35 +152,37 @@ def _lowered(
   return lower_grids(graph, grids, sites.nonnegative, copied)
 
 
-def _averages(weighted: Sequence[Node]) -> dict[str, Folded]:
-  """The layers that were average pools."""
-  kernels = {node.name: average_kernel(node) for node in weighted}
-  return {
-    name: Folded(kernel, np.ones(kernel.shape[-1]), np.zeros(kernel.shape[-1]))
-    for name, kernel in kernels.items()
-    if kernel is not None
-  }
-
-
-def _largest(layer: Folded) -> np.ndarray:
-  """(out,) scales by which the equal weights of an average are the highest level."""
-  return np.full(layer.bias.shape, layer.kernel.max() / HIGHEST, np.float32)
-
-
-def _levels_by_name(
-  weighted: Sequence[Node], levels: Levels | Mapping[str, Levels], averages: Collection[str]
-) -> dict[str, Levels]:
-  """The integers of every layer's weights; an average has 8 bits."""
-  found = {}
+def _completed(
+  weighted: Sequence[Node],
+  folded: Mapping[str, Folded],
+  weight_scales: Mapping[str, np.ndarray],
+  levels: Levels | Mapping[str, Levels],
+) -> tuple[dict[str, Folded], dict[str, np.ndarray], dict[str, Levels]]:
+  """Kernel, scales and levels of every layer, those of averages and lone normalizations among them."""
+  folded, scales, levels_of = dict(folded), dict(weight_scales), {}
   for node in weighted:
-    to = levels.get(node.name) if isinstance(levels, Mapping) else levels
-    to = NARROW_INT8 if node.name in averages else to
+    name, shape, average = node.name, needed_shape(node)[-1:], average_kernel(node)
+    to = levels.get(name) if isinstance(levels, Mapping) else levels
+    if average is not None:  # equal weights are the highest level
+      folded[name], to = Folded(average, np.ones(shape), np.zeros(shape)), NARROW_INT8
+      scales.setdefault(name, np.full(shape, average.max() / HIGHEST, np.float32))
     if to is None:
-      raise ValueError(f"levels: layer {node.name!r} has none; give every layer some.")
+      raise ValueError(f"levels: layer {name!r} has none; give every layer some.")
     if not -HIGHEST <= to.low <= to.high <= HIGHEST:
       raise ValueError(f"levels: {to} must be within -{HIGHEST} to {HIGHEST}, as weights are.")
-    found[node.name] = to
-  return found
+    if node.op == "BatchNorm":  # its ones are
+      scales.setdefault(name, np.full(shape, 1 / to.high, np.float32))
+    levels_of[name] = to
+    if name not in folded or name not in scales:
+      raise ValueError(f"folded: layer {name!r} needs a folded kernel and weight scales.")
+    if scales[name].shape != shape:
+      raise ValueError(
+        f"weight_scales: {name!r} has shape {scales[name].shape}; it must be {shape}, one for each"
+        " output channel."
+      )
+    if not (np.isfinite(scales[name]).all() and (scales[name] > 0).all()):
+      raise ValueError(f"weight_scales: {name!r} has scales that are not positive and finite.")
+  return folded, scales, levels_of
 
 
 def _bits(grids: Mapping[str, Grid], node: Node) -> int:
@@ -235,27 +220,6 @@ def _checked_codes(name: str, codes: np.ndarray, shape: tuple[int, ...], to: Lev
       f"codes: {name!r} has {codes.min()} to {codes.max()}; it must be within {to.low} to {to.high}."
     )
   return codes
-
-
-def _check_complete(
-  node: Node,
-  folded: Mapping[str, Folded],
-  weight_scales: Mapping[str, np.ndarray],
-  grids: Mapping[str, Grid],
-) -> None:
-  name, shape = node.name, needed_shape(node)[-1:]
-  if name not in folded or name not in weight_scales:
-    raise ValueError(f"folded: layer {name!r} needs a folded kernel and weight scales.")
-  if node.inputs[0] not in grids:
-    raise ValueError(f"grids: tensor {node.inputs[0]!r} has none; it is part of the graph.")
-  scales = weight_scales[name]
-  if scales.shape != shape:
-    raise ValueError(
-      f"weight_scales: {name!r} has shape {scales.shape}; it must be {shape}, one for each output"
-      " channel."
-    )
-  if not (np.isfinite(scales).all() and (scales > 0).all()):
-    raise ValueError(f"weight_scales: {name!r} has scales that are not positive and finite.")
 
 
 def _live_scales(codes: np.ndarray, scales: np.ndarray, layer: Folded) -> np.ndarray:

@@ -11,13 +11,13 @@ tensor that they are added to, or of the sums that they are made from, carry no 
 another op reads the tensor, too, does it, and then the sum reads a copy.
 """
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from flax.core import FrozenDict
 
-from jaxcompress.nn import INPUT, Graph, Node
+from jaxcompress.nn import Graph, Node
 from jaxcompress.nn.operations import shares_grid
 from jaxcompress.nn.structure import REQUANTIZE
 from jaxcompress.quantize.integer.arithmetic import ARITHMETIC
@@ -25,7 +25,7 @@ from jaxcompress.quantize.integer.functions import fixed_grid
 from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.integer.runtimes import MARGIN, RATIOS
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
-from jaxcompress.quantize.sites import Apart, find_sites
+from jaxcompress.quantize.sites import Sites, find_sites
 
 TINIEST = 2.0**-60  # products of scales stay normal float32 numbers
 GREATEST = 2.0**60
@@ -51,6 +51,27 @@ class Need(NamedTuple):
   exact: bool = False
 
 
+class Shared(NamedTuple):
+  """Which tensors of a graph share a scale.
+
+  Attributes:
+    key_of: name of each tensor's scale.
+    fixed: the scales that gates must have.
+  """
+
+  key_of: dict[str, str]
+  fixed: frozenset[str]
+
+  def of(self, scales: Scales, tensors: Iterable[str]) -> list[float]:
+    """Scales of tensors."""
+    return [scales[self.key_of[tensor]] for tensor in tensors]
+
+
+def _shared(graph: Graph) -> Shared:
+  key_of = find_sites(graph).key_of
+  return Shared(key_of, frozenset(key_of[node.output] for node in graph.nodes if fixed_grid(node)))
+
+
 def coarsest(scale: float, bits: int) -> float:
   """The largest step that a tensor can get in place of its own before a grid of its own pays.
 
@@ -65,20 +86,27 @@ def coarsest(scale: float, bits: int) -> float:
   return WORTH * scale * max(1.0, 2.0 ** (bits - ENOUGH_BITS))
 
 
-def fix_grids(
+def settle_grids(
   graph: Graph, grids: Mapping[str, Grid], apart: Iterable[tuple[str, str]] = ()
-) -> dict[str, Grid]:
-  """The grids, with the ones that gates must have in place of what was given for them.
+) -> tuple[dict[str, Grid], Sites]:
+  """The grids, those that gates must have among them, and which tensors share one.
 
   Args:
     graph: with fused activations.
-    grids: of the tensors; those of gates may be missing, and then have the bits of what reads them.
-    apart: as for :func:`~jaxcompress.quantize.sites.find_sites`.
+    grids: of the tensors; those of gates are replaced, or may be missing, and then have the bits of
+      what reads them.
+    apart: as for :func:`~jaxcompress.quantize.sites.find_sites`. What copies integers from another
+      grid than its own is apart, too.
+
+  Raises:
+    ValueError: if a tensor has no grid.
 
   Examples:
-    >>> from jaxcompress import models
-    >>> graph = find_sites(models.summarize(models.ghostnet(), 32).graph).graph
-    >>> list(fix_grids(graph, {}).values())[0].zero_point
+    >>> from jaxcompress.nn import Node
+    >>> shapes = ((1, 4),), ((1, 4),)
+    >>> node = Node("act", "Activation", {"act": "hard_sigmoid"}, ("input",), ("act",), *shapes)
+    >>> grids, _ = settle_grids(Graph((node,), (1, 4), "act"), {"input": Grid(np.float32(1), 0)})
+    >>> grids["act"].zero_point
     -128
   """
   sites = find_sites(graph, apart)
@@ -88,29 +116,17 @@ def fix_grids(
     near = grids.get(node.output) or grids.get(readers.get(node.output, ""))
     if grid := fixed_grid(node, near.bits if near else 8):
       fixed[sites.key_of[node.output]] = grid
-  return {**grids, **{tensor: fixed[sites.key_of[tensor]] for tensor in sites.gates}}
-
-
-def unlike_grids(graph: Graph, grids: Mapping[str, Grid]) -> Apart:
-  """Pairs of a node that copies integers and a tensor that it reads, whose grids differ.
-
-  Args:
-    graph: with fused activations.
-    grids: of every tensor.
-
-  Raises:
-    ValueError: if a tensor has no grid.
-  """
-  for tensor in (INPUT, *(tensor for node in graph.nodes for tensor in node.outputs)):
-    if tensor not in grids:
-      raise ValueError(f"grids: tensor {tensor!r} has none; it is part of the graph.")
-  return frozenset(
+  grids = {**grids, **{tensor: fixed[sites.key_of[tensor]] for tensor in sites.gates}}
+  if missing := [tensor for tensor in sites.key_of if tensor not in grids]:
+    raise ValueError(f"grids: tensor {missing[0]!r} has none; it is part of the graph.")
+  unlike = {
     (node.name, tensor)
     for node in graph.nodes
     if shares_grid(node)
     for tensor in node.inputs
     if grids[tensor] != grids[node.output]
-  )
+  }
+  return grids, find_sites(graph, {*apart, *unlike})
 
 
 def fit_grids(
@@ -157,31 +173,28 @@ def fit_grids(
     unfit = _unfit_read(graph, grids, widened, steps) if split_reads else None
     if unfit is None:
       return graph, widened
-    reader, tensor = unfit
-    graph = _split_read(graph, reader, tensor)
-    grids[_own_copy(reader, tensor)] = grids[tensor]
+    graph, copy = _split_read(graph, *unfit)
+    grids[copy] = grids[unfit[1]]
 
 
 def _unfit_read(
   graph: Graph, grids: Mapping[str, Grid], widened: Mapping[str, Grid], steps: Mapping[str, float]
 ) -> tuple[str, str] | None:
   """A node and a tensor that is too coarse for its other readers because of this one, if any."""
-  key_of = find_sites(graph).key_of
-  scales = {key: float(widened[key].scale) for key in key_of.values()}
-  fixed = {key_of[node.output] for node in graph.nodes if fixed_grid(node)}
+  shared = _shared(graph)
+  scales = {key: float(widened[key].scale) for key in shared.key_of.values()}
   alone = widen_grids(graph, grids, steps, reads=False)
   for node in graph.nodes:
-    needs = _needs_of_reads(node, widened[node.output].bits, scales, key_of, fixed)
-    for tensor, least, _ in needs:
+    for tensor, least, _ in _needs_of_reads(node, widened[node.output].bits, scales, shared):
       own = alone[tensor]
-      if least > coarsest(float(own.scale), own.bits) and _has_others(graph, key_of, node, tensor):
+      if least > coarsest(float(own.scale), own.bits) and _has_others(graph, shared, node, tensor):
         return node.name, tensor
   return None
 
 
-def _has_others(graph: Graph, key_of: Mapping[str, str], reader: Node, tensor: str) -> bool:
+def _has_others(graph: Graph, shared: Shared, reader: Node, tensor: str) -> bool:
   """Whether other nodes compute with the numbers on a tensor's grid."""
-  key = key_of[tensor]
+  key_of, key = shared.key_of, shared.key_of[tensor]
   return key_of[graph.output] == key or any(
     key in {key_of[name] for name in node.inputs}
     and not (shares_grid(node) and key_of[node.output] == key)
@@ -190,21 +203,15 @@ def _has_others(graph: Graph, key_of: Mapping[str, str], reader: Node, tensor: s
   )
 
 
-def _own_copy(reader: str, tensor: str) -> str:
-  """Name of a tensor that is requantized for one of its readers alone."""
-  return f"{tensor}/for/{reader}"
-
-
-def _split_read(graph: Graph, reader: str, tensor: str) -> Graph:
-  """The graph in which a node reads a requantized tensor."""
-  nodes: list[Node] = []
+def _split_read(graph: Graph, reader: str, tensor: str) -> tuple[Graph, str]:
+  """The graph in which a node reads a requantized copy of a tensor, and the name of that."""
+  copy, shape, nodes = f"{tensor}/for/{reader}", (graph.shape(tensor),), []
   for node in graph.nodes:
     if node.name == reader:
-      copy, shape = _own_copy(reader, tensor), (graph.shape(tensor),)
-      nodes.append(Node(copy, "Requantize", FrozenDict(), (tensor,), (copy,), shape, shape))
+      nodes.append(Node(copy, REQUANTIZE, FrozenDict(), (tensor,), (copy,), shape, shape))
       node = node._replace(inputs=tuple(copy if name == tensor else name for name in node.inputs))
     nodes.append(node)
-  return graph._replace(nodes=tuple(nodes))
+  return graph._replace(nodes=tuple(nodes)), copy
 
 
 def widen_grids(
@@ -236,44 +243,40 @@ def widen_grids(
     >>> round(0.05 / float(widened["stage0_block0/conv2"].scale))
     1023
   """
-  key_of = find_sites(graph).key_of
-  scales = _shared_scales(key_of, grids)
-  fixed = {key_of[node.output] for node in graph.nodes if fixed_grid(node)}
+  shared = _shared(graph)
+  key_of, scales = shared.key_of, _shared_scales(shared.key_of, grids)
   copies = {t for node in graph.nodes if shares_grid(node) for t in node.inputs}
   for _ in range(MOST_PASSES):
     changed = False
     for node in graph.nodes:
       bits = grids[node.output].bits
       widths = node.output not in copies and grids[node.inputs[0]].bits != bits
-      needs = _needs(node, bits, scales, key_of, steps, widths)
+      needs = [_need_of_output(node, bits, shared.of(scales, node.inputs), steps, widths)]
       if reads:
-        needs += _needs_of_reads(node, bits, scales, key_of, fixed)
+        needs += _needs_of_reads(node, bits, scales, shared)
       if node.attrs.get("act") == "relu6":
         needs.append(Need(node.output, LEAST_RELU6, exact=True))
       for tensor, least, exact in needs:
-        if scales[key_of[tensor]] < least and key_of[tensor] in fixed:
+        if scales[key_of[tensor]] >= least:
+          continue
+        if key_of[tensor] in shared.fixed:
           raise ValueError(
             f"grids: layer {node.name!r} needs steps of {least:.3g} for {tensor!r}, a gate from 0 to"
             " 1; its weights or ranges are far too large: train with a lower learning rate."
           )
-        if scales[key_of[tensor]] < least:
-          scales[key_of[tensor]] = least if exact else least * MARGIN
-          changed = True
+        scales[key_of[tensor]] = least if exact else least * MARGIN
+        changed = True
     if not changed:
-      break
-  else:
-    raise ValueError("grids: no scales fit the device; calibrate the activation ranges again.")
-  return {
-    tensor: Grid(np.float32(scales[key]), int(grids[tensor].zero_point), grids[tensor].bits)
-    for tensor, key in key_of.items()
-  }
+      return {
+        tensor: Grid(np.float32(scales[key]), int(grids[tensor].zero_point), grids[tensor].bits)
+        for tensor, key in key_of.items()
+      }
+  raise ValueError("grids: no scales fit the device; calibrate the activation ranges again.")
 
 
 def _shared_scales(key_of: Mapping[str, str], grids: Mapping[str, Grid]) -> Scales:
   scales: Scales = {}
   for tensor, key in key_of.items():
-    if tensor not in grids:
-      raise ValueError(f"grids: tensor {tensor!r} has none; it is part of the graph.")
     scale = float(grids[tensor].scale)
     if not 0 < scale <= GREATEST:
       raise ValueError(
@@ -289,47 +292,32 @@ def _shared_scales(key_of: Mapping[str, str], grids: Mapping[str, Grid]) -> Scal
   return scales
 
 
-def _needs(
-  node: Node,
-  bits: int,
-  scales: Scales,
-  key_of: Mapping[str, str],
-  steps: Mapping[str, float],
-  widths: bool,
-) -> list[Need]:
+def _need_of_output(
+  node: Node, bits: int, inputs: list[float], steps: Mapping[str, float], widths: bool
+) -> Need:
   """The least scale of a node's output; ``widths``: it holds the input's numbers in another width."""
-  inputs = [scales[key_of[tensor]] for tensor in node.inputs]
   if node.name in steps:
-    return [Need(node.output, inputs[0] * steps[node.name])]
+    return Need(node.output, inputs[0] * steps[node.name])
   moves = node.op == REQUANTIZE
   if moves and widths:
-    return [Need(node.output, inputs[0], exact=True)]
-  return [Need(node.output, ARITHMETIC[node.op].least(node, bits, inputs), exact=moves)]
+    return Need(node.output, inputs[0], exact=True)
+  return Need(node.output, ARITHMETIC[node.op].least(node, bits, inputs), exact=moves)
 
 
-def _needs_of_reads(
-  node: Node, bits: int, scales: Scales, key_of: Mapping[str, str], fixed: Set[str]
-) -> list[Need]:
+def _needs_of_reads(node: Node, bits: int, scales: Scales, shared: Shared) -> list[Need]:
   """The least scales of what a node reads."""
-  output = scales[key_of[node.output]]
-  inputs = [scales[key_of[tensor]] for tensor in node.inputs]
+  (output,), inputs = (shared.of(scales, names) for names in ((node.output,), node.inputs))
   arithmetic = ARITHMETIC[node.op]
   least = arithmetic.least_read(node, bits, output, inputs)
   needs = [Need(tensor, scale) for tensor, scale in zip(node.inputs, least, strict=False)]
-  return needs + (
-    _aligned(node, inputs, key_of, fixed) if arithmetic.aligned and bits == 16 else []
-  )
-
-
-def _aligned(
-  node: Node, inputs: list[float], key_of: Mapping[str, str], fixed: Set[str]
-) -> list[Need]:
-  """The summands' scales must be a power of two apart: the smaller one grows, if it is not fixed."""
+  if not arithmetic.aligned or bits != 16:
+    return needs
+  # Scales of summands are a power of two apart: the smaller one grows, if it is not fixed.
   (smaller, tensor), (larger, other) = sorted(zip(inputs, node.inputs, strict=True))
   octaves = np.log2(larger / smaller)
-  if key_of[tensor] in fixed:
-    return [Need(other, smaller * 2.0 ** np.ceil(octaves), exact=True)]
-  return [Need(tensor, larger / 2.0 ** np.floor(octaves), exact=True)]
+  if shared.key_of[tensor] in shared.fixed:
+    return [*needs, Need(other, smaller * 2.0 ** np.ceil(octaves), exact=True)]
+  return [*needs, Need(tensor, larger / 2.0 ** np.floor(octaves), exact=True)]
 
 
 def least_step(scales: np.ndarray, reach: np.ndarray, bits: int = 8) -> float:
