@@ -128,14 +128,14 @@ def layer_rates(
       if name.startswith(root):
         owner[path] = name.removeprefix(root).rpartition("/")[0]
     layers = {name: Layer((name,)) for name in sorted(set(owner.values()))}
-    known = offered_graph() if graph is None else graph
-    if known is not None:
+    if any(part.kinds for selector in rates for part in parse(selector)):
+      known = offered_graph() if graph is None else graph
+      if known is None:
+        raise ValueError(
+          "graph: rates name kinds of layers, which parameters alone do not tell; give"
+          " graph=models.summarize(model, image_size).graph, or paths."
+        )
       layers |= {name: layer for name, layer in layers_of(known).items() if name in layers}
-    elif any(part.kinds for selector in rates for part in parse(selector)):
-      raise ValueError(
-        "graph: rates name kinds of layers, which parameters alone do not tell; give"
-        " graph=models.summarize(model, image_size).graph, or paths."
-      )
     label = dict.fromkeys(layers, "")
     for selector in reversed(list(rates)):
       label.update(dict.fromkeys(select(selector, layers, "rates"), str(selector)))

@@ -1,5 +1,6 @@
 """Learning rates of layers, against optimizers that are put together by hand."""
 
+import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +98,21 @@ def test_pruning_goes_around_it(recipe_of, batches):
 def test_mistakes_are_named(recipe_of, batches, rates, message):
   with pytest.raises(ValueError, match=message):
     ran(recipe_of, batches, layer_rates(optax.sgd(0.1), rates))
+
+
+class Foreign(linen.Module):
+  """A network without a graph."""
+
+  @linen.compact
+  def __call__(self, x, *, train):
+    return linen.Dense(5, name="head")(linen.Dense(4, name="body")(x.mean((1, 2))))
+
+
+def test_a_network_without_a_graph_has_paths(recipe_of, batches):
+  params = ran(recipe_of, batches, layer_rates(optax.sgd(0.1), {"body": 0.0}), student=Foreign())
+  start = init_state(recipe_of(student=Foreign()), jax.random.key(0), batches(0)).params
+  assert np.array_equal(params["body"]["kernel"], start["body"]["kernel"])
+  assert not np.array_equal(params["head"]["kernel"], start["head"]["kernel"])
 
 
 def test_kinds_need_a_graph_and_paths_do_not():

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.nn import INPUT, Folded, Graph
-from jaxcompress.nn.execute import Visit, run_node
+from jaxcompress.nn.execute import run_node
 from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.integer.program import all_tensors
 from jaxcompress.quantize.model import Move
 
-Outside = Callable[[str, jax.Array], None]
+See = Callable[[str, jax.Array, jax.Array | None], None]
 Array = jax.Array | np.ndarray
 
 
@@ -103,8 +103,7 @@ def run(
   numbers: Numbers,
   switches: Switches,
   x: jax.Array,
-  visit: Visit | None = None,
-  outside: Outside | None = None,
+  see: See = lambda tensor, array, steps: None,
 ) -> jax.Array:
   """The logits with some layers in float and some on integers, under ``jit``.
 
@@ -116,17 +115,17 @@ def run(
     numbers: its arrays.
     switches: of one pass.
     x: (batch, height, width, channels), float32.
-    visit: ``(tensor, array) -> array`` on every tensor, in the float network's channels.
-    outside: ``(tensor, array)`` on every rounded tensor before it is rounded, in units of its
-      grid's steps.
+    see: ``(tensor, array, steps)`` is called with every tensor in the float network's channels, and
+      in units of its grid's steps before it was rounded, or None.
   """
-  visit = visit or (lambda tensor, array: array)
-  outside = outside or (lambda tensor, array: None)
-  owner = dict(plan.owner)
-  rounding = lambda tensor, array, node, on: visit(  # noqa: E731
-    tensor, _round(plan, numbers, tensor, array, on, switches.outputs[owner[node]], outside)
-  )
-  tensors = {INPUT: rounding(INPUT, x, INPUT, None)}
+  owner, tensors = dict(plan.owner), {}
+
+  def put(tensor, array, node, on):
+    rounded = switches.outputs[owner[node]]
+    tensors[tensor], steps = _round(plan, numbers, tensor, array, on, rounded)
+    see(tensor, tensors[tensor], steps)
+
+  put(INPUT, x, INPUT, None)
   for node in plan.graph.nodes:
     inputs = [tensors[name] for name in node.inputs]
     layer, on = numbers.layers.get(node.name), None
@@ -138,21 +137,24 @@ def run(
         for tensor, array in zip(node.inputs, inputs, strict=True)
       ]
     for tensor, array in zip(node.outputs, run_node(node, layer, *inputs), strict=True):
-      tensors[tensor] = rounding(tensor, array, node.name, on)
+      put(tensor, array, node.name, on)
   return tensors[plan.graph.output]
 
 
-def _round(plan, numbers, tensor, array, on, rounded, outside):
-  """An output in the float network's channels, rounded where asked; ``on``: it is moved already."""
+def _round(plan, numbers, tensor, array, on, rounded):
+  """An output in the float network's channels, rounded where asked, and its grid's steps before.
+
+  ``on``: it is moved already.
+  """
+  steps = None
   if tensor in plan.moved:
     moved = _move(numbers, tensor, array)
     array = moved if on is None else jnp.where(on, array, moved)
   if tensor in plan.rounded:
     scale, low, high = numbers.grids[tensor]
     steps = array * (1 / scale)
-    outside(tensor, steps)
     array = jnp.where(rounded, jnp.clip(jnp.round(steps), low, high) * scale, array)
-  return unmove(numbers, tensor, array)
+  return unmove(numbers, tensor, array), steps
 
 
 def _move(numbers: Numbers, tensor: str, array: jax.Array) -> jax.Array:
@@ -202,12 +204,14 @@ def run_passes(
   def one(switches):
     clipped = {}
 
-    def count(tensor, steps):
+    def count(tensor, array, steps):
+      if steps is None:
+        return
       _, low, high = numbers.grids[tensor]
       beyond = (jnp.round(steps) < low) | (jnp.round(steps) > high)
       clipped[tensor] = _over_images(beyond, weight) / math.prod(steps.shape[1:])
 
-    logits = run(plan, numbers, Switches(*switches), x, outside=count)
+    logits = run(plan, numbers, Switches(*switches), x, count)
     return logits, jnp.stack([clipped[tensor] for tensor in outputs])
 
   logits, clipped = jax.lax.map(one, tuple(switches))
@@ -256,14 +260,9 @@ def look(
     weight: (batch,) how much each image counts.
   """
   output = outputs_of(plan)
-  real = {}
-
-  def record(tensor, array):
-    real[tensor] = array
-    return array
-
-  none = np.zeros(len(plan.layers), np.int32)
-  logits = run(plan, numbers, Switches(none, none > 0), x, record)
+  none, real = np.zeros(len(plan.layers), np.int32), {}
+  keep = lambda tensor, array, steps: real.update({tensor: array})  # noqa: E731
+  logits = run(plan, numbers, Switches(none, none > 0), x, keep)
   scale, low, high = numbers.grids[INPUT]
   codes = all_tensors(steps, arrays, jnp.round(jnp.clip(x * (1 / scale), low, high)))
   powers, lows, highs = [], [], []
