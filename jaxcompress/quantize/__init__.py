@@ -19,7 +19,7 @@ from jaxcompress.quantize.fake_quant import fake_quant, levels
 from jaxcompress.quantize.interop import to_qwix
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.ptq.algorithms import ALGORITHMS
-from jaxcompress.quantize.ptq.calibrate import grids_apart
+from jaxcompress.quantize.ptq.apart import grids_apart
 from jaxcompress.quantize.ptq.post_training import post_training
 from jaxcompress.quantize.quantizers.around import freeze_oscillating, progressive, stochastic
 from jaxcompress.quantize.quantizers.base import Quantizer

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +10,12 @@ import numpy as np
 from jaxcompress.nn import INPUT, Folded, Graph, fold
 from jaxcompress.nn.execute import Layer, folded_layers
 from jaxcompress.quantize.codes import assemble
+from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import Levels
 from jaxcompress.quantize.integer.grid import centred
 from jaxcompress.quantize.model import Move, QuantizedModel
 from jaxcompress.quantize.ptq.adaround import adaround
-from jaxcompress.quantize.ptq.calibrate import choose_apart
+from jaxcompress.quantize.ptq.apart import choose_apart
 from jaxcompress.quantize.ptq.calibrators import Bounds, Calibrator, Seen, calibrator
 from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments
 from jaxcompress.quantize.ptq.equalize import equalize
@@ -31,7 +32,6 @@ from jaxcompress.quantize.ptq.observe import (
   ranges_of,
 )
 from jaxcompress.quantize.ptq.weights import choose_scales, layer_levels, rounded_weights
-from jaxcompress.quantize.rules import Rule
 from jaxcompress.quantize.sites import Sites, find_sites
 
 
@@ -67,32 +67,6 @@ ALGORITHMS: Mapping[str, Algorithm] = {  # in order of cost
 """All algorithms of quantization after training by name, in the order of their cost."""
 
 
-class Options(NamedTuple):
-  """What is asked of the integer model, whatever the algorithm; see ``post_training``.
-
-  Attributes:
-    bits: of the weights.
-    activation_bits: 8 or 16.
-    rules: exceptions for some layers.
-    symmetric: whether the zero points of activations are 0.
-    input_range: of what the network reads; None: what was seen.
-    seed: of AdaRound's samples.
-    kernels: whose arithmetic evaluates the model.
-  """
-
-  bits: int = 8
-  activation_bits: int = 8
-  rules: Sequence[Rule] = ()
-  symmetric: bool = False
-  input_range: Bounds | None = None
-  seed: int = 0
-  kernels: str = "xnnpack"
-
-  def levels_on(self, sites: Sites) -> tuple[dict[str, Levels], dict[str, int]]:
-    """The integers of weights and the bits of activations; see :func:`layer_levels`."""
-    return layer_levels(sites, self.bits, self.activation_bits, self.rules)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
   """A float network that is to be quantized, and what calibration saw of it; each pass is made once.
@@ -102,9 +76,13 @@ class Subject:
     folded: layers whose factors are ones.
     moments: of what layers with BatchNorm compute before their activation.
     batches: of the images for calibration.
-    options: what is asked for.
+    plan: the integers that are asked for, and whose arithmetic; of its quantizers only the levels
+      count.
     to: the integers of the weights, by name.
     bits: of activations, 8 or 16 by tensor.
+    symmetric: whether the zero points of activations are 0.
+    input_range: of what the network reads; None: what was seen.
+    seed: of AdaRound's samples.
     moves: of the tensors whose channels equalization moved, by name.
   """
 
@@ -112,14 +90,22 @@ class Subject:
   folded: Mapping[str, Folded]
   moments: Mapping[str, Moments]
   batches: Batches
-  options: Options
+  plan: Quantization
   to: Mapping[str, Levels]
   bits: Mapping[str, int]
+  symmetric: bool = False
+  input_range: Bounds | None = None
+  seed: int = 0
   moves: Mapping[str, Move] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def of(
-    cls, graph: Graph, variables: Mapping[str, Any], batches: Batches, options: Options
+    cls,
+    graph: Graph,
+    variables: Mapping[str, Any],
+    batches: Batches,
+    plan: Quantization,
+    **options: Any,
   ) -> "Subject":
     """The network of a traced graph.
 
@@ -132,7 +118,7 @@ class Subject:
       for name, layer in fold(sites.graph, variables).items()
     }
     moments = moments_of(sites.graph, variables)
-    return cls(sites, folded, moments, batches, options, *options.levels_on(sites))
+    return cls(sites, folded, moments, batches, plan, *layer_levels(sites, plan), **options)
 
   @functools.cached_property
   def equalized(self) -> "Subject":
@@ -155,8 +141,8 @@ class Subject:
   def apart(self) -> Sites:
     """Where tensors are rounded, with grids of their own where that pays."""
     ranges = ranges_of(self.extremes)
-    if self.options.input_range is not None:
-      ranges[INPUT] = self.options.input_range
+    if self.input_range is not None:
+      ranges[INPUT] = self.input_range
     return find_sites(self.sites.graph, choose_apart(self.sites, ranges, self.bits))
 
   @functools.cached_property
@@ -169,19 +155,22 @@ class Subject:
     """The same with histograms."""
     return add_counts(self.apart, self.layers, self.batches, self.seen)
 
+  def ranges(self, chosen: Calibrator, bits: Mapping[str, int] | None = None) -> dict[str, Bounds]:
+    """The range of every tensor; see :func:`choose_ranges`."""
+    return choose_ranges(self.apart, self.counted if chosen.counts else self.seen, chosen, bits)
+
   def quantized(self, algorithm: Algorithm) -> QuantizedModel:
     """The integer model that an algorithm makes."""
     if algorithm.equalize:
       return self.equalized.quantized(algorithm._replace(equalize=False))
-    graph, folded, to, options = self.sites.graph, self.folded, self.to, self.options
-    chosen, (_, bits) = calibrator(algorithm.ranges), options.levels_on(self.apart)
-    seen = self.counted if chosen.counts else self.seen
-    bounds = choose_ranges(self.apart, seen, chosen, bits)
-    if options.input_range is not None:
+    graph, folded, to = self.sites.graph, self.folded, self.to
+    _, bits = layer_levels(self.apart, self.plan)
+    bounds = self.ranges(calibrator(algorithm.ranges), bits)
+    if self.input_range is not None:
       key_of = self.apart.key_of
-      bounds |= {name: options.input_range for name in bounds if key_of[name] == key_of[INPUT]}
+      bounds |= {name: self.input_range for name in bounds if key_of[name] == key_of[INPUT]}
     grids = grids_of(bounds, bits)
-    if options.symmetric:
+    if self.symmetric:
       grids = {tensor: centred(grid) for tensor, grid in grids.items()}
     scales, codes = choose_scales(folded, to, algorithm.weights), None
     rounded = {
@@ -193,7 +182,7 @@ class Subject:
       folded = correct_with_moments(graph, folded, rounded, self.moments)
     if algorithm.adaround:
       codes, folded = adaround(
-        self.apart, folded, scales, grids, self.batches, to=to, seed=options.seed
+        self.apart, folded, scales, grids, self.batches, to=to, seed=self.seed
       )
     return assemble(
       graph,
@@ -203,7 +192,7 @@ class Subject:
       codes=codes,
       levels=to,
       preprocess=self.batches.preprocess,
-      kernels=options.kernels,
+      kernels=self.plan.kernels,
       moves=self.moves,
       apart=self.apart.apart,
     )

@@ -10,11 +10,13 @@ import jax
 import numpy as np
 
 from jaxcompress.nn.execute import execute
+from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import check_bits
 from jaxcompress.quantize.model import QuantizedModel
-from jaxcompress.quantize.ptq.algorithms import ALGORITHMS, Algorithm, Options, Subject
+from jaxcompress.quantize.ptq.algorithms import ALGORITHMS, Algorithm, Subject
 from jaxcompress.quantize.ptq.calibrators import Calibrator, calibrator
 from jaxcompress.quantize.ptq.images import Batches, Preprocess, read_images, read_labels
+from jaxcompress.quantize.quantizers.uniform import absmax, minmax_range
 from jaxcompress.quantize.rules import Rule
 from jaxcompress.terminal import meter
 
@@ -95,8 +97,10 @@ def post_training(
       Without labels it is the share of images on which the integer model may decide otherwise.
     preprocess: maps images to what the network reads; kept in the result.
     batch_size: images at once.
-    ranges: of activations, in place of each algorithm's own; see
-      :func:`~jaxcompress.quantize.ptq.calibrate.calibrate`.
+    ranges: of activations, in place of each algorithm's own: ``"minmax"``, ``"ema"``, ``"percentile"``,
+      ``"mse"``, ``"kl"``, ``"aciq"``, or a
+      :class:`~jaxcompress.quantize.ptq.calibrators.Calibrator`. Min-max and EMA take one pass over
+      the images, the others two.
     progress: whether a bar is shown on the standard error, if that is a terminal.
     seed: of the split and of AdaRound's samples.
     kernels: whose arithmetic evaluates the model; see :class:`~jaxcompress.quantize.QuantizedModel`.
@@ -141,14 +145,20 @@ def post_training(
   count, classes = len(batches.images), graph.shape(graph.output)[-1]
   labels = None if labels is None else read_labels(labels, count, classes)
   calibration, held_out = split(count, seed, deciding=len(algorithms) > 1 or max_drop is not None)
-  options = Options(bits, activation_bits, rules, symmetric, input_range, seed, kernels)
+  plan = Quantization(
+    weights=absmax(bits),
+    activations=minmax_range(activation_bits),
+    rules=tuple(rules),
+    kernels=kernels,
+  )
+  options = {"symmetric": symmetric, "input_range": input_range, "seed": seed}
   variables = jax.device_get(variables)
   enough = SLACK + (max_drop or 0.0)
   best: tuple[Trial, QuantizedModel] | None = None
   drops: list[float] = []
   with meter(progress) as (start, tick):
     watched = batches.with_tick(tick)
-    subject = Subject.of(graph, variables, watched.at(calibration), options)
+    subject = Subject.of(graph, variables, watched.at(calibration), plan, **options)
     judge = Judge.of(subject, batches.at(held_out), None if labels is None else labels[held_out])
     for name, algorithm in algorithms.items():
       if drops and min(drops) <= enough and (max_drop is not None or algorithm.adaround):
@@ -167,7 +177,7 @@ def post_training(
     trial, quantized = best
     everything, _ = split(count, seed, deciding=False)
     if max_drop is None and len(everything) > len(calibration):
-      subject = Subject.of(graph, variables, watched.at(everything), options)
+      subject = Subject.of(graph, variables, watched.at(everything), plan, **options)
       start(f"{trial.name}, all images", subject.ticks(algorithms[trial.name]))
       quantized = subject.quantized(algorithms[trial.name])
   if max_drop is not None and trial.drop > enough:

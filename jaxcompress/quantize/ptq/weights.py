@@ -1,6 +1,6 @@
 """Integers of weights and activations by layer, and scales of weights, one for each output channel."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -10,8 +10,6 @@ from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import Levels, activation_levels, levels
 from jaxcompress.quantize.integer.grid import HIGHEST, TYPES
 from jaxcompress.quantize.quantizers.base import Quantizer
-from jaxcompress.quantize.quantizers.uniform import absmax, minmax_range
-from jaxcompress.quantize.rules import Rule
 from jaxcompress.quantize.sites import Assigned, Sites, assign, tensor_bits
 
 FILE_LEVELS = tuple(map(activation_levels, TYPES))  # of activations in an integer file
@@ -19,16 +17,12 @@ WITHOUT_KERNEL = levels(8, symmetric=True, narrow=True)  # a normalization on it
 POINTS = 100  # candidates of a search for a scale
 
 
-def layer_levels(
-  sites: Sites, bits: int, activation_bits: int = 8, rules: Sequence[Rule] = ()
-) -> tuple[dict[str, Levels], dict[str, int]]:
+def layer_levels(sites: Sites, plan: Quantization) -> tuple[dict[str, Levels], dict[str, int]]:
   """Finds the integers of the weights by layer, and the bits of activations by tensor.
 
   Args:
     sites: of a traced graph.
-    bits: of weights for which no rule decides.
-    activation_bits: of activations likewise, 8 or 16.
-    rules: exceptions; of their quantizers only the integers count.
+    plan: of its quantizers only the integers count.
 
   Returns:
     ``(levels, bits)``: :class:`~jaxcompress.quantize.fake_quant.Levels` of every node that has a kernel, by
@@ -40,15 +34,14 @@ def layer_levels(
 
   Examples:
     >>> from jaxcompress import models
+    >>> from jaxcompress.quantize import Rule, absmax, int8
     >>> from jaxcompress.quantize.sites import find_sites
     >>> sites = find_sites(models.summarize(models.resnet8(), 32).graph)
-    >>> to, _ = layer_levels(sites, 8, rules=(Rule(match="stage2", weights=absmax(4)),))
+    >>> plan = int8(rules=(Rule(match="stage2", weights=absmax(4)),))
+    >>> to, _ = layer_levels(sites, plan)
     >>> to["stem"].high, to["stage2_block0/conv1"].high
     (127, 7)
   """
-  plan = Quantization(
-    weights=absmax(bits), activations=minmax_range(activation_bits), rules=tuple(rules)
-  )
   assigned = assign(plan, sites)
   _check_activations(sites, assigned)
   weights = {

@@ -124,7 +124,7 @@ def test_rules_give_every_layer_its_bits_in_training_and_after_it():
   assert {name: q.levels.high for name, q in weights.items()} == {
     name: 2 ** (bits - 1) - 1 for name, bits in chosen.bits.items()
   }
-  levels, _ = layer_levels(find_sites(graph), 8, rules=chosen.rules)
+  levels, _ = layer_levels(find_sites(graph), int8(rules=chosen.rules))
   assert {name: to.high for name, to in levels.items()} == {
     name: 2 ** (bits - 1) - 1 for name, bits in chosen.bits.items()
   }

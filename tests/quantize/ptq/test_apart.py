@@ -21,7 +21,7 @@ from jaxcompress.nn import (
   trace,
 )
 from jaxcompress.quantize import grids_apart, post_training
-from jaxcompress.quantize.ptq.calibrate import choose_apart
+from jaxcompress.quantize.ptq.apart import choose_apart
 from jaxcompress.quantize.sites import find_sites
 
 SHAPE = (8, 8, 4)

@@ -8,9 +8,10 @@ import pytest
 from jaxcompress import models
 from jaxcompress.nn import fold, init_variables
 from jaxcompress.nn.execute import execute, folded_layers
-from jaxcompress.quantize.ptq.calibrate import calibrate
-from jaxcompress.quantize.ptq.calibrators import BINS, CALIBRATORS, Seen, percentile
-from jaxcompress.quantize.ptq.images import Batches
+from jaxcompress.quantize import int8
+from jaxcompress.quantize.ptq.algorithms import Subject
+from jaxcompress.quantize.ptq.calibrators import BINS, CALIBRATORS, Seen, calibrator, percentile
+from jaxcompress.quantize.ptq.images import Batches, read_images
 from jaxcompress.quantize.ptq.observe import add_counts, by_grid, extremes, grids_of
 
 
@@ -28,6 +29,12 @@ def tensors_of(case, images):
 
 def calibrated(case, images=None, **options):
   return calibrate(case.model, case.variables, case.images if images is None else images, **options)
+
+
+def calibrate(model, variables, images, ranges="minmax", batch_size=32, preprocess=None):
+  """The range of every tensor."""
+  graph, batches = read_images(model, variables, images, preprocess, batch_size)
+  return Subject.of(graph, variables, batches, int8()).ranges(calibrator(ranges))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 24, 100])

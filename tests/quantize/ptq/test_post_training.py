@@ -221,17 +221,3 @@ def test_a_bar_shows_the_methods_on_a_terminal(case, monkeypatch):
 def test_arguments_that_do_not_fit_are_refused(case, options, message):
   with pytest.raises(ValueError, match=message):
     quantized(case, **options)
-
-
-@pytest.mark.parametrize(
-  ("change", "message"),
-  [
-    (lambda x: x[:0], "there are none"),
-    (lambda x: x[..., :2], "does not fit the model"),
-    (lambda x: x * np.nan, "not finite"),
-    (lambda x: (x * 10).astype(np.int8), "int8 is no float"),
-  ],
-)
-def test_images_that_do_not_fit_are_refused(case, change, message):
-  with pytest.raises(ValueError, match=message):
-    quantized(case, change(case.images))

@@ -7,7 +7,7 @@ import pytest
 
 from jaxcompress.nn import Folded, fold
 from jaxcompress.nn.execute import execute, folded_layers, linear
-from jaxcompress.quantize import levels
+from jaxcompress.quantize import int8, levels
 from jaxcompress.quantize.codes import round_kernel
 from jaxcompress.quantize.ptq.adaround import (
   Samples,
@@ -18,7 +18,7 @@ from jaxcompress.quantize.ptq.adaround import (
   sample_positions,
   split_groups,
 )
-from jaxcompress.quantize.ptq.algorithms import Options, Subject
+from jaxcompress.quantize.ptq.algorithms import Subject
 from jaxcompress.quantize.ptq.calibrators import CALIBRATORS
 from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments
 from jaxcompress.quantize.ptq.images import Batches
@@ -118,7 +118,7 @@ def test_a_whole_network_rounded_by_learning_is_closer_to_the_float_one(case):
   to = levels(3, symmetric=True, narrow=True)
   ticks = []
   batches = Batches(case.images, None, 10, lambda: ticks.append(1))
-  network = Subject.of(case.graph, case.variables, batches, Options())
+  network = Subject.of(case.graph, case.variables, batches, int8())
   grids = grids_of(choose_ranges(network.sites, network.seen, CALIBRATORS["minmax"]))
   scales = choose_scales(network.folded, dict.fromkeys(network.folded, to), "absmax")
   ticks.clear()

@@ -1,4 +1,4 @@
-"""Ranges of a network's tensors from images, and which of those that are joined keep grids of their own.
+"""Which tensors keep a grid of their own where they are joined with others: an estimate from ranges.
 
 A concatenation copies integers, so that what it joins has one grid. A tensor that is much smaller than
 the others then loses most of its levels, for its other readers as well. It can keep a grid of its own
@@ -19,66 +19,16 @@ import flax.linen as nn
 import jax
 
 from jaxcompress.nn import Graph, fold
-from jaxcompress.nn.execute import Layer, folded_layers
+from jaxcompress.nn.execute import folded_layers
 from jaxcompress.nn.operations import shares_grid
 from jaxcompress.quantize.integer.lower import is_linear
 from jaxcompress.quantize.limits import coarsest
-from jaxcompress.quantize.ptq.calibrators import Bounds, Calibrator, calibrator
-from jaxcompress.quantize.ptq.images import Batches, Preprocess, read_images
-from jaxcompress.quantize.ptq.observe import add_counts, by_grid, choose_ranges, extremes, ranges_of
+from jaxcompress.quantize.ptq.calibrators import Bounds
+from jaxcompress.quantize.ptq.images import Preprocess, read_images
+from jaxcompress.quantize.ptq.observe import extremes, ranges_of
 from jaxcompress.quantize.sites import Apart, Sites, find_sites
 
 WORTH_OF_POOLS = 1.25  # as limits.WORTH, for what needs no operator
-
-
-def calibrate(
-  model: nn.Module,
-  variables: Mapping[str, Any],
-  images: Any,
-  *,
-  ranges: str | Calibrator = "minmax",
-  batch_size: int = 32,
-  preprocess: Preprocess | None = None,
-) -> dict[str, Bounds]:
-  """Ranges of every tensor that a device rounds.
-
-  Memory is bounded by one batch. Min-max and EMA take one pass over the images, the others two:
-  histograms of 2048 bins lie between the extremes that the first pass found.
-
-  Args:
-    model: a linen module made of the leaf ops.
-    variables: its variables.
-    images: (N, height, width, channels), float; or whatever numbers ``preprocess`` takes.
-    ranges: ``"minmax"``, ``"ema"``, ``"percentile"``, ``"mse"``, ``"kl"``, ``"aciq"``, or a
-      :class:`~jaxcompress.quantize.ptq.calibrators.Calibrator`.
-    batch_size: images at once.
-    preprocess: maps images to what the network reads.
-
-  Returns:
-    ``{tensor: (low, high)}`` of every tensor of the graph with fused activations; tensors that
-    share a grid have equal ones. Those that are joined with others far larger than they share none
-    if another op reads them, too.
-
-  Raises:
-    ValueError: if the images are empty, not finite, or do not fit the model, or ``ranges`` is
-      unknown.
-
-  Examples:
-    >>> from jaxcompress import models
-    >>> from jaxcompress.nn import init_variables
-    >>> model = models.resnet8(10)
-    >>> variables = init_variables(model, jax.random.key(0), (8, 8, 3))
-    >>> calibrate(model, variables, jax.numpy.ones((2, 8, 8, 3)))["input"]
-    (1.0, 1.0)
-  """
-  chosen = calibrator(ranges)
-  sites, layers, batches = _prepared(model, variables, images, preprocess, batch_size)
-  found = extremes(sites, layers, batches)
-  sites = find_sites(sites.graph, choose_apart(sites, ranges_of(found)))
-  seen = by_grid(sites, found)
-  if chosen.counts:
-    seen = add_counts(sites, layers, batches, seen)
-  return choose_ranges(sites, seen, chosen)
 
 
 def grids_apart(
@@ -89,7 +39,7 @@ def grids_apart(
   preprocess: Preprocess | None = None,
   batch_size: int = 32,
 ) -> tuple[tuple[str, str], ...]:
-  """Pairs of a node and a tensor that it reads, which had better not share a grid in a trained network.
+  """Finds pairs of a node and a tensor of a trained network that had better not share a grid.
 
   :func:`~jaxcompress.quantize.post_training` finds them itself. For fine-tuning they are given to the
   plan, such as ``int8(apart=grids_apart(...))``, since a network's ranges are known only once it is
@@ -116,21 +66,10 @@ def grids_apart(
     >>> grids_apart(model, variables, jax.numpy.ones((2, 8, 8, 3)))
     ()
   """
-  sites, layers, batches = _prepared(model, variables, images, preprocess, batch_size)
-  return tuple(sorted(choose_apart(sites, ranges_of(extremes(sites, layers, batches)))))
-
-
-def _prepared(
-  model: nn.Module,
-  variables: Mapping[str, Any],
-  images: Any,
-  preprocess: Preprocess | None,
-  batch_size: int,
-) -> tuple[Sites, dict[str, Layer], Batches]:
-  """Where a network is rounded, its folded layers, and batches of checked images."""
   graph, batches = read_images(model, variables, images, preprocess, batch_size)
   sites = find_sites(graph)
-  return sites, folded_layers(fold(sites.graph, jax.device_get(variables))), batches
+  layers = folded_layers(fold(sites.graph, jax.device_get(variables)))
+  return tuple(sorted(choose_apart(sites, ranges_of(extremes(sites, layers, batches)))))
 
 
 class Group(NamedTuple):
