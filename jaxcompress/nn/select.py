@@ -155,12 +155,12 @@ def exactly(names: Iterable[str]) -> str:
 
 
 def select(
-  selector: Selector, layers: Graph | Mapping[str, Layer], argument: str = "layers"
+  selector: Selector | None, layers: Graph | Mapping[str, Layer], argument: str = "layers"
 ) -> tuple[str, ...]:
   """The layers that a selector names, in the order in which they run.
 
   Args:
-    selector: as the module describes it.
+    selector: as the module describes it; None: all layers.
     layers: a traced graph, or what a selector may call each layer, by path.
     argument: that the selector was given as.
 
@@ -173,7 +173,7 @@ def select(
     ('a',)
   """
   layers = layers_of(layers) if isinstance(layers, Graph) else layers
-  parts = parse(selector, argument)
+  parts = () if selector is None else parse(selector, argument)
   named = [{name for name, layer in layers.items() if part.matches(layer)} for part in parts]
   for part, names in zip(parts, named, strict=True):
     if not names:
@@ -182,7 +182,7 @@ def select(
   wanted = set().union(*chosen) if chosen else set(layers)
   for part, names in zip(parts, named, strict=True):
     wanted -= names if part.excludes else set()
-  if not wanted:
+  if parts and not wanted:
     raise ValueError(f"{argument}: {selector!r} leaves out every layer that it selects.")
   return tuple(name for name in layers if name in wanted)
 

@@ -99,7 +99,7 @@ def analyze(
   )
   arrays = jax.device_put(quantized.program.arrays)
   known = {name: layer for name, layer in layers_of(fused).items() if name in plan.layers}
-  chosen = tuple(known) if layers is None else select(layers, known)
+  chosen = select(layers, known)
   kernels = {node.name for node in device.nodes if kernel_shape(node) is not None}
   weighted = [name for name in chosen if name in kernels]
   switches = _questions(plan.layers, chosen, weighted)

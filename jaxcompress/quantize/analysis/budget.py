@@ -110,11 +110,10 @@ def choose_bits(
   rows, widths = sensitivity.layers, np.array([sensitivity.bits] * len(sensitivity.layers))
   sizes = np.array([row.bytes for row in rows], np.int64).reshape(len(rows), -1)
   costs = np.array([row.costs for row in rows], np.float64).reshape(len(rows), -1)
-  if layers is not None:
-    names, most = rows_of(layers, rows), int(np.argmax(sensitivity.bits))
-    held = np.array([row.name not in names for row in rows])
-    for table in (sizes, costs, widths):
-      table[held] = table[held, most : most + 1]
+  names, most = rows_of(layers, rows), int(np.argmax(sensitivity.bits))
+  held = np.array([row.name not in names for row in rows], bool)
+  for table in (sizes, costs, widths):
+    table[held] = table[held, most : most + 1]
   if not np.isfinite(budget_bytes):
     raise ValueError(f"budget_bytes: {budget_bytes} must be a finite number.")
   room = int(budget_bytes) - sensitivity.fixed_bytes

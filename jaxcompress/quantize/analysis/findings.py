@@ -110,7 +110,7 @@ class Analysis:
     return tuple(found)
 
 
-def rows_of(layers: Selector, rows: Iterable[Any]) -> tuple[str, ...]:
+def rows_of(layers: Selector | None, rows: Iterable[Any]) -> tuple[str, ...]:
   """The names of the rows that a selector means.
 
   Examples:
@@ -169,9 +169,8 @@ def suggest(
     >>> suggestion.reason
     'stem: 100 % of the isolated error, mostly from its 4-bit weights; give them 8 bits'
   """
-  if layers is not None:
-    chosen = rows_of(layers, analysis.layers)
-    analysis = dataclasses.replace(analysis, layers=tuple(analysis[name] for name in chosen))
+  rows = tuple(analysis[name] for name in rows_of(layers, analysis.layers))
+  analysis = dataclasses.replace(analysis, layers=rows)
   total = sum(layer.isolated_kl for layer in analysis.layers)
   return tuple(
     _suggestion(layer, layer.isolated_kl / total)

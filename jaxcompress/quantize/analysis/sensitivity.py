@@ -144,7 +144,7 @@ def sensitivity(
   labels = read_labels(labels, count, graph.shape(graph.output)[-1])
   folded = fold(sites.graph, jax.device_get(variables))
   known = {name: layer for name, layer in layers_of(sites.graph).items() if name in sites.kernels}
-  chosen = tuple(known) if layers is None else select(layers, known)
+  chosen = select(layers, known)
   place = {name: i for i, name in enumerate(chosen)}
   owner = tuple(
     (name, place.get(name, 0)) for name in (INPUT, *(n.name for n in sites.graph.nodes))
