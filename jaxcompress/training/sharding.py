@@ -1,6 +1,6 @@
 """Meshes of devices, and where each array of a run and of its batches lies on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -83,19 +83,25 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     >>> batch["image"].shape
     (4, 8, 8, 3)
   """
-  split, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-  local = len(mesh.local_devices)
-  placed = {}
+
+  def place(values, sharding):
+    return jax.make_array_from_process_local_data(sharding, np.asarray(values))
+
+  return _split(batch, mesh, len(mesh.local_devices), "devices of this process", place)
+
+
+def _split(
+  batch: Mapping[str, Any], mesh: Mesh, count: int, devices: str, place: Callable[..., jax.Array]
+) -> dict[str, jax.Array]:
+  """Each array placed: examples split over the mesh, scalars whole."""
   for name, values in batch.items():
-    values = values if isinstance(values, jax.Array) else np.asarray(values)
-    if values.ndim and len(values) % local:
+    if np.ndim(values) and len(values) % count:
       raise ValueError(
-        f"batch: '{name}' has {len(values)} examples, which {local} devices of this process cannot"
-        f" share; make it a multiple of {local}."
+        f"batch: '{name}' has {len(values)} examples, which {count} {devices} cannot share; make it"
+        f" a multiple of {count}."
       )
-    sharding = split if values.ndim else whole
-    placed[name] = jax.make_array_from_process_local_data(sharding, np.asarray(values))
-  return placed
+  split, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+  return {name: place(x, split if np.ndim(x) else whole) for name, x in batch.items()}
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
@@ -267,14 +273,4 @@ def split_batch(state: CompressState, batch: Mapping[str, jax.Array]) -> dict[st
   if state.placement is None:
     return dict(batch)
   mesh = state.placement.mesh
-  split = {}
-  for name, values in batch.items():
-    ndim = np.ndim(values)
-    if ndim and len(values) % mesh.size:
-      raise ValueError(
-        f"batch: '{name}' has {len(values)} examples, which {mesh.size} devices cannot share; make"
-        f" it a multiple of {mesh.size}."
-      )
-    sharding = batch_sharding(mesh) if ndim else NamedSharding(mesh, PartitionSpec())
-    split[name] = jax.lax.with_sharding_constraint(values, sharding)
-  return split
+  return _split(batch, mesh, mesh.size, "devices", jax.lax.with_sharding_constraint)

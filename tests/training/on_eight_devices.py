@@ -65,9 +65,10 @@ def collectives(text):
 
 def values(state):
   """All numbers of a state that a step may change, by part."""
-  parts = {name: getattr(state, name) for name in state.__dataclass_fields__}
+  fields = state.__dataclass_fields__.items()
+  parts = {name: getattr(state, name) for name, f in fields if f.metadata.get("pytree_node", True)}
   parts["rng"] = jax.random.key_data(state.rng)
-  del parts["recipe"], parts["image_shape"], parts["stage"], parts["placement"], parts["skipped"]
+  del parts["skipped"]
   return jax.device_get(parts)
 
 
