@@ -21,7 +21,7 @@ from rich.table import Table
 from shared import in_turns, median_ratio
 
 from jaxcompress import ops
-from jaxcompress.nn.norm import batch_norm
+from jaxcompress.nn.epilogue import norm_act
 
 XLA = {"depthwise": "xla", "pointwise": "xla", "standard": "xla"}
 SIDES = ("XLA", "ours")
@@ -73,7 +73,8 @@ class Norm(NamedTuple):
     return x.astype(dtype), jnp.ones(self.channels), jnp.zeros(self.channels)
 
   def ours(self, x, scale, bias):
-    return batch_norm(x, scale, bias, jnp.zeros_like(scale), jnp.ones_like(scale), True, 1e-5)[0]
+    zeros, ones = jnp.zeros_like(scale), jnp.ones_like(scale)
+    return norm_act(x, scale, bias, zeros, ones, True, 1e-5, None)[0]
 
   def xla(self, x, scale, bias):
     layer = flax.linen.BatchNorm(use_running_average=False, epsilon=1e-5, dtype=x.dtype)

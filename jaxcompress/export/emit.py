@@ -9,7 +9,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 from jaxcompress.export.emitter import FLOAT_BITS, Emitter
 from jaxcompress.export.tensors import has_one_scale
-from jaxcompress.nn import INPUT, Node
+from jaxcompress.nn import INPUT, Node, kernel_shape
+from jaxcompress.nn.activations import ACTIVATIONS
 from jaxcompress.nn.operations import channel_groups, pads_of
 from jaxcompress.ops.padding import resolve_padding
 from jaxcompress.quantize.integer.arithmetic import counts_padding
@@ -17,6 +18,7 @@ from jaxcompress.quantize.integer.functions import GATES
 from jaxcompress.quantize.integer.grid import LOWEST
 
 INT4_BITS = 4
+UNDILATED: dict[str, Any] = {"dilationHFactor": 1, "dilationWFactor": 1}
 GROUPED_VERSION = 6  # of CONV_2D
 DELEGATED_PARTS = 4  # XNNPACK splits into at most as many equal parts
 VERSIONS: Mapping[str, Mapping[int, int]] = {  # lowest, by bits of activations or int4 weights
@@ -98,16 +100,10 @@ def floats(emitter: Emitter) -> int:
   return floats
 
 
-def add(emitter: Emitter, node: Node) -> None:
-  """The sum of two tensors."""
+def pair(code: str, emitter: Emitter, node: Node) -> None:
+  """The sum or the product of two tensors."""
   inputs, (output,), act = emitter.inputs(node), emitter.outputs(node), node.attrs.get("act")
-  elementwise(emitter, "ADD", inputs, output, node.output, act)
-
-
-def multiply(emitter: Emitter, node: Node) -> None:
-  """The product of two tensors."""
-  inputs, (output,), act = emitter.inputs(node), emitter.outputs(node), node.attrs.get("act")
-  elementwise(emitter, "MUL", inputs, output, node.output, act)
+  elementwise(emitter, code, inputs, output, node.output, act)
 
 
 def requantize(emitter: Emitter, node: Node) -> None:
@@ -217,15 +213,8 @@ def convolution(emitter: Emitter, node: Node) -> None:
   """CONV_2D or DEPTHWISE_CONV_2D, also for a normalization or an average of its own."""
   source, padding = _padded(emitter, node)
   channels = node.input_shapes[0][-1]
-  groups = channels if node.op == "AvgPool" else channel_groups(node)
-  fields: dict[str, Any] = {
-    "padding": padding,
-    "strideH": node.attrs["stride"],
-    "strideW": node.attrs["stride"],
-    "dilationHFactor": 1,
-    "dilationWFactor": 1,
-    "fusedActivationFunction": _fused(emitter, node),
-  }
+  groups = channels if kernel_shape(node) is None else channel_groups(node)
+  fields = _steps(padding, node.attrs["stride"], _fused(emitter, node)) | UNDILATED
   if groups == channels > 1:
     code = "DEPTHWISE_CONV_2D"
     constants = emitter.weights(node, lambda hwio: hwio.transpose(2, 0, 1, 3), 3)
@@ -242,6 +231,16 @@ def convolution(emitter: Emitter, node: Node) -> None:
     hard_sigmoid(emitter, node, affine, *outputs)
   else:
     write(code, inputs=[source, *constants], outputs=outputs, **fields)
+
+
+def _steps(padding: int, stride: int, act: int = FUSED[None]) -> dict[str, Any]:
+  """Options of what slides over a map."""
+  return {
+    "padding": padding,
+    "strideH": stride,
+    "strideW": stride,
+    "fusedActivationFunction": act,
+  }
 
 
 def _fused(emitter: Emitter, node: Node) -> int:
@@ -284,12 +283,8 @@ def _pointwise_dense(emitter: Emitter, node: Node) -> None:
     [cell, *constants],
     [result],
     node.output,
-    padding=schema.Padding.VALID,
-    strideH=1,
-    strideW=1,
-    dilationHFactor=1,
-    dilationWFactor=1,
-    fusedActivationFunction=FUSED[None],
+    **_steps(schema.Padding.VALID, 1),
+    **UNDILATED,
   )
   reshape(emitter, result, emitter.outputs(node)[0], [-1, count])
 
@@ -314,8 +309,8 @@ def max_pool(emitter: Emitter, node: Node) -> None:
   lowest = np.finfo(dtype).min if dtype.kind == "f" else np.iinfo(dtype).min
   makers = (maker for maker in emitter.graph.nodes if node.inputs[0] in maker.outputs)
   # where nothing is below zero, zeros lose too, and all targets have PAD
-  acts = {maker.attrs.get("act") for maker in makers}
-  fill = None if acts and acts <= {"relu", "relu6"} else lowest
+  acts = [ACTIVATIONS[maker.attrs.get("act")] for maker in makers]
+  fill = None if acts and all(act.fuses for act in acts) else lowest
   _pool(emitter, node, "MAX_POOL_2D", *_padded(emitter, node, fill))
 
 
@@ -341,12 +336,9 @@ def _pool(emitter: Emitter, node: Node, code: str, source: int, padding: int) ->
     emitter.outputs(node),
     node.output,
     "Pool2DOptions",
-    padding=padding,
-    strideH=node.attrs["stride"],
-    strideW=node.attrs["stride"],
     filterHeight=node.attrs["kernel"],
     filterWidth=node.attrs["kernel"],
-    fusedActivationFunction=FUSED[None],
+    **_steps(padding, node.attrs["stride"]),
   )
 
 
@@ -396,8 +388,8 @@ EMITTERS: Mapping[str, Callable[[Emitter, Node], None]] = {
   "ConvNorm": convolution,
   "BatchNorm": convolution,
   "Dense": dense,
-  "Add": add,
-  "Multiply": multiply,
+  "Add": partial(pair, "ADD"),
+  "Multiply": partial(pair, "MUL"),
   "Activation": activation,
   "Requantize": requantize,
   "GlobalAvgPool": mean,

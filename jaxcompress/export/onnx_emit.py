@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxcompress.export.onnx_file import OnnxFile
 from jaxcompress.export.tensors import FloatNumbers, IntegerNumbers
-from jaxcompress.nn import INPUT, Graph, Node
+from jaxcompress.nn import INPUT, Graph, Node, kernel_shape
 from jaxcompress.nn.operations import channel_groups, pads_of
 from jaxcompress.quantize.integer.arithmetic import counts_padding
 from jaxcompress.quantize.integer.functions import clip_range
@@ -186,7 +186,7 @@ def _window(node: Node) -> dict[str, list[int]]:
 
 
 def _convolution(emitter: OnnxEmitter, node: Node) -> None:
-  groups = node.input_shapes[0][-1] if node.op == "AvgPool" else channel_groups(node)
+  groups = node.input_shapes[0][-1] if kernel_shape(node) is None else channel_groups(node)
   constants = emitter.weights(node, lambda hwio: hwio.transpose(3, 2, 0, 1))
   value = emitter.compute(node, "Conv", *constants, group=groups, **_window(node))
   emitter.write(node.output, value, node.attrs.get("act"))

@@ -34,8 +34,8 @@ from jaxcompress.files.checksums import ZEROS, digest
 from jaxcompress.files.values import as_tuples, check_format, one_line, parse_json
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import Graph, Node, Norm, kernel_shape
-from jaxcompress.nn.bounds import check_graph
 from jaxcompress.nn.operations import needed_shape
+from jaxcompress.nn.replay import check_graph
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.arithmetic import ARITHMETIC
 from jaxcompress.quantize.integer.grid import Grid, Integers

@@ -8,15 +8,7 @@ import numpy as np
 
 from jaxcompress.models.blocks import SYMMETRIC, Row, activated, classified, unroll
 from jaxcompress.models.layouts import check_positive, layout_strides, native_size
-from jaxcompress.nn import (
-  ChannelShuffle,
-  Concat,
-  ConvNorm,
-  Endpoints,
-  MaxPool,
-  Norm,
-  Split,
-)
+from jaxcompress.nn import ChannelShuffle, Concat, ConvNorm, Endpoints, MaxPool, Norm, Split
 
 REPEATS = (4, 8, 4)
 WIDTHS = (0.0, 0.5, 1.0, 1.5, 2.0)

@@ -87,15 +87,32 @@ def norm_act(
   epsilon: float,
   act: str | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """:func:`batch_norm`, then an activation function by name, then the :class:`Epilogue` in force.
+  """Normalises, then applies an activation function by name, then the :class:`Epilogue` in force.
+
+  ``y = (x - m) / sqrt(v + epsilon) * scale + bias`` (Ioffe & Szegedy, 2015, algorithm 1), over the
+  batch where ``live``, and by the running statistics elsewhere.
 
   Args:
     x: (..., channels), any float dtype; the result has the same.
-    scale: as the further arguments, those of :func:`batch_norm`.
+    scale: (channels,) float32, gamma.
+    bias: (channels,) float32, beta.
+    running_mean: (channels,) float32.
+    running_variance: (channels,) float32.
+    live: bool or scalar bool array; whether the batch's own statistics are used. It can change
+      from step to step without recompilation, which is how statistics are frozen in mid-run.
+    epsilon: added to the variance; static.
     act: see :func:`activate`.
 
   Returns:
-    ``(y, mean, variance)`` like :func:`batch_norm`.
+    ``(y, mean, variance)``; the statistics are those of the batch where ``live``, else the
+    running ones, and carry no gradient. Differentiable in reverse by ``x``, ``scale``, ``bias``.
+
+  Examples:
+    >>> ones, zeros = jnp.ones(1), jnp.zeros(1)
+    >>> x = jnp.array([[1.0], [3.0]])
+    >>> y, mean, _ = norm_act(x, ones, zeros, zeros, ones, True, 0.0, None)
+    >>> y.ravel().tolist(), mean.item()
+    ([-1.0, 1.0], 2.0)
   """
   if shapes_alone():
     return activate(act, x), running_mean, running_variance

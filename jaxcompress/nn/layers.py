@@ -193,14 +193,8 @@ def convolve(
   padding: ops.Padding = "SAME",
   groups: int = 1,
 ) -> jax.Array:
-  """The convolution of ``ops`` that fits the kernel's shape; ``weight`` takes the input's dtype."""
-  weight = weight.astype(x.dtype)
-  height, width, depth, features = weight.shape
-  if depth == 1 and groups == x.shape[-1] == features and groups > 1:
-    return ops.depthwise_conv(x, weight, stride=stride, padding=padding)
-  if height == width == groups == 1 and padding in ("SAME", "SYMMETRIC", "VALID"):
-    return ops.pointwise_conv(x, weight, stride=stride)
-  return ops.conv(x, weight, stride=stride, padding=padding, groups=groups)
+  """``ops.conv`` of a kernel that takes the input's dtype."""
+  return ops.conv(x, weight.astype(x.dtype), stride=stride, padding=padding, groups=groups)
 
 
 def _evaluate_norm(node: Node, weights: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:

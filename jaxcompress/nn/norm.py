@@ -138,43 +138,6 @@ def spread(channels: jax.Array, x: jax.Array) -> jax.Array:
   return channels.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def batch_norm(
-  x: jax.Array,
-  scale: jax.Array,
-  bias: jax.Array,
-  running_mean: jax.Array,
-  running_variance: jax.Array,
-  live: bool | jax.Array,
-  epsilon: float,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Normalises over the batch where ``live``, and by the running statistics elsewhere.
-
-  ``y = (x - m) / sqrt(v + epsilon) * scale + bias`` (Ioffe & Szegedy, 2015, algorithm 1).
-
-  Args:
-    x: (..., channels), any float dtype; the result has the same.
-    scale: (channels,) float32, gamma.
-    bias: (channels,) float32, beta.
-    running_mean: (channels,) float32.
-    running_variance: (channels,) float32.
-    live: bool or scalar bool array; whether the batch's own statistics are used. It can change
-      from step to step without recompilation, which is how statistics are frozen in mid-run.
-    epsilon: added to the variance; static.
-
-  Returns:
-    ``(y, mean, variance)``; the statistics are those of the batch where ``live``, else the
-    running ones, and carry no gradient. Differentiable in reverse by ``x``, ``scale``, ``bias``.
-
-  Examples:
-    >>> ones, zeros = jnp.ones(1), jnp.zeros(1)
-    >>> y, mean, _ = batch_norm(jnp.array([[1.0], [3.0]]), ones, zeros, zeros, ones, True, 0.0)
-    >>> y.ravel().tolist(), mean.item()
-    ([-1.0, 1.0], 2.0)
-  """
-  found = statistics(x, Statistics(running_mean, running_variance), live)
-  return normalise(x, scale, bias, found, live, epsilon), found.mean, found.variance
-
-
 def normalise(
   x: jax.Array,
   scale: jax.Array,
@@ -183,7 +146,7 @@ def normalise(
   live: bool | jax.Array,
   epsilon: float,
 ) -> jax.Array:
-  """What :func:`batch_norm` returns first, from its :func:`statistics`."""
+  """The normalised ``x`` by its :func:`statistics`; differentiable in reverse."""
   return _normalise(x, scale, bias, frame(x, found, live, epsilon))
 
 

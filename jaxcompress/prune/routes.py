@@ -48,11 +48,6 @@ def name_depthwise(graph: Graph) -> Graph:
   return graph._replace(nodes=tuple(map(named, graph.nodes)))
 
 
-def is_depthwise(node: Node) -> bool:
-  """Whether each input channel of a convolution has outputs of its own."""
-  return node.op == "ConvNorm" and node.attrs["groups"] == "depthwise"
-
-
 def is_birth(node: Node) -> bool:
   """Whether a node makes channels: a convolution that mixes its inputs, or a linear layer."""
   return not any(continued(node, *(np.zeros(shape[-1]) for shape in node.input_shapes)))

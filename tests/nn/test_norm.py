@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress import ops
-from jaxcompress.nn.norm import batch_norm, batch_statistics
+from jaxcompress.nn.epilogue import norm_act
+from jaxcompress.nn.norm import batch_statistics
 
 EPSILON, MOMENTUM = 1e-3, 0.9
 SHAPES = [(4, 8, 8, 3), (3, 7, 5, 4), (16, 1, 1, 5), (12, 6)]
@@ -50,7 +51,7 @@ class Problem:
 
     @jax.jit
     def run(x, scale, bias, mean, variance, g, live):
-      normalise = lambda *a: batch_norm(*a, mean, variance, live, EPSILON)  # noqa: E731
+      normalise = lambda *a: norm_act(*a, mean, variance, live, EPSILON, None)  # noqa: E731
       (y, *stats), pull_back = jax.vjp(normalise, x, scale, bias)
       return y, pull_back((g, *map(jnp.zeros_like, stats))), stats
 
@@ -104,7 +105,7 @@ def test_a_flag_known_only_at_run_time_changes_nothing(live):
 @pytest.mark.parametrize("live", [True, False])
 def test_a_flag_known_when_tracing_compiles_no_branch(live):
   ones = jnp.ones(3)
-  run = lambda x: batch_norm(x, ones, ones, ones, ones, live, EPSILON)[0]  # noqa: E731
+  run = lambda x: norm_act(x, ones, ones, ones, ones, live, EPSILON, None)[0]  # noqa: E731
   for function in (run, jax.grad(lambda x: jnp.sum(run(x)))):
     assert "cond" not in str(jax.make_jaxpr(function)(jnp.ones((2, 4, 4, 3))))
 
@@ -145,7 +146,7 @@ def test_bfloat16_is_normalised_in_float32(live):
 def standardise(x):
   """Normalisation to mean 0 and variance 1."""
   ones, zeros = jnp.ones(x.shape[-1]), jnp.zeros(x.shape[-1])
-  return batch_norm(x, ones, zeros, zeros, ones, True, 0.0)[0]
+  return norm_act(x, ones, zeros, zeros, ones, True, 0.0, None)[0]
 
 
 @given(offset=st.integers(-8, 8), power=st.integers(-3, 3), seed=st.integers(0, 1000))
@@ -165,7 +166,7 @@ def test_an_ensemble_by_vmap_equals_a_loop():
   flags, ones = jnp.array([True, False, True]), jnp.ones(5)
 
   def total(x, live):
-    return jnp.sum(jnp.sin(batch_norm(x, ones, ones, 0 * ones, ones, live, EPSILON)[0]))
+    return jnp.sum(jnp.sin(norm_act(x, ones, ones, 0 * ones, ones, live, EPSILON, None)[0]))
 
   gradient = jax.jit(jax.grad(total))
   together = jax.jit(jax.vmap(jax.grad(total)))(x, flags)

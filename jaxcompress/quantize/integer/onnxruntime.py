@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxcompress.quantize.integer import xnnpack
 from jaxcompress.quantize.integer.grid import ASSEMBLE, Grid, check_below, reach_of
+from jaxcompress.quantize.integer.reference import Mean
 from jaxcompress.quantize.integer.xnnpack import Factor
 
 CODES = 256
@@ -64,15 +65,6 @@ class Product(NamedTuple):
   def __call__(self, v: jax.Array) -> jax.Array:
     scaled = jnp.clip(v.astype(jnp.float32) * self.multiplier, -FAR, FAR)
     return jnp.round(scaled + self.zero_point) - self.zero_point
-
-
-class Mean(NamedTuple):
-  """A mean over height and width, which stay as axes of length one."""
-
-  factor: Factor
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    return self.factor(jnp.sum(x.astype(jnp.int32), axis=(1, 2), keepdims=True))
 
 
 class Average(NamedTuple):

@@ -103,9 +103,9 @@ class WithZero(NamedTuple):
 
 
 class Mean(NamedTuple):
-  """A mean over height and width, which stay as axes of length one."""
+  """A mean over height and width, which stay as axes of length one: a factor of their sum."""
 
-  factor: Factor
+  factor: Any
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return self.factor(jnp.sum(x.astype(jnp.int32), axis=(1, 2), keepdims=True))
