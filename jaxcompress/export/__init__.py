@@ -6,11 +6,10 @@ from jaxcompress.export.measure import arena, benchmark, vela
 from jaxcompress.export.onnx import onnx, onnx_float
 from jaxcompress.export.packed import load_packed, packed
 from jaxcompress.export.pixels import pixel_range, read_pixels
-from jaxcompress.export.runtime import Runtime
+from jaxcompress.export.runtime import Runtime, Verification, verify
 from jaxcompress.export.stablehlo import load_stablehlo, stablehlo, stablehlo_float
 from jaxcompress.export.targets import TARGETS
 from jaxcompress.export.tflite import tflite, tflite_float, unpack
-from jaxcompress.export.verify import Verification, verify
 
 __all__ = [
   "TARGETS",

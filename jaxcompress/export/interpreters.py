@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,10 +53,12 @@ class Interpreter:
   Attributes:
     inputs: of the file.
     outputs: of the file.
+    metadata: texts kept in the file, where the runtime tells them.
   """
 
   inputs: tuple[End, ...]
   outputs: tuple[End, ...]
+  metadata: Mapping[str, str] = MappingProxyType({})
 
   def allocate(self) -> None:
     """Gets the memory that running takes, where opening the file did not."""
@@ -165,17 +168,13 @@ class MicroRuntime(Interpreter):
 
 
 class OnnxRuntime(Interpreter):
-  """An .onnx file in an onnxruntime session with default optimizations on the CPU.
-
-  Attributes:
-    metadata: texts kept in the file.
-  """
+  """An .onnx file in an onnxruntime session with default optimizations on the CPU."""
 
   def __init__(self, file: bytes | str, threads: int = 1):
     self._file, self._session = file, _session(file, threads)
     self.inputs = tuple(map(_onnx_end, self._session.get_inputs()))
     self.outputs = tuple(map(_onnx_end, self._session.get_outputs()))
-    self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+    self.metadata = self._session.get_modelmeta().custom_metadata_map
 
   def feed(self, *values: np.ndarray) -> None:
     self._fed = {end.name: value for end, value in zip(self.inputs, values, strict=True)}
