@@ -13,11 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcompress import __version__, export, quantize
 from jaxcompress import data as datasets
+from jaxcompress import export, quantize
 from jaxcompress.data.storage import EncodedImages, in_chunks
 from jaxcompress.export.extras import MissingExtraError
 from jaxcompress.export.measure import VelaReport
+from jaxcompress.export.metadata import own_version
 from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline.context import Context
 from jaxcompress.pipeline.networks import Network, TrainedNetwork
@@ -248,7 +249,7 @@ def environment() -> dict[str, Any]:
     with contextlib.suppress(PackageNotFoundError):
       packages[name] = version(name)
   return {
-    "version": __version__,
+    "version": own_version(),
     "jax_version": jax.__version__,
     "device": f"{number}{kind}, {platform.machine()}, {_cores()} CPU cores",
     "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
