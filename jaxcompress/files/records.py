@@ -29,7 +29,7 @@ def plain(value: Any) -> Any:
   return json.loads(text, parse_constant=lambda _: None)
 
 
-def build(kind: type[T], value: Any, *, newer: bool = False) -> T:
+def from_plain(kind: type[T], value: Any, *, newer: bool = False) -> T:
   """A dataclass, a named tuple, or a list or dict of them, from what :func:`plain` made of it.
 
   Args:
@@ -46,9 +46,9 @@ def build(kind: type[T], value: Any, *, newer: bool = False) -> T:
     >>> class Pair(NamedTuple):
     ...   name: str
     ...   size: int = 0
-    >>> build(list[Pair], [["a", 9], ["b"]])
+    >>> from_plain(list[Pair], [["a", 9], ["b"]])
     [Pair(name='a', size=9), Pair(name='b', size=0)]
-    >>> build(dict[str, Pair], {"first": ["a", True]})
+    >>> from_plain(dict[str, Pair], {"first": ["a", True]})
     Traceback (most recent call last):
     ValueError: [1]: Expected int, got bool
   """
@@ -69,7 +69,7 @@ def read_record(path: pathlib.Path, kind: type[T], remedy: str) -> T:
 
   Args:
     path: of the file.
-    kind: as for :func:`build`.
+    kind: as for :func:`from_plain`.
     remedy: what to do about a damaged file.
 
   Raises:
@@ -88,7 +88,9 @@ def read_record(path: pathlib.Path, kind: type[T], remedy: str) -> T:
   try:
     content = path.read_bytes()
     value = without_seal(parse_json(content), check_seal(content, "the file"))
-    return build(kind, value[ROWS] if isinstance(value, dict) and [*value] == [ROWS] else value)
+    return from_plain(
+      kind, value[ROWS] if isinstance(value, dict) and [*value] == [ROWS] else value
+    )
   except OSError as error:
     raise ValueError(f"file: {path} cannot be read ({error.strerror}).") from error
   except ValueError as error:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcompress import data as datasets
 from jaxcompress import models
-from jaxcompress.files.records import build as build_record
+from jaxcompress.files.records import from_plain
 from jaxcompress.files.values import one_line, read_json, sealed_json
 from jaxcompress.models.files import from_config, to_config
 from jaxcompress.models.layouts import SMALL_IMAGE
@@ -332,7 +332,7 @@ def _preprocess(values: Any, facts: Facts) -> datasets.Preprocess:
 
 READERS: Mapping[str, Callable[[Any, Facts], Any]] = {  # in an order in which each is checked
   "name": _name,
-  "width": lambda width, _: build_record(float, width),
+  "width": lambda width, _: from_plain(float, width),
   "config": _config,
   "classes": _classes,
   "image_shape": _image_shape,

@@ -8,7 +8,7 @@ import typing
 from typing import Any
 
 from jaxcompress import distill, quantize
-from jaxcompress.files.records import build
+from jaxcompress.files.records import from_plain
 from jaxcompress.pipeline.budgets import Budget
 from jaxcompress.pipeline.formats import (
   FORMATS,
@@ -20,7 +20,7 @@ from jaxcompress.pipeline.presets import PRESETS
 from jaxcompress.prune.magnitude import parse_pattern
 
 UNSTRUCTURED = "unstructured"
-DISTRIBUTIONS: dict[str, dict[str, Any]] = {  # the first where none is asked for
+SPARSITY_SHARES: dict[str, dict[str, Any]] = {  # the first where none is asked for
   "erk": {"distribution": "erk"},
   "uniform": {"distribution": "uniform"},
   "global": {"scope": "global"},
@@ -346,7 +346,7 @@ def _check_types(options: Any) -> None:
   for name, kind in typing.get_type_hints(type(options)).items():
     value = getattr(options, name)
     try:
-      build(kind, value)
+      from_plain(kind, value)
     except ValueError as error:
       raise ValueError(f"{name}: {value!r:.40} must be of another type ({error}).") from error
 
@@ -366,7 +366,7 @@ def _check_pruning(asked: CompressOptions) -> None:
   if sparsity is not None and not 0 < sparsity < 1:
     raise ValueError(f"sparsity: {sparsity} is out of range; it must be above 0 and below 1.")
   if asked.sparsity_distribution is not None:
-    _check_choice("sparsity_distribution", asked.sparsity_distribution, DISTRIBUTIONS)
+    _check_choice("sparsity_distribution", asked.sparsity_distribution, SPARSITY_SHARES)
     if sparsity is None or pattern not in (None, UNSTRUCTURED):
       raise ValueError(
         f"sparsity_distribution: {asked.sparsity_distribution} shares out a sparsity, and there is"

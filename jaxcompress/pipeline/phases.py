@@ -16,7 +16,7 @@ from jaxcompress.data.storage import EncodedImages
 from jaxcompress.distill.zoo import Parsed
 from jaxcompress.pipeline.context import Context, PhaseSteps
 from jaxcompress.pipeline.networks import Network, TrainedNetwork
-from jaxcompress.pipeline.options import DISTRIBUTIONS, UNSTRUCTURED, CompressOptions
+from jaxcompress.pipeline.options import SPARSITY_SHARES, UNSTRUCTURED, CompressOptions
 from jaxcompress.pipeline.presets import FINE_TUNE
 from jaxcompress.terminal import say
 
@@ -173,7 +173,7 @@ def pruned(
     return prune.n_m(optimizer, options.sparsity_pattern, schedule=schedule)
   if options.sparsity is None:
     return optimizer
-  shares = DISTRIBUTIONS[options.sparsity_distribution or next(iter(DISTRIBUTIONS))]
+  shares = SPARSITY_SHARES[options.sparsity_distribution or next(iter(SPARSITY_SHARES))]
   return prune.magnitude(optimizer, sparsity=options.sparsity, schedule=schedule, **shares)
 
 

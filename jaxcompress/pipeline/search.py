@@ -16,7 +16,7 @@ import optax
 
 from jaxcompress import data as datasets
 from jaxcompress import export, prune, quantize, training
-from jaxcompress.files.records import build, damaged, plain, read_record, write_record
+from jaxcompress.files.records import damaged, from_plain, plain, read_record, write_record
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import Graph
 from jaxcompress.pipeline import budgets, networks, phases
@@ -190,7 +190,7 @@ def read_trials(folder: str | os.PathLike) -> tuple[Measured, ...]:
     except ValueError:
       continue
     try:
-      found.append(build(Measured, fields))
+      found.append(from_plain(Measured, fields))
     except ValueError as error:
       raise damaged(path, error, DELETE) from error
   return tuple(found)

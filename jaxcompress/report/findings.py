@@ -55,8 +55,8 @@ def headline(results: Results) -> str:
   """The result in one sentence.
 
   Examples:
-    >>> from jaxcompress.report.results import STAGES, Run
-    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> from jaxcompress.report.results import COMPARED, Run
+    >>> entries = dict.fromkeys(COMPARED, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
     >>> headline(Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries))
     'A 78 k-parameter resnet8 reaches 90.0 % top-1 on digits at int8, in 80.0 kB.'
   """

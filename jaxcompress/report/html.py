@@ -12,18 +12,14 @@ from typing import Any
 
 from jaxcompress.files.records import plain
 from jaxcompress.report import findings, plots, style, text
-from jaxcompress.report.layout import DASH
-from jaxcompress.report.results import STAGES, Entry, Results, label, ordered
+from jaxcompress.report.layout import DASH, Column
+from jaxcompress.report.results import COMPARED, Entry, Results, label, ordered
 from jaxcompress.report.snippet import device_program
 from jaxcompress.report.tables import ENTRY_FIGURES, maybe
 
 
 class _Html(str):
   """Text that is HTML already."""
-
-
-# A column: its title, and its cell for a row; None: a dash.
-Column = tuple[str, Callable[[Any], str | None]]
 
 
 def render(results: Results, images: Mapping[str, bytes]) -> str:
@@ -72,7 +68,7 @@ def _section(anchor: str, title: str, body: str) -> str:
 
 def _cards(results: Results) -> str:
   """The few numbers that matter, each against what it is measured by."""
-  teacher, alone, distilled, small = (results.entries[key] for key in STAGES)
+  teacher, alone, distilled, small = (results.entries[key] for key in COMPARED)
   float_latency = maybe(text.milliseconds, distilled.latency_ms)
   cards = (
     (
@@ -204,7 +200,8 @@ def _table(columns: Iterable[Column], rows: Sequence[Any], kind: str = "") -> st
       return f'<span class="none">{DASH}</span>'
     return cell if isinstance(cell, _Html) else escape(cell)
 
-  shown = [(title, cells) for title, cell in columns if any(cells := [cell(row) for row in rows])]
+  found = [(column.title, [column.cell(row) for row in rows]) for column in columns]
+  shown = [(str(title), cells) for title, cells in found if any(cells)]
   head = "".join(f"<th scope=col>{escape(title)}</th>" for title, _ in shown)
   body = []
   for first, *others in zip(*(cells for _, cells in shown), strict=True):
@@ -221,14 +218,14 @@ def _entry_table(results: Results) -> str:
 
   def column(title: str, cell: Callable[[Entry], str | None]) -> Column:
     if title == "top-1":
-      return title, lambda row: _Html(f"<b>{escape(cell(row[1]) or '')}</b>")
-    return title, lambda row: cell(row[1])
+      return Column(title, lambda row: _Html(f"<b>{escape(cell(row[1]) or '')}</b>"))
+    return Column(title, lambda row: cell(row[1]))
 
   def name(row: tuple[str, Entry]) -> str:
     return _Html(f"{_name(row)}<small>{escape(row[1].model)}</small>")
 
   figures = (column(one.page, one.cell) for one in ENTRY_FIGURES if one.page is not None)
-  return _table([("", name), *figures], ordered(results), "entries")
+  return _table([Column("", name), *figures], ordered(results), "entries")
 
 
 def _name(row: tuple[str, Entry]) -> str:
@@ -245,11 +242,11 @@ def _phase_table(results: Results) -> str:
     has_both = entry.seconds and entry.steps
     return text.milliseconds(1000 * entry.seconds / entry.steps) if has_both else None
 
-  columns: list[Column] = [
-    ("", _name),
-    ("steps", lambda row: f"{row[1].steps:,}"),
-    ("time", lambda row: text.duration(row[1].seconds) if row[1].seconds else None),
-    ("time per step", lambda row: step_time(row[1])),
+  columns = [
+    Column("", _name),
+    Column("steps", lambda row: f"{row[1].steps:,}"),
+    Column("time", lambda row: text.duration(row[1].seconds) if row[1].seconds else None),
+    Column("time per step", lambda row: step_time(row[1])),
   ]
   note = f"<p class=note>Not trained in this run: {_join(', ', loaded)}.</p>" if loaded else ""
   return (_table(columns, rows) if rows else "") + note
@@ -259,11 +256,11 @@ def _pair_table(results: Results) -> str:
   """The most frequent mistakes."""
   pairs = () if results.confusion is None else findings.confused_pairs(results.confusion)
   names = results.run.classes
-  columns: list[Column] = [
-    ("true", lambda pair: names[pair.true]),
-    ("picked", lambda pair: names[pair.predicted]),
-    ("images", lambda pair: f"{pair.count} of {pair.total}"),
-    ("share", lambda pair: text.percent(pair.count / pair.total)),
+  columns = [
+    Column("true", lambda pair: names[pair.true]),
+    Column("picked", lambda pair: names[pair.predicted]),
+    Column("images", lambda pair: f"{pair.count} of {pair.total}"),
+    Column("share", lambda pair: text.percent(pair.count / pair.total)),
   ]
   table = _table(columns, pairs, "pairs")
   summary = "The most frequent mistakes as a table"
@@ -286,18 +283,18 @@ def _layer_table(results: Results) -> str:
   def of_range(show):
     return lambda layer: maybe(show, ranges.get(layer.tensor or layer.name))
 
-  columns: list[Column] = [
-    ("layer", lambda layer: layer.name),
-    ("op", lambda layer: layer.op),
-    ("output", lambda layer: text.shape(layer.output_shape)),
-    ("parameters", lambda layer: f"{layer.parameters:,}" if layer.parameters else None),
-    ("multiply-adds", macs),
-    ("bytes", lambda layer: f"{layer.weight_bytes:,}" if layer.weight_bytes else None),
-    ("largest weight", lambda layer: maybe(lambda w: number(w.high), layer.weights)),
-    ("channels differ", lambda layer: maybe(lambda w: _ratio(w.ratio), layer.weights)),
-    ("output range", of_range(lambda r: f"{number(r.low)} to {number(r.high)}")),
-    ("step", of_range(lambda r: number(r.scale))),
-    ("zero point", of_range(lambda r: str(r.zero_point))),
+  columns = [
+    Column("layer", lambda layer: layer.name),
+    Column("op", lambda layer: layer.op),
+    Column("output", lambda layer: text.shape(layer.output_shape)),
+    Column("parameters", lambda layer: f"{layer.parameters:,}" if layer.parameters else None),
+    Column("multiply-adds", macs),
+    Column("bytes", lambda layer: f"{layer.weight_bytes:,}" if layer.weight_bytes else None),
+    Column("largest weight", lambda layer: maybe(lambda w: number(w.high), layer.weights)),
+    Column("channels differ", lambda layer: maybe(lambda w: _ratio(w.ratio), layer.weights)),
+    Column("output range", of_range(lambda r: f"{number(r.low)} to {number(r.high)}")),
+    Column("step", of_range(lambda r: number(r.scale))),
+    Column("zero point", of_range(lambda r: str(r.zero_point))),
   ]
   count = f"{len(results.layers)} layers, {sum(x.parameters for x in results.layers):,} parameters"
   table = _table(columns, results.layers, "layers")

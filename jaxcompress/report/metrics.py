@@ -8,7 +8,7 @@ from typing import Annotated, Any, Required, TextIO, TypedDict
 
 from msgspec import Meta
 
-from jaxcompress.files.records import build, plain
+from jaxcompress.files.records import from_plain, plain
 from jaxcompress.files.values import parse_json
 from jaxcompress.files.writing import write_atomically
 
@@ -126,7 +126,7 @@ def _line(row: Mapping[str, Any]) -> str:
 def _parse(path: str | os.PathLike, number: int, line: bytes) -> Row:
   try:
     row = parse_json(line)
-    build(_Drawn, row, newer=True)
+    from_plain(_Drawn, row, newer=True)
   except ValueError as error:
     raise ValueError(
       f"path: line {number} of {os.fspath(path)} is no row of metrics: {line[:60]!r}; delete it."

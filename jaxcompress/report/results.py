@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-STAGES = ("teacher", "alone", "distilled", "int8")  # every run has these
+COMPARED = ("teacher", "alone", "distilled", "int8")  # every run has these
 LABELS = {
   "teacher": "teacher",
   "alone": "student alone",
@@ -254,7 +254,7 @@ class Results:
 
   Attributes:
     run: facts of the run.
-    entries: by key, at least those of :data:`STAGES`; further ones are shown beside them.
+    entries: by key, at least those of :data:`COMPARED`; further ones are shown beside them.
     curves: by phase, rows as in ``metrics.jsonl``: ``step`` and any of ``loss``, ``accuracy``
       (of training batches, a share), ``top1`` (of held-out images), ``images_per_second``.
     confusion: (classes, classes) counts of the int8 model on the test set; rows are the true
@@ -280,10 +280,10 @@ class Results:
   search: Search | None = None
 
   def __post_init__(self):
-    missing = [key for key in STAGES if key not in self.entries]
+    missing = [key for key in COMPARED if key not in self.entries]
     if missing:
       raise ValueError(
-        f"entries: {', '.join(missing)} missing; a report needs {', '.join(STAGES)}."
+        f"entries: {', '.join(missing)} missing; a report needs {', '.join(COMPARED)}."
       )
     classes = len(self.run.classes)
     if self.confusion is not None and np.shape(self.confusion) != (classes, classes):

@@ -43,8 +43,8 @@ def device_program(results: Results) -> str:
     Python source.
 
   Examples:
-    >>> from jaxcompress.report.results import STAGES, Entry, Run
-    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> from jaxcompress.report.results import COMPARED, Entry, Run
+    >>> entries = dict.fromkeys(COMPARED, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
     >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
     >>> print(device_program(results).splitlines()[4])
     CLASSES = ["odd", "even"]

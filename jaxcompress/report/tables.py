@@ -62,8 +62,8 @@ def result_table(results: Results) -> Table:
     A table that rich prints with a column for each network; it fits 80 characters.
 
   Examples:
-    >>> from jaxcompress.report.results import STAGES, Run
-    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> from jaxcompress.report.results import COMPARED, Run
+    >>> entries = dict.fromkeys(COMPARED, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
     >>> table = result_table(Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries))
     >>> len(table.rows), len(table.columns)  # model, top-1, parameters, multiply-adds, file
     (5, 5)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.files.records import build, plain
+from jaxcompress.files.records import from_plain, plain
 from jaxcompress.files.values import check_format
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.report import html, plots
-from jaxcompress.report.results import STAGES, Results
+from jaxcompress.report.results import COMPARED, Results
 
 FORMAT = 1
 
@@ -28,7 +28,7 @@ def to_json(results: Results) -> dict[str, Any]:
 
   Examples:
     >>> from jaxcompress.report.results import Entry, Run
-    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> entries = dict.fromkeys(COMPARED, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
     >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
     >>> data = to_json(results)
     >>> data["int8"]["top1"], data["run"]["classes"]
@@ -41,7 +41,7 @@ def to_json(results: Results) -> dict[str, Any]:
   for layer, found in zip(fields["layers"], results.layers, strict=True):
     if found.weights is not None:
       layer["weights"] |= plain({"absmax": found.weights.high, "spread": found.weights.ratio})
-  stages = {key: entries.pop(key) for key in STAGES}
+  stages = {key: entries.pop(key) for key in COMPARED}
   return {"format": FORMAT, **stages, "others": entries, **fields}
 
 
@@ -53,7 +53,7 @@ def from_json(data: Any) -> Results:
 
   Examples:
     >>> from jaxcompress.report.results import Entry, Run
-    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> entries = dict.fromkeys(COMPARED, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
     >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
     >>> same = from_json(to_json(results))
     >>> same.run == results.run, same.entries == results.entries
@@ -62,15 +62,15 @@ def from_json(data: Any) -> Results:
   if not isinstance(data, Mapping):
     raise ValueError("data: it is no object; this is no report.json.")
   check_format(data.get("format", FORMAT), FORMAT, "data:")
-  missing = [key for key in (*STAGES, "run") if key not in data]
+  missing = [key for key in (*COMPARED, "run") if key not in data]
   if missing:
     raise ValueError(f"data: {', '.join(missing)} missing; this is no report.json.")
-  others = build(dict[str, Any], data.get("others", {}))
-  entries = {**{key: data[key] for key in STAGES}, **others}
-  results = build(Results, {**data, "entries": entries, "confusion": None}, newer=True)
+  others = from_plain(dict[str, Any], data.get("others", {}))
+  entries = {**{key: data[key] for key in COMPARED}, **others}
+  results = from_plain(Results, {**data, "entries": entries, "confusion": None}, newer=True)
   if data.get("confusion") is None:
     return results
-  counts = build(list[list[int]], data["confusion"])
+  counts = from_plain(list[list[int]], data["confusion"])
   try:
     return dataclasses.replace(results, confusion=np.array(counts, np.int64))
   except (ValueError, OverflowError) as error:  # rows of several lengths, or not one for each class
@@ -90,7 +90,7 @@ def write_report(results: Results, folder: str | os.PathLike) -> dict[str, pathl
   Examples:
     >>> import tempfile
     >>> from jaxcompress.report.results import Entry, Run
-    >>> entries = dict.fromkeys(STAGES, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> entries = dict.fromkeys(COMPARED, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
     >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
     >>> write_report(results, tempfile.mkdtemp())["json"].name
     'report.json'
