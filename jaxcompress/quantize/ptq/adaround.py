@@ -16,7 +16,7 @@ import optax
 from jaxcompress.nn import INPUT, Folded, Graph, Node, kernel_shape
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.execute import linear, run_node
-from jaxcompress.nn.operations import needed_shape
+from jaxcompress.nn.operations import by_groups, needed_shape
 from jaxcompress.ops.padding import resolve_padding
 from jaxcompress.quantize.codes import round_kernel
 from jaxcompress.quantize.fake_quant import Levels
@@ -171,18 +171,6 @@ def _optimise(weights, scales, bias, samples, rng, act, to):
   return jnp.where(worse[:, None], nearest, learned)
 
 
-class Rounded(NamedTuple):
-  """A network that was rounded.
-
-  Attributes:
-    codes: int8 integers of every layer, by name.
-    folded: the layers with biases that take out the mean of the error that is left.
-  """
-
-  codes: dict[str, np.ndarray]
-  folded: dict[str, Folded]
-
-
 def adaround(
   sites: Sites,
   folded: Mapping[str, Folded],
@@ -192,7 +180,7 @@ def adaround(
   *,
   to: Mapping[str, Levels],
   seed: int = 0,
-) -> Rounded:
+) -> tuple[dict[str, np.ndarray], dict[str, Folded]]:
   """AdaRound of every layer, in order: each reads what the rounded layers before it make.
 
   The maps of a bounded number of images are kept, only as long as a later node reads them, once in
@@ -208,7 +196,8 @@ def adaround(
     seed: of the samples.
 
   Returns:
-    A :class:`Rounded`.
+    ``(codes, folded)``: int8 integers of every layer by name, and the layers with biases that take
+    out the mean of the error that is left.
   """
   graph, rng = sites.graph, np.random.default_rng(seed)
   images = np.concatenate([x[weight > 0] for x, weight in batches.at(slice(_affordable(graph)))])
@@ -230,7 +219,8 @@ def adaround(
       kernel = codes[name] * scales[name]
       layers[name] = layer._replace(bias=_centred(node, layer, kernel, samples))
       y = _each(_linear(node, kernel, layers[name].bias), batches.size, *theirs)[0]
-      outputs, approximate = ([np.asarray(_activate(node, a))] for a in (target, y))
+      act = node.attrs.get("act")
+      outputs, approximate = ([np.asarray(activate(act, jnp.asarray(a)))] for a in (target, y))
       batches.tick()
     for tensor in node.inputs:
       if last[tensor] == node.name:
@@ -238,7 +228,7 @@ def adaround(
         rounded.pop(tensor, None)
     for tensor, a, b in zip(node.outputs, outputs, approximate, strict=True):
       real[tensor], rounded[tensor] = a, np.asarray(visit(tensor, b))
-  return Rounded(codes, layers)
+  return codes, layers
 
 
 def _affordable(graph: Graph) -> int:
@@ -266,10 +256,6 @@ def _linear(node: Node, kernel: np.ndarray, bias: np.ndarray):
   return lambda x: (_run_linear(_anonymous(node), *arrays, x),)
 
 
-def _activate(node: Node, x: np.ndarray) -> jax.Array:
-  return activate(node.attrs.get("act"), jnp.asarray(x))
-
-
 def _each(run, size: int, *arrays: np.ndarray) -> list[np.ndarray]:
   """Runs a node on a batch of images at a time; the last one is filled up."""
   parts = []
@@ -292,16 +278,15 @@ def sample_positions(
     target: the layer's wanted outputs.
     rng: picks the positions.
   """
-  channels = x.shape[-1]
   if node.op == "Dense":
-    flat = x.reshape(len(x), -1)
-    rows = _pick(len(flat), flat.shape[1], rng)
-    return Samples(flat[rows][:, None], target[rows][:, None])
-  side, _, depth, _ = needed_shape(node)
-  step = node.attrs["stride"]
-  pads = resolve_padding(node.attrs["padding"], x.shape[1:3], side, step)
-  x = np.pad(x, ((0, 0), *pads, (0, 0)))
-  positions = target.shape[:3]
+    x, target = x.reshape(len(x), 1, 1, -1), target[:, None, None]
+    side, depth, step = 1, x.shape[-1], 1
+  else:
+    side, _, depth, _ = needed_shape(node)
+    step = node.attrs["stride"]
+    pads = resolve_padding(node.attrs["padding"], x.shape[1:3], side, step)
+    x = np.pad(x, ((0, 0), *pads, (0, 0)))
+  positions, channels = target.shape[:3], x.shape[-1]
   rows = _pick(int(np.prod(positions)), side * side * channels, rng)
   image, top, left = np.unravel_index(rows, positions)
   cells = [
@@ -321,17 +306,12 @@ def _pick(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
 
 def split_groups(node: Node, kernel: np.ndarray) -> np.ndarray:
   """A kernel as (groups, in, out) products of matrices."""
-  if node.op == "Dense":
-    return kernel[None]
-  groups = node.input_shapes[0][-1] // kernel.shape[2]
-  flat = kernel.reshape(-1, groups, kernel.shape[-1] // groups)
-  return np.moveaxis(flat, 1, 0)
+  grouped = by_groups(node, kernel)  # (taps, depth, groups, out)
+  return np.moveaxis(grouped, 2, 0).reshape(grouped.shape[2], -1, grouped.shape[3])
 
 
 def join_groups(node: Node, matrices: np.ndarray) -> np.ndarray:
   """The inverse of :func:`split_groups`."""
-  if node.op == "Dense":
-    return matrices[0]
   return np.moveaxis(matrices, 0, 1).reshape(kernel_shape(node))
 
 

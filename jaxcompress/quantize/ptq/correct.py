@@ -9,10 +9,10 @@ import numpy as np
 
 from jaxcompress.nn import Folded, Graph
 from jaxcompress.nn.execute import folded_layers, linear
+from jaxcompress.quantize.ptq.equalize import scale_inputs
 from jaxcompress.quantize.ptq.images import Batches
 from jaxcompress.quantize.ptq.moments import Moments, tensor_means
 from jaxcompress.quantize.ptq.observe import float_tensors
-from jaxcompress.quantize.ptq.wiring import scale_inputs
 
 Weights = Mapping[str, np.ndarray]
 

@@ -159,19 +159,18 @@ def post_training(
   with meter(progress) as (start, tick):
     watched = batches.with_tick(tick)
     subject = Subject.of(graph, variables, watched.at(calibration), plan, **options)
-    judge = Judge.of(subject, batches.at(held_out), None if labels is None else labels[held_out])
+    judge = _judge(subject, batches.at(held_out), None if labels is None else labels[held_out])
     for name, algorithm in algorithms.items():
       if drops and min(drops) <= enough and (max_drop is not None or algorithm.adaround):
         break
       start(name, subject.ticks(algorithm) + 1)
       started = time.perf_counter()
       quantized = subject.quantized(algorithm)
-      score, sqnr = judge(quantized)
+      trial = Trial(name, *judge(quantized), time.perf_counter() - started)
       tick()
-      drops.append(judge.reference - score)
-      trial = Trial(name, score, drops[-1], sqnr, time.perf_counter() - started)
       on_trial(trial)
-      if best is None or (score, sqnr) > (best[0].score, best[0].sqnr):
+      drops.append(trial.drop)
+      if best is None or (trial.score, trial.sqnr) > (best[0].score, best[0].sqnr):
         best = trial, quantized
     assert best is not None  # the first algorithm is always tried
     trial, quantized = best
@@ -183,7 +182,7 @@ def post_training(
   if max_drop is not None and trial.drop > enough:
     raise ValueError(
       f"max_drop: {max_drop:g} cannot be met; the best of {len(drops)} methods, {trial.name!r},"
-      f" loses {trial.drop:.4f} of {judge.reference:.4f} on {len(held_out)} held-out images with"
+      f" loses {trial.drop:.4f} of {trial.score + trial.drop:.4f} on {len(held_out)} held-out images with"
       f" {bits}-bit weights{' but for the rules' if rules else ''}; fine-tune instead, with quantize="
       f"jaxcompress.quantize.int8(bits={bits}{', rules=...' if rules else ''}) in"
       " a Recipe, or take more bits or images."
@@ -230,37 +229,24 @@ def split(count: int, seed: int, *, deciding: bool = True) -> tuple[np.ndarray, 
   return np.sort(order[:first]), np.sort(order[first : first + MOST_HELD_OUT])
 
 
-class Judge(NamedTuple):
-  """Measures what integer models are worth beside the float one, on held-out images.
+def _judge(
+  subject: Subject, batches: Batches, labels: np.ndarray | None
+) -> Callable[[QuantizedModel], tuple[float, float, float]]:
+  """Tells what integer models are worth on some images: ``(score, drop, sqnr)`` of a :class:`Trial`."""
+  graph, layers = subject.sites.graph, subject.layers
+  logits = np.concatenate(
+    [np.asarray(_logits(graph, layers, x))[weight > 0] for x, weight in batches]
+  )
+  decided = logits.argmax(axis=-1)
+  wanted = decided if labels is None else labels
+  reference = float(np.mean(decided == wanted))
 
-  Attributes:
-    images: as the integer model takes them.
-    logits: (N, classes) of the float model.
-    wanted: (N,) the labels, or what the float model decides.
-    reference: share of ``wanted`` that the float model gets.
-  """
+  def judge(quantized: QuantizedModel) -> tuple[float, float, float]:
+    found = quantized(batches.images)
+    score = float(np.mean(found.argmax(axis=-1) == wanted))
+    return score, reference - score, decibels(logits, found)
 
-  images: np.ndarray
-  logits: np.ndarray
-  wanted: np.ndarray
-  reference: float
-
-  @classmethod
-  def of(cls, subject: Subject, batches: Batches, labels: np.ndarray | None) -> "Judge":
-    """The judge for a float network and some images, with their labels if there are any."""
-    graph, layers = subject.sites.graph, subject.layers
-    logits = np.concatenate(
-      [np.asarray(_logits(graph, layers, x))[weight > 0] for x, weight in batches]
-    )
-    decided = logits.argmax(axis=-1)
-    wanted = decided if labels is None else labels
-    return cls(batches.images, logits, wanted, float(np.mean(decided == wanted)))
-
-  def __call__(self, quantized: QuantizedModel) -> tuple[float, float]:
-    """``(score, sqnr)`` of an integer model."""
-    logits = quantized(self.images)
-    score = float(np.mean(logits.argmax(axis=-1) == self.wanted))
-    return score, decibels(self.logits, logits)
+  return judge
 
 
 def decibels(signal: np.ndarray, approximation: np.ndarray) -> float:

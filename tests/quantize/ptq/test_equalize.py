@@ -22,11 +22,10 @@ from jaxcompress.nn import (
   trace,
 )
 from jaxcompress.nn.execute import execute, folded_layers
-from jaxcompress.quantize.ptq.equalize import equalize
+from jaxcompress.quantize.ptq.equalize import by_input, equalize, find_chains
 from jaxcompress.quantize.ptq.images import Batches
 from jaxcompress.quantize.ptq.moments import Moments, clipped_mean, moments_of, tensor_means
 from jaxcompress.quantize.ptq.observe import channel_peaks
-from jaxcompress.quantize.ptq.wiring import by_input, find_chains
 
 pytestmark = pytest.mark.usefixtures("programs_forgotten")
 

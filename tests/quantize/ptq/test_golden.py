@@ -12,10 +12,9 @@ from jaxcompress.quantize.fake_quant import Levels, fake_quant
 from jaxcompress.quantize.ptq.adaround import as_they_are, regulariser, soft_rounding, soft_weights
 from jaxcompress.quantize.ptq.calibrators import BINS, Seen, aciq, laplace_ratio, mse, percentile
 from jaxcompress.quantize.ptq.correct import correct_with_moments
-from jaxcompress.quantize.ptq.equalize import pair_scales, triple_scales
+from jaxcompress.quantize.ptq.equalize import by_input, pair_scales, scale_inputs, triple_scales
 from jaxcompress.quantize.ptq.moments import Moments, absorbed
 from jaxcompress.quantize.ptq.weights import clipping_errors, mse_scales
-from jaxcompress.quantize.ptq.wiring import by_input, scale_inputs
 
 EXACT = dict(rtol=1e-10, atol=1e-12)
 CLOSE = dict(rtol=1e-4, atol=1e-5)

@@ -122,7 +122,7 @@ def test_a_whole_network_rounded_by_learning_is_closer_to_the_float_one(case):
   grids = grids_of(choose_ranges(network.sites, network.seen, CALIBRATORS["minmax"]))
   scales = choose_scales(network.folded, dict.fromkeys(network.folded, to), "absmax")
   ticks.clear()
-  learned = adaround(
+  codes, folded = adaround(
     network.sites,
     network.folded,
     scales,
@@ -144,8 +144,8 @@ def test_a_whole_network_rounded_by_learning_is_closer_to_the_float_one(case):
   nearest = {
     name: rounded_weights(layer, scales[name], to) for name, layer in network.folded.items()
   }
-  ours = {name: learned.codes[name] * scales[name] for name in scales}
-  assert distance(ours, learned.folded) < 0.5 * distance(nearest, network.folded)
+  ours = {name: codes[name] * scales[name] for name in scales}
+  assert distance(ours, folded) < 0.5 * distance(nearest, network.folded)
 
 
 def test_corrected_biases_keep_the_mean_of_every_layer_on_the_float_network(case):
