@@ -216,20 +216,16 @@ def exact_values(
   variables, model_variables, images = inputs
   codes = trained_codes(plan, sites, variables, model_variables["params"])
   shapes = jax.eval_shape(lambda *trees: trees, codes, model_variables)
-  program, template = _constants(plan, sites, *jax.tree.map(_plausible, shapes))
-  leaves, structure = jax.tree.flatten(template)
+  program, constants = _constants(plan, sites, *jax.tree.map(_plausible, shapes))
+  described = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), constants)
 
-  def on_host(codes, model_variables):
-    codes, model_variables = jax.tree.map(np.asarray, (codes, model_variables))
-    _, constants = _constants(plan, sites, codes, model_variables)
-    found, same = jax.tree.flatten(constants)
-    if same != structure:
-      raise RuntimeError("constants: their structure depends on values; this is a bug")
-    return [np.asarray(leaf, old.dtype) for leaf, old in zip(found, leaves, strict=True)]
+  def on_host(*numbers):
+    _, found = _constants(plan, sites, *jax.tree.map(np.asarray, numbers))
+    return jax.tree.map(lambda leaf, like: np.asarray(leaf, like.dtype), found, described)
 
-  described = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-  found = jax.pure_callback(on_host, described, codes, model_variables)
-  constants = jax.tree.unflatten(structure, found)
+  constants = jax.pure_callback(
+    on_host, described, codes, model_variables, vmap_method="sequential"
+  )
   steps = for_any_weights(program)
   input_steps = find_kernels(plan.kernels).input_steps
   pixels: Any = images.astype(jnp.float32)  # its arithmetic is that of both libraries

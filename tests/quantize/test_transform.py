@@ -215,14 +215,15 @@ def test_a_loop_of_ones_own_trains_what_distill_step_trains(name, batch):
   np.testing.assert_array_equal(model.integers(batch["image"]), integers)
 
 
-def test_networks_of_many_seeds_are_trained_at_once(batch):
-  quantized = transform(Branches(), quantize.int8())
+@pytest.mark.parametrize("name", ["steps", "device"])
+def test_networks_of_many_seeds_are_trained_at_once(name, batch):
+  quantized = transform(Branches(), PLANS[name])
 
   def grown(key):
     variables = Branches().init(key, batch["image"], train=False)
     params, state = quantized.init(key, variables, batch["image"])
     logits, _, state = quantized.apply(
-      params, state, variables, batch["image"], train=True, rng=key
+      params, state, variables, batch["image"], train=True, step=2, rng=key
     )
     return logits, state
 
