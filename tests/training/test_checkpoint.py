@@ -26,6 +26,7 @@ def fresh(recipe_of, batches, teacher):
     teachers=(teacher[0],),
     loss=distill.chain(distill.kd(4.0), distill.crd(40, dim=8, negatives=6)),
     quantize=quantize.int8(start_step=4),
+    ema=0.9,
   )
   return lambda: init_state(recipe, jax.random.key(0), batches(0), teacher_variables=(teacher[1],))
 

@@ -9,9 +9,7 @@ from rich.console import Console
 
 from jaxcompress import quantize
 from jaxcompress.training import (
-  Checkpoints,
   eval_step,
-  fit,
   init_state,
   predict,
   reestimate_norm,
@@ -75,27 +73,6 @@ def test_statistics_taken_anew_are_those_of_the_average(run, batches):
   chex.assert_trees_all_equal(settled.ema["params"], state.ema["params"])
   old, new = (np.asarray(predict(s, batches(5)["image"])) for s in (state, settled))
   assert np.any(old != new)
-
-
-def test_a_bad_batch_leaves_the_average_alone(fresh, batches):
-  state, _ = train_step(fresh(), batches(0))
-  before = jax.device_get(state.ema)
-  bad = batches(1)
-  bad["image"][0, 0, 0, 0] = np.nan
-  state, metrics = train_step(state, bad)
-  assert int(metrics["skipped"]) == 1
-  chex.assert_trees_all_equal(before, jax.device_get(state.ema))
-
-
-def test_a_restored_run_has_the_same_average_in_its_bits(run, fresh, batches, tmp_path):
-  _, whole = run
-  first = Checkpoints(tmp_path, every=100)
-  fit(fresh(), batches, steps=5, checkpoints=first, console=QUIET)
-  first.close()
-  again = Checkpoints(tmp_path, every=100)
-  ended = fit(again.restore(fresh()), batches, steps=STEPS, console=QUIET)
-  again.close()
-  chex.assert_trees_all_equal(jax.device_get(whole.ema), jax.device_get(ended.ema))
 
 
 def test_without_it_the_state_carries_nothing_more(recipe_of, batches):

@@ -306,5 +306,5 @@ def test_what_has_no_integers_is_refused_before_training(batches):
 
 
 def test_checkpoints_of_no_interval_are_refused(tmp_path):
-  with pytest.raises(ValueError, match="every: 0 must be at least 1"):
+  with pytest.raises(ValueError, match="every: 0 must be a whole number, at least 1"):
     training.Checkpoints(tmp_path, every=0)
