@@ -1,4 +1,4 @@
-"""What is quantized, how, and from which step on."""
+"""Plans: which tensors are quantized, how, and from which step on; and those that have a name."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -109,7 +109,7 @@ class Quantization:
 
 
 class Options(TypedDict, total=False):
-  """What every preset takes; see :func:`int8`."""
+  """Options of every preset; see :func:`int8`."""
 
   rules: tuple[Rule, ...]
   first_last: bool

@@ -38,7 +38,7 @@ Scales = dict[str, float]
 
 
 class Need(NamedTuple):
-  """What a node needs.
+  """A bound that a node sets.
 
   Attributes:
     tensor: whose scale it is about.

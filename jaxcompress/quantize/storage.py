@@ -80,7 +80,7 @@ def store_weights(weights: np.ndarray, form: str) -> Stored:
   flipped = flipped_channels(weights) if clustered else None
   if flipped is not None:
     weights = np.where(flipped, -weights, weights)
-  values = _in_file_order(weights).reshape(-1)
+  values = np.moveaxis(weights, -1, 0).reshape(-1)
   present = values != 0 if sparse else None
   values = values[present] if sparse else values
   if not clustered or not values.size:
@@ -162,11 +162,6 @@ def flipped_channels(weights: np.ndarray) -> np.ndarray | None:
     flipped[i] = (turned[i] & ~known).sum() < (has[i] & ~known).sum()
     known |= turned[i] if flipped[i] else has[i]
   return flipped if known.sum() < has.any(axis=0).sum() else None
-
-
-def _in_file_order(weights: np.ndarray) -> np.ndarray:
-  """(..., in, out) as (out, ..., in)."""
-  return np.moveaxis(weights, -1, 0)
 
 
 def packed_bytes(weights: int, channels: int, bits: int) -> int:

@@ -1,4 +1,4 @@
-"""What trained quantizers leave for the integer file, and its arithmetic inside a training step.
+"""From trained quantizers to the integer model, and its arithmetic inside a training step.
 
 The constants of that arithmetic come from the code that makes the file, called back on the host once
 per step; the integers themselves are computed on the device that trains, like everything else. So
@@ -159,7 +159,7 @@ def convert(
 
 
 class Constants(NamedTuple):
-  """What the device computes with.
+  """Numbers that the device computes with.
 
   Attributes:
     arrays: of a program's steps.
@@ -181,7 +181,7 @@ def exact_values(
   model_variables: Mapping[str, Any],
   images: jax.Array,
 ) -> dict[str, jax.Array]:
-  """What every rounded tensor stands for when a device evaluates the network. To be traced.
+  """Evaluates the network as a device does: the values of every rounded tensor. To be traced.
 
   BatchNorm is folded with its running statistics. Nothing of it has a gradient.
 

@@ -305,7 +305,7 @@ class _Pass:
     return Epilogue(prepare, rounding.forward, rounding.backward, rounding.by_ends)
 
   def of_quantizer(self, tensor: str) -> tuple[Any, Any, dict[str, Any]]:
-    """What a tensor's quantizer is called with: its variables as the pass began, and options."""
+    """A tensor's quantizer's variables, as the pass began, and the options that it is called with."""
     key = self.keys[tensor]
     params, state = (tree["activations"][key] for tree in self.variables)
     observing = self.active if self.train else False

@@ -18,7 +18,7 @@ SMALL = 4096  # numbers in an array that is summed with others: each sum is a pr
 
 
 class Found(NamedTuple):
-  """What a step needs of its passes.
+  """Gradients, and all else that a step needs of its passes.
 
   Attributes:
     gradients: of the sum of all losses, in the form of the trained tree.

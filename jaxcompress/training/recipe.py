@@ -1,7 +1,9 @@
-"""What is trained, from what, and how: the static half of a run."""
+"""The static half of a run: networks, loss, optimizer, and how they are used."""
 
+import bisect
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -190,12 +192,8 @@ class Recipe:
       >>> recipe.stage_at(9), recipe.stage_at(10)
       (0, 1)
     """
-    index = 0
-    for stage in self.stages:
-      if position < stage.steps:
-        break
-      position, index = position - stage.steps, index + 1
-    return index
+    ends = list(itertools.accumulate(stage.steps for stage in self.stages))
+    return bisect.bisect_right(ends, position)
 
   def starts_stage(self, position: int) -> bool:
     """Whether a batch is the first of its stage."""
@@ -208,7 +206,7 @@ class Recipe:
     return self.loss, self.trainable
 
   def optimizer_of(self, index: int) -> optax.GradientTransformation:
-    """What trains in a stage."""
+    """Optimizer of a stage."""
     own = self.stages[index].optimizer if index < len(self.stages) else None
     return self.optimizer if own is None else own
 

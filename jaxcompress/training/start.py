@@ -161,7 +161,7 @@ def _check_pruned_layers_move(
 def _build(
   recipe: Recipe, rng: jax.Array, batch: Any, teacher_variables: Any, variables: Any
 ) -> Any:
-  """What a recipe adds to the networks' variables; compiled once for all seeds."""
+  """Makes all that a recipe adds to the networks' variables; compiled once for all seeds."""
   loss_key, run_key = jax.random.split(rng)
   images = to_network_input(recipe.preprocess, batch["image"])
   batch = {**split_labels(batch), "image": images}

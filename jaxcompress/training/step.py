@@ -258,7 +258,7 @@ def _followed(decay: float, state: CompressState) -> tuple[Any, ...]:
 def _teach(
   recipe: Recipe, variables: tuple[Any, ...], batch: dict[str, jax.Array]
 ) -> tuple[Endpoints, ...]:
-  """What the teachers say to a batch, one microbatch after the other."""
+  """Runs the teachers on a batch, one microbatch after the other."""
   count, size = recipe.accumulate, len(batch["image"])
   if size % count:
     raise ValueError(f"accumulate: {count} microbatches do not divide a batch of {size}.")
@@ -275,5 +275,5 @@ def _params(variables: Any) -> Any:
 
 
 def _learned(state: CompressState) -> tuple[Any, ...]:
-  """What a step trains on; averages of it are finite if it is."""
+  """Gathers what a step trains on; averages of it are finite if it is."""
   return state.trained, state.batch_stats, state.quantizer.state, state.loss_state, state.opt_state
