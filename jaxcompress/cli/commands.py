@@ -88,7 +88,7 @@ def quantize(model: Any, torch: Any, weights: Any, data: Any, **given: Any) -> N
   ),
   target=Parameter(
     str,
-    "Device whose rules the files obey: xnnpack, tflm, ethos-u or edgetpu for .tflite,"
+    "Device whose requirements the files meet: xnnpack, tflm, ethos-u or edgetpu for .tflite,"
     " tensorrt for .onnx.",
   ),
   out=Parameter(str, "Name of the files, without a suffix [beside CHECKPOINT]."),

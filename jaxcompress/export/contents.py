@@ -51,7 +51,6 @@ class Operator(NamedTuple):
   Attributes:
     name: TFLite's, such as ``"CONV_2D"``; ONNX's, such as ``"Conv"``.
     version: of the operator; in an .onnx file of the operator set.
-    is_float: whether it reads or writes a floating-point tensor.
     inputs: what it reads; None for those that are left out.
     outputs: what it writes.
     options: its attributes, such as ``{"strideH": 2}``.
@@ -59,10 +58,14 @@ class Operator(NamedTuple):
 
   name: str
   version: int
-  is_float: bool
   inputs: tuple[Tensor | None, ...] = ()
   outputs: tuple[Tensor, ...] = ()
   options: Mapping[str, Any] = MappingProxyType({})
+
+  @property
+  def is_float(self) -> bool:
+    """Whether it reads or writes a floating-point tensor."""
+    return any(tensor.type in FLOATS for tensor in (*self.inputs, *self.outputs) if tensor)
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
@@ -182,9 +185,8 @@ def _tflite_operators(content: bytes) -> tuple[Operator, ...]:
     for operator, code, kind in zip(graph.operators, codes, kinds, strict=True):
       inputs = tuple(tensors[i] if i >= 0 else None for i in _indices(operator.inputs))
       outputs = tuple(tensors[i] for i in _indices(operator.outputs))
-      is_float = any(tensor.type in FLOATS for tensor in (*inputs, *outputs) if tensor)
       options = vars(operator.builtinOptions) if operator.builtinOptions else {}
-      found.append(Operator(kind, code.version, is_float, inputs, outputs, options))
+      found.append(Operator(kind, code.version, inputs, outputs, options))
   return tuple(found)
 
 
@@ -201,7 +203,7 @@ def _tensor(tensor: Any, buffer: Any, content: bytes, maker: str) -> Tensor:
 
   shape = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
   kind = _names(schema.TensorType)[tensor.type]
-  details = tensor.quantization
+  details = tensor.quantization or schema.QuantizationParametersT()
   is_inline = buffer.data is not None and len(buffer.data) > 0
   is_constant = is_inline or buffer.offset > 1  # 0 and 1 stand for no place outside
   data = buffer.data if is_inline else content[buffer.offset : buffer.offset + buffer.size]
@@ -210,13 +212,9 @@ def _tensor(tensor: Any, buffer: Any, content: bytes, maker: str) -> Tensor:
     type=kind,
     shape=tuple(_indices(shape)),
     maker=maker,
-    scales=np.asarray(
-      () if details is None or details.scale is None else details.scale, np.float32
-    ),
-    zero_points=np.asarray(
-      () if details is None or details.zeroPoint is None else details.zeroPoint, np.int64
-    ),
-    axis=0 if details is None else details.quantizedDimension,
+    scales=np.asarray(() if details.scale is None else details.scale, np.float32),
+    zero_points=np.asarray(() if details.zeroPoint is None else details.zeroPoint, np.int64),
+    axis=details.quantizedDimension,
     values=_values(data, kind, tensor.shape) if is_constant else None,
     is_constant=is_constant,
     is_inline=is_inline,
@@ -253,16 +251,9 @@ def _onnx_operators(content: bytes) -> tuple[Operator, ...]:
     if not name:
       return None
     if name in constants:
-      constant = constants[name]
-      values = np.asarray(numpy_helper.to_array(constant))
-      return Tensor(
-        name,
-        kind(constant.data_type),
-        values.shape,
-        values=values,
-        is_constant=True,
-        is_inline=True,
-      )
+      values = np.asarray(numpy_helper.to_array(constants[name]))
+      known = Tensor(name, kind(constants[name].data_type), values.shape, values=values)
+      return known._replace(is_constant=True, is_inline=True)
     if name not in infos:
       return Tensor(name, "UNDEFINED", (), makers.get(name, ""))
     found = infos[name].type.tensor_type
@@ -273,10 +264,9 @@ def _onnx_operators(content: bytes) -> tuple[Operator, ...]:
   for node in graph.node:
     inputs = tuple(tensor(name) for name in node.input)
     outputs = tuple(found for name in node.output if (found := tensor(name)))
-    is_float = any(found.type in FLOATS for found in (*inputs, *outputs) if found)
     options = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
     version = versions.get(node.domain, 0)
-    operators.append(Operator(node.op_type, version, is_float, inputs, outputs, options))
+    operators.append(Operator(node.op_type, version, inputs, outputs, options))
   return tuple(operators)
 
 

@@ -60,7 +60,7 @@ class Target(NamedTuple):
   Examples:
     >>> from jaxcompress.export.lint import check
     >>> npu = Target("my NPU", ".tflite", (must("operator", ("CONV_2D",), "it has no other"),))
-    >>> operators = [Operator(name, version=1, is_float=False) for name in ("CONV_2D", "SPLIT")]
+    >>> operators = [Operator(name, version=1) for name in ("CONV_2D", "SPLIT")]
     >>> [finding.op for finding in check(operators, npu)]
     ['SPLIT']
   """

@@ -56,7 +56,7 @@ def tflite(
   Args:
     quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`.
     path: the file. It is written beside it and renamed, so it is whole, or as it was before.
-    target: a device, or its compiler, whose rules the file obeys: ``"xnnpack"``, ``"tflm"``,
+    target: a device, or its compiler, whose requirements the file meets: ``"xnnpack"``, ``"tflm"``,
       ``"ethos-u"`` or ``"edgetpu"``; see :func:`~jaxcompress.export.lint`. For ``"tflm"`` and
       ``"edgetpu"`` a dense layer with a scale for each output becomes a 1x1 convolution, which all
       their versions read; ``kernels="reference"`` rounds the two differently, so it is refused.
@@ -82,7 +82,7 @@ def tflite(
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if a layer has no TFLite operator, an operator breaks a rule of the target,
+    ValueError: if a layer has no TFLite operator, an operator is not as the target requires,
       ``input`` is unknown or the model's codes are not the pixels less 128, ``weights`` is unknown,
       no layer has 4 bits or its kernels do not hold a layer's sums, the metadata is no JSON, or the path cannot be written.
 

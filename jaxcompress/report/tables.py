@@ -130,7 +130,7 @@ def finding_table(findings: Iterable[Any]) -> Table:
     Words("severity", lambda finding: finding.severity, whole=True),
     Words("op", lambda finding: finding.op, whole=True),
     Words("name", lambda finding: finding.name),
-    Words("rule", lambda finding: finding.requirement),
+    Words("requirement", lambda finding: finding.requirement),
     Words("reason", lambda finding: finding.reason),
   )
   return Table(columns, tuple(findings))

@@ -24,8 +24,7 @@ MAP = tensor()
 
 
 def operator(name, inputs=(MAP,), outputs=(MAP,), **options):
-  is_float = any(end.type == "FLOAT32" for end in (*inputs, *outputs) if end)
-  return Operator(name, 1, is_float, tuple(inputs), tuple(outputs), options)
+  return Operator(name, 1, tuple(inputs), tuple(outputs), options)
 
 
 def layer(name="CONV_2D", weights=None, bias="INT32"):
