@@ -57,7 +57,7 @@ TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)  # of a regul
 
 
 class Layer(NamedTuple):
-  """What a selector goes by.
+  """A layer as selectors know it.
 
   Attributes:
     paths: the layer's own, and that of an activation which is fused into it.
@@ -211,7 +211,7 @@ def listed(text: str, layers: Mapping[str, Layer]) -> str:
 
 
 def layers_of(graph: Graph) -> dict[str, Layer]:
-  """What a selector may call the image and every layer, by path.
+  """The image and every layer as selectors know them, by path.
 
   Args:
     graph: traced, with activations fused or not.

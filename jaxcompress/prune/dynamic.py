@@ -88,8 +88,8 @@ def rigl(
     <https://arxiv.org/abs/1911.11134>`_, 2020, section 3 and algorithm 1.
   """
 
-  def by_gradient(gradient, key):
-    del key
+  def by_gradient(gradient, rng):
+    del rng
     return jnp.abs(gradient.astype(jnp.float32))
 
   moves = Moves(sparsity, stop, every, fraction, distribution, rules, floor, graph, seed)
@@ -144,8 +144,8 @@ def sparse_evolution(
     connectivity inspired by network science <https://arxiv.org/abs/1707.04780>`_, 2018, algorithm 1.
   """
 
-  def anywhere(gradient, key):
-    return jax.random.uniform(key, gradient.shape)
+  def anywhere(gradient, rng):
+    return jax.random.uniform(rng, gradient.shape)
 
   moves = Moves(sparsity, stop, every, fraction, distribution, rules, floor, graph, seed)
   return _moving(optimizer, _steady_fraction, anywhere, moves)
@@ -213,7 +213,7 @@ def _moving(
   growth: Growth,
   moves: Moves,
 ) -> optax.GradientTransformationExtraArgs:
-  """What RigL and SET share; ``growth(gradient, key)`` says where weights come back."""
+  """Moves masks as RigL and SET do; ``growth(gradient, rng)`` says where weights come back."""
   sparsity, stop, every, fraction, distribution, rules, floor, graph, seed = moves
   check_amounts(sparsity, floor, distribution)
   for name, value in {"every": every, "stop": stop}.items():
@@ -222,7 +222,7 @@ def _moving(
   if not 0 < fraction <= 1:
     raise ValueError(f"fraction: {fraction} is out of range; it must be above 0 and at most 1.")
   share = fraction_of(fraction, stop)
-  key = lambda *numbers: reduce(jax.random.fold_in, numbers, jax.random.key(seed))  # noqa: E731
+  rng = lambda *numbers: reduce(jax.random.fold_in, numbers, jax.random.key(seed))  # noqa: E731
 
   def shares_in(kernels):
     own, shared = find_targets(kernels, rules, graph)
@@ -231,7 +231,7 @@ def _moving(
   def init(kernels):
     masks = {}
     for i, (name, left_out) in enumerate(sorted(shares_in(kernels).items())):
-      places = jax.random.uniform(key(0, i), kernels[name].shape)
+      places = jax.random.uniform(rng(0, i), kernels[name].shape)
       masks[name] = keep_largest(places, left_out, floor=floor)
     return masks
 
@@ -246,7 +246,7 @@ def _moving(
     del goal
     moved = {}
     for i, (name, mask) in enumerate(sorted(masks.items())):
-      scores = growth(gradients[name], key(count, i))
+      scores = growth(gradients[name], rng(count, i))
       moved[name] = move(mask, weights[name], scores, share(count), floor=floor)
     return moved
 

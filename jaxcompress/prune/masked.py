@@ -1,4 +1,4 @@
-"""What every way of pruning does to the optimizer that it wraps: masks in its state, zeros in weights."""
+"""An optimizer that prunes: masks in its state, zeros in the weights, whatever it wraps."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ def pruning_states(opt_state: Any) -> list[PruneState]:
 
 
 def goals_of(opt_state: Any) -> list[tuple[str, jax.Array]]:
-  """What all transformations that prune lead to, as pairs of a name and an array.
+  """Lists what all transformations that prune lead to, as pairs of a name and an array.
 
   Examples:
     >>> import optax

@@ -22,7 +22,7 @@ KEPT = ("first", "last", "depthwise")  # kinds that keep all weights unless a ru
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-  """What is done to some kernels; of several rules the first that matches counts.
+  """Keeps or prunes some kernels; of several rules the first that matches counts.
 
   Kernels that no rule matches are pruned like the others, except those of the kinds ``"first"``,
   ``"last"`` and ``"depthwise"``, which keep all their weights. Biases, BatchNorm and learned scales
@@ -102,7 +102,7 @@ def kernels_of(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Targets(NamedTuple):
-  """What rules say of a network's kernels.
+  """The kernels of a network that are pruned, by rules.
 
   Attributes:
     own: sparsity of the layers that have one of their own.

@@ -12,7 +12,7 @@ from jaxcompress.quantize.quantizers.uniform import absmax, ema_range
 
 
 class Default(enum.Enum):
-  """What a rule does not decide stays as the next one, or the plan, has it."""
+  """Leaves to the next rule, or to the plan, what this one does not decide."""
 
   DEFAULT = "default"
 

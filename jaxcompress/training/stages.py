@@ -1,4 +1,4 @@
-"""What the stages of a run share, and what stands still in each."""
+"""Stages of a run: which paths move in each, what stands still, and the losses that they share."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -189,8 +189,8 @@ def hold(moves: Any, tree: Any) -> Any:
   return jax.tree.map(lambda m, x: x if m else jax.lax.stop_gradient(x), moves, tree)
 
 
-def select(moves: Any, new: Any, old: Any) -> Any:
-  """The new leaf where it moves, else the very old one."""
+def moved(moves: Any, new: Any, old: Any) -> Any:
+  """Takes the new leaf where it moves, else the very old one."""
   return jax.tree.map(lambda m, a, b: a if m else b, moves, new, old)
 
 

@@ -29,7 +29,7 @@ from jaxcompress.training.gradients import (
 from jaxcompress.training.networks import hits, run_teachers, split_labels, to_network_input
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.sharding import constrained, gathered_teachers, split_batch
-from jaxcompress.training.stages import hold, moving, select
+from jaxcompress.training.stages import hold, moved, moving
 from jaxcompress.training.state import CompressState, in_stage
 
 ROUNDING = 1  # folded into the step's key
@@ -217,14 +217,14 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   with on_network(state.graph):
     updates, opt_state = optimizer.update(found.gradients, state.opt_state, trained, **parts)
   updated = prune.apply_masks(opt_state, optax.apply_updates(trained, updates))
-  trained = select(moves, updated, trained)
+  trained = moved(moves, updated, trained)
   sound = is_sound(metrics["loss"], found.gradients)
   ema = state.ema
   if recipe.ema is not None:
     latest = {"params": trained["student"], "batch_stats": batch_stats}
     ema = move_average(ema, latest, recipe.ema, state.step)
     masked = prune.apply_masks(opt_state, ema["params"])
-    ema["params"] = select(moves["student"], masked, ema["params"])
+    ema["params"] = moved(moves["student"], masked, ema["params"])
   proposed = state.replace(
     params=trained["student"],
     batch_stats=batch_stats,

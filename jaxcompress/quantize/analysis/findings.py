@@ -1,4 +1,4 @@
-"""What an analysis found: plain rows, their order by blame, and rules that would help."""
+"""The findings of an analysis: plain rows, their order by blame, and rules that would help."""
 
 import dataclasses
 from collections.abc import Iterable

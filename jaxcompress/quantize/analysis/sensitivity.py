@@ -1,4 +1,4 @@
-"""What fewer bits in one layer's weights cost, for every layer and number of bits."""
+"""The cost of fewer bits in one layer's weights, for every layer and number of bits."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ class LayerSensitivity(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sensitivity:
-  """What each layer costs at each number of bits.
+  """The cost of each layer at each number of bits.
 
   Attributes:
     measure: ``"kl"`` or ``"loss"``.

@@ -23,7 +23,7 @@ Array = jax.Array | np.ndarray
 
 
 class Plan(NamedTuple):
-  """What is compiled. Hashable, so it can be static under ``jit``.
+  """The static half of a switched network. Hashable, so it can be static under ``jit``.
 
   Attributes:
     graph: with fused activations.
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
 
 
 class Numbers(NamedTuple):
-  """What the program is called with.
+  """The arrays of a switched network.
 
   Attributes:
     layers: by node, weights (1 + widths, ...) and biases (1 + widths, out): those of the float
@@ -183,7 +183,7 @@ def logit_errors(real: jax.Array, other: jax.Array, weight: jax.Array) -> jax.Ar
 
 
 class Passes(NamedTuple):
-  """What the passes of one batch give.
+  """Sums over the images of one batch, for every pass.
 
   Attributes:
     errors: (passes, 3) signal, noise and divergence of the logits, summed over images.
@@ -220,7 +220,7 @@ def run_passes(
 
 
 class Seen(NamedTuple):
-  """What one batch shows of the layers, in order.
+  """The layers in one batch, in order.
 
   Attributes:
     powers: (layers, 2) signal and noise, summed over images.
