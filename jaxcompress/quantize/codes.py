@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxcompress.nn import Folded, Graph, Node, kernel_shape
 from jaxcompress.nn.operations import needed_shape, shares_grid
+from jaxcompress.nn.structure import OPERATIONS
 from jaxcompress.quantize.fake_quant import Levels, levels
 from jaxcompress.quantize.integer import wide
 from jaxcompress.quantize.integer.arithmetic import largest_sum
@@ -170,7 +171,7 @@ def _completed(
       raise ValueError(f"levels: layer {name!r} has none; give every layer some.")
     if not -HIGHEST <= to.low <= to.high <= HIGHEST:
       raise ValueError(f"levels: {to} must be within -{HIGHEST} to {HIGHEST}, as weights are.")
-    if node.op == "BatchNorm":  # its ones are
+    if not OPERATIONS[node.op].trained:  # its ones are
       scales.setdefault(name, np.full(shape, 1 / to.high, np.float32))
     levels_of[name] = to
     if name not in folded or name not in scales:

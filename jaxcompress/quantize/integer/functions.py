@@ -13,6 +13,7 @@ import numpy as np
 from jaxcompress.nn import Node
 from jaxcompress.nn.activations import ACTIVATIONS
 from jaxcompress.quantize.integer.grid import INT32, LOWEST, TYPES, Grid, check_below
+from jaxcompress.quantize.integer.onnxruntime import fused
 from jaxcompress.quantize.integer.reference import half_away, quantize_multiplier
 
 LARGEST_RATIO = 2.0**7  # of a hard-swish's input scale to the output's (excluded)
@@ -243,15 +244,10 @@ def sigmoid_of_onnxruntime(x: np.ndarray) -> np.ndarray:
   def polynomial(coefficients: tuple[float, ...]) -> np.ndarray:
     total = np.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
-      total = _fused(total, square, np.float32(coefficient))
+      total = fused(total, square, np.float32(coefficient))
     return total
 
   return polynomial(NUMERATOR) * x / polynomial(DENOMINATOR) + np.float32(0.5)
-
-
-def _fused(a: np.ndarray, b: np.ndarray, c: np.float32) -> np.ndarray:
-  """``a * b + c`` of float32 numbers, rounded once, but for ties of float64."""
-  return (a.astype(np.float64) * b + np.float64(c)).astype(np.float32)
 
 
 def sigmoid_of_int16(source: Grid, output: Grid) -> np.ndarray:

@@ -128,9 +128,9 @@ def addition(left: Grid, right: Grid, output: Grid) -> Sum:
   a, b = np.array([left.scale, right.scale], np.float32) / np.float32(output.scale)
   codes = np.arange(CODES, dtype=np.float32)
   zero_a, zero_b, zero = _zero_point(left), _zero_point(right), _zero_point(output)
-  rest = _fused(a, zero_a, b * zero_b)
-  inner = _fused(b, codes, zero - rest)
-  sums = _fused(a, codes[:, None], inner[None])
+  rest = fused(a, zero_a, b * zero_b)
+  inner = fused(b, codes, zero - rest)
+  sums = fused(a, codes[:, None], inner[None])
   table = np.clip(np.rint(sums), 0, CODES - 1) - zero
   return Sum(table.astype(np.int16).reshape(-1), np.float32(left.low), np.float32(right.low))
 
@@ -222,7 +222,7 @@ def _zero_point(grid: Grid) -> np.float32:
   return np.float32(-grid.low)
 
 
-def _fused(a, b, c) -> np.ndarray:
+def fused(a, b, c) -> np.ndarray:
   """``a * b + c`` of float32 numbers, rounded once: float64 holds it exactly for codes ``b``."""
   a, b, c = (np.asarray(x, np.float64) for x in (a, b, c))
   return np.asarray(a * b + c, np.float32)
