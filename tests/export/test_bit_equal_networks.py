@@ -74,8 +74,11 @@ def swished(x, train, name):
   return Activation("hard_swish", name=f"{name}_act")(x)
 
 
-def gated(x, train, name):
-  return Multiply(name=f"{name}_multiply")(x, Activation("hard_sigmoid", name=f"{name}_act")(x))
+def gated(act):
+  def block(x, train, name):
+    return Multiply(name=f"{name}_multiply")(x, Activation(act, name=f"{name}_act")(x))
+
+  return block
 
 
 def shuffled(x, train, name):
@@ -110,7 +113,8 @@ BLOCKS = {
   "squeeze_excite": squeeze_excite(None),
   "hard_excite": squeeze_excite("hard_sigmoid"),
   "swished": swished,
-  "gated": gated,
+  "gated": gated("hard_sigmoid"),
+  "logistic": gated("sigmoid"),
   "shuffled": shuffled,
   "max_pool": lambda x, train, name: MaxPool(3, 1, padding="SYMMETRIC", name=name)(x),
   "average_pool": lambda x, train, name: AvgPool(2, 1, name=name)(x),
