@@ -134,7 +134,7 @@ class Subject:
 
   @functools.cached_property
   def extremes(self) -> Extremes:
-    """What calibration sees of every tensor."""
+    """The extremes of every tensor in each batch."""
     return extremes(self.sites, self.layers, self.batches)
 
   @functools.cached_property
@@ -147,7 +147,7 @@ class Subject:
 
   @functools.cached_property
   def seen(self) -> dict[str, Seen]:
-    """What calibration sees by grid."""
+    """The values that calibration sees, by grid."""
     return by_grid(self.apart, self.extremes)
 
   @functools.cached_property

@@ -1,4 +1,4 @@
-"""What a float network's tensors are on images, a batch at a time, and grids for that."""
+"""Passes of a float network over images: extremes, histograms and peaks of its tensors; grids for them."""
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial

@@ -161,6 +161,6 @@ def choose_scales(
 
 
 def rounded_weights(layer: Folded, scales: np.ndarray, to: Levels) -> np.ndarray:
-  """What the device convolves with: the folded weights on their grid, float32."""
+  """The weights that a device convolves with: the folded ones on their grid, float32."""
   codes = round_kernel(layer.kernel, scales, to)
   return layer._replace(kernel=codes * scales.astype(np.float32)).weights

@@ -12,9 +12,6 @@ import optax
 from jaxcompress.quantize.fake_quant import Levels, stored_bits, widened
 from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer, named
 
-THRESHOLD = 0.03
-MOMENTUM = 0.01
-
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def stochastic_fake_quant(
@@ -136,8 +133,8 @@ class Oscillation(NamedTuple):
 def freeze_oscillating(
   quantizer: Quantizer,
   *,
-  threshold: float | optax.Schedule = THRESHOLD,
-  momentum: float = MOMENTUM,
+  threshold: float | optax.Schedule = 0.03,
+  momentum: float = 0.01,
 ) -> Quantizer:
   """Freezes weights that oscillate: ``f <- m o + (1 - m) f`` above a threshold.
 

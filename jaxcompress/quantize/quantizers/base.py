@@ -70,7 +70,7 @@ class FusedRounding:
 
 
 class Quantizer(NamedTuple):
-  """How one kind of tensor is put on a grid of integers during training.
+  """A way to put one kind of tensor on a grid of integers during training.
 
   Kernels have their output channels last. For activations ``init`` needs the shape only, the batch
   first; a :class:`jax.ShapeDtypeStruct` will do.

@@ -212,7 +212,7 @@ def cluster(
   check_choice("start", start, STARTS)
 
   def unit(x):
-    """What a channel's weights are shares of."""
+    """The largest weight, of which a channel's weights are shares."""
     if not per_channel:
       return jnp.ones((), jnp.float32)
     size = jnp.abs(jax.lax.stop_gradient(x).astype(jnp.float32))
