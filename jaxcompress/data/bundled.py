@@ -5,7 +5,6 @@ import functools
 import hashlib
 import pathlib
 import string
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -151,37 +150,30 @@ def _enlarge(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def _part(style: GlyphStyle, seed: int, stream: int, count: int) -> Split:
-  """The first ``count`` pictures of a stream, from the cache as far as it has them."""
+  """The first ``count`` pictures of a stream, from the cache as far as it has them in whole chunks."""
   key = repr((VERSION, style, FONTS, seed, stream))
   name = f"glyphs-{style.size}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
-  stored = _valid(read_cached(name), style.size)
+  stored, shape = read_cached(name), (style.size, style.size, 3)
+  if stored is None or stored.dtype != np.uint8 or stored.shape[1:] != shape or len(stored) % CHUNK:
+    stored = np.zeros((0, *shape), np.uint8)
   if len(stored) < count:
     stored = np.concatenate([stored, _render_from(style, seed, stream, len(stored), count)])
     write_cached(name, stored)
-  return Split(stored[:count], labels_of(range(count)))
+  return Split(stored[:count], _labels(0, count))
 
 
-def labels_of(positions: Sequence[int]) -> np.ndarray:
+def _labels(start: int, stop: int) -> np.ndarray:
   """Labels of the pictures at some positions: all classes in turn, so every part is balanced."""
-  return np.asarray(positions, np.int32) % len(CLASSES)
-
-
-def _valid(images: np.ndarray | None, size: int) -> np.ndarray:
-  """Cached pictures in whole chunks, or none of them."""
-  shape = (size, size, 3)
-  if images is None or images.dtype != np.uint8 or images.shape[1:] != shape or len(images) % CHUNK:
-    return np.zeros((0, *shape), np.uint8)
-  return images
+  return np.arange(start, stop, dtype=np.int32) % len(CLASSES)
 
 
 def _render_from(style: GlyphStyle, seed: int, stream: int, start: int, stop: int) -> np.ndarray:
   """Whole chunks of pictures that cover ``start`` to ``stop``."""
   glyph_atlas(style.size)  # once, before the threads
-  fonts = np.arange(len(FONTS))
 
   def chunk(number: int) -> np.ndarray:
-    labels = labels_of(range(number * CHUNK, (number + 1) * CHUNK))
-    return render_glyphs(style, labels, fonts, (seed, stream, number))
+    labels = _labels(number * CHUNK, (number + 1) * CHUNK)
+    return render_glyphs(style, labels, np.arange(len(FONTS)), (seed, stream, number))
 
   with ThreadPoolExecutor(4) as pool:  # numpy lets other threads run
     return np.concatenate(list(pool.map(chunk, range(start // CHUNK, -(-stop // CHUNK)))))
