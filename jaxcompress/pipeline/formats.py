@@ -172,7 +172,7 @@ def write_all(
   model: QuantizedModel,
   paths: Sequence[pathlib.Path],
   metadata: Mapping[str, Any],
-  floats: FloatNetwork | tuple[()] = (),
+  in_float: Callable[[], tuple[Any, ...]] = tuple,
   target: str | None = None,
 ) -> None:
   """Writes a model to files in one folder, by their suffixes; if one fails, none is there.
@@ -181,7 +181,7 @@ def write_all(
     model: the integers.
     paths: the files.
     metadata: kept in them.
-    floats: the network before it was quantized, for formats that hold that.
+    in_float: gives the :class:`FloatNetwork`, for formats that hold that.
     target: a device that takes all of the files, or None.
 
   Raises:
@@ -195,7 +195,7 @@ def write_all(
     for path in written:
       kind = FORMATS[format_of(path)]
       asked = {} if target is None else {"target": target}
-      network = floats if kind.is_float else (runnable(model, path),)
+      network = in_float() if kind.is_float else (runnable(model, path),)
       kind.write(*network, path, metadata=metadata, **asked)
     for path, final in zip(written, paths, strict=True):
       os.replace(path, final)

@@ -93,6 +93,11 @@ class _Trained:
   test: datasets.Split | None
   metadata: dict[str, Any]
 
+  def in_float(self) -> FloatNetwork:
+    """The network as it is."""
+    graph = models.summarize(self.module, self.images.shape[1], self.images.shape[-1]).graph
+    return FloatNetwork(graph, fold(fuse_activations(graph), self.variables))
+
   def quantized(self, options: QuantizeOptions, method: str, **asked: Any):
     """The integer network of post-training quantization."""
     return quantize.post_training(
@@ -166,9 +171,7 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
       analysis = _analyze(model, trained, test, files["analysis"], console)
       contents["analysis"] = tables.analysis_text(analysis)
       contents["analysis_plot"] = style.png(analysis_plot(analysis))
-  graph = models.summarize(trained.module, trained.images.shape[1]).graph
-  floats = FloatNetwork(graph, fold(fuse_activations(graph), trained.variables))
-  write_all(model, options.models, trained.metadata, floats, options.target)
+  write_all(model, options.models, trained.metadata, trained.in_float, options.target)
   for name, content in contents.items():
     write_atomically(files[name], content)
   if summary is not None:

@@ -124,6 +124,13 @@ def test_strings_from_outside_are_escaped(full):
   assert NASTY in page.text
 
 
+def test_notes_of_the_data_are_told_where_the_run_is(full):
+  assert "notes" not in Page(render(full, {})).text
+  run = dataclasses.replace(full.run, notes=("left out: 2 hidden files", NASTY))
+  page = Page(render(dataclasses.replace(full, run=run), {}))
+  assert "left out: 2 hidden files" in page.text and NASTY in page.text
+
+
 def test_a_page_of_bare_results_has_no_empty_sections(full):
   entries = {
     key: Entry(e.model, e.top1, e.parameters, e.macs, e.bytes) for key, e in full.entries.items()
