@@ -6,7 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill.base import LossTransform, check_number, first_teacher, stateful
+from jaxcompress.distill.base import (
+  LossTransform,
+  check_number,
+  check_whole,
+  first_teacher,
+  stateful,
+)
 from jaxcompress.distill.layers import EXACT, flat, mean_square, unit
 from jaxcompress.distill.maps import Places, adaptive_pool, matched, on_maps, paired
 
@@ -135,8 +141,7 @@ def cat_kd(
     Guo et al., `Class Attention Transfer Based Knowledge Distillation
     <https://arxiv.org/abs/2304.12777>`_, 2023, section 3.
   """
-  if resolution < 1:
-    raise ValueError(f"resolution: {resolution} must be at least 1.")
+  check_whole("resolution", resolution)
 
   def last_maps(student, teachers):
     return paired("cat_kd", student, first_teacher(teachers, "cat_kd"), (-1,))[0]

@@ -224,7 +224,7 @@ class Devices(NamedTuple):
     return jax.lax.all_gather(x, self.axes, tiled=True) if self.axes else x
 
   def of_each(self, x: jax.Array) -> jax.Array:
-    """What all devices have alike, as a value of each."""
+    """Gives each device a value of its own of what all have alike."""
     return jax.lax.pcast(x, self.axes, to="varying") if self.axes else x
 
   def add(self, x: jax.Array) -> jax.Array:
@@ -301,7 +301,7 @@ def places_in(
 
 
 class CRDParams(NamedTuple):
-  """What :func:`crd` trains: a linear layer, ``kernel`` (features, dim) and ``bias`` (dim,), each.
+  """Parameters of :func:`crd`: a linear layer, ``kernel`` (features, dim) and ``bias`` (dim,), each.
 
   Attributes:
     student: embeds the student's pooled features.
@@ -313,7 +313,7 @@ class CRDParams(NamedTuple):
 
 
 class Overwritten(NamedTuple):
-  """What an update of the banks replaced, between ``update`` and ``keep_where``.
+  """Rows that an update of the banks replaced, between ``update`` and ``keep_where``.
 
   It is of the size of the batch that ``update`` gets; where devices share the banks, it has a first
   axis more, the devices. ``update`` does not read the one that it gets, of whatever size, and
@@ -331,7 +331,7 @@ class Overwritten(NamedTuple):
 
 
 class CRDState(NamedTuple):
-  """What :func:`crd` carries along.
+  """State of :func:`crd`.
 
   Attributes:
     student_bank: the last embedding of every example by the student, (n, dim) float32; with

@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxcompress.nn import Endpoints
+from jaxcompress.nn.checks import is_whole
 
 Batch = Mapping[str, jax.Array]
 Teachers = tuple[Endpoints, ...]
@@ -187,6 +188,26 @@ def first_teacher(teachers: Teachers, name: str) -> Endpoints:
   return teachers[0]
 
 
+def both_logits(name: str, student: Endpoints, teachers: Teachers) -> tuple[jax.Array, jax.Array]:
+  """The logits of the student and of the first teacher.
+
+  Raises:
+    ValueError: if there is no teacher, or its classes differ.
+
+  Examples:
+    >>> same = Endpoints(logits=jnp.ones((1, 3)))
+    >>> [x.shape for x in both_logits("kd", same, (same,))]
+    [(1, 3), (1, 3)]
+  """
+  teacher = first_teacher(teachers, name).logits
+  if student.logits.shape != teacher.shape:
+    raise ValueError(
+      f"teachers: logits have shape {teacher.shape} and the student's {student.logits.shape}; both"
+      " need the same classes."
+    )
+  return student.logits, teacher
+
+
 def both_pooled(
   name: str, student: Endpoints, teachers: Teachers, otherwise: str = ""
 ) -> tuple[jax.Array, jax.Array]:
@@ -266,6 +287,21 @@ def check_number(name: str, value: optax.ScalarOrSchedule, *, positive: bool = F
     raise ValueError(
       f"{name}: {value!r} must be a finite number{bound}, or a schedule of the step."
     )
+
+
+def check_whole(name: str, value: int, least: int = 1) -> None:
+  """Checks a number of things.
+
+  Raises:
+    ValueError: if it is no whole number, or below the least.
+
+  Examples:
+    >>> check_whole("rank", 0)
+    Traceback (most recent call last):
+    ValueError: rank: 0 must be a whole number, at least 1.
+  """
+  if not is_whole(value, least):
+    raise ValueError(f"{name}: {value!r} must be a whole number, at least {least}.")
 
 
 def _float32(tree: Any) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxcompress.distill.base import LossTransform, check_number
 from jaxcompress.distill.hints import init_regressors, regress
-from jaxcompress.distill.layers import conv_norm, init_conv_norms, per_channel
+from jaxcompress.distill.layers import conv_norm, init_conv_norms
 from jaxcompress.distill.maps import (
   Pair,
   Places,
@@ -16,6 +16,7 @@ from jaxcompress.distill.maps import (
   matched,
   on_maps,
 )
+from jaxcompress.nn.norm import spread
 
 PER_MAP = 3 / 1000  # of the authors' code
 
@@ -34,7 +35,7 @@ def ab(margin: float = 1.0, *, maps: Places | None = None) -> LossTransform:
 
   Returns:
     A :class:`LossTransform` with a layer ``{"kernel", "scale", "bias"}`` and running
-    :class:`~jaxcompress.distill.layers.Statistics` for each map, ``()`` where shapes are equal;
+    :class:`~jaxcompress.distill.layers.Moments` for each map, ``()`` where shapes are equal;
     metric ``ab``. It reads ``preact``. The method trains the student's maps with it first, and
     then the whole student on labels.
 
@@ -128,7 +129,7 @@ def ofd(
 
   def distance(s, t, margin):
     s, t = matched(s, t)
-    target = jnp.maximum(t, per_channel(margin))
+    target = jnp.maximum(t, spread(margin, t))
     return jnp.sum(jnp.where((s > target) | (t > 0), jnp.square(s - target), 0.0)) / len(s)
 
   def compute(params, state, pairs):

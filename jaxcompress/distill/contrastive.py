@@ -29,12 +29,11 @@ from jaxcompress.distill.base import (
   LossTransform,
   both_pooled,
   check_number,
-  first_teacher,
+  check_whole,
   stateful,
 )
 from jaxcompress.distill.labels import on_host
 from jaxcompress.distill.layers import EXACT, init_embeddings, init_linear, linear, numbers_of, unit
-from jaxcompress.nn.checks import is_whole
 
 EPSILON = 1e-7  # CRD's authors add it to the noise probability
 
@@ -113,13 +112,9 @@ def crd(
     Tian et al., `Contrastive Representation Distillation <https://arxiv.org/abs/1910.10699>`_,
     2020, section 3 and equation 18; https://github.com/HobbitLong/RepDistiller.
   """
-  for name, value, low in (
-    ("num_examples", num_examples, 2),
-    ("dim", dim, 1),
-    ("negatives", negatives, 1),
-  ):
-    if not is_whole(value, low):
-      raise ValueError(f"{name}: {value!r} must be a whole number, at least {low}.")
+  check_whole("num_examples", num_examples, 2)
+  check_whole("dim", dim)
+  check_whole("negatives", negatives)
   if callable(temperature):
     raise ValueError("temperature: a schedule would invalidate Z; it must be a number above 0.")
   check_number("temperature", temperature, positive=True)
@@ -147,10 +142,9 @@ def crd(
     return params, state
 
   def compute(params, state, student, teachers, batch, extras):
-    teacher = first_teacher(teachers, "crd")
-    _check_index(batch, len(student.pooled))
-    e_s = unit(linear(params.student, student.pooled))
-    e_t = unit(linear(params.teacher, teacher.pooled))
+    s, t = both_pooled("crd", student, teachers)
+    _check_index(batch, len(s))
+    e_s, e_t = unit(linear(params.student, s)), unit(linear(params.teacher, t))
     index = batch["index"].astype(jnp.int32)
     rng = extras.get("rng")
     if rng is None:
@@ -314,9 +308,8 @@ def in_batch_infonce(dim: int = 128, temperature: float = 0.07) -> LossTransform
     return init_embeddings(rng, tuple(sizes), dim), ()
 
   def compute(params, state, student, teachers, batch, extras):
-    teacher = first_teacher(teachers, "in_batch_infonce")
-    e_s = unit(linear(params["student"], student.pooled))
-    e_t = unit(linear(params["teacher"], teacher.pooled))
+    s, t = both_pooled("in_batch_infonce", student, teachers)
+    e_s, e_t = unit(linear(params["student"], s)), unit(linear(params["teacher"], t))
     logits = jnp.dot(e_s, e_t.T, precision=EXACT) / temperature
     found = [jnp.diagonal(jax.nn.log_softmax(logits, axis=axis)) for axis in (0, 1)]
     return -jnp.mean(jnp.stack(found)), state

@@ -48,7 +48,7 @@ def factor(
   Returns:
     A :class:`LossTransform` with ``{"paraphraser": {"encoder", "decoder"}, "translator"}`` for each
     map as parameters and the translator's running
-    :class:`~jaxcompress.distill.layers.Statistics` as state (``()`` each if nothing is
+    :class:`~jaxcompress.distill.layers.Moments` as state (``()`` each if nothing is
     translated); metric ``factor``. It reads ``maps``.
 
   Raises:

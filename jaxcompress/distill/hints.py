@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill.base import LossTransform, check_number
+from jaxcompress.distill.base import LossTransform, check_number, check_whole
 from jaxcompress.distill.layers import (
   Layer,
-  Statistics,
+  Moments,
   conv,
   conv_norm,
   conv_norms,
@@ -18,7 +18,6 @@ from jaxcompress.distill.layers import (
   init_conv_norms,
   init_kernel,
   mean_square,
-  per_channel,
 )
 from jaxcompress.distill.maps import (
   Pair,
@@ -28,6 +27,7 @@ from jaxcompress.distill.maps import (
   matched,
   on_maps,
 )
+from jaxcompress.nn.norm import spread
 
 
 def fitnet(*, maps: Places | None = (2,), regressor: bool = True) -> LossTransform:
@@ -44,7 +44,7 @@ def fitnet(*, maps: Places | None = (2,), regressor: bool = True) -> LossTransfo
 
   Returns:
     A :class:`LossTransform` with a layer ``{"kernel", "scale", "bias"}`` and running
-    :class:`~jaxcompress.distill.layers.Statistics` for each map (``()`` without regressors);
+    :class:`~jaxcompress.distill.layers.Moments` for each map (``()`` without regressors);
     metric ``fitnet``. It reads ``maps``.
 
   Raises:
@@ -144,7 +144,7 @@ def vid(
     for name in ("conv1", "conv2"):
       s = jax.nn.relu(conv(layers[name], s))
     mean = conv(layers["conv3"], s)
-    variance = per_channel(jax.nn.softplus(layers["log_scale"]) + epsilon)
+    variance = spread(jax.nn.softplus(layers["log_scale"]) + epsilon, t)
     return jnp.mean(0.5 * (jnp.square(mean - t) / variance + jnp.log(variance)))
 
   def compute(params, state, pairs):
@@ -170,7 +170,7 @@ def simkd(reduction: int = 2, *, maps: Places | None = (-1,)) -> LossTransform:
 
   Returns:
     A :class:`LossTransform` with three layers ``{"kernel", "scale", "bias"}`` and their running
-    :class:`~jaxcompress.distill.layers.Statistics` for each map; metric ``simkd``. It reads
+    :class:`~jaxcompress.distill.layers.Moments` for each map; metric ``simkd``. It reads
     ``maps`` of any sizes.
 
   Raises:
@@ -189,8 +189,7 @@ def simkd(reduction: int = 2, *, maps: Places | None = (-1,)) -> LossTransform:
     Chen et al., `Knowledge Distillation with the Reused Teacher Classifier
     <https://arxiv.org/abs/2203.14001>`_, 2022, section 3.
   """
-  if reduction < 1:
-    raise ValueError(f"reduction: {reduction} must be at least 1.")
+  check_whole("reduction", reduction)
 
   def init_one(rng, s, t):
     between = max(1, t.shape[-1] // reduction)
@@ -217,8 +216,8 @@ def simkd(reduction: int = 2, *, maps: Places | None = (-1,)) -> LossTransform:
   return on_maps("simkd", maps, compute, init)
 
 
-def project(params: tuple[Layer, ...], state: tuple[Statistics, ...], x: jax.Array) -> jax.Array:
-  """What the projector of :func:`simkd` makes of a map in evaluation, by its running statistics.
+def project(params: tuple[Layer, ...], state: tuple[Moments, ...], x: jax.Array) -> jax.Array:
+  """Projects a map as :func:`simkd` trained it, in evaluation, by the running statistics.
 
   Args:
     params: ``loss_params[0]`` of :func:`simkd`.
@@ -239,13 +238,13 @@ def project(params: tuple[Layer, ...], state: tuple[Statistics, ...], x: jax.Arr
     gain = layer["scale"] * jax.lax.rsqrt(statistics.variance + 1e-5)
     shift = layer["bias"] - statistics.mean * gain
     x = convolve(x, layer["kernel"], padding=layer["kernel"].shape[0] // 2)
-    x = jax.nn.relu(x * per_channel(gain) + per_channel(shift))
+    x = jax.nn.relu(x * spread(gain, x) + spread(shift, x))
   return x
 
 
 def init_regressors(
   rng: jax.Array, pairs: tuple[Pair, ...], *, skip_equal: bool = False
-) -> tuple[tuple[Layer, ...], tuple[Statistics, ...]]:
+) -> tuple[tuple[Layer, ...], tuple[Moments, ...]]:
   """A convolution and batch normalization for each pair of maps; see :func:`regress`.
 
   Args:
@@ -269,8 +268,8 @@ def init_regressors(
 
 
 def regress(
-  params: tuple[Layer, ...], state: tuple[Statistics, ...], pairs: tuple[Pair, ...]
-) -> tuple[tuple[Pair, ...], tuple[Statistics, ...]]:
+  params: tuple[Layer, ...], state: tuple[Moments, ...], pairs: tuple[Pair, ...]
+) -> tuple[tuple[Pair, ...], tuple[Moments, ...]]:
   """The student's maps brought to the teacher's size and channels, batch-normalised.
 
   By height: a convolution of 3x3 and stride 2 to the half; a transposed one of 4x4 and stride 2

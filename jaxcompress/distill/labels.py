@@ -1,4 +1,4 @@
-"""What labels say: each example's class, or its shares of several."""
+"""Labels: each example's class, or its shares of several."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ TOLERANCE = 0.01  # of the sum of an example's shares, which bfloat16 rounds
 
 
 def expected(values: jax.Array, batch: Batch) -> jax.Array:
-  """What is expected of a value that each class has: the label's, or the mean by soft labels.
+  """Picks the label's of values that each class has, or takes the mean by soft labels.
 
   Args:
     values: (batch, classes).

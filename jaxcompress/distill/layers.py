@@ -7,12 +7,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.nn.norm import spread
+
 Layer = dict[str, jax.Array]
 EXACT = jax.lax.Precision.HIGHEST
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
-class Statistics(NamedTuple):
+class Moments(NamedTuple):
   """Running statistics of a batch normalization.
 
   Attributes:
@@ -63,7 +65,7 @@ def linear(layer: Layer, x: jax.Array) -> jax.Array:
     [[1.0, 1.0]]
   """
   y = jnp.dot(flat(x), layer["kernel"], precision=EXACT)
-  return y + layer["bias"].reshape(1, -1)
+  return y + spread(layer["bias"], y)
 
 
 def init_kernel(rng: jax.Array, size: tuple[int, int], inputs: int, outputs: int) -> jax.Array:
@@ -94,7 +96,7 @@ def init_conv(rng: jax.Array, size: tuple[int, int], inputs: int, outputs: int) 
 
 def init_conv_norm(
   rng: jax.Array, size: tuple[int, int], inputs: int, outputs: int
-) -> tuple[Layer, Statistics]:
+) -> tuple[Layer, Moments]:
   """A convolution and its batch normalization; a bias between them would have no effect.
 
   Returns:
@@ -107,12 +109,12 @@ def init_conv_norm(
   """
   ones, zeros = jnp.ones(outputs, jnp.float32), jnp.zeros(outputs, jnp.float32)
   kernel = init_kernel(rng, size, inputs, outputs)
-  return {"kernel": kernel, "scale": ones, "bias": zeros}, Statistics(zeros, ones)
+  return {"kernel": kernel, "scale": ones, "bias": zeros}, Moments(zeros, ones)
 
 
 def init_conv_norms(
   rng: jax.Array, rows: Sequence[tuple[int, int, int]]
-) -> tuple[tuple[Layer, ...], tuple[Statistics, ...]]:
+) -> tuple[tuple[Layer, ...], tuple[Moments, ...]]:
   """Several of :func:`init_conv_norm`, one after the other.
 
   Args:
@@ -164,23 +166,23 @@ def conv(layer: Layer, x: jax.Array, **options: int) -> jax.Array:
     2.0
   """
   y = convolve(x, layer["kernel"], **options)
-  return y + per_channel(layer["bias"]) if "bias" in layer else y
+  return y + spread(layer["bias"], y) if "bias" in layer else y
 
 
 def conv_norm(
-  layer: Layer, statistics: Statistics, x: jax.Array, **options: int
-) -> tuple[jax.Array, Statistics]:
+  layer: Layer, statistics: Moments, x: jax.Array, **options: int
+) -> tuple[jax.Array, Moments]:
   """A convolution, normalised by the batch; options of :func:`convolve`."""
-  y, statistics = batch_norm(statistics, convolve(x, layer["kernel"], **options))
-  return y * per_channel(layer["scale"]) + per_channel(layer["bias"]), statistics
+  y, statistics = normalised(statistics, convolve(x, layer["kernel"], **options))
+  return y * spread(layer["scale"], y) + spread(layer["bias"], y), statistics
 
 
 def conv_norms(
   layers: Sequence[Layer],
-  statistics: Sequence[Statistics],
+  statistics: Sequence[Moments],
   x: jax.Array,
   act: Callable[[jax.Array], jax.Array],
-) -> tuple[jax.Array, tuple[Statistics, ...]]:
+) -> tuple[jax.Array, tuple[Moments, ...]]:
   """Several of :func:`conv_norm`, each with an activation; they keep the map's size."""
   states = []
   for layer, before in zip(layers, statistics, strict=True):
@@ -190,9 +192,9 @@ def conv_norms(
   return x, tuple(states)
 
 
-def batch_norm(
-  statistics: Statistics, x: jax.Array, *, epsilon: float = 1e-5, momentum: float = 0.9
-) -> tuple[jax.Array, Statistics]:
+def normalised(
+  statistics: Moments, x: jax.Array, *, epsilon: float = 1e-5, momentum: float = 0.9
+) -> tuple[jax.Array, Moments]:
   """Normalises over all axes but the last, by the batch; no scale and bias.
 
   Args:
@@ -205,8 +207,8 @@ def batch_norm(
     ``(y, statistics)``.
 
   Examples:
-    >>> start = Statistics(jnp.zeros(1), jnp.ones(1))
-    >>> y, statistics = batch_norm(start, jnp.array([[1.0], [3.0]]))
+    >>> start = Moments(jnp.zeros(1), jnp.ones(1))
+    >>> y, statistics = normalised(start, jnp.array([[1.0], [3.0]]))
     >>> y.round(3).ravel().tolist(), round(statistics.variance.item(), 4)
     ([-1.0, 1.0], 1.1)
   """
@@ -216,19 +218,9 @@ def batch_norm(
   variance = jnp.mean(jnp.square(centred), axes, keepdims=True)
   count = x.size // x.shape[-1]
   unbiased = variance.reshape(-1) * (count / max(count - 1, 1))
-  now = jax.lax.stop_gradient(Statistics(mean.reshape(-1), unbiased))
+  now = jax.lax.stop_gradient(Moments(mean.reshape(-1), unbiased))
   statistics = jax.tree.map(lambda a, b: momentum * a + (1 - momentum) * b, statistics, now)
   return centred * jax.lax.rsqrt(variance + epsilon), statistics
-
-
-def per_channel(vector: jax.Array) -> jax.Array:
-  """A vector of one number per channel in the rank of a map.
-
-  Examples:
-    >>> per_channel(jnp.ones(3)).shape
-    (1, 1, 1, 3)
-  """
-  return vector.reshape(1, 1, 1, -1)
 
 
 def flat(x: jax.Array) -> jax.Array:

@@ -7,23 +7,24 @@ import jax.numpy as jnp
 
 from jaxcompress.distill.base import (
   LossTransform,
+  both_logits,
   both_pooled,
   check_number,
-  first_teacher,
+  check_whole,
   stateful,
   stateless,
 )
 from jaxcompress.distill.layers import (
   EXACT,
-  Statistics,
-  batch_norm,
+  Moments,
   flat,
   init_linear,
   linear,
+  normalised,
   numbers_of,
   unit,
 )
-from jaxcompress.distill.logits import check_logits, softened_kl
+from jaxcompress.distill.logits import softened_kl
 
 
 def dist(beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> LossTransform:
@@ -61,10 +62,8 @@ def dist(beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> Los
   check_number("temperature", temperature, positive=True)
 
   def compute(student, teachers, batch):
-    teacher = first_teacher(teachers, "dist").logits
-    check_logits(student.logits, teacher)
-    p_s = jax.nn.softmax(student.logits / temperature)
-    p_t = jax.nn.softmax(teacher / temperature)
+    logits = both_logits("dist", student, teachers)
+    p_s, p_t = (jax.nn.softmax(x / temperature) for x in logits)
     between = 1 - jnp.mean(_pearson(p_s, p_t, axis=1))
     within = 1 - jnp.mean(_pearson(p_s, p_t, axis=0))
     return temperature**2 * (beta * between + gamma * within)
@@ -112,17 +111,15 @@ def mlkd(
     raise ValueError("temperatures: there are none; give at least one.")
   for temperature in temperatures:
     check_number("temperatures", temperature, positive=True)
-  if not isinstance(views, int) or views < 1:
-    raise ValueError(f"views: {views!r} must be a whole number, at least 1.")
+  check_whole("views", views)
 
   def compute(student, teachers, batch):
-    teacher = first_teacher(teachers, "mlkd").logits
-    check_logits(student.logits, teacher)
-    if len(teacher) % views:
+    logits = both_logits("mlkd", student, teachers)
+    if len(logits[0]) % views:
       raise ValueError(
-        f"views: a batch of {len(teacher)} has no {views} equal parts; augment with data.Views."
+        f"views: a batch of {len(logits[0])} has no {views} equal parts; augment with data.Views."
       )
-    pairs = zip(jnp.split(student.logits, views), jnp.split(teacher, views), strict=True)
+    pairs = zip(*(jnp.split(x, views) for x in logits), strict=True)
     return sum(_one_temperature(*pair, t) for pair in pairs for t in temperatures)
 
   return stateless("mlkd", compute)
@@ -140,7 +137,7 @@ def srd(exponent: float = 4.0, temperature: float = 1.0) -> LossTransform:
 
   Returns:
     A :class:`LossTransform` with the projector ``{"kernel", "bias"}`` as parameters and the
-    running :class:`~jaxcompress.distill.layers.Statistics` of both networks' features as state;
+    running :class:`~jaxcompress.distill.layers.Moments` of both networks' features as state;
     metric ``srd``. It reads ``pooled`` (batch, features) and ``logits``. Equal features cost
     ``2 log 1e-12``.
 
@@ -163,18 +160,19 @@ def srd(exponent: float = 4.0, temperature: float = 1.0) -> LossTransform:
   check_number("temperature", temperature, positive=True)
 
   def init(rng, student, teachers, batch):
-    teacher = first_teacher(teachers, "srd")
-    check_logits(student.logits, teacher.logits)
+    both_logits("srd", student, teachers)
     inputs, outputs = map(numbers_of, both_pooled("srd", student, teachers))
-    fresh = Statistics(jnp.zeros(outputs), jnp.ones(outputs))
+    fresh = Moments(jnp.zeros(outputs), jnp.ones(outputs))
     return init_linear(rng, inputs, outputs), {"student": fresh, "teacher": fresh}
 
   def compute(params, state, student, teachers, batch, extras):
-    teacher = first_teacher(teachers, "srd")
-    s, of_student = batch_norm(state["student"], linear(params, student.pooled))
-    t, of_teacher = batch_norm(state["teacher"], flat(teacher.pooled))
+    s, t = both_pooled("srd", student, teachers)
+    s, of_student = normalised(state["student"], linear(params, s))
+    t, of_teacher = normalised(state["teacher"], flat(t))
     distance = jnp.sum(_power(jnp.abs(s - t), exponent))
-    loss = 2 * jnp.log(distance + 1e-12) + softened_kl(student.logits, teacher.logits, temperature)
+    loss = 2 * jnp.log(distance + 1e-12) + softened_kl(
+      *both_logits("srd", student, teachers), temperature
+    )
     return loss, {"student": of_student, "teacher": of_teacher}
 
   return stateful("srd", init, compute)

@@ -11,9 +11,9 @@ from jaxcompress.distill.base import (
   Batch,
   LossTransform,
   at_count,
+  both_logits,
   check_nothing,
   check_number,
-  first_teacher,
   init_count,
   stateful,
   stateless,
@@ -190,7 +190,7 @@ def ctkd(
     check_number(argument, value, positive=True)
 
   def init(rng, student, teachers, batch):
-    check_logits(student.logits, first_teacher(teachers, "ctkd").logits)
+    both_logits("ctkd", student, teachers)
     count = jnp.zeros((), jnp.int32)
     if not per_example:
       return {"temperature": jnp.ones((), jnp.float32)}, count
@@ -203,7 +203,7 @@ def ctkd(
     count = count + 1
     progress = jnp.minimum(count.astype(jnp.float32) / steps, 1.0)
     reversal = -strength * (1 - jnp.cos(jnp.pi * progress)) / 2
-    student, teacher = student.logits, first_teacher(teachers, "ctkd").logits
+    student, teacher = both_logits("ctkd", student, teachers)
     raw = of_each(params, student, teacher) if per_example else params["temperature"]
     raw = jax.lax.stop_gradient(raw * (1 - reversal)) + raw * reversal
     softening = lowest + span * jax.nn.sigmoid(raw)
@@ -243,17 +243,16 @@ def on_logits(
   check_number("temperature", temperature, positive=True)
 
   def init(rng, student, teachers, batch):
-    check_logits(student.logits, first_teacher(teachers, name).logits)
+    logits, _ = both_logits(name, student, teachers)
     if reads_labels:
-      if student.logits.shape[-1] < 2:
+      if logits.shape[-1] < 2:
         raise ValueError(f"student: {name} needs at least 2 classes and there is 1.")
-      check_labels(student.logits.shape, batch)
+      check_labels(logits.shape, batch)
     return (), init_count(temperature)
 
   def at_step(params, count, student, teachers, batch, extras):
     softening, count = at_count(temperature, count)
-    teacher = first_teacher(teachers, name).logits
-    return compute(student.logits, teacher, softening, batch), count
+    return compute(*both_logits(name, student, teachers), softening, batch), count
 
   return stateful(name, init, at_step, check_soft_labels if reads_labels else check_nothing)
 
@@ -281,12 +280,3 @@ def standardised(logits: jax.Array) -> jax.Array:
   """
   centred = logits - jnp.mean(logits, axis=-1, keepdims=True)
   return centred / (norm(centred) / math.sqrt(max(logits.shape[-1] - 1, 1)) + 1e-7)
-
-
-def check_logits(student: jax.Array, teacher: jax.Array) -> None:
-  """Raises a ValueError where the classes of student and teacher differ."""
-  if student.shape != teacher.shape:
-    raise ValueError(
-      f"teachers: logits have shape {teacher.shape} and the student's {student.shape}; both need"
-      " the same classes."
-    )

@@ -5,10 +5,16 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill.base import LossTransform, both_pooled, first_teacher, stateful
+from jaxcompress.distill.base import (
+  LossTransform,
+  both_pooled,
+  check_whole,
+  first_teacher,
+  stateful,
+)
 from jaxcompress.distill.layers import (
   Layer,
-  Statistics,
+  Moments,
   conv,
   conv_norm,
   init_conv,
@@ -47,7 +53,7 @@ def review(
   Returns:
     A :class:`LossTransform` with ``{"reduce", "attend", "expand"}`` for each map as parameters (the
     deepest's ``attend`` is ``()``) and running
-    :class:`~jaxcompress.distill.layers.Statistics` as state; metric ``review``. It reads
+    :class:`~jaxcompress.distill.layers.Moments` as state; metric ``review``. It reads
     ``preact`` and ``pooled``. The authors let its weight rise from 0 to 1 over 20 epochs.
 
   Raises:
@@ -66,8 +72,8 @@ def review(
     Chen et al., `Distilling Knowledge via Knowledge Review <https://arxiv.org/abs/2104.09044>`_,
     2021, section 3.
   """
-  if mid is not None and mid < 1:
-    raise ValueError(f"mid: {mid} must be at least 1.")
+  if mid is not None:
+    check_whole("mid", mid)
   check_places(maps)
 
   def levels(student, teachers):
@@ -135,9 +141,9 @@ def hcl(*, maps: Places | None = None) -> LossTransform:
 
 def fuse(
   params: Sequence[dict[str, Layer]],
-  state: Sequence[dict[str, Statistics]],
+  state: Sequence[dict[str, Moments]],
   pairs: Sequence[Pair],
-) -> tuple[tuple[jax.Array, ...], tuple[dict[str, Statistics], ...]]:
+) -> tuple[tuple[jax.Array, ...], tuple[dict[str, Moments], ...]]:
   """The student's maps as :func:`review` compares them, in the sizes of the teacher's.
 
   Returns:

@@ -8,7 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill.base import LossTransform, both_pooled, first_teacher, stateful
+from jaxcompress.distill.base import (
+  LossTransform,
+  both_pooled,
+  check_whole,
+  first_teacher,
+  stateful,
+)
 from jaxcompress.distill.combine import for_teacher, named_chain, scale
 from jaxcompress.distill.layers import init_linear, linear, numbers_of
 from jaxcompress.distill.logits import cross_entropy, kd
@@ -49,8 +55,7 @@ def for_teachers(
     You et al., `Learning from Multiple Teacher Networks
     <https://dl.acm.org/doi/10.1145/3097983.3098135>`_, 2017.
   """
-  if count < 1:
-    raise ValueError(f"count: {count} must be at least 1.")
+  check_whole("count", count)
   weights = [1 / count] * count if weights is None else list(weights)
   if len(weights) != count:
     raise ValueError(f"weights: there are {len(weights)} for {count} teachers; give one for each.")
@@ -115,8 +120,7 @@ def teacher_head(classes: int, transform: LossTransform) -> LossTransform:
     >>> sorted(loss.update(params, state, student, (teacher,), batch)[2])
     ['kd', 'teacher_head']
   """
-  if classes < 1:
-    raise ValueError(f"classes: {classes} must be at least 1.")
+  check_whole("classes", classes)
   labels = cross_entropy()
 
   def renewed(head, teachers):

@@ -123,7 +123,7 @@ DISTILLERS = {
 
 
 class Parsed(NamedTuple):
-  """What a list of losses asks for.
+  """Losses as a list asks for them.
 
   Attributes:
     loss: of the main stage, a :func:`~jaxcompress.distill.named_chain`.
@@ -215,7 +215,9 @@ def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Par
     if method.first is not None:
       first[name] = build(name, method.first, weights[name] / method.weight)
   moves = tuple(dict.fromkeys(path for name in first for path in chosen[name].moves))
-  frozen = tuple(f"!loss/{name}/{path}" for name in terms for path in _frozen(name))
+  frozen = tuple(
+    f"!loss/{name}/{path}" for name in chosen if name in terms for path in chosen[name].frozen
+  )
   return Parsed(
     loss=named_chain(**terms),
     first=named_chain(**first) if first else None,
@@ -224,10 +226,6 @@ def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Par
     weights={name: weight for name, weight in weights.items() if weight > 0},
     first_rate=min((r for n in first if (r := DISTILLERS[n].first_rate) is not None), default=None),
   )
-
-
-def _frozen(name: str) -> tuple[str, ...]:
-  return DISTILLERS[name].frozen if name in DISTILLERS else ()
 
 
 def _label_weight(weights: dict[str, float]) -> float:

@@ -44,6 +44,20 @@ class Row(NamedTuple):
   act: str = "relu"
 
 
+class Architecture(NamedTuple):
+  """A network's table.
+
+  Attributes:
+    stem: channels of the first convolution, at width 1.
+    stages: rows, :class:`Row` or the like, of each stage.
+    head: channels of the last layer before the classifier.
+  """
+
+  stem: int
+  stages: tuple[tuple[Any, ...], ...]
+  head: int
+
+
 class Block(NamedTuple):
   """One block of a network.
 

@@ -119,7 +119,7 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def read_header(path: str | os.PathLike) -> dict[str, Any]:
-  """What :func:`save` was given to keep with a model; empty if nothing.
+  """Reads what :func:`save` was given to keep with a model; empty if nothing.
 
   Args:
     path: of the file.
@@ -179,7 +179,7 @@ def _read(
 
 
 def to_config(model: nn.Module) -> dict[str, Any]:
-  """What to build a model of this package from, as JSON holds it.
+  """Describes a model of this package, as JSON holds it; :func:`from_config` builds it again.
 
   Raises:
     ValueError: if it is no model of this package.
@@ -194,7 +194,7 @@ def to_config(model: nn.Module) -> dict[str, Any]:
 
 
 def from_config(config: Mapping[str, Any]) -> nn.Module:
-  """The model that :func:`to_config` described.
+  """Builds the model that :func:`to_config` described.
 
   Raises:
     ValueError: if there is no such model, or a later version described it.

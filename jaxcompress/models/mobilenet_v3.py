@@ -1,13 +1,14 @@
 """MobileNetV3: squeeze-excite and hard-swish (Howard et al., 2019, tables 1 and 2)."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 
 from jaxcompress import ops
 from jaxcompress.models.blocks import (
+  Architecture,
   InvertedResidual,
   Row,
   classified_by_head,
@@ -25,19 +26,12 @@ from jaxcompress.nn import Endpoints, Norm
 
 RELU, SWISH = "relu", "hard_swish"
 SCALINGS = ("paper", "torchvision")
-STEM = 16
 Swish = partial(Row, act=SWISH)
 
 
-class Architecture(NamedTuple):
-  """Stages of rows, and the channels of the last layer before the classifier."""
-
-  stages: tuple[tuple[Row, ...], ...]
-  head: int
-
-
 LARGE = Architecture(
-  (
+  stem=16,
+  stages=(
     (Row(16, expanded=16),),
     (Row(24, stride=2, expanded=64), Row(24, expanded=72)),
     (
@@ -58,7 +52,8 @@ LARGE = Architecture(
   head=1280,
 )
 SMALL = Architecture(
-  (
+  stem=16,
+  stages=(
     (Row(16, stride=2, expanded=16, squeeze=True),),
     (Row(24, stride=2, expanded=72), Row(24, expanded=88)),
     (
@@ -98,8 +93,10 @@ class MobileNetV3(nn.Module):
     first, *strides = layout_strides(self.layout, x.shape[1], imagenet)
     act = RELU if self.minimal else SWISH
     step: dict[str, Any] = {"kernel": 3, "stride": first, "padding": self.padding}
-    x = convolved(x, self._outer(STEM), act=act, norm=norm, name="stem", train=train, **step)
-    maps, before = [x], STEM
+    x = convolved(
+      x, self._outer(self.architecture.stem), act=act, norm=norm, name="stem", train=train, **step
+    )
+    maps, before = [x], self.architecture.stem
     for block in unroll(stages, strides):
       row = block.row
       x = InvertedResidual(

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 from jaxcompress import ops
-from jaxcompress.models.blocks import Block, activated, classified_by_head, unroll
+from jaxcompress.models.blocks import Architecture, Block, activated, classified_by_head, unroll
 from jaxcompress.models.layouts import (
   check_positive,
   divisible,
@@ -55,13 +55,6 @@ class Universal(NamedTuple):
   repeats: int = 1
 
 
-class Architecture(NamedTuple):
-  """The stem's channels, and stages of rows."""
-
-  stem: int
-  stages: tuple[tuple[Conv | Fused | Universal, ...], ...]
-
-
 SMALL = Architecture(
   stem=32,
   stages=(
@@ -80,6 +73,7 @@ SMALL = Architecture(
       Universal(0, 3, 4, 128, repeats=2),
     ),
   ),
+  head=1280,
 )
 MEDIUM = Architecture(
   stem=32,
@@ -107,6 +101,7 @@ MEDIUM = Architecture(
       Universal(5, 0, 2, 256),
     ),
   ),
+  head=1280,
 )
 LARGE = Architecture(
   stem=24,
@@ -131,8 +126,9 @@ LARGE = Architecture(
       Universal(5, 0, 4, 512, repeats=3),
     ),
   ),
+  head=1280,
 )
-TAIL, HEAD = 960, 1280
+TAIL = 960
 
 
 class FusedBottleneck(nn.Module):
@@ -190,7 +186,7 @@ class MobileNetV4(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
-    stem, stages = self.architecture
+    stem, stages, head = self.architecture
     imagenet = (2, *(stage[0].stride for stage in stages))
     first, *strides = layout_strides(self.layout, x.shape[1], imagenet)
     options: dict[str, Any] = {"padding": self.padding, "norm": self.norm}
@@ -204,7 +200,7 @@ class MobileNetV4(nn.Module):
         maps.append(x)
         preact.append(before)
     x = ConvNorm(self._channels(TAIL), name="tail", **rectified)(x, train=train)
-    return classified_by_head(x, HEAD, self.num_classes, maps, preact, train=train, **rectified)
+    return classified_by_head(x, head, self.num_classes, maps, preact, train=train, **rectified)
 
   def _channels(self, channels: int) -> int:
     return divisible(channels * self.width)

@@ -10,7 +10,7 @@ import pytest
 
 from jaxcompress import distill
 from jaxcompress.distill.combine import ScaleState
-from jaxcompress.distill.layers import Statistics
+from jaxcompress.distill.layers import Moments
 from jaxcompress.distill.reviews import fuse
 from jaxcompress.nn import Endpoints
 
@@ -57,7 +57,7 @@ def statistics(arrays, norm, *, after=False, conv=None):
   prefix = "after_" if after else "param_"
   mean, variance = (arrays[f"{prefix}{norm}.running_{name}"] for name in ("mean", "var"))
   bias = arrays.get(f"param_{conv}.bias")
-  return Statistics(mean - MOMENTUM * bias if after and bias is not None else mean, variance)
+  return Moments(mean - MOMENTUM * bias if after and bias is not None else mean, variance)
 
 
 class Case(NamedTuple):

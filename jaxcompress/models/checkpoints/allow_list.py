@@ -1,4 +1,4 @@
-"""What stands for each global that a pickle of a checkpoint may name: types and own functions.
+"""Stand-ins for each global that a pickle of a checkpoint may name: types and own functions.
 
 Each function checks the arguments that a pickle gives to it. Their first one is the budget.
 """
@@ -120,31 +120,29 @@ def _ordered_dict(budget: Budget, pairs: Any = ()) -> OrderedDict:
   return result
 
 
-def _counter(budget: Budget, counts: Any = None) -> dict:
-  counts = {} if counts is None else counts
-  _require(type(counts) is dict, "a Counter is not made of a dict")
-  return counts
+def _plain(kind: type, otherwise: str) -> Callable[..., Any]:
+  """A function that gives back its argument, which must be of one kind."""
+
+  def build(budget: Budget, value: Any = None) -> Any:
+    value = kind() if value is None else value
+    _require(type(value) is kind, otherwise)
+    return value
+
+  return build
 
 
-def _members(budget: Budget, items: Any) -> list[Any]:
-  _require(type(items) in (list, tuple), "a set is not made of a list")
-  budget.spend(100 * len(items))
-  return [key(item) for item in items]
+def _set(kind: type) -> Callable[..., Any]:
+  def build(budget: Budget, items: Any = ()) -> Any:
+    _require(type(items) in (list, tuple), "a set is not made of a list")
+    budget.spend(100 * len(items))
+    return kind(map(key, items))
 
-
-def _size(budget: Budget, sizes: Any = ()) -> tuple[Any, ...]:
-  _require(type(sizes) is tuple, "a torch.Size is not made of a tuple")
-  return sizes
+  return build
 
 
 def _device(budget: Budget, kind: Any, index: Any = None) -> str:
   _require(type(kind) is str and len(kind) < 80, "a torch.device is not made of its name")
   return kind if index is None else f"{kind}:{integer(index)}"
-
-
-def _layout(budget: Budget, name: Any) -> str:
-  _require(type(name) is str, "a torch.layout is not made of its name")
-  return name
 
 
 def _encode(budget: Budget, text: Any, codec: Any) -> bytes:
@@ -182,21 +180,16 @@ def _tensor(budget: Budget, storage: Any, offset: Any, sizes: Any, strides: Any)
   return np.lib.stride_tricks.as_strided(values[offset:], sizes, steps, writeable=False)
 
 
-def _tensor_v2(
-  budget: Budget,
-  storage: Any,
-  offset: Any,
-  sizes: Any,
-  strides: Any,
-  requires_grad: Any,
-  hooks: Any,
-  metadata: Any = None,
-) -> np.ndarray:
+def _tensor_v2(budget: Budget, *arguments: Any) -> np.ndarray:
+  """The same, followed by whether it needs a gradient, hooks and perhaps metadata."""
+  if not 6 <= len(arguments) <= 7:
+    raise TypeError
+  metadata = arguments[6] if len(arguments) > 6 else None
   _require(
     metadata is None or (type(metadata) is dict and not metadata),
     "a tensor is stored conjugated or negated",
   )
-  return _tensor(budget, storage, offset, sizes, strides)
+  return _tensor(budget, *arguments[:4])
 
 
 def _parameter(
@@ -262,37 +255,29 @@ def set_array_state(budget: Budget, array: StoredArray, state: Any) -> None:
   array.__setstate__((1, shape, dtype, fortran is True, raw))  # type: ignore[arg-type]
 
 
-def _allowed() -> dict[tuple[str, str], Any]:
-  functions: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): _ordered_dict,
-    ("collections", "Counter"): _counter,
-    ("torch", "Size"): _size,
-    ("torch", "device"): _device,
-    ("torch.serialization", "_get_layout"): _layout,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
-    ("_codecs", "encode"): _encode,
-    ("numpy", "dtype"): _numpy_dtype,
-  }
-  for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    functions[module, "scalar"] = _numpy_scalar
-    functions[module, "_reconstruct"] = _numpy_array
-  for module in ("builtins", "__builtin__"):
-    functions[module, "set"] = lambda budget, items=(): set(_members(budget, items))
-    functions[module, "frozenset"] = lambda budget, items=(): frozenset(_members(budget, items))
-    functions[module, "complex"] = _complex
-  allowed: dict[tuple[str, str], Any] = {
-    names: Function(".".join(names), build) for names, build in functions.items()
-  }
-  for prefix, (name, dtype) in DTYPES.items():
-    allowed["torch", f"{prefix}Storage"] = StorageType(np.dtype(dtype))
-    allowed["torch", name] = np.dtype(dtype)
-  allowed["torch.storage", "UntypedStorage"] = StorageType(np.dtype(np.uint8))
-  allowed["argparse", "Namespace"] = NAMESPACE
-  allowed["numpy", "ndarray"] = NDARRAY
-  return allowed
-
-
-ALLOWED = _allowed()
+FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
+  ("collections", "OrderedDict"): _ordered_dict,
+  ("collections", "Counter"): _plain(dict, "a Counter is not made of a dict"),
+  ("torch", "Size"): _plain(tuple, "a torch.Size is not made of a tuple"),
+  ("torch", "device"): _device,
+  ("torch.serialization", "_get_layout"): _plain(str, "a torch.layout is not made of its name"),
+  ("torch._utils", "_rebuild_tensor"): _tensor,
+  ("torch._utils", "_rebuild_tensor_v2"): _tensor_v2,
+  ("torch._utils", "_rebuild_parameter"): _parameter,
+  ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+  ("_codecs", "encode"): _encode,
+  ("numpy", "dtype"): _numpy_dtype,
+}
+for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+  FUNCTIONS |= {(_module, "scalar"): _numpy_scalar, (_module, "_reconstruct"): _numpy_array}
+for _module in ("builtins", "__builtin__"):
+  FUNCTIONS |= {(_module, kind.__name__): _set(kind) for kind in (set, frozenset)}
+  FUNCTIONS[_module, "complex"] = _complex
+ALLOWED: dict[tuple[str, str], Any] = {
+  **{names: Function(".".join(names), build) for names, build in FUNCTIONS.items()},
+  **{("torch", f"{name}Storage"): StorageType(np.dtype(d)) for name, (_, d) in DTYPES.items()},
+  **{("torch", name): np.dtype(dtype) for name, dtype in DTYPES.values()},
+  ("torch.storage", "UntypedStorage"): StorageType(np.dtype(np.uint8)),
+  ("argparse", "Namespace"): NAMESPACE,
+  ("numpy", "ndarray"): NDARRAY,
+}

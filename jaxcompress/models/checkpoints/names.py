@@ -1,4 +1,4 @@
-"""What PyTorch sources call the layers of an architecture.
+"""Names that PyTorch sources give to the layers of an architecture.
 
 A layer with a convolution and a normalization is written as ``"conv norm"``, one of them alone as
 one word; parameters are found under these prefixes.
@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-BLOCK = re.compile(r"stage(\d+)_(?:block|conv)(\d+)(?:/(.+))?")
+IN_BLOCK = re.compile(r"stage(\d+)_(?:block|conv)(\d+)(?:/(.+))?")
 
 
-class Block(NamedTuple):
-  """One block of a network.
+class Place(NamedTuple):
+  """Where a block is in a network.
 
   Attributes:
     stage: number of its stage, from 0.
@@ -42,8 +42,8 @@ class Names(NamedTuple):
   """
 
   outer: Mapping[str, str]
-  block: Callable[[Block], str]
-  inner: Callable[[Block], Mapping[str, str]]
+  block: Callable[[Place], str]
+  inner: Callable[[Place], Mapping[str, str]]
   linear: frozenset[str] = frozenset()
 
 
@@ -63,18 +63,18 @@ def torch_names(names: Names, layers: Sequence[str]) -> dict[str, tuple[str, ...
   """
   children: dict[tuple[int, int], list[str]] = {}
   for layer in layers:
-    if match := BLOCK.fullmatch(layer):
+    if match := IN_BLOCK.fullmatch(layer):
       child = (match[3] or "").split("/")[0]
       seen = children.setdefault((int(match[1]), int(match[2])), [])
       if child not in seen:
         seen.append(child)
   blocks = {
-    place: Block(*place, running, tuple(seen))
+    place: Place(*place, running, tuple(seen))
     for running, (place, seen) in enumerate(sorted(children.items()))
   }
   found = {}
   for layer in layers:
-    match = BLOCK.fullmatch(layer)
+    match = IN_BLOCK.fullmatch(layer)
     if match is None:
       found[layer] = tuple(names.outer[layer].split())
     else:
@@ -84,15 +84,25 @@ def torch_names(names: Names, layers: Sequence[str]) -> dict[str, tuple[str, ...
   return found
 
 
+def _following(prefix: str, **places: int) -> dict[str, str]:
+  """Convolutions at these places of a sequence, each before its normalization."""
+  return {child: f"{prefix}.{i} {prefix}.{i + 1}" for child, i in places.items()}
+
+
+def _numbered(**numbers: int) -> dict[str, str]:
+  """Convolutions with these numbers, and their normalizations with the same."""
+  return {child: f"conv{i} bn{i}" for child, i in numbers.items()}
+
+
 # torchvision
 
 
-def _mobilenet_v2(b: Block) -> dict[str, str]:
+def _mobilenet_v2(b: Place) -> dict[str, str]:
   depthwise, project = b.at("depthwise"), b.at("project")
   return {
     "expand": "conv.0.0 conv.0.1",
     "depthwise": f"conv.{depthwise}.0 conv.{depthwise}.1",
-    "project": f"conv.{project} conv.{project + 1}",
+    **_following("conv", project=project),
   }
 
 
@@ -104,7 +114,7 @@ TORCHVISION_MOBILENET_V2 = Names(
 )
 
 
-def _mobilenet_v3(b: Block) -> dict[str, str]:
+def _mobilenet_v3(b: Place) -> dict[str, str]:
   pairs = {child: f"block.{i}.0 block.{i}.1" for i, child in enumerate(b.children)}
   squeeze = f"block.{b.at('se')}" if "se" in b.children else ""
   return pairs | {"se/reduce": f"{squeeze}.fc1", "se/expand": f"{squeeze}.fc2"}
@@ -129,21 +139,16 @@ TORCHVISION_SHUFFLENET_V2 = Names(
   {"stem": "conv1.0 conv1.1", "head": "conv5.0 conv5.1", "classifier": "fc"},
   lambda b: f"stage{b.stage + 2}.{b.index}",
   lambda b: {
-    "left_depthwise": "branch1.0 branch1.1",
-    "left_conv": "branch1.2 branch1.3",
-    "right_conv1": "branch2.0 branch2.1",
-    "right_depthwise": "branch2.3 branch2.4",
-    "right_conv2": "branch2.5 branch2.6",
-    "conv1": "branch2.0 branch2.1",
-    "depthwise": "branch2.3 branch2.4",
-    "conv2": "branch2.5 branch2.6",
+    **_following("branch1", left_depthwise=0, left_conv=2),
+    **_following("branch2", right_conv1=0, right_depthwise=3, right_conv2=5),
+    **_following("branch2", conv1=0, depthwise=3, conv2=5),
   },
 )
 
 
-def _residual(shortcut: str) -> Callable[[Block], dict[str, str]]:
-  convs = {f"conv{i}": f"conv{i} bn{i}" for i in (1, 2, 3)}
-  return lambda b: convs | {"shortcut": f"{shortcut}.0 {shortcut}.1"}
+def _residual(shortcut: str) -> Callable[[Place], dict[str, str]]:
+  convs = _numbered(conv1=1, conv2=2, conv3=3)
+  return lambda b: convs | _following(shortcut, shortcut=0)
 
 
 RESNET = Names(
@@ -155,19 +160,20 @@ RESNET = Names(
 # timm
 
 
-def _timm_block(b: Block) -> dict[str, str]:
+def _timm_block(b: Place) -> dict[str, str]:
   """Separable convolutions, inverted residuals and squeeze-excite: norms are counted."""
   convs = {"expand": "conv_pw", "depthwise": "conv_dw", "pointwise": "conv_pw"}
   convs["project"] = "conv_pwl" if "expand" in b.children else "conv_pw"
   counted = [child for child in b.children if child != "se"]
   pairs = {child: f"{convs[child]} bn{i + 1}" for i, child in enumerate(counted)}
-  return pairs | {"se/reduce": "se.conv_reduce", "se/expand": "se.conv_expand"}
+  return pairs | TIMM_SQUEEZE
 
 
+TIMM_SQUEEZE = {"se/reduce": "se.conv_reduce", "se/expand": "se.conv_expand"}
 TIMM_STEM = {"stem": "conv_stem bn1", "classifier": "classifier"}
 
 
-def _timm(inner: Callable[[Block], Mapping[str, str]], **outer: str) -> Names:
+def _timm(inner: Callable[[Place], Mapping[str, str]], **outer: str) -> Names:
   return Names(TIMM_STEM | outer, lambda b: f"blocks.{b.stage}.{b.index}", inner)
 
 
@@ -181,7 +187,7 @@ def timm_mobilenet_v3(stages: int) -> Names:
   return _timm(_timm_block, tail=tail, head="conv_head")
 
 
-def _mobilenet_v4(b: Block) -> dict[str, str]:
+def _mobilenet_v4(b: Place) -> dict[str, str]:
   if b.children == ("expand", "project") and b.stage == 0:
     return {"expand": "conv_exp bn1", "project": "conv_pwl bn2"}
   words = {"start": "dw_start", "expand": "pw_exp", "depthwise": "dw_mid", "project": "pw_proj"}
@@ -199,10 +205,8 @@ TIMM_GHOSTNET = _timm(
       for ours, theirs in (("primary", "primary_conv"), ("cheap", "cheap_operation"))
     },
     "depthwise": "conv_dw bn_dw",
-    "se/reduce": "se.conv_reduce",
-    "se/expand": "se.conv_expand",
-    "shortcut_depthwise": "shortcut.0 shortcut.1",
-    "shortcut": "shortcut.2 shortcut.3",
+    **TIMM_SQUEEZE,
+    **_following("shortcut", shortcut_depthwise=0, shortcut=2),
   },
   tail="blocks.9.0.conv blocks.9.0.bn1",
   head="conv_head",
@@ -214,9 +218,8 @@ MEGVII_SHUFFLENET_V1 = Names(
   {"stem": "first_conv.0 first_conv.1", "classifier": "classifier.0"},
   lambda b: f"features.{b.running}",
   lambda b: {
-    "reduce": "branch_main_1.0 branch_main_1.1",
-    "depthwise": "branch_main_1.3 branch_main_1.4",
-    "expand": "branch_main_2.0 branch_main_2.1",
+    **_following("branch_main_1", reduce=0, depthwise=3),
+    **_following("branch_main_2", expand=0),
   },
 )
 CRD_RESNET50 = Names(
@@ -225,12 +228,7 @@ CRD_RESNET50 = Names(
 CRD_WIDE_RESNET = Names(
   {"stem": "conv1", "norm": "bn1", "classifier": "fc"},
   lambda b: f"block{b.stage + 1}.layer.{b.index}",
-  lambda b: {
-    "norm": "bn1",
-    "conv1": "conv1 bn2",
-    "conv2": "conv2",
-    "shortcut": "convShortcut",
-  },
+  lambda b: {"norm": "bn1", "conv1": "conv1 bn2", "conv2": "conv2", "shortcut": "convShortcut"},
 )
 CRD_VGG = Names(
   {"classifier": "classifier"},
@@ -240,28 +238,19 @@ CRD_VGG = Names(
 CRD_MOBILENET_V2 = Names(
   {"stem": "conv1.0 conv1.1", "head": "conv2.0 conv2.1", "classifier": "classifier.0"},
   lambda b: f"blocks.{b.stage}.{b.index}",
-  lambda b: {
-    "expand": "conv.0 conv.1",
-    "depthwise": "conv.3 conv.4",
-    "project": "conv.6 conv.7",
-  },
+  lambda b: _following("conv", expand=0, depthwise=3, project=6),
 )
 CRD_SHUFFLENET_V1 = Names(
   {"stem": "conv1 bn1", "classifier": "linear"},
   RESNET.block,
-  lambda b: {"reduce": "conv1 bn1", "depthwise": "conv2 bn2", "expand": "conv3 bn3"},
+  lambda b: _numbered(reduce=1, depthwise=2, expand=3),
 )
 CRD_SHUFFLENET_V2 = Names(
   {"stem": "conv1 bn1", "head": "conv2 bn2", "classifier": "linear"},
   RESNET.block,
   lambda b: {
-    "left_depthwise": "conv1 bn1",
-    "left_conv": "conv2 bn2",
-    "right_conv1": "conv3 bn3",
-    "right_depthwise": "conv4 bn4",
-    "right_conv2": "conv5 bn5",
-    "conv1": "conv1 bn1",
-    "depthwise": "conv2 bn2",
-    "conv2": "conv3 bn3",
+    **_numbered(left_depthwise=1, left_conv=2),
+    **_numbered(right_conv1=3, right_depthwise=4, right_conv2=5),
+    **_numbered(conv1=1, depthwise=2, conv2=3),
   },
 )

@@ -1,9 +1,9 @@
 """The PyTorch models that can be read: which network each is, its layers' names, its images."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
@@ -29,6 +29,7 @@ from jaxcompress.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_crd
 from jaxcompress.models.vgg import vgg
 from jaxcompress.nn import Norm
 
+Maker = Callable[..., nn.Module]
 TORCH_NORM = Norm(epsilon=1e-5, momentum=0.9)
 TENSORFLOW_NORM = Norm(epsilon=1e-3, momentum=0.9)  # in timm's models with TensorFlow's weights
 TORCHVISION_V3_NORM = Norm(epsilon=1e-3, momentum=0.99)
@@ -43,7 +44,7 @@ class Source(NamedTuple):
     num_classes: of the original.
   """
 
-  make: Callable[..., nn.Module]
+  make: Maker
   names: names.Names
   num_classes: int = 1000
 
@@ -67,7 +68,7 @@ class Normalization(NamedTuple):
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, 0.875)
 HALVES = IMAGENET._replace(mean=(0.5,) * 3, std=(0.5,) * 3)  # TensorFlow's -1 to 1
 CIFAR100 = Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32, 1.0)
-TIMM = {  # what begins a name, the first that fits; of the weights that timm loads by default
+TIMM_IMAGES = {  # what begins a name, the first that fits; of the weights that timm loads by default
   "tf_": HALVES,
   "mobilenetv1_100": HALVES,
   "mobilenetv1_125": HALVES._replace(crop=0.9),
@@ -79,98 +80,24 @@ TIMM = {  # what begins a name, the first that fits; of the weights that timm lo
 }
 
 
-def _torchvision() -> dict[str, Source]:
-  found = {
-    "mobilenet_v2": Source(mobilenet_v2, names.TORCHVISION_MOBILENET_V2),
-    "mobilenet_v3_large": Source(
-      partial(mobilenet_v3_large, norm=TORCHVISION_V3_NORM),
-      names.torchvision_mobilenet_v3(blocks=15),
-    ),
-    "mobilenet_v3_small": Source(
-      partial(mobilenet_v3_small, norm=TORCHVISION_V3_NORM),
-      names.torchvision_mobilenet_v3(blocks=11),
-    ),
-  }
-  for width in (0.5, 1.0, 1.5, 2.0):
-    make = partial(shufflenet_v2, width=width)
-    name = f"shufflenet_v2_x{width}".replace(".", "_")
-    found[name] = Source(make, names.TORCHVISION_SHUFFLENET_V2)
-  return found | _resnets()
-
-
-def _resnets() -> dict[str, Source]:
-  return {f"resnet{d}": Source(partial(resnet, d), names.RESNET) for d in (18, 34, 50)}
-
-
-def _timm() -> dict[str, Source]:
-  found: dict[str, Source] = {}
-  make: Callable[..., nn.Module]
-  for percent in (100, 125):
-    found[f"mobilenetv1_{percent}"] = Source(
-      partial(mobilenet_v1, width=percent / 100, padding="SYMMETRIC", norm=TORCH_NORM),
-      names.TIMM_MOBILENET_V1,
-    )
-  for percent in (35, 50, 75, 100, 140):
-    make = partial(mobilenet_v2, width=percent / 100)
-    found[f"mobilenetv2_{percent:03}"] = Source(make, names.TIMM_MOBILENET_V2)
-  for size, make, stages, percents in (
-    ("large", mobilenet_v3_large, 6, (75, 100)),
-    ("small", mobilenet_v3_small, 5, (50, 75, 100)),
-  ):
-    keys = names.timm_mobilenet_v3(stages)
-    for percent in percents:
-      scaled = partial(make, width=percent / 100)
-      found[f"mobilenetv3_{size}_{percent:03}"] = Source(partial(scaled, norm=TORCH_NORM), keys)
-      if percent > 50:
-        tensorflow = partial(scaled, padding="SAME", norm=TENSORFLOW_NORM)
-        found[f"tf_mobilenetv3_{size}_{percent:03}"] = Source(tensorflow, keys)
-    minimal = partial(make, minimal=True, padding="SAME", norm=TENSORFLOW_NORM)
-    found[f"tf_mobilenetv3_{size}_minimal_100"] = Source(minimal, keys)
-  for size, make in (
-    ("small", mobilenet_v4_conv_small),
-    ("medium", mobilenet_v4_conv_medium),
-    ("large", mobilenet_v4_conv_large),
-  ):
-    found[f"mobilenetv4_conv_{size}"] = Source(make, names.TIMM_MOBILENET_V4)
-  for percent in (35, 50):
-    make = partial(mobilenet_v4_conv_small, width=percent / 100)
-    found[f"mobilenetv4_conv_small_{percent:03}"] = Source(make, names.TIMM_MOBILENET_V4)
-  for percent in (50, 100, 130):
-    make = partial(ghostnet, width=percent / 100)
-    found[f"ghostnet_{percent:03}"] = Source(make, names.TIMM_GHOSTNET)
-  return found | _resnets()
-
-
-def _megvii() -> dict[str, Source]:
+def _widths(
+  name: str, percents: Sequence[int], make: Maker, layers: names.Names, **options: Any
+) -> dict[str, Source]:
+  """A network at several widths; ``{}`` in the name stands for the percents."""
   return {
-    f"shufflenet_v1_{width}x_g{groups}": Source(
-      partial(shufflenet_v1, width=width, groups=groups), names.MEGVII_SHUFFLENET_V1
-    )
-    for width in (0.5, 1.0, 1.5, 2.0)
-    for groups in (3, 8)
+    name.format(percent): Source(partial(make, width=percent / 100, **options), layers)
+    for percent in percents
   }
 
 
-def _crd() -> dict[str, Source]:
-  found: dict[str, tuple[Callable[..., nn.Module], names.Names]] = {}
-  make: Callable[..., nn.Module]
-  for depth in (8, 14, 20, 32, 44, 56, 110):
-    found[f"resnet{depth}"] = (partial(resnet_cifar, depth), names.RESNET)
-  for depth in (8, 32):
-    make = partial(resnet_cifar, depth, widths=CIFAR_WIDTHS_X4)
-    found[f"resnet{depth}x4"] = (make, names.RESNET)
-  for depth, widen in ((16, 1), (16, 2), (40, 1), (40, 2)):
-    make = partial(wide_resnet, depth, widen)
-    found[f"wrn_{depth}_{widen}"] = (make, names.CRD_WIDE_RESNET)
-  for depth in (8, 11, 13, 16, 19):
-    found[f"vgg{depth}"] = (partial(vgg, depth), names.CRD_VGG)
-  found |= {
-    "ResNet50": (resnet50_crd, names.CRD_RESNET50),
-    "MobileNetV2": (mobilenet_v2_crd, names.CRD_MOBILENET_V2),
-    "ShuffleV1": (shufflenet_v1_crd, names.CRD_SHUFFLENET_V1),
-    "ShuffleV2": (shufflenet_v2_crd, names.CRD_SHUFFLENET_V2),
+def _timm_v3(size: str, make: Maker, stages: int, *narrow: int) -> dict[str, Source]:
+  layers, name = names.timm_mobilenet_v3(stages), f"mobilenetv3_{size}"
+  tensorflow: dict[str, Any] = {"padding": "SAME", "norm": TENSORFLOW_NORM}
+  return {
+    **_widths(f"{name}_{{:03}}", (*narrow, 75, 100), make, layers, norm=TORCH_NORM),
+    **_widths(f"tf_{name}_{{:03}}", (75, 100), make, layers, **tensorflow),
+    f"tf_{name}_minimal_100": Source(partial(make, minimal=True, **tensorflow), layers),
   }
-  return {name: Source(*pair, num_classes=100) for name, pair in found.items()}
 
 
 def _for_imagenet(models: dict[str, Source]) -> dict[str, Source]:
@@ -181,11 +108,72 @@ def _for_imagenet(models: dict[str, Source]) -> dict[str, Source]:
   }
 
 
+RESNETS = {f"resnet{d}": Source(partial(resnet, d), names.RESNET) for d in (18, 34, 50)}
+TORCHVISION = {
+  "mobilenet_v2": Source(mobilenet_v2, names.TORCHVISION_MOBILENET_V2),
+  "mobilenet_v3_large": Source(
+    partial(mobilenet_v3_large, norm=TORCHVISION_V3_NORM), names.torchvision_mobilenet_v3(blocks=15)
+  ),
+  "mobilenet_v3_small": Source(
+    partial(mobilenet_v3_small, norm=TORCHVISION_V3_NORM), names.torchvision_mobilenet_v3(blocks=11)
+  ),
+  **{
+    f"shufflenet_v2_x{width}".replace(".", "_"): Source(
+      partial(shufflenet_v2, width=width), names.TORCHVISION_SHUFFLENET_V2
+    )
+    for width in (0.5, 1.0, 1.5, 2.0)
+  },
+  **RESNETS,
+}
+TIMM = {
+  **_widths(
+    "mobilenetv1_{}", (100, 125), mobilenet_v1, names.TIMM_MOBILENET_V1,
+    padding="SYMMETRIC", norm=TORCH_NORM,
+  ),
+  **_widths("mobilenetv2_{:03}", (35, 50, 75, 100, 140), mobilenet_v2, names.TIMM_MOBILENET_V2),
+  **_timm_v3("large", mobilenet_v3_large, 6),
+  **_timm_v3("small", mobilenet_v3_small, 5, 50),
+  "mobilenetv4_conv_small": Source(mobilenet_v4_conv_small, names.TIMM_MOBILENET_V4),
+  "mobilenetv4_conv_medium": Source(mobilenet_v4_conv_medium, names.TIMM_MOBILENET_V4),
+  "mobilenetv4_conv_large": Source(mobilenet_v4_conv_large, names.TIMM_MOBILENET_V4),
+  **_widths(
+    "mobilenetv4_conv_small_{:03}", (35, 50), mobilenet_v4_conv_small, names.TIMM_MOBILENET_V4
+  ),
+  **_widths("ghostnet_{:03}", (50, 100, 130), ghostnet, names.TIMM_GHOSTNET),
+  **RESNETS,
+}  # fmt: skip
+MEGVII = {
+  f"shufflenet_v1_{width}x_g{groups}": Source(
+    partial(shufflenet_v1, width=width, groups=groups), names.MEGVII_SHUFFLENET_V1
+  )
+  for width in (0.5, 1.0, 1.5, 2.0)
+  for groups in (3, 8)
+}
+CRD = {
+  name: Source(make, layers, num_classes=100)
+  for layers, makers in (
+    (
+      names.RESNET,
+      {f"resnet{d}": partial(resnet_cifar, d) for d in (8, 14, 20, 32, 44, 56, 110)}
+      | {f"resnet{d}x4": partial(resnet_cifar, d, widths=CIFAR_WIDTHS_X4) for d in (8, 32)},
+    ),
+    (
+      names.CRD_WIDE_RESNET,
+      {f"wrn_{d}_{k}": partial(wide_resnet, d, k) for d in (16, 40) for k in (1, 2)},
+    ),
+    (names.CRD_VGG, {f"vgg{d}": partial(vgg, d) for d in (8, 11, 13, 16, 19)}),
+    (names.CRD_RESNET50, {"ResNet50": resnet50_crd}),
+    (names.CRD_MOBILENET_V2, {"MobileNetV2": mobilenet_v2_crd}),
+    (names.CRD_SHUFFLENET_V1, {"ShuffleV1": shufflenet_v1_crd}),
+    (names.CRD_SHUFFLENET_V2, {"ShuffleV2": shufflenet_v2_crd}),
+  )
+  for name, make in makers.items()
+}
 LIBRARIES = {
-  "torchvision": _for_imagenet(_torchvision()),
-  "timm": _for_imagenet(_timm()),
-  "megvii": _for_imagenet(_megvii()),
-  "crd": _crd(),
+  "torchvision": _for_imagenet(TORCHVISION),
+  "timm": _for_imagenet(TIMM),
+  "megvii": _for_imagenet(MEGVII),
+  "crd": CRD,
 }
 SOURCES: Mapping[str, Source] = {
   f"{library}/{name}": source
@@ -231,7 +219,7 @@ def normalization_of(source: str) -> Normalization:
   find_source(source)
   library, name = source.split("/")
   if library == "timm":
-    return next(found for start, found in TIMM.items() if name.startswith(start))
+    return next(found for start, found in TIMM_IMAGES.items() if name.startswith(start))
   if library not in ("torchvision", "crd"):
     raise ValueError(
       f"source: how {source} prepares its images is not known here; use models.from_torch and"

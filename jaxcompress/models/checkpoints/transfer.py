@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcompress.models.checkpoints.names import Names, torch_names
 from jaxcompress.models.checkpoints.sources import find_source
@@ -23,7 +24,7 @@ CLASSIFIER = "classifier"
 Weights = Mapping[str, Any] | str | os.PathLike
 
 
-class Tensor(NamedTuple):
+class StateEntry(NamedTuple):
   """One array and its key in a state dict.
 
   Attributes:
@@ -113,7 +114,7 @@ def from_torch(
   if num_classes not in (None, given):
     rng = jax.random.key(0) if rng is None else rng
     flat |= _new_classifier(expected, num_classes, rng)
-  return found.make(num_classes or given), jax.device_put(_nested(flat), may_alias=False)
+  return found.make(num_classes or given), jax.device_put(unflatten_dict(flat), may_alias=False)
 
 
 def to_torch(source: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -143,7 +144,7 @@ def to_torch(source: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]
   classifier = parameters(variables.get("params", {}), CLASSIFIER).get("kernel")
   classes = found.num_classes if classifier is None else np.shape(classifier)[-1]
   expected = tensors_of(summarize(found.make(classes)), found.names)
-  flat = _flat(variables)
+  flat = flatten_dict(variables)
   ours = {tensor.path: tensor for tensor in expected}
   problems = [f"{'/'.join(path)} is missing" for path in ours if path not in flat]
   problems += [f"{'/'.join(path)} is unknown" for path in flat if path not in ours]
@@ -162,7 +163,7 @@ def to_torch(source: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]
   return state_dict
 
 
-def tensors_of(summary: Summary, names: Names) -> list[Tensor]:
+def tensors_of(summary: Summary, names: Names) -> list[StateEntry]:
   """Every array of a model with its key in the source's state dict.
 
   Args:
@@ -179,7 +180,7 @@ def tensors_of(summary: Summary, names: Names) -> list[Tensor]:
   ]
 
 
-def _node_tensors(node: Node, prefixes, variables, names: Names) -> list[Tensor]:
+def _node_tensors(node: Node, prefixes, variables, names: Names) -> list[StateEntry]:
   shapes = {
     collection: parameters(variables[collection], node.name)
     for collection in ("params", "batch_stats")
@@ -194,7 +195,7 @@ def _node_tensors(node: Node, prefixes, variables, names: Names) -> list[Tensor]
     keys |= {("params", ours): f"{norm}.{theirs}" for ours, theirs in NORM.items()}
     keys |= {("batch_stats", ours): f"{norm}.{theirs}" for ours, theirs in STATISTICS.items()}
   return [
-    Tensor(
+    StateEntry(
       key,
       (collection, *node.name.split("/"), leaf),
       shapes[collection][leaf].shape,
@@ -211,14 +212,14 @@ def _classes_of(arrays: Mapping[str, np.ndarray], key: str) -> int | None:
   return int(weight.shape[0]) if weight is not None and weight.ndim == 2 and weight.size else None
 
 
-def _with_classes(tensors: list[Tensor], classes: int) -> list[Tensor]:
+def _with_classes(tensors: list[StateEntry], classes: int) -> list[StateEntry]:
   """The same tensors for another number of classes."""
   return [
     t._replace(shape=(*t.shape[:-1], classes)) if CLASSIFIER in t.path else t for t in tensors
   ]
 
 
-def _check(source: str, expected: list[Tensor], arrays: Mapping[str, np.ndarray]) -> None:
+def _check(source: str, expected: list[StateEntry], arrays: Mapping[str, np.ndarray]) -> None:
   """Raises one ``ValueError`` with everything that does not fit."""
   known = {tensor.key: tensor.torch_shape for tensor in expected}
   counters = {f"{key.rpartition('.')[0]}.{COUNTER}" for key in known}
@@ -237,31 +238,11 @@ def _check(source: str, expected: list[Tensor], arrays: Mapping[str, np.ndarray]
     raise ValueError(f"weights: they are not those of {source}; {'; '.join(problems)}.")
 
 
-def _new_classifier(expected: list[Tensor], classes: int, rng: jax.Array) -> dict:
+def _new_classifier(expected: list[StateEntry], classes: int, rng: jax.Array) -> dict:
   flat: dict[tuple[str, ...], Any] = {}
   for tensor in expected:
     if CLASSIFIER in tensor.path:
       shape = (*tensor.shape[:-1], classes)
       start = Initial(deviation=shape[0] ** -0.5 if len(shape) > 1 else 0.0)
       flat[tensor.path] = np.asarray(start(rng, shape))
-  return flat
-
-
-def _nested(flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, Any]:
-  tree: dict[str, Any] = {}
-  for path, array in flat.items():
-    branch = tree
-    for part in path[:-1]:
-      branch = branch.setdefault(part, {})
-    branch[path[-1]] = array
-  return tree
-
-
-def _flat(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-  flat: dict[tuple[str, ...], Any] = {}
-  for name, branch in tree.items():
-    if isinstance(branch, Mapping):
-      flat |= _flat(branch, (*path, name))
-    else:
-      flat[*path, name] = branch
   return flat

@@ -33,7 +33,7 @@ PLAIN = """
 
 
 class Stream(Protocol):
-  """What a pickle is read from; both calls return less than was asked for at the end."""
+  """A source of bytes; at its end, both calls return less than was asked for."""
 
   def read(self, size: int, /) -> bytes: ...
 
@@ -72,7 +72,7 @@ def no_storage(dtype: np.dtype, name: str, count: int) -> np.ndarray:
 
 
 class _Opcodes(dict):
-  """What each opcode does; those that are not there are refused by their names."""
+  """Actions by opcode; those that are not there are refused by their names."""
 
   def __missing__(self, code: int) -> Any:
     name = OPCODES.get(code, "?")

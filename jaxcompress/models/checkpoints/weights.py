@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from safetensors import safe_open
 
 from jaxcompress.models.checkpoints.pickles import (
   PICKLE_MAGIC,
@@ -79,12 +80,6 @@ def _read(path: pathlib.Path) -> Any:
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
-    from safetensors import safe_open
-  except ImportError as error:
-    raise ValueError(
-      f"weights: {str(path)!r} is a safetensors file; pip install safetensors reads it."
-    ) from error
-  try:
     with safe_open(str(path), framework="np") as file:
       return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   except Exception as error:  # its own class, and numpy's for types that numpy lacks
@@ -145,21 +140,17 @@ def _arrays(state: Mapping[str, Any], copy: bool) -> dict[str, np.ndarray]:
   if unnamed:
     raise ValueError(f"names of a state dict are text, but {_listed(unnamed)} are among them.")
   state = dict(state)
-  arrays: dict[int, np.ndarray | None] = {}  # by identity: what is shared is converted once
-  for value in state.values():
-    if id(value) not in arrays:
-      arrays[id(value)] = _numeric(value)
-  numeric = {key: array for key, array in arrays.items() if array is not None}
-  wrong = [name for name, value in state.items() if id(value) not in numeric]
+  shared = {id(value): (name, value) for name, value in state.items()}  # converted once
+  arrays = {key: _numeric(value) for key, (_, value) in shared.items()}
+  wrong = [name for name, value in state.items() if arrays[id(value)] is None]
   if wrong:
     raise ValueError(f"{_listed(wrong)} of the state dict are no real numbers; remove them.")
-  converted: dict[int, np.ndarray] = {}
-  result = {}
-  for name, value in state.items():
-    if id(value) not in converted:
-      converted[id(value)] = _converted(name, numeric[id(value)], copy)
-    result[name] = converted[id(value)]
-  return result
+  converted = {
+    key: _converted(shared[key][0], array, copy)
+    for key, array in arrays.items()
+    if array is not None
+  }
+  return {name: converted[id(value)] for name, value in state.items()}
 
 
 def _numeric(value: Any) -> np.ndarray | None:
