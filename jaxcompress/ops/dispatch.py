@@ -9,7 +9,7 @@ are native. The choices for GPU and TPU follow from what XLA is known to do ther
 timed here. Where every backend must compute the same, there are matrix products and sums only.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,10 +26,7 @@ class Formulations(NamedTuple):
   depthwise: str
   pointwise: str
   standard: str
-  sums: str
-  sums_of: str
-  moments: str
-  extremes: str
+  reductions: str
 
 
 def _xla_depthwise(x, kernel, stride, pads):
@@ -40,7 +37,7 @@ def _xla_pointwise(x, kernel, stride):
   return xla_conv(x, kernel, stride, ((0, 0), (0, 0)))
 
 
-CHOICES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+CHOICES: Mapping[str, Mapping[str, Any]] = {
   "depthwise": {
     "xla": _xla_depthwise,
     "taps": partial(depthwise.shifted, weight_gradient=depthwise.by_taps, keep_padded=False),
@@ -52,40 +49,15 @@ CHOICES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "cases": standard.by_case,
     "products": standard.tap_products,
   },
-  "sums": {"apart": reductions.sums_apart, "together": reductions.sums_together},
-  "sums_of": {"whole": reductions.sums_of_whole, "blocks": reductions.sums_of_blocks},
-  "moments": {"apart": reductions.moments_apart, "together": reductions.moments_together},
-  "extremes": {"apart": reductions.extremes_apart, "together": reductions.extremes_together},
+  "reductions": {"apart": reductions.APART, "together": reductions.TOGETHER},
 }
 
 BACKENDS: Mapping[str, Formulations] = {
   "cpu": Formulations(
-    depthwise="rows",
-    pointwise="product",
-    standard="cases",
-    sums="together",
-    sums_of="blocks",
-    moments="together",
-    extremes="together",
+    depthwise="rows", pointwise="product", standard="cases", reductions="together"
   ),
-  "gpu": Formulations(
-    depthwise="taps",
-    pointwise="product",
-    standard="xla",
-    sums="apart",
-    sums_of="whole",
-    moments="apart",
-    extremes="apart",
-  ),
-  "tpu": Formulations(
-    depthwise="xla",
-    pointwise="xla",
-    standard="xla",
-    sums="apart",
-    sums_of="whole",
-    moments="apart",
-    extremes="apart",
-  ),
+  "gpu": Formulations(depthwise="taps", pointwise="product", standard="xla", reductions="apart"),
+  "tpu": Formulations(depthwise="xla", pointwise="xla", standard="xla", reductions="apart"),
 }
 ALIASES = {"cuda": "gpu", "rocm": "gpu"}
 XLA_ONLY = BACKENDS["tpu"]  # also the quickest to trace
@@ -169,8 +141,8 @@ def formulations(**names: str) -> Iterator[Formulations]:
   Args:
     **names: formulation by kind of operation; kinds not given stay as they are. ``depthwise``:
       ``"xla"``, ``"taps"``, ``"rows"``; ``pointwise``: ``"xla"``, ``"product"``;
-      ``standard``: ``"xla"``, ``"cases"``, ``"products"``; ``sums``, ``moments`` and
-      ``extremes``: ``"apart"``, ``"together"``; ``sums_of``: ``"whole"``, ``"blocks"``.
+      ``standard``: ``"xla"``, ``"cases"``, ``"products"``; ``reductions``: ``"apart"``,
+      ``"together"``.
 
   Yields:
     The :class:`Formulations` in force.
@@ -196,8 +168,8 @@ def formulations(**names: str) -> Iterator[Formulations]:
     yield chosen
 
 
-def pick(kind: str) -> Callable[..., Any]:
-  """The function that computes one kind of operation here.
+def pick(kind: str) -> Any:
+  """The function, or functions, that compute one kind of operation here.
 
   Examples:
     >>> with formulations(pointwise="product"):

@@ -7,6 +7,7 @@ blocks that remain are small. (Beyond 32 the loop over a block is not unrolled, 
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -165,3 +166,16 @@ def _extend(a, b):
 def extremes_apart(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Smallest and largest value."""
   return jnp.min(x), jnp.max(x)
+
+
+class Reductions(NamedTuple):
+  """Functions of one formulation; see :mod:`jaxcompress.ops.sums` for what they compute."""
+
+  sums: Callable[..., tuple[jax.Array, ...]]
+  sums_of: Callable[..., tuple[jax.Array, ...]]
+  moments: Callable[..., tuple[jax.Array, ...]]
+  extremes: Callable[..., tuple[jax.Array, jax.Array]]
+
+
+APART = Reductions(sums_apart, sums_of_whole, moments_apart, extremes_apart)
+TOGETHER = Reductions(sums_together, sums_of_blocks, moments_together, extremes_together)

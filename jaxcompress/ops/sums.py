@@ -34,7 +34,7 @@ def channel_sums(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         f"arrays: {other.dtype}{list(other.shape)} must be like the first,"
         f" {first.dtype}{list(first.shape)}."
       )
-  return pick("sums")(*arrays)
+  return pick("reductions").sums(*arrays)
 
 
 def sums_of(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -56,7 +56,7 @@ def sums_of(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     >>> sums.tolist()
     [11.0]
   """
-  return pick("sums_of")(function, *arrays)
+  return pick("reductions").sums_of(function, *arrays)
 
 
 def channel_moments(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, ...]:
@@ -74,7 +74,7 @@ def channel_moments(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, ...]:
     >>> [a.item() for a in channel_moments(jnp.array([[1.0], [4.0]]), jnp.array([2.0]))]
     [1.0, 5.0, 1.0, 4.0]
   """
-  return pick("moments")(x, shift)
+  return pick("reductions").moments(x, shift)
 
 
 def extremes(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -92,7 +92,7 @@ def extremes(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     >>> float(low), float(high)
     (-2.0, 3.0)
   """
-  return pick("extremes")(x)
+  return pick("reductions").extremes(x)
 
 
 def total(x: jax.Array) -> jax.Array:

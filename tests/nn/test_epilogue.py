@@ -34,10 +34,10 @@ def scaled(factor):
 @pytest.mark.parametrize(
   ("act", "live", "formulation", "shape"),
   [
-    ("relu6", True, "blocks", (3, 4, 4, 5)),
-    ("hard_swish", True, "blocks", (2, 3, 5, 4)),
-    (None, False, "blocks", (3, 4, 4, 5)),
-    ("relu", True, "whole", (6, 5)),
+    ("relu6", True, "together", (3, 4, 4, 5)),
+    ("hard_swish", True, "together", (2, 3, 5, 4)),
+    (None, False, "together", (3, 4, 4, 5)),
+    ("relu", True, "apart", (6, 5)),
   ],
 )
 def test_gradients_are_those_of_the_parts(act, live, formulation, shape):
@@ -54,7 +54,7 @@ def test_gradients_are_those_of_the_parts(act, live, formulation, shape):
     y, pull_back = jax.vjp(function, jnp.float32(1.5), *operands)
     return y, pull_back(g)
 
-  with ops.formulations(sums_of=formulation):
+  with ops.formulations(reductions=formulation):
     ours = jax.jit(lambda: pulled(together))()
   for mine, reference in zip(jax.tree.leaves(ours), jax.tree.leaves(pulled(apart)), strict=True):
     limit = 1e-5 * np.abs(reference).max()

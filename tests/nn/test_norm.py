@@ -81,7 +81,7 @@ def assert_near(actual, desired, tolerance):
 def test_values_and_gradients_are_the_textbooks(shape, live, formulation):
   problem = Problem(shape)
   expected, expected_gradients, updated = problem.textbook(live)
-  with ops.formulations(sums=formulation):
+  with ops.formulations(reductions=formulation):
     y, gradients, (mean, variance) = problem.ours(live)
   assert_near(y, expected, 2e-6)
   assert_near(gradients, expected_gradients, 2e-5)

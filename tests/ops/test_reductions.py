@@ -15,7 +15,7 @@ def test_sums_are_over_all_axes_but_the_last(shape, formulation):
   rng = np.random.default_rng(0)
   a, b = (jnp.asarray(rng.integers(-9, 9, shape), jnp.float32) for _ in range(2))
   axes = tuple(range(len(shape) - 1))
-  with ops.formulations(sums=formulation, moments=formulation):
+  with ops.formulations(reductions=formulation):
     moments = jax.jit(channel_moments)(a, jnp.ones(shape[-1:]))
     sums = jax.jit(channel_sums)(a, b)
     mapped = jax.vmap(channel_sums)(jnp.stack([a, b]), jnp.stack([b, a]))
@@ -30,7 +30,7 @@ def test_sums_are_over_all_axes_but_the_last(shape, formulation):
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (3, 7, 7, 5), (1, 1, 1, 1), (5, 6), (4,), ()])
 def test_extremes_are_the_ends_of_the_range_and_the_total_is_all_of_it(shape, formulation):
   x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-  with ops.formulations(extremes=formulation, sums=formulation):
+  with ops.formulations(reductions=formulation):
     whole = jax.jit(total)(jnp.round(8 * x))
     low, high = jax.jit(extremes)(x)
     half = extremes(x.astype(jnp.bfloat16))

@@ -390,13 +390,19 @@ ARITHMETIC: Mapping[str, LeafArithmetic] = {
   "ConvNorm": CONVOLUTION,
   "BatchNorm": CONVOLUTION,
   "Dense": LeafArithmetic(_prepare_dense, _run_dense),
-  "Add": LeafArithmetic(_prepare_add, _run_add, _at_most("add"), _least_sum_read, aligned=True),
-  "Multiply": LeafArithmetic(_prepare_multiply, _run_multiply, _least_product, _least_product_read),
-  "Activation": LeafArithmetic(
-    _prepare_activation, _run_activation, _least_activation, _least_activation_read
+  "Add": LeafArithmetic(
+    _prepare_add, _run_add, least=_at_most("add"), least_read=_least_sum_read, aligned=True
   ),
-  "Requantize": LeafArithmetic(_prepare_requantize, _run_requantize, _at_most("requantize")),
-  "GlobalAvgPool": LeafArithmetic(_prepare_mean, _run_mean, _least_mean, _least_mean_read),
+  "Multiply": LeafArithmetic(
+    _prepare_multiply, _run_multiply, least=_least_product, least_read=_least_product_read
+  ),
+  "Activation": LeafArithmetic(
+    _prepare_activation, _run_activation, least=_least_activation, least_read=_least_activation_read
+  ),
+  "Requantize": LeafArithmetic(_prepare_requantize, _run_requantize, least=_at_most("requantize")),
+  "GlobalAvgPool": LeafArithmetic(
+    _prepare_mean, _run_mean, least=_least_mean, least_read=_least_mean_read
+  ),
   "AvgPool": LeafArithmetic(_prepare_average_pool, _run_average_pool),
   "MaxPool": LeafArithmetic(_prepare_max_pool, _run_max_pool),
   "Concat": LeafArithmetic(_prepare_copy(lambda attrs: None), _run_concat),
