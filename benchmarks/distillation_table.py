@@ -36,7 +36,7 @@ console = Console()
 class Remembered(training.CachedTeacher):
   """A teacher whose outputs come with the batch, maps included."""
 
-  def from_batch(self, batch):
+  def from_batch(self, batch, augment=None):
     return batch["teacher"]
 
 

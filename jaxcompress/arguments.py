@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+FOR_EACH_IMAGE = ("label", "target", "index", "mask")  # what a batch has of each image, if it does
 LONGEST = 60  # characters of a value that a message repeats
 
 
@@ -152,7 +154,7 @@ def check_batch(batch: Any) -> None:
   """Checks that a batch has images, some, and as many of all else that is known.
 
   Args:
-    batch: of arrays, in memory or traced.
+    batch: of arrays, in memory or traced; under names of the user's own also of trees of arrays.
 
   Raises:
     ValueError: if it does not.
@@ -166,7 +168,8 @@ def check_batch(batch: Any) -> None:
   if "image" not in batch:
     raise ValueError(f"batch: it has {', '.join(map(str, batch)) or 'nothing'}, but no 'image'.")
   for name, values in batch.items():
-    if not hasattr(values, "shape"):
+    parts = [values] if name in ("image", *FOR_EACH_IMAGE) else jax.tree.leaves(values)
+    if not all(hasattr(part, "shape") for part in parts):
       raise ValueError(f"batch: '{name}' must be an array, got {shown(values)}; use np.asarray.")
   shape = jnp.shape(batch["image"])
   if len(shape) != 4 or 0 in shape:
@@ -174,7 +177,7 @@ def check_batch(batch: Any) -> None:
       f"batch: 'image' has shape {shape}; it must be (batch, height, width, channels), none of them"
       " 0."
     )
-  for name in ("label", "target", "index", "mask"):
+  for name in FOR_EACH_IMAGE:
     found = jnp.shape(batch[name]) if name in batch else shape
     if found[:1] != shape[:1]:
       raise ValueError(

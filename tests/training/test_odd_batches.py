@@ -88,6 +88,12 @@ def test_a_list_is_no_array(name, recipe_of, batches):
     training.train_step(state, {**good, name: good[name].tolist()})
 
 
+def test_a_tree_of_arrays_travels_with_the_batch(recipe_of, batches):
+  batch = {**batches(0), "teacher": {"maps": (np.zeros((16, 2), np.float32),)}}
+  _, metrics = training.train_step(state_of(recipe_of(), batch), batch)
+  assert not metrics["skipped"]
+
+
 @pytest.mark.parametrize("loss", [distill.dkd(), distill.nkd()])
 @pytest.mark.parametrize("label", [-1, 3])
 def test_losses_that_read_labels_are_not_finite_without_a_class(loss, label):
