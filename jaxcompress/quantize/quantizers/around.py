@@ -1,7 +1,6 @@
 """Quantizers around others: rounding by chance, weights that are frozen, bits that fall in training."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,30 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcompress.quantize.fake_quant import Levels, stored_bits, widened
+from jaxcompress.quantize.fake_quant import Levels, replace_value, stored_bits, widened
 from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer, named
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def stochastic_fake_quant(
-  x: jax.Array, scale: jax.Array, zero: jax.Array, rng: jax.Array, to: Levels
+def round_stochastically(
+  x: jax.Array, scale: jax.Array | float, zero: jax.Array | float, rng: jax.Array, to: Levels
 ) -> jax.Array:
-  """Rounds as :func:`~jaxcompress.quantize.fake_quant`, but stochastically; the gradient is the same.
+  """Rounds to a grid up or down, with the probabilities that keep the mean: ``floor(x / s + u)``.
 
-  ``floor(v + u)`` with ``u`` uniform in [0, 1) is up or down with the probabilities that keep the
-  mean.
+  ``u`` is uniform in [0, 1). Its gradient is no estimator's; :func:`stochastic` gives it one.
 
   Args:
     x: any shape, float32 or bfloat16; the result has the same dtype.
     scale: broadcasts against ``x`` from the same rank or is a scalar.
     zero: zero point, shaped like ``scale``.
     rng: of the noise.
-    to: the integers; static.
+    to: the integers.
 
   Examples:
     >>> from jaxcompress.quantize.fake_quant import levels
     >>> x = jnp.full(10_000, 0.3)
-    >>> y = stochastic_fake_quant(x, 1.0, 0.0, jax.random.key(0), levels(8, symmetric=True))
+    >>> y = round_stochastically(x, 1.0, 0.0, jax.random.key(0), levels(8, symmetric=True))
     >>> round(float(y.mean()), 1)
     0.3
 
@@ -40,28 +37,14 @@ def stochastic_fake_quant(
     Gupta et al., `Deep Learning with Limited Numerical Precision
     <https://arxiv.org/abs/1502.02551>`_, 2015, section 3.1.
   """
-  return _forward(x, scale, zero, rng, to)[0]
-
-
-def _forward(x, scale, zero, rng, to):
   v = x.astype(jnp.float32) * (1.0 / scale)
   code = jnp.floor(v + jax.random.uniform(rng, x.shape)) + zero
-  y = (jnp.minimum(jnp.maximum(code, to.low), to.high) - zero) * scale
-  nearest = jnp.round(v) + zero
-  return y.astype(x.dtype), (nearest >= to.low) & (nearest <= to.high)
-
-
-def _backward(to, inside, g):
-  del to
-  return jnp.where(inside, g, jnp.zeros_like(g)), None, None, None
-
-
-stochastic_fake_quant.defvjp(_forward, _backward)
+  return ((jnp.minimum(jnp.maximum(code, to.low), to.high) - zero) * scale).astype(x.dtype)
 
 
 @named
 def stochastic(quantizer: Quantizer) -> Quantizer:
-  """Rounds stochastically in training, on the grid of another quantizer.
+  """Rounds stochastically in training, on the grid of another quantizer and with its gradient.
 
   Without an ``rng``, and outside training, it rounds to nearest.
 
@@ -101,7 +84,7 @@ def stochastic(quantizer: Quantizer) -> Quantizer:
     if rng is None or train is False:
       return y, state
     scale, zero = quantizer.grid(params, state, jax.lax.stop_gradient(x))
-    noisy = stochastic_fake_quant(x, scale, zero, rng, quantizer.levels)
+    noisy = replace_value(y, round_stochastically(x, scale, zero, rng, quantizer.levels))
     return noisy if train is True else jnp.where(train, noisy, y), state
 
   return quantizer._replace(init=init, apply=apply)

@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress.quantize import levels
-from jaxcompress.quantize.quantizers.around import stochastic, stochastic_fake_quant
+from jaxcompress.quantize.quantizers.around import round_stochastically, stochastic
 from jaxcompress.quantize.quantizers.lsq import lsq
-from jaxcompress.quantize.quantizers.uniform import absmax, ema_range
+from jaxcompress.quantize.quantizers.uniform import absmax, ema_range, fixed_range
 
 SIGNED = levels(4, symmetric=True, narrow=True)
 
 
 def test_the_mean_over_keys_is_the_value():
   x = jnp.linspace(-2.0, 2.0, 41)
-  rounded = lambda key: stochastic_fake_quant(x, 1.0, 0.0, key, SIGNED)  # noqa: E731
+  rounded = lambda key: round_stochastically(x, 1.0, 0.0, key, SIGNED)  # noqa: E731
   drawn = jax.vmap(rounded)(jax.random.split(jax.random.key(0), 5000))
   assert jnp.all(jnp.abs(drawn - x[None]) < 1)
   np.testing.assert_allclose(jnp.mean(drawn, 0), x, atol=0.035)
@@ -25,7 +25,8 @@ def test_the_mean_over_keys_is_the_value():
 
 def test_its_gradient_is_masked_as_to_nearest():
   x, key = jnp.array([-9.0, -7.0, -0.4, 7.0, 7.4, 7.6]), jax.random.key(0)
-  total = lambda x: stochastic_fake_quant(x, 1.0, 0.0, key, SIGNED).sum()  # noqa: E731
+  quantizer = stochastic(fixed_range(-8.0, 7.0, 4))  # steps of one
+  total = lambda x: quantizer.apply((), (), x, train=True, rng=key)[0].sum()  # noqa: E731
   np.testing.assert_array_equal(jax.grad(total)(x), [0, 1, 1, 1, 1, 0])
 
 
@@ -35,7 +36,7 @@ def test_levels_stay_where_they_are(seed, zero):
   to = levels(4, symmetric=False)
   scale = jnp.float32(0.37)
   x = (jnp.arange(to.low, to.high + 1.0) - zero) * scale
-  y = stochastic_fake_quant(x, scale, jnp.float32(zero), jax.random.key(seed), to)
+  y = round_stochastically(x, scale, jnp.float32(zero), jax.random.key(seed), to)
   np.testing.assert_allclose(y, x, atol=1e-6)
 
 
