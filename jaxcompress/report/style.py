@@ -179,11 +179,6 @@ def ticks_for(count: int, most: int) -> range:
   return range(0, count, -(-count // most))
 
 
-def headroom(values: list[float], share: float = 0.25) -> float:
-  """An upper limit above bars that leaves room for their labels."""
-  return (max(values, default=0) or 1) * (1 + share)
-
-
 def bars(
   ax: Axes,
   labels: list[str],
@@ -198,7 +193,7 @@ def bars(
   ax.barh(rows, values, color=colors, height=0.62)
   ax.set_yticks(rows, labels, color=INK)
   ax.set_ylim(room - 0.4, -0.6)
-  ax.set_xlim(0, headroom(values, 0.32))
+  ax.set_xlim(0, 1.32 * (max(values, default=0) or 1))  # room for the texts
   ax.set_xticks([])
   ax.grid(False)
   ax.spines["bottom"].set_visible(False)
