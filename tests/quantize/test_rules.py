@@ -158,3 +158,34 @@ def test_float_and_training_only_layers_are_not_exported(batch):
   state, _ = train(plan, batch, steps=1)
   with pytest.raises(ValueError, match="'stem' have levels up to 32767; files hold int8"):
     state.quantized()
+
+
+class Own(linen.Module):
+  """Ends that neither names nor numbers of channels tell."""
+
+  @linen.compact
+  def __call__(self, x, *, train):
+    x = ConvNorm(8, kernel=3, act="relu", name="entry")(x, train=train)
+    x = ConvNorm(8, kernel=3, act="relu", name="classifier")(x, train=train)
+    return Dense(3, name="head")(GlobalAvgPool(name="pool")(x))
+
+
+@pytest.mark.parametrize("preset", ["int4", "w4a8", "ternary", "binary"])
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_own_rules_leave_the_first_and_the_last_layer_their_eight_bits(preset, channels):
+  own = find_sites(models.summarize(Own(), 8, channels).graph)
+  wide = Rule(match="^entry$|input", activations=quantize.ema_range(16))
+  plan = getattr(quantize, preset)(rules=(wide,))
+  found = assign(plan, own)
+  bits = {name: quantizer.levels.high for name, quantizer in found.weights.items()}
+  assert bits["entry"] == bits["head"] == 127 and bits["classifier"] < 127
+  assert found.activations["entry"].levels.high == found.activations["input"].levels.high == 32767
+  bare = assign(getattr(quantize, preset)(first_last=False), own)
+  assert len({quantizer.levels for quantizer in bare.weights.values()}) == 1
+
+
+def test_a_rule_takes_several_strings_of_which_some_leave_out(sites):
+  rule = Rule(match=("stage0", "stage1", "!conv2|Add"), weights=EIGHT)
+  weights = assign(plan_of(rule), sites).weights
+  eight = {name for name, quantizer in weights.items() if quantizer is EIGHT}
+  assert eight == {"stage0_block0/conv1", "stage1_block0/conv1", "stage1_block0/shortcut"}
