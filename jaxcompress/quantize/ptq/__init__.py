@@ -1,1 +1,1 @@
-"""Post-training quantization: calibration, equalization, correction, learned rounding, the choice."""
+"""Post-training quantization: calibration, equalization, correction, learned rounding."""

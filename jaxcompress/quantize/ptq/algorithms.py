@@ -69,7 +69,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {  # in order of cost
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-  """A float network that is to be quantized, and what calibration saw of it; each pass is made once.
+  """A float network that is to be quantized, and what calibration saw of it, each pass once.
 
   Attributes:
     sites: where tensors are rounded if all that can share a grid do.

@@ -1,4 +1,4 @@
-"""Passes of a float network over images: extremes, histograms and peaks of its tensors; grids for them."""
+"""Passes of a float network over images: extremes, histograms and peaks of its tensors, and grids."""
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -149,7 +149,7 @@ def _histograms(sites, layers, ends, x, weight):
 def channel_peaks(
   graph: Graph, layers: Mapping[str, Layer], batches: Batches
 ) -> dict[str, np.ndarray]:
-  """(channels,) largest outputs of the layers with ReLU6, by name; one more pass if there are any."""
+  """(channels,) largest outputs of layers with ReLU6, by name; one more pass if there are any."""
   outputs = tuple(
     (node.name, node.output)
     for node in graph.nodes

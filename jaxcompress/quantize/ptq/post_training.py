@@ -68,10 +68,11 @@ def post_training(
 ) -> QuantizedModel:
   """Quantizes a trained model from a handful of images, without training.
 
-  ``"auto"`` tries the algorithms of :data:`~jaxcompress.quantize.ALGORITHMS` in order of cost and keeps the one with the best score on held-out
-  images; equal scores are decided by the signal-to-noise ratio of the logits. Scores are those of
-  the exact integer model. With ``max_drop`` it stops at the first one that meets it; without,
-  AdaRound is tried only if every cheaper method loses something.
+  ``"auto"`` tries the algorithms of :data:`~jaxcompress.quantize.ALGORITHMS` in order of cost and
+  keeps the one with the best score on held-out images; equal scores are decided by the
+  signal-to-noise ratio of the logits. Scores are those of the exact integer model. With ``max_drop``
+  it stops at the first one that meets it; without, AdaRound is tried only if every cheaper one loses
+  something.
 
   Half of the images (at most 512) calibrate and the others (at most 4096) decide; below 16 all do
   both. Without ``max_drop`` the best one, or the only one, then calibrates on all images (at most
@@ -97,22 +98,22 @@ def post_training(
       Without labels it is the share of images on which the integer model may decide otherwise.
     preprocess: maps images to what the network reads; kept in the result.
     batch_size: images at once.
-    ranges: of activations, in place of each algorithm's own: ``"minmax"``, ``"ema"``, ``"percentile"``,
-      ``"mse"``, ``"kl"``, ``"aciq"``, or a
+    ranges: of activations, in place of each algorithm's own: ``"minmax"``, ``"ema"``,
+      ``"percentile"``, ``"mse"``, ``"kl"``, ``"aciq"``, or a
       :class:`~jaxcompress.quantize.ptq.calibrators.Calibrator`. Min-max and EMA take one pass over
       the images, the others two.
     progress: whether a bar is shown on the standard error, if that is a terminal.
     seed: of the split and of AdaRound's samples.
     kernels: whose arithmetic evaluates the model; see :class:`~jaxcompress.quantize.QuantizedModel`.
-    on_trial: told of every :class:`Trial` once it is made, before the best algorithm calibrates on all
-      images; ``trials.append`` of a list keeps them.
+    on_trial: told of every :class:`Trial` once it is made, before the best algorithm calibrates on
+      all images; ``trials.append`` of a list keeps them.
 
   Returns:
     A :class:`~jaxcompress.quantize.QuantizedModel`.
 
   Raises:
-    ValueError: if an argument is out of range, the images do not fit the model, or no algorithm meets
-      ``max_drop``.
+    ValueError: if an argument is out of range, the images do not fit the model, or no algorithm
+      meets ``max_drop``.
 
   Examples:
     >>> from jaxcompress import models
@@ -182,10 +183,10 @@ def post_training(
   if max_drop is not None and trial.drop > enough:
     raise ValueError(
       f"max_drop: {max_drop:g} cannot be met; the best of {len(drops)} methods, {trial.name!r},"
-      f" loses {trial.drop:.4f} of {trial.score + trial.drop:.4f} on {len(held_out)} held-out images with"
-      f" {bits}-bit weights{' but for the rules' if rules else ''}; fine-tune instead, with quantize="
-      f"jaxcompress.quantize.int8(bits={bits}{', rules=...' if rules else ''}) in"
-      " a Recipe, or take more bits or images."
+      f" loses {trial.drop:.4f} of {trial.score + trial.drop:.4f} on {len(held_out)} held-out images"
+      f" with {bits}-bit weights{' but for the rules' if rules else ''}; fine-tune instead, with"
+      f" quantize=jaxcompress.quantize.int8(bits={bits}{', rules=...' if rules else ''}) in a Recipe,"
+      " or take more bits or images."
     )
   return quantized
 
@@ -232,7 +233,7 @@ def split(count: int, seed: int, *, deciding: bool = True) -> tuple[np.ndarray, 
 def _judge(
   subject: Subject, batches: Batches, labels: np.ndarray | None
 ) -> Callable[[QuantizedModel], tuple[float, float, float]]:
-  """Tells what integer models are worth on some images: ``(score, drop, sqnr)`` of a :class:`Trial`."""
+  """Tells of integer models what they are worth on some images: score, drop and SQNR of a trial."""
   graph, layers = subject.sites.graph, subject.layers
   logits = np.concatenate(
     [np.asarray(_logits(graph, layers, x))[weight > 0] for x, weight in batches]

@@ -1,4 +1,4 @@
-"""Integers of weights and activations by layer, and scales of weights, one for each output channel."""
+"""Integers of weights and activations by layer, and scales of weights for each output channel."""
 
 from collections.abc import Callable, Mapping
 
@@ -25,8 +25,8 @@ def layer_levels(sites: Sites, plan: Quantization) -> tuple[dict[str, Levels], d
     plan: of its quantizers only the integers count.
 
   Returns:
-    ``(levels, bits)``: :class:`~jaxcompress.quantize.fake_quant.Levels` of every node that has a kernel, by
-    name; 8 or 16 by tensor.
+    ``(levels, bits)``: :class:`~jaxcompress.quantize.fake_quant.Levels` of every node that has a
+    kernel, by name; 8 or 16 by tensor.
 
   Raises:
     ValueError: if a rule matches no layer, or asks for what integer files do not hold: a layer in

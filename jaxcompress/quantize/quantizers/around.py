@@ -1,4 +1,4 @@
-"""Quantizers around others: rounding by chance, weights that are frozen, bits that fall in training."""
+"""Quantizers around others: rounding by chance, weights that freeze, bits that fall in training."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -56,7 +56,8 @@ def stochastic(quantizer: Quantizer) -> Quantizer:
     A :class:`Quantizer` with the same parameters, state and grid.
 
   Raises:
-    ValueError: if ``quantizer`` is none; at ``init``, if it trains parameters: their gradients would be lost.
+    ValueError: if ``quantizer`` is none; at ``init``, if it trains parameters: their gradients
+      would be those of another rounding.
 
   Examples:
     >>> from jaxcompress.quantize.quantizers.uniform import absmax

@@ -1,4 +1,4 @@
-"""The form of a quantizer, and what several of them share: anchors and straight-through estimators."""
+"""The form of a quantizer, and what several share: anchors and straight-through estimators."""
 
 import dataclasses
 import functools
@@ -142,7 +142,7 @@ def stateless(
   init: Callable[[Any], Any] = lambda x: (),
   training_only: str | None = None,
 ) -> Quantizer:
-  """Makes a quantizer whose values follow from the tensor alone, and from what is trained if anything.
+  """Makes a quantizer whose values follow from the tensor, and from what is trained if anything.
 
   Args:
     to: the integers.

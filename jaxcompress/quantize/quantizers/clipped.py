@@ -234,8 +234,8 @@ def wrpn(bits: int = 8) -> Quantizer:
     [[1.0, 1.0]]
 
   References:
-    Mishra et al., `WRPN: Wide Reduced-Precision Networks <https://arxiv.org/abs/1709.01134>`_, 2018,
-    section 5.
+    Mishra et al., `WRPN: Wide Reduced-Precision Networks <https://arxiv.org/abs/1709.01134>`_,
+    2018, section 5.
   """
   check_bits("bits", bits, 8)
   steps = 2 ** (bits - 1) - 1

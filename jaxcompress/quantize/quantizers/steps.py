@@ -1,4 +1,4 @@
-"""Rounding to a step that is trained: the function and its gradient, for weights and activations."""
+"""Rounding to a step that is trained: the function, its gradient, and the quantizers around it."""
 
 import math
 from collections.abc import Callable
@@ -60,16 +60,16 @@ def round_to_step(
   range and 1 outside.
 
   EWGS has a factor ``d``: inside the range ``dL/dx = g (1 + d sign(g) (u - q))``, where ``u`` and
-  ``q`` are the value and its level as shares of the range. The range is trained through its step, by
-  the derivative of the whole with that of the rounding.
+  ``q`` are the value and its level as shares of the range. The range is trained through its step,
+  by the derivative of the whole with that of the rounding.
 
   Args:
     x: any shape, float32 or bfloat16; the result has the same dtype.
     step: positive, float32; broadcasts against ``x`` from the same rank or is a scalar.
     low: lowest multiple; None where ``x`` cannot be below it.
     high: highest multiple.
-    grad_scale: factor of the step's and the offset's gradient, ``1 / sqrt(N * high)`` in the papers,
-      with N weights or N features of one activation map that share the step.
+    grad_scale: factor of the step's and the offset's gradient, ``1 / sqrt(N * high)`` in the
+      papers, with N weights or N features of one activation map that share the step.
     offset: ``b``, float32, shaped like ``step``.
     integer_zero: round ``b / s`` to an integer between ``low`` and ``high``, straight through, as
       integer runtimes need: zero is then a level of its own.
@@ -92,8 +92,8 @@ def round_to_step(
   References:
     Esser et al., `Learned Step Size Quantization <https://arxiv.org/abs/1902.08153>`_, 2020,
     equations 1 to 3 and section 2.2; Bhalgat et al., `LSQ+: Improving low-bit quantization through
-    learnable offsets and better initialization <https://arxiv.org/abs/2004.09576>`_, 2020, equations
-    3 to 6; Lee et al., `Network Quantization with Element-wise Gradient Scaling
+    learnable offsets and better initialization <https://arxiv.org/abs/2004.09576>`_, 2020,
+    equations 3 to 6; Lee et al., `Network Quantization with Element-wise Gradient Scaling
     <https://arxiv.org/abs/2104.00903>`_, 2021, equations 1 to 4.
   """
   step = sloped(step, grad_scale)
