@@ -17,6 +17,7 @@ from jaxcompress.nn import INPUT, Folded, Graph, Node, kernel_shape
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.execute import linear, run_node
 from jaxcompress.nn.operations import by_groups, needed_shape
+from jaxcompress.nn.structure import OPERATIONS
 from jaxcompress.ops.padding import resolve_padding
 from jaxcompress.quantize.codes import round_kernel
 from jaxcompress.quantize.fake_quant import Levels
@@ -316,7 +317,7 @@ def join_groups(node: Node, matrices: np.ndarray) -> np.ndarray:
 
 
 def _round_layer(node, layer: Folded, scales, samples, to, seed) -> np.ndarray:
-  if node.op == "BatchNorm":  # one weight in each channel: nothing to choose
+  if not OPERATIONS[node.op].trained:  # one weight in each channel: nothing to choose
     return round_kernel(layer.kernel, scales, to)
   groups = samples.patches.shape[1]
   matrices = choose_codes(

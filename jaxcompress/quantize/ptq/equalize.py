@@ -7,9 +7,8 @@ import numpy as np
 
 from jaxcompress.nn import Folded, Graph, Node, kernel_shape
 from jaxcompress.nn.graph import alike
-from jaxcompress.nn.operations import by_groups, needed_shape
+from jaxcompress.nn.operations import by_groups, needed_shape, pads_of
 from jaxcompress.nn.structure import OPERATIONS
-from jaxcompress.ops.padding import resolve_padding
 from jaxcompress.quantize.model import Move
 from jaxcompress.quantize.ptq.moments import Moments, absorbed
 
@@ -267,13 +266,7 @@ def _reader(graph: Graph, node: Node) -> Node | None:
 
 def pads(node: Node) -> bool:
   """Whether a layer reads zeros around its input."""
-  attrs = node.attrs
-  if "padding" not in attrs:
-    return False
-  cells = resolve_padding(
-    attrs["padding"], node.input_shapes[0][1:3], attrs["kernel"], attrs["stride"]
-  )
-  return any(map(any, cells))
+  return "padding" in node.attrs and any(map(any, pads_of(node)))
 
 
 def by_input(node: Node, kernel: np.ndarray) -> np.ndarray:
