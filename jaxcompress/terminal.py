@@ -1,4 +1,4 @@
-"""What is printed: names as the text that they are, figures whole, in any encoding."""
+"""Printing: names as the text that they are, figures whole, in any encoding."""
 
 import codecs
 import contextlib

@@ -96,7 +96,7 @@ def _of_mistake(error: Any) -> str:
 
 
 def of_system(error: OSError) -> str:
-  """What the operating system refused, in words.
+  """Says what the operating system refused.
 
   Examples:
     >>> of_system(FileNotFoundError(2, "No such file or directory", "a.png"))

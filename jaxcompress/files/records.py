@@ -65,7 +65,7 @@ def from_plain(kind: type[T], value: Any, *, newer: bool = False) -> T:
 
 
 def read_record(path: pathlib.Path, kind: type[T], remedy: str) -> T:
-  """What a file of :func:`write_record` holds, or one of earlier versions, without a checksum.
+  """Reads a file of :func:`write_record`, or one of earlier versions, without a checksum.
 
   Args:
     path: of the file.

@@ -26,7 +26,7 @@ HALVINGS = 9  # of the interval in which the share of channels is searched
 
 
 class Budget(NamedTuple):
-  """What a network may cost; None where it does not matter.
+  """Limits of a network; None where they do not matter.
 
   Attributes:
     size: bytes of the packed file.
@@ -104,7 +104,7 @@ def integer_top1(model: quantize.QuantizedModel, split: datasets.Split) -> float
 
 
 def costs(graph: Graph, budget: Budget, bits: int = 8, extra: int = 0) -> Budget:
-  """What a graph costs of what a budget names.
+  """Measures or counts what a budget names of a graph.
 
   Args:
     graph: traced, not fused.

@@ -59,7 +59,7 @@ class PhaseSteps(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """What every phase needs.
+  """A run, as every phase needs it.
 
   Attributes:
     folder: of the run's output.

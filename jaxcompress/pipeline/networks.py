@@ -87,7 +87,7 @@ class TrainedNetwork(NamedTuple):
 
 
 class Facts(NamedTuple):
-  """What a file says of a network; None where it says nothing.
+  """Facts of a network in a file; None where it says nothing.
 
   Attributes:
     name: in the registry.
@@ -231,7 +231,7 @@ def read_network(path: str | pathlib.Path) -> SavedNetwork:
 
 
 def read_facts(folder: str | pathlib.Path, option: str = "teacher_checkpoint") -> Facts:
-  """What a folder of :func:`save_network` says of its network.
+  """Reads the facts of a network in a folder of :func:`save_network`.
 
   Args:
     folder: such as ``OUT/teacher``.
@@ -279,7 +279,7 @@ def _load(folder: pathlib.Path, network: Network) -> Any:
 
 
 def _facts(said: Mapping[str, Any], what: str) -> Facts:
-  """What a file says, checked; ``what`` begins messages."""
+  """Checks what a file says; ``what`` begins messages."""
   facts = Facts()
   for name, read in READERS.items():
     try:

@@ -1,4 +1,4 @@
-"""What a run was asked to do."""
+"""Options of runs, checked when they are made."""
 
 import dataclasses
 import math
@@ -173,7 +173,7 @@ class CompressOptions:
 
   @property
   def budget(self) -> Budget:
-    """What the student may cost.
+    """Limits of the student.
 
     Examples:
       >>> CompressOptions(max_macs="2.5M").budget
@@ -296,7 +296,7 @@ class QuantizeOptions:
 
   @property
   def files(self) -> dict[str, pathlib.Path]:
-    """What is written, by what it is."""
+    """Files that are written, by what they are."""
     model = pathlib.Path(self.out)
     files = {"model": model}
     if self.analyze:

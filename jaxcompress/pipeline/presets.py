@@ -16,7 +16,7 @@ Transform = Callable[..., dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset:
-  """What the options of a run leave open, and defaults for the options.
+  """Choices that the options of a run leave open, and defaults for the options.
 
   Attributes:
     options: values of :class:`~jaxcompress.pipeline.CompressOptions` that are not given.

@@ -52,7 +52,7 @@ MOST_SUGGESTIONS = 5  # are printed
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Quantized:
-  """What came of a run.
+  """A quantized network, its worth and its files.
 
   Attributes:
     model: the integer network.
@@ -422,7 +422,7 @@ def _describe(
 
 
 def _random_images(model: quantize.QuantizedModel) -> np.ndarray:
-  """What the network reads, on every code of its input's grid alike."""
+  """Draws what the network reads, on every code of its input's grid alike."""
   grid = model.grids[INPUT]
   shape = model.graph.input_shape[1:]
   count = max(1, min(SHOWN_RANDOM, MOST_NUMBERS // math.prod(shape)))

@@ -185,7 +185,7 @@ def _as_taught(
 
 
 def _tell(data: datasets.Dataset, options: CompressOptions, console: Console) -> None:
-  """What was noticed in reading the data, and whether images are mirrored."""
+  """Says what was noticed in reading the data, and whether images are mirrored."""
   hint = "" if options.flip is not None else " (flip decides)"
   mirrored = f"images are {'' if data.flip else 'not '}mirrored in training{hint}"
   for note in (*data.notes, mirrored):

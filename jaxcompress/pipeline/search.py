@@ -125,7 +125,7 @@ def find_student(run: Context, student: Network, teacher: TrainedNetwork) -> Fou
 
 
 def plan_candidates(run: Context, student: Network) -> tuple[Candidate, ...]:
-  """What is tried; a run that goes on has the plan that it started with.
+  """Plans what is tried; a run that goes on has the plan that it started with.
 
   Args:
     run: the run; its options have a budget.

@@ -88,7 +88,7 @@ def bit_equality(entry: Entry) -> str:
 
 
 def distillation(results: Results) -> str:
-  """What the teacher brought."""
+  """Says what the teacher brought."""
   alone, distilled = results.entries["alone"], results.entries["distilled"]
   gain = distilled.top1 - alone.top1
   noise = standard_error(alone.top1, distilled.top1, results.run.test_images)
@@ -101,7 +101,7 @@ def distillation(results: Results) -> str:
 
 
 def compression(results: Results) -> str:
-  """What the integers cost and save."""
+  """Says what the integers cost and save."""
   small, large = results.entries["int8"], results.entries["distilled"]
   change = round(100 * (small.top1 - large.top1), 1)
   side = "below" if change < 0 else "above"
@@ -200,7 +200,7 @@ def candidates(
 
 
 def analysis(found: Analysis) -> str:
-  """What an analysis found, in a sentence.
+  """Says what an analysis found.
 
   Examples:
     >>> analysis(Analysis((), 30.0, 0.0, 1.0, 8))

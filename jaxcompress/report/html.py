@@ -112,7 +112,7 @@ def _steps_beside(alone: Entry, distilled: Entry) -> str:
 
 
 def _note(results: Results) -> str:
-  """What stands under the comparison: the device's match, and how far the test set reaches."""
+  """The words under the comparison: the device's match, and how far the test set reaches."""
   alone, distilled = (results.entries[key].top1 for key in ("alone", "distilled"))
   error = findings.standard_error(alone, distilled, results.run.test_images)
   small = results.entries["int8"]
@@ -180,7 +180,7 @@ def _join(separator: str, parts: Iterable[str]) -> str:
 
 
 def _subtitle(results: Results) -> list[str]:
-  """What the run was about, in a few words each."""
+  """The subject of the run, in a few words each."""
   run = results.run
   return [
     run.data,
@@ -306,7 +306,7 @@ def _ratio(ratio: float) -> str:
 
 
 def _run_table(results: Results) -> str:
-  """What it takes to run this again."""
+  """All that it takes to run this again."""
   run = results.run
   read = {name: value for name, value in results.preprocess.items() if name != "python"}
   facts = {

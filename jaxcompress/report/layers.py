@@ -16,7 +16,7 @@ from jaxcompress.report.results import Layer, Spread, TensorRange
 def layer_rows(
   graph: Graph, params: Mapping[str, Any], bits: int = 32, quantized: Any = None
 ) -> tuple[Layer, ...]:
-  """What each node of a graph costs, and how its weights spread.
+  """Counts what each node of a graph costs, and how its weights spread.
 
   Args:
     graph: a traced graph, fused or not.

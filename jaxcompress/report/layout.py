@@ -156,7 +156,7 @@ def _one_line(cell: Text) -> str:
 
 
 def name_parts(name: str) -> list[str]:
-  """What a name is broken into where it is too long.
+  """Parts into which a name is broken where it is too long.
 
   Examples:
     >>> name_parts("stage0_block0/depthwise")

@@ -235,7 +235,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-  """What a search to a budget tried.
+  """The candidates of a search to a budget.
 
   Attributes:
     candidates: scores are those of validation images.

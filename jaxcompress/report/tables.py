@@ -30,7 +30,7 @@ class EntryFigure(NamedTuple):
 
 
 def maybe(show: Callable[[Any], str], value: Any) -> str | None:
-  """What is shown of a value that may be none."""
+  """Shows a value that may be none."""
   return None if value is None else show(value)
 
 
