@@ -1,6 +1,5 @@
 """Batches: a pure function of the seed and the position, read at once or ahead (grain)."""
 
-import dataclasses
 import functools
 import gc
 import multiprocessing
@@ -62,7 +61,13 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def batch_at(
-  split: Split, batch_size: int, *, seed: int, position: int, rows: np.ndarray | None = None
+  split: Split,
+  batch_size: int,
+  *,
+  seed: int,
+  position: int,
+  rows: np.ndarray | None = None,
+  threads: int | None = None,
 ) -> Batch:
   """Reads the training batch at a position; see :func:`batch_indices`.
 
@@ -72,6 +77,7 @@ def batch_at(
     seed: of the order.
     position: number of the batch, from 0.
     rows: which of the batch's examples, such as those of one process; None: all.
+    threads: that decode images which lie on disk; None: one for each CPU core.
 
   Returns:
     ``{"image": (batch_size, height, width, channels) uint8, "label": (batch_size,) int32,
@@ -84,7 +90,7 @@ def batch_at(
     True
   """
   index = batch_indices(len(split), batch_size, seed=seed, position=position)
-  return _examples(split, index if rows is None else index[rows])
+  return _examples(split, index if rows is None else index[rows], threads)
 
 
 def eval_batches(split: Split, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
@@ -139,20 +145,6 @@ class InputError(RuntimeError):
   """
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Reader:
-  """Reads a batch by its position; sent to the processes that do it."""
-
-  split: Split
-  batch_size: int
-  seed: int
-  rows: np.ndarray | None
-
-  def __call__(self, position: int) -> Batch:
-    index = batch_indices(len(self.split), self.batch_size, seed=self.seed, position=position)
-    return _examples(self.split, index if self.rows is None else index[self.rows], threads=1)
-
-
 class Stream:
   """``batch_at`` of a training run, read ahead in the order of positions.
 
@@ -193,7 +185,8 @@ class Stream:
     if workers is None:
       workers = min(16, max(1, (os.cpu_count() or 2) - 1))
     check_whole("workers", workers, 0)
-    self._read = _Reader(split, batch_size, seed, rows)
+    options = {"batch_size": batch_size, "seed": seed, "rows": rows, "threads": 1}
+    self._read = functools.partial(_read, split, options)
     self._stop, self._workers = stop, workers
     self._next = -1
     self._batches: Any = None
@@ -242,6 +235,10 @@ class Stream:
       num_workers=min(self._workers, self._stop - position), per_worker_buffer_size=AHEAD
     )
     return iter(batches.to_iter_dataset(one).mp_prefetch(options, _end_with_parent))
+
+
+def _read(split: Split, options: dict[str, Any], position: int) -> Batch:
+  return batch_at(split, position=position, **options)
 
 
 def _end_with_parent(*_: object) -> None:

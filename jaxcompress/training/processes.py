@@ -216,8 +216,7 @@ class Preemption:
     self._mesh = mesh if jax.process_count() > 1 else None
     self._asked = False
     self._answers: collections.deque[jax.Array] = collections.deque()
-    self._taken = False
-    self._before: Any = None
+    self._restore = contextlib.ExitStack()
 
   def reached(self) -> bool:
     """To be called after every step, by all processes."""
@@ -231,13 +230,13 @@ class Preemption:
 
   def __enter__(self) -> "Preemption":
     if threading.current_thread() is threading.main_thread():
-      self._before = signal.signal(signal.SIGTERM, self._ask)
-      self._taken = True
+      before = signal.signal(signal.SIGTERM, self._ask)
+      # a handler that is not Python's is None and cannot be put back
+      self._restore.callback(signal.signal, signal.SIGTERM, before or signal.SIG_DFL)
     return self
 
   def __exit__(self, *_: object) -> None:
-    if self._taken:  # a handler that is not Python's is None and cannot be put back
-      signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+    self._restore.close()
 
   def _ask(self, *_: object) -> None:
     self._asked = True
