@@ -247,17 +247,17 @@ class Pruner(NamedTuple):
   Attributes:
     init: ``kernels -> masks``, bool, for the layers that are pruned; only shapes are read.
     due: ``count -> bool``: whether an update, counted from 0, chooses masks anew.
-    renew: ``(masks, weights, gradients, count) -> masks``; weights are those after the update, and
-      gradients those before any mask. With a ``goal`` that comes last.
+    renew: ``(masks, weights, gradients, count, goal) -> masks``; weights are those after the update,
+      and gradients those before any mask.
     goal: ``kernels -> arrays``, what pruning leads to, such as each layer's sparsity; kept in the
-      state, so that a run does not go on with another one by mistake. None: nothing.
+      state, so that a run does not go on with another one by mistake.
     schedule: whose ``end`` is made up for, or None.
   """
 
   init: Callable[[Kernels], Kernels]
   due: Callable[[jax.Array], jax.Array]
   renew: Callable[..., Kernels]
-  goal: Callable[[Kernels], Any] | None = None
+  goal: Callable[[Kernels], Any] = lambda kernels: ()
   schedule: SparsitySchedule | None = None
 
 
@@ -285,7 +285,7 @@ def masked(
 
   Examples:
     >>> import optax
-    >>> small = lambda masks, weights, gradients, count: {n: abs(weights[n]) > 1 for n in masks}
+    >>> small = lambda masks, weights, gradients, count, goal: {n: abs(weights[n]) > 1 for n in masks}
     >>> pruner = Pruner(
     ...   init=lambda kernels: {name: jnp.ones(w.shape, bool) for name, w in kernels.items()},
     ...   due=lambda count: count == 0,
@@ -307,7 +307,7 @@ def masked(
       masks,
       jnp.zeros((), jnp.int32),
       optimizer.init(params),
-      () if pruner.goal is None else pruner.goal(kernels),
+      pruner.goal(kernels),
       () if schedule is None else jnp.zeros((), jnp.float32),
     )
 
@@ -322,9 +322,8 @@ def masked(
     final = updates if extras.get("applied", True) else jax.tree.map(jnp.zeros_like, updates)
 
     def renew():
-      goal = () if pruner.goal is None else (state.goal,)
-      weights = _updated(old, params, final)
-      masks = pruner.renew(old, weights, _pick(old, gradients), count, *goal)
+      own = {name: kernel_at(gradients, name) for name in old}
+      masks = pruner.renew(old, _updated(old, params, final), own, count, state.goal)
       return masks, () if schedule is None else schedule.progress(count)
 
     due = pruner.due(count)
@@ -347,10 +346,6 @@ def _check_masks(masks: Kernels, kernels: Kernels) -> None:
       raise ValueError(
         f"pruner: the mask of {name!r} is {mask.dtype} {tuple(mask.shape)}; it must be {wanted}."
       )
-
-
-def _pick(masks: Kernels, tree: Any) -> Kernels:
-  return {name: kernel_at(tree, name) for name in masks}
 
 
 def _updated(masks: Kernels, params: Any, updates: Any) -> Kernels:
