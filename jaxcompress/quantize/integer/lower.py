@@ -7,6 +7,7 @@ from flax.core import FrozenDict
 
 from jaxcompress.nn import Graph, Node
 from jaxcompress.nn.operations import pads_of, shares_grid
+from jaxcompress.nn.structure import REQUANTIZE
 from jaxcompress.quantize.integer.grid import Grid, with_bits
 
 AVERAGE = "average"  # an attribute of convolutions that were average pools
@@ -146,7 +147,7 @@ def lower_grids(
       if read not in grids:
         grids[read] = grid
         ends = ((tensor,), (read,), (shape,), (shape,))
-        nodes.append(Node(read, "Requantize", FrozenDict(), *ends))
+        nodes.append(Node(read, REQUANTIZE, FrozenDict(), *ends))
       inputs.append(read)
     nodes.append(node._replace(inputs=tuple(inputs)))
   return graph._replace(nodes=tuple(nodes)), grids
@@ -169,7 +170,7 @@ def as_before(graph: Graph) -> tuple[Graph, frozenset[tuple[str, str]]]:
     >>> [(node.op, node.inputs) for node in graph.nodes], apart
     ([('Concat', ('x',))], frozenset({('cat', 'x')}))
   """
-  source = {node.output: node.inputs[0] for node in graph.nodes if node.op == "Requantize"}
+  source = {node.output: node.inputs[0] for node in graph.nodes if node.op == REQUANTIZE}
   nodes, apart = [], set()
   for node in graph.nodes:
     if node.output in source:

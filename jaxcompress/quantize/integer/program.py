@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.nn import INPUT, Graph, Node
+from jaxcompress.nn.structure import REQUANTIZE
 from jaxcompress.quantize.integer.arithmetic import ARITHMETIC, Sums
 from jaxcompress.quantize.integer.grid import Grid, Integers
 from jaxcompress.quantize.integer.runtimes import find_kernels
@@ -93,7 +94,7 @@ def _width(node: Node, grids: Mapping[str, Grid]) -> int:
   """Bits of the activations that a node computes with."""
   bits = grids[node.output].bits
   mixed = {name: grids[name].bits for name in (*node.inputs, *node.outputs)}
-  if node.op != "Requantize" and set(mixed.values()) != {bits}:
+  if node.op != REQUANTIZE and set(mixed.values()) != {bits}:
     raise ValueError(
       f"grids: layer {node.name!r} has tensors of several widths ({mixed} bits); only a Requantize"
       " may, and quantize.assemble puts them in."
