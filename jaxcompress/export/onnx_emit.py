@@ -48,7 +48,7 @@ class OnnxEmitter:
     return model.grids[tensor] if model else None
 
   def inputs(self, node: Node) -> list[str]:
-    """What a node reads: float tensors."""
+    """The float tensors that a node reads."""
     return [self.readable(tensor) for tensor in node.inputs]
 
   def readable(self, tensor: str) -> str:
@@ -223,7 +223,7 @@ def _activation(emitter: OnnxEmitter, node: Node) -> None:
 
 
 def _requantize(emitter: OnnxEmitter, node: Node) -> None:
-  """What is on one grid already, rounded on another one: after a Concat, where that reads it.
+  """Rounds to another grid what is on one already: after a Concat, where that reads it.
 
   Runtimes make one of two pairs in a row; that of a Concat rounds each of its inputs.
   """

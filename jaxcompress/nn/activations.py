@@ -38,7 +38,7 @@ def hard_swish(x: jax.Array) -> jax.Array:
 
 
 class ActivationFunction(NamedTuple):
-  """What there is to know of an activation function; its integers are quantize's.
+  """Record of an activation function; its integers are quantize's.
 
   Attributes:
     run: elementwise, of floats.

@@ -1,4 +1,4 @@
-"""What leaf ops refuse when they are called: a sentence that names the layer, the rule and the value."""
+"""Refuses what leaf ops are called with, in a sentence that names layer, rule and value."""
 
 import math
 import numbers

@@ -1,4 +1,4 @@
-"""What follows a normalization element by element, as a part of the normalization's gradient.
+"""Takes what follows a normalization element by element as a part of the normalization's gradient.
 
 Behind a normalization come an activation function and, in quantized training, rounding to a step
 that is trained. Taken one by one, the gradient between them is written to memory and read again,

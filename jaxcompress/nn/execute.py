@@ -170,7 +170,7 @@ def run_node(node: Node, layer: Layer | None, *inputs: jax.Array) -> tuple[jax.A
 
 
 def linear(node: Node, weights: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
-  """What a node with a kernel computes before its activation."""
+  """Computes a node with a kernel, before its activation function."""
   evaluate: Any = OPERATIONS[node.op].evaluate
   return evaluate(node, weights, bias.astype(x.dtype), x)
 

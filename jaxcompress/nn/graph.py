@@ -1,4 +1,4 @@
-"""What a model returns, its graph, and what there is to know of an operation in it."""
+"""Endpoints of a model, its graph, and the record of an operation in it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -59,7 +59,7 @@ class Node(NamedTuple):
 
 
 class Operation(NamedTuple):
-  """What there is to know of a leaf op beside its layer: what all that reads a graph asks.
+  """Record of a leaf op: all that there is to know of it beside its layer.
 
   Its fields are those of the module, its shapes those of what it computes. Its integers and its
   operators in files are entries under its name in the tables of ``quantize.integer`` and ``export``.

@@ -43,13 +43,13 @@ class Initial:
   value: float = 0.0
   deviation: float = 0.0
 
-  def __call__(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
+  def __call__(self, rng: Any, shape: tuple[int, ...]) -> jax.Array:
     """Float32 numbers of the given shape; without deviation no key is needed."""
     recorded = _recorded.get()
     if shapes_alone() or not self.deviation:
       array = jax.lax.full(shape, self.value, jnp.float32)
     else:
-      array = self.value + self.deviation * jax.random.normal(key, shape)
+      array = self.value + self.deviation * jax.random.normal(rng, shape)
     if recorded is not None:
       recorded[id(array)] = (self, array)  # holding the array keeps its id its own
     return array
@@ -102,16 +102,16 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
     return init(rng, image)
   initials: list[Initial | None] = []
 
-  def plan(key, image):
+  def plan(rng, image):
     with _recording() as recorded, only_shapes():
-      variables = init(key, image)
+      variables = init(rng, image)
     initials.extend(recorded.get(id(leaf), (None,))[0] for leaf in jax.tree.leaves(variables))
     return variables
 
   leaves, tree = jax.tree.flatten(jax.eval_shape(plan, rng, image))
   others = [i for i, initial in enumerate(initials) if initial is None]
   if others:
-    rest = jax.jit(lambda key: [jax.tree.leaves(init(key, image))[i] for i in others])
+    rest = jax.jit(lambda rng: [jax.tree.leaves(init(rng, image))[i] for i in others])
     made = dict(zip(others, rest(rng), strict=True))
   sizes = [
     leaf.size if initial and initial.deviation else 0

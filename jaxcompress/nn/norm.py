@@ -91,7 +91,7 @@ def _mean_and_variance(first, second, count, shift):
 
 
 class Statistics(NamedTuple):
-  """What a normalization measures, and its :func:`affine` map reads.
+  """Measures of a batch, which the :func:`affine` map of its normalization reads.
 
   Attributes:
     mean: (channels,) float32.
@@ -151,7 +151,7 @@ def normalise(
 
 
 class Frame(NamedTuple):
-  """What the normalization of one batch is computed by.
+  """Numbers that the normalization of one batch is computed by.
 
   Attributes:
     mean: (channels,) float32.

@@ -1,4 +1,4 @@
-"""What the nodes of a graph are, asked of their operations, and which activations they take in."""
+"""Asks the nodes of a graph what they are, and lets them take activation functions in."""
 
 import math
 from typing import Any

@@ -270,4 +270,4 @@ OPERATIONS: Mapping[str, Operation] = {
   **{name: op.operation for name, op in LEAF_OPS.items()},
   REQUANTIZE: Operation(route=alike, within=True, linear=True),
 }
-"""What there is to know of each operation of a graph, by its name there."""
+"""The record of each operation of a graph, by its name there."""

@@ -161,13 +161,13 @@ def trace_init(model: nn.Module, x: Any) -> tuple[Graph, Any]:
     >>> variables["params"]["classifier"]["kernel"].shape
     (64, 10)
   """
-  init = lambda x, key: model.init_with_output(key, x, train=False)  # noqa: E731
+  init = lambda x, rng: model.init_with_output(rng, x, train=False)  # noqa: E731
   record = _record(init, x, jax.random.key(0))
   return record.graph, record.variables
 
 
 class _Record(NamedTuple):
-  """What was seen of a run: its graph, all its nodes, names of what it returned, and variables."""
+  """A run as it was seen: its graph, all its nodes, names of what it returned, and variables."""
 
   graph: Graph
   nodes: list[Node]

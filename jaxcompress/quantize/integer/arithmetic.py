@@ -36,7 +36,7 @@ Arrays = dict[str, Any]
 
 
 class LeafArithmetic(NamedTuple):
-  """What one operation is on integers.
+  """Integer arithmetic of one operation.
 
   Attributes:
     prepare: ``(node, grids, integers, kernels) -> (static, arrays)`` in numpy: what the compiled
@@ -90,7 +90,7 @@ WIDEST = Grid(np.float32(1), LOWEST)  # its q - z reach as far from zero as any
 
 
 class Sums(NamedTuple):
-  """What a compiled convolution or matrix product depends on.
+  """Everything that a compiled convolution or matrix product depends on.
 
   Attributes:
     parts: intervals of input channels whose sums are exact.

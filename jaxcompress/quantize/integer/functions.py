@@ -85,7 +85,7 @@ GATES: Mapping[int, GateGrids] = {bits: _gate_grids(bits) for bits in TYPES}
 
 
 def reals(source: Grid) -> np.ndarray:
-  """What every code stands for, float32."""
+  """The real numbers of all codes, float32."""
   return np.arange(source.low, source.high + 1, dtype=np.float32) * np.float32(source.scale)
 
 
@@ -324,7 +324,7 @@ def fixed_grid(node: Node, bits: int = 8) -> Grid | None:
 
 
 def obstacle_inside(act: str | None) -> str | None:
-  """What keeps a layer from ending in an activation function, in words; None: nothing.
+  """Says what keeps a layer from ending in an activation function; None: nothing.
 
   Examples:
     >>> obstacle_inside("relu") is None, "followed by" in obstacle_inside("hard_swish")

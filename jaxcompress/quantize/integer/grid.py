@@ -1,4 +1,4 @@
-"""What integers stand for: the grid of a tensor and the weights of a layer, and proofs of their sums.
+"""Grids of tensors, integers of layers, and proofs that their sums fit.
 
 A runtime that runs out of bits wraps around without a word. So whatever a rule adds up or shifts has
 a bound, found from its weights and grids, and a program whose bounds are too large is refused.

@@ -1,4 +1,4 @@
-"""What no device runs, or runs fast, as ops that every device does."""
+"""Writes what no device runs, or runs fast, as operations that every device does."""
 
 from collections.abc import Callable, Collection, Mapping
 

@@ -11,7 +11,7 @@ from jaxcompress.quantize.integer.grid import Grid
 
 
 class Rounding(Protocol):
-  """What a runtime does to integers, called under ``jit``."""
+  """Rounds integers as a runtime does, under ``jit``."""
 
   def __call__(self, *args: Any) -> Any: ...
 

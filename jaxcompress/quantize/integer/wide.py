@@ -90,7 +90,7 @@ def accumulate_wide(x: jax.Array, weights: jax.Array, parts: Parts, **shape: Any
 
 
 def _joined(both: jax.Array) -> Wide:
-  """What the sums of both bytes, one behind the other in the batch, make together."""
+  """Joins the sums of both bytes, one behind the other in the batch."""
   upper, lower = jnp.split(both, 2)
   return Wide(upper >> 7, (upper & 127) << 8) + Wide(lower >> LIMB, lower & MASK)
 
