@@ -7,7 +7,7 @@ layers round as XNNPACK's do. Found with single operators on random and on nearl
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -222,7 +222,7 @@ def _zero_point(grid: Grid) -> np.float32:
   return np.float32(-grid.low)
 
 
-def fused(a, b, c) -> np.ndarray:
+def fused(a: Any, b: Any, c: Any) -> np.ndarray:
   """``a * b + c`` of float32 numbers, rounded once: float64 holds it exactly for codes ``b``."""
   a, b, c = (np.asarray(x, np.float64) for x in (a, b, c))
   return np.asarray(a * b + c, np.float32)
