@@ -14,7 +14,7 @@ from jaxcompress.distill.base import (
   stateful,
 )
 from jaxcompress.distill.layers import EXACT, flat, mean_square, unit
-from jaxcompress.distill.maps import Places, adaptive_pool, matched, on_maps, paired
+from jaxcompress.distill.maps import Places, adaptive_pool, matched, on_each_map, paired
 
 
 def attention(power: float = 2.0, *, maps: Places | None = None) -> LossTransform:
@@ -51,13 +51,11 @@ def attention(power: float = 2.0, *, maps: Places | None = None) -> LossTransfor
   if power < 1:
     raise ValueError(f"power: {power} must be at least 1.")
 
-  def compute(pairs):
-    return sum(
-      mean_square(activity(s, power) - activity(t, power))
-      for s, t in (matched(*pair) for pair in pairs)
-    )
+  def compute(s, t):
+    s, t = matched(s, t)
+    return mean_square(activity(s, power) - activity(t, power))
 
-  return on_maps("attention", maps, compute)
+  return on_each_map("attention", maps, compute)
 
 
 def nst(*, maps: Places | None = None) -> LossTransform:
@@ -95,11 +93,11 @@ def nst(*, maps: Places | None = None) -> LossTransform:
   def kernel(a, b):
     return mean_square(jnp.einsum("bpc,bpd->bcd", a, b, precision=EXACT))
 
-  def discrepancy(s, t):
-    s, t = channels(s), channels(t)
+  def compute(s, t):
+    s, t = map(channels, matched(s, t))
     return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
 
-  return on_maps("nst", maps, lambda pairs: sum(discrepancy(*matched(*pair)) for pair in pairs))
+  return on_each_map("nst", maps, compute)
 
 
 def cat_kd(

@@ -17,7 +17,7 @@ from jaxcompress.distill.layers import (
   init_conv_norms,
   mean_square,
 )
-from jaxcompress.distill.maps import Pairs, Places, matched, on_maps
+from jaxcompress.distill.maps import Places, matched, on_each_map
 
 SLOPE = 0.1  # of the leaky ReLUs
 
@@ -71,25 +71,20 @@ def factor(
     raise ValueError(f"order: {order} must be 1 or 2.")
   if power < 1:
     raise ValueError(f"power: {power} must be at least 1.")
-  init = _init(share) if translate else lambda rng, pairs: ((), ())
 
   def difference(s, t):
     s, t = matched(s, t)
     gap = activity(s, power) - activity(t, power)
     return jnp.mean(jnp.abs(gap)) if order == 1 else mean_square(gap)
 
-  def compute(params, state, pairs):
-    if not translate:
-      return sum(difference(s, t) for s, t in pairs), state
-    terms, states = [], []
-    for layers, statistics, (s, t) in zip(params, state, pairs, strict=True):
-      encoded = jax.lax.stop_gradient(_convolved(layers["paraphraser"]["encoder"], t))
-      s, statistics = conv_norms(layers["translator"], statistics, s, _leaky_relu)
-      terms.append(difference(s, encoded))
-      states.append(statistics)
-    return sum(terms), tuple(states)
+  def compute(layers, statistics, s, t):
+    encoded = jax.lax.stop_gradient(_convolved(layers["paraphraser"]["encoder"], t))
+    s, statistics = conv_norms(layers["translator"], statistics, s, _leaky_relu)
+    return difference(s, encoded), statistics
 
-  return on_maps("factor", maps, compute, init)
+  if not translate:
+    return on_each_map("factor", maps, difference)
+  return on_each_map("factor", maps, compute, _init(share))
 
 
 def paraphrase(share: float = 0.5, *, maps: Places | None = (-1,)) -> LossTransform:
@@ -120,23 +115,21 @@ def paraphrase(share: float = 0.5, *, maps: Places | None = (-1,)) -> LossTransf
     Kim et al., 2018 (see :func:`factor`), section 3.1.
   """
 
-  def compute(params, state, pairs):
-    terms = []
-    for layers, (_, t) in zip(params, pairs, strict=True):
-      parts = layers["paraphraser"]
-      terms.append(mean_square(_convolved(parts["decoder"], _convolved(parts["encoder"], t)) - t))
-    return sum(terms), state
+  def compute(layers, state, s, t):
+    parts = layers["paraphraser"]
+    decoded = _convolved(parts["decoder"], _convolved(parts["encoder"], t))
+    return mean_square(decoded - t), state
 
-  return on_maps("paraphrase", maps, compute, _init(share))
+  return on_each_map("paraphrase", maps, compute, _init(share))
 
 
-def _init(share: float) -> Callable[[jax.Array, Pairs], tuple[Any, Any]]:
+def _init(share: float) -> Callable[..., tuple[Any, Any]]:
   """Parameters and state that both stages use."""
   check_number("share", share, positive=True)
   if share > 1:
     raise ValueError(f"share: {share} must be in (0, 1].")
 
-  def init_one(rng, s, t):
+  def init(rng, s, t):
     code, translator = jax.random.split(rng)
     full, part = t.shape[-1], max(1, int(share * t.shape[-1]))
     widths = (full, full, part, part, part, full, full)
@@ -150,10 +143,6 @@ def _init(share: float) -> Callable[[jax.Array, Pairs], tuple[Any, Any]]:
     )
     paraphraser = {"encoder": tuple(layers[:3]), "decoder": tuple(layers[3:])}
     return {"paraphraser": paraphraser, "translator": translating}, statistics
-
-  def init(rng, pairs):
-    made = [init_one(jax.random.fold_in(rng, i), s, t) for i, (s, t) in enumerate(pairs)]
-    return tuple(zip(*made, strict=True))
 
   return init
 

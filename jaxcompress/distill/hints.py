@@ -25,6 +25,7 @@ from jaxcompress.distill.maps import (
   adaptive_pool,
   check_channels,
   matched,
+  on_each_map,
   on_maps,
 )
 from jaxcompress.nn.norm import spread
@@ -191,29 +192,18 @@ def simkd(reduction: int = 2, *, maps: Places | None = (-1,)) -> LossTransform:
   """
   check_whole("reduction", reduction)
 
-  def init_one(rng, s, t):
-    between = max(1, t.shape[-1] // reduction)
-    rows = (
-      (1, s.shape[-1], between),
-      (3, between, between),
-      (1, between, t.shape[-1]),
-    )
+  def init(rng, s, t):
+    inputs, outputs = s.shape[-1], t.shape[-1]
+    between = max(1, outputs // reduction)
+    rows = [(1, inputs, between), (3, between, between), (1, between, outputs)]
     return init_conv_norms(rng, rows)
 
-  def init(rng, pairs):
-    made = [init_one(jax.random.fold_in(rng, i), s, t) for i, (s, t) in enumerate(pairs)]
-    return tuple(zip(*made, strict=True))
+  def compute(layers, statistics, s, t):
+    s, t = matched(s, t)
+    s, statistics = conv_norms(layers, statistics, s, jax.nn.relu)
+    return mean_square(s - t), statistics
 
-  def compute(params, state, pairs):
-    terms, states = [], []
-    for layers, statistics, (s, t) in zip(params, state, pairs, strict=True):
-      s, t = matched(s, t)
-      s, statistics = conv_norms(layers, statistics, s, jax.nn.relu)
-      terms.append(mean_square(s - t))
-      states.append(statistics)
-    return sum(terms), tuple(states)
-
-  return on_maps("simkd", maps, compute, init)
+  return on_each_map("simkd", maps, compute, init)
 
 
 def project(params: tuple[Layer, ...], state: tuple[Moments, ...], x: jax.Array) -> jax.Array:

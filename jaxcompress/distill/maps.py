@@ -63,6 +63,48 @@ def on_maps(
   )
 
 
+def on_each_map(
+  name: str,
+  maps: Places | None,
+  compute: Callable[..., Any],
+  init: Callable[..., tuple[Any, Any]] | None = None,
+) -> LossTransform:
+  """A sum over pairs of feature maps, each with parameters and state of its own.
+
+  Args:
+    name: of its metric.
+    maps: places in both networks' maps; see :func:`paired`.
+    compute: ``(student, teacher) -> scalar``, of one pair; where there is an ``init``,
+      ``(params, state, student, teacher) -> (scalar, state)``.
+    init: ``(rng, student, teacher) -> (params, state)``; None: nothing is trained or carried.
+
+  Returns:
+    A :class:`~jaxcompress.distill.LossTransform`.
+
+  Raises:
+    ValueError: as :func:`on_maps`.
+
+  Examples:
+    >>> loss = on_each_map("gap", None, lambda s, t: jnp.mean(s - t))
+    >>> one = Endpoints(None, maps=(jnp.ones((1, 2, 2, 3)),) * 3)
+    >>> float(loss.update((), (), one, (one,), {})[0])
+    0.0
+  """
+  if init is None:
+    return on_maps(name, maps, lambda pairs: sum(compute(s, t) for s, t in pairs))
+
+  def init_all(rng, pairs):
+    made = [init(jax.random.fold_in(rng, i), s, t) for i, (s, t) in enumerate(pairs)]
+    return tuple(zip(*made, strict=True))
+
+  def compute_all(params, state, pairs):
+    found = [compute(*own, *pair) for *own, pair in zip(params, state, pairs, strict=True)]
+    terms, states = zip(*found, strict=True)
+    return sum(terms), states
+
+  return on_maps(name, maps, compute_all, init_all)
+
+
 def paired(
   name: str,
   student: Endpoints,

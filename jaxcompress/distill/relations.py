@@ -20,7 +20,7 @@ from jaxcompress.distill.layers import (
   numbers_of,
   unit,
 )
-from jaxcompress.distill.maps import Places, on_maps
+from jaxcompress.distill.maps import Places, on_each_map
 
 
 def similarity(*, maps: Places | None = (-1,)) -> LossTransform:
@@ -55,10 +55,7 @@ def similarity(*, maps: Places | None = (-1,)) -> LossTransform:
     x = flat(x)
     return unit(jnp.dot(x, x.T, precision=EXACT), epsilon=1e-12)
 
-  def compute(pairs):
-    return sum(mean_square(gram(t) - gram(s)) for s, t in pairs)
-
-  return on_maps("similarity", maps, compute)
+  return on_each_map("similarity", maps, lambda s, t: mean_square(gram(t) - gram(s)))
 
 
 def correlation(dim: int | None = 128) -> LossTransform:

@@ -28,7 +28,7 @@ from jaxcompress.distill.maps import (
   check_channels,
   check_places,
   nearest,
-  on_maps,
+  on_each_map,
   paired,
 )
 
@@ -132,11 +132,11 @@ def hcl(*, maps: Places | None = None) -> LossTransform:
     Chen et al., 2021 (see :func:`review`), section 3.3.
   """
 
-  def compute(pairs):
-    check_channels("hcl", pairs)
-    return sum(hierarchical_context(s, t) for s, t in pairs)
+  def compute(s, t):
+    check_channels("hcl", [(s, t)])
+    return hierarchical_context(s, t)
 
-  return on_maps("hcl", maps, compute)
+  return on_each_map("hcl", maps, compute)
 
 
 def fuse(
