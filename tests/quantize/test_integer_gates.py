@@ -215,3 +215,18 @@ def test_a_hard_swish_of_16_bits_is_a_gate_and_near_to_float(hard_swish):
     assert np.abs(got - expected).max() < 2.5
   with pytest.raises(ValueError, match=r"'act': act: 'hard_swish' runs on 8-bit integers only"):
     QuantizedModel(graph, grids, {})
+
+
+@pytest.mark.parametrize(
+  ("bits", "scale", "message"),
+  [
+    (16, 2.0**-12, r"layer 'act': scales: that of the input of a sigmoid is 0.000244140625"),
+    (16, 6.0, r"layer 'act': scales: products of a sigmoid's codes reach .* far too large"),
+    (8, 2.0**36, r"layer 'act': scales: those of the input of a sigmoid reach .* far too large"),
+  ],
+)
+def test_sigmoids_that_runtimes_compute_differently_are_refused_by_name(bits, scale, message):
+  graph = graph_of(Alone("sigmoid"), IMAGE.shape)
+  grids = {INPUT: Grid(np.float32(scale), 0, bits), "act": FUNCTIONS["sigmoid"].grids[bits]}
+  with pytest.raises(ValueError, match=message):
+    QuantizedModel(graph, grids, {}, kernels="tflm").program  # noqa: B018
