@@ -1,5 +1,6 @@
 """Folders (orbax): checkpoints of a whole run, and a model's variables alone."""
 
+import contextlib
 import errno
 import fnmatch
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from jaxcompress.arguments import check_whole
 from jaxcompress.files.checksums import find_damage, write_checksums
@@ -179,17 +181,18 @@ class Checkpoints:
     if reason is not None:
       return None, reason
     arrays = differing = None
+    item = epath.Path(path / ITEM)
     try:
-      with ocp.StandardCheckpointer(multiprocessing_options=only_here()) as checkpointer:
-        found = checkpointer.metadata(path / ITEM)
-        stored = getattr(found, "item_metadata", found).tree  # one within the other since 0.12
+      handler = ocp.StandardCheckpointHandler(multiprocessing_options=only_here())
+      with contextlib.closing(handler):
+        stored = handler.metadata(item).tree
         differing = _differing(stored, template)
         if not differing:
           wanted = {
             name: jax.ShapeDtypeStruct(tuple(stored[name].shape), x.dtype, sharding=x.sharding)
             for name, x in template.items()
           }
-          arrays = checkpointer.restore(path / ITEM, wanted)
+          arrays = handler.restore(item, args=ocp.args.StandardRestore(wanted))
     except Exception as error:
       reason = one_line(error)
     if differing:
