@@ -87,13 +87,7 @@ def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) 
   kernels = choose_kernels(path)
   read_runnable_model(path, kernels)
   found, _ = run_apart(
-    path,
-    "time_runs",
-    kernels,
-    kernels=kernels,
-    file=str(path),
-    threads=threads,
-    repeats=repeats,
+    path, "time_runs", kernels, kernels=kernels, file=str(path), threads=threads, repeats=repeats
   )
   low, median, high = np.percentile(found["times"], (25, 50, 75))
   size = pathlib.Path(path).stat().st_size

@@ -9,12 +9,7 @@ from jaxcompress.export.operators import (
   TFLM_OPERATORS,
   XNNPACK_OPERATORS,
 )
-from jaxcompress.export.requirements import (
-  WEIGHTED,
-  Target,
-  must,
-  should,
-)
+from jaxcompress.export.requirements import WEIGHTED, Target, must, should
 
 SLIDING = ("CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D")
 COPYING = ("AVERAGE_POOL_2D", "CONCATENATION", "MAX_POOL_2D")  # kernels that ignore scales
