@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.nn.layers import convolve
 from jaxcompress.ops.sums import extremes
 
 FEWEST_WIDENED = 8  # levels from which on the range of activations matters more than coarse steps
@@ -217,6 +218,16 @@ def merge_ranges(a: Range, b: Range) -> Range:
   )
 
 
+def to_integers(x: jax.Array, scale: jax.Array, zero: jax.Array, to: Levels) -> jax.Array:
+  """``clip(round(x * (1 / scale)) + zero)``, half to even, as integer-valued floats.
+
+  Examples:
+    >>> to_integers(jnp.array([0.5, 1.5, 200.0]), 1.0, 0.0, levels(8, symmetric=True)).tolist()
+    [0.0, 2.0, 127.0]
+  """
+  return jnp.clip(jnp.round(x * (1.0 / scale)) + zero, to.low, to.high)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def fake_quant(x: jax.Array, scale: jax.Array, zero: jax.Array, to: Levels) -> jax.Array:
   """Rounds to a grid and back, with a straight-through gradient.
@@ -275,4 +286,87 @@ def replace_value(surrogate: jax.Array, value: jax.Array) -> jax.Array:
   return value
 
 
-replace_value.defvjp(lambda surrogate, value: (value, None), lambda _, g: (g, None))
+def _replace_forward(surrogate, value):
+  del surrogate
+  return value, None
+
+
+def _replace_backward(_, g):
+  return g, None
+
+
+replace_value.defvjp(_replace_forward, _replace_backward)
+
+
+class BatchStatistics(NamedTuple):
+  """Mean and variance of a convolution's outputs over a batch, (out,) each."""
+
+  mean: jax.Array
+  variance: jax.Array
+
+
+def folded_train(
+  x: jax.Array,
+  kernel: jax.Array,
+  gamma: jax.Array,
+  beta: jax.Array,
+  variance: jax.Array,
+  scales: jax.Array,
+  *,
+  to: Levels,
+  epsilon: float,
+  stride: int = 1,
+  padding: str = "SAME",
+  groups: int = 1,
+) -> tuple[jax.Array, BatchStatistics]:
+  """The training forward pass with folded BatchNorm and correction.
+
+  ``y = conv(x, Q(W gamma / s_r)) s_r / s_B + beta - gamma mu_B / s_B``, with the running deviation
+  ``s_r`` and the batch's ``mu_B`` and ``s_B``. So weights are rounded on the grid of the
+  deployed ones, which does not jitter with the batch, and outputs are normalised by the batch.
+  The gradient passes through the batch's statistics; running ones and scales are constants.
+
+  With one symmetric scale for each channel that follows the weights (:func:`~jaxcompress.quantize.absmax`),
+  rounding commutes with folding and none of this is needed; it is for grids that are kept, or
+  shared by channels.
+
+  Args:
+    x: (batch, height, width, in).
+    kernel: (k, k, in / groups, out).
+    gamma: (out,).
+    beta: (out,).
+    variance: (out,) running variance.
+    scales: (out,) or scalar, of the folded weights.
+    to: symmetric integers.
+    epsilon: of BatchNorm.
+    stride: of the convolution.
+    padding: of the convolution.
+    groups: of the convolution.
+
+  Returns:
+    ``(y, statistics)``; the statistics update the running ones.
+
+  Examples:
+    >>> x, one = jnp.arange(4.0).reshape(1, 2, 2, 1), jnp.ones(1)
+    >>> y, statistics = folded_train(
+    ...   x, one.reshape(1, 1, 1, 1), one, 0 * one, one, one / 127, to=Levels(-127, 127, True), epsilon=0.0
+    ... )
+    >>> float(statistics.mean[0]), round(float(y.std()), 4)
+    (1.5, 1.0)
+
+  References:
+    Krishnamoorthi, `Quantizing deep convolutional networks for efficient inference
+    <https://arxiv.org/abs/1806.08342>`_, 2018, section 3.2.2.
+  """
+  shape: dict[str, Any] = {"stride": stride, "padding": padding, "groups": groups}
+  spread = (1, 1, 1, -1)
+  raw = convolve(x, kernel, **shape)
+  mean = jnp.mean(raw, axis=(0, 1, 2))
+  spread_out = jnp.mean(jnp.square(raw - mean.reshape(spread)), axis=(0, 1, 2))
+  running = jnp.sqrt(jax.lax.stop_gradient(variance) + epsilon)
+  batch = jnp.sqrt(spread_out + epsilon)
+  grid = jnp.broadcast_to(jax.lax.stop_gradient(scales), running.shape).reshape(spread)
+  rounded = fake_quant(kernel * (gamma / running).reshape(spread), grid, 0.0, to)
+  y = convolve(x, rounded, **shape) * (running / batch).reshape(spread)
+  shift = beta - gamma * mean / batch
+  return y + shift.reshape(spread), BatchStatistics(mean, spread_out)

@@ -39,10 +39,7 @@ def to_qwix(quantized: QuantizedModel) -> dict[str, Any]:
   References:
     `qwix <https://github.com/google/qwix>`_, ``QArray``.
   """
-  try:
-    import qwix
-  except ImportError as error:
-    raise ImportError("qwix is not installed; run: pip install 'jaxcompress[qwix]'") from error
+  qwix = _require_qwix()
   tree: dict[str, Any] = {}
   for node in quantized.graph.nodes:
     layer = quantized.layers.get(node.name)
@@ -59,3 +56,51 @@ def to_qwix(quantized: QuantizedModel) -> dict[str, Any]:
       "bias": jnp.asarray(layer.bias * step, jnp.float32),
     }
   return tree
+
+
+def activation_to_qwix(quantized: QuantizedModel, tensor: str, codes: Any) -> Any:
+  """int8 codes of an activation as a qwix array.
+
+  Args:
+    quantized: gives the grid.
+    tensor: name of the tensor, such as ``"input"`` or a layer's path.
+    codes: int8, any shape.
+
+  Returns:
+    A ``QArray`` with one scale and one zero point, in the rank of ``codes``.
+
+  Raises:
+    ImportError: if the ``qwix`` extra is not installed.
+    ValueError: if the model has no such tensor.
+
+  Examples:
+    >>> from jaxcompress.nn import Graph, Node
+    >>> from jaxcompress.quantize.integer.grid import Grid
+    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
+    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+    >>> grid = Grid(np.float32(0.5), 2)
+    >>> quantized = QuantizedModel(
+    ...   Graph((pool,), (1, 2, 2, 3), "pool"), {"input": grid, "pool": grid}, {}
+    ... )
+    >>> array = activation_to_qwix(quantized, "input", np.int8([[4]]))
+    >>> array.scale.tolist(), array.zero_point.tolist()
+    ([[0.5]], [[2]])
+  """
+  qwix = _require_qwix()
+  if tensor not in quantized.grids:
+    raise ValueError(f"tensor: {tensor!r} is unknown; there are {', '.join(quantized.grids)}.")
+  grid, codes = quantized.grids[tensor], jnp.asarray(codes)
+  ones = (1,) * codes.ndim
+  return qwix.QArray(
+    codes,
+    jnp.full(ones, grid.scale, jnp.float32),
+    jnp.full(ones, grid.zero_point, codes.dtype),
+  )
+
+
+def _require_qwix() -> Any:
+  try:
+    import qwix
+  except ImportError as error:
+    raise ImportError("qwix is not installed; run: pip install 'jaxcompress[qwix]'") from error
+  return qwix

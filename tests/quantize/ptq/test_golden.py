@@ -8,7 +8,7 @@ import pytest
 from jaxcompress.nn import Folded, Graph, Node
 from jaxcompress.ops import conv, depthwise_conv
 from jaxcompress.quantize import levels
-from jaxcompress.quantize.fake_quant import Levels, fake_quant
+from jaxcompress.quantize.fake_quant import Levels, fake_quant, folded_train
 from jaxcompress.quantize.ptq.adaround import as_they_are, regulariser, soft_rounding, soft_weights
 from jaxcompress.quantize.ptq.calibrators import BINS, Seen, aciq, laplace_ratio, mse, percentile
 from jaxcompress.quantize.ptq.correct import correct_with_moments
@@ -169,6 +169,35 @@ def test_analytical_clipping_from_a_histogram(calibration):
   assert high == pytest.approx(x.max())
   _, high = aciq(seen_of(calibration["relu/x"], nonnegative=True))
   assert high == pytest.approx(calibration["relu/aciq_laplace_half_8_alpha"], rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["conv", "depthwise"])
+def test_training_with_folded_normalization(golden, kind):
+  file = golden("quantize/bnfold")
+  read = lambda name: jnp.asarray(file[f"{kind}/{name}"], jnp.float32)  # noqa: E731
+  groups = 8 if kind == "depthwise" else 1
+  to = levels(8, symmetric=True, narrow=True)
+
+  def forward(kernel, gamma, beta):
+    return folded_train(
+      read("x"),
+      kernel,
+      gamma,
+      beta,
+      read("var"),
+      read("scale_w"),
+      to=to,
+      epsilon=float(file[f"{kind}/eps"]),
+      groups=groups,
+    )
+
+  inputs = read("w"), read("gamma"), read("beta")
+  y, pull, statistics = jax.vjp(forward, *inputs, has_aux=True)
+  np.testing.assert_allclose(statistics.mean, read("batch_mean"), **CLOSE)
+  np.testing.assert_allclose(statistics.variance, read("batch_var"), rtol=1e-4)
+  np.testing.assert_allclose(y, read("y_train_correction"), rtol=1e-4, atol=1e-4)
+  for slope, name in zip(pull(read("g")), ("dw", "dgamma", "dbeta"), strict=True):
+    np.testing.assert_allclose(slope, read(name), rtol=1e-3, atol=2e-3, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", ["conv", "depthwise"])
