@@ -79,7 +79,6 @@ class Subject:
     plan: the integers that are asked for, and whose arithmetic; of its quantizers only the levels
       count.
     to: the integers of the weights, by name.
-    bits: of activations, 8 or 16 by tensor.
     symmetric: whether the zero points of activations are 0.
     input_range: of what the network reads; None: what was seen.
     seed: of AdaRound's samples.
@@ -92,7 +91,6 @@ class Subject:
   batches: Batches
   plan: Quantization
   to: Mapping[str, Levels]
-  bits: Mapping[str, int]
   symmetric: bool = False
   input_range: Bounds | None = None
   seed: int = 0
@@ -118,7 +116,8 @@ class Subject:
       for name, layer in fold(sites.graph, variables).items()
     }
     moments = moments_of(sites.graph, variables)
-    return cls(sites, folded, moments, batches, plan, *layer_levels(sites, plan), **options)
+    to, _ = layer_levels(sites, plan)
+    return cls(sites, folded, moments, batches, plan, to, **options)
 
   @functools.cached_property
   def equalized(self) -> "Subject":
@@ -143,7 +142,13 @@ class Subject:
     ranges = ranges_of(self.extremes)
     if self.input_range is not None:
       ranges[INPUT] = self.input_range
-    return find_sites(self.sites.graph, choose_apart(self.sites, ranges, self.bits))
+    _, bits = layer_levels(self.sites, self.plan)
+    return find_sites(self.sites.graph, choose_apart(self.sites, ranges, bits))
+
+  @functools.cached_property
+  def bits(self) -> dict[str, int]:
+    """Bits of activations on those grids, 8 or 16 by tensor."""
+    return layer_levels(self.apart, self.plan)[1]
 
   @functools.cached_property
   def seen(self) -> dict[str, Seen]:
@@ -155,21 +160,20 @@ class Subject:
     """The same with histograms."""
     return add_counts(self.apart, self.layers, self.batches, self.seen)
 
-  def ranges(self, chosen: Calibrator, bits: Mapping[str, int] | None = None) -> dict[str, Bounds]:
+  def ranges(self, chosen: Calibrator) -> dict[str, Bounds]:
     """The range of every tensor; see :func:`choose_ranges`."""
-    return choose_ranges(self.apart, self.counted if chosen.counts else self.seen, chosen, bits)
+    seen, key_of = self.counted if chosen.counts else self.seen, self.apart.key_of
+    bounds = choose_ranges(self.apart, seen, chosen, self.bits)
+    if self.input_range is not None:
+      bounds |= {name: self.input_range for name in bounds if key_of[name] == key_of[INPUT]}
+    return bounds
 
   def quantized(self, algorithm: Algorithm) -> QuantizedModel:
     """The integer model that an algorithm makes."""
     if algorithm.equalize:
       return self.equalized.quantized(algorithm._replace(equalize=False))
     graph, folded, to = self.sites.graph, self.folded, self.to
-    _, bits = layer_levels(self.apart, self.plan)
-    bounds = self.ranges(calibrator(algorithm.ranges), bits)
-    if self.input_range is not None:
-      key_of = self.apart.key_of
-      bounds |= {name: self.input_range for name in bounds if key_of[name] == key_of[INPUT]}
-    grids = grids_of(bounds, bits)
+    grids = grids_of(self.ranges(calibrator(algorithm.ranges)), self.bits)
     if self.symmetric:
       grids = {tensor: centred(grid) for tensor, grid in grids.items()}
     scales, codes = choose_scales(folded, to, algorithm.weights), None

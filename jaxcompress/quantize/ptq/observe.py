@@ -175,7 +175,7 @@ def choose_ranges(
   sites: Sites,
   seen: Mapping[str, Seen],
   chosen: Calibrator,
-  bits: Mapping[str, int] | None = None,
+  bits: Mapping[str, int],
 ) -> dict[str, Bounds]:
   """Chooses the range of every tensor; what an activation function fixes is not left to the images.
 
@@ -183,7 +183,7 @@ def choose_ranges(
   """
   bounds = {}
   for key, values in seen.items():
-    whole = values.high <= values.low or (bits or {}).get(key, 8) > 8
+    whole = values.high <= values.low or bits[key] > 8
     low, high = (values.low, values.high) if whole else chosen.choose(values)
     bounds[key] = (float(low), float(high))
   key_of = sites.key_of

@@ -23,7 +23,7 @@ from jaxcompress.quantize.ptq.calibrators import CALIBRATORS
 from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments
 from jaxcompress.quantize.ptq.images import Batches
 from jaxcompress.quantize.ptq.moments import moments_of
-from jaxcompress.quantize.ptq.observe import choose_ranges, grids_of
+from jaxcompress.quantize.ptq.observe import grids_of
 from jaxcompress.quantize.ptq.weights import absmax_scales, choose_scales, rounded_weights
 
 
@@ -119,7 +119,7 @@ def test_a_whole_network_rounded_by_learning_is_closer_to_the_float_one(case):
   ticks = []
   batches = Batches(case.images, None, 10, lambda: ticks.append(1))
   network = Subject.of(case.graph, case.variables, batches, int8())
-  grids = grids_of(choose_ranges(network.sites, network.seen, CALIBRATORS["minmax"]))
+  grids = grids_of(network.ranges(CALIBRATORS["minmax"]))
   scales = choose_scales(network.folded, dict.fromkeys(network.folded, to), "absmax")
   ticks.clear()
   codes, folded = adaround(
