@@ -218,16 +218,6 @@ def merge_ranges(a: Range, b: Range) -> Range:
   )
 
 
-def to_integers(x: jax.Array, scale: jax.Array, zero: jax.Array, to: Levels) -> jax.Array:
-  """``clip(round(x * (1 / scale)) + zero)``, half to even, as integer-valued floats.
-
-  Examples:
-    >>> to_integers(jnp.array([0.5, 1.5, 200.0]), 1.0, 0.0, levels(8, symmetric=True)).tolist()
-    [0.0, 2.0, 127.0]
-  """
-  return jnp.clip(jnp.round(x * (1.0 / scale)) + zero, to.low, to.high)
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def fake_quant(x: jax.Array, scale: jax.Array, zero: jax.Array, to: Levels) -> jax.Array:
   """Rounds to a grid and back, with a straight-through gradient.
