@@ -1,8 +1,11 @@
 """Plans: which tensors are quantized, how, and from which step on; and those that have a name."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any, TypedDict, Unpack
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from jaxcompress.arguments import as_call, check_type, check_whole, shown
 from jaxcompress.quantize.fake_quant import check_bits
@@ -123,6 +126,47 @@ class Options(TypedDict, total=False):
   apart: tuple[tuple[str, str], ...]
 
 
+DEFAULTS: Options = {
+  "rules": (),
+  "first_last": True,
+  "decay": 0.95,
+  "symmetric": False,
+  "start_step": 0,
+  "freeze_norm_step": None,
+  "gradients": None,
+  "exact_step": None,
+  "kernels": "xnnpack",
+  "apart": (),
+}
+Preset = TypeVar("Preset", bound=Callable[..., Quantization])
+
+
+def _preset(**own: Unpack[Options]) -> Callable[[Preset], Preset]:
+  """Gives a preset the options of all, some with defaults of its own, and shows them in its signature."""
+  defaults: dict[str, Any] = {**DEFAULTS, **own}
+
+  def with_options(preset: Preset) -> Preset:
+    fixed = [p for p in inspect.signature(preset).parameters.values() if p.kind != p.VAR_KEYWORD]
+    named = [
+      inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=defaults[k]) for k in defaults
+    ]
+
+    @functools.wraps(preset)
+    def made(*values: Any, **options: Any) -> Quantization:
+      known = [*(parameter.name for parameter in fixed), *defaults]
+      for name in options.keys() - set(known):
+        near = difflib.get_close_matches(name, known, 1, 0.5)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise TypeError(f"{name}: {preset.__name__} takes {', '.join(known)}{hint}")
+      return preset(*values, **{**own, **options})
+
+    made.__signature__ = inspect.Signature([*fixed, *named], return_annotation=Quantization)  # type: ignore[attr-defined]
+    return made  # type: ignore[return-value]
+
+  return with_options
+
+
+@_preset(first_last=False)
 def int8(bits: int = 8, **options: Unpack[Options]) -> Quantization:
   """8-bit weights, symmetric for each channel, and 8-bit activations, as integer runtimes compute.
 
@@ -146,16 +190,17 @@ def int8(bits: int = 8, **options: Unpack[Options]) -> Quantization:
     Levels(low=-7, high=7, symmetric=True)
   """
   check_bits("bits", bits, 8)
-  return _plan(absmax(bits), {"first_last": False, **options})
+  return _plan(absmax(bits), options)
 
 
+@_preset()
 def int4(**options: Unpack[Options]) -> Quantization:
   """4-bit weights and activations with trained steps (LSQ), but for the first and the last layer.
 
   In an int8 file the activations keep the range that was trained and get all 256 steps in it.
 
   Args:
-    **options: as for :func:`int8`, but ``symmetric``.
+    **options: as for :func:`int8`; ``symmetric`` must be False.
 
   Examples:
     >>> int4().activations.levels
@@ -166,6 +211,7 @@ def int4(**options: Unpack[Options]) -> Quantization:
   return _plan(lsq(4), options, lsq_activations(4))
 
 
+@_preset()
 def w4a8(**options: Unpack[Options]) -> Quantization:
   """4-bit weights, but for the first and the last layer, and 8-bit activations.
 
@@ -180,6 +226,7 @@ def w4a8(**options: Unpack[Options]) -> Quantization:
   return _plan(absmax(4), options)
 
 
+@_preset(first_last=False)
 def w8a16(**options: Unpack[Options]) -> Quantization:
   """8-bit weights and 16-bit activations, symmetric: near float accuracy, for slower kernels.
 
@@ -190,9 +237,10 @@ def w8a16(**options: Unpack[Options]) -> Quantization:
     >>> w8a16().weights.levels.high, w8a16().activations.levels.high
     (127, 32767)
   """
-  return _plan(absmax(8), {"first_last": False, **options}, activation_bits=16)
+  return _plan(absmax(8), options, activation_bits=16)
 
 
+@_preset()
 def ternary(**options: Unpack[Options]) -> Quantization:
   """Ternary weights (:func:`~jaxcompress.quantize.twn`), but for the first and the last layer.
 
@@ -206,6 +254,7 @@ def ternary(**options: Unpack[Options]) -> Quantization:
   return _plan(twn(), options)
 
 
+@_preset()
 def binary(**options: Unpack[Options]) -> Quantization:
   """Binary weights (:func:`~jaxcompress.quantize.bwn`), but for the first and the last layer.
 
@@ -219,6 +268,7 @@ def binary(**options: Unpack[Options]) -> Quantization:
   return _plan(bwn(), options)
 
 
+@_preset(first_last=False)
 def clustered(clusters: int = 32, **options: Unpack[Options]) -> Quantization:
   """Weights that share the values of a codebook (:func:`~jaxcompress.quantize.cluster`), 8 bits each.
 
@@ -235,7 +285,7 @@ def clustered(clusters: int = 32, **options: Unpack[Options]) -> Quantization:
     >>> clustered(16).weights.levels.high
     127
   """
-  return _plan(cluster(clusters), {"first_last": False, **options})
+  return _plan(cluster(clusters), options)
 
 
 def _plan(

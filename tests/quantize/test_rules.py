@@ -1,5 +1,7 @@
 """Rules: which layer gets which quantizer, in training and in the file."""
 
+import inspect
+
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
@@ -189,3 +191,14 @@ def test_a_rule_takes_several_strings_of_which_some_leave_out(sites):
   weights = assign(plan_of(rule), sites).weights
   eight = {name for name, quantizer in weights.items() if quantizer is EIGHT}
   assert eight == {"stage0_block0/conv1", "stage1_block0/conv1", "stage1_block0/shortcut"}
+
+
+def test_presets_show_their_options_and_refuse_others():
+  for preset in (quantize.int8, quantize.w4a8, quantize.clustered):
+    shown = inspect.signature(preset).parameters
+    assert {"rules", "first_last", "start_step", "freeze_norm_step"} <= set(shown)
+  assert inspect.signature(quantize.w4a8).parameters["first_last"].default is True
+  with pytest.raises(
+    TypeError, match=r"start: int8 takes bits, rules, .*; did you mean start_step\?"
+  ):
+    quantize.int8(start=5)
