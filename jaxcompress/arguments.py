@@ -117,6 +117,44 @@ def check_callable(argument: str, value: Any, wanted: str) -> None:
     raise ValueError(f"{argument} must be a function, {wanted}, got {shown(value)}.")
 
 
+def check_fraction(argument: str, value: Any) -> None:
+  """Checks that an argument is a number from 0 to below 1.
+
+  Raises:
+    ValueError: if it is not.
+
+  Examples:
+    >>> check_fraction("decay", "0.9")
+    Traceback (most recent call last):
+    ValueError: decay: '0.9' is out of range; it must be at least 0 and below 1.
+  """
+  if not _is_number(value) or not 0 <= float(value) < 1:
+    raise ValueError(
+      f"{argument}: {shown(value)} is out of range; it must be at least 0 and below 1."
+    )
+
+
+def check_optimizer(optimizer: Any) -> None:
+  """Checks that an argument is an optimizer: anything with ``init`` and ``update`` but a loss.
+
+  Raises:
+    ValueError: if it is not.
+
+  Examples:
+    >>> check_optimizer("adam")
+    Traceback (most recent call last):
+    ValueError: optimizer must be an optax transformation, such as optax.adam(1e-3), got 'adam'.
+  """
+  ready = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
+  if inspect.isclass(optimizer) or not ready or hasattr(optimizer, "check"):  # a loss has it
+    wanted = "an optax transformation, such as optax.adam(1e-3)"
+    raise ValueError(f"optimizer must be {wanted}, got {shown(optimizer)}.")
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def check_share(argument: str, value: Any) -> None:
   """Checks that an argument is a number from 0 to below 1, or None.
 
@@ -130,7 +168,7 @@ def check_share(argument: str, value: Any) -> None:
   """
   if value is None:
     return
-  if not isinstance(value, numbers.Real) or not 0 <= float(value) < 1:
+  if not _is_number(value) or not 0 <= float(value) < 1:
     raise ValueError(f"{argument}: {shown(value)} must be in [0, 1), or None for none.")
 
 

@@ -7,7 +7,8 @@ no others. Any other one is a regular expression that is searched for in a layer
 - ``input``: the image.
 - ``first``: a kernel reads the image, or what operations without a kernel make of it alone.
 - ``last``: a kernel's output is the logits, or becomes them in operations without a kernel.
-- ``depthwise``: convolutions with as many groups as input channels, if these are several.
+- ``depthwise``: convolutions with as many groups as input channels, if these are several or the
+  layer says so.
 - ``grouped``: other convolutions in groups. ``pointwise``: other convolutions whose kernel is 1x1.
 - ``dense``: linear layers.
 - ``squeeze_excite``: all from the average over a map to the gate that the same map is multiplied by.
@@ -19,7 +20,7 @@ expression that is none: ``"^first$"``.
 
 A string that begins with ``!`` leaves out what the rest of it selects. A tuple selects what any of
 its strings selects, whatever their order, but for what one with ``!`` leaves out; if all have one,
-everything else. A string that selects nothing is an error.
+everything else. An alternative that selects nothing is an error.
 
 Examples:
   >>> from jaxcompress import models
@@ -88,6 +89,18 @@ class Part(NamedTuple):
     searched = self.pattern is not None and any(map(self.pattern.search, layer.paths))
     return searched or bool(self.kinds & layer.kinds)
 
+  def unmatched(self, layers: Iterable[Layer]) -> str | None:
+    """The first alternative that names none of some layers, if there is one."""
+    layers, flags = tuple(layers), 0 if self.pattern is None else self.pattern.flags
+    for one in split(self.text.removeprefix("!")):
+      try:
+        alone = Part(one, False, WORDS & {one}, _pattern([one], flags))
+      except re.error:  # it refers to a group of another one
+        continue
+      if not any(alone.matches(layer) for layer in layers):
+        return one
+    return None
+
 
 def parse(selector: Selector, argument: str = "layers") -> tuple[Part, ...]:
   """Reads a selector.
@@ -97,7 +110,7 @@ def parse(selector: Selector, argument: str = "layers") -> tuple[Part, ...]:
     argument: that it was given as.
 
   Raises:
-    ValueError: if it is of another type, or an alternative is no regular expression.
+    ValueError: if it is of another type, or an alternative is empty or no regular expression.
 
   Examples:
     >>> (part,) = parse("!first|^stage[0|1]")
@@ -115,16 +128,25 @@ def parse(selector: Selector, argument: str = "layers") -> tuple[Part, ...]:
 def _part(text: str, argument: str) -> Part:
   excludes = text.startswith("!")
   alternatives = split(text.removeprefix("!"))
-  paths = "|".join(one for one in alternatives if one not in WORDS)
   if any(one.startswith("!") for one in alternatives):
     raise ValueError(
       f"{argument}: {text!r} has '!' inside; it leaves out a whole string, as in ('stage0', '!first')."
     )
+  if "" in alternatives:
+    raise ValueError(
+      f"{argument}: {text!r} has an empty alternative, which is in every path; '.' selects all layers."
+    )
   try:
-    pattern = re.compile(paths) if paths or not WORDS.issuperset(alternatives) else None
+    pattern = _pattern(alternatives)
   except re.error as error:
     raise ValueError(f"{argument}: {text!r} is no regular expression ({error}).") from error
   return Part(text, excludes, WORDS.intersection(alternatives), pattern)
+
+
+def _pattern(alternatives: Iterable[str], flags: int = 0) -> re.Pattern[str] | None:
+  """The expression of those alternatives that are no kinds."""
+  paths = "|".join(one for one in alternatives if one not in WORDS)
+  return re.compile(paths, flags) if paths else None
 
 
 def split(text: str) -> list[str]:
@@ -165,8 +187,8 @@ def select(
     argument: that the selector was given as.
 
   Raises:
-    ValueError: if the selector is none; or if one of its strings, or all of it, selects nothing; then
-      it lists the paths, the nearest first, and the kinds that are there.
+    ValueError: if the selector is none; or if one of its alternatives, or all of it, selects nothing;
+      then it lists the paths, the nearest first, and the kinds that are there.
 
   Examples:
     >>> select(("a|b", "!b"), {name: Layer((name,)) for name in "abc"})
@@ -175,9 +197,11 @@ def select(
   layers = layers_of(layers) if isinstance(layers, Graph) else layers
   parts = () if selector is None else parse(selector, argument)
   named = [{name for name, layer in layers.items() if part.matches(layer)} for part in parts]
-  for part, names in zip(parts, named, strict=True):
-    if not names:
-      raise ValueError(f"{argument}: {part.text!r} matches no layer; {listed(part.text, layers)}.")
+  for part in parts:
+    if (one := part.unmatched(layers.values())) is not None:
+      whole = one == part.text.removeprefix("!")
+      where = repr(part.text) if whole else f"{one!r} of {part.text!r}"
+      raise ValueError(f"{argument}: {where} matches no layer; {listed(one, layers)}.")
   chosen = [names for part, names in zip(parts, named, strict=True) if not part.excludes]
   wanted = set().union(*chosen) if chosen else set(layers)
   for part, names in zip(parts, named, strict=True):
@@ -204,7 +228,8 @@ def listed(text: str, layers: Mapping[str, Layer]) -> str:
     return -max(ratios)
 
   paths = sorted(dict.fromkeys(p for layer in layers.values() for p in layer.paths), key=unlike)
-  kinds = sorted(frozenset().union(*(layer.kinds for layer in layers.values())), key=unlike)
+  found = frozenset().union(*(layer.kinds for layer in layers.values()))
+  kinds = sorted(sorted(found), key=unlike)
   more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
   words = f"; the kinds {', '.join(kinds)}" if kinds else ""
   return f"the paths are {', '.join(paths[:SHOWN])}{more}{words}"

@@ -14,6 +14,7 @@ from jaxcompress.prune.rules import (
   Distribution,
   Rule,
   check_amounts,
+  check_layers,
   find_targets,
   shares_of,
 )
@@ -216,6 +217,7 @@ def _moving(
   """Moves masks as RigL and SET do; ``growth(gradient, rng)`` says where weights come back."""
   sparsity, stop, every, fraction, distribution, rules, floor, graph, seed = moves
   check_amounts(sparsity, floor, distribution)
+  check_layers(rules, graph)
   for name, value in {"every": every, "stop": stop}.items():
     if value < 1:
       raise ValueError(f"{name}: {value} must be at least 1.")

@@ -12,6 +12,7 @@ from jaxcompress.prune.rules import (
   Distribution,
   Rule,
   check_amounts,
+  check_layers,
   find_targets,
   shares_of,
 )
@@ -141,6 +142,7 @@ def magnitude(
     al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_, 2020, section 3.1, for ``"erk"``.
   """
   check_amounts(sparsity, floor, distribution)
+  check_layers(rules, graph)
   if scope not in ("layer", "global"):
     raise ValueError(f"scope: {scope!r} is unknown; it must be 'layer' or 'global'.")
   if scope == "global" and distribution != "uniform":
@@ -215,6 +217,7 @@ def n_m(
     2021, section 3.
   """
   n, m = parse_pattern(pattern)
+  check_layers(rules, graph)
   for rule in rules:
     if rule.sparsity is not None:
       raise ValueError(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcompress.arguments import check_optimizer
 from jaxcompress.nn.graph import parameters, with_parameters
 from jaxcompress.prune.rules import kernels_of, root_of
 
@@ -280,7 +281,7 @@ def masked(
     A transformation with :class:`PruneState`; ``update`` needs ``params``.
 
   Raises:
-    ValueError: on ``init``, if a mask is not bool or of another shape than its kernel; on
+    ValueError: if the optimizer is none; on ``init``, if a mask is not bool or of another shape than its kernel; on
       ``update``, without ``params``.
 
   Examples:
@@ -297,6 +298,7 @@ def masked(
     >>> optax.apply_updates(params, updates)["a"]["kernel"].tolist()
     [[0.0, -2.0]]
   """
+  check_optimizer(optimizer)
   optimizer, schedule = optax.with_extra_args_support(optimizer), pruner.schedule
 
   def init(params):

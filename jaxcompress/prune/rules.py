@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.arguments import check_fraction, check_type, shown
 from jaxcompress.nn import Graph, kernel_shape
 from jaxcompress.nn.select import Layer, Selector, layers_of, offered_graph, parse, select
 
@@ -49,21 +50,23 @@ class Rule:
 
   def __post_init__(self):
     parse(self.match, "match")
+    check_type("keep", self.keep, bool, "True or False")
     if self.sparsity is not None:
-      check_sparsity(self.sparsity)
+      check_fraction("sparsity", self.sparsity)
       if self.keep:
         raise ValueError(f"sparsity: {self.sparsity} is given with keep; leave one of them out.")
 
 
-def check_sparsity(sparsity: float) -> None:
-  """Raises if a share of zeros is none."""
-  if not 0 <= sparsity < 1:
-    raise ValueError(f"sparsity: {sparsity} is out of range; it must be at least 0 and below 1.")
+def check_layers(rules: Any, graph: Any) -> None:
+  """Raises if what says which kernels are pruned is of another kind."""
+  if not isinstance(rules, (tuple, list)) or not all(isinstance(rule, Rule) for rule in rules):
+    raise ValueError(f"rules: {shown(rules)} must be a tuple of prune.Rule; write (rule,).")
+  check_type("graph", graph, Graph | None, "one such as models.summarize(model, image_size).graph")
 
 
 def check_amounts(sparsity: float, floor: int, distribution: str) -> None:
   """Raises if a share of zeros, a number of weights that stay, or a distribution is none."""
-  check_sparsity(sparsity)
+  check_fraction("sparsity", sparsity)
   if isinstance(floor, bool) or not isinstance(floor, int) or floor < 0:
     raise ValueError(f"floor: {floor!r} must be a whole number, at least 0.")
   if distribution not in DISTRIBUTIONS:
@@ -160,7 +163,7 @@ def find_targets(
     )
   chosen = {}
   for name, layer in layers.items():
-    usual = Rule(match="", keep=not layer.kinds.isdisjoint(KEPT))
+    usual = Rule(match=".", keep=not layer.kinds.isdisjoint(KEPT))
     matching = (rule for rule, names in zip(rules, named, strict=True) if name in names)
     chosen[name] = next(matching, usual)
   own = {name: rule.sparsity for name, rule in chosen.items() if rule.sparsity is not None}

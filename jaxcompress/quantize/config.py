@@ -83,11 +83,12 @@ class Quantization:
       raise ValueError("weights, activations: nothing is quantized; give one of them, or rules.")
     pairs = "pairs of the names of a node and a tensor, as quantize.grids_apart gives them"
     check_type("apart", self.apart, Iterable, pairs)
+    object.__setattr__(self, "apart", tuple(self.apart))
+    for pair in self.apart:
+      names = pair if isinstance(pair, (tuple, list)) else ()
+      if len(names) != 2 or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"apart must be {pairs}, got {shown(self.apart)}.")
     object.__setattr__(self, "apart", tuple(tuple(pair) for pair in self.apart))
-    if not all(
-      len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in self.apart
-    ):
-      raise ValueError(f"apart must be {pairs}, got {shown(self.apart)}.")
     check_type("kernels", self.kernels, str, "the name of a runtime")
     find_kernels(self.kernels)
     for name in ("start_step", "freeze_norm_step", "exact_step"):
@@ -179,7 +180,7 @@ def int8(bits: int = 8, **options: Unpack[Options]) -> Quantization:
       The others are those of :class:`Quantization`.
 
   Raises:
-    ValueError: if a number is out of range.
+    ValueError: if a number is out of range, or an option is of another kind or unknown.
 
   Examples:
     >>> int8(start_step=900).start_step
@@ -208,6 +209,8 @@ def int4(**options: Unpack[Options]) -> Quantization:
   """
   if options.get("symmetric"):
     raise ValueError("symmetric: LSQ shifts activations without negative values; leave it out.")
+  if "decay" in options and options.get("first_last") is False:
+    raise ValueError("decay: LSQ's steps are trained, and no range moves by it; leave it out.")
   return _plan(lsq(4), options, lsq_activations(4))
 
 
@@ -295,6 +298,11 @@ def _plan(
   activation_bits: int = 8,
 ) -> Quantization:
   fields: dict[str, Any] = dict(options)
+  if unknown := sorted(fields.keys() - Options.__annotations__.keys()):
+    raise ValueError(
+      f"{unknown[0]}: a preset has no such option; it has {', '.join(Options.__annotations__)}."
+      " Quantization(weights=..., activations=...) takes quantizers of your own."
+    )
   for name in ("first_last", "symmetric"):
     check_type(name, fields.get(name, True), bool, "True or False")
   ranges = {"decay": fields.pop("decay", 0.95), "symmetric": fields.pop("symmetric", False)}

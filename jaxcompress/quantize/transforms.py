@@ -82,8 +82,9 @@ def transform(model: nn.Module, plan: Quantization) -> QuantTransform:
     A :class:`QuantTransform`.
 
   Raises:
-    ValueError: if an argument is of another kind, and when it is used: if a rule matches no layer, or
-      the plan starts later and a pass that trains is not told its step.
+    ValueError: if an argument is of another kind, and when it is used: if a rule matches no layer, the
+      plan starts later and a pass that trains is not told its step, variables are another plan's, or
+      ranges that are to be converted were not measured.
 
   Examples:
     >>> from jaxcompress.nn import Dense
@@ -111,7 +112,8 @@ def transform(model: nn.Module, plan: Quantization) -> QuantTransform:
     return init_quantizers(plan, sites_of(variables, images), variables["params"])
 
   def apply(params, state, variables, images, *, train, step=None, rng=None, call=None):
-    sites, quantizers = sites_of(variables, images), QuantVariables(params, state)
+    sites = sites_of(variables, images)
+    quantizers = _own(plan, sites, params, state, variables["params"])
     active, live_norm, is_exact = _phase(plan, step, train)
     exact = {}
     if is_exact is not False:
@@ -126,7 +128,9 @@ def transform(model: nn.Module, plan: Quantization) -> QuantTransform:
 
   def convert_trained(params, state, variables, images, *, preprocess=None):
     sites = sites_of(variables, images)
-    codes = trained_codes(plan, sites, QuantVariables(params, state), variables["params"])
+    quantizers = _own(plan, sites, params, state, variables["params"])
+    _check_seen(quantizers)
+    codes = trained_codes(plan, sites, quantizers, variables["params"])
     codes, variables = jax.device_get((codes, dict(variables)))
     return convert(plan, sites, codes, variables, preprocess=preprocess)
 
@@ -138,6 +142,39 @@ def graph_of(model: nn.Module, variables: Mapping[str, Any], image_shape: tuple[
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), dict(variables))
   return trace(model, abstract, image)
+
+
+def _own(
+  plan: Quantization, sites: Sites, params: Any, state: Any, parameters: Any
+) -> QuantVariables:
+  """The quantizers' variables, if they have the form that ``init`` gives them.
+
+  Raises:
+    ValueError: if they have not.
+  """
+  given = QuantVariables(params, state)
+  own = jax.eval_shape(lambda tree: init_quantizers(plan, sites, tree), parameters)
+  form = lambda tree: (jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)])  # noqa: E731
+  if form(given) != form(own):
+    raise ValueError(
+      "params, state: they are of another plan or model; give what init of this transform gave, and"
+      " the state that apply returned."
+    )
+  return given
+
+
+def _check_seen(quantizers: QuantVariables) -> None:
+  """Raises if a tensor's range was never measured, so that its grid means nothing."""
+  states = quantizers.state["activations"]
+  counts = {
+    name: state.count for name, state in states.items() if "count" in getattr(state, "_fields", ())
+  }
+  for name, count in jax.device_get(counts).items():
+    if not count:
+      raise ValueError(
+        f"state: the activations of {name!r} were seen by no quantized pass that trains, so they have"
+        " no range; call apply(..., train=True) first, and give the state that it returns."
+      )
 
 
 def _phase(plan: Quantization, step: Any, train: bool) -> tuple[Switch, Switch | None, Switch]:

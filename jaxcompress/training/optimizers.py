@@ -1,5 +1,6 @@
 """The optimizer that the default run uses; what decays, and which layers learn faster, in any other."""
 
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcompress.arguments import check_optimizer, check_type
 from jaxcompress.nn import Graph
 from jaxcompress.nn.select import Layer, Selector, layers_of, offered_graph, parse, select
 from jaxcompress.prune.rules import root_of
@@ -102,7 +104,7 @@ def layer_rates(
       ``training.init_state`` traces. Paths need none.
 
   Raises:
-    ValueError: if a selector or a factor is none; on ``init``, if a selector names no layer with
+    ValueError: if an argument, a selector or a factor is none; on ``init``, if a selector names no layer with
       parameters, or asks for a kind without a graph.
 
   Examples:
@@ -114,10 +116,14 @@ def layer_rates(
     >>> [float(updates[name]["kernel"].max()) for name in ("stem", "classifier")]
     [-0.5, -2.0]
   """
+  check_optimizer(optimizer)
+  check_type("rates", rates, Mapping, "a dict of factors, such as {'last': 10.0}")
+  check_type("graph", graph, Graph | None, "one such as models.summarize(model, image_size).graph")
   parts = {"": optax.identity()}
   for selector, rate in rates.items():
     parse(selector, "rates")
-    if not callable(rate) and not 0 <= rate < float("inf"):
+    is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
+    if not callable(rate) and not (is_number and 0 <= rate < float("inf")):
       raise ValueError(f"rates: {rate!r} for {selector!r} must be a number of at least 0.")
     parts[str(selector)] = _scaled(rate)
 

@@ -2,7 +2,6 @@
 
 import bisect
 import dataclasses
-import inspect
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ import optax
 
 from jaxcompress.arguments import (
   check_callable,
+  check_optimizer,
   check_share,
   check_type,
   check_whole,
@@ -40,7 +40,7 @@ class Stage:
       same one at a constant rate; None: the recipe's, started anew.
 
   Raises:
-    ValueError: if an argument is of another type, paths only leave out, or there is no step.
+    ValueError: if an argument is of another type, paths name nothing or only leave out, or there is no step.
 
   Examples:
     >>> from jaxcompress import distill
@@ -59,7 +59,7 @@ class Stage:
     _check_trainable(self.trainable)
     check_whole("steps", self.steps, 1)
     if self.optimizer is not None:
-      _check_optimizer(self.optimizer)
+      check_optimizer(self.optimizer)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,8 +112,8 @@ class Recipe:
 
   Raises:
     ValueError: if an argument is of another type, such as a model that was not called, teachers,
-      stages or paths are not given as tuples, paths only leave out, a stage has no steps, the mean
-      teacher does not fit, ``ema`` or ``accumulate`` is out of range, or ``compute_dtype`` is no
+      stages or paths are not given as tuples, paths name nothing or only leave out, a stage has no
+      steps, the mean teacher does not fit, ``ema`` or ``accumulate`` is out of range, or ``compute_dtype`` is no
       float or meets ``exact_step``.
 
   Examples:
@@ -142,7 +142,7 @@ class Recipe:
   def __post_init__(self):
     self._check_networks()
     _check_loss(self.loss)
-    _check_optimizer(self.optimizer)
+    check_optimizer(self.optimizer)
     check_type("quantize", self.quantize, Quantization | None, PLAN)
     check_callable("augment", self.augment, "(rng, batch) -> batch, or None")
     check_callable("preprocess", self.preprocess, "images -> images, or None")
@@ -216,15 +216,6 @@ def _check_loss(loss: Any) -> None:
   check_type("loss", loss, LossTransform, wanted)
 
 
-def _check_optimizer(optimizer: Any) -> None:
-  """Anything with ``init`` and ``update`` will do, but for a loss, which has them too."""
-  is_loss = isinstance(optimizer, LossTransform)
-  ready = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
-  if is_loss or inspect.isclass(optimizer) or not ready:
-    wanted = "an optax transformation, such as optax.adam(1e-3)"
-    raise ValueError(f"optimizer must be {wanted}, got {shown(optimizer)}.")
-
-
 def _check_names(argument: str, names: Any) -> None:
   if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
     raise ValueError(
@@ -235,8 +226,8 @@ def _check_names(argument: str, names: Any) -> None:
 def _check_trainable(names: Any) -> None:
   """Names, of which some say what moves if others say what does not."""
   _check_names("trainable", names)
-  if names and all(name.startswith("!") for name in names):
+  if all(name.startswith("!") for name in names):
     raise ValueError(
-      f"trainable: {shown(names)} only leaves out, so that nothing would move; say what moves first,"
-      " such as ('student', '!student/stem')."
+      f"trainable: {shown(names)} {'only leaves out' if names else 'is empty'}, so that nothing would"
+      " move; say what moves first, such as ('student', '!student/stem')."
     )

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.arguments import shown
 from jaxcompress.nn import Endpoints, Graph
 from jaxcompress.nn.select import WORDS, Layer, layers_of, listed
 from jaxcompress.training.recipe import EVERYTHING, Recipe
@@ -89,8 +90,8 @@ def paths_of(
     graph: makes the student's; called if a kind of layer is given.
 
   Raises:
-    ValueError: if a path is not in the tree, no layer of a kind has parameters, or the student has
-      no graph; and if a term that is to be kept apart is not there.
+    ValueError: if a path is not in the tree, no layer of a kind has parameters, nothing moves in a
+      stage, or the student has no graph; and if a term that is to be kept apart is not there.
   """
   terms = trained["loss"]
   for name in recipe.apart:
@@ -102,7 +103,13 @@ def paths_of(
   stages = []
   for index in range(len(recipe.stages) + 1):
     _, trainable = recipe.stage(index)
-    stages.append(tuple(path for text in trainable for path in _paths(text, index, leaves, layers)))
+    paths = tuple(path for text in trainable for path in _paths(text, index, leaves, layers))
+    if leaves and not any(jax.tree.leaves(moving(paths, trained))):
+      raise ValueError(
+        f"trainable: {shown(trainable)} of stage {index} moves nothing: there are no parameters there,"
+        " or all are left out again."
+      )
+    stages.append(paths)
   return tuple(stages)
 
 

@@ -112,6 +112,12 @@ def test_layers_are_named_exactly(names):
     ("squeeze_excite", "rules: 'squeeze_excite' matches no layer; .* the kinds .*depthwise"),
     (("stem", "!stem"), r"rules: \('stem', '!stem'\) leaves out every layer"),
     ("!.", "rules: '!.' leaves out every layer"),
+    ("", "rules: '' has an empty alternative.*'.' selects all layers"),
+    ("!first|", "rules: '!first|' has an empty alternative"),
+    ("first|lsat", r"rules: 'lsat' of 'first\|lsat' matches no layer; the paths are .*last"),
+    ("first |last", r"rules: 'first ' of 'first \|last' matches no layer"),
+    ("stem|squeeze_excite", r"rules: 'squeeze_excite' of 'stem\|squeeze_excite' matches no layer"),
+    ("(?i)STEM|nowhere", r"rules: 'nowhere' of '\(\?i\)STEM\|nowhere' matches no layer"),
     ("stem|!first", "rules: 'stem|!first' has '!' inside"),
     ("(", r"rules: '\(' is no regular expression"),
     (3, "rules: 3 is no regular expression or kind of layer, nor a tuple"),
@@ -122,6 +128,12 @@ def test_layers_are_named_exactly(names):
 def test_mistakes_say_what_there_is(selector, message):
   with pytest.raises(ValueError, match=message):
     select(selector, LAYERS, "rules")
+
+
+def test_alternatives_keep_the_flags_and_groups_of_the_whole():
+  assert select("(?i)STEM|MY_FIRST", LAYERS) == ("stem", "my_first/conv", "my_first_layer")
+  assert select(r"last|(b)(/)|(s)t\3|e", LAYERS) == select("last|e|b/", LAYERS)
+  assert select(r"(a)/|(i)n|(m)y_f(i)r\4?s", LAYERS)
 
 
 def test_of_hundreds_of_layers_the_nearest_are_listed():

@@ -148,6 +148,35 @@ def test_a_late_plan_must_be_told_the_step(resnet, batch):
 
 
 @pytest.mark.parametrize(
+  "other",
+  [
+    quantize.int4(),
+    quantize.clustered(4),
+    quantize.int8(rules=(quantize.Rule(match="stem", activations=None),)),
+  ],
+  ids=["steps", "codebooks", "without"],
+)
+def test_variables_of_another_plan_are_refused_by_both_plans(resnet, batch, other):
+  model, variables, plan, start = resnet
+  theirs = transform(model, other).init(jax.random.key(0), variables, batch["image"])
+  for made, given in ((plan, theirs), (other, start)):
+    for train in (True, False):
+      with pytest.raises(ValueError, match="params, state: they are of another plan or model"):
+        transform(model, made).apply(*given, variables, batch["image"], train=train, step=1)
+    with pytest.raises(ValueError, match="params, state: they are of another plan or model"):
+      transform(model, made).convert(*given, variables, batch["image"])
+
+
+def test_integers_need_ranges_that_were_measured(resnet, batch):
+  model, variables, *_ = resnet
+  for plan in (quantize.int8(), quantize.int4()):
+    quantized = transform(model, plan)
+    start = quantized.init(jax.random.key(0), variables, batch["image"])
+    with pytest.raises(ValueError, match=r"state: the activations of .* were seen by no quantized"):
+      quantized.convert(*start, variables, batch["image"])
+
+
+@pytest.mark.parametrize(
   ("arguments", "message"),
   [
     ((models.resnet8, quantize.int8()), r"model must be a linen module, .*\(not called\)"),

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from jaxcompress import distill, models, nn, quantize
+from jaxcompress import distill, models, nn, prune, quantize
 from jaxcompress.nn import init_variables
 from jaxcompress.training import (
   CachedTeacher,
@@ -23,6 +23,7 @@ from jaxcompress.training import (
 )
 
 QUIET = Console(quiet=True)
+SGD, RULE = optax.sgd(0.1), quantize.Rule(match="stem", weights=None)
 NAMED = distill.named_chain(labels=distill.cross_entropy())
 
 
@@ -64,6 +65,8 @@ def stage(**parts):
     ({"preprocess": dict}, "preprocess must be a function.*the class dict"),
     ({"ema": "0.9"}, "ema: '0.9' must be in"),
     ({"ema": 1.0}, "ema: 1.0 must be in"),
+    ({"ema": False}, "ema: False must be in"),
+    ({"trainable": ()}, r"trainable: \(\) is empty, so that nothing would move"),
     ({"ema": float("nan")}, "ema: nan must be in"),
     ({"trainable": "student"}, "trainable: 'student' must be a tuple of names"),
     ({"trainable": ("student", 3)}, "trainable: .* must be a tuple of names"),
@@ -94,6 +97,7 @@ def test_a_recipe_refuses_what_it_cannot_train(parts, message):
     ({"steps": True}, "steps: True must be a whole number"),
     ({"steps": 0}, "steps: 0 must be a whole number, at least 1"),
     ({"trainable": "student"}, "trainable: 'student' must be"),
+    ({"trainable": ()}, r"trainable: \(\) is empty"),
     ({"trainable": ("!loss", "!student")}, "trainable: .* only leaves out"),
     ({"loss": distill.kd}, "loss must be a loss"),
     ({"optimizer": "sgd"}, "optimizer must be an optax"),
@@ -116,6 +120,8 @@ def test_a_stage_refuses_what_it_cannot_train(parts, message):
     ({"kernels": ["tflm"]}, "kernels must be the name of a runtime"),
     ({"apart": 5}, "apart must be pairs of the names of a node and a tensor"),
     ({"apart": ("add", "stem")}, "apart must be pairs of the names"),
+    ({"apart": ("ab", "cd")}, "apart must be pairs of the names"),
+    ({"apart": (1, 2)}, "apart must be pairs of the names"),
     ({"weights": None, "activations": None}, "weights, activations: nothing is quantized"),
     ({"weights": quantize.ema_range(8)}, "weights must be a quantizer for weights"),
     ({"weights": quantize.lsq}, r"weights must be .*the function lsq \(not called\)"),
@@ -125,6 +131,28 @@ def test_a_plan_refuses_what_it_cannot_be(parts, message):
   whole = {"weights": quantize.lsq(4), "activations": quantize.ema_range(8), **parts}
   with pytest.raises(ValueError, match=f"^{message}"):
     quantize.Quantization(**whole)
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: quantize.int8(rule=()), "rule: a preset has no such option; it has rules, first_last"),
+    (lambda: quantize.int8(weights=quantize.lsq(4)), "weights: a preset has no such option"),
+    (lambda: quantize.w4a8(decay="a"), "decay: 'a' is out of range; it must be at least 0"),
+    (lambda: quantize.w4a8(decay=None), "decay: None is out of range"),
+    (lambda: quantize.int4(decay=0.5, first_last=False), "decay: LSQ's steps are trained"),
+    (lambda: quantize.Rule(match="", weights=None), "match: '' has an empty alternative"),
+    (lambda: prune.Rule(match="stem", keep="yes"), "keep must be True or False, got 'yes'"),
+    (lambda: prune.Rule(match="stem", sparsity="0.5"), "sparsity: '0.5' is out of range"),
+    (lambda: prune.magnitude("sgd", sparsity=0.5), "optimizer must be an optax transf.*got 'sgd'"),
+    (lambda: prune.magnitude(SGD, sparsity=0.5, rules=prune.Rule(match="a")), "rules: .*write"),
+    (lambda: prune.n_m(SGD, "2:4", rules=(RULE,)), "rules: .* must be a tuple of prune.Rule"),
+    (lambda: prune.rigl(SGD, sparsity=0.5, stop=9, graph=NAMED), "graph must be one such as"),
+  ],
+)
+def test_presets_and_pruning_refuse_what_they_cannot_be(make, message):
+  with pytest.raises(ValueError, match=f"^{message}"):
+    make()
 
 
 def test_a_plan_prints_as_the_call_that_makes_it():

@@ -89,6 +89,9 @@ def test_pruning_goes_around_it(recipe_of, batches):
 @pytest.mark.parametrize(
   ("rates", "message"),
   [
+    ({"last": "fast"}, "rates: 'fast' for 'last' must be a number of at least 0"),
+    ({"last": True}, "rates: True for 'last' must be a number"),
+    ([("last", 1.0)], "rates must be a dict of factors"),
     ({"last": -1.0}, "rates: -1.0 for 'last' must be a number of at least 0"),
     ({"(": 1.0}, r"rates: '\(' is no regular expression"),
     ({"Add": 1.0}, "rates: 'Add' matches no layer; the paths are .*; the kinds .*depthwise"),
@@ -98,6 +101,17 @@ def test_pruning_goes_around_it(recipe_of, batches):
 def test_mistakes_are_named(recipe_of, batches, rates, message):
   with pytest.raises(ValueError, match=message):
     ran(recipe_of, batches, layer_rates(optax.sgd(0.1), rates))
+
+
+@pytest.mark.parametrize("wrong", ["sgd", optax.sgd])
+def test_what_is_wrapped_must_be_an_optimizer(wrong):
+  with pytest.raises(ValueError, match="optimizer must be an optax transformation"):
+    layer_rates(wrong, {"last": 1.0})
+
+
+def test_a_graph_must_be_one(tiny):
+  with pytest.raises(ValueError, match=r"graph must be one such as models.summarize"):
+    layer_rates(optax.sgd(0.1), {"last": 1.0}, graph=tiny())
 
 
 class Foreign(linen.Module):

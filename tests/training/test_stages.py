@@ -273,6 +273,15 @@ def test_kinds_of_layers_move_as_their_paths_do(recipe_of, trainable, moved):
   assert still == set(before["batch_stats"]) - moved
 
 
+@pytest.mark.parametrize(
+  "trainable",
+  [("student", "!student"), ("student/classifier", "!last"), ("loss",), ("last", "!dense")],
+)
+def test_a_stage_in_which_nothing_moves_is_refused(recipe_of, batches, trainable):
+  with pytest.raises(ValueError, match=r"^trainable: .* of stage 0 moves nothing"):
+    init_state(recipe_of(trainable=trainable), jax.random.key(0), batches(0))
+
+
 def test_kinds_need_a_graph_and_paths_do_not(recipe_of, batches):
   start = lambda *trainable: init_state(  # noqa: E731
     recipe_of(student=Foreign(), trainable=trainable), jax.random.key(0), batches(0)

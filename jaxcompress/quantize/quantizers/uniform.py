@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.arguments import check_fraction
 from jaxcompress.quantize.fake_quant import (
   Range,
   activation_levels,
@@ -146,8 +147,7 @@ def ema_range(
   References:
     Jacob et al., 2018, section 3.1.
   """
-  if not 0 <= decay < 1:
-    raise ValueError(f"decay: {decay} is out of range; it must be at least 0 and below 1.")
+  check_fraction("decay", decay)
 
   def observe(state, low, high):
     return moving_range(state, low, high, decay, debias=debias)
