@@ -1,6 +1,7 @@
 """Checks of arguments, and how a message speaks of what was given instead."""
 
 import dataclasses
+import difflib
 import inspect
 import numbers
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,30 @@ def shown(value: Any) -> str:
     return f"the function {value.__name__} (not called)"
   text = repr(value)
   return text if len(text) <= LONGEST and "\n" not in text else f"a {type(value).__name__}"
+
+
+def unknown(argument: str, value: Any, known: Iterable[str]) -> ValueError:
+  """The error of a name that is none of those that are known: the nearest first, then all.
+
+  Args:
+    argument: its name.
+    value: what was given.
+    known: the names.
+
+  Examples:
+    >>> raise unknown("distill", "kdd", ["kd", "crd"])
+    Traceback (most recent call last):
+    ValueError: distill: 'kdd' is unknown; did you mean kd? It must be one of kd, crd.
+    >>> raise unknown("distill", "zzz", ["kd", "crd"])
+    Traceback (most recent call last):
+    ValueError: distill: 'zzz' is unknown; it must be one of kd, crd.
+  """
+  known = list(known)
+  near = difflib.get_close_matches(str(value), known, n=1)
+  start = f"did you mean {near[0]}? It" if near else "it"
+  return ValueError(
+    f"{argument}: {shown(value)} is unknown; {start} must be one of {', '.join(known)}."
+  )
 
 
 def as_call(value: Any) -> str:

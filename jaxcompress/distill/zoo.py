@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from jaxcompress.arguments import unknown
 from jaxcompress.distill.attention import attention, cat_kd, nst
 from jaxcompress.distill.base import LossTransform
 from jaxcompress.distill.boundaries import ab, ofd
@@ -244,9 +245,7 @@ def _weights(text: str) -> dict[str, float]:
     name, colon, number = (part.strip() for part in item.partition(":"))
     name = ALIASES.get(name, name)
     if name not in DISTILLERS and name != "labels":
-      raise ValueError(
-        f"distill: {name!r} is unknown; it must be one of {', '.join(DISTILLERS)}, or labels."
-      )
+      raise unknown("distill", name, [*DISTILLERS, "labels"])
     if name in weights:
       raise ValueError(f"distill: {name!r} is there twice; name each loss once.")
     if name == "labels" and not colon:

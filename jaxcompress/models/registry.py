@@ -1,6 +1,5 @@
 """All models by name, and their sizes."""
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.arguments import unknown
 from jaxcompress.models.ghostnet import ghostnet
 from jaxcompress.models.mobilenet_v1 import mobilenet_v1
 from jaxcompress.models.mobilenet_v2 import mobilenet_v2, mobilenet_v2_crd
@@ -98,9 +98,7 @@ def create(name: str, num_classes: int | None = None, **options: Any) -> nn.Modu
   """
   makers = MODELS | FAMILIES
   if name not in makers:
-    close = difflib.get_close_matches(name, MODELS, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise ValueError(f"model: {name!r} is unknown; it must be one of {', '.join(MODELS)}.{hint}")
+    raise unknown("model", name, MODELS)
   known = options_of(name)
   for option in options:
     if option not in known:

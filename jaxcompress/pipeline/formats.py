@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from jaxcompress import export
+from jaxcompress.arguments import unknown
 from jaxcompress.export.extras import require
 from jaxcompress.export.targets import find_target
 from jaxcompress.export.trial import KERNELS_BY_SUFFIX, choose_kernels
@@ -84,7 +85,7 @@ def parse_formats(formats: str) -> tuple[str, ...]:
   names = tuple(dict.fromkeys(name.strip() for name in formats.split(",")))
   for name in names:
     if name not in FORMATS:
-      raise ValueError(f"format: {name!r} is unknown; it must be one of {', '.join(FORMATS)}.")
+      raise unknown("format", name, FORMATS)
   return names
 
 

@@ -8,6 +8,7 @@ import typing
 from typing import Any
 
 from jaxcompress import distill, quantize
+from jaxcompress.arguments import unknown
 from jaxcompress.files.records import from_plain
 from jaxcompress.pipeline.budgets import Budget
 from jaxcompress.pipeline.formats import (
@@ -353,7 +354,7 @@ def _check_types(options: Any) -> None:
 
 def _check_choice(name: str, value: str, choices: Any) -> None:
   if value not in choices:
-    raise ValueError(f"{name}: {value!r} is unknown; it must be one of {', '.join(choices)}.")
+    raise unknown(name, value, choices)
 
 
 def _check_between(name: str, value: int | None, low: int, high: int) -> None:

@@ -47,7 +47,7 @@ SHOWN_RANDOM = 8  # likewise, of a packed network
 MOST_NUMBERS = 1 << 24  # in these together, but for the first
 ANALYZED = 128  # test images of which the analysis makes hundreds of passes
 SYMMETRIC = "tensorrt"  # the target whose activations have no zero points
-MOST_SUGGESTIONS = 5  # are printed
+MOST_LAYERS, MOST_SUGGESTIONS = 10, 5  # are printed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,6 +177,9 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
   if summary is not None:
     say(console, summary)
   found = {path: _describe(model, path, images, console) for path in options.models}
+  if allocation is not None:
+    most = text.size(options.budget_bytes or 0)
+    say(console, f"packed weights: {text.size(allocation.bytes)} of a budget of {most}")
   return Quantized(
     model, tuple(trials), float_top1, top1, found[files["model"]], allocation, analysis, files
   )
@@ -389,7 +392,9 @@ def _analyze(
   console: Console,
 ) -> Analysis:
   analysis = quantize.analyze(model, trained.module, trained.variables, test.images[:ANALYZED])
-  console.print(tables.analysis_table(analysis))
+  console.print(tables.analysis_table(analysis, MOST_LAYERS))
+  if len(analysis.layers) > MOST_LAYERS:
+    say(console, f"the {MOST_LAYERS} worst of {len(analysis.layers)} layers; all are in {path}")
   suggestions = quantize.suggest(analysis)
   for suggestion in suggestions[:MOST_SUGGESTIONS]:
     say(console, f"suggestion: {suggestion.reason}")

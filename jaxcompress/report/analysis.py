@@ -10,11 +10,12 @@ from rich.text import Text
 from jaxcompress.files.records import plain
 from jaxcompress.quantize import suggest
 from jaxcompress.quantize.analysis.budget import Allocation
-from jaxcompress.quantize.analysis.findings import Analysis
+from jaxcompress.quantize.analysis.findings import Analysis, LayerAnalysis
 from jaxcompress.quantize.analysis.sensitivity import Sensitivity
 from jaxcompress.quantize.ptq.post_training import Trial
 from jaxcompress.report import findings, style, text
 from jaxcompress.report.layout import Column, Table, Words
+from jaxcompress.report.tables import LAYER_WIDTH
 
 
 def trial_table(trials: Sequence[Trial], *, labels: bool, kept: str | None = None) -> Table:
@@ -80,14 +81,16 @@ def allocation_table(sensitivity: Sensitivity, allocation: Allocation) -> Table:
   return Table(columns, sensitivity.layers)
 
 
-def analysis_table(analysis: Analysis) -> Table:
+def analysis_table(analysis: Analysis, most: int | None = None) -> Table:
   """The layers in order; those that make up most of the isolated error stand out.
 
   Args:
     analysis: of a quantized network.
+    most: layers that are shown, those with the largest isolated divergence, with fewer figures; None:
+      all of both.
 
   Returns:
-    A table that rich prints; it fits 100 characters.
+    A table that rich prints; it fits 100 characters, of some layers 80.
 
   Examples:
     >>> from jaxcompress.quantize.analysis.findings import LayerAnalysis
@@ -98,14 +101,15 @@ def analysis_table(analysis: Analysis) -> Table:
     >>> len(table.rows), len(table.columns)
     (1, 10)
   """
-  blamed = {layer.name for layer in analysis.blamed()}
+  blamed, short = {layer.name for layer in analysis.blamed()}, most is not None
+  worst = sorted(analysis.layers, key=lambda layer: -layer.isolated_kl)[:most]
 
   def marked(layer: Any, cell: str) -> Text:
     return Text(cell, f"bold {style.WARN}" if layer.name in blamed else "")
 
   columns = (
-    Words("layer", lambda layer: marked(layer, layer.name), whole=True),
-    Words("op", lambda layer: Text(layer.op, "dim")),
+    Words("layer", lambda layer: marked(layer, layer.name), whole=not short, least=LAYER_WIDTH),
+    None if short else Words("op", lambda layer: Text(layer.op, "dim")),
     Column("bits", lambda layer: str(layer.bits) if layer.bits else None),
     Column("output\ndB", lambda layer: _decibels(layer.sqnr)),
     Column("alone\ndB", lambda layer: _decibels(layer.isolated_sqnr)),
@@ -115,9 +119,15 @@ def analysis_table(analysis: Analysis) -> Table:
     Column(
       "clipped", lambda layer: f"{100 * layer.saturation:.2g} %" if layer.saturation else None
     ),
-    Column("dead", lambda layer: f"{len(layer.dead)} of {layer.channels}" if layer.dead else None),
+    None if short else Column("dead", _dead),
   )
-  return Table(columns, analysis.layers, caption=findings.analysis(analysis), tight=True)
+  rows = [layer for layer in analysis.layers if layer in worst]
+  caption = findings.analysis(analysis)
+  return Table(tuple(filter(None, columns)), rows, caption=caption, tight=True)
+
+
+def _dead(layer: LayerAnalysis) -> str | None:
+  return f"{len(layer.dead)} of {layer.channels}" if layer.dead else None
 
 
 def _decibels(value: float) -> str | None:

@@ -90,14 +90,26 @@ def bit_equality(entry: Entry) -> str:
 def distillation(results: Results) -> str:
   """Says what the teacher brought."""
   alone, distilled = results.entries["alone"], results.entries["distilled"]
-  gain = distilled.top1 - alone.top1
-  noise = standard_error(alone.top1, distilled.top1, results.run.test_images)
   steps = " at equal steps" if alone.steps == distilled.steps > 0 else ""
   before, after = text.percent(alone.top1), text.percent(distilled.top1)
-  if abs(gain) <= noise:
+  if within_noise(results):
     return f"Distilled and alone are equal within the noise{steps}: {after} and {before}"
-  verb = "lifts" if gain > 0 else "lowers"
+  verb = "lifts" if distilled.top1 > alone.top1 else "lowers"
   return f"Distillation {verb} the student from {before} to {after} top-1{steps}"
+
+
+def within_noise(results: Results) -> str:
+  """What stands behind the gain by distillation where it may be chance: its standard error, in points.
+
+  Examples:
+    >>> from jaxcompress.report.results import COMPARED, Run
+    >>> entries = dict.fromkeys(COMPARED, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
+    >>> within_noise(Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 4000), entries))
+    ', within the noise (0.7)'
+  """
+  alone, distilled = (results.entries[key].top1 for key in ("alone", "distilled"))
+  error = standard_error(alone, distilled, results.run.test_images)
+  return f", within the noise ({100 * error:.1f})" if abs(distilled - alone) <= error else ""
 
 
 def compression(results: Results) -> str:

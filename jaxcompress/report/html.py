@@ -83,7 +83,7 @@ def _cards(results: Results) -> str:
     ),
     (
       text.points(distilled.top1 - alone.top1),
-      "by distillation",
+      f"by distillation{findings.within_noise(results)}",
       _steps_beside(alone, distilled),
     ),
     (

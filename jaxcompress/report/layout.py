@@ -55,7 +55,7 @@ class Table:
     rows: of any kind.
     title: above it.
     caption: below it.
-    tight: whether columns stand near each other.
+    tight: whether columns stand near each other, and the first at the edge.
     strong: whether a row stands out.
     group: of a row; a line is drawn between groups.
 
@@ -123,6 +123,7 @@ class Table:
       footer_style="bold",
       pad_edge=False,
       collapse_padding=self.tight,
+      show_edge=not self.tight,
       show_footer=any(foot.plain for foot in feet),
     )
     for column, head, foot, width in zip(self.columns, heads, feet, widths, strict=True):

@@ -155,11 +155,12 @@ def layer_table(graph: Graph, params: Mapping[str, Any], title: str = "", bits: 
     17
   """
   rows = layer_rows(graph, params, bits)
+  word = max((len(word) for row in rows for word in row.op.split()), default=1)
   part = max((len(part) for row in rows for part in name_parts(row.name)), default=1)
   columns = (
     Words("layer", lambda row: row.name, f"{len(rows)} layers", least=min(part, LAYER_WIDTH)),
-    Words("op", lambda row: Text(row.op, "dim")),
-    Column("output", lambda row: text.shape(row.output_shape)),
+    Words("op", lambda row: Text(row.op, "dim"), least=word),
+    Column("output", lambda row: text.shape(row.output_shape).replace(" ", "")),
     Column(
       "parameters",
       lambda row: f"{row.parameters:,}" if row.parameters else None,

@@ -101,7 +101,7 @@ def test_info_takes_widths_classes_and_sizes(run):
     "info", "shufflenet_v2", "--width", "0.5", "--classes", "10", "--image-size", "32"
   )
   assert code == 0
-  assert "stage2_block3/conv2" in out and "4 x 4 x 192" in out
+  assert "stage2_block3/conv2" in out and "4x4x192" in out
   code, _, err = run("info", "resnet20", "--width", "0.5")
   assert code == 2 and "width: resnet20 has no such option" in err
 
@@ -119,14 +119,18 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (("--distill", "kd,cdr"), "distill: 'cdr' is unknown; it must be one of kd, "),
+    (("--distill", "kd,zzz"), "distill: 'zzz' is unknown; it must be one of kd, "),
+    (("--distill", "kdd"), "distill: 'kdd' is unknown; did you mean kd? It must be one of kd, "),
     (("--distill", "simkd"), "'simkd' trains no classifier of the student's own; add labels:1"),
     (("--data", "digits", "--distill", "kd,fsp"), "fsp compares maps of equal channels"),
     (("--data", "digits", "--distill", "cat_kd"), "head: 'classifier' of the student reads 320"),
     (("--data", "glyfs"), "'glyfs' is unknown; it must be glyphs, digits"),
     (("--data", "folder:/no/such/folder"), "/no/such/folder"),
-    (("--data", "digits", "--student", "mobilenet_v9"), "'mobilenet_v9' is unknown; it must be"),
-    (("--data", "digits", "--teacher", "resnet21"), "'resnet21' is unknown; it must be"),
+    (
+      ("--data", "digits", "--student", "mobilenet_v9"),
+      "'mobilenet_v9' is unknown; did you mean mobilenet_v",
+    ),
+    (("--data", "digits", "--teacher", "resnet21"), "'resnet21' is unknown; did you mean resnet"),
     (
       ("--preset", "kd-mnist"),
       "preset: 'kd-mnist' is unknown; it must be one of default, kd-cifar",
@@ -187,6 +191,12 @@ def test_what_cannot_be_parsed_is_one_line(run, arguments):
   assert err.startswith("jaxcompress: ") and err.count("\n") == 1
 
 
+def test_the_package_lists_its_public_names_alone():
+  assert {name for name in dir(jaxcompress) if not name.startswith("__")} == set(
+    jaxcompress.__all__
+  )
+
+
 def test_the_version_is_said(run):
   assert run("--version") == (0, f"jaxcompress {jaxcompress.__version__}\n", "")
 
@@ -194,7 +204,7 @@ def test_the_version_is_said(run):
 def test_an_unknown_model_is_told_with_the_choices(run):
   code, _, err = run("info", "mobilenet_v3_huge")
   assert code == 2
-  assert "mobilenet_v1" in err
+  assert "'mobilenet_v3_huge' is unknown; did you mean mobilenet_v3_large? It must be one of" in err
   assert err.count("\n") == 1
 
 

@@ -1,6 +1,7 @@
 """The quantize command on a network that knows bars from crosses and disks."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -135,6 +136,16 @@ def test_budget_and_analysis_write_their_files_beside_it(run, file, shapes, tmp_
   assert [layer["name"] for layer in read["layers"]][:2] == ["input", "stem"]
   assert read["layers"][1]["bits"] <= 8 and "isolated error" in out
   assert {layer["bits"] for layer in read["layers"]} - {None} != {8}
+  assert f"the 10 worst of {len(read['layers'])} layers; all are in small.analysis.json" in out
+  size, unit = re.fullmatch(
+    r"packed weights: ([\d.]+) (\w+) of a budget of 45.0 kB", last(out)
+  ).groups()
+  assert unit == "kB" and 30 < float(size) <= 45
+  assert len(out.splitlines()) < 100
+
+
+def last(out):
+  return out.splitlines()[-1]
 
 
 def test_a_folder_of_a_run_is_read_with_all_that_it_says(trained, images, tmp_path):
@@ -157,7 +168,9 @@ def test_a_file_that_says_nothing_is_taken_with_a_word_about_it(
   path = models.save(tmp_path / "bare.safetensors", *trained)
   assert networks.read_network(path)[3:] == (None, None, None)
   stop = ValueError("far enough")
-  monkeypatch.setattr(quantizing.quantize, "search", lambda *a, **k: (_ for _ in ()).throw(stop))
+  monkeypatch.setattr(
+    quantizing.quantize, "post_training", lambda *a, **k: (_ for _ in ()).throw(stop)
+  )
   code, out, err = run(path, "--data", f"folder:{shapes}")
   assert (code, err) == (2, "jaxcompress: far enough\n")
   assert "names no preprocessing; that of compress is taken" in out

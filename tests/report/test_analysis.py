@@ -1,5 +1,6 @@
 """The table, the plots and the JSON of an analysis, from rows that are made up."""
 
+import dataclasses
 import io
 import json
 import math
@@ -60,6 +61,20 @@ def test_the_table_has_a_row_for_each_layer_and_fits(analysis):
   assert "stage2_block10/se/expand and classifier make 90 % of the isolated error" in " ".join(
     drawn.split()
   )
+
+
+def test_the_worst_layers_fit_80_characters_in_their_order(analysis):
+  layers = tuple(
+    layer._replace(name=f"stage{i}_block10/{layer.name}", isolated_kl=layer.isolated_kl + i / 1e6)
+    for i in range(20)
+    for layer in analysis.layers
+  )
+  table = analysis_table(dataclasses.replace(analysis, layers=layers), 10)
+  worst = sorted(layer.isolated_kl for layer in layers)[-10:]
+  assert sorted(layer.isolated_kl for layer in table.rows) == worst
+  assert list(table.rows) == [layer for layer in layers if layer in table.rows]
+  lines = draw(table, 80).splitlines()
+  assert len(lines) < 50 and any(line.split()[:2] == ["layer", "bits"] for line in lines)
 
 
 def test_layers_to_blame_stand_out(analysis):

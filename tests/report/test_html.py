@@ -108,6 +108,15 @@ def test_the_page_says_what_was_measured(written):
     assert part in words, part
 
 
+def test_the_gain_by_distillation_says_where_it_may_be_chance(full):
+  assert "within the noise" not in Page(render(full, {})).text
+  alone = full.entries["alone"]
+  close = dataclasses.replace(full.entries["distilled"], top1=alone.top1 + 0.004)
+  entries = {**full.entries, "distilled": close}
+  words = Page(render(dataclasses.replace(full, entries=entries), {})).text
+  assert re.search(r"\+0\.4 points\s*by distillation, within the noise \(0\.7\)", words)
+
+
 def test_strings_from_outside_are_escaped(full):
   run = dataclasses.replace(
     full.run, data=NASTY, command=NASTY, device=NASTY, classes=(NASTY,) * 47,

@@ -60,11 +60,23 @@ def test_in_80_characters_names_of_layers_are_broken_behind_slashes_alone(name):
   rows = layer_rows(found.graph, found.variables["params"])
   lines = draw(layer_table(found.graph, found.variables["params"])).splitlines()
   head = next(i for i, line in enumerate(lines) if line.split()[:2] == ["layer", "op"])
-  cells = [line[1 : lines[head].index(" op")].strip() for line in lines[head + 2 :]]
+  cells = [line[: lines[head].index(" op")].strip() for line in lines[head + 2 :]]
   cells = [cell for cell in cells if cell]
   assert "".join(cells) == "".join(row.name for row in rows) + f"{len(rows)} layers"
   whole = "/" + "/".join(row.name for row in rows) + "/"
   assert all(f"/{cell.rstrip('/')}/" in whole for cell in cells[:-1])
+
+
+@pytest.mark.parametrize(
+  "name", ["mobilenet_v2", "mobilenet_v4_conv_large", "ghostnet", "resnet50"]
+)
+def test_in_80_characters_no_word_is_broken(name):
+  found = models.summarize(models.create(name, 1000))
+  drawn = draw(layer_table(found.graph, found.variables["params"]))
+  assert drawn.split()[:2] == ["multiply-", "layer"]  # a table, not row by row
+  rows = layer_rows(found.graph, found.variables["params"])
+  wanted = {word for row in rows for word in row.op.split()}
+  assert wanted <= set(drawn.split()) and "GlobalAvgPool" in wanted
 
 
 def test_the_model_table_has_sizes_at_three_widths(summary):

@@ -197,10 +197,10 @@ def find_source(source: str) -> Source:
     return SOURCES[source]
   library = str(source).split("/")[0]
   close = difflib.get_close_matches(str(source), SOURCES, n=1)
-  hint = f" Did you mean {close[0]}?" if close else ""
+  start = f"did you mean {close[0]}? It" if close else "it"
   known = [name for name in SOURCES if name.startswith(f"{library}/")]
   choices = ", ".join(known) if known else f"LIBRARY/NAME, with {', '.join(LIBRARIES)}"
-  raise ValueError(f"source: {source!r} is unknown; it must be one of {choices}.{hint}")
+  raise ValueError(f"source: {source!r} is unknown; {start} must be one of {choices}.")
 
 
 def normalization_of(source: str) -> Normalization:

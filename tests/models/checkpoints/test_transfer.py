@@ -102,8 +102,11 @@ def test_half_precision_and_torch_like_tensors_are_read(weights):
 @pytest.mark.parametrize(
   ("call", "message"),
   [
-    (lambda w: models.from_torch("torchvison/resnet18", w), "Did you mean torchvision/resnet18"),
-    (lambda w: models.from_torch("timm/resnet19", w), "it must be one of timm/mobilenetv1_100"),
+    (
+      lambda w: models.from_torch("torchvison/resnet18", w),
+      "did you mean torchvision/resnet18[?] It",
+    ),
+    (lambda w: models.from_torch("timm/resnet19", w), "must be one of timm/mobilenetv1_100"),
     (lambda w: models.from_torch(SOURCE, w, num_classes=0), "num_classes: 0 must be positive"),
     (lambda w: models.from_torch(SOURCE, 3), "weights: int is neither a mapping nor a path"),
     (lambda w: models.from_torch(SOURCE, "no/such/file.pth"), "weights: "),
