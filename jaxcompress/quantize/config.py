@@ -180,7 +180,7 @@ def int8(bits: int = 8, **options: Unpack[Options]) -> Quantization:
       The others are those of :class:`Quantization`.
 
   Raises:
-    ValueError: if a number is out of range, or an option is of another kind or unknown.
+    ValueError: if a number is out of range, or an option is of another kind.
 
   Examples:
     >>> int8(start_step=900).start_step
@@ -298,11 +298,6 @@ def _plan(
   activation_bits: int = 8,
 ) -> Quantization:
   fields: dict[str, Any] = dict(options)
-  if unknown := sorted(fields.keys() - Options.__annotations__.keys()):
-    raise ValueError(
-      f"{unknown[0]}: a preset has no such option; it has {', '.join(Options.__annotations__)}."
-      " Quantization(weights=..., activations=...) takes quantizers of your own."
-    )
   for name in ("first_last", "symmetric"):
     check_type(name, fields.get(name, True), bool, "True or False")
   ranges = {"decay": fields.pop("decay", 0.95), "symmetric": fields.pop("symmetric", False)}

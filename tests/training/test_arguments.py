@@ -136,8 +136,6 @@ def test_a_plan_refuses_what_it_cannot_be(parts, message):
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (lambda: quantize.int8(rule=()), "rule: a preset has no such option; it has rules, first_last"),
-    (lambda: quantize.int8(weights=quantize.lsq(4)), "weights: a preset has no such option"),
     (lambda: quantize.w4a8(decay="a"), "decay: 'a' is out of range; it must be at least 0"),
     (lambda: quantize.w4a8(decay=None), "decay: None is out of range"),
     (lambda: quantize.int4(decay=0.5, first_last=False), "decay: LSQ's steps are trained"),
