@@ -20,9 +20,26 @@ from jaxcompress.quantize.integer.functions import clip_range
 from jaxcompress.quantize.integer.grid import LOWEST, Grid
 from jaxcompress.quantize.integer.runtimes import find_kernels
 
-FUSED = (None, "relu", "relu6", "hard_sigmoid")
-ALONE = ("hard_swish", "sigmoid")
 KERNELS = "onnxruntime"
+
+
+def _function(kind: str, **attributes: Any) -> Callable[[OnnxFile, str, str], str]:
+  """An activation function that is one operator."""
+  return lambda file, value, name: file.operator(kind, [value], name, **attributes)
+
+
+def _relu6(file: OnnxFile, value: str, name: str) -> str:
+  bounds = [file.constant(np.float32(end)) for end in (0, 6)]
+  return file.operator("Clip", [value, *bounds], name)
+
+
+FUSED: Mapping[str | None, Callable[[OnnxFile, str, str], str]] = {
+  None: lambda file, value, name: value,
+  "relu": _function("Relu"),
+  "relu6": _relu6,
+  "hard_sigmoid": _function("HardSigmoid", alpha=1 / 6, beta=0.5),
+}
+ALONE = {"hard_swish": _function("HardSwish"), "sigmoid": _function("Sigmoid")}
 
 
 class OnnxEmitter:
@@ -117,17 +134,7 @@ class OnnxEmitter:
 
   def activated(self, value: str, name: str, act: str | None) -> str:
     """An activation function in float."""
-    bounds = [self.file.constant(np.float32(end)) for end in (0, 6)] if act == "relu6" else []
-    writers = {
-      "relu": lambda: self.file.operator("Relu", [value], name),
-      "relu6": lambda: self.file.operator("Clip", [value, *bounds], name),
-      "hard_sigmoid": lambda: self.file.operator(
-        "HardSigmoid", [value], name, alpha=1 / 6, beta=0.5
-      ),
-      "sigmoid": lambda: self.file.operator("Sigmoid", [value], name),
-      "hard_swish": lambda: self.file.operator("HardSwish", [value], name),
-    }
-    return value if act is None else writers[act]()
+    return {**FUSED, **ALONE}[act](self.file, value, name)
 
   def weights(self, node: Node, layout: Callable[[np.ndarray], np.ndarray]) -> list[str]:
     """Kernel, its first axis the output's, and bias of a layer, as float tensors."""

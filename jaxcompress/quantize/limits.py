@@ -25,7 +25,7 @@ from jaxcompress.quantize.integer.functions import fixed_grid
 from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.integer.runtimes import MARGIN, RATIOS
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
-from jaxcompress.quantize.sites import Sites, find_sites
+from jaxcompress.quantize.sites import Sites, fused_sites
 
 TINIEST = 2.0**-60  # products of scales stay normal float32 numbers
 GREATEST = 2.0**60
@@ -68,7 +68,7 @@ class Shared(NamedTuple):
 
 
 def _shared(graph: Graph) -> Shared:
-  key_of = find_sites(graph).key_of
+  key_of = fused_sites(graph).key_of
   return Shared(key_of, frozenset(key_of[node.output] for node in graph.nodes if fixed_grid(node)))
 
 
@@ -109,7 +109,7 @@ def settle_grids(
     >>> grids["act"].zero_point
     -128
   """
-  sites = find_sites(graph, apart)
+  sites = fused_sites(graph, apart)
   readers = {tensor: node.output for node in graph.nodes for tensor in node.inputs}
   fixed = {}
   for node in graph.nodes:
@@ -126,7 +126,7 @@ def settle_grids(
     for tensor in node.inputs
     if grids[tensor] != grids[node.output]
   }
-  return grids, find_sites(graph, {*apart, *unlike})
+  return grids, fused_sites(graph, {*apart, *unlike})
 
 
 def fit_grids(
@@ -235,7 +235,8 @@ def widen_grids(
 
   Examples:
     >>> from jaxcompress import models
-    >>> graph = find_sites(models.summarize(models.resnet8(), 32).graph).graph
+    >>> from jaxcompress.nn import fuse_activations
+    >>> graph = fuse_activations(models.summarize(models.resnet8(), 32).graph)
     >>> tensors = ["input", *(node.output for node in graph.nodes)]
     >>> grids = {name: Grid(np.float32(0.05), 0) for name in tensors}
     >>> grids["stage0_block0/conv2"] = Grid(np.float32(1e-9), 0)  # a branch that is still zero

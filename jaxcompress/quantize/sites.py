@@ -86,7 +86,15 @@ def find_sites(graph: Graph, apart: Iterable[tuple[str, str]] = ()) -> Sites:
     >>> "stage0_block1/concat" in sites.rounded
     True
   """
-  graph, apart = fuse_activations(graph), set(apart)
+  return fused_sites(fuse_activations(graph), apart)
+
+
+def fused_sites(graph: Graph, apart: Iterable[tuple[str, str]] = ()) -> Sites:
+  """:func:`find_sites` of a graph with fused activations, which is left as it is.
+
+  What lowering put before an activation function does not take it in.
+  """
+  apart = set(apart)
   group = {INPUT: INPUT}
   rounded: set[str] = {INPUT}
   nonnegative: set[str] = set()

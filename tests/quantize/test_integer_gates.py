@@ -19,7 +19,7 @@ from jaxcompress.nn import (
 )
 from jaxcompress.nn.activations import activate
 from jaxcompress.quantize import QuantizedModel, assemble
-from jaxcompress.quantize.integer.functions import FUNCTIONS, GATES
+from jaxcompress.quantize.integer.functions import FUNCTIONS, GATES, activation_table
 from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.integer.program import run
 from jaxcompress.quantize.integer.runtimes import KERNELS, KERNELS_16
@@ -230,3 +230,14 @@ def test_sigmoids_that_runtimes_compute_differently_are_refused_by_name(bits, sc
   grids = {INPUT: Grid(np.float32(scale), 0, bits), "act": FUNCTIONS["sigmoid"].grids[bits]}
   with pytest.raises(ValueError, match=message):
     QuantizedModel(graph, grids, {}, kernels="tflm").program  # noqa: B018
+
+
+def test_a_function_that_a_runtime_has_no_table_of_is_refused_with_that_runtimes_name(monkeypatch):
+  monkeypatch.setitem(FUNCTIONS, "sigmoid", FUNCTIONS["sigmoid"]._replace(tables={}))
+  grid = Grid(np.float32(0.1), 0)
+  with pytest.raises(ValueError, match="act: 'sigmoid' has no table of tflm's"):
+    activation_table("tflm", "sigmoid", grid, grid)
+  with pytest.raises(ValueError, match="act: 'sigmoid' runs on 8-bit integers only"):
+    activation_table(
+      "int16", "sigmoid", Grid(np.float32(0.1), 0, 16), FUNCTIONS["sigmoid"].grids[16]
+    )

@@ -25,7 +25,7 @@ from jaxcompress.quantize.integer.grid import HIGHEST, Integers
 from jaxcompress.quantize.integer.lower import as_before, lower_hard_swish
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.ptq.images import Preprocess, read_images
-from jaxcompress.quantize.sites import Sites, find_sites
+from jaxcompress.quantize.sites import Sites, find_sites, fused_sites
 from jaxcompress.quantize.storage import bits_of
 from jaxcompress.terminal import meter
 
@@ -90,7 +90,7 @@ def analyze(
   fused = find_sites(graph).graph
   device, apart = as_before(quantized.graph)  # the rounding of steps between grids is left out
   _check_same(fused, device)
-  plan = _plan(fused, find_sites(device, apart), frozenset(quantized.moves))
+  plan = _plan(fused, fused_sites(device, apart), frozenset(quantized.moves))
   numbers = numbers_of(
     fold(fused, jax.device_get(variables)),
     [_real_layers(quantized)],

@@ -362,6 +362,8 @@ def activation_table(kind: str, act: str, source: Grid, output: Grid) -> np.ndar
   function = FUNCTIONS[act]
   if kind in function.tables:
     return function.tables[kind](source, output)
+  if not function.clips and source.bits == 8:
+    raise ValueError(f"act: {act!r} has no table of {kind}'s; pass other kernels.")
   if not function.clips:
     raise ValueError(
       f"act: {act!r} runs on 8-bit integers only; give the layer 8, as Rule(match=...,"

@@ -233,3 +233,26 @@ def test_pairs_for_fine_tuning_are_those_of_post_training():
   module, variables, images = scaled(1, 20.0)
   assert grids_apart(module, variables, images, batch_size=5) == (("cat", "small"),)
   assert grids_apart(*scaled(1, 1.0)) == ()
+
+
+def of_average(x):
+  return Activation("relu", name="act")(AvgPool(3, 2, count_padding=True, name="pool")(x))
+
+
+def of_hard_swish(x):
+  return Activation("relu6", name="act")(Activation("hard_swish", name="swish")(x))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("function", [of_average, of_hard_swish])
+def test_a_rectifier_behind_what_devices_compute_otherwise_stays_an_operation(function, bits):
+  """The product or convolution that is put in its place takes none in: its tensor has a grid."""
+  model = Lambda(lambda x: Dense(3, name="head")(function(conv("conv", x, act=None))))
+  images = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
+  variables = init_variables(model, jax.random.key(0), SHAPE)
+  quantized = post_training(
+    model, variables, images, method="minmax", activation_bits=bits, progress=False
+  )
+  assert quantized.graph.producer("act").op == "Activation"
+  floats = np.asarray(model.apply(variables, images, train=False))
+  assert np.abs(quantized(images) - floats).max() < 0.05 * np.abs(floats).max()
