@@ -130,6 +130,9 @@ def info(model: Any, width: Any, classes: Any, image_size: Any) -> None:
   from jaxcompress.report import tables
 
   if model == "distill":
+    for name, value in {"width": width, "classes": classes, "image_size": image_size}.items():
+      if value is not None:
+        raise ValueError(f"{name}: {value} is given, but losses have none; leave it out.")
     Console().print(tables.loss_table(distill.DISTILLERS))
     return
 

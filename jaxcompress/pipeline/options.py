@@ -150,7 +150,7 @@ class CompressOptions:
     for name in ("width", "teacher_width", "epochs", "batch_size", "image_size", "max_latency_ms"):
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"{name}: {value} must be positive.")
+        raise ValueError(f"{name}: {value} must be positive and finite.")
     if self.batch_size < 2:
       raise ValueError("batch_size: 1 is too small for batch statistics; it must be at least 2.")
     if self.seed < 0:

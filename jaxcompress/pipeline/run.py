@@ -12,6 +12,7 @@ from rich.console import Console
 
 from jaxcompress import data as datasets
 from jaxcompress import training
+from jaxcompress.arguments import check_whole
 from jaxcompress.export.extras import require
 from jaxcompress.files.values import one_line, parse_json
 from jaxcompress.pipeline import networks, phases
@@ -57,7 +58,8 @@ def compress(
     options: what to do.
     folder: output; what an earlier part of the same run left in it is used.
     command: the command line, for the report.
-    workers: processes that decode images, for data larger than memory; None: by the CPU's cores.
+    workers: processes that decode images, for data larger than memory; 0: threads of this one; None:
+      by the CPU's cores.
     console: progress goes here.
 
   Returns:
@@ -74,6 +76,8 @@ def compress(
   Examples:
     It takes minutes; ``jaxcompress compress --quick --data digits --out OUT`` runs it.
   """
+  if workers is not None:
+    check_whole("workers", workers, 0)
   console = console or Console(stderr=True)
   folder = pathlib.Path(folder)
   if processes.shared(is_finished(folder)):

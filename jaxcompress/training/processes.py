@@ -57,6 +57,7 @@ def join_processes(
     Traceback (most recent call last):
     ValueError: process_id: none is given; a coordinator needs num_processes and process_id.
   """
+  check_whole("heartbeat", heartbeat, 1)
   count, me = num_processes, process_id
   alone = coordinator is None and me is None and count == 1
   if coordinator is None and not alone and (count is not None or me is not None):
@@ -73,7 +74,6 @@ def join_processes(
     if count < 1 or not 0 <= me < count:
       raise ValueError(f"process_id: {me} must be 0 to {count - 1}, one for each process.")
     options = {"coordinator_address": coordinator, "num_processes": count, "process_id": me}
-  check_whole("heartbeat", heartbeat, 1)
   # The training loop takes SIGTERM itself, see Preemption.
   jax.config.update("jax_enable_preemption_service", False)
   try:

@@ -114,6 +114,8 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
   assert rows.keys() >= set(distill.DISTILLERS)
   assert rows["pkt"][:2] == ["pooled", "30000"]
   assert "…" not in out
+  code, out, err = run("info", "distill", "--width", "0.5")
+  assert (code, out) == (2, "") and "width: 0.5 is given, but losses have none" in err
 
 
 @pytest.mark.parametrize(
@@ -156,6 +158,8 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
     (("--cluster", "32", "--max-macs", "2M"), "cluster: 32 does not go with a budget"),
     (("--cluster", "32", "--bits", "4"), "bits: 4 does not fit cluster 32"),
     (("--epochs", "0"), "epochs: 0.0 must be positive"),
+    (("--input-workers", "-1"), "workers: -1 must be a whole number, at least 0"),
+    (("--heartbeat", "0"), "heartbeat: 0 must be a whole number, at least 1"),
     (("--batch-size", "1"), "batch_size: 1 is too small"),
     (("--seed", "-1"), "seed: -1 must not be negative"),
     (("--out", "/proc/nowhere"), "out: /proc/nowhere cannot be written"),
