@@ -134,7 +134,8 @@ class OnnxEmitter:
 
   def activated(self, value: str, name: str, act: str | None) -> str:
     """An activation function in float."""
-    return {**FUSED, **ALONE}[act](self.file, value, name)
+    writers: dict[str | None, Callable[[OnnxFile, str, str], str]] = {**FUSED, **ALONE}
+    return writers[act](self.file, value, name)
 
   def weights(self, node: Node, layout: Callable[[np.ndarray], np.ndarray]) -> list[str]:
     """Kernel, its first axis the output's, and bias of a layer, as float tensors."""
