@@ -134,7 +134,7 @@ class OnnxEmitter:
 
   def activated(self, value: str, name: str, act: str | None) -> str:
     """An activation function in float."""
-    writers: dict[str | None, Callable[[OnnxFile, str, str], str]] = {**FUSED, **ALONE}
+    writers: dict[Any, Callable[[OnnxFile, str, str], str]] = {**FUSED, **ALONE}
     return writers[act](self.file, value, name)
 
   def weights(self, node: Node, layout: Callable[[np.ndarray], np.ndarray]) -> list[str]:
