@@ -12,6 +12,8 @@ from typing import Any
 from jaxcompress.terminal import literal
 
 WRONG, INTERRUPTED, STOPPED, ALONE = 2, 130, 143, 3
+OPTIONS = {"size": "image_size", "budget_bytes": "budget", "num_classes": "classes"}
+"""Options by the arguments that they become, where these have other names."""
 
 
 class EndError(Exception):
@@ -84,15 +86,19 @@ def _of_mistake(error: Any) -> str:
     'out: a.jcz exists; add --force.'
     >>> _of_mistake(OptionError("format: needs 4 bits; add ", ".", bits=4))
     'format: needs 4 bits; add --bits 4.'
+    >>> _of_mistake(ValueError("budget_bytes: 9 cannot be met; allow more."))
+    'budget: 9 cannot be met; allow more.'
   """
   if hasattr(error, "format_message"):  # of typer, which has a copy of click, or click
     command = "jaxcompress" if error.ctx is None else error.ctx.command_path
     message = error.format_message().rstrip(".")
     return f"{message}{'' if message.endswith('?') else '.'} See {command} --help."
-  if not hasattr(error, "spelled"):
-    return str(error)
-  flag = f"--{error.name.replace('_', '-')}"
-  return error.spelled(flag if error.value is True else f"{flag} {error.value}")
+  text = str(error)
+  if hasattr(error, "spelled"):
+    flag = f"--{error.name.replace('_', '-')}"
+    text = error.spelled(flag if error.value is True else f"{flag} {error.value}")
+  argument, colon, rest = text.partition(":")
+  return OPTIONS.get(argument, argument) + colon + rest
 
 
 def of_system(error: OSError) -> str:

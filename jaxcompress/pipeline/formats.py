@@ -134,6 +134,33 @@ def without_suffix(path: pathlib.Path) -> pathlib.Path:
   return path.with_name(path.name[: -max(map(len, suffixes))]) if suffixes else path
 
 
+def check_trained(path: str) -> None:
+  """Checks that a file may hold a trained model: its suffix is not that of a file for devices.
+
+  Raises:
+    ValueError: if it is; the message names the trained model and the packed file beside it.
+
+  Examples:
+    >>> check_trained("student.safetensors")
+    >>> check_trained("student.jcz")
+    Traceback (most recent call last):
+    ValueError: model: student.jcz is an integer file already; give the trained model, such as OUT/student, or a packed file (.jcz) for export.
+  """
+  file = pathlib.Path(path)
+  base = without_suffix(file)
+  if base == file:
+    return
+  kind = (
+    "a float file for devices" if FORMATS[format_of(file)].is_float else "an integer file already"
+  )
+  trained = f"{base}" if base.is_dir() else "such as OUT/student"
+  packed = base.with_name(base.name + FORMATS["packed"].suffix)
+  way = f"{packed}" if packed.is_file() else f"a packed file ({packed.suffix})"
+  raise ValueError(
+    f"model: {path} is {kind}; give the trained model, {trained}, or {way} for export."
+  )
+
+
 def kernels_for(path: str | os.PathLike, kernels: str | None) -> str:
   """The kernels that were asked for, or else the usual ones of a file.
 

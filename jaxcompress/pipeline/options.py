@@ -14,6 +14,7 @@ from jaxcompress.pipeline.budgets import Budget
 from jaxcompress.pipeline.formats import (
   FORMATS,
   check_target,
+  check_trained,
   format_of,
   kernels_for,
 )
@@ -266,6 +267,8 @@ class QuantizeOptions:
         raise ValueError(
           f"{name}: {asked} needs labelled images; save the model and quantize that."
         )
+    if self.torch is None:
+      check_trained(self.model)
     formats = list(map(format_of, self.models))
     check_target(self.target, formats)
     if "tflite-int4" in formats and self.budget is None and (self.bits or 8) > 4:

@@ -236,6 +236,9 @@ def export_model(
     asked = QuantizeOptions(
       model=model, out=out, also=tuple(also), force=force, target=target, **options
     )
+    (packed,) = files_beside(model, ("packed",))
+    if pathlib.Path(model).is_dir() and packed.is_file():
+      say(console, f"{model} is quantized anew; the integers that its run trained are in {packed}")
     quantize_model(asked, console=console)
     return paths
   require_formats(paths)

@@ -166,7 +166,9 @@ def choose(results: Sequence[Measured]) -> Measured:
   fitting = [result for result in results if result.fits]
   if not fitting:
     tried = "; ".join(f"{r.name}: {r.bytes:,} bytes, {r.latency_ms:.3g} ms" for r in results)
-    raise ValueError(f"budget: none of the trained candidates meets it ({tried}); allow more.")
+    raise ValueError(
+      f"max_size, max_macs, max_latency_ms: no trained candidate meets them ({tried}); allow more."
+    )
   return max(fitting, key=lambda result: (result.top1, -result.bytes))
 
 

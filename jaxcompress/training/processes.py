@@ -86,7 +86,7 @@ def join_processes(
   except (RuntimeError, ValueError) as error:  # JAX says which address, or what was not found
     raise ValueError(
       f"coordinator: {coordinator or AUTO} does not work ({error}); name HOST:PORT of process 0, or"
-      " num_processes=1 to train alone."
+      " num_processes 1 to train alone."
     ) from error
   meet()
   return jax.process_count() > 1

@@ -1,5 +1,7 @@
 """The export command: a packed file in all formats."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -124,6 +126,33 @@ def test_mistakes_are_one_line_and_nothing_is_written(run, tmp_path, arguments, 
   assert code == 2
   assert message in err and err.startswith("jaxcompress: ") and err.count("\n") == 1
   assert names(tmp_path) == ["net.jcz"]
+
+
+@pytest.mark.parametrize("suffix", [".jcz", ".tflite", ".onnx", ".stablehlo", ".float32.tflite"])
+def test_a_file_for_devices_is_no_trained_model(tmp_path, monkeypatch, suffix):
+  monkeypatch.chdir(tmp_path)
+  kind = "a float file for devices" if "float" in suffix else "an integer file already"
+  start = f"model: student{suffix} is {kind}; give the trained model, "
+  with pytest.raises(ValueError, match=re.escape(f"{start}such as OUT/student, or a packed file")):
+    QuantizeOptions(model=f"student{suffix}")
+  (tmp_path / "student").mkdir()
+  (tmp_path / "student.jcz").touch()
+  with pytest.raises(ValueError, match=re.escape(f"{start}student, or student.jcz for export.")):
+    QuantizeOptions(model=f"student{suffix}")
+
+
+def test_export_of_a_file_for_devices_says_what_to_give(run, tmp_path):
+  export.tflite(export.load_packed("net.jcz"), "net.tflite")
+  code, _, err = run("net.tflite", "--out", "zz")
+  assert code == 2 and "net.tflite is an integer file already; give the trained model" in err
+  assert "or net.jcz for export" in err and names(tmp_path) == ["net.jcz", "net.tflite"]
+
+
+def test_a_trained_network_beside_its_integers_is_quantized_anew_with_a_word(run, tmp_path):
+  (tmp_path / "net").mkdir()
+  code, out, err = run("net", "--format", "onnx")
+  assert code == 2 and "model: net holds no readable model.json" in err
+  assert "net is quantized anew; the integers that its run trained are in net.jcz" in out
 
 
 def test_files_lie_beside_the_model_and_keep_dots_in_their_names():

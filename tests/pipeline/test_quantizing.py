@@ -185,11 +185,12 @@ def test_a_file_that_says_nothing_is_taken_with_a_word_about_it(
     (("--budget", "tiny"), "budget: 'tiny' is no size; write it as 300KB"),
     (("--max-drop", 5), "max_drop: 5.0 is no share"),
     (("--images", 0), "images: 0 must be at least 1"),
+    (("--image-size", 0), "image_size: 0 must be at least 1"),
     (("--kernels", "cuda"), "kernels: 'cuda' is unknown; it must be one of"),
     (("--data", "glyfs"), "'glyfs' is unknown"),
     (("--data", "digits"), "the model knows 3 (bar, cross, disk, ...); name the data that it was"),
     (("--out", "no/model.tflite"), "the folder no does not exist"),
-    (("--budget", "1KB"), "budget_bytes: 1000 cannot be met; with 2-bit weights everywhere"),
+    (("--budget", "1KB"), "jaxcompress: budget: 1000 cannot be met; with 2-bit weights everywhere"),
   ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(
