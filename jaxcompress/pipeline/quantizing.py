@@ -6,22 +6,19 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import numpy as np
 from rich.console import Console
 
 from jaxcompress import data as datasets
-from jaxcompress import export, models, quantize, training
+from jaxcompress import export, quantize
 from jaxcompress.export.extras import MissingExtraError
 from jaxcompress.export.packed import SUFFIX, read_packed
 from jaxcompress.export.trial import KERNELS_BY_SUFFIX
 from jaxcompress.files.writing import write_atomically
-from jaxcompress.nn import INPUT, fold, fuse_activations
+from jaxcompress.nn import INPUT
 from jaxcompress.pipeline.budgets import SENSED, integer_top1
-from jaxcompress.pipeline.context import EVAL_BATCH, file_metadata
 from jaxcompress.pipeline.formats import (
   FORMATS,
-  FloatNetwork,
   check_target,
   format_of,
   require_formats,
@@ -29,8 +26,8 @@ from jaxcompress.pipeline.formats import (
   without_suffix,
   write_all,
 )
-from jaxcompress.pipeline.networks import read_network
 from jaxcompress.pipeline.options import OptionError, QuantizeOptions
+from jaxcompress.pipeline.trained import Trained, read_torch, read_trained
 from jaxcompress.quantize.analysis.budget import Allocation, choose_bits
 from jaxcompress.quantize.analysis.findings import Analysis
 from jaxcompress.quantize.analysis.sensitivity import Sensitivity
@@ -46,7 +43,6 @@ SHOWN, SHOWN_UNLABELLED = 256, 32  # images that the file itself is run on
 SHOWN_RANDOM = 8  # likewise, of a packed network
 MOST_NUMBERS = 1 << 24  # in these together, but for the first
 ANALYZED = 128  # test images of which the analysis makes hundreds of passes
-SYMMETRIC = "tensorrt"  # the target whose activations have no zero points
 MOST_LAYERS, MOST_SUGGESTIONS = 10, 5  # are printed
 
 
@@ -76,44 +72,6 @@ class Quantized:
   files: dict[str, pathlib.Path]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Trained:
-  """A network, and the images that calibrate it and, with labels, decide.
-
-  Attributes:
-    test: labelled images, or None.
-    metadata: of its files.
-  """
-
-  module: nn.Module
-  variables: Any
-  preprocess: datasets.Preprocess
-  images: np.ndarray
-  labels: np.ndarray | None
-  test: datasets.Split | None
-  metadata: dict[str, Any]
-
-  def in_float(self) -> FloatNetwork:
-    """The network as it is."""
-    graph = models.summarize(self.module, self.images.shape[1], self.images.shape[-1]).graph
-    return FloatNetwork(graph, fold(fuse_activations(graph), self.variables))
-
-  def quantized(self, options: QuantizeOptions, method: str, **asked: Any):
-    """The integer network of post-training quantization."""
-    return quantize.post_training(
-      self.module,
-      self.variables,
-      self.images,
-      labels=self.labels,
-      method=method,
-      preprocess=self.preprocess,
-      kernels=options.runtime,
-      symmetric=options.target == SYMMETRIC,
-      seed=options.seed,
-      **asked,
-    )
-
-
 def quantize_model(options: QuantizeOptions, *, console: Console | None = None) -> Quantized:
   """Quantizes a trained network after training, writes the file, and says what it is worth.
 
@@ -140,7 +98,7 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
   console, files = console or Console(stderr=True), options.files
   require_formats(options.models)  # now, not after the work
   _check_free([*options.models, *files.values()], force=options.force)
-  trained = (_read_torch if options.torch is not None else _read_trained)(options, console)
+  trained = (read_torch if options.torch is not None else read_trained)(options, console)
   allocation = analysis = float_top1 = top1 = None
   bits: dict[str, Any] = {"bits": options.bits or 8}
   if options.budget_bytes is not None:
@@ -155,7 +113,7 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
   contents: dict[str, Any] = {}
   summary, images, test = None, trained.images[:SHOWN_UNLABELLED], trained.test
   if test is not None:
-    float_top1, top1 = _float_top1(trained, test), integer_top1(model, test)
+    float_top1, top1 = trained.top1(test), integer_top1(model, test)
     summary = (
       f"top-1 on {len(test):,} test images: float {text.percent(float_top1, 2)}, integers"
       f" {text.percent(top1, 2)} ({text.points(top1 - float_top1)})"
@@ -280,84 +238,8 @@ def _check_free(paths: Iterable[pathlib.Path], *, force: bool) -> None:
       )
 
 
-def _read_trained(options: QuantizeOptions, console: Console) -> _Trained:
-  """A model of ours with the images of a data set."""
-  saved = read_network(options.model)
-  size = options.image_size or (saved.image_shape[0] if saved.image_shape else None)
-  with waiting(console, f"reading {options.data}"):
-    data = datasets.load(options.data, seed=options.seed, size=size)
-  for note in data.notes:
-    say(console, note)
-  if saved.classes is not None and saved.classes != data.classes:
-    raise ValueError(
-      f"data: {options.data} has {len(data.classes)} classes ({', '.join(data.classes[:3])}, ...) and"
-      f" the model knows {len(saved.classes)} ({', '.join(saved.classes[:3])}, ...); name the data"
-      " that it was trained on, or other data with the same classes."
-    )
-  wanted = saved.module.num_classes
-  if wanted != len(data.classes):
-    raise ValueError(
-      f"data: {options.data} has {len(data.classes)} classes and the model {wanted} logits; they must"
-      " be as many."
-    )
-  if len(data.test) == 0:
-    raise ValueError(f"data: {options.data} has no test images; give it more images.")
-  if saved.preprocess is None:
-    say(
-      console,
-      "the model's file names no preprocessing; that of compress is taken: every image at the same"
-      " brightness and contrast",
-    )
-  preprocess = saved.preprocess or datasets.Preprocess()
-  order = np.random.default_rng(options.seed).permutation(len(data.train))
-  chosen = np.sort(order[: options.images])
-  say(
-    console, f"{saved.title} on {data.name}: {len(chosen):,} training images calibrate and decide"
-  )
-  return _Trained(
-    saved.module,
-    saved.variables,
-    preprocess,
-    data.train.images[chosen],
-    data.train.labels[chosen],
-    data.test,
-    file_metadata(saved.title, data, preprocess),
-  )
-
-
-def _read_torch(options: QuantizeOptions, console: Console) -> _Trained:
-  """A checkpoint of PyTorch's with images that have no labels."""
-  source, calibration = options.torch or "", options.calibration or ""
-  normalization = models.normalization_of(source)
-  module, variables = models.from_torch(source, options.model)
-  preprocess = datasets.Preprocess(
-    center=tuple(255 * mean for mean in normalization.mean),
-    scale=tuple(255 * std for std in normalization.std),
-    per_image=False,
-  )
-  with waiting(console, f"reading {calibration}"):
-    images = datasets.calibration_images(
-      calibration,
-      size=options.image_size or normalization.size,
-      crop=normalization.crop,
-      limit=options.images,
-      seed=options.seed,
-    )
-  say(console, f"{source}: {len(images):,} images calibrate and decide")
-  metadata = {"source": source, "preprocess": preprocess.to_metadata()}
-  return _Trained(module, variables, preprocess, images, None, None, metadata)
-
-
-def _float_top1(trained: _Trained, test: datasets.Split) -> float:
-  batches = datasets.eval_batches(test, min(EVAL_BATCH, len(test)))
-  found = training.evaluate(
-    trained.module, trained.variables, batches, preprocess=trained.preprocess
-  )
-  return found["top1"]
-
-
 def _allocate(
-  trained: _Trained, budget_bytes: int, console: Console
+  trained: Trained, budget_bytes: int, console: Console
 ) -> tuple[Sensitivity, Allocation]:
   """Bits under the budget, and a table of why."""
   with waiting(console, "rounding one layer at a time"):
@@ -389,7 +271,7 @@ def _compared(
 
 def _analyze(
   model: quantize.QuantizedModel,
-  trained: _Trained,
+  trained: Trained,
   test: datasets.Split,
   path: pathlib.Path,
   console: Console,
