@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 FOR_EACH_IMAGE = ("label", "target", "index", "mask")  # what a batch has of each image, if it does
 LONGEST = 60  # characters of a value that a message repeats
+MODEL = "a linen module, such as models.resnet8(10)"
 
 
 def shown(value: Any) -> str:
@@ -157,6 +158,23 @@ def check_fraction(argument: str, value: Any) -> None:
     raise ValueError(
       f"{argument}: {shown(value)} is out of range; it must be at least 0 and below 1."
     )
+
+
+def check_key(argument: str, value: Any) -> None:
+  """Checks that an argument is a random key, of the new kind or the old.
+
+  Raises:
+    ValueError: if it is not.
+
+  Examples:
+    >>> check_key("rng", 0)
+    Traceback (most recent call last):
+    ValueError: rng must be a key, such as jax.random.key(0), got 0.
+  """
+  kind = getattr(value, "dtype", None)
+  typed = kind is not None and jax.dtypes.issubdtype(kind, jax.dtypes.prng_key)
+  if not (typed and value.ndim == 0) and not (kind == jnp.uint32 and value.ndim == 1):
+    raise ValueError(f"{argument} must be a key, such as jax.random.key(0), got {shown(value)}.")
 
 
 def check_optimizer(optimizer: Any) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.arguments import check_whole
+from jaxcompress.arguments import check_type, check_whole
 from jaxcompress.data.dataset import Split
 
 Batch = dict[str, np.ndarray]
+SPLIT = "a data.Split, such as dataset.train"
 AHEAD = 2  # batches that each process has ready
 
 
@@ -83,12 +84,16 @@ def batch_at(
     ``{"image": (batch_size, height, width, channels) uint8, "label": (batch_size,) int32,
     "index": (batch_size,) int32}``; ``index`` is the examples' place in the split.
 
+  Raises:
+    ValueError: if ``split`` is no split, or a number is out of range.
+
   Examples:
     >>> split = Split(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5, dtype=np.int32))
     >>> batch = batch_at(split, 2, seed=0, position=7)
     >>> bool((batch["label"] == batch["index"]).all())
     True
   """
+  check_type("split", split, Split, SPLIT)
   index = batch_indices(len(split), batch_size, seed=seed, position=position)
   return _examples(split, index if rows is None else index[rows], threads)
 
@@ -107,13 +112,14 @@ def eval_batches(split: Split, batch_size: int, rows: np.ndarray | None = None) 
     An iterator over batches as of :func:`batch_at`, with ``mask``, (batch_size,) bool.
 
   Raises:
-    ValueError: if ``batch_size`` is not positive.
+    ValueError: if ``split`` is no split, or ``batch_size`` is not positive.
 
   Examples:
     >>> split = Split(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5, dtype=np.int32))
     >>> [batch["mask"].tolist() for batch in eval_batches(split, 3)]
     [[True, True, True], [True, True, False]]
   """
+  check_type("split", split, Split, SPLIT)
   check_whole("batch_size", batch_size, 1)
   return (_padded(split, start, batch_size, rows) for start in range(0, len(split), batch_size))
 

@@ -8,8 +8,10 @@ import numpy as np
 from jaxcompress.data.storage import Both, EncodedImages
 from jaxcompress.data.walk import fault
 
+PARTS = ("train", "validation", "test")
 
-@dataclasses.dataclass(frozen=True, eq=False)
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Split:
   """Images with their labels.
 
@@ -48,8 +50,11 @@ class Split:
   def __len__(self) -> int:
     return len(self.labels)
 
+  def __repr__(self) -> str:
+    return f"Split({len(self):,} images of {_size(self)})"
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Dataset:
   """A data set for classification.
 
@@ -88,7 +93,7 @@ class Dataset:
         raise ValueError(f"classes: {name!r} {wrong}; give the class another name.")
     if not len(self.train):
       raise ValueError("train: there are no images; give one or more.")
-    for name in ("train", "validation", "test"):
+    for name in PARTS:
       part = getattr(self, name)
       if part.images.shape[1:] != self.image_shape:
         raise ValueError(
@@ -100,6 +105,10 @@ class Dataset:
           f"{name}: labels {part.labels.min()} to {part.labels.max()} do not fit the "
           f"{len(self.classes)} classes; they must be 0 to {len(self.classes) - 1}."
         )
+
+  def __repr__(self) -> str:
+    counts = (f"{name} {len(getattr(self, name)):,}" for name in PARTS)
+    return f"Dataset({self.name!r}, {', '.join(counts)}, {_size(self.train)}, {len(self.classes)} classes)"
 
   def with_validation_trained(self) -> "Dataset":
     """The set with its validation images trained on too; they are looked at all the same.
@@ -123,3 +132,8 @@ class Dataset:
   def image_shape(self) -> tuple[int, int, int]:
     """(height, width, channels) of every image."""
     return self.train.images.shape[1:]
+
+
+def _size(split: Split) -> str:
+  """(height, width, channels) of a split's images, as they are told."""
+  return "x".join(map(str, split.images.shape[1:]))

@@ -1,5 +1,6 @@
 """Labels: each example's class, or its shares of several."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -131,6 +132,41 @@ def check_soft_labels(batch: Batch) -> None:
       raise ValueError(
         f"batch: row {wrong[0]} of '{name}' {found}; soft labels must be 0 or more and sum to 1."
       )
+
+
+def check_classes(check: Callable[[Batch], None], batch: Batch, classes: int) -> None:
+  """Checks that labels are of the classes that there are, where a loss reads them as classes.
+
+  Such a loss's ``check`` refuses rows without any share; others do not look.
+
+  Args:
+    check: of a loss.
+    batch: with ``label`` (batch,) integers; soft labels, and arrays that are traced or elsewhere, are
+      left alone.
+    classes: that the student has.
+
+  Raises:
+    ValueError: if a label is of none, with which the loss would be NaN.
+
+  Examples:
+    >>> check_classes(check_soft_labels, {"label": np.array([3, 46])}, 10)
+    Traceback (most recent call last):
+    ValueError: label: 46 is out of range; the student has 10 classes, so labels must be 0 to 9; give it 47 classes, or number labels from 0.
+  """
+  label = on_host(batch["label"]) if "label" in batch and "target" not in batch else None
+  if label is None or label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
+    return
+  least, most = int(label.min(initial=0)), int(label.max(initial=0))
+  if 0 <= least <= most < classes:
+    return
+  try:
+    check({**batch, "label": jnp.zeros((len(label), max(2, classes)))})
+  except ValueError as error:
+    remedy = f"give it {most + 1} classes, or number" if most >= classes else "number"
+    raise ValueError(
+      f"label: {most if most >= classes else least} is out of range; the student has {classes} classes, so labels must be 0"
+      f" to {classes - 1}; {remedy} labels from 0."
+    ) from error
 
 
 def on_host(values: Any) -> np.ndarray | None:

@@ -24,6 +24,7 @@ from jaxcompress.files.checksums import seal
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.functions import fixed_grid
+from jaxcompress.quantize.model import check_quantized
 
 LAYOUT = "NCHW"
 
@@ -66,7 +67,7 @@ def onnx(
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if a layer has no ONNX operator, a tensor has 16 bits, the target is another one or
+    ValueError: if ``quantized`` is none, a layer has no ONNX operator, a tensor has 16 bits, the target is another one or
       does not take a grid or an operator, the metadata is no JSON, or the path cannot be written.
 
   Examples:
@@ -89,6 +90,7 @@ def onnx(
     `Quantize ONNX models
     <https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html>`_.
   """
+  check_quantized(quantized)
   require("onnx")
   for tensor, grid in quantized.grids.items():
     if grid.bits != 8:

@@ -39,7 +39,7 @@ from jaxcompress.nn.replay import check_graph
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.arithmetic import ARITHMETIC
 from jaxcompress.quantize.integer.grid import Grid, Integers
-from jaxcompress.quantize.model import Move, bias_type
+from jaxcompress.quantize.model import Move, bias_type, check_quantized
 
 SUFFIX = ".jcz"
 FORMAT = 2
@@ -66,7 +66,7 @@ def packed(
     The path.
 
   Raises:
-    ValueError: if the metadata is no JSON, a layer has an attribute that is none, or the path cannot
+    ValueError: if ``quantized`` is none, the metadata is no JSON, a layer has an attribute that is none, or the path cannot
       be written.
 
   Examples:
@@ -81,6 +81,7 @@ def packed(
     >>> load_packed(path).integers(np.full((1, 2, 2, 3), 0.52, np.float32)).tolist()
     [[5, 5, 5]]
   """
+  check_quantized(quantized)
   names = [node.name for node in quantized.graph.nodes if kernel_shape(node) is not None]
   layers = {name: quantized.layers[name] for name in names}
   blobs = {name: pack_weights(layer.weights) for name, layer in layers.items()}

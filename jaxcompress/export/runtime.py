@@ -15,6 +15,7 @@ from jaxcompress.export.trial import choose_kernels, does_not_run, read_model, r
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.runtimes import kernels_of_file
+from jaxcompress.quantize.model import check_quantized
 
 
 class Runtime:
@@ -172,7 +173,8 @@ def verify(
 
   Raises:
     MissingExtraError: if the ``edge`` extra, or the runtime, is not installed.
-    ValueError: if the file is missing, damaged or of another network, or there are no images.
+    ValueError: if the file is missing, damaged or of another network, ``quantized`` is none, or
+      there are no images.
 
   Examples:
     >>> import tempfile
@@ -188,6 +190,7 @@ def verify(
     >>> verify(path, quantized, images).bit_equal
     1.0
   """
+  check_quantized(quantized)
   images = np.asarray(images)
   if len(images) == 0:
     raise ValueError("images: there are none; give at least one.")

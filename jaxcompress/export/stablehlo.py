@@ -24,6 +24,7 @@ from jaxcompress.nn import INPUT, Endpoints
 from jaxcompress.ops.dispatch import ANYWHERE, traced_for
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.program import all_tensors
+from jaxcompress.quantize.model import check_quantized
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -44,7 +45,7 @@ def stablehlo(quantized: QuantizedModel, path: str | os.PathLike) -> pathlib.Pat
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if the path cannot be written.
+    ValueError: if ``quantized`` is none, or the path cannot be written.
 
   Examples:
     >>> import tempfile
@@ -61,6 +62,7 @@ def stablehlo(quantized: QuantizedModel, path: str | os.PathLike) -> pathlib.Pat
     >>> load_stablehlo(path)(np.full((5, 2, 2, 3), 7, np.int8))[0].tolist()
     [7, 7, 7]
   """
+  check_quantized(quantized)
   program = quantized.program
 
   def run(codes: jax.Array) -> jax.Array:

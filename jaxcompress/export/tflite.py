@@ -28,6 +28,7 @@ from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.grid import fits_int4
 from jaxcompress.quantize.integer.runtimes import kernels_of_file
+from jaxcompress.quantize.model import check_quantized
 
 WEIGHTS = ("int8", "int4")
 FLOAT_TYPES = {"float32": np.float32, "float16": np.float16}
@@ -82,8 +83,8 @@ def tflite(
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if a layer has no TFLite operator, an operator is not as the target requires,
-      ``input`` is unknown or the model's codes are not the pixels less 128, ``weights`` is unknown,
+    ValueError: if ``quantized`` is none, a layer has no TFLite operator, an operator is not as the
+      target requires, ``input`` is unknown or the model's codes are not the pixels less 128, ``weights`` is unknown,
       no layer has 4 bits or its kernels do not hold a layer's sums, the metadata is no JSON, or the path cannot be written.
 
   Examples:
@@ -106,6 +107,7 @@ def tflite(
     `LiteRT 8-bit quantization specification
     <https://ai.google.dev/edge/litert/models/quantization_spec>`_.
   """
+  check_quantized(quantized)
   require("tflite")
   check_input(quantized, input)
   per_tensor = target is not None and _needs_dense_per_tensor(quantized, target)

@@ -8,7 +8,7 @@ is the same for all networks.
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.arguments import MODEL, check_key, check_type
 from jaxcompress.nn.checks import is_whole
 from jaxcompress.ops.dispatch import only_shapes, shapes_alone
 
@@ -84,7 +85,7 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
     A nested dict of ``params`` and ``batch_stats``, without what the model has none of.
 
   Raises:
-    ValueError: if ``image_shape`` is not three whole numbers of 1 or more, or images of it are too
+    ValueError: if the model was not called, ``rng`` is no key, ``image_shape`` is not three whole numbers of 1 or more, or images of it are too
       small for the network.
 
   Examples:
@@ -92,6 +93,10 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
     >>> sorted(init_variables(models.resnet8(10), jax.random.key(0), (32, 32, 3)))
     ['batch_stats', 'params']
   """
+  check_type("model", model, nn.Module, MODEL)
+  check_key("rng", rng)
+  wanted = "(height, width, channels), such as (32, 32, 3)"
+  check_type("image_shape", image_shape, Sequence, wanted)
   if len(image_shape) != 3 or not all(is_whole(side, 1) for side in image_shape):
     raise ValueError(
       f"image_shape: {tuple(image_shape)} must be (height, width, channels), 1 or more each."

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from jaxcompress.arguments import MODEL, check_type
 from jaxcompress.nn import Endpoints, Graph, Node
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.operations import by_groups
@@ -176,7 +177,7 @@ def remove_channels(
     out.
 
   Raises:
-    ValueError: if a mask is of no layer or does not fit it, two masks differ on channels that
+    ValueError: if an argument is of another kind, a mask is of no layer or does not fit it, two masks differ on channels that
       belong together, nothing of a tensor is left, or groups would differ in size.
 
   Examples:
@@ -194,6 +195,8 @@ def remove_channels(
     section 3; Fang et al., `DepGraph: Towards Any Structural Pruning
     <https://arxiv.org/abs/2301.12900>`_, 2023, for channels that belong together.
   """
+  check_type("model", model, nn.Module, MODEL)
+  check_type("keep", keep, Keep, "a prune.Keep, as choose_channels(importance, 0.5) gives it")
   graph, ends = traced(model, variables, keep.image_shape)
   removal = plan_removal(graph, keep.masks)
   small = {}

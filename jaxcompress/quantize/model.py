@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.arguments import check_type
 from jaxcompress.nn import INPUT, Graph, Node, kernel_shape
 from jaxcompress.nn.operations import needed_shape
 from jaxcompress.quantize.integer.grid import HIGHEST, LOWEST, TYPES, Grid, Integers
@@ -15,6 +16,7 @@ from jaxcompress.quantize.integer.program import Program, prepare, run
 from jaxcompress.quantize.integer.runtimes import find_kernels
 
 PREPROCESS_BATCH = 256
+QUANTIZED = "a QuantizedModel, such as state.quantized() or quantize.post_training(...)"
 
 
 class Move(NamedTuple):
@@ -29,7 +31,7 @@ class Move(NamedTuple):
   shift: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class QuantizedModel:
   """Integers, scales and ranges of a network, and their exact evaluation.
 
@@ -80,6 +82,20 @@ class QuantizedModel:
       if kernel_shape(node) is not None:
         _check_layer(node, self.layers.get(node.name), self.grids[node.inputs[0]])
     _ = self.program
+
+  def __repr__(self) -> str:
+    layers = self.layers.values()
+    bits = sorted({grid.bits for grid in self.grids.values()})
+    facts = (
+      "x".join(map(str, self.graph.input_shape[1:])),
+      f"{len(self.graph.nodes)} nodes",
+      f"{len(layers)} layers",
+      f"{sum(layer.weights.size for layer in layers):,} int8 weights",
+      f"{' and '.join(map(str, bits))}-bit activations",
+      f"{sum(array.nbytes for layer in layers for array in layer):,} bytes",
+      f"kernels={self.kernels!r}",
+    )
+    return f"QuantizedModel({', '.join(facts)})"
 
   def with_kernels(self, kernels: str) -> "QuantizedModel":
     """The same integers, evaluated as another runtime does."""
@@ -163,6 +179,20 @@ class QuantizedModel:
     if array.ndim != 4 or array.shape[1:] != tuple(self.graph.input_shape[1:]):
       wanted = ", ".join(map(str, ("N", *self.graph.input_shape[1:])))
       raise ValueError(f"{name}: shape {array.shape} must be ({wanted}).")
+
+
+def check_quantized(quantized: Any) -> None:
+  """Checks that an argument is a quantized model, and not what one is made from.
+
+  Raises:
+    ValueError: if it is not.
+
+  Examples:
+    >>> check_quantized(None)
+    Traceback (most recent call last):
+    ValueError: quantized must be a QuantizedModel, such as state.quantized() or quantize.post_training(...), got None.
+  """
+  check_type("quantized", quantized, QuantizedModel, QUANTIZED)
 
 
 def _check_grid(tensor: str, grid: Grid | None) -> None:

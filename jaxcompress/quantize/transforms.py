@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.arguments import check_type
+from jaxcompress.arguments import MODEL, check_type
 from jaxcompress.nn import INPUT, Graph, trace
 from jaxcompress.nn.epilogue import Epilogue, ending
 from jaxcompress.nn.graph import parameters, with_parameters
@@ -37,7 +37,6 @@ from jaxcompress.quantize.sites import (
 from jaxcompress.quantize.trained import convert, exact_values, trained_codes
 
 DROPOUT = 2  # folded into the key of a pass
-MODEL = "a linen module, such as models.resnet8(10)"
 
 Call = Callable[[dict[str, Any], jax.Array], tuple[Any, Mapping[str, Any]]]
 Switch = bool | jax.Array

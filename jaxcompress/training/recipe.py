@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcompress.arguments import (
+  MODEL,
   check_callable,
   check_optimizer,
   check_share,
@@ -21,7 +22,6 @@ from jaxcompress.arguments import (
 from jaxcompress.distill import LossTransform, cross_entropy
 from jaxcompress.quantize import Quantization
 from jaxcompress.quantize.config import PLAN
-from jaxcompress.quantize.transforms import MODEL
 from jaxcompress.training.networks import CachedTeacher
 
 EVERYTHING = ("student", "quantizer", "loss")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxcompress import ops, prune
 from jaxcompress.arguments import check_batch, check_type, shown
+from jaxcompress.distill.labels import check_classes
 from jaxcompress.nn import init_variables
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.select import on_network
@@ -69,6 +70,9 @@ def init_state(
   check_batch(batch)
   wanted = "a tuple with the variables of each teacher; write (variables,)"
   check_type("teacher_variables", teacher_variables, tuple, wanted)
+  for i, given in enumerate(teacher_variables):
+    wanted = "a dict with 'params', such as state.averaged.variables; {} for a CachedTeacher"
+    check_type(f"teacher_variables[{i}]", given, Mapping, wanted)
   followers = 1 if recipe.mean_teacher is not None else 0
   if len(recipe.teachers) - len(teacher_variables) not in (0, followers):
     raise ValueError(
@@ -88,9 +92,11 @@ def init_state(
   variables = {"params": {}, "batch_stats": {}, **variables}
   if len(teacher_variables) < len(recipe.teachers):
     teacher_variables = (*teacher_variables, variables)
-  quantizer, loss_params, loss_state, opt_state, key = _build(
+  quantizer, loss_params, loss_state, opt_state, key, classes = _build(
     recipe, build_key, dict(batch), teacher_variables, variables
   )
+  if not isinstance(classes, jax.core.Tracer):
+    _check_labels(recipe, build_key, batch, int(classes))
   trained = trained_tree(variables["params"], quantizer, loss_params)
   trainable = paths_of(recipe, trained, lambda: graph_of(recipe.student, variables, tuple(shape)))
   _check_zeros_stay(recipe, opt_state)
@@ -124,6 +130,22 @@ def _key(rng: Any) -> jax.Array:
   if kind == jnp.uint32 and shape == (2,):
     return jax.random.wrap_key_data(rng, impl="threefry2x32")
   raise ValueError(f"rng must be a key, such as jax.random.key(0), got {shown(rng)}.")
+
+
+def _check_labels(recipe: Recipe, rng: jax.Array, batch: Mapping[str, Any], classes: int) -> None:
+  """Raises if a label is of no class of the student's, even after the recipe's ``augment``."""
+  checks = [recipe.stage(index)[0].check for index in range(len(recipe.stages) + 1)]
+  try:
+    for check in checks:
+      check_classes(check, batch, classes)
+  except ValueError:
+    if recipe.augment is not None:  # it may give labels of its own
+      augmented = recipe.augment(rng, split_labels(batch))
+      for check in checks:
+        check(augmented)
+        check_classes(check, augmented, classes)
+    else:
+      raise
 
 
 def _check_zeros_stay(recipe: Recipe, opt_state: Any) -> None:
@@ -168,6 +190,7 @@ def _build(
   with ops.formulations(**XLA_ONLY._asdict()):  # losses read shapes, rarely values
     with blames("student_variables"):
       student = as_endpoints(recipe.student.apply(variables, images, train=False))
+    classes = 0 if student.logits is None else student.logits.shape[-1]
     teachers = run_teachers(recipe.teachers, teacher_variables, batch, recipe.augment)
   loss_params, loss_state = init_losses(recipe, loss_key, student, teachers, batch)
   quantizer = QuantVariables({}, {})
@@ -177,7 +200,7 @@ def _build(
   with on_network(lambda: graph_of(recipe.student, variables, images.shape[1:])):
     opt_state = recipe.optimizer_of(0).init(trained)
     check_optimizers(recipe, trained)
-  return quantizer, loss_params, loss_state, opt_state, run_key
+  return quantizer, loss_params, loss_state, opt_state, run_key, classes
 
 
 @jax.jit

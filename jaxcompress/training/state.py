@@ -76,6 +76,17 @@ class CompressState:
 
     def replace(self, **changes: Any) -> "CompressState": ...
 
+  def __repr__(self) -> str:
+    facts = (
+      f"step={_told(self.step)}",
+      f"skipped={_told(self.skipped)}",
+      *((f"stage={self.stage}",) if self.recipe.stages else ()),
+      f"{type(self.recipe.student).__name__} of {_numbers(self.params):,} parameters",
+      f"{len(self.teachers)} teachers",
+      "x".join(map(str, self.image_shape)),
+    )
+    return f"CompressState({', '.join(facts)})"
+
   @property
   def variables(self) -> dict[str, Any]:
     """The student's variables after the last update, for ``student.apply``."""
@@ -130,6 +141,20 @@ class CompressState:
     return transform(self.recipe.student, plan).convert(
       *self.quantizer, self.averaged.variables, image, preprocess=self.recipe.preprocess
     )
+
+
+def _told(count: Any) -> str:
+  """A count as a person reads it, or its type where it has no value: traced, abstract, or gone."""
+  if isinstance(count, jax.core.Tracer | jax.ShapeDtypeStruct):
+    return "traced"
+  if isinstance(count, jax.Array) and count.is_deleted():
+    return "donated"
+  return str(np.asarray(count))
+
+
+def _numbers(tree: Any) -> int:
+  """Numbers in a tree's arrays."""
+  return sum(getattr(leaf, "size", 0) for leaf in jax.tree.leaves(tree))
 
 
 def trained_tree(params: Any, quantizer: QuantVariables, loss_params: Any) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class Step:
   ) -> tuple[CompressState, Metrics]:
     check_type("state", state, CompressState, "a CompressState, as init_state makes it")
     check_batch(batch)
+    _check_there(state)
     state = in_stage(state)
     loss, _ = state.recipe.stage(state.stage)
     loss.check({name: x for name, x in batch.items() if isinstance(x, np.ndarray)})
@@ -90,6 +91,16 @@ class Step:
     if name == "program":  # of an object that is only being made
       raise AttributeError(name)
     return getattr(self.program, name)
+
+
+def _check_there(state: CompressState) -> None:
+  """Raises if a step has taken the state's memory, which XLA would say in words of its own."""
+  count = state.step
+  if isinstance(count, jax.Array) and not isinstance(count, jax.core.Tracer) and count.is_deleted():
+    raise ValueError(
+      "state: a step has taken this state's memory; use the state that it returned, as in state,"
+      " metrics = train_step(state, batch)."
+    )
 
 
 @Step

@@ -23,7 +23,7 @@ from jaxcompress.quantize.analysis.switched import (
 )
 from jaxcompress.quantize.integer.grid import HIGHEST, Integers
 from jaxcompress.quantize.integer.lower import as_before, lower_hard_swish
-from jaxcompress.quantize.model import QuantizedModel
+from jaxcompress.quantize.model import QuantizedModel, check_quantized
 from jaxcompress.quantize.ptq.images import Preprocess, read_images
 from jaxcompress.quantize.sites import Sites, find_sites, fused_sites
 from jaxcompress.quantize.storage import bits_of
@@ -67,7 +67,7 @@ def analyze(
     An :class:`Analysis`.
 
   Raises:
-    ValueError: if the quantized model is of another model, the images do not fit, or ``layers``
+    ValueError: if the quantized model is none, or of another model, the images do not fit, or ``layers``
       selects nothing.
 
   Examples:
@@ -85,6 +85,7 @@ def analyze(
     Nagel et al., `A White Paper on Neural Network Quantization
     <https://arxiv.org/abs/2106.08295>`_, 2021, section 3.7 (debugging).
   """
+  check_quantized(quantized)
   preprocess = quantized.preprocess if preprocess is None else preprocess
   graph, batches = read_images(model, variables, images, preprocess, batch_size)
   fused = find_sites(graph).graph

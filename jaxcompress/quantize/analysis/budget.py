@@ -1,9 +1,11 @@
 """Bits for every layer under a budget of bytes, with the least summed sensitivity."""
 
+import numbers
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxcompress.arguments import check_type
 from jaxcompress.nn.select import Selector, exactly
 from jaxcompress.quantize.analysis.findings import rows_of
 from jaxcompress.quantize.analysis.sensitivity import Sensitivity
@@ -58,7 +60,7 @@ def allocate_bits(
     The rules.
 
   Raises:
-    ValueError: if the budget is below the least size that can be reached, or ``layers`` selects
+    ValueError: if an argument is of another kind, the budget is below the least size that can be reached, or ``layers`` selects
       nothing.
 
   Examples:
@@ -107,6 +109,8 @@ def choose_bits(
   References:
     Kellerer et al., Knapsack Problems, 2004, chapter 11.
   """
+  check_type("sensitivity", sensitivity, Sensitivity, "what quantize.sensitivity(...) gives")
+  check_type("budget_bytes", budget_bytes, numbers.Real, "a number of bytes, such as 60_000")
   rows, widths = sensitivity.layers, np.array([sensitivity.bits] * len(sensitivity.layers))
   sizes = np.array([row.bytes for row in rows], np.int64).reshape(len(rows), -1)
   costs = np.array([row.costs for row in rows], np.float64).reshape(len(rows), -1)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.arguments import MODEL, check_type
 from jaxcompress.nn import Graph, trace
 
 Preprocess = Callable[[Any], Any]
@@ -91,6 +92,7 @@ def read_images(
     >>> graph.input_shape, batches.size
     ((1, 8, 8, 3), 2)
   """
+  check_type("model", model, nn.Module, MODEL)
   images = np.asarray(images)
   if images.ndim != 4 or 0 in images.shape[1:]:
     raise ValueError(f"images: shape {images.shape} must be (N, height, width, channels).")

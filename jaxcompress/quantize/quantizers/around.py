@@ -1,6 +1,6 @@
 """Quantizers around others: rounding by chance, weights that freeze, bits that fall in training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcompress.arguments import check_type
 from jaxcompress.quantize.fake_quant import Levels, replace_value, stored_bits, widened
 from jaxcompress.quantize.quantizers.base import Quantizer, check_quantizer, named
 
@@ -253,6 +254,7 @@ def progressive(*quantizers: Quantizer, at: tuple[int, ...]) -> Quantizer:
   """
   for i, quantizer in enumerate(quantizers):
     check_quantizer(f"quantizers[{i}]", quantizer)
+  check_type("at", at, Sequence, "a tuple of steps, one for each but the first; write (500,)")
   if len(quantizers) != len(at) + 1:
     raise ValueError(
       f"at: {at} has {len(at)} steps for {len(quantizers)} quantizers; give one for each but the"
