@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from jaxcompress.arguments import check_type
 from jaxcompress.export.contents import parse_operators
 from jaxcompress.export.extras import require
 from jaxcompress.export.lint import refuse_errors
@@ -24,7 +25,7 @@ from jaxcompress.files.checksums import seal
 from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.functions import fixed_grid
-from jaxcompress.quantize.model import check_quantized
+from jaxcompress.quantize.model import QUANTIZED
 
 LAYOUT = "NCHW"
 
@@ -90,7 +91,7 @@ def onnx(
     `Quantize ONNX models
     <https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html>`_.
   """
-  check_quantized(quantized)
+  check_type("quantized", quantized, QuantizedModel, QUANTIZED)
   require("onnx")
   for tensor, grid in quantized.grids.items():
     if grid.bits != 8:

@@ -18,6 +18,7 @@ from flax.core import FrozenDict
 from safetensors.numpy import load as read_arrays
 from safetensors.numpy import save as to_bytes
 
+from jaxcompress.arguments import check_type
 from jaxcompress.export.metadata import ENTRY, as_mapping, describe_arithmetic, encode, own_version
 from jaxcompress.export.packing import (
   Blob,
@@ -39,7 +40,7 @@ from jaxcompress.nn.replay import check_graph
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.arithmetic import ARITHMETIC
 from jaxcompress.quantize.integer.grid import Grid, Integers
-from jaxcompress.quantize.model import Move, bias_type, check_quantized
+from jaxcompress.quantize.model import QUANTIZED, Move, bias_type
 
 SUFFIX = ".jcz"
 FORMAT = 2
@@ -81,7 +82,7 @@ def packed(
     >>> load_packed(path).integers(np.full((1, 2, 2, 3), 0.52, np.float32)).tolist()
     [[5, 5, 5]]
   """
-  check_quantized(quantized)
+  check_type("quantized", quantized, QuantizedModel, QUANTIZED)
   names = [node.name for node in quantized.graph.nodes if kernel_shape(node) is not None]
   layers = {name: quantized.layers[name] for name in names}
   blobs = {name: pack_weights(layer.weights) for name, layer in layers.items()}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxcompress.arguments import check_type
 from jaxcompress.export.contents import holds_int4, holds_integers
 from jaxcompress.export.interpreters import Interpreter, open_file
 from jaxcompress.export.metadata import ENTRY, from_entry
@@ -15,7 +16,7 @@ from jaxcompress.export.trial import choose_kernels, does_not_run, read_model, r
 from jaxcompress.nn import INPUT
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.runtimes import kernels_of_file
-from jaxcompress.quantize.model import check_quantized
+from jaxcompress.quantize.model import QUANTIZED
 
 
 class Runtime:
@@ -190,7 +191,7 @@ def verify(
     >>> verify(path, quantized, images).bit_equal
     1.0
   """
-  check_quantized(quantized)
+  check_type("quantized", quantized, QuantizedModel, QUANTIZED)
   images = np.asarray(images)
   if len(images) == 0:
     raise ValueError("images: there are none; give at least one.")

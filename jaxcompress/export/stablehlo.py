@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from jaxcompress.arguments import check_type
 from jaxcompress.export.extras import require
 from jaxcompress.export.metadata import FREE_BATCH
 from jaxcompress.export.trial import try_out
@@ -24,7 +25,7 @@ from jaxcompress.nn import INPUT, Endpoints
 from jaxcompress.ops.dispatch import ANYWHERE, traced_for
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.program import all_tensors
-from jaxcompress.quantize.model import check_quantized
+from jaxcompress.quantize.model import QUANTIZED
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -62,7 +63,7 @@ def stablehlo(quantized: QuantizedModel, path: str | os.PathLike) -> pathlib.Pat
     >>> load_stablehlo(path)(np.full((5, 2, 2, 3), 7, np.int8))[0].tolist()
     [7, 7, 7]
   """
-  check_quantized(quantized)
+  check_type("quantized", quantized, QuantizedModel, QUANTIZED)
   program = quantized.program
 
   def run(codes: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcompress.arguments import check_type
 from jaxcompress.export.contents import parse_operators
 from jaxcompress.export.extras import require
 from jaxcompress.export.lint import refuse_errors
@@ -28,7 +29,7 @@ from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.grid import fits_int4
 from jaxcompress.quantize.integer.runtimes import kernels_of_file
-from jaxcompress.quantize.model import check_quantized
+from jaxcompress.quantize.model import QUANTIZED
 
 WEIGHTS = ("int8", "int4")
 FLOAT_TYPES = {"float32": np.float32, "float16": np.float16}
@@ -107,7 +108,7 @@ def tflite(
     `LiteRT 8-bit quantization specification
     <https://ai.google.dev/edge/litert/models/quantization_spec>`_.
   """
-  check_quantized(quantized)
+  check_type("quantized", quantized, QuantizedModel, QUANTIZED)
   require("tflite")
   check_input(quantized, input)
   per_tensor = target is not None and _needs_dense_per_tensor(quantized, target)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.arguments import check_type
 from jaxcompress.nn import INPUT, Graph, Node, kernel_shape
 from jaxcompress.nn.operations import needed_shape
 from jaxcompress.quantize.integer.grid import HIGHEST, LOWEST, TYPES, Grid, Integers
@@ -179,20 +178,6 @@ class QuantizedModel:
     if array.ndim != 4 or array.shape[1:] != tuple(self.graph.input_shape[1:]):
       wanted = ", ".join(map(str, ("N", *self.graph.input_shape[1:])))
       raise ValueError(f"{name}: shape {array.shape} must be ({wanted}).")
-
-
-def check_quantized(quantized: Any) -> None:
-  """Checks that an argument is a quantized model, and not what one is made from.
-
-  Raises:
-    ValueError: if it is not.
-
-  Examples:
-    >>> check_quantized(None)
-    Traceback (most recent call last):
-    ValueError: quantized must be a QuantizedModel, such as state.quantized() or quantize.post_training(...), got None.
-  """
-  check_type("quantized", quantized, QuantizedModel, QUANTIZED)
 
 
 def _check_grid(tensor: str, grid: Grid | None) -> None:

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from jaxcompress.arguments import check_type
 from jaxcompress.nn import INPUT, Graph, fold, kernel_shape
 from jaxcompress.nn.select import Selector, layers_of, select
 from jaxcompress.quantize.analysis.findings import Analysis, LayerAnalysis
@@ -23,7 +24,7 @@ from jaxcompress.quantize.analysis.switched import (
 )
 from jaxcompress.quantize.integer.grid import HIGHEST, Integers
 from jaxcompress.quantize.integer.lower import as_before, lower_hard_swish
-from jaxcompress.quantize.model import QuantizedModel, check_quantized
+from jaxcompress.quantize.model import QUANTIZED, QuantizedModel
 from jaxcompress.quantize.ptq.images import Preprocess, read_images
 from jaxcompress.quantize.sites import Sites, find_sites, fused_sites
 from jaxcompress.quantize.storage import bits_of
@@ -85,7 +86,7 @@ def analyze(
     Nagel et al., `A White Paper on Neural Network Quantization
     <https://arxiv.org/abs/2106.08295>`_, 2021, section 3.7 (debugging).
   """
-  check_quantized(quantized)
+  check_type("quantized", quantized, QuantizedModel, QUANTIZED)
   preprocess = quantized.preprocess if preprocess is None else preprocess
   graph, batches = read_images(model, variables, images, preprocess, batch_size)
   fused = find_sites(graph).graph
