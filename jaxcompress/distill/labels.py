@@ -161,12 +161,12 @@ def check_classes(check: Callable[[Batch], None], batch: Batch, classes: int) ->
     return
   try:
     check({**batch, "label": jnp.zeros((len(label), max(2, classes)))})
-  except ValueError as error:
+  except ValueError:
     remedy = f"give it {most + 1} classes, or number" if most >= classes else "number"
     raise ValueError(
       f"label: {most if most >= classes else least} is out of range; the student has {classes} classes, so labels must be 0"
       f" to {classes - 1}; {remedy} labels from 0."
-    ) from error
+    ) from None
 
 
 def on_host(values: Any) -> np.ndarray | None:

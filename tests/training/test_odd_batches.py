@@ -65,7 +65,7 @@ def test_microbatches_leave_entries_of_other_lengths_alone(taught, batches):
 def test_a_label_of_no_class_skips_the_batch(label, recipe_of, batches):
   batch = batches(0)
   batch["label"][3] = label
-  state, metrics = training.train_step(state_of(recipe_of(), batch), batch)
+  state, metrics = training.train_step(state_of(recipe_of(), batches(1)), batch)
   assert int(metrics["skipped"]) == 1
   assert np.isnan(training.eval_step(state, batch)["loss"])
   masked = {**batch, "mask": np.arange(16) != 3}  # as padding may be labelled

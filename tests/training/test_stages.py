@@ -283,8 +283,10 @@ def test_a_stage_in_which_nothing_moves_is_refused(recipe_of, batches, trainable
 
 
 def test_kinds_need_a_graph_and_paths_do_not(recipe_of, batches):
+  batch = batches(0)
+  batch["label"] %= 3  # the classes of this student
   start = lambda *trainable: init_state(  # noqa: E731
-    recipe_of(student=Foreign(), trainable=trainable), jax.random.key(0), batches(0)
+    recipe_of(student=Foreign(), trainable=trainable), jax.random.key(0), batch
   )
   assert start("student/head").trainable == (("student/head",),)
   with pytest.raises(
