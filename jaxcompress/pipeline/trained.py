@@ -41,7 +41,9 @@ class Trained:
     graph = models.summarize(self.module, self.images.shape[1], self.images.shape[-1]).graph
     return FloatNetwork(graph, fold(fuse_activations(graph), self.variables))
 
-  def quantized(self, options: QuantizeOptions, method: str, **asked: Any):
+  def quantized(
+    self, options: QuantizeOptions, method: str, **asked: Any
+  ) -> quantize.QuantizedModel:
     """The integer network of post-training quantization."""
     return quantize.post_training(
       self.module,

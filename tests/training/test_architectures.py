@@ -28,17 +28,15 @@ NETWORKS = {  # one of each architecture, as narrow as it goes; few blocks, for 
 @pytest.fixture
 def few_blocks(monkeypatch):
   """Fewer repetitions of the same blocks in the networks that take longest to compile."""
-  v1, v3, v4, shuffle_v1, shuffle_v2, ghostnet = (
+  v1, v4, shuffle_v1, shuffle_v2, ghostnet = (
     sys.modules[f"jaxcompress.models.{name}"]
-    for name in (
-      *("mobilenet_v1", "mobilenet_v3", "mobilenet_v4"),
-      *("shufflenet_v1", "shufflenet_v2", "ghostnet"),
-    )
+    for name in ("mobilenet_v1", "mobilenet_v4", "shufflenet_v1", "shufflenet_v2", "ghostnet")
   )
-  monkeypatch.setattr(v1, "V1_STAGES", tuple(s._replace(repeats=1) for s in v1.V1_STAGES))
-  for module in (v3, v4):  # the first row of one stage and the last of the next, which differ
-    stages = tuple((s[0 if i % 2 else -1],) for i, s in enumerate(module.SMALL.stages))
-    monkeypatch.setattr(module, "SMALL", module.SMALL._replace(stages=stages))
+  rows = tuple((row._replace(repeats=1),) for (row,) in v1.STAGES)
+  monkeypatch.setattr(v1, "STAGES", rows)
+  # the first row of one stage and the last of the next, which differ
+  stages = tuple((s[0 if i % 2 else -1],) for i, s in enumerate(v4.SMALL.stages))
+  monkeypatch.setattr(v4, "SMALL", v4.SMALL._replace(stages=stages))
   for module in (shuffle_v1, shuffle_v2):
     monkeypatch.setattr(module, "REPEATS", (2, 2, 2))
   stages = (*ghostnet.STAGES[:4], ghostnet.STAGES[7])
