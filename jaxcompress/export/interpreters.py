@@ -6,6 +6,7 @@ every file; then that process ends by a signal, and not the one that asked. This
 of jaxcompress, so that the process starts fast and its memory is the runtime's.
 """
 
+import abc
 import importlib
 import json
 import math
@@ -47,7 +48,7 @@ class End(NamedTuple):
     return self.dtype in NUMBERS
 
 
-class Interpreter:
+class Interpreter(abc.ABC):
   """A file in a runtime; only those with one input and one output are fed and invoked.
 
   Attributes:
@@ -60,20 +61,20 @@ class Interpreter:
   outputs: tuple[End, ...]
   metadata: Mapping[str, str] = MappingProxyType({})
 
-  def allocate(self) -> None:
+  def allocate(self) -> None:  # noqa: B027 - most have nothing to do
     """Gets the memory that running takes, where opening the file did not."""
 
+  @abc.abstractmethod
   def feed(self, *values: np.ndarray) -> None:
     """Sets the inputs."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def invoke(self) -> None:
     """Computes."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def read(self) -> np.ndarray:
     """A copy of the first output."""
-    raise NotImplementedError
 
   def left_out(self) -> tuple[str, ...]:
     """Names of the operators that other kernels compute than those that are asked for, in order."""
