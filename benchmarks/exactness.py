@@ -11,6 +11,11 @@ is of the whole file. Runtimes without vector instructions take hours for large 
 ``random`` weights come with random BatchNorm statistics and scales, and random images; ``trained``
 ones are of 20 steps on the built-in glyphs, which are also the images, enlarged. ``pruned`` networks
 are such trained ones without half of their channels, trained on for 20 steps; not by default.
+
+On emulated 64-bit Arm, with 8-bit and 16-bit activations, of which onnxruntime has none:
+
+    python benchmarks/exactness.py --out arm.jsonl --processors cortex-a53 cortex-a76 neoverse-v1 \
+      --runtimes xnnpack --weights random --sizes 96 --images 16 --bits 8 16
 """
 
 import argparse
@@ -30,7 +35,9 @@ from rich.table import Table
 from shared import append_row, print_table, read_rows
 
 from jaxcompress import data, export, models, prune, quantize
-from jaxcompress.quantize.integer.runtimes import KERNELS
+from jaxcompress.export.emulation import ARM64
+from jaxcompress.export.verification import compare, run_both
+from jaxcompress.quantize.integer.runtimes import KERNELS, KERNELS_16
 from jaxcompress.training import Recipe, init_state, train_step
 
 NAMES = {
@@ -40,7 +47,9 @@ NAMES = {
   "onnxruntime": "onnxruntime",
 }
 WEIGHTS = ("random", "trained", "pruned")
-KEYS = ("model", "size", "weights", "kernels")  # what tells rows apart
+KEYS = ("model", "size", "weights", "bits", "kernels", "processor")  # what tells rows apart
+HERE = "here"  # the processor of this machine
+OLDER = {"bits": 8, "processor": HERE}  # of rows that do not say
 CALIBRATION = 16  # images; the others go beyond their ranges here and there
 GLYPH, BATCH, STEPS = 32, 32, 20
 FEWEST = 4  # images of a row
@@ -87,9 +96,9 @@ def pruned(model, variables):
   return model, trained_variables(model, variables)
 
 
-def quantized_of(name: str, size: int, count: int, weights: str):
-  """A quantized model and images for it."""
-  model, shape = models.create(name), (size, size, 3)
+def quantized_of(name: str, size: int, count: int, weights: str, bits: int = 8, **options):
+  """A quantized model and images for it; options of the model."""
+  model, shape = models.create(name, **options), (size, size, 3)
   if weights != "random":
     glyphs = data.load("glyphs", limit=count).test.images
     rows = np.arange(size) * GLYPH // size
@@ -102,25 +111,44 @@ def quantized_of(name: str, size: int, count: int, weights: str):
     images = rng.normal(size=(count, *shape)).astype(np.float32)
     variables = random_variables(model, shape, rng)
   quantized = quantize.post_training(
-    model, variables, images[:CALIBRATION], method="minmax", progress=False
+    model,
+    variables,
+    images[:CALIBRATION],
+    method="minmax",
+    activation_bits=bits,
+    progress=False,
   )
   return quantized, images
 
 
-def verified(quantized, images, kernels: str) -> export.Verification:
+def evaluations():
+  """Exact evaluation of a model, once by the rules of each of its runtimes."""
+  found = {}
+
+  def evaluate(quantized, codes):
+    if quantized.kernels not in found:
+      found[quantized.kernels] = quantized.outputs(codes)
+    return found[quantized.kernels]
+
+  return evaluate
+
+
+def verified(quantized, images, kernels: str, processor: str, evaluate) -> export.Verification:
   """What a runtime says of a model's file."""
+  quantized = quantized.with_kernels(kernels)
+  processor = None if processor == HERE else processor
   with tempfile.TemporaryDirectory() as folder:
     if kernels == "onnxruntime":
       path = export.onnx(quantized, f"{folder}/model.onnx")
     else:
       path = export.tflite(quantized, f"{folder}/model.tflite")
-    return export.verify(path, quantized.with_kernels(kernels), images)
+    return compare(run_both(path, quantized, images, processor=processor, evaluate=evaluate))
 
 
 def best_rows(path: pathlib.Path) -> dict[tuple, dict]:
   """Rows of a file, by what tells them apart; the one with the most images counts."""
   found = {}
-  for row in read_rows(path):
+  for row in ({**OLDER, **row} for row in read_rows(path)):
     key = tuple(row[name] for name in KEYS)
     if key not in found or row["images"] >= found[key]["images"]:
       found[key] = row
@@ -132,43 +160,67 @@ def images_of(macs: int, args: argparse.Namespace) -> int:
   return int(min(args.images, max(FEWEST, args.work * 1e9 / macs)))
 
 
+def columns_of(bits: int, args: argparse.Namespace) -> list[tuple[str, str]]:
+  """The runtimes and processors that run a network."""
+  return [
+    (kernels, processor)
+    for processor in args.processors
+    for kernels in args.runtimes
+    if bits == 8 or kernels in KERNELS_16
+    if processor == HERE or kernels != "tflm"  # it has no build for 64-bit Arm
+  ]
+
+
 def compute_rows(args: argparse.Namespace, console: Console) -> int:
   """Appends the rows that are missing; the number of those that failed."""
   failed, macs = 0, {}
   for name, size in itertools.product(args.models, args.sizes):
     macs[name, size] = models.summarize(models.create(name), size).macs
-  for name, size in sorted(macs, key=macs.get):
+  for bits, (name, size) in itertools.product(args.bits, sorted(macs, key=macs.get)):
     count = images_of(macs[name, size], args)
     for weights in args.weights:
       rows = best_rows(args.out)
       done = {key for key, row in rows.items() if row["images"] >= count}
-      missing = [k for k in args.runtimes if (name, size, weights, k) not in done]
+      wanted = columns_of(bits, args)
+      missing = [column for column in wanted if (name, size, weights, bits, *column) not in done]
       try:
         if missing:
-          quantized, images = quantized_of(name, size, max(count, CALIBRATION + FEWEST), weights)
-        for kernels in missing:
+          total = max(count, CALIBRATION + FEWEST)
+          quantized, images = quantized_of(name, size, total, weights, bits)
+        evaluate = evaluations()
+        for kernels, processor in missing:
           start = time.perf_counter()
-          found = verified(quantized, images[-count:], kernels)
-          values = dict(zip(KEYS, (name, size, weights, kernels), strict=True))
-          row = {**values, **found._asdict(), "seconds": round(time.perf_counter() - start, 1)}
-          append_row(args.out, row)
-          console.print(name, size, weights, kernels, f"{found.bit_equal:.4%}", row["seconds"], "s")
+          found = verified(quantized, images[-count:], kernels, processor, evaluate)
+          key = (name, size, weights, bits, kernels, processor)
+          seconds = round(time.perf_counter() - start, 1)
+          append_row(
+            args.out, {**dict(zip(KEYS, key, strict=True)), **found._asdict(), "seconds": seconds}
+          )
+          console.print(*key, f"{found.bit_equal:.4%}", seconds, "s")
       except Exception:  # one model must not end a run of hours
         failed += 1
-        console.print(f"{name}, {size} px, {weights} weights:")
+        console.print(f"{name}, {size} px, {weights} weights, {bits} bits:")
         print(traceback.format_exc())
       jax.clear_caches()  # compiled programs of all networks would fill gigabytes
   return failed
 
 
+def columns_in(rows: dict[tuple, dict]) -> list[tuple[str, str]]:
+  """Runtimes and processors of a file's rows; this machine's own runtimes always."""
+  found = dict.fromkeys(key[4:] for key in rows)
+  here = [(kernels, HERE) for kernels in KERNELS]
+  elsewhere = [column for column in found if column[1] != HERE]
+  return (here if any(column in found for column in here) or not found else []) + elsewhere
+
+
 def cells(rows: dict[tuple, dict]) -> list[tuple[str, ...]]:
   """A line of the table for each network: shares by runtime, "-" where there is none."""
   lines = []
-  for name, size, weights in dict.fromkeys(key[:3] for key in rows):
-    found = [rows.get((name, size, weights, kernels)) for kernels in KERNELS]
+  for name, size, weights, bits in dict.fromkeys(key[:4] for key in rows):
+    found = [rows.get((name, size, weights, bits, *column)) for column in columns_in(rows)]
     counts = sorted({row["images"] for row in found if row})
     shares = ("-" if row is None else percent(row["bit_equal"]) for row in found)
-    lines.append((name, str(size), weights, "-".join(map(str, counts)), *shares))
+    lines.append((name, str(size), weights, str(bits), "-".join(map(str, counts)), *shares))
   return lines
 
 
@@ -179,7 +231,11 @@ def percent(share: float) -> str:
 
 def print_tables(rows: dict[tuple, dict], console: Console) -> None:
   """The rows as one table for the terminal, as one in Markdown, and in one line."""
-  head = ("model", "px", "weights", "images", *(NAMES[kernels] for kernels in KERNELS))
+  titles = (
+    NAMES[kernels] + (f", {processor}" if processor != HERE else "")
+    for kernels, processor in columns_in(rows)
+  )
+  head = ("model", "px", "weights", "bits", "images", *titles)
   table = Table(*head, title="bit-equal logits, %")
   lines = cells(rows)
   for line in lines:
@@ -198,6 +254,9 @@ def main() -> None:
   parser.add_argument("--sizes", type=int, nargs="+", default=[96, 224], help="sides in pixels")
   parser.add_argument("--weights", nargs="+", default=list(WEIGHTS[:2]), choices=WEIGHTS)
   parser.add_argument("--runtimes", nargs="+", default=list(KERNELS), choices=list(KERNELS))
+  parser.add_argument("--bits", type=int, nargs="+", default=[8], choices=(8, 16))
+  places = (HERE, *ARM64)
+  parser.add_argument("--processors", nargs="+", default=[HERE], choices=places, metavar="NAME")
   parser.add_argument("--images", type=int, default=200)
   parser.add_argument("--work", type=float, default=math.inf, help="most 1e9 MACs of a row")
   parser.add_argument("--print", action="store_true", help="only print what is there")

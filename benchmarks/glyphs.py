@@ -27,6 +27,7 @@ class Glyphs:
   def recipe(self, model, optimizer, **parts) -> training.Recipe:
     """How a network is trained, with augmentation."""
     own = {"augment": datasets.Augment(crop=2), "preprocess": self.preprocess}
+    own |= {"frozen_rate": 1.0}  # schedules here are low where statistics are frozen
     return training.Recipe(student=model, optimizer=optimizer, **(own | parts))
 
   def train(

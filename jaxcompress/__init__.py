@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     report,
     training,
   )
+  from jaxcompress.pipeline import compress
   from jaxcompress.training import (
     CompressState,
     Recipe,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
   "CompressState",
   "Recipe",
+  "compress",
   "data",
   "distill",
   "distill_step",
@@ -77,6 +79,8 @@ def __getattr__(name: str) -> Any:
   """A public name, imported when it is first asked for: ``jaxcompress --help`` needs none of them."""
   if name in _PACKAGES:
     return importlib.import_module(f"jaxcompress.{name}")
+  if name == "compress":
+    return importlib.import_module("jaxcompress.pipeline").compress
   if name in __all__:
     return getattr(importlib.import_module("jaxcompress.training"), name)
   raise AttributeError(f"module 'jaxcompress' has no attribute {name!r}")

@@ -8,10 +8,13 @@ from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-FOR_EACH_IMAGE = ("label", "target", "index", "mask")  # what a batch has of each image, if it does
+FOR_EACH_IMAGE = (
+  "label",
+  "target",
+  "weight",
+  "index",
+  "mask",
+)  # what a batch has of each image, if it does
 LONGEST = 60  # characters of a value that a message repeats
 MODEL = "a linen module, such as models.resnet8(10)"
 
@@ -53,6 +56,21 @@ def unknown(argument: str, value: Any, known: Iterable[str]) -> ValueError:
   return ValueError(
     f"{argument}: {shown(value)} is unknown; {start} must be one of {', '.join(known)}."
   )
+
+
+def counted(count: int, one: str, more: str | None = None) -> str:
+  """A number with what it counts, as a sentence has it.
+
+  Args:
+    count: the number.
+    one: what a single one is called.
+    more: what several are called; None: with an s.
+
+  Examples:
+    >>> counted(1, "image"), counted(2_000, "image"), counted(0, "class", "classes")
+    ('1 image', '2,000 images', '0 classes')
+  """
+  return f"{count:,} {one if count == 1 else more or one + 's'}"
 
 
 def as_call(value: Any) -> str:
@@ -172,6 +190,9 @@ def check_key(argument: str, value: Any) -> None:
     ValueError: rng must be a key, such as jax.random.key(0), got 0.
   """
   kind = getattr(value, "dtype", None)
+  import jax
+  import jax.numpy as jnp
+
   typed = kind is not None and jax.dtypes.issubdtype(kind, jax.dtypes.prng_key)
   if not (typed and value.ndim == 0) and not (kind == jnp.uint32 and value.ndim == 1):
     raise ValueError(f"{argument} must be a key, such as jax.random.key(0), got {shown(value)}.")
@@ -222,6 +243,7 @@ def check_batches(batches: Any) -> None:
     ValueError: if it is not.
 
   Examples:
+    >>> import jax.numpy as jnp
     >>> check_batches({"image": jnp.zeros((2, 8, 8, 3))})
     Traceback (most recent call last):
     ValueError: batches must be an iterable of batches, got one batch; write [batch].
@@ -241,10 +263,14 @@ def check_batch(batch: Any) -> None:
     ValueError: if it does not.
 
   Examples:
+    >>> import jax.numpy as jnp
     >>> check_batch({"image": jnp.zeros((0, 8, 8, 3))})
     Traceback (most recent call last):
     ValueError: batch: 'image' has shape (0, 8, 8, 3); it must be (batch, height, width, channels), none of them 0.
   """
+  import jax
+  import jax.numpy as jnp
+
   check_type("batch", batch, Mapping, "a mapping with the images under 'image'")
   if "image" not in batch:
     raise ValueError(f"batch: it has {', '.join(map(str, batch)) or 'nothing'}, but no 'image'.")

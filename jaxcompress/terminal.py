@@ -6,7 +6,7 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import get_console
 from rich.console import Console
@@ -157,32 +157,48 @@ def progress(
   )
 
 
+class Meter(NamedTuple):
+  """What drives a bar.
+
+  Attributes:
+    start: of ``(name, total)``: shows it, from its beginning.
+    tick: goes one further.
+    hide: takes it off the terminal until the next start, so that lines can be printed.
+  """
+
+  start: Callable[[str, int], None]
+  tick: Callable[[], None]
+  hide: Callable[[], None]
+
+
 @contextlib.contextmanager
-def meter(show: bool) -> Iterator[tuple[Callable[[str, int], None], Callable[[], None]]]:
+def meter(show: bool) -> Iterator[Meter]:
   """A bar on the standard error that disappears at the end; silent unless a terminal shows it.
 
   Args:
     show: whether it is wanted.
 
   Yields:
-    ``(start, tick)``: ``start(name, total)`` begins anew, and ``tick()`` goes one further.
+    A :class:`Meter`.
 
   Examples:
-    >>> with meter(False) as (start, tick):
+    >>> with meter(False) as (start, tick, hide):
     ...   start("mse", 1)
     ...   tick()
+    ...   hide()
   """
   console = Console(stderr=True)
   if not (show and console.is_interactive):
-    yield lambda name, total: None, lambda: None
+    yield Meter(lambda name, total: None, lambda: None, lambda: None)
     return
   with progress(console, TimeElapsedColumn, transient=True) as bar:
     task = bar.add_task("", total=None)
 
     def start(name: str, total: int) -> None:
       bar.reset(task, total=total, description=name)
+      bar.start()
 
-    yield start, lambda: bar.advance(task)
+    yield Meter(start, lambda: bar.advance(task), bar.stop)
 
 
 class _Name(ProgressColumn):

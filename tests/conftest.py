@@ -68,3 +68,21 @@ def golden():
       return dict(file)
 
   return read
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+  """Runs the command line in an empty folder; returns exit code, output, errors."""
+  from jaxcompress import cli
+
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("COLUMNS", "160")
+
+  def call(*arguments):
+    monkeypatch.setattr("sys.argv", ["jaxcompress", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+      cli.main()
+    printed = capsys.readouterr()
+    return end.value.code, printed.out, printed.err
+
+  return call

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 import jaxcompress as jc
@@ -14,7 +15,9 @@ from jaxcompress import models
 from tests.golden.parity import weights as parity
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
-FIRST, SECOND, THIRD, FOURTH = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+FIRST, PHOTOS, OWN, SECOND, THIRD, FOURTH = re.findall(
+  r"```python\n(.*?)```", README.read_text(), re.DOTALL
+)
 
 pytestmark = pytest.mark.usefixtures("programs_forgotten")
 
@@ -36,6 +39,33 @@ def run(program, changes, **names):
 def test_the_first_program_runs_and_prints_that_all_logits_are_equal(capsys):
   run(FIRST, {'load("glyphs")': 'load("glyphs", limit=200)'})
   assert capsys.readouterr().out.strip() == "1.0"
+
+
+def test_photos_and_a_checkpoint_become_a_file_that_predicts(folder, capsys):
+  variables = models.from_torch("crd/resnet8", parity.state_dict("crd/resnet8"))[1]
+  save_file(models.to_torch("crd/resnet8", variables), folder / "checkpoint.safetensors")
+  rng = np.random.default_rng(0)
+  for level, name in ((60, "dark"), (180, "light")):
+    (folder / "photos" / name).mkdir(parents=True)
+    for i in range(12):
+      pixels = rng.integers(level - 50, level + 50, (40, 50, 3)).astype(np.uint8)
+      Image.fromarray(pixels).save(folder / "photos" / name / f"{i}.jpg")
+  Image.fromarray(pixels).save(folder / "photo.jpg")
+  changes = {
+    "torchvision/mobilenet_v2": "crd/resnet8",
+    "mobilenet_v2-7ebf99e0.pth": "checkpoint.safetensors",
+    "image_size=96": "image_size=16, batch_size=8, epochs=2, quiet=True",
+  }
+  names = run(PHOTOS, changes)
+  assert capsys.readouterr().out.splitlines()[0] == str(names["found"].results.entries["int8"].top1)
+  assert names["found"].classifier.predict(["photo.jpg"])[0].label in ("dark", "light")
+  assert (folder / "out" / "student.tflite").is_file()
+
+
+def test_a_flax_model_becomes_a_file_with_equal_logits(capsys):
+  names = run(OWN, {"images)\njc.export": 'images, method="minmax")\njc.export'})
+  assert capsys.readouterr().out.strip() == "1.0"
+  assert set(names["variables"]["params"]) == {"layers_0", "layers_2", "layers_5"}
 
 
 def test_the_second_program_goes_from_a_checkpoint_to_files(folder):

@@ -17,7 +17,7 @@ from jaxcompress.cli.parameters import NEEDED, Argument, Parameter, command
   torch=Parameter(str, "Source of a PyTorch checkpoint, such as timm/mobilenetv3_small_100."),
   weights=Parameter(str, "With --torch: its .pth, .pt or .safetensors file."),
   calibration=Parameter(str, "With --torch: a folder of any images, without labels."),
-  data=Parameter(str, "glyphs, digits, tfds:NAME or folder:PATH, as for compress [glyphs]."),
+  data=Parameter(str, "As for compress, such as folder:PATH [glyphs]."),
   method=Parameter(str, "auto, or one method, such as minmax, mse, equalize or adaround.", "auto"),
   bits=Parameter(int, "Bits of the weights, 2 to 8 [8]."),
   max_drop=Parameter(
@@ -35,7 +35,7 @@ from jaxcompress.cli.parameters import NEEDED, Argument, Parameter, command
   seed=Parameter(int, "Of the data and the choice of images.", 0),
   out=Parameter(
     str,
-    "The integer file: .tflite, .onnx, .stablehlo or .jcz (packed).",
+    "The integer file: .tflite, .onnx, .stablehlo or .jcz (packed); or a folder of C, NAME_c.",
     "model.tflite",
   ),
   force=Parameter(bool, "Replace files that exist.", False),
@@ -82,7 +82,8 @@ def quantize(model: Any, torch: Any, weights: Any, data: Any, **given: Any) -> N
   ),
   format=Parameter(
     str,
-    "Formats between commas: tflite, tflite-int4, onnx, stablehlo, packed; of the network"
+    "Formats between commas: tflite, tflite-uint8, tflite-int4, onnx, stablehlo, packed; c and c-int4,"
+    " folders of C99 for microcontrollers, NAME_c; of the network"
     " before it is quantized tflite-float32, tflite-float16, onnx-float32.",
     "tflite",
   ),
@@ -90,6 +91,10 @@ def quantize(model: Any, torch: Any, weights: Any, data: Any, **given: Any) -> N
     str,
     "Device whose requirements the files meet: xnnpack, tflm, ethos-u or edgetpu for .tflite,"
     " tensorrt for .onnx.",
+  ),
+  ram=Parameter(
+    str,
+    "Memory that c may take, such as 64KB: more is computed in patches, at the cost of time [any].",
   ),
   out=Parameter(str, "Name of the files, without a suffix [beside CHECKPOINT]."),
   force=Parameter(bool, "Replace files that exist.", False),

@@ -20,14 +20,32 @@ from jaxcompress.cli.parameters import Parameter, command
   ),
   data=Parameter(
     str,
-    "glyphs (built in), digits (handwriting), tfds:NAME, or folder:PATH with one folder of"
-    " PNG or JPEG images per class [glyphs].",
+    "glyphs (built in), digits (handwriting), folder:PATH with one folder of images per class,"
+    " csv:FILE (columns path, label), npz:FILE, hf:FOLDER (Hugging Face), wds:FILES (WebDataset) or"
+    " tfds:NAME [glyphs].",
   ),
-  student=Parameter(str, "The small model [mobilenet_v2]."),
+  student=Parameter(
+    str,
+    "The small model, or the source of its weights: timm/NAME, torchvision/NAME [mobilenet_v2].",
+  ),
+  student_weights=Parameter(
+    str,
+    "What it starts from: a .pth or .safetensors file, a file of models.save, or an earlier run.",
+  ),
   width=Parameter(float, "Width multiplier of the student [0.25]."),
-  teacher=Parameter(str, "The large model [mobilenet_v2]."),
+  teacher=Parameter(
+    str, "The large model, or a trained one: FILE.onnx, or a folder of .npz outputs [mobilenet_v2]."
+  ),
   teacher_width=Parameter(float, "Width multiplier of the teacher [0.75]."),
-  teacher_checkpoint=Parameter(str, "A trained teacher: OUT/teacher of an earlier run."),
+  teacher_weights=Parameter(
+    str, "What it starts from, likewise; one that knows the data's classes teaches as it is."
+  ),
+  teacher_pixels=Parameter(
+    str, "How FILE.onnx reads pixels: imagenet, 0..1, -1..1 or 0..255 [what it says]."
+  ),
+  teacher_outputs=Parameter(
+    str, "Names of its logits and, after a comma, its pooled features [its only such output]."
+  ),
   distill=Parameter(
     str,
     "Losses and weights, such as kd:0.9,crd:0.8; `jaxcompress info distill` lists them [kd].",
@@ -46,7 +64,23 @@ from jaxcompress.cli.parameters import Parameter, command
     "Passes over the training images, each for teacher and student [1000 steps; small sets: 25].",
   ),
   batch_size=Parameter(int, "Images per step [64]."),
-  image_size=Parameter(int, "Side in pixels to which a folder's images are brought."),
+  learning_rate=Parameter(float, "Its peak [the preset's]."),
+  freeze=Parameter(
+    str, "Layers of a network with weights that do not move: a selector, or backbone [none]."
+  ),
+  patience=Parameter(int, "Epochs without a better validation after which a phase ends [all run]."),
+  balance=Parameter(
+    str, "For classes of unequal size: weights (in the loss) or sampling [neither]."
+  ),
+  image_size=Parameter(
+    int, "Side in pixels to which a folder's images are brought [the weights', or their own]."
+  ),
+  resize=Parameter(str, "How: cover, squash or letterbox [as for the weights, or cover]."),
+  augment=Parameter(str, "How much images are changed in training: none, light, medium, strong."),
+  group_by=Parameter(
+    str, "Pattern on file names: images with the same match, as of a burst, stay in one split."
+  ),
+  strict=Parameter(bool, "Damaged images are an error, and not left out.", False),
   flip=Parameter(
     bool,
     "Train on mirrored images too, where these keep their class [known sets of photos only].",
@@ -54,7 +88,9 @@ from jaxcompress.cli.parameters import Parameter, command
   ),
   seed=Parameter(int, "Of everything that is random [0]."),
   out=Parameter(str, "Output folder [jaxcompress-out, or the next free number]."),
-  resume=Parameter(bool, "Go on with the run in the output folder.", False),
+  resume=Parameter(
+    bool, "Go on with the run in the output folder; with more --epochs, with a finished one.", False
+  ),
   max_size=Parameter(
     str,
     "Bytes that the packed file may take, such as 300KB: students of several widths, with"
@@ -97,24 +133,27 @@ def compress(
   """
   from rich.console import Console
 
-  from jaxcompress import pipeline
+  from jaxcompress.pipeline.checks import is_outside
   from jaxcompress.pipeline.folders import claim_together
+  from jaxcompress.pipeline.run import carry_out
   from jaxcompress.report.tables import result_table
   from jaxcompress.terminal import say
   from jaxcompress.training import processes
 
   given["quick"] = given["quick"] or None
-  if given["teacher_checkpoint"] is not None:
-    given["teacher_checkpoint"] = str(pathlib.Path(given["teacher_checkpoint"]).absolute())
+  given["strict"] = given["strict"] or None
+  for name in ("student_weights", "teacher_weights"):
+    if given[name] is not None:
+      given[name] = str(pathlib.Path(given[name]).absolute())
+  if is_outside(given["teacher"]):
+    given["teacher"] = str(pathlib.Path(given["teacher"]).absolute())
   keep_compiled_programs()
   processes.join_processes(coordinator, num_processes, process_id, heartbeat)
   console = Console(quiet=not processes.is_first())
   folder, options = claim_together(out, given, resume=resume)
   typed = shlex.join(["jaxcompress", *sys.argv[1:]])
   with _resumable(folder):
-    results = pipeline.compress(
-      options, folder, command=typed, workers=input_workers, console=console
-    )
+    results = carry_out(options, folder, command=typed, workers=input_workers, console=console)
     console.print(result_table(results))
     say(console, f"report: {folder / 'report.html'}   model: {folder / 'student.tflite'}")
 

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from typing import Any
 
 from jaxcompress.terminal import literal
@@ -49,6 +50,8 @@ def end(error: BaseException) -> None:
     text, code = "".join(traceback.format_exception(error)), 1
   else:
     raise error
+  if code == INTERRUPTED:
+    warnings.simplefilter("ignore")  # of coroutines of orbax that were left half done
   _drop_what_cannot_be_printed()
   with contextlib.suppress(OSError):  # there is nowhere to say it
     whole = text if code == 1 else literal(text)

@@ -9,9 +9,13 @@ from typing import Annotated
 import typer
 
 import jaxcompress
+from jaxcompress.cli.certify import certify
 from jaxcompress.cli.commands import bench, export, info, lint, quantize
 from jaxcompress.cli.compress import compress
 from jaxcompress.cli.ending import end, leave_threads
+from jaxcompress.cli.explaining import explain
+from jaxcompress.cli.locating import locate
+from jaxcompress.cli.using import evaluate, predict
 from jaxcompress.terminal import print_in_any_encoding
 
 YOUNG, MIDDLE, OLD = 100_000, 50, 100  # allocations, and collections of the next younger ones
@@ -21,7 +25,12 @@ app = typer.Typer(
   pretty_exceptions_enable=False,
   rich_markup_mode=None,
 )
-for command in (compress, quantize, export, info, bench, lint):
+COMMANDS = (
+  *(compress, predict, evaluate, quantize),
+  *(export, certify, locate, explain),
+  *(info, bench, lint),
+)
+for command in COMMANDS:
   app.command()(command)
 
 

@@ -10,55 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.arguments import check_type, check_whole
-from jaxcompress.data.dataset import Split
+from jaxcompress.arguments import check_type, check_whole, unknown
+from jaxcompress.data.order import balanced_indices, batch_indices
+from jaxcompress.data.parts import Split
 
 Batch = dict[str, np.ndarray]
 SPLIT = "a data.Split, such as dataset.train"
+SAMPLINGS = ("uniform", "balanced")
 AHEAD = 2  # batches that each process has ready
-
-
-def batch_indices(count: int, batch_size: int, *, seed: int, position: int) -> np.ndarray:
-  """Chooses the examples of one training batch.
-
-  Seeded permutations of all examples, one for each epoch, follow one another without a gap, and
-  batch ``position`` is elements ``position * batch_size`` onwards of that stream. Every example
-  comes once in each epoch, nothing is dropped, and a batch may reach into the next epoch or, where
-  it is larger than the set, over several.
-
-  Args:
-    count: number of examples.
-    batch_size: examples in a batch.
-    seed: of the order.
-    position: number of the batch, from 0.
-
-  Returns:
-    (batch_size,) int32.
-
-  Raises:
-    ValueError: if a number is out of range.
-
-  Examples:
-    >>> batches = [batch_indices(6, 2, seed=0, position=p) for p in range(3)]
-    >>> sorted(np.concatenate(batches).tolist())
-    [0, 1, 2, 3, 4, 5]
-  """
-  check_whole("count", count, 1)
-  check_whole("batch_size", batch_size, 1)
-  check_whole("seed", seed, 0)
-  check_whole("position", position, 0)
-  start, stop = position * batch_size, (position + 1) * batch_size
-  first, last = start // count, (stop - 1) // count
-  epochs = [_permutation(count, seed, epoch) for epoch in range(first, last + 1)]
-  stream = epochs[0] if len(epochs) == 1 else np.concatenate(epochs)
-  return stream[start - first * count : stop - first * count].copy()
-
-
-@functools.lru_cache(maxsize=8)  # only saves time: the value depends on the arguments alone
-def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-  order = np.random.default_rng((seed, epoch)).permutation(count).astype(np.int32)
-  order.flags.writeable = False
-  return order
 
 
 def batch_at(
@@ -69,8 +28,10 @@ def batch_at(
   position: int,
   rows: np.ndarray | None = None,
   threads: int | None = None,
+  sampling: str = "uniform",
+  weights: np.ndarray | None = None,
 ) -> Batch:
-  """Reads the training batch at a position; see :func:`batch_indices`.
+  """Reads the training batch at a position.
 
   Args:
     split: the examples.
@@ -79,13 +40,19 @@ def batch_at(
     position: number of the batch, from 0.
     rows: which of the batch's examples, such as those of one process; None: all.
     threads: that decode images which lie on disk; None: one for each CPU core.
+    sampling: ``"uniform"``: each example comes alike often, see
+      :func:`~jaxcompress.data.batch_indices`; ``"balanced"``: each class does, see
+      :func:`~jaxcompress.data.balanced_indices`.
+    weights: (classes,) float32, such as :func:`~jaxcompress.data.class_weights` gives; the batch then
+      has ``weight``, (batch_size,) float32, the label's.
 
   Returns:
     ``{"image": (batch_size, height, width, channels) uint8, "label": (batch_size,) int32,
     "index": (batch_size,) int32}``; ``index`` is the examples' place in the split.
 
   Raises:
-    ValueError: if ``split`` is no split, or a number is out of range.
+    ValueError: if ``split`` is no split, a number is out of range, there is no such sampling,
+      there are fewer weights than classes, or one is negative or not finite.
 
   Examples:
     >>> split = Split(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5, dtype=np.int32))
@@ -94,8 +61,30 @@ def batch_at(
     True
   """
   check_type("split", split, Split, SPLIT)
-  index = batch_indices(len(split), batch_size, seed=seed, position=position)
-  return _examples(split, index if rows is None else index[rows], threads)
+  _check_sampling(sampling)
+  if sampling == "balanced":
+    index = balanced_indices(split.members, batch_size, seed=seed, position=position)
+  else:
+    index = batch_indices(len(split), batch_size, seed=seed, position=position)
+  batch = _examples(split, index if rows is None else index[rows], threads)
+  if weights is None:
+    return batch
+  if np.ndim(weights) != 1 or len(weights) < len(split.members):
+    raise ValueError(
+      f"weights: shape {np.shape(weights)} must be (classes,), for {len(split.members)} classes or more, as"
+      " class_weights(split.labels) gives them."
+    )
+  weights = np.asarray(weights, np.float32)
+  if (wrong := weights[~(weights >= 0) | ~np.isfinite(weights)]).size:
+    raise ValueError(
+      f"weights: {wrong[0]} of a class must be finite, and 0 or more; class_weights gives such."
+    )
+  return {**batch, "weight": weights[batch["label"]]}
+
+
+def _check_sampling(sampling: Any) -> None:
+  if sampling not in SAMPLINGS:
+    raise unknown("sampling", sampling, SAMPLINGS)
 
 
 def eval_batches(split: Split, batch_size: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
@@ -154,7 +143,7 @@ class InputError(RuntimeError):
 class Stream:
   """``batch_at`` of a training run, read ahead in the order of positions.
 
-  A batch is a function of the seed, the position and ``rows`` alone, the one that
+  A batch is a function of the seed, the position and the options alone, the one that
   :func:`~jaxcompress.data.batch_at` gives; there is no state to save. Asking for another position
   than the next starts anew there.
 
@@ -164,6 +153,8 @@ class Stream:
     seed: of the order.
     stop: positions end here.
     rows: which of each batch's examples are wanted; None: all.
+    sampling: ``"uniform"`` or ``"balanced"``.
+    weights: of the classes, or None.
     workers: processes that read and decode; 0: threads of this one. None: one for each CPU core but
       one, at most 16.
 
@@ -186,12 +177,16 @@ class Stream:
     seed: int,
     stop: int,
     rows: np.ndarray | None = None,
+    sampling: str = "uniform",
+    weights: np.ndarray | None = None,
     workers: int | None = None,
   ):
+    _check_sampling(sampling)
     if workers is None:
       workers = min(16, max(1, (os.cpu_count() or 2) - 1))
     check_whole("workers", workers, 0)
-    options = {"batch_size": batch_size, "seed": seed, "rows": rows, "threads": 1}
+    order = {"batch_size": batch_size, "seed": seed, "rows": rows, "sampling": sampling}
+    options = {**order, "weights": weights, "threads": 1}
     self._read = functools.partial(_read, split, options)
     self._stop, self._workers = stop, workers
     self._next = -1

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxcompress.data.dataset import Dataset, Split
+from jaxcompress.data.dataset import Dataset
+from jaxcompress.data.parts import Split
 from jaxcompress.data.splits import at_most, random_order, three_way
 from jaxcompress.data.storage import read_cached, write_cached
 

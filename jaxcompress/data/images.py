@@ -1,26 +1,26 @@
-"""Image files and encoded images of any kind, brought to RGB arrays of one size."""
+"""Image files and encoded images of any kind, brought to arrays of one size."""
 
 import collections
-import hashlib
 import io
 import os
 import pathlib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-ImageFile = pathlib.Path | bytes
-Size = tuple[int, int]  # height, width
+from jaxcompress.data.reader import ImageFile, ImageReader, Size
+from jaxcompress.data.sources import Stored, opened
+
+Picture = ImageFile | Stored
 Damage = dict[int, str]  # what is wrong with images, by position
 
 SMALL, USUAL = 64, 224  # sets of small images keep their size; others get ImageNet's
 TINY, ENLARGED = 28, 32  # below, networks that shrink their input have too little left to work on
-DEEP = 65535  # white, in 16 bits
-PEEK = 4096  # bytes at either end of a file
+PEEK = 32  # bytes at the end of a file
 NAMED = 100  # damaged images in a message
 EMPTY = "it is empty"
 ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # of whole files
@@ -34,7 +34,7 @@ class DamagedError(ValueError):
 
   Examples:
     >>> try:
-    ...   decode([pathlib.Path("/no/such.png"), pathlib.Path("/nor/this.png")], (8, 8))
+    ...   decode([pathlib.Path("/no/such.png"), pathlib.Path("/nor/this.png")], ImageReader(8))
     ... except DamagedError as error:
     ...   print(error.files)
     ('/no/such.png', '/nor/this.png')
@@ -45,124 +45,89 @@ class DamagedError(ValueError):
     self.files = tuple(files)
 
 
-class FileFacts(NamedTuple):
-  """Holds what the beginning and the end of an image file say.
-
-  Attributes:
-    size: (height, width), upright if neither is larger than 64 pixels.
-    digest: of the length, the beginning and the end of the file.
-  """
-
-  size: Size
-  digest: bytes
-
-
-def decode(sources: Sequence[ImageFile], size: Size, threads: int | None = None) -> np.ndarray:
+def decode(
+  sources: Sequence[ImageFile], reader: ImageReader, threads: int | None = None
+) -> np.ndarray:
   """Reads images, several at a time.
-
-  An image of another size is scaled until it covers the wanted one, and its middle is kept.
-  Greyscale, palette, 16-bit and CMYK images become RGB, transparent pixels white, and a photo is
-  turned upright as its EXIF orientation says. Of moving images the first is taken.
 
   Args:
     sources: paths or encoded images.
-    size: (height, width) of the result.
+    reader: how; it has a size.
     threads: that decode; None: one for each CPU core.
 
   Returns:
-    (count, height, width, 3) uint8.
+    (count, height, width, channels) uint8.
 
   Raises:
     ValueError: if images are damaged, which names all of them (:class:`DamagedError`), or the arrays
       would not fit in memory.
   """
-  require_memory(len(sources), size)
-  images = np.empty((len(sources), *size, 3), np.uint8)
-
-  def read(i: int) -> None:
-    images[i] = read_image(sources[i], size)
-
-  refuse_damaged(sources, _for_each(read, range(len(sources)), threads or os.cpu_count())[1])
+  images, damage = decode_sound(sources, reader, threads)
+  refuse_damaged(sources, damage)
   return images
 
 
-def examine(paths: Sequence[pathlib.Path]) -> tuple[list[FileFacts | None], Damage]:
+def decode_sound(
+  sources: Sequence[Picture], reader: ImageReader, threads: int | None = None
+) -> tuple[np.ndarray, Damage]:
+  """As :func:`decode`, but of damaged images it tells what is wrong; their pixels mean nothing."""
+  require_memory(len(sources), reader.size)
+  images = np.empty((len(sources), *reader.size, reader.channels), np.uint8)
+
+  def read(i: int) -> None:
+    source = opened(sources[i])
+    _require_bytes(source)
+    images[i] = reader(source)
+
+  return images, for_each(read, range(len(sources)), threads or os.cpu_count())[1]
+
+
+def examine(sources: Sequence[Picture]) -> tuple[list[Size | None], Damage]:
   """Looks at the beginning and the end of image files.
 
   Most damage is found so: files that are empty, cut off or no images. Only those that do not end as
   their format says are decoded.
 
   Args:
-    paths: of the files.
+    sources: paths, or pictures that are stored otherwise.
 
   Returns:
-    What was found for each file, None where it is damaged; and what is wrong with those, for
-    :func:`refuse_damaged`.
+    (height, width) of each picture, upright if neither is larger than 64 pixels, None where it is
+    damaged; and what is wrong with those, for :func:`refuse_damaged`.
   """
-  return _for_each(_facts, paths)
+  return for_each(_examined, sources)
 
 
-def _facts(path: pathlib.Path) -> FileFacts:
-  with path.open("rb") as file:
-    length = os.fstat(file.fileno()).st_size
-    head = file.read(PEEK)
+def _examined(source: Picture) -> Size:
+  found = opened(source)
+  if isinstance(found, Image.Image):
+    return found.size[1], found.size[0]
+  with io.BytesIO(found) if isinstance(found, bytes) else found.open("rb") as file:
+    length = file.seek(0, os.SEEK_END)
+    if not length:
+      raise ValueError(EMPTY)
     file.seek(max(0, length - PEEK))
     tail = file.read(PEEK)
     file.seek(0)
-    if not length:
-      raise ValueError(EMPTY)
     with Image.open(file) as image:
       size = _upright_size(image)
-      if ENDS.get(image.format or "", tail + b"?") not in tail[-32:]:
+      if ENDS.get(image.format or "", tail + b"?") not in tail:
         image.load()
-  parts = (length.to_bytes(8, "little"), head, tail)
-  return FileFacts(size, hashlib.blake2b(b"".join(parts), digest_size=16).digest())
+  return size
 
 
-def read_image(source: ImageFile, size: Size) -> np.ndarray:
-  """One image as (height, width, 3) uint8; see :func:`decode`."""
-  height, width = size
-  with _open(source) as image:
-    if image.format == "JPEG":  # decodes large photos, turned or not, at a fraction of the size
-      image.draft("RGB", (2 * max(size), 2 * max(size)))
-    upright = _to_rgb(ImageOps.exif_transpose(image))
-  if upright.size != (width, height):
-    upright = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
-  return np.asarray(upright)
-
-
-def _open(source: ImageFile) -> Image.Image:
-  if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
-    raise ValueError(EMPTY)
-  return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-  if image.mode.startswith("I") or image.mode == "F":  # 16 bits a pixel: Pillow would cut them off
-    levels = np.asarray(image, np.float64)
-    if image.mode == "F" or levels.min() < 0 or levels.max() > DEEP:
-      raise ValueError("its pixels have more than 16 bits")
-    if isinstance(clear := image.info.get("transparency"), int):
-      levels = np.where(levels == clear, DEEP, levels)
-    image = Image.fromarray(np.rint(levels / 257).astype(np.uint8))
-  if image.mode.endswith(("A", "a")) or "transparency" in image.info:
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-  return image.convert("RGB")
-
-
-def common_size(sources: Sequence[ImageFile]) -> Size:
+def common_size(sources: Sequence[pathlib.Path | bytes]) -> Size:
   """The :func:`usual_size` of images.
 
   Raises:
     ValueError: if some are damaged.
   """
 
-  def read(source: ImageFile) -> Size:
+  def read(source: pathlib.Path | bytes) -> Size:
     with _open(source) as image:
       return _upright_size(image)
 
-  sizes, damage = _for_each(read, sources)
+  sizes, damage = for_each(read, sources)
   refuse_damaged(sources, damage)
   return usual_size(sizes)
 
@@ -191,6 +156,18 @@ def usual_size(sizes: Iterable[Size]) -> Size:
   return height, width
 
 
+def _open(source: pathlib.Path | bytes) -> Image.Image:
+  _require_bytes(source)
+  return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _require_bytes(source: ImageFile) -> None:
+  if isinstance(source, Image.Image):
+    return
+  if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
+    raise ValueError(EMPTY)
+
+
 def _upright_size(image: Image.Image) -> Size:
   width, height = image.size
   if max(width, height) > SMALL:  # a PNG would be decoded to find its orientation
@@ -199,7 +176,7 @@ def _upright_size(image: Image.Image) -> Size:
   return (width, height) if turned else (height, width)
 
 
-def _for_each(
+def for_each(
   read: Callable[[Any], Any], items: Iterable[Any], threads: int | None = None
 ) -> tuple[list[Any], Damage]:
   """Calls ``read`` with each item, in several threads.
@@ -214,6 +191,8 @@ def _for_each(
       return read(numbered[1])
     except Image.UnidentifiedImageError:
       damage[numbered[0]] = "it is no image"
+    except OSError as error:  # str would name the file, which is known
+      damage[numbered[0]] = " ".join(str(error.strerror or error).split()) or type(error).__name__
     except Exception as error:  # damaged files raise almost anything
       damage[numbered[0]] = " ".join(str(error).split()) or type(error).__name__
     return None
@@ -223,16 +202,20 @@ def _for_each(
     return list(pool.map(attempt, enumerate(items))), damage  # Pillow lets other threads run
 
 
-def refuse_damaged(sources: Sequence[ImageFile], damage: Damage) -> None:
+def _name(source: Picture) -> str:
+  return source.name if isinstance(source, Stored) else str(source)
+
+
+def refuse_damaged(sources: Sequence[Picture], damage: Damage) -> None:
   """Raises a :class:`DamagedError` that names all damaged images, if there are any.
 
   Args:
-    sources: paths or encoded images.
+    sources: paths, encoded images, or pictures that are stored otherwise.
     damage: what is wrong with some of them, by position.
   """
   if not damage:
     return
-  files = {i: str(sources[i]) for i in damage if not isinstance(sources[i], bytes)}
+  files = {i: _name(sources[i]) for i in damage if not isinstance(sources[i], bytes)}
   places = sorted(damage, key=lambda i: (files.get(i, ""), i))
   names = [repr(files[i]) if i in files else f"number {i}" for i in places[:NAMED]]
   if len(places) == 1:

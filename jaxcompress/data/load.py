@@ -1,16 +1,51 @@
 """Data sets by name."""
 
 import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
 from typing import Any
 
-from jaxcompress.arguments import check_whole
+from jaxcompress.arguments import check_type, check_whole
 from jaxcompress.data.bundled import digits, glyphs
-from jaxcompress.data.dataset import Dataset
+from jaxcompress.data.dataset import Dataset, check_choices
 from jaxcompress.data.folder import folder
+from jaxcompress.data.huggingface import saved
+from jaxcompress.data.npz import archive
+from jaxcompress.data.reader import ImageReader
+from jaxcompress.data.shards import shards
+from jaxcompress.data.tables import table
 from jaxcompress.data.tfds import tfds
 
 BUNDLED = {"glyphs": glyphs, "digits": digits}
-ELSEWHERE = {"tfds": tfds, "folder": folder}  # with a name or path after a colon
+ELSEWHERE: dict[str, Callable[..., Dataset]] = {  # with a name or path after a colon
+  "folder": folder,
+  "csv": table,
+  "npz": archive,
+  "hf": saved,
+  "wds": shards,
+  "tfds": tfds,
+}
+SPECS = {  # as they are written
+  "glyphs": "glyphs",
+  "digits": "digits",
+  "folder": "folder:PATH",
+  "csv": "csv:FILE",
+  "npz": "npz:FILE",
+  "hf": "hf:FOLDER",
+  "wds": "wds:FILES",
+  "tfds": "tfds:NAME",
+}
+ENDINGS = {
+  ".csv": "csv",
+  ".tsv": "csv",
+  ".txt": "csv",
+  ".npz": "npz",
+  ".parquet": "hf",
+  ".tar": "wds",
+}
+NAMED = ("folder", "csv")  # whose images have names to group by
+STRICT = (*NAMED, "npz", "hf", "wds")  # of which some may be damaged
 
 
 def load(
@@ -18,24 +53,34 @@ def load(
   *,
   seed: int = 0,
   size: int | None = None,
+  reader: ImageReader | None = None,
   limit: int | None = None,
   in_memory: bool | None = None,
   flip: bool | None = None,
+  group_by: str | None = None,
+  strict: bool = False,
 ) -> Dataset:
   """Loads a data set into memory, or finds its images where they lie if they would not fit.
 
   Args:
-    spec: ``"glyphs"``, ``"digits"``, ``"tfds:NAME"``, ``"tfds:NAME@DATA_DIR"`` or
-      ``"folder:PATH"``.
+    spec: ``"glyphs"``, ``"digits"``, ``"folder:PATH"``, ``"csv:FILE"``, ``"npz:FILE"``, ``"hf:FOLDER"``,
+      ``"wds:FILES"``, ``"tfds:NAME"`` or ``"tfds:NAME@DATA_DIR"``.
     seed: of what is rendered or split.
     size: side of the images in pixels; by default 32 for the built-in sets, else the images' own
       size from 28 to 64 pixels, 32 for smaller and 224 for larger ones.
+    reader: how pictures become images, but of the built-in sets; its size, if it has one, counts where
+      ``size`` is not given. None: the default one.
     limit: at most this many images in each part.
-    in_memory: of folders and tfds: whether images are decoded now, or each time when they are needed
+    in_memory: likewise whether images are decoded now, or each time when they are needed
       (see :class:`~jaxcompress.data.Stream`); None: now, if they take at most half of the memory.
     flip: whether mirrored images are trained on, which is right where a mirrored image keeps its
-      label: a cat's does, a "b" becomes a "d". None: no, but for some sets of photos in
-      tensorflow-datasets where it is known to be right.
+      label: a cat's does, a "b" becomes a "d". None: yes for some sets of photos in
+      tensorflow-datasets where it is known to be right, no for glyphs and digits, else open: see
+      :func:`~jaxcompress.data.decide_flip`.
+    group_by: of folders and tables: a regular expression on file names, such as ``"(patient[0-9]+)_"``;
+      images in whose names it finds the same text stay in one part.
+    strict: but of the built-in sets and tfds: whether damaged images, and copies in several classes or parts, are an error;
+      else they are left out, counted in ``notes`` and listed in ``skipped``.
 
   Returns:
     A :class:`Dataset`.
@@ -47,25 +92,55 @@ def load(
     >>> load("digits", limit=100).train.images.shape
     (100, 32, 32, 3)
   """
-  check_whole("seed", seed, 0)
-  for name, value in (("size", size), ("limit", limit)):
-    if value is not None:
-      check_whole(name, value, 1)
-  if seed >= 2**64:
-    raise ValueError(f"seed: {seed} must be a whole number below 2**64.")
-  if flip not in (None, True, False):
-    raise ValueError(f"flip: {flip!r} must be True, False or None.")
+  check_choices(seed, limit, flip)
+  if size is not None:
+    check_whole("size", size, 1)
   if not isinstance(spec, str):
     raise ValueError(f"data: {spec!r} must be text, such as 'glyphs' or 'folder:PATH'.")
   kind, colon, rest = spec.partition(":")
   if kind not in (ELSEWHERE if colon else BUNDLED) or (colon and not rest):
-    choices = "glyphs, digits, tfds:NAME or folder:PATH"
-    raise ValueError(f"data: {spec!r} is unknown; it must be {choices}.")
-  options: dict[str, Any] = {"seed": seed, "limit": limit} | (
-    {} if size is None else {"size": size}
-  )
+    raise _unknown(spec, kind, bool(colon))
+  check_type("reader", reader, ImageReader | None, "a data.ImageReader, or None")
+  reader = reader or ImageReader()
+  reader = reader if size is None else reader.at(size)
+  options: dict[str, Any] = {"seed": seed, "limit": limit}
+  if kind in STRICT:
+    options["strict"] = strict
+  if kind in NAMED:
+    options["group_by"] = group_by
+  elif group_by is not None:
+    raise ValueError(f"group_by: {spec} has no file names to group by; leave it out.")
   if colon:
-    found = ELSEWHERE[kind](rest, in_memory=in_memory, **options)
+    found = ELSEWHERE[kind](rest, reader=reader, in_memory=in_memory, **options)
   else:
-    found = BUNDLED[kind](**options)
+    drawn = {} if reader.size is None else {"size": _side(reader)}
+    found = BUNDLED[kind](**options, **drawn)
+    found = dataclasses.replace(found, reader=reader.at(found.image_shape[:2]))
   return found if flip is None else dataclasses.replace(found, flip=flip)
+
+
+def _unknown(spec: str, kind: str, colon: bool) -> ValueError:
+  """The error of a name that is none: what is nearest, and all that there are."""
+  known = [*SPECS.values()]
+  near = f"{kind} is written {SPECS[kind]}; " if kind in SPECS else ""
+  path = pathlib.Path(spec).expanduser()
+  if not near and spec and os.path.exists(path):
+    ending = ENDINGS.get(path.suffix.lower())
+    ending = "folder" if path.is_dir() else ending
+    near = f"did you mean {ending}:{spec}? " if ending else ""
+  must = "It must" if near.endswith("? ") else "it must"
+  return ValueError(
+    f"data: {spec!r} is unknown; {near}{must} be {', '.join(known[:-1])} or {known[-1]}."
+  )
+
+
+def _side(reader: ImageReader) -> int:
+  """Of the squares that the built-in sets draw.
+
+  Raises:
+    ValueError: if it reads no squares.
+  """
+  height, width = reader.size
+  if height != width:
+    raise ValueError(f"size: the built-in sets are squares, got {height} x {width}; give one side.")
+  return height

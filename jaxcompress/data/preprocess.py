@@ -2,11 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+
+from jaxcompress.arguments import check_type
+from jaxcompress.data.reading import normalized
+
+if TYPE_CHECKING:
+  import jax
 
 Pixel = float | tuple[float, ...]
 
@@ -19,7 +23,9 @@ class Preprocess:
   every image, and ``y = y / (std(y) + epsilon)`` with the standard deviation of the whole image.
 
   It takes numpy arrays (and needs no JAX for them) or JAX arrays, and is part of what is deployed:
-  :meth:`to_metadata` is what a model file says about it.
+  :meth:`to_metadata` is what a model file says about it. Of numpy arrays means are computed in float64
+  and rounded once, so that a device gets the same numbers in whatever order it sums; exact evaluation,
+  prediction and the printed program do it so. JAX computes all in float32, for training.
 
   Attributes:
     center: subtracted from the pixels: a number, or a tuple with one for each channel.
@@ -28,7 +34,8 @@ class Preprocess:
     epsilon: keeps the noise of flat images small; in units of the scaled pixels.
 
   Raises:
-    ValueError: if ``scale`` or ``epsilon`` is not positive.
+    ValueError: if a value is no number, the two differ in channels, or ``scale`` or ``epsilon`` is not
+      positive.
 
   Examples:
     >>> image = np.zeros((1, 2, 2, 1), np.uint8)
@@ -48,22 +55,41 @@ class Preprocess:
   epsilon: float = 0.1
 
   def __post_init__(self):
-    for name in ("center", "scale"):
-      if isinstance(getattr(self, name), list | np.ndarray):  # which have no hash
-        object.__setattr__(self, name, tuple(np.asarray(getattr(self, name), float).tolist()))
+    sizes = {np.size(value) for value in map(self._numbers, ("center", "scale"))} - {1}
+    if len(sizes) > 1:
+      raise ValueError(f"scale: {self.scale} and center {self.center} must be of as many channels.")
     for name in ("scale", "epsilon"):
-      if not np.all(np.asarray(getattr(self, name)) > 0):
+      if not np.all(self._numbers(name) > 0):
         raise ValueError(f"{name}: {getattr(self, name)} must be positive.")
+    check_type("per_image", self.per_image, bool | np.bool_, "True or False")
 
-  def __call__(self, images: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+  def _numbers(self, name: str) -> np.ndarray:
+    """The numbers of a setting; a list or an array, which have no hash, becomes a tuple."""
+    value = getattr(self, name)
+    try:
+      numbers = np.asarray(value, float)
+    except (TypeError, ValueError):
+      numbers = np.array(np.nan)
+    if numbers.ndim > (name != "epsilon") or np.isinf(numbers).any() or not numbers.size:
+      raise ValueError(f"{name}: {value!r} must be a number, or one for each channel.")
+    if name == "center" and np.isnan(numbers).any():
+      raise ValueError(f"center: {value!r} must be a number, or one for each channel.")
+    if isinstance(value, list | np.ndarray) and numbers.ndim:
+      object.__setattr__(self, name, tuple(numbers.tolist()))
+    return numbers
+
+  def __call__(self, images: "np.ndarray | jax.Array") -> "np.ndarray | jax.Array":
     """(..., height, width, channels), uint8 or float with pixels of 0 to 255, to float32."""
-    xp = np if isinstance(images, np.ndarray) else jnp
+    if isinstance(images, np.ndarray):
+      return normalized(images, **self._values())
+    import jax.numpy as jnp
+
     center, scale = (_per_channel(value, images.ndim) for value in (self.center, self.scale))
     x = (images.astype(np.float32) - center) / scale
     if not self.per_image:
       return x
-    x = x - xp.mean(x, axis=(-3, -2), keepdims=True)
-    deviation = xp.sqrt(xp.mean(xp.square(x), axis=(-3, -2, -1), keepdims=True))
+    x = x - jnp.mean(x, axis=(-3, -2), keepdims=True)
+    deviation = jnp.sqrt(jnp.mean(jnp.square(x), axis=(-3, -2, -1), keepdims=True))
     return x / (deviation + self.epsilon)
 
   def to_metadata(self) -> dict[str, float | list[float] | bool | str]:
@@ -73,9 +99,12 @@ class Preprocess:
       >>> Preprocess(per_image=False).to_metadata()["formula"]
       'y = (x - center) / scale'
     """
-    values = dataclasses.asdict(self)
-    values = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+    values = {n: list(v) if isinstance(v, tuple) else v for n, v in self._values().items()}
     return {**values, "formula": self._formula()}
+
+  def _values(self) -> dict[str, Any]:
+    """What :func:`normalized` takes beside the pixels."""
+    return dataclasses.asdict(self)
 
   def _formula(self) -> str:
     scaled = "y = (x - center) / scale"
@@ -83,7 +112,8 @@ class Preprocess:
       return scaled
     return (
       f"{scaled}; y = y - mean of y over height and width; "
-      "y = y / (epsilon + root mean square of y over height, width and channels)"
+      "y = y / (epsilon + root mean square of y over height, width and channels); "
+      "y is float32, the mean and the divisor are computed in float64 and rounded to float32"
     )
 
   @classmethod
@@ -97,6 +127,8 @@ class Preprocess:
       >>> Preprocess.from_metadata(Preprocess(scale=58.0).to_metadata()).scale
       58.0
     """
+    if not isinstance(metadata, Mapping):
+      raise ValueError(f"metadata: {metadata!r:.40} must be an object, as to_metadata writes it.")
     names = [field.name for field in dataclasses.fields(cls)]
     missing = [name for name in names if name not in metadata]
     if missing:
@@ -113,3 +145,12 @@ def _per_channel(value: Pixel, ndim: int) -> float | np.ndarray:
   if not isinstance(value, tuple):
     return value
   return np.array(value, np.float32).reshape(*[1] * (ndim - 1), len(value))
+
+
+PIXELS: Mapping[str, Preprocess] = {
+  "imagenet": Preprocess((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), per_image=False),
+  "0..1": Preprocess(0.0, 255.0, per_image=False),
+  "-1..1": Preprocess(127.5, 127.5, per_image=False),
+  "0..255": Preprocess(0.0, 1.0, per_image=False),
+}
+"""How files of others read pixels, by the names that options have for it."""

@@ -1,16 +1,14 @@
-"""Splits that keep every class's share, and images that are in several parts or classes."""
+"""Splits that keep every class's share, and what belongs together in one part."""
 
+import collections
+import dataclasses
 import hashlib
-import itertools
-import pathlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-
-from jaxcompress.data.images import FileFacts
-from jaxcompress.data.walk import printable
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
 
@@ -33,13 +31,46 @@ def name_order(names: list[str], seed: int) -> np.ndarray:
   return np.frombuffer(data, "<u8")
 
 
-def split_off(labels: np.ndarray, order: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+def joined(*kinds: Sequence[Hashable]) -> np.ndarray:
+  """Numbers of groups: examples that agree in any of the sequences, if only by way of others, share one.
+
+  Args:
+    kinds: values of all examples, each of one kind; examples belong together where they are equal.
+
+  Returns:
+    (count,) integers, from 0 in the order of the groups' first examples.
+
+  Examples:
+    >>> joined(["a", "a", "b", "c"], [1, 2, 2, 3]).tolist()
+    [0, 0, 0, 1]
+  """
+  count = len(kinds[0])
+  firsts = []
+  for values in kinds:
+    first: dict[Hashable, int] = {}
+    firsts.append([first.setdefault(value, i) for i, value in enumerate(values)])
+  rows, columns = np.tile(np.arange(count), len(kinds)), np.concatenate(firsts).astype(np.int64)
+  links = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(count, count))
+  return connected_components(links.tocsr(), directed=False)[1]
+
+
+def split_off(
+  labels: np.ndarray,
+  order: np.ndarray,
+  share: float,
+  groups: np.ndarray | None = None,
+  stay: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
   """Takes a share out of every class.
 
   Args:
     labels: (count,) integers.
     order: (count,) keys; those of a class with the smallest ones are taken.
     share: of each class, 0 to 1; at least one example of each is taken if another one stays.
+    groups: (count,) integers; examples with the same one are taken together or stay together, and the
+      share is kept as well as that allows. The key of a group is its first example's. None: each is
+      alone.
+    stay: of each class, this many groups stay, if it has more.
 
   Returns:
     ``(rest, taken)``: two ascending arrays of positions in ``labels``.
@@ -48,17 +79,105 @@ def split_off(labels: np.ndarray, order: np.ndarray, share: float) -> tuple[np.n
     >>> rest, taken = split_off(np.array([0, 0, 0, 1, 1, 1]), np.arange(6), 1 / 3)
     >>> rest.tolist(), taken.tolist()
     ([1, 2, 4, 5], [0, 3])
+    >>> rest, taken = split_off(np.zeros(6, int), np.arange(6), 1 / 3, np.array([0, 0, 0, 1, 1, 2]))
+    >>> rest.tolist(), taken.tolist()
+    ([0, 1, 2, 5], [3, 4])
   """
+  if groups is not None and len(np.unique(groups)) < len(groups):
+    taken = _groups_taken(labels, order, share, groups, stay)
+    return np.flatnonzero(~taken), np.flatnonzero(taken)
   taken = np.zeros(len(labels), bool)
   for label in np.unique(labels):
     members = np.flatnonzero(labels == label)
-    count = min(max(round(share * len(members)), 1), len(members) - 1)
+    count = _wanted(share, len(members))
     taken[members[np.argsort(order[members], kind="stable")[:count]]] = True
   return np.flatnonzero(~taken), np.flatnonzero(taken)
 
 
+def _wanted(share: float, members: int) -> int:
+  return min(max(round(share * members), 1), members - 1)
+
+
+@dataclasses.dataclass
+class _Taking:
+  """Groups, of which some are taken.
+
+  Attributes:
+    sizes: of each group, its classes and how many examples of each it has.
+    open: by class, how many examples are still to be taken; below 0, there are too many.
+    spare: by class, how many groups may still be taken.
+    chosen: numbers of those that are.
+    served: the classes of those.
+  """
+
+  sizes: list[list[tuple[int, int]]]
+  open: dict[int, int]
+  spare: dict[int, int]
+  chosen: list[int] = dataclasses.field(default_factory=list)
+  served: set[int] = dataclasses.field(default_factory=set)
+
+  def take(self, group: int) -> None:
+    self.chosen.append(group)
+    for label, count in self.sizes[group]:
+      self.open[label] -= count
+      self.spare[label] -= 1
+      self.served.add(label)
+
+  def may(self, group: int) -> bool:
+    return all(self.spare[label] > 0 for label, _ in self.sizes[group])
+
+  def fits(self, group: int) -> bool:
+    return all(count <= self.open[label] for label, count in self.sizes[group])
+
+  def gain(self, group: int) -> int:
+    """By how much the classes together come nearer to their shares."""
+    return sum(
+      abs(self.open[label]) - abs(self.open[label] - count) for label, count in self.sizes[group]
+    )
+
+
+def _groups_taken(
+  labels: np.ndarray, order: np.ndarray, share: float, groups: np.ndarray, stay: int
+) -> np.ndarray:
+  """Which examples are taken: whole groups by their keys if they fit, then those that fit best."""
+  _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+  sizes: list[list[tuple[int, int]]] = [[] for _ in first]
+  classes = int(labels.max()) + 1
+  pairs, counts = np.unique(group_of * classes + labels, return_counts=True)
+  for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+    sizes[pair // classes].append((pair % classes, count))
+  taking = _Taking(
+    sizes,
+    {label: _wanted(share, n) for label, n in collections.Counter(labels.tolist()).items()},
+    {
+      label: n - max(1, min(stay, n - 1))
+      for label, n in collections.Counter((pairs % classes).tolist()).items()
+    },
+  )
+  ranked = np.argsort(order[first], kind="stable").tolist()
+  for group in ranked:
+    if taking.fits(group) and taking.may(group):
+      taking.take(group)
+  chosen = set(taking.chosen)
+  left = [group for group in ranked if group not in chosen]
+  for group in sorted(left, key=taking.gain, reverse=True):
+    if taking.gain(group) > 0 and taking.may(group):
+      taking.take(group)
+  chosen = set(taking.chosen)
+  left = [group for group in left if group not in chosen]
+  for group in sorted(
+    left, key=taking.gain, reverse=True
+  ):  # no class without any, if it can be helped
+    if any(label not in taking.served for label, _ in sizes[group]) and taking.may(group):
+      taking.take(group)
+  return np.isin(group_of, taking.chosen)
+
+
 def three_way(
-  labels: np.ndarray, order: np.ndarray, has_test: bool = False
+  labels: np.ndarray,
+  order: np.ndarray,
+  has_test: bool = False,
+  groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Splits into 70 % to train on, 10 % for validation and 20 % to test.
 
@@ -66,6 +185,7 @@ def three_way(
     labels: (count,) integers.
     order: keys as of :func:`split_off`.
     has_test: whether there is a test set already; then nothing is taken for it.
+    groups: as of :func:`split_off`.
 
   Returns:
     ``(train, validation, test)``: positions in ``labels``.
@@ -73,9 +193,10 @@ def three_way(
   rest, test = np.arange(len(labels)), np.zeros(0, np.int64)
   share = VALIDATION_SHARE
   if not has_test:
-    rest, test = split_off(labels, order, TEST_SHARE)
+    rest, test = split_off(labels, order, TEST_SHARE, groups, stay=2)
     share /= 1 - TEST_SHARE
-  train, validation = split_off(labels[rest], order[rest], share)
+  kept = None if groups is None else groups[rest]
+  train, validation = split_off(labels[rest], order[rest], share, kept)
   return rest[train], rest[validation], test
 
 
@@ -99,7 +220,10 @@ def at_most(labels: np.ndarray, order: np.ndarray, limit: int | None) -> np.ndar
 
 
 def shared_out(
-  parts: Mapping[str, Any], order_of: Callable[[Any], np.ndarray], limit: int | None
+  parts: Mapping[str, Any],
+  order_of: Callable[[Any], np.ndarray],
+  limit: int | None,
+  groups_of: Callable[[Any], np.ndarray | None] = lambda part: None,
 ) -> dict[str, Any]:
   """All three parts of a set; what is missing is split off the training images.
 
@@ -109,75 +233,15 @@ def shared_out(
     parts: examples with ``labels``, of which ``pick`` takes those at some positions.
     order_of: keys of a part's examples, as of :func:`split_off`.
     limit: at most this many examples in each part; None: all.
+    groups_of: the groups of a part's examples, likewise.
   """
   if "test" not in parts and "validation" in parts:
     parts = {"train": parts["train"], "test": parts["validation"]}
   if len(parts) < 3:
     whole = parts["train"]
-    places = three_way(whole.labels, order_of(whole), "test" in parts)
+    places = three_way(whole.labels, order_of(whole), "test" in parts, groups_of(whole))
     train, validation, test = map(whole.pick, places)
     parts = {"train": train, "validation": validation, "test": parts.get("test", test)}
   return {
     part: found.pick(at_most(found.labels, order_of(found), limit)) for part, found in parts.items()
   }
-
-
-def pixel_keys(pixels: np.ndarray) -> list[bytes]:
-  """A key for each image, equal for equal pixels.
-
-  Examples:
-    >>> first, second, third = pixel_keys(np.array([[[[1]]], [[[2]]], [[[1]]]], np.uint8))
-    >>> first == third, first == second
-    (True, False)
-  """
-  with ThreadPoolExecutor() as pool:
-    return list(pool.map(lambda image: hashlib.blake2b(image, digest_size=16).digest(), pixels))
-
-
-def file_keys(paths: Sequence[pathlib.Path], facts: Sequence[FileFacts]) -> list[bytes]:
-  """A key for each file, equal for equal files; those alone in their length and ends are not read."""
-  alike: dict[bytes, list[int]] = {}
-  for i, fact in enumerate(facts):
-    alike.setdefault(fact.digest, []).append(i)
-  keys = [fact.digest for fact in facts]
-  for positions in alike.values():
-    for i in positions if len(positions) > 1 else ():
-      with paths[i].open("rb") as file:
-        keys[i] = hashlib.file_digest(file, "blake2b").digest()
-  return keys
-
-
-def repeated_notes(parts: Mapping[str, Sequence[tuple[Hashable, int, str]]]) -> tuple[str, ...]:
-  """Lines that tell of images that are in two parts, or in two classes.
-
-  Args:
-    parts: key, label and file of each part's images.
-
-  Examples:
-    >>> parts = {
-    ...   "train": [("x", 0, "a/1.png"), ("y", 1, "b/1.png")],
-    ...   "test": [("z", 1, "b/2.png"), ("x", 0, "a/2.png")],
-    ... }
-    >>> repeated_notes(parts)
-    ('1 of 2 test images is a train image too (a/2.png is a/1.png)',)
-  """
-  notes = []
-  first: dict[str, dict[Hashable, str]] = {part: {} for part in parts}
-  classes: dict[Hashable, dict[int, str]] = {}
-  for part, examples in parts.items():
-    for key, label, name in examples:
-      first[part].setdefault(key, name)
-      classes.setdefault(key, {}).setdefault(label, name)
-  for earlier, part in itertools.combinations(parts, 2):
-    known = first[earlier]
-    again = [f"{name} is {known[key]}" for key, _, name in parts[part] if key in known]
-    if again:
-      what = f"is a {earlier} image" if len(again) == 1 else f"are {earlier} images"
-      count = f"{len(again):,} of {len(parts[part]):,} {part} images"
-      notes.append(f"{count} {what} too ({printable(again[0])})")
-  torn = [list(found.values()) for found in classes.values() if len(found) > 1]
-  if torn:
-    what = "image is" if len(torn) == 1 else "images are"
-    example = f"{torn[0][0]} is {torn[0][1]}"
-    notes.append(f"{len(torn):,} {what} in several classes ({printable(example)})")
-  return tuple(notes)

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxcompress.data import images
+from jaxcompress.data.reader import ImageFile, ImageReader, Size
+from jaxcompress.data.sources import Stored, opened
 from jaxcompress.files.writing import sweep, write_atomically
 
 CHUNK = 1024  # images in memory at once
@@ -20,23 +22,23 @@ class Store(Protocol):
 
   def __len__(self) -> int: ...
 
-  def read(self, index: np.ndarray) -> Sequence[images.ImageFile]:
+  def read(self, index: np.ndarray) -> Sequence[ImageFile]:
     """The paths or encoded images at some positions."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Listed:
-  """Images in a list: encoded, or files by name, which takes a fraction of the memory of paths."""
+  """Images in a list: files by name, which takes a fraction of the memory of paths, or stored otherwise."""
 
-  names: Sequence[str | bytes]
+  names: Sequence[str | bytes | Stored]
 
   def __len__(self) -> int:
     return len(self.names)
 
-  def read(self, index: np.ndarray) -> list[images.ImageFile]:
-    """The paths or encoded images at some positions."""
+  def read(self, index: np.ndarray) -> list[ImageFile]:
+    """The paths, encoded images or images at some positions."""
     found = (self.names[i] for i in index)
-    return [pathlib.Path(name) if isinstance(name, str) else name for name in found]
+    return [pathlib.Path(name) if isinstance(name, str) else opened(name) for name in found]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class Both:
   def __len__(self) -> int:
     return len(self.first) + len(self.second)
 
-  def read(self, index: np.ndarray) -> list[images.ImageFile]:
+  def read(self, index: np.ndarray) -> list[ImageFile]:
     """The paths or encoded images at some positions."""
     early = index < len(self.first)
     first = iter(self.first.read(index[early]))
@@ -66,28 +68,28 @@ class EncodedImages:
 
   Attributes:
     source: where the images come from.
-    size: (height, width).
+    reader: how an image becomes pixels; it has a size.
 
   Examples:
     >>> import io
     >>> from PIL import Image
     >>> file = io.BytesIO()
     >>> Image.new("RGB", (8, 6), "red").save(file, "PNG")
-    >>> found = EncodedImages(Listed([file.getvalue()] * 5), (8, 8))
+    >>> found = EncodedImages(Listed([file.getvalue()] * 5), ImageReader(8))
     >>> found.shape, found[1:3].shape, found[-1][0, 0].tolist()
     ((5, 8, 8, 3), (2, 8, 8, 3), [255, 0, 0])
   """
 
   source: Store
-  size: images.Size
+  reader: ImageReader
 
   dtype = np.dtype(np.uint8)
   ndim = 4
 
   @property
   def shape(self) -> tuple[int, int, int, int]:
-    """(count, height, width, 3)."""
-    return (len(self), *self.size, 3)
+    """(count, height, width, channels)."""
+    return (len(self), *self.reader.size, self.reader.channels)
 
   def __len__(self) -> int:
     return len(self.source)
@@ -99,7 +101,7 @@ class EncodedImages:
 
   def take(self, index: np.ndarray, threads: int | None = None) -> np.ndarray:
     """The images at some positions, decoded by so many threads; None: one for each CPU core."""
-    return images.decode(self.source.read(index), self.size, threads)
+    return images.decode(self.source.read(index), self.reader, threads)
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     return np.asarray(self[:], dtype)
@@ -117,7 +119,7 @@ def in_chunks(pixels: np.ndarray | EncodedImages) -> Iterator[np.ndarray]:
     yield pixels[start : start + size]
 
 
-def fits_memory(count: int, size: images.Size) -> bool:
+def fits_memory(count: int, size: Size) -> bool:
   """Whether so many decoded images take at most half of this machine's memory.
 
   Examples:

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from jaxcompress.data import images
-from jaxcompress.data.dataset import Dataset, Split
+from jaxcompress.data.dataset import Dataset
+from jaxcompress.data.parts import Split
+from jaxcompress.data.reader import ImageReader
 from jaxcompress.data.splits import random_order, shared_out
 from jaxcompress.data.storage import EncodedImages, fits_memory, read_cached, write_cached
 from jaxcompress.data.walk import printable
@@ -90,7 +92,7 @@ def tfds(
   name: str,
   *,
   seed: int = 0,
-  size: int | None = None,
+  reader: ImageReader = ImageReader(),  # noqa: B008  # frozen
   limit: int | None = None,
   in_memory: bool | None = None,
 ) -> Dataset:
@@ -103,9 +105,8 @@ def tfds(
   Args:
     name: ``NAME[/CONFIG][:VERSION][@DATA_DIR]``.
     seed: of splits that the set does not have.
-    size: side of the images; by default the most frequent size if none is larger than 64 pixels
-      (enlarged to 32 if it is below 28), else 224. Images of another size are scaled to cover it,
-      and their middle is kept.
+    reader: how pictures become images; without a size the most frequent one is taken if none is
+      larger than 64 pixels (enlarged to 32 if it is below 28), else 224.
     limit: at most this many images in each part; only about so many are read.
     in_memory: whether images are read and decoded now, or each time when they are needed; None:
       now, if they take at most half of the memory.
@@ -130,31 +131,30 @@ def tfds(
       f"data: {name!r} has no images in a split called train; its splits are "
       f"{', '.join(builder.info.splits)}."
     )
-  if size is None:
+  if reader.size is None:
     with _guarded(place):
       some = _first(place, "train", keys, min(BATCH, counts["train"]), in_memory=True)
-      shape = images.common_size(some.read(some.rows))
-  else:
-    shape = (size, size)
+      reader = reader.at(images.common_size(some.read(some.rows)))
   if limit is not None:
     counts = {part: min(2 * limit, count) for part, count in counts.items()}
   if in_memory is None:
-    in_memory = fits_memory(sum(counts.values()), shape)
+    in_memory = fits_memory(sum(counts.values()), reader.size)
   records = {}
   for part, count in counts.items():
     if in_memory:
-      images.require_memory(count, shape)
+      images.require_memory(count, reader.size)
     with _guarded(place):
       records[part] = _first(place, part, keys, count, in_memory)
   splits: Any = {}
   labelled = {p: r for p, r in records.items() if p == "train" or r.labels.min() >= 0}
   whole = shared_out(labelled, lambda found: random_order(len(found), seed), limit)
   for part, found in whole.items():
-    encoded = EncodedImages(found, shape)
+    encoded = EncodedImages(found, reader)
     splits[part] = Split(encoded[:] if in_memory else encoded, found.labels)
   classes = tuple(builder.info.features[keys[1]].names)
-  flip = builder.name in MIRRORED
-  return Dataset(name=f"tfds:{printable(name)}", classes=classes, flip=flip, **splits)
+  flip = True if builder.name in MIRRORED else None
+  name = f"tfds:{printable(name)}"
+  return Dataset(name=name, classes=classes, flip=flip, reader=reader, **splits)
 
 
 def locate(name: str) -> pathlib.Path:

@@ -7,7 +7,32 @@ import stat
 import unicodedata
 from collections.abc import Iterable
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+from PIL import features
+
+from jaxcompress.arguments import counted
+
+SUFFIXES = (  # in lower case; what a file is, its content says
+  *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif"),
+  *(".tiff", ".ppm", ".pgm", ".pbm", ".pnm", *(".avif",) * bool(features.check("avif"))),
+)
+COMMON = ".jpg, .png, .webp, .bmp, .gif, .tif"  # those that messages name
+UNREAD = {  # pictures all the same
+  *(".avif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef"),
+  *(".arw", ".orf", ".rw2", ".raf"),
+}
+UNREAD_KIND = "pictures of kinds that are not read: save them as JPEG or PNG"
+ALONE = {  # what one of a kind is called
+  UNREAD_KIND: "picture of a kind that is not read: save it as JPEG or PNG",
+  "files of other kinds": "file of another kind",
+  "folders beside train": "folder beside train",
+  "hidden files": "hidden file",
+  "hidden or system folders": "hidden or system folder",
+  "images in those": "image in those",
+  "images outside of class folders": "image outside of class folders",
+  "links to folders read before": "link to a folder read before",
+  "links to nothing": "link to nothing",
+  "pipes, sockets and devices": "pipe, socket or device",
+}
 SYSTEM = {  # folders that systems and programs make beside one's own, in lower case
   *("__macosx", "__pycache__", "@eadir", "#recycle", "@recycle", "#snapshot", "lost+found"),
   *("@recently-snapshot", "@tmp", "$recycle.bin", "recycler", "system volume information"),
@@ -21,6 +46,8 @@ class LeftOut:
   Examples:
     >>> found = LeftOut()
     >>> found.add("hidden files", ".DS_Store")
+    >>> found.text()
+    '1 hidden file (.DS_Store)'
     >>> found.add("hidden files", "._1.png")
     >>> found.text()
     '2 hidden files (.DS_Store, ._1.png)'
@@ -30,7 +57,7 @@ class LeftOut:
     self.names: dict[str, collections.Counter[str]] = {}
 
   def add(self, kind: str, name: str) -> None:
-    """Counts one."""
+    """Counts one, whose kind is a key of ``ALONE``."""
     self.names.setdefault(kind, collections.Counter())[name] += 1
 
   def text(self) -> str:
@@ -39,7 +66,8 @@ class LeftOut:
     for kind, names in sorted(self.names.items()):
       shown = [printable(name) for name in sorted(names)[:SHOWN]]
       more = ", ..." if len(names) > SHOWN else ""
-      parts.append(f"{names.total():,} {kind} ({', '.join(shown)}{more})")
+      what = counted(names.total(), ALONE[kind], kind)
+      parts.append(f"{what} ({', '.join(shown)}{more})")
     return ", ".join(parts)
 
 
@@ -157,8 +185,20 @@ def _is_image(entry: os.DirEntry, left_out: LeftOut) -> bool:
     return False
   suffix = pathlib.PurePath(entry.name).suffix.lower()
   if suffix not in SUFFIXES:
-    left_out.add("files of other kinds", suffix or entry.name)
+    kind = UNREAD_KIND if suffix in UNREAD else "files of other kinds"
+    left_out.add(kind, suffix or entry.name)
   return suffix in SUFFIXES
+
+
+def is_picture(name: str) -> bool:
+  """Whether a name ends as those of image files do, also of kinds that are not read.
+
+  Examples:
+    >>> is_picture("cat/1.JPG"), is_picture("file"), is_picture("1.heic")
+    (True, False, True)
+  """
+  suffix = pathlib.PurePath(name).suffix.lower()
+  return suffix in SUFFIXES or suffix in UNREAD
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """Distillation losses: what a student is taught by labels, teachers, or both."""
 
+from jaxcompress.distill.adapters import adapter
 from jaxcompress.distill.attention import attention, cat_kd, nst
 from jaxcompress.distill.base import LossTransform, keep_where, stateful, stateless
 from jaxcompress.distill.boundaries import ab, ofd, ofd_margin
@@ -10,6 +11,7 @@ from jaxcompress.distill.combine import (
   for_teacher,
   named_chain,
   scale,
+  unweighted,
 )
 from jaxcompress.distill.contrastive import crd, in_batch_infonce
 from jaxcompress.distill.decoupled import dkd, nkd
@@ -20,7 +22,7 @@ from jaxcompress.distill.logit_relations import dist, mlkd, srd
 from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
 from jaxcompress.distill.relations import correlation, pkt, rkd, similarity
 from jaxcompress.distill.reviews import hcl, review
-from jaxcompress.distill.teachers import adapter, for_teachers, patient, teacher_head
+from jaxcompress.distill.teachers import for_teachers, patient, teacher_head
 from jaxcompress.distill.zoo import DISTILLERS, parse
 
 __all__ = [
@@ -70,5 +72,6 @@ __all__ = [
   "stateful",
   "stateless",
   "teacher_head",
+  "unweighted",
   "vid",
 ]

@@ -55,7 +55,7 @@ def attention(power: float = 2.0, *, maps: Places | None = None) -> LossTransfor
     s, t = matched(s, t)
     return mean_square(activity(s, power) - activity(t, power))
 
-  return on_each_map("attention", maps, compute)
+  return on_each_map("attention", maps, compute, by_example=True)
 
 
 def nst(*, maps: Places | None = None) -> LossTransform:
@@ -97,7 +97,7 @@ def nst(*, maps: Places | None = None) -> LossTransform:
     s, t = map(channels, matched(s, t))
     return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
 
-  return on_each_map("nst", maps, compute)
+  return on_each_map("nst", maps, compute, by_example=True)
 
 
 def cat_kd(
@@ -163,7 +163,7 @@ def cat_kd(
     gaps = [unit(flat(adaptive_pool(x, size)), epsilon=1e-12) for x in maps]
     return mean_square(gaps[0] - gaps[1]), state
 
-  return stateful("cat_kd", init, compute)
+  return stateful("cat_kd", init, compute, by_example=True)
 
 
 def activity(x: jax.Array, power: float) -> jax.Array:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -47,6 +48,10 @@ class LossTransform(NamedTuple):
       is traced, can only answer with a loss of NaN, such as places outside of memory banks. What is
       traced or lies elsewhere is left alone. ``init_state`` and ``fit`` call it with their batches.
 
+  A batch may have ``weight`` (batch,) float, 0 or more: losses that take examples one by one then give
+  the mean ``sum_i w_i loss_i / sum_i w_i``, and metrics without weights all the same. The others raise
+  ``ValueError``, unless :func:`~jaxcompress.distill.unweighted` keeps the weights from them.
+
   ``student`` and each of ``teachers`` are :class:`~jaxcompress.nn.Endpoints`; the batch is a dict
   with ``label`` (batch,) int32 or soft ``target`` (batch, classes), and ``index`` (batch,) int32,
   the examples' places in the training set, for losses with memory banks. A loss reads
@@ -71,6 +76,8 @@ def stateless(
   name: str,
   compute: Callable[[Endpoints, Teachers, Batch], jax.Array],
   check: Callable[[Batch], None] = check_nothing,
+  *,
+  by_example: bool = False,
 ) -> LossTransform:
   """A loss without parameters or state from its formula.
 
@@ -80,6 +87,8 @@ def stateless(
       without gradient, and raises ``ValueError`` for shapes that do not fit; ``init`` calls it
       abstractly, so mistakes show there.
     check: see :class:`LossTransform`.
+    by_example: whether it is the mean of what each example alone would give, so that a batch's
+      ``weight`` means something.
 
   Returns:
     A :class:`LossTransform`.
@@ -91,13 +100,14 @@ def stateless(
   """
 
   def init(rng, student, teachers, batch):
-    jax.eval_shape(lambda student, teachers: compute(student, teachers, batch), student, teachers)
+    loss = lambda student, teachers: _scalar(name, compute(student, teachers, batch))  # noqa: E731
+    jax.eval_shape(loss, student, teachers)
     return (), ()
 
   def update(params, state, student, teachers, batch, extras):
     return compute(student, teachers, batch), state
 
-  return stateful(name, init, update, check)
+  return stateful(name, init, update, check, by_example=by_example)
 
 
 def stateful(
@@ -105,6 +115,8 @@ def stateful(
   init: Callable[[jax.Array, Endpoints, Teachers, Batch], tuple[Any, Any]],
   compute: Callable[..., tuple[Any, ...]],
   check: Callable[[Batch], None] = check_nothing,
+  *,
+  by_example: bool = False,
 ) -> LossTransform:
   """A loss with parameters or state from its formula.
 
@@ -115,6 +127,8 @@ def stateful(
       further metrics if there are; ``extras`` is a dict. It gets float32 endpoints, the teachers'
       without gradient.
     check: see :class:`LossTransform`.
+    by_example: whether it is the mean of what each example alone would give, and its new state is the
+      same for all, so that a batch's ``weight`` means something.
 
   Returns:
     A :class:`LossTransform`.
@@ -130,16 +144,117 @@ def stateful(
     (2.0, 1)
   """
 
+  def checked_init(rng, student, teachers, batch):
+    _check_weight(name, batch, by_example)
+    return init(rng, student, teachers, batch)
+
   def update(params, state, student, teachers, batch, **extras):
+    _check_weight(name, batch, by_example)
     params, state = jax.tree.map(jnp.asarray, (params, state))  # NumPy's from a checkpoint, say
-    loss, state, *more = compute(
-      params, state, _float32(student), _constant(teachers), batch, extras
-    )
-    loss = loss.astype(jnp.float32)
-    metrics = {name: loss, **{key: value for found in more for key, value in found.items()}}
+    student, teachers = _float32(student), _constant(teachers)
+
+    def found(student, teachers, batch):
+      loss, new, *more = compute(params, state, student, teachers, batch, extras)
+      loss = _scalar(name, loss)
+      return loss, new, {name: loss, **{key: value for one in more for key, value in one.items()}}
+
+    if "weight" in batch:
+      loss, state, metrics = _weighted(found, student, teachers, batch)
+    else:
+      loss, state, metrics = found(student, teachers, batch)
     return loss, state, jax.lax.stop_gradient(metrics)
 
-  return LossTransform(init, update, check)
+  def checked(batch):
+    if by_example:
+      check_weights(batch)
+    check(batch)
+
+  return LossTransform(checked_init, update, checked)
+
+
+def _weighted(
+  compute: Callable[..., tuple[jax.Array, Any, Metrics]],
+  student: Endpoints,
+  teachers: Teachers,
+  batch: Batch,
+) -> tuple[jax.Array, Any, Metrics]:
+  """The weighted mean of each example's loss, the new state, and the plain means of the metrics."""
+  weight = jnp.asarray(batch["weight"], jnp.float32)
+  weight = jnp.where(weight < 0, jnp.nan, weight)  # the step is then skipped, and counted
+  inputs = student, teachers, {name: x for name, x in batch.items() if name != "weight"}
+  of_each = lambda x: jnp.ndim(x) > 0 and len(x) == len(weight)  # noqa: E731
+  axes = jax.tree.map(lambda x: 0 if of_each(x) else None, inputs)
+  alone = jax.tree.map(lambda x: x[:, None] if of_each(x) else x, inputs)
+  losses, state, metrics = jax.vmap(compute, axes, (0, None, 0))(*alone)
+  parts = jnp.where(weight == 0, 0.0, weight * losses)  # what does not count may be no number
+  total = jnp.sum(weight)
+  loss = jnp.sum(parts) / jnp.where(total == 0, 1.0, total)
+  return loss, state, jax.tree.map(jnp.mean, metrics)
+
+
+def _check_weight(name: str, batch: Batch, by_example: bool) -> None:
+  """Raises if a batch has weights and the loss does not know what they would mean."""
+  if "weight" in batch and not by_example:
+    raise ValueError(
+      f"batch: it has a 'weight' for each example, and {name} does not take examples one by one; write"
+      f" distill.unweighted(...) around it, in which all count alike, or by_example=True if {name} is"
+      " of your own and a mean over examples."
+    )
+
+
+def check_weights(batch: Batch) -> None:
+  """The ``check`` of losses that take examples one by one.
+
+  Args:
+    batch: with ``weight`` or without.
+
+  Raises:
+    ValueError: if there is not one weight for each image, or one is negative or not finite.
+
+  Examples:
+    >>> check_weights({"weight": np.array([1.0, -1.0])})
+    Traceback (most recent call last):
+    ValueError: batch: 'weight' has -1.0; weights must be finite, and 0 or more.
+  """
+  weight = batch.get("weight")
+  if weight is None:
+    return
+  if jnp.ndim(weight) != 1:
+    raise ValueError(
+      f"batch: 'weight' has shape {jnp.shape(weight)}; it must be (batch,), a number for each example."
+    )
+  if not np.issubdtype(weight.dtype, np.number) and weight.dtype != bool:
+    raise ValueError(
+      f"batch: 'weight' is {weight.dtype}; it must be numbers, one for each example."
+    )
+  values = on_host(weight)
+  if values is None:
+    return
+  if (wrong := values[~(values >= 0) | ~np.isfinite(values)]).size:
+    raise ValueError(f"batch: 'weight' has {wrong[0]}; weights must be finite, and 0 or more.")
+
+
+def on_host(values: Any) -> np.ndarray | None:
+  """An array as NumPy's, or None where its numbers are not to be had: traced, or elsewhere.
+
+  Examples:
+    >>> on_host(jnp.arange(3)).tolist(), on_host(jax.ShapeDtypeStruct((3,), jnp.int32))
+    ([0, 1, 2], None)
+  """
+  if isinstance(values, jax.core.Tracer | jax.ShapeDtypeStruct):
+    return None
+  if isinstance(values, jax.Array) and not values.is_fully_addressable:
+    return None
+  return np.asarray(values)
+
+
+def _scalar(name: str, loss: Any) -> jax.Array:
+  """What a loss returned, as float32; it must be one number."""
+  if jnp.shape(loss):
+    raise ValueError(
+      f"loss: {name!r} has shape {jnp.shape(loss)}; it must be a scalar, such as its jnp.mean."
+    )
+  return jnp.asarray(loss, jnp.float32)
 
 
 def keep_where(keep: jax.Array, new: Any, old: Any, mesh: Mesh | None = None) -> Any:
@@ -188,11 +303,20 @@ def first_teacher(teachers: Teachers, name: str) -> Endpoints:
   return teachers[0]
 
 
-def both_logits(name: str, student: Endpoints, teachers: Teachers) -> tuple[jax.Array, jax.Array]:
+def both_logits(
+  name: str, student: Endpoints, teachers: Teachers, *, of_images: bool = False
+) -> tuple[jax.Array, jax.Array]:
   """The logits of the student and of the first teacher.
 
+  Args:
+    name: of the loss, for errors.
+    student: its endpoints.
+    teachers: their endpoints.
+    of_images: whether the loss compares examples, so that logits must be (batch, classes); those of
+      maps have a last axis of classes, too.
+
   Raises:
-    ValueError: if there is no teacher, or its classes differ.
+    ValueError: if there is no teacher, its classes differ, or the logits are of maps.
 
   Examples:
     >>> same = Endpoints(logits=jnp.ones((1, 3)))
@@ -204,6 +328,11 @@ def both_logits(name: str, student: Endpoints, teachers: Teachers) -> tuple[jax.
     raise ValueError(
       f"teachers: logits have shape {teacher.shape} and the student's {student.logits.shape}; both"
       " need the same classes."
+    )
+  if of_images and teacher.ndim != 2:
+    raise ValueError(
+      f"logits: {name} compares examples by logits (batch, classes), and these have shape"
+      f" {teacher.shape}; take kd, which compares each pixel."
     )
   return student.logits, teacher
 

@@ -179,6 +179,37 @@ def scale(weight: optax.ScalarOrSchedule, transform: LossTransform) -> LossTrans
   return LossTransform(init, update, transform.check)
 
 
+def unweighted(transform: LossTransform) -> LossTransform:
+  """A loss that does not see the batch's ``weight``: in it all examples count alike.
+
+  For losses that compare examples with each other, or normalise by the batch, beside others that
+  weigh them; they raise an error otherwise.
+
+  Args:
+    transform: the loss.
+
+  Returns:
+    A :class:`LossTransform` with the same parameters and state.
+
+  Raises:
+    ValueError: if ``transform`` is no transform.
+
+  Examples:
+    >>> from jaxcompress.distill import cross_entropy, rkd
+    >>> loss = chain(cross_entropy(), unweighted(rkd()))
+  """
+  _check("transform", transform)
+  without = lambda batch: {name: x for name, x in batch.items() if name != "weight"}  # noqa: E731
+
+  def init(rng, student, teachers, batch):
+    return transform.init(rng, student, teachers, without(batch))
+
+  def update(params, state, student, teachers, batch, **extras):
+    return transform.update(params, state, student, teachers, without(batch), **extras)
+
+  return LossTransform(init, update, lambda batch: transform.check(without(batch)))
+
+
 def for_teacher(i: int, transform: LossTransform) -> LossTransform:
   """Lets a loss see one teacher only: it gets ``(teachers[i],)``.
 

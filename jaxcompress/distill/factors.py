@@ -83,7 +83,7 @@ def factor(
     return difference(s, encoded), statistics
 
   if not translate:
-    return on_each_map("factor", maps, difference)
+    return on_each_map("factor", maps, difference, by_example=True)
   return on_each_map("factor", maps, compute, _init(share))
 
 

@@ -62,7 +62,7 @@ def fsp(*, maps: Places | None = None) -> LossTransform:
       for (s, t), (next_s, next_t) in _consecutive("fsp", pairs)
     )
 
-  return on_maps("fsp", maps, compute, skip=0)
+  return on_maps("fsp", maps, compute, skip=0, by_example=True)
 
 
 def kdsvd(rank: int = 1, *, maps: Places | None = None) -> LossTransform:
@@ -124,7 +124,7 @@ def kdsvd(rank: int = 1, *, maps: Places | None = None) -> LossTransform:
       for (s, t), (next_s, next_t) in found
     )
 
-  return on_maps("kdsvd", maps, compute)
+  return on_maps("kdsvd", maps, compute, by_example=True)
 
 
 class Singular(NamedTuple):

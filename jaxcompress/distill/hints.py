@@ -84,7 +84,7 @@ def fitnet(*, maps: Places | None = (2,), regressor: bool = True) -> LossTransfo
       pairs = tuple((jax.nn.relu(s), t) for s, t in pairs)
     return sum(mean_square(s - t) for s, t in pairs), state
 
-  return on_maps("fitnet", maps, compute, init)
+  return on_maps("fitnet", maps, compute, init, by_example=not regressor)
 
 
 def vid(
@@ -154,7 +154,7 @@ def vid(
     )
     return sum(terms), state
 
-  return on_maps("vid", maps, compute, init)
+  return on_maps("vid", maps, compute, init, by_example=True)
 
 
 def simkd(reduction: int = 2, *, maps: Places | None = (-1,)) -> LossTransform:

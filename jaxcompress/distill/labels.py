@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.distill.base import Batch
+from jaxcompress.distill.base import Batch, on_host
 
 TOLERANCE = 0.01  # of the sum of an example's shares, which bfloat16 rounds
 
@@ -141,8 +141,8 @@ def check_classes(check: Callable[[Batch], None], batch: Batch, classes: int) ->
 
   Args:
     check: of a loss.
-    batch: with ``label`` (batch,) integers; soft labels, and arrays that are traced or elsewhere, are
-      left alone.
+    batch: with ``label`` (batch,) integers, or those of the pixels of maps; soft labels, and arrays
+      that are traced or elsewhere, are left alone.
     classes: that the student has.
 
   Raises:
@@ -154,7 +154,7 @@ def check_classes(check: Callable[[Batch], None], batch: Batch, classes: int) ->
     ValueError: label: 46 is out of range; the student has 10 classes, so labels must be 0 to 9; give it 47 classes, or number labels from 0.
   """
   label = on_host(batch["label"]) if "label" in batch and "target" not in batch else None
-  if label is None or label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
+  if label is None or label.ndim == 2 or not np.issubdtype(label.dtype, np.integer):
     return
   least, most = int(label.min(initial=0)), int(label.max(initial=0))
   if 0 <= least <= most < classes:
@@ -167,20 +167,6 @@ def check_classes(check: Callable[[Batch], None], batch: Batch, classes: int) ->
       f"label: {most if most >= classes else least} is out of range; the student has {classes} classes, so labels must be 0"
       f" to {classes - 1}; {remedy} labels from 0."
     ) from None
-
-
-def on_host(values: Any) -> np.ndarray | None:
-  """An array as NumPy's, or None where its numbers are not to be had: traced, or elsewhere.
-
-  Examples:
-    >>> on_host(jnp.arange(3)).tolist(), on_host(jax.ShapeDtypeStruct((3,), jnp.int32))
-    ([0, 1, 2], None)
-  """
-  if isinstance(values, jax.core.Tracer | jax.ShapeDtypeStruct):
-    return None
-  if isinstance(values, jax.Array) and not values.is_fully_addressable:
-    return None
-  return np.asarray(values)
 
 
 def of_class(x: jax.Array, label: jax.Array) -> jax.Array:

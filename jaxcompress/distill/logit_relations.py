@@ -62,7 +62,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> Los
   check_number("temperature", temperature, positive=True)
 
   def compute(student, teachers, batch):
-    logits = both_logits("dist", student, teachers)
+    logits = both_logits("dist", student, teachers, of_images=True)
     p_s, p_t = (jax.nn.softmax(x / temperature) for x in logits)
     between = 1 - jnp.mean(_pearson(p_s, p_t, axis=1))
     within = 1 - jnp.mean(_pearson(p_s, p_t, axis=0))
@@ -114,7 +114,7 @@ def mlkd(
   check_whole("views", views)
 
   def compute(student, teachers, batch):
-    logits = both_logits("mlkd", student, teachers)
+    logits = both_logits("mlkd", student, teachers, of_images=True)
     if len(logits[0]) % views:
       raise ValueError(
         f"views: a batch of {len(logits[0])} has no {views} equal parts; augment with data.Views."

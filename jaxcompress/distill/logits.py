@@ -63,7 +63,7 @@ def cross_entropy(label_smoothing: float = 0.0) -> LossTransform:
       likelihood = (1 - label_smoothing) * likelihood + label_smoothing * even
     return -jnp.mean(likelihood)
 
-  return stateless("cross_entropy", compute, check_soft_labels)
+  return stateless("cross_entropy", compute, check_soft_labels, by_example=True)
 
 
 def kd(temperature: optax.ScalarOrSchedule = 4.0) -> LossTransform:
@@ -190,7 +190,7 @@ def ctkd(
     check_number(argument, value, positive=True)
 
   def init(rng, student, teachers, batch):
-    both_logits("ctkd", student, teachers)
+    both_logits("ctkd", student, teachers, of_images=per_example)
     count = jnp.zeros((), jnp.int32)
     if not per_example:
       return {"temperature": jnp.ones((), jnp.float32)}, count
@@ -215,7 +215,7 @@ def ctkd(
     both = jax.lax.stop_gradient(jnp.concatenate([student, teacher], axis=-1))
     return linear(params["temperature"], jax.nn.relu(linear(params["hidden"], both)))[:, 0]
 
-  return stateful("ctkd", init, compute)
+  return stateful("ctkd", init, compute, by_example=True)
 
 
 def on_logits(
@@ -230,7 +230,8 @@ def on_logits(
   Args:
     name: of its metric.
     temperature: above 0, or a schedule of the step, counted in the state.
-    compute: ``(student, teacher, temperature, batch) -> scalar``, of logits (batch, classes).
+    compute: ``(student, teacher, temperature, batch) -> scalar``, of logits (batch, classes), the mean
+      of what each example gives.
     reads_labels: whether it reads the batch's labels too, and tells classes apart.
 
   Returns:
@@ -254,7 +255,8 @@ def on_logits(
     softening, count = at_count(temperature, count)
     return compute(*both_logits(name, student, teachers), softening, batch), count
 
-  return stateful(name, init, at_step, check_soft_labels if reads_labels else check_nothing)
+  check = check_soft_labels if reads_labels else check_nothing
+  return stateful(name, init, at_step, check, by_example=True)
 
 
 def softened_kl(

@@ -25,6 +25,7 @@ def on_maps(
   *,
   field: str = "maps",
   skip: int = 1,
+  by_example: bool = False,
 ) -> LossTransform:
   """A loss on pairs of feature maps from its formula.
 
@@ -36,6 +37,7 @@ def on_maps(
     init: ``(rng, pairs) -> (params, state)``; reads shapes only. None: nothing is trained or carried.
     field: ``maps`` or ``preact``.
     skip: maps at the beginning that None leaves out.
+    by_example: whether it is the mean of what each example alone would give.
 
   Returns:
     A :class:`~jaxcompress.distill.LossTransform`.
@@ -55,11 +57,16 @@ def on_maps(
     return paired(name, student, first_teacher(teachers, name), maps, field=field, skip=skip)
 
   if init is None:
-    return stateless(name, lambda student, teachers, _: compute(pairs(student, teachers)))
+    return stateless(
+      name,
+      lambda student, teachers, _: compute(pairs(student, teachers)),
+      by_example=by_example,
+    )
   return stateful(
     name,
     lambda rng, student, teachers, _: init(rng, pairs(student, teachers)),
     lambda params, state, student, teachers, *_: compute(params, state, pairs(student, teachers)),
+    by_example=by_example,
   )
 
 
@@ -68,6 +75,8 @@ def on_each_map(
   maps: Places | None,
   compute: Callable[..., Any],
   init: Callable[..., tuple[Any, Any]] | None = None,
+  *,
+  by_example: bool = False,
 ) -> LossTransform:
   """A sum over pairs of feature maps, each with parameters and state of its own.
 
@@ -77,6 +86,7 @@ def on_each_map(
     compute: ``(student, teacher) -> scalar``, of one pair; where there is an ``init``,
       ``(params, state, student, teacher) -> (scalar, state)``.
     init: ``(rng, student, teacher) -> (params, state)``; None: nothing is trained or carried.
+    by_example: whether it is the mean of what each example alone would give.
 
   Returns:
     A :class:`~jaxcompress.distill.LossTransform`.
@@ -91,7 +101,8 @@ def on_each_map(
     0.0
   """
   if init is None:
-    return on_maps(name, maps, lambda pairs: sum(compute(s, t) for s, t in pairs))
+    in_all = lambda pairs: sum(compute(s, t) for s, t in pairs)  # noqa: E731
+    return on_maps(name, maps, in_all, by_example=by_example)
 
   def init_all(rng, pairs):
     made = [init(jax.random.fold_in(rng, i), s, t) for i, (s, t) in enumerate(pairs)]
@@ -102,7 +113,7 @@ def on_each_map(
     terms, states = zip(*found, strict=True)
     return sum(terms), states
 
-  return on_maps(name, maps, compute_all, init_all)
+  return on_maps(name, maps, compute_all, init_all, by_example=by_example)
 
 
 def paired(

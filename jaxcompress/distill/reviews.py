@@ -136,7 +136,7 @@ def hcl(*, maps: Places | None = None) -> LossTransform:
     check_channels("hcl", [(s, t)])
     return hierarchical_context(s, t)
 
-  return on_each_map("hcl", maps, compute)
+  return on_each_map("hcl", maps, compute, by_example=True)
 
 
 def fuse(

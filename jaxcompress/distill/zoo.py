@@ -8,7 +8,7 @@ from jaxcompress.arguments import unknown
 from jaxcompress.distill.attention import attention, cat_kd, nst
 from jaxcompress.distill.base import LossTransform
 from jaxcompress.distill.boundaries import ab, ofd
-from jaxcompress.distill.combine import named_chain, scale
+from jaxcompress.distill.combine import named_chain, scale, unweighted
 from jaxcompress.distill.contrastive import crd, in_batch_infonce
 from jaxcompress.distill.decoupled import dkd, nkd
 from jaxcompress.distill.factors import factor, paraphrase
@@ -39,6 +39,7 @@ class Distiller(NamedTuple):
     frozen: paths below the loss's own that it trained and that stand still afterwards.
     stays: whether the loss is part of the main stage.
     first_rate: the most that the learning rate of the first stage may be; None: any.
+    weighs: whether it takes examples one by one, and so weighs them by a batch's ``weight``.
   """
 
   make: Callable[..., LossTransform]
@@ -52,6 +53,7 @@ class Distiller(NamedTuple):
   frozen: tuple[str, ...] = ()
   stays: bool = True
   first_rate: float | None = None
+  weighs: bool = False
 
 
 TRUNK = ("student", "!last", "loss")
@@ -59,15 +61,15 @@ EVERYTHING = ("student", "quantizer", "loss")
 ALIASES = {"hint": "fitnet", "abound": "ab"}  # RepDistiller's
 
 DISTILLERS = {
-  "kd": Distiller(kd, "logits", "T² KL(p_t ‖ p_s), p = softmax(z/T)", ("logits",), 0.9, None),
+  "kd": Distiller(kd, "logits", "T² KL(p_t ‖ p_s), p = softmax(z/T)", ("logits",), 0.9, None, weighs=True),
   "dkd": Distiller(
-    dkd, "logits", "T² (α KL(label or not) + β KL(other classes))", ("logits", "label"), 1.0
+    dkd, "logits", "T² (α KL(label or not) + β KL(other classes))", ("logits", "label"), 1.0, weighs=True,
   ),
   "nkd": Distiller(
-    nkd, "logits", "−t_y log s_y − γT² Σ N(t) log N(s), c ≠ y", ("logits", "label"), 1.0
+    nkd, "logits", "−t_y log s_y − γT² Σ N(t) log N(s), c ≠ y", ("logits", "label"), 1.0, weighs=True,
   ),
-  "lskd": Distiller(lskd, "logits", "T² KL of softmax(z-score(logits)/T)", ("logits",), 9.0, 0.1),
-  "ctkd": Distiller(ctkd, "logits", "KD, min over s, max over T", ("logits",), 0.9, None),
+  "lskd": Distiller(lskd, "logits", "T² KL of softmax(z-score(logits)/T)", ("logits",), 9.0, 0.1, weighs=True),
+  "ctkd": Distiller(ctkd, "logits", "KD, min over s, max over T", ("logits",), 0.9, None, weighs=True),
   "dist": Distiller(dist, "logits", "1 − pearson(rows) + 1 − pearson(columns)", ("logits",), 1.0),
   "mlkd": Distiller(
     mlkd, "logits", "Σ_T KD + |PPᵀ difference|²/B + |PᵀP difference|²/C", ("logits",), 1.0
@@ -75,9 +77,9 @@ DISTILLERS = {
   "srd": Distiller(srd, "logits", "2 log Σ|n(Ws) − n(t)|⁴ + KL", ("pooled", "logits"), 1.0),
   "fitnet": Distiller(fitnet, "features", "mean (r(s) − t)²", ("maps",), 100.0),
   "attention": Distiller(
-    attention, "features", "mean (a_s − a_t)², a = unit(mean_c x²)", ("maps",), 1000.0
+    attention, "features", "mean (a_s − a_t)², a = unit(mean_c x²)", ("maps",), 1000.0, weighs=True,
   ),
-  "vid": Distiller(vid, "features", "½ mean ((m(s) − t)²/σ² + log σ²)", ("maps",), 1.0),
+  "vid": Distiller(vid, "features", "½ mean ((m(s) − t)²/σ² + log σ²)", ("maps",), 1.0, weighs=True),
   "ab": Distiller(
     ab, "features", "Σ 2^(l−L+1) (s ± 1)² across t's boundary, first stage", ("preact",), 1.0,
     first=ab, moves=TRUNK, stays=False,
@@ -95,9 +97,9 @@ DISTILLERS = {
     simkd, "features", "mean (P(s) − t)², teacher's classifier", ("maps",), 1.0, 0.0
   ),
   "cat_kd": Distiller(
-    cat_kd, "features", "mean (unit(CAM_s) − unit(CAM_t))²", ("maps", "classifiers"), 400.0
+    cat_kd, "features", "mean (unit(CAM_s) − unit(CAM_t))²", ("maps", "classifiers"), 400.0, weighs=True,
   ),
-  "nst": Distiller(nst, "features", "MMD² of channels, kernel ⟨a, b⟩²", ("maps",), 50.0),
+  "nst": Distiller(nst, "features", "MMD² of channels, kernel ⟨a, b⟩²", ("maps",), 50.0, weighs=True),
   "similarity": Distiller(
     similarity, "relations", "|unit(G_t) − unit(G_s)|²/B², G = XXᵀ", ("maps",), 3000.0
   ),
@@ -108,10 +110,10 @@ DISTILLERS = {
   "pkt": Distiller(pkt, "relations", "mean q log(q/p) of cosine affinities", ("pooled",), 30000.0),
   "fsp": Distiller(
     fsp, "relations", "Σ mean (F_t − F_s)², F = maps' Gram, first stage", ("maps",), 1.0,
-    first=fsp, moves=TRUNK, stays=False,
+    first=fsp, moves=TRUNK, stays=False, weighs=True,
   ),
   "kdsvd": Distiller(
-    kdsvd, "relations", "Σ (RBF(v_s) − RBF(v_t))² of singular vectors", ("maps",), 1.0
+    kdsvd, "relations", "Σ (RBF(v_s) − RBF(v_t))² of singular vectors", ("maps",), 1.0, weighs=True,
   ),
   "crd": Distiller(
     crd, "contrast", "NCE of e_s in t's bank + e_t in s's bank", ("pooled", "index"), 0.8
@@ -159,7 +161,8 @@ def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Par
   usual; ``hint`` and ``abound`` are names of ``fitnet`` and ``ab``. Cross-entropy with the labels
   has weight 1, as in RepDistiller's scripts, except: with ``kd:W`` or ``ctkd:W`` alone it is 1 - W
   (0.1 and 0.9, the scripts' pair, if W is left out), with ``lskd`` alone 0.1, with ``simkd`` alone
-  0; and ``labels:W`` sets it.
+  0; and ``labels:W`` sets it. Where a batch has ``weight``, losses that do not take examples one by
+  one count all alike.
 
   Args:
     text: the list.
@@ -200,7 +203,8 @@ def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Par
         raise ValueError(f"num_examples: {name} needs the number of training images.")
       given = {"num_examples": num_examples, **given}
     known = inspect.signature(make).parameters
-    return scale(weight, make(**{key: v for key, v in given.items() if key in known}))
+    loss = make(**{key: v for key, v in given.items() if key in known})
+    return scale(weight, loss if DISTILLERS[name].weighs else unweighted(loss))
 
   terms, first = {}, {}
   if weights["labels"] > 0:

@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcompress.export.metadata import ENTRY, from_entry
-from jaxcompress.export.packed import SUFFIX, packed_entry
-from jaxcompress.export.packing import unpack_bits
-from jaxcompress.export.trial import is_tflite, parsing, read_sound_model
+from jaxcompress.export.trial import is_tflite, parsing, read_model, read_sound_model
+from jaxcompress.files.extras import require
 
 FLOATS = ("FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16")
+COPIES = (  # operators that change no number, or only the type of it
+  *("DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE", "CAST"),
+  *("DequantizeLinear", "QuantizeLinear", "Reshape", "Squeeze", "Flatten", "Cast", "Identity"),
+)
 TYPE_NAMES = {"FLOAT": "FLOAT32", "DOUBLE": "FLOAT64"}  # where ONNX's are not TFLite's
 
 
@@ -69,7 +72,7 @@ class Operator(NamedTuple):
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
-  """The metadata of a .tflite, .onnx or .jcz file that jaxcompress wrote.
+  """The metadata of a .tflite, .onnx or .jcz file, or of a folder of C, that jaxcompress wrote.
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed; .jcz files need none.
@@ -89,11 +92,15 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     >>> read_metadata(path)["classes"]
     ['a', 'b']
   """
-  if pathlib.Path(path).suffix.lower() == SUFFIX:
+  if pathlib.Path(path).suffix.lower() == ".jcz":
+    from jaxcompress.export.packed import packed_entry
+
     return packed_entry(path)
+  if pathlib.Path(path).is_dir():
+    return _of_folder(path)
   content = read_sound_model(path)
   with parsing(path):
-    entries = _tflite_entries(content) if is_tflite(content) else _onnx_entries(content)
+    entries = tflite_entries(content) if is_tflite(content) else _onnx_entries(content)
   if ENTRY not in entries:
     raise ValueError(f"path: {path} has no metadata of jaxcompress.")
   try:
@@ -102,19 +109,104 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     raise ValueError(f"path: {path} has damaged metadata ({error}).") from error
 
 
+def find_metadata(path: str | os.PathLike) -> dict[str, Any]:
+  """As :func:`read_metadata` of a .tflite or .onnx file or a folder, but empty for files of others."""
+  if pathlib.Path(path).is_dir():
+    return _of_folder(path)
+  content = read_model(path)
+  require("tflite" if is_tflite(content) else "onnx")
+  with parsing(path):
+    entries = tflite_entries(content) if is_tflite(content) else _onnx_entries(content)
+    return from_entry(entries[ENTRY]) if ENTRY in entries else {}
+
+
+def _of_folder(path: str | os.PathLike) -> dict[str, Any]:
+  from jaxcompress.export.c99.manifest import read_manifest
+
+  return {name: value for name, value in read_manifest(path).entry.items() if name != "c"}
+
+
+def last_operator(path: str | os.PathLike, place: int = 0) -> str:
+  """Name of the operator that computes an output of a .tflite or .onnx file, copies left aside.
+
+  Args:
+    path: of the file.
+    place: of the output among all.
+
+  Returns:
+    TFLite's name, such as ``"SOFTMAX"``, or ONNX's; empty where nothing computes it.
+
+  Raises:
+    MissingExtraError: if the ``edge`` extra is not installed.
+    ValueError: if the file is missing or damaged.
+
+  Examples:
+    >>> import tempfile
+    >>> from jaxcompress.export.flatbuffer import ModelFile
+    >>> file = ModelFile()
+    >>> x, y = (file.tensor(name, (1, 4), np.int8, file.quantization(0.5, 0)) for name in "xy")
+    >>> file.operator("HARD_SWISH", 1, [x], [y])
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "swish.tflite"
+    >>> _ = path.write_bytes(file.to_bytes({"x": x}, {"y": y}))
+    >>> last_operator(path)
+    'HARD_SWISH'
+  """
+  content = read_model(path)
+  require("tflite" if is_tflite(content) else "onnx")
+  with parsing(path):
+    find = _tflite_makers if is_tflite(content) else _onnx_makers
+    makers, tensor = find(content, place)
+    name = ""
+    for _ in makers:  # at most as many as there are
+      name, tensor = makers.get(tensor, ("", tensor))
+      if name not in COPIES:
+        break
+    return name
+
+
+def _tflite_makers(content: bytes, place: int) -> tuple[dict[Any, tuple[str, Any]], Any]:
+  """Operators and their first inputs by what they write, and the output at a place."""
+  from ai_edge_litert import schema_py_generated as schema
+
+  model, names = schema.Model.GetRootAs(content, 0), names_of(schema.BuiltinOperator)
+  graph, makers = model.Subgraphs(0), {}
+  for operator in map(graph.Operators, range(graph.OperatorsLength())):
+    code = model.OperatorCodes(operator.OpcodeIndex())
+    kind = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    source = operator.Inputs(0) if operator.InputsLength() else None
+    for i in range(operator.OutputsLength()):
+      makers[operator.Outputs(i)] = names.get(kind, f"operator {kind}"), source
+  return makers, graph.Outputs(place)
+
+
+def _onnx_makers(content: bytes, place: int) -> tuple[dict[Any, tuple[str, Any]], Any]:
+  import onnx
+
+  graph = onnx.load_from_string(content).graph
+  makers = {
+    name: (node.op_type, next(iter(node.input), None))
+    for node in graph.node
+    for name in node.output
+  }
+  return makers, graph.output[place].name
+
+
 def _onnx_entries(content: bytes) -> dict[str, str]:
   import onnx
 
   return {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
 
 
-def _tflite_entries(content: bytes) -> dict[str, bytes | None]:
+def tflite_entries(content: bytes) -> dict[str, bytes | None]:
+  """The entries of the metadata in the bytes of a .tflite file, by name."""
   from ai_edge_litert import schema_py_generated as schema
 
-  model = schema.ModelT.InitFromPackedBuf(content, 0)
-  names = ((entry.name or b"").decode(errors="replace") for entry in model.metadata or ())
-  buffers = (model.buffers[entry.buffer].data for entry in model.metadata or ())
-  return {n: data if data is None else bytes(data) for n, data in zip(names, buffers, strict=True)}
+  model, found = schema.Model.GetRootAs(content, 0), {}
+  for entry in map(model.Metadata, range(model.MetadataLength())):
+    buffer = model.Buffers(entry.Buffer())
+    data = buffer.DataAsNumpy().tobytes() if buffer.DataLength() else None
+    found[(entry.Name() or b"").decode(errors="replace")] = data
+  return found
 
 
 def read_operators(path: str | os.PathLike) -> tuple[Operator, ...]:
@@ -154,6 +246,18 @@ def holds_int4(content: bytes) -> bool:
   return schema.TensorType.INT4 in types
 
 
+def ends_in_codes(content: bytes) -> bool:
+  """Whether all that the bytes of a sound .tflite file give are floats made of integers at the end."""
+  from ai_edge_litert import schema_py_generated as schema
+
+  graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
+  makers = [
+    _tflite_makers(content, place)[0].get(graph.Outputs(place))
+    for place in range(graph.OutputsLength())
+  ]
+  return all(maker is not None and maker[0] == "DEQUANTIZE" for maker in makers)
+
+
 def holds_integers(content: bytes) -> bool:
   """Whether the bytes of a sound .onnx file are of a network that computes in integers."""
   import onnx
@@ -166,7 +270,7 @@ def _tflite_operators(content: bytes) -> tuple[Operator, ...]:
   from ai_edge_litert import schema_py_generated as schema
 
   model = schema.ModelT.InitFromPackedBuf(content, 0)
-  names = _names(schema.BuiltinOperator)
+  names = names_of(schema.BuiltinOperator)
   found = []
   for graph in model.subgraphs:
     codes = [model.operatorCodes[operator.opcodeIndex] for operator in graph.operators]
@@ -179,7 +283,7 @@ def _tflite_operators(content: bytes) -> tuple[Operator, ...]:
       for index in _indices(operator.outputs)
     }
     tensors = [
-      _tensor(tensor, model.buffers[tensor.buffer], content, makers.get(index, ""))
+      tensor_of(tensor, model.buffers[tensor.buffer], content, makers.get(index, ""))
       for index, tensor in enumerate(graph.tensors)
     ]
     for operator, code, kind in zip(graph.operators, codes, kinds, strict=True):
@@ -190,7 +294,8 @@ def _tflite_operators(content: bytes) -> tuple[Operator, ...]:
   return tuple(found)
 
 
-def _names(enumeration: Any) -> dict[int, str]:
+def names_of(enumeration: Any) -> dict[int, str]:
+  """Names of the values of one of TFLite's enumerations."""
   return {value: name for name, value in vars(enumeration).items() if not name.startswith("_")}
 
 
@@ -198,11 +303,19 @@ def _indices(vector: Any) -> list[int]:
   return [] if vector is None else [int(index) for index in vector]
 
 
-def _tensor(tensor: Any, buffer: Any, content: bytes, maker: str) -> Tensor:
+def tensor_of(tensor: Any, buffer: Any, content: bytes, maker: str) -> Tensor:
+  """What a tensor of a .tflite file is; the shape is -1 where a size is free.
+
+  Args:
+    tensor: as the flatbuffer has it.
+    buffer: its contents.
+    content: of the file.
+    maker: name of the operator that writes it.
+  """
   from ai_edge_litert import schema_py_generated as schema
 
   shape = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
-  kind = _names(schema.TensorType)[tensor.type]
+  kind = names_of(schema.TensorType)[tensor.type]
   details = tensor.quantization or schema.QuantizationParametersT()
   is_inline = buffer.data is not None and len(buffer.data) > 0
   is_constant = is_inline or buffer.offset > 1  # 0 and 1 stand for no place outside
@@ -225,6 +338,8 @@ def _values(data: Any, kind: str, shape: Any) -> np.ndarray | None:
   """A constant as an array; None if its type is packed or its data is not all there."""
   try:
     if kind == "INT4":
+      from jaxcompress.export.packing import unpack_bits
+
       return unpack_bits(np.asarray(data), int(np.prod(shape)), 4).reshape(shape)
     dtype = np.dtype(kind.lower())
     return np.frombuffer(data, dtype).reshape([] if shape is None else shape)

@@ -78,7 +78,7 @@ class Emitter:
     self.file.operator("DEQUANTIZE", DEQUANTIZE_VERSION, [constant], [restored])
     return restored
 
-  def number(self, value: int, like: str) -> int:
+  def number(self, value: float, like: str) -> int:
     """A constant of one element on the grid of an activation tensor, or a float."""
     data = np.array([value], self.numbers.dtype(like))
     return self.file.constant(data, self.numbers.quantization(self.file, like))

@@ -217,7 +217,7 @@ class ModelFile:
 
     Args:
       inputs: tensors that are fed, by name in the signature ``serving_default``.
-      outputs: tensors that are read, by name.
+      outputs: tensors that are read, by name; one that has two names is one output of the graph.
       description: for people.
       metadata: entries of the metadata table.
     """
@@ -230,7 +230,7 @@ class ModelFile:
       tensors=self._tensors,
       operators=self._operators,
       inputs=np.asarray(list(inputs.values()), np.int32),
-      outputs=np.asarray(list(outputs.values()), np.int32),
+      outputs=np.asarray(list(dict.fromkeys(outputs.values())), np.int32),
     )
     model = schema.ModelT(
       version=SCHEMA_VERSION,

@@ -34,14 +34,21 @@ WARM_UP = 10  # runs at least, and a tenth of the timed ones
 
 
 class End(NamedTuple):
-  """An input or output of a file: its name, its shape with one for free sizes, and its type.
+  """An input or output of a file.
 
-  The type is NumPy's, or the runtime's word for what is no array of numbers.
+  Attributes:
+    name: in the file.
+    shape: with one for free sizes.
+    dtype: NumPy's, or the runtime's word for what is no array of numbers.
+    scale: of integers, ``real = (q - zero_point) * scale``; 0: they stand for nothing.
+    zero_point: of integers.
   """
 
   name: str
   shape: tuple[int, ...]
   dtype: str
+  scale: float = 0.0
+  zero_point: int = 0
 
   @property
   def is_numeric(self) -> bool:
@@ -49,16 +56,20 @@ class End(NamedTuple):
 
 
 class Interpreter(abc.ABC):
-  """A file in a runtime; only those with one input and one output are fed and invoked.
+  """A file in a runtime; only those with one input are fed and invoked.
 
   Attributes:
     inputs: of the file.
     outputs: of the file.
+    places: of the outputs in ``outputs``, by the names that the file gives them.
     metadata: texts kept in the file, where the runtime tells them.
+    takes_any: whether it takes any number of images at once, though its ends are those of one.
   """
 
+  takes_any = False
   inputs: tuple[End, ...]
   outputs: tuple[End, ...]
+  places: Mapping[str, int]
   metadata: Mapping[str, str] = MappingProxyType({})
 
   def allocate(self) -> None:  # noqa: B027 - most have nothing to do
@@ -73,8 +84,8 @@ class Interpreter(abc.ABC):
     """Computes."""
 
   @abc.abstractmethod
-  def read(self) -> np.ndarray:
-    """A copy of the first output."""
+  def read(self) -> tuple[np.ndarray, ...]:
+    """Copies of the outputs."""
 
   def left_out(self) -> tuple[str, ...]:
     """Names of the operators that other kernels compute than those that are asked for, in order."""
@@ -96,12 +107,19 @@ class LiteRT(Interpreter):
     ends = self._interpreter.get_input_details(), self._interpreter.get_output_details()
     self.inputs, self.outputs = (tuple(map(_end, part)) for part in ends)
     self._input_places, self._output_places = ([end["index"] for end in part] for part in ends)
+    self.places = output_places(file, self.outputs)
 
   @property
   def arena_bytes(self) -> int:
     """More bytes than TFLite-Micro needs for the tensors of the file."""
     tensors = self._interpreter.get_tensor_details()
     return 4 * sum(abs(math.prod(map(int, tensor["shape"]))) for tensor in tensors)
+
+  @property
+  def shapes(self) -> dict[str, list[int]]:
+    """Shapes of tensors, by their index in the file."""
+    tensors = self._interpreter.get_tensor_details()
+    return {str(t["index"]): [int(size) for size in t["shape"]] for t in tensors}
 
   def allocate(self) -> None:
     self._interpreter.allocate_tensors()
@@ -113,8 +131,8 @@ class LiteRT(Interpreter):
   def invoke(self) -> None:
     self._interpreter.invoke()
 
-  def read(self) -> np.ndarray:
-    return self._interpreter.get_tensor(self._output_places[0])
+  def read(self) -> tuple[np.ndarray, ...]:
+    return tuple(map(self._interpreter.get_tensor, self._output_places))
 
   def left_out(self) -> tuple[str, ...]:
     """Reads the execution plan backwards: what a delegate writes, it computes."""
@@ -127,7 +145,7 @@ class LiteRT(Interpreter):
       for tensor in node["outputs"]:
         if delegate or int(tensor) not in makers:
           makers[int(tensor)] = node
-    wanted, found = [int(self._output_places[0])], {}
+    wanted, found = list(map(int, self._output_places)), {}
     while wanted:
       node = makers.get(wanted.pop())
       if node is not None and node["index"] not in found:
@@ -146,12 +164,22 @@ class MicroRuntime(Interpreter):
   def __init__(self, content: bytes):
     from tflite_micro import runtime
 
-    arena = SPARE_BYTES + 4 * len(content) + LiteRT(content, reference=True).arena_bytes
+    opened = LiteRT(content, reference=True)
+    arena = SPARE_BYTES + 4 * len(content) + opened.arena_bytes
     if arena > LARGEST_ARENA:
       raise RuntimeError(f"it needs {arena:,} bytes and can have {LARGEST_ARENA:,}")
     self._interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena)
-    self.inputs = (_end(self._interpreter.get_input_details(0)),)
-    self.outputs = (_end(self._interpreter.get_output_details(0)),)
+    own = self._interpreter
+    places = range(len(opened.outputs))
+    ends = (
+      (_end(own.get_input_details(0)),),
+      tuple(_end(own.get_output_details(place)) for place in places),
+    )
+    self.inputs, self.outputs = (
+      tuple(map(_on_grid, mine, theirs))
+      for mine, theirs in zip(ends, (opened.inputs[:1], opened.outputs), strict=True)
+    )
+    self.places = opened.places
 
   def print_allocations(self) -> None:
     """Has the runtime write to standard error, past Python, what its arena is used for."""
@@ -164,8 +192,8 @@ class MicroRuntime(Interpreter):
   def invoke(self) -> None:
     self._interpreter.invoke()
 
-  def read(self) -> np.ndarray:
-    return np.array(self._interpreter.get_output(0))
+  def read(self) -> tuple[np.ndarray, ...]:
+    return tuple(np.array(self._interpreter.get_output(i)) for i in range(len(self.outputs)))
 
 
 class OnnxRuntime(Interpreter):
@@ -175,6 +203,7 @@ class OnnxRuntime(Interpreter):
     self._file, self._session = file, _session(file, threads)
     self.inputs = tuple(map(_onnx_end, self._session.get_inputs()))
     self.outputs = tuple(map(_onnx_end, self._session.get_outputs()))
+    self.places = {end.name: place for place, end in enumerate(self.outputs)}
     self.metadata = self._session.get_modelmeta().custom_metadata_map
 
   def feed(self, *values: np.ndarray) -> None:
@@ -183,31 +212,64 @@ class OnnxRuntime(Interpreter):
   def invoke(self) -> None:
     self._results = self._session.run(None, self._fed)
 
-  def read(self) -> np.ndarray:
-    return self._results[0]
+  def read(self) -> tuple[np.ndarray, ...]:
+    return tuple(self._results)
 
-  def left_out(self) -> tuple[str, ...]:
-    """Kinds of the operators that compute in float after optimization."""
-    import onnx
-
+  def optimized(self) -> bytes:
+    """The file as onnxruntime rewrites it before it runs it."""
     with tempfile.TemporaryDirectory() as folder:
       path = pathlib.Path(folder) / "optimized.onnx"
       _session(self._file, 1, path)
-      graph = onnx.load(path).graph
-    floats, found = {end.name for end in graph.input}, []
-    for node in graph.node:
-      if node.op_type == "DequantizeLinear":
-        floats |= set(node.output)
-      elif node.op_type != "QuantizeLinear" and floats & set(node.input):
-        floats |= set(node.output)
-        found.append(node.op_type)
-    return tuple(found)
+      return path.read_bytes()
+
+  def left_out(self) -> tuple[str, ...]:
+    return float_operators(self.optimized())
+
+
+def float_operators(optimized: bytes) -> tuple[str, ...]:
+  """Kinds of the operators of an .onnx file that compute in float, in order."""
+  import onnx
+
+  graph = onnx.load_from_string(optimized).graph
+  floats, found = {end.name for end in graph.input}, []
+  for node in graph.node:
+    if node.op_type == "DequantizeLinear":
+      floats |= set(node.output)
+    elif node.op_type != "QuantizeLinear" and floats & set(node.input):
+      floats |= set(node.output)
+      found.append(node.op_type)
+  return tuple(found)
+
+
+def output_places(file: bytes | str, outputs: Sequence[End]) -> dict[str, int]:
+  """Positions of a .tflite file's outputs, by their names in its signature, or those of tensors."""
+  from ai_edge_litert import schema_py_generated as schema
+
+  content = pathlib.Path(file).read_bytes() if isinstance(file, str) else file
+  model = schema.Model.GetRootAs(content, 0)
+  graph = model.Subgraphs(0)
+  tensors = {graph.Outputs(place): place for place in range(graph.OutputsLength())}
+  for signature in (model.SignatureDefs(i) for i in range(model.SignatureDefsLength())):
+    if signature.SubgraphIndex() == 0:
+      maps = (signature.Outputs(i) for i in range(signature.OutputsLength()))
+      named = {(one.Name() or b"").decode(): one.TensorIndex() for one in maps}
+      if set(named.values()) == set(tensors):
+        return {name: tensors[index] for name, index in named.items()}
+  names = [end.name for end in outputs]
+  names = names if len(set(names)) == len(names) else list(map(str, range(len(names))))
+  return {name: place for place, name in enumerate(names)}
 
 
 def _end(details: Mapping[str, Any]) -> End:
   """An input or output as LiteRT and TFLite-Micro describe it."""
   shape = tuple(int(size) for size in details["shape"])
-  return End(str(details.get("name", "")), shape, np.dtype(details["dtype"]).name)
+  name, dtype = str(details.get("name", "")), np.dtype(details["dtype"]).name
+  return End(name, shape, dtype, *details.get("quantization", ()))
+
+
+def _on_grid(end: End, known: End) -> End:
+  """An input or output with the grid that another runtime tells."""
+  return end._replace(scale=known.scale, zero_point=known.zero_point)
 
 
 def _onnx_end(end: Any) -> End:
@@ -262,6 +324,18 @@ def run_once(content: bytes, kernels: str) -> dict[str, Any]:
     interpreter.invoke()
     interpreter.read()
   return _counts(interpreter)
+
+
+def look_at_shapes(content: bytes, kernels: str) -> dict[str, Any]:
+  """Shapes of all tensors of a file that was run on zeros, and what XNNPACK left out.
+
+  Some shapes are known only then, and operators on such tensors are left to LiteRT's own kernels.
+  """
+  interpreter = LiteRT(content, reference=kernels == "reference")
+  interpreter.allocate()
+  interpreter.feed(*(np.zeros(end.shape, end.dtype) for end in interpreter.inputs))
+  interpreter.invoke()
+  return {"shapes": interpreter.shapes, "left_out": interpreter.left_out()}
 
 
 def _counts(interpreter: Interpreter) -> dict[str, Any]:
@@ -329,7 +403,9 @@ def bound_memory() -> None:
     pass
 
 
-TASKS = {task.__name__: task for task in (look_at, run_once, print_allocations, time_runs)}
+TASKS = {
+  task.__name__: task for task in (look_at, run_once, look_at_shapes, print_allocations, time_runs)
+}
 
 
 def answer(task: str, options: str, content: bytes) -> str:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcompress.export.contents import parse_operators
-from jaxcompress.export.extras import require
 from jaxcompress.export.trial import (
   choose_kernels,
   does_not_run,
@@ -21,6 +20,7 @@ from jaxcompress.export.trial import (
   read_sound_model,
   run_apart,
 )
+from jaxcompress.files.extras import require
 
 ALLOCATED = re.compile(r"Arena allocation total (\d+) bytes")
 ACCELERATORS = (
@@ -58,7 +58,7 @@ def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) 
   The file runs in a process of its own, in which there is nothing else.
 
   Args:
-    path: a .tflite or .onnx file with one input and one output.
+    path: a .tflite or .onnx file with one input.
     threads: that the runtime computes on.
     repeats: timed runs.
 
@@ -85,6 +85,11 @@ def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) 
   if threads < 1:
     raise ValueError(f"threads: {threads} must be at least 1.")
   kernels = choose_kernels(path)
+  if kernels == "c":
+    raise ValueError(
+      f"path: {path} is a folder of C, whose time here says little of a microcontroller; give a .tflite or"
+      " .onnx file."
+    )
   read_runnable_model(path, kernels)
   found, _ = run_apart(
     path, "time_runs", kernels, kernels=kernels, file=str(path), threads=threads, repeats=repeats

@@ -5,24 +5,25 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jaxcompress.arguments import check_type
 from jaxcompress.export.contents import parse_operators
-from jaxcompress.export.extras import require
 from jaxcompress.export.lint import refuse_errors
 from jaxcompress.export.metadata import (
   ENTRY,
   FREE_BATCH,
   INPUT_NAME,
-  OUTPUT_NAME,
   describe_arithmetic,
   own_version,
   to_entry,
+  with_preprocess,
 )
 from jaxcompress.export.targets import find_target
-from jaxcompress.export.tensors import FloatNumbers, IntegerNumbers
+from jaxcompress.export.tensors import FloatNumbers, IntegerNumbers, float_graph
 from jaxcompress.export.trial import write_model
 from jaxcompress.files.checksums import seal
-from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
+from jaxcompress.files.extras import require
+from jaxcompress.nn import INPUT, Folded, Graph
+from jaxcompress.nn.execute import with_followers
+from jaxcompress.nn.foreign import GRAPH, check_made
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.functions import fixed_grid
 from jaxcompress.quantize.model import QUANTIZED
@@ -46,8 +47,8 @@ def onnx(
   are uint8, the codes plus 128; weights are int8 with a scale for each output channel, biases int32.
 
   The file reads and writes float32, as ONNX files do: ``image``, (batch, channels, height, width),
-  after preprocessing, and ``logits``, (batch, classes). Its first operator rounds the images to
-  codes.
+  after preprocessing, and ``logits``, (batch, classes), or several outputs by name, maps (batch,
+  channels, height, width). Its first operator rounds the images to codes.
 
   Args:
     quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`; its kernels do
@@ -59,8 +60,8 @@ def onnx(
       the model's. onnxruntime runs such a file too, but in float, so that the last bit of sums
       differs and a few values on the edge of rounding with it; the file without a target is what
       proves them. What TensorRT itself computes was not checked.
-    metadata: JSON values kept in the file under ``jaxcompress`` in its ``metadata_props``, such as
-      class names and preprocessing; see :func:`~jaxcompress.export.read_metadata`.
+    metadata: JSON values kept in the file under ``jaxcompress`` in its ``metadata_props``, as
+      for :func:`~jaxcompress.export.tflite`; see :func:`~jaxcompress.export.read_metadata`.
     batch: number of images; None: any.
 
   Returns:
@@ -91,7 +92,7 @@ def onnx(
     `Quantize ONNX models
     <https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html>`_.
   """
-  check_type("quantized", quantized, QuantizedModel, QUANTIZED)
+  check_made("quantized", quantized, QuantizedModel, QUANTIZED)
   require("onnx")
   for tensor, grid in quantized.grids.items():
     if grid.bits != 8:
@@ -102,7 +103,7 @@ def onnx(
   if target is not None:
     _check_target(quantized, target)
   details = describe_arithmetic(quantized, "onnxruntime")
-  numbers = IntegerNumbers(quantized)
+  numbers, metadata = IntegerNumbers(quantized), with_preprocess(quantized, metadata)
   content = _content(quantized.graph, numbers, details, metadata, batch, signed=target is not None)
   if target is not None:
     refuse_errors(parse_operators(content), target)
@@ -121,7 +122,8 @@ def _check_target(quantized: QuantizedModel, name: str) -> None:
         f"target: {name!r} has activations with zero point 0, and {tensor!r} has"
         f" {int(grid.zero_point)}; "
         + (
-          "that is a gate, whose integers are those from 0 to 1: take another network."
+          "that is a gate, whose integers are those from 0 to 1: take another network, or leave a softmax"
+          " at its end to the host."
           if gate
           else "quantize with quantize.int8(symmetric=True) or post_training(..., symmetric=True)."
         )
@@ -165,8 +167,11 @@ def onnx_float(
     >>> path.stat().st_size - 4 * summary.parameters < 8000
     True
   """
+  check_made("graph", graph, Graph, GRAPH)
   require("onnx")
-  content = _content(fuse_activations(graph), FloatNumbers(folded), {}, metadata, batch)
+  graph = float_graph(graph)
+  numbers = FloatNumbers(with_followers(graph, folded))
+  content = _content(graph, numbers, {}, metadata, batch)
   return write_model(path, content)
 
 
@@ -185,7 +190,7 @@ def _content(
     raise ValueError(f"batch: {batch} must be at least 1, or None for any number of images.")
   entry = to_entry(details, metadata, layout=LAYOUT)
   emitter = OnnxEmitter(graph, numbers, signed=signed)
-  emit(emitter, INPUT_NAME, OUTPUT_NAME)
+  emit(emitter, INPUT_NAME)
   size = FREE_BATCH if batch is None else batch
 
   def nchw(tensor: str) -> tuple[int | str, ...]:
@@ -195,7 +200,7 @@ def _content(
   content = emitter.file.to_bytes(
     "jaxcompress",
     {INPUT_NAME: nchw(INPUT)},
-    {OUTPUT_NAME: nchw(graph.output)},
+    {name: nchw(tensor) for name, tensor in graph.outputs},
     producer=("jaxcompress", own_version()),
     metadata={ENTRY: entry.decode()},
   )

@@ -10,160 +10,28 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
-from jaxcompress.export.onnx_file import OnnxFile
-from jaxcompress.export.tensors import FloatNumbers, IntegerNumbers
-from jaxcompress.nn import INPUT, Graph, Node, kernel_shape
-from jaxcompress.nn.operations import channel_groups, pads_of
-from jaxcompress.quantize.integer.arithmetic import counts_padding
-from jaxcompress.quantize.integer.functions import clip_range
-from jaxcompress.quantize.integer.grid import LOWEST, Grid
-from jaxcompress.quantize.integer.runtimes import find_kernels
-
-KERNELS = "onnxruntime"
-
-
-def _function(kind: str, **attributes: Any) -> Callable[[OnnxFile, str, str], str]:
-  """An activation function that is one operator."""
-  return lambda file, value, name: file.operator(kind, [value], name, **attributes)
+from jaxcompress.export import onnx_borders, onnx_normalizing
+from jaxcompress.export.onnx_emitter import ALONE, FUSED, OnnxEmitter
+from jaxcompress.export.onnx_spaces import depth_to_space, resize, space_to_depth, transposed
+from jaxcompress.nn import INPUT, Node, kernel_shape
+from jaxcompress.nn.layers import reads_rows
+from jaxcompress.nn.operations import channel_groups, slide_of, window_of
+from jaxcompress.quantize.integer.grid import LOWEST
+from jaxcompress.quantize.integer.pools import counts_padding, covers
 
 
-def _relu6(file: OnnxFile, value: str, name: str) -> str:
-  bounds = [file.constant(np.float32(end)) for end in (0, 6)]
-  return file.operator("Clip", [value, *bounds], name)
-
-
-FUSED: Mapping[str | None, Callable[[OnnxFile, str, str], str]] = {
-  None: lambda file, value, name: value,
-  "relu": _function("Relu"),
-  "relu6": _relu6,
-  "hard_sigmoid": _function("HardSigmoid", alpha=1 / 6, beta=0.5),
-}
-ALONE = {"hard_swish": _function("HardSwish"), "sigmoid": _function("Sigmoid")}
-
-
-class OnnxEmitter:
-  """A file in the making, and the float tensors of a graph in it.
-
-  Attributes:
-    file: the file in the making.
-    graph: with fused activations.
-    numbers: what its tensors hold.
-    signed: whether codes are int8.
-  """
-
-  def __init__(self, graph: Graph, numbers: IntegerNumbers | FloatNumbers, *, signed: bool = False):
-    self.signed = signed
-    self.file = OnnxFile()
-    self.graph = graph
-    self.numbers = numbers
-    self._readable: dict[str, str] = {}
-
-  def grid(self, tensor: str) -> Grid | None:
-    """The grid of a tensor; None in a float file."""
-    model = getattr(self.numbers, "model", None)
-    return model.grids[tensor] if model else None
-
-  def inputs(self, node: Node) -> list[str]:
-    """The float tensors that a node reads."""
-    return [self.readable(tensor) for tensor in node.inputs]
-
-  def readable(self, tensor: str) -> str:
-    """The float tensor that holds a tensor of the graph."""
-    return self._readable[tensor]
-
-  def alias(self, tensor: str, value: str) -> None:
-    """Makes a float value what the nodes that read a tensor of the graph read."""
-    self._readable[tensor] = value
-
-  def compute(self, node: Node, kind: str, *constants: str, **attributes: Any) -> str:
-    """The operator of a node on its inputs and constants; the name of its float output."""
-    inputs = [*self.inputs(node), *constants]
-    return self.file.operator(kind, inputs, f"{node.name}/out", **attributes)
-
-  def write(self, tensor: str, value: str, act: str | None = None) -> None:
-    """Makes a float value the tensor of the graph, after an activation function.
-
-    Args:
-      tensor: of the graph.
-      value: float tensor that the operator wrote.
-      act: an activation function; on integers what the ends of the grid do not clip is clipped
-        among the codes, so that every code is known.
-    """
-    grid = self.grid(tensor)
-    if grid is None:
-      self._readable[tensor] = self.activated(value, f"{tensor}/{act}", act)
-      return
-    if self.signed:
-      value = self.activated(value, f"{tensor}/{act}", act)
-      codes = self.rounded(value, f"{tensor}/codes", grid)
-      self._readable[tensor] = self.real(codes, f"{tensor}/real", grid)
-      return
-    low, high = clip_range(act, grid, find_kernels(KERNELS).ceiling)
-    value = self.rounded(value, f"{tensor}/codes", grid)
-    if (low, high) != (grid.low, grid.high):
-      ends = (self.file.constant(np.uint8(end - grid.low)) for end in (low, high))
-      value = self.file.operator("Clip", [value, *ends], f"{tensor}/clipped")
-    self._readable[tensor] = self.real(value, f"{tensor}/real", grid)
-
-  def rounded(self, value: str, name: str, grid: Grid) -> str:
-    """The codes of a float tensor on a grid."""
-    return self.file.operator("QuantizeLinear", [value, *self._grid(grid)], name)
-
-  def real(self, codes: str, name: str, grid: Grid) -> str:
-    """The numbers that codes on a grid stand for."""
-    return self.file.operator("DequantizeLinear", [codes, *self._grid(grid)], name)
-
-  def copied(self, value: str, tensor: str) -> str:
-    """A float value that lies on the grid of a tensor already, with the pair that says so."""
-    grid = self.grid(tensor)
-    if grid is None:
-      return value
-    return self.real(self.rounded(value, f"{value}/codes", grid), f"{value}/real", grid)
-
-  def reshaped(self, value: str, shape: list[int], name: str) -> str:
-    """A float value in another shape; 0 keeps a size, -1 takes what is left."""
-    return self.file.operator(
-      "Reshape", [value, self.file.constant(np.array(shape, np.int64))], name
-    )
-
-  def _grid(self, grid: Grid) -> tuple[str, str]:
-    zero_point = grid.zero_point if self.signed else grid.zero_point - LOWEST
-    stored = np.array(zero_point, np.int8 if self.signed else np.uint8)
-    return self.file.constant(np.float32(grid.scale)), self.file.constant(stored)
-
-  def activated(self, value: str, name: str, act: str | None) -> str:
-    """An activation function in float."""
-    writers: dict[Any, Callable[[OnnxFile, str, str], str]] = {**FUSED, **ALONE}
-    return writers[act](self.file, value, name)
-
-  def weights(self, node: Node, layout: Callable[[np.ndarray], np.ndarray]) -> list[str]:
-    """Kernel, its first axis the output's, and bias of a layer, as float tensors."""
-    kernel, bias, kernel_scales, bias_scales = self.numbers.weights(node)
-    if self.signed:
-      bias, bias_scales = np.asarray(bias * np.float64(bias_scales), np.float32), None
-    pairs = {"kernel": (layout(kernel), kernel_scales), "bias": (bias, bias_scales)}
-    return [self._constant(f"{node.name}/{kind}", *pair) for kind, pair in pairs.items()]
-
-  def _constant(self, name: str, data: np.ndarray, scales: np.ndarray | None) -> str:
-    constant = self.file.constant(data)
-    if scales is None:
-      return constant
-    zeros = self.file.constant(np.zeros(scales.shape, data.dtype))
-    inputs = [constant, self.file.constant(scales.astype(np.float32)), zeros]
-    return self.file.operator("DequantizeLinear", inputs, name, axis=0)
-
-
-def emit(emitter: OnnxEmitter, source: str, target: str) -> None:
-  """Writes all nodes of a graph.
+def emit(emitter: OnnxEmitter, source: str) -> None:
+  """Writes all nodes of a graph; its float outputs get their names.
 
   Args:
     emitter: the file in the making.
     source: name of the float input.
-    target: name that the float output gets.
 
   Raises:
-    ValueError: for a node that has no ONNX operator here; it names the layer.
+    ValueError: for a node that has no ONNX operator here, or an output that is called as something
+      else in the file; it names the layer or output.
   """
   emitter.write(INPUT, source)
   for node in emitter.graph.nodes:
@@ -173,24 +41,27 @@ def emit(emitter: OnnxEmitter, source: str, target: str) -> None:
         f" one of {', '.join(EMITTERS)}."
       )
     act = node.attrs.get("act")
-    if act not in FUSED and not (node.op == "Activation" and act in ALONE):
+    is_alone = act in ALONE or (emitter.numbers.table(node) is not None and not emitter.signed)
+    if act not in FUSED and not (node.op == "Activation" and is_alone):
       raise ValueError(
         f"model: layer {node.name!r} has the activation function {act!r}; ONNX files of jaxcompress"
-        f" hold {', '.join(filter(None, FUSED))} in layers, and {' and '.join(ALONE)} as an"
+        f" hold {', '.join(filter(None, FUSED))} in layers, and {', '.join(ALONE)} as an"
         " Activation of its own."
       )
     EMITTERS[node.op](emitter, node)
-  emitter.file.rename(emitter.readable(emitter.graph.output), target)
+  for name, tensor in emitter.graph.outputs:
+    emitter.name_output(name, tensor)
 
 
 def _window(node: Node) -> dict[str, list[int]]:
   """Attributes of what slides over a map."""
-  (top, bottom), (left, right) = pads_of(node)
-  return {
-    "kernel_shape": [node.attrs["kernel"]] * 2,
-    "strides": [node.attrs["stride"]] * 2,
+  stride, ((top, bottom), (left, right)), dilation = slide_of(node)
+  found = {
+    "kernel_shape": [*window_of(node)],
+    "strides": [*stride],
     "pads": [top, left, bottom, right],
   }
+  return found if dilation == (1, 1) else {**found, "dilations": [*dilation]}
 
 
 def _convolution(emitter: OnnxEmitter, node: Node) -> None:
@@ -200,7 +71,31 @@ def _convolution(emitter: OnnxEmitter, node: Node) -> None:
   emitter.write(node.output, value, node.attrs.get("act"))
 
 
+def _pointwise(emitter: OnnxEmitter, node: Node) -> None:
+  """A normalization, or constants, of each channel; of vectors on maps of one column."""
+  shape = node.input_shapes[0]
+  if len(shape) == 4:
+    _convolution(emitter, node)
+    return
+  (value,), tensor, channels = emitter.inputs(node), node.output, shape[-1]
+  value = emitter.reshaped(value, [0, channels, -1, 1], f"{node.name}/cells")
+  value = emitter.copied(value, node.inputs[0])
+  constants = emitter.weights(node, lambda hwio: hwio.transpose(3, 2, 0, 1))
+  name, inputs = f"{node.name}/out", [value, *constants]
+  value = emitter.file.operator("Conv", inputs, name, group=channels, kernel_shape=[1, 1])
+  emitter.write(tensor, value, node.attrs.get("act"))
+  flat = emitter.reshaped(
+    emitter.readable(tensor), [0, channels, *shape[1:-1]], f"{node.name}/flat"
+  )
+  emitter.alias(tensor, emitter.copied(flat, tensor))
+
+
 def _dense(emitter: OnnxEmitter, node: Node) -> None:
+  if reads_rows(node):
+    raise ValueError(
+      f"model: layer {node.name!r} is a linear layer of rows, which has no ONNX operator here; a"
+      " .tflite file of another tool has it."
+    )
   shape, (value,) = node.input_shapes[0], emitter.inputs(node)
   if len(shape) > 2:
     value = emitter.reshaped(value, [0, -1], f"{node.name}/flat")
@@ -212,7 +107,8 @@ def _dense(emitter: OnnxEmitter, node: Node) -> None:
     return np.moveaxis(kernel, -2, 0).reshape(-1, kernel.shape[-1]).T
 
   inputs = [value, *emitter.weights(node, layout)]
-  emitter.write(node.output, emitter.file.operator("Gemm", inputs, f"{node.name}/out", transB=1))
+  value = emitter.file.operator("Gemm", inputs, f"{node.name}/out", transB=1)
+  emitter.write(node.output, value, node.attrs.get("act"))
 
 
 def _plain(kind: str, **attributes: Any) -> Callable[[OnnxEmitter, Node], None]:
@@ -225,22 +121,43 @@ def _plain(kind: str, **attributes: Any) -> Callable[[OnnxEmitter, Node], None]:
   return write
 
 
+def _leaky_relu(emitter: OnnxEmitter, node: Node) -> None:
+  emitter.write(node.output, emitter.compute(node, "LeakyRelu", alpha=float(node.attrs["slope"])))
+
+
 def _activation(emitter: OnnxEmitter, node: Node) -> None:
-  (value,) = emitter.inputs(node)
-  emitter.write(node.output, emitter.activated(value, f"{node.name}/out", node.attrs["act"]))
+  table = emitter.numbers.table(node)
+  if table is None or emitter.signed:
+    (value,) = emitter.inputs(node)
+    emitter.write(node.output, emitter.activated(value, f"{node.name}/out", node.attrs["act"]))
+    return
+  places = emitter.file.operator(
+    "Cast", [emitter.codes(node.inputs[0])], f"{node.name}/places", to=TensorProto.INT32
+  )
+  codes = emitter.file.constant((table.astype(np.int16) - LOWEST).astype(np.uint8))
+  emitter.write_codes(
+    node.output, emitter.file.operator("Gather", [codes, places], f"{node.output}/codes")
+  )
 
 
 def _requantize(emitter: OnnxEmitter, node: Node) -> None:
-  """Rounds to another grid what is on one already: after a Concat, where that reads it.
+  """Rounds to another grid what is on one already: after what reads it, where that rounds each number.
 
-  Runtimes make one of two pairs in a row; that of a Concat rounds each of its inputs.
+  Runtimes make one of two pairs in a row, so that an operator that changes nothing is between them.
   """
   (value,), grid = emitter.inputs(node), emitter.grid(node.output)
   readers = emitter.graph.consumers(node.output)
-  if all(reader.op == "Concat" and emitter.grid(reader.output) == grid for reader in readers):
+  joins = (reader.op in _MONOTONE and emitter.grid(reader.output) == grid for reader in readers)
+  if all(joins) and not emitter.graph.is_output(node.output):
     emitter.alias(node.output, value)
-  else:
-    emitter.write(node.output, value)
+    return
+  if not emitter.signed:
+    lowest = emitter.file.constant(np.finfo(np.float32).min)
+    value = emitter.file.operator("Max", [value, lowest], f"{node.name}/apart")
+  emitter.write(node.output, value)
+
+
+_MONOTONE = ("Concat", "Maximum", "Minimum")  # what they choose may be rounded before or after
 
 
 def _mean(emitter: OnnxEmitter, node: Node) -> None:
@@ -257,16 +174,64 @@ def _max_pool(emitter: OnnxEmitter, node: Node) -> None:
 def _average_pool(emitter: OnnxEmitter, node: Node) -> None:
   if counts_padding(node):
     _convolution(emitter, node)
+  elif covers(node):  # in whatever order onnxruntime adds up; a mean is a sum of integers
+    emitter.write(node.output, emitter.compute(node, "GlobalAveragePool"))
   else:
     emitter.write(node.output, emitter.compute(node, "AveragePool", **_window(node)))
 
 
 def _split(emitter: OnnxEmitter, node: Node) -> None:
+  """A Split, or slices of the parts that are read where some are not."""
+  if not all(map(emitter.graph.is_read, node.outputs)):
+    _slices(emitter, node)
+    return
   sizes = emitter.file.constant(np.array(node.attrs["sizes"], np.int64))
   values = [f"{tensor}/out" for tensor in node.outputs]
   emitter.file.operator("Split", [*emitter.inputs(node), sizes], values, axis=1)
   for tensor, value in zip(node.outputs, values, strict=True):
     emitter.write(tensor, value)
+
+
+def _slices(emitter: OnnxEmitter, node: Node) -> None:
+  edges = np.cumsum([0, *node.attrs["sizes"]])
+  for tensor, *ends in zip(node.outputs, edges, edges[1:], strict=False):
+    if emitter.graph.is_read(tensor):
+      constants = [emitter.file.constant(np.array([n], np.int64)) for n in (*ends, 1)]
+      inputs = [*emitter.inputs(node), *constants]
+      emitter.write(tensor, emitter.file.operator("Slice", inputs, f"{tensor}/out"))
+
+
+def _channel_max(emitter: OnnxEmitter, node: Node) -> None:
+  axes = emitter.file.constant(np.array([1], np.int64))
+  emitter.write(node.output, emitter.compute(node, "ReduceMax", axes, keepdims=1))
+
+
+def _reshape(emitter: OnnxEmitter, node: Node) -> None:
+  """A Reshape of channels that are last, as those of the model are, between Transposes."""
+  (value,), (before, after) = emitter.inputs(node), (node.input_shapes[0], node.output_shapes[0])
+  name, tensor = node.name, node.output
+
+  def turned(value: str, order: list[int], name: str) -> str:
+    if order == [*range(len(order))]:
+      return value
+    value = emitter.file.operator("Transpose", [value], name, perm=order)
+    return emitter.copied(value, tensor)
+
+  last = [0, *range(2, len(before)), 1]
+  first = [0, len(after) - 1, *range(1, len(after) - 1)]
+  value = turned(value, last, f"{name}/last")
+  value = emitter.copied(emitter.reshaped(value, [0, *after[1:]], f"{name}/reshaped"), tensor)
+  emitter.alias(tensor, turned(value, first, f"{name}/first"))
+
+
+def _matrix_product(emitter: OnnxEmitter, node: Node) -> None:
+  """MatMul of the second array and the first, since channels, the model's last axis, are second."""
+  left, right = emitter.inputs(node)
+  if node.attrs["transpose_second"]:
+    name = f"{node.name}/turned"
+    right = emitter.file.operator("Transpose", [right], name, perm=[0, 2, 1])
+    right = emitter.copied(right, node.inputs[1])
+  emitter.write(node.output, emitter.file.operator("MatMul", [right, left], f"{node.name}/out"))
 
 
 def _shuffle(emitter: OnnxEmitter, node: Node) -> None:
@@ -281,16 +246,33 @@ def _shuffle(emitter: OnnxEmitter, node: Node) -> None:
 
 EMITTERS: Mapping[str, Callable[[OnnxEmitter, Node], None]] = {
   "ConvNorm": _convolution,
-  "BatchNorm": _convolution,
+  "BatchNorm": _pointwise,
+  "Affine": _pointwise,
   "Dense": _dense,
   "Add": _plain("Add"),
+  "Subtract": _plain("Sub"),
+  "Maximum": _plain("Max"),
+  "Minimum": _plain("Min"),
   "Multiply": _plain("Mul"),
   "Activation": _activation,
+  "LeakyRelu": _leaky_relu,
+  "MatMul": _matrix_product,
+  "Softmax": _plain("Softmax", axis=1),
+  "ChannelMean": onnx_normalizing.channel_mean,
+  "RmsNorm": onnx_normalizing.rms_norm,
   "Requantize": _requantize,
   "GlobalAvgPool": _mean,
   "AvgPool": _average_pool,
   "MaxPool": _max_pool,
+  "Slice": onnx_borders.cut,
+  "Pad": onnx_borders.border,
+  "ChannelMax": _channel_max,
+  "Reshape": _reshape,
   "Concat": _plain("Concat", axis=1),
   "Split": _split,
   "ChannelShuffle": _shuffle,
+  "ConvTranspose": transposed,
+  "Resize": resize,
+  "DepthToSpace": depth_to_space,
+  "SpaceToDepth": space_to_depth,
 }

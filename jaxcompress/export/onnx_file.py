@@ -45,6 +45,21 @@ class OnnxFile:
       for names in (node.input, node.output):
         names[:] = [name if found == tensor else found for found in names]
 
+  def again(self, tensor: str, name: str) -> None:
+    """Computes a tensor once more, under another name: by the node that writes it."""
+    (maker,) = (node for node in self._nodes if tensor in node.output)
+    if maker.op_type == "DequantizeLinear":
+      copy = helper.make_node(maker.op_type, list(maker.input), [name], name)
+      copy.attribute.extend(maker.attribute)
+      self._nodes.append(copy)
+    else:
+      self.operator("Identity", [tensor], name)
+
+  def knows(self, name: str) -> bool:
+    """Whether a tensor has a name already."""
+    used = {name for node in self._nodes for name in (*node.input, *node.output)}
+    return name in used or name in self._constants.values()
+
   def to_bytes(
     self,
     name: str,

@@ -2,7 +2,15 @@
 
 TFLM_OPERATORS = (
   *("ABS", "ADD", "ADD_N", "ARG_MAX", "ARG_MIN", "AVERAGE_POOL_2D", "BATCH_MATMUL"),
-  *("BATCH_TO_SPACE_ND", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DEPTH_TO_SPACE", "DIV"),
+  *(
+    "BATCH_TO_SPACE_ND",
+    "CAST",
+    "CONCATENATION",
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "DEPTH_TO_SPACE",
+    "DIV",
+  ),
   *("DEQUANTIZE", "ELU", "EQUAL", "EXP", "EXPAND_DIMS", "FULLY_CONNECTED", "GATHER", "HARD_SWISH"),
   *("L2_NORMALIZATION", "L2_POOL_2D", "LEAKY_RELU", "LOG", "LOGISTIC", "LOG_SOFTMAX", "MAXIMUM"),
   *("MAX_POOL_2D", "MEAN", "MINIMUM", "MIRROR_PAD", "MUL", "NEG", "PACK", "PAD", "PADV2", "PRELU"),
@@ -15,7 +23,7 @@ XNNPACK_OPERATORS = (  # of 8 bits
   *("ADD", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DEQUANTIZE", "ELU", "FULLY_CONNECTED"),
   *("LEAKY_RELU", "LOGISTIC", "MAX_POOL_2D", "MEAN", "MUL", "PAD", "QUANTIZE", "RESHAPE", "SLICE"),
   *("RESIZE_BILINEAR", "SPACE_TO_DEPTH", "SPLIT", "STRIDED_SLICE", "SUB", "TANH", "TRANSPOSE"),
-  *("TRANSPOSE_CONV",),
+  *("DEPTH_TO_SPACE", "TRANSPOSE_CONV"),
 )
 ETHOS_OPERATORS = (
   *("ABS", "ADD", "ARG_MAX", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONCATENATION", "CONV_2D", "ELU"),
@@ -35,10 +43,24 @@ EDGE_TPU_OPERATORS = (
   *("SLICE", "SOFTMAX", "SPACE_TO_DEPTH", "SPLIT", "SQUARED_DIFFERENCE", "SQUEEZE"),
   *("STRIDED_SLICE", "SUB", "SUM", "TANH", "TRANSPOSE", "TRANSPOSE_CONV"),
 )
-COMPUTING = ("Add", "AveragePool", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "Mul")  # of ONNX
+COMPUTING = (  # of ONNX
+  *("Add", "AveragePool", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul", "Mul"),
+)
 TENSORRT_OPERATORS = (
   *COMPUTING,
   *("Clip", "Concat", "DequantizeLinear", "Flatten", "HardSigmoid", "HardSwish", "Identity"),
-  *("MaxPool", "Pad", "QuantizeLinear", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice"),
-  *("Softmax", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+  *(
+    "Max",
+    "MaxPool",
+    "Min",
+    "Pad",
+    "ReduceMax",
+    "QuantizeLinear",
+    "ReduceMean",
+    "Relu",
+    "Reshape",
+    "Resize",
+    "Sigmoid",
+  ),
+  *("Slice", "Softmax", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
 )

@@ -18,8 +18,13 @@ from flax.core import FrozenDict
 from safetensors.numpy import load as read_arrays
 from safetensors.numpy import save as to_bytes
 
-from jaxcompress.arguments import check_type
-from jaxcompress.export.metadata import ENTRY, as_mapping, describe_arithmetic, encode, own_version
+from jaxcompress.export.metadata import (
+  ENTRY,
+  describe_arithmetic,
+  encode,
+  own_version,
+  with_preprocess,
+)
 from jaxcompress.export.packing import (
   Blob,
   deflate,
@@ -35,6 +40,8 @@ from jaxcompress.files.checksums import ZEROS, digest
 from jaxcompress.files.values import as_tuples, check_format, one_line, parse_json
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import Graph, Node, Norm, kernel_shape
+from jaxcompress.nn.foreign import check_made
+from jaxcompress.nn.graph import LOGITS
 from jaxcompress.nn.operations import needed_shape
 from jaxcompress.nn.replay import check_graph
 from jaxcompress.quantize import QuantizedModel
@@ -57,8 +64,8 @@ def packed(
   for storing and sending. :func:`load_packed` gives the model back, :func:`~jaxcompress.export.unpack` the .tflite file.
 
   Args:
-    quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`; its
-      ``preprocess`` is not kept, so describe it in the metadata.
+    quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`; of its
+      ``preprocess`` the metadata says what they say in a .tflite file.
     path: the file, by custom ``.jcz``. It is written beside it and renamed, so it is whole, or as
       it was before.
     metadata: JSON values kept in the file, as for :func:`~jaxcompress.export.tflite`.
@@ -82,7 +89,7 @@ def packed(
     >>> load_packed(path).integers(np.full((1, 2, 2, 3), 0.52, np.float32)).tolist()
     [[5, 5, 5]]
   """
-  check_type("quantized", quantized, QuantizedModel, QUANTIZED)
+  check_made("quantized", quantized, QuantizedModel, QUANTIZED)
   names = [node.name for node in quantized.graph.nodes if kernel_shape(node) is not None]
   layers = {name: quantized.layers[name] for name in names}
   blobs = {name: pack_weights(layer.weights) for name, layer in layers.items()}
@@ -95,7 +102,7 @@ def packed(
     },
     "weights": {name: blob for name, (blob, _) in blobs.items()},
     "moves": {name: len(move.scale) for name, move in quantized.moves.items()},
-    "metadata": as_mapping(metadata),
+    "metadata": with_preprocess(quantized, metadata),
   }
   arrays = {
     "manifest": deflate(np.frombuffer(encode(manifest), np.uint8)),
@@ -258,7 +265,10 @@ def _describe_graph(graph: Graph) -> dict[str, Any]:
     {**node._asdict(), "attrs": {key: _describe(node, key, node.attrs[key]) for key in node.attrs}}
     for node in graph.nodes
   ]
-  return {"nodes": nodes, "input_shape": graph.input_shape, "output": graph.output}
+  facts = {"nodes": nodes, "input_shape": graph.input_shape}
+  if [name for name, _ in graph.outputs] == [LOGITS]:
+    return {**facts, "output": graph.output}  # as earlier versions read it
+  return {**facts, "outputs": graph.outputs}
 
 
 def _describe(node: Node, key: str, value: Any) -> Any:
@@ -279,7 +289,8 @@ def _build_graph(facts: Mapping[str, Any]) -> Graph:
     fields = {key: as_tuples(value) for key, value in described.items() if key != "attrs"}
     attrs = {key: _attribute(value) for key, value in described["attrs"].items()}
     nodes.append(Node(**fields, attrs=FrozenDict(attrs)))
-  return Graph(tuple(nodes), as_tuples(facts["input_shape"]), facts["output"])
+  outputs = facts["output"] if "output" in facts else as_tuples(facts["outputs"])
+  return Graph(tuple(nodes), as_tuples(facts["input_shape"]), outputs)
 
 
 def _attribute(value: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxcompress.data import Preprocess
 from jaxcompress.nn import INPUT, ConvNorm
+from jaxcompress.nn.foreign import check_model
 from jaxcompress.quantize import QuantizedModel
 
 INPUT_KINDS = ("codes", "uint8", "float32")
@@ -69,7 +70,7 @@ def read_pixels(
     ``input_range=pixel_range(preprocess)``, then write it with ``tflite(..., input="uint8")``.
 
   Raises:
-    ValueError: if the preprocessing is per image.
+    ValueError: if the model is none, or the preprocessing is per image.
 
   Examples:
     >>> from jaxcompress import models
@@ -81,6 +82,7 @@ def read_pixels(
     >>> pixel_range(read_pixels(model, variables, rgb).preprocess)
     (-2.0, 1.984375)
   """
+  check_model("model", model, trains=True)
   _check_affine(preprocess)
   values = (preprocess.center, preprocess.scale)
   channels = max((len(value) for value in values if isinstance(value, tuple)), default=3)
@@ -135,20 +137,23 @@ def _check_affine(preprocess: Preprocess) -> None:
     )
 
 
-def check_input(quantized: QuantizedModel, kind: str) -> None:
+def check_input(quantized: QuantizedModel, kind: str) -> np.ndarray | None:
   """Checks that a file of a model can read a kind of input without losing a bit.
 
   For ``"uint8"`` all 256 pixels are quantized as the model does it, in images of one brightness and
-  in one image that has them all: both give the pixel less 128 only if the preprocessing works pixel
-  by pixel, is affine, and has the same numbers as the input's grid.
+  in one image that has them all: both give the same codes only if the preprocessing works pixel by
+  pixel.
 
   Args:
     quantized: the model.
     kind: ``"codes"``, ``"uint8"`` or ``"float32"``.
 
+  Returns:
+    For ``"uint8"`` the code of every pixel in every channel, (256, channels) int8; otherwise None.
+
   Raises:
-    ValueError: if the kind is unknown, the model's codes are not the pixels less 128, or float
-      images would become 16-bit integers.
+    ValueError: if the kind is unknown, codes depend on other pixels of the image, or images would
+      become 16-bit integers.
 
   Examples:
     >>> from jaxcompress.data import Preprocess
@@ -159,32 +164,47 @@ def check_input(quantized: QuantizedModel, kind: str) -> None:
     >>> grids = {"input": Grid(np.float32(1 / 64), 0), "pool": Grid(np.float32(0.1), 0)}
     >>> preprocess = Preprocess(center=128.0, scale=64.0, per_image=False)
     >>> graph = Graph((pool,), (1, 2, 2, 3), "pool")
-    >>> check_input(QuantizedModel(graph, grids, {}, preprocess), "uint8")
+    >>> check_input(QuantizedModel(graph, grids, {}, preprocess), "uint8")[[0, 255], 0].tolist()
+    [-128, 127]
   """
   if kind not in INPUT_KINDS:
     raise ValueError(f"input: {kind!r} is unknown; it must be one of {', '.join(INPUT_KINDS)}.")
   if kind == "codes":
-    return
-  if kind == "float32" and quantized.grids[INPUT].bits == 8:
-    return
-  if kind == "float32":
+    return None
+  if quantized.grids[INPUT].bits != 8:
     raise ValueError(
-      "input: 'float32' needs an input of 8 bits, and the model's has 16; use input='codes', or"
+      f"input: {kind!r} needs an input of 8 bits, and the model's has 16; use input='codes', or"
       " Rule(match='input', activations=ema_range(8))."
     )
-  grid, shape = quantized.grids[INPUT], quantized.graph.input_shape[1:]
-  if grid.bits != 8 or quantized.preprocess is None or not _shifts(quantized, shape):
+  if kind == "float32":
+    return None
+  codes = pixel_codes(quantized)
+  if codes is None:
     raise ValueError(
-      "input: 'uint8' needs codes that are the pixels less 128, and the model's, with input scale"
-      f" {float(grid.scale):.6g} and zero point {int(grid.zero_point)}, are not; use preprocessing"
-      " such as Preprocess(center=128, scale=64, per_image=False), the range that"
-      " export.pixel_range gives for it, export.read_pixels if it differs by channel, or"
-      " input='codes'."
+      "input: 'uint8' needs preprocessing that maps each pixel by itself, and the model's does not;"
+      " use a Preprocess(..., per_image=False), or input='codes'."
     )
+  return codes
 
 
-def _shifts(quantized: QuantizedModel, shape: tuple[int, ...]) -> bool:
-  flat = np.broadcast_to(PIXELS.reshape(-1, 1, 1, 1), (PIXELS.size, *shape))
+def pixel_codes(quantized: QuantizedModel) -> np.ndarray | None:
+  """The code of every pixel in every channel, (256, channels); None if it depends on other pixels.
+
+  All 256 pixels are quantized in images of one brightness and in one image that has them all.
+  """
+  if quantized.preprocess is None:
+    return None
+  shape = quantized.graph.input_shape[1:]
+  ones = (1,) * len(shape)
+  flat = np.broadcast_to(PIXELS.reshape(-1, *ones), (PIXELS.size, *shape))
   mixed = np.resize(PIXELS, (-(-PIXELS.size // int(np.prod(shape))), *shape))
   images = np.concatenate([flat, mixed]).astype(np.uint8)
-  return bool(np.array_equal(quantized.quantize_input(images), images.astype(int) - SHIFT))
+  codes = quantized.quantize_input(images)
+  table = codes[: PIXELS.size].reshape(PIXELS.size, -1, shape[-1])[:, 0]
+  expected = table[images, np.arange(shape[-1])]
+  return table if np.array_equal(codes, expected) else None
+
+
+def is_shift(table: np.ndarray) -> bool:
+  """Whether codes are the pixels less 128, in every channel."""
+  return bool((table == (PIXELS - SHIFT)[:, None]).all())

@@ -9,7 +9,8 @@ from jaxcompress.export.contents import FLOATS, Operator, Tensor
 
 ERROR, WARNING = "error", "warning"
 
-WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+BIASES = {"TRANSPOSE_CONV": 3}  # where they are among the inputs, if not third
 
 
 class Requirement(NamedTuple):
@@ -56,6 +57,8 @@ class Target(NamedTuple):
     dense_per_tensor: whether the weights of FULLY_CONNECTED need one scale for all of its outputs;
       :func:`jaxcompress.export.tflite` then writes layers with more as 1x1 convolutions.
     dense_int4: whether FULLY_CONNECTED may have weights of 4 bits where convolutions may.
+    functions: activation functions that are operators of its own, rather than tables that files hold,
+      where all that compute them have the codes of these.
 
   Examples:
     >>> from jaxcompress.export.lint import check
@@ -70,6 +73,7 @@ class Target(NamedTuple):
   requirements: tuple[Requirement, ...]
   dense_per_tensor: bool = False
   dense_int4: bool = True
+  functions: tuple[str, ...] = ()
 
 
 CONVERTING = ("CAST", "DEQUANTIZE", "QUANTIZE")  # from and to float
@@ -146,7 +150,7 @@ def _weight_zero_point(found: Operator, limit: int) -> str | None:
 def _bias_types(found: Operator, limit: Collection[str]) -> str | None:
   """Types of the bias of a layer."""
   is_layer = found.name in WEIGHTED and not _computes_in_float(found)
-  bias = _input(found, 2) if is_layer else None
+  bias = _input(found, BIASES.get(found.name, 2)) if is_layer else None
   return None if bias is None else _outside([bias], limit)
 
 
@@ -200,6 +204,41 @@ def _free_stride(found: Operator, limit: int) -> str | None:
   return _stride(found, limit) if _pads(found) or dilation > 1 else None
 
 
+def _transposed(found: Operator, limit: Collection[tuple[int, int]]) -> str | None:
+  """Strides of a transposed convolution, which makes all outputs that its kernel reaches, or SAME."""
+  source, weights = _input(found, 2), _input(found, 1)
+  strides = found.options.get("strideH", 1), found.options.get("strideW", 1)
+  if strides not in limit:
+    return f"stride {strides[0]}x{strides[1]}"
+  if source is None or weights is None:
+    return None
+  made = tuple(found.outputs[0].shape[1:3])
+  more = [
+    0 if _is_same(found) else max(side - step, 0)
+    for side, step in zip(weights.shape[1:3], strides, strict=True)
+  ]
+  axes = zip(source.shape[1:3], strides, more, strict=True)
+  whole = tuple(size * step + rest for size, step, rest in axes)
+  return None if made == whole else f"output {made[0]}x{made[1]}"
+
+
+def _enlargement(found: Operator, limit: Mapping[str, tuple[int, ...]]) -> str | None:
+  """By how much a resizing enlarges both sides, by operator and sampling."""
+  sizes, made = _first(found).shape[1:3], found.outputs[0].shape[1:3]
+  ends = int(bool(found.options.get("alignCorners")))
+  if sizes == made or tuple(sizes) == (1, 1):
+    return None
+  half = "half" if found.options.get("halfPixelCenters") else "whole"
+  factors = {
+    (to - ends) / (size - ends) if size > ends else 1.0
+    for size, to in zip(sizes, made, strict=True)
+  }
+  allowed = limit.get(f"{found.name} {half}", limit[half])
+  if len(factors) == 1 and factors <= set(allowed):
+    return None
+  return f"from {sizes[0]}x{sizes[1]} to {made[0]}x{made[1]}"
+
+
 def _is_same(found: Operator) -> bool:
   return found.options.get("padding") == 0
 
@@ -246,6 +285,12 @@ def _fan_in(found: Operator, limit: int) -> str | None:
 def _fan_out(found: Operator, limit: int) -> str | None:
   """Number of outputs."""
   return f"{len(found.outputs)} outputs" if len(found.outputs) > limit else None
+
+
+def _row(found: Operator, limit: int) -> str | None:
+  """The most channels."""
+  channels = _first(found).shape[-1]
+  return f"{channels} channels" if channels > limit else None
 
 
 def _unit_steps(found: Operator, limit: None) -> str | None:
@@ -318,8 +363,10 @@ CHECKS: Mapping[str, Callable[[Operator, Any], str | None]] = {
       _fan_out,
       _free_stride,
       _inline,
+      _row,
     ),
     *(_integer, _operator, _padded_window, _per_channel, _quantized_inputs, _residual, _same_grid),
+    *(_enlargement, _transposed),
     *(_scale_ratio, _static_shape, _stride, _unit_steps, _version, _weight_range, _weight_sum),
     *(_weight_types, _weight_zero_point, _window, _zero_point),
   )

@@ -14,14 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from jaxcompress.arguments import check_type
-from jaxcompress.export.extras import require
 from jaxcompress.export.metadata import FREE_BATCH
 from jaxcompress.export.trial import try_out
 from jaxcompress.files.checksums import UNSEALED, read_sealed, seal
+from jaxcompress.files.extras import require
 from jaxcompress.files.values import one_line
 from jaxcompress.files.writing import write_atomically
-from jaxcompress.nn import INPUT, Endpoints
+from jaxcompress.nn import INPUT
+from jaxcompress.nn.foreign import check_made, check_model, flag_for
+from jaxcompress.nn.outputs import as_endpoints, name_outputs, only_or_all
 from jaxcompress.ops.dispatch import ANYWHERE, traced_for
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.program import all_tensors
@@ -32,6 +33,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def stablehlo(quantized: QuantizedModel, path: str | os.PathLike) -> pathlib.Path:
   """Writes the exact evaluation of a quantized model: integer images in, integer logits out.
+
+  Of a network of several outputs the program gives a dict of all by name.
 
   The program holds integers in float32 and computes those of the runtime ``quantized.kernels``.
   Convolutions are written as shifted products at the highest precision, which every backend
@@ -63,13 +66,18 @@ def stablehlo(quantized: QuantizedModel, path: str | os.PathLike) -> pathlib.Pat
     >>> load_stablehlo(path)(np.full((5, 2, 2, 3), 7, np.int8))[0].tolist()
     [7, 7, 7]
   """
-  check_type("quantized", quantized, QuantizedModel, QUANTIZED)
+  check_made("quantized", quantized, QuantizedModel, QUANTIZED)
   program = quantized.program
 
-  def run(codes: jax.Array) -> jax.Array:
-    x = codes.astype(jnp.float32) - program.zero_points[0]
+  def run(codes: jax.Array) -> Any:
+    x = codes.astype(jnp.float32) - program.zero_point
     tensors = all_tensors(program.steps, program.arrays, x)
-    return (tensors[program.output] + program.zero_points[1]).astype(program.dtype)
+    return only_or_all(
+      {
+        output.name: (tensors[output.tensor] + output.zero_point).astype(output.dtype)
+        for output in program.outputs
+      }
+    )
 
   return _write(run, path, quantized.graph.input_shape[1:], quantized.grids[INPUT].dtype)
 
@@ -83,7 +91,8 @@ def stablehlo_float(
   """Writes a float model in evaluation: images after preprocessing in, logits out.
 
   Args:
-    model: a linen module whose ``__call__(x, *, train)`` returns :class:`Endpoints` or logits.
+    model: a linen module whose ``__call__(x, *, train)`` returns :class:`Endpoints`, logits, or a
+      tree of several outputs, which the program gives as a dict by name.
     variables: its variables; they become constants of the program.
     path: as for :func:`stablehlo`.
     image_shape: (height, width, channels).
@@ -106,21 +115,24 @@ def stablehlo_float(
     (3, 10)
   """
 
-  def run(images: jax.Array) -> jax.Array:
-    result: Any = model.apply(variables, images, train=False)
-    return result.logits if isinstance(result, Endpoints) else result
+  check_model("model", model)
+
+  def run(images: jax.Array) -> Any:
+    result = as_endpoints(model.apply(variables, images, **flag_for(model, False)))
+    return only_or_all(name_outputs(result))
 
   return _write(run, path, image_shape, jnp.float32)
 
 
-def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
+def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], Any]:
   """The program of a file, to be called on images.
 
   Args:
     path: of a file that :func:`stablehlo` or :func:`stablehlo_float` wrote.
 
   Returns:
-    A function of (batch, height, width, channels); ``jax.jit`` compiles it.
+    A function of (batch, height, width, channels); ``jax.jit`` compiles it. Of a network of several
+    outputs it gives a dict of them by name.
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
@@ -150,7 +162,7 @@ def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
 
 
 def _write(
-  run: Callable[[jax.Array], jax.Array], path: str | os.PathLike, shape: Any, dtype: Any
+  run: Callable[[jax.Array], Any], path: str | os.PathLike, shape: Any, dtype: Any
 ) -> pathlib.Path:
   require("stablehlo")
   (batch,) = export.symbolic_shape(FREE_BATCH)

@@ -12,7 +12,16 @@ from jaxcompress.export.operators import (
 from jaxcompress.export.requirements import WEIGHTED, Target, must, should
 
 SLIDING = ("CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D")
-COPYING = ("AVERAGE_POOL_2D", "CONCATENATION", "MAX_POOL_2D")  # kernels that ignore scales
+RESIZING = ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
+PER_CHANNEL = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+COPYING = (
+  "AVERAGE_POOL_2D",
+  "CONCATENATION",
+  "MAXIMUM",
+  "MAX_POOL_2D",
+  "MINIMUM",
+  *RESIZING,
+)  # kernels that ignore scales
 PARAMETERS: Mapping[str, tuple[int, ...]] = {  # inputs that are numbers of the operator's own
   "CONV_2D": (1, 2),
   "DEPTHWISE_CONV_2D": (1, 2),
@@ -21,9 +30,12 @@ PARAMETERS: Mapping[str, tuple[int, ...]] = {  # inputs that are numbers of the 
   "PAD": (1,),
   "PADV2": (1, 2),
   "RESHAPE": (1,),
+  "RESIZE_BILINEAR": (1,),
+  "RESIZE_NEAREST_NEIGHBOR": (1,),
   "SPLIT": (0,),
   "STRIDED_SLICE": (1, 2, 3),
   "TRANSPOSE": (1,),
+  "TRANSPOSE_CONV": (0, 1, 3),
 }
 INTEGER_FILE = (  # what every integer .tflite file is
   must("integer", None, "an operator that computes in float has no integer kernel"),
@@ -48,7 +60,7 @@ INTEGER_FILE = (  # what every integer .tflite file is
   must(
     "same-grid",
     None,
-    "pools and concatenations copy codes, or are refused, where scales or zero points differ",
+    "pools, concatenations, maxima and minima copy codes, or are refused, where scales or zero points differ",
     COPYING,
   ),
 )
@@ -97,15 +109,16 @@ XNNPACK = Target(
       "scale-ratio",
       (0, 2**8),
       "XNNPACK leaves a sum with so coarse an input to LiteRT's own kernel, which overflows",
-      ("ADD",),
+      ("ADD", "SUB"),
     ),
     should(
       "scale-ratio",
       (2**-10, 2**8),
       "XNNPACK leaves a sum with so fine an input to LiteRT's own kernel, which rounds differently",
-      ("ADD",),
+      ("ADD", "SUB"),
     ),
   ),
+  functions=("elu", "gelu", "gelu_tanh"),
 )
 TFLM = Target(
   "TensorFlow Lite for Microcontrollers",
@@ -116,20 +129,38 @@ TFLM = Target(
     must("operator", TFLM_OPERATORS, "the runtime has no kernel for it"),
     must(
       "activation-types",
-      ("FLOAT32", "INT8", "INT16", "UINT8"),
+      ("FLOAT32", "INT8", "INT16", "INT32", "UINT8"),
       "other types can be neither computed with nor converted",
     ),
     must(
       "activation-types",
       ("INT8", "INT16"),
       "the kernels of layers and pools are those of int8 and int16",
-      (*WEIGHTED, *SLIDING[1:], "ADD", "MEAN", "MUL"),
+      (*WEIGHTED, *SLIDING[1:], "MEAN", "MUL"),
     ),
-    must("weight-types", ("INT8",), "dense weights of 4 bits are refused", WEIGHTED[2:]),
+    must(
+      "activation-types",
+      ("INT8", "INT16", "INT32"),
+      "sums are those of int8, int16 and int32",
+      ("ADD", "SUB"),
+    ),
+    must(
+      "row",
+      511,
+      "the runtime aborts where exponentials add up to 512; leave the softmax out",
+      ("SOFTMAX",),
+    ),
+    must(
+      "activation-types",
+      ("FLOAT32", "INT8"),
+      "bilinear resizing has no kernel of 16 bits",
+      ("RESIZE_BILINEAR",),
+    ),
+    must("weight-types", ("INT8",), "these weights of 4 bits are refused", WEIGHTED[2:]),
     must("weight-types", ("INT4", "INT8"), "other weights have no kernel", WEIGHTED),
     should(
       "per-channel",
-      WEIGHTED[:2],
+      PER_CHANNEL,
       "older versions of the runtime read the first scale of dense weights for all outputs",
     ),
   ),
@@ -157,6 +188,18 @@ ETHOS_U = Target(
       "the NPU moves a window by more than three cells only without padding and dilation",
       SLIDING,
     ),
+    must(
+      "transposed",
+      ((1, 1), (2, 2)),
+      "the NPU spreads maps by two cells, and makes all that a kernel reaches or a SAME output",
+      ("TRANSPOSE_CONV",),
+    ),
+    must(
+      "enlargement",
+      {"whole": (1, 2, 4, 8), "half": (1, 2, 4, 8), "RESIZE_BILINEAR half": (2,)},
+      "the NPU enlarges both sides alike, by 2, 4 or 8, and between pixels' centres by 2 only",
+      RESIZING,
+    ),
     must("window", 256, "a window is at most 256 cells high", SLIDING[1:]),
     must("padded-window", 8, "an average with padding is over at most 8x8", SLIDING[1:2]),
     must(
@@ -182,14 +225,14 @@ EDGE_TPU = Target(
     ),
     must(
       "version",
-      {"CONV_2D": 5, "FULLY_CONNECTED": 9},
+      {"CONV_2D": 5, "FULLY_CONNECTED": 9, "TRANSPOSE_CONV": 3},
       "the compiler, last released in 2022, refuses newer versions of an operator",
     ),
     must("activation-types", ("INT8", "UINT8"), "the device computes with 8-bit integers"),
     must("weight-types", ("INT8", "UINT8"), "the device computes with 8-bit integers", WEIGHTED),
     must(
       "per-channel",
-      WEIGHTED[:2],
+      PER_CHANNEL,
       "the compiler is older than dense weights with a scale for each output",
     ),
     must("unit-steps", None, "the device slices with steps of one", ("STRIDED_SLICE",)),
@@ -209,7 +252,7 @@ TENSORRT = Target(
       "quantized-inputs",
       None,
       "without a DequantizeLinear before its inputs the layer runs in float",
-      ("Conv", "Gemm", "MatMul"),
+      ("Conv", "ConvTranspose", "Gemm", "MatMul"),
     ),
     must(
       "residual",

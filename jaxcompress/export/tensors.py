@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.nn import Folded, Node
+from jaxcompress.nn import Folded, Graph, Node, fuse_activations
 from jaxcompress.quantize import QuantizedModel
-from jaxcompress.quantize.integer.arithmetic import averaging, largest_sum
+from jaxcompress.quantize.integer.borders import steps_of
+from jaxcompress.quantize.integer.functions import stored_table
 from jaxcompress.quantize.integer.grid import Grid, fits_int4
+from jaxcompress.quantize.integer.lower import has_operator, lower_gates
+from jaxcompress.quantize.integer.pools import averaging
 from jaxcompress.quantize.integer.runtimes import adds_zero
+from jaxcompress.quantize.integer.stored import is_clear
+from jaxcompress.quantize.integer.weighted import largest_sum
 from jaxcompress.quantize.model import bias_type
 
 if TYPE_CHECKING:  # only .tflite files need what it imports
@@ -38,6 +43,11 @@ class LayerConstants(NamedTuple):
   bias_scales: np.ndarray | None = None
 
 
+def float_graph(graph: Graph) -> Graph:
+  """A traced graph as float files hold it: activations fused, and what has no operator written out."""
+  return lower_gates(fuse_activations(graph), lambda node: not has_operator(node))
+
+
 def has_one_scale(scales: np.ndarray) -> bool:
   """Whether the scales of all channels are the same."""
   return bool(np.all(scales == scales[0]))
@@ -55,11 +65,17 @@ class Numbers(Protocol):
   def zero_point(self, tensor: str) -> int:
     """The code of zero in an activation tensor."""
 
+  def code(self, value: float, tensor: str) -> float:
+    """The code of a number in an activation tensor; the number itself in a float file."""
+
   def weights(self, node: Node) -> LayerConstants:
     """LayerConstants of a convolution or linear layer, or of an average pool as a convolution."""
 
   def adds_zero(self, node: Node) -> bool:
     """Whether a requantization is an addition of zero."""
+
+  def table(self, node: Node) -> np.ndarray | None:
+    """Codes of the output of an activation function whose table the file holds, by those of the input."""
 
 
 class IntegerNumbers(NamedTuple):
@@ -68,10 +84,13 @@ class IntegerNumbers(NamedTuple):
   Attributes:
     model: whose integers they are.
     narrow: leaf ops whose weights are int4 where they fit and read 8 bits.
+    operators: activation functions that are written as operators of their own where every runtime has
+      the codes of their tables.
   """
 
   model: QuantizedModel
   narrow: tuple[str, ...] = ()
+  operators: tuple[str, ...] = ()
 
   def dtype(self, tensor: str) -> np.dtype:
     return self.model.grids[tensor].dtype
@@ -83,6 +102,15 @@ class IntegerNumbers(NamedTuple):
   def zero_point(self, tensor: str) -> int:
     return int(self.model.grids[tensor].zero_point)
 
+  def code(self, value: float, tensor: str) -> int:
+    grid = self.model.grids[tensor]
+    return int(steps_of(value, grid)) + int(grid.zero_point)
+
+  def on_grid(self, value: float, tensor: str) -> float:
+    """The number that its code stands for."""
+    grid = self.model.grids[tensor]
+    return float(steps_of(value, grid) * np.float32(grid.scale))
+
   def weights(self, node: Node) -> LayerConstants:
     layer = averaging(node) if node.op == "AvgPool" else self.model.layers[node.name]
     source = self.model.grids[node.inputs[0]]
@@ -92,6 +120,13 @@ class IntegerNumbers(NamedTuple):
 
   def adds_zero(self, node: Node) -> bool:
     return adds_zero(self.model.grids[node.inputs[0]], self.model.grids[node.output])
+
+  def table(self, node: Node) -> np.ndarray | None:
+    table, act = stored_table(node, self.model.grids), node.attrs.get("act")
+    if table is None:
+      return None
+    grids = (self.model.grids[name] for name in (node.inputs[0], node.output))
+    return None if act in self.operators and is_clear(act, *grids) else table
 
   def is_int4(self, node: Node) -> bool:
     """Whether a node's weights have 4 bits in the file."""
@@ -141,8 +176,17 @@ class FloatNumbers(NamedTuple):
   def zero_point(self, tensor: str) -> int:
     return 0
 
+  def code(self, value: float, tensor: str) -> float:
+    return value
+
+  def on_grid(self, value: float, tensor: str) -> float:
+    return value
+
   def adds_zero(self, node: Node) -> bool:
     return False
+
+  def table(self, node: Node) -> None:
+    return None
 
   def weights(self, node: Node) -> LayerConstants:
     if node.op == "AvgPool":

@@ -7,33 +7,36 @@ from typing import Any
 
 import numpy as np
 
-from jaxcompress.arguments import check_type
 from jaxcompress.export.contents import parse_operators
-from jaxcompress.export.extras import require
 from jaxcompress.export.lint import refuse_errors
 from jaxcompress.export.metadata import (
   ENTRY,
   INPUT_NAME,
-  OUTPUT_NAME,
+  as_mapping,
   describe_arithmetic,
   own_version,
   to_entry,
+  with_preprocess,
 )
 from jaxcompress.export.packed import read_packed
-from jaxcompress.export.pixels import check_input
+from jaxcompress.export.pixels import SHIFT, check_input, is_shift
 from jaxcompress.export.targets import find_target
-from jaxcompress.export.tensors import FloatNumbers, IntegerNumbers, has_one_scale
+from jaxcompress.export.tensors import FloatNumbers, IntegerNumbers, float_graph, has_one_scale
 from jaxcompress.export.trial import write_model
 from jaxcompress.files.checksums import seal
-from jaxcompress.nn import INPUT, Folded, Graph, fuse_activations
+from jaxcompress.files.extras import require
+from jaxcompress.nn import INPUT, Folded, Graph
+from jaxcompress.nn.execute import with_followers
+from jaxcompress.nn.foreign import GRAPH, check_made
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.grid import fits_int4
 from jaxcompress.quantize.integer.runtimes import kernels_of_file
 from jaxcompress.quantize.model import QUANTIZED
 
+OUTPUT_KINDS = ("codes", "uint8")
 WEIGHTS = ("int8", "int4")
 FLOAT_TYPES = {"float32": np.float32, "float16": np.float16}
-CONVOLUTIONS = ("ConvNorm", "BatchNorm")
+CONVOLUTIONS = ("ConvNorm", "BatchNorm", "Affine")
 MOST_REASONS = 3  # that an error names
 
 
@@ -43,6 +46,7 @@ def tflite(
   *,
   target: str | None = None,
   input: str = "codes",
+  output: str = "codes",
   weights: str = "int8",
   metadata: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
@@ -53,22 +57,26 @@ def tflite(
   same file, but they round differently: their logits lie some steps apart. Weights are int8 with a
   scale for each output channel, biases int32, tensors whose grid has 16 bits int16 (then biases of
   the layers that read them are int64), the batch is one image, all constants lie inside the
-  file, and operators have the lowest version that holds them, so that old runtimes read it.
+  file, and operators have the lowest version that holds them, so that old runtimes read it. Outputs
+  have their names in the signature ``serving_default``.
 
   Args:
     quantized: from ``state.quantized()`` or :func:`jaxcompress.quantize.assemble`.
     path: the file. It is written beside it and renamed, so it is whole, or as it was before.
     target: a device, or its compiler, whose requirements the file meets: ``"xnnpack"``, ``"tflm"``,
-      ``"ethos-u"`` or ``"edgetpu"``; see :func:`~jaxcompress.export.lint`. For ``"tflm"`` and
+      ``"ethos-u"`` or ``"edgetpu"``; see :func:`~jaxcompress.export.lint`. For ``"xnnpack"`` gelus
+      and elus are operators of LiteRT where these have the same integers, and run ten times as fast as
+      tables in the file, which every runtime reads. For ``"tflm"`` and
       ``"edgetpu"`` a dense layer with a scale for each output becomes a 1x1 convolution, which all
       their versions read; ``kernels="reference"`` rounds the two differently, so it is refused.
     input: what the file reads: ``"codes"``, integers on the grid of the model's input, as
-      ``quantized.quantize_input`` makes them, or ``"uint8"``, images as they are. Then the model's
-      preprocessing and the grid of its input have to say together that a code is the pixel less
-      128, as ``(pixel - center) / scale`` does on a grid of scale ``1 / scale`` and zero point
-      ``center - 128``; the first operator subtracts them.
-      Or ``"float32"``: images as the network reads them, after preprocessing, which the first
-      operator rounds to codes.
+      ``quantized.quantize_input`` makes them, or ``"uint8"``, images as they are, which the
+      preprocessing has to map pixel by pixel: where a code is the pixel less 128 (see
+      :func:`~jaxcompress.export.pixel_range`) the first operator subtracts them, elsewhere the file holds the
+      code of every pixel in each channel. Or ``"float32"``: images as the network reads them, after
+      preprocessing, which the first operator rounds to codes.
+    output: ``"codes"``: integers on the grids of the outputs, or ``"uint8"``: the same plus 128. With
+      ``input="uint8"`` that is what MediaPipe's tasks run.
     weights: ``"int8"``, or ``"int4"``: layers whose integers have at most 4 bits are written with
       two weights in a byte, for half of the size. TFLite-Micro runs such convolutions, but no such
       dense layers, which stay int8 for it (``target`` or kernels ``"tflm"``). In LiteRT (2.3 was
@@ -76,8 +84,11 @@ def tflite(
       which are slow and round differently: ``quantized.with_kernels("xnnpack-int4")`` is what they
       compute. Dense layers with an odd number of inputs, or with sums of 2**27 and more, stay int8,
       since XNNPACK does not hold them. Other targets refuse such files.
-    metadata: JSON values kept in the file, such as class names and preprocessing; see
-      :func:`~jaxcompress.export.read_metadata`.
+    metadata: JSON values kept in the file, such as those of
+      :meth:`jaxcompress.data.Dataset.to_metadata`: names of the classes and how pictures are read; see
+      :func:`~jaxcompress.export.read_metadata`. Preprocessing that is a
+      :class:`jaxcompress.data.Preprocess` of the model is added. From ``classes`` and ``preprocess``
+      TFLite's own metadata and a file of labels are made too, which tools for phones read.
 
   Returns:
     The path.
@@ -85,7 +96,7 @@ def tflite(
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if ``quantized`` is none, a layer has no TFLite operator, an operator is not as the
-      target requires, ``input`` is unknown or the model's codes are not the pixels less 128, ``weights`` is unknown,
+      target requires, ``input`` or ``output`` is unknown or not the model's, ``weights`` is unknown,
       no layer has 4 bits or its kernels do not hold a layer's sums, the metadata is no JSON, or the path cannot be written.
 
   Examples:
@@ -108,27 +119,53 @@ def tflite(
     `LiteRT 8-bit quantization specification
     <https://ai.google.dev/edge/litert/models/quantization_spec>`_.
   """
-  check_type("quantized", quantized, QuantizedModel, QUANTIZED)
+  check_made("quantized", quantized, QuantizedModel, QUANTIZED)
   require("tflite")
-  check_input(quantized, input)
+  codes = check_input(quantized, input)
+  _check_output(quantized, output)
   per_tensor = target is not None and _needs_dense_per_tensor(quantized, target)
-  numbers = IntegerNumbers(quantized, _narrow_ops(quantized, weights, target))
+  operators = () if target is None else find_target(target).functions
+  numbers = IntegerNumbers(quantized, _narrow_ops(quantized, weights, target), operators)
   if numbers.narrow:
     _check_narrow(numbers)
   kernels = kernels_of_file(quantized.kernels, int4=bool(numbers.narrow))
   if kernels != quantized.kernels:
     quantized.with_kernels(kernels)  # they may refuse what others run
   details = describe_arithmetic(quantized, kernels)
-  if input == "uint8":
-    details["input"]["zero_point"] += 128
+  if codes is not None:
+    grid = details["input"]
+    shifted = {"scale": grid["scale"], "zero_point": grid["zero_point"] + SHIFT}
+    details["input"] = shifted if is_shift(codes) else {"scale": 1.0, "zero_point": 0}
   if input != "codes":
     details["input"]["type"] = input
+  if output != "codes":
+    for grid in (details["output"], *details.get("outputs", {}).values()):
+      grid |= {"zero_point": grid["zero_point"] + SHIFT, "type": output}
+  metadata = with_preprocess(quantized, metadata)
   content = _content(
-    quantized.graph, numbers, details, metadata, input=input, dense_per_tensor=per_tensor
+    quantized.graph,
+    numbers,
+    details,
+    metadata,
+    input=input,
+    codes=codes,
+    output=output,
+    dense_per_tensor=per_tensor,
   )
   if target is not None:
     refuse_errors(parse_operators(content), target)
   return write_model(path, content)
+
+
+def _check_output(quantized: QuantizedModel, kind: str) -> None:
+  """Checks that outputs can be written in a type."""
+  if kind not in OUTPUT_KINDS:
+    raise ValueError(f"output: {kind!r} is unknown; it must be one of {', '.join(OUTPUT_KINDS)}.")
+  wide = [name for name, tensor in quantized.graph.outputs if quantized.grids[tensor].bits != 8]
+  if kind == "uint8" and wide:
+    raise ValueError(
+      f"output: 'uint8' needs outputs of 8 bits, and {wide[0]!r} has 16; use 'codes'."
+    )
 
 
 def _narrow_ops(quantized: QuantizedModel, weights: str, target: str | None) -> tuple[str, ...]:
@@ -222,9 +259,11 @@ def tflite_float(
     raise ValueError(
       f"weights: {weights!r} is unknown; it must be one of {', '.join(FLOAT_TYPES)}."
     )
+  check_made("graph", graph, Graph, GRAPH)
   require("tflite")
-  numbers = FloatNumbers(folded, FLOAT_TYPES[weights])
-  content = _content(fuse_activations(graph), numbers, {}, metadata)
+  graph = float_graph(graph)
+  numbers = FloatNumbers(with_followers(graph, folded), FLOAT_TYPES[weights])
+  content = _content(graph, numbers, {}, metadata)
   return write_model(path, content)
 
 
@@ -272,25 +311,38 @@ def _content(
   metadata: Any,
   *,
   input: str = "codes",
+  codes: np.ndarray | None = None,
+  output: str = "codes",
   dense_per_tensor: bool = False,
 ) -> bytes:
-  from jaxcompress.export.emit import emit, floats, pixels
+  from jaxcompress.export.emit import emit, floats, pixels, unsigned
   from jaxcompress.export.emitter import Emitter
+  from jaxcompress.export.standard import STANDARD, Ends, standard_metadata, with_labels
 
+  given = as_mapping(metadata)
+  entries = {ENTRY: to_entry(details, given)}
   emitter = Emitter(graph, numbers, dense_per_tensor=dense_per_tensor)
+  source = emitter.tensors[INPUT]
   if input != "codes":
-    source = pixels(emitter) if input == "uint8" else floats(emitter)
-  else:
-    source = emitter.tensors[INPUT]
+    source = floats(emitter) if codes is None else pixels(emitter, codes)
   emit(emitter)
+  places = dict(emitter.tensors)
+  if output != "codes":
+    places = {tensor: unsigned(emitter, name, tensor) for name, tensor in graph.outputs}
   if details and emitter.file.computes_in_float:
     raise RuntimeError(
       "an operator of an integer file computes in float; this is a bug of jaxcompress"
     )
+  outputs = {name: places[tensor] for name, tensor in graph.outputs}
+  first = {place: name for name, place in reversed(outputs.items())}  # of two names of one output
+  shapes = {n: graph.shape(tensor) for n, tensor in graph.outputs if first[outputs[n]] == n}
+  ends = Ends(INPUT_NAME, graph.input_shape[1:], shapes)
+  if (standard := standard_metadata(given, ends)) is not None:
+    entries[STANDARD] = standard
   content = emitter.file.to_bytes(
     {INPUT_NAME: source},
-    {OUTPUT_NAME: emitter.tensors[graph.output]},
+    outputs,
     description=f"jaxcompress {own_version()}",
-    metadata={ENTRY: to_entry(details, metadata)},
+    metadata=entries,
   )
-  return seal(content)
+  return seal(with_labels(content, given, ends))

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from jaxcompress.export import interpreters
-from jaxcompress.export.extras import MissingExtraError, require
 from jaxcompress.files.checksums import read_sealed
+from jaxcompress.files.extras import MissingExtraError, require
 from jaxcompress.files.values import one_line
 from jaxcompress.files.writing import write_atomically
 
@@ -25,15 +25,19 @@ RUNTIMES = {
   "tflm": "TensorFlow Lite for Microcontrollers",
   "onnxruntime": "onnxruntime",
   "stablehlo": "JAX",
+  "c": "C",
 }
 KERNELS_BY_SUFFIX = {  # that run a kind of file; the first ones if none are named
   ".tflite": ("xnnpack", "reference", "tflm", "xnnpack-int4"),
   ".onnx": ("onnxruntime",),
 }
+KERNELS_OF_C = ("c", "tflm")  # of a folder of C: its own, whose arithmetic is TFLite-Micro's
+OWN_KERNELS = {"onnxruntime": "onnxruntime", "c": "tflm"}
+"""Arithmetic of files that have but one, by the kernels that run them."""
 
 
 class Ends(NamedTuple):
-  """How many inputs and outputs a file has; one each where it was written here."""
+  """How many inputs and outputs a file has; one that was written here has what it needs."""
 
   inputs: int = 1
   outputs: int = 1
@@ -149,7 +153,7 @@ def choose_kernels(path: str | os.PathLike, kernels: str | None = None) -> str:
   """The kernels that run a file.
 
   Args:
-    path: a .tflite or .onnx file, by its name.
+    path: a .tflite or .onnx file, by its name, or a folder of C.
     kernels: what was asked for; None: the usual ones.
 
   Raises:
@@ -159,10 +163,16 @@ def choose_kernels(path: str | os.PathLike, kernels: str | None = None) -> str:
     >>> choose_kernels("a.onnx"), choose_kernels("a.tflite", "tflm")
     ('onnxruntime', 'tflm')
   """
+  if pathlib.Path(path).is_dir():
+    if kernels not in (None, *KERNELS_OF_C):
+      raise ValueError(
+        f"kernels: {kernels!r} does not run {path}; for a folder of C it must be {KERNELS_OF_C[0]!r}."
+      )
+    return KERNELS_OF_C[0]
   suffix = pathlib.Path(path).suffix.lower()
   if suffix not in KERNELS_BY_SUFFIX:
     ends = " or ".join(KERNELS_BY_SUFFIX)
-    raise ValueError(f"path: {path} is no model file; it must end in {ends}.")
+    raise ValueError(f"path: {path} is no model file; it must end in {ends}, or be a folder of C.")
   known = [name for names in KERNELS_BY_SUFFIX.values() for name in names]
   if kernels is not None and kernels not in known:
     raise ValueError(f"kernels: {kernels!r} is unknown; it must be one of {', '.join(known)}.")
@@ -186,10 +196,15 @@ def read_model(path: str | os.PathLike) -> bytes:
     ValueError: if there is no such file, it is something else, or jaxcompress wrote it and it was
       damaged since.
   """
-  content, _ = read_sealed(path, f"path: {path}", rewritable=True)
+  return _read(path)[0]
+
+
+def _read(path: str | os.PathLike) -> tuple[bytes, bool]:
+  """The bytes of a file, and whether it is as jaxcompress wrote it."""
+  content, is_sealed = read_sealed(path, f"path: {path}", rewritable=True)
   if pathlib.Path(path).suffix.lower() != ".onnx" and not is_tflite(content):
     raise ValueError(f"path: {path} is no .tflite file.")
-  return content
+  return content, is_sealed
 
 
 def read_sound_model(path: str | os.PathLike) -> bytes:
@@ -205,20 +220,28 @@ def read_sound_model(path: str | os.PathLike) -> bytes:
   return content
 
 
-def read_runnable_model(path: str | os.PathLike, kernels: str) -> bytes:
-  """The bytes of a file that its runtime was seen to run, with one input and one output.
+def read_runnable_model(path: str | os.PathLike, kernels: str, *, apart: bool = False) -> bytes:
+  """The bytes of a file that its runtime was seen to run, with one input and outputs.
+
+  Args:
+    path: of the file.
+    kernels: of :data:`RUNTIMES`.
+    apart: whether the file will run in another process anyway, so that its structure is enough.
 
   Raises:
     MissingExtraError: if the ``edge`` extra, or the runtime, is not installed.
     ValueError: as :func:`read_sound_model`, or if it does not run.
   """
-  content = read_model(path)
+  content, is_sealed = _read(path)
   require("onnx" if kernels == "onnxruntime" else "tflite")
-  if kernels == "tflm":
+  if kernels == "tflm" and not apart:
     require("tflm")
-  ends = try_out(path, content, kernels, "run_once")
-  if ends != (1, 1):
+  elif is_sealed:  # it is whole, as an exporter here wrote it
+    return content
+  ends = try_out(path, content, kernels, "look_at" if apart else "run_once")
+  if ends.inputs != 1 or ends.outputs < 1:
     raise ValueError(
-      f"path: {path} has {ends.inputs} inputs and {ends.outputs} outputs; it must have one each."
+      f"path: {path} has {ends.inputs} inputs and {ends.outputs} outputs; it must have one input, and"
+      " at least one output."
     )
   return content

@@ -1,9 +1,12 @@
 """Architectures as data and a short module each; their files, and checkpoints of PyTorch."""
 
 from jaxcompress.models.checkpoints.sources import SOURCES, Normalization, normalization_of
-from jaxcompress.models.checkpoints.transfer import from_torch, to_torch
+from jaxcompress.models.checkpoints.transfer import from_torch, sources_of, to_torch
 from jaxcompress.models.files import load, read_header, save
 from jaxcompress.models.ghostnet import ghostnet
+from jaxcompress.models.heads import with_classes
+from jaxcompress.models.imported.entry import Imported, from_jax, from_linen, from_nnx
+from jaxcompress.models.imported.problems import NotImportable
 from jaxcompress.models.mobilenet_v1 import mobilenet_v1
 from jaxcompress.models.mobilenet_v2 import mobilenet_v2, mobilenet_v2_crd
 from jaxcompress.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
@@ -43,9 +46,14 @@ from jaxcompress.models.vgg import vgg, vgg8, vgg11, vgg13, vgg16, vgg19
 __all__ = [
   "MODELS",
   "SOURCES",
+  "Imported",
   "Normalization",
+  "NotImportable",
   "Summary",
   "create",
+  "from_jax",
+  "from_linen",
+  "from_nnx",
   "from_torch",
   "ghostnet",
   "load",
@@ -81,6 +89,7 @@ __all__ = [
   "shufflenet_v1_crd",
   "shufflenet_v2",
   "shufflenet_v2_crd",
+  "sources_of",
   "summarize",
   "to_torch",
   "vgg",
@@ -90,6 +99,7 @@ __all__ = [
   "vgg16",
   "vgg19",
   "wide_resnet",
+  "with_classes",
   "wrn_16_1",
   "wrn_16_2",
   "wrn_40_1",

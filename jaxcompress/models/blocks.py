@@ -18,6 +18,7 @@ from jaxcompress.nn import (
   Multiply,
   Norm,
 )
+from jaxcompress.nn.activations import ACTIVATIONS
 
 SYMMETRIC = "SYMMETRIC"  # padding, as PyTorch's
 
@@ -183,7 +184,7 @@ def convolved(
   x: jax.Array, features: int, *, act: str | None, name: str, train: bool | jax.Array, **fields: Any
 ) -> jax.Array:
   """A :class:`~jaxcompress.nn.ConvNorm` with its activation: inside it where devices fuse them."""
-  if act == "hard_swish":
+  if act is not None and not ACTIVATIONS[act].fuses:
     return activated(x, features, act=act, name=name, train=train, **fields)[1]
   return ConvNorm(features, act=act, name=name, **fields)(x, train=train)
 

@@ -25,7 +25,8 @@ from jaxcompress.files.values import (
 )
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.models.registry import create, describe, summarize
-from jaxcompress.nn import Norm
+from jaxcompress.nn import Endpoints, Norm
+from jaxcompress.nn.foreign import check_model
 
 HEADER = "jaxcompress"  # key of the configuration in the file's metadata
 FORMAT = 1
@@ -48,8 +49,9 @@ def save(
     path: of the file, by custom ``.safetensors``; an earlier file is replaced in one step.
     model: one of ``jaxcompress.models``; its name and options go into the header.
     variables: its ``params`` and ``batch_stats``.
-    metadata: JSON values to keep with it, for :func:`read_header`. ``jaxcompress quantize`` reads
-      ``classes`` (names), ``image_shape`` and ``preprocess`` (``data.Preprocess().to_metadata()``).
+    metadata: JSON values to keep with it, for :func:`read_header`, such as those of
+      :meth:`jaxcompress.data.Dataset.to_metadata`: ``classes``, ``image_shape``, ``reader`` and
+      ``preprocess``, which the commands read.
 
   Returns:
     The path.
@@ -82,7 +84,7 @@ def save(
     raise ValueError(f"metadata: it is no JSON ({error}); give plain values.") from error
   arrays = {key: np.asarray(array) for key, array in _flat(variables).items()}
   _check_arrays("variables", f"the model {config['model']}", model, arrays)
-  whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+  whole = {key: np.asarray(array, order="C") for key, array in arrays.items()}
   return write_atomically(path, seal(to_bytes(whole, {HEADER: header})))
 
 
@@ -145,6 +147,20 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
     raise ValueError(f"path: {path} has a damaged header ({one_line(error)}).") from error
 
 
+def is_saved(path: str | os.PathLike) -> bool:
+  """Whether a file is one of :func:`save`, sound or not; others are checkpoints, or nothing that is read.
+
+  Examples:
+    >>> is_saved(__file__)
+    False
+  """
+  try:
+    with safetensors.safe_open(path, "numpy") as file:
+      return HEADER in (file.metadata() or {})
+  except Exception:  # the reader raises its own kinds
+    return False
+
+
 def _read(
   path: str | os.PathLike, *, arrays: bool = True
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -189,6 +205,7 @@ def to_config(model: nn.Module) -> dict[str, Any]:
     >>> from_config(to_config(models.resnet8(10))) == models.resnet8(10)
     True
   """
+  check_model("model", model)
   name, num_classes, options = describe(model)
   return {"format": FORMAT, "model": name, "num_classes": num_classes, "options": _plain(options)}
 
@@ -240,6 +257,8 @@ def _plain(value: Any) -> Any:
   """A value of options in the types that JSON has."""
   if isinstance(value, Mapping):
     return {name: _plain(part) for name, part in value.items()}
+  if isinstance(value, Endpoints) and not value.outputs:
+    value = value[:-1]  # as earlier versions read it
   return list(map(_plain, value)) if isinstance(value, tuple) else value
 
 

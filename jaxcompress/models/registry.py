@@ -46,6 +46,7 @@ from jaxcompress.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_crd
 from jaxcompress.models.vgg import vgg, vgg8, vgg11, vgg13, vgg16, vgg19
 from jaxcompress.nn import Graph, count_macs, count_parameters
 from jaxcompress.nn.checks import is_whole
+from jaxcompress.nn.foreign import LINEN, check_model
 from jaxcompress.nn.tracing import trace_init
 
 _GROUPS: tuple[tuple[Callable[..., nn.Module], ...], ...] = (
@@ -78,6 +79,11 @@ class Summary(NamedTuple):
   parameters: int
   macs: int
   variables: Any
+
+  def __repr__(self) -> str:
+    shape = "x".join(map(str, self.graph.input_shape[1:]))
+    layers = f"{len(self.graph.nodes)} layers"
+    return f"Summary({layers}, {self.parameters:,} parameters, {self.macs:,} macs, {shape})"
 
 
 def create(name: str, num_classes: int | None = None, **options: Any) -> nn.Module:
@@ -149,8 +155,8 @@ def describe(model: nn.Module) -> Description:
       if candidate == model:
         return Description(name, model.num_classes, options)
   raise ValueError(
-    f"model: {type(model).__name__} is none of jaxcompress.models; only those can be built again"
-    " from their name and options."
+    f"model: {type(model).__name__} is none of jaxcompress.models; only those can be built again from"
+    f" their name and options; {LINEN.way}."
   )
 
 
@@ -170,22 +176,26 @@ def summarize(model: nn.Module, image_size: int | None = None, channels: int = 3
 
   Args:
     model: a linen module made of leaf ops.
-    image_size: side of the images in pixels; by default the model's own ``image_size``.
+    image_size: side of the images in pixels; by default the model's own ``image_size``, which may be a
+      shape.
     channels: channels of the images.
 
   Raises:
     ValueError: if a size is no whole number of 1 or more, the images are too small for the network,
-      or it is not made of leaf ops (see :func:`~jaxcompress.nn.trace`).
+      or it is not made of leaf ops, which names the layer and the importer that takes it (see
+      :func:`~jaxcompress.nn.trace`).
 
   Examples:
     >>> summary = summarize(resnet56())
     >>> summary.parameters, round(summary.macs / 1e6, 1)
     (861620, 125.8)
   """
+  check_model("model", model)
   size = getattr(model, "image_size", 224) if image_size is None else image_size
-  for name, value in (("image_size", size), ("channels", channels)):
+  shape = size if isinstance(size, tuple) and image_size is None else (size, size, channels)
+  for name, value in zip(("image_size", "image_size", "channels"), shape, strict=True):
     if not is_whole(value, 1):
       raise ValueError(f"{name}: {value!r} must be a whole number of 1 or more.")
-  x = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+  x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   graph, variables = trace_init(model, x)
   return Summary(graph, count_parameters(variables.get("params", {})), count_macs(graph), variables)

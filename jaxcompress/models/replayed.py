@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from flax.core import FrozenDict
+
 from jaxcompress.nn import INPUT, Endpoints
-from jaxcompress.nn.replay import Replay, parse_layer
+from jaxcompress.nn.checks import is_whole
+from jaxcompress.nn.replay import Replay, maker_of, parse_layer, size_of
 
 
 def replayed(
@@ -12,7 +15,7 @@ def replayed(
   *,
   layers: Sequence[Any],
   ends: Sequence[Any],
-  image_size: int,
+  image_size: int | Sequence[int],
   origin: str = "",
 ) -> Replay:
   """A network from its leaf ops, as a file keeps them; ``prune.remove_channels`` makes such ones.
@@ -20,8 +23,8 @@ def replayed(
   Args:
     num_classes: size of the logits, which the layers say too; None: those.
     layers: of :class:`~jaxcompress.nn.replay.Layer` s or their plain values: name, op, fields, inputs.
-    ends: names of the tensors in :class:`~jaxcompress.nn.Endpoints`.
-    image_size: side of the images that it is made for.
+    ends: names of the tensors in :class:`~jaxcompress.nn.Endpoints`; its ``outputs`` may be left out.
+    image_size: side of the images that it is made for, or their shape (height, width, channels).
     origin: what it was made of.
 
   Returns:
@@ -40,8 +43,11 @@ def replayed(
     >>> models.summarize(replayed(4, layers=layers, ends=["classifier"], image_size=8)).parameters
     16
   """
-  if image_size < 1:
-    raise ValueError(f"image_size: {image_size} must be at least 1.")
+  shape = (image_size, image_size, 3) if isinstance(image_size, int) else tuple(image_size)
+  if len(shape) != 3 or not all(is_whole(side, 1) for side in shape):
+    raise ValueError(
+      f"image_size: {image_size} must be at least 1, or a shape (height, width, channels)."
+    )
   parsed = tuple(map(parse_layer, layers))
   made = {INPUT}
   for layer in parsed:
@@ -52,13 +58,14 @@ def replayed(
       raise ValueError(f"layers: {layer.name!r} is there twice; give each layer its own name.")
     made.add(layer.name)
     made |= {f"{layer.name}:{i}" for i in range(1, len(layer.fields.get("sizes", ())))}
-  logits, pooled, *maps = ends if len(ends) > 1 else (*ends, None)
-  wanted = Endpoints(logits, pooled, *map(tuple, maps))
-  for tensor in (logits, pooled or logits, *wanted.maps, *wanted.preact):
+  defaults: tuple[Any, ...] = (None, (), (), {})
+  logits, pooled, maps, preact, outputs = (*ends, *defaults[len(ends) - 1 :])
+  wanted = Endpoints(logits, pooled, tuple(maps), tuple(preact), FrozenDict(outputs))
+  for tensor in (logits, pooled or logits, *wanted.maps, *wanted.preact, *outputs.values()):
     if tensor not in made:
       raise ValueError(f"ends: {tensor!r} is no tensor of the layers.")
-  last = next(layer for layer in parsed if layer.name == logits)
+  last = maker_of(parsed, logits)
   classes = last.fields.get("features", num_classes)
   if num_classes not in (None, classes):
     raise ValueError(f"num_classes: {num_classes} is not the {classes} of {logits!r}.")
-  return Replay(classes, parsed, wanted, image_size, origin)
+  return Replay(classes, parsed, wanted, size_of(shape), origin)

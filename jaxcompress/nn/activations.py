@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -62,6 +63,18 @@ ACTIVATIONS: Mapping[str | None, ActivationFunction] = {
   "sigmoid": ActivationFunction(jax.nn.sigmoid, low=0.0, high=1.0),
   "hard_sigmoid": ActivationFunction(hard_sigmoid, low=0.0, high=1.0),
   "hard_swish": ActivationFunction(hard_swish, low=-0.375, monotone=False),
+  "silu": ActivationFunction(jax.nn.silu, low=-0.27847, monotone=False),
+  "tanh": ActivationFunction(jnp.tanh, low=-1.0, high=1.0),
+  "gelu": ActivationFunction(partial(jax.nn.gelu, approximate=False), low=-0.17, monotone=False),
+  "gelu_tanh": ActivationFunction(jax.nn.gelu, low=-0.1701, monotone=False),
+  "elu": ActivationFunction(jax.nn.elu, low=-1.0),
+  "selu": ActivationFunction(jax.nn.selu, low=-1.7581),
+  "softplus": ActivationFunction(jax.nn.softplus, low=0.0),
+  "squareplus": ActivationFunction(jax.nn.squareplus, low=0.0),
+  "mish": ActivationFunction(jax.nn.mish, low=-0.30885, monotone=False),
+  "log_sigmoid": ActivationFunction(jax.nn.log_sigmoid, high=0.0),
+  "soft_sign": ActivationFunction(jax.nn.soft_sign, low=-1.0, high=1.0),
+  "hard_tanh": ActivationFunction(jax.nn.hard_tanh, low=-1.0, high=1.0),
 }
 """The activation functions by their names."""
 

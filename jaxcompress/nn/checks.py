@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcompress.nn.activations import ACTIVATIONS
 from jaxcompress.nn.norm import Norm
-from jaxcompress.ops.padding import Pads, output_size, resolve_padding
+from jaxcompress.ops.padding import Pads, both, output_size, resolve_padding, spans
 
 
 def refuse(layer: nn.Module, message: str) -> NoReturn:
@@ -30,14 +30,35 @@ def is_whole(value: Any, least: int) -> bool:
   return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= least
 
 
+def is_number(value: Any) -> bool:
+  """Whether a value is a finite real number; True and False are none.
+
+  Examples:
+    >>> is_number(0.5), is_number(np.float32(2)), is_number(True), is_number(math.inf), is_number("1")
+    (True, True, False, False, False)
+  """
+  return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_counts(layer: nn.Module, *fields: str) -> None:
   """Fields of the layer must be whole numbers of 1 or more."""
   for field in fields:
     value = getattr(layer, field)
     if not is_whole(value, 1):
-      hint = ", the side of a square" if field == "kernel" else ""
-      hint = ", for both directions" if field == "stride" else hint
-      refuse(layer, f"{field} must be one whole number of 1 or more{hint}, got {value!r}.")
+      refuse(layer, f"{field} must be one whole number of 1 or more, got {value!r}.")
+
+
+def check_sides(layer: nn.Module, *fields: str) -> None:
+  """Fields of the layer must be whole numbers of 1 or more, for both directions or in pairs."""
+  for field in fields:
+    value = getattr(layer, field)
+    sides = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+    if not all(is_whole(side, 1) for side in sides):
+      refuse(
+        layer,
+        f"{field} must be a whole number of 1 or more for both directions, or (height, width), got"
+        f" {value!r}.",
+      )
 
 
 def check_act(layer: nn.Module, act: Any) -> None:
@@ -80,20 +101,24 @@ def check_map(layer: nn.Module, x: jax.Array) -> None:
 def windows(layer: Any, x: jax.Array) -> Pads:
   """The padding of a layer with ``kernel``, ``stride`` and ``padding`` on its input, as numbers.
 
+  The kernel may have a ``dilation``.
+
   Raises:
-    ValueError: if one of the three is odd, or no window fits in the map.
+    ValueError: if one of them is odd, or no window fits in the map.
   """
-  check_counts(layer, "kernel", "stride")
+  dilation = getattr(layer, "dilation", 1)
+  check_sides(layer, "kernel", "stride", *(["dilation"] if hasattr(layer, "dilation") else []))
   check_map(layer, x)
-  size, kernel = x.shape[1:3], layer.kernel
+  size, kernel = x.shape[1:3], both(layer.kernel)
   try:
-    pads = resolve_padding(layer.padding, size, kernel, layer.stride)
+    pads = resolve_padding(layer.padding, size, kernel, layer.stride, dilation)
   except ValueError as error:
     refuse(layer, str(error))
-  if 0 in output_size(size, (kernel, kernel), layer.stride, pads):
+  if 0 in output_size(size, kernel, layer.stride, pads, dilation):
+    height, width = spans(kernel, dilation)
     refuse(
       layer,
-      f"the image is too small: windows of {kernel} x {kernel} do not fit in a map of {size[0]} x"
+      f"the image is too small: windows of {height} x {width} do not fit in a map of {size[0]} x"
       f" {size[1]}; give larger images, a smaller kernel or more padding.",
     )
   return pads

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.core import FrozenDict  # noqa: F401 - the examples use it
 
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.graph import INPUT, Graph, Node, parameters
-from jaxcompress.nn.operations import kernel_shape, needed_shape
+from jaxcompress.nn.operations import FACTORS, FOLLOWERS, kernel_shape, needed_shape
 from jaxcompress.nn.structure import LEAF_OPS, OPERATIONS
 
 Visit = Callable[[str, jax.Array], jax.Array]
@@ -69,33 +70,73 @@ def fold(graph: Graph, variables: Mapping[str, Any]) -> dict[str, Folded]:
     Integer-Arithmetic-Only Inference <https://arxiv.org/abs/1712.05877>`_, 2018, equation 14.
   """
   layers = {}
-  for node in graph.nodes:
-    if kernel_shape(node) is not None:
-      layers[node.name] = _fold_node(
-        node,
-        parameters(variables.get("params", {}), node.name),
-        parameters(variables.get("batch_stats", {}), node.name),
-      )
-  return layers
+  for host in graph.nodes:
+    for name, number in host.attrs.get(FACTORS, ()):
+      layers[name] = Folded(np.ones((1, 1, 1, 1), np.float32), np.array([number]), np.zeros(1))
+    if kernel_shape(host) is not None:
+      for node in (host, *host.attrs.get(FOLLOWERS, ())):
+        layers[node.name] = _fold_node(
+          node,
+          parameters(variables.get("params", {}), node.name),
+          parameters(variables.get("batch_stats", {}), node.name),
+        )
+  return with_followers(graph, layers)
+
+
+def with_followers(graph: Graph, folded: Mapping[str, Folded]) -> dict[str, Folded]:
+  """The layers of a graph with fused activations, each with those that became part of it.
+
+  Args:
+    graph: with fused activations or without.
+    folded: of its layers; of those that became part of others, too, or they are in these already.
+
+  Examples:
+    >>> from jaxcompress.nn.operations import fuse_activations
+    >>> shape, attrs = ((1, 1),), FrozenDict({"scale": 3.0, "bias": 1.0, "act": None})
+    >>> dense = Node("dense", "Dense", {"features": 1}, ("input",), ("dense",), shape, shape)
+    >>> affine = Node("affine", "Affine", attrs, ("dense",), ("affine",), shape, shape)
+    >>> one = Folded(np.ones((1, 1)), np.ones(1), np.array([2.0]))
+    >>> three = Folded(np.ones((1, 1, 1, 1)), np.array([3.0]), np.array([1.0]))
+    >>> graph = fuse_activations(Graph((dense, affine), (1, 1), "affine"))
+    >>> with_followers(graph, {"dense": one, "affine": three})
+    {'dense': Folded(kernel=array([[1.]]), factor=array([3.]), bias=array([7.]))}
+  """
+  layers, used = dict(folded), set()
+  for host in graph.nodes:
+    for name, number in host.attrs.get(FACTORS, ()):
+      if name in folded and host.name in layers:
+        layer = layers[host.name]
+        layers[host.name] = layer._replace(factor=layer.factor * number)
+        used.add(name)
+    for node in host.attrs.get(FOLLOWERS, ()):
+      if node.name in layers and host.name in layers:
+        (kernel, factor, bias), after = layers[host.name], layers.pop(node.name)
+        layers[host.name] = Folded(kernel, factor * after.factor, bias * after.factor + after.bias)
+  return {name: layer for name, layer in layers.items() if name not in used}
 
 
 def _fold_node(node: Node, params: Mapping[str, Any], stats: Mapping[str, Any]) -> Folded:
   kernel = np.asarray(params.get("kernel", np.ones(needed_shape(node))), np.float32)
   out = kernel.shape[-1]
-  shift = np.asarray(params.get("bias", np.zeros(out)), np.float64)
-  if node.attrs.get("norm") is None:
-    folded = Folded(kernel, np.ones(out), shift)
+  if (constants := OPERATIONS[node.op].constants) is not None:
+    folded = Folded(kernel, *constants(node, params, stats))
+  elif node.attrs.get("norm") is None:
+    folded = Folded(kernel, np.ones(out), _shift(params, out))
   else:
     variance = np.asarray(stats["var"], np.float64) + node.attrs["norm"].epsilon
     factor = np.asarray(params["scale"], np.float64) / np.sqrt(variance)
     mean = np.asarray(stats["mean"], np.float64) - np.asarray(params.get("conv_bias", 0))
-    folded = Folded(kernel, factor, shift - mean * factor)
+    folded = Folded(kernel, factor, _shift(params, out) - mean * factor)
   if not all(np.isfinite(array).all() for array in folded):
     raise ValueError(
       f"variables: layer {node.name!r} holds values that are not finite; train with a lower"
       " learning rate."
     )
   return folded
+
+
+def _shift(params: Mapping[str, Any], out: int) -> np.ndarray:
+  return np.asarray(params.get("bias", np.zeros(out)), np.float64)
 
 
 def execute(
@@ -113,7 +154,7 @@ def execute(
       read. So it records, rounds or replaces.
 
   Returns:
-    The logits, (batch, classes).
+    The logits, (batch, classes): the first output; :func:`execute_outputs` gives all.
 
   Raises:
     ValueError: if a layer is missing, or an op is none of the leaf ops.
@@ -129,17 +170,33 @@ def execute(
     >>> bool(jax.numpy.allclose(logits, model.apply(variables, x, train=False).logits, atol=1e-5))
     True
   """
+  return execute_outputs(graph, layers, x, visit)[graph.outputs[0][0]]
+
+
+def execute_outputs(
+  graph: Graph, layers: Mapping[str, Layer], x: jax.Array, visit: Visit | None = None
+) -> dict[str, jax.Array]:
+  """As :func:`execute`, with all outputs by name.
+
+  Examples:
+    >>> shapes = ((1, 2, 2, 3),), ((1, 3),)
+    >>> pool = Node("pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), *shapes)
+    >>> graph = Graph((pool,), (1, 2, 2, 3), (("mean", "pool"),))
+    >>> execute_outputs(graph, {}, jax.numpy.ones((1, 2, 2, 3)))["mean"].tolist()
+    [[1.0, 1.0, 1.0]]
+  """
   visit = visit or (lambda tensor, array: array)
   tensors = {INPUT: visit(INPUT, x)}
-  last = {tensor: node.name for node in graph.nodes for tensor in node.inputs}
+  kept = {tensor for _, tensor in graph.outputs}
+  last = {tensor: node.name for node in graph.nodes for tensor in node.inputs if tensor not in kept}
   for node in graph.nodes:
     outputs = run_node(node, layers.get(node.name), *(tensors[name] for name in node.inputs))
     for tensor in node.inputs:
-      if last[tensor] == node.name:
+      if last.get(tensor) == node.name:
         tensors.pop(tensor, None)
     for tensor, array in zip(node.outputs, outputs, strict=True):
       tensors[tensor] = visit(tensor, array)
-  return tensors[graph.output]
+  return {name: tensors[tensor] for name, tensor in graph.outputs}
 
 
 def run_node(node: Node, layer: Layer | None, *inputs: jax.Array) -> tuple[jax.Array, ...]:

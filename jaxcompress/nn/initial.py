@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.arguments import MODEL, check_key, check_type
+from jaxcompress.arguments import check_key, check_type
 from jaxcompress.nn.checks import is_whole
+from jaxcompress.nn.foreign import check_model, flag_for
 from jaxcompress.ops.dispatch import only_shapes, shapes_alone
 
 CHUNK = 2**18  # numbers drawn at once
@@ -77,7 +78,7 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
   such as ``vmap`` all are.
 
   Args:
-    model: a linen module whose ``__call__(x, *, train)`` takes images.
+    model: a linen module that takes images, and ``train`` or another flag of that kind if it has one.
     rng: a key.
     image_shape: (height, width, channels).
 
@@ -93,7 +94,7 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
     >>> sorted(init_variables(models.resnet8(10), jax.random.key(0), (32, 32, 3)))
     ['batch_stats', 'params']
   """
-  check_type("model", model, nn.Module, MODEL)
+  check_model("model", model)
   check_key("rng", rng)
   wanted = "(height, width, channels), such as (32, 32, 3)"
   check_type("image_shape", image_shape, Sequence, wanted)
@@ -102,7 +103,7 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
       f"image_shape: {tuple(image_shape)} must be (height, width, channels), 1 or more each."
     )
   image = jnp.zeros((1, *image_shape))
-  init = partial(model.init, train=False)
+  init: Any = partial(model.init, **flag_for(model, False))
   if isinstance(rng, jax.core.Tracer):
     return init(rng, image)
   initials: list[Initial | None] = []

@@ -29,6 +29,7 @@ from jaxcompress.nn.epilogue import norm_act
 from jaxcompress.nn.graph import Node, Operation, alike, mixed
 from jaxcompress.nn.initial import ONES, ZEROS, Initial
 from jaxcompress.nn.norm import Norm, careful_statistics
+from jaxcompress.ops.padding import both, shortest
 
 MOMENTS = "moments"
 """Collection in which normalizations leave the batch's own statistics, where it is mutable."""
@@ -48,6 +49,12 @@ class LeafOp(nn.Module):
   operation: ClassVar[Operation]
 
 
+def keep_shortest(layer: nn.Module, *fields: str) -> None:
+  """Writes pairs of equal numbers as one, in a layer that is being made."""
+  for field in fields:
+    setattr(layer, field, shortest(getattr(layer, field)))
+
+
 def _route_convolution(node: Node, channels: np.ndarray) -> tuple[tuple[np.ndarray, ...], ...]:
   if node.attrs["groups"] != "depthwise":
     return mixed(node, channels)
@@ -61,18 +68,20 @@ def _groups(node: Node) -> int:
 
 def _convolution_kernel(node: Node) -> tuple[int, ...]:
   depth = node.input_shapes[0][-1] // _groups(node)
-  return (*(node.attrs["kernel"],) * 2, depth, node.attrs["features"])
+  return (*both(node.attrs["kernel"]), depth, node.attrs["features"])
 
 
 def _evaluate_convolution(
   node: Node, weights: jax.Array, bias: jax.Array, x: jax.Array
 ) -> jax.Array:
-  stride, padding = node.attrs["stride"], node.attrs["padding"]
-  y = convolve(x, weights, stride=stride, padding=padding, groups=_groups(node))
+  attrs: dict[str, Any] = {key: node.attrs[key] for key in ("stride", "padding")}
+  attrs |= {"dilation": node.attrs.get("dilation", 1), "groups": _groups(node)}
+  y = convolve(x, weights, **attrs)
   return y + bias.reshape(1, 1, 1, -1)
 
 
-def _with_features(node: Node, inputs: list[int], outputs: list[int]) -> Mapping[str, Any]:
+def with_features(node: Node, inputs: list[int], outputs: list[int]) -> Mapping[str, Any]:
+  """The fields of a layer with other numbers of channels."""
   return {"features": outputs[0]}
 
 
@@ -81,16 +90,19 @@ class ConvNorm(LeafOp):
 
   Attributes:
     features: output channels.
-    kernel: side of the square kernel.
-    stride: step in both directions.
+    kernel: side of a square kernel, or ``(height, width)``.
+    stride: step in both directions, or ``(height, width)``.
     groups: number of groups, or ``"depthwise"`` for one per channel.
     padding: ``"SAME"`` (TensorFlow's), ``"SYMMETRIC"`` (``kernel // 2`` on every side, as in
       PyTorch models), ``"VALID"``, or explicit ``((top, bottom), (left, right))``.
     act: name of the activation function or None.
     norm: how to normalise, or None for no normalization.
     use_bias: whether the convolution adds a bias; None: only where nothing normalises it away.
+    dilation: cells from one of the kernel's to the next, in both directions or ``(height, width)``.
 
-  Parameters: ``kernel`` (kernel, kernel, in / groups, features); with normalization ``scale`` and
+  A pair of equal numbers is kept as one number.
+
+  Parameters: ``kernel`` (height, width, in / groups, features); with normalization ``scale`` and
   ``bias`` (features,), and ``conv_bias`` where the convolution has a bias too; without it ``bias``.
   Statistics: ``mean`` and ``var`` (features,).
 
@@ -103,16 +115,19 @@ class ConvNorm(LeafOp):
     >>> y, _ = layer.init_with_output(jax.random.key(0), jnp.ones((1, 8, 8, 3)), train=False)
     >>> y.shape
     (1, 4, 4, 8)
+    >>> ConvNorm(8, kernel=(1, 7), dilation=(2, 2)).dilation
+    2
   """
 
   features: int
-  kernel: int = 1
-  stride: int = 1
+  kernel: ops.Sides = 1
+  stride: ops.Sides = 1
   groups: int | Literal["depthwise"] = 1
   padding: ops.Padding = "SAME"
   act: str | None = None
   norm: Norm | None = Norm()
   use_bias: bool | None = None
+  dilation: ops.Sides = 1
 
   operation = Operation(
     route=_route_convolution,
@@ -122,8 +137,13 @@ class ConvNorm(LeafOp):
     macs=lambda node: math.prod((*node.output_shapes[0][1:-1], *_convolution_kernel(node))),
     takes_train=True,
     hosts=True,
-    resized=_with_features,
+    newer=("dilation",),
+    resized=with_features,
   )
+
+  def __post_init__(self) -> None:
+    keep_shortest(self, "kernel", "stride", "dilation")
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
@@ -142,16 +162,31 @@ class ConvNorm(LeafOp):
         self,
         f"groups: {groups} must divide the input channels ({channels}) and features ({self.features}).",
       )
-    shape = (self.kernel, self.kernel, channels // groups, self.features)
-    fan_out = self.kernel**2 * self.features / groups
+    shape = (*both(self.kernel), channels // groups, self.features)
+    fan_out = math.prod(shape[:2]) * self.features / groups
     weight = self.param("kernel", Initial(deviation=(2.0 / fan_out) ** 0.5), shape)
-    y = convolve(x, weight, stride=self.stride, padding=self.padding, groups=groups)
-    if self.use_bias or (self.use_bias is None and self.norm is None):
-      bias = self.param("bias" if self.norm is None else "conv_bias", ZEROS, (self.features,))
-      y = y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
-    if self.norm is None:
-      return activate(self.act, y)
-    return normalise(self, self.norm, self.act, y, train)
+    y = convolve(
+      x,
+      weight,
+      stride=self.stride,
+      padding=self.padding,
+      dilation=self.dilation,
+      groups=groups,
+    )
+    return complete(self, y, train)
+
+
+def complete(layer: Any, y: jax.Array, train: bool | jax.Array) -> jax.Array:
+  """The bias, the normalization and the activation function of a layer that convolved.
+
+  To be called inside the call of a layer with ``features``, ``use_bias``, ``norm`` and ``act``.
+  """
+  if layer.use_bias or (layer.use_bias is None and layer.norm is None):
+    bias = layer.param("bias" if layer.norm is None else "conv_bias", ZEROS, (layer.features,))
+    y = y + bias.astype(y.dtype).reshape(1, 1, 1, -1)
+  if layer.norm is None:
+    return activate(layer.act, y)
+  return normalise(layer, layer.norm, layer.act, y, train)
 
 
 def normalise(
@@ -185,39 +220,33 @@ def normalise(
   return y
 
 
-def convolve(
-  x: jax.Array,
-  weight: jax.Array,
-  *,
-  stride: int = 1,
-  padding: ops.Padding = "SAME",
-  groups: int = 1,
-) -> jax.Array:
+def convolve(x: jax.Array, weight: jax.Array, **how: Any) -> jax.Array:
   """``ops.conv`` of a kernel that takes the input's dtype."""
-  return ops.conv(x, weight.astype(x.dtype), stride=stride, padding=padding, groups=groups)
+  return ops.conv(x, weight.astype(x.dtype), **how)
 
 
-def _evaluate_norm(node: Node, weights: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
+def scale_channels(node: Node, weights: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
+  """``x * weights + bias`` of each channel: how what :func:`pointwise` lowers is evaluated."""
   spread = (1,) * (x.ndim - 1) + (-1,)
-  return x * weights.astype(x.dtype).reshape(spread) + bias.reshape(1, 1, 1, -1)
+  return x * weights.astype(x.dtype).reshape(spread) + bias.reshape(spread)
 
 
-def _pointwise(node: Node) -> Mapping[str, Any]:
-  """The fields of the depthwise 1x1 convolution that a normalization is."""
-  if len(node.input_shapes[0]) != 4:
-    raise ValueError(
-      f"model: {node.name!r} normalizes arrays of shape {node.input_shapes[0]}, which has no"
-      " integer arithmetic; write a dense layer with BatchNorm as a ConvNorm of kernel 1 on maps"
-      " of 1 x 1, as GlobalAvgPool(keepdims=True) makes them."
-    )
+def pointwise_kernel(node: Node) -> tuple[int, ...]:
+  """The shape of a kernel with one weight for each channel."""
+  return 1, 1, 1, node.input_shapes[0][-1]
+
+
+def pointwise(node: Node) -> Mapping[str, Any]:
+  """The fields of the depthwise 1x1 convolution that a node is which scales channels."""
   return {"kernel": 1, "stride": 1, "padding": "VALID", "groups": "depthwise"}
 
 
 class BatchNorm(LeafOp):
   """Batch normalization of a tensor that no convolution just made, then an activation function.
 
-  For networks that normalise before they convolve, such as wide ResNets. On a device it is a
-  depthwise 1x1 convolution with a bias.
+  For networks that normalise before they convolve, such as wide ResNets, and for vectors. On a device
+  it is a depthwise 1x1 convolution with a bias; behind a dense layer, whose output nothing else reads, it
+  becomes part of that layer's weights.
 
   Attributes:
     act: name of the activation function or None.
@@ -238,13 +267,14 @@ class BatchNorm(LeafOp):
 
   operation = Operation(
     route=alike,
-    evaluate=_evaluate_norm,
-    kernel=lambda node: (1, 1, 1, node.input_shapes[0][-1]),
+    evaluate=scale_channels,
+    kernel=pointwise_kernel,
     groups=lambda node: node.input_shapes[0][-1],
     trained=False,
     takes_train=True,
     hosts=True,
-    lowered=_pointwise,
+    follows=lambda node: len(node.input_shapes[0]) == 2,
+    lowered=pointwise,
   )
 
   @nn.compact
@@ -255,12 +285,23 @@ class BatchNorm(LeafOp):
     return normalise(self, self.norm, self.act, x, train)
 
 
+def reads_rows(node: Node) -> bool:
+  """Whether a linear layer of a graph reads the last axis, as files of others have it, not all axes."""
+  return len(node.output_shapes[0]) > 2
+
+
 def _dense_kernel(node: Node) -> tuple[int, ...]:
-  return math.prod(node.input_shapes[0][1:]), node.attrs["features"]
+  shape = node.input_shapes[0]
+  return shape[-1] if reads_rows(node) else math.prod(shape[1:]), node.attrs["features"]
+
+
+def _dense_macs(node: Node) -> int:
+  return math.prod(node.output_shapes[0][1:-1]) * math.prod(_dense_kernel(node))
 
 
 def _evaluate_dense(node: Node, weights: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
-  return x.reshape(x.shape[0], -1) @ weights.astype(x.dtype) + bias.reshape(1, -1)
+  flat = x if reads_rows(node) else x.reshape(x.shape[0], -1)
+  return flat @ weights.astype(x.dtype) + bias.reshape((1,) * (flat.ndim - 1) + (-1,))
 
 
 class Dense(LeafOp):
@@ -281,8 +322,8 @@ class Dense(LeafOp):
     route=mixed,
     evaluate=_evaluate_dense,
     kernel=_dense_kernel,
-    macs=lambda node: math.prod(_dense_kernel(node)),
-    resized=_with_features,
+    macs=_dense_macs,
+    resized=with_features,
   )
 
   @nn.compact

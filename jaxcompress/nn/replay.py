@@ -20,7 +20,7 @@ from jaxcompress.nn.execute import run_node
 from jaxcompress.nn.graph import INPUT, Endpoints, Graph, Node
 from jaxcompress.nn.norm import Norm
 from jaxcompress.nn.operations import kernel_shape
-from jaxcompress.nn.structure import LEAF_OPS, OPERATIONS
+from jaxcompress.nn.structure import CONSTANT, LEAF_OPS, OPERATIONS
 from jaxcompress.ops.dispatch import only_shapes
 
 MOST_NODES = 1 << 14
@@ -54,8 +54,9 @@ class Replay(nn.Module):
     num_classes: size of the logits.
     layers: in the order in which they run.
     ends: names of the tensors that :class:`~jaxcompress.nn.Endpoints` holds; ``pooled`` None:
-      what the last linear layer reads, flattened.
-    image_size: side of the images for which it was recorded.
+      what the last linear layer reads, flattened, where the logits are (batch, classes).
+    image_size: side of the images for which it was recorded; or their shape (height, width, channels)
+      where they are no squares or have not three channels.
     origin: what it was made of, as a person writes it.
 
   Examples:
@@ -73,20 +74,40 @@ class Replay(nn.Module):
   num_classes: int
   layers: tuple[Layer, ...]
   ends: Endpoints
-  image_size: int
+  image_size: int | tuple[int, int, int]
   origin: str = ""
+
+  def __repr__(self) -> str:
+    size = self.image_size
+    shape = (size, size, 3) if isinstance(size, int) else size
+    of = f"{self.origin}, " if self.origin else ""
+    return f"Replay({of}{len(self.layers)} layers, {'x'.join(map(str, shape))})"
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
     tensors = _run(((layer.name, layer) for layer in self.layers), {INPUT: x}, train)
     ends: Any = self.ends
+    logits, pooled = tensors[ends.logits], None
     if ends.pooled is not None:
       pooled = tensors[ends.pooled]
-    else:
-      classifier = next(layer for layer in self.layers if layer.name == ends.logits)
+    elif logits.ndim == 2:
+      classifier = maker_of(self.layers, ends.logits)
       pooled = tensors[classifier.inputs[0]].reshape(x.shape[0], -1)
     maps, preact = (tuple(tensors[name] for name in part) for part in (ends.maps, ends.preact))
-    return Endpoints(tensors[ends.logits], pooled, maps, preact)
+    outputs = {name: tensors[tensor] for name, tensor in ends.outputs.items()}
+    return Endpoints(logits, pooled, maps, preact, FrozenDict(outputs))
+
+
+def maker_of(layers: Iterable[Layer], tensor: str) -> Layer:
+  """The layer that writes a tensor.
+
+  Examples:
+    >>> split = Layer("head/split", "Split", FrozenDict(sizes=(1, 2)), ("input",))
+    >>> maker_of([split], "head/split:1").name
+    'head/split'
+  """
+  by_name = {layer.name: layer for layer in layers}
+  return by_name.get(tensor) or by_name[tensor.rpartition(":")[0]]
 
 
 class _Scope(nn.Module):
@@ -163,7 +184,18 @@ def replay(graph: Graph, endpoints: Endpoints, origin: str = "") -> Replay:
         f"graph: {layer.name!r} is a {layer.op}; a replay is made of {', '.join(LEAF_OPS)}."
       )
   classes = graph.shape(graph.output)[-1]
-  return Replay(classes, layers, endpoints, graph.input_shape[1], origin)
+  return Replay(classes, layers, endpoints, size_of(graph.input_shape[1:]), origin)
+
+
+def size_of(shape: tuple[int, ...]) -> int | tuple[int, int, int]:
+  """The ``image_size`` of a :class:`Replay` for images of a shape (height, width, channels).
+
+  Examples:
+    >>> size_of((32, 32, 3)), size_of((28, 28, 1))
+    (32, (28, 28, 1))
+  """
+  height, width, channels = shape
+  return height if (height, channels) == (width, 3) else (height, width, channels)
 
 
 def parse_layer(entry: Sequence[Any]) -> Layer:
@@ -227,7 +259,7 @@ def check_graph(graph: Graph) -> None:
       if tensor not in shapes:
         raise ValueError(f"graph: {name!r} reads {tensor!r}, which no node before it makes")
     read = tuple(shapes[tensor] for tensor in node.inputs)
-    if not read or node.input_shapes != read:
+    if bool(read) == (node.op == CONSTANT) or node.input_shapes != read:
       raise ValueError(f"graph: {name!r} reads shapes {node.input_shapes}, and there are {read}")
     for shape in node.output_shapes:
       _check_shape(name, shape)
@@ -243,8 +275,14 @@ def check_graph(graph: Graph) -> None:
       shapes[tensor] = shape
   if weights > MOST_WEIGHTS:
     raise ValueError(f"graph: it has {weights:,} weights; at most {MOST_WEIGHTS:,} are read")
-  if graph.output not in shapes:
-    raise ValueError(f"graph: its output {graph.output!r} is made by no node")
+  labels = [label for label, _ in graph.outputs]
+  if not labels or len(set(labels)) < len(labels):
+    raise ValueError(
+      f"graph: its outputs are {labels}; there is at least one, each of its own name"
+    )
+  for _, tensor in graph.outputs:
+    if tensor not in shapes:
+      raise ValueError(f"graph: its output {tensor!r} is made by no node")
 
 
 def _check_shape(name: str, shape: Any, most: int = MOST_NUMBERS) -> None:
@@ -270,10 +308,24 @@ def _check_kernel(node: Node) -> int:
   return math.prod(shape)
 
 
+def _held_shapes(node: Node) -> tuple[Shape, ...]:
+  """The shape of a constant, if it has as many codes."""
+  codes, ((batch, *rest),) = node.attrs.get("codes"), node.output_shapes
+  if not isinstance(codes, tuple) or not all(type(code) is int for code in codes):
+    raise ValueError(f"graph: {node.name!r} has no codes, which are whole numbers")
+  if batch != 1 or len(codes) != math.prod(rest):
+    raise ValueError(
+      f"graph: {node.name!r} has {len(codes)} codes for shape {node.output_shapes[0]}"
+    )
+  return node.output_shapes
+
+
 def _made_shapes(node: Node) -> tuple[Shape, ...]:
   """Shapes that a node's op makes of what it reads; the ones that it says where that is not known."""
   if node.op not in OPERATIONS:
     return node.output_shapes
+  if node.op == CONSTANT:
+    return _held_shapes(node)
   kernel, float32 = kernel_shape(node), jnp.float32
   layer: Any = None
   if kernel is not None:

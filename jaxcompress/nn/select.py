@@ -45,7 +45,7 @@ from functools import cache
 from typing import NamedTuple
 
 from jaxcompress.nn.graph import INPUT, Graph, Node
-from jaxcompress.nn.operations import kernel_shape
+from jaxcompress.nn.operations import FACTORS, FOLLOWERS, kernel_shape
 from jaxcompress.nn.structure import LEAF_OPS, OPERATIONS
 
 Selector = str | tuple[str, ...]
@@ -61,7 +61,7 @@ class Layer(NamedTuple):
   """A layer as selectors know it.
 
   Attributes:
-    paths: the layer's own, and that of an activation which is fused into it.
+    paths: the layer's own, and those of constants and of an activation which are fused into it.
     kinds: words of the language.
   """
 
@@ -251,7 +251,9 @@ def layers_of(graph: Graph) -> dict[str, Layer]:
   found = {INPUT: Layer((INPUT,), frozenset({INPUT}))}
   for node in graph.nodes:
     kinds = {word for word, names in placed.items() if node.name in names}
-    paths = tuple(dict.fromkeys((node.name, node.output)))
+    within = [name for name, _ in node.attrs.get(FACTORS, ())]
+    within += [after.name for after in node.attrs.get(FOLLOWERS, ())]
+    paths = tuple(dict.fromkeys((node.name, *within, node.output)))
     found[node.name] = Layer(paths, _form(node) | kinds | {node.op})
   return found
 
@@ -269,7 +271,7 @@ def _form(node: Node) -> frozenset[str]:
   if len(shape) == 2:
     return frozenset({"dense"})
   groups = OPERATIONS[node.op].groups(node)
-  if node.attrs["groups"] == "depthwise" or 1 < groups == node.input_shapes[0][-1]:
+  if node.attrs.get("groups") == "depthwise" or 1 < groups == node.input_shapes[0][-1]:
     return frozenset({"depthwise"})
   words = {"grouped": groups > 1, "pointwise": shape[:2] == (1, 1)}
   return frozenset(word for word, fits in words.items() if fits)
@@ -288,14 +290,14 @@ def _first(graph: Graph) -> set[str]:
 
 
 def _last(graph: Graph) -> set[str]:
-  """Layers with a kernel between which and the logits there is none."""
-  found, logits = set(), {graph.output}
+  """Layers with a kernel between which and an output there is none."""
+  found, ends = set(), {tensor for _, tensor in graph.outputs}
   for node in reversed(graph.nodes):
-    if logits.intersection(node.outputs):
+    if ends.intersection(node.outputs):
       if _has_kernel(node):
         found.add(node.name)
       else:
-        logits.update(node.inputs)
+        ends.update(node.inputs)
   return found
 
 

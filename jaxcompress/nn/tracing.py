@@ -11,8 +11,17 @@ import numpy as np
 from flax.core import FrozenDict
 from flax.linen import module as linen
 
-from jaxcompress.nn.graph import INPUT, Endpoints, Graph, Node
+from jaxcompress.nn.foreign import (
+  LINEN,
+  Strangers,
+  check_model,
+  flag_for,
+  takes_train,
+  without_train,
+)
+from jaxcompress.nn.graph import INPUT, LOGITS, Endpoints, Graph, Node
 from jaxcompress.nn.layers import LeafOp
+from jaxcompress.nn.outputs import as_endpoints, name_outputs
 from jaxcompress.ops.dispatch import only_shapes
 
 
@@ -86,15 +95,18 @@ def trace(model: nn.Module, variables: Mapping[str, Any], x: Any) -> Graph:
   """Records the graph of a model made of leaf ops, without computing anything.
 
   Args:
-    model: a linen module whose ``__call__(x, *, train)`` returns :class:`Endpoints` or logits.
+    model: a linen module whose ``__call__(x, *, train)`` returns :class:`Endpoints`, logits, or a
+      tuple or dict of several outputs, which may be nested; see
+      :func:`~jaxcompress.nn.outputs.as_endpoints` for their names.
     variables: its variables; only shapes and dtypes are read.
     x: images or a ``ShapeDtypeStruct`` of shape (batch, height, width, channels).
 
   Returns:
-    The :class:`Graph` that leads from the input to the logits.
+    The :class:`Graph` that leads from the input to the outputs, the logits first.
 
   Raises:
-    ValueError: if the model computes outside leaf ops, or calls one leaf op twice.
+    ValueError: if the model computes outside leaf ops, which names the layer and the importer that
+      takes it, calls one leaf op twice, returns what it reads, or takes no ``train``.
 
   Examples:
     >>> from jaxcompress import models
@@ -106,7 +118,7 @@ def trace(model: nn.Module, variables: Mapping[str, Any], x: Any) -> Graph:
     >>> graph.nodes[0].name, graph.nodes[0].op
     ('stem', 'ConvNorm')
   """
-  return _record(_evaluation(model), x, variables).graph
+  return _record(model, _evaluation(model), x, variables).graph
 
 
 def trace_endpoints(
@@ -134,9 +146,10 @@ def trace_endpoints(
     >>> trace_endpoints(model, models.summarize(model).variables, x)[1].maps[0]
     'stem'
   """
-  record = _record(_evaluation(model), x, variables)
+  record = _record(model, _evaluation(model), x, variables)
   ends = record.endpoints
-  wanted = {ends.logits, *ends.maps, *ends.preact} | ({ends.pooled} - {None})
+  outputs = {tensor for _, tensor in record.graph.outputs}
+  wanted = {*outputs, *ends.maps, *ends.preact} | ({ends.pooled} - {None})
   return record.graph._replace(nodes=_needed(record.nodes, wanted)), ends
 
 
@@ -161,8 +174,9 @@ def trace_init(model: nn.Module, x: Any) -> tuple[Graph, Any]:
     >>> variables["params"]["classifier"]["kernel"].shape
     (64, 10)
   """
-  init = lambda x, rng: model.init_with_output(rng, x, train=False)  # noqa: E731
-  record = _record(init, x, jax.random.key(0))
+  check_model("model", model)
+  init = lambda x, rng: model.init_with_output(rng, x, **_flag(model))  # noqa: E731
+  record = _record(model, init, x, jax.random.key(0))
   return record.graph, record.variables
 
 
@@ -176,30 +190,43 @@ class _Record(NamedTuple):
 
 
 def _evaluation(model: nn.Module) -> Callable[[Any, Any], tuple[Any, Any]]:
-  return lambda x, variables: (model.apply(variables, x, train=False), None)
+  check_model("model", model)
+  return lambda x, variables: (model.apply(variables, x, **_flag(model)), None)
 
 
-def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> _Record:
+def _flag(model: nn.Module) -> dict[str, Any]:
+  return {"train": False} if takes_train(model) else flag_for(model, False)
+
+
+def _record(
+  model: nn.Module, call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any
+) -> _Record:
   """The leaf ops that ``call`` runs, and the shapes of the second thing it returns."""
   names: dict[int, str] = {}  # id of a tracer -> tensor name
   alive = []  # keeps the tracers, and so their ids, unique
   nodes: list[Node] = []
   ends: list[Any] = []
+  strangers = Strangers()
 
   def remember(tracer, name):
     names[id(tracer)] = name
     alive.append(tracer)
 
-  def name_of(tracer, node):
+  def name_of(tracer, reader):
     if id(tracer) not in names:
-      raise ValueError(
-        f"model: {node} reads an array that no leaf op made; compute only with the leaf ops of jaxcompress.nn."
-      )
+      earlier = [f"{node.name!r} ({node.op})" for node in nodes]
+      raise ValueError(strangers.blame(reader, earlier))
     return names[id(tracer)]
 
   def record(next_fun, args, kwargs, context):
+    if context.method_name != "__call__":
+      return next_fun(*args, **kwargs)
+    call = strangers.enter()
     outputs = next_fun(*args, **kwargs)
-    if is_leaf_call(context):
+    if not is_leaf_call(context):
+      new = (array for array in jax.tree.leaves(outputs) if id(array) not in names)
+      strangers.leave(call, context.module, new)
+    else:
       module = context.module
       name = module_path(module)
       if "/" in (module.name or ""):
@@ -207,7 +234,10 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
           f"model: leaf op {module.name!r} has a slash in its name; use another one."
         )
       if any(node.name == name for node in nodes):
-        raise ValueError(f"model: leaf op {name!r} is called twice; give each call its own module.")
+        raise ValueError(
+          f"model: leaf op {name!r} ({type(module).__name__}) is called twice; give each call its own"
+          f" module, or {LINEN.way}: each call then has weights of its own."
+        )
       results = outputs if isinstance(outputs, tuple) else (outputs,)
       labels = tuple(name if i == 0 else f"{name}:{i}" for i in range(len(results)))
       if clash := {INPUT, *names.values()}.intersection(labels):
@@ -215,7 +245,8 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
           f"model: leaf op {name!r} writes tensor {clash.pop()!r}, as something else in the graph is"
           " called; give it another name."
         )
-      inputs = tuple(name_of(array, name) for array in args)
+      reader = f"{name!r} ({type(module).__name__}) reads"
+      inputs = tuple(name_of(array, reader) for array in args)
       for result, label in zip(results, labels, strict=True):
         remember(result, label)
       nodes.append(
@@ -235,30 +266,45 @@ def _record(call: Callable[[Any, Any], tuple[Any, Any]], x: Any, extra: Any) -> 
     remember(x, INPUT)
     with intercept(record), only_shapes():
       result, variables = call(x, extra)
-    result = result if isinstance(result, Endpoints) else Endpoints(result)
+    result = as_endpoints(result)
     several = ([names.get(id(array)) for array in part] for part in (result.maps, result.preact))
+    returned = name_outputs(result)
+    readers = {name: f"the output {name!r} is" for name in returned} | {LOGITS: "the logits are"}
+    outputs = {name: name_of(array, readers[name]) for name, array in returned.items()}
+    for name, tensor in outputs.items():
+      if tensor == INPUT:
+        raise ValueError(
+          f"model: its output {name!r} is the input itself; return what a leaf op makes of it."
+        )
     found: Any = Endpoints(  # names in place of arrays
-      name_of(result.logits, "logits"),
+      name_of(result.logits, "the logits are"),
       names.get(id(result.pooled)),
       *(() if None in part else tuple(part) for part in several),
+      FrozenDict({} if tuple(outputs) == (LOGITS,) else outputs),
     )
-    ends.append(found)
+    ends.append((found, tuple(outputs.items())))
     return variables
 
   variables = jax.eval_shape(run, x, extra)
-  (endpoints,) = ends
-  logits = endpoints.logits
-  graph = Graph(_needed(nodes, {logits}), tuple(x.shape), logits)
-  return _Record(graph, nodes, endpoints, variables)
+  if not takes_train(model):
+    raise ValueError(f"model: {without_train(model)}.")
+  ((endpoints, outputs),) = ends
+  needed = _needed(nodes, {tensor for _, tensor in outputs})
+  return _Record(Graph(needed, tuple(x.shape), outputs), nodes, endpoints, variables)
 
 
-def _attributes(module: nn.Module) -> FrozenDict:
-  fields = (f.name for f in dataclasses.fields(module) if f.name not in ("parent", "name"))
-  return FrozenDict({field: _hashable(getattr(module, field)) for field in fields})
+def _attributes(module: LeafOp) -> FrozenDict:
+  found = {}
+  for field in dataclasses.fields(module):
+    value = _hashable(getattr(module, field.name))
+    is_left_out = field.name in module.operation.newer and value == field.default
+    if field.name not in ("parent", "name") and not is_left_out:
+      found[field.name] = value
+  return FrozenDict(found)
 
 
 def _hashable(value: Any) -> Any:
-  if isinstance(value, np.ndarray):
+  if isinstance(value, np.ndarray | np.generic):
     value = value.tolist()
   return tuple(map(_hashable, value)) if isinstance(value, list) else value
 

@@ -3,10 +3,11 @@
 from jaxcompress.ops.allocator import keep_freed_memory
 from jaxcompress.ops.convolution import conv, depthwise_conv, pointwise_conv
 from jaxcompress.ops.dispatch import formulations
-from jaxcompress.ops.padding import Padding
+from jaxcompress.ops.padding import Padding, Sides
 
 __all__ = [
   "Padding",
+  "Sides",
   "conv",
   "depthwise_conv",
   "formulations",

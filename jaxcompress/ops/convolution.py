@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.ops.dispatch import pick
-from jaxcompress.ops.padding import Padding, output_size, resolve_padding
+from jaxcompress.ops.padding import Padding, Sides, Slide, both, output_size, resolve_padding
 from jaxcompress.ops.standard import xla_conv
 
 NO_PADS = ((0, 0), (0, 0))
@@ -14,8 +14,9 @@ def conv(
   x: jax.Array,
   kernel: jax.Array,
   *,
-  stride: int = 1,
+  stride: Sides = 1,
   padding: Padding = "SAME",
+  dilation: Sides = 1,
   groups: int = 1,
 ) -> jax.Array:
   """Convolution, over all channels or over groups of them.
@@ -23,9 +24,10 @@ def conv(
   Args:
     x: (batch, height, width, in), any float dtype.
     kernel: (kh, kw, in / groups, out), of the same dtype.
-    stride: step in both directions.
+    stride: step in both directions, or those along height and width.
     padding: ``"SAME"`` (TensorFlow's), ``"SYMMETRIC"`` (``k // 2`` on every side), ``"VALID"``, or
       explicit ``((top, bottom), (left, right))``.
+    dilation: cells from one of the kernel's to the next, in both directions or in each.
     groups: number of channel groups. As many as there are channels is a depthwise convolution
       (with ``out / in`` kernels per channel).
 
@@ -38,27 +40,34 @@ def conv(
   Examples:
     >>> conv(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 2, 6)), stride=2, groups=2).shape
     (1, 4, 4, 6)
+    >>> conv(jnp.ones((1, 8, 8, 4)), jnp.ones((1, 7, 4, 6)), stride=(2, 1), dilation=2).shape
+    (1, 4, 8, 6)
   """
-  _check(x, kernel, stride)
+  _check(x, kernel, stride, dilation)
   depth, features = kernel.shape[2:]
   if groups < 1 or depth * groups != x.shape[-1] or features % groups:
     raise ValueError(
       f"groups: {groups} groups of {depth} input channels do not fit {x.shape[-1]} channels "
       f"in and {features} out; the kernel is (kh, kw, in / groups, out)."
     )
-  pads = resolve_padding(padding, x.shape[1:3], kernel.shape[:2], stride)
+  slide = _slide(x, kernel, stride, padding, dilation)
   if groups > 1 and depth == 1:
     x = jnp.repeat(x, features // groups, axis=-1) if features > groups else x
-    return depthwise_conv(x, kernel, stride=stride, padding=pads)
-  if groups == 1 and kernel.shape[:2] == (1, 1) and pads == NO_PADS:
+    return depthwise_conv(x, kernel, stride=stride, padding=slide.pads, dilation=dilation)
+  if groups == 1 and kernel.shape[:2] == (1, 1) and slide.pads == NO_PADS:
     return pointwise_conv(x, kernel, stride=stride)
-  if _is_empty(x, kernel, stride, pads):
-    return xla_conv(x, kernel, stride, pads, groups)
-  return pick("standard")(x, kernel, stride, pads, groups)
+  if _is_empty(x, kernel, slide):
+    return xla_conv(x, kernel, slide, groups)
+  return pick("standard")(x, kernel, slide, groups)
 
 
 def depthwise_conv(
-  x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = "SAME"
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  stride: Sides = 1,
+  padding: Padding = "SAME",
+  dilation: Sides = 1,
 ) -> jax.Array:
   """Convolution of every channel with a kernel of its own.
 
@@ -67,8 +76,9 @@ def depthwise_conv(
   Args:
     x: (batch, height, width, channels), any float dtype.
     kernel: (kh, kw, 1, channels), of the same dtype.
-    stride: step in both directions.
+    stride: as for :func:`conv`.
     padding: as for :func:`conv`.
+    dilation: as for :func:`conv`.
 
   Returns:
     (batch, out_height, out_width, channels), of the dtype of ``x``.
@@ -84,25 +94,25 @@ def depthwise_conv(
     Howard et al., `MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
     Applications <https://arxiv.org/abs/1704.04861>`_, 2017, section 3.1.
   """
-  _check(x, kernel, stride)
+  _check(x, kernel, stride, dilation)
   if kernel.shape[2:] != (1, x.shape[-1]):
     raise ValueError(
       f"kernel: shape {kernel.shape} must be (kh, kw, 1, {x.shape[-1]}) for {x.shape[-1]} "
       "channels; use conv(groups=...) for other groups."
     )
-  pads = resolve_padding(padding, x.shape[1:3], kernel.shape[:2], stride)
-  if _is_empty(x, kernel, stride, pads):
-    return xla_conv(x, kernel, stride, pads, groups=x.shape[-1])
-  return pick("depthwise")(x, kernel, stride, pads)
+  slide = _slide(x, kernel, stride, padding, dilation)
+  if _is_empty(x, kernel, slide):
+    return xla_conv(x, kernel, slide, groups=x.shape[-1])
+  return pick("depthwise")(x, kernel, slide)
 
 
-def pointwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
+def pointwise_conv(x: jax.Array, kernel: jax.Array, *, stride: Sides = 1) -> jax.Array:
   """1x1 convolution: a linear map of the channels at every ``stride``-th position.
 
   Args:
     x: (batch, height, width, in), any float dtype.
     kernel: (1, 1, in, out), of the same dtype.
-    stride: step in both directions.
+    stride: as for :func:`conv`.
 
   Returns:
     (batch, ceil(height / stride), ceil(width / stride), out), of the dtype of ``x``.
@@ -114,13 +124,18 @@ def pointwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.A
     >>> pointwise_conv(jnp.ones((1, 5, 5, 4)), jnp.ones((1, 1, 4, 6))).shape
     (1, 5, 5, 6)
   """
-  _check(x, kernel, stride)
+  _check(x, kernel, stride, 1)
   if kernel.shape[:3] != (1, 1, x.shape[-1]):
     raise ValueError(f"kernel: shape {kernel.shape} must be (1, 1, {x.shape[-1]}, out).")
-  return pick("pointwise")(x, kernel, stride)
+  return pick("pointwise")(x, kernel, both(stride))
 
 
-def _check(x, kernel, stride) -> None:
+def _slide(x, kernel, stride, padding, dilation) -> Slide:
+  pads = resolve_padding(padding, x.shape[1:3], kernel.shape[:2], stride, dilation)
+  return Slide(both(stride), pads, both(dilation))
+
+
+def _check(x, kernel, stride, dilation) -> None:
   if x.ndim != 4 or kernel.ndim != 4:
     raise ValueError(
       f"x: shapes {x.shape} and {kernel.shape} must be (batch, height, width, channels) "
@@ -130,10 +145,11 @@ def _check(x, kernel, stride) -> None:
     raise ValueError(
       f"kernel: {kernel.dtype} differs from the input's {x.dtype}; cast one of them."
     )
-  if stride < 1:
-    raise ValueError(f"stride: {stride} must be at least 1.")
+  for name, value in (("stride", stride), ("dilation", dilation)):
+    if min(both(value)) < 1:
+      raise ValueError(f"{name}: {value} must be at least 1.")
 
 
-def _is_empty(x, kernel, stride, pads) -> bool:
+def _is_empty(x, kernel, slide: Slide) -> bool:
   """Whether there is nothing to compute, which is left to XLA."""
-  return 0 in (*x.shape, *output_size(x.shape[1:3], kernel.shape[:2], stride, pads))
+  return 0 in (*x.shape, *output_size(x.shape[1:3], kernel.shape[:2], *slide))

@@ -14,30 +14,28 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from jaxcompress.ops.padding import Pads, Pair, output_size
+from jaxcompress.ops.padding import Pair, Slide, output_size
 from jaxcompress.ops.reductions import reduce_together
 
 ACCUMULATORS = 10  # running sums that one reduction keeps in registers
 
-WeightGradient = Callable[[jax.Array, jax.Array, Pair, int], jax.Array]
+WeightGradient = Callable[[jax.Array, jax.Array, Pair, Slide], jax.Array]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def shifted(
   x: jax.Array,
   kernel: jax.Array,
-  stride: int,
-  pads: Pads,
+  slide: Slide,
   weight_gradient: WeightGradient,
   keep_padded: bool,
 ) -> jax.Array:
   """Depthwise convolution: ``y[h, w, c] = sum_ij x[h * s + i, w * s + j, c] * kernel[i, j, 0, c]``.
 
   Args:
-    x: (batch, height, width, channels), padded here by ``pads``.
+    x: (batch, height, width, channels), padded here.
     kernel: (kh, kw, 1, channels).
-    stride: step in both directions.
-    pads: ``((top, bottom), (left, right))``.
+    slide: how the kernel moves.
     weight_gradient: :func:`by_taps` or :func:`by_rows`.
     keep_padded: whether padded arrays are written to memory once and shared by all that read
       them, which is best on CPU; elsewhere padding is left to be fused into every reader.
@@ -46,34 +44,34 @@ def shifted(
     (batch, out_height, out_width, channels) of the dtype of ``x``. Differentiable in reverse.
 
   Examples:
-    >>> x, kernel, pads = jnp.ones((1, 3, 3, 2)), jnp.ones((3, 3, 1, 2)), ((1, 1), (1, 1))
-    >>> shifted(x, kernel, 1, pads, by_taps, False)[0, 0].tolist()
+    >>> slide = Slide(stride=(1, 1), pads=((1, 1), (1, 1)))
+    >>> shifted(jnp.ones((1, 3, 3, 2)), jnp.ones((3, 3, 1, 2)), slide, by_taps, False)[0, 0].tolist()
     [[4.0, 4.0], [6.0, 6.0], [4.0, 4.0]]
   """
-  return _forward(x, kernel, stride, pads, weight_gradient, keep_padded)[0]
+  return _forward(x, kernel, slide, weight_gradient, keep_padded)[0]
 
 
-def _forward(x, kernel, stride, pads, weight_gradient, keep_padded):
+def _forward(x, kernel, slide, weight_gradient, keep_padded):
   del weight_gradient
-  size = output_size(x.shape[1:3], kernel.shape[:2], stride, pads)
-  padded = _padded(x, *pads, keep_padded)
+  size = output_size(x.shape[1:3], kernel.shape[:2], *slide)
+  padded = _padded(x, *slide.pads, keep_padded)
   if keep_padded:  # what makes a kernel, such as rounding, would be computed for every pixel
     kernel = kept(lambda kernel: kernel)(kernel)
   weights = _wide(kernel)
   y = _sum(
-    _wide(_window(padded, (i, j), size, stride)) * weights[i, j, 0].reshape(1, 1, 1, -1)
+    _wide(_under(padded, (i, j), size, slide)) * weights[i, j, 0].reshape(1, 1, 1, -1)
     for i in range(kernel.shape[0])
     for j in range(kernel.shape[1])
   )
   return y.astype(x.dtype), (padded, kernel)
 
 
-def _backward(stride, pads, weight_gradient, keep_padded, residuals, g):
+def _backward(slide, weight_gradient, keep_padded, residuals, g):
   padded, kernel = residuals
+  stride, pads, dilation = slide
   size = tuple(n - sum(pair) for n, pair in zip(padded.shape[1:3], pads, strict=True))
-  rows, columns = (
-    _phases(*axis, stride) for axis in zip(size, g.shape[1:3], kernel.shape[:2], pads, strict=True)
-  )
+  axes = zip(size, g.shape[1:3], kernel.shape[:2], pads, stride, dilation, strict=True)
+  rows, columns = (_phases(*axis) for axis in axes)
   padded_g = _padded(g, rows.margins, columns.margins, keep_padded)
 
   def by_input(padded_g, kernel):
@@ -81,7 +79,7 @@ def _backward(stride, pads, weight_gradient, keep_padded, residuals, g):
 
   dx = (kept(by_input) if keep_padded else by_input)(padded_g, kernel)
   start = (rows.margins[0], columns.margins[0])
-  dw = weight_gradient(padded, _window(padded_g, start, g.shape[1:3], 1), kernel.shape[:2], stride)
+  dw = weight_gradient(padded, _window(padded_g, start, g.shape[1:3]), kernel.shape[:2], slide)
   return dx, dw.reshape(kernel.shape).astype(kernel.dtype)
 
 
@@ -102,11 +100,14 @@ class Phases(NamedTuple):
   margins: Pair
 
 
-def _phases(size: int, available: int, kernel: int, pad: Pair, stride: int) -> Phases:
-  """Input position ``stride * q + r`` meets tap ``a`` in output ``q + (r + pad - a) / stride``."""
+def _phases(
+  size: int, available: int, kernel: int, pad: Pair, stride: int, dilation: int
+) -> Phases:
+  """Input position ``stride * q + r`` meets tap ``a`` in output ``q + (r + pad - a * dilation) / stride``."""
+  ahead = [[r + pad[0] - a * dilation for a in range(kernel)] for r in range(stride)]
   taps = tuple(
-    tuple((a, (r + pad[0] - a) // stride) for a in range(kernel) if (r + pad[0] - a) % stride == 0)
-    for r in range(stride)
+    tuple((a, cells // stride) for a, cells in enumerate(phase) if cells % stride == 0)
+    for phase in ahead
   )
   count = -(-size // stride)
   offsets = [offset for phase in taps for _, offset in phase]
@@ -116,7 +117,7 @@ def _phases(size: int, available: int, kernel: int, pad: Pair, stride: int) -> P
 def input_gradient(
   padded_g: jax.Array, kernel: jax.Array, rows: Phases, columns: Phases, dtype: jnp.dtype
 ) -> jax.Array:
-  """Gradient by the input: each of the ``stride**2`` phases from the taps that hit it.
+  """Gradient by the input: each of the phases, as many as strides allow, from the taps that hit it.
 
   The phases are computed from the upstream gradient as it is, without zeros between its cells,
   and then interleaved.
@@ -129,49 +130,51 @@ def input_gradient(
     dtype: of the result; sums are taken in float32 or wider.
 
   Returns:
-    (batch, stride * rows.size, stride * columns.size, channels): the input's size, rounded up.
+    (batch, height, width, channels): the input's size, rounded up to whole strides.
   """
   batch, *_, channels = padded_g.shape
-  size, stride = (rows.size, columns.size), len(rows.taps)
+  size, stride = (rows.size, columns.size), (len(rows.taps), len(columns.taps))
   weights = _wide(kernel)
   zeros = jnp.zeros((batch, *size, channels), weights.dtype)
 
   def phase(row, column):
     terms = (
-      _wide(_window(padded_g, (rows.margins[0] + dy, columns.margins[0] + dx), size, 1))
+      _wide(_window(padded_g, (rows.margins[0] + dy, columns.margins[0] + dx), size))
       * weights[i, j, 0].reshape(1, 1, 1, -1)
       for i, dy in row
       for j, dx in column
     )
     return _sum(terms, zeros).astype(dtype)
 
-  if stride == 1:
+  if stride == (1, 1):
     return phase(rows.taps[0], columns.taps[0])
   phases = [jnp.stack([phase(r, c) for c in columns.taps], axis=3) for r in rows.taps]
-  return jnp.stack(phases, axis=2).reshape(batch, size[0] * stride, size[1] * stride, channels)
+  return jnp.stack(phases, axis=2).reshape(
+    batch, size[0] * stride[0], size[1] * stride[1], channels
+  )
 
 
-def by_taps(padded: jax.Array, g: jax.Array, kernel: Pair, stride: int) -> jax.Array:
+def by_taps(padded: jax.Array, g: jax.Array, kernel: Pair, slide: Slide) -> jax.Array:
   """Gradient by the kernel, one sum over batch and space for each tap.
 
   Args:
     padded: (batch, padded_height, padded_width, channels), the convolution's padded input.
     g: (batch, out_height, out_width, channels), the gradient by its output.
     kernel: height and width of the kernel.
-    stride: the convolution's.
+    slide: how it moves.
 
   Returns:
     (kh * kw, channels), float32 or wider.
   """
   sums = [
-    jnp.sum(_wide(_window(padded, (i, j), g.shape[1:3], stride)) * _wide(g), axis=(0, 1, 2))
+    jnp.sum(_wide(_under(padded, (i, j), g.shape[1:3], slide)) * _wide(g), axis=(0, 1, 2))
     for i in range(kernel[0])
     for j in range(kernel[1])
   ]
   return jnp.stack(sums)
 
 
-def by_rows(padded: jax.Array, g: jax.Array, kernel: Pair, stride: int) -> jax.Array:
+def by_rows(padded: jax.Array, g: jax.Array, kernel: Pair, slide: Slide) -> jax.Array:
   """Gradient by the kernel with few passes: one variadic reduction gives many taps.
 
   The products of all taps of a few kernel rows are reduced over blocks of 4 to 8 output rows by
@@ -182,12 +185,12 @@ def by_rows(padded: jax.Array, g: jax.Array, kernel: Pair, stride: int) -> jax.A
   block = row_block(height)
   extra = -height % block
   if extra:
-    padded, g = _pad(padded, (0, extra * stride), (0, 0)), _pad(g, (0, extra), (0, 0))
+    padded, g = _pad(padded, (0, extra * slide.stride[0]), (0, 0)), _pad(g, (0, extra), (0, 0))
   sums = []
   step = max(ACCUMULATORS // kernel[1], 1)
   for first in range(0, kernel[0], step):
     products = [
-      (_wide(_window(padded, (i, j), g.shape[1:3], stride)) * _wide(g)).reshape(
+      (_wide(_under(padded, (i, j), g.shape[1:3], slide)) * _wide(g)).reshape(
         batch, -1, block, width, channels
       )
       for i in range(first, min(first + step, kernel[0]))
@@ -248,10 +251,19 @@ def _pad(x: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
   return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
 
 
-def _window(x: jax.Array, start: Sequence[int], size: Sequence[int], stride: int) -> jax.Array:
+def _under(padded: jax.Array, tap: Pair, size: Sequence[int], slide: Slide) -> jax.Array:
+  """The cells that a tap of the kernel meets."""
+  start = [a * step for a, step in zip(tap, slide.dilation, strict=True)]
+  return _window(padded, start, size, slide.stride)
+
+
+def _window(
+  x: jax.Array, start: Sequence[int], size: Sequence[int], stride: Pair = (1, 1)
+) -> jax.Array:
   """``size`` cells from ``start`` on, every ``stride``-th."""
-  limits = [first + (n - 1) * stride + 1 for first, n in zip(start, size, strict=True)]
-  return lax.slice(x, (0, *start, 0), (x.shape[0], *limits, x.shape[3]), (1, stride, stride, 1))
+  axes = zip(start, size, stride, strict=True)
+  limits = [first + (n - 1) * step + 1 for first, n, step in axes]
+  return lax.slice(x, (0, *start, 0), (x.shape[0], *limits, x.shape[3]), (1, *stride, 1))
 
 
 def _sum(terms, start: Any = None) -> Any:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcompress.ops import depthwise, reductions, standard
+from jaxcompress.ops.padding import Slide
 from jaxcompress.ops.standard import xla_conv
 
 
@@ -29,12 +30,12 @@ class Formulations(NamedTuple):
   reductions: str
 
 
-def _xla_depthwise(x, kernel, stride, pads):
-  return xla_conv(x, kernel, stride, pads, groups=x.shape[-1])
+def _xla_depthwise(x, kernel, slide):
+  return xla_conv(x, kernel, slide, groups=x.shape[-1])
 
 
 def _xla_pointwise(x, kernel, stride):
-  return xla_conv(x, kernel, stride, ((0, 0), (0, 0)))
+  return xla_conv(x, kernel, Slide(stride, ((0, 0), (0, 0))))
 
 
 CHOICES: Mapping[str, Mapping[str, Any]] = {
@@ -76,8 +77,14 @@ def backend() -> str:
 
   It is the one of :func:`traced_for`, else that of ``jax.default_device``, else the host's.
   """
-  if _target.value is not None:
-    return _target.value
+  return default_platform() if _target.value is None else _target.value
+
+
+def default_platform() -> str:
+  """Where programs of arrays that lie nowhere in particular run: a key of :data:`BACKENDS`.
+
+  It is that of ``jax.default_device``, else the host's.
+  """
   device = jax.config.jax_default_device  # type: ignore[attr-defined]  # jax makes it when imported
   if device is None:
     return jax.default_backend()
@@ -86,11 +93,12 @@ def backend() -> str:
 
 
 @contextmanager
-def traced_for(name: str) -> Iterator[None]:
+def traced_for(name: str, *, unless_named: bool = False) -> Iterator[None]:
   """Whatever is traced inside is for one backend, or for all, whichever the host has.
 
   Args:
     name: ``"cpu"``, ``"gpu"``, ``"tpu"``, or :data:`ANYWHERE`: formulations are XLA's own.
+    unless_named: whether it counts only where no other ``traced_for`` is around it.
 
   Raises:
     ValueError: for another name.
@@ -104,7 +112,7 @@ def traced_for(name: str) -> Iterator[None]:
     raise ValueError(
       f"name: {name!r} is no backend; it must be one of {', '.join((*BACKENDS, ANYWHERE))}."
     )
-  with _target(name):
+  with _target(_target.value if unless_named and _target.value is not None else name):
     yield
 
 

@@ -1,10 +1,13 @@
-"""Padding of a convolution, from the names that frameworks use to numbers."""
+"""How a kernel moves over maps: steps, dilation, and padding from frameworks' names to numbers."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Pair = tuple[int, int]
+Sides = int | Pair
+"""One number for both directions, or ``(height, width)``."""
 Pads = tuple[Pair, Pair]
 Padding = str | Pads
 """A name, or cells as ``((top, bottom), (left, right))``; see :func:`resolve_padding`."""
@@ -12,18 +15,74 @@ Padding = str | Pads
 NAMES = ("SAME", "SYMMETRIC", "VALID")
 
 
+class Slide(NamedTuple):
+  """How a kernel moves over a map.
+
+  Attributes:
+    stride: steps along height and width.
+    pads: cells around the map, ``((top, bottom), (left, right))``.
+    dilation: cells from one of the kernel's to the next, along height and width.
+  """
+
+  stride: Pair
+  pads: Pads
+  dilation: Pair = (1, 1)
+
+
+def both(sides: Any) -> Pair:
+  """One number for both directions as a pair; a pair as it is.
+
+  Examples:
+    >>> both(3), both((1, 7))
+    ((3, 3), (1, 7))
+  """
+  if isinstance(sides, int | np.integer):
+    return (sides, sides)  # type: ignore[return-value]
+  height, width = sides
+  return height, width
+
+
+def shortest(sides: Any) -> Any:
+  """A pair of equal whole numbers as one; a list of two as a tuple; all else as it is.
+
+  So what is one number in both directions is written in one way, in graphs and in files.
+
+  Examples:
+    >>> shortest((3, 3)), shortest([1, 7]), shortest(2), shortest("odd")
+    (3, (1, 7), 2, 'odd')
+  """
+  if not isinstance(sides, list | tuple) or len(sides) != 2:
+    return sides
+  if not all(isinstance(side, int | np.integer) and not isinstance(side, bool) for side in sides):
+    return sides
+  height, width = map(int, sides)
+  return height if height == width else (height, width)
+
+
+def spans(kernel: Sequence[int], dilation: Sides) -> Pair:
+  """Cells from one end of a dilated kernel to the other, along height and width.
+
+  Examples:
+    >>> spans((3, 5), 1), spans((3, 5), (2, 4))
+    ((3, 5), (5, 17))
+  """
+  height, width = ((k - 1) * step + 1 for k, step in zip(kernel, both(dilation), strict=True))
+  return height, width
+
+
 def resolve_padding(
-  padding: Padding, size: Sequence[int], kernel: int | Sequence[int], stride: int
+  padding: Padding, size: Sequence[int], kernel: Any, stride: Sides, dilation: Sides = 1
 ) -> Pads:
   """Cells added before and after each spatial axis.
 
   Args:
     padding: ``"SAME"`` (TensorFlow's: an output of ``ceil(size / stride)``, the odd cell at the
-      end), ``"SYMMETRIC"`` (``kernel // 2`` on every side, as PyTorch models write it),
-      ``"VALID"`` (none), or explicit ``((top, bottom), (left, right))``.
+      end), ``"SYMMETRIC"`` (``kernel // 2`` on every side, as PyTorch models write it, of the cells
+      that a dilated kernel spans), ``"VALID"`` (none), or explicit ``((top, bottom), (left, right))``.
     size: height and width of the input.
     kernel: side of the kernel, or its height and width.
-    stride: step in both directions.
+    stride: step in both directions, or those along height and width.
+    dilation: cells from one of the kernel's to the next, likewise.
 
   Returns:
     ``((top, bottom), (left, right))``.
@@ -37,7 +96,7 @@ def resolve_padding(
     >>> resolve_padding("SYMMETRIC", (8, 7), kernel=3, stride=2)
     ((1, 1), (1, 1))
   """
-  sides = (kernel, kernel) if isinstance(kernel, int | np.integer) else tuple(kernel)
+  sides = spans(both(kernel), dilation)
   if not isinstance(padding, str):
     try:
       (top, bottom), (left, right) = padding
@@ -55,7 +114,8 @@ def resolve_padding(
     first, second = ((side // 2, side // 2) for side in sides)
     return first, second
   if padding == "SAME":
-    first, second = (_same(n, side, stride) for n, side in zip(size, sides, strict=True))
+    axes = zip(size, sides, both(stride), strict=True)
+    first, second = (_same(*axis) for axis in axes)
     return first, second
   raise ValueError(
     f"padding: {padding!r} is unknown; it must be one of {', '.join(NAMES)} "
@@ -69,7 +129,7 @@ def _same(size: int, kernel: int, stride: int) -> Pair:
 
 
 def output_size(
-  size: Sequence[int], kernel: Sequence[int], stride: int | Sequence[int], pads: Pads
+  size: Sequence[int], kernel: Sequence[int], stride: Sides, pads: Pads, dilation: Sides = 1
 ) -> Pair:
   """Height and width of a convolution's output; 0 where the kernel does not fit.
 
@@ -77,7 +137,6 @@ def output_size(
     >>> output_size((8, 2), (3, 3), 2, ((1, 1), (0, 0)))
     (4, 0)
   """
-  steps = (stride, stride) if isinstance(stride, int | np.integer) else stride
-  axes = zip(size, kernel, steps, pads, strict=True)
+  axes = zip(size, spans(kernel, dilation), both(stride), pads, strict=True)
   height, width = (max((n + sum(pair) - k) // step + 1, 0) for n, k, step, pair in axes)
   return height, width

@@ -6,42 +6,50 @@ unfolded, and any gradient of a grouped convolution is 10 to 100 times slower th
 of the same convolution group by group. A 1x1 convolution is one matrix product there.
 """
 
+from collections.abc import Iterator
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxcompress.ops.padding import Pads, output_size
+from jaxcompress.ops.padding import Pair, Slide, output_size, spans
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 FEW_TAPS = 36  # kh * kw * in up to which the input is unfolded: a stem on RGB
 MOST_PARTS = 16  # separate convolutions that a grouped one is cut into: bounds compile time
 
 
-def xla_conv(
-  x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1
-) -> jax.Array:
+def xla_conv(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1) -> jax.Array:
   """``lax.conv_general_dilated`` on NHWC images and an HWIO kernel, with its own gradients.
 
-  Padding outside ``0 .. k - 1`` is applied beforehand: the input gradient would then be a
+  Padding outside ``0 .. span - 1`` is applied beforehand: the input gradient would then be a
   convolution with negative padding, for which XLA on CPU (jaxlib 0.10.2) reads uninitialised memory.
 
   Examples:
-    >>> xla_conv(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5)), 1, ((1, 1), (1, 1))).shape
+    >>> slide = Slide(stride=(1, 1), pads=((1, 1), (1, 1)))
+    >>> xla_conv(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5)), slide).shape
     (1, 4, 4, 5)
   """
-  usual = zip(pads, kernel.shape[:2], strict=True)
+  stride, pads, dilation = slide
+  usual = zip(pads, spans(kernel.shape[:2], dilation), strict=True)
   if not all(0 <= pad < k for pair, k in usual for pad in pair):
     edges = ((0, 0, 0), *((*pair, 0) for pair in pads), (0, 0, 0))
     x, pads = lax.pad(x, jnp.zeros((), x.dtype), edges), ((0, 0), (0, 0))
   return lax.conv_general_dilated(
-    x, kernel, (stride, stride), pads, dimension_numbers=DIMENSIONS, feature_group_count=groups
+    x,
+    kernel,
+    stride,
+    pads,
+    rhs_dilation=dilation,
+    dimension_numbers=DIMENSIONS,
+    feature_group_count=groups,
   )
 
 
-def matrix_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-  """``y[h, w] = x[h * s, w * s] @ kernel`` with batch and space flattened to one axis.
+def matrix_product(x: jax.Array, kernel: jax.Array, stride: Pair) -> jax.Array:
+  """``y[h, w] = x[h * s, w * t] @ kernel`` with batch and space flattened to one axis.
 
   On flat matrices the gradients are two plain products as well. With batch and space left as
   axes, XLA on CPU copies both operands first and takes up to four times as long.
@@ -49,68 +57,67 @@ def matrix_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   Args:
     x: (batch, height, width, in).
     kernel: (1, 1, in, out).
-    stride: step in both directions.
+    stride: steps along height and width.
 
   Returns:
     (batch, ceil(height / stride), ceil(width / stride), out).
 
   Examples:
-    >>> matrix_product(jnp.ones((2, 3, 4, 5)), jnp.ones((1, 1, 5, 6)), 2).shape
+    >>> matrix_product(jnp.ones((2, 3, 4, 5)), jnp.ones((1, 1, 5, 6)), (2, 2)).shape
     (2, 2, 2, 6)
   """
-  if stride > 1:
-    x = x[:, ::stride, ::stride]
+  if stride != (1, 1):
+    x = x[:, :: stride[0], :: stride[1]]
   flat = x.reshape(-1, x.shape[-1])
   return (flat @ kernel.reshape(kernel.shape[2:])).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def by_case(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1) -> jax.Array:
+def by_case(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1) -> jax.Array:
   """Convolution in the formulation that fits its kernel.
 
   Args:
     x: (batch, height, width, in).
     kernel: (kh, kw, in / groups, out).
-    stride: step in both directions.
-    pads: ``((top, bottom), (left, right))``.
+    slide: how the kernel moves.
     groups: number of channel groups.
 
   Returns:
     (batch, out_height, out_width, out) of the dtype of ``x``.
 
   Examples:
-    >>> pads = ((1, 1), (1, 1))
-    >>> by_case(jnp.ones((1, 4, 4, 8)), jnp.ones((3, 3, 4, 6)), 1, pads, groups=2).shape
+    >>> slide = Slide(stride=(1, 1), pads=((1, 1), (1, 1)))
+    >>> by_case(jnp.ones((1, 4, 4, 8)), jnp.ones((3, 3, 4, 6)), slide, groups=2).shape
     (1, 4, 4, 6)
   """
   height, width, channels, _ = kernel.shape
   if groups > 1:
-    return by_parts(x, kernel, stride, pads, groups)
-  if height == width == 1 and pads == ((0, 0), (0, 0)):
-    return matrix_product(x, kernel, stride)
+    return by_parts(x, kernel, slide, groups)
+  if height == width == 1 and slide.pads == ((0, 0), (0, 0)):
+    return matrix_product(x, kernel, slide.stride)
   if height * width * channels <= FEW_TAPS:
-    return unfolded(x, kernel, stride, pads)
-  return xla_conv(x, kernel, stride, pads)
+    return unfolded(x, kernel, slide)
+  return xla_conv(x, kernel, slide)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def unfolded(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def unfolded(x: jax.Array, kernel: jax.Array, slide: Slide) -> jax.Array:
   """One product of the unfolded input (im2col) with the kernel, for kernels of few taps.
 
   The gradient by the input, which a stem does not need and ``jit`` then drops, is XLA's.
   """
-  patches = unfold(x, kernel.shape[:2], stride, pads)
+  patches = unfold(x, kernel.shape[:2], slide)
   y = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
   return y.reshape(*patches.shape[:3], -1)
 
 
-def _unfolded_forward(x, kernel, stride, pads):
-  return unfolded(x, kernel, stride, pads), (x, kernel)
+def _unfolded_forward(x, kernel, slide):
+  return unfolded(x, kernel, slide), (x, kernel)
 
 
-def _unfolded_backward(stride, pads, residuals, g):
+def _unfolded_backward(slide, residuals, g):
   x, kernel = residuals
-  (dx,) = jax.linear_transpose(lambda x: xla_conv(x, kernel, stride, pads), x)(g)
-  patches = unfold(x, kernel.shape[:2], stride, pads)  # the same as in the forward pass: shared
+  (dx,) = jax.linear_transpose(lambda x: xla_conv(x, kernel, slide), x)(g)
+  patches = unfold(x, kernel.shape[:2], slide)  # the same as in the forward pass: shared
   flat = [a.reshape(-1, a.shape[-1]) for a in (patches, g)]
   wide = jnp.promote_types(g.dtype, jnp.float32)
   dw = lax.dot_general(*flat, (((0,), (0,)), ((), ())), preferred_element_type=wide)
@@ -120,35 +127,38 @@ def _unfolded_backward(stride, pads, residuals, g):
 unfolded.defvjp(_unfolded_forward, _unfolded_backward)
 
 
-def unfold(x: jax.Array, kernel: tuple[int, ...], stride: int, pads: Pads) -> jax.Array:
+def unfold(x: jax.Array, kernel: tuple[int, ...], slide: Slide) -> jax.Array:
   """The cells under each kernel position, tap by tap, on the channel axis.
 
   Args:
     x: (batch, height, width, channels).
     kernel: height and width of the kernel.
-    stride: step in both directions.
-    pads: ``((top, bottom), (left, right))``.
+    slide: how it moves.
 
   Returns:
     (batch, out_height, out_width, kh * kw * channels).
 
   Examples:
-    >>> unfold(jnp.arange(4.0).reshape(1, 1, 4, 1), (1, 2), 1, ((0, 0), (0, 0)))[0, 0].tolist()
+    >>> slide = Slide(stride=(1, 1), pads=((0, 0), (0, 0)))
+    >>> unfold(jnp.arange(4.0).reshape(1, 1, 4, 1), (1, 2), slide)[0, 0].tolist()
     [[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]]
   """
-  padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  height, width = output_size(x.shape[1:3], kernel, stride, pads)
-  windows = [
-    padded[:, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride]
-    for i in range(kernel[0])
-    for j in range(kernel[1])
-  ]
-  return jnp.concatenate(windows, axis=-1)
+  padded = jnp.pad(x, ((0, 0), *slide.pads, (0, 0)))
+  return jnp.concatenate([*_windows(padded, kernel, slide)], axis=-1)
 
 
-def by_parts(
-  x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1
-) -> jax.Array:
+def _windows(padded: jax.Array, kernel: tuple[int, ...], slide: Slide) -> Iterator[jax.Array]:
+  """What each of the kernel's cells meets, (batch, out_height, out_width, ...) each."""
+  (down, right), _, dilation = slide
+  no_pads = ((0, 0), (0, 0))
+  height, width = output_size(padded.shape[1:3], kernel, slide.stride, no_pads, dilation)
+  rows, columns = (height - 1) * down + 1, (width - 1) * right + 1
+  for i in range(0, kernel[0] * dilation[0], dilation[0]):
+    for j in range(0, kernel[1] * dilation[1], dilation[1]):
+      yield padded[:, i : i + rows : down, j : j + columns : right]
+
+
+def by_parts(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1) -> jax.Array:
   """A grouped convolution as at most :data:`MOST_PARTS` separate ones.
 
   Groups that share a part make its kernel block diagonal. Arguments and result as for
@@ -157,7 +167,7 @@ def by_parts(
   parts = max(n for n in range(1, MOST_PARTS + 1) if groups % n == 0)
   kernels = [_block_diagonal(part, groups // parts) for part in jnp.split(kernel, parts, axis=-1)]
   results = [
-    by_case(part, weights, stride, pads)
+    by_case(part, weights, slide)
     for part, weights in zip(jnp.split(x, parts, axis=-1), kernels, strict=True)
   ]
   return results[0] if parts == 1 else jnp.concatenate(results, axis=-1)
@@ -173,9 +183,7 @@ def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
   return (blocks * eye).reshape(height, width, groups * channels, features)
 
 
-def tap_products(
-  x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1
-) -> jax.Array:
+def tap_products(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1) -> jax.Array:
   """The sum over the kernel's cells of ``x``, shifted, times the weights of a cell.
 
   Convolution libraries of accelerators may pick Winograd's algorithm for float32, whose fractions
@@ -184,8 +192,7 @@ def tap_products(
   Args:
     x: (batch, height, width, in).
     kernel: (kh, kw, in / groups, out).
-    stride: step in both directions.
-    pads: ``((top, bottom), (left, right))``.
+    slide: how the kernel moves.
     groups: number of channel groups.
 
   Returns:
@@ -193,22 +200,17 @@ def tap_products(
 
   Examples:
     >>> x, kernel = jnp.ones((1, 4, 4, 6)), jnp.ones((3, 3, 3, 2))
-    >>> tap_products(x, kernel, 1, ((1, 1), (1, 1)), groups=2).shape
+    >>> tap_products(x, kernel, Slide((1, 1), ((1, 1), (1, 1))), groups=2).shape
     (1, 4, 4, 2)
   """
   height, width, depth, features = kernel.shape
-  rows, columns = (
-    (size - 1) * stride + 1 for size in output_size(x.shape[1:3], (height, width), stride, pads)
-  )
-  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+  x = jnp.pad(x, ((0, 0), *slide.pads, (0, 0)))
   x = x.reshape(*x.shape[:3], groups, depth)
   taps = kernel.reshape(height, width, depth, groups, features // groups)
+  windows = _windows(x, (height, width), slide)
   first, *others = [
-    jnp.einsum(
-      "nhwgc,cgo->nhwgo", x[:, i : i + rows : stride, j : j + columns : stride], taps[i, j]
-    )
-    for i in range(height)
-    for j in range(width)
+    jnp.einsum("nhwgc,cgo->nhwgo", window, taps[cell])
+    for cell, window in zip(np.ndindex(height, width), windows, strict=True)
   ]
   total = sum(others, first)
   return total.reshape(*total.shape[:3], features)

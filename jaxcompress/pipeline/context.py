@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +15,16 @@ from jaxcompress.files.records import read_record, write_record
 from jaxcompress.pipeline.networks import Network, TrainedNetwork, save_network
 from jaxcompress.pipeline.options import CompressOptions
 from jaxcompress.pipeline.presets import Preset
+from jaxcompress.pipeline.pretrained import Start
 from jaxcompress.report.metrics import MetricsWriter
 from jaxcompress.report.results import Entry
 from jaxcompress.training.processes import shared
+from jaxcompress.training.protocols import Protocol
 from jaxcompress.training.sharding import on_one_device, process_rows
 
 STEPS = 1000  # where no number of epochs is given, and the set is not small
 SMALL_STEPS, SMALL_EPOCHS = 400, 25  # a small set gets so many epochs, but no fewer steps
+TUNING_STEPS, TUNING_EPOCHS = 60, 20  # likewise of networks that start from weights
 EVAL_BATCH = 250
 PROGRESS_FILE = "progress.json"
 DELETE = "delete it, and what it held is found again"  # a remedy for a damaged file
@@ -38,23 +42,40 @@ class PhaseSteps(NamedTuple):
   int_steps: int
 
   @classmethod
-  def of(cls, options: CompressOptions, images: int) -> "PhaseSteps":
-    """Steps for a number of training images.
+  def of(cls, options: CompressOptions, images: int, *, pretrained: bool = False) -> "PhaseSteps":
+    """Steps for a number of training images, and whether a network starts from weights.
 
     Examples:
       >>> PhaseSteps.of(CompressOptions(epochs=2, batch_size=50), 1000)
       PhaseSteps(float_steps=40, int_steps=8)
       >>> [PhaseSteps.of(CompressOptions(), images).float_steps for images in (100, 1258, 24_000)]
       [400, 491, 1000]
+      >>> PhaseSteps.of(CompressOptions(), 250, pretrained=True)
+      PhaseSteps(float_steps=78, int_steps=26)
     """
     if options.epochs is not None:
       steps = max(1, round(options.epochs * images / options.batch_size))
+    elif pretrained:
+      epochs = round(TUNING_EPOCHS * images / options.batch_size)
+      steps = min(STEPS, max(TUNING_STEPS, epochs)) // (5 if options.quick else 1)
     elif options.quick:
       steps = STEPS // 5
     else:
       epochs = round(SMALL_EPOCHS * images / options.batch_size)
       steps = min(STEPS, max(SMALL_STEPS, epochs))
-    return cls(steps, max(1, steps // 5))
+    return cls(steps, max(1, steps // (3 if pretrained else 5)))
+
+
+class Score(NamedTuple):
+  """How good a network is on some images.
+
+  Attributes:
+    top1: share that is right.
+    loss: mean cross-entropy.
+  """
+
+  top1: float
+  loss: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +87,14 @@ class Context:
     options: of the run.
     data: images in memory.
     preset: how networks are trained.
-    steps: of each phase.
+    steps: of each phase, all rounds together.
+    rounds: steps in float at the end of each round: one, and one more for each time that the run
+      goes on with more epochs.
     metrics: rows go here; of the first process.
     console: progress goes here.
     mesh: all devices of all processes, or None for one alone.
     workers: processes that decode images, for sets larger than memory; None: by the CPU's cores.
+    starts: what ``student`` and ``teacher`` start from, if it is weights that are to be trained on.
   """
 
   folder: pathlib.Path
@@ -82,15 +106,32 @@ class Context:
   console: Console
   mesh: Mesh | None = None
   workers: int | None = None
+  rounds: tuple[int, ...] = ()
+  starts: Mapping[str, Start] = dataclasses.field(default_factory=dict)
+
+  def protocol_of(self, role: str, network: Network) -> Protocol:
+    """How a network is trained: ``student`` or ``teacher``, from weights or from scratch."""
+    if role in self.starts:
+      return self.preset.transfer
+    return self.preset.protocol_of(network.name)
+
+  @property
+  def done(self) -> int:
+    """Steps in float of the rounds before the last."""
+    return self.rounds[-2] if len(self.rounds) > 1 else 0
 
   @property
   def preprocess(self) -> datasets.Preprocess:
-    """Maps images to what networks read."""
-    return self.preset.preprocess
+    """Maps images to what networks read, but for teachers with a way of their own."""
+    return self.data.reader.preprocess
+
+  def preprocess_of(self, network: Network) -> datasets.Preprocess:
+    """Maps images to what a network reads."""
+    return network.preprocess or self.preprocess
 
   def metadata(self, title: str) -> dict[str, Any]:
     """Metadata of the integer files of a network."""
-    return file_metadata(title, self.data, self.preprocess)
+    return file_metadata(title, self.data)
 
   def recall(self) -> dict[str, Entry]:
     """Facts that earlier phases noted; see :func:`read_progress`."""
@@ -101,22 +142,29 @@ class Context:
     write_record(self.folder / PROGRESS_FILE, {**self.recall(), **facts})
 
   def noted(self, fact: str) -> bool:
-    """Whether an earlier phase noted a fact; for all processes."""
-    return shared(fact in self.recall())
+    """Whether an earlier phase of the last round noted a fact; for all processes."""
+    found = self.recall().get(fact)
+    return shared(found is not None and found.rounds >= len(self.rounds))
 
   def save(self, folder: pathlib.Path, trained: TrainedNetwork) -> None:
     """Writes a network of the run's images; for one process."""
-    save_network(folder, trained, self.data.classes, self.preprocess)
+    preprocess = self.preprocess_of(trained.network)
+    reader = dataclasses.replace(self.data.reader, preprocess=preprocess)
+    save_network(folder, trained, self.data.classes, reader)
 
-  def top1(self, network: Network, variables: Any, split: datasets.Split) -> float:
-    """Accuracy of a float network on a split, a share; all processes compute it together."""
+  def evaluate(self, network: Network, variables: Any, split: datasets.Split) -> Score:
+    """How good a float network is on a split; all processes compute it together."""
     size = min(EVAL_BATCH, len(split))
     size += -size % (1 if self.mesh is None else self.mesh.size)
     batches = datasets.eval_batches(split, size, self.rows(size))
     found = training.evaluate(
-      network.module, variables, batches, preprocess=self.preprocess, mesh=self.mesh
+      network.module,
+      variables,
+      batches,
+      preprocess=self.preprocess_of(network),
+      mesh=self.mesh,
     )
-    return found["top1"]
+    return Score(found["top1"], found["loss"])
 
   def rows(self, batch_size: int) -> np.ndarray | None:
     """Which examples of a batch are this process's; None: all."""
@@ -132,16 +180,9 @@ class Context:
     return sum(row.get("seconds") or 0.0 for row in rows)
 
 
-def file_metadata(
-  title: str, data: datasets.Dataset, preprocess: datasets.Preprocess
-) -> dict[str, Any]:
+def file_metadata(title: str, data: datasets.Dataset) -> dict[str, Any]:
   """Metadata of the integer files of a network: its name, and how images become classes."""
-  return {
-    "model": title,
-    "classes": list(data.classes),
-    "preprocess": preprocess.to_metadata(),
-    "data": data.name,
-  }
+  return {"model": title, **data.to_metadata(), "data": data.name}
 
 
 def read_progress(folder: pathlib.Path) -> dict[str, Entry]:

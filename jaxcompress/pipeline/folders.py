@@ -10,10 +10,12 @@ import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
-from jaxcompress.files.records import read_record
-from jaxcompress.files.values import sealed_json
+from jaxcompress.files.records import read_record, write_record
+from jaxcompress.files.values import one_line, parse_json, sealed_json
 from jaxcompress.files.writing import sweep, temporary_beside
-from jaxcompress.pipeline.options import CompressOptions, OptionError
+from jaxcompress.pipeline.options import SIGN, CompressOptions, OptionError
+from jaxcompress.report.results import Results
+from jaxcompress.report.write import from_json
 from jaxcompress.training.checkpoint import check_place
 from jaxcompress.training.processes import is_first, shared
 
@@ -23,6 +25,7 @@ except ImportError:  # Windows has other locks
   fcntl = None  # type: ignore[assignment]
 
 OPTIONS_FILE, REPORT_FILE = "run.json", "report.json"
+EPOCHS_FILE = "epochs.json"  # of a run that went on with more of them
 CHECKPOINTS, PARTIAL = "checkpoints", ".partial"
 
 
@@ -38,7 +41,8 @@ def claim_folder(
     resume: go on with the run that the folder holds.
 
   Returns:
-    ``(folder, options)``; a resumed run has the options that it was started with.
+    ``(folder, options)``; a resumed run has the options that it was started with, but for the epochs,
+    of which there may be more.
 
   Raises:
     ValueError: if the folder holds something and is not resumed, holds no run to resume, cannot
@@ -115,9 +119,64 @@ def release_folder(folder: pathlib.Path) -> None:
       folder.rmdir()
 
 
-def is_finished(folder: pathlib.Path) -> bool:
-  """Whether a run has come to its end: its last file is there."""
-  return (folder / REPORT_FILE).is_file()
+def is_finished(folder: pathlib.Path, options: CompressOptions | None = None) -> bool:
+  """Whether a run has come to its end: its last file is there, of its last round.
+
+  Args:
+    folder: of the run.
+    options: that are asked for now; with more epochs than the run has it is not finished.
+  """
+  if not (folder / REPORT_FILE).is_file():
+    return False
+  rounds = len(plan_epochs(folder, options))
+  return rounds == 1 or read_results(folder).entries["int8"].rounds >= rounds
+
+
+def read_results(folder: str | os.PathLike) -> Results:
+  """The results that a finished run wrote.
+
+  Raises:
+    ValueError: if there is no readable report.
+  """
+  path = pathlib.Path(folder) / REPORT_FILE
+  try:
+    return from_json(parse_json(path.read_bytes()))
+  except OSError as error:
+    raise ValueError(f"folder: {path} cannot be read ({error.strerror}).") from error
+  except ValueError as error:
+    raise ValueError(f"folder: {path} is no readable report ({one_line(error)}).") from error
+
+
+def plan_epochs(
+  folder: pathlib.Path, options: CompressOptions | None = None
+) -> tuple[float | None, ...]:
+  """Epochs at the end of each round of a run: one, and one more for each time that it went on.
+
+  Args:
+    folder: of the run; without one there are the options' alone.
+    options: that are asked for now; other epochs than those of the last round are a further one.
+
+  Raises:
+    ValueError: if a file of the run is damaged.
+
+  Examples:
+    >>> import tempfile
+    >>> folder, options = claim_folder(tempfile.mkdtemp() + "/out", {"epochs": 3.0}, resume=False)
+    >>> plan_epochs(folder, dataclasses.replace(options, epochs=5.0))
+    (3.0, 5.0)
+  """
+  if not (folder / OPTIONS_FILE).exists():
+    return () if options is None else (options.epochs,)
+  first = read_record(folder / OPTIONS_FILE, CompressOptions, "start anew").epochs
+  path = folder / EPOCHS_FILE
+  later = tuple(read_record(path, list[float], "start anew")) if path.exists() else ()
+  epochs = (first, *later)
+  return epochs if options is None or options.epochs == epochs[-1] else (*epochs, options.epochs)
+
+
+def write_epochs(folder: pathlib.Path, epochs: tuple[float | None, ...]) -> None:
+  """Keeps the epochs of all rounds, so that a run that is killed in a further one goes on with it."""
+  write_record(folder / EPOCHS_FILE, list(epochs[1:]))
 
 
 @contextlib.contextmanager
@@ -167,7 +226,11 @@ def check_options(folder: pathlib.Path, options: CompressOptions) -> None:
   Raises:
     ValueError: if it was started with others.
   """
-  if (folder / OPTIONS_FILE).exists() and read_options(folder) != options:
+  if not (folder / OPTIONS_FILE).exists():
+    return
+  stored = read_options(folder)
+  _check_epochs(folder, stored, options.epochs)
+  if dataclasses.replace(stored, epochs=options.epochs) != options:
     raise ValueError(
       f"options: they are not those with which the run in {folder} was started; name another"
       " folder."
@@ -175,7 +238,7 @@ def check_options(folder: pathlib.Path, options: CompressOptions) -> None:
 
 
 def read_options(folder: pathlib.Path) -> CompressOptions:
-  """The options that a folder's run was started with.
+  """The options that a folder's run was started with, and the epochs of its last round.
 
   Raises:
     ValueError: if there is no run, or its file is damaged.
@@ -183,13 +246,39 @@ def read_options(folder: pathlib.Path) -> CompressOptions:
   path = folder / OPTIONS_FILE
   if not path.is_file():
     raise ValueError(f"resume: {folder} holds no run to go on with; leave resume out to start one.")
-  return read_record(path, CompressOptions, "start anew")
+  options = read_record(path, CompressOptions, "start anew")
+  return dataclasses.replace(options, epochs=plan_epochs(folder)[-1])
+
+
+def _check_epochs(folder: pathlib.Path, stored: CompressOptions, epochs: float | None) -> None:
+  """Raises if a run is to go on with fewer epochs, or with more where it cannot."""
+  if epochs == stored.epochs:
+    return
+  if epochs is None or (stored.epochs is not None and epochs < stored.epochs):
+    raise ValueError(
+      f"epochs: {epochs} are fewer than the {stored.epochs:g} of the run in {folder}; give more, or leave"
+      " it out."
+    )
+  if stored.searches:
+    raise ValueError(
+      f"epochs: the run in {folder} searched for a student within a budget, and does not go on with"
+      " more; start another run."
+    )
 
 
 def _resumed(folder: pathlib.Path, given: dict[str, Any]) -> CompressOptions:
   options = read_options(folder)
+  if given.get("epochs") is not None:
+    _check_epochs(folder, options, given["epochs"])
+    options = dataclasses.replace(options, epochs=float(given["epochs"]))
   for name, value in given.items():
     stored = getattr(options, name)
+    if value is not None and value != stored and SIGN in f"{value} {stored}":
+      what, kind = ("data", "data set") if name == "data" else (name.partition("_")[0], "network")
+      raise ValueError(
+        f"{what}: it is another {kind} than the one with which the run in {folder} was started; give"
+        " the same one, or start another run."
+      )
     if value is not None and value != stored:
       raise ValueError(
         f"{name}: {value} differs from {stored}, with which the run in {folder} was"

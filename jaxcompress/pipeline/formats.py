@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 
 from jaxcompress import export
 from jaxcompress.arguments import unknown
-from jaxcompress.export.extras import require
+from jaxcompress.export.c99.folder import replace_folder
+from jaxcompress.export.c99.manifest import is_c
+from jaxcompress.export.metadata import LABELS, class_names, labels_text
 from jaxcompress.export.targets import find_target
-from jaxcompress.export.trial import KERNELS_BY_SUFFIX, choose_kernels
+from jaxcompress.export.trial import KERNELS_BY_SUFFIX, OWN_KERNELS, choose_kernels
+from jaxcompress.files.extras import require
 from jaxcompress.files.writing import sweep, temporary_beside
 from jaxcompress.nn import Folded, Graph
 from jaxcompress.quantize import QuantizedModel
@@ -37,9 +40,10 @@ class Format(NamedTuple):
     suffix: of its files.
     write: of ``(network, path, metadata=)``, and ``target=`` where it takes one; a
       :class:`FloatNetwork` is given as two arguments.
-    needs: kind of the files for :func:`~jaxcompress.export.extras.require`; None: no extra.
+    needs: kind of the files for :func:`~jaxcompress.files.extras.require`; None: no extra.
     is_float: whether it holds a :class:`FloatNetwork`; otherwise a quantized model.
     has_targets: whether devices ask something of such files.
+    is_folder: whether it is a folder, whose name has the suffix.
   """
 
   suffix: str
@@ -47,6 +51,7 @@ class Format(NamedTuple):
   needs: str | None
   is_float: bool = False
   has_targets: bool = False
+  is_folder: bool = False
 
 
 def _stablehlo(model: QuantizedModel, path: pathlib.Path, metadata: Any) -> pathlib.Path:
@@ -54,11 +59,42 @@ def _stablehlo(model: QuantizedModel, path: pathlib.Path, metadata: Any) -> path
   return export.stablehlo(model, path)
 
 
+def _c(
+  model: QuantizedModel,
+  path: pathlib.Path,
+  metadata: Any,
+  weights: str = "int8",
+  ram: int | None = None,
+) -> pathlib.Path:
+  """Writes a folder of C, whose names begin as its own does."""
+  name = without_suffix(path, folders=True).name
+  return export.c(model, path, name=c_name(name), weights=weights, ram=ram, metadata=metadata)
+
+
+def c_name(text: str) -> str:
+  """A name in C, like that of a file.
+
+  Examples:
+    >>> c_name("net_0.5"), c_name("1st"), c_name("int")
+    ('net_0_5', 'net_1st', 'int')
+  """
+  name = "".join(c if c.isalnum() and c.isascii() else "_" for c in text)
+  return name if name[:1].isalpha() else f"net_{name}"
+
+
 FORMATS: Mapping[str, Format] = {
   "tflite": Format(".tflite", export.tflite, "tflite", has_targets=True),
   "onnx": Format(".onnx", export.onnx, "onnx", has_targets=True),
   "stablehlo": Format(".stablehlo", _stablehlo, "stablehlo"),
   "packed": Format(".jcz", export.packed, None),
+  "c": Format("_c", _c, None, is_folder=True),
+  "c-int4": Format("_int4_c", partial(_c, weights="int4"), None, is_folder=True),
+  "tflite-uint8": Format(
+    ".uint8.tflite",
+    partial(export.tflite, input="uint8", output="uint8"),
+    "tflite",
+    has_targets=True,
+  ),
   "tflite-int4": Format(
     ".int4.tflite", partial(export.tflite, weights="int4"), "tflite", has_targets=True
   ),
@@ -106,6 +142,22 @@ def check_target(target: str | None, formats: Iterable[str]) -> None:
       raise ValueError(f"target: {target!r} takes {suffix} files, and format {name!r} is none.")
 
 
+def check_ram(ram: int | None, formats: Iterable[str]) -> None:
+  """Checks that memory is bounded only where a format takes some.
+
+  Raises:
+    ValueError: if no format does.
+
+  Examples:
+    >>> check_ram(65536, ["tflite", "c"])
+  """
+  folders = [name for name, one in FORMATS.items() if one.is_folder]
+  if ram is not None and not {*formats} & {*folders}:
+    raise ValueError(
+      f"ram: {ram:,} bytes bounds the memory of C, and no format is {' or '.join(folders)}; leave it out."
+    )
+
+
 def format_of(path: str | os.PathLike) -> str:
   """The format that a file's suffix names.
 
@@ -116,22 +168,52 @@ def format_of(path: str | os.PathLike) -> str:
     >>> format_of("model.jcz"), format_of("model.int4.tflite")
     ('packed', 'tflite-int4')
   """
-  found = [name for name, one in FORMATS.items() if str(path).lower().endswith(one.suffix)]
+  name = pathlib.Path(path).name.lower()
+  found = [kind for kind, one in FORMATS.items() if name.endswith(one.suffix)]
   if found:
     return max(found, key=lambda name: len(FORMATS[name].suffix))
   suffixes = ", ".join(one.suffix for one in FORMATS.values())
   raise ValueError(f"out: {path} names no kind of file; it must end in one of {suffixes}.")
 
 
-def without_suffix(path: pathlib.Path) -> pathlib.Path:
+def is_folder(path: str | os.PathLike) -> bool:
+  """Whether a name is that of a folder of C.
+
+  Examples:
+    >>> is_folder("net_c/"), is_folder("net.tflite")
+    (True, False)
+  """
+  name = pathlib.Path(path).name.lower()
+  return any(name.endswith(one.suffix) for one in FORMATS.values() if one.is_folder)
+
+
+def without_suffix(path: pathlib.Path, *, folders: bool = False) -> pathlib.Path:
   """A path without the suffix that names its format, if it has one.
+
+  Args:
+    path: of a file.
+    folders: whether it may also be a folder of C.
 
   Examples:
     >>> without_suffix(pathlib.Path("net_0.5.int4.tflite")).name
     'net_0.5'
+    >>> without_suffix(pathlib.Path("net_c/"), folders=True).name
+    'net'
   """
-  suffixes = [one.suffix for one in FORMATS.values() if path.name.lower().endswith(one.suffix)]
+  known = [one.suffix for one in FORMATS.values() if folders or not one.is_folder]
+  suffixes = [suffix for suffix in known if path.name.lower().endswith(suffix)]
   return path.with_name(path.name[: -max(map(len, suffixes))]) if suffixes else path
+
+
+def labels_path(path: pathlib.Path) -> pathlib.Path:
+  """Where the labels of a model file are written.
+
+  Examples:
+    >>> labels_path(pathlib.Path("net.int4.tflite")).name
+    'net.labels.txt'
+  """
+  base = without_suffix(path, folders=True)
+  return base.with_name(f"{base.name}.{LABELS}")
 
 
 def check_trained(path: str) -> None:
@@ -147,7 +229,7 @@ def check_trained(path: str) -> None:
     ValueError: model: student.jcz is an integer file already; give the trained model, such as OUT/student, or a packed file (.jcz) for export.
   """
   file = pathlib.Path(path)
-  base = without_suffix(file)
+  base = without_suffix(file, folders=is_c(file))
   if base == file:
     return
   kind = (
@@ -173,6 +255,11 @@ def kernels_for(path: str | os.PathLike, kernels: str | None) -> str:
   """
   if pathlib.Path(path).suffix.lower() in KERNELS_BY_SUFFIX:
     return choose_kernels(path, kernels)
+  if is_folder(path):
+    own = OWN_KERNELS["c"]
+    if kernels not in (None, own):
+      raise ValueError(f"kernels: {kernels!r} is not the arithmetic of C; it must be {own!r}.")
+    return own
   kernels = kernels or next(iter(KERNELS))
   find_kernels(kernels)
   return kernels
@@ -180,6 +267,8 @@ def kernels_for(path: str | os.PathLike, kernels: str | None) -> str:
 
 def runnable(model: QuantizedModel, path: pathlib.Path) -> QuantizedModel:
   """The model in the arithmetic of a runtime of a file: its own, or else the usual one's."""
+  if is_folder(path):
+    return model.with_kernels(OWN_KERNELS["c"])
   runs = KERNELS_BY_SUFFIX.get(path.suffix.lower(), (model.kernels,))
   return model if model.kernels in runs else model.with_kernels(runs[0])
 
@@ -202,8 +291,11 @@ def write_all(
   metadata: Mapping[str, Any],
   in_float: Callable[[], tuple[Any, ...]] = tuple,
   target: str | None = None,
+  ram: int | None = None,
 ) -> None:
-  """Writes a model to files in one folder, by their suffixes; if one fails, none is there.
+  """Writes a model to files, or folders, in one folder, by their suffixes; if one fails, none is there.
+
+  Where the metadata names classes they are written beside the first file, as ``MODEL.labels.txt``.
 
   Args:
     model: the integers.
@@ -211,6 +303,7 @@ def write_all(
     metadata: kept in them.
     in_float: gives the :class:`FloatNetwork`, for formats that hold that.
     target: a device that takes all of the files, or None.
+    ram: bytes of memory that C may take, or None.
 
   Raises:
     ValueError: if a format cannot hold the model, or the folder cannot be written.
@@ -222,11 +315,19 @@ def write_all(
     folder.mkdir()
     for path in written:
       kind = FORMATS[format_of(path)]
-      asked = {} if target is None else {"target": target}
+      asked: dict[str, Any] = {} if target is None else {"target": target}
+      if kind.is_folder and ram is not None:
+        asked["ram"] = ram
       network = in_float() if kind.is_float else (runnable(model, path),)
       kind.write(*network, path, metadata=metadata, **asked)
-    for path, final in zip(written, paths, strict=True):
-      os.replace(path, final)
+    if classes := class_names(metadata):
+      paths = [labels_path(paths[0]), *paths]
+      (folder / paths[0].name).write_text(labels_text(classes), encoding="utf-8")
+    for path in paths:
+      if (folder / path.name).is_dir():
+        replace_folder(folder / path.name, path)
+      else:
+        os.replace(folder / path.name, path)
   except OSError as error:
     raise ValueError(f"out: {folder.parent} cannot be written ({error.strerror}).") from error
   finally:

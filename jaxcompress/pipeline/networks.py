@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcompress import data as datasets
 from jaxcompress import models
+from jaxcompress.data.reader import ENTRY, PREPROCESS
 from jaxcompress.files.records import from_plain
 from jaxcompress.files.values import one_line, read_json, sealed_json
 from jaxcompress.models.files import from_config, to_config
@@ -31,12 +32,14 @@ class Network(NamedTuple):
     width: multiplier, or None where the model has none.
     module: the linen module.
     summary: its graph and sizes at the run's image size.
+    preprocess: how it reads the pixels of the run's images, if that is not the run's way.
   """
 
   name: str
   width: float | None
   module: nn.Module
   summary: models.Summary
+  preprocess: datasets.Preprocess | None = None
 
   @property
   def title(self) -> str:
@@ -95,7 +98,7 @@ class Facts(NamedTuple):
     config: of :func:`jaxcompress.models.files.to_config`; the first versions did not write it.
     classes: names in the order of the logits.
     image_shape: (height, width, channels) of the images that it was trained on.
-    preprocess: maps pixels to what the network reads.
+    reader: how pictures become what the network reads.
   """
 
   name: str | None = None
@@ -103,13 +106,7 @@ class Facts(NamedTuple):
   config: dict[str, Any] | None = None
   classes: tuple[str, ...] | None = None
   image_shape: tuple[int, ...] | None = None
-  preprocess: datasets.Preprocess | None = None
-
-  @property
-  def side(self) -> int | None:
-    """Of square images; None of others."""
-    shape = self.image_shape
-    return shape[0] if shape is not None and shape[0] == shape[1] else None
+  reader: datasets.ImageReader | None = None
 
 
 class SavedNetwork(NamedTuple):
@@ -121,7 +118,7 @@ class SavedNetwork(NamedTuple):
     variables: its ``params`` and ``batch_stats``.
     classes: as in :class:`Facts`.
     image_shape: likewise.
-    preprocess: likewise.
+    reader: likewise.
   """
 
   title: str
@@ -129,14 +126,14 @@ class SavedNetwork(NamedTuple):
   variables: Any
   classes: tuple[str, ...] | None
   image_shape: tuple[int, ...] | None
-  preprocess: datasets.Preprocess | None
+  reader: datasets.ImageReader | None
 
 
 def save_network(
   folder: pathlib.Path,
   trained: TrainedNetwork,
   classes: tuple[str, ...],
-  preprocess: datasets.Preprocess,
+  reader: datasets.ImageReader,
 ) -> None:
   """Writes variables and what they belong to; an earlier folder is replaced, whole or not."""
   temporary = folder.with_name(folder.name + ".partial")
@@ -149,88 +146,58 @@ def save_network(
     "config": to_config(network.module),
     "classes": list(classes),
     "image_shape": list(network.summary.graph.input_shape[1:]),
-    "preprocess": preprocess.to_metadata(),
+    **reader.to_metadata(),
   }
   (temporary / MODEL_FILE).write_text(sealed_json(facts))
   shutil.rmtree(folder, ignore_errors=True)
   temporary.rename(folder)
 
 
-def load_teacher(
-  folder: str | pathlib.Path,
-  classes: tuple[str, ...],
-  image_shape: tuple[int, ...],
-  *,
-  name: str | None,
-  width: float | None,
-  wanted: Mapping[str, Any],
-) -> TrainedNetwork:
-  """Reads a network that :func:`save_network` wrote, for a data set.
-
-  Args:
-    folder: such as ``OUT/teacher``.
-    classes: of the data set; they must be the network's.
-    image_shape: of the data set.
-    name: model that is expected, or None for any.
-    width: width that is expected, or None for any.
-    wanted: further options for a file that does not name its own; see :func:`build`.
-
-  Raises:
-    ValueError: if it cannot be read, is damaged, or is another model than expected.
-  """
-  facts, folder = read_facts(folder), pathlib.Path(folder)
-  assert facts.name is not None and facts.classes is not None  # as was checked
-  for option, expected, stored in (
-    ("teacher", name, facts.name),
-    ("teacher_width", width, facts.width),
-  ):
-    if expected is not None and expected != stored:
-      raise ValueError(
-        f"{option}: {expected} was asked for, but {folder} holds {stored}; leave it out."
-      )
-  if facts.classes != tuple(classes):
-    raise ValueError(
-      f"teacher_checkpoint: {folder} knows {len(facts.classes)} classes"
-      f" ({', '.join(facts.classes[:3])}, ...) and the data has {len(classes)}"
-      f" ({', '.join(classes[:3])}, ...); they must be the same."
-    )
-  if facts.config is None:
-    network = build(facts.name, len(classes), image_shape, facts.width, None, wanted)
-  else:  # what it was trained with, whatever is wanted now
-    network = _rebuilt(facts, image_shape, f"teacher_checkpoint: {folder / MODEL_FILE}")
-  return TrainedNetwork(network, _load(folder, network))
-
-
-def read_network(path: str | pathlib.Path) -> SavedNetwork:
+def read_network(
+  path: str | pathlib.Path, *, argument: str = "model", wanted: Mapping[str, Any] | None = None
+) -> SavedNetwork:
   """Reads a network by itself: a folder of :func:`save_network`, or a file of ``models.save``.
 
   Args:
     path: such as ``OUT/student`` or ``student.safetensors``.
+    argument: that names it, for messages.
+    wanted: options for a folder of the first versions, which does not name its own (see
+      :func:`build`); None: it is refused.
 
   Raises:
     ValueError: if it is neither, is damaged, or cannot be read.
   """
   path = pathlib.Path(path)
   if path.is_dir():
-    facts, what = read_facts(path, "model"), f"model: {path / MODEL_FILE}"
-    if facts.config is None or facts.image_shape is None:
+    facts, what = read_facts(path, argument), f"{argument}: {path / MODEL_FILE}"
+    assert facts.name is not None and facts.classes is not None  # as was checked
+    assert facts.image_shape is not None
+    if facts.config is not None:
+      network = _rebuilt(facts, facts.image_shape, what)
+    elif wanted is not None:
+      count = len(facts.classes)
+      network = build(facts.name, count, facts.image_shape, facts.width, None, wanted)
+    else:
       raise ValueError(f"{what} describes no network: it does not say config.")
-    network = _rebuilt(facts, facts.image_shape, what)
     return SavedNetwork(network.title, network.module, _load(path, network), *facts[3:])
   if not path.is_file():
     raise ValueError(
-      f"model: {path} does not exist; name a .safetensors file of models.save, or a folder that"
+      f"{argument}: {path} does not exist; name a .safetensors file of models.save, or a folder that"
       " compress wrote, such as OUT/student."
     )
-  module, variables = models.load(path)
+  try:
+    module, variables = models.load(path)
+    header = models.read_header(path)
+  except ValueError as error:
+    raise ValueError(f"{argument}: {str(error).removeprefix('path: ')}") from error
   name, _, options = describe(module)
   title = options.get("origin") or _title(name, options.get("width"))
-  said = {**models.read_header(path), "config": {"num_classes": module.num_classes}}
-  said = {name: said.get(name) for name in ("config", "classes", "image_shape", "preprocess")}
-  return SavedNetwork(title, module, variables, *_facts(said, f"model: {path}")[3:])
+  said = {**header, "config": {"num_classes": module.num_classes}}
+  facts = _facts({name: said[name] for name in SAID & said.keys()}, f"{argument}: {path}")
+  return SavedNetwork(title, module, variables, *facts[3:])
 
 
-def read_facts(folder: str | pathlib.Path, option: str = "teacher_checkpoint") -> Facts:
+def read_facts(folder: str | pathlib.Path, option: str = "model") -> Facts:
   """Reads the facts of a network in a folder of :func:`save_network`.
 
   Args:
@@ -281,6 +248,8 @@ def _load(folder: pathlib.Path, network: Network) -> Any:
 def _facts(said: Mapping[str, Any], what: str) -> Facts:
   """Checks what a file says; ``what`` begins messages."""
   facts = Facts()
+  if said.get(PREPROCESS) is not None:  # the first versions wrote no more of how pictures are read
+    said = {**said, ENTRY: {name: said.get(name) for name in (ENTRY, PREPROCESS)}}
   for name, read in READERS.items():
     try:
       if said.get(name) is not None:
@@ -321,11 +290,13 @@ def _image_shape(shape: Any, _: Facts) -> tuple[int, ...]:
   return tuple(sides)
 
 
-def _preprocess(values: Any, facts: Facts) -> datasets.Preprocess:
-  """Preprocessing that maps a black image to numbers."""
-  found = datasets.Preprocess.from_metadata(values)
-  channels = 3 if facts.image_shape is None else facts.image_shape[-1]
-  if not np.isfinite(found(np.zeros((1, 1, 1, channels), np.uint8))).all():
+def _reader(said: Any, facts: Facts) -> datasets.ImageReader:
+  """A reader that maps a black image to numbers."""
+  shape = facts.image_shape
+  size = None if shape is None else (shape[0], shape[1])
+  found = datasets.ImageReader.from_metadata(said, size)
+  channels = 3 if shape is None else shape[-1]
+  if not np.isfinite(found.preprocess(np.zeros((1, 1, 1, channels), np.uint8))).all():
     raise ValueError("black images become numbers that are not finite")
   return found
 
@@ -336,8 +307,9 @@ READERS: Mapping[str, Callable[[Any, Facts], Any]] = {  # in an order in which e
   "config": _config,
   "classes": _classes,
   "image_shape": _image_shape,
-  "preprocess": _preprocess,
+  ENTRY: _reader,
 }
+SAID = frozenset({*READERS, PREPROCESS})
 
 
 def _title(name: str, width: float | None) -> str:

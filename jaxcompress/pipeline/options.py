@@ -8,9 +8,18 @@ import typing
 from typing import Any
 
 from jaxcompress import distill, quantize
-from jaxcompress.arguments import unknown
-from jaxcompress.files.records import from_plain
+from jaxcompress.data.augment.strengths import STRENGTHS
+from jaxcompress.data.reader import ResizeWay
 from jaxcompress.pipeline.budgets import Budget
+from jaxcompress.pipeline.checks import (
+  check_between,
+  check_choice,
+  check_outside,
+  check_pruning,
+  check_starts,
+  check_types,
+  is_outside,
+)
 from jaxcompress.pipeline.formats import (
   FORMATS,
   check_target,
@@ -19,14 +28,17 @@ from jaxcompress.pipeline.formats import (
   kernels_for,
 )
 from jaxcompress.pipeline.presets import PRESETS
-from jaxcompress.prune.magnitude import parse_pattern
 
-UNSTRUCTURED = "unstructured"
-SPARSITY_SHARES: dict[str, dict[str, Any]] = {  # the first where none is asked for
-  "erk": {"distribution": "erk"},
-  "uniform": {"distribution": "uniform"},
-  "global": {"scope": "global"},
+SIGN = "python:"  # before what an option cannot hold: a data set, or a network's variables
+CHOICES = {
+  "balance": ("weights", "sampling"),
+  "resize": typing.get_args(ResizeWay),
+  "augment": STRENGTHS,
 }
+POSITIVE = (
+  *("width", "teacher_width", "epochs", "batch_size", "learning_rate", "patience", "image_size"),
+  "max_latency_ms",
+)
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2}
 
 
@@ -61,13 +73,22 @@ class CompressOptions:
   Attributes:
     preset: name in :data:`~jaxcompress.pipeline.PRESETS`, which gives the options that are not
       given, and how networks are trained.
-    data: ``glyphs``, ``digits``, ``tfds:NAME`` or ``folder:PATH``.
-    student: name of the small model.
+    data: ``glyphs``, ``digits``, ``folder:PATH`` and so on, as :func:`jaxcompress.data.load` takes it.
+    student: name of the small model: of a model of this package, or the source of a published
+      checkpoint as in :func:`jaxcompress.models.from_torch`, such as ``timm/mobilenetv3_small_100``;
+      None: what the weights are of, else ``mobilenet_v2``.
+    student_weights: what it starts from, or None: a checkpoint of PyTorch's (.pth, .safetensors), a
+      file of ``models.save``, or a folder that an earlier run wrote.
     width: its width multiplier, for models that have one.
-    teacher: name of the large model.
+    teacher: name of the large model; or a trained one that is no model of this package: FILE.onnx, or
+      a folder of .npz files with its outputs (see :class:`~jaxcompress.data.StoredTeacher`).
     teacher_width: its width multiplier.
-    teacher_checkpoint: folder of a trained teacher (``OUT/teacher`` of another run), or None. Images
-      get the size that it was trained on, and with the default preset its normalization.
+    teacher_weights: likewise what the teacher starts from. One that knows the data's classes
+      teaches as it is.
+    teacher_pixels: how FILE.onnx reads pixels: ``imagenet``, ``0..1``, ``-1..1`` or ``0..255``; None: as
+      it says itself.
+    teacher_outputs: names of its logits and, after a comma, of its pooled features; None: the only
+      output that can be its logits.
     distill: losses with their weights, such as ``kd:0.9,crd:0.8``; see
       :func:`jaxcompress.distill.parse`.
     bits: of the integer weights, 2 to 8; activations have 8.
@@ -81,8 +102,21 @@ class CompressOptions:
     epochs: passes over the training images for teacher and student each; None: 1000 steps, or 25
       epochs of a small set if that is less, but at least 400 steps.
     batch_size: images per step.
-    image_size: side to which a folder's images are brought; None: a trained teacher's, else their
-      own.
+    learning_rate: its peak; None: the preset's.
+    freeze: what of a student that starts from weights does not move: a selector of layers (see
+      :mod:`jaxcompress.nn.select`), or ``backbone``: all but the head. None: nothing.
+    patience: epochs without a better validation after which a phase ends; None: it runs to its end.
+    balance: what is done about classes of unequal size: ``weights``, each counts alike in the loss;
+      ``sampling``, each is seen alike often. None: nothing.
+    image_size: side to which a folder's images are brought; None: what the weights were trained
+      on, else the images' own.
+    resize: how they are brought to it: ``cover``, ``squash`` or ``letterbox`` (see
+      :class:`jaxcompress.data.ImageReader`); None: as for the weights, else ``cover``.
+    augment: how much images are changed in training: ``none``, ``light``, ``medium`` or
+      ``strong``; None: the preset's.
+    group_by: a pattern (regular expression) on file names; images in whose names it finds the same
+      text, such as a patient or a burst, stay in one split.
+    strict: whether damaged images are an error; else they are left out and counted.
     flip: whether mirrored images are trained on too; None: only where it is known that a mirrored
       image keeps its class.
     seed: of everything that is random.
@@ -104,11 +138,14 @@ class CompressOptions:
 
   preset: str = "default"
   data: str = "glyphs"
-  student: str = "mobilenet_v2"
+  student: str | None = None
+  student_weights: str | None = None
   width: float | None = None
   teacher: str | None = None
   teacher_width: float | None = None
-  teacher_checkpoint: str | None = None
+  teacher_weights: str | None = None
+  teacher_pixels: str | None = None
+  teacher_outputs: str | None = None
   distill: str = "kd"
   bits: int = 8
   sparsity: float | None = None
@@ -117,7 +154,15 @@ class CompressOptions:
   cluster: int | None = None
   epochs: float | None = None
   batch_size: int = 64
+  learning_rate: float | None = None
+  freeze: str | None = None
+  patience: int | None = None
+  balance: str | None = None
   image_size: int | None = None
+  resize: str | None = None
+  augment: str | None = None
+  group_by: str | None = None
+  strict: bool = False
   flip: bool | None = None
   seed: int = 0
   quick: bool = False
@@ -126,8 +171,8 @@ class CompressOptions:
   max_latency_ms: float | None = None
 
   def __post_init__(self):
-    _check_types(self)
-    _check_choice("preset", self.preset, PRESETS)
+    check_types(self)
+    check_choice("preset", self.preset, PRESETS)
     asked = distill.parse(self.distill, num_examples=2)
     if "labels" not in asked.weights and not any(
       "logits" in distill.DISTILLERS[name].reads for name in asked.weights
@@ -135,9 +180,11 @@ class CompressOptions:
       raise ValueError(
         f"distill: {self.distill!r} trains no classifier of the student's own; add labels:1."
       )
-    _check_between("bits", self.bits, 2, 8)
-    _check_pruning(self)
-    _check_between("cluster", self.cluster, 2, 128)
+    check_between("bits", self.bits, 2, 8)
+    check_pruning(self)
+    check_outside(self)
+    check_starts(self)
+    check_between("cluster", self.cluster, 2, 128)
     if self.cluster is not None and self.bits != 8:
       raise ValueError(
         f"bits: {self.bits} does not fit cluster {self.cluster}, whose values have 8; leave one out."
@@ -148,10 +195,23 @@ class CompressOptions:
           f"{name}: {getattr(self, name)} does not go with a budget, whose search removes channels and"
           " picks bits; leave one of them out."
         )
-    for name in ("width", "teacher_width", "epochs", "batch_size", "image_size", "max_latency_ms"):
+    for name, choices in CHOICES.items():
+      if getattr(self, name) is not None:
+        check_choice(name, getattr(self, name), choices)
+    for name in POSITIVE:
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:
         raise ValueError(f"{name}: {value} must be positive and finite.")
+    if self.freeze is not None and self.student_weights is None:
+      raise ValueError(
+        f"freeze: {self.freeze} would stay as random as it begins; give student_weights, or leave it"
+        " out."
+      )
+    if self.freeze is not None and self.prunes:
+      raise ValueError(
+        f"freeze: {self.freeze} does not go with pruning, which makes zeros in all layers; leave one of"
+        " them out."
+      )
     if self.batch_size < 2:
       raise ValueError("batch_size: 1 is too small for batch statistics; it must be at least 2.")
     if self.seed < 0:
@@ -191,6 +251,16 @@ class CompressOptions:
     return self.budget != Budget()
 
   @property
+  def taught_outside(self) -> bool:
+    """Whether the teacher is a file or a folder, and no model of this package.
+
+    Examples:
+      >>> CompressOptions(teacher="resnet20").taught_outside
+      False
+    """
+    return is_outside(self.teacher)
+
+  @property
   def prunes(self) -> bool:
     """Whether weights become zero."""
     return self.sparsity is not None or self.sparsity_pattern is not None
@@ -206,7 +276,7 @@ class QuantizeOptions:
     torch: source of a PyTorch checkpoint as in :func:`jaxcompress.models.from_torch`, such as
       ``"timm/mobilenetv3_small_100"``, or None.
     calibration: with ``torch``, a folder of images, which need no labels.
-    data: ``glyphs``, ``digits``, ``tfds:NAME`` or ``folder:PATH``; without ``torch``.
+    data: likewise, as :func:`jaxcompress.data.load` takes it; without ``torch``.
     method: ``auto`` or a method of post-training quantization.
     bits: of the weights, 2 to 8; None: 8.
     max_drop: the largest loss of top-1 that is accepted, as a share, or None.
@@ -218,6 +288,7 @@ class QuantizeOptions:
     out: the file; its suffix says of which kind: .tflite, .int4.tflite, .onnx, .stablehlo or .jcz
       (packed).
     also: further files of the same network.
+    ram: size such as ``"64KB"`` of the memory that folders of C may take, or None.
     target: a device whose rules the files obey, or None; for ``"tensorrt"`` the zero points of
       activations are 0.
     force: whether files that exist are replaced.
@@ -246,13 +317,14 @@ class QuantizeOptions:
   out: str = "model.tflite"
   also: tuple[str, ...] = ()
   target: str | None = None
+  ram: str | None = None
   force: bool = False
   seed: int = 0
 
   def __post_init__(self):
-    _check_types(self)
-    _check_choice("method", self.method, ("auto", *quantize.ALGORITHMS))
-    _check_between("bits", self.bits, 2, 8)
+    check_types(self)
+    check_choice("method", self.method, ("auto", *quantize.ALGORITHMS))
+    check_between("bits", self.bits, 2, 8)
     if self.bits is not None and self.budget is not None:
       raise ValueError(f"bits: {self.bits} and a budget are given; the budget decides the bits.")
     if self.max_drop is not None and not 0 <= self.max_drop <= 1:
@@ -281,12 +353,17 @@ class QuantizeOptions:
       raise ValueError(
         f"out: {self.out} holds float numbers, so nothing would be quantized; name an integer file."
       )
-    _ = self.runtime, self.budget_bytes
+    _ = self.runtime, self.budget_bytes, self.ram_bytes
 
   @property
   def budget_bytes(self) -> int | None:
     """The budget in bytes."""
     return None if self.budget is None else parse_size(self.budget)
+
+  @property
+  def ram_bytes(self) -> int | None:
+    """The memory for C in bytes."""
+    return None if self.ram is None else parse_size(self.ram, "ram")
 
   @property
   def runtime(self) -> str:
@@ -344,51 +421,3 @@ def _parse(text: str, units: str, wrong: str) -> int:
   if match is None or float(match[1]) == 0:
     raise ValueError(wrong)
   return int(float(match[1]) * UNITS[match[2]])
-
-
-def _check_types(options: Any) -> None:
-  for name, kind in typing.get_type_hints(type(options)).items():
-    value = getattr(options, name)
-    try:
-      from_plain(kind, value)
-    except ValueError as error:
-      raise ValueError(f"{name}: {value!r:.40} must be of another type ({error}).") from error
-
-
-def _check_choice(name: str, value: str, choices: Any) -> None:
-  if value not in choices:
-    raise unknown(name, value, choices)
-
-
-def _check_between(name: str, value: int | None, low: int, high: int) -> None:
-  if value is not None and not low <= value <= high:
-    raise ValueError(f"{name}: {value} is out of range; it must be {low} to {high}.")
-
-
-def _check_pruning(asked: CompressOptions) -> None:
-  sparsity, pattern = asked.sparsity, asked.sparsity_pattern
-  if sparsity is not None and not 0 < sparsity < 1:
-    raise ValueError(f"sparsity: {sparsity} is out of range; it must be above 0 and below 1.")
-  if asked.sparsity_distribution is not None:
-    _check_choice("sparsity_distribution", asked.sparsity_distribution, SPARSITY_SHARES)
-    if sparsity is None or pattern not in (None, UNSTRUCTURED):
-      raise ValueError(
-        f"sparsity_distribution: {asked.sparsity_distribution} shares out a sparsity, and there is"
-        " none to share; give a sparsity without a pattern, or leave it out."
-      )
-  if pattern in (None, UNSTRUCTURED):
-    if pattern is not None and sparsity is None:
-      raise ValueError(f"sparsity_pattern: {pattern} needs a share of zeros; give sparsity too.")
-    return
-  try:
-    n, m = parse_pattern(pattern)
-  except ValueError as error:
-    raise ValueError(
-      f"sparsity_pattern: {pattern!r} is unknown; it must be {UNSTRUCTURED}, or n:m with 0 < n < m,"
-      " such as 2:4."
-    ) from error
-  if sparsity not in (None, 1 - n / m):
-    raise ValueError(
-      f"sparsity: {sparsity} does not fit the pattern {pattern}, which has {1 - n / m:g}; leave it"
-      " out."
-    )

@@ -2,11 +2,12 @@
 
 import contextlib
 import datetime
+import itertools
 import os
 import pathlib
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,17 +16,19 @@ import numpy as np
 
 from jaxcompress import data as datasets
 from jaxcompress import export, quantize
+from jaxcompress.data.parts import PARTS
 from jaxcompress.data.storage import EncodedImages, in_chunks
-from jaxcompress.export.extras import MissingExtraError
 from jaxcompress.export.measure import VelaReport
-from jaxcompress.export.metadata import own_version
+from jaxcompress.export.metadata import LABELS, labels_text, own_version
+from jaxcompress.files.extras import MissingExtraError
 from jaxcompress.nn import fold, fuse_activations
-from jaxcompress.pipeline.context import Context
+from jaxcompress.pipeline.context import Context, Score
 from jaxcompress.pipeline.networks import Network, TrainedNetwork
 from jaxcompress.pipeline.phases import losses_of
-from jaxcompress.pipeline.presets import FINE_TUNE
+from jaxcompress.report.classes import confusion_of
 from jaxcompress.report.layers import layer_rows, range_rows
 from jaxcompress.report.metrics import curves
+from jaxcompress.report.reading import in_words
 from jaxcompress.report.results import Entry, Results, Run, Sample
 from jaxcompress.terminal import say
 from jaxcompress.training import processes
@@ -35,7 +38,13 @@ MOST_NAMED = 3  # operators that are left to the CPU
 PACKAGES = ("flax", "optax", "numpy", "ai-edge-litert")  # whose versions are noted
 
 
-def note_float(run: Context, key: str, trained: TrainedNetwork, steps: int | None = None) -> None:
+def note_float(
+  run: Context,
+  key: str,
+  trained: TrainedNetwork,
+  steps: int | None = None,
+  score: Score | None = None,
+) -> None:
   """Measures a float network, its accuracy on all processes together, and keeps the facts.
 
   Args:
@@ -43,23 +52,35 @@ def note_float(run: Context, key: str, trained: TrainedNetwork, steps: int | Non
     key: of the entry.
     trained: the network.
     steps: of its training; None: those of a phase in float.
+    score: on validation images, if that is known.
   """
   network, variables = trained
-  top1 = run.top1(network, variables, run.data.test)
+  top1 = run.evaluate(network, variables, run.data.test).top1
+  score = score or run.evaluate(network, variables, run.data.validation)
+  steps = run.steps.float_steps if steps is None else steps
   say(run.console, f"{key:<10} {top1:.2%} top-1 on {len(run.data.test):,} test images")
 
   def note() -> None:
     file = pathlib.Path("float") / f"{key}.tflite"
     (run.folder / "float").mkdir(exist_ok=True)
     graph = fuse_activations(network.summary.graph)
-    export.tflite_float(graph, fold(graph, variables), run.folder / file)
+    folded, metadata = fold(graph, variables), run.metadata(network.title)
+    export.tflite_float(graph, folded, run.folder / file, metadata=metadata)
+    rows = [row for row in run.metrics.rows() if row.get("phase") == key]
+    kept = [row["kept"] for row in rows if row.get("kept") is not None]
     entry = Entry(
       **_sizes(network, run.folder / file),
       top1=top1,
-      steps=run.steps.float_steps if steps is None else steps,
+      kept_step=kept[-1] if kept else None,
+      steps=steps,
       seconds=run.seconds(key),
       file=str(file),
+      validation_top1=score.top1,
+      validation_loss=score.loss,
+      rounds=len(run.rounds),
     )
+    if rows and not any(row["step"] == steps and "top1" in row for row in rows):
+      run.metrics.write(key, steps, top1=score.top1)
     run.note(**{key: entry})
 
   processes.once(note)
@@ -76,26 +97,57 @@ def _sizes(network: Network, path: pathlib.Path) -> dict[str, Any]:
   }
 
 
+def better(facts: Mapping[str, Entry]) -> str:
+  """Which student is made of integers: ``distilled``, unless ``alone`` validates better.
+
+  Args:
+    facts: entries of both, with their scores on validation images.
+
+  Examples:
+    >>> scored = lambda top1, loss: Entry("m", 0.5, 1, 1, 1, validation_top1=top1, validation_loss=loss)
+    >>> better({"alone": scored(0.91, 0.4), "distilled": scored(0.9, 0.3)})
+    'alone'
+    >>> better({"alone": scored(0.9, 0.3), "distilled": scored(0.9, 0.4)})
+    'distilled'
+  """
+  # losses are no judge between them: a teacher's soft labels leave a student less sure
+  return max(("distilled", "alone"), key=lambda key: facts[key].validation_top1 or 0.0)
+
+
 def export_student(
   run: Context,
   student: Network,
   quantized: quantize.QuantizedModel,
+  made_from: str,
   command: str,
   began: float,
 ) -> Results:
-  """Writes the integer file, which runs on every test image, and the packed one; the results."""
+  """Writes the integer file, which runs on every test image, and the packed one; the results.
+
+  Args:
+    run: the run.
+    student: the network.
+    quantized: the same at integers.
+    made_from: key of the float student that it was made from.
+    command: the command line.
+    began: seconds of the clock when this part of the run began.
+  """
   data, path = run.data, run.folder / "student.tflite"
   metadata = run.metadata(student.title)
   export.tflite(quantized, path, metadata=metadata)
+  (run.folder / LABELS).write_text(labels_text(data.classes), encoding="utf-8")
   small = export.packed(quantized, run.folder / "student.jcz", metadata=metadata)
-  verification, predictions = _verify(path, quantized, data.test.images)
+  verification, scores = _verify(path, quantized, data.test.images)
+  predictions = np.argmax(scores, axis=-1)
   facts = run.recall()
   int8 = Entry(
     **_sizes(student, path),
     **device_facts(path),
     top1=float(np.mean(predictions == data.test.labels)),
-    steps=facts["distilled"].steps + run.steps.int_steps,
-    seconds=run.seconds("distilled") or facts["distilled"].seconds,
+    steps=facts[made_from].steps + run.steps.int_steps,
+    seconds=facts[made_from].seconds + run.seconds("int8"),
+    made_from=made_from,
+    rounds=len(run.rounds),
     weight_bits=run.options.bits,
     packed_bytes=small.stat().st_size,
     sparsity=quantize.zero_share(quantized) if run.options.prunes else None,
@@ -105,7 +157,9 @@ def export_student(
     logits=len(data.test) * len(data.classes),
     file=path.name,
   )
-  entries = {key: facts[key] for key in ("teacher", "alone", "distilled")}
+  entries: dict[str, Entry] = {
+    key: facts[key] for key in ("teacher", "head", "alone", "distilled") if key in facts
+  }
   params = student.summary.variables["params"]
   return Results(
     run=Run(
@@ -113,21 +167,29 @@ def export_student(
       classes=data.classes,
       image_shape=data.image_shape,
       train_images=len(data.train),
+      validation_images=len(data.validation),
       test_images=len(data.test),
+      class_counts={
+        name: tuple(np.bincount(split.labels, minlength=len(data.classes)).tolist())
+        for name in PARTS
+        for split in [getattr(data, name)]
+      },
       seed=run.options.seed,
       command=command,
       seconds=time.perf_counter() - began,
-      settings=_settings(run),
+      settings=_settings(run, student),
+      epochs=run.options.epochs,
+      reading=in_words(data.reader),
       notes=data.notes,
       **environment(),
     ),
     entries={**entries, "int8": int8},
     curves=curves(run.metrics.rows()),
-    confusion=_confusion(data.test.labels, predictions, len(data.classes)),
+    confusion=confusion_of(data.test.labels, predictions, len(data.classes)),
     layers=layer_rows(quantized.graph, params, run.options.bits, quantized),
     ranges=range_rows(quantized.grids),
-    samples=_samples(data.test, predictions),
-    preprocess=run.preprocess.to_metadata(),
+    samples=samples_of(data.test, scores),
+    **data.reader.to_metadata(),
   )
 
 
@@ -136,11 +198,11 @@ def _verify(
   quantized: quantize.QuantizedModel,
   images: np.ndarray | EncodedImages,
 ) -> tuple[export.Verification, np.ndarray]:
-  """Runs a file on all images, of those on disk some at a time; and the class of each."""
-  found, predictions = [], []
+  """Runs a file on all images, of those on disk some at a time; and the score of each class."""
+  found, scores = [], []
   for chunk in in_chunks(images):
     found.append(export.verify(path, quantized, chunk))
-    predictions.append(np.argmax(quantized.integers(chunk), axis=-1))
+    scores.append(_probabilities(quantized, chunk))
   counts = [one.images for one in found]
   whole = found[0]._replace(
     bit_equal=float(np.average([one.bit_equal for one in found], weights=counts)),
@@ -148,21 +210,25 @@ def _verify(
     top1_agreement=float(np.average([one.top1_agreement for one in found], weights=counts)),
     images=sum(counts),
   )
-  return whole, np.concatenate(predictions)
+  return whole, np.concatenate(scores)
 
 
-def _confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-  """Counts (classes, classes) of true and predicted classes; rows are the true ones."""
-  pairs = labels.astype(np.int64) * classes + predictions
-  return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+def _probabilities(quantized: quantize.QuantizedModel, images: np.ndarray) -> np.ndarray:
+  """Scores of the classes: what a network gives that ends in a softmax, else the softmax of its logits."""
+  logits = quantized(images)
+  if quantized.graph.nodes[-1].op == "Softmax":
+    return logits
+  powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def _settings(run: Context) -> dict[str, Any]:
+def _settings(run: Context, student: Network) -> dict[str, Any]:
   def given(*names: str) -> dict[str, Any]:
     found = {name.replace("_", " "): getattr(run.options, name) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
-  rate = run.preset.protocol_of(run.options.student).learning_rate
+  protocol = run.protocol_of("student", student)
+  rate = protocol.learning_rate
   asked = losses_of(run.options, len(run.data.train))
   return {
     **given("max_size", "max_macs", "max_latency_ms", "batch_size"),
@@ -170,18 +236,35 @@ def _settings(run: Context) -> dict[str, Any]:
     "int8 steps": run.steps.int_steps,
     **given("preset", "sparsity", "sparsity_distribution", "sparsity_pattern", "cluster"),
     "learning rate": rate,
-    "fine-tuning rate": rate * FINE_TUNE,
+    "fine-tuning rate": rate * protocol.fine_tuning,
     "distillation": ", ".join(f"{name} {weight:g}" for name, weight in asked.weights.items()),
   }
 
 
-def _samples(split: datasets.Split, predictions: np.ndarray) -> tuple[Sample, ...]:
-  """A few test images, every second one a mistake where there are enough."""
-  wrong = np.flatnonzero(predictions != split.labels)[: SAMPLES // 2]
-  right = np.flatnonzero(predictions == split.labels)[: SAMPLES - len(wrong)]
+def samples_of(split: datasets.Split, scores: np.ndarray) -> tuple[Sample, ...]:
+  """Some images: half of them the worst mistakes, the surest first, the others right, of many classes.
+
+  Args:
+    split: the images.
+    scores: (count, classes) of each class, 0 to 1.
+  """
+  predictions, labels = np.argmax(scores, axis=-1), split.labels
+  surest = np.argsort(-scores.max(axis=-1), kind="stable")
+  wrong = [i for i in surest if predictions[i] != labels[i]][: SAMPLES // 2]
+  of_class: dict[int, list[int]] = {}
+  for i in np.flatnonzero(predictions == labels):
+    of_class.setdefault(int(labels[i]), []).append(int(i))
+  turns = itertools.zip_longest(*of_class.values())  # one of each class, then another of each
+  right = [i for turn in turns for i in turn if i is not None][: SAMPLES - len(wrong)]
   return tuple(
-    Sample.of(split.images[i], split.labels[i], predictions[i])
-    for i in np.concatenate([right, wrong])
+    Sample.of(
+      split.images[i],
+      labels[i],
+      predictions[i],
+      name=None if split.names is None else split.names[i],
+      score=float(scores[i, predictions[i]]),
+    )
+    for i in (*wrong, *right)
   )
 
 

@@ -1,10 +1,7 @@
 """The training phases of a run: teacher, student alone, student distilled and then quantized."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
-from functools import partial
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,47 +9,95 @@ import optax
 
 from jaxcompress import data as datasets
 from jaxcompress import distill, prune, quantize, training
-from jaxcompress.data.storage import EncodedImages
 from jaxcompress.distill.zoo import Parsed
+from jaxcompress.pipeline.best import trimmed
+from jaxcompress.pipeline.checks import SPARSITY_SHARES, UNSTRUCTURED
 from jaxcompress.pipeline.context import Context, PhaseSteps
+from jaxcompress.pipeline.fitting import INT8, Part, train
 from jaxcompress.pipeline.networks import Network, TrainedNetwork
-from jaxcompress.pipeline.options import SPARSITY_SHARES, UNSTRUCTURED, CompressOptions
-from jaxcompress.pipeline.presets import FINE_TUNE
-from jaxcompress.terminal import say
+from jaxcompress.pipeline.options import CompressOptions
+from jaxcompress.pipeline.outside import OutsideTeacher
 
 FIRST_STAGE = 1 / 8  # of the steps, for losses that have one: 30 of 240 epochs in RepDistiller
 RECOVERY = 0.3  # of the learning rate, for networks that were trained before
 MASKS = 40  # that are chosen over the steps in which sparsity grows
 
 
-def train_on_labels(run: Context, phase: str, network: Network) -> Any:
-  """Trains a network from scratch without a teacher, as many steps as distillation gets.
+def train_on_labels(
+  run: Context,
+  phase: str,
+  network: Network,
+  *,
+  steps: int | None = None,
+  start: Any = None,
+  done: int = 0,
+) -> Any:
+  """Trains a network without a teacher, as many steps as distillation gets; a student pruned if asked.
 
   Args:
     run: the run.
     phase: ``teacher`` or ``alone``, under which checkpoints and metrics are kept.
     network: the network.
+    steps: others than the run's, those that were done before included.
+    start: its variables, trained before; it then learns more slowly. None: fresh ones.
+    done: steps that were done before, in earlier rounds.
 
   Returns:
     Its variables.
   """
   protocol = run.preset.protocol_of(network.name)
-  optimizer = protocol.optimizer(run.steps.float_steps)
+  steps = (steps or run.steps.float_steps) - done
+  slower = dataclasses.replace(
+    protocol, learning_rate=protocol.learning_rate * (1.0 if start is None else RECOVERY)
+  )
+  optimizer = slower.optimizer(steps)
+  if phase != "teacher":
+    optimizer = pruned(optimizer, run.options, steps)
   loss = distill.cross_entropy(protocol.label_smoothing)
-  recipe = _recipe(run, network, optimizer=optimizer, loss=loss)
-  state = _train(run, phase, network, recipe, run.steps.float_steps)
+  recipe = recipe_of(run, network, optimizer=optimizer, loss=loss)
+  parts = [Part(phase, steps, done)]
+  state = train(run, phase, network, recipe, parts, student_variables=start, done=done)
   return run.here(state.averaged.variables)
+
+
+def quantize_alone(
+  run: Context, network: Network, start: Any, *, rules: tuple[quantize.Rule, ...] = ()
+) -> training.CompressState:
+  """Fine-tunes a student at integers on labels alone.
+
+  Args:
+    run: the run.
+    network: the student.
+    start: its variables.
+    rules: bits of single layers.
+
+  Returns:
+    The last state, without what only training needs, on one device of this process.
+  """
+  protocol, steps = run.preset.protocol_of(network.name), run.steps.int_steps
+  rate = optax.cosine_decay_schedule(protocol.fine_tuning * protocol.learning_rate, steps)
+  recipe = recipe_of(
+    run,
+    network,
+    optimizer=pruned(protocol.optimizer_at(rate), run.options, 0),
+    loss=distill.cross_entropy(protocol.label_smoothing),
+    quantize=integers(run.options, rules, 0),
+  )
+  parts = [Part(INT8, steps)]
+  state = train(run, INT8, network, recipe, parts, student_variables=start, done=run.done)
+  return student_of(run, state)
 
 
 def distill_student(
   run: Context,
   network: Network,
-  teacher: TrainedNetwork,
-  on_float: Callable[[Any], None] | None = None,
+  teacher: TrainedNetwork | OutsideTeacher,
+  on_float: Callable[[Any], bool | None] = lambda variables: None,
   *,
   phase: str = "distilled",
   steps: PhaseSteps | None = None,
   start: Any = None,
+  done: int = 0,
   rules: tuple[quantize.Rule, ...] = (),
 ) -> training.CompressState:
   """Distils the student, then fine-tunes it at integers: one recipe, one compiled step per stage.
@@ -61,40 +106,49 @@ def distill_student(
     run: the run.
     network: the student.
     teacher: the teacher.
-    on_float: called with the student's variables when distillation in float has ended.
-    phase: under which checkpoints and metrics are kept.
-    steps: others than the run's; either part may have none.
+    on_float: called with the student's variables when distillation in float has ended; where it
+      returns False they are not wanted at integers.
+    phase: under which checkpoints and metrics are kept; ``distilled`` keeps those at integers apart.
+    steps: others than the run's, those that were done before included; either part may have none.
     start: the student's variables, trained before; it then learns more slowly. None: fresh ones.
+    done: steps in float that were done before, in earlier rounds.
     rules: bits of single layers.
 
   Returns:
     The last state, without what only training needs, on one device of this process.
   """
-  steps = steps or run.steps
+  float_steps, int_steps = steps or run.steps
+  counts = PhaseSteps(float_steps - done, int_steps)
+  outside = teacher if isinstance(teacher, OutsideTeacher) else None
+  model = teacher if isinstance(teacher, OutsideTeacher) else teacher.network
   recipe = distillation_recipe(
-    run, network, teacher.network, steps, rules, RECOVERY if start is not None else 1.0
+    run, network, model, counts, rules, RECOVERY if start is not None else 1.0
   )
-  hooks = {}
-  if on_float is not None:
-    hooks[steps.float_steps] = lambda state: on_float(run.here(state.averaged.variables))
-  state = _train(
+  end = lambda state: on_float(run.here(state.averaged.variables))  # noqa: E731
+  integers = (INT8, 0) if phase == "distilled" else (phase, counts.float_steps)
+  state = train(
     run,
     phase,
     network,
     recipe,
-    sum(steps),
-    hooks,
-    teacher_variables=(teacher.variables,),
+    [Part(phase, counts.float_steps, done, end), Part(integers[0], int_steps, integers[1])],
+    None if outside is None else outside.cache,
+    teacher_variables=(teacher.variables if isinstance(teacher, TrainedNetwork) else None,),
     student_variables=start,
+    done=done,
   )
-  student = state.replace(teachers=(), loss_state=(), opt_state=(), placement=None)
-  return run.here(student)
+  return student_of(run, state)
+
+
+def student_of(run: Context, state: training.CompressState) -> training.CompressState:
+  """A state without what only training needs, on one device of this process."""
+  return run.here(trimmed(state).replace(placement=None))
 
 
 def distillation_recipe(
   run: Context,
   network: Network,
-  teacher: Network,
+  teacher: Network | OutsideTeacher,
   steps: PhaseSteps | None = None,
   rules: tuple[quantize.Rule, ...] = (),
   speed: float = 1.0,
@@ -120,8 +174,10 @@ def distillation_recipe(
   first = asked.first if float_steps else None
   first_steps = 0 if first is None else max(1, round(FIRST_STAGE * float_steps))
   main_steps = float_steps - first_steps  # the optimizer counts them from 0
-  protocol = run.preset.protocol_of(network.name)
-  fine_tune = optax.cosine_decay_schedule(FINE_TUNE * protocol.learning_rate, max(1, int_steps))
+  protocol = run.protocol_of("student", network)
+  fine_tune = optax.cosine_decay_schedule(
+    protocol.fine_tuning * protocol.learning_rate, max(1, int_steps)
+  )
   rate = fine_tune
   if main_steps:
     own = dataclasses.replace(protocol, learning_rate=speed * protocol.learning_rate)
@@ -134,22 +190,38 @@ def distillation_recipe(
   if first is not None:
     constant = optax.constant_schedule(asked.first_stage_rate(protocol.learning_rate))
     stages = (training.Stage(first, asked.moves, first_steps, optimizer_at(constant)),)
-  return _recipe(
+  return recipe_of(
     run,
     network,
     optimizer=optimizer_at(rate),
-    teachers=(teacher.module,),
+    **taught_by(teacher),
+    ema=protocol.ema,
     loss=asked.loss,
     trainable=asked.trainable,
     stages=stages,
-    quantize=_integers(run.options, rules, float_steps) if int_steps else None,
+    quantize=integers(run.options, rules, float_steps) if int_steps else None,
   )
 
 
-def _integers(
+def taught_by(teacher: Network | OutsideTeacher) -> dict[str, Any]:
+  """The teachers of a recipe, and what the student sees if that is not what it sees alone."""
+  if isinstance(teacher, OutsideTeacher):
+    return {"teachers": (training.CachedTeacher(),), "augment": teacher.cache.augment}
+  if teacher.preprocess is not None:  # its own, of the same images
+    return {"teachers": (distill.adapter(teacher.module, preprocess=teacher.preprocess),)}
+  return {"teachers": (teacher.module,)}
+
+
+def integers(
   options: CompressOptions, rules: tuple[quantize.Rule, ...], start: int
 ) -> quantize.Quantization:
-  """The plan of the steps at integers."""
+  """The plan of the steps at integers.
+
+  Args:
+    options: of the run.
+    rules: bits of single layers.
+    start: the first of these steps; BatchNorm's statistics are frozen from there on.
+  """
   shared: dict[str, Any] = {"rules": rules, "start_step": start, "freeze_norm_step": start}
   if options.cluster is not None:
     return quantize.clustered(options.cluster, **shared)
@@ -187,7 +259,7 @@ def check_losses(
   train: datasets.Split,
   preprocess: datasets.Preprocess,
   student: Network,
-  teacher: Network,
+  teacher: Network | OutsideTeacher,
 ) -> None:
   """Finds out before any training whether the losses fit the two networks; computes nothing.
 
@@ -196,98 +268,45 @@ def check_losses(
   """
   asked = losses_of(options, len(train))
   example = datasets.batch_at(train, options.batch_size, seed=0, position=0)
+  variables = [student.summary.variables]
+  if isinstance(teacher, OutsideTeacher):
+    example = teacher.cache.with_outputs(example, options.batch_size, position=0)
+  else:
+    variables.append(teacher.summary.variables)
 
   def try_losses(variables, batch):
     images = preprocess(batch["image"])
-    outputs = [
-      network.module.apply(own, images, train=False)
-      for network, own in zip((student, teacher), variables, strict=True)
-    ]
-    networks = (outputs[0], (outputs[1],))
-    params = {"student_params": variables[0]["params"], "teacher_params": (variables[1]["params"],)}
+    own, *others = variables
+    if isinstance(teacher, OutsideTeacher):
+      taught = training.CachedTeacher().from_batch(batch, teacher.cache.augment)
+    else:
+      read = teacher.preprocess or preprocess
+      taught = teacher.module.apply(others[0], read(batch["image"]), train=False)
+    networks = (student.module.apply(own, images, train=False), (taught,))
+    of_teacher = others[0]["params"] if others else None
+    params = {"student_params": own["params"], "teacher_params": (of_teacher,)}
     for loss in filter(None, (asked.first, asked.loss)):
       made = loss.init(jax.random.key(0), *networks, batch)
       loss.update(*made, *networks, batch, **params)
 
-  jax.eval_shape(try_losses, (student.summary.variables, teacher.summary.variables), example)
+  jax.eval_shape(try_losses, tuple(variables), example)
 
 
-def _recipe(run: Context, network: Network, **parts: Any) -> training.Recipe:
+def recipe_of(run: Context, network: Network, **parts: Any) -> training.Recipe:
+  """The recipe of a network in a run.
+
+  Args:
+    run: the run.
+    network: what is trained.
+    **parts: of a :class:`~jaxcompress.training.Recipe`, also in place of what the run says.
+  """
   return training.Recipe(
-    student=network.module,
-    augment=run.preset.augment(run.data),
-    ema=run.preset.protocol_of(network.name).ema,
-    preprocess=run.preprocess,
-    **parts,
-  )
-
-
-def _train(
-  run: Context,
-  phase: str,
-  network: Network,
-  recipe: training.Recipe,
-  steps: int,
-  hooks: Mapping[int, Callable[[Any], None]] = MappingProxyType({}),
-  **variables: Any,
-) -> training.CompressState:
-  """Trains one phase from its newest checkpoint, or from the start."""
-  options, split = run.options, run.data.train
-  seed = _phase_seed(options.seed, phase)
-
-  rows = run.rows(options.batch_size)
-
-  def batch_at(position: int) -> dict[str, Any]:
-    return datasets.batch_at(split, options.batch_size, seed=seed, position=position, rows=rows)
-
-  stream = None
-  if isinstance(split.images, EncodedImages):
-    stream = batch_at = datasets.Stream(
-      split, options.batch_size, seed=seed, stop=steps, rows=rows, workers=run.workers
-    )
-
-  def log_top1(position: int, state: training.CompressState) -> None:
-    top1 = run.top1(network, state.averaged.variables, run.data.validation)
-    run.metrics.write(phase, position, top1=top1)
-
-  first = datasets.batch_at(split, options.batch_size, seed=seed, position=0)  # whole everywhere
-  state = training.init_state(recipe, jax.random.key(seed), first, **variables)
-  if run.mesh is not None:
-    state = training.shard(state, run.mesh)
-  with (
-    stream or contextlib.nullcontext(),
-    training.Checkpoints(
-      run.folder / "checkpoints" / phase,
-      every=min(100, max(1, steps // 10)),
-      warn=partial(say, run.console),
-    ) as checkpoints,
-  ):
-    if checkpoints.latest() is not None:
-      state = checkpoints.restore(state)
-    position = int(state.position)
-    run.metrics.rewind(phase, position)
-    due: dict[int, Callable[[Any], None]] = {
-      **{at: partial(log_top1, at) for at in _quarters(run.steps.float_steps) if at > position},
-      **{at: hook for at, hook in hooks.items() if at >= position},
+    **{
+      "student": network.module,
+      "augment": run.preset.augmented(run.data, run.options.augment),
+      "ema": run.preset.protocol_of(network.name).ema,
+      "frozen_rate": 1.0,  # FINE_TUNE has lowered it already
+      "preprocess": run.preprocess_of(network),
+      **parts,
     }
-    state = training.fit(
-      state,
-      batch_at,
-      steps=steps,
-      name=phase,
-      on_log=lambda row: run.metrics.write(phase, int(row.pop("step")), **row),
-      hooks=due,
-      checkpoints=checkpoints,
-      console=run.console,
-    )
-  return state
-
-
-def _quarters(steps: int) -> tuple[int, ...]:
-  """Positions inside a phase at which held-out images are looked at."""
-  return tuple(steps * i // 4 for i in (1, 2, 3) if steps >= 4)
-
-
-def _phase_seed(seed: int, phase: str) -> int:
-  """The student alone and the distilled one start alike and see the same data; a teacher does not."""
-  return 2 * seed + (phase == "teacher")
+  )

@@ -2,16 +2,31 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from jaxcompress import data as datasets
+from jaxcompress.data.augment.strengths import Strength
 from jaxcompress.nn import Norm
 from jaxcompress.training.optimizers import kernels_only
 from jaxcompress.training.protocols import PROTOCOLS, Protocol
 
 LIGHT = ("mobilenet", "shufflenet", "ghostnet")  # networks that want a smaller learning rate
-FINE_TUNE = 1 / 20  # of the learning rate, while the network learns to live with integers
 Transform = Callable[..., dict[str, Any]]
+
+
+TRANSFER = Protocol(
+  epochs=20,
+  batch_size=64,
+  learning_rate=1e-4,
+  warmup_epochs=2,
+  optimizer_name="adamw",
+  weight_decay=0.01,
+  mask=kernels_only,
+  ema=0.9,
+  last=3.0,
+  fine_tuning=0.3,
+)
+"""How networks that start from weights are trained on small data: small steps, the same for all kinds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +40,8 @@ class Preset:
     network: options of both networks, for those that have them.
     protocol: how networks are trained.
     light: how MobileNets, ShuffleNets and GhostNets are; None: alike.
-    augment: makes the augmentation for a data set.
+    transfer: how networks are trained that start from weights, whatever their kind.
+    augment: makes the augmentation for a data set, where no strength is given.
     preprocess: maps images to what the networks read.
     whole: whether validation images are trained on too, as in experiments without any.
   """
@@ -36,6 +52,7 @@ class Preset:
   network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   protocol: Protocol
   light: Protocol | None = None
+  transfer: Protocol = TRANSFER
   augment: Callable[[datasets.Dataset], Transform]
   preprocess: datasets.Preprocess = datasets.Preprocess()  # noqa: RUF009
   whole: bool = False
@@ -49,6 +66,36 @@ class Preset:
       [0.05, 0.01]
     """
     return self.light if self.light is not None and network.startswith(LIGHT) else self.protocol
+
+  def with_rate(self, rate: float | None) -> "Preset":
+    """The same with another learning rate for all networks; None: its own.
+
+    Examples:
+      >>> preset = PRESETS["crd-cifar100"].with_rate(0.02)
+      >>> [preset.protocol_of(name).learning_rate for name in ("vgg8", "shufflenet_v1_crd")]
+      [0.02, 0.02]
+    """
+    if rate is None:
+      return self
+    changed = {
+      name: dataclasses.replace(protocol, learning_rate=rate)
+      for name in ("protocol", "light", "transfer")
+      if (protocol := getattr(self, name)) is not None
+    }
+    return dataclasses.replace(self, **changed)
+
+  def for_weights(self) -> "Preset":
+    """The same with the augmentation of students that start from weights."""
+    return dataclasses.replace(
+      self,
+      augment=lambda data: datasets.augmentation("medium", data.image_shape, flip=bool(data.flip)),
+    )
+
+  def augmented(self, data: datasets.Dataset, strength: str | None) -> Transform:
+    """The augmentation of a strength (see :func:`jaxcompress.data.augmentation`); None: its own."""
+    if strength is None:
+      return self.augment(data)
+    return datasets.augmentation(cast(Strength, strength), data.image_shape, flip=bool(data.flip))
 
 
 def _cifar100(distill: str) -> Preset:
@@ -70,7 +117,7 @@ def _cifar100(distill: str) -> Preset:
     teacher="resnet32x4",
     protocol=protocol,
     light=PROTOCOLS["cifar-steps-light"],
-    augment=lambda data: datasets.Augment(crop=4, flip=data.flip, pad="zero"),
+    augment=lambda data: datasets.Augment(crop=4, flip=bool(data.flip), pad="zero"),
     preprocess=datasets.Preprocess(
       center=(0.5071 * 255, 0.4867 * 255, 0.4408 * 255),
       scale=(0.2675 * 255, 0.2565 * 255, 0.2761 * 255),
@@ -107,7 +154,7 @@ PRESETS = {
       nesterov=True,
       mask=kernels_only,
     ),
-    augment=lambda data: datasets.Augment(crop=2, flip=data.flip),
+    augment=lambda data: datasets.Augment(crop=2, flip=bool(data.flip)),
   ),
   **{f"{name}-cifar100": _cifar100(text) for name, text in CIFAR100_LOSSES.items()},
   "kd-imagenet": Preset(
@@ -124,7 +171,7 @@ PRESETS = {
     protocol=PROTOCOLS["imagenet-cosine"],
     augment=lambda data: datasets.compose(
       datasets.RandomResizedCrop(scale=(0.25, 1.0)),
-      datasets.Augment(crop=0, flip=data.flip),
+      datasets.Augment(crop=0, flip=bool(data.flip)),
       datasets.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
     ),
     preprocess=datasets.Preprocess(

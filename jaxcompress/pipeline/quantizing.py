@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,27 +12,31 @@ from rich.console import Console
 
 from jaxcompress import data as datasets
 from jaxcompress import export, quantize
-from jaxcompress.export.extras import MissingExtraError
+from jaxcompress.export.c99.manifest import read_manifest
+from jaxcompress.export.metadata import preprocess_of
 from jaxcompress.export.packed import SUFFIX, read_packed
 from jaxcompress.export.trial import KERNELS_BY_SUFFIX
+from jaxcompress.files.extras import MissingExtraError
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import INPUT
 from jaxcompress.pipeline.budgets import SENSED, integer_top1
 from jaxcompress.pipeline.formats import (
   FORMATS,
+  check_ram,
   check_target,
   format_of,
+  is_folder,
   require_formats,
   runnable,
   without_suffix,
   write_all,
 )
-from jaxcompress.pipeline.options import OptionError, QuantizeOptions
+from jaxcompress.pipeline.options import OptionError, QuantizeOptions, parse_size
 from jaxcompress.pipeline.trained import Trained, read_torch, read_trained
 from jaxcompress.quantize.analysis.budget import Allocation, choose_bits
 from jaxcompress.quantize.analysis.findings import Analysis
 from jaxcompress.quantize.analysis.sensitivity import Sensitivity
-from jaxcompress.quantize.ptq.post_training import Trial
+from jaxcompress.quantize.ptq.post_training import Ahead, Trial
 from jaxcompress.report import analysis as tables
 from jaxcompress.report import style, text
 from jaxcompress.report.network_plots import analysis_plot
@@ -75,6 +80,10 @@ class Quantized:
 def quantize_model(options: QuantizeOptions, *, console: Console | None = None) -> Quantized:
   """Quantizes a trained network after training, writes the file, and says what it is worth.
 
+  With method ``"auto"`` the file of the cheapest method is written first. Others are tried after it
+  where they can pay, as :func:`jaxcompress.quantize.post_training` has it, and a better one replaces
+  the file; an interruption leaves the one that is there.
+
   A checkpoint of PyTorch's is calibrated on images without labels; they are resized, cropped and
   normalized as those that the source's original was trained on.
 
@@ -95,6 +104,7 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
     ``jaxcompress quantize --torch timm/mobilenetv3_small_100 --weights FILE --calibration FOLDER``
     on a checkpoint.
   """
+  started = time.perf_counter()
   console, files = console or Console(stderr=True), options.files
   require_formats(options.models)  # now, not after the work
   _check_free([*options.models, *files.values()], force=options.force)
@@ -105,20 +115,53 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
     sensitivity, allocation = _allocate(trained, options.budget_bytes, console)
     bits = {"rules": allocation.rules}
   trials: list[Trial] = []
-  model = trained.quantized(
-    options, options.method, max_drop=options.max_drop, on_trial=trials.append, **bits
-  )
-  kept = max(trials, key=lambda trial: (trial.score, trial.sqnr)).name
+  written: list[Trial] = []
+  test = trained.test
+  images = trained.images[:SHOWN_UNLABELLED] if test is None else test.images[:SHOWN]
+  found: dict[pathlib.Path, export.Verification | None] = {}
+
+  def write(model: quantize.QuantizedModel, trial: Trial, ahead: Ahead) -> None:
+    write_all(
+      model, options.models, trained.metadata, trained.in_float, options.target, options.ram_bytes
+    )
+    written.append(trial)
+    seconds = text.duration(time.perf_counter() - started)
+    what = "first file" if len(written) == 1 else "replaced"
+    say(
+      console,
+      f"{what} after {seconds}: {tables.trial_text(trial, labels=trained.labels is not None)}",
+    )
+    found.update({path: _describe(model, path, images, console) for path in options.models})
+    if ahead.names:
+      say(console, tables.ahead_text(trial, ahead))
+
+  try:
+    model = trained.quantized(
+      options,
+      options.method,
+      max_drop=options.max_drop,
+      on_trial=trials.append,
+      on_better=write,
+      **bits,
+    )
+  except KeyboardInterrupt:
+    if written:
+      names = ", ".join(map(str, options.models))
+      say(console, f"stopped: {written[-1].name} is kept, whole, in {names}")
+    raise
+  kept = written[-1].name
   console.print(tables.trial_table(trials, labels=trained.labels is not None, kept=kept))
+  left = tables.left_text(trials, options.method)
+  if left and options.max_drop is None:
+    say(console, left)
   contents: dict[str, Any] = {}
-  summary, images, test = None, trained.images[:SHOWN_UNLABELLED], trained.test
   if test is not None:
     float_top1, top1 = trained.top1(test), integer_top1(model, test)
-    summary = (
+    say(
+      console,
       f"top-1 on {len(test):,} test images: float {text.percent(float_top1, 2)}, integers"
-      f" {text.percent(top1, 2)} ({text.points(top1 - float_top1)})"
+      f" {text.percent(top1, 2)} ({text.points(top1 - float_top1)})",
     )
-    images = test.images[:SHOWN]
     if allocation is not None:
       scores = {"mixed": (allocation.bytes, top1)}
       for n in (8, 4):
@@ -129,12 +172,8 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
       analysis = _analyze(model, trained, test, files["analysis"], console)
       contents["analysis"] = tables.analysis_text(analysis)
       contents["analysis_plot"] = style.png(analysis_plot(analysis))
-  write_all(model, options.models, trained.metadata, trained.in_float, options.target)
   for name, content in contents.items():
     write_atomically(files[name], content)
-  if summary is not None:
-    say(console, summary)
-  found = {path: _describe(model, path, images, console) for path in options.models}
   if allocation is not None:
     most = text.size(options.budget_bytes or 0)
     say(console, f"packed weights: {text.size(allocation.bytes)} of a budget of {most}")
@@ -150,6 +189,7 @@ def export_model(
   out: str | None = None,
   force: bool = False,
   target: str | None = None,
+  ram: str | None = None,
   console: Console | None = None,
   **options: Any,
 ) -> list[pathlib.Path]:
@@ -161,6 +201,7 @@ def export_model(
     out: the files without their suffixes; None: beside the model.
     force: whether files that exist are replaced.
     target: a device whose rules the files obey, or None.
+    ram: size such as ``"64KB"`` of the memory that C may take, or None.
     console: what was written and found goes here.
     options: further ones of :class:`QuantizeOptions`, for a model that is not quantized yet.
 
@@ -182,6 +223,8 @@ def export_model(
     name, value = next(iter(options.items()))
     raise ValueError(f"{name}: {value} is given, but {model} is quantized already; leave it out.")
   check_target(target, formats)
+  most = None if ram is None else parse_size(ram, "ram")
+  check_ram(most, formats)
   floats = [name for name in formats if FORMATS[name].is_float]
   if is_packed and floats:
     raise ValueError(
@@ -192,7 +235,7 @@ def export_model(
   if not is_packed:
     out, *also = map(str, paths)
     asked = QuantizeOptions(
-      model=model, out=out, also=tuple(also), force=force, target=target, **options
+      model=model, out=out, also=tuple(also), force=force, target=target, ram=ram, **options
     )
     (packed,) = files_beside(model, ("packed",))
     if pathlib.Path(model).is_dir() and packed.is_file():
@@ -202,7 +245,8 @@ def export_model(
   require_formats(paths)
   _check_free(paths, force=force)
   quantized, metadata = read_packed(model)
-  write_all(quantized, paths, metadata, target=target)
+  quantized = dataclasses.replace(quantized, preprocess=preprocess_of(metadata))
+  write_all(quantized, paths, metadata, target=target, ram=most)
   images = _random_images(quantized)
   for path in paths:
     _describe(quantized, path, images, console)
@@ -218,11 +262,14 @@ def files_beside(model: str, formats: Sequence[str], out: str | None = None) -> 
   Examples:
     >>> [path.name for path in files_beside("a/net_0.5.jcz", ("onnx",))]
     ['net_0.5.onnx']
+    >>> [path.name for path in files_beside("net.jcz", ("c",), "student_c/")]
+    ['student_c']
   """
   for option, path in (("model", model), ("out", out)):
     if path is not None and not pathlib.Path(path).name:
       raise ValueError(f"{option}: {path!r} is no name of a file; give one, such as OUT/student.")
-  base = without_suffix(pathlib.Path(out or model))
+  folders = any(FORMATS[one].is_folder for one in formats)
+  base = without_suffix(pathlib.Path(out or model), folders=folders)
   name = base.stem if base.suffix.lower() == ".safetensors" else base.name
   return [base.parent / (name + FORMATS[one].suffix) for one in formats]
 
@@ -232,7 +279,8 @@ def _check_free(paths: Iterable[pathlib.Path], *, force: bool) -> None:
   for path in paths:
     if not path.parent.is_dir():
       raise ValueError(f"out: the folder {path.parent} does not exist; make it, or name another.")
-    if path.is_dir() or (path.exists() and not force):
+    free = is_folder(path) and path.is_dir() and (force or not any(path.iterdir()))
+    if not free and (path.is_dir() or (path.exists() and not force)):
       raise OptionError(
         f"out: {path} exists; name another file, or add ", " to replace it.", force=True
       )
@@ -297,10 +345,10 @@ def _describe(
   Returns:
     The verification; None if no runtime runs the file or it is not installed, or for a float file.
   """
-  size, found = f"{path}: {text.size(path.stat().st_size)}", None
+  size, found = f"{path}: {_size_text(path)}", None
   if FORMATS[format_of(path)].is_float:
     size += ", the float network"
-  elif path.suffix.lower() in KERNELS_BY_SUFFIX:
+  elif path.is_dir() or path.suffix.lower() in KERNELS_BY_SUFFIX:
     try:
       found = export.verify(path, runnable(model, path), images)
       share = text.percent_down(found.bit_equal)
@@ -311,11 +359,21 @@ def _describe(
   return found
 
 
+def _size_text(path: pathlib.Path) -> str:
+  """The size of a file, or what a folder of C takes of a device."""
+  if not path.is_dir():
+    return text.size(path.stat().st_size)
+  sizes = read_manifest(path).sizes
+  return f"{text.size(sizes.weights)} of weights, {text.size(sizes.arena)} of memory"
+
+
 def _random_images(model: quantize.QuantizedModel) -> np.ndarray:
-  """Draws what the network reads, on every code of its input's grid alike."""
+  """Draws pixels, or without preprocessing what the network reads, on every code of its grid alike."""
   grid = model.grids[INPUT]
   shape = model.graph.input_shape[1:]
   count = max(1, min(SHOWN_RANDOM, MOST_NUMBERS // math.prod(shape)))
   rng = np.random.default_rng(0)
+  if model.preprocess is not None:
+    return rng.integers(0, 256, (count, *shape), np.uint8)
   steps = rng.integers(grid.low, grid.high, (count, *shape), endpoint=True)
   return steps.astype(np.float32) * grid.scale

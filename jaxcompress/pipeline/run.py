@@ -1,5 +1,6 @@
 """A whole compress run: from images to an integer file and a report."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -10,53 +11,63 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from jaxcompress import data as datasets
 from jaxcompress import training
 from jaxcompress.arguments import check_whole
-from jaxcompress.export.extras import require
-from jaxcompress.files.values import one_line, parse_json
-from jaxcompress.pipeline import networks, phases
+from jaxcompress.files.extras import require
+from jaxcompress.pipeline.contents import check_contents
 from jaxcompress.pipeline.context import Context, PhaseSteps, read_progress
 from jaxcompress.pipeline.folders import (
   CHECKPOINTS,
-  REPORT_FILE,
   check_options,
   is_finished,
+  plan_epochs,
+  read_results,
   working_in,
+  write_epochs,
 )
-from jaxcompress.pipeline.networks import Network, TrainedNetwork
+from jaxcompress.pipeline.given import NOTHING, Given
+from jaxcompress.pipeline.networks import TrainedNetwork
+from jaxcompress.pipeline.opening import Opened, keep_skipped, open_run
 from jaxcompress.pipeline.options import CompressOptions
-from jaxcompress.pipeline.outcome import export_student, note_float
-from jaxcompress.pipeline.presets import PRESETS, Preset
-from jaxcompress.pipeline.search import FoundStudent, find_student, plan_candidates
-from jaxcompress.report import text
+from jaxcompress.pipeline.outcome import export_student
+from jaxcompress.pipeline.outside import OutsideTeacher, free_again
+from jaxcompress.pipeline.pretrained import Start
+from jaxcompress.pipeline.search import plan_candidates
+from jaxcompress.pipeline.students import (
+  keeps_best,
+  search_student,
+  teach,
+  train_student,
+  transfer_student,
+)
+from jaxcompress.report import findings
 from jaxcompress.report.metrics import MetricsWriter
 from jaxcompress.report.results import Results
-from jaxcompress.report.write import from_json, write_report
+from jaxcompress.report.write import write_report
 from jaxcompress.terminal import say, waiting
 from jaxcompress.training import processes
 from jaxcompress.training.sharding import process_rows
 
-QUICK_IMAGES = 6000
 METRICS_FILE = "metrics.jsonl"
-DEFAULT = CompressOptions.preset  # it is no published protocol
 
 
-def compress(
+def carry_out(
   options: CompressOptions,
   folder: str | os.PathLike,
   *,
+  given: Given = NOTHING,
   command: str = "",
   workers: int | None = None,
   console: Console | None = None,
 ) -> Results:
   """Trains, distils, quantizes, exports, verifies and reports; goes on where a run was killed.
 
-  A finished run is left as it is.
+  A finished run is left as it is, unless more epochs are asked for: then its networks are trained on.
 
   Args:
     options: what to do.
     folder: output; what an earlier part of the same run left in it is used.
+    given: what Python gave beside the options.
     command: the command line, for the report.
     workers: processes that decode images, for data larger than memory; 0: threads of this one; None:
       by the CPU's cores.
@@ -72,27 +83,28 @@ def compress(
     ValueError: for options that do not fit together, with the data, with the devices or with the
       folder's run; if another run works in the folder, or a file of it is damaged.
     PreemptedError: after SIGTERM; the run can be gone on with.
-
-  Examples:
-    It takes minutes; ``jaxcompress compress --quick --data digits --out OUT`` runs it.
   """
   if workers is not None:
     check_whole("workers", workers, 0)
   console = console or Console(stderr=True)
   folder = pathlib.Path(folder)
-  if processes.shared(is_finished(folder)):
+  if processes.shared(is_finished(folder, options)):
     check_options(folder, options)
     results = read_results(folder)
     say(console, f"the run in {folder} is finished; nothing is done")
+    if processes.shared((folder / CHECKPOINTS).is_dir()):  # it was killed at its very end
+      with contextlib.suppress(ValueError), working_in(folder, options):  # unless more is trained
+        processes.once(lambda: _tidy(folder))
     return results
   with working_in(folder, options):
-    _work(options, folder, command, workers, console)
+    _work(options, folder, given, command, workers, console)
     return read_results(folder)
 
 
 def _work(
   options: CompressOptions,
   folder: pathlib.Path,
+  given: Given,
   command: str,
   workers: int | None,
   console: Console,
@@ -102,98 +114,89 @@ def _work(
   require("tflite")  # now, not after minutes of training
   read_progress(folder)  # likewise: damaged files are told before the data are read
   MetricsWriter(folder / METRICS_FILE).rows()
-  mesh, checkpoint, taught = _all_devices(options), options.teacher_checkpoint, networks.Facts()
-  if checkpoint is not None:
-    taught = networks.read_facts(checkpoint)
-  with waiting(console, f"reading {options.data}"):
-    data = datasets.load(
-      options.data,
-      seed=options.seed,
-      size=options.image_size or taught.side,
-      limit=QUICK_IMAGES if options.quick else None,
-      flip=options.flip,
-    )
-  preset = _as_taught(options, taught, data.image_shape, console)
-  if preset.whole:
-    data = data.with_validation_trained()
-  classes, shape, wanted = data.classes, data.image_shape, preset.network
-  student_width, teacher_width, quick_width = preset.widths
-  student = networks.build(
-    options.student, len(classes), shape, options.width, student_width, wanted
-  )
-  name, width, given = options.teacher, options.teacher_width, None
-  if checkpoint is None:
-    default = quick_width if options.quick else teacher_width
-    teacher = networks.build(name or preset.teacher, len(classes), shape, width, default, wanted)
-  else:
-    given = networks.load_teacher(checkpoint, classes, shape, name=name, width=width, wanted=wanted)
-    teacher = given.network
-  say(
-    console,
-    f"{data.name}: {len(data.train):,} training images of {len(classes)} classes,"
-    f" {shape[0]} x {shape[1]} px; teacher {teacher.title}"
-    f" ({teacher.summary.parameters:,} parameters), student {student.title}"
-    f" ({student.summary.parameters:,})",
-  )
-  _tell(data, options, console)
-  phases.check_losses(options, data.train, preset.preprocess, student, teacher)
-  steps = PhaseSteps.of(options, len(data.train))
+  mesh = _all_devices(options)
+  with free_again(folder / CHECKPOINTS):
+    opened = open_run(options, folder / CHECKPOINTS, console, given)
+    starts = {"student": opened.student_start, "teacher": opened.teacher_start}
+    check_contents(folder, options, opened.data, starts)
+    rounds = _rounds(options, folder, len(opened.data.train), opened.student_start is not None)
+  data, preset, steps, student, teacher, _, teacher_start = opened
+  processes.once(lambda: keep_skipped(data, folder, console))
   metrics_file = folder / METRICS_FILE if processes.is_first() else os.devnull
   with MetricsWriter(metrics_file) as metrics:
-    run = Context(folder, options, data, preset, steps, metrics, console, mesh, workers)
-    searched = None
+    shared = metrics, console, mesh, workers, rounds
+    run = Context(folder, options, data, preset, steps, *shared, starts=_trained_on(opened))
     if options.searches:
       plan_candidates(run, student)  # before anything is trained
-    trained = _teach(run, teacher, given)
-    if options.searches:
-      found = _search(run, student, trained)
-      student, searched = found.trained.network, found.search
-      quantized = lambda: found.quantized  # noqa: E731
+    trained: TrainedNetwork | OutsideTeacher | None = None
+    if isinstance(teacher, OutsideTeacher):
+      trained = teacher
+    elif teacher is not student:  # else the student teaches itself, once it is trained
+      trained = teach(run, teacher, teacher_start)
+    if isinstance(trained, TrainedNetwork) and options.searches:
+      made = search_student(run, student, trained)
+    elif trained is None or keeps_best(run, "student"):
+      made = transfer_student(run, student, trained)
     else:
-      quantized = _train_student(run, student, trained).quantized
+      made = train_student(run, student, trained)
 
     def finish() -> None:
       with waiting(console, "running the .tflite on every test image"):
-        results = export_student(run, student, quantized(), command, began)
-      write_report(dataclasses.replace(results, search=searched), folder)
-      shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        results = export_student(
+          run, made.trained.network, made.quantized, made.made_from, command, began
+        )
+      notes = (*made.notes, *((teacher.note,) if isinstance(teacher, OutsideTeacher) else ()))
+      facts = dataclasses.replace(results.run, notes=(*results.run.notes, *notes))
+      results = dataclasses.replace(results, run=facts)
+      results = dataclasses.replace(results, search=made.search)
+      run.save(folder / "student", made.trained)
+      learned = teacher_start is None or teacher_start.new_head
+      if isinstance(trained, TrainedNetwork) and learned and len(rounds) > 1:
+        run.save(folder / "teacher", trained)
+      say(console, findings.choice(results))
+      write_report(results, folder)
+      _tidy(folder)
 
     processes.once(finish)
 
 
-def _as_taught(
-  options: CompressOptions, taught: networks.Facts, shape: tuple[int, ...], console: Console
-) -> Preset:
-  """The preset, with images normalized as the stored teacher's; the default one leaves that open.
+def _tidy(folder: pathlib.Path) -> None:
+  """Removes what only an unfinished run needs."""
+  shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _trained_on(opened: Opened) -> dict[str, Start]:
+  """What networks start from, but for a teacher that teaches as it is."""
+  starts = {}
+  if opened.student_start is not None:
+    starts["student"] = opened.student_start
+  if opened.teacher_start is not None and opened.teacher_start.new_head:
+    starts["teacher"] = opened.teacher_start
+  return starts
+
+
+def _rounds(
+  options: CompressOptions, folder: pathlib.Path, images: int, pretrained: bool
+) -> tuple[int, ...]:
+  """Steps in float at the end of each round of a run; a new round is written down.
 
   Raises:
-    ValueError: if the teacher was trained on images of another size, or normalized otherwise than
-      by a published protocol.
+    ValueError: if a round would have no steps.
   """
-  preset, folder = PRESETS[options.preset], options.teacher_checkpoint
-  if taught.image_shape is not None and taught.image_shape != tuple(shape):
+  epochs = processes.shared(plan_epochs(folder, options))
+  steps = [
+    PhaseSteps.of(dataclasses.replace(options, epochs=n), images, pretrained=pretrained).float_steps
+    for n in epochs
+  ]
+  if len(steps) > 1 and steps[-1] <= steps[-2]:
     raise ValueError(
-      f"image_size: the teacher in {folder} was trained on images of {text.shape(taught.image_shape)} and"
-      f" the run's are {text.shape(tuple(shape))}; they must be the same: leave image_size out, or"
-      " name another teacher."
+      f"epochs: {options.epochs:g} are {steps[-1]:,} steps, and the run in {folder} has"
+      f" {steps[-2]:,} already, {steps[-2] * options.batch_size / images:.3g} epochs; give more, or"
+      " leave it out."
     )
-  if taught.preprocess in (None, preset.preprocess):
-    return preset
-  if options.preset != DEFAULT:
-    raise ValueError(
-      f"teacher_checkpoint: {folder} reads images that are normalized otherwise than preset"
-      f" {options.preset} does; take the preset that it was trained with."
-    )
-  say(console, f"images are normalized as those of the teacher in {folder}")
-  return dataclasses.replace(preset, preprocess=taught.preprocess)
-
-
-def _tell(data: datasets.Dataset, options: CompressOptions, console: Console) -> None:
-  """Says what was noticed in reading the data, and whether images are mirrored."""
-  hint = "" if options.flip is not None else " (flip decides)"
-  mirrored = f"images are {'' if data.flip else 'not '}mirrored in training{hint}"
-  for note in (*data.notes, mirrored):
-    say(console, f"  {note}")
+  if len(steps) > 1:
+    processes.once(lambda: write_epochs(folder, epochs))
+  return tuple(steps)
 
 
 def _all_devices(options: CompressOptions) -> Mesh | None:
@@ -213,72 +216,3 @@ def _all_devices(options: CompressOptions) -> Mesh | None:
   mesh = training.make_mesh()
   process_rows(mesh, options.batch_size)
   return mesh
-
-
-def _teach(run: Context, teacher: Network, given: TrainedNetwork | None) -> TrainedNetwork:
-  """The teacher: given, of an earlier part of this run, or trained."""
-  saved = run.folder / "teacher"
-  if given is not None:
-    note_float(run, "teacher", given, steps=0)
-    return given
-  if processes.shared(saved.exists()):  # an earlier part of this run finished it
-    trained = TrainedNetwork(teacher, networks.read_network(saved).variables)
-    if not run.noted("teacher"):  # its note was deleted
-      note_float(run, "teacher", trained)
-    return trained
-  trained = TrainedNetwork(teacher, phases.train_on_labels(run, "teacher", teacher))
-  note_float(run, "teacher", trained)
-  processes.once(lambda: run.save(saved, trained))
-  return trained
-
-
-def _train_alone(run: Context, student: Network) -> None:
-  """The student on labels alone, noted once it is done."""
-  if not run.noted("alone"):
-    alone = TrainedNetwork(student, phases.train_on_labels(run, "alone", student))
-    note_float(run, "alone", alone)
-
-
-def _keep_distilled(run: Context, distilled: TrainedNetwork, steps: int | None = None) -> None:
-  """Exports, notes and saves the student in float."""
-  note_float(run, "distilled", distilled, steps)
-  processes.once(lambda: run.save(run.folder / "student", distilled))
-
-
-def _search(run: Context, student: Network, teacher: TrainedNetwork) -> FoundStudent:
-  """The best student within the budget; the same network is trained on labels alone too."""
-  found = find_student(run, student, teacher)
-  say(run.console, f"kept: {found.trained.network.title}")
-  _train_alone(run, found.trained.network)
-  _keep_distilled(run, found.trained, found.measured.steps - run.steps.int_steps)
-  noted = run.recall()["distilled"]
-  run.note(distilled=dataclasses.replace(noted, seconds=found.measured.seconds))
-  return found
-
-
-def _train_student(
-  run: Context, student: Network, teacher: TrainedNetwork
-) -> training.CompressState:
-  """The student alone, distilled, and at integers; float models are noted as they are done."""
-  _train_alone(run, student)
-  keep = lambda latest: _keep_distilled(run, TrainedNetwork(student, latest))  # noqa: E731
-  state = phases.distill_student(run, student, teacher, keep)
-  if not run.noted("distilled"):  # its note was deleted
-    variables = networks.read_network(run.folder / "student").variables
-    note_float(run, "distilled", TrainedNetwork(student, variables))
-  return state
-
-
-def read_results(folder: str | os.PathLike) -> Results:
-  """The results that a finished run wrote.
-
-  Raises:
-    ValueError: if there is no readable report.
-  """
-  path = pathlib.Path(folder) / REPORT_FILE
-  try:
-    return from_json(parse_json(path.read_bytes()))
-  except OSError as error:
-    raise ValueError(f"folder: {path} cannot be read ({error.strerror}).") from error
-  except ValueError as error:
-    raise ValueError(f"folder: {path} is no readable report ({one_line(error)}).") from error

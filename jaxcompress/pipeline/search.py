@@ -115,7 +115,7 @@ def find_student(run: Context, student: Network, teacher: TrainedNetwork) -> Fou
   best = choose(results)
   search = Search(
     tuple(Point(r.name, r.bytes, r.top1, chosen=r == best) for r in results),
-    run.top1(*teacher, run.data.validation),
+    run.evaluate(*teacher, run.data.validation).top1,
     len(run.data.validation),
   )
   home = folder / _slug(best.name)

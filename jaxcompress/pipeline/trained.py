@@ -1,6 +1,7 @@
 """What is quantized after training: a trained network, and the images that calibrate it and decide."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import flax.linen as nn
@@ -76,9 +77,10 @@ def read_trained(options: QuantizeOptions, console: Console) -> Trained:
     ValueError: if the model or the data cannot be read, or do not fit together.
   """
   saved = read_network(options.model)
+  _check_classifier(saved.module, options.model)
   size = options.image_size or (saved.image_shape[0] if saved.image_shape else None)
   with waiting(console, f"reading {options.data}"):
-    data = datasets.load(options.data, seed=options.seed, size=size)
+    data = datasets.load(options.data, seed=options.seed, size=size, reader=saved.reader)
   for note in data.notes:
     say(console, note)
   if saved.classes is not None and saved.classes != data.classes:
@@ -95,13 +97,12 @@ def read_trained(options: QuantizeOptions, console: Console) -> Trained:
     )
   if len(data.test) == 0:
     raise ValueError(f"data: {options.data} has no test images; give it more images.")
-  if saved.preprocess is None:
+  if saved.reader is None:
     say(
       console,
       "the model's file names no preprocessing; that of compress is taken: every image at the same"
       " brightness and contrast",
     )
-  preprocess = saved.preprocess or datasets.Preprocess()
   order = np.random.default_rng(options.seed).permutation(len(data.train))
   chosen = np.sort(order[: options.images])
   say(
@@ -110,12 +111,24 @@ def read_trained(options: QuantizeOptions, console: Console) -> Trained:
   return Trained(
     saved.module,
     saved.variables,
-    preprocess,
+    data.reader.preprocess,
     data.train.images[chosen],
     data.train.labels[chosen],
     data.test,
-    file_metadata(saved.title, data, preprocess),
+    file_metadata(saved.title, data),
   )
+
+
+def _check_classifier(module: nn.Module, model: Any) -> None:
+  """Raises if a network gives something else than scores of classes."""
+  graph = models.summarize(module).graph
+  shapes = {name: graph.shape(tensor)[1:] for name, tensor in graph.outputs}
+  if [len(shape) for shape in shapes.values()] != [1]:
+    listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    raise ValueError(
+      f"model: {model} gives {listed}; this command takes networks of one output, the scores of"
+      " classes. From Python quantize.post_training and export.tflite take any."
+    )
 
 
 def read_torch(options: QuantizeOptions, console: Console) -> Trained:
@@ -129,21 +142,17 @@ def read_torch(options: QuantizeOptions, console: Console) -> Trained:
     ValueError: if the source is unknown, or the checkpoint or an image cannot be read.
   """
   source, calibration = options.torch or "", options.calibration or ""
-  normalization = models.normalization_of(source)
+  reader = datasets.ImageReader.of_source(source)
   module, variables = models.from_torch(source, options.model)
-  preprocess = datasets.Preprocess(
-    center=tuple(255 * mean for mean in normalization.mean),
-    scale=tuple(255 * std for std in normalization.std),
-    per_image=False,
-  )
-  with waiting(console, f"reading {calibration}"):
+  if options.image_size is not None:
+    reader = reader.at(options.image_size)
+  with waiting(console, f"reading {calibration}"), warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always", UserWarning)
     images = datasets.calibration_images(
-      calibration,
-      size=options.image_size or normalization.size,
-      crop=normalization.crop,
-      limit=options.images,
-      seed=options.seed,
+      calibration, reader, limit=options.images, seed=options.seed
     )
+  for one in told:
+    say(console, str(one.message))
   say(console, f"{source}: {len(images):,} images calibrate and decide")
-  metadata = {"source": source, "preprocess": preprocess.to_metadata()}
-  return Trained(module, variables, preprocess, images, None, None, metadata)
+  metadata = {"source": source, **reader.to_metadata()}
+  return Trained(module, variables, reader.preprocess, images, None, None, metadata)

@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcompress.nn import Endpoints, Graph, Node
+from jaxcompress.nn import Graph, Node
 from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.outputs import as_endpoints, holds_classes, name_outputs
 from jaxcompress.prune.removal import traced
 from jaxcompress.prune.routes import Routes, find_routes, is_birth
 from jaxcompress.prune.rules import root_of
 
 IMPORTANCES = ("l1", "bn_gamma", "taylor")
+TINY = 1e-20
 
 
 class Importance(NamedTuple):
@@ -31,6 +33,9 @@ class Importance(NamedTuple):
   graph: Graph
   routes: Routes
   scores: np.ndarray
+
+  def __repr__(self) -> str:
+    return f"Importance({len(self.by_layer)} layers, {self.scores.size:,} scores)"
 
   @property
   def by_layer(self) -> dict[str, np.ndarray]:
@@ -59,7 +64,8 @@ def channel_importance(
   normalizations that scale it; channels that none scales must stay. ``"taylor"``: the square of
   ``sum_p p dL/dp`` over what scales the channel (``gamma`` and ``beta``, or weights and bias where
   nothing normalises), which is how much the loss would change to first order, averaged over
-  batches.
+  batches. The loss is the cross-entropy of the logits, and half the logarithm of the mean square of
+  outputs that hold no scores of classes.
 
   Args:
     model: a linen module made of leaf ops.
@@ -67,7 +73,7 @@ def channel_importance(
     images: (N, height, width, channels); only ``"taylor"`` reads more than their shape, so a
       ``ShapeDtypeStruct`` will do for the others.
     method: ``"l1"``, ``"bn_gamma"`` or ``"taylor"``.
-    labels: (N,) integers for ``"taylor"``; None: what the model decides.
+    labels: (N,) integers for ``"taylor"``, of logits (batch, classes); None: what the model decides.
     preprocess: maps images to what the network reads.
     batch_size: images at once, in ``"taylor"``.
 
@@ -107,7 +113,10 @@ def channel_importance(
     scales = {n.output: np.abs(np.float64(own[n]["scale"])) for n in own if n.attrs.get("norm")}
     scores = _mean(routes, scales)
   else:
-    scores = _mean(routes, {n.output: _relative_l1(own[n]["kernel"]) for n in own if is_birth(n)})
+    scores = _mean(
+      routes,
+      {n.output: _relative_l1(own[n]["kernel"]) for n in own if "kernel" in own[n] and is_birth(n)},
+    )
   return Importance(graph, routes, np.where(routes.locked, np.inf, scores))
 
 
@@ -141,6 +150,11 @@ def _taylor(
 ) -> np.ndarray:
   if labels is not None and np.shape(labels) != (len(images),):
     raise ValueError(f"labels: {np.shape(labels)} must be ({len(images)},), one for each image.")
+  if labels is not None and not (holds_classes(graph) and len(graph.shape(graph.output)) == 2):
+    raise ValueError(
+      "labels: they say the class of an image, and the model gives no logits (batch, classes); leave"
+      " them out."
+    )
   births = [node for node in graph.nodes if is_birth(node)]
   size = min(batch_size, len(images))
   starts = range(0, len(images) - size + 1, size)
@@ -148,7 +162,8 @@ def _taylor(
   for start in starts:
     rows = slice(start, start + size)
     own = None if labels is None else labels[rows]
-    slopes = jax.device_get(_products(model, preprocess, variables, images[rows], own))
+    found = _products(model, preprocess, holds_classes(graph), variables, images[rows], own)
+    slopes = jax.device_get(found)
     change = {n.output: _change(n, parameters(slopes, n.name)) for n in births}
     scores += np.square(_sum(routes, change))
   return scores / len(starts)
@@ -164,16 +179,24 @@ def _change(node: Node, products: Mapping[str, np.ndarray]) -> np.ndarray:
   )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _products(model, preprocess, variables, images, labels):
-  """Every parameter times the gradient of the mean cross-entropy by it."""
+def _log_power(output: jax.Array) -> jax.Array:
+  """Half the logarithm of the mean square, whose slope says by which share an output changes."""
+  return jnp.log(jnp.mean(jnp.square(output)) + TINY) / 2
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _products(model, preprocess, of_classes, variables, images, labels):
+  """Every parameter times the gradient of the loss by it."""
   images = images if preprocess is None else preprocess(images)
 
   def loss(params):
     output = model.apply({**variables, "params": params}, images, train=False)
-    logits = output.logits if isinstance(output, Endpoints) else output
-    wanted = jnp.argmax(jax.lax.stop_gradient(logits), -1) if labels is None else labels
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, wanted))
+    first, *others = name_outputs(as_endpoints(output)).values()
+    if not of_classes:
+      return sum(map(_log_power, (first, *others)))
+    wanted = jnp.argmax(jax.lax.stop_gradient(first), -1) if labels is None else labels
+    losses = optax.softmax_cross_entropy_with_integer_labels(first, wanted)
+    return jnp.mean(losses) + sum(map(_log_power, others))
 
   params = variables.get("params", {})
   return jax.tree.map(jnp.multiply, params, jax.grad(loss)(params))

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from jaxcompress.arguments import MODEL, check_type
+from jaxcompress.arguments import check_type
 from jaxcompress.nn import Endpoints, Graph, Node
+from jaxcompress.nn.foreign import check_model
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.operations import by_groups
 from jaxcompress.nn.replay import Replay, replay
@@ -42,6 +43,11 @@ class Keep(NamedTuple):
   masks: Mapping[str, Any]
   image_shape: tuple[int, int, int]
 
+  def __repr__(self) -> str:
+    kept, of = (sum(int(f(mask)) for mask in self.masks.values()) for f in (np.sum, np.size))
+    shape = "x".join(map(str, self.image_shape))
+    return f"Keep({len(self.masks)} layers, {kept:,} of {of:,} channels, {shape})"
+
 
 class Removal(NamedTuple):
   """A smaller graph, and where its channels come from.
@@ -72,7 +78,9 @@ def kept_classes(graph: Graph, routes: Routes, masks: Mapping[str, Any]) -> np.n
         f"keep: the mask of {name!r} is {mask.dtype} {mask.shape}; it must be bool {ids.shape}."
       )
     if routes.locked[ids[~mask]].any():
-      raise ValueError(f"keep: the mask of {name!r} removes channels of the image or logits.")
+      raise ValueError(
+        f"keep: the mask of {name!r} removes channels of the image or logits, or another output."
+      )
     stay[ids[mask]] = go[ids[~mask]] = True
   both = [name for name in masks if (stay & go)[routes.ids[layers[name].output]].any()]
   if both:
@@ -161,7 +169,8 @@ def remove_channels(
   Whatever belongs to a removed channel goes with it: what it is added to and multiplied with, its
   depthwise convolutions and normalizations, and the weights that read it. Splits, concatenations
   and shuffles stay what they are, with smaller parts. The logits are those of the network in which
-  all weights, scales and biases of removed channels are zero, up to the order of sums.
+  removed channels are zero in every tensor, up to the order of sums: also behind functions that are
+  not zero at zero, such as a sigmoid, and behind constants that are added.
 
   The result is made of the same leaf ops under the same names, so everything else in the library
   takes it: it is trained, traced, quantized, exported, and saved with ``models.save``. Take its
@@ -195,7 +204,7 @@ def remove_channels(
     section 3; Fang et al., `DepGraph: Towards Any Structural Pruning
     <https://arxiv.org/abs/2301.12900>`_, 2023, for channels that belong together.
   """
-  check_type("model", model, nn.Module, MODEL)
+  check_model("model", model)
   check_type("keep", keep, Keep, "a prune.Keep, as choose_channels(importance, 0.5) gives it")
   graph, ends = traced(model, variables, keep.image_shape)
   removal = plan_removal(graph, keep.masks)
@@ -227,7 +236,8 @@ def _sliced(
   outputs, inputs = sources[node.output], sources[node.inputs[0]]
   found = {}
   for name, array in entry.items():
-    array = np.asarray(array)[..., outputs]
+    array = np.asarray(array)
+    array = array[..., outputs] if array.ndim else array
     if name == "kernel" and is_birth(node):
       array = _slice_inputs(node, array, inputs)
     found[name] = array

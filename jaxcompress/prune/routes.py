@@ -25,7 +25,8 @@ class Routes(NamedTuple):
   Attributes:
     ids: by tensor, the class of each of its channels, (channels,) int.
     signatures: of each class, (classes,) uint64: equal where classes are interchangeable.
-    locked: of each class, (classes,) bool: whether it holds a channel of the image or a logit.
+    locked: of each class, (classes,) bool: whether it holds a channel of the image, a logit, or one of
+      those that an operation reads all at once.
   """
 
   ids: dict[str, np.ndarray]
@@ -120,7 +121,10 @@ def find_routes(graph: Graph) -> Routes:
   np.add.at(signatures, labels[elements], words[codes])  # modulo 2**64: a hash of the multiset
   ids = {tensor: labels[places] for tensor, places in channels.items()}
   locked = np.zeros(count, bool)
-  locked[ids[INPUT]] = locked[ids[graph.output]] = True
+  whole = [node for node in graph.nodes if OPERATIONS[node.op].whole]
+  kept = [tensor for node in whole for tensor in (*node.inputs, *node.outputs)]
+  for tensor in (INPUT, *(tensor for _, tensor in graph.outputs), *kept):
+    locked[ids[tensor]] = True
   return Routes(ids, signatures, locked)
 
 

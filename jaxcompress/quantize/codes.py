@@ -6,20 +6,21 @@ from typing import Any
 import numpy as np
 
 from jaxcompress.nn import Folded, Graph, Node, kernel_shape
-from jaxcompress.nn.operations import needed_shape, shares_grid
+from jaxcompress.nn.operations import needed_shape, shares_grid, without_followers
 from jaxcompress.nn.structure import OPERATIONS
 from jaxcompress.quantize.fake_quant import Levels, levels
 from jaxcompress.quantize.integer import wide
-from jaxcompress.quantize.integer.arithmetic import largest_sum
 from jaxcompress.quantize.integer.convolve import largest_accumulator
 from jaxcompress.quantize.integer.grid import HIGHEST, STEPS, Grid, Integers
 from jaxcompress.quantize.integer.lower import (
   average_kernel,
+  has_operator,
   lower_averages,
+  lower_gates,
   lower_grids,
-  lower_hard_swish,
 )
 from jaxcompress.quantize.integer.runtimes import MARGIN, RATIOS
+from jaxcompress.quantize.integer.weighted import largest_sum
 from jaxcompress.quantize.integer.xnnpack import LARGEST_STEPS
 from jaxcompress.quantize.limits import fit_grids, least_step, settle_grids
 from jaxcompress.quantize.model import Move, QuantizedModel, bias_type
@@ -56,7 +57,7 @@ def assemble(
 
   A layer with a hard-sigmoid computes ``(w x + b + 3) / 6``, and the ends of its output's grid, 0
   and 1, are the clip; whatever grid is given for it is replaced by that one. A hard-swish is written
-  as the product of its input and such a gate.
+  as the product of its input and such a gate, a silu as that of its input and a sigmoid.
 
   A grid of 16 bits makes its tensor int16: the layer that writes it then reads int16 as well, has
   int64 biases, and requantizations stand where widths meet (see
@@ -109,7 +110,11 @@ def assemble(
   """
   if hard_swish not in ("gate", "operator"):
     raise ValueError(f"hard_swish: {hard_swish!r} is unknown; it must be 'gate' or 'operator'.")
-  graph = lower_hard_swish(graph, lambda node: hard_swish == "gate" or _bits(grids, node) == 16)
+  graph = without_followers(graph)
+  graph = lower_gates(
+    graph,
+    lambda node: hard_swish == "gate" or not has_operator(node) or _bits(grids, node) == 16,
+  )
   graph, grids = _lowered(graph, grids, apart)
   weighted = [node for node in graph.nodes if kernel_shape(node) is not None]
   folded, weight_scales, levels_of = _completed(weighted, folded, weight_scales, levels)

@@ -35,7 +35,8 @@ class Quantization:
       and no range is kept.
     freeze_norm_step: first step from which BatchNorm uses its running statistics, so that the
       network that is trained is the one that is deployed; None: never. At high learning rates
-      networks of few bits diverge from then on: choose the end of a schedule.
+      networks diverge from then on: in a training step what lies before a frozen normalization moves
+      at the recipe's ``frozen_rate``; in a loop of your own choose the end of a schedule.
     gradients: bits to which the gradients of activations are rounded stochastically in the backward
       pass (:func:`~jaxcompress.quantize.quantizers.clipped.dorefa_gradient`), 1 to 16; None: they stay in float.
     exact_step: first step whose forward pass is the device's integer arithmetic, with the gradients

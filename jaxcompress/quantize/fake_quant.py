@@ -305,8 +305,9 @@ def folded_train(
   *,
   to: Levels,
   epsilon: float,
-  stride: int = 1,
+  stride: int | tuple[int, int] = 1,
   padding: str = "SAME",
+  dilation: int | tuple[int, int] = 1,
   groups: int = 1,
 ) -> tuple[jax.Array, BatchStatistics]:
   """The training forward pass with folded BatchNorm and correction.
@@ -322,7 +323,7 @@ def folded_train(
 
   Args:
     x: (batch, height, width, in).
-    kernel: (k, k, in / groups, out).
+    kernel: (kh, kw, in / groups, out).
     gamma: (out,).
     beta: (out,).
     variance: (out,) running variance.
@@ -331,6 +332,7 @@ def folded_train(
     epsilon: of BatchNorm.
     stride: of the convolution.
     padding: of the convolution.
+    dilation: of the convolution.
     groups: of the convolution.
 
   Returns:
@@ -348,7 +350,8 @@ def folded_train(
     Krishnamoorthi, `Quantizing deep convolutional networks for efficient inference
     <https://arxiv.org/abs/1806.08342>`_, 2018, section 3.2.2.
   """
-  shape: dict[str, Any] = {"stride": stride, "padding": padding, "groups": groups}
+  shape: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+  shape["groups"] = groups
   spread = (1, 1, 1, -1)
   raw = convolve(x, kernel, **shape)
   mean = jnp.mean(raw, axis=(0, 1, 2))

@@ -195,7 +195,7 @@ def _unfit_read(
 def _has_others(graph: Graph, shared: Shared, reader: Node, tensor: str) -> bool:
   """Whether other nodes compute with the numbers on a tensor's grid."""
   key_of, key = shared.key_of, shared.key_of[tensor]
-  return key_of[graph.output] == key or any(
+  return key in {key_of[made] for _, made in graph.outputs} or any(
     key in {key_of[name] for name in node.inputs}
     and not (shares_grid(node) and key_of[node.output] == key)
     for node in graph.nodes
@@ -262,8 +262,8 @@ def widen_grids(
           continue
         if key_of[tensor] in shared.fixed:
           raise ValueError(
-            f"grids: layer {node.name!r} needs steps of {least:.3g} for {tensor!r}, a gate from 0 to"
-            " 1; its weights or ranges are far too large: train with a lower learning rate."
+            f"grids: layer {node.name!r} needs steps of {least:.3g} for {tensor!r}, whose grid is"
+            " fixed; its weights or ranges are far too large: train with a lower learning rate."
           )
         scales[key_of[tensor]] = least if exact else least * MARGIN
         changed = True

@@ -5,14 +5,16 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.codes import to_codes
 from jaxcompress.nn import INPUT, Graph, Node, kernel_shape
 from jaxcompress.nn.operations import needed_shape
+from jaxcompress.nn.outputs import only_or_all
 from jaxcompress.quantize.integer.grid import HIGHEST, LOWEST, TYPES, Grid, Integers
-from jaxcompress.quantize.integer.program import Program, prepare, run
-from jaxcompress.quantize.integer.runtimes import find_kernels
+from jaxcompress.quantize.integer.program import Program, prepare, run_all
 
 PREPROCESS_BATCH = 256
 QUANTIZED = "a QuantizedModel, such as state.quantized() or quantize.post_training(...)"
@@ -34,8 +36,9 @@ class Move(NamedTuple):
 class QuantizedModel:
   """Integers, scales and ranges of a network, and their exact evaluation.
 
-  Calling it on images gives the logits that a runtime computes from the exported file, bit for bit.
-  The integers are the same for all runtimes; they differ in how they round.
+  Calling it on images gives the logits that a runtime computes from the exported file, bit for bit;
+  of a network of several outputs a dict of all by name. The integers are the same for all runtimes;
+  they differ in how they round.
 
   Attributes:
     graph: the graph that the device runs, with fused activations.
@@ -47,7 +50,9 @@ class QuantizedModel:
       its own kernels for the 16-bit integers that XNNPACK does not have),
       ``"reference"`` (LiteRT's reference kernels), ``"tflm"`` (TensorFlow Lite for
       Microcontrollers' portable kernels) or ``"onnxruntime"`` (its CPU kernels on x86);
-      ``"xnnpack-int4"`` is LiteRT with XNNPACK where a file holds weights in 4 bits.
+      ``"xnnpack-int4"`` is LiteRT with XNNPACK where a file holds weights in 4 bits;
+      ``"xnnpack-arm64"``, ``"xnnpack-int4-arm64"`` and ``"onnxruntime-arm64"`` are the same on 64-bit
+      Arm.
     moves: of the tensors whose channels equalization moved, by name; evaluation needs none of it,
       but who compares tensors with the float network's does.
 
@@ -105,27 +110,43 @@ class QuantizedModel:
     """The graph with all constants computed."""
     return prepare(self.graph, self.grids, self.layers, self.kernels)
 
-  def __call__(self, images: np.ndarray) -> np.ndarray:
-    """Logits of images, (N, classes) float32; images as for :meth:`quantize_input`."""
-    grid = self.grids[self.graph.output]
-    return (self.integers(images).astype(np.float32) - grid.zero_point) * grid.scale
+  def __call__(self, images: np.ndarray) -> Any:
+    """Logits of images, (N, classes) float32; images as for :meth:`quantize_input`.
 
-  def integers(self, images: np.ndarray) -> np.ndarray:
-    """Integer logits of images, (N, classes); images as for :meth:`quantize_input`."""
+    Returns:
+      An array, (N, ...); of several outputs a dict of them by name.
+    """
+    found = self.outputs(self.quantize_input(images))
+    return only_or_all({name: self.real(name, array) for name, array in found.items()})
+
+  def integers(self, images: np.ndarray) -> Any:
+    """Integer logits of images, (N, classes), or a dict; images as for :meth:`quantize_input`."""
     return self.run(self.quantize_input(images))
 
-  def run(self, codes: np.ndarray) -> np.ndarray:
+  def run(self, codes: np.ndarray) -> Any:
     """Integer logits, (N, classes), of integer input (N, height, width, channels), as on a device.
 
     Any number of images: they are evaluated in batches of bounded size.
+
+    Returns:
+      An array of integers; of several outputs a dict of them by name.
     """
+    return only_or_all(self.outputs(codes))
+
+  def real(self, name: str, integers: np.ndarray) -> np.ndarray:
+    """The float32 numbers that the integers of an output stand for."""
+    grid = self.grids[dict(self.graph.outputs)[name]]
+    return (integers.astype(np.float32) - grid.zero_point) * grid.scale
+
+  def outputs(self, codes: np.ndarray) -> dict[str, np.ndarray]:
+    """As :meth:`run`, by name also where there is one output."""
     codes, dtype = np.asarray(codes), self.grids[INPUT].dtype
     self._check_shape(codes, "codes")
     if codes.dtype != dtype:
       raise ValueError(
         f"codes: {codes.dtype} must be {dtype}; quantize_input makes it from images."
       )
-    return run(self.program, codes)
+    return run_all(self.program, codes)
 
   def quantize_input(self, images: np.ndarray) -> np.ndarray:
     """``z + round_half_even(clip(v * float32(1 / s)))``: the integer input of the device.
@@ -143,14 +164,10 @@ class QuantizedModel:
       ValueError: if the shape or dtype does not fit, or a value is not a number.
     """
     grid = self.grids[INPUT]
-    input_steps = find_kernels(self.kernels).input_steps
     codes = []
     for start in range(0, max(len(images), 1), PREPROCESS_BATCH):
-      values = input_steps(self.network_input(images[start : start + PREPROCESS_BATCH]), grid)
-      if np.isnan(values).any():
-        raise ValueError("images: some values are not numbers; clean them before evaluation.")
-      rounded = np.rint(np.clip(values, grid.low, grid.high))
-      codes.append((rounded + grid.zero_point).astype(grid.dtype))
+      values = self.network_input(images[start : start + PREPROCESS_BATCH])
+      codes.append(to_codes(values, grid.scale, grid.zero_point, grid.dtype, self.kernels))
     return np.concatenate(codes)
 
   def network_input(self, images: np.ndarray) -> np.ndarray:
@@ -162,6 +179,8 @@ class QuantizedModel:
     Raises:
       ValueError: if the shape or dtype does not fit.
     """
+    if isinstance(images, jax.Array):
+      images = np.asarray(images)  # so that what is computed is what a host of a device computes
     if self.preprocess is not None:
       images = np.asarray(self.preprocess(images), np.float32)
     else:
@@ -169,13 +188,13 @@ class QuantizedModel:
       if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
           f"images: {images.dtype} is no float, and the model has no preprocess; pass what the"
-          " network reads."
+          " network reads, or give the model a preprocess by dataclasses.replace."
         )
     self._check_shape(images, "images")
     return images.astype(np.float32)
 
   def _check_shape(self, array: np.ndarray, name: str) -> None:
-    if array.ndim != 4 or array.shape[1:] != tuple(self.graph.input_shape[1:]):
+    if array.ndim == 0 or array.shape[1:] != tuple(self.graph.input_shape[1:]):
       wanted = ", ".join(map(str, ("N", *self.graph.input_shape[1:])))
       raise ValueError(f"{name}: shape {array.shape} must be ({wanted}).")
 

@@ -17,12 +17,19 @@ from flax.core import FrozenDict
 from jaxcompress.nn import INPUT, Graph, fuse_activations, kernel_shape
 from jaxcompress.nn.activations import ACTIVATIONS
 from jaxcompress.nn.graph import parameters
-from jaxcompress.nn.operations import shares_grid
+from jaxcompress.nn.operations import grid_kind, shares_grid
 from jaxcompress.nn.select import layers_of
 from jaxcompress.nn.structure import OPERATIONS
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import stored_bits
-from jaxcompress.quantize.integer.functions import FUNCTIONS, fixed_grid, obstacle_inside
+from jaxcompress.quantize.integer.functions import (
+  FIXED,
+  fixed_grid,
+  fixed_kind,
+  has_stored_table,
+  obstacle_inside,
+  of_8_bits,
+)
 from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.quantizers.base import Quantizer
 from jaxcompress.quantize.rules import Choice, choose
@@ -38,7 +45,7 @@ class Sites(NamedTuple):
     keys: pairs of a tensor and the name under which its grid is kept.
     rounded: the tensors that are rounded.
     nonnegative: the tensors that are known to be at least zero.
-    gates: the tensors whose grid is fixed, and the activation function that it is fixed by.
+    gates: the tensors whose grid is fixed, and the function that it is fixed by.
     kernels: the nodes that have a kernel.
     apart: pairs of a node that would share a grid with what it reads, and a tensor with which it
       does not.
@@ -107,7 +114,7 @@ def fused_sites(graph: Graph, apart: Iterable[tuple[str, str]] = ()) -> Sites:
     for tensor in node.outputs:
       group[tensor] = tensor
     operation, act = OPERATIONS[node.op], ACTIVATIONS[node.attrs.get("act")]
-    rounds = operation.grid != "copied"
+    rounds = grid_kind(node) != "copied"
     if shares_grid(node):
       kinds = {gates.get(tensor) for tensor in node.inputs}
       kind = kinds.pop() if len(kinds) == 1 else None
@@ -120,9 +127,12 @@ def fused_sites(graph: Graph, apart: Iterable[tuple[str, str]] = ()) -> Sites:
       rounds |= bool(unlike)
     if rounds:
       rounded |= set(node.outputs)
-    if gate := node.attrs["act"] if fixed_grid(node) else shares_grid(node) and kind:
+    if gate := fixed_kind(node) or (shares_grid(node) and kind):
       gates |= dict.fromkeys(node.outputs, gate)
-    if act.low >= 0 or (operation.within and nonnegative >= set(node.inputs)):
+    fill = operation.fill(node)
+    keeps = operation.within and (fill is None or fill >= 0)
+    from_zero = (fixed := fixed_grid(node)) is not None and fixed.low >= 0
+    if act.low >= 0 or from_zero or (keeps and nonnegative >= set(node.inputs)):
       nonnegative |= set(node.outputs)
   if unknown := sorted(apart - found):
     raise ValueError(
@@ -167,7 +177,7 @@ def assign(plan: Quantization, sites: Sites) -> Assigned:
     sites: of the model's graph.
 
   Raises:
-    ValueError: if a rule matches no layer.
+    ValueError: if a rule matches no layer, or gives an activation function 16 bits that has 8 alone.
 
   Examples:
     >>> from jaxcompress import models
@@ -185,9 +195,12 @@ def assign(plan: Quantization, sites: Sites) -> Assigned:
     for tensor, key in sites.keys
     if tensor in sites.rounded and tensor not in sites.gates
   }
+  for node in sites.graph.nodes:
+    if has_stored_table(node) and _bits(activations.get(sites.key_of[node.output])) != 8:
+      raise ValueError(f"model: layer {node.name!r}: act: {of_8_bits(node.attrs['act'])}")
   present = lambda table: {key: q for key, q in table.items() if q is not None}  # noqa: E731
   gates = {
-    tensor: FUNCTIONS[sites.gates[tensor]].grids[_bits(chosen[layer_of[key]].activations)]
+    tensor: FIXED[sites.gates[tensor]][_bits(chosen[layer_of[key]].activations)]
     for tensor, key in sites.keys
     if tensor in sites.gates
   }

@@ -229,7 +229,7 @@ def exact_values(
   steps = for_any_weights(program)
   input_steps = find_kernels(plan.kernels).input_steps
   pixels: Any = images.astype(jnp.float32)  # its arithmetic is that of both libraries
-  scaled = input_steps(pixels, Grid(constants.scales[INPUT], 0))
+  scaled = input_steps(pixels, constants.scales[INPUT])
   x = jnp.round(jnp.clip(scaled, constants.low, constants.high))
   tensors = all_tensors(steps, constants.arrays, x)
   return {name: tensors[name] * constants.scales[name] for name in sites.rounded}

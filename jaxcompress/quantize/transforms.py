@@ -14,9 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.arguments import MODEL, check_type
+from jaxcompress.arguments import check_type
 from jaxcompress.nn import INPUT, Graph, trace
 from jaxcompress.nn.epilogue import Epilogue, ending
+from jaxcompress.nn.foreign import check_model
 from jaxcompress.nn.graph import parameters, with_parameters
 from jaxcompress.nn.tracing import intercept, is_leaf_call, module_path
 from jaxcompress.quantize.config import PLAN, Quantization
@@ -100,7 +101,7 @@ def transform(model: nn.Module, plan: Quantization) -> QuantTransform:
     >>> round(output.item(), 3)  # all values are -2 to 1 times 2 / 3
     0.667
   """
-  check_type("model", model, nn.Module, MODEL)
+  check_model("model", model, trains=True)
   check_type("plan", plan, Quantization, PLAN)
 
   def sites_of(variables, images):

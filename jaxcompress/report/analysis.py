@@ -12,7 +12,8 @@ from jaxcompress.quantize import suggest
 from jaxcompress.quantize.analysis.budget import Allocation
 from jaxcompress.quantize.analysis.findings import Analysis, LayerAnalysis
 from jaxcompress.quantize.analysis.sensitivity import Sensitivity
-from jaxcompress.quantize.ptq.post_training import Trial
+from jaxcompress.quantize.ptq.algorithms import ALGORITHMS
+from jaxcompress.quantize.ptq.post_training import AUTO, SLACK, Ahead, Trial
 from jaxcompress.report import findings, style, text
 from jaxcompress.report.layout import Column, Table, Words
 from jaxcompress.report.tables import LAYER_WIDTH
@@ -37,10 +38,61 @@ def trial_table(trials: Sequence[Trial], *, labels: bool, kept: str | None = Non
     Column(
       "drop", lambda trial: text.points(round(-trial.drop, 4) + 0.0)
     ),  # no minus before a zero
-    Column("SQNR", lambda trial: f"{trial.sqnr:.1f} dB" if trial.sqnr < math.inf else "exact"),
+    Column("SQNR", _noise),
     Column("time", lambda trial: text.duration(trial.seconds)),
   )
   return Table(columns, trials, strong=lambda trial: trial.name == kept)
+
+
+def trial_text(trial: Trial, *, labels: bool) -> str:
+  """A method that was tried, in words; as :func:`trial_table`.
+
+  Examples:
+    >>> trial_text(Trial("minmax", 0.9, 0.01, 20.0, 1.5), labels=True)
+    'minmax, top-1 90.00 % (-1.0 points), 20.0 dB'
+  """
+  measure = "top-1" if labels else "agreement"
+  drop = text.points(round(-trial.drop, 4) + 0.0)
+  return f"{trial.name}, {measure} {text.percent(trial.score, 2)} ({drop}), {_noise(trial)}"
+
+
+def ahead_text(trial: Trial, ahead: Ahead) -> str:
+  """What more time may buy after a method that was tried, and about how much time.
+
+  Examples:
+    >>> ahead_text(Trial("minmax", 0.9, 0.012, 20.0, 1.5), Ahead(("ema", "kl"), 42.0))
+    'next: ema, kl; they may gain up to 1.2 points in about 42 s, and an interruption keeps what is written'
+  """
+  gain = f"gain up to {100 * trial.drop:.1f} points"
+  if trial.drop <= SLACK:
+    gain = f"come nearer to the float network than {_noise(trial)}"
+  return (
+    f"next: {', '.join(ahead.names)}; they may {gain} in about {text.duration(ahead.seconds)},"
+    " and an interruption keeps what is written"
+  )
+
+
+def left_text(trials: Sequence[Trial], method: str) -> str:
+  """What a search that lost something left out since it takes too long, in words; "" if nothing.
+
+  Examples:
+    >>> left_text([Trial("minmax", 0.9, 0.012, 20.0, 1.5)], "auto")
+    "method 'adaround' takes many times as long as all others and was not tried; name it to try it"
+    >>> left_text([Trial("minmax", 0.9, 0.0, 20.0, 1.5)], "auto")
+    ''
+  """
+  slow = {name for name, algorithm in ALGORITHMS.items() if algorithm.adaround}
+  left = sorted(slow - {trial.name for trial in trials})
+  if method != AUTO or not left or min(trial.drop for trial in trials) <= SLACK:
+    return ""
+  names = ", ".join(map(repr, left))
+  return (
+    f"method {names} takes many times as long as all others and was not tried; name it to try it"
+  )
+
+
+def _noise(trial: Trial) -> str:
+  return f"{trial.sqnr:.1f} dB" if trial.sqnr < math.inf else "exact"
 
 
 def allocation_table(sensitivity: Sensitivity, allocation: Allocation) -> Table:

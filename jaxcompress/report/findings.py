@@ -2,43 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from jaxcompress.quantize.analysis.findings import Analysis
 from jaxcompress.report import text
+from jaxcompress.report.classes import balanced_accuracy, class_figures, confused_pairs
 from jaxcompress.report.results import Entry, Point, Results
 
+UNEVEN = 1.5  # times as many images in the largest class as in the smallest
 MOST_NAMED = 3  # layers that are blamed
-
-
-class Pair(NamedTuple):
-  """Two classes that are mixed up: images of ``true`` that were called ``predicted``."""
-
-  true: int
-  predicted: int
-  count: int  # type: ignore[assignment]  # tuple.count is not needed
-  total: int
-
-
-def confused_pairs(confusion: np.ndarray, most: int = 10) -> tuple[Pair, ...]:
-  """The most frequent mistakes, largest first.
-
-  Args:
-    confusion: (classes, classes) counts, rows true.
-    most: how many at most.
-
-  Examples:
-    >>> confused_pairs(np.array([[8, 2], [0, 9]]))
-    (Pair(true=0, predicted=1, count=2, total=10),)
-  """
-  counts = np.array(confusion)
-  totals = counts.sum(axis=1)
-  np.fill_diagonal(counts, 0)
-  order = np.argsort(-counts, axis=None, kind="stable")[:most]
-  pairs = (divmod(int(i), counts.shape[1]) for i in order)
-  return tuple(Pair(i, j, int(counts[i, j]), int(totals[i])) for i, j in pairs if counts[i, j] > 0)
+HOW = {"alone": ", trained alone,", "distilled": ", distilled,"}  # a student was trained
 
 
 def standard_error(first: float, second: float, images: int) -> float:
@@ -63,8 +37,9 @@ def headline(results: Results) -> str:
   entry = results.entries["int8"]
   number = text.count(entry.parameters)
   bits = "int8" if entry.weight_bits in (8, 32) else f"{entry.weight_bits}-bit weights"
+  how = HOW.get(entry.made_from or "", "")
   sentence = (
-    f"{text.article(number)} {number}-parameter {entry.model} reaches {text.percent(entry.top1)} "
+    f"{text.article(number)} {number}-parameter {entry.model}{how} reaches {text.percent(entry.top1)} "
     f"top-1 on {results.run.data} at {bits}, in {text.size(entry.bytes)}"
   )
   if entry.bit_equal is None:
@@ -85,6 +60,75 @@ def bit_equality(entry: Entry) -> str:
   equal = entry.logits if share >= 1 else round(share * entry.logits)
   equal = max(min(equal, entry.logits - (share < 1)), 0)
   return f"{equal:,} of {entry.logits:,} logits are bit-equal"
+
+
+def shipped(results: Results) -> Entry:
+  """The float network that the integers were made from."""
+  return results.entries[results.entries["int8"].made_from or "distilled"]
+
+
+def choice(results: Results) -> str:
+  """Says which student is shipped, and why; nothing where that is not known.
+
+  Examples:
+    >>> from jaxcompress.report.results import Run
+    >>> scored = lambda top1: Entry("m", 0.9, 1, 1, 1, validation_top1=top1, made_from="alone")
+    >>> entries = {"alone": scored(0.95), "distilled": scored(0.92), "int8": scored(None)}
+    >>> run = Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200, validation_images=100)
+    >>> choice(Results(run, entries))
+    'shipped: the student alone, which gets 95.0 % of 100 validation images right, +3.0 points over the distilled one (standard error 3.5)'
+  """
+  key = results.entries["int8"].made_from
+  if key not in ("alone", "distilled"):
+    return ""
+  names = {"alone": "the student alone", "distilled": "the distilled student"}
+  other = "distilled" if key == "alone" else "alone"
+  ours, theirs = (results.entries[name].validation_top1 for name in (key, other))
+  count = results.run.validation_images
+  if ours is None or theirs is None or not count:
+    return f"shipped: {names[key]}"
+  sentence = (
+    f"shipped: {names[key]}, which gets {text.percent(ours)} of {count:,} validation images right"
+  )
+  if ours < theirs:
+    return f"{sentence}; the preset's protocol has it so"
+  rival = "the distilled one" if key == "alone" else "the one alone"
+  if ours == theirs:
+    return f"{sentence}, as many as {rival}"
+  error = 100 * standard_error(ours, theirs, count)
+  return f"{sentence}, {text.points(ours - theirs)} over {rival} (standard error {error:.1f})"
+
+
+def right_and_wrong(confusion: np.ndarray) -> dict[str, int]:
+  """How many images were ``right`` and ``wrong``.
+
+  Examples:
+    >>> right_and_wrong(np.array([[8, 2], [0, 9]]))
+    {'right': 17, 'wrong': 2}
+  """
+  right = int(np.trace(confusion))
+  return {"right": right, "wrong": int(np.sum(confusion)) - right}
+
+
+def balance(confusion: np.ndarray) -> str:
+  """Says what share is right where classes count alike; nothing where they are of one size.
+
+  Examples:
+    >>> balance(np.array([[90, 10], [5, 5]]))
+    'Classes have 10 to 100 test images: 86.4 % of all are right, and 70.0 % on average over the classes (balanced accuracy)'
+    >>> balance(np.array([[9, 1], [5, 5]]))
+    ''
+  """
+  figures = class_figures(confusion)
+  sizes = [one.support for one in figures if one.support]
+  balanced = balanced_accuracy(figures)
+  if balanced is None or max(sizes) < UNEVEN * min(sizes):
+    return ""
+  right = right_and_wrong(confusion)["right"] / sum(sizes)
+  return (
+    f"Classes have {min(sizes):,} to {max(sizes):,} test images: {text.percent(right)} of all are"
+    f" right, and {text.percent(balanced)} on average over the classes (balanced accuracy)"
+  )
 
 
 def distillation(results: Results) -> str:
@@ -114,7 +158,7 @@ def within_noise(results: Results) -> str:
 
 def compression(results: Results) -> str:
   """Says what the integers cost and save."""
-  small, large = results.entries["int8"], results.entries["distilled"]
+  small, large = results.entries["int8"], shipped(results)
   change = round(100 * (small.top1 - large.top1), 1)
   side = "below" if change < 0 else "above"
   against = f"{abs(change):.1f} points {side} it" if change else "as accurate as it"
@@ -127,7 +171,9 @@ def compression(results: Results) -> str:
 
 def costs(results: Results) -> str:
   """How much smaller the student is than its teacher."""
-  teacher, small = results.entries["teacher"], results.entries["int8"]
+  teacher, small = results.entries.get("teacher"), results.entries["int8"]
+  if teacher is None:
+    return "What each network costs"
   return (
     f"Against the teacher: {_fewer(teacher.parameters, small.parameters)} parameters, "
     f"{_fewer(teacher.macs, small.macs)} multiply-adds, "
@@ -144,7 +190,7 @@ def _fewer(large: float, small: float) -> str:
 
 def latency(results: Results) -> str:
   """How fast the device runs the integers."""
-  small, large = results.entries["int8"], results.entries["distilled"]
+  small, large = results.entries["int8"], shipped(results)
   if small.latency_ms is None:
     return f"Latency on {results.run.runtime}"
   sentence = f"int8 takes {text.milliseconds(small.latency_ms)} an image on one thread"

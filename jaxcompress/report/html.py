@@ -8,30 +8,44 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from string import Template
+from types import MappingProxyType
 from typing import Any
 
+from jaxcompress.export.certificate import Certificate
 from jaxcompress.files.records import plain
-from jaxcompress.report import findings, plots, style, text
+from jaxcompress.report import certified, findings, plots, style, text
+from jaxcompress.report.classes import class_figures, confused_pairs
 from jaxcompress.report.layout import DASH, Column
-from jaxcompress.report.results import COMPARED, Entry, Results, label, ordered
+from jaxcompress.report.results import NEEDED, Entry, Results, Sample, label, ordered
 from jaxcompress.report.snippet import device_program
 from jaxcompress.report.tables import ENTRY_FIGURES, maybe
+
+FEW_CLASSES = 12  # are shown at once
+Picture = tuple[bytes, bytes | None]  # of a page, and of a phone
 
 
 class _Html(str):
   """Text that is HTML already."""
 
 
-def render(results: Results, images: Mapping[str, bytes]) -> str:
+def render(
+  results: Results,
+  images: Mapping[str, bytes],
+  narrow: Mapping[str, bytes] = MappingProxyType({}),
+  certificate: tuple[Certificate | None, str] = (None, ""),
+) -> str:
   """The page.
 
   Args:
     results: of the run; every string in it is escaped.
     images: PNG bytes by plot name, as from :func:`~jaxcompress.report.plots.render_plots`.
+    narrow: those for phones, likewise.
+    certificate: of the run's files, if there is one, and what is wrong with it, if anything.
 
   Returns:
     HTML with styles and images inside.
   """
+  pictures = {name: (data, narrow.get(name)) for name, data in images.items()}
   page = resources.files("jaxcompress.report").joinpath("template.html").read_text("utf-8")
   run = results.run
   return Template(page).substitute(
@@ -41,24 +55,84 @@ def render(results: Results, images: Mapping[str, bytes]) -> str:
     cards=_cards(results),
     entries=_entry_table(results),
     note=_safe(_note(results)),
-    overview=_figures(results, images, "accuracy_against_size", "candidates", "costs", "latency"),
+    overview=_figures(results, pictures, "accuracy_against_size", "candidates", "costs", "latency"),
     training=_section(
       "training",
       "Training",
-      _figures(results, images, "training_curves") + _phase_table(results),
+      _figures(results, pictures, "training_curves") + _phase_table(results),
     ),
     mistakes=_section(
       "mistakes",
       "What it mistakes",
-      _figures(results, images, "confusion") + _pair_table(results) + _samples(results),
+      _class_words(results)
+      + _figures(results, pictures, "confusion")
+      + _class_table(results)
+      + _pair_table(results)
+      + _samples(results),
     ),
     layers=_section(
       "layers",
       "Layer by layer",
-      _figures(results, images, "activation_ranges", "weight_ranges") + _layer_table(results),
+      _figures(results, pictures, "activation_ranges", "weight_ranges") + _layer_table(results),
     ),
+    certificate=_section(
+      "certificate", _certificate_title(certificate[0]), _certificate(*certificate)
+    ),
+    reading=_reading(results),
     snippet=escape(device_program(results)),
     run=_run_table(results),
+  )
+
+
+def certificate_page(certificate: Certificate, program: str | None = None) -> str:
+  """A page about one certificate.
+
+  Args:
+    certificate: every string in it is escaped.
+    program: that checks it elsewhere.
+
+  Returns:
+    HTML with styles inside.
+  """
+  page = resources.files("jaxcompress.report").joinpath("template.html").read_text("utf-8")
+  head, _, _ = page.partition("<body>")
+  shown = ""
+  if program is not None:
+    words = "To repeat it elsewhere, with LiteRT and NumPy alone: check.py beside inputs.npy"
+    shown = f"<section><h2>Repeat it</h2><p>{words}.</p><pre><code>{escape(program)}</code></pre></section>"
+  files = _join(", ", dict.fromkeys(name.partition("/")[0] for name in certificate.model))
+  return Template(
+    f"{head}<body><main><header><p class=brand>jaxcompress</p><h1>$title</h1>"
+    f"<p class=facts-line>{files.replace('$', '$$')}</p></header>$body$program</main></body></html>\n"
+  ).substitute(
+    title=_safe(certificate.sentence.capitalize()), body=_certificate(certificate), program=shown
+  )
+
+
+def _certificate_title(certificate: Certificate | None) -> str:
+  return "Certificate" if certificate is None else f"Certificate: {_safe(certificate.sentence)}"
+
+
+def _certificate(certificate: Certificate | None, wrong: str = "") -> str:
+  """Every runtime and processor, and the hashes."""
+  warning = f"<p><b>{_safe(wrong)}</b></p>" if wrong else ""
+  if certificate is None:
+    return warning
+  columns = [
+    Column("file", lambda row: row.file),
+    Column("runtime", certified.runtime),
+    Column("processor", certified.processor),
+    Column("logits", certified.outcome),
+    Column("SHA-256 of logits", lambda row: _Html(f"<code>{escape(certified.short(row))}</code>")),
+  ]
+  rows = "".join(
+    f"<tr><th scope=row>{escape(name)}</th><td>{_setting(value)}</td></tr>"
+    for name, value in certified.facts(certificate).items()
+  )
+  return (
+    f"{warning}{_table(columns, certificate.rows, 'certificate')}"
+    f'<table class="facts"><tbody>{rows}</tbody></table>'
+    f"<p class=note>{_join(' ', certificate.how)}</p>"
   )
 
 
@@ -68,18 +142,21 @@ def _section(anchor: str, title: str, body: str) -> str:
 
 def _cards(results: Results) -> str:
   """The few numbers that matter, each against what it is measured by."""
-  teacher, alone, distilled, small = (results.entries[key] for key in COMPARED)
-  float_latency = maybe(text.milliseconds, distilled.latency_ms)
+  alone, distilled, small = (results.entries[key] for key in NEEDED)
+  teacher = results.entries.get("teacher")
+  beside = "" if teacher is None else f"teacher {text.percent(teacher.top1)}, "
+  shipped = findings.shipped(results)
+  float_latency = maybe(text.milliseconds, shipped.latency_ms)
   cards = (
     (
       text.percent(small.top1),
       "top-1",
-      f"teacher {text.percent(teacher.top1)}, float {text.percent(distilled.top1)}",
+      f"{beside}float {text.percent(shipped.top1)}",
     ),
     (
       text.size(small.bytes),
       "model file",
-      f"{small.bytes / max(distilled.bytes, 1):.2f} of the float file",
+      f"{small.bytes / max(shipped.bytes, 1):.2f} of the float file",
     ),
     (
       text.points(distilled.top1 - alone.top1),
@@ -115,10 +192,10 @@ def _note(results: Results) -> str:
   """The words under the comparison: the device's match, and how far the test set reaches."""
   alone, distilled = (results.entries[key].top1 for key in ("alone", "distilled"))
   error = findings.standard_error(alone, distilled, results.run.test_images)
-  small = results.entries["int8"]
-  device = ""
+  small, chosen = results.entries["int8"], findings.choice(results)
+  device = f"{chosen[:1].upper()}{chosen[1:]}. " if chosen else ""
   if small.bit_equal is not None:
-    device = f"Device ({results.run.runtime}) against exact evaluation: "
+    device += f"Device ({results.run.runtime}) against exact evaluation: "
     device += findings.bit_equality(small)
     if small.max_steps is not None:
       device += f", the largest difference is {small.max_steps} steps"
@@ -132,41 +209,86 @@ def _note(results: Results) -> str:
   )
 
 
-def _figures(results: Results, images: Mapping[str, bytes], *names: str) -> str:
+def _figures(results: Results, pictures: Mapping[str, Picture], *names: str) -> str:
   return "".join(
-    _figure(plot, plot.finding(results), images[plot.name])
+    _figure(plot, plot.finding(results), *pictures[plot.name])
     for plot in plots.PLOTS
-    if plot.name in names and plot.name in images
+    if plot.name in names and plot.name in pictures
   )
 
 
-def _figure(plot: plots.Plot, finding: str, data: bytes) -> str:
+def _figure(plot: plots.Plot, finding: str, data: bytes, narrow: bytes | None) -> str:
   """A plot under its finding; the picture's own title is pushed out of sight."""
   width = int.from_bytes(data[16:20], "big")  # of the PNG, in pixels
   height = int.from_bytes(data[20:24], "big")
   inches = width / style.DPI
   hidden = 100 * style.title_strip(finding, inches) / inches
-  source = base64.b64encode(data).decode("ascii")
+  phone = f'<source media="(max-width: 640px)" srcset="{_source(narrow)}">' if narrow else ""
   return (
-    f'<figure><p class="finding">{_safe(finding)}</p><div class="scroll">'
-    f'<div class="picture"><img alt="{escape(finding)}" width="{width}" height="{height}" '
-    f'style="margin-top:-{hidden:.2f}%" src="data:image/png;base64,{source}"></div></div>'
+    f'<figure><p class="finding">{_safe(finding)}</p><picture class="picture">{phone}'
+    f'<img alt="{escape(finding)}" width="{width}" height="{height}" '
+    f'style="--title:-{hidden:.2f}%" src="{_source(data)}"></picture>'
     f"<figcaption>{escape(plot.caption)}</figcaption></figure>"
   )
 
 
+def _source(png: bytes) -> str:
+  return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
 def _samples(results: Results) -> str:
-  names, tiles = results.run.classes, []
-  for sample in results.samples:
-    true, picked = escape(names[sample.label]), escape(names[sample.prediction])
-    right = sample.label == sample.prediction
-    words = true if right else f"{true} → {picked}"
-    source = base64.b64encode(sample.png).decode("ascii")
-    tiles.append(
-      f'<figure class="{"right" if right else "wrong"}"><img alt="{true}, picked {picked}" '
-      f'src="data:image/png;base64,{source}"><figcaption>{words}</figcaption></figure>'
-    )
-  return f'<h3>Test images</h3><div class="samples">{"".join(tiles)}</div>' if tiles else ""
+  """Mistakes, the surest first, then what was right."""
+  wrong = [one for one in results.samples if one.label != one.prediction]
+  right = [one for one in results.samples if one.label == one.prediction]
+  counts = {} if results.confusion is None else findings.right_and_wrong(results.confusion)
+  parts = []
+  for title, key, shown in (("Wrong", "wrong", wrong), ("Right", "right", right)):
+    if shown:
+      of = f"{len(shown)} of {counts[key]:,}" if counts else f"{len(shown)}"
+      surest = ", the surest first" if key == "wrong" and shown[0].score is not None else ""
+      tiles = "".join(_tile(results.run.classes, sample, key) for sample in shown)
+      parts.append(f'<h3>{title}: {of}{surest}</h3><div class="samples">{tiles}</div>')
+  return "".join(parts)
+
+
+def _tile(names: Sequence[str], sample: Sample, kind: str) -> str:
+  true, picked = escape(names[sample.label]), escape(names[sample.prediction])
+  words = true if sample.label == sample.prediction else f"{true} → {picked}"
+  score = "" if sample.score is None else f" {escape(text.percent(sample.score, 0))}"
+  file = "" if sample.name is None else f"<small>{escape(sample.name)}</small>"
+  return (
+    f'<figure class="{kind}"><img alt="{true}, picked {picked}" src="{_source(sample.png)}">'
+    f"<figcaption>{words}{score}{file}</figcaption></figure>"
+  )
+
+
+def _reading(results: Results) -> str:
+  words = results.run.reading
+  return f"<p>How it reads a picture: {_safe(words)}.</p>" if words else ""
+
+
+def _class_words(results: Results) -> str:
+  words = "" if results.confusion is None else findings.balance(results.confusion)
+  return f'<p class="note">{_safe(words)}</p>' if words else ""
+
+
+def _class_table(results: Results) -> str:
+  """Figures of each class; behind a click where there are many."""
+  if results.confusion is None:
+    return ""
+  show = lambda share: maybe(text.percent, share)  # noqa: E731
+  rows = list(zip(results.run.classes, class_figures(results.confusion), strict=True))
+  columns = [
+    Column("class", lambda row: row[0]),
+    Column("images", lambda row: f"{row[1].support:,}"),
+    Column("recall", lambda row: show(row[1].recall)),
+    Column("precision", lambda row: show(row[1].precision)),
+    Column("F1", lambda row: show(row[1].f1)),
+  ]
+  table = _table(columns, rows, "classes")
+  if len(rows) <= FEW_CLASSES:
+    return table
+  return f"<details><summary>All {len(rows)} classes</summary>{table}</details>"
 
 
 def _safe(sentence: str) -> str:
@@ -193,7 +315,7 @@ def _subtitle(results: Results) -> list[str]:
 
 
 def _table(columns: Iterable[Column], rows: Sequence[Any], kind: str = "") -> str:
-  """A table that scrolls sideways where it must, without columns that no row has."""
+  """A table without columns that no row has; on phones each row is a list of its figures."""
 
   def html(cell: str | None) -> str:
     if not cell:
@@ -205,7 +327,11 @@ def _table(columns: Iterable[Column], rows: Sequence[Any], kind: str = "") -> st
   head = "".join(f"<th scope=col>{escape(title)}</th>" for title, _ in shown)
   body = []
   for first, *others in zip(*(cells for _, cells in shown), strict=True):
-    rest = "".join(f"<td>{html(cell)}</td>" for cell in others)
+    titles = (title for title, _ in shown[1:])
+    rest = "".join(
+      f'<td data-title="{escape(title)}">{html(cell)}</td>'
+      for title, cell in zip(titles, others, strict=True)
+    )
     body.append(f"<tr><th scope=row>{html(first)}</th>{rest}</tr>")
   return (
     f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
@@ -236,7 +362,7 @@ def _name(row: tuple[str, Entry]) -> str:
 def _phase_table(results: Results) -> str:
   """Steps and time of each phase, and which networks were not trained here."""
   rows = [row for row in ordered(results) if row[1].steps or row[1].seconds]
-  loaded = [label(*row) for row in ordered(results) if not row[1].steps]
+  loaded = [label(*row) for row in ordered(results) if row not in rows]
 
   def step_time(entry: Entry) -> str | None:
     has_both = entry.seconds and entry.steps
@@ -244,17 +370,25 @@ def _phase_table(results: Results) -> str:
 
   columns = [
     Column("", _name),
-    Column("steps", lambda row: f"{row[1].steps:,}"),
+    Column("steps", lambda row: f"{row[1].steps:,}" if row[1].steps else None),
     Column("time", lambda row: text.duration(row[1].seconds) if row[1].seconds else None),
     Column("time per step", lambda row: step_time(row[1])),
   ]
-  note = f"<p class=note>Not trained in this run: {_join(', ', loaded)}.</p>" if loaded else ""
-  return (_table(columns, rows) if rows else "") + note
+  notes = [f"Not trained in this run: {_join(', ', loaded)}."] if loaded else []
+  before = results.entries.get(results.entries["int8"].made_from or "")
+  if before is not None and before.steps:
+    name = escape(label("int8", results.entries["int8"]))
+    own = results.entries["int8"].steps - before.steps
+    notes.append(
+      f"Of the steps and the time of {name}, {own:,} steps are at integers; the rest came before."
+    )
+  shown = f"<p class=note>{' '.join(notes)}</p>" if notes else ""
+  return (_table(columns, rows) if rows else "") + shown
 
 
 def _pair_table(results: Results) -> str:
   """The most frequent mistakes."""
-  pairs = () if results.confusion is None else findings.confused_pairs(results.confusion)
+  pairs = () if results.confusion is None else confused_pairs(results.confusion)
   names = results.run.classes
   columns = [
     Column("true", lambda pair: names[pair.true]),
@@ -308,7 +442,6 @@ def _ratio(ratio: float) -> str:
 def _run_table(results: Results) -> str:
   """All that it takes to run this again."""
   run = results.run
-  read = {name: value for name, value in results.preprocess.items() if name != "python"}
   facts = {
     "command": _Html(f"<code>{escape(run.command)}</code>") if run.command else "",
     "data": ", ".join(_subtitle(results)[:4]),
@@ -321,7 +454,7 @@ def _run_table(results: Results) -> str:
     "jaxcompress": run.version,
     "jax": run.jax_version,
     **run.packages,
-    "preprocess": read,
+    "pictures": run.reading,
     "date": run.date,
   }
   rows = "".join(

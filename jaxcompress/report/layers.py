@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxcompress.nn import Graph, Node, count_parameters, kernel_shape
 from jaxcompress.nn.graph import parameters
-from jaxcompress.nn.operations import macs
+from jaxcompress.nn.operations import macs, window_of
 from jaxcompress.quantize.storage import packed_bytes, weight_bytes
 from jaxcompress.report.results import Layer, Spread, TensorRange
 
@@ -53,6 +53,9 @@ def layer_rows(
   )
 
 
+CONVOLUTIONS = {"ConvNorm": "conv", "ConvTranspose": "transposed conv"}
+
+
 def describe_op(node: Node) -> str:
   """A node's op with what sets it apart: kernel, stride, depthwise, activation function.
 
@@ -62,15 +65,18 @@ def describe_op(node: Node) -> str:
     'conv 3x3, relu'
   """
   attrs = node.attrs
-  if node.op != "ConvNorm":
+  if node.op not in CONVOLUTIONS:
     words = [node.op] if node.op != "Activation" else []
     return ", ".join([*words, *([attrs["act"]] if attrs.get("act") else [])])
-  kind = "depthwise" if attrs["groups"] == "depthwise" else "conv"
-  words = [f"{kind} {attrs['kernel']}x{attrs['kernel']}"]
-  if attrs["stride"] != 1:
-    words.append(f"stride {attrs['stride']}")
-  if isinstance(attrs["groups"], int) and attrs["groups"] > 1:
-    words.append(f"{attrs['groups']} groups")
+  groups = attrs.get("groups", 1)
+  kind = "depthwise" if groups == "depthwise" else CONVOLUTIONS[node.op]
+  words = [f"{kind} {'x'.join(map(str, window_of(node)))}"]
+  for field in ("stride", "dilation"):
+    sides = attrs.get(field, 1)
+    if sides != 1:
+      words.append(f"{field} {'x'.join(map(str, sides)) if isinstance(sides, tuple) else sides}")
+  if isinstance(groups, int) and groups > 1:
+    words.append(f"{groups} groups")
   return ", ".join(words + ([attrs["act"]] if attrs["act"] else []))
 
 

@@ -17,6 +17,7 @@ from jaxcompress.terminal import fill, literal, spelled
 LONGEST_PART = 8  # characters of a name that need not be broken where a table is narrow
 SIGNS = "+-−±~ "
 DASH = "–"
+HASH = re.compile("(?=.*[a-f])[0-9a-f]{32,}")
 
 
 class Column(NamedTuple):
@@ -172,7 +173,13 @@ def _lines(text: str) -> str:
 
 
 def _is_figure(text: str) -> bool:
-  return text.lstrip(SIGNS)[:1].isdigit()
+  """Whether a text begins as a figure; a hash may be broken, also one whose first digit is a decimal one.
+
+  Examples:
+    >>> _is_figure("+1.5 points"), _is_figure("52a83795bf7db8d179035375edb64962,")
+    (True, False)
+  """
+  return text.lstrip(SIGNS)[:1].isdigit() and HASH.fullmatch(text.rstrip(",.")) is None
 
 
 def _at_slashes(cell: Text, width: int) -> Text:

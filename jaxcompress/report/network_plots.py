@@ -10,6 +10,7 @@ from matplotlib.ticker import NullLocator
 
 from jaxcompress.quantize.analysis.findings import Analysis, LayerAnalysis
 from jaxcompress.report import findings, style, text
+from jaxcompress.report.classes import Pair, confused_pairs
 from jaxcompress.report.results import Results
 
 MISTAKES = LinearSegmentedColormap.from_list(
@@ -19,41 +20,43 @@ RIGHT = LinearSegmentedColormap.from_list("right", ["#ffffff", "#99d5cf", "#0d94
 FEW = 20  # classes whose cells have room for numbers
 MOST_CLASSES = 100
 PAIRS = 10
+LETTERS = 9.4  # of names beside one another in an inch of the matrix and its names
 DARKEST = 0.15  # the least share of a row that gets the darkest colour
 MOST_LAYERS = 64  # that are named
 MOST_DECIBELS = 100.0  # beyond it a bar says no more
 
 
 @style.styled
-def confusion_matrix(results: Results) -> Figure:
+def confusion_matrix(results: Results, width: float = style.WIDTH) -> Figure:
   """Shares of each true class: right answers on the diagonal, mistakes beside it."""
   matrix = np.asarray(results.confusion)
   names = [style.printable(name, i) for i, name in enumerate(results.run.classes)]
   classes = len(names)
-  pairs = findings.confused_pairs(matrix, PAIRS)
+  pairs = confused_pairs(matrix, PAIRS)
   title = findings.confusion(results)
-  if classes <= FEW:
+  narrow = style.is_narrow(width)
+  if classes <= FEW and not narrow:
     side = min(max(3.4, 0.32 * classes + 1.6), 6.6)
     fig = style.figure(title, side + 0.4)
     ax, beside = fig.subplots(1, 2, width_ratios=(side, style.WIDTH - side))
   else:
-    width = style.WIDTH if classes <= 60 else 11.6
-    side, below = width - 1.0, 0.2 * max(len(pairs), 1) + 0.6
+    width = 11.6 if classes > 60 and not narrow else width
+    side, below = width - (0 if narrow else 1.0), 0.2 * max(len(pairs), 1) + 0.6
     fig = style.figure(title, side + below, width)
     ax, beside = fig.subplots(2, 1, height_ratios=(side, below))
-  _matrix(ax, matrix, [text.clip(name, 14) for name in names])
-  _pairs(beside, pairs, [text.clip(name, 22) for name in names])
+  _matrix(ax, matrix, [text.clip(name, 10 if narrow else 14) for name in names], narrow, side)
+  _pairs(beside, pairs, [text.clip(name, 14 if narrow else 22) for name in names])
   return fig
 
 
-def _matrix(ax: Axes, matrix: np.ndarray, names: list[str]) -> None:
+def _matrix(ax: Axes, matrix: np.ndarray, names: list[str], narrow: bool, side: float) -> None:
   shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
   mistakes = shares - np.diag(np.diag(shares))
   picture = MISTAKES(np.sqrt(mistakes / max(float(mistakes.max()), DARKEST)))
   diagonal = np.arange(len(names))
   picture[diagonal, diagonal] = RIGHT(0.25 + 0.75 * np.diag(shares))
   ax.imshow(picture, aspect="equal", interpolation="nearest")
-  _name_axes(ax, names)
+  _name_axes(ax, names, narrow, side)
   ax.spines["bottom"].set_visible(False)
   ax.grid(False)
   if len(names) <= MOST_CLASSES:
@@ -62,15 +65,15 @@ def _matrix(ax: Axes, matrix: np.ndarray, names: list[str]) -> None:
     ax.set_yticks(edges, minor=True)
     ax.grid(True, which="minor", axis="both", color="#f1f5f9", linewidth=0.5)
     ax.tick_params(which="minor", length=0)
-  if len(names) <= FEW:
+  if len(names) <= (FEW / 2 if narrow else FEW):
     _numbers(ax, matrix, picture)
 
 
-def _name_axes(ax: Axes, names: list[str]) -> None:
-  positions = list(style.ticks_for(len(names), MOST_CLASSES))
+def _name_axes(ax: Axes, names: list[str], narrow: bool, side: float) -> None:
+  positions = list(style.ticks_for(len(names), MOST_CLASSES // 3 if narrow else MOST_CLASSES))
   shown = [names[i] for i in positions]
   size = 8.5 if len(names) <= FEW else 7 if len(names) <= 60 else 5.8
-  wide = max(map(len, shown)) * len(shown) > 100
+  wide = max(map(len, shown)) * len(shown) > LETTERS * side
   ax.set_xticks(positions, shown, fontsize=size, rotation=90 if wide else 0, color=style.INK)
   ax.set_yticks(positions, shown, fontsize=size, color=style.INK)
   ax.tick_params(length=0, pad=2)
@@ -87,7 +90,7 @@ def _numbers(ax: Axes, matrix: np.ndarray, picture: np.ndarray) -> None:
       ax.text(column, row, f"{number}", ha="center", va="center", fontsize=size, color=tone)
 
 
-def _pairs(ax: Axes, pairs: tuple[findings.Pair, ...], names: list[str]) -> None:
+def _pairs(ax: Axes, pairs: tuple[Pair, ...], names: list[str]) -> None:
   """Bars of the most frequent mistakes."""
   ax.set_title("most frequent mistakes" if pairs else "no mistakes")
   if not pairs:
@@ -100,16 +103,16 @@ def _pairs(ax: Axes, pairs: tuple[findings.Pair, ...], names: list[str]) -> None
 
 
 @style.styled
-def activation_ranges(results: Results) -> Figure:
+def activation_ranges(results: Results, width: float = style.WIDTH) -> Figure:
   """The interval that each activation tensor's integers span, and the width of one step."""
-  fig = style.figure(findings.activations(results), 5.4)
+  fig = style.figure(findings.activations(results), 5.4, width)
   top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
   rows = results.ranges
   low = np.array([r.low for r in rows], float)
   high = np.array([r.high for r in rows], float)
   x = np.arange(len(rows))
-  width = _bar_width(len(rows))
-  top.bar(x, high - low, width, low, color=style.COLORS["int8"])
+  bar = _bar_width(len(rows))
+  top.bar(x, high - low, bar, low, color=style.COLORS["int8"])
   top.axhline(0, color=style.MUTED, lw=0.8)
   extent = np.maximum(np.abs(low), np.abs(high))
   if extent.max() > 20 * np.median(extent):
@@ -118,18 +121,18 @@ def activation_ranges(results: Results) -> Figure:
     top.yaxis.set_minor_locator(NullLocator())
   top.use_sticky_edges = False
   top.set_title("range of the real values")
-  bottom.bar(x, [r.scale for r in rows], width, color=style.FAINT)
+  bottom.bar(x, [r.scale for r in rows], bar, color=style.FAINT)
   bottom.set_title("one quantization step")
-  _name_columns(bottom, [r.tensor for r in rows])
+  _name_columns(bottom, [r.tensor for r in rows], width)
   top.tick_params(axis="x", length=0)
   return fig
 
 
 @style.styled
-def weight_ranges(results: Results) -> Figure:
+def weight_ranges(results: Results, width: float = style.WIDTH) -> Figure:
   """Per layer, the channels' largest weights: least, median and largest channel."""
   layers = [(layer.name, layer.weights) for layer in results.layers if layer.weights is not None]
-  fig = style.figure(findings.weights(results), 4.6)
+  fig = style.figure(findings.weights(results), 4.6, width)
   ax = fig.subplots()
   low, median, high = (
     np.array([getattr(weights, end) for _, weights in layers], np.float64)
@@ -139,15 +142,15 @@ def weight_ranges(results: Results) -> Figure:
   floor = float(positive.min()) / 2 if positive.size else 1e-3
   low, median, high = (np.maximum(v, floor) for v in (low, median, high))
   x = np.arange(len(layers))
-  width = _bar_width(len(layers))
-  ax.bar(x, high - low, width, low, color="#93c5fd")
-  ax.hlines(median, x - width / 2, x + width / 2, color="#1d4ed8", lw=2)
+  bar = _bar_width(len(layers))
+  ax.bar(x, high - low, bar, low, color="#93c5fd")
+  ax.hlines(median, x - bar / 2, x + bar / 2, color="#1d4ed8", lw=2)
   ax.set_yscale("log")
   ax.set_ylim(floor, float(high.max()) * 1.5)
   ax.yaxis.set_major_formatter(lambda value, _: text.significant(value, 2))
   ax.yaxis.set_minor_formatter(lambda value, _: "")
   ax.set_title("largest magnitude of each output channel")
-  _name_columns(ax, [name for name, _ in layers])
+  _name_columns(ax, [name for name, _ in layers], width)
   return fig
 
 
@@ -200,9 +203,11 @@ def _bar_width(count: int) -> float:
   return min(0.72, 0.06 * max(count, 1))
 
 
-def _name_columns(ax: Axes, names: list[str]) -> None:
+def _name_columns(ax: Axes, names: list[str], width: float = style.WIDTH) -> None:
   """Names under columns, turned upright; every n-th where there are too many."""
-  positions = style.ticks_for(len(names), MOST_LAYERS)
+  positions = style.ticks_for(
+    len(names), MOST_LAYERS // 2 if style.is_narrow(width) else MOST_LAYERS
+  )
   labels = [text.clip(style.printable(names[i], i), 30) for i in positions]
   size = 7 if len(positions) > 24 else 8
   ax.set_xticks(list(positions), labels, rotation=90, fontsize=size)

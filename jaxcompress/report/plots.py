@@ -19,32 +19,30 @@ class Plot(NamedTuple):
 
   Attributes:
     name: of its file, without the ending.
-    make: draws it.
+    make: draws it, in some width.
     finding: its title, in a sentence.
     caption: how to read it.
     present: whether the results hold what it shows.
   """
 
   name: str
-  make: Callable[[Results], Figure]
+  make: Callable[[Results, float], Figure]
   finding: Callable[[Results], str]
   caption: str
   present: Callable[[Results], bool] = lambda results: True
 
 
 @style.styled
-def training_curves(results: Results) -> Figure:
+def training_curves(results: Results, width: float = style.WIDTH) -> Figure:
   """Loss and accuracy of every phase against its own steps."""
-  fig = style.figure(findings.distillation(results), 3.9)
-  left, right = fig.subplots(1, 2)
+  fig, (left, right) = style.row_of_plots(findings.distillation(results), 3.9, width, (1, 1))
   for phase, rows in results.curves.items():
     name, color = label(phase, results.entries.get(phase)), style.color(phase)
     _line(left, rows, "loss", color, name)
     _line(right, rows, "accuracy", color, name)
     steps, held_out = series(rows, "top1")
     if steps.size:
-      right.plot(steps, held_out, "o", ms=4, mfc=style.PAPER, color=color)
-  _mark_integers(results, (left, right))
+      right.plot(steps, held_out, "o-", ms=4, lw=0.8, mfc=style.PAPER, color=color)
   left.set_title("training loss")
   right.set_title("training accuracy" + _markers(results))
   positive = [value for rows in results.curves.values() for value in series(rows, "loss")[1]]
@@ -62,7 +60,12 @@ def training_curves(results: Results) -> Figure:
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.margins(x=0.01)
   handles, names = left.get_legend_handles_labels()
-  fig.legend(handles, names, loc="outside lower center", ncols=max(len(names), 1))
+  fig.legend(
+    handles,
+    names,
+    loc="outside lower center",
+    ncols=2 if style.is_narrow(width) else max(len(names), 1),
+  )
   return fig
 
 
@@ -96,43 +99,28 @@ def _line(ax, rows, name, color, text_label) -> None:
   ax.plot(steps, values, color=color, label=text_label)
 
 
-def _mark_integers(results: Results, axes: Sequence[Axes]) -> None:
-  """A line where a distilled student goes on at integers, if one curve holds both."""
-  steps = results.entries["distilled"].steps
-  rows = results.curves.get("distilled", ())
-  if steps and rows and rows[-1]["step"] > steps:
-    for ax in axes:
-      ax.axvline(steps, color=style.color("int8"), lw=1, ls=(0, (4, 3)), zorder=1)
-    name = label("int8", results.entries["int8"]).removeprefix("distilled, ")
-    axes[0].annotate(
-      f"{name} ",
-      (steps, 0.97),
-      xycoords=axes[0].get_xaxis_transform(),
-      ha="right",
-      color=style.color("int8"),
-      fontsize=8.5,
-    )
-
-
 def _markers(results: Results) -> str:
   held_out = any(row.get("top1") is not None for rows in results.curves.values() for row in rows)
   return " (circles: held-out images)" if held_out else ""
 
 
 @style.styled
-def accuracy_against_size(results: Results) -> Figure:
+def accuracy_against_size(results: Results, width: float = style.WIDTH) -> Figure:
   """Top-1 against the size of the model file, on a logarithmic axis."""
-  fig = style.figure(findings.compression(results), 4.0)
+  fig = style.figure(findings.compression(results), 4.0, width)
   ax = fig.subplots()
   points = [
     Point(label(key, entry), max(entry.bytes, 1), entry.top1) for key, entry in ordered(results)
   ]
   sizes = [point.bytes for point in points]
   ax.set_xscale("log")
-  ax.set_xlim(min(sizes) / 1.6, max(sizes) * 2.6)
+  narrow = style.is_narrow(width)
+  least, share = (4.0, 0.6) if narrow else (2.6, 0.19)
+  room = max(least, (1.6 * max(sizes) / min(sizes)) ** share)  # for the names beside the points
+  ax.set_xlim(min(sizes) / 1.6, max(sizes) * room)
   colors = [style.color(key) for key, _ in ordered(results)]
-  _scatter(ax, points, colors, results.run.test_images, lambda size: size * 1.09)
-  ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  _scatter(ax, points, colors, results.run.test_images, lambda size: size * 1.09, narrow=narrow)
+  ax.xaxis.set_major_locator(LogLocator(subs=(1,) if narrow else (1, 2, 5)))
   ax.xaxis.set_minor_locator(NullLocator())
   ax.set_xlabel("model file (bars: one standard error of the test set)")
   ax.set_title("top-1")
@@ -147,6 +135,7 @@ def candidates_plot(
   what: str = "top-1",
   compared_with: str = "float network",
   sizes_of: str = "packed weights, scales and biases",
+  width: float = style.WIDTH,
 ) -> Figure:
   """Scores of quantized networks against their packed sizes.
 
@@ -157,6 +146,7 @@ def candidates_plot(
     what: the scores are.
     compared_with: whose score the reference is.
     sizes_of: what the bytes are.
+    width: of the figure, in inches.
 
   Raises:
     ValueError: if there are no points.
@@ -169,15 +159,16 @@ def candidates_plot(
   """
   if not points:
     raise ValueError("points: there are none; give at least one.")
-  fig = style.figure(findings.candidates(points, reference, compared_with), 4.0)
+  fig = style.figure(findings.candidates(points, reference, compared_with), 4.0, width)
   ax = fig.subplots()
   most = max(point.bytes for point in points)
-  ax.set_xlim(0, 1.35 * most)
+  narrow = style.is_narrow(width)
+  ax.set_xlim(0, (1.8 if narrow else 1.35) * most)
   ax.axhline(reference, color=style.color("teacher"), lw=1, ls=(0, (4, 3)), zorder=1)
   name = compared_with.removesuffix(" network")
   ax.annotate(f" {name}", (0, reference), va="bottom", color=style.color("teacher"), fontsize=8.5)
   colors = [style.color("int8" if one.mixed or one.chosen else "distilled") for one in points]
-  _scatter(ax, points, colors, images, lambda size: size + 0.02 * most, reference)
+  _scatter(ax, points, colors, images, lambda size: size + 0.02 * most, reference, narrow=narrow)
   ax.set_xlabel(f"{sizes_of} (bars: one standard error)")
   ax.set_title(what)
   return fig
@@ -190,6 +181,7 @@ def _scatter(
   images: int,
   beside: Callable[[float], float],
   *others: float,
+  narrow: bool,
 ) -> None:
   """Named scores against sizes, with standard errors, on an axis that shows other scores too.
 
@@ -202,7 +194,9 @@ def _scatter(
   span = max(max(ends) - min(ends), 0.02)
   low, high = max(min(ends) - 0.2 * span, -0.02), min(max(ends) + 0.15 * span, 1.02)
   ax.set_ylim(low, high)
-  places = style.spread([(s - low) / (high - low) for s in scores], sizes, 0.135)
+  places = style.spread(
+    [(s - low) / (high - low) for s in scores], sizes, 0.135, 1e9 if narrow else 1.8
+  )
   for point, color, error, place in zip(points, colors, noise, places, strict=True):
     spot = point.bytes, point.score
     ax.errorbar(*spot, error, fmt="o", ms=8, color=color, elinewidth=1.2, zorder=3)
@@ -220,18 +214,18 @@ def _scatter(
 
 
 @style.styled
-def costs(results: Results) -> Figure:
+def costs(results: Results, width: float = style.WIDTH) -> Figure:
   """Parameters, multiply-adds and file size, side by side."""
   columns = {
     "parameters": lambda entry: (entry.parameters, text.count(entry.parameters)),
     "multiply-adds": lambda entry: (entry.macs, text.count(entry.macs)),
     "model file": lambda entry: (entry.bytes, text.size(entry.bytes)),
   }
-  return _side_by_side(findings.costs(results), ordered(results), columns, 0.34)
+  return _side_by_side(findings.costs(results), ordered(results), columns, 0.34, width)
 
 
 @style.styled
-def latency(results: Results) -> Figure:
+def latency(results: Results, width: float = style.WIDTH) -> Figure:
   """Median latency of each .tflite on one and two threads."""
 
   def column(field: str) -> Callable[[Entry], tuple[float, str]]:
@@ -240,7 +234,7 @@ def latency(results: Results) -> Figure:
 
   entries = [(key, entry) for key, entry in ordered(results) if _has_latency(entry)]
   columns = {"1 thread": column("latency_ms"), "2 threads": column("latency_ms_2_threads")}
-  return _side_by_side(findings.latency(results), entries, columns, 0.36)
+  return _side_by_side(findings.latency(results), entries, columns, 0.36, width)
 
 
 def _side_by_side(
@@ -248,15 +242,18 @@ def _side_by_side(
   entries: Sequence[tuple[str, Entry]],
   columns: Mapping[str, Callable[[Entry], tuple[float, str]]],
   height: float,
+  width: float,
 ) -> Figure:
   """Bars of several quantities, each a value and a text for a network."""
-  fig = style.figure(finding, height * len(entries) + 1.1)
+  narrow = style.is_narrow(width)
+  high = height * len(entries) + (0.6 if narrow else 1.1)
+  fig, axes = style.row_of_plots(finding, high, width, [1] * len(columns))
   names = [label(key, entry) for key, entry in entries]
   colors = [style.color(key) for key, _ in entries]
-  for ax, (title, column) in zip(fig.subplots(1, len(columns)), columns.items(), strict=True):
+  for ax, (title, column) in zip(axes, columns.items(), strict=True):
     values, ends = zip(*(column(entry) for _, entry in entries), strict=True)
     style.bars(ax, names, list(values), colors, list(ends))
-    names = [""] * len(names)  # beside the first alone
+    names = names if narrow else [""] * len(names)  # beside the first alone
     ax.set_title(title)
   return fig
 
@@ -270,11 +267,11 @@ def _search_finding(results: Results) -> str:
   return findings.candidates(results.search.candidates, results.search.reference, "teacher")
 
 
-def _search_plot(results: Results) -> Figure:
+def _search_plot(results: Results, width: float = style.WIDTH) -> Figure:
   assert results.search is not None  # the plot is drawn where there is a search
   search, what = results.search, "top-1 of validation images"
   return candidates_plot(
-    search.candidates, search.reference, search.images, what, "teacher", "packed file"
+    search.candidates, search.reference, search.images, what, "teacher", "packed file", width
   )
 
 
@@ -332,6 +329,12 @@ PLOTS = (
 )
 
 
-def render_plots(results: Results) -> dict[str, bytes]:
-  """PNG bytes of every plot whose data is there, by name."""
-  return {plot.name: style.png(plot.make(results)) for plot in PLOTS if plot.present(results)}
+def render_plots(results: Results, width: float = style.WIDTH) -> dict[str, bytes]:
+  """PNG bytes of every plot whose data is there, by name.
+
+  Args:
+    results: of the run.
+    width: in inches; :data:`~jaxcompress.report.style.NARROW` ones have no title, for phones.
+  """
+  shown = (plot for plot in PLOTS if plot.present(results))
+  return {plot.name: style.png(plot.make(results, width)) for plot in shown}

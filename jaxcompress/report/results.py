@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-COMPARED = ("teacher", "alone", "distilled", "int8")  # every run has these
+NEEDED = ("alone", "distilled", "int8")  # every run has these
+COMPARED = ("teacher", *NEEDED)  # and a teacher, if it is a network of this package
 LABELS = {
   "teacher": "teacher",
+  "head": "new head alone",
   "alone": "student alone",
   "alone_equal_time": "student alone, equal time",
   "distilled": "student distilled",
@@ -27,9 +29,12 @@ def label(key: str, entry: "Entry | None" = None) -> str:
     ('student alone', 'alone long')
     >>> label("int8", Entry("m", 0.9, 1, 1, 1, weight_bits=4))
     'distilled, 4-bit weights'
+    >>> label("int8", Entry("m", 0.9, 1, 1, 1, made_from="alone"))
+    'alone, int8'
   """
-  if key == "int8" and entry is not None and entry.weight_bits not in (8, 32):
-    return f"distilled, {entry.weight_bits}-bit weights"
+  if key == "int8" and entry is not None:
+    bits = "int8" if entry.weight_bits in (8, 32) else f"{entry.weight_bits}-bit weights"
+    return f"{entry.made_from or 'distilled'}, {bits}"
   return LABELS.get(key, key.replace("_", " "))
 
 
@@ -57,6 +62,11 @@ class Entry:
     file: name of the model's file in the output folder, or None.
     arena_bytes: working memory that TensorFlow Lite for Microcontrollers needs, or None.
     npu: in words, how many operators an Ethos-U computes, and why not the others, or None.
+    validation_top1: share of the validation images that are classified right, or None.
+    validation_loss: mean cross-entropy on them, or None.
+    made_from: of integers, key of the float network that they were made from: that which is shipped.
+    kept_step: of its training, after which it validated best and was kept; None: the last.
+    rounds: how often the network was trained: once, and again whenever the run went on with more epochs.
 
   Raises:
     ValueError: for a ``top1`` or a share outside 0 to 1.
@@ -85,9 +95,14 @@ class Entry:
   file: str | None = None
   arena_bytes: int | None = None
   npu: str | None = None
+  validation_top1: float | None = None
+  validation_loss: float | None = None
+  made_from: str | None = None
+  rounds: int = 1
+  kept_step: int | None = None
 
   def __post_init__(self):
-    for name in ("top1", "bit_equal", "top1_agreement", "sparsity"):
+    for name in ("top1", "validation_top1", "bit_equal", "top1_agreement", "sparsity"):
       share = getattr(self, name)
       if share is not None and not 0 <= share <= 1:
         raise ValueError(f"{name}: {share} must be a share from 0 to 1; divide percentages by 100.")
@@ -102,6 +117,10 @@ class Run:
     classes: names of the classes, in the order of the labels.
     image_shape: (height, width, channels).
     train_images: number of training images.
+    validation_images: number of held-out images, on which the student that is shipped was chosen.
+    class_counts: images of each class, by split, in the order of the classes.
+    reading: how a picture becomes what the network reads, in words.
+    epochs: that were asked for, or None.
     test_images: number of test images; top-1 and the confusion matrix are of these.
     seed: the seed of the run.
     command: the command line.
@@ -121,6 +140,10 @@ class Run:
   image_shape: tuple[int, int, int]
   train_images: int
   test_images: int
+  validation_images: int = 0
+  class_counts: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+  reading: str = ""
+  epochs: float | None = None
   seed: int = 0
   command: str = ""
   version: str = ""
@@ -186,14 +209,32 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """A test image, as PNG bytes, with its class and the one that the int8 model picked."""
+  """A test image, with its class and the one that the int8 model picked.
+
+  Attributes:
+    png: the image.
+    label: its class.
+    prediction: the class that was picked.
+    name: of its file, or None.
+    score: softmax of the picked class, 0 to 1, or None.
+  """
 
   png: bytes
   label: int
   prediction: int
+  name: str | None = None
+  score: float | None = None
 
   @classmethod
-  def of(cls, image: np.ndarray, label: int, prediction: int) -> "Sample":
+  def of(
+    cls,
+    image: np.ndarray,
+    label: int,
+    prediction: int,
+    *,
+    name: str | None = None,
+    score: float | None = None,
+  ) -> "Sample":
     """A sample of a uint8 image of shape (height, width, 1 or 3).
 
     Examples:
@@ -207,7 +248,7 @@ class Sample:
     buffer = io.BytesIO()
     pixels = image[..., 0] if image.shape[-1] == 1 else image
     Image.fromarray(pixels).save(buffer, format="PNG")
-    return cls(buffer.getvalue(), int(label), int(prediction))
+    return cls(buffer.getvalue(), int(label), int(prediction), name, score)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,15 +295,17 @@ class Results:
 
   Attributes:
     run: facts of the run.
-    entries: by key, at least those of :data:`COMPARED`; further ones are shown beside them.
+    entries: by key, at least those of :data:`NEEDED`; further ones are shown beside them.
     curves: by phase, rows as in ``metrics.jsonl``: ``step`` and any of ``loss``, ``accuracy``
       (of training batches, a share), ``top1`` (of held-out images), ``images_per_second``.
     confusion: (classes, classes) counts of the int8 model on the test set; rows are the true
       classes, columns the predicted ones.
     layers: the deployed graph, in order.
     ranges: its activation tensors, in order.
-    samples: a few test images.
-    preprocess: what maps images to the model's input; see :func:`~jaxcompress.report.device_program`.
+    samples: test images: the worst mistakes, the surest first, then right ones of many classes.
+    reader: how a picture becomes an image, and
+    preprocess: what maps images to the model's input: the entries of
+      :meth:`jaxcompress.data.ImageReader.to_metadata`.
     search: how the student was found; None where it was given.
 
   Raises:
@@ -276,14 +319,15 @@ class Results:
   layers: tuple[Layer, ...] = ()
   ranges: tuple[TensorRange, ...] = ()
   samples: tuple[Sample, ...] = ()
+  reader: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   search: Search | None = None
 
   def __post_init__(self):
-    missing = [key for key in COMPARED if key not in self.entries]
+    missing = [key for key in NEEDED if key not in self.entries]
     if missing:
       raise ValueError(
-        f"entries: {', '.join(missing)} missing; a report needs {', '.join(COMPARED)}."
+        f"entries: {', '.join(missing)} missing; a report needs {', '.join(NEEDED)}."
       )
     classes = len(self.run.classes)
     if self.confusion is not None and np.shape(self.confusion) != (classes, classes):

@@ -1,43 +1,116 @@
-"""The Python that runs a model file on one image, preprocessing included."""
+"""The Python that runs a model file on pictures, reading and preprocessing included."""
 
 import json
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxcompress.data import ImageReader
 from jaxcompress.report.results import Results
 
-SNIPPET = """\
+PROGRAM = '''\
+"""Prints the class of each picture, and its score: python classify.py PICTURE...
+
+Exit code 1: some could not be read, which are named; the others are classified.
+"""
+
+import io
+import sys
+
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-from PIL import Image
+{runtime}
+from PIL import Image, ImageOps
 
 CLASSES = {classes}
+{reader}
+{network}
 
-{preprocess}
+damaged = 0
+for name in sys.argv[1:]:
+  try:
+    pixels = read_pixels(name, **READER)
+  except Exception as error:  # damaged files raise almost anything
+    print(f"{{name}}: cannot be read ({{error or type(error).__name__}})", file=sys.stderr)
+    damaged += 1
+    continue
+  logits = network(normalized(pixels, **PREPROCESS)[None])[0]
+  scores = np.exp(logits - logits.max())
+  best = logits.argmax()
+  print(f"{{name}}: {{CLASSES[best]}}, {{scores[best] / scores.sum():.1%}}")
+if damaged:
+  sys.exit(1)
+'''
+
+LITERT = '''\
+def network(x):
+  """Logits of float32 images: they are rounded to the integers that the file reads."""
+  scale, zero_point = source["quantization"]
+  limits = np.iinfo(source["dtype"])
+  codes = np.rint(x * (np.float32(1) / np.float32(scale))) + np.float32(zero_point)
+  model.set_tensor(source["index"], codes.clip(limits.min, limits.max).astype(source["dtype"]))
+  model.invoke()
+  scale, zero_point = target["quantization"]
+  return (model.get_tensor(target["index"]).astype(np.float32) - zero_point) * np.float32(scale)
+
 
 model = Interpreter({file}, num_threads=2)
 model.allocate_tensors()
-source, target = model.get_input_details()[0], model.get_output_details()[0]
-scale, zero_point = source["quantization"]
+source, target = model.get_input_details()[0], model.get_output_details()[0]'''
 
-image = Image.open("image.png").convert({mode}).resize({size})
-x = preprocess(np.asarray(image).reshape{shape})
-x = np.rint(x * np.float32(1 / scale)) + zero_point
-model.set_tensor(source["index"], np.clip(x, -128, 127).astype(np.int8)[None])
-model.invoke()
-logits = model.get_tensor(target["index"])[0]
-print(CLASSES[logits.argmax()])
-"""
+ONNX = '''\
+def network(x):
+  """Logits of float32 images: the file rounds them to integers."""
+  return model.run(None, {{model.get_inputs()[0].name: x.transpose(0, 3, 1, 2)}})[0]
+
+
+model = InferenceSession({file}, providers=["CPUExecutionProvider"])'''
+
+RUNTIMES: Mapping[str, tuple[str, str]] = {
+  ".tflite": ("from ai_edge_litert.interpreter import Interpreter", LITERT),
+  ".onnx": ("from onnxruntime import InferenceSession", ONNX),
+}
+
+
+def program(file: str, reader: ImageReader, classes: Sequence[str]) -> str:
+  """A program that prints the class of pictures by a model file, with nothing of jaxcompress.
+
+  It takes names of pictures, reads them as the network was trained, and rounds what the network reads
+  as exact evaluation does; so it gives the same logits, bit for bit.
+
+  Args:
+    file: name of an integer .tflite file that reads codes, as :func:`jaxcompress.export.tflite`
+      writes it unless it is told otherwise, or of an .onnx file.
+    reader: how a picture becomes what the network reads.
+    classes: names of the classes.
+
+  Returns:
+    Python source. It needs numpy, Pillow, and ai_edge_litert or onnxruntime.
+
+  Raises:
+    ValueError: if the file is of another kind.
+
+  Examples:
+    >>> print(program("cats.onnx", ImageReader(224), ("cat", "dog")).splitlines()[12])
+    CLASSES = ["cat", "dog"]
+  """
+  suffix = pathlib.PurePath(file).suffix.lower()
+  if suffix not in RUNTIMES:
+    raise ValueError(f"file: {file} must end in {' or '.join(RUNTIMES)}.")
+  runtime, network = RUNTIMES[suffix]
+  return PROGRAM.format(
+    runtime=runtime,
+    classes=_names(classes),
+    reader=reader.program().rstrip("\n"),
+    network="\n\n" + network.format(file=_string(file)),
+  )
 
 
 def device_program(results: Results) -> str:
-  """A program that classifies ``image.png`` with the run's .tflite and nothing of jaxcompress.
-
-  ``results.preprocess`` holds either ``python``, the source of ``preprocess(image)``, or the
-  fields that :func:`preprocess_source` takes.
+  """The :func:`program` of a run's .tflite file.
 
   Args:
-    results: of the run.
+    results: of the run; ``reader`` and ``preprocess`` are as
+      :meth:`jaxcompress.data.ImageReader.to_metadata` gives them.
 
   Returns:
     Python source.
@@ -46,54 +119,16 @@ def device_program(results: Results) -> str:
     >>> from jaxcompress.report.results import COMPARED, Entry, Run
     >>> entries = dict.fromkeys(COMPARED, Entry("resnet8", 0.9, 77_850, 12_501_632, 80_000))
     >>> results = Results(Run("digits", ("odd", "even"), (8, 8, 3), 1000, 200), entries)
-    >>> print(device_program(results).splitlines()[4])
+    >>> print(device_program(results).splitlines()[12])
     CLASSES = ["odd", "even"]
   """
   height, width, channels = results.run.image_shape
-  return SNIPPET.format(
-    classes=_names(results.run.classes),
-    preprocess=results.preprocess.get("python") or preprocess_source(results.preprocess),
-    file=_string(results.entries["int8"].file or "student.tflite"),
-    mode=_string("L" if channels == 1 else "RGB"),
-    size=(width, height),
-    shape=(height, width, channels),
-  )
-
-
-def preprocess_source(fields: Mapping[str, Any]) -> str:
-  """Source of ``preprocess(image)``: uint8 (height, width, channels) to the model's float input.
-
-  Args:
-    fields: as from :meth:`jaxcompress.data.Preprocess.to_metadata`: ``center`` and ``scale``
-      (numbers or one per channel) for ``(x - center) / scale``; ``per_image``: whether each
-      channel's mean over the image is then taken off, and the result divided by its root mean
-      square plus ``epsilon``.
-
-  Examples:
-    >>> print(preprocess_source({"center": 127.5, "scale": 64.0}))
-    def preprocess(image):
-      return (image.astype(np.float32) - np.float32(127.5)) / np.float32(64.0)
-  """
-  x = "image.astype(np.float32)"
-  center, scale = _constant(fields.get("center", 0)), _constant(fields.get("scale", 1))
-  if center != _constant(0):
-    x = f"({x} - {center})"
-  if scale != _constant(1):
-    x = f"{x} / {scale}"
-  if not fields.get("per_image"):
-    return f"def preprocess(image):\n  return {x}"
-  epsilon = _constant(fields.get("epsilon", 0.0))
-  return (
-    f"def preprocess(image):\n  x = {x}\n"
-    "  x = x - x.mean((0, 1))  # of this image, per channel\n"
-    f"  return x / (np.sqrt(np.square(x).mean()) + {epsilon})"
-  )
-
-
-def _constant(value: float | Sequence[float]) -> str:
-  if isinstance(value, Sequence):
-    return f"np.float32({[float(v) for v in value]})"
-  return f"np.float32({float(value)})"
+  said: dict[str, Any] = {"reader": {"channels": channels, **results.reader}}
+  if results.preprocess:
+    said["preprocess"] = results.preprocess
+  reader = ImageReader.from_metadata(said, (height, width))
+  file = results.entries["int8"].file or "student.tflite"
+  return program(file, reader, results.run.classes)
 
 
 def _names(names: Sequence[str]) -> str:

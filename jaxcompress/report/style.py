@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 WIDTH = 9.6  # inches; the page shows an inch as 100 pixels
+NARROW = 4.6  # for phones: such figures have no title, and plots stand below each other
 DPI = 200
 INK, MUTED, GRID, FAINT, PAPER = "#1f2937", "#6b7280", "#e5e7eb", "#cbd5e1", "#ffffff"
 ACCENT, WARN = "#0f766e", "#b91c1c"
@@ -86,8 +88,11 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def figure(title: str, height: float, width: float = WIDTH) -> Figure:
-  """An empty figure whose title says the finding."""
+  """An empty figure whose title says the finding; a narrow one has none."""
   fig = Figure(figsize=(width, height))
+  if is_narrow(width):
+    fig.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08, hspace=0.06)
+    return fig
   below = (0, 0, 1, 1 - title_strip(title, width) / height)
   fig.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08, wspace=0.04, hspace=0.04, rect=below)
   fig.suptitle(
@@ -100,6 +105,34 @@ def figure(title: str, height: float, width: float = WIDTH) -> Figure:
     fontweight="bold",
   )
   return fig
+
+
+def row_of_plots(
+  title: str, height: float, width: float, shares: Sequence[float]
+) -> tuple[Figure, Sequence[Axes]]:
+  """A figure of plots beside each other, or in a narrow one below each other.
+
+  Args:
+    title: of the figure.
+    height: of a row, in inches.
+    width: of the figure.
+    shares: of the width, one for each plot.
+
+  Examples:
+    >>> fig, axes = row_of_plots("title", 3.0, NARROW, (1, 1))
+    >>> fig.get_size_inches().tolist(), len(axes)
+    ([4.6, 6.0], 2)
+  """
+  if is_narrow(width):
+    fig = figure(title, height * len(shares), width)
+    return fig, list(np.atleast_1d(fig.subplots(len(shares), 1)))
+  fig = figure(title, height, width)
+  return fig, list(np.atleast_1d(fig.subplots(1, len(shares), width_ratios=tuple(shares))))
+
+
+def is_narrow(width: float) -> bool:
+  """Whether a figure is one for phones."""
+  return width <= NARROW
 
 
 def title_strip(title: str, width: float) -> float:
@@ -121,13 +154,16 @@ def color(key: str) -> str:
   return COLORS.get(key) or SPARE[sum(key.encode()) % len(SPARE)]
 
 
-def spread(heights: Sequence[float], places: Sequence[float], gap: float) -> list[float]:
+def spread(
+  heights: Sequence[float], places: Sequence[float], gap: float, near: float = 1.8
+) -> list[float]:
   """Moves labels apart that stand at nearly the same place, keeping their order.
 
   Args:
     heights: of the labels, as shares of the axis.
-    places: positions on a logarithmic axis; labels within a factor of 1.8 may touch.
+    places: positions on a logarithmic axis.
     gap: least distance of two touching labels.
+    near: labels within this factor may touch.
 
   Examples:
     >>> [round(h, 2) for h in spread([0.50, 0.52, 0.5], [1, 1, 100], 0.1)]
@@ -137,10 +173,10 @@ def spread(heights: Sequence[float], places: Sequence[float], gap: float) -> lis
   for _ in range(50):
     for i in range(len(moved)):
       for j in range(len(moved)):
-        near = abs(math.log(places[i] / places[j])) < math.log(1.8)
+        touch = abs(math.log(places[i] / places[j])) < math.log(near)
         below = (heights[i], -i) < (heights[j], -j)
         overlap = gap - (moved[j] - moved[i])
-        if i != j and near and below and overlap > 1e-6:
+        if i != j and touch and below and overlap > 1e-6:
           moved[i] -= overlap / 2
           moved[j] += overlap / 2
   return moved

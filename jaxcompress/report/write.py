@@ -9,13 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from jaxcompress.export.certificate import (
+  CERTIFICATE_FILE,
+  Certificate,
+  hash_file,
+  read_certificate,
+)
 from jaxcompress.files.records import from_plain, plain
 from jaxcompress.files.values import check_format
 from jaxcompress.files.writing import write_atomically
-from jaxcompress.report import html, plots
-from jaxcompress.report.results import COMPARED, Results
+from jaxcompress.report import html, plots, style
+from jaxcompress.report.results import COMPARED, NEEDED, Results
 
 FORMAT = 1
+CERTIFICATE_PAGE = "certificate.html"
 
 
 def to_json(results: Results) -> dict[str, Any]:
@@ -41,7 +48,7 @@ def to_json(results: Results) -> dict[str, Any]:
   for layer, found in zip(fields["layers"], results.layers, strict=True):
     if found.weights is not None:
       layer["weights"] |= plain({"absmax": found.weights.high, "spread": found.weights.ratio})
-  stages = {key: entries.pop(key) for key in COMPARED}
+  stages = {key: entries.pop(key) for key in COMPARED if key in entries}
   return {"format": FORMAT, **stages, "others": entries, **fields}
 
 
@@ -62,11 +69,11 @@ def from_json(data: Any) -> Results:
   if not isinstance(data, Mapping):
     raise ValueError("data: it is no object; this is no report.json.")
   check_format(data.get("format", FORMAT), FORMAT, "data:")
-  missing = [key for key in (*COMPARED, "run") if key not in data]
+  missing = [key for key in (*NEEDED, "run") if key not in data]
   if missing:
     raise ValueError(f"data: {', '.join(missing)} missing; this is no report.json.")
   others = from_plain(dict[str, Any], data.get("others", {}))
-  entries = {**{key: data[key] for key in COMPARED}, **others}
+  entries = {**{key: data[key] for key in COMPARED if key in data}, **others}
   results = from_plain(Results, {**data, "entries": entries, "confusion": None}, newer=True)
   if data.get("confusion") is None:
     return results
@@ -97,13 +104,51 @@ def write_report(results: Results, folder: str | os.PathLike) -> dict[str, pathl
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  images = plots.render_plots(results)
+  images, narrow = plots.render_plots(results), plots.render_plots(results, style.NARROW)
   files: dict[str, tuple[str, str | bytes]] = {
-    "html": ("report.html", html.render(results, images)),
+    "html": ("report.html", html.render(results, images, narrow, find_certificate(folder))),
     **{name: (f"{name}.png", data) for name, data in images.items()},
     "json": ("report.json", dumps(results)),
   }
   return {key: write_atomically(folder / name, data) for key, (name, data) in files.items()}
+
+
+def find_certificate(folder: pathlib.Path) -> tuple[Certificate | None, str]:
+  """The certificate in a folder, if there is one, and what is wrong with it, or with the files there.
+
+  Examples:
+    >>> find_certificate(pathlib.Path("/nowhere"))
+    (None, '')
+  """
+  path = folder / CERTIFICATE_FILE
+  if not path.is_file():
+    return None, ""
+  try:
+    certificate, damage = read_certificate(path)
+  except ValueError as error:
+    return None, str(error)
+  if damage is not None:
+    return certificate, f"{CERTIFICATE_FILE} was changed after it was written: {damage}."
+  for name, sha256 in certificate.model.items():
+    if not (folder / name).is_file() or hash_file(folder / name) != sha256:
+      return certificate, f"{name} is another one now than when it was certified."
+  return certificate, ""
+
+
+def write_certificate_page(
+  certificate: Certificate, path: str | os.PathLike, program: str | None = None
+) -> pathlib.Path:
+  """Writes a page about a certificate.
+
+  Args:
+    certificate: what it shows.
+    path: the file.
+    program: that checks it elsewhere.
+
+  Returns:
+    The path.
+  """
+  return write_atomically(path, html.certificate_page(certificate, program))
 
 
 def dumps(results: Results) -> str:

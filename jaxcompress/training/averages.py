@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxcompress.arguments import check_batch, check_batches
 from jaxcompress.nn import Graph
@@ -33,7 +32,9 @@ def decay_at(decay: float, step: jax.Array) -> jax.Array:
 
 
 def move_average(average: Any, latest: Any, decay: float, step: jax.Array) -> Any:
-  """Moves an average by a step: ``d a + (1 - d) x`` in every array, with ``d`` of :func:`decay_at`.
+  """Moves an average by a step: ``a + (1 - d) (x - a)`` in every array, with ``d`` of :func:`decay_at`.
+
+  Written this way, what does not move keeps every bit.
 
   Args:
     average: ``a``, any pytree.
@@ -46,8 +47,7 @@ def move_average(average: Any, latest: Any, decay: float, step: jax.Array) -> An
     0.10000002384185791
   """
   share = 1 - decay_at(decay, step)
-  moved = optax.incremental_update(latest, average, share)
-  return jax.tree.map(lambda a, x: x.astype(a.dtype), average, moved)
+  return jax.tree.map(lambda a, x: (a + share * (x - a)).astype(a.dtype), average, latest)
 
 
 def reestimate_norm(state: CompressState, batches: Iterable[Mapping[str, Any]]) -> CompressState:

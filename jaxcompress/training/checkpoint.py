@@ -3,10 +3,12 @@
 import contextlib
 import errno
 import fnmatch
+import logging
 import os
 import pathlib
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -28,10 +30,20 @@ WAYS_OUT = {  # of writing that failed
 
 
 def _named(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by name."""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  names = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
-  return {name.replace("/", "."): leaf for name, (_, leaf) in zip(names, leaves, strict=True)}
+  """The leaves of a tree by name.
+
+  Raises:
+    ValueError: if two have one name, as ``{"a/b": x, "a": {"b": y}}`` in a teacher's variables.
+  """
+  found: dict[str, Any] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    name = jax.tree_util.keystr(path, simple=True, separator=".").replace("/", ".")
+    if name in found:
+      raise ValueError(
+        f"checkpoint: two arrays of the state are called {name!r}; rename one of them."
+      )
+    found[name] = leaf
+  return found
 
 
 def _differing(stored: Any, wanted: Any) -> list[tuple[str, tuple[int, ...]]]:
@@ -231,7 +243,8 @@ class Checkpoints:
 
   def _guarded(self, act: Callable[[], Any]) -> Any:
     try:
-      return act()
+      with _orbax_is_quiet():
+        return act()
     except jax.errors.JaxRuntimeError:  # another process is gone
       raise
     except Exception as error:
@@ -240,6 +253,26 @@ class Checkpoints:
         f"checkpoint: the one{at} cannot be written in {self.folder} ({one_line(error)});"
         f" {way_out(error)}, then go on from the one before."
       ) from error
+
+
+@contextlib.contextmanager
+def _orbax_is_quiet() -> Iterator[None]:
+  """Keeps what orbax warns of while it saves for us off the log: how long a save has waited, and so on.
+
+  Records of other threads, of other packages, and errors are logged as ever.
+  """
+  thread, place = threading.get_ident(), os.path.dirname(ocp.__file__)
+
+  def passes(record: logging.LogRecord) -> bool:
+    ours = record.thread == thread and record.pathname.startswith(place)
+    return not ours or record.levelno >= logging.ERROR
+
+  logger = logging.getLogger("absl")
+  logger.addFilter(passes)
+  try:
+    yield
+  finally:
+    logger.removeFilter(passes)
 
 
 def save_variables(path: str | pathlib.Path, variables: Any) -> None:

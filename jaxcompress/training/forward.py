@@ -11,10 +11,11 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxcompress.nn import Endpoints
 from jaxcompress.nn.layers import MOMENTS
-from jaxcompress.nn.tracing import intercept, is_leaf_call
+from jaxcompress.nn.outputs import as_endpoints
+from jaxcompress.nn.tracing import intercept
 from jaxcompress.quantize.transforms import DROPOUT, transform
-from jaxcompress.training.networks import as_endpoints
-from jaxcompress.training.stages import still_norms
+from jaxcompress.training.frozen import frozen_norms, hold_frozen
+from jaxcompress.training.stages import Path
 from jaxcompress.training.state import CompressState
 
 BLOCK = "block"  # name of what is kept where the rest of the student is rematerialized
@@ -35,8 +36,8 @@ def forward(
     state: gives the recipe, statistics, quantizer state and step.
     trained: the tree of trained parameters (see ``CompressState.trained``).
     images: as the network reads them, (batch, height, width, channels).
-    train: whether statistics and ranges are updated, those of normalizations that stand still in the
-      state's stage excepted (see :func:`~jaxcompress.training.stages.still_norms`). In evaluation
+    train: whether statistics and ranges are updated, those of frozen normalizations excepted (see
+      :func:`~jaxcompress.training.frozen.frozen_norms`). In evaluation
       the pass is quantized once a quantized step was taken.
     measure: whether every normalization uses the batch's statistics, which come back in place of
       the running ones.
@@ -46,11 +47,14 @@ def forward(
     ``(endpoints, batch_stats, quantizer_state)``.
 
   Raises:
-    ValueError: if a normalization that stands still is no leaf op.
+    ValueError: if a normalization that is frozen is no leaf op.
   """
   recipe, plan = state.recipe, state.recipe.quantize
   variables = {"params": trained["student"], "batch_stats": state.batch_stats}
-  call = partial(_call, state, train=train, measure=measure, rng=rng)
+  frozen = (
+    frozen_norms(state) if train and not measure else {}
+  )  # reads a graph: before interceptors
+  call = partial(_call, state, frozen, train=train, measure=measure, rng=rng)
   quantizer_state = state.quantizer.state
   if plan is None:
     output, updated = call(variables, images)
@@ -73,6 +77,7 @@ def forward(
 
 def _call(
   state: CompressState,
+  frozen: Mapping[Path, int],
   variables: dict[str, Any],
   images: jax.Array,
   *,
@@ -87,28 +92,14 @@ def _call(
       interceptors.enter_context(intercept(_name_blocks))
     if not train and not measure:
       return recipe.student.apply(variables, images, train=False), {}
-    still = still_norms(state.trainable[state.stage], variables["params"], state.batch_stats)
-    if still and not measure:
-      interceptors.enter_context(intercept(partial(_hold_still, still)))
+    if frozen:
+      interceptors.enter_context(intercept(hold_frozen(frozen, state.step)))
     key = jax.random.fold_in(jax.random.key(0) if rng is None else rng, DROPOUT)
     options: dict[str, Any] = {
       "mutable": [MOMENTS if measure else "batch_stats"],
       "rngs": {"dropout": key},
     }
     return recipe.student.apply(variables, images, train=True, **options)
-
-
-def _hold_still(still, next_fun, args, kwargs, context):
-  """Calls the normalizations of some paths as in evaluation."""
-  if context.module.path not in still or context.method_name != "__call__":
-    return next_fun(*args, **kwargs)
-  if not is_leaf_call(context):
-    path, kind = "/".join(context.module.path), type(context.module).__name__
-    raise ValueError(
-      f"trainable: {path!r}, a {kind}, does not move, but only the leaf ops of jaxcompress.nn can hold"
-      " their running statistics; use ConvNorm or BatchNorm of these, or let it train."
-    )
-  return next_fun(*args, **{**kwargs, "train": False})
 
 
 def _name_blocks(next_fun, args, kwargs, context):

@@ -21,17 +21,22 @@ from jaxcompress.arguments import (
   check_whole,
 )
 from jaxcompress.distill.labels import expected
+from jaxcompress.nn import Endpoints
+from jaxcompress.nn.foreign import check_model, flag_for
+from jaxcompress.nn.outputs import as_endpoints, name_outputs, only_or_all
 from jaxcompress.prune.masked import progress_of
 from jaxcompress.terminal import progress, say
 from jaxcompress.training.checkpoint import Checkpoints
 from jaxcompress.training.forward import forward
-from jaxcompress.training.networks import as_endpoints, hits, split_labels, to_network_input
+from jaxcompress.training.networks import hits, per_example, split_labels, to_network_input
 from jaxcompress.training.processes import PreemptedError, Preemption
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.sharding import replicated, shard_batch
 from jaxcompress.training.start import init_state
 from jaxcompress.training.state import CompressState, at_stage
 from jaxcompress.training.step import distill_step, train_step
+from jaxcompress.training.targeted import Targeted
+from jaxcompress.training.watch import Watch, cause
 
 PATIENCE = 100  # steps in a row that may be skipped
 
@@ -48,13 +53,15 @@ def fit(
   name: str = "train",
   log_every: int = 25,
   on_log: Callable[[dict[str, float]], None] | None = None,
-  hooks: Mapping[int, Callable[[CompressState], None]] | None = None,
+  hooks: Mapping[int, Callable[[CompressState], bool | None]] | None = None,
   checkpoints: Checkpoints | None = None,
   console: Console | None = None,
 ) -> CompressState:
   """Trains until ``steps`` batches were consumed, counted from the start of the run.
 
-  The recipe's stages run in their order, and count.
+  The recipe's stages run in their order, and count. If training accuracy, or the losses where there
+  are no labels, fall far behind what they were and stay there, the console says so once, with the
+  freeze and the rate that are the likely cause.
 
   Args:
     state: where to start; a restored state goes on from its own position. One that lies on a mesh
@@ -66,7 +73,8 @@ def fit(
     log_every: batches between log rows; metrics stay on the device in between.
     on_log: gets each row: ``step``, ``loss``, ``accuracy``, the parts of the loss, ``skipped``,
       ``images_per_second``, and ``seconds`` since the row before.
-    hooks: called with the state at the given positions, before that batch.
+    hooks: called with the state at the given positions, before that batch; where one returns True,
+      training ends there.
     checkpoints: where to save, or None.
     console: rich console of the progress bar.
 
@@ -104,7 +112,7 @@ def fit(
   check_type("checkpoints", checkpoints, Checkpoints | None, "training.Checkpoints, or None")
   for at, hook in (hooks or {}).items():
     check_whole("hooks: position", at, 0)
-    check_callable(f"hooks[{at}]", hook, "state -> None")
+    check_callable(f"hooks[{at}]", hook, "state -> None, or True to end")
   recipe = state.recipe
   step = (distill_step if recipe.teachers else train_step).program  # it counts by itself
   mesh = None if state.placement is None else state.placement.mesh
@@ -116,13 +124,15 @@ def fit(
     started, logged, skipped, idle = time.perf_counter(), position, int(state.skipped), 0
     first = position
     batch = _placed(recipe, batch_at, position, mesh) if position < steps else {}
+    watch = Watch(recipe)
     while position < steps:
       state = at_stage(state, position)
-      if hooks and position in hooks:
-        hooks[position](state)
+      if hooks and position in hooks and hooks[position](state):
+        break
       state, metrics = step(state, batch)
       if _shares_threads(mesh):
         jax.block_until_ready(metrics["loss"])
+      watch.add(position, metrics)
       position += 1
       if position < steps:  # the next batch is read and sent while the devices compute
         batch = _placed(recipe, batch_at, position, mesh)
@@ -144,6 +154,9 @@ def fit(
             " the loss's weight, and see that schedules are finite and labels from 0 to the number of"
             " classes - 1."
           )
+        fall = watch.look(position, batch_size=len(batch["image"]), ends=position == steps)
+        if fall is not None:
+          say(bar.console, f"{name}: {fall} by step {position}, and stays there: {cause(state)}.")
         started, logged, skipped = time.perf_counter(), position, int(row["skipped"])
       if checkpoints is not None:
         stop = preemption.reached()
@@ -211,7 +224,7 @@ def evaluate(
     >>> evaluate(Brightness(), {}, [{"image": images, "label": jnp.array([0, 0, 1, 1])}])["top1"]
     0.75
   """
-  check_type("model", model, nn.Module, "a linen module, such as models.resnet8(10)")
+  check_model("model", model)
   check_type("variables", variables, Mapping, "a dict, such as state.averaged.variables")
   check_batches(batches)
   check_callable("preprocess", preprocess, "images -> images, or None")
@@ -232,11 +245,11 @@ def evaluate(
 @partial(jax.jit, static_argnums=(0, 1))
 def _float_sums(model, preprocess, variables, batch):
   images = batch["image"] if preprocess is None else preprocess(batch["image"])
-  output = as_endpoints(model.apply(variables, images, train=False))
+  output = as_endpoints(model.apply(variables, images, **flag_for(model, False)))
   return classification_sums(output.logits.astype(jnp.float32), batch)
 
 
-@jax.jit
+@Targeted
 def eval_step(state: CompressState, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
   """Sums hits and losses over one batch, so that batches can be added up.
 
@@ -247,7 +260,7 @@ def eval_step(state: CompressState, batch: Mapping[str, jax.Array]) -> dict[str,
   Returns:
     ``{"correct", "loss", "count"}``: float32 scalars; ``loss`` is summed cross-entropy.
   """
-  return classification_sums(predict(state, batch["image"]), batch)
+  return classification_sums(_evaluated(state, batch["image"]).logits.astype(jnp.float32), batch)
 
 
 def classification_sums(logits: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -262,7 +275,7 @@ def classification_sums(logits: jax.Array, batch: Mapping[str, jax.Array]) -> di
   mask = batch.get("mask", jnp.ones(logits.shape[0])).astype(jnp.float32)
   batch = split_labels(batch)
   correct = hits(logits, batch["label"])
-  losses = -expected(jax.nn.log_softmax(logits), batch)
+  losses = per_example(-expected(jax.nn.log_softmax(logits), batch))
   return {
     "correct": jnp.sum(correct * mask),
     "loss": jnp.sum(jnp.where(mask > 0, losses * mask, 0.0)),
@@ -270,18 +283,24 @@ def classification_sums(logits: jax.Array, batch: Mapping[str, jax.Array]) -> di
   }
 
 
-@jax.jit
-def predict(state: CompressState, images: jax.Array) -> jax.Array:
+@Targeted
+def predict(state: CompressState, images: jax.Array) -> Any:
   """Logits of the student, (batch, classes) float32, as trained so far (quantized if it is).
 
   Where the recipe asks for a moving average it is what is evaluated; for the latest weights give
   ``student.apply`` the state's ``variables``.
+
+  Returns:
+    The logits; of a student with several outputs a dict of all by name.
   """
+  found = name_outputs(_evaluated(state, images))
+  return only_or_all({name: array.astype(jnp.float32) for name, array in found.items()})
+
+
+def _evaluated(state: CompressState, images: jax.Array) -> Endpoints:
   state = state.averaged
-  output, _, _ = forward(
-    state, state.trained, to_network_input(state.recipe.preprocess, images), train=False
-  )
-  return output.logits.astype(jnp.float32)
+  images = to_network_input(state.recipe.preprocess, images)
+  return forward(state, state.trained, images, train=False)[0]
 
 
 def fit_chain(

@@ -9,10 +9,12 @@ import flax.errors
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.distill.adapters import OURS, reads_pixels, to_endpoints
 from jaxcompress.distill.labels import classes_of, shares
 from jaxcompress.files.values import one_line
 from jaxcompress.nn import Endpoints
 
+PIXELS = "pixels of teachers"
 SAW = " saw "  # in the name of a batch's entry, before an augmentation
 NOT_FOUND = (
   flax.errors.ScopeParamNotFoundError,
@@ -92,15 +94,28 @@ def run_teachers(
   batch: Mapping[str, jax.Array],
   augment: Callable[..., Any] | None,
 ) -> tuple[Endpoints, ...]:
-  """Runs the teachers on a batch; a :class:`CachedTeacher` has been run before."""
+  """Runs the teachers on a batch; a :class:`CachedTeacher` has been run before.
+
+  Those with a ``preprocess`` of their own read ``batch[PIXELS]``, the others ``batch["image"]``.
+  """
   endpoints = []
   for i, (teacher, own) in enumerate(zip(teachers, variables, strict=True)):
     if isinstance(teacher, CachedTeacher):
       endpoints.append(teacher.from_batch(batch, augment))
       continue
     with blames(f"teacher_variables[{i}]"):
-      endpoints.append(as_endpoints(teacher.apply(own, batch["image"], train=False)))
+      images = batch[PIXELS if reads_pixels(teacher) else "image"]
+      result = teacher.apply(own, images, train=False)
+      # what is adapted says which its logits are; a network of ours gives what a student may
+      endpoints.append(to_endpoints(result, any_shape=not isinstance(teacher, OURS)))
   return tuple(endpoints)
+
+
+def with_pixels(
+  teachers: tuple[Any, ...], batch: Mapping[str, Any], pixels: jax.Array
+) -> Mapping[str, Any]:
+  """A batch for teachers, with the images before preprocessing where one of them reads these."""
+  return {**batch, PIXELS: pixels} if any(map(reads_pixels, teachers)) else batch
 
 
 def to_network_input(preprocess: Callable[[Any], Any] | None, images: jax.Array) -> jax.Array:
@@ -135,17 +150,12 @@ def blames(argument: str) -> Iterator[None]:
     ) from error
 
 
-def as_endpoints(output: Any) -> Endpoints:
-  """A model's output as :class:`~jaxcompress.nn.Endpoints`; bare logits are wrapped."""
-  return output if isinstance(output, Endpoints) else Endpoints(logits=output)
-
-
 def hits(logits: jax.Array, label: jax.Array) -> jax.Array:
-  """Which examples are classified right: (batch,) float32, 1 or 0.
+  """Which examples are classified right: (batch,) float32, 1 or 0; of maps the share of their pixels.
 
   Args:
-    logits: (batch, classes).
-    label: (batch,) integers.
+    logits: (batch, classes), or (batch, height, width, classes).
+    label: integers of the same shape without the classes.
 
   Raises:
     ValueError: if the labels have another shape.
@@ -154,9 +164,22 @@ def hits(logits: jax.Array, label: jax.Array) -> jax.Array:
     >>> hits(jnp.eye(2), jnp.array([0, 0])).tolist()
     [1.0, 0.0]
   """
-  if label.shape != logits.shape[:1]:
-    raise ValueError(f"batch: 'label' has shape {label.shape}; it must be {logits.shape[:1]}.")
-  return (jnp.argmax(logits, -1) == label).astype(jnp.float32)
+  if label.shape != logits.shape[:-1]:
+    raise ValueError(
+      f"batch: 'label' has shape {label.shape}; it must be {logits.shape[:-1]}, a class for each of"
+      f" the logits {logits.shape}. Give what is no class another name."
+    )
+  return per_example((jnp.argmax(logits, -1) == label).astype(jnp.float32))
+
+
+def per_example(values: jax.Array) -> jax.Array:
+  """The mean of each example's numbers, (batch,).
+
+  Examples:
+    >>> per_example(jnp.array([[1.0, 3.0], [5.0, 5.0]])).tolist(), per_example(jnp.ones(2)).tolist()
+    ([2.0, 5.0], [1.0, 1.0])
+  """
+  return jnp.mean(values, axis=tuple(range(1, values.ndim))) if values.ndim > 1 else values
 
 
 def split_labels(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def layer_rates(
   Its updates, weight decay included, are multiplied: for optimizers such as ``optax.sgd`` and
   ``optax.adam`` that is a factor of the learning rate. What no selector names keeps its rate, as does
   what quantizers and losses train. Normalizations go on following the batch where the factor is 0;
-  ``Recipe(trainable=...)`` holds them too. A transformation that prunes goes around this one.
+  ``Recipe(trainable=...)`` holds them too, and ``Recipe(freeze_norm_step=0)`` their statistics alone. A transformation that prunes goes around this one.
 
   Args:
     optimizer: any optax transformation.

@@ -6,7 +6,7 @@ from typing import Literal
 
 import optax
 
-from jaxcompress.training.optimizers import Mask, dense_kernels_only, sgd
+from jaxcompress.training.optimizers import Mask, dense_kernels_only, layer_rates, sgd
 
 
 def warmup_cosine(peak: float, steps: int, *, warmup: float = 0.1) -> optax.Schedule:
@@ -61,7 +61,7 @@ def step_decay(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-  """How a network is trained, whatever the data: epochs, schedule and SGD.
+  """How a network is trained, whatever the data: epochs, schedule and optimizer.
 
   Attributes:
     epochs: passes over the training images.
@@ -70,12 +70,15 @@ class Protocol:
     schedule: ``"cosine"`` with a linear warm-up, or ``"steps"``.
     warmup_epochs: of the cosine.
     milestones: epochs at which ``"steps"`` multiplies by 0.1.
+    optimizer_name: ``"sgd"``, or ``"adamw"``, whose steps do not depend on the scale of a loss or a network.
     momentum: of SGD.
     nesterov: whether it looks ahead.
     weight_decay: of what ``mask`` selects.
     mask: which parameters decay; None: all.
     label_smoothing: of the cross-entropy.
     ema: decay of the moving average of the weights, or None.
+    last: factor of the rate of the last layer, such as a head on a trained network.
+    fine_tuning: factor of the rate while the network learns to live with integers.
 
   Raises:
     ValueError: if a number is out of range.
@@ -94,12 +97,15 @@ class Protocol:
   schedule: Literal["cosine", "steps"] = "cosine"
   warmup_epochs: float = 0.0
   milestones: tuple[float, ...] = ()
+  optimizer_name: Literal["sgd", "adamw"] = "sgd"
   momentum: float = 0.9
   nesterov: bool = False
   weight_decay: float = 5e-4
   mask: Mask | None = None
   label_smoothing: float = 0.0
   ema: float | None = None
+  last: float = 1.0
+  fine_tuning: float = 1 / 20
 
   def __post_init__(self):
     for name in ("epochs", "batch_size", "learning_rate"):
@@ -120,18 +126,22 @@ class Protocol:
     return step_decay(self.learning_rate, steps, milestones=shares)
 
   def optimizer(self, steps: int) -> optax.GradientTransformation:
-    """SGD at that rate."""
+    """What trains, at that rate."""
     return self.optimizer_at(self.rate(steps))
 
   def optimizer_at(self, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """SGD at any rate, such as :meth:`rate` followed by fine-tuning."""
-    return sgd(
-      rate,
-      momentum=self.momentum,
-      weight_decay=self.weight_decay,
-      nesterov=self.nesterov,
-      mask=self.mask,
-    )
+    """The same at any rate, such as :meth:`rate` followed by fine-tuning."""
+    if self.optimizer_name == "adamw":
+      made = optax.adamw(rate, weight_decay=self.weight_decay, mask=self.mask)
+    else:
+      made = sgd(
+        rate,
+        momentum=self.momentum,
+        weight_decay=self.weight_decay,
+        nesterov=self.nesterov,
+        mask=self.mask,
+      )
+    return made if self.last == 1 else layer_rates(made, {"last": self.last})
 
 
 PROTOCOLS = {

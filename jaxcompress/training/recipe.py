@@ -3,7 +3,7 @@
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,15 +11,18 @@ import jax.numpy as jnp
 import optax
 
 from jaxcompress.arguments import (
-  MODEL,
   check_callable,
   check_optimizer,
+  check_range,
   check_share,
   check_type,
   check_whole,
   shown,
 )
 from jaxcompress.distill import LossTransform, cross_entropy
+from jaxcompress.distill.adapters import as_teacher
+from jaxcompress.nn.foreign import check_model
+from jaxcompress.nn.select import Selector, parse
 from jaxcompress.quantize import Quantization
 from jaxcompress.quantize.config import PLAN
 from jaxcompress.training.networks import CachedTeacher
@@ -70,9 +73,10 @@ class Recipe:
 
   Attributes:
     student: a linen module made of leaf ops.
-    teachers: modules whose :class:`~jaxcompress.nn.Endpoints` the loss reads; they are not
-      trained. A :class:`~jaxcompress.training.CachedTeacher` stands for one whose outputs come with
-      the batch.
+    teachers: networks whose :class:`~jaxcompress.nn.Endpoints` the loss reads; they are not trained
+      and need not be made of leaf ops: linen or NNX modules, functions ``apply(variables, images)``,
+      or what :func:`~jaxcompress.distill.adapter` makes of these, which names their feature maps. A
+      :class:`~jaxcompress.training.CachedTeacher` stands for one whose outputs come with the batch.
     loss: what is minimised.
     quantize: how the student is quantized during training, or None.
     optimizer: any optax transformation; it trains the student's parameters and what quantizers
@@ -90,6 +94,16 @@ class Recipe:
       keeps every bit. A normalization whose scale and bias do not move
       runs on its running statistics, which keep every bit too: a frozen backbone computes in
       training what it computes in evaluation, and a head on it learns as on stored features.
+    freeze_norm_step: first step from which normalizations run on their running statistics, which stay
+      as they are then; 0: from the start, as when a trained network is fine-tuned on small batches.
+      A dict of steps by selector (:mod:`jaxcompress.nn.select`) freezes some; of several that name a
+      layer the first counts. None: as ``trainable`` and ``quantize`` say alone; whatever freezes a
+      layer first counts. Scale and bias go on moving; leave them out of ``trainable`` to hold them too.
+    frozen_rate: factor of the learning rate of all layers up to a normalization that is frozen, however
+      it came to be, from that step on; their gradient is clipped to a norm of 1 there, too. 1.0: none
+      of both. Live statistics undo what an update does to the size of a layer's outputs, frozen ones do
+      not: at rates that suit the ones, the others let a network fall to chance within ten steps. What
+      comes after the last frozen normalization, such as a head on a frozen backbone, keeps its rate.
     stages: :class:`Stage` s before the main one. Each starts its optimizer and schedules anew, when
       its steps have come: in ``fit`` and in any other loop around the step.
     apart: names of terms of the loss, a named chain, whose gradient the optimizer gets apart from
@@ -125,13 +139,15 @@ class Recipe:
 
   student: nn.Module
   optimizer: optax.GradientTransformation
-  teachers: tuple[nn.Module | CachedTeacher, ...] = ()
+  teachers: tuple[Any, ...] = ()
   loss: LossTransform = dataclasses.field(default_factory=cross_entropy)
   quantize: Quantization | None = None
   augment: Callable[..., Any] | None = None
   preprocess: Callable[[Any], Any] | None = None
   ema: float | None = None
   trainable: tuple[str, ...] = EVERYTHING
+  freeze_norm_step: int | Mapping[Selector, int] | None = None
+  frozen_rate: float = 0.1
   stages: tuple[Stage, ...] = ()
   apart: tuple[str, ...] = ()
   mean_teacher: float | None = None
@@ -148,6 +164,8 @@ class Recipe:
     check_callable("preprocess", self.preprocess, "images -> images, or None")
     check_share("ema", self.ema)
     _check_trainable(self.trainable)
+    _check_freezing(self.freeze_norm_step)
+    check_range("frozen_rate", self.frozen_rate, 0, 1)
     _check_names("apart", self.apart)
     check_whole("accumulate", self.accumulate, 1)
     check_type("remat", self.remat, bool, "True or False")
@@ -158,10 +176,13 @@ class Recipe:
       check_type(f"stages[{i}]", stage, Stage, "a training.Stage(loss, trainable, steps)")
 
   def _check_networks(self):
-    check_type("student", self.student, nn.Module, MODEL)
-    check_type("teachers", self.teachers, tuple, "a tuple of modules; write (teacher,)")
-    for i, teacher in enumerate(self.teachers):
-      check_type(f"teachers[{i}]", teacher, nn.Module | CachedTeacher, MODEL)
+    check_model("student", self.student, trains=True)
+    check_type("teachers", self.teachers, tuple, "a tuple of networks; write (teacher,)")
+    teachers = tuple(
+      teacher if isinstance(teacher, CachedTeacher) else as_teacher(f"teachers[{i}]", teacher)
+      for i, teacher in enumerate(self.teachers)
+    )
+    object.__setattr__(self, "teachers", teachers)
     check_share("mean_teacher", self.mean_teacher)
     if self.mean_teacher is not None and self.teachers[-1:] != (self.student,):
       raise ValueError(
@@ -231,3 +252,13 @@ def _check_trainable(names: Any) -> None:
       f"trainable: {shown(names)} {'only leaves out' if names else 'is empty'}, so that nothing would"
       " move; say what moves first, such as ('student', '!student/stem')."
     )
+
+
+def _check_freezing(steps: Any) -> None:
+  """A step, steps by selector, or None."""
+  if isinstance(steps, Mapping):
+    for selector, at in steps.items():
+      parse(selector, "freeze_norm_step")
+      check_whole(f"freeze_norm_step[{selector!r}]", at, 0)
+  elif steps is not None:
+    check_whole("freeze_norm_step", steps, 0)

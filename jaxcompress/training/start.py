@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from numbers import Number
 from typing import Any
 
 import jax
@@ -9,25 +10,32 @@ import jax.numpy as jnp
 
 from jaxcompress import ops, prune
 from jaxcompress.arguments import check_batch, check_type, shown
+from jaxcompress.distill.adapters import Function, NnxTeacher, own_variables
 from jaxcompress.distill.labels import check_classes
-from jaxcompress.nn import init_variables
+from jaxcompress.nn import Endpoints, Softmax, init_variables
 from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.outputs import as_endpoints
 from jaxcompress.nn.select import on_network
+from jaxcompress.nn.tracing import intercept, is_leaf_call, module_path
 from jaxcompress.ops.dispatch import XLA_ONLY
 from jaxcompress.prune.importance import check_slimming
 from jaxcompress.quantize import Quantizer
 from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.quantize.transforms import graph_of, transform
+from jaxcompress.training.frozen import frozen_norms
 from jaxcompress.training.networks import (
-  as_endpoints,
+  CachedTeacher,
   blames,
   run_teachers,
   split_labels,
   to_network_input,
+  with_pixels,
 )
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.stages import check_optimizers, init_losses, moving, paths_of
 from jaxcompress.training.state import CompressState, trained_tree
+
+FOLLOWS = object()  # stands for the variables of a mean teacher that starts as the student
 
 
 def init_state(
@@ -45,8 +53,10 @@ def init_state(
     rng: a key from ``jax.random.key``.
     batch: ``{"image": (batch, height, width, channels), "label": (batch,) int32 or (batch, classes)
       float, "index": (batch,) int32}``; any batch, of any size.
-    teacher_variables: variables of each of the recipe's teachers, in order; a mean teacher's may be
-      left out, and it starts as the student.
+    teacher_variables: variables of each of the recipe's teachers, in order, as its ``apply`` takes
+      them. None for one that brings its own: an NNX module, which may also be given an ``nnx.State``,
+      a :class:`~jaxcompress.training.CachedTeacher`, and a mean teacher, which starts as the student;
+      nothing at all if all do.
     student_variables: where the student starts; by default freshly initialised.
 
   Returns:
@@ -70,15 +80,7 @@ def init_state(
   check_batch(batch)
   wanted = "a tuple with the variables of each teacher; write (variables,)"
   check_type("teacher_variables", teacher_variables, tuple, wanted)
-  for i, given in enumerate(teacher_variables):
-    wanted = "a dict with 'params', such as state.averaged.variables; {} for a CachedTeacher"
-    check_type(f"teacher_variables[{i}]", given, Mapping, wanted)
-  followers = 1 if recipe.mean_teacher is not None else 0
-  if len(recipe.teachers) - len(teacher_variables) not in (0, followers):
-    raise ValueError(
-      f"teacher_variables: {len(teacher_variables)} given for {len(recipe.teachers)} teachers;"
-      " pass a tuple with the variables of each."
-    )
+  taught = _of_teachers(recipe, teacher_variables)
   for index in range(len(recipe.stages) + 1):
     recipe.stage(index)[0].check(batch)
 
@@ -90,8 +92,7 @@ def init_state(
     check_type("student_variables", student_variables, Mapping, "a dict with 'params', or None")
     variables = _copy(dict(student_variables))
   variables = {"params": {}, "batch_stats": {}, **variables}
-  if len(teacher_variables) < len(recipe.teachers):
-    teacher_variables = (*teacher_variables, variables)
+  teacher_variables = tuple(variables if own is FOLLOWS else own for own in taught)
   quantizer, loss_params, loss_state, opt_state, key, classes = _build(
     recipe, build_key, dict(batch), teacher_variables, variables
   )
@@ -104,7 +105,7 @@ def init_state(
   check_slimming(opt_state)
   variables["params"] = prune.apply_masks(opt_state, variables["params"])
   of_student = {name: variables[name] for name in ("params", "batch_stats")}
-  return CompressState(
+  state = CompressState(
     recipe=recipe,
     image_shape=tuple(shape),
     stage=0,
@@ -115,11 +116,59 @@ def init_state(
     loss_params=loss_params,
     loss_state=loss_state,
     opt_state=opt_state,
-    teachers=_copy(tuple(teacher_variables)),
+    teachers=_copy(teacher_variables),
     rng=key,
     step=jnp.zeros((), jnp.int32),
     skipped=jnp.zeros((), jnp.int32),
   )
+  if isinstance(recipe.freeze_norm_step, Mapping):
+    frozen_norms(state)  # it raises for what it does not find
+  return state
+
+
+def _of_teachers(recipe: Recipe, given: tuple[Any, ...]) -> tuple[Any, ...]:
+  """Variables of each teacher, checked; ``FOLLOWS`` stands for the student's."""
+  count = len(recipe.teachers)
+  last = FOLLOWS if recipe.mean_teacher is not None else None
+  owns = [
+    {} if isinstance(teacher, CachedTeacher) else own_variables(teacher)
+    for teacher in recipe.teachers
+  ]
+  owns = [*owns[:-1], last or owns[-1]] if owns else owns
+  every = given
+  if (not given and None not in owns) or (last is FOLLOWS and len(given) == count - 1):
+    every = (*given, *(None,) * (count - len(given)))
+  if len(every) != count:
+    raise ValueError(
+      f"teacher_variables: {len(given)} given for {count} teachers; pass a tuple with the variables of"
+      " each."
+    )
+  return tuple(
+    own if some is None and own is not None else _checked(i, teacher, some)
+    for i, (teacher, own, some) in enumerate(zip(recipe.teachers, owns, every, strict=True))
+  )
+
+
+def _checked(i: int, teacher: Any, given: Any) -> Any:
+  """The variables that were given for a teacher, in the form that it reads."""
+  argument = f"teacher_variables[{i}]"
+  if given is None and isinstance(teacher, Function):
+    raise ValueError(f"{argument} must be what the function reads, such as {{}}, got None.")
+  if not isinstance(teacher, Function):
+    wanted = "a dict with 'params', such as state.averaged.variables; {} for a CachedTeacher"
+    check_type(argument, given, Mapping, wanted)
+  if isinstance(teacher, NnxTeacher):
+    try:
+      return teacher.variables_of(given)
+    except ValueError as error:
+      raise ValueError(f"{argument}: {error}; give those of the recipe's own.") from error
+  for path, leaf in jax.tree_util.tree_leaves_with_path(given):
+    if not hasattr(leaf, "dtype") and (isinstance(leaf, bool) or not isinstance(leaf, Number)):
+      raise ValueError(
+        f"{argument}: {jax.tree_util.keystr(path)} is {shown(leaf)}, which is no array; give arrays"
+        " alone, such as eqx.partition(model, eqx.is_array)[0] of an Equinox module."
+      )
+  return given
 
 
 def _key(rng: Any) -> jax.Array:
@@ -185,13 +234,15 @@ def _build(
 ) -> Any:
   """Makes all that a recipe adds to the networks' variables; compiled once for all seeds."""
   loss_key, run_key = jax.random.split(rng)
-  images = to_network_input(recipe.preprocess, batch["image"])
+  pixels = batch["image"]
+  images = to_network_input(recipe.preprocess, pixels)
   batch = {**split_labels(batch), "image": images}
   with ops.formulations(**XLA_ONLY._asdict()):  # losses read shapes, rarely values
     with blames("student_variables"):
-      student = as_endpoints(recipe.student.apply(variables, images, train=False))
+      student = _endpoints(recipe.student, variables, images)
     classes = 0 if student.logits is None else student.logits.shape[-1]
-    teachers = run_teachers(recipe.teachers, teacher_variables, batch, recipe.augment)
+    seen = with_pixels(recipe.teachers, batch, pixels)
+    teachers = run_teachers(recipe.teachers, teacher_variables, seen, recipe.augment)
   loss_params, loss_state = init_losses(recipe, loss_key, student, teachers, batch)
   quantizer = QuantVariables({}, {})
   if recipe.quantize is not None:
@@ -201,6 +252,28 @@ def _build(
     opt_state = recipe.optimizer_of(0).init(trained)
     check_optimizers(recipe, trained)
   return quantizer, loss_params, loss_state, opt_state, run_key, classes
+
+
+def _endpoints(student: Any, variables: Any, images: jax.Array) -> Endpoints:
+  """What the student returns, whose logits must be no probabilities, which losses take for logits."""
+  made = []
+
+  def remember(next_fun, args, kwargs, context):
+    result = next_fun(*args, **kwargs)
+    if isinstance(context.module, Softmax) and is_leaf_call(context):
+      made.append((module_path(context.module), result))
+    return result
+
+  with intercept(remember):
+    endpoints = as_endpoints(student.apply(variables, images, train=False))
+  for name, probabilities in made:
+    if endpoints.logits is probabilities:
+      raise ValueError(
+        f"student: its logits are the probabilities of layer {name!r}, of which losses would take the"
+        " softmax once more; return what is before it, as Endpoints(logits,"
+        " outputs={'probabilities': probabilities}), or as logits alone."
+      )
+  return endpoints
 
 
 @jax.jit

@@ -18,6 +18,7 @@ from jaxcompress.prune.masked import is_final, sparsity_of
 from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.training.averages import move_average
 from jaxcompress.training.forward import BLOCK, forward
+from jaxcompress.training.frozen import clipped, slowed, slowed_layers
 from jaxcompress.training.gradients import (
   find_gradients,
   is_sound,
@@ -26,11 +27,18 @@ from jaxcompress.training.gradients import (
   split,
   stays_finite,
 )
-from jaxcompress.training.networks import hits, run_teachers, split_labels, to_network_input
+from jaxcompress.training.networks import (
+  hits,
+  run_teachers,
+  split_labels,
+  to_network_input,
+  with_pixels,
+)
 from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.sharding import constrained, gathered_teachers, split_batch
 from jaxcompress.training.stages import hold, moved, moving
 from jaxcompress.training.state import CompressState, in_stage
+from jaxcompress.training.targeted import Targeted
 
 ROUNDING = 1  # folded into the step's key
 Batch = Mapping[str, jax.Array]
@@ -73,7 +81,7 @@ class Step:
 
   def __init__(self, function: Callable[..., tuple[CompressState, Metrics]]):
     functools.update_wrapper(self, function)
-    self.program = jax.jit(function, donate_argnums=0)
+    self.program = Targeted(function, donate_argnums=0)
 
   def __call__(
     self, state: CompressState, batch: Mapping[str, jax.Array]
@@ -118,7 +126,9 @@ def distill_step(state: CompressState, batch: Batch) -> tuple[CompressState, Met
     state: a :class:`CompressState` whose recipe has teachers.
     batch: ``{"image": (batch, height, width, channels) uint8 or float, "label": (batch,) int32 or
       (batch, classes) float, "index": (batch,) int32}``, of any size; ``index`` is only read by losses
-      with memory banks. Soft labels may also come as ``target``. A ``mask``, which :func:`eval_step`
+      with memory banks. A ``weight`` (batch,) float says how much each example counts in losses that
+      take them one by one; others refuse it (:func:`~jaxcompress.distill.unweighted`), and ``accuracy``
+      does not read it. Soft labels may also come as ``target``. A ``mask``, which :func:`eval_step`
       reads, is not: training batches are whole.
 
   Returns:
@@ -151,10 +161,11 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   batch = split_labels(split_batch(state, batch))
   if recipe.augment is not None:
     batch = split_labels(recipe.augment(augment_key, batch))
-  images = to_network_input(recipe.preprocess, batch["image"])
+  pixels = batch["image"]
+  images = to_network_input(recipe.preprocess, pixels)
   batch["image"] = images if recipe.compute_dtype is None else images.astype(recipe.compute_dtype)
   teacher_variables = gathered_teachers(state)
-  teachers = _teach(recipe, teacher_variables, batch)
+  teachers = _teach(recipe, teacher_variables, with_pixels(recipe.teachers, batch, pixels))
 
   loss_of_stage, _ = recipe.stage(state.stage)
   moves = moving(state.trainable[state.stage], state.trained)
@@ -215,9 +226,11 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
     losses=len(groups),
     microbatches=recipe.accumulate,
   )
+  slow = slowed_layers(state) if recipe.frozen_rate != 1 else {}
+  gradients, *apart = clipped(state, slow, found.gradients, *found.parts)
   parts: dict[str, Any] = {}
   if recipe.apart:
-    parts["parts"] = dict(zip(("task", "distill"), found.parts, strict=True))
+    parts["parts"] = dict(zip(("task", "distill"), apart, strict=True))
   batch_stats, quantizer_state = found.carry
   loss_state, metrics = found.aux
   if recipe.stages:  # the terms of other stages stay the very objects, which keep_where spares
@@ -226,7 +239,8 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
   if not is_final(state.opt_state):
     parts["applied"] = False
   with on_network(state.graph):
-    updates, opt_state = optimizer.update(found.gradients, state.opt_state, trained, **parts)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trained, **parts)
+  updates = slowed(state, slow, updates)
   updated = prune.apply_masks(opt_state, optax.apply_updates(trained, updates))
   trained = moved(moves, updated, trained)
   sound = is_sound(metrics["loss"], found.gradients)
@@ -235,7 +249,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
     latest = {"params": trained["student"], "batch_stats": batch_stats}
     ema = move_average(ema, latest, recipe.ema, state.step)
     masked = prune.apply_masks(opt_state, ema["params"])
-    ema["params"] = moved(moves["student"], masked, ema["params"])
+    ema["params"] = moved(moves["student"], masked, state.ema["params"])
   proposed = state.replace(
     params=trained["student"],
     batch_stats=batch_stats,
@@ -267,7 +281,7 @@ def _followed(decay: float, state: CompressState) -> tuple[Any, ...]:
 
 
 def _teach(
-  recipe: Recipe, variables: tuple[Any, ...], batch: dict[str, jax.Array]
+  recipe: Recipe, variables: tuple[Any, ...], batch: Mapping[str, jax.Array]
 ) -> tuple[Endpoints, ...]:
   """Runs the teachers on a batch, one microbatch after the other."""
   count, size = recipe.accumulate, len(batch["image"])

@@ -9,33 +9,17 @@ import pytest
 from PIL import Image
 
 import jaxcompress
-from jaxcompress import cli, distill, export, models
+from jaxcompress import distill, export, models
 from jaxcompress.nn import Graph, Node
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.grid import Grid
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-  """Runs the command line in an empty folder; returns exit code, output, errors."""
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setenv("COLUMNS", "160")
-
-  def call(*arguments):
-    monkeypatch.setattr("sys.argv", ["jaxcompress", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-      cli.main()
-    printed = capsys.readouterr()
-    return end.value.code, printed.out, printed.err
-
-  return call
 
 
 def test_help_lists_the_options_with_their_defaults(run):
   code, out, _ = run("compress", "--help")
   assert code == 0
   for option in (
-    "--preset", "--data", "--student", "--width", "--teacher", "--teacher-checkpoint", "--distill", "--bits", "--epochs",
+    "--preset", "--data", "--student", "--width", "--teacher", "--teacher-weights", "--distill", "--bits", "--epochs",
     "--sparsity", "--sparsity-distribution", "--sparsity-pattern", "--cluster",
     "--batch-size", "--seed", "--out", "--resume", "--quick",
   ):  # fmt: skip
@@ -164,7 +148,7 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
     (("--seed", "-1"), "seed: -1 must not be negative"),
     (("--out", "/proc/nowhere"), "out: /proc/nowhere cannot be written"),
     (("--resume",), "resume: jaxcompress-out holds no run"),
-    (("--data", "digits", "--teacher-checkpoint", "nowhere"), "holds no readable model.json"),
+    (("--data", "digits", "--teacher-weights", "nowhere"), "teacher_weights: there is no file"),
     (("--data", "digits", "--student", "resnet8", "--width", "2"), "width: resnet8 has no such"),
     (("--num-processes", "2"), "coordinator: none is given; name HOST:PORT of process 0"),
     (("--coordinator", "host:1234", "--num-processes", "2"), "process_id: none is given"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcompress.data import images
+from jaxcompress.data import ImageReader, images
 
 GREY = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
 
@@ -19,7 +19,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def read(image: Image.Image, size=(4, 4), kind="PNG", **options) -> np.ndarray:
-  return images.decode([encoded(image, kind, **options)], size)[0]
+  return images.decode([encoded(image, kind, **options)], ImageReader(size))[0]
 
 
 def test_colour_and_greyscale_png_are_exact():
@@ -144,7 +144,7 @@ def test_tiny_images_are_enlarged():
   assert images.common_size([tiny]) == (32, 32)
   assert images.common_size([encoded(Image.new("L", (16, 8)))]) == (32, 64)
   assert images.common_size([encoded(Image.new("L", (60, 1)))]) == (32, 224)
-  np.testing.assert_array_equal(images.decode([tiny], (32, 32)), 99)
+  np.testing.assert_array_equal(images.decode([tiny], ImageReader(32)), 99)
 
 
 def damaged_files() -> dict[str, bytes]:
@@ -165,7 +165,7 @@ def test_a_damaged_image_is_named_in_one_line(kind, tmp_path):
   path = pathlib.Path(tmp_path / "broken.png")
   path.write_bytes(damaged_files()[kind])
   with pytest.raises(ValueError, match=r"data: the image .*broken\.png' cannot be read") as caught:
-    images.decode([path], (8, 8))
+    images.decode([path], ImageReader(8))
   assert "\n" not in str(caught.value)
 
 

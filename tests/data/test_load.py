@@ -72,7 +72,10 @@ def test_a_limit_takes_every_class_while_there_is_room(labels, limit, seed):
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (lambda: data.load("glyph"), "data: 'glyph' is unknown; it must be glyphs, digits, tfds:NAME"),
+    (
+      lambda: data.load("glyph"),
+      "data: 'glyph' is unknown; it must be glyphs, digits, folder:PATH, csv:FILE",
+    ),
     (lambda: data.load(""), "data: '' is unknown"),
     (lambda: data.load("folder"), "data: 'folder' is unknown; .* folder:PATH"),
     (lambda: data.load("folder:"), "data: 'folder:' is unknown"),

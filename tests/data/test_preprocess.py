@@ -60,7 +60,17 @@ def test_only_the_channel_mean_is_removed_so_the_deviation_is_the_images():
   [
     (lambda: Preprocess(scale=0), "scale: 0 must be positive"),
     (lambda: Preprocess(epsilon=float("nan")), "epsilon: nan must be positive"),
+    (lambda: Preprocess(scale=None), "scale: None must be positive"),
+    (
+      lambda: Preprocess(scale=float("inf")),
+      "scale: inf must be a number, or one for each channel",
+    ),
+    (lambda: Preprocess(center="grey"), "center: 'grey' must be a number, or one for each channel"),
+    (lambda: Preprocess(center=((1.0,),)), "center: .* must be a number, or one for each channel"),
+    (lambda: Preprocess(center=(1.0, 2.0), scale=(1.0, 2.0, 3.0)), "must be of as many channels"),
+    (lambda: Preprocess(per_image="no"), "per_image must be True or False, got 'no'"),
     (lambda: Preprocess.from_metadata({"center": 0, "scale": 1}), "per_image, epsilon missing"),
+    (lambda: Preprocess.from_metadata(3), "metadata: 3 must be an object"),
   ],
 )
 def test_mistakes_name_the_argument_and_the_value(make, message):

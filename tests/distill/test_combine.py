@@ -39,6 +39,21 @@ def once(transform, student=STUDENT, teachers=TEACHERS, batch=LABELS, **extras):
   return transform.update(params, state, student, teachers, batch, **extras)
 
 
+def test_a_loss_for_each_example_is_refused():
+  def each(student, teachers, batch):
+    return jnp.mean(student.logits, axis=1)
+
+  def compute(params, state, student, teachers, batch, extras):
+    return each(student, teachers, batch), state
+
+  for transform in (
+    stateless("each", each),
+    stateful("each", lambda *arguments: ((), ()), compute),
+  ):
+    with pytest.raises(ValueError, match=r"loss: 'each' has shape \(4,\); it must be a scalar"):
+      once(transform)
+
+
 @settings(deadline=None, max_examples=15)
 @given(weights=st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=4))
 def test_a_chain_equals_its_terms_added_by_hand(weights):

@@ -13,7 +13,7 @@ from jaxcompress.nn import Endpoints
 
 COMBINE = {
   "by_magnitude", "by_uncertainty", "chain", "for_teacher", "for_teachers", "named_chain", "patient",
-  "scale", "stateful", "stateless", "teacher_head",
+  "scale", "stateful", "stateless", "teacher_head", "unweighted",
 }  # fmt: skip
 PARTS = {"cross_entropy", "hcl", "paraphrase"}  # of others, or without a teacher
 

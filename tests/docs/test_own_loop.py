@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "how-to" / "own-loop.md"
-QUANTIZED, DISTILLED = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+QUANTIZED, TUNED, DISTILLED = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 pytestmark = pytest.mark.usefixtures("programs_forgotten")
 
@@ -31,6 +31,17 @@ def test_quantization_aware_training_ends_in_a_file_with_equal_logits(
   names = run(QUANTIZED, 3)
   assert np.isfinite(names["loss"])
   assert capsys.readouterr().out.strip() == "1.0"
+
+
+def test_fine_tuning_moves_the_head_and_little_else():
+  names = run(TUNED, 3)
+  start = names["variables"]["params"]
+  moved = {
+    name: np.abs(names["params"][name]["kernel"] - start[name]["kernel"]).max()
+    for name in ("stem", "classifier")
+  }
+  assert 0 < moved["stem"] < moved["classifier"] and np.isfinite(names["value"])
+  assert names["batch"]["weight"].shape == (16,)
 
 
 def test_losses_train_the_student_and_what_is_theirs():

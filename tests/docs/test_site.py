@@ -77,7 +77,7 @@ def test_every_loss_and_quantizer_has_its_formula(built):
 
 def test_the_page_of_the_command_line_has_every_option(built):
   page = built[0]["reference/cli"]
-  for option in ("--teacher-checkpoint", "--budget", "--target", "--format", "--resume"):
+  for option in ("--teacher-weights", "--budget", "--target", "--format", "--resume"):
     assert option in page
 
 

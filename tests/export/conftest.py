@@ -1,5 +1,6 @@
 """Quantized networks with random integers, for comparing exact evaluation with LiteRT."""
 
+import os
 import pathlib
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ from jaxcompress.quantize import QuantizedModel, absmax, assemble, levels
 from jaxcompress.quantize.fake_quant import affine
 from jaxcompress.quantize.integer.functions import fixed_grid
 from jaxcompress.quantize.integer.grid import Grid, Integers
-from jaxcompress.quantize.integer.lower import lower_grids, lower_hard_swish
+from jaxcompress.quantize.integer.lower import lower_gates, lower_grids
 from jaxcompress.quantize.integer.runtimes import KERNELS
 from jaxcompress.quantize.limits import widen_grids
 from jaxcompress.quantize.model import bias_type
@@ -29,7 +30,7 @@ def graph_of(module: nn.Module, shape: tuple[int, ...], lower: bool = False):
   init = lambda key, x: module.init(key, x, train=False)  # noqa: E731
   sites = find_sites(trace(module, jax.eval_shape(init, jax.random.key(0), x), x))
   if lower:
-    sites = find_sites(lower_hard_swish(sites.graph))
+    sites = find_sites(lower_gates(sites.graph))
   return sites.graph, sites.key_of
 
 
@@ -53,6 +54,8 @@ def random_quantized(
     scale = max(inputs) * rng.uniform(0.3, 3.0)
     if node.op == "Multiply":
       scale = inputs[0] * inputs[1] * rng.uniform(20, 200)
+    if node.op == "MatMul":
+      scale = inputs[0] * inputs[1] * rng.uniform(20, 200) * node.input_shapes[0][-1] ** 0.5
     if kernel_shape(node) is not None:
       scale = rng.uniform(0.005, 0.1)
     if fixed_grid(node):
@@ -173,6 +176,22 @@ def write(quantized: QuantizedModel, folder: pathlib.Path, kernels: str) -> path
   if kernels == "onnxruntime":
     return export.onnx(quantized, folder / "model.onnx")
   return export.tflite(quantized, folder / "model.tflite")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def emulated_processor():
+  """Has all files run on the processor that ``JAXCOMPRESS_PROCESSOR`` names, where it has a build."""
+  name, real = os.environ.get("JAXCOMPRESS_PROCESSOR"), export.Runtime.__init__
+
+  def start(self, path, **options):
+    if options.get("kernels") not in ("tflm", "c") and options.get("processor") is None:
+      options["processor"] = name
+    real(self, path, **options)
+
+  with pytest.MonkeyPatch.context() as patch:
+    if name:
+      patch.setattr(export.Runtime, "__init__", start)
+    yield
 
 
 @pytest.fixture(scope="session")

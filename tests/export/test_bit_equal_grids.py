@@ -205,3 +205,21 @@ def test_gates_that_are_joined_with_other_values_are_bit_equal(networks, check, 
     "gate/on/input"
   ]
   assert check(quantized, kernels=kernels).bit_equal == 1.0
+
+
+@pytest.mark.parametrize("op", ["Maximum", "Minimum", "Add"])
+def test_numbers_of_another_grid_are_rounded_before_the_op(op, networks, kernels, check):
+  shape = (1, 4, 4, 8)
+  nodes = (
+    Node("relu", "Activation", {"act": "relu"}, ("input",), ("relu",), (shape,), (shape,)),
+    Node("fine", "Requantize", {}, ("relu",), ("fine",), (shape,), (shape,)),
+    Node("op", op, {}, ("fine", "input"), ("op",), (shape, shape), (shape,)),
+  )
+  grids = {
+    "input": Grid(np.float32(0.04), 50),
+    "relu": Grid(np.float32(0.06), -128),
+    "fine": Grid(np.float32(0.04), 50),
+    "op": Grid(np.float32(0.04), 50),
+  }
+  quantized = QuantizedModel(Graph(nodes, shape, "op"), grids, {})
+  assert check(quantized, kernels=kernels).bit_equal == 1.0

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from flax.core import FrozenDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from jaxcompress.nn import (
   Concat,
   ConvNorm,
   Dense,
+  Endpoints,
   GlobalAvgPool,
   MaxPool,
   Multiply,
@@ -25,6 +27,8 @@ from jaxcompress.nn import (
   Split,
   fold,
 )
+from jaxcompress.nn.replay import replay
+from jaxcompress.nn.tracing import trace_init
 from jaxcompress.quantize.integer.runtimes import KERNELS
 from jaxcompress.quantize.sites import find_sites
 
@@ -136,6 +140,39 @@ def test_networks_of_random_blocks_are_bit_equal(blocks, size, seed, networks, t
     path = networks.write(quantized, folder, kernels)
     result = export.verify(path, quantized.with_kernels(kernels), images)
     assert (result.bit_equal, result.max_steps, result.top1_agreement) == (1.0, 0, 1.0)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@given(
+  blocks=st.lists(st.sampled_from(sorted(BLOCKS)), min_size=1, max_size=3),
+  picks=st.lists(st.integers(0, 1000), min_size=1, max_size=4),
+  seed=st.integers(0, 1000),
+)
+def test_any_tensors_of_a_network_can_be_its_outputs(
+  blocks, picks, seed, networks, tmp_path_factory
+):
+  whole = RandomNet(tuple(blocks))
+  shape = jax.ShapeDtypeStruct((1, 9, 8, 6), np.float32)
+  graph, _ = trace_init(whole, shape)
+  tensors = [tensor for node in graph.nodes for tensor in node.outputs]
+  picked = {f"part/{i}": tensors[pick % len(tensors)] for i, pick in enumerate(picks)}
+  outputs = {"logits": "classifier", **picked}
+  model = replay(graph, Endpoints("classifier", outputs=FrozenDict(outputs)))
+  quantized = networks.random_quantized(model, shape.shape[1:], seed)
+  assert dict(quantized.graph.outputs) == outputs
+  folder = tmp_path_factory.mktemp("outputs")
+  images = networks.images_for(quantized, 8, seed)
+  for kernels in KERNELS:
+    path = networks.write(quantized, folder, kernels)
+    result = export.verify(path, quantized.with_kernels(kernels), images)
+    assert (result.bit_equal, result.max_steps) == (1.0, 0)
+    assert result.outputs == dict.fromkeys(outputs, 1.0)
+  path = export.stablehlo(quantized, folder / "exact.stablehlo")
+  found = export.load_stablehlo(path)(quantized.quantize_input(images))
+  again = export.load_packed(export.packed(quantized, folder / "small.jcz"))
+  assert again.graph.outputs == quantized.graph.outputs
+  for name, integers in again.integers(images).items():
+    np.testing.assert_array_equal(found[name], integers)
 
 
 def test_a_network_of_all_blocks_computes_the_same_in_float(networks, tmp_path):

@@ -42,6 +42,16 @@ def moving(name, stride, size, padding, out, weights=None, dilation=1):
 
 
 KERNEL = np.ones((4, 3, 3, 4), np.int8)
+
+
+def spread(padding, strides, side):
+  """A transposed 3x3 convolution that makes a square."""
+  inputs = [constant(np.int32([1, side, side, 4])), constant(KERNEL), tensor()]
+  height, width = strides
+  fields = {"padding": padding, "strideH": height, "strideW": width}
+  return operator("TRANSPOSE_CONV", inputs, [tensor((1, side, side, 4))], **fields)
+
+
 CASES = {  # check: limit, what obeys it, what breaks it
   "operator": (("MEAN",), operator("MEAN"), operator("SUM")),
   "version": (
@@ -105,6 +115,11 @@ CASES = {  # check: limit, what obeys it, what breaks it
     operator("AVERAGE_POOL_2D", filterWidth=9, padding=SAME),
   ),
   "weight-sum": (36, layer(weights=-KERNEL), layer(weights=-2 * KERNEL)),
+  "row": (
+    511,
+    operator("SOFTMAX", [tensor((1, 511))]),
+    operator("SOFTMAX", [tensor((1, 512))]),
+  ),
   "fan-in": (
     5,
     operator("CONCATENATION", [tensor()] * 5),
@@ -136,6 +151,16 @@ CASES = {  # check: limit, what obeys it, what breaks it
     operator("QuantizeLinear", [tensor(), tensor()]),
     operator("QuantizeLinear", [tensor(), tensor(), constant(np.int8(3))]),
   ),
+  "transposed": (
+    ((2, 2),),
+    spread(VALID, (2, 2), 17),
+    spread(VALID, (2, 2), 18),
+  ),
+  "enlargement": (
+    {"whole": (1, 2, 4), "half": (2,)},
+    operator("RESIZE_BILINEAR", outputs=[tensor((1, 32, 32, 4))]),
+    operator("RESIZE_BILINEAR", outputs=[tensor((1, 32, 32, 4))], halfPixelCenters=True),
+  ),
   "quantized-inputs": (
     None,
     operator("Conv", [tensor(maker="DequantizeLinear")] * 2),
@@ -159,6 +184,21 @@ def test_a_check_passes_at_its_limit_and_says_what_is_beyond_it(name):
   assert CHECKS[name](obeying, limit) is None
   wrong = CHECKS[name](breaking, limit)
   assert wrong and len(wrong) < 40 and "\n" not in wrong
+
+
+def test_a_transposed_convolution_moves_by_known_steps_and_makes_known_sizes():
+  check, limit = CHECKS["transposed"], ((1, 1), (2, 2))
+  assert check(spread(SAME, (2, 2), 16), limit) is None
+  assert check(spread(SAME, (2, 2), 15), limit) == "output 15x15"
+  assert check(spread(VALID, (1, 1), 10), limit) is None
+  assert check(spread(SAME, (1, 2), 16), limit) == "stride 1x2"
+
+
+def test_corners_are_aligned_where_sides_less_one_are_enlarged():
+  check, limit = CHECKS["enlargement"], {"whole": (2,), "half": (2,)}
+  for side, flag, found in ((15, True, None), (16, True, "from 8x8 to 16x16"), (16, False, None)):
+    made = operator("RESIZE_BILINEAR", outputs=[tensor((1, side, side, 4))], alignCorners=flag)
+    assert check(made, limit) == found
 
 
 def test_a_window_moves_freely_only_without_dilation():

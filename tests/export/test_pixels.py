@@ -76,20 +76,51 @@ def test_metadata_and_every_target_know_the_pixels(make, tmp_path):
   }
 
 
+@pytest.mark.parametrize("kernels", ["xnnpack", "reference", "tflm"])
 @pytest.mark.parametrize(
   "options",
   [
-    {"preprocess": None},
-    {"preprocess": Preprocess(center=128.0)},  # of each image
     {"preprocess": dataclasses.replace(AFFINE, center=127.5)},
     {"grid": Grid(np.float32(1 / 63), 0)},
-    {"grid": Grid(np.float32(1 / 64), 1)},
+    {"preprocess": Preprocess((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), per_image=False)},
   ],
 )
-def test_codes_that_are_not_pixels_are_refused_before_anything_is_written(options, make, tmp_path):
-  with pytest.raises(ValueError, match="input: 'uint8' needs codes that are the pixels less 128"):
-    export.tflite(make(**options), tmp_path / "net.tflite", input="uint8")
+def test_codes_that_are_not_pixels_are_looked_up_and_outputs_are_unsigned(
+  kernels, options, make, images, tmp_path
+):
+  if kernels == "tflm":
+    pytest.importorskip("tflite_micro")
+  quantized = make(**options, kernels=kernels)
+  path = export.tflite(quantized, tmp_path / "net.tflite", input="uint8", output="uint8")
+  names = [operator.name for operator in read_operators(path)]
+  assert names[:4] == ["QUANTIZE", "CAST", "ADD", "GATHER"] and names[-1] == "QUANTIZE"
+  assert not any(operator.is_float for operator in read_operators(path))
+  runtime = Runtime(path, kernels=kernels)
+  assert (runtime.input_dtype, runtime.output_dtype) == (np.uint8, np.uint8)
+  assert export.verify(path, quantized, images).bit_equal == 1.0
+  levels = np.resize(np.arange(256, dtype=np.uint8), (3, *SHAPE))
+  by_hand = runtime(levels[:1]).astype(int) - 128
+  np.testing.assert_array_equal(by_hand, quantized.integers(levels[:1]))
+  facts = export.read_metadata(path)
+  assert facts["input"] == {"scale": 1.0, "zero_point": 0, "type": "uint8"}
+  end = quantized.grids[quantized.graph.output]
+  assert facts["output"]["type"] == "uint8"
+  assert facts["output"]["zero_point"] == end.zero_point + 128
+
+
+@pytest.mark.parametrize("preprocess", [None, Preprocess(center=128.0)])  # of each image
+def test_pixels_that_are_not_mapped_by_themselves_are_refused(preprocess, make, tmp_path):
+  with pytest.raises(ValueError, match="input: 'uint8' needs preprocessing that maps each pixel"):
+    export.tflite(make(preprocess), tmp_path / "net.tflite", input="uint8")
   assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_output_and_wide_ones_are_refused(make, networks, tmp_path):
+  with pytest.raises(ValueError, match="output: 'int8' is unknown; it must be one of codes, uint8"):
+    export.tflite(make(), tmp_path / "net.tflite", output="int8")
+  wide = networks.with_widths(networks.random_quantized(Net(), SHAPE), lambda key: 16)
+  with pytest.raises(ValueError, match="output: 'uint8' needs outputs of 8 bits"):
+    export.tflite(wide, tmp_path / "net.tflite", output="uint8")
 
 
 def test_preprocessing_that_mixes_pixels_is_refused_although_flat_images_pass(make, tmp_path):

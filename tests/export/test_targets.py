@@ -11,7 +11,17 @@ from jaxcompress import export, models
 from jaxcompress.export.contents import read_operators
 from jaxcompress.export.flatbuffer import ModelFile
 from jaxcompress.export.runtime import Runtime
-from jaxcompress.nn import Activation, Add, ConvNorm, Dense, GlobalAvgPool, MaxPool
+from jaxcompress.nn import (
+  Activation,
+  Add,
+  ConvNorm,
+  ConvTranspose,
+  Dense,
+  GlobalAvgPool,
+  MaxPool,
+  Resize,
+)
+from jaxcompress.quantize.integer.grid import Grid
 
 SHAPE = (8, 8, 4)
 
@@ -97,7 +107,8 @@ def test_a_max_pool_of_what_is_not_negative_is_padded_as_all_targets_can(network
   rectified = networks.random_quantized(Pooled("relu"), SHAPE)
   path = export.tflite(rectified, tmp_path / "net.tflite", target="edgetpu")
   assert names_of(path) == ["CONV_2D", "PAD", "MAX_POOL_2D", "MEAN"]
-  assert export.verify(path, rectified, networks.images_for(rectified, 64)) == (1.0, 0, 1.0, 64, ())
+  result = export.verify(path, rectified, networks.images_for(rectified, 64))
+  assert result[:5] == (1.0, 0, 1.0, 64, ())
   path.unlink()
   refuse(
     networks.random_quantized(Pooled(None), SHAPE), tmp_path, "edgetpu", "PADV2 of layer 'pool/"
@@ -189,6 +200,62 @@ def test_vela_and_the_linter_agree_on_every_operator_of_a_hand_made_file(vela, t
   found = {(finding.op, finding.name) for finding in export.lint(path, "ethos-u")}
   assert found == {("CONV_2D", "wide"), ("AVERAGE_POOL_2D", "average"), ("DIV", "ratio")}
   assert {(left.op, left.name) for left in vela(path).cpu_ops} == found
+
+
+class Enlarging(nn.Module):
+  """One layer that enlarges maps."""
+
+  layer: object
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    options = {"train": train} if isinstance(self.layer, ConvTranspose) else {}
+    return self.layer.copy(name="op")(x, **options)
+
+
+ENLARGING = {  # and what the linter finds for an Ethos-U
+  "transposed": (ConvTranspose(5, kernel=3, stride=2, act="relu"), None),
+  "transposed, valid": (ConvTranspose(5, kernel=4, stride=2, padding="VALID"), None),
+  "transposed, no steps": (ConvTranspose(5, kernel=3), None),
+  "transposed by three": (ConvTranspose(5, kernel=3, stride=3), "stride 3x3"),
+  "transposed, uneven": (ConvTranspose(5, kernel=3, stride=(2, 1)), "stride 2x1"),
+  "transposed, longer": (
+    ConvTranspose(5, kernel=3, stride=2, padding=((2, 3), (2, 3))),
+    "output 10x10",
+  ),
+  "nearest": (Resize(8), None),
+  "nearest by eight": (Resize(32), None),
+  "nearest by three": (Resize(12), "from 4x4 to 12x12"),
+  "nearest, uneven": (Resize((8, 4)), "from 4x4 to 8x4"),
+  "bilinear": (Resize(8, "bilinear"), None),
+  "bilinear by four": (Resize(16, "bilinear"), "from 4x4 to 16x16"),
+  "bilinear, asymmetric by four": (Resize(16, "bilinear", "asymmetric"), None),
+  "bilinear, corners": (Resize(13, "bilinear", "align_corners"), None),
+  "bilinear, shrunk": (Resize(2, "bilinear"), "from 4x4 to 2x2"),
+}
+
+
+@pytest.mark.parametrize("name", ENLARGING)
+def test_vela_and_the_linter_agree_on_layers_that_enlarge_maps(name, vela, networks, tmp_path):
+  layer, expected = ENLARGING[name]
+  quantized = networks.random_quantized(Enlarging(layer), (4, 4, 6))
+  path = export.tflite(quantized, tmp_path / "net.tflite")
+  findings = export.lint(path, "ethos-u")
+  assert [expected in finding.reason for finding in findings] == ([True] if expected else [])
+  assert bool(vela(path).cpu_ops) == bool(expected)
+
+
+def test_a_rectifier_that_the_grid_of_the_output_is_needs_no_newer_version(networks, tmp_path):
+  layer = ConvTranspose(5, kernel=3, stride=2, act="relu")
+  quantized = networks.random_quantized(Enlarging(layer), (4, 4, 6))
+  scale = quantized.grids["op"].scale
+  for zero_point, version in ((-128, 3), (-100, 4)):
+    grids = {**quantized.grids, "op": Grid(scale, zero_point)}
+    model = dataclasses.replace(quantized, grids=grids)
+    path = export.tflite(model, tmp_path / "net.tflite")
+    assert [operator.version for operator in read_operators(path)] == [version]
+    assert bool(export.lint(path, "edgetpu")) == (version > 3)
+    assert export.verify(path, model, networks.images_for(model, 8)).bit_equal == 1.0
 
 
 def test_vela_places_a_whole_network_on_the_npu(vela, networks, tmp_path):

@@ -101,6 +101,33 @@ class Gated(nn.Module):
     return GlobalAvgPool(name="pool")(x)
 
 
+class Functions(nn.Module):
+  act: str
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = Activation(self.act, name="act")(ConvNorm(4, kernel=3, name="conv")(x, train=train))
+    return GlobalAvgPool(name="pool")(x)
+
+
+@pytest.mark.parametrize("act", ["gelu", "tanh", "mish", "log_sigmoid"])
+def test_functions_are_computed_in_float_before_they_are_rounded(act, networks, images, tmp_path):
+  model = Functions(act)
+  quantized = quantize.post_training(
+    model, networks.trained_like(model, SHAPE), images[:8], method="minmax",
+    symmetric=True, progress=False,
+  )  # fmt: skip
+  if act == "log_sigmoid":
+    with pytest.raises(
+      ValueError, match=r"layer 'act' .* 'log_sigmoid'; ONNX files of jaxcompress hold"
+    ):
+      export.onnx(quantized, tmp_path / "net.onnx", target="tensorrt")
+    return
+  path = export.onnx(quantized, tmp_path / "net.onnx", target="tensorrt")
+  found = export.verify(path, quantized, images[:8])  # other floats in the last bits
+  assert found.max_steps <= 1
+
+
 def test_what_the_target_does_not_take_is_refused_with_the_way_out(networks, images, tmp_path):
   path = tmp_path / "net.onnx"
   plain = networks.random_quantized(Net(), SHAPE)

@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from jaxcompress import export
 from jaxcompress.export.contents import read_operators
-from jaxcompress.export.extras import require
+from jaxcompress.files.extras import require
 from jaxcompress.nn import (
   Activation,
   AvgPool,
@@ -21,7 +21,7 @@ from jaxcompress.nn import (
   fuse_activations,
   kernel_shape,
 )
-from jaxcompress.quantize.integer.arithmetic import averaging
+from jaxcompress.quantize.integer.pools import averaging
 
 
 class Net(nn.Module):
@@ -200,10 +200,17 @@ def test_an_average_pool_that_counts_padding_is_a_depthwise_convolution(networks
 
 
 def test_an_average_pool_without_tensorflows_padding_names_the_way_out(networks, tmp_path):
-  model = Pooled(AvgPool(3, 2, padding="SYMMETRIC"))
+  model = Pooled(AvgPool((2, 3), 1, padding=((1, 0), (1, 1))))
   quantized = networks.random_quantized(model, SHAPE)
-  with pytest.raises(ValueError, match="layer 'pool' averages without its padding 'SYMMETRIC'"):
+  message = "layer 'pool' averages without its padding .* up to 0 rows above and 1 below"
+  with pytest.raises(ValueError, match=message):
     export.tflite(quantized, tmp_path / "pool.tflite")
+
+
+def test_an_average_pool_without_its_padding_is_sliced_out_of_all_averages(networks, tmp_path):
+  model = Pooled(AvgPool(3, 2, padding="SYMMETRIC"))
+  path = export.tflite(networks.random_quantized(model, SHAPE), tmp_path / "pool.tflite")
+  assert names_of(path) == ["AVERAGE_POOL_2D", "STRIDED_SLICE", "MEAN"]
 
 
 class Swished(nn.Module):

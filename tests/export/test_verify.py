@@ -10,8 +10,9 @@ from jaxcompress import export
 from jaxcompress.export.contents import read_operators
 from jaxcompress.export.trial import KERNELS_BY_SUFFIX
 from jaxcompress.files.checksums import MARK
-from jaxcompress.nn import Add, ConvNorm, Dense, GlobalAvgPool, MaxPool
+from jaxcompress.nn import Add, ConvNorm, Dense, GlobalAvgPool, Graph, MaxPool, Node
 from jaxcompress.quantize import QuantizedModel
+from jaxcompress.quantize.integer.grid import Grid
 
 
 class Net(nn.Module):
@@ -205,3 +206,26 @@ def test_metadata_must_be_a_mapping(write, quantized, tmp_path):
   path = tmp_path / f"net{'.onnx' if write is export.onnx else '.tflite'}"
   with pytest.raises(ValueError, match="metadata: 'a' must be a mapping"):
     write(quantized, path, metadata="a")
+
+
+@pytest.mark.parametrize("kind", ["tflite", "c"])
+@pytest.mark.parametrize("tensor", ["input", "pool"])
+@pytest.mark.parametrize("grid", [Grid(np.float32(0.2), 0), Grid(np.float32(0.1), 5)])
+def test_a_file_whose_integers_stand_for_other_numbers_is_refused(kind, tensor, grid, tmp_path):
+  pool = Node(
+    "pool", "GlobalAvgPool", {"keepdims": False}, ("input",), ("pool",), ((1, 2, 2, 3),), ((1, 3),)
+  )
+  graph, grids = (
+    Graph((pool,), (1, 2, 2, 3), "pool"),
+    dict.fromkeys(("input", "pool"), Grid(np.float32(0.1), 0)),
+  )
+  kernels = "tflm" if kind == "c" else "xnnpack"
+  quantized, other = (
+    QuantizedModel(graph, some, {}, None, kernels) for some in (grids, grids | {tensor: grid})
+  )
+  path = (export.c if kind == "c" else export.tflite)(quantized, tmp_path / f"pool.{kind}")
+  images = np.zeros((2, 2, 2, 3), np.float32)
+  assert export.verify(path, quantized, images).bit_equal == 1.0
+  what = "input" if tensor == "input" else "output 'logits'"
+  with pytest.raises(ValueError, match=rf"the {what} of .* has scale and zero point 0\.1, 0, and"):
+    export.verify(path, other, images)

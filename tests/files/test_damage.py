@@ -79,7 +79,7 @@ KINDS = {  # name: (writes a file or folder, reads it into something that can be
   ),
   "student": (
     lambda path, _: networks.save_network(
-      path, networks.TrainedNetwork(network(), variables()), CLASSES, data.Preprocess()
+      path, networks.TrainedNetwork(network(), variables()), CLASSES, data.ImageReader(32)
     ),
     read_folder,
   ),

@@ -6,7 +6,9 @@ import os
 import re
 import stat
 
+import flax.linen as linen
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 from jaxcompress import models
 from jaxcompress.models.registry import describe
-from jaxcompress.nn import ConvNorm, Norm, init_variables
+from jaxcompress.nn import ConvNorm, Dense, Norm, init_variables
+from jaxcompress.nn.replay import replay
+from jaxcompress.nn.tracing import trace_endpoints
 
 SMALL = {
   "resnet8": {},
@@ -169,6 +173,8 @@ HEADERS = {
   "num_classes: 3 is not the -3": hostile([POOL, head(fields={"features": -3})]),
   "num_classes: 3 is not the 1048576": hostile([POOL, head(fields={"features": 2**20})]),
   "image_size: 0 must be at least 1": hostile([POOL, head()], image_size=0),
+  "image_size: (8, 0, 3) must be at least 1, or a shape": hostile([POOL, head()], image_size=[8, 0, 3]),
+  "image_size: (8, 8) must be at least 1, or a shape": hostile([POOL, head()], image_size=[8, 8]),
   "image_size: -8 must be at least 1": hostile([POOL, head()], image_size=-8),
   "'head' has no field 'kernel'": hostile([POOL, head(fields={"kernel": 3})]),
   "'end' is no tensor": hostile([POOL, head()], ends=["end"]),
@@ -202,3 +208,24 @@ def test_a_file_has_the_mode_that_the_user_asks_for(mask, mode, tmp_path):
     os.umask(before)
   assert stat.S_IMODE(path.stat().st_mode) == mode
   assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+class Flat(linen.Module):
+  """A network whose weights depend on the shape of its images."""
+
+  @linen.compact
+  def __call__(self, x, *, train):
+    x = ConvNorm(4, kernel=3, stride=2, name="conv")(x, train=train)
+    return Dense(3, name="head")(x)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (8, 8, 1), (6, 10, 3)])
+def test_networks_as_data_remember_the_shape_of_their_images(shape, tmp_path):
+  variables = init_variables(Flat(), jax.random.key(0), shape)
+  image = jnp.ones((1, *shape))
+  model = replay(*trace_endpoints(Flat(), variables, image))
+  assert model.image_size == (8 if shape == (8, 8, 3) else shape)
+  loaded, same = models.load(models.save(tmp_path / "flat.safetensors", model, variables))
+  assert loaded == model
+  logits = [m.apply(v, image, train=False).logits for m, v in ((loaded, same), (model, variables))]
+  np.testing.assert_array_equal(*logits)

@@ -59,6 +59,7 @@ def post_training(model, side):
       {"features": 3, "kernel": 9, "stride": 4, "groups": "depthwise", "padding": "VALID"},
     ),
     (nn.ConvNorm, {"features": 2, "kernel": 9, "padding": ((1, 1), (0, 0))}),
+    (nn.ConvNorm, {"features": 2, "kernel": 7, "dilation": (1, 2), "padding": "VALID"}),
     (nn.MaxPool, {"kernel": 7, "stride": 7, "padding": "VALID"}),
     (nn.AvgPool, {"kernel": 8, "stride": 2, "padding": ((0, 1), (0, 0))}),
   ],
@@ -106,10 +107,15 @@ def test_a_map_has_cells_or_the_layer_is_refused(layer, size, kernel, stride, pa
     (nn.ConvNorm, {"features": 0}, "features must be one whole number of 1 or more, got 0"),
     (nn.ConvNorm, {"features": -8}, "features must be one whole number of 1 or more, got -8"),
     (nn.ConvNorm, {"features": 2.5}, "features must be .*, got 2.5"),
-    (nn.ConvNorm, {"features": 4, "kernel": 0}, "kernel must be one whole number .* square, got 0"),
-    (nn.ConvNorm, {"features": 4, "kernel": (5, 1)}, r"kernel must be .*, got \(5, 1\)"),
-    (nn.ConvNorm, {"features": 4, "stride": (2, 1)}, r"stride must be .* directions, got \(2, 1\)"),
+    (nn.ConvNorm, {"features": 4, "kernel": 0}, r"kernel must be .* \(height, width\), got 0"),
+    (nn.ConvNorm, {"features": 4, "kernel": (5, 0)}, r"kernel must be .*, got \(5, 0\)"),
+    (nn.ConvNorm, {"features": 4, "kernel": (5,)}, r"kernel must be .*, got \(5,\)"),
+    (nn.ConvNorm, {"features": 4, "kernel": "3"}, "kernel must be .*, got '3'"),
+    (nn.ConvNorm, {"features": 4, "stride": (2.0, 1)}, r"stride must be .*, got \(2.0, 1\)"),
     (nn.ConvNorm, {"features": 4, "stride": 0}, "stride must be .*, got 0"),
+    (nn.ConvNorm, {"features": 4, "dilation": 0}, "dilation must be .*, got 0"),
+    (nn.ConvNorm, {"features": 4, "dilation": (1, 2, 3)}, "dilation must be .* directions"),
+    (nn.MaxPool, {"kernel": (2, True), "stride": 1}, "kernel must be .*, got"),
     (nn.ConvNorm, {"features": 4, "groups": 2}, r"groups: 2 must divide the input channels \(3\)"),
     (nn.ConvNorm, {"features": 4, "groups": 0}, "groups must be .* or 'depthwise', got 0"),
     (nn.ConvNorm, {"features": 3, "groups": "all"}, "groups must be .* or 'depthwise', got 'all'"),
@@ -130,12 +136,17 @@ def test_a_map_has_cells_or_the_layer_is_refused(layer, size, kernel, stride, pa
     ),
     (nn.BatchNorm, {"norm": None}, "norm must be a jaxcompress.nn.Norm, got None"),
     (nn.MaxPool, {"kernel": 0, "stride": 1}, "kernel must be .*, got 0"),
-    (nn.MaxPool, {"kernel": 2, "stride": (2, 2)}, "stride must be"),
-    (nn.AvgPool, {"kernel": (2, 2), "stride": 2}, "kernel must be"),
+    (nn.MaxPool, {"kernel": 2, "stride": (2, -2)}, "stride must be"),
+    (nn.AvgPool, {"kernel": (2, 2, 2), "stride": 2}, "kernel must be"),
+    (
+      nn.AvgPool,
+      {"kernel": (1, 3), "stride": 1, "padding": ((1, 0), (0, 0))},
+      r"leaves windows of \(1, 3\) without a cell of the image; pad less than 1",
+    ),
     (nn.AvgPool, {"kernel": True, "stride": 2}, "kernel must be .*, got True"),
     (nn.ChannelShuffle, {"groups": 0}, "groups must be .*, got 0"),
     (nn.ChannelShuffle, {"groups": 2}, "groups: 2 must divide the 3 channels"),
-    (nn.Activation, {"act": "mish"}, "act: 'mish' is no activation function"),
+    (nn.Activation, {"act": "sine"}, "act: 'sine' is no activation function"),
     (nn.Activation, {"act": ["relu"]}, "is no activation function"),
     (nn.Split, {"sizes": (3, 0)}, "sizes must be whole numbers of 1 or more"),
     (nn.Split, {"sizes": 3}, "sizes must be whole numbers of 1 or more, got 3"),
@@ -164,9 +175,12 @@ MAP = (1, 4, 4, 2)
   ("layer", "shapes", "message"),
   [
     (nn.Add(), (MAP, MAP, MAP), "it reads two arrays, got 3"),
-    (nn.Add(), (MAP, (1, 1, 1, 2)), "must be the same"),
-    (nn.Add(), (MAP, (1, 4, 4, 1)), "must be the same"),
-    (nn.Multiply(), (MAP, (1, 4, 4, 1)), "the second must be as the first"),
+    (nn.Add(), (MAP, (1, 2)), "must be the same but for axes of one"),
+    (nn.Add(), (MAP, (1, 4, 4, 3)), "must be the same but for axes of one"),
+    (nn.Subtract(), (MAP, (1, 4, 3, 2)), "must be the same but for axes of one"),
+    (nn.Maximum(), (MAP, (3, 1, 1, 2)), "must be the same but for axes of one"),
+    (nn.Minimum(), (MAP,), "it reads two arrays, got 1"),
+    (nn.Multiply(), (MAP, (1, 2)), "a Reshape gives a vector these axes"),
     (nn.Multiply(), (MAP,), "it reads two arrays, got 1"),
     (nn.Concat(), (), "got shapes none"),
     (nn.Concat(), (MAP, (1, 2, 2, 2)), "that differ in their channels only"),
@@ -199,3 +213,34 @@ def test_lists_do_as_well_as_tuples():
   fields = {"features": 4, "kernel": 3, "padding": [[1, 0], [0, 1]]}
   graph, _ = trace_init(Network(nn.ConvNorm, fields), x)
   assert graph.nodes[0].attrs["padding"] == ((1, 0), (0, 1)) and hash(graph)
+
+
+@pytest.mark.parametrize(
+  ("layer", "message"),
+  [
+    (nn.Affine("trained", start=np.inf), "start: inf is no finite number"),
+    (nn.PRelu(slope="steep"), "slope: 'steep' is no finite number"),
+    (nn.LeakyRelu(True), "slope: True must be above 0"),
+    (nn.RmsNorm(True), "epsilon must be a finite number of zero or more, got True"),
+  ],
+)
+def test_what_is_no_number_is_refused(layer, message):
+  with pytest.raises(ValueError, match=message):
+    layer.init(jax.random.key(0), jnp.ones((1, 2)))
+
+
+def test_numbers_of_numpy_are_numbers():
+  x = jnp.array([[-1.0, 2.0]])
+  np.testing.assert_allclose(nn.LeakyRelu(np.float32(0.5)).apply({}, x), [[-0.5, 2.0]])
+
+
+@pytest.mark.parametrize("other", [2.0, np.float32(2.0)])
+def test_a_number_beside_an_array_is_told_an_affine(other):
+  with pytest.raises(ValueError, match=r"Multiply: .* got a number; an Affine multiplies by one"):
+    nn.Multiply().apply({}, jnp.ones((1, 2)), other)
+
+
+@pytest.mark.parametrize("x", [jnp.ones((1, 2), jnp.int32), jnp.ones(2)])
+def test_a_softmax_of_no_images_is_refused(x):
+  with pytest.raises(ValueError, match="Softmax: it reads"):
+    nn.Softmax().apply({}, x)

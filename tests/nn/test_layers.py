@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 from jaxcompress import nn
-from jaxcompress.nn.activations import activate
+from jaxcompress.nn.activations import ACTIVATIONS, activate
 
 
 def apply(module, *xs, **kwargs):
@@ -19,6 +20,69 @@ def apply(module, *xs, **kwargs):
 @pytest.fixture(scope="module")
 def x():
   return jax.random.normal(jax.random.key(1), (2, 6, 6, 8))
+
+
+JAX_FUNCTIONS = {
+  "silu": jax.nn.silu,
+  "tanh": jnp.tanh,
+  "gelu": partial(jax.nn.gelu, approximate=False),
+  "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+  "elu": jax.nn.elu,
+  "selu": jax.nn.selu,
+  "softplus": jax.nn.softplus,
+  "squareplus": jax.nn.squareplus,
+  "mish": jax.nn.mish,
+  "log_sigmoid": jax.nn.log_sigmoid,
+  "soft_sign": jax.nn.soft_sign,
+  "hard_tanh": jax.nn.hard_tanh,
+}
+
+
+@pytest.mark.parametrize("act", JAX_FUNCTIONS)
+def test_values_and_gradients_of_activations_are_those_of_jax(act):
+  x = jnp.concatenate([jnp.linspace(-12, 12, 49), jnp.array([1e-3, -1e-3, 100.0, -100.0])])
+  run = partial(activate, act)
+  np.testing.assert_array_equal(run(x), JAX_FUNCTIONS[act](x))
+  grads = (jax.vmap(jax.grad(f))(x) for f in (run, JAX_FUNCTIONS[act]))
+  np.testing.assert_array_equal(*grads)
+  assert np.isfinite(jax.grad(lambda x: run(x).sum())(x.astype(jnp.bfloat16))).all()
+  entry = ACTIVATIONS[act]
+  values = np.asarray(run(jnp.linspace(-20, 20, 100001)))
+  assert entry.low <= values.min() and values.max() <= entry.high
+  assert (np.diff(values) >= -1e-6).all() == entry.monotone
+
+
+@pytest.mark.parametrize("slope", [0.01, 0.3, 1])
+def test_a_leaky_rectifier_is_that_of_jax(slope):
+  x = jnp.linspace(-3, 3, 13)
+  run, expected = nn.LeakyRelu(slope), partial(jax.nn.leaky_relu, negative_slope=slope)
+  np.testing.assert_array_equal(apply(run, x), expected(x))
+  grads = (jax.vmap(jax.grad(f))(x) for f in (lambda x: run.apply({}, x), expected))
+  np.testing.assert_array_equal(*grads)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_rectifier_with_trained_slopes_follows_its_definition(shared):
+  x = jax.random.normal(jax.random.key(0), (2, 3, 3, 4))
+  model = nn.PRelu(shared=shared)
+  variables = model.init(jax.random.key(0), x)
+  np.testing.assert_allclose(model.apply(variables, x), jnp.where(x > 0, x, 0.25 * x), rtol=1e-6)
+  slopes = jnp.array(0.1) if shared else jnp.array([0.1, 0.5, 0.0, 1.0])
+  assert variables["params"]["slope"]["scale"].shape == slopes.shape
+  by_op = lambda s, x: model.apply({"params": {"slope": {"scale": s}}}, x)  # noqa: E731
+  plain = lambda s, x: jnp.where(x > 0, x, s.reshape((1, 1, 1, -1)) * x)  # noqa: E731
+  np.testing.assert_allclose(by_op(slopes, x), plain(slopes, x), rtol=1e-6)
+  for argument in (0, 1):
+    grads = (
+      jax.grad(lambda *a, f=f: (f(*a) ** 2).sum(), argument)(slopes, x) for f in (by_op, plain)
+    )
+    np.testing.assert_allclose(*grads, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("slope", [0, -0.1, 1.5, float("nan"), "0.1"])
+def test_slopes_of_leaky_rectifiers_are_between_0_and_1(slope):
+  with pytest.raises(ValueError, match=r"slope: .* must be above 0 and at most 1; of 0 it is"):
+    apply(nn.LeakyRelu(slope), jnp.ones(3))
 
 
 def test_channel_shuffle_transposes_the_groups(x):
@@ -44,6 +108,75 @@ def test_max_pooling_never_picks_padding(x):
   assert y.shape == (2, 3, 3, 8)
   assert jnp.all(y < 0)
   assert jnp.all(jnp.isfinite(y))
+
+
+def _mean_of_cells(x, kernel, stride, pads, counted):
+  """Averages in plain loops."""
+  (top, bottom), (left, right) = pads
+  padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+  inside = np.pad(np.ones(x.shape[1:3]), ((top, bottom), (left, right)))
+  rows = range(0, padded.shape[1] - kernel[0] + 1, stride[0])
+  columns = range(0, padded.shape[2] - kernel[1] + 1, stride[1])
+  window = lambda a, i, j: a[i : i + kernel[0], j : j + kernel[1]]  # noqa: E731
+  count = lambda i, j: np.prod(kernel) if counted else window(inside, i, j).sum()  # noqa: E731
+  cells = [
+    [window(padded.transpose(1, 2, 0, 3), i, j).sum((0, 1)) / count(i, j) for j in columns]
+    for i in rows
+  ]
+  return np.array(cells).transpose(2, 0, 1, 3)
+
+
+@pytest.mark.parametrize("counted", [False, True])
+@pytest.mark.parametrize(
+  ("kernel", "stride", "pads"),
+  [
+    ((2, 3), (1, 2), ((1, 0), (2, 1))),
+    ((1, 4), (3, 1), ((0, 0), (1, 2))),
+    (3, 2, ((2, 1), (0, 2))),
+  ],
+)
+def test_windows_of_any_sides_average_their_cells(x, kernel, stride, pads, counted):
+  y = apply(nn.AvgPool(kernel, stride, pads, count_padding=counted), x)
+  sides = (kernel, stride) if isinstance(kernel, tuple) else ((kernel,) * 2, (stride,) * 2)
+  np.testing.assert_allclose(y, _mean_of_cells(x, *sides, pads, counted), rtol=1e-5, atol=1e-6)
+  z = apply(nn.MaxPool(kernel, stride, pads), x)
+  assert z.shape == y.shape
+
+
+def test_a_convolution_of_any_geometry_is_flaxs(x):
+  fields = {"kernel": (2, 3), "stride": (2, 1), "dilation": (1, 2), "groups": 2}
+  layer = nn.ConvNorm(6, **fields, norm=None)
+  theirs = linen.Conv(
+    6, (2, 3), strides=(2, 1), kernel_dilation=(1, 2), feature_group_count=2, padding="SAME"
+  )
+  y, variables = theirs.init_with_output(jax.random.key(0), x)
+  np.testing.assert_allclose(layer.apply(variables, x, train=False), y, rtol=1e-5, atol=1e-6)
+  loss = lambda made, **extras: lambda v: jnp.sum(jnp.sin(made.apply(v, x, **extras)))  # noqa: E731
+  found, expected = jax.grad(loss(layer, train=False))(variables), jax.grad(loss(theirs))(variables)
+  jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
+  assert layer.init(jax.random.key(0), x, train=False)["params"]["kernel"].shape == (2, 3, 4, 6)
+
+
+def test_pairs_of_equal_numbers_are_one_number(x):
+  layer = nn.ConvNorm(8, kernel=(3, 3), stride=[2, 2], dilation=(np.int64(1), 1))
+  assert layer == nn.ConvNorm(8, kernel=3, stride=2)
+  assert nn.MaxPool((2, 2), (1, 2)) == nn.MaxPool(2, (1, 2))
+  assert nn.AvgPool([3, 1], 1).kernel == (3, 1)
+  assert nn.ConvTranspose(8, (4, 4), (2, 1)) == nn.ConvTranspose(8, 4, [2, 1])
+
+
+def test_graphs_leave_a_dilation_of_one_out(x):
+  def attrs(**fields):
+    class Net(linen.Module):
+      @linen.compact
+      def __call__(self, x, *, train):
+        return nn.ConvNorm(4, kernel=3, name="conv", **fields)(x, train=train)
+
+    variables = Net().init(jax.random.key(0), x, train=False)
+    return nn.trace(Net(), variables, x).nodes[0].attrs
+
+  assert "dilation" not in attrs() and attrs() == attrs(dilation=(1, 1))
+  assert attrs(dilation=(2, 2))["dilation"] == 2 and attrs(dilation=(1, 3))["dilation"] == (1, 3)
 
 
 @pytest.mark.parametrize("name", ["relu", "relu6", "hard_swish", "hard_sigmoid", "sigmoid"])
@@ -96,7 +229,7 @@ def test_batch_statistics_are_used_where_train_is_true_at_run_time(x):
     (nn.Split((3, 3)), "sizes"),
     (nn.ChannelShuffle(3), "groups: 3"),
     (nn.ConvNorm(9, groups=2), "groups: 2"),
-    (nn.Activation("gelu"), "act: 'gelu'"),
+    (nn.Activation("swish"), "act: 'swish'"),
   ],
 )
 def test_mistakes_name_the_argument_and_the_value(module, message, x):

@@ -23,29 +23,31 @@ FEW = CASES[:2]  # for narrow dtypes and for formulations that share most of the
 TOLERANCE = {"float64": 1e-13, "float32": 2e-6, "bfloat16": 8e-3}
 
 
-def xla(x, kernel, stride, padding, groups):
+def xla(x, kernel, stride, padding, groups, dilation=(1, 1)):
   """XLA's convolution; only "SYMMETRIC" is not a word that it knows."""
   if padding == "SYMMETRIC":
-    padding = ((kernel.shape[0] // 2,) * 2, (kernel.shape[1] // 2,) * 2)
+    sides = ((k - 1) * d + 1 for k, d in zip(kernel.shape, dilation, strict=False))
+    padding = tuple((side // 2,) * 2 for side in sides)
   return lax.conv_general_dilated(
     x,
     kernel,
-    (stride, stride),
+    stride if isinstance(stride, tuple) else (stride, stride),
     padding,
+    rhs_dilation=dilation,
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
     feature_group_count=groups,
   )
 
 
-def ours(x, kernel, stride, padding, groups):
-  return ops.conv(x, kernel, stride=stride, padding=padding, groups=groups)
+def ours(x, kernel, stride, padding, groups, dilation=1):
+  return ops.conv(x, kernel, stride=stride, padding=padding, groups=groups, dilation=dilation)
 
 
 def value_and_gradients(function, rows, arrays):
   """``(y, dx, dw)`` of every row's convolution, meant to be one compiled program."""
   results = []
-  for (stride, padding, groups), (x, kernel, g) in zip(rows, arrays, strict=True):
-    run = partial(function, stride=stride, padding=padding, groups=groups)
+  for row, (x, kernel, g) in zip(rows, arrays, strict=True):
+    run = partial(function, **row)
     y, pull_back = jax.vjp(run, x, kernel)
     results.append((y, *pull_back(g)))
   return results
@@ -60,16 +62,17 @@ def assert_near(actual, desired):
     assert error < TOLERANCE[str(mine.dtype)]
 
 
-def check(cases, kernel_shape, stride, groups, dtype=jnp.float64, **formulation):
+def check(cases, kernel_shape, stride, groups, dtype=jnp.float64, dilation=(1, 1), **formulation):
   """Our results in ``dtype`` against XLA's in float64 for the same numbers."""
   rng = np.random.default_rng(7)
   with jax.enable_x64(True):
-    rows = [(stride, padding, groups) for _, padding in cases]
+    row = {"stride": stride, "groups": groups, "dilation": dilation}
+    rows = [{**row, "padding": padding} for _, padding in cases]
     arrays = []
     for size, padding in cases:
       x = jnp.asarray(rng.normal(size=(4, *size, kernel_shape[2] * groups)), dtype)
       kernel = jnp.asarray(rng.normal(size=kernel_shape), dtype)
-      run = partial(ours, stride=stride, padding=padding, groups=groups)
+      run = partial(ours, **row, padding=padding)
       y = jax.eval_shape(run, x, kernel)
       arrays.append((x, kernel, jnp.asarray(rng.normal(size=y.shape), dtype)))
     wide = jax.tree.map(lambda a: a.astype(jnp.float64), arrays)
@@ -142,3 +145,39 @@ def test_products_of_taps_are_exact_in_float64(stride):
 @pytest.mark.parametrize("formulation", ["xla", "cases", "products"])
 def test_grouped_pointwise_equals_xla(formulation):
   check(CASES[:2], (1, 1, 5, 6), 2, 3, standard=formulation)
+
+
+LONG = {  # kernels, strides and dilations that are not the same along height and width
+  "7x1": ((7, 1), (1, 1), (1, 1)),
+  "1x5, stride 2x1": ((1, 5), (2, 1), (1, 1)),
+  "3x3, dilated": ((3, 3), (1, 1), (2, 2)),
+  "2x3, stride 1x3, dilated 3x1": ((2, 3), (1, 3), (3, 1)),
+  "3x2, stride 2, dilated 1x2": ((3, 2), (2, 2), (1, 2)),
+}
+LARGE = [((9, 8), "SAME"), ((10, 9), "SYMMETRIC"), ((11, 9), "VALID"), ((7, 9), ((0, 3), (2, 1)))]
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("formulation", ["xla", "taps", "rows"])
+def test_depthwise_kernels_of_any_geometry_are_exact_in_float64(formulation, name):
+  kernel, stride, dilation = LONG[name]
+  check(LARGE, (*kernel, 1, 6), stride, 6, dilation=dilation, depthwise=formulation)
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("channels", [2, 20])  # unfolded, and XLA's
+@pytest.mark.parametrize("formulation", ["xla", "cases", "products"])
+def test_standard_kernels_of_any_geometry_are_exact_in_float64(formulation, channels, name):
+  kernel, stride, dilation = LONG[name]
+  check(LARGE, (*kernel, channels, 4), stride, 1, dilation=dilation, standard=formulation)
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_grouped_kernels_of_any_geometry_are_exact_in_float64(name):
+  kernel, stride, dilation = LONG[name]
+  check(LARGE, (*kernel, 2, 6), stride, 3, dilation=dilation, standard="cases")
+
+
+@pytest.mark.parametrize("formulation", ["xla", "product"])
+def test_pointwise_steps_may_differ(formulation):
+  check(CASES[:3], (1, 1, 5, 4), (3, 2), 1, pointwise=formulation)

@@ -13,13 +13,24 @@ from jaxcompress.ops.padding import output_size, resolve_padding
 small = st.integers(1, 12)
 
 
-@given(height=small, width=small, kernel=st.integers(1, 7), stride=st.integers(1, 3))
-def test_same_is_tensorflows(height, width, kernel, stride):
-  pads = resolve_padding("SAME", (height, width), kernel, stride)
-  expected = lax.padtype_to_pads((height, width), (kernel, kernel), (stride, stride), "SAME")
+@given(
+  height=small,
+  width=small,
+  kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+  stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+  dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+)
+def test_same_is_tensorflows(height, width, kernel, stride, dilation):
+  pads = resolve_padding("SAME", (height, width), kernel, stride, dilation)
+  sides = tuple((k - 1) * step + 1 for k, step in zip(kernel, dilation, strict=True))
+  expected = lax.padtype_to_pads((height, width), sides, stride, "SAME")
   assert pads == tuple(expected)
-  size = output_size((height, width), (kernel, kernel), stride, pads)
-  assert size == (-(-height // stride), -(-width // stride))
+  size = output_size((height, width), kernel, stride, pads, dilation)
+  assert size == (-(-height // stride[0]), -(-width // stride[1]))
+
+
+def test_symmetric_padding_is_half_of_what_a_dilated_kernel_spans():
+  assert resolve_padding("SYMMETRIC", (8, 9), (3, 1), 1, (2, 5)) == ((2, 2), (0, 0))
 
 
 @pytest.mark.parametrize(("kernel", "pads"), [(3, (1, 1)), (5, (2, 2)), (1, (0, 0))])

@@ -74,31 +74,39 @@ def test_both_gradients_are_adjoint_to_the_convolution(kind, convs, seed):
 
 @st.composite
 def convolutions(draw):
-  """Any small convolution: batch, size, kernel, stride, explicit padding, channels, groups."""
+  """Any small convolution: batch, size, kernel, stride, dilation, padding, channels, groups."""
   groups = draw(st.integers(1, 4))
   depth = 1 if draw(st.booleans()) else draw(st.integers(1, 3))
-  k = draw(st.integers(1, 4))
+  kernel, dilation = (
+    draw(st.tuples(st.integers(1, most), st.integers(1, most))) for most in (4, 3)
+  )
   size = draw(st.tuples(st.integers(2, 9), st.integers(2, 9)))  # on width 1 XLA can abort
-  pads = tuple((draw(st.integers(0, 4)), draw(st.integers(max(0, k - n), 4))) for n in size)
+  sides = [(k - 1) * step + 1 for k, step in zip(kernel, dilation, strict=True)]
+  pads = tuple(
+    (draw(st.integers(0, 4)), draw(st.integers(max(0, side - n), max(4, side - n))))
+    for n, side in zip(size, sides, strict=True)
+  )
   features = groups * draw(st.integers(1, 3))
   x = (draw(st.integers(1, 3)), *size, depth * groups)
-  return x, (k, k, depth, features), draw(st.integers(1, 3)), pads, groups
+  how = {"stride": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))), "dilation": dilation}
+  return x, (*kernel, depth, features), how, pads, groups
 
 
 @given(case=convolutions(), seed=seeds)
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_random_shapes_equal_xla(case, seed):
-  x_shape, kernel_shape, stride, pads, groups = case
+  x_shape, kernel_shape, how, pads, groups = case
   rng = np.random.default_rng(seed)
   x, kernel = (jnp.asarray(rng.integers(-8, 9, s), jnp.float32) for s in (x_shape, kernel_shape))
 
   def mine(x, kernel):
-    return ops.conv(x, kernel, stride=stride, padding=pads, groups=groups)
+    return ops.conv(x, kernel, **how, padding=pads, groups=groups)
 
   def xla(x, kernel):  # padded beforehand: XLA mishandles the gradients of wide padding on CPU
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": groups}
-    return lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", **layout)
+    layout["rhs_dilation"] = how["dilation"]
+    return lax.conv_general_dilated(x, kernel, how["stride"], "VALID", **layout)
 
   @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
   def both(x, kernel):

@@ -1,6 +1,5 @@
 """A whole run on a folder of images, killed and resumed, and what it leaves."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -12,10 +11,12 @@ import pytest
 from rich.console import Console
 
 from jaxcompress import data as datasets
-from jaxcompress import export
+from jaxcompress import export, pipeline
 from jaxcompress.nn import Norm
-from jaxcompress.pipeline import PRESETS, networks, run
+from jaxcompress.pipeline import PRESETS, networks, opening
+from jaxcompress.pipeline.evaluating import evaluate_on
 from jaxcompress.pipeline.options import CompressOptions
+from jaxcompress.pipeline.pretrained import open_start, read_weights_for
 
 
 def test_a_run_leaves_a_model_a_report_and_plots(finished):
@@ -23,6 +24,7 @@ def test_a_run_leaves_a_model_a_report_and_plots(finished):
   names = {path.name for path in out.iterdir()}
   assert {
     "student.tflite",
+    "labels.txt",
     "report.html",
     "report.json",
     "metrics.jsonl",
@@ -32,6 +34,18 @@ def test_a_run_leaves_a_model_a_report_and_plots(finished):
   assert len([name for name in names if name.endswith(".png")]) >= 4
   assert "checkpoints" not in names
   assert "bit-equal" in printed
+
+
+def test_every_file_of_a_run_says_how_pictures_are_read(finished):
+  out, _ = finished
+  said = json.loads((out / "student" / "model.json").read_text())
+  files = [out / "student.tflite", out / "student.jcz", *(out / "float").glob("*.tflite")]
+  assert len(files) >= 5
+  for facts in map(export.read_metadata, files):
+    assert {name: facts[name] for name in ("classes", "reader", "preprocess")} == {
+      name: said[name] for name in ("classes", "reader", "preprocess")
+    }
+  assert (out / "labels.txt").read_text().splitlines() == said["classes"]
 
 
 def test_the_report_holds_the_four_networks_and_their_figures(finished):
@@ -48,7 +62,9 @@ def test_the_report_holds_the_four_networks_and_their_figures(finished):
 
 def test_metrics_cover_every_phase_in_order(finished):
   rows = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
-  assert list(dict.fromkeys(row["phase"] for row in rows)) == ["teacher", "alone", "distilled"]
+  assert list(dict.fromkeys(row["phase"] for row in rows)) == [
+    "teacher", "alone", "distilled", "int8"
+  ]  # fmt: skip
   steps = [row["step"] for row in rows if row["phase"] == "distilled"]
   assert steps == sorted(steps)
 
@@ -92,32 +108,33 @@ def test_the_float_student_and_the_teacher_can_be_quantized_later(finished):
   for folder, title in (("student", "resnet8"), ("teacher", "resnet14")):
     saved = networks.read_network(finished[0] / folder)
     assert saved.title == title and saved.classes == ("bar", "cross", "disk")
-    assert saved.preprocess == datasets.Preprocess() and saved.image_shape[-1] == 3
+    assert saved.reader.preprocess == datasets.Preprocess() and saved.image_shape[-1] == 3
 
 
 def test_a_trained_teacher_is_taken_over(finished):
-  classes = ("bar", "cross", "disk")
-  folder = finished[0] / "teacher"
-  network, variables = networks.load_teacher(
-    folder, classes, (16, 16, 3), name=None, width=None, wanted={}
+  classes, out = ("bar", "cross", "disk"), finished[0]
+  start = open_start(None, str(out), classes, (16, 16, 3), role="teacher")
+  assert start.network.name == "resnet14" and not start.new_head
+  assert np.isfinite(np.asarray(start.variables["params"]["stem"]["kernel"])).all()
+  saved = networks.read_network(out / "teacher")
+  np.testing.assert_array_equal(
+    start.variables["params"]["classifier"]["kernel"],
+    saved.variables["params"]["classifier"]["kernel"],
   )
-  assert network.name == "resnet14"
-  assert np.isfinite(np.asarray(variables["params"]["stem"]["kernel"])).all()
+  assert open_start(None, str(out), ("a", "b"), (16, 16, 3), role="teacher").new_head
   for options, message in (
     ({"name": "resnet20", "width": None}, "teacher: resnet20 was asked for"),
     ({"name": None, "width": 0.5}, "teacher_width: 0.5 was asked for"),
   ):
     with pytest.raises(ValueError, match=message):
-      networks.load_teacher(folder, classes, (16, 16, 3), **options, wanted={})
-  with pytest.raises(ValueError, match="knows 3 classes"):
-    networks.load_teacher(folder, ("a", "b"), (16, 16, 3), name=None, width=None, wanted={})
+      read_weights_for(weights=str(out), role="teacher", **options)
 
 
 def test_a_pruned_and_clustered_student_has_its_zeros_in_the_file(
   finished, command, shapes, small, tmp_path
 ):
   out = tmp_path / "out"
-  given = (*small, "--teacher-checkpoint", finished[0] / "teacher")
+  given = (*small, "--teacher-weights", finished[0] / "teacher")
   asked = ("--sparsity-pattern", "2:4", "--cluster", 16, "--out", out)
   process = command("compress", "--data", f"folder:{shapes}", *given, *asked)
   printed, errors = process.communicate(timeout=400)
@@ -190,25 +207,23 @@ def test_ctrl_c_says_how_to_go_on(command, shapes, small, tmp_path):
 def test_a_stored_teacher_brings_its_image_size_and_normalization(finished, shapes, tmp_path):
   folder = tmp_path / "teacher"
   shutil.copytree(finished[0] / "teacher", folder)
-  side = datasets.load(f"folder:{shapes}").image_shape[0]
-  taught = networks.read_facts(folder)
-  assert taught.image_shape == (side, side, 3) and taught.preprocess == datasets.Preprocess()
-  console, own = Console(quiet=True), CompressOptions(teacher_checkpoint=str(folder))
-  assert run._as_taught(own, taught, (side, side, 3), console) is PRESETS["default"]
-  other = taught._replace(preprocess=datasets.Preprocess(center=100.0, per_image=False))
-  preset = run._as_taught(own, other, (side, side, 3), console)
-  assert preset == dataclasses.replace(PRESETS["default"], preprocess=other.preprocess)
-  with pytest.raises(ValueError, match=rf"trained on images of {side} x {side} x 3 and the run's"):
-    run._as_taught(own, taught, (side + 8, side + 8, 3), console)
-  published = CompressOptions(teacher_checkpoint=str(folder), preset="crd-cifar100")
-  with pytest.raises(ValueError, match="normalized otherwise than preset crd-cifar100 does"):
-    run._as_taught(published, taught, (side, side, 3), console)
+  facts = json.loads((folder / "model.json").read_text())
+  del facts["seal"]
+  other = datasets.Preprocess(center=100.0, per_image=False)
+  facts["preprocess"] = other.to_metadata()
+  (folder / "model.json").write_text(json.dumps(facts))
+  console = Console(quiet=True)
+  asked = {"data": f"folder:{shapes}", "student": "resnet8", "teacher_weights": str(folder)}
+  opened = opening.open_run(CompressOptions.of(asked), tmp_path, console)
+  assert list(opened.data.image_shape) == facts["image_shape"]
+  assert opened.data.reader.preprocess == opened.preset.preprocess == other
+  assert opened.teacher.preprocess is None and not opened.teacher_start.new_head
 
 
 def test_a_teacher_of_another_size_is_refused_before_training(
   finished, command, shapes, small, tmp_path
 ):
-  given = (*small, "--teacher-checkpoint", finished[0] / "teacher", "--image-size", 40)
+  given = (*small, "--teacher-weights", finished[0] / "teacher", "--image-size", 40)
   process = command("compress", "--data", f"folder:{shapes}", *given, "--out", tmp_path / "out")
   _, errors = process.communicate(timeout=100)
   assert process.returncode == 2 and len(errors.splitlines()) == 1
@@ -218,7 +233,17 @@ def test_a_teacher_of_another_size_is_refused_before_training(
 
 def test_a_stored_teacher_is_built_with_what_it_was_trained_with(finished):
   """Whatever the options of the run that takes it over."""
-  classes, wanted = ("bar", "cross", "disk"), {"norm": Norm(epsilon=0.5)}
-  options = {"name": None, "width": None, "wanted": wanted}
-  network, _ = networks.load_teacher(finished[0] / "teacher", classes, (32, 32, 3), **options)
-  assert network.module.norm == PRESETS["default"].network["norm"] != wanted["norm"]
+  wanted = {"norm": Norm(epsilon=0.5)}
+  folder = str(finished[0] / "teacher")
+  saved = read_weights_for(None, folder, role="teacher", wanted=wanted)
+  assert saved.module.norm == PRESETS["default"].network["norm"] != wanted["norm"]
+
+
+def test_the_model_of_a_run_is_evaluated_on_its_own_test_images(finished):
+  out, _ = finished
+  results = pipeline.read_results(out)
+  for path, key in ((out, "int8"), (out / "teacher", "teacher"), (out / "student.jcz", "int8")):
+    found = evaluate_on(pipeline.Classifier.open(path))
+    assert found.top1 == results.entries[key].top1
+    assert found.images == results.run.test_images
+  np.testing.assert_array_equal(found.confusion, results.confusion)

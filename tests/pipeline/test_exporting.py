@@ -1,11 +1,13 @@
 """The export command: a packed file in all formats."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 
 from jaxcompress import cli, export
+from jaxcompress.data import Preprocess
 from jaxcompress.export.contents import read_operators
 from jaxcompress.nn import Graph, Node
 from jaxcompress.pipeline import QuantizeOptions
@@ -60,7 +62,10 @@ def names(folder):
 def test_a_packed_file_becomes_all_formats_beside_each_other(run, quantized, tmp_path):
   code, out, err = run("net.jcz", "--format", "tflite,onnx,stablehlo,packed", "--out", "all")
   assert (code, err) == (0, "")
-  assert names(tmp_path) == ["all.jcz", "all.onnx", "all.stablehlo", "all.tflite", "net.jcz"]
+  assert names(tmp_path) == [
+    "all.jcz", "all.labels.txt", "all.onnx", "all.stablehlo", "all.tflite", "net.jcz",
+  ]  # fmt: skip
+  assert (tmp_path / "all.labels.txt").read_text() == "a\nb\n"
   assert out.count("100 % of the logits of 8 images are bit for bit the device's") == 2
   direct = export.tflite(quantized, tmp_path / "direct.tflite", metadata=FACTS)
   assert (tmp_path / "all.tflite").read_bytes() == direct.read_bytes()
@@ -71,13 +76,27 @@ def test_a_packed_file_becomes_all_formats_beside_each_other(run, quantized, tmp
   np.testing.assert_array_equal(logits, quantized.run(codes))
 
 
+def test_a_packed_file_becomes_one_that_reads_pixels_if_its_preprocessing_maps_them(run, tmp_path):
+  rgb = Preprocess((124.0, 116.0, 104.0), (58.0, 57.0, 57.5), per_image=False)
+  fixed = dataclasses.replace(classifier(8), preprocess=rgb)
+  export.packed(fixed, tmp_path / "net.jcz", metadata={"classes": ["a", "b"]})
+  assert run("net.jcz", "--format", "tflite-uint8")[0] == 0
+  images = np.random.default_rng(0).integers(0, 256, (9, 2, 2, 3), np.uint8)
+  assert export.verify("net.uint8.tflite", fixed, images).bit_equal == 1.0
+  assert Preprocess.from_metadata(export.read_metadata("net.uint8.tflite")["preprocess"]) == rgb
+  each = dataclasses.replace(fixed, preprocess=Preprocess())
+  export.packed(each, tmp_path / "each.jcz")
+  code, _, err = run("each.jcz", "--format", "tflite-uint8")
+  assert code == 2 and "maps each pixel by itself" in err and err.count("\n") == 1
+
+
 def test_files_that_exist_are_left_alone_unless_forced(run, tmp_path):
   (tmp_path / "net.onnx").write_text("mine")
   code, _, err = run("net.jcz", "--format", "tflite,onnx")
   assert code == 2 and "out: net.onnx exists; name another file, or add --force" in err
   assert names(tmp_path) == ["net.jcz", "net.onnx"]
   assert run("net.jcz", "--format", "tflite,onnx", "--force")[0] == 0
-  assert names(tmp_path) == ["net.jcz", "net.onnx", "net.tflite"]
+  assert names(tmp_path) == ["net.jcz", "net.labels.txt", "net.onnx", "net.tflite"]
 
 
 def test_a_format_that_cannot_hold_the_network_leaves_nothing(run, tmp_path):

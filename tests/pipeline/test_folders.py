@@ -15,9 +15,8 @@ import hypothesis.strategies as st
 import pytest
 from rich.console import Console
 
-from jaxcompress import pipeline
 from jaxcompress.files.records import read_record, write_record
-from jaxcompress.pipeline import folders
+from jaxcompress.pipeline import folders, run
 from jaxcompress.pipeline.context import read_progress
 from jaxcompress.pipeline.options import CompressOptions
 from jaxcompress.pipeline.search import Measured, read_trials
@@ -57,7 +56,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_killed(claimed, 
   folder, options = claimed
   for _ in range(2):
     with pytest.raises(ValueError, match=r"out: .*out is in use: another run works in it"):
-      pipeline.compress(options, folder, console=QUIET)
+      run.carry_out(options, folder, console=QUIET)
   with pytest.raises(ValueError, match="is in use"):
     folders.claim_folder(str(folder), {}, resume=False)
   folders.release_folder(folder)  # as after every mistake: it is the other's
@@ -66,6 +65,18 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_killed(claimed, 
   holder.wait()
   with folders.working_in(folder, options):
     pass
+
+
+def test_a_finished_run_that_was_killed_at_its_very_end_is_tidied(claimed, monkeypatch):
+  folder, options = claimed
+  monkeypatch.setattr(run, "is_finished", lambda *given: True)
+  monkeypatch.setattr(run, "read_results", lambda given: "results")
+  (folder / "checkpoints" / "int8").mkdir(parents=True)
+  with folders.working_in(folder, options):  # another run trains more epochs there
+    assert run.carry_out(options, folder, console=QUIET) == "results"
+    assert (folder / "checkpoints" / "int8").is_dir()
+  assert run.carry_out(options, folder, console=QUIET) == "results"
+  assert os.listdir(folder) == ["run.json"]
 
 
 def test_a_lock_ends_with_its_context_and_leaves_nothing(claimed):
@@ -121,7 +132,7 @@ def test_a_default_folder_that_appears_meanwhile_is_passed_over(tmp_path, monkey
 def test_other_options_than_the_folders_are_refused(claimed):
   folder, _ = claimed
   with pytest.raises(ValueError, match=r"not those with which the run in .* was started"):
-    pipeline.compress(CompressOptions(seed=4), folder, console=QUIET)
+    run.carry_out(CompressOptions(seed=4), folder, console=QUIET)
 
 
 def test_what_killed_writes_left_is_cleared_and_nothing_else(claimed):
@@ -165,7 +176,7 @@ def test_a_read_only_folder_is_called_so(claimed, monkeypatch):
   folder, options = claimed
   monkeypatch.setattr(folders.os, "access", lambda *_: False)
   with pytest.raises(ValueError, match="out is read-only; allow writing there"):
-    pipeline.compress(options, folder, console=QUIET)
+    run.carry_out(options, folder, console=QUIET)
 
 
 JUNK = [b"", b"null", b"3", b'"x"', b"{", b"\xff\xfe", b"[" * 100_000, b'{"seed": 1} {}']
@@ -226,7 +237,7 @@ def test_wrong_fields_of_progress_json_are_told_before_anything_is_done(claimed,
   folder, options = claimed
   (folder / "progress.json").write_text(json.dumps(facts))
   with pytest.raises(ValueError, match=r"progress\.json is damaged \(.*; delete it"):
-    pipeline.compress(options, folder, console=QUIET)
+    run.carry_out(options, folder, console=QUIET)
 
 
 def test_right_fields_are_read(claimed):
@@ -250,7 +261,7 @@ def test_a_damaged_line_of_metrics_is_named_before_anything_is_done(claimed, lin
   folder, options = claimed
   (folder / "metrics.jsonl").write_bytes(b'{"phase": "teacher", "step": 1}\n' + line + b"\n")
   with pytest.raises(ValueError, match=r"line 2 of .*metrics\.jsonl is no row of metrics"):
-    pipeline.compress(options, folder, console=QUIET)
+    run.carry_out(options, folder, console=QUIET)
 
 
 @pytest.mark.parametrize("content", [b"null", b"{}", b"{", b'"x"'])
@@ -258,7 +269,7 @@ def test_a_damaged_report_of_a_finished_run_is_named(claimed, content):
   folder, options = claimed
   (folder / "report.json").write_bytes(content)
   with pytest.raises(ValueError, match=r"report\.json is no readable report"):
-    pipeline.compress(options, folder, console=QUIET)
+    run.carry_out(options, folder, console=QUIET)
 
 
 @pytest.mark.parametrize("line", ["null", "[]", "{}", '{"name": 3}', '{"no_such": 3}'])

@@ -8,7 +8,7 @@ import pytest
 
 from jaxcompress import data, models
 from jaxcompress.nn import init_variables
-from jaxcompress.pipeline import networks
+from jaxcompress.pipeline import networks, pretrained
 
 CLASSES = ("ash", "elm", "fir", "oak")
 SHAPE = (12, 12, 3)
@@ -20,7 +20,7 @@ def sound(tmp_path_factory):
   variables = init_variables(network.module, jax.random.key(0), SHAPE)
   folder = tmp_path_factory.mktemp("out") / "teacher"
   networks.save_network(
-    folder, networks.TrainedNetwork(network, variables), CLASSES, data.Preprocess()
+    folder, networks.TrainedNetwork(network, variables), CLASSES, data.ImageReader(SHAPE[:2])
   )
   return folder
 
@@ -31,7 +31,7 @@ def folder(sound, tmp_path):
 
 
 def load(folder):
-  return networks.load_teacher(folder, CLASSES, SHAPE, name=None, width=None, wanted={})
+  return pretrained.open_start(None, str(folder), CLASSES, SHAPE, role="teacher")
 
 
 def changed(folder, **facts):
@@ -51,10 +51,10 @@ def refused(read, folder):
 
 
 def test_a_sound_folder_is_read_by_both_readers(folder):
-  saved, (network, variables) = networks.read_network(folder), load(folder)
+  saved, (network, variables, new_head, _) = networks.read_network(folder), load(folder)
   assert (saved.classes, saved.image_shape) == (CLASSES, SHAPE)
-  assert saved.preprocess == data.Preprocess()
-  assert network.module == saved.module
+  assert saved.reader.preprocess == data.Preprocess()
+  assert network.module == saved.module and not new_head
   assert jax.tree.structure(variables) == jax.tree.structure(saved.variables)
 
 
@@ -101,17 +101,17 @@ def test_a_file_that_describes_nothing_is_one_line(text, reader, folder):
 
 def test_a_folder_of_the_first_versions_serves_as_teacher(folder):
   changed(folder, config=None)
-  network, _ = load(folder)
-  assert network.module == models.resnet8(4)
+  saved = pretrained.read_weights_for(None, str(folder), role="teacher", wanted={})
+  assert saved.module == models.resnet8(4)
 
 
 READ = {
   "does not say config": {"config": None},
-  "its preprocess cannot be used (black images": {
+  "its reader cannot be used (black images": {
     "preprocess": {"center": 1e38, "scale": 1e-38, "per_image": False, "epsilon": 0.1}
   },
-  "its preprocess cannot be used": {"preprocess": 5},
-  "its preprocess cannot be used (": {
+  "its reader cannot be used": {"preprocess": 5},
+  "its reader cannot be used (": {
     "preprocess": {"center": [1, 2], "scale": 64.0, "per_image": True, "epsilon": 0.1}
   },
   "format 2 and this version reads 1 to 1; update": {
@@ -135,7 +135,7 @@ def test_what_only_one_reader_needs_is_one_line(reason, folder):
   [
     ({"classes": ["ash"]}, "its classes cannot be used (1 names for 4 logits"),
     ({"image_shape": [0, 8, 3]}, "its image_shape cannot be used"),
-    ({"preprocess": [1]}, "its preprocess cannot be used"),
+    ({"preprocess": [1]}, "its reader cannot be used"),
   ],
 )
 def test_a_file_of_models_save_is_looked_at_alike(facts, reason, sound, tmp_path):

@@ -12,8 +12,7 @@ from rich.console import Console
 from jaxcompress import data as datasets
 from jaxcompress import training
 from jaxcompress.nn import init_variables
-from jaxcompress.pipeline import PRESETS, networks, phases
-from jaxcompress.pipeline import run as runs
+from jaxcompress.pipeline import PRESETS, networks, opening, phases
 from jaxcompress.pipeline.context import Context, PhaseSteps
 from jaxcompress.pipeline.options import CompressOptions
 
@@ -136,9 +135,19 @@ def test_images_are_mirrored_as_the_options_say_before_the_preset_and_the_data_s
   ],
 )
 def test_a_run_tells_what_was_left_out_and_whether_images_are_mirrored(flip, says):
-  data = datasets.load("digits", limit=20, flip=flip)
-  data = dataclasses.replace(data, notes=("left out: 2 hidden files ([bold], .x)",))
+  data = datasets.load("digits", limit=20)
+  data = dataclasses.replace(data, flip=flip, notes=("left out: 2 hidden files ([bold], .x)",))
   console = Console(file=io.StringIO(), width=100)
-  runs._tell(data, CompressOptions.of({"flip": flip}), console)
+  opening.tell_data(datasets.decide_flip(data), console)
   lines = console.file.getvalue().splitlines()
-  assert lines == ["  left out: 2 hidden files ([bold], .x)", f"  {says}"]
+  assert lines[0].split() == ["class", "train", "validation", "test", "all"]
+  assert "  images of 32 x 32 px" in lines
+  assert lines[-2:] == ["  left out: 2 hidden files ([bold], .x)", f"  {says}"]
+
+
+def test_a_strength_that_is_given_decides_how_images_are_changed_before_the_preset():
+  data = dataclasses.replace(datasets.load("digits", limit=20), flip=True)
+  for preset in PRESETS.values():
+    strong = datasets.augmentation("strong", data.image_shape, flip=True)
+    assert preset.augmented(data, "strong") == strong
+    assert repr(preset.augmented(data, None)) == repr(preset.augment(data))

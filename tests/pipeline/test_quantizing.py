@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from flax.core import FrozenDict
 
 from jaxcompress import cli, export, models
 from jaxcompress import data as datasets
@@ -75,10 +76,76 @@ def test_a_file_becomes_a_verified_integer_file(run, file, shapes, images, train
   assert f"top-1 on {len(test)} test images: float {100 * top1:.2f} %, integers" in out
   assert f"100 % of the logits of {len(test)} images are bit for bit the device's" in out
   assert "minmax" in out and "48 training images calibrate and decide" in out
-  assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["model.labels.txt", "model.tflite"]
+  assert (tmp_path / "model.labels.txt").read_text().split() == list(CLASSES)
   metadata = export.read_metadata(tmp_path / "model.tflite")
   assert metadata["model"] == "resnet8" and metadata["version"]
   assert tuple(metadata["classes"]) == CLASSES and metadata["preprocess"]["per_image"]
+
+
+AUTO = ("--bits", 4, "--images", 48, "--out", "net.tflite")
+
+
+def test_the_first_file_is_there_before_the_next_method_and_better_ones_replace_it(
+  run, file, shapes, tmp_path, monkeypatch
+):
+  seen = []  # at the end of each trial, the file that was there
+  plain = quantizing.Trained.quantized
+
+  def watched(self, options, method, *, on_trial, **asked):
+    def told(trial):
+      path = tmp_path / "net.tflite"
+      seen.append(path.read_bytes() if path.exists() else None)
+      on_trial(trial)
+
+    return plain(self, options, method, on_trial=told, **asked)
+
+  monkeypatch.setattr(quantizing.Trained, "quantized", watched)
+  code, out, err = run(file, "--data", f"folder:{shapes}", *AUTO)
+  assert (code, err) == (0, "")
+  assert seen[0] is None and all(seen[1:]) and len(seen) > 1
+  assert re.search(r"first file after [\d.]+ s: minmax, top-1 [\d.]+ % \(", out)
+  assert re.search(
+    r"next: ema, percentile, .*they may .* in about .* s.*keeps what is written", out
+  )
+  replaced = len(re.findall("replaced after", out))
+  versions = {content for content in (*seen[1:], (tmp_path / "net.tflite").read_bytes())}
+  assert len(versions) == replaced + 1 and replaced
+  assert out.count("net.tflite: ") == out.count("100 % of the logits") == replaced + 1
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["net.labels.txt", "net.tflite"]
+
+
+def test_an_interruption_keeps_the_file_that_is_there_and_says_so(
+  run, file, shapes, tmp_path, monkeypatch
+):
+  plain = quantizing.Trained.quantized
+
+  def stopped(self, options, method, *, on_trial, **asked):
+    def told(trial):
+      if trial.name == "ema":
+        raise KeyboardInterrupt
+      on_trial(trial)
+
+    return plain(self, options, method, on_trial=told, **asked)
+
+  monkeypatch.setattr(quantizing.Trained, "quantized", stopped)
+  code, out, err = run(file, "--data", f"folder:{shapes}", *AUTO)
+  assert (code, err) == (130, "jaxcompress: stopped\n")
+  assert "stopped: minmax is kept, whole, in net.tflite" in out
+  kept = (tmp_path / "net.tflite").read_bytes()
+  monkeypatch.undo()
+  monkeypatch.chdir(tmp_path)
+  code, _, _ = run(file, "--data", f"folder:{shapes}", *AUTO, "--method", "minmax", "--force")
+  assert code == 0 and (tmp_path / "net.tflite").read_bytes() == kept
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["net.labels.txt", "net.tflite"]
+
+
+def test_a_drop_that_no_method_meets_writes_nothing(run, file, shapes, tmp_path):
+  code, out, err = run(
+    file, "--data", f"folder:{shapes}", *AUTO, "--bits", 2, "--method", "minmax", "--max-drop", 0
+  )
+  assert code == 2 and "max_drop: 0 cannot be met" in err and "first file" not in out
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_export_quantizes_a_float_network_and_writes_formats_beside_each_other(
@@ -87,7 +154,9 @@ def test_export_quantizes_a_float_network_and_writes_formats_beside_each_other(
   options = ("--data", f"folder:{shapes}", "--method", "minmax", "--images", 48, "--bits", 3)
   code, out, err = run(file, "--format", "onnx,packed", "--out", "both", *options, command="export")
   assert (code, err) == (0, "")
-  assert sorted(path.name for path in tmp_path.iterdir()) == ["both.jcz", "both.onnx"]
+  assert sorted(path.name for path in tmp_path.iterdir()) == [
+    "both.jcz", "both.labels.txt", "both.onnx",
+  ]  # fmt: skip
   assert "both.onnx: " in out and "are bit for bit the device's" in out
   model = export.load_packed("both.jcz")
   assert model.kernels == "onnxruntime"
@@ -128,7 +197,7 @@ def test_budget_and_analysis_write_their_files_beside_it(run, file, shapes, tmp_
   assert (code, err) == (0, "")
   names = {path.name for path in tmp_path.iterdir()}
   assert names == {
-    "small.tflite", "small.analysis.json", "small.analysis.png", "small.candidates.png"
+    "small.tflite", "small.labels.txt", "small.analysis.json", "small.analysis.png", "small.candidates.png"
   }  # fmt: skip
   assert "Rule(match='^(?:" in out and "absmax(" in out
   assert "mixed: " in out and "8 bits: " in out and "4 bits: " in out
@@ -151,14 +220,14 @@ def last(out):
 def test_a_folder_of_a_run_is_read_with_all_that_it_says(trained, images, tmp_path):
   network = networks.build("resnet8", 3, images.image_shape, None, None, {})
   variables = init_variables(network.module, jax.random.key(1), images.image_shape)
-  preprocess = datasets.Preprocess(scale=32.0)
+  reader = datasets.ImageReader(images.image_shape[:2], preprocess=datasets.Preprocess(scale=32.0))
   networks.save_network(
-    tmp_path / "student", networks.TrainedNetwork(network, variables), CLASSES, preprocess
+    tmp_path / "student", networks.TrainedNetwork(network, variables), CLASSES, reader
   )
   saved = networks.read_network(tmp_path / "student")
   assert saved.module == network.module and saved.title == "resnet8"
   assert (saved.classes, saved.image_shape) == (CLASSES, images.image_shape)
-  assert saved.preprocess == preprocess
+  assert saved.reader == reader
   jax.tree.map(np.testing.assert_array_equal, saved.variables, jax.device_get(variables))
 
 
@@ -224,3 +293,31 @@ def test_a_file_that_exists_is_left_alone_unless_forced(run, file, shapes, tmp_p
   assert code == 2 and "other.analysis.png exists" in err
   assert run(*arguments, "--force")[0] == 0
   assert (tmp_path / "model.tflite").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+  ("outputs", "listed"),
+  [
+    (FrozenDict(scores="classifier", embedding="pool"), "scores (3,), embedding (8,)"),
+    (FrozenDict(map="stem"), "map (8, 8, 8)"),
+  ],
+)
+def test_networks_that_are_no_classifiers_are_refused_with_what_they_give(
+  run, shapes, tmp_path, outputs, listed
+):
+  layers = (
+    ("stem", "ConvNorm", {"features": 8, "kernel": 3}, ("input",)),
+    ("pool", "GlobalAvgPool", {}, ("stem",)),
+    ("classifier", "Dense", {"features": 3}, ("pool",)),
+  )
+  end = next(iter(outputs.values()))
+  model = models.replayed(
+    layers=layers if end == "classifier" else layers[:1],
+    ends=(end, None, (), (), outputs),
+    image_size=8,
+  )
+  path = models.save(
+    tmp_path / "net.safetensors", model, init_variables(model, jax.random.key(0), (8, 8, 3))
+  )
+  code, _, err = run(path, "--data", f"folder:{shapes}")
+  assert code == 2 and f"gives {listed}; this command takes networks of one output" in err

@@ -1,5 +1,7 @@
 """A PyTorch checkpoint becomes an integer file in one command."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -57,6 +59,15 @@ def test_a_checkpoint_becomes_a_verified_integer_file(run, tmp_path):
   assert not found.per_image
 
 
+def test_damaged_photos_are_left_out_and_named(run, folder, tmp_path):
+  shutil.copytree(folder / "photos", tmp_path / "found")
+  (tmp_path / "found" / "empty.jpg").write_bytes(b"")
+  code, out, err = run(*GIVEN[:5], "found", "--method", "minmax", "--out", "net.tflite")
+  assert (code, err) == (0, "")
+  assert "calibration: 1 damaged image is left out: empty.jpg (it is empty)" in out
+  assert "crd/resnet8: 20 images calibrate and decide" in out
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -70,7 +81,7 @@ def test_a_checkpoint_becomes_a_verified_integer_file(run, tmp_path):
     (("--torch", "crd/resnet9", *GIVEN[2:]), "'crd/resnet9' is unknown"),
     (("--torch", "megvii/shufflenet_v1_0.5x_g3", *GIVEN[2:]), "prepares its images is not known"),
     ((*GIVEN, "--image-size", "0"), "image_size: 0 must be at least 1"),
-    ((*GIVEN[:5], "empty"), "has no images; put .png, .jpg, .jpeg files in it"),
+    ((*GIVEN[:5], "empty"), "has no images; put some (.jpg, .png, "),
     ((*GIVEN[:5], "gone"), "calibration: 'gone' is no folder"),
     ((*GIVEN[:3], "gone.pth", *GIVEN[4:]), "gone.pth"),
   ],
@@ -85,12 +96,12 @@ def test_mistakes_are_one_line_and_nothing_is_written(run, tmp_path, arguments, 
 def test_calibration_images_are_the_middle_of_the_resized_ones(tmp_path):
   ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(256, 0).repeat(3, 2)
   Image.fromarray(ramp).save(tmp_path / "a.png")
-  (images,) = datasets.calibration_images(str(tmp_path), size=224, crop=0.875)
+  (images,) = datasets.calibration_images(str(tmp_path), datasets.ImageReader(224, crop=0.875))
   np.testing.assert_array_equal(images, ramp[16:240, 16:240])
   for i in range(5):
     Image.fromarray(ramp + np.uint8(i)).save(tmp_path / f"b{i}.png")
-  few = datasets.calibration_images(str(tmp_path), size=8, limit=3, seed=1)
-  again = datasets.calibration_images(str(tmp_path), size=8, limit=3, seed=1)
+  few = datasets.calibration_images(str(tmp_path), datasets.ImageReader(8), limit=3, seed=1)
+  again = datasets.calibration_images(str(tmp_path), datasets.ImageReader(8), limit=3, seed=1)
   assert few.shape == (3, 8, 8, 3)
   np.testing.assert_array_equal(few, again)
 

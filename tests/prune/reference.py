@@ -6,7 +6,7 @@ import numpy as np
 from jaxcompress.nn import INPUT
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.operations import by_groups
-from jaxcompress.ops.padding import resolve_padding
+from jaxcompress.ops.padding import both, resolve_padding
 from jaxcompress.prune.removal import kept_classes
 from jaxcompress.prune.routes import find_routes, is_birth, name_depthwise
 
@@ -60,7 +60,7 @@ def _run(node, params, stats, x, *others):
   if node.op == "AvgPool":
     total = _windows(x, attrs, 0.0).sum((3, 4))
     ones = _windows(np.ones_like(x), attrs, 0.0).sum((3, 4))
-    return total / (attrs["kernel"] ** 2 if attrs["count_padding"] else ones)
+    return total / (np.prod(both(attrs["kernel"])) if attrs["count_padding"] else ones)
   if node.op == "ConvNorm":
     y = _convolve(x, params["kernel"], attrs)
     y = y + params.get("conv_bias", 0.0)
@@ -72,19 +72,21 @@ def _run(node, params, stats, x, *others):
 
 
 def _windows(x, attrs, fill):
-  """(batch, height, width, k, k, channels)"""
-  k, stride = attrs["kernel"], attrs["stride"]
-  pads = resolve_padding(attrs["padding"], x.shape[1:3], k, stride)
+  """(batch, height, width, kh, kw, channels)"""
+  kernel, (down, right) = both(attrs["kernel"]), both(attrs["stride"])
+  dilation = both(attrs.get("dilation", 1))
+  pads = resolve_padding(attrs["padding"], x.shape[1:3], kernel, (down, right), dilation)
   x = np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
-  found = np.lib.stride_tricks.sliding_window_view(x, (k, k), (1, 2))[:, ::stride, ::stride]
-  return np.moveaxis(found, 3, -1)
+  sides = [(k - 1) * step + 1 for k, step in zip(kernel, dilation, strict=True)]
+  found = np.lib.stride_tricks.sliding_window_view(x, sides, (1, 2))[:, ::down, ::right]
+  return np.moveaxis(found[..., :: dilation[0], :: dilation[1]], 3, -1)
 
 
 def _convolve(x, kernel, attrs):
-  channels, (k, _, depth, features) = x.shape[-1], kernel.shape
+  channels, (height, width, depth, features) = x.shape[-1], kernel.shape
   windows = _windows(x, attrs, 0.0)
   if depth == 1:  # depthwise
-    kernel = kernel.reshape(k, k, channels, -1)
+    kernel = kernel.reshape(height, width, channels, -1)
     y = np.einsum("nhwabc,abcm->nhwcm", windows, kernel, optimize=True)
     return y.reshape(*y.shape[:3], features)
   groups = channels // depth

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress.quantize.integer.convolve import split_exactly
-from jaxcompress.quantize.integer.functions import hard_swish_table
 from jaxcompress.quantize.integer.grid import INT32, STEPS, Grid, check_below, reach_of
 from jaxcompress.quantize.integer.runtimes import find_kernels
+from jaxcompress.quantize.integer.swish import hard_swish_table
 from jaxcompress.quantize.integer.wide import LARGEST_SUM, Bytes, accumulate_wide, wide
 
 pytestmark = pytest.mark.usefixtures("optimized")

@@ -19,10 +19,11 @@ from jaxcompress.nn import (
 )
 from jaxcompress.nn.activations import activate
 from jaxcompress.quantize import QuantizedModel, assemble
-from jaxcompress.quantize.integer.functions import FUNCTIONS, GATES, activation_table
+from jaxcompress.quantize.integer.functions import FIXED, FUNCTIONS, GATES, activation_table
 from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.integer.program import run
 from jaxcompress.quantize.integer.runtimes import KERNELS, KERNELS_16
+from jaxcompress.quantize.integer.tanh import suits_tanh
 from jaxcompress.quantize.sites import find_sites
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -193,6 +194,35 @@ def test_gates_of_absurd_weights_are_refused_by_name():
     assemble(
       graph, {"gate": folded["gate"]._replace(kernel=folded["gate"].kernel * 999)}, scales, grids
     )
+
+
+def test_a_tanh_whose_codes_lie_on_an_edge_is_refused_or_moved():
+  edge = np.float32(np.arctanh(10.5 / 128) / 3)
+  graph = graph_of(Alone("tanh"), IMAGE.shape)
+  fixed = {"act": FUNCTIONS["tanh"].grids[8]}
+  for kernels in ("xnnpack", "reference", "onnxruntime"):
+    with pytest.raises(
+      ValueError, match=r"layer 'act': scales: that of the input of a tanh is .* alike"
+    ):
+      QuantizedModel(graph, {INPUT: Grid(edge, 5), **fixed}, {}, kernels=kernels)
+  quantized = quantized_alone("tanh", edge, 5)
+  assert edge < quantized.grids[INPUT].scale < edge * 1.01
+  assert errors_in_steps(quantized, "tanh").max() < 0.501
+
+
+def test_grids_of_gates_suit_a_tanh():
+  for bits in (8, 16):
+    assert all(suits_tanh(float(grids[bits].scale), bits) for grids in FIXED.values())
+
+
+@pytest.mark.parametrize("act", ["tanh", "gelu", "gelu_tanh", "elu", "mish", "softplus", "selu"])
+@pytest.mark.parametrize(("scale", "zero_point"), [(0.05, 0), (0.02, -60), (0.004, 3)])
+def test_tables_hold_the_nearest_codes(act, scale, zero_point):
+  quantized = quantized_alone(act, scale, zero_point)
+  for kernels in ("xnnpack", "reference", "onnxruntime"):
+    errors = errors_in_steps(quantized.with_kernels(kernels), act)
+    assert errors.max() < 0.501
+  assert errors_in_steps(quantized.with_kernels("tflm"), act).max() < 0.52
 
 
 def test_unknown_ways_to_write_a_hard_swish_are_refused():

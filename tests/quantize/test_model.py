@@ -217,7 +217,7 @@ def test_missing_and_wrong_parts_are_refused_by_name():
   [
     ("hard_swish", "act: 'hard_swish' has no integer arithmetic inside another layer; write it as"),
     ("hard_sigmoid", "grids: the output of a hard_sigmoid has Grid"),
-    ("tanh", "act: 'tanh' has no integer arithmetic; use one of relu, relu6"),
+    ("cos", "act: 'cos' has no integer arithmetic; use one of relu, relu6"),
   ],
 )
 def test_activation_functions_without_integer_arithmetic_name_their_layer(act, message):
@@ -231,10 +231,14 @@ def test_unknown_kernels_are_refused_with_the_choices():
 
 
 def test_unknown_ops_and_unequal_grids_name_their_layer():
-  node = Node("s", "Softmax", {}, ("input",), ("s",), (SHAPE,), (SHAPE,))
+  node = Node("s", "Fold", {}, ("input",), ("s",), (SHAPE,), (SHAPE,))
   grids = {"input": Grid(np.float32(0.1), 0), "s": Grid(np.float32(0.2), 0)}
-  with pytest.raises(ValueError, match="layer 's' is a Softmax"):
+  with pytest.raises(ValueError, match="layer 's' is a Fold"):
     QuantizedModel(Graph((node,), SHAPE, "s"), grids, {})
+  for op, attrs, kind in (("Softmax", {}, "Softmax"), ("Activation", {"act": "tanh"}, "tanh")):
+    fixed = node._replace(op=op, attrs=attrs)
+    with pytest.raises(ValueError, match=f"layer 's': grids: the output of a {kind} has Grid"):
+      QuantizedModel(Graph((fixed,), SHAPE, "s"), grids, {})
   node = node._replace(op="ChannelShuffle", attrs={"groups": 3})
   with pytest.raises(ValueError, match="layer 's': grids: ChannelShuffle copies integers"):
     QuantizedModel(Graph((node,), SHAPE, "s"), grids, {})

@@ -201,7 +201,8 @@ def test_a_loop_of_ones_own_trains_what_distill_step_trains(name, batch):
   model, plan, optimizer = Branches(), PLANS[name], optax.sgd(0.05, momentum=0.9)
   loss = distill.chain(distill.cross_entropy(), distill.kd(2.0))
   teacher = Branches().init(jax.random.key(1), batch["image"], train=False)
-  recipe = Recipe(student=model, teachers=(model,), loss=loss, optimizer=optimizer, quantize=plan)
+  parts = {"loss": loss, "optimizer": optimizer, "quantize": plan}
+  recipe = Recipe(student=model, teachers=(model,), **parts, frozen_rate=1.0)  # as the loop below
   reference = init_state(recipe, jax.random.key(0), batch, teacher_variables=(teacher,))
   variables = jax.tree.map(jnp.copy, reference.variables)
   quantized = transform(model, plan)

@@ -5,18 +5,15 @@ import base64
 import dataclasses
 import json
 import re
-import sys
 from html.parser import HTMLParser
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from jaxcompress.data.preprocess import Preprocess
+from jaxcompress.report import plots, style
 from jaxcompress.report.html import render
-from jaxcompress.report.results import Entry
-from jaxcompress.report.snippet import device_program, preprocess_source
+from jaxcompress.report.results import Entry, Sample
+from jaxcompress.report.snippet import device_program
 from jaxcompress.report.write import from_json, to_json, write_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "source"}
@@ -124,7 +121,8 @@ def test_strings_from_outside_are_escaped(full):
   )  # fmt: skip
   layers = tuple(dataclasses.replace(layer, name=NASTY, op=NASTY) for layer in full.layers)
   entries = {
-    key: dataclasses.replace(e, model=NASTY, file=NASTY) for key, e in full.entries.items()
+    key: dataclasses.replace(e, model=NASTY, file=f"{NASTY}.tflite")
+    for key, e in full.entries.items()
   }
   entries[NASTY] = entries["alone"]
   results = dataclasses.replace(full, run=run, layers=layers, entries=entries, curves={NASTY: []})
@@ -155,6 +153,13 @@ def test_a_page_of_bare_results_has_no_empty_sections(full):
   assert "bit-equal" not in page.text
 
 
+def test_a_run_without_a_teacher_that_was_measured_is_shown_without(full):
+  entries = {key: entry for key, entry in full.entries.items() if key != "teacher"}
+  page = Page(render(dataclasses.replace(full, entries=entries), {}))
+  assert "teacher " not in page.text.split("Training")[0]
+  assert "float" in page.text
+
+
 def test_a_teacher_from_a_checkpoint_is_said_not_to_be_trained_here(full):
   teacher = dataclasses.replace(full.entries["teacher"], steps=0, seconds=0.0)
   curves = {key: rows for key, rows in full.curves.items() if key != "teacher"}
@@ -162,33 +167,10 @@ def test_a_teacher_from_a_checkpoint_is_said_not_to_be_trained_here(full):
   assert "Not trained in this run: teacher." in Page(render(results, {})).text
 
 
-@pytest.mark.parametrize(
-  ("preprocess", "expected"),
-  [
-    ({}, lambda x: x),
-    ({"center": 127.5, "scale": 64.0}, lambda x: (x - 127.5) / 64),
-    ({"center": (1.0, 2.0, 3.0), "scale": [4.0, 5.0, 6.0]}, lambda x: (x - [1, 2, 3]) / [4, 5, 6]),
-    (
-      {"center": 127.5, "scale": 64.0, "per_image": True, "epsilon": 0.1},
-      lambda x: (x - x.mean((0, 1))) / 64 / (np.sqrt(np.var(x, (0, 1)).mean()) / 64 + 0.1),
-    ),
-    ({"python": "def preprocess(image):\n  return image / np.float32(2)"}, lambda x: x / 2),
-  ],
-)  # fmt: skip
-def test_the_deployment_program_runs(full, preprocess, expected, tmp_path, monkeypatch, capsys):
-  pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
-  Image.fromarray(pixels).save(tmp_path / "image.png")
-  runtime = fake_runtime(classes=47, scale=0.5, zero_point=3)
-  monkeypatch.setitem(sys.modules, "ai_edge_litert", ModuleType("ai_edge_litert"))
-  monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", runtime)
-  monkeypatch.chdir(tmp_path)
-  exec(device_program(dataclasses.replace(full, preprocess=preprocess)), {})
-  x = expected(pixels.astype(np.float64))
-  integers = np.clip(np.rint(x / 0.5) + 3, -128, 127)
-  assert runtime.fed.dtype == np.int8 and runtime.fed.shape == (1, 32, 32, 3)
-  assert np.abs(runtime.fed[0] - integers).max() <= 1  # float32 against float64 at a half
-  assert capsys.readouterr().out == "7\n"
-  assert runtime.path == "student.tflite"
+def test_a_head_that_was_found_without_steps_was_trained_here(full):
+  head = dataclasses.replace(full.entries["alone"], steps=0, seconds=48.0)
+  text = Page(render(dataclasses.replace(full, entries={**full.entries, "head": head}), {})).text
+  assert "new head alone" in text and "Not trained in this run" not in text
 
 
 def test_names_with_quotes_and_newlines_make_a_valid_program(full):
@@ -201,40 +183,55 @@ def test_names_with_quotes_and_newlines_make_a_valid_program(full):
   assert tuple(ast.literal_eval(assigned["CLASSES"])) == names
 
 
-def test_the_program_preprocesses_as_the_networks_were_trained(full):
-  images = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
-  for preprocess in (Preprocess(), Preprocess(per_image=False), Preprocess(center=0.0, scale=1.0)):
-    names = {"np": np}
-    exec(preprocess_source(preprocess.to_metadata()), names)
-    ours = np.stack([names["preprocess"](image) for image in images])
-    assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours, preprocess(images), rtol=1e-5, atol=1e-6)
+def test_steps_of_the_integers_are_told_from_those_before(full):
+  entries = dict(full.entries)
+  entries["distilled"] = dataclasses.replace(entries["distilled"], steps=1_200)
+  entries["int8"] = dataclasses.replace(entries["int8"], steps=1_450, made_from="distilled")
+  words = Page(render(dataclasses.replace(full, entries=entries), {})).text.replace("\xa0", " ")
+  assert "Of the steps and the time of distilled, int8, 250 steps are at integers" in words
+  entries["int8"] = dataclasses.replace(entries["int8"], made_from=None)
+  assert "are at integers" not in Page(render(dataclasses.replace(full, entries=entries), {})).text
 
 
-def fake_runtime(classes, scale, zero_point):
-  """A module like ai_edge_litert.interpreter whose every model picks class 7."""
-  module = SimpleNamespace(fed=None, path=None)
+def test_every_class_has_its_figures(make_results):
+  names = ("cat", "dog")
+  counts = np.array([[90, 10], [5, 5]])
+  results = dataclasses.replace(make_results(names=names, images=110), confusion=counts)
+  words = Page(render(results, {})).text
+  assert re.search(r"cat\s*100\s*90\.0 %\s*94\.7 %\s*92\.3 %", words)
+  assert re.search(r"dog\s*10\s*50\.0 %\s*33\.3 %\s*40\.0 %", words)
+  assert "70.0 % on average over the classes (balanced accuracy)" in words.replace("\xa0", " ")
+  even = dataclasses.replace(results, confusion=np.array([[9, 1], [5, 5]]))
+  assert "balanced accuracy" not in Page(render(even, {})).text
 
-  class Interpreter:
-    def __init__(self, path, num_threads):
-      module.path = path
 
-    def allocate_tensors(self):
-      pass
+def test_mistakes_come_first_with_file_score_and_how_many_there_are(make_results):
+  results = make_results(names=("cat", "dog"), images=20)
+  image = np.zeros((8, 8, 3), np.uint8)
+  shown = (
+    Sample.of(image, 0, 1, name="cat/<1>.jpg", score=0.98),
+    Sample.of(image, 1, 1, name="dog/2.jpg", score=0.61),
+  )
+  counts = np.array([[9, 1], [2, 8]])
+  words = Page(render(dataclasses.replace(results, samples=shown, confusion=counts), {})).text
+  words = words.replace("\xa0", " ")
+  assert re.search(r"Wrong: 1 of 3, the surest first.*cat → dog 98 %.*cat/<1>\.jpg", words, re.S)
+  assert re.search(r"Right: 1 of 17.*dog 61 %.*dog/2\.jpg", words, re.S)
+  assert words.index("Wrong: ") < words.index("Right: ")
 
-    def get_input_details(self):
-      return [{"index": 0, "quantization": (scale, zero_point)}]
 
-    get_output_details = get_input_details
+def test_phones_get_pictures_of_their_own(written):
+  page = Page(written[1]["html"].read_text("utf-8"))
+  wide = [attrs for tag, attrs in page.elements if tag == "img" and "width" in attrs]
+  narrow = [attrs["srcset"] for tag, attrs in page.elements if tag == "source"]
+  assert len(narrow) == len(wide) == len(plots.PLOTS)
+  for picture in narrow:
+    width = int.from_bytes(base64.b64decode(picture.split(",")[1])[16:20], "big")
+    assert width == round(style.NARROW * style.DPI)
 
-    def set_tensor(self, index, value):
-      module.fed = value
 
-    def invoke(self):
-      pass
-
-    def get_tensor(self, index):
-      return np.eye(classes)[7:8]
-
-  module.Interpreter = Interpreter
-  return module
+def test_the_page_says_how_a_picture_is_read(full):
+  assert "How it reads a picture" not in Page(render(full, {})).text
+  run = dataclasses.replace(full.run, reading="upright in RGB; (pixel - 1) / 2")
+  words = Page(render(dataclasses.replace(full, run=run), {})).text
+  assert "How it reads a picture: upright in RGB; (pixel - 1) / 2." in words

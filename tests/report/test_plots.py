@@ -1,6 +1,7 @@
 """Plots of every kind of results; what they draw is read back from the figures."""
 
 import dataclasses
+import itertools
 import sys
 
 import matplotlib
@@ -22,6 +23,17 @@ def test_every_plot_is_a_figure_titled_with_its_finding(full, plot):
   figure = plot.make(full)
   assert isinstance(figure, Figure)
   assert figure.get_suptitle().replace("\n", " ") == plot.finding(full)
+
+
+@pytest.mark.parametrize("plot", plots.PLOTS, ids=lambda plot: plot.name)
+@pytest.mark.parametrize("names", [("cat", "dog"), tuple(f"class {i}" for i in range(150))])
+def test_narrow_plots_have_no_title_and_show_as_much(make_results, plot, names):
+  results = make_results(names=names, images=20 * len(names))
+  wide, narrow = plot.make(results), plot.make(results, style.NARROW)
+  assert narrow.get_size_inches()[0] == style.NARROW and not narrow.get_suptitle()
+  assert len(narrow.axes) == len(wide.axes)
+  lines = [[len(line.get_xdata()) for line in ax.lines] for ax in (*wide.axes, *narrow.axes)]
+  assert lines[: len(wide.axes)] == lines[len(wide.axes) :]
 
 
 def test_all_plots_are_png(make_results):
@@ -48,15 +60,6 @@ def test_a_phase_without_curve_or_with_gaps_is_drawn_without_it(full):
   assert "circles: held-out images" in right.get_title("left")
 
 
-def test_the_step_at_which_integers_begin_is_marked(full):
-  rows = [{"step": step, "loss": 1.0, "accuracy": 0.5} for step in (800, 900, 1000)]
-  figure = plots.training_curves(dataclasses.replace(full, curves={"distilled": rows}))
-  assert any(list(line.get_xdata()) == [900, 900] for line in figure.axes[0].lines)
-  assert "int8 " in texts(figure)
-  figure = plots.training_curves(dataclasses.replace(full, curves={"distilled": rows[:2]}))
-  assert "int8 " not in texts(figure)
-
-
 @pytest.mark.parametrize("classes", [1, 2, 20, 21, 61, 150])
 def test_the_confusion_matrix_takes_any_number_of_classes(make_results, classes):
   names = tuple(f"class {i}" for i in range(classes))
@@ -64,6 +67,25 @@ def test_the_confusion_matrix_takes_any_number_of_classes(make_results, classes)
   axis = figure.axes[0]
   assert axis.images[0].get_array().shape[:2] == (classes, classes)
   assert 1 <= len(axis.get_yticks()) <= 100
+
+
+@pytest.mark.parametrize("width", [style.WIDTH, 4.2])
+@pytest.mark.parametrize(
+  "names",
+  [
+    ("Blüte", "Katze", "Tempel groß", "astronaut", "coffee cup", "grass"),
+    ("cat", "dog"),
+    tuple("0123456789"),
+    tuple(f"bird {i}" for i in range(18)),
+    tuple(f"bird {i}" for i in range(47)),
+  ],
+  ids=len,
+)
+def test_names_below_the_confusion_matrix_do_not_meet(make_results, names, width):
+  figure = confusion_matrix(make_results(names=names, images=20 * len(names), count=1), width)
+  figure.canvas.draw()
+  boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+  assert all(one.x1 < other.x0 + 1 for one, other in itertools.pairwise(boxes))
 
 
 def test_class_names_are_drawn_as_they_are_or_by_number(full):

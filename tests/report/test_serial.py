@@ -91,8 +91,14 @@ def test_a_sample_must_be_an_image():
     Sample.of(np.zeros((8, 8, 3), np.float32), 0, 0)
 
 
+def test_results_without_a_teacher_come_back(full):
+  entries = {key: entry for key, entry in full.entries.items() if key != "teacher"}
+  results = dataclasses.replace(full, entries=entries)
+  assert from_json(to_json(results)).entries == entries
+
+
 def test_other_json_and_later_formats_are_refused(full):
-  with pytest.raises(ValueError, match="teacher, alone"):
+  with pytest.raises(ValueError, match="alone, distilled"):
     from_json({"int8": {}})
   with pytest.raises(ValueError, match="format 99"):
     from_json({**to_json(full), "format": 99})

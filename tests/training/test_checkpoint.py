@@ -2,13 +2,16 @@
 
 import errno
 import io
+import logging
 import os
 import shutil
 import signal
+import threading
 
 import chex
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from rich.console import Console
 
@@ -47,6 +50,34 @@ def test_a_restored_run_ends_in_the_same_bits(fresh, batches, tmp_path):
   ended = fit(restored, batches, steps=8, console=QUIET)
   again.close()
   chex.assert_trees_all_equal(arrays(whole), arrays(ended))
+
+
+def test_what_orbax_says_of_our_saves_is_not_logged_and_all_else_is(fresh, tmp_path, monkeypatch):
+  heard = []
+  logger = logging.getLogger("absl")
+  before = logger.level, list(logger.filters)
+  logger.addHandler(handler := logging.Handler())
+  monkeypatch.setattr(handler, "emit", lambda record: heard.append(record.getMessage()))
+  place = os.path.join(os.path.dirname(ocp.__file__), "checkpoint_manager.py")
+
+  def log(level, thing, where=place):
+    logger.handle(logger.makeRecord("absl", level, where, 1, thing, (), None))
+
+  def save(*_, **__):
+    log(logging.WARNING, "waiting")
+    log(logging.ERROR, "broken")
+    log(logging.WARNING, "other", "elsewhere.py")
+    thread = threading.Thread(target=log, args=(logging.WARNING, "of another thread"))
+    thread.start()
+    thread.join()
+
+  checkpoints = Checkpoints(tmp_path, every=1)
+  monkeypatch.setattr(checkpoints._manager, "save", save)
+  checkpoints.save(1, fresh())
+  log(logging.WARNING, "of another's save")
+  logger.removeHandler(handler)
+  assert heard == ["broken", "other", "of another thread", "of another's save"]
+  assert (logger.level, list(logger.filters)) == before
 
 
 def test_rows_are_logged_with_rates_and_hooks_see_the_state(fresh, batches):

@@ -130,7 +130,7 @@ def test_gradients_are_those_of_the_rounded_layers_at_the_exact_values(recipe_of
   codes = quantized.quantize_input(batch["image"])
   pool = quantized.graph.nodes[0]
   pooling = quantize.QuantizedModel(
-    quantized.graph._replace(nodes=(pool,), output="pool"), quantized.grids, {}
+    quantized.graph._replace(nodes=(pool,), outputs=(("logits", "pool"),)), quantized.grids, {}
   )
   grid = quantized.grids["pool"]
   pooled = (pooling.run(codes).astype(np.float32) - grid.zero_point) * grid.scale
@@ -144,7 +144,8 @@ def test_gradients_are_those_of_the_rounded_layers_at_the_exact_values(recipe_of
 def test_before_its_step_nothing_is_different(recipe_of, batches):
   plain = quantize.Quantization(**INT8, freeze_norm_step=1)
   later = quantize.Quantization(**INT8, freeze_norm_step=1, exact_step=3)
-  (a, _), (b, _) = (run(recipe_of(quantize=plan), batches, 3) for plan in (plain, later))
+  whole = {"frozen_rate": 1.0}  # at a tenth of it too little moves to tell them apart
+  (a, _), (b, _) = (run(recipe_of(quantize=plan, **whole), batches, 3) for plan in (plain, later))
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a.params, b.params
   )

@@ -129,9 +129,13 @@ class Foreign(linen.Module):
 def test_a_normalization_that_cannot_be_held_is_refused(recipe_of, batches):
   state = init_state(recipe_of(student=Foreign()), jax.random.key(0), batches(0))
   train_step(state, batches(0))
-  state = init_state(recipe_of(student=Foreign(), trainable=HEAD), jax.random.key(0), batches(0))
-  with pytest.raises(ValueError, match="trainable: 'bn', a BatchNorm, does not move"):
-    train_step(state, batches(0))
+  for parts in ({"trainable": HEAD}, {"freeze_norm_step": 2}):
+    recipe = recipe_of(student=Foreign(), **parts)
+    state = init_state(recipe, jax.random.key(0), batches(0))
+    with pytest.raises(
+      ValueError, match="freeze_norm_step: 'bn', a BatchNorm, does not move or is"
+    ):
+      train_step(state, batches(0))
 
 
 def test_quantizers_train_alone(recipe_of, batches):

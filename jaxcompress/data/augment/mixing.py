@@ -105,12 +105,13 @@ def mix(batch: Mapping[str, jax.Array], weight: jax.Array, classes: int) -> dict
   Targets are mixed with the weight's mean over the pixels.
 
   Args:
-    batch: ``image`` and ``label`` or ``target``.
+    batch: ``image`` and ``label`` or ``target``; and ``weight`` (batch,) if examples count unequally.
     weight: 0 to 1: a scalar, or (height, width).
     classes: number of classes; a label beyond them gives a target of NaN.
 
   Returns:
-    ``image`` and ``target``, float32; and ``label``, where there is one, of the larger share.
+    ``image`` and ``target``, float32; and where there are, ``label`` of the larger share, and ``weight``,
+    which is mixed too.
 
   Examples:
     >>> batch = {"image": jnp.zeros((2, 1, 1, 1)), "label": jnp.array([0, 1])}
@@ -138,4 +139,6 @@ def mix(batch: Mapping[str, jax.Array], weight: jax.Array, classes: int) -> dict
   }
   if "label" in batch:
     mixed["label"] = jnp.where(share >= 0.5, batch["label"], jnp.roll(batch["label"], 1, axis=0))
+  if "weight" in batch:
+    mixed["weight"] = blend(batch["weight"], share)
   return mixed

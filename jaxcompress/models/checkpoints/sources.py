@@ -57,26 +57,29 @@ class Normalization(NamedTuple):
     std: of each channel.
     size: side in pixels.
     crop: share of the shorter side that the square in the middle takes.
+    filter: by which pixels are interpolated.
   """
 
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
   size: int
   crop: float
+  filter: str
 
 
-IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, 0.875)
-HALVES = IMAGENET._replace(mean=(0.5,) * 3, std=(0.5,) * 3)  # TensorFlow's -1 to 1
-CIFAR100 = Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32, 1.0)
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, 0.875, "bilinear")
+TIMM_IMAGENET = IMAGENET._replace(filter="bicubic")
+HALVES = TIMM_IMAGENET._replace(mean=(0.5,) * 3, std=(0.5,) * 3)  # TensorFlow's -1 to 1
+CIFAR100 = Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32, 1.0, "bilinear")
 TIMM_IMAGES = {  # what begins a name, the first that fits; of the weights that timm loads by default
-  "tf_": HALVES,
+  "tf_": HALVES._replace(filter="bilinear"),
   "mobilenetv1_100": HALVES,
   "mobilenetv1_125": HALVES._replace(crop=0.9),
   "mobilenetv4_conv_small_": HALVES,
-  "mobilenetv4_conv_medium": IMAGENET._replace(size=256, crop=0.95),
-  "mobilenetv4_conv_large": IMAGENET._replace(size=384, crop=0.95),
-  "resnet": IMAGENET._replace(crop=0.95),
-  "": IMAGENET,
+  "mobilenetv4_conv_medium": TIMM_IMAGENET._replace(size=256, crop=0.95),
+  "mobilenetv4_conv_large": TIMM_IMAGENET._replace(size=384, crop=0.95),
+  "resnet": TIMM_IMAGENET._replace(crop=0.95),
+  "": TIMM_IMAGENET,
 }
 
 
@@ -183,8 +186,12 @@ SOURCES: Mapping[str, Source] = {
 """Every network whose checkpoints load, by library and name."""
 
 
-def find_source(source: str) -> Source:
+def find_source(source: str, argument: str = "source") -> Source:
   """The source of that name.
+
+  Args:
+    source: its name.
+    argument: that it was given as.
 
   Raises:
     ValueError: if there is none; it suggests the closest.
@@ -200,7 +207,17 @@ def find_source(source: str) -> Source:
   start = f"did you mean {close[0]}? It" if close else "it"
   known = [name for name in SOURCES if name.startswith(f"{library}/")]
   choices = ", ".join(known) if known else f"LIBRARY/NAME, with {', '.join(LIBRARIES)}"
-  raise ValueError(f"source: {source!r} is unknown; {start} must be one of {choices}.")
+  raise ValueError(f"{argument}: {source!r} is unknown; {start} must be one of {choices}.")
+
+
+def is_source(name: str) -> bool:
+  """Whether a name is written as a source's, known or not.
+
+  Examples:
+    >>> is_source("timm/resnet18"), is_source("resnet18"), is_source("photos/teacher")
+    (True, False, False)
+  """
+  return name.partition("/")[0] in LIBRARIES and "/" in name
 
 
 def normalization_of(source: str) -> Normalization:

@@ -1,7 +1,7 @@
 """PyTorch's state dicts from and to the variables of our models."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,12 +10,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcompress.models.checkpoints.names import Names, torch_names
-from jaxcompress.models.checkpoints.sources import find_source
+from jaxcompress.models.checkpoints.sources import SOURCES, Source, find_source
 from jaxcompress.models.checkpoints.weights import read_weights
-from jaxcompress.models.registry import Summary, summarize
+from jaxcompress.models.heads import with_classes
+from jaxcompress.models.registry import Summary, describe, summarize
 from jaxcompress.nn import Node
 from jaxcompress.nn.graph import parameters
-from jaxcompress.nn.initial import Initial
 
 COUNTER = "num_batches_tracked"  # PyTorch counts batches; nothing here needs it
 NORM = {"scale": "weight", "bias": "bias"}
@@ -105,16 +105,55 @@ def from_torch(
   found, arrays = find_source(source), read_weights(weights)
   if num_classes is not None and num_classes < 1:
     raise ValueError(f"num_classes: {num_classes} must be positive.")
-  summary = summarize(found.make(found.num_classes))
-  (prefix,) = torch_names(found.names, [CLASSIFIER])[CLASSIFIER]
-  given = _classes_of(arrays, f"{prefix}.weight") or found.num_classes
-  expected = _with_classes(tensors_of(summary, found.names), given)
-  _check(source, expected, arrays)
+  given, expected = entries_of(found, arrays)
+  problems = problems_of(expected, arrays)
+  if problems:
+    raise ValueError(f"weights: they are not those of {source}; {'; '.join(problems)}.")
   flat = {tensor.path: tensor.to_ours(arrays[tensor.key]) for tensor in expected}
+  model, variables = found.make(given), unflatten_dict(flat)
   if num_classes not in (None, given):
-    rng = jax.random.key(0) if rng is None else rng
-    flat |= _new_classifier(expected, num_classes, rng)
-  return found.make(num_classes or given), jax.device_put(unflatten_dict(flat), may_alias=False)
+    model, variables = with_classes(model, variables, num_classes, rng)
+  return model, jax.device_put(variables, may_alias=False)
+
+
+def sources_of(
+  weights: Weights, architecture: str | None = None, *, sources: Iterable[str] = SOURCES
+) -> tuple[str, ...]:
+  """The sources whose networks have the arrays of a checkpoint, by names and shapes.
+
+  Several may: timm's weights that were ported from TensorFlow have the names of its own. They differ
+  in padding or normalization, which no array tells.
+
+  Args:
+    weights: as for :func:`from_torch`.
+    architecture: key of :data:`~jaxcompress.models.MODELS`; None: any.
+    sources: among which is looked.
+
+  Raises:
+    ValueError: if the file cannot be read.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> from jaxcompress.nn import init_variables
+    >>> variables = init_variables(models.resnet8(10), jax.random.key(0), (32, 32, 3))
+    >>> sources_of(to_torch("crd/resnet8", variables), sources=["crd/resnet8", "crd/resnet14"])
+    ('crd/resnet8',)
+  """
+  arrays = read_weights(weights)
+
+  def may(source: Source) -> bool:
+    """Whether those arrays are there whose names are known without building the network."""
+    words = " ".join(source.names.outer.values()).split()
+    if any(f"{word}.weight" not in arrays for word in words):
+      return False
+    return architecture is None or describe(source.make(source.num_classes)).name == architecture
+
+  chosen = {name: SOURCES[name] for name in sources if may(SOURCES[name])}
+  return tuple(
+    name
+    for name, source in chosen.items()
+    if not problems_of(entries_of(source, arrays)[1], arrays)
+  )
 
 
 def to_torch(source: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -219,8 +258,16 @@ def _with_classes(tensors: list[StateEntry], classes: int) -> list[StateEntry]:
   ]
 
 
-def _check(source: str, expected: list[StateEntry], arrays: Mapping[str, np.ndarray]) -> None:
-  """Raises one ``ValueError`` with everything that does not fit."""
+def entries_of(source: Source, arrays: Mapping[str, np.ndarray]) -> tuple[int, list[StateEntry]]:
+  """The number of classes of a state dict, and the arrays that it must have to be a source's."""
+  summary = summarize(source.make(source.num_classes))
+  (prefix,) = torch_names(source.names, [CLASSIFIER])[CLASSIFIER]
+  classes = _classes_of(arrays, f"{prefix}.weight") or source.num_classes
+  return classes, _with_classes(tensors_of(summary, source.names), classes)
+
+
+def problems_of(expected: list[StateEntry], arrays: Mapping[str, np.ndarray]) -> list[str]:
+  """Everything that does not fit, in words; empty if all does."""
   known = {tensor.key: tensor.torch_shape for tensor in expected}
   counters = {f"{key.rpartition('.')[0]}.{COUNTER}" for key in known}
   groups = {
@@ -233,16 +280,4 @@ def _check(source: str, expected: list[StateEntry], arrays: Mapping[str, np.ndar
     ],
     "not of floats": [key for key in known if key in arrays and arrays[key].dtype.kind != "f"],
   }
-  problems = [f"{what}: {', '.join(keys)}" for what, keys in groups.items() if keys]
-  if problems:
-    raise ValueError(f"weights: they are not those of {source}; {'; '.join(problems)}.")
-
-
-def _new_classifier(expected: list[StateEntry], classes: int, rng: jax.Array) -> dict:
-  flat: dict[tuple[str, ...], Any] = {}
-  for tensor in expected:
-    if CLASSIFIER in tensor.path:
-      shape = (*tensor.shape[:-1], classes)
-      start = Initial(deviation=shape[0] ** -0.5 if len(shape) > 1 else 0.0)
-      flat[tensor.path] = np.asarray(start(rng, shape))
-  return flat
+  return [f"{what}: {', '.join(keys)}" for what, keys in groups.items() if keys]

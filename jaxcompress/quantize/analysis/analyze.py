@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxcompress.arguments import check_type
 from jaxcompress.nn import INPUT, Graph, fold, kernel_shape
+from jaxcompress.nn.foreign import check_made
+from jaxcompress.nn.outputs import holds_classes
 from jaxcompress.nn.select import Selector, layers_of, select
 from jaxcompress.quantize.analysis.findings import Analysis, LayerAnalysis
 from jaxcompress.quantize.analysis.switched import (
@@ -23,7 +24,7 @@ from jaxcompress.quantize.analysis.switched import (
   run_passes,
 )
 from jaxcompress.quantize.integer.grid import HIGHEST, Integers
-from jaxcompress.quantize.integer.lower import as_before, lower_hard_swish
+from jaxcompress.quantize.integer.lower import as_before, lower_gates
 from jaxcompress.quantize.model import QUANTIZED, QuantizedModel
 from jaxcompress.quantize.ptq.images import Preprocess, read_images
 from jaxcompress.quantize.sites import Sites, find_sites, fused_sites
@@ -46,7 +47,7 @@ def analyze(
 ) -> Analysis:
   """Says of every layer how much it and what came before it cost.
 
-  Outputs, codes, dead channels and the logits of the whole are those of exact evaluation. For the
+  Outputs, codes, dead channels and the errors of the whole are those of exact evaluation. For the
   isolated and the cumulative error the network runs in float, with the real numbers that the
   integers stand for and rounded outputs, once for every layer and question: one program is
   compiled for all. Memory is bounded by one batch.
@@ -86,17 +87,18 @@ def analyze(
     Nagel et al., `A White Paper on Neural Network Quantization
     <https://arxiv.org/abs/2106.08295>`_, 2021, section 3.7 (debugging).
   """
-  check_type("quantized", quantized, QuantizedModel, QUANTIZED)
+  check_made("quantized", quantized, QuantizedModel, QUANTIZED)
   preprocess = quantized.preprocess if preprocess is None else preprocess
   graph, batches = read_images(model, variables, images, preprocess, batch_size)
   fused = find_sites(graph).graph
   device, apart = as_before(quantized.graph)  # the rounding of steps between grids is left out
   _check_same(fused, device)
   plan = _plan(fused, fused_sites(device, apart), frozenset(quantized.moves))
+  ends = {tensor for _, tensor in device.outputs}
   numbers = numbers_of(
     fold(fused, jax.device_get(variables)),
     [_real_layers(quantized)],
-    {tensor: quantized.grids[tensor] for tensor in plan.rounded},
+    {tensor: quantized.grids[tensor] for tensor in plan.rounded | ends},
     quantized.moves,
   )
   arrays = jax.device_put(quantized.program.arrays)
@@ -107,7 +109,7 @@ def analyze(
   switches = _questions(plan.layers, chosen, weighted)
   passes = Passes(0.0, 0.0)
   found: Any = None
-  with meter(progress) as (start, tick):
+  with meter(progress) as (start, tick, _):
     start("analysis", batches.count)
     for x, weight in batches.with_tick(tick):
       sums = jax.device_get(run_passes(plan, numbers, switches, x, weight))
@@ -124,7 +126,7 @@ def _check_same(fused: Graph, device: Graph) -> None:
   def shapes(graph: Graph) -> list[tuple]:
     return [(n.name, n.op, n.inputs, n.output_shapes[0][1:]) for n in graph.nodes]
 
-  if shapes(device) not in (shapes(fused), shapes(lower_hard_swish(fused))):
+  if shapes(device) not in (shapes(fused), shapes(lower_gates(fused))):
     theirs = {node.name for node in device.nodes}
     other = next((node.name for node in fused.nodes if node.name not in theirs), None)
     reason = f"it has no layer {other!r}" if other else "the shapes of its layers differ"
@@ -176,7 +178,7 @@ def _questions(layers: Sequence[str], chosen: Sequence[str], weighted: Sequence[
 def _analysis(plan, fused, quantized, kinds, weighted, passes, seen: Seen, images: int) -> Analysis:
   """The rows, from sums over all images."""
   _, alone, up_to, only = np.split(passes.errors, np.cumsum([2, len(kinds), len(kinds)]))
-  only_weights = dict(zip(weighted, only[:, 2], strict=True))
+  only_weights = dict(zip(weighted, only[..., 2].sum(-1), strict=True))
   nodes, rows = {node.name: node for node in fused.nodes}, []
   for k, (name, words) in enumerate(kinds.items()):
     i = plan.layers.index(name)
@@ -190,11 +192,11 @@ def _analysis(plan, fused, quantized, kinds, weighted, passes, seen: Seen, image
         op=next((word for word in FORMS if word in words), op),
         bits=None if integers is None else bits_of(integers.weights),
         sqnr=ratio(*seen.powers[i]),
-        isolated_sqnr=ratio(*alone[k, :2]),
-        isolated_kl=_mean(alone[k, 2], images),
+        isolated_sqnr=_whole_ratio(alone[k]),
+        isolated_kl=_mean(alone[k, :, 2].sum(), images),
         weights_kl=_mean(only_weights[name], images) if name in only_weights else None,
-        cumulative_sqnr=ratio(*up_to[k, :2]),
-        cumulative_kl=_mean(up_to[k, 2], images),
+        cumulative_sqnr=_whole_ratio(up_to[k]),
+        cumulative_kl=_mean(up_to[k, :, 2].sum(), images),
         codes_used=float(high.max() - low.min() + 1) / 2 ** quantized.grids[tensor].bits,
         weight_codes_used=None if integers is None else _weight_codes(integers),
         saturation=float(passes.clipped[1, i]) / images,
@@ -203,10 +205,23 @@ def _analysis(plan, fused, quantized, kinds, weighted, passes, seen: Seen, image
         kinds=tuple(sorted(words)),
       )
     )
-  signal, noise, kl, agree = seen.logits
-  return Analysis(
-    tuple(rows), ratio(signal, noise), _mean(kl, images), float(agree) / images, images
+  signal, noise = _powers(seen.errors)
+  agreement = (
+    float(seen.agree) / images if holds_classes(fused) else 1 - noise / max(signal, 1e-300)
   )
+  kl = _mean(seen.errors[:, 2].sum(), images)
+  return Analysis(tuple(rows), _whole_ratio(seen.errors), kl, agreement, images)
+
+
+def _powers(errors: np.ndarray) -> tuple[float, float]:
+  """Signal and noise of the outputs, each as if its signal were that of the first one; a mean."""
+  signal, noise, _ = np.asarray(errors, np.float64).T
+  return signal[0], float(np.mean(noise * (signal[0] / np.maximum(signal, 1e-300))))
+
+
+def _whole_ratio(errors: np.ndarray) -> float:
+  """:func:`ratio` of the mean noise of all outputs."""
+  return ratio(*_powers(errors))
 
 
 def ratio(signal: float, noise: float) -> float:

@@ -19,8 +19,9 @@ class LayerAnalysis(NamedTuple):
   """One layer of a quantized network, beside the float network.
 
   Signal-to-noise ratios are in decibels, ``10 log10(sum s**2 / sum (s - q)**2)``, infinite where
-  nothing differs; divergences are ``KL(float || this)`` of the class probabilities in nats, a mean
-  over images.
+  nothing differs, and of several outputs that of their mean noise; divergences are
+  ``KL(float || this)`` of the class probabilities in nats, a mean over images and the pixels of maps,
+  plus half the noise as a share of the signal of outputs that hold no scores of classes.
 
   Attributes:
     name: of the layer in the model, or ``"input"``.
@@ -67,7 +68,8 @@ class Analysis:
     layers: rows in the order in which the layers run, the input first.
     sqnr: of the logits of exact evaluation, in decibels.
     kl: their divergence ``KL(float || integers)`` in nats.
-    agreement: share of the images on which both networks decide alike.
+    agreement: share of the images, or of the pixels of maps, on which both networks decide alike;
+      without classes 1 less the noise in the outputs, as a share of the signal.
     images: number of images.
   """
 

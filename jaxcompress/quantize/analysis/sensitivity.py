@@ -15,7 +15,7 @@ from jaxcompress.nn.select import Layer, Selector, layers_of, select
 from jaxcompress.quantize.analysis.switched import (
   Plan,
   Switches,
-  logit_errors,
+  errors_of_passes,
   numbers_of,
   run,
 )
@@ -93,7 +93,7 @@ def sensitivity(
   batch_size: int = 32,
   progress: bool = True,
 ) -> Sensitivity:
-  """Rounds the weights of one layer at a time and says what that does to the logits.
+  """Rounds the weights of one layer at a time and says what that does to the outputs.
 
   All activations and the other layers stay in float, so that a number tells of one layer's weights
   alone. One program is compiled for all layers and numbers of bits; memory is bounded by one batch
@@ -106,8 +106,9 @@ def sensitivity(
     bits: numbers of bits, each 2 to 8.
     layers: that are rounded, a selector (:mod:`jaxcompress.nn.select`); None: all with a kernel. The
       others count as bytes of 8 bits.
-    labels: (N,) integers; needed for ``"loss"``.
-    measure: ``"kl"``: mean ``KL(float || rounded)`` of the class probabilities in nats;
+    labels: (N,) integers; needed for ``"loss"``, of logits (batch, classes).
+    measure: ``"kl"``: mean ``KL(float || rounded)`` of the class probabilities in nats, and of
+      outputs without classes half the noise as a share of the signal;
       ``"loss"``: how much the mean cross-entropy rises, which may be below zero.
     scales: of the weights: ``"mse"`` or ``"absmax"``, per output channel.
     preprocess: maps images to what the network reads.
@@ -139,9 +140,8 @@ def sensitivity(
   bits = tuple(bits)
   graph, batches = read_images(model, variables, images, preprocess, batch_size)
   sites, count = find_sites(graph), len(batches.images)
-  if labels is None:
-    labels = np.zeros(count, np.int64)  # not read
-  labels = read_labels(labels, count, graph.shape(graph.output)[-1])
+  zeros = np.zeros(count, np.int64)  # not read
+  labels = zeros if labels is None else read_labels(labels, count, graph)
   folded = fold(sites.graph, jax.device_get(variables))
   known = {name: layer for name, layer in layers_of(sites.graph).items() if name in sites.kernels}
   chosen = select(layers, known)
@@ -154,7 +154,7 @@ def sensitivity(
   numbers = numbers_of(folded, rounded, {}, {})
   switches = _every_layer(len(chosen), len(bits))
   totals = np.zeros(1 + len(chosen) * len(bits))
-  with meter(progress) as (start, tick):
+  with meter(progress) as (start, tick, _):
     start("sensitivity", batches.count)
     for i, (x, weight) in enumerate(batches.with_tick(tick)):
       own = labels[i * batches.size : (i + 1) * batches.size]
@@ -198,10 +198,10 @@ def _every_layer(layers: int, widths: int) -> Switches:
 @partial(jax.jit, static_argnums=(0, 1))
 def _costs(plan, measure, numbers, switches, x, labels, weight):
   """(passes,) the measure, summed over images."""
-  logits = jax.lax.map(lambda one: run(plan, numbers, Switches(*one), x), tuple(switches))
+  made = jax.lax.map(lambda one: run(plan, numbers, Switches(*one), x), tuple(switches))
   if measure == "kl":
-    return jax.vmap(logit_errors, (None, 0, None))(logits[0], logits, weight)[:, 2]
-  log_p = jax.nn.log_softmax(logits)
+    return errors_of_passes(plan.graph, made, weight)[..., 2].sum(-1)
+  log_p = jax.nn.log_softmax(made[0])
   return -jnp.take_along_axis(log_p, labels[None, :, None], axis=-1)[..., 0] @ weight
 
 

@@ -14,10 +14,12 @@ import numpy as np
 
 from jaxcompress.nn import INPUT, Folded, Graph
 from jaxcompress.nn.execute import run_node
+from jaxcompress.nn.outputs import holds_classes
 from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.integer.program import all_tensors
 from jaxcompress.quantize.model import Move
 
+TINY = 1e-30  # float32
 See = Callable[[str, jax.Array, jax.Array | None], None]
 Array = jax.Array | np.ndarray
 
@@ -46,7 +48,7 @@ class Numbers(NamedTuple):
   Attributes:
     layers: by node, weights (1 + widths, ...) and biases (1 + widths, out): those of the float
       network first.
-    grids: by rounded tensor, the scale and the lowest and the highest code, float32 (3,).
+    grids: by rounded tensor and output, the scale and the lowest and the highest code, float32 (3,).
     moves: by moved tensor, scale and shift, float32 (2, channels).
   """
 
@@ -78,7 +80,7 @@ def numbers_of(
   Args:
     folded: the float network's layers.
     rounded: weights and bias by name, as each width has them; a layer that one lacks stays.
-    grids: of the tensors that are rounded.
+    grids: of the tensors that are rounded, and of the outputs.
     moves: of the tensors that are moved.
   """
   layers = {}
@@ -104,8 +106,8 @@ def run(
   switches: Switches,
   x: jax.Array,
   see: See = lambda tensor, array, steps: None,
-) -> jax.Array:
-  """The logits with some layers in float and some on integers, under ``jit``.
+) -> tuple[jax.Array, ...]:
+  """The outputs with some layers in float and some on integers, under ``jit``.
 
   A layer on integers computes in float with the real numbers that its integers stand for, so
   sums are not rounded as on a device; its output then is.
@@ -138,7 +140,7 @@ def run(
       ]
     for tensor, array in zip(node.outputs, run_node(node, layer, *inputs), strict=True):
       put(tensor, array, node.name, on)
-  return tensors[plan.graph.output]
+  return tuple(tensors[tensor] for _, tensor in plan.graph.outputs)
 
 
 def _round(plan, numbers, tensor, array, on, rounded):
@@ -174,19 +176,36 @@ def _channels(numbers: Numbers, tensor: str, array: jax.Array) -> Array:
   return numbers.moves[tensor].reshape(2, *(1,) * (array.ndim - 1), -1)
 
 
-def logit_errors(real: jax.Array, other: jax.Array, weight: jax.Array) -> jax.Array:
-  """(3,) signal, noise and ``KL(real || other)`` of (batch, classes) logits, summed over images."""
-  log_p, log_q = jax.nn.log_softmax(real), jax.nn.log_softmax(other)
-  kl = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
-  signal, noise = (jnp.sum(jnp.square(a), axis=-1) for a in (real, real - other))
-  return jnp.stack([weight @ signal, weight @ noise, weight @ kl])
+def output_errors(
+  graph: Graph,
+  real: tuple[jax.Array, ...],
+  other: tuple[jax.Array, ...],
+  weight: jax.Array,
+) -> jax.Array:
+  """(outputs, 3) signal, noise and ``KL(real || other)`` of every output, summed over images.
+
+  The divergence is that of class probabilities, a mean over the pixels of a map; of outputs that hold
+  no scores of classes that of normal distributions as wide as the signal, ``noise / (2 signal)``.
+  """
+  rows = []
+  for i, pair in enumerate(zip(real, other, strict=True)):
+    a, b = pair
+    axes = tuple(range(1, a.ndim))
+    signal, noise = (jnp.sum(jnp.square(array), axis=axes) for array in (a, a - b))
+    if i == 0 and holds_classes(graph):
+      log_p, log_q = jax.nn.log_softmax(a), jax.nn.log_softmax(b)
+      kl = jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1), axis=axes[:-1])
+    else:
+      kl = noise / (2 * jnp.maximum(signal, TINY))
+    rows.append(jnp.stack([weight @ signal, weight @ noise, weight @ kl]))
+  return jnp.stack(rows)
 
 
 class Passes(NamedTuple):
   """Sums over the images of one batch, for every pass.
 
   Attributes:
-    errors: (passes, 3) signal, noise and divergence of the logits, summed over images.
+    errors: (passes, outputs, 3) signal, noise and divergence of the outputs, summed over images.
     clipped: (passes, layers) shares of the outputs' values that are clipped, summed over images.
   """
 
@@ -211,12 +230,17 @@ def run_passes(
       beyond = (jnp.round(steps) < low) | (jnp.round(steps) > high)
       clipped[tensor] = _over_images(beyond, weight) / math.prod(steps.shape[1:])
 
-    logits = run(plan, numbers, Switches(*switches), x, count)
-    return logits, jnp.stack([clipped[tensor] for tensor in outputs])
+    made = run(plan, numbers, Switches(*switches), x, count)
+    return made, jnp.stack([clipped[tensor] for tensor in outputs])
 
-  logits, clipped = jax.lax.map(one, tuple(switches))
-  errors = jax.vmap(logit_errors, (None, 0, None))(logits[0], logits, weight)
-  return Passes(errors, clipped)
+  made, clipped = jax.lax.map(one, tuple(switches))
+  return Passes(errors_of_passes(plan.graph, made, weight), clipped)
+
+
+def errors_of_passes(graph: Graph, made: tuple[jax.Array, ...], weight: jax.Array) -> jax.Array:
+  """(passes, outputs, 3) errors of outputs (passes, batch, ...), beside those of the first pass."""
+  real = tuple(array[0] for array in made)
+  return jax.vmap(lambda *other: output_errors(graph, real, other, weight))(*made)
 
 
 class Seen(NamedTuple):
@@ -226,13 +250,15 @@ class Seen(NamedTuple):
     powers: (layers, 2) signal and noise, summed over images.
     low: (channels,) least code of each channel, for each layer.
     high: (channels,) largest code.
-    logits: (4,) signal, noise, divergence and agreement of the logits, summed over images.
+    errors: (outputs, 3) signal, noise and divergence of the outputs, summed over images.
+    agree: images on which the largest of the first output is the same; of a map, a mean of pixels.
   """
 
   powers: Any
   low: Any
   high: Any
-  logits: Any
+  errors: Any
+  agree: Any
 
 
 def join(a: Seen, b: Seen) -> Seen:
@@ -241,7 +267,8 @@ def join(a: Seen, b: Seen) -> Seen:
     a.powers + b.powers.astype(np.float64),
     [np.minimum(*pair) for pair in zip(a.low, b.low, strict=True)],
     [np.maximum(*pair) for pair in zip(a.high, b.high, strict=True)],
-    a.logits + b.logits.astype(np.float64),
+    a.errors + b.errors.astype(np.float64),
+    a.agree + b.agree.astype(np.float64),
   )
 
 
@@ -262,7 +289,7 @@ def look(
   output = outputs_of(plan)
   none, real = np.zeros(len(plan.layers), np.int32), {}
   keep = lambda tensor, array, steps: real.update({tensor: array})  # noqa: E731
-  logits = run(plan, numbers, Switches(none, none > 0), x, keep)
+  made = run(plan, numbers, Switches(none, none > 0), x, keep)
   scale, low, high = numbers.grids[INPUT]
   codes = all_tensors(steps, arrays, jnp.round(jnp.clip(x * (1 / scale), low, high)))
   powers, lows, highs = [], [], []
@@ -274,10 +301,11 @@ def look(
     axes = tuple(range(codes[tensor].ndim - 1))
     lows.append(jnp.min(codes[tensor], axis=axes))
     highs.append(jnp.max(codes[tensor], axis=axes))
-  exact = codes[plan.graph.output] * numbers.grids[plan.graph.output][0]
-  agree = weight @ (logits.argmax(-1) == exact.argmax(-1)).astype(jnp.float32)
-  ends = jnp.append(logit_errors(logits, exact, weight), agree)
-  return Seen(jnp.stack(powers), lows, highs, ends)
+  exact = tuple(codes[tensor] * numbers.grids[tensor][0] for _, tensor in plan.graph.outputs)
+  alike = (made[0].argmax(-1) == exact[0].argmax(-1)).astype(jnp.float32)
+  agree = weight @ jnp.mean(alike, axis=tuple(range(1, alike.ndim)))
+  errors = output_errors(plan.graph, made, exact, weight)
+  return Seen(jnp.stack(powers), lows, highs, errors, agree)
 
 
 def _over_images(array: jax.Array, weight: jax.Array) -> jax.Array:

@@ -107,7 +107,7 @@ def accumulate(x: jax.Array, weights: jax.Array, parts: Parts, **shape: Any) -> 
     x: as for :func:`sums_of_parts`.
     weights: likewise.
     parts: from :func:`split_exactly`; no sum of theirs reaches 2**31.
-    **shape: stride, padding and groups.
+    **shape: stride, padding, dilation and groups.
 
   Returns:
     int32, (batch, out_height, out_width, out) or (batch, out).
@@ -124,8 +124,9 @@ def sums_of_parts(
   weights: jax.Array,
   parts: Parts,
   *,
-  stride: int = 1,
+  stride: ops.Sides = 1,
   padding: ops.Padding = "SAME",
+  dilation: ops.Sides = 1,
   groups: int = 1,
 ) -> list[jax.Array]:
   """Convolutions or matrix products of some input channels, which together are the whole one.
@@ -134,8 +135,9 @@ def sums_of_parts(
     x: (batch, height, width, in) or (batch, in), integer-valued float32.
     weights: int8, (k, k, in / groups, out) or (in, out).
     parts: from :func:`split_exactly`.
-    stride: step in both directions.
-    padding: as for :func:`jaxcompress.ops.conv`; padded cells are zero.
+    stride: as for :func:`jaxcompress.ops.conv`.
+    padding: likewise; padded cells are zero.
+    dilation: likewise.
     groups: number of channel groups.
 
   Returns:
@@ -152,7 +154,8 @@ def sums_of_parts(
   if weights.ndim == 2:
     total = _products
   else:
-    convolve = partial(ops.conv, stride=stride, padding=padding, groups=groups)
+    how: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    convolve = partial(ops.conv, **how, groups=groups)
     total = partial(_convolutions, convolve=convolve, groups=groups)
   with jax.default_matmul_precision("highest"), exact_convolutions():
     return [total(x, weights, parts[i : i + AT_ONCE]) for i in range(0, len(parts), AT_ONCE)]

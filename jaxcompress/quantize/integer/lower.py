@@ -1,23 +1,26 @@
 """Writes what no device runs, or runs fast, as operations that every device does."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from flax.core import FrozenDict
 
 from jaxcompress.nn import Graph, Node
-from jaxcompress.nn.operations import pads_of, shares_grid
+from jaxcompress.nn.operations import pads_of, shares_grid, window_of
 from jaxcompress.nn.structure import REQUANTIZE
+from jaxcompress.quantize.integer.functions import FUNCTIONS
 from jaxcompress.quantize.integer.grid import Grid, with_bits
 
 AVERAGE = "average"  # an attribute of convolutions that were average pools
-WIDEST_AVERAGE = 22  # the side of a window of weights of 127 whose sums float32 holds exactly
+MOST_AVERAGED = 518  # cells of a window of weights of 127 whose sums float32 holds exactly
 
 
-def lower_hard_swish(graph: Graph, which: Callable[[Node], bool] = lambda node: True) -> Graph:
-  """Writes every hard-swish as the product of its input and a hard-sigmoid of it.
+def lower_gates(graph: Graph, which: Callable[[Node], bool] = lambda node: True) -> Graph:
+  """Writes hard-swishes and silus as products of their input and its gate, ``x * gate(x)``.
 
-  XNNPACK does not run TFLite's HARD_SWISH operator; the product is many times faster there.
+  XNNPACK does not run TFLite's HARD_SWISH operator; the product is many times faster there. TFLite
+  has no operator of a silu.
 
   Args:
     graph: with fused activations.
@@ -25,26 +28,39 @@ def lower_hard_swish(graph: Graph, which: Callable[[Node], bool] = lambda node: 
 
   Returns:
     A graph in which ``Activation("hard_swish")`` named ``x`` is ``Activation("hard_sigmoid")`` named
-    ``x/gate`` and ``Multiply`` named ``x``.
+    ``x/gate`` and ``Multiply`` named ``x``; a silu's gate is a sigmoid.
 
   Examples:
     >>> shape = ((1, 4),)
     >>> node = Node("x", "Activation", {"act": "hard_swish"}, ("input",), ("x",), shape, shape)
-    >>> [(node.name, node.op) for node in lower_hard_swish(Graph((node,), (1, 4), "x")).nodes]
+    >>> [(node.name, node.op) for node in lower_gates(Graph((node,), (1, 4), "x")).nodes]
     [('x/gate', 'Activation'), ('x', 'Multiply')]
   """
   nodes: list[Node] = []
   for node in graph.nodes:
-    if node.op == "Activation" and node.attrs["act"] == "hard_swish" and which(node):
+    if node.op == "Activation" and FUNCTIONS[node.attrs["act"]].gate and which(node):
       nodes += _gated(node)
     else:
       nodes.append(node)
   return graph._replace(nodes=tuple(nodes))
 
 
+def has_operator(node: Node) -> bool:
+  """Whether files have an operator of an activation function on its own, so that it need not be written out.
+
+  Examples:
+    >>> ends = ("input",), ("x",), ((1, 4),), ((1, 4),)
+    >>> has_operator(Node("x", "Activation", {"act": "silu"}, *ends))
+    False
+  """
+  return bool(FUNCTIONS[node.attrs["act"]].tables)
+
+
 def _gated(node: Node) -> tuple[Node, Node]:
   name, (source,), (shape,) = f"{node.name}/gate", node.inputs, node.input_shapes
-  gate = node._replace(name=name, attrs=FrozenDict(act="hard_sigmoid"), outputs=(name,))
+  gate = node._replace(
+    name=name, attrs=FrozenDict(act=FUNCTIONS[node.attrs["act"]].gate), outputs=(name,)
+  )
   product = node._replace(
     op="Multiply", attrs=FrozenDict(), inputs=(source, name), input_shapes=(shape, shape)
   )
@@ -55,7 +71,7 @@ def lower_averages(graph: Graph, apart: Collection[tuple[str, str]]) -> Graph:
   """Writes the average pools that do not share their input's grid as depthwise convolutions.
 
   Average pools of runtimes copy the grid of what they read; a convolution of equal weights rounds to
-  any. A pool that leaves its padding out of account stays, and so does one of more than 22 x 22
+  any. A pool that leaves its padding out of account stays, and so does one of more than 518
   cells, whose sums as a convolution would be too large.
 
   Args:
@@ -80,7 +96,7 @@ def lower_averages(graph: Graph, apart: Collection[tuple[str, str]]) -> Graph:
 
 def is_linear(node: Node) -> bool:
   """Whether a node is an average that a convolution computes: of as many cells everywhere."""
-  if node.op != "AvgPool" or node.attrs["kernel"] > WIDEST_AVERAGE:
+  if node.op != "AvgPool" or math.prod(window_of(node)) > MOST_AVERAGED:
     return False
   return node.attrs["count_padding"] or not any(map(any, pads_of(node)))
 
@@ -93,11 +109,11 @@ def _as_convolution(node: Node) -> Node:
 
 
 def average_kernel(node: Node) -> np.ndarray | None:
-  """The kernel of a convolution that was an average pool, (k, k, 1, channels); None of others."""
+  """The kernel of a convolution that was an average pool, (kh, kw, 1, channels); None of others."""
   if not node.attrs.get(AVERAGE):
     return None
-  kernel, channels = node.attrs["kernel"], node.output_shapes[0][-1]
-  return np.full((kernel, kernel, 1, channels), 1 / kernel**2, np.float32)
+  window, channels = window_of(node), node.output_shapes[0][-1]
+  return np.full((*window, 1, channels), 1 / math.prod(window), np.float32)
 
 
 def lower_grids(
@@ -183,5 +199,5 @@ def as_before(graph: Graph) -> tuple[Graph, frozenset[tuple[str, str]]]:
     if shares_grid(node):
       apart |= {(node.name, source[tensor]) for tensor in node.inputs if tensor in source}
     nodes.append(node._replace(inputs=inputs))
-  output = source.get(graph.output, graph.output)
-  return graph._replace(nodes=tuple(nodes), output=output), frozenset(apart)
+  outputs = tuple((name, source.get(tensor, tensor)) for name, tensor in graph.outputs)
+  return graph._replace(nodes=tuple(nodes), outputs=outputs), frozenset(apart)

@@ -18,6 +18,7 @@ from jaxcompress.quantize.integer.grid import ASSEMBLE, Grid, check_below, reach
 from jaxcompress.quantize.integer.reference import Mean
 from jaxcompress.quantize.integer.xnnpack import Factor
 
+ARM64_BITS = 22  # of the larger factor of an addition
 CODES = 256
 FAR = 1e9  # beyond all codes; a clip there keeps compilers from fusing what it stands between
 FARTHEST = 2.0**126  # likewise of real numbers
@@ -111,6 +112,22 @@ def product(left: Grid, right: Grid, output: Grid) -> Product:
   return Product(multiplier, _zero_point(output))
 
 
+def product_arm64(left: Grid, right: Grid, output: Grid) -> xnnpack.Stairs:
+  """As :func:`product`, the product and the zero point fused.
+
+  Raises:
+    ValueError: as :func:`product`.
+
+  Examples:
+    >>> one = Grid(np.float32(1), 0)
+    >>> product_arm64(one, one, Grid(np.float32(2), 5))(jnp.int32([1, 3])).tolist()
+    [1.0, 1.0]
+  """
+  multiplier = np.float32(xnnpack.product(left, right, output).multiplier)
+  reach = reach_of(left) * reach_of(right)
+  return xnnpack.stairs(multiplier, _zero_point(output), output, range(-reach, reach + 1))
+
+
 def addition(left: Grid, right: Grid, output: Grid) -> Sum:
   """``a * q_a + (b * q_b + k)`` with ``k = z_y - (a * z_a + b * z_b)``, each product fused.
 
@@ -132,6 +149,55 @@ def addition(left: Grid, right: Grid, output: Grid) -> Sum:
   inner = fused(b, codes, zero - rest)
   sums = fused(a, codes[:, None], inner[None])
   table = np.clip(np.rint(sums), 0, CODES - 1) - zero
+  return Sum(table.astype(np.int16).reshape(-1), np.float32(left.low), np.float32(right.low))
+
+
+def addition_arm64(left: Grid, right: Grid, output: Grid) -> Sum:
+  """Fixed-point factors as XNNPACK's, of 22 bits, halves away from zero.
+
+  Raises:
+    ValueError: as :func:`addition`, and if the larger factor would be rounded up to 23 bits, where
+      onnxruntime adds real numbers instead.
+
+  Examples:
+    >>> one = Grid(np.float32(1), 0)
+    >>> addition_arm64(one, Grid(np.float32(0.5), 0), one)(jnp.float32([5]), jnp.float32([-5])).tolist()
+    [3]
+  """
+  xnnpack.addition(left, right, output)
+  ratios = np.array([left.scale, right.scale], np.float32) / np.float32(output.scale)
+  shift = ARM64_BITS - int(np.frexp(ratios.max())[1])
+  factors = np.rint(np.ldexp(ratios, shift)).astype(np.int64)
+  if factors.max() >= 2**ARM64_BITS:
+    raise ValueError(
+      f"scales: their ratio {ratios.max():.9g} is too near below a power of two for onnxruntime's factors"
+      " of 22 bits on 64-bit Arm; make the output's steps a millionth finer."
+    )
+  first, second = (np.arange(grid.low, grid.high + 1) for grid in (left, right))
+  sums = factors[0] * first[:, None] + factors[1] * second[None]
+  steps = np.sign(sums) * ((np.abs(sums) + (1 << (shift - 1))) >> shift)
+  table = np.clip(steps, output.low, output.high)
+  return Sum(table.astype(np.int16).reshape(-1), np.float32(left.low), np.float32(right.low))
+
+
+def subtraction(left: Grid, right: Grid, output: Grid) -> Sum:
+  """``round(float32(s_a * a - s_b * b) / s_y)``: a difference of real numbers, each rounded before.
+
+  Raises:
+    ValueError: as :func:`addition`.
+
+  Examples:
+    >>> one = Grid(np.float32(1), 0)
+    >>> subtraction(one, Grid(np.float32(0.5), 0), one)(jnp.float32([5]), jnp.float32([-5])).tolist()
+    [8]
+  """
+  xnnpack.addition(left, right, output)
+  first, second = (
+    np.arange(grid.low, grid.high + 1, dtype=np.float32) * np.float32(grid.scale)
+    for grid in (left, right)
+  )
+  steps = np.rint((first[:, None] - second[None]) / np.float32(output.scale))
+  table = np.clip(steps, output.low, output.high)
   return Sum(table.astype(np.int16).reshape(-1), np.float32(left.low), np.float32(right.low))
 
 
@@ -205,16 +271,6 @@ def _least(holds: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
 def _float_of_rank(rank: np.ndarray) -> np.ndarray:
   """Float32 numbers in their order: 0 is zero, 1 the least positive one, -1 its opposite."""
   return np.sign(rank).astype(np.float32) * np.abs(rank).astype(np.int32).view(np.float32)
-
-
-def input_steps(values: np.ndarray, grid: Grid) -> np.ndarray:
-  """Float images in steps of their grid, not rounded yet: a quotient.
-
-  Examples:
-    >>> input_steps(np.float32([1.0]), Grid(np.float32(0.5), 0)).tolist()
-    [2.0]
-  """
-  return values / grid.scale
 
 
 def _zero_point(grid: Grid) -> np.float32:

@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.nn import INPUT, Graph, Node
+from jaxcompress.nn.outputs import only_or_all
 from jaxcompress.nn.structure import REQUANTIZE
-from jaxcompress.quantize.integer.arithmetic import ARITHMETIC, Sums
+from jaxcompress.quantize.integer.arithmetic import ARITHMETIC
 from jaxcompress.quantize.integer.grid import Grid, Integers
 from jaxcompress.quantize.integer.runtimes import find_kernels
+from jaxcompress.quantize.integer.transposed import Interleaved
+from jaxcompress.quantize.integer.weighted import Sums
 
 LARGEST_BATCH = 256
 BATCH_BYTES = 2**28  # of the float32 maps of a batch, about
@@ -27,23 +30,37 @@ class Step(NamedTuple):
   outputs: tuple[str, ...]
 
 
+class Output(NamedTuple):
+  """What a program gives.
+
+  Attributes:
+    name: of the output.
+    tensor: that holds it.
+    dtype: of its integers.
+    zero_point: of its grid.
+  """
+
+  name: str
+  tensor: str
+  dtype: np.dtype
+  zero_point: int
+
+
 class Program(NamedTuple):
   """A graph prepared for evaluation.
 
   Attributes:
     steps: what is compiled; equal for networks of one architecture, so they share a program.
     arrays: what it is called with: a dict for each step.
-    output: name of the tensor that holds the logits.
-    dtype: of the logits.
-    zero_points: of the input and of the logits.
+    outputs: of the graph.
+    zero_point: of the input.
     batch: images that are evaluated at once.
   """
 
   steps: tuple[Step, ...]
   arrays: tuple[dict[str, Any], ...]
-  output: str
-  dtype: np.dtype
-  zero_points: tuple[int, int]
+  outputs: tuple[Output, ...]
+  zero_point: int
   batch: int
 
 
@@ -85,9 +102,12 @@ def prepare(
       raise ValueError(f"model: layer {node.name!r}: {error}") from error
     steps.append(Step(node.op, static, node.inputs, node.outputs))
     arrays.append(numbers)
-  source, output = grids[INPUT], grids[graph.output]
-  ends = (source.zero_point, output.zero_point)
-  return Program(tuple(steps), tuple(arrays), graph.output, output.dtype, ends, _batch(graph))
+  outputs = tuple(
+    Output(name, tensor, grids[tensor].dtype, grids[tensor].zero_point)
+    for name, tensor in graph.outputs
+  )
+  zero_point = grids[INPUT].zero_point
+  return Program(tuple(steps), tuple(arrays), outputs, zero_point, _batch(graph))
 
 
 def _width(node: Node, grids: Mapping[str, Grid]) -> int:
@@ -110,7 +130,12 @@ def _batch(graph: Graph) -> int:
   return min(LARGEST_BATCH, 2 ** (fitting.bit_length() - 1))
 
 
-def run(program: Program, codes: np.ndarray) -> np.ndarray:
+def run(program: Program, codes: np.ndarray) -> Any:
+  """The output of a program on any number of images; of several a dict, see :func:`run_all`."""
+  return only_or_all(run_all(program, codes))
+
+
+def run_all(program: Program, codes: np.ndarray) -> dict[str, np.ndarray]:
   """Evaluates a program on any number of images, a bounded number at a time.
 
   Args:
@@ -118,27 +143,32 @@ def run(program: Program, codes: np.ndarray) -> np.ndarray:
     codes: int8 or int16, (images, height, width, channels).
 
   Returns:
-    int8 or int16 logits, (images, classes).
+    int8 or int16 outputs by name, (images, ...) each.
   """
   count = len(codes)
   batch = min(program.batch, 2 ** max(count - 1, 0).bit_length())
   arrays = jax.device_put(program.arrays)
-  results = []
+  ends = tuple((output.tensor, output.dtype) for output in program.outputs)
+  zero_points = program.zero_point, tuple(output.zero_point for output in program.outputs)
+  results: dict[str, list[np.ndarray]] = {output.name: [] for output in program.outputs}
   for start in range(0, max(count, 1), batch):
     part = codes[start : start + batch]
     padding = ((0, batch - len(part)), *((0, 0),) * (codes.ndim - 1))
     padded = np.pad(part, padding)
-    ends = (program.output, program.dtype)
-    logits = _evaluate(program.steps, ends, arrays, program.zero_points, padded)
-    results.append(np.asarray(logits)[: len(part)])
-  return np.concatenate(results)
+    found = _evaluate(program.steps, ends, arrays, zero_points, padded)
+    for parts, array in zip(results.values(), found, strict=True):
+      parts.append(np.asarray(array)[: len(part)])
+  return {name: np.concatenate(parts) for name, parts in results.items()}
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _evaluate(steps, ends, arrays, zero_points, codes):
-  output, dtype = ends
-  tensors = all_tensors(steps, arrays, codes.astype(jnp.float32) - zero_points[0])
-  return (tensors[output] + zero_points[1]).astype(dtype)
+  source, zeros = zero_points
+  tensors = all_tensors(steps, arrays, codes.astype(jnp.float32) - source)
+  return [
+    (tensors[tensor] + zero).astype(dtype)
+    for (tensor, dtype), zero in zip(ends, zeros, strict=True)
+  ]
 
 
 def all_tensors(
@@ -163,7 +193,7 @@ def for_any_weights(program: Program) -> tuple[Step, ...]:
   """The program's steps as they are for all weights and grids, to be called with other arrays."""
   return tuple(
     step._replace(static=step.static.for_any(numbers["weights"]))
-    if isinstance(step.static, Sums)
+    if isinstance(step.static, Sums | Interleaved)
     else step
     for step, numbers in zip(program.steps, program.arrays, strict=True)
   )

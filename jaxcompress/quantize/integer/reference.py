@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.codes import half_away
 from jaxcompress.quantize.integer.grid import (
   ASSEMBLE,
   INT32,
@@ -93,6 +94,19 @@ class Sum(NamedTuple):
     return self.total(self.left(x) + self.right(y))
 
 
+class Difference(NamedTuple):
+  """A subtraction: as :class:`Sum`, of what the second input is scaled to."""
+
+  left: Factor
+  right: Factor
+  total: Factor
+  shift: np.int32
+
+  def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    x, y = (a.astype(jnp.int32) << self.shift for a in (x, y))
+    return self.total(self.left(x) - self.right(y))
+
+
 class WithZero(NamedTuple):
   """A requantization as an addition of zero."""
 
@@ -168,11 +182,26 @@ def doubling_high_product(a: jax.Array, b: jax.Array) -> jax.Array:
     >>> doubling_high_product(jnp.int32(-3), jnp.int32(2**30)).item()
     -1
   """
+  return _high_product(a, b, 2**15)
+
+
+def truncating_high_product(a: jax.Array, b: jax.Array) -> jax.Array:
+  """``(a * b) >> 31``, likewise.
+
+  Examples:
+    >>> truncating_high_product(jnp.int32(-3), jnp.int32(2**30)).item()
+    -2
+  """
+  return _high_product(a, b, 0)
+
+
+def _high_product(a: jax.Array, b: jax.Array, added: int) -> jax.Array:
+  """``(a * b + added * 2**15) >> 31``."""
   a_high, a_low = a >> 16, a & 0xFFFF
   b_high, b_low = b >> 15, b & 0x7FFF
   cross = 2 * (a_high * b_low)  # times 2**15, as is the next
   other = a_low.astype(jnp.uint32) * b_high.astype(jnp.uint32)
-  rest = (cross & 0xFFFF) + (other & 0xFFFF).astype(jnp.int32) + ((a_low * b_low) >> 15) + 2**15
+  rest = (cross & 0xFFFF) + (other & 0xFFFF).astype(jnp.int32) + ((a_low * b_low) >> 15) + added
   return a_high * b_high + (cross >> 16) + (other >> 16).astype(jnp.int32) + (rest >> 16)
 
 
@@ -244,6 +273,16 @@ def dense_in_float64(source: Grid, scales: np.ndarray, output: Grid, reach: np.n
   return Steps(np.clip(edges, -INT32, INT32 - 1).astype(np.int32), np.int32(output.low))
 
 
+def matrices(left: Grid, right: Grid, output: Grid, reach: int) -> Factor:
+  """The factor of sums of products of two activations, whose scales' product is float32.
+
+  Raises:
+    ValueError: as :func:`convolution`.
+  """
+  real = np.float64(np.float32(left.scale) * np.float32(right.scale)) / np.float64(output.scale)
+  return _checked(quantize_multiplier(real), reach)
+
+
 def product(left: Grid, right: Grid, output: Grid) -> Factor:
   """The factor of products in TensorFlow Lite for Microcontrollers: in float64.
 
@@ -297,6 +336,20 @@ def addition(left: Grid, right: Grid, output: Grid) -> Sum:
   return Sum(first, second, both, np.int32(shift))
 
 
+def subtraction(left: Grid, right: Grid, output: Grid) -> Difference:
+  """The factors of an addition, of a difference.
+
+  Raises:
+    ValueError: as :func:`addition`.
+
+  Examples:
+    >>> one = Grid(np.float32(1), 0)
+    >>> subtraction(one, one, Grid(np.float32(2), 0))(jnp.int32([9, 5]), jnp.int32([4, 9])).tolist()
+    [3, -2]
+  """
+  return Difference(*addition(left, right, output))
+
+
 def mean(source: Grid, output: Grid, count: int) -> Mean:
   """The factor of a sum over ``count`` cells, whose division it takes in.
 
@@ -341,23 +394,6 @@ def ceiling(value: float, output: Grid) -> np.float32:
       f" {value:g}; TFLite counts its steps in int32."
     )
   return steps + np.float32(output.zero_point)
-
-
-def input_steps(values: np.ndarray | jax.Array, grid: Grid) -> np.ndarray | jax.Array:
-  """Float images in steps of their grid: a quotient, halves away from zero.
-
-  Examples:
-    >>> input_steps(np.float32([0.25, -0.75]), Grid(np.float32(0.5), 0)).tolist()
-    [1.0, -2.0]
-  """
-  return half_away(values / grid.scale)
-
-
-def half_away(x: Any) -> Any:
-  """Rounds to the nearest integer, halves away from zero."""
-  xp = jnp if isinstance(x, jax.Array) else np
-  whole = xp.trunc(x)
-  return whole + xp.sign(x) * (xp.abs(x - whole) >= 0.5)
 
 
 def _checked(factor: Factor, reach: Any) -> Factor:

@@ -76,7 +76,7 @@ def accumulate_wide(x: jax.Array, weights: jax.Array, parts: Parts, **shape: Any
       :func:`~jaxcompress.quantize.integer.convolve.accumulate`.
     weights: int8.
     parts: from :func:`~jaxcompress.quantize.integer.convolve.split_exactly` with :class:`Bytes`.
-    **shape: stride, padding and groups.
+    **shape: stride, padding, dilation and groups.
 
   Examples:
     >>> x, weights = jnp.full((1, 2), 32767.0), jnp.full((2, 1), 127, jnp.int8)

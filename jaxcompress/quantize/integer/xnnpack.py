@@ -11,9 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.quantize.integer.floats import fused
 from jaxcompress.quantize.integer.grid import ASSEMBLE, STEPS, Grid, check_below, check_cells
+from jaxcompress.quantize.integer.reference import truncating_high_product
 
 MULTIPLIER_BITS = 20  # of the larger factor of an addition
+QUANTIZED = (2.0**-8, 2.0**7)  # ratios of scales of a QUANTIZE, both included
 LARGEST_STEPS = 2.0**29  # of an output before it is clipped, so that every runtime's int32 holds it
 RATIOS = {  # of scales, that runtimes run: from (included), to (excluded)
   "conv": (2.0**-32, 2.0**8),
@@ -54,6 +57,25 @@ class Sum(NamedTuple):
     return (total + jnp.left_shift(jnp.int32(1), self.shift - 1)) >> self.shift
 
 
+class Scaled(NamedTuple):
+  """A product in fixed point: shifted, times a factor without rounding, and divided, halves up.
+
+  Attributes:
+    factor: int32, of 31 bits.
+    left: int32, by how much the product is shifted at first.
+    right: int32, at least 1: the exponent of the division.
+  """
+
+  factor: np.int32
+  left: np.int32
+  right: np.int32
+
+  def __call__(self, v: jax.Array) -> jax.Array:
+    high = truncating_high_product(v.astype(jnp.int32) << self.left, jnp.int32(self.factor))
+    steps = (high + jnp.left_shift(jnp.int32(1), self.right - 1)) >> self.right
+    return steps.astype(jnp.float32)
+
+
 class Mean(NamedTuple):
   """A mean over height and width, which stay as axes of length one.
 
@@ -76,6 +98,31 @@ class Mean(NamedTuple):
     codes = jnp.sum(x.astype(jnp.int32), axis=(1, 2), keepdims=True) + self.offset
     scaled = jnp.clip(codes.astype(jnp.float32) * self.multiplier, -1e9, 1e9)
     return jnp.round(scaled + self.zero) - self.zero_point
+
+
+class Stairs(NamedTuple):
+  """``round(integer * multiplier + zero)`` of fused instructions, by where each code begins.
+
+  Attributes:
+    least: (255,) int32, the least integer that gives each code but the lowest.
+    lowest: int32, the lowest code, relative to the output's zero point.
+  """
+
+  least: np.ndarray
+  lowest: np.int32
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    place = jnp.searchsorted(jnp.asarray(self.least), x.astype(jnp.int32), side="right")
+    return (place.astype(jnp.int32) + self.lowest).astype(jnp.float32)
+
+
+class FusedMean(NamedTuple):
+  """As :class:`Mean`, products and sums rounded once, as 64-bit Arm's fused instructions do."""
+
+  steps: Stairs
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.steps(jnp.sum(x.astype(jnp.int32), axis=(1, 2), keepdims=True))
 
 
 def convolution(source: Grid, scales: np.ndarray, output: Grid, reach: np.ndarray) -> Factor:
@@ -103,6 +150,15 @@ def convolution(source: Grid, scales: np.ndarray, output: Grid, reach: np.ndarra
   return Factor(ratio)
 
 
+def matrices(left: Grid, right: Grid, output: Grid, reach: int) -> Factor:
+  """The factor of sums of products of two activations, as that of :func:`convolution`.
+
+  Raises:
+    ValueError: as :func:`convolution`.
+  """
+  return convolution(left, np.asarray(right.scale, np.float32), output, np.asarray(reach))
+
+
 def product(left: Grid, right: Grid, output: Grid) -> Factor:
   """``float32(float32(s_a * s_b) / s_y)`` of an elementwise product.
 
@@ -111,6 +167,23 @@ def product(left: Grid, right: Grid, output: Grid) -> Factor:
   """
   ratio = (np.float32(left.scale) * np.float32(right.scale)) / np.float32(output.scale)
   return Factor(_within("multiply", ratio))
+
+
+def product_arm64(left: Grid, right: Grid, output: Grid) -> Scaled:
+  """The bits of the factor of :func:`product`, and its exponent.
+
+  Raises:
+    ValueError: as :func:`product`.
+
+  Examples:
+    >>> one = Grid(np.float32(1), 0)
+    >>> product_arm64(one, one, Grid(np.float32(2), 0))(jnp.int32([-3, 3])).tolist()
+    [-1.0, 2.0]
+  """
+  fraction, exponent = np.frexp(product(left, right, output).multiplier)
+  right_shift = max(-int(exponent), 1)
+  factor = np.int32(np.ldexp(np.float64(fraction), 31))
+  return Scaled(factor, np.int32(right_shift + int(exponent)), np.int32(right_shift))
 
 
 def addition(left: Grid, right: Grid, output: Grid) -> Sum:
@@ -132,6 +205,21 @@ def addition(left: Grid, right: Grid, output: Grid) -> Sum:
   return Sum(factors[0], factors[1], np.int32(shift))
 
 
+def subtraction(left: Grid, right: Grid, output: Grid) -> Sum:
+  """The factors of an addition, the second one negative.
+
+  Raises:
+    ValueError: as :func:`addition`.
+
+  Examples:
+    >>> one = Grid(np.float32(1), 0)
+    >>> subtraction(one, Grid(np.float32(0.5), 3), one)
+    Sum(left=np.int32(1048576), right=np.int32(-524288), shift=np.int32(20))
+  """
+  factors = addition(left, right, output)
+  return factors._replace(right=-factors.right)
+
+
 def mean(source: Grid, output: Grid, count: int) -> Mean:
   """``m = f(f(s_x / s_y) * f(1 / n))`` and ``Z = f(z_y - f(f(n z_x) * m))`` in float32.
 
@@ -147,6 +235,84 @@ def mean(source: Grid, output: Grid, count: int) -> Mean:
   return Mean(offset, multiplier, zero_point - total * multiplier, zero_point)
 
 
+class Fine(NamedTuple):
+  """A QUANTIZE: ``(v * factor + 128) >> 8``, all int32.
+
+  Attributes:
+    factor: int32, with 8 bits after the point.
+  """
+
+  factor: np.int32
+
+  def __call__(self, v: jax.Array) -> jax.Array:
+    return (v.astype(jnp.int32) * self.factor + 128) >> 8
+
+
+def quantize(source: Grid, output: Grid) -> Fine:
+  """The factor of QUANTIZE from 8 bits to 8 bits.
+
+  Examples:
+    >>> quantize(Grid(np.float32(0.3), 0), Grid(np.float32(1), 5))(jnp.int32([10, -10])).tolist()
+    [3, -3]
+  """
+  ratio = np.float32(source.scale) / np.float32(output.scale)
+  return Fine(np.int32(np.rint(np.float32(256) * ratio)))
+
+
+def mean_arm64(source: Grid, output: Grid, count: int) -> FusedMean:
+  """The steps of :func:`mean` where both products are fused with what is added to them.
+
+  Raises:
+    ValueError: as :func:`mean`.
+
+  Examples:
+    >>> grid = Grid(np.float32(0.1), 0)
+    >>> rule = mean_arm64(grid, grid, 2)
+    >>> rule(jnp.int32([[6, 1], [5, 1]]).reshape(2, 1, 2, 1)).ravel().tolist()
+    [4.0, 3.0]
+  """
+  rule = mean(source, output, count)
+  total = np.array([-count * source.zero_point], np.float32)
+  zero = fused(total, rule.multiplier, rule.zero_point)
+  reach = range(count * source.low, count * source.high + 1)
+  return FusedMean(stairs(rule.multiplier, zero, output, reach, int(rule.offset), rule.zero_point))
+
+
+def stairs(
+  multiplier: np.float32,
+  zero: np.ndarray | np.float32,
+  output: Grid,
+  reach: range,
+  offset: int = 0,
+  zero_point: np.float32 | None = None,
+) -> Stairs:
+  """Where the codes of ``round(float32(integer + offset) * multiplier + zero)`` begin.
+
+  Args:
+    multiplier: positive.
+    zero: where the output's zero point comes to lie.
+    output: of the result.
+    reach: of the integers.
+    offset: added to them.
+    zero_point: of the output as the runtime holds it; None: ``zero``.
+
+  Examples:
+    >>> rule = stairs(np.float32(0.5), np.float32(128), Grid(np.float32(1), 0), range(-9, 10))
+    >>> rule(jnp.int32([-9, 3, 5])).tolist()
+    [-4.0, 2.0, 2.0]
+  """
+  zero_point = np.float32(zero) if zero_point is None else zero_point
+  codes = np.arange(output.low, output.high) + 1.0
+  low = np.full(codes.shape, reach.start)  # gives less, or is the least there is
+  high = np.full(codes.shape, reach.stop)  # gives as much, or is more than there is
+  while np.any(high - low > 1):
+    middle = (low + high) // 2
+    real = (middle + offset).astype(np.float32)
+    enough = np.rint(fused(real, multiplier, zero)) - zero_point >= codes
+    low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+  return Stairs(high.astype(np.int32), np.int32(output.low))
+
+
 def ceiling(value: float, output: Grid) -> np.float32:
   """The code of the largest value that an activation function lets through, or beyond the grid.
 
@@ -157,16 +323,6 @@ def ceiling(value: float, output: Grid) -> np.float32:
     [np.float32(-28.0), np.float32(-26.0)]
   """
   return np.rint(np.float32(value) / output.scale + np.float32(output.zero_point))
-
-
-def input_steps(values: np.ndarray, grid: Grid) -> np.ndarray:
-  """Float images in steps of their grid, not rounded yet: a product with ``float32(1 / s)``.
-
-  Examples:
-    >>> input_steps(np.float32([1.0]), Grid(np.float32(0.5), 0)).tolist()
-    [2.0]
-  """
-  return values * (np.float32(1) / grid.scale)
 
 
 def _within(kind: str, ratios):

@@ -4,6 +4,7 @@ It walks through a network and chooses the rounding of each layer on what the ro
 give.
 """
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
@@ -12,16 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.core import FrozenDict
 
 from jaxcompress.nn import INPUT, Folded, Graph, Node, kernel_shape
 from jaxcompress.nn.activations import activate
 from jaxcompress.nn.execute import linear, run_node
-from jaxcompress.nn.operations import by_groups, needed_shape
+from jaxcompress.nn.operations import by_groups, needed_shape, pads_of, slide_of, window_of
 from jaxcompress.nn.structure import OPERATIONS
-from jaxcompress.ops.padding import resolve_padding
+from jaxcompress.ops.padding import both
 from jaxcompress.quantize.codes import round_kernel
 from jaxcompress.quantize.fake_quant import Levels
 from jaxcompress.quantize.integer.grid import Grid
+from jaxcompress.quantize.integer.weighted import as_map
 from jaxcompress.quantize.ptq.images import Batches
 from jaxcompress.quantize.ptq.observe import rounding_visitor
 from jaxcompress.quantize.sites import Sites
@@ -279,24 +282,42 @@ def sample_positions(
     target: the layer's wanted outputs.
     rng: picks the positions.
   """
+  if OPERATIONS[node.op].spreads:
+    node, x = _spread(node, x)
   if node.op == "Dense":
     x, target = x.reshape(len(x), 1, 1, -1), target[:, None, None]
-    side, depth, step = 1, x.shape[-1], 1
+    window, depth, stride, dilation = (1, 1), x.shape[-1], (1, 1), (1, 1)
+  elif x.ndim != 4:
+    x, target = (array.reshape(as_map(array.shape)) for array in (x, target))
+    window, depth, stride, dilation = (1, 1), needed_shape(node)[2], (1, 1), (1, 1)
   else:
-    side, _, depth, _ = needed_shape(node)
-    step = node.attrs["stride"]
-    pads = resolve_padding(node.attrs["padding"], x.shape[1:3], side, step)
+    depth, window = needed_shape(node)[2], window_of(node)
+    stride, pads, dilation = slide_of(node)
     x = np.pad(x, ((0, 0), *pads, (0, 0)))
-  positions, channels = target.shape[:3], x.shape[-1]
-  rows = _pick(int(np.prod(positions)), side * side * channels, rng)
+  positions, channels, count = target.shape[:3], x.shape[-1], math.prod(window)
+  rows = _pick(int(np.prod(positions)), count * channels, rng)
   image, top, left = np.unravel_index(rows, positions)
   cells = [
-    x[image, top * step + i, left * step + j] for i in range(side) for j in range(side)
+    x[image, top * stride[0] + i * dilation[0], left * stride[1] + j * dilation[1]]
+    for i, j in np.ndindex(window)
   ]  # (rows, channels) each
   groups = channels // depth
-  taps = np.stack(cells, axis=1).reshape(len(rows), side * side, groups, depth)
+  taps = np.stack(cells, axis=1).reshape(len(rows), count, groups, depth)
   patches = np.moveaxis(taps, 2, 1).reshape(len(rows), groups, -1)
   return Samples(patches, target[image, top, left].reshape(len(rows), groups, -1))
+
+
+def _spread(node: Node, x: np.ndarray) -> tuple[Node, np.ndarray]:
+  """A transposed convolution as an ordinary one, and its map with zeros between the cells."""
+  down, right = both(node.attrs["stride"])
+  images, height, width, channels = x.shape
+  size = ((height - 1) * down + 1, (width - 1) * right + 1)
+  spread = np.zeros((images, *size, channels), x.dtype)
+  spread[:, ::down, ::right] = x
+  fields = {"stride": 1, "padding": pads_of(node), "groups": 1, "dilation": 1}
+  shapes = ((1, *size, channels),)
+  node = node._replace(op="ConvNorm", attrs=FrozenDict({**node.attrs, **fields}))
+  return node._replace(input_shapes=shapes), spread
 
 
 def _pick(count: int, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -201,8 +201,19 @@ class Subject:
       apart=self.apart.apart,
     )
 
+  def passes(self, algorithm: Algorithm) -> frozenset[tuple[str, bool]]:
+    """What an algorithm computes on the images; what two of them share is computed once."""
+    kinds = {
+      "extremes": True,
+      "counts": calibrator(algorithm.ranges).counts,
+      "peaks": algorithm.equalize,
+      "correction": algorithm.correction == "images",
+    }
+    layers = self.folded if algorithm.adaround else ()
+    names = (*(kind for kind, asked in kinds.items() if asked), *layers)
+    return frozenset((name, algorithm.equalize) for name in names)
+
   def ticks(self, algorithm: Algorithm) -> int:
     """About how often the batches are told of something while an algorithm runs."""
-    reads = (True, calibrator(algorithm.ranges).counts, algorithm.equalize, algorithm.adaround)
-    passes = sum(reads) + (algorithm.correction == "images")
-    return passes * self.batches.count + algorithm.adaround * len(self.folded)
+    layers = algorithm.adaround * len(self.folded)
+    return (len(self.passes(algorithm)) - layers + algorithm.adaround) * self.batches.count + layers

@@ -20,7 +20,7 @@ import jax
 
 from jaxcompress.nn import Graph, fold
 from jaxcompress.nn.execute import folded_layers
-from jaxcompress.nn.operations import shares_grid
+from jaxcompress.nn.operations import joins, shares_grid
 from jaxcompress.quantize.integer.lower import is_linear
 from jaxcompress.quantize.limits import coarsest
 from jaxcompress.quantize.ptq.calibrators import Bounds
@@ -130,7 +130,7 @@ def choose_apart(
   ties = {
     (node.name, tensor): node
     for node in graph.nodes
-    if node.op == "Concat" or is_linear(node)
+    if joins(node) or is_linear(node)
     for tensor in node.inputs
     if (node.name, tensor) not in sites.apart
   }
@@ -153,7 +153,7 @@ def choose_apart(
       if joined is not None:
         finer = min(groups[left].step, groups[right].step)
         growth = joined.step / finer if finer else 1.0
-        is_pool = node.op != "Concat"
+        is_pool = not joins(node)
         if not is_pool or growth <= WORTH_OF_POOLS:
           costs.append((is_pool, growth, left, right))
     if not costs:
@@ -167,7 +167,7 @@ def choose_apart(
 
 def _read_by_many(graph: Graph, key_of: Mapping[str, str]) -> set[str]:
   """Grids whose numbers are not merely written for one node that has a grid in common with them."""
-  readers: dict[str, int] = {key_of[graph.output]: 2}
+  readers: dict[str, int] = {key_of[tensor]: 2 for _, tensor in graph.outputs}
   for node in graph.nodes:
     for key in dict.fromkeys(key_of[tensor] for tensor in node.inputs):
       if not shares_grid(node):

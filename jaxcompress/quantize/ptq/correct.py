@@ -9,6 +9,8 @@ import numpy as np
 
 from jaxcompress.nn import Folded, Graph
 from jaxcompress.nn.execute import folded_layers, linear
+from jaxcompress.nn.structure import OPERATIONS
+from jaxcompress.ops.padding import both
 from jaxcompress.quantize.ptq.equalize import scale_inputs
 from jaxcompress.quantize.ptq.images import Batches
 from jaxcompress.quantize.ptq.moments import Moments, tensor_means
@@ -87,5 +89,7 @@ def correct_with_moments(
       layer = folded[node.name]
       error = np.asarray(rounded[node.name], np.float64) - layer.weights
       shift = scale_inputs(node, error, mean).reshape(-1, error.shape[-1]).sum(axis=0)
+      if OPERATIONS[node.op].spreads:  # outputs take turns at the taps
+        shift = shift / np.prod(both(node.attrs["stride"]))
       layers[node.name] = layer._replace(bias=layer.bias - shift)
   return layers

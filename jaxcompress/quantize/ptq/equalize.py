@@ -240,7 +240,8 @@ def find_chains(graph: Graph) -> tuple[Chain, ...]:
 def is_pool(node: Node) -> bool:
   """Whether a node takes each channel on its own, and scales pass through it."""
   operation = OPERATIONS[node.op]
-  return operation.within and operation.route is alike
+  moves = operation.within and operation.route is alike and operation.fill(node) is None
+  return operation.homogeneous or moves
 
 
 def is_depthwise(node: Node) -> bool:
@@ -255,7 +256,7 @@ def _reader(graph: Graph, node: Node) -> Node | None:
     return None
   while True:
     readers = graph.consumers(node.output)
-    if len(readers) != 1 or node.output == graph.output:
+    if len(readers) != 1 or any(map(graph.is_output, node.outputs)):
       return None
     node = readers[0]
     if kernel_shape(node) is not None:
@@ -265,8 +266,8 @@ def _reader(graph: Graph, node: Node) -> Node | None:
 
 
 def pads(node: Node) -> bool:
-  """Whether a layer reads zeros around its input."""
-  return "padding" in node.attrs and any(map(any, pads_of(node)))
+  """Whether a layer reads zeros around its input, or between its cells."""
+  return "padding" in node.attrs and (OPERATIONS[node.op].spreads or any(map(any, pads_of(node))))
 
 
 def by_input(node: Node, kernel: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.arguments import MODEL, check_type
 from jaxcompress.nn import Graph, trace
+from jaxcompress.nn.foreign import check_model
 
 Preprocess = Callable[[Any], Any]
 
@@ -92,7 +92,7 @@ def read_images(
     >>> graph.input_shape, batches.size
     ((1, 8, 8, 3), 2)
   """
-  check_type("model", model, nn.Module, MODEL)
+  check_model("model", model)
   images = np.asarray(images)
   if images.ndim != 4 or 0 in images.shape[1:]:
     raise ValueError(f"images: shape {images.shape} must be (N, height, width, channels).")
@@ -114,22 +114,29 @@ def read_images(
     reason = str(error).split(" (https")[0]
     raise ValueError(
       f"images: the network would read {shape[1:]}, which does not fit the model or its"
-      f" variables: {reason}"
+      f" variables (of an imported model, imported.variables): {reason}"
     ) from error
   return graph, Batches(images, preprocess, min(batch_size, len(images)))
 
 
-def read_labels(labels: Any, count: int, classes: int) -> np.ndarray:
+def read_labels(labels: Any, count: int, graph: Graph) -> np.ndarray:
   """Checks labels of images, and gives them as an array of integers.
 
   Raises:
-    ValueError: if their number, dtype or values do not fit.
+    ValueError: if their number, dtype or values do not fit, or the model gives no (batch, classes).
 
   Examples:
-    >>> read_labels([1, 0], 2, 10).tolist()
+    >>> from jaxcompress import models
+    >>> read_labels([1, 0], 2, models.summarize(models.resnet8(10)).graph).tolist()
     [1, 0]
   """
-  labels = np.asarray(labels)
+  labels, shape = np.asarray(labels), graph.shape(graph.output)
+  if len(shape) != 2:
+    raise ValueError(
+      f"labels: they say the class of an image, and the model gives {graph.outputs[0][0]!r} of shape"
+      f" {('batch', *shape[1:])}; leave them out, so that it is compared with the float model."
+    )
+  classes = shape[1]
   if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
     raise ValueError(
       f"labels: {labels.dtype} of shape {labels.shape} must be integers ({count},), one for each"

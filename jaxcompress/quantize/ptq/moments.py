@@ -10,6 +10,7 @@ import numpy as np
 from jaxcompress.nn import Graph, Node
 from jaxcompress.nn.activations import ACTIVATIONS
 from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.operations import FOLLOWERS
 from jaxcompress.nn.structure import OPERATIONS
 
 SIGMAS = 3.0  # how far below its mean a channel counts as never reaching
@@ -29,13 +30,23 @@ class Moments(NamedTuple):
 
 
 def moments_of(graph: Graph, variables: Mapping[str, Any]) -> dict[str, Moments]:
-  """``N(beta, gamma**2)``: what layers with BatchNorm compute before their activation, by name."""
-  moments = {}
-  for node in graph.nodes:
-    params = parameters(variables.get("params", {}), node.name)
-    if node.attrs.get("norm") is not None:
-      beta, gamma = (np.asarray(params[key], np.float64) for key in ("bias", "scale"))
-      moments[node.name] = Moments(beta, np.abs(gamma))
+  """``N(beta, gamma**2)``: what layers with BatchNorm compute before their activation, by name.
+
+  Constants behind a normalization, which became part of it, move and scale what it computes.
+  """
+  moments: dict[str, Moments] = {}
+  for host in graph.nodes:
+    for node in (host, *host.attrs.get(FOLLOWERS, ())):
+      params, stats = (
+        parameters(variables.get(kind, {}), node.name) for kind in ("params", "batch_stats")
+      )
+      constants, known = OPERATIONS[node.op].constants, moments.get(host.name)
+      if node.attrs.get("norm") is not None:
+        beta, gamma = (np.asarray(params[key], np.float64) for key in ("bias", "scale"))
+        moments[host.name] = Moments(beta, np.abs(gamma))
+      elif constants is not None and known is not None:
+        scale, bias = constants(node, params, stats)
+        moments[host.name] = Moments(known.mean * scale + bias, known.deviation * np.abs(scale))
   return moments
 
 
@@ -108,6 +119,11 @@ def _node_means(
       return (own.mean,)
     return (clipped_mean(own, ACTIVATIONS[act].high),) if ACTIVATIONS[act].fuses else ()
   known = [mean for mean in inputs if mean is not None]
-  if act is not None or len(known) < len(inputs) or not OPERATIONS[node.op].linear:
+  linear = OPERATIONS[node.op].linear
+  if (
+    act is not None
+    or len(known) < len(inputs)
+    or not (linear(node) if callable(linear) else linear)
+  ):
     return ()
   return tuple(reduce(np.add, sources) for sources in OPERATIONS[node.op].route(node, *known))

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcompress.nn import Graph
 from jaxcompress.nn.execute import Layer, execute
+from jaxcompress.nn.operations import joins
 from jaxcompress.quantize.fake_quant import (
   Range,
   activation_levels,
@@ -53,7 +54,7 @@ def extremes(sites: Sites, layers: Mapping[str, Layer], batches: Batches) -> Ext
   Raises:
     ValueError: if a tensor is not finite.
   """
-  joined = {node.output for node in sites.graph.nodes if node.op == "Concat"}
+  joined = {node.output for node in sites.graph.nodes if joins(node)}
   tensors = tuple(tensor for tensor, _ in sites.keys if tensor in sites.rounded | joined)
   found = [np.asarray(_extremes(sites.graph, tensors, layers, x)) for x, _ in batches]
   by_tensor = dict(zip(tensors, np.stack(found, axis=1), strict=True))

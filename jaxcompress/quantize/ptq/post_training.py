@@ -1,17 +1,19 @@
 """Post-training quantization in one call: tries algorithms and keeps the best."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxcompress.nn.execute import execute
+from jaxcompress.nn.execute import execute_outputs
+from jaxcompress.nn.outputs import holds_classes
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import check_bits
+from jaxcompress.quantize.integer.grid import HIGHEST
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.ptq.algorithms import ALGORITHMS, Algorithm, Subject
 from jaxcompress.quantize.ptq.calibrators import Calibrator, calibrator
@@ -24,6 +26,8 @@ AUTO = "auto"
 FEWEST_TO_SPLIT = 16  # fewer images are used for both calibration and choice
 MOST_CALIBRATION, MOST_HELD_OUT = 512, 4096
 SLACK = 1e-9  # shares are floats: 1 - 0.995 may exceed 0.005
+SCORED = 0.1  # what a further score takes, as a share of a pass that compiles its program
+CLEAN = 30.0  # decibels from which a network that loses nothing is as good as the float one
 
 
 class Trial(NamedTuple):
@@ -32,9 +36,12 @@ class Trial(NamedTuple):
   Attributes:
     name: of the algorithm.
     score: share of the held-out images that are right, or, without labels, on which the integer
-      model decides as the float one. Where all images calibrate, it is of the same images.
+      model decides as the float one: by the logits, of a map for each pixel. Where no output holds
+      scores of classes (see :func:`~jaxcompress.nn.outputs.holds_classes`), 1 less the noise in the
+      outputs, as a share of the signal. Where all images calibrate, it is of the same images.
     drop: how much lower that is than the float model's share.
-    sqnr: signal-to-quantization-noise ratio of the logits, in decibels.
+    sqnr: signal-to-quantization-noise ratio in decibels, of the mean noise of all outputs. The signal
+      is how the outputs vary from image to image: what is the same for all of them tells nothing.
     seconds: that it took; what algorithms share is paid by the first.
   """
 
@@ -43,6 +50,22 @@ class Trial(NamedTuple):
   drop: float
   sqnr: float
   seconds: float
+
+
+class Ahead(NamedTuple):
+  """What may still be tried.
+
+  Attributes:
+    names: of the algorithms, in order; those after one that is good enough are not tried.
+    seconds: that all of them take, about, if what they compute for the first time takes as long as
+      it did so far.
+  """
+
+  names: tuple[str, ...]
+  seconds: float
+
+
+Better = Callable[[QuantizedModel, Trial, Ahead], None]
 
 
 def post_training(
@@ -65,21 +88,23 @@ def post_training(
   seed: int = 0,
   kernels: str = "xnnpack",
   on_trial: Callable[[Trial], None] = lambda trial: None,
+  on_better: Better | None = None,
 ) -> QuantizedModel:
   """Quantizes a trained model from a handful of images, without training.
 
   ``"auto"`` tries the algorithms of :data:`~jaxcompress.quantize.ALGORITHMS` in order of cost and
   keeps the one with the best score on held-out images; equal scores are decided by the
-  signal-to-noise ratio of the logits. Scores are those of the exact integer model. With ``max_drop``
-  it stops at the first one that meets it; without, AdaRound is tried only if every cheaper one loses
-  something.
+  signal-to-noise ratio of the outputs. Scores are those of the exact integer model. It goes on only
+  where that can pay. With ``max_drop`` it stops at the first one that meets it. Without, weights of 8
+  bits need no more than the first one that loses nothing and keeps 30 dB, and no AdaRound; with fewer
+  bits all cheap ones are tried, and AdaRound if each of them loses something.
 
   Half of the images (at most 512) calibrate and the others (at most 4096) decide; below 16 all do
   both. Without ``max_drop`` the best one, or the only one, then calibrates on all images (at most
   512). Memory is bounded by one batch, and by 256 MB of maps for AdaRound.
 
   Args:
-    model: a linen module made of the leaf ops.
+    model: a linen module made of the leaf ops, of one output or several.
     variables: its ``params`` and ``batch_stats``.
     images: (N, height, width, channels), float; or whatever numbers ``preprocess`` takes.
     method: ``"auto"``, or one of ``"minmax"``, ``"ema"``, ``"percentile"``, ``"kl"``, ``"mse"``,
@@ -93,9 +118,10 @@ def post_training(
       :func:`jaxcompress.export.pixel_range` gives.
     rules: exceptions for some layers, as :func:`~jaxcompress.quantize.allocate_bits` gives them. Of
       a rule's quantizers only the integers count, since algorithms choose scales of their own.
-    labels: (N,) integers, or None.
+    labels: (N,) integers, or None; for logits (batch, classes).
     max_drop: the largest loss of the score that is accepted, as a share: 0.005 is half a point.
-      Without labels it is the share of images on which the integer model may decide otherwise.
+      Without labels it is the share of images on which the integer model may decide otherwise, or,
+      without classes, that of noise in the outputs.
     preprocess: maps images to what the network reads; kept in the result.
     batch_size: images at once.
     ranges: of activations, in place of each algorithm's own: ``"minmax"``, ``"ema"``,
@@ -107,6 +133,10 @@ def post_training(
     kernels: whose arithmetic evaluates the model; see :class:`~jaxcompress.quantize.QuantizedModel`.
     on_trial: told of every :class:`Trial` once it is made, before the best algorithm calibrates on
       all images; ``trials.append`` of a list keeps them.
+    on_better: given ``(quantized, trial, ahead)`` whenever a model is better than those before and
+      meets ``max_drop``: calibrated like the one that is returned, which is the last of them. So the
+      first one can be used while others are tried; ``ahead`` is an :class:`Ahead`. If it raises, as
+      an interruption does, the search ends there.
 
   Returns:
     A :class:`~jaxcompress.quantize.QuantizedModel`.
@@ -143,8 +173,8 @@ def post_training(
         f"input_range: {input_range} must be two finite numbers, the smaller one first."
       )
   graph, batches = read_images(model, variables, images, preprocess, batch_size)
-  count, classes = len(batches.images), graph.shape(graph.output)[-1]
-  labels = None if labels is None else read_labels(labels, count, classes)
+  count = len(batches.images)
+  labels = None if labels is None else read_labels(labels, count, graph)
   calibration, held_out = split(count, seed, deciding=len(algorithms) > 1 or max_drop is not None)
   plan = Quantization(
     weights=absmax(bits),
@@ -154,41 +184,90 @@ def post_training(
   )
   options = {"symmetric": symmetric, "input_range": input_range, "seed": seed}
   variables = jax.device_get(variables)
+  everything, _ = split(count, seed, deciding=False)
   enough = SLACK + (max_drop or 0.0)
   best: tuple[Trial, QuantizedModel] | None = None
-  drops: list[float] = []
-  with meter(progress) as (start, tick):
+  final: QuantizedModel | None = None  # of the best one, on all images
+  tried: list[Trial] = []
+  waiting = list(algorithms)
+  with meter(progress) as (start, tick, hide):
     watched = batches.with_tick(tick)
     subject = Subject.of(graph, variables, watched.at(calibration), plan, **options)
     judge = _judge(subject, batches.at(held_out), None if labels is None else labels[held_out])
-    for name, algorithm in algorithms.items():
-      if drops and min(drops) <= enough and (max_drop is not None or algorithm.adaround):
-        break
-      start(name, subject.ticks(algorithm) + 1)
+    narrow = any(levels.high < HIGHEST for levels in subject.to.values())
+
+    @functools.cache
+    def whole() -> Subject:
+      return Subject.of(graph, variables, watched.at(everything), plan, **options)
+
+    def finished(name: str, quantized: QuantizedModel) -> QuantizedModel:
+      if max_drop is not None or len(everything) == len(calibration):
+        return quantized
+      start(f"{name}, all images", whole().ticks(algorithms[name]))
+      return whole().quantized(algorithms[name])
+
+    while waiting:
+      name = waiting.pop(0)
+      start(name, subject.ticks(algorithms[name]) + 1)
       started = time.perf_counter()
-      quantized = subject.quantized(algorithm)
+      quantized = subject.quantized(algorithms[name])
       trial = Trial(name, *judge(quantized), time.perf_counter() - started)
       tick()
       on_trial(trial)
-      drops.append(trial.drop)
-      if best is None or (trial.score, trial.sqnr) > (best[0].score, best[0].sqnr):
-        best = trial, quantized
+      tried.append(trial)
+      waiting = _worthwhile(waiting, tried, algorithms, max_drop=max_drop, narrow=narrow)
+      if best is not None and (trial.score, trial.sqnr) <= (best[0].score, best[0].sqnr):
+        continue
+      best, final = (trial, quantized), None
+      if on_better is not None and (max_drop is None or trial.drop <= enough):
+        final = finished(name, quantized)
+        made, coming = (
+          frozenset[Any]().union(*(subject.passes(algorithms[one]) for one in names))
+          for names in ([one.name for one in tried], waiting)
+        )
+        hide()
+        on_better(final, trial, _ahead(tried, waiting, len(made), len(coming - made)))
     assert best is not None  # the first algorithm is always tried
     trial, quantized = best
-    everything, _ = split(count, seed, deciding=False)
-    if max_drop is None and len(everything) > len(calibration):
-      subject = Subject.of(graph, variables, watched.at(everything), plan, **options)
-      start(f"{trial.name}, all images", subject.ticks(algorithms[trial.name]))
-      quantized = subject.quantized(algorithms[trial.name])
+    if final is None:
+      final = finished(trial.name, quantized)
   if max_drop is not None and trial.drop > enough:
     raise ValueError(
-      f"max_drop: {max_drop:g} cannot be met; the best of {len(drops)} methods, {trial.name!r},"
+      f"max_drop: {max_drop:g} cannot be met; the best of {len(tried)} methods, {trial.name!r},"
       f" loses {trial.drop:.4f} of {trial.score + trial.drop:.4f} on {len(held_out)} held-out images"
       f" with {bits}-bit weights{' but for the rules' if rules else ''}; fine-tune instead, with"
       f" quantize=jaxcompress.quantize.int8(bits={bits}{', rules=...' if rules else ''}) in a Recipe,"
       " or take more bits or images."
     )
-  return quantized
+  return final
+
+
+def _ahead(tried: Sequence[Trial], waiting: Sequence[str], made: int, coming: int) -> Ahead:
+  """What waits, and its time: ``made`` passes over the images were paid, ``coming`` are not yet.
+
+  Examples:
+    >>> _ahead([Trial("minmax", 1.0, 0.0, 25.0, seconds=8.0)], ["ema", "kl"], 1, 1).seconds
+    4.8
+  """
+  each = sum(trial.seconds for trial in tried) / (made + 1)  # the first score is computed anew, too
+  return Ahead(tuple(waiting), each * (coming + SCORED * len(waiting)))
+
+
+def _worthwhile(
+  names: Sequence[str],
+  tried: Sequence[Trial],
+  algorithms: Mapping[str, Algorithm],
+  *,
+  max_drop: float | None,
+  narrow: bool,
+) -> list[str]:
+  """Those of the next algorithms that may pay, after what was tried; ``narrow``: below 8 bits."""
+  meets = any(trial.drop <= SLACK + (max_drop or 0.0) for trial in tried)
+  if max_drop is not None:
+    return [] if meets else list(names)
+  if not narrow and any(trial.drop <= SLACK and trial.sqnr >= CLEAN for trial in tried):
+    return []
+  return [name for name in names if not algorithms[name].adaround or (narrow and not meets)]
 
 
 def _algorithms(method: str, ranges: str | Calibrator | None) -> dict[str, Algorithm]:
@@ -235,19 +314,46 @@ def _judge(
 ) -> Callable[[QuantizedModel], tuple[float, float, float]]:
   """Tells of integer models what they are worth on some images: score, drop and SQNR of a trial."""
   graph, layers = subject.sites.graph, subject.layers
-  logits = np.concatenate(
-    [np.asarray(_logits(graph, layers, x))[weight > 0] for x, weight in batches]
-  )
-  decided = logits.argmax(axis=-1)
+  parts = [
+    {name: np.asarray(array)[weight > 0] for name, array in _outputs(graph, layers, x).items()}
+    for x, weight in batches
+  ]
+  real = {name: np.concatenate([part[name] for part in parts]) for name, _ in graph.outputs}
+  logits = graph.outputs[0][0]
+  decided = real[logits].argmax(axis=-1)
   wanted = decided if labels is None else labels
   reference = float(np.mean(decided == wanted))
+  several = len(decided) > 1  # of one image nothing varies
+  means = {name: array.mean(axis=0) if several else 0.0 for name, array in real.items()}
 
   def judge(quantized: QuantizedModel) -> tuple[float, float, float]:
-    found = quantized(batches.images)
-    score = float(np.mean(found.argmax(axis=-1) == wanted))
-    return score, reference - score, decibels(logits, found)
+    codes = quantized.outputs(quantized.quantize_input(batches.images))
+    found = {name: quantized.real(name, array) for name, array in codes.items()}
+    score = 1 - _mean_noise(real, found)
+    if holds_classes(graph):
+      score = float(np.mean(found[logits].argmax(axis=-1) == wanted))
+    varying, of_these = (
+      {name: array[name] - means[name] for name in real} for array in (real, found)
+    )
+    return score, reference - score, _in_decibels(_mean_noise(varying, of_these))
 
   return judge
+
+
+def _mean_noise(signals: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> float:
+  return float(np.mean([noise_share(signals[name], found[name]) for name in signals]))
+
+
+def noise_share(signal: np.ndarray, approximation: np.ndarray) -> float:
+  """``sum (s - a)**2 / sum s**2``.
+
+  Examples:
+    >>> round(noise_share(np.ones(4), np.full(4, 0.9)), 6)
+    0.01
+  """
+  signal = np.asarray(signal, np.float64)
+  noise = np.square(signal - approximation).sum()
+  return float(noise / max(np.square(signal).sum(), 1e-300))
 
 
 def decibels(signal: np.ndarray, approximation: np.ndarray) -> float:
@@ -257,12 +363,11 @@ def decibels(signal: np.ndarray, approximation: np.ndarray) -> float:
     >>> round(decibels(np.ones(4), np.full(4, 0.9)), 6)
     20.0
   """
-  signal = np.asarray(signal, np.float64)
-  noise = np.square(signal - approximation).sum()
-  power = np.square(signal).sum()
-  if noise == 0:
-    return float("inf")
-  return float(10 * np.log10(max(power, 1e-300) / noise))
+  return _in_decibels(noise_share(signal, approximation))
 
 
-_logits = partial(jax.jit, static_argnums=0)(execute)
+def _in_decibels(noise: float) -> float:
+  return float(-10 * np.log10(noise)) if noise else float("inf")
+
+
+_outputs = functools.partial(jax.jit, static_argnums=0)(execute_outputs)

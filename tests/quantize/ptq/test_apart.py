@@ -7,14 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxcompress import export
 from jaxcompress.nn import (
   Activation,
+  Affine,
   AvgPool,
   ChannelShuffle,
   Concat,
   ConvNorm,
   Dense,
   GlobalAvgPool,
+  Maximum,
   MaxPool,
   Split,
   init_variables,
@@ -62,7 +65,7 @@ def ranges(sites, **highs):
   """Ranges from zero up; 1 where nothing is said, but what joins tensors holds them all."""
   found = {tensor: highs.get(tensor, 1.0) for tensor, _ in sites.keys}
   for node in sites.graph.nodes:
-    if node.op == "Concat":
+    if node.op in ("Concat", "Maximum"):
       found[node.output] = max(found[tensor] for tensor in node.inputs)
   return {tensor: (0.0, high) for tensor, high in found.items()}
 
@@ -82,6 +85,39 @@ def test_a_tensor_with_another_reader_is_apart_from_what_is_more_than_twice_as_c
   assert (key["small"] == key["cat"]) == (not expected)
   assert key["big"] == key["cat"]
   assert ("cat" in parted.rounded) == bool(expected)
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(1.9, set()), (2.1, {("larger", "small")})])
+def test_the_larger_of_two_is_joined_as_a_concatenation_is(ratio, expected):
+  def function(x):
+    small, big = conv("small", x), conv("big", x)
+    y = conv("after", Maximum(name="larger")(big, small))
+    return Concat(name="ends")(y, conv("other", small))
+
+  sites = sites_of(function)
+  found = choose_apart(sites, ranges(sites, small=0.1, big=0.1 * ratio, after=1, other=1))
+  assert found == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_unlike_tensors_of_which_the_larger_is_taken_keep_their_levels(seed, tmp_path):
+  """Post-training sees that the one needs finer steps elsewhere, and the file is exact all the same."""
+
+  def function(x):
+    small, big = conv("small", x), conv("big", x)
+    small = Affine(0.01, name="less")(small)
+    y = Maximum(name="larger")(Affine(30.0, -5.0, name="more")(big), small)
+    pooled = GlobalAvgPool(name="pool")(Concat(name="ends")(y, conv("other", small)))
+    return Dense(3, name="head")(pooled)
+
+  model = Lambda(function)
+  variables = init_variables(model, jax.random.key(seed), SHAPE)
+  images = np.random.default_rng(seed).normal(size=(8, *SHAPE)).astype(np.float32)
+  assert ("larger", "less") in grids_apart(model, variables, images)
+  quantized = post_training(model, variables, images, method="minmax")
+  assert "Requantize" in {node.op for node in quantized.graph.nodes}
+  path = export.tflite(quantized, tmp_path / "model.tflite")
+  assert export.verify(path, quantized, images).bit_equal == 1.0
 
 
 def test_a_tensor_that_is_always_zero_needs_no_grid_of_its_own():

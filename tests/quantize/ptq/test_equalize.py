@@ -10,11 +10,13 @@ import pytest
 
 from jaxcompress import models
 from jaxcompress.nn import (
+  Activation,
   Add,
   BatchNorm,
   ConvNorm,
   Dense,
   GlobalAvgPool,
+  LeakyRelu,
   MaxPool,
   fold,
   fuse_activations,
@@ -87,17 +89,34 @@ def test_chains_end_at_what_several_nodes_read():
   ]
 
 
+class Leaky(nn.Module):
+  """Rectifiers with a slope below zero, which scales pass through, and a function that they do not."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = LeakyRelu(0.2, name="leaky")(ConvNorm(8, kernel=3, name="stem")(x, train=train))
+    x = LeakyRelu(0.1, name="other")(ConvNorm(8, name="conv")(x, train=train))
+    x = Activation("silu", name="act")(ConvNorm(6, name="last")(x, train=train))
+    return Dense(4, name="dense")(GlobalAvgPool(name="mean")(x))
+
+
+def test_chains_go_through_leaky_rectifiers():
+  graph = built(Leaky())[0]
+  assert [chain.layers for chain in find_chains(graph)] == [("stem", "conv"), ("conv", "last")]
+
+
 @pytest.mark.parametrize(
   "make",
   [
     Mixed,
+    Leaky,
     partial(models.mobilenet_v3_small, width=0.35),
     partial(models.shufflenet_v2, width=0.5),
     models.wrn_16_1,
   ],
 )
 def test_logits_stay_the_same_where_activations_commute_with_scales(make):
-  graph, folded, _, x = built(make(), 12 if make is Mixed else 32)
+  graph, folded, _, x = built(make(), 12 if make in (Mixed, Leaky) else 32)
   new = equalize(graph, folded, {}, {})  # without moments nothing is absorbed
   before = execute(graph, folded_layers(folded), x)
   after = execute(graph, folded_layers(new.folded), x)

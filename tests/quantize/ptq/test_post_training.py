@@ -9,7 +9,13 @@ import pytest
 from jaxcompress.nn import fold
 from jaxcompress.nn.execute import execute, folded_layers
 from jaxcompress.quantize import ALGORITHMS, Rule, absmax, ema_range
-from jaxcompress.quantize.ptq.post_training import decibels, post_training, split
+from jaxcompress.quantize.ptq.post_training import (
+  Trial,
+  _worthwhile,
+  decibels,
+  post_training,
+  split,
+)
 
 
 def float_logits(case, images):
@@ -45,13 +51,92 @@ def test_the_best_of_all_methods_is_kept(case):
   np.testing.assert_array_equal(model(case.images), alone(case.images))
 
 
+def test_each_better_model_is_handed_out_before_the_next_trial_and_the_last_is_returned(case):
+  events, better = [], []
+
+  def on_better(model, trial, ahead):
+    events.append(("better", trial.name))
+    better.append((model, trial, ahead))
+
+  model = quantized(
+    case, bits=4, on_trial=lambda trial: events.append(("trial", trial.name)), on_better=on_better
+  )
+  assert events[:2] == [("trial", "minmax"), ("better", "minmax")] and len(events) > 3
+  for (kind, name), (_, before) in zip(events[1:], events[:-1], strict=True):
+    assert kind == "trial" or name == before
+  worth = [(trial.score, trial.sqnr) for _, trial, _ in better]
+  assert worth == sorted(worth) and len(set(worth)) == len(worth)
+  assert better[-1][0] is model
+  first, trial, ahead = better[0]
+  alone = quantized(case, method="minmax", bits=4)  # calibrated on all images, as this one is
+  np.testing.assert_array_equal(first(case.images), alone(case.images))
+  assert ahead.names == tuple(ALGORITHMS)[1:] or trial.drop <= 0
+  assert ahead.seconds > 0
+  plain = quantized(case, bits=4)
+  np.testing.assert_array_equal(model(case.images), plain(case.images))
+
+
+def test_nothing_more_is_tried_once_8_bits_lose_nothing(case, monkeypatch):
+  handed = []
+  monkeypatch.setattr("jaxcompress.quantize.ptq.post_training.CLEAN", 10.0)
+  labels = float_logits(case, case.images).argmax(-1)
+  _, trials = tried(case, labels=labels, on_better=lambda *given: handed.append(given))
+  lossless = [trial.drop <= 1e-9 for trial in trials]
+  assert lossless == [False] * (len(trials) - 1) + [True]
+  assert handed[-1][2] == ((), 0.0)
+
+
+@pytest.mark.parametrize(
+  ("drop", "sqnr", "max_drop", "narrow", "names"),
+  [
+    (0.0, 35.0, None, False, []),
+    (0.0, 15.0, None, False, ["mse"]),  # few images may agree by chance
+    (0.1, 35.0, None, False, ["mse"]),
+    (0.0, 35.0, None, True, ["mse"]),
+    (0.1, 35.0, None, True, ["mse", "adaround"]),
+    (0.1, 35.0, 0.1, False, []),
+    (0.1, 35.0, 0.05, False, ["mse", "adaround"]),
+  ],
+)
+def test_the_search_goes_on_only_where_it_can_pay(drop, sqnr, max_drop, narrow, names):
+  trials = [Trial("minmax", 1 - drop, drop, sqnr, 1.0)]
+  found = _worthwhile(["mse", "adaround"], trials, ALGORITHMS, max_drop=max_drop, narrow=narrow)
+  assert found == names
+
+
+def test_with_a_largest_drop_only_what_meets_it_is_handed_out(case):
+  handed, trials = [], []
+  options = {"bits": 4, "on_better": lambda *given: handed.append(given)}
+  _, every = tried(case, bits=4)
+  drops = [trial.drop for trial in every]
+  wanted = min(drops)
+  _, trials = tried(case, max_drop=wanted, **options)
+  assert [trial.name for _, trial, _ in handed] == [trials[-1].name]
+  assert trials[-1].drop <= wanted + 1e-9 and handed[0][2].names == ()
+  handed.clear()
+  with pytest.raises(ValueError, match="max_drop: 0 cannot be met"):
+    quantized(case, method="minmax", max_drop=0.0, **{**options, "bits": 2})
+  assert handed == []
+
+
 def test_a_trial_is_scored_on_images_that_did_not_calibrate(case):
   model, (trial,) = tried(case, bits=4, method="minmax", max_drop=1.0)
   held_out = case.images[split(len(case.images), 0)[1]]
   wanted = float_logits(case, held_out)
   agreement = np.mean(model(held_out).argmax(-1) == wanted.argmax(-1))
   assert agreement == trial.score == pytest.approx(1 - trial.drop)
-  assert decibels(wanted, model(held_out)) == pytest.approx(trial.sqnr, abs=0.01)
+  common = wanted.mean(axis=0)  # of all images: no signal
+  found = decibels(wanted - common, model(held_out) - common)
+  assert found == pytest.approx(trial.sqnr, abs=0.01)
+
+
+def test_what_is_alike_for_all_images_is_no_signal(case):
+  """Logits with a large constant keep many decibels, and lose all that tells images apart."""
+  variables = jax.tree.map(np.array, case.variables)
+  _, (plain,) = tried(case, method="minmax", max_drop=1.0)
+  variables["params"]["dense"]["bias"] += 100.0  # a step is 0.4
+  _, (trial,) = tried(case._replace(variables=variables), method="minmax", max_drop=1.0)
+  assert trial.sqnr < plain.sqnr - 3
 
 
 def test_with_labels_the_score_is_the_share_that_is_right(case):

@@ -1,0 +1,14 @@
+/* The smaller values of two rows. */
+void jaxcompress_minimum(const void *params, const void *const *in, void *const *out, void *scratch, int32_t y) {
+  const struct jaxcompress_pair_params *p = params;
+  const int8_t *left = in[0], *right = in[1];
+  int8_t *to = out[0];
+  (void)scratch;
+  (void)y;
+  for (int32_t i = 0; i < p->width; i++, left += p->left_column, right += p->right_column) {
+    for (int32_t k = 0; k < p->channels; k++) {
+      const int8_t a = left[k * p->left_channel], b = right[k * p->right_channel];
+      *to++ = a < b ? a : b;
+    }
+  }
+}

@@ -1,0 +1,1 @@
+"""Finds the operation whose integers a device computes otherwise, and the rule that explains them."""

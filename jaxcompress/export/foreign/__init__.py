@@ -1,0 +1,1 @@
+"""Reads .tflite files that other tools wrote, as quantized models of leaf ops."""

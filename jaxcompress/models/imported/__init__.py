@@ -1,0 +1,1 @@
+"""Networks of Flax, NNX, Haiku, Equinox, or plain JAX, as networks of leaf ops."""

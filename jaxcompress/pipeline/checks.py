@@ -1,0 +1,173 @@
+"""Checks of the options of runs, alone and together."""
+
+import pathlib
+import typing
+from typing import Any
+
+from jaxcompress import models
+from jaxcompress.arguments import unknown
+from jaxcompress.data.preprocess import PIXELS
+from jaxcompress.files.records import from_plain
+from jaxcompress.models.checkpoints.sources import find_source, is_source
+from jaxcompress.models.registry import describe
+from jaxcompress.prune.magnitude import parse_pattern
+
+UNSTRUCTURED = "unstructured"
+SPARSITY_SHARES: dict[str, dict[str, Any]] = {  # the first where none is asked for
+  "erk": {"distribution": "erk"},
+  "uniform": {"distribution": "uniform"},
+  "global": {"scope": "global"},
+}
+
+
+def check_types(options: Any) -> None:
+  """Every option must be of its type.
+
+  Raises:
+    ValueError: naming the option that is not.
+  """
+  for name, kind in typing.get_type_hints(type(options)).items():
+    value = getattr(options, name)
+    try:
+      from_plain(kind, value)
+    except ValueError as error:
+      raise ValueError(f"{name}: {value!r:.40} must be of another type ({error}).") from error
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+  """An option must be one of some choices.
+
+  Raises:
+    ValueError: if it is not.
+  """
+  if value not in choices:
+    raise unknown(name, value, choices)
+
+
+def check_between(name: str, value: int | None, low: int, high: int) -> None:
+  """An option must be none, or from one number to another.
+
+  Raises:
+    ValueError: if it is not.
+  """
+  if value is not None and not low <= value <= high:
+    raise ValueError(f"{name}: {value} is out of range; it must be {low} to {high}.")
+
+
+def is_outside(teacher: str | None) -> bool:
+  """Whether a teacher is the path of a file or folder.
+
+  Examples:
+    >>> [is_outside(name) for name in ("resnet20", "a/teacher.onnx", "timm/resnet18", None)]
+    [False, True, False, False]
+  """
+  if teacher is None or teacher in models.MODELS:
+    return False
+  if is_source(teacher) and not pathlib.Path(teacher).exists():
+    return False
+  return teacher.lower().endswith(".onnx") or pathlib.Path(teacher).is_dir() or "/" in teacher
+
+
+def check_starts(asked: Any) -> None:
+  """Sources of weights come with a file and have widths of their own.
+
+  Raises:
+    ValueError: if an option does not fit; it tells how the file is made.
+  """
+  for role, width in (("student", "width"), ("teacher", "teacher_width")):
+    name, file = getattr(asked, role), getattr(asked, f"{role}_weights")
+    if name is None or not is_source(name) or (role == "teacher" and asked.taught_outside):
+      continue
+    found = find_source(name, role)
+    if getattr(asked, width) is not None:
+      raise ValueError(
+        f"{width}: {getattr(asked, width):g} is given beside {name}, which has its own; leave it out."
+      )
+    if file is None:
+      kind = describe(found.make(found.num_classes)).name
+      raise ValueError(
+        f"{role}_weights: {name} is a source of weights, and no file is given; in Python, {recipe_of(name)}"
+        f" writes one. To train from scratch, name {kind} as {role}."
+      )
+  if asked.searches and asked.student_weights is not None:
+    raise ValueError(
+      "student_weights: a search within a budget tries networks of several widths, which start from"
+      " scratch; leave the weights out, or the budget."
+    )
+
+
+def recipe_of(source: str) -> str:
+  """The line of Python that saves the weights of a source.
+
+  Examples:
+    >>> recipe_of("timm/resnet18")
+    "torch.save(timm.create_model('resnet18', pretrained=True).state_dict(), 'resnet18.pth')"
+  """
+  library, _, name = source.partition("/")
+  model = {
+    "timm": f"timm.create_model({name!r}, pretrained=True)",
+    "torchvision": f"torchvision.models.{name}(weights='DEFAULT')",
+  }.get(library, "model")
+  return f"torch.save({model}.state_dict(), '{name}.pth')"
+
+
+def check_outside(asked: Any) -> None:
+  """Options of teachers that are files: none without one, and none of networks beside one.
+
+  Raises:
+    ValueError: if they do not fit together.
+  """
+  of_files = ("teacher_pixels", "teacher_outputs")
+  is_file = asked.taught_outside and (asked.teacher or "").lower().endswith(".onnx")
+  for name in of_files:
+    if getattr(asked, name) is not None and not is_file:
+      raise ValueError(
+        f"{name}: {getattr(asked, name)} is of a teacher in an .onnx file; name one as teacher, or"
+        " leave it out."
+      )
+  if asked.teacher_pixels is not None:
+    check_choice("teacher_pixels", asked.teacher_pixels, PIXELS)
+  for name in ("teacher_width", "teacher_weights"):
+    if asked.taught_outside and getattr(asked, name) is not None:
+      raise ValueError(
+        f"{name}: {getattr(asked, name)} is given beside the teacher {asked.teacher}; leave one out."
+      )
+  if asked.taught_outside and asked.searches:
+    raise ValueError(
+      f"teacher: {asked.teacher} teaches no search for a student within a budget; leave the budget out,"
+      " or name a model."
+    )
+
+
+def check_pruning(asked: Any) -> None:
+  """Options of pruning must fit together.
+
+  Raises:
+    ValueError: if they do not.
+  """
+  sparsity, pattern = asked.sparsity, asked.sparsity_pattern
+  if sparsity is not None and not 0 < sparsity < 1:
+    raise ValueError(f"sparsity: {sparsity} is out of range; it must be above 0 and below 1.")
+  if asked.sparsity_distribution is not None:
+    check_choice("sparsity_distribution", asked.sparsity_distribution, SPARSITY_SHARES)
+    if sparsity is None or pattern not in (None, UNSTRUCTURED):
+      raise ValueError(
+        f"sparsity_distribution: {asked.sparsity_distribution} shares out a sparsity, and there is"
+        " none to share; give a sparsity without a pattern, or leave it out."
+      )
+  if pattern in (None, UNSTRUCTURED):
+    if pattern is not None and sparsity is None:
+      raise ValueError(f"sparsity_pattern: {pattern} needs a share of zeros; give sparsity too.")
+    return
+  try:
+    n, m = parse_pattern(pattern)
+  except ValueError as error:
+    raise ValueError(
+      f"sparsity_pattern: {pattern!r} is unknown; it must be {UNSTRUCTURED}, or n:m with 0 < n < m,"
+      " such as 2:4."
+    ) from error
+  if sparsity not in (None, 1 - n / m):
+    raise ValueError(
+      f"sparsity: {sparsity} does not fit the pattern {pattern}, which has {1 - n / m:g}; leave it"
+      " out."
+    )
