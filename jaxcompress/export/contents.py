@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcompress.export.metadata import ENTRY, from_entry
+from jaxcompress.export.operators import names_of
 from jaxcompress.export.trial import is_tflite, parsing, read_model, read_sound_model
 from jaxcompress.files.extras import require
 
@@ -292,11 +293,6 @@ def _tflite_operators(content: bytes) -> tuple[Operator, ...]:
       options = vars(operator.builtinOptions) if operator.builtinOptions else {}
       found.append(Operator(kind, code.version, inputs, outputs, options))
   return tuple(found)
-
-
-def names_of(enumeration: Any) -> dict[int, str]:
-  """Names of the values of one of TFLite's enumerations."""
-  return {value: name for name, value in vars(enumeration).items() if not name.startswith("_")}
 
 
 def _indices(vector: Any) -> list[int]:

@@ -1,5 +1,7 @@
 """Which operators devices and their tools have."""
 
+from typing import Any
+
 TFLM_OPERATORS = (
   *("ABS", "ADD", "ADD_N", "ARG_MAX", "ARG_MIN", "AVERAGE_POOL_2D", "BATCH_MATMUL"),
   *(
@@ -64,3 +66,8 @@ TENSORRT_OPERATORS = (
   ),
   *("Slice", "Softmax", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
 )
+
+
+def names_of(enumeration: Any) -> dict[int, str]:
+  """Names of the values of one of TFLite's enumerations."""
+  return {value: name for name, value in vars(enumeration).items() if not name.startswith("_")}

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from jaxcompress.export import interpreters
+from jaxcompress.export.biases import lacking_bias
 from jaxcompress.files.checksums import read_sealed
 from jaxcompress.files.extras import MissingExtraError, require
 from jaxcompress.files.values import one_line
@@ -238,6 +239,8 @@ def read_runnable_model(path: str | os.PathLike, kernels: str, *, apart: bool = 
     require("tflm")
   elif is_sealed:  # it is whole, as an exporter here wrote it
     return content
+  if not is_sealed and is_tflite(content):
+    _check_biases(path, content, kernels)
   ends = try_out(path, content, kernels, "look_at" if apart else "run_once")
   if ends.inputs != 1 or ends.outputs < 1:
     raise ValueError(
@@ -245,3 +248,17 @@ def read_runnable_model(path: str | os.PathLike, kernels: str, *, apart: bool = 
       " at least one output."
     )
   return content
+
+
+def _check_biases(path: str | os.PathLike, content: bytes, kernels: str) -> None:
+  """Checks that layers have the biases that a runtime needs: not every process survives it.
+
+  Raises:
+    ValueError: if one has none.
+  """
+  try:
+    reason = lacking_bias(content, kernels)
+  except Exception:  # of a damaged file, of which its trial says more
+    return
+  if reason is not None:
+    raise does_not_run(path, reason, kernels)

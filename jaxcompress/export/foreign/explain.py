@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxcompress.export.biases import needing_bias
 from jaxcompress.export.foreign.builder import Problem
 from jaxcompress.export.foreign.parts import Call, Parts
 from jaxcompress.export.foreign.reading import Reading, obstacle, read
@@ -199,6 +200,10 @@ def _explain(
   alike, refused = _by_runtime(nodes, reading) if nodes and not reason else ((), {})
   for runtime, why in DIFFERENT.get(call.code, {}).items():
     refused[runtime] = why
+  kind = parts.tensors[call.inputs[0]].type if call.inputs else ""
+  for runtime in needing_bias(call.code, call.inputs, kind):
+    if runtime in RUNTIMES:
+      refused[runtime] = "has no bias, which it needs"
   if call.code in reading.left_out:
     refused["xnnpack"] = "left to LiteRT's own kernels, which round otherwise"
   alike = tuple(tuple(n for n in names if n not in refused) for names in alike)

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcompress.export.contents import Tensor, names_of, tensor_of
+from jaxcompress.export.contents import Tensor, tensor_of
 from jaxcompress.export.interpreters import End, output_places
+from jaxcompress.export.operators import names_of
 
 CUSTOM = "CUSTOM"
 
