@@ -21,7 +21,8 @@ from jaxcompress.cli.parameters import NEEDED, Argument, Parameter, command
   out=Parameter(str, "The certificate [certificate.json beside MODEL]."),
   processors=Parameter(
     str,
-    "Emulated processors between commas, such as cortex-a53,cortex-m4, or none [seven usual ones].",
+    "Emulated processors between commas, such as cortex-a53,cortex-m4, or none: this machine alone"
+    " [seven usual ones; with --check: the certificate's].",
   ),
   count=Parameter(int, "At most so many images, the first ones [16]."),
   seed=Parameter(int, "Of the splits of the data [the run's, or 0]."),
@@ -49,13 +50,14 @@ def certify(model: str, images: str | None, check: str | None, **given: Any) -> 
 
   notes, console = Console(stderr=True), Console()
   if check is not None:
+    processors = given.pop("processors")
     for name, value in given.items():
       if value not in (None, False):
         raise ValueError(
-          f"{name}: {value} is given beside --check, which takes only images; leave it out."
+          f"{name}: {value} is given beside --check, which takes only images and processors; leave it out."
         )
     keep_compiled_programs()
-    found = certifying.check_model(check, model, images, console=notes)
+    found = certifying.check_model(check, model, images, processors=processors, console=notes)
     console.print(check_table(found))
     say(console, found.sentence)
     raise typer.Exit(0 if found.equal else 1)

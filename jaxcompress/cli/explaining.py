@@ -7,7 +7,12 @@ from jaxcompress.cli.parameters import NEEDED, Argument, Parameter, command
 
 
 @command(
-  model=Argument(str, "A .tflite file, whoever wrote it.", NEEDED, more={"metavar": "FILE"}),
+  model=Argument(
+    str,
+    "A .tflite file, whoever wrote it, or the folder of a run, whose student.tflite is meant.",
+    NEEDED,
+    more={"metavar": "FILE"},
+  ),
   json=Parameter(bool, "Print JSON.", False),
 )
 def explain(model: str, **given: Any) -> None:
@@ -21,20 +26,23 @@ def explain(model: str, **given: Any) -> None:
   from rich.text import Text
 
   from jaxcompress import export
-  from jaxcompress.terminal import literal, spelled
+  from jaxcompress.pipeline.opened import file_of
+  from jaxcompress.report.explained import operator_table
+  from jaxcompress.terminal import literal, say, spelled
 
-  found = export.explain(model)
+  found = export.explain(file_of(model))
   if given["json"]:
     print(json.dumps(found.to_json(), indent=2))
   else:
     console = Console()
     show = lambda words: Text(spelled(literal(words), console.encoding))  # noqa: E731
-    for name, words in found.facts():
-      console.print(show(f"{name:8}"), show(words))
-    table = Table("", "operator", "makes", "grid", "read as", "computed alike in", box=None)
-    for row in found.rows():
-      table.add_row(*map(show, row))
-    console.print(table)
-    console.print(show(found.verdict()))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    for fact in found.facts():
+      facts.add_row(*map(show, fact))
+    console.print(facts)
+    console.print(operator_table(found.rows()))
+    say(console, found.verdict())
   if not found.is_exact:
     raise typer.Exit(1)

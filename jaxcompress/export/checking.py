@@ -3,6 +3,7 @@
 import os
 import pathlib
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -52,11 +53,13 @@ class Line(NamedTuple):
     what: a file, the images, exact evaluation, or a file in a runtime on a processor.
     verdict: ``"equal"``, ``"differs"`` or ``"not run here"``.
     words: what differs, or why it was not run.
+    is_row: whether it is of a file in a runtime.
   """
 
   what: str
   verdict: str
   words: str = ""
+  is_row: bool = False
 
 
 class Check(NamedTuple):
@@ -73,9 +76,8 @@ class Check(NamedTuple):
   @property
   def equal(self) -> bool:
     """Whether something was run here, and nothing differs."""
-    ran = self.lines[-len(self.certificate.rows) :] if self.certificate.rows else ()
     return all(line.verdict != DIFFERS for line in self.lines) and any(
-      line.verdict == EQUAL for line in ran
+      line.verdict == EQUAL for line in self.lines if line.is_row
     )
 
   @property
@@ -98,6 +100,7 @@ def check(
   *,
   images: np.ndarray | None = None,
   pictures: Mapping[str, str] | None = None,
+  processors: Sequence[str] | None = None,
 ) -> Check:
   """Repeats what a certificate says, as far as this machine can run it. It writes nothing.
 
@@ -107,12 +110,14 @@ def check(
     quantized: the model that they were written from.
     images: what ``quantized`` takes, or integers; None: ``inputs.npy`` beside the certificate.
     pictures: SHA-256 of the files that they were read from, by name; None: they were not read again.
+    processors: names of those that are emulated, which takes long; none of them: what runs on this
+      machine alone; None: all of the certificate's. Others are left out, and counted in one line.
 
   Returns:
     A :class:`Check`; ``check(...).equal`` says whether all that was run here gave what the certificate says.
 
   Raises:
-    ValueError: if the certificate, its images or a file cannot be read.
+    ValueError: if the certificate, its images or a file cannot be read, or no row is of a processor.
 
   Examples:
     >>> import tempfile
@@ -134,6 +139,7 @@ def check(
   check_made("quantized", quantized, QuantizedModel, QUANTIZED)
   place, files = pathlib.Path(certificate), as_paths(paths)
   known, damage = read_certificate(place)
+  rows, skipped = _chosen(known, processors)
   lines = [Line(place.name, DIFFERS if damage else EQUAL, damage or "")]
   found = _match(known, files)
   lines += _file_lines(known, files, found)
@@ -145,8 +151,8 @@ def check(
   lines += [same, *_meaning_lines(known, quantized), *_picture_lines(known, pictures)]
   if same.verdict == DIFFERS:
     lines += [Line(f"exact evaluation, {rule}", NOT_HERE, OTHER_IMAGES) for rule in known.exact]
-    lines += [Line(name_of(row), NOT_HERE, OTHER_IMAGES) for row in known.rows]
-    return Check(tuple(lines), known)
+    lines += [Line(name_of(row), NOT_HERE, OTHER_IMAGES, is_row=True) for row in rows]
+    return Check((*lines, *skipped), known)
   evaluations = Evaluations(quantized, to_integers(quantized, codes))
   here: dict[str, Exact] = {}
   for rule, exact in known.exact.items():
@@ -157,10 +163,10 @@ def check(
       continue
     lines.append(_exact_line(known, rule, exact, here[rule]))
   changed = {line.what for line in lines if line.verdict == DIFFERS}
-  lines += [
-    _row_line(known, row, found.get(row.file), evaluations, here, changed) for row in known.rows
-  ]
-  return Check(tuple(lines), known)
+  for row in rows:
+    line = _row_line(known, row, found.get(row.file), evaluations, here, changed)
+    lines.append(line._replace(is_row=True))
+  return Check((*lines, *skipped), known)
 
 
 def check_unread(
@@ -190,8 +196,31 @@ def check_unread(
     Line(pathlib.Path(certificate).name, DIFFERS if damage else EQUAL, damage or ""),
     *of_files,
   ]
-  lines += [Line(name_of(row), NOT_HERE, reason) for row in known.rows]
+  lines += [Line(name_of(row), NOT_HERE, reason, is_row=True) for row in known.rows]
   return Check(tuple(lines), known)
+
+
+def _chosen(
+  known: Certificate, processors: Sequence[str] | None
+) -> tuple[list[Row], tuple[Line, ...]]:
+  """The rows that are repeated, and a line of those that are not."""
+  if processors is None:
+    return list(known.rows), ()
+  counts = Counter(row.processor for row in known.rows if row.emulated)
+  for name in processors:
+    if name not in counts:
+      raise ValueError(
+        f"processors: {name!r} is none that the certificate was emulated on; it has"
+        f" {', '.join(counts) or 'none'}."
+      )
+  left_out = {name: count for name, count in counts.items() if name not in processors}
+  rows = [row for row in known.rows if not (row.emulated and row.processor in left_out)]
+  if not left_out:
+    return rows, ()
+  named = ", ".join(f"{count} on {name}" for name, count in left_out.items())
+  count = sum(left_out.values())
+  what = f"{count} emulated row{'s' if count > 1 else ''}"
+  return rows, (Line(what, NOT_HERE, f"left out as asked: {named}"),)
 
 
 def name_of(row: Row) -> str:

@@ -7,6 +7,7 @@ metadata; every layer has ``weights/NAME``, see ``packing.py``; ``scales``,
 forms, and all weights dense; it is read, too.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -23,6 +24,7 @@ from jaxcompress.export.metadata import (
   describe_arithmetic,
   encode,
   own_version,
+  preprocess_of,
   with_preprocess,
 )
 from jaxcompress.export.packing import (
@@ -121,8 +123,8 @@ def load_packed(path: str | os.PathLike) -> QuantizedModel:
     path: of the file.
 
   Returns:
-    A :class:`QuantizedModel` without ``preprocess``; what the metadata says of it is read by
-    :func:`~jaxcompress.export.read_metadata`.
+    A :class:`QuantizedModel` that reads images as the one that was saved: with the ``preprocess`` that the
+    metadata names, if it names one. :func:`~jaxcompress.export.read_metadata` gives all of the metadata.
 
   Raises:
     ValueError: if the file is missing, damaged, of a later version, or not one of :func:`packed`'s;
@@ -138,11 +140,12 @@ def load_packed(path: str | os.PathLike) -> QuantizedModel:
     >>> loaded.graph.nodes[0].op, loaded.grids["pool"].scale
     ('GlobalAvgPool', np.float32(0.1))
   """
-  return read_packed(path)[0]
+  quantized, metadata = read_packed(path)
+  return dataclasses.replace(quantized, preprocess=preprocess_of(metadata))
 
 
 def read_packed(path: str | os.PathLike) -> tuple[QuantizedModel, dict[str, Any]]:
-  """The model of a packed file and the metadata that it was given.
+  """The model of a packed file, without ``preprocess``, and the metadata that it was given.
 
   Raises:
     ValueError: as :func:`load_packed`.

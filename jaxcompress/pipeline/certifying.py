@@ -148,6 +148,7 @@ def check_model(
   model: str,
   images: str | None = None,
   *,
+  processors: str | None = None,
   console: Console | None = None,
 ) -> Check:
   """Repeats a certificate on this machine, and writes nothing.
@@ -156,12 +157,14 @@ def check_model(
     certificate: the file.
     model: as for :func:`certify_model`.
     images: the folder of pictures that were certified, to read them again; None: ``inputs.npy``.
+    processors: names between commas of the emulated ones that are repeated, or ``"none"``; None: all.
     console: what was noticed goes here.
 
   Raises:
     ValueError: if something cannot be read, unless it is a file that differs from the certified one.
   """
   console = console or Console(quiet=True)
+  named = parse_processors(processors)
   known, _ = read_certificate(certificate)
   try:
     found = find_model(model, console)
@@ -177,6 +180,7 @@ def check_model(
       found.quantized,
       images=None if read is None else read.images,
       pictures=None if read is None or not read.files else read.files,
+      processors=named,
     )
 
 

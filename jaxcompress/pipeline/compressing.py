@@ -78,8 +78,7 @@ class Compressed:
   @functools.cached_property
   def quantized(self) -> quantize.QuantizedModel:
     """The integer network, exactly as devices compute it."""
-    model = export.load_packed(self.files["packed"])
-    return dataclasses.replace(model, preprocess=self.reader.preprocess)
+    return export.load_packed(self.files["packed"])
 
   @functools.cached_property
   def classifier(self) -> Classifier:

@@ -49,6 +49,20 @@ class Opened(NamedTuple):
   takes_pixels: bool = False
 
 
+def file_of(path: str | os.PathLike) -> pathlib.Path:
+  """The file that a path stands for: of a run's folder its ``student.tflite``, else itself.
+
+  Raises:
+    ValueError: if the run has not written it yet.
+  """
+  path = pathlib.Path(path)
+  if not (path / RUN_FILE).is_file():
+    return path
+  if not (path / STUDENT).is_file():
+    raise ValueError(f"model: the run in {path} has written no {STUDENT} yet; let it finish.")
+  return path / STUDENT
+
+
 def open_network(path: str | os.PathLike) -> Opened:
   """Opens a file, by its suffix, or a run's folder.
 
@@ -62,11 +76,7 @@ def open_network(path: str | os.PathLike) -> Opened:
     ValueError: if there is no such file, it is damaged or of another kind, or gives something else
       than one score for each class.
   """
-  path = pathlib.Path(path)
-  if (path / RUN_FILE).is_file():
-    if not (path / STUDENT).is_file():
-      raise ValueError(f"model: the run in {path} has written no {STUDENT} yet; let it finish.")
-    path = path / STUDENT
+  path = file_of(path)
   if not path.exists():
     raise ValueError(
       f"model: {path} does not exist; give a .tflite, .onnx, .jcz or .safetensors file, or a run's"

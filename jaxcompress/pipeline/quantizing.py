@@ -364,7 +364,7 @@ def _size_text(path: pathlib.Path) -> str:
   if not path.is_dir():
     return text.size(path.stat().st_size)
   sizes = read_manifest(path).sizes
-  return f"{text.size(sizes.weights)} of weights, {text.size(sizes.arena)} of memory"
+  return f"{text.size(sizes.weights)} of weights, {text.size(sizes.ram)} of memory"
 
 
 def _random_images(model: quantize.QuantizedModel) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A certificate, and its check, as tables for the terminal and for a page."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,27 @@ def certificate_table(certificate: Certificate) -> Table:
     Words("SHA-256", lambda row: short(row)[:FEW] or None, whole=True),
   )
   caption = "logits: all are equal to exact evaluation by the rules that are named, or what differs"
-  return Table(columns, certificate.rows, caption=caption, tight=True)
+  names = [f"{row.file} on {row.processor}" for row in certificate.rows]
+  said = once([row.reason for row in certificate.rows], names)
+  rows = [
+    dataclasses.replace(row, reason=reason)
+    for row, reason in zip(certificate.rows, said, strict=True)
+  ]
+  return Table(columns, rows, caption=caption, tight=True)
+
+
+def once(words: Sequence[str], names: Sequence[str]) -> list[str]:
+  """Words of rows; long ones that were there before are those of an earlier row, by its name.
+
+  Examples:
+    >>> once(["there is no emulator here", "", "there is no emulator here"], ["a", "b", "c"])
+    ['there is no emulator here', '', 'as a']
+  """
+  found, first = [], dict[str, str]()
+  for text, name in zip(words, names, strict=True):
+    again = f"as {first.setdefault(text, name)}"
+    found.append(again if first[text] != name and len(again) < len(text) else text)
+  return found
 
 
 def check_table(check: Any) -> Table:
@@ -45,7 +66,9 @@ def check_table(check: Any) -> Table:
     Words("verdict", lambda line: line.verdict, whole=True),
     Words("", lambda line: line.words or None),
   )
-  return Table(columns, check.lines, strong=lambda line: line.verdict == "differs")
+  said = once([line.words for line in check.lines], [line.what for line in check.lines])
+  lines = [line._replace(words=words) for line, words in zip(check.lines, said, strict=True)]
+  return Table(columns, lines, strong=lambda line: line.verdict == "differs")
 
 
 def runtime(row: Row) -> str:

@@ -65,7 +65,7 @@ def test_pictures_are_certified_and_checked_and_what_was_changed_is_found(run, t
   assert "Repeat it" in (tmp_path / "certificate.html").read_text()
 
   before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
-  code, out, _ = run("certify", "--check", "certificate.json", "net.tflite")
+  code, out, _ = run("certify", "--check", "certificate.json", "net.tflite", "--processors", "none")
   assert code == 0 and "equal: " in out and "differs" not in out
   code, out, _ = run("certify", "--check", "certificate.json", "net.tflite", "--images", "pictures")
   assert code == 0 and "picture files" in out
@@ -119,6 +119,10 @@ def test_integers_in_an_npy_file_are_taken_as_they_are(run, tmp_path):
     (("net.tflite", "--images", "x:y", "--processors", "none"), "data: 'x:y'"),
     (("net.tflite", "--check", "nowhere.json"), "certificate: nowhere.json cannot be read"),
     (("net.tflite", "--check", "a.json", "--count", "3"), "count: 3 is given beside --check"),
+    (
+      ("net.tflite", "--check", "a.json", "--processors", "i486"),
+      "processors: 'i486' is unknown",
+    ),
   ],
 )
 def test_mistakes_end_with_one_line_and_exit_code_2(arguments, message, run, tmp_path):

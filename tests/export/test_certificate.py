@@ -155,6 +155,27 @@ def test_what_is_not_installed_is_listed_with_the_reason(made, monkeypatch):
   assert found.equal
 
 
+def test_a_check_of_this_machine_alone_counts_what_it_leaves_out(copied, monkeypatch):
+  first = copied.certificate.rows[0]
+  emulated = [
+    dataclasses.replace(first, processor=name, emulated=True)
+    for name in ("cortex-a53", "cortex-a53", "cortex-a76")
+  ]
+  rows = (*emulated, *copied.certificate.rows[:3])
+  copied.write(dataclasses.replace(copied.certificate, verdict="equal", rows=rows))
+  monkeypatch.setenv("JAXCOMPRESS_ARM64", "/nowhere")
+  found, lines = copied.check(processors=())
+  assert found.equal and sum(line.is_row for line in found.lines) == 3
+  assert lines["3 emulated rows"].words == "left out as asked: 2 on cortex-a53, 1 on cortex-a76"
+  found, lines = copied.check(processors=("cortex-a76",))
+  assert sum(line.is_row for line in found.lines) == 4
+  assert lines["2 emulated rows"].words == "left out as asked: 2 on cortex-a53"
+  with pytest.raises(
+    ValueError, match=r"processors: 'cortex-m4' is none .* it has cortex-a53, cor"
+  ):
+    copied.check(processors=("cortex-m4",))
+
+
 def test_one_weight_that_was_changed_is_found_and_named(copied):
   layer = copied.quantized.layers["classifier"]
   weights = layer.weights.copy()

@@ -1,5 +1,6 @@
 """Packed files give back every integer, and refuse whatever is none of them."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load as read_arrays
 
 from jaxcompress import export, models
+from jaxcompress.data import Preprocess
 from jaxcompress.export.packed import _seal
 from jaxcompress.export.packing import (
   Blob,
@@ -122,6 +124,14 @@ def test_deflated_numbers_are_given_back_and_counted(values):
 
 def test_every_array_grid_and_attribute_is_what_it_was(path, quantized):
   assert_same(export.load_packed(path), quantized)
+
+
+def test_a_loaded_model_reads_pixels_as_the_one_that_was_saved(quantized, tmp_path):
+  saved = dataclasses.replace(quantized, preprocess=Preprocess(scale=50.0, per_image=False))
+  loaded = export.load_packed(export.packed(saved, tmp_path / "net.jcz", metadata={"a": 1}))
+  pixels = np.random.default_rng(0).integers(0, 256, (5, *SHAPE)).astype(np.uint8)
+  assert loaded.preprocess == saved.preprocess
+  np.testing.assert_array_equal(loaded(pixels), saved(pixels))
 
 
 def test_sixteen_bit_activations_keep_their_wide_biases(networks, tmp_path):

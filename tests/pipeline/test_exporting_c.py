@@ -102,7 +102,4 @@ def test_logits_of_a_folder_are_those_of_tflite_micro(run, packed, tmp_path):
   pixels = np.random.default_rng(1).integers(0, 256, (70, 8, 8, 3)).astype(np.uint8)
   found = classifier.Classifier.open(tmp_path / "net_c").logits(pixels)
   quantized = export.load_packed(packed).with_kernels("tflm")
-  quantized = jc.quantize.QuantizedModel(
-    quantized.graph, quantized.grids, quantized.layers, Preprocess(), "tflm"
-  )
   np.testing.assert_array_equal(found, quantized(pixels))

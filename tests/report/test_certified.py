@@ -133,3 +133,12 @@ def test_versions_do_not_repeat_the_name_of_a_program(tmp_path):
   program.chmod(0o755)
   assert _says(str(program)) == "(Debian 12) 12.2.0"
   assert _says(str(tmp_path / "none")) == "unknown"
+
+
+def test_a_long_reason_that_repeats_is_printed_once():
+  reason = "cortex-a53 needs an emulator, which is not installed: get it by .ci/arm"
+  lines = [Line(f"{name}.tflite", "not run here", reason) for name in "abc"]
+  console = Console(width=200, file=io.StringIO())
+  console.print(certified.check_table(SimpleNamespace(lines=lines)))
+  printed = console.file.getvalue()
+  assert printed.count("emulator") == 1 and printed.count("as a.tflite") == 2

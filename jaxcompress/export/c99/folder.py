@@ -141,7 +141,7 @@ def all_files(
     "library.properties": fill(
       "library.properties",
       sentence=f"A quantized network for pictures of {size} pixels.",
-      arena=sizes.arena,
+      arena=sizes.ram,
       weights=sizes.weights,
       **values,
     ),

@@ -45,11 +45,18 @@ class Sizes(NamedTuple):
     weights: bytes of all constants, which lie in flash.
     arena: bytes of memory for all tensors.
     macs: multiply-adds of an image.
+    counters: bytes of memory beside the arena.
   """
 
   weights: int
   arena: int
   macs: int
+  counters: int = 0
+
+  @property
+  def ram(self) -> int:
+    """Bytes of all variables, which a budget bounds."""
+    return self.arena + self.counters
 
 
 class Manifest(NamedTuple):

@@ -100,11 +100,9 @@ def _flash(sizes: Sizes, program: Sections | None) -> str:
 
 
 def _ram(sizes: Sizes, program: Sections | None) -> str:
-  arena = f"{sizes.arena:,} bytes, the input and the outputs included"
-  if program is None or program.bss + program.data == sizes.arena:
-    return f"{arena}; and some stack"
-  more = program.bss + program.data - sizes.arena
-  return f"{arena}, {more:,} bytes of other variables, and some stack"
+  words = f"{sizes.ram:,} bytes, the input and the outputs included, as `ram` bounds them"
+  more = 0 if program is None else program.bss + program.data - sizes.ram
+  return f"{words}; {f'{more:,} bytes of alignment; ' if more > 0 else ''}and some stack"
 
 
 def _bytes(end: End) -> int:

@@ -117,9 +117,8 @@ def write_texts(
   }
   outputs = tuple(f"{name}_output_{i}()" for i in range(len(network.outputs)))
   calls = Calls(f"{name}.h", f"{name}_input()", f"{name}_run()", outputs)
-  return Texts(
-    files, calls, Sizes(constants.bytes, layout.arena, count_macs(quantized.graph) + layout.more)
-  )
+  macs = count_macs(quantized.graph) + layout.more
+  return Texts(files, calls, Sizes(constants.bytes, layout.arena, macs, layout.counters))
 
 
 def check_name(name: str) -> None:

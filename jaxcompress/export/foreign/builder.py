@@ -20,21 +20,23 @@ WORDS = {"UINT8": "unsigned integers, as converters before TensorFlow 2 wrote th
 
 
 class Problem(NamedTuple):
-  """An operator that is not evaluated exactly.
+  """What is not evaluated exactly: an operator, or a file's input, output or graphs.
 
   Attributes:
-    place: of the operator among all, from 0.
-    operator: TFLite's name of it.
-    tensor: name of the first one that it writes.
+    place: of the operator among all, from 0; None if it is none.
+    operator: TFLite's name of it; else ``"input"``, ``"output"`` or ``"graphs"``.
+    tensor: name of the first one that it writes, or of the output; else empty.
     reason: why not.
   """
 
-  place: int
+  place: int | None
   operator: str
   tensor: str
   reason: str
 
   def __str__(self) -> str:
+    if self.place is None:
+      return f"the {self.operator}{f' {self.tensor!r}' if self.tensor else ''}: {self.reason}"
     return f"operator {self.place} {self.operator} of {self.tensor!r}: {self.reason}"
 
 

@@ -60,7 +60,7 @@ class Explained(NamedTuple):
     """In which runtimes it is computed alike, in words."""
     if not self.alike:
       return ""
-    words = " | ".join("=".join(names) for names in self.alike)
+    words = " | ".join(" = ".join(names) for names in self.alike)
     return words + "".join(f"; not {name}: {reason}" for name, reason in self.refused.items())
 
 
@@ -126,11 +126,10 @@ class Explanation(NamedTuple):
   def verdict(self) -> str:
     """Whether the file is evaluated exactly, in a sentence."""
     wrong = sum(not one.is_exact for one in self.operators)
-    if wrong:
-      return f"{wrong} of {len(self.operators)} operators are not evaluated exactly"
-    if self.problems:
-      return f"not evaluated exactly: {self.problems[0].reason}"
-    return "all operators are evaluated exactly"
+    count = len(self.operators)
+    parts = [f"{wrong} of {count} operators are not evaluated exactly"] if wrong else []
+    parts += [f"not evaluated exactly: {one}" for one in self.problems if one.place is None]
+    return "; ".join(parts) or "all operators are evaluated exactly"
 
   def to_json(self) -> dict[str, Any]:
     """As plain values."""
@@ -143,7 +142,7 @@ def explain(path: str | os.PathLike) -> Explanation:
   """Says what a .tflite file is made of: operators, grids, metadata, and what is evaluated exactly.
 
   Operators are told by runtime too: two runtimes are alike in one where exact evaluation has the same
-  rule and the same constants for both. ``xnnpack=reference | tflm`` says that TFLite-Micro may round
+  rule and the same constants for both. ``xnnpack = reference | tflm`` says that TFLite-Micro may round
   otherwise than LiteRT.
 
   Args:
@@ -174,7 +173,7 @@ def explain(path: str | os.PathLike) -> Explanation:
   for node in builder.nodes:
     if node.name in builder.made:
       nodes.setdefault(builder.made[node.name].place, []).append(node)
-  reasons = {problem.place: problem.reason for problem in reading.problems}
+  reasons = {one.place: one.reason for one in reading.problems if one.place is not None}
   operators = tuple(
     _explain(parts, call, nodes.get(call.place, []), reading, reasons.get(call.place, ""))
     for call in parts.calls

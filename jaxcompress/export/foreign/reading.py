@@ -69,6 +69,7 @@ class Reading(NamedTuple):
     return self.builder.problems
 
 
+GRAPHS = "there are {} of them, as files of control flow have, and one is read"
 LEFT_OUT = (
   "has shapes that are known only when it runs, for which XNNPACK leaves {} to LiteRT's own kernels, which"
   " round in another way; pass kernels='reference' or 'tflm', or convert it for a fixed number of images."
@@ -119,10 +120,10 @@ def from_tflite(path: str | os.PathLike, *, kernels: str = "xnnpack") -> Quantiz
   reading = read(path)
   if reading.problems or reading.graph is None:
     found = reading.problems
-    count = f"{len(found)} operators that are" if len(found) > 1 else "an operator that is"
-    raise ValueError(
-      f"path: {path} has {count} not evaluated exactly: {'; '.join(map(str, found))}."
-    )
+    count = sum(problem.place is not None for problem in found)
+    what = f"has {count} operators that are" if count > 1 else "has an operator that is"
+    what = what if count == len(found) else "is"
+    raise ValueError(f"path: {path} {what} not evaluated exactly: {'; '.join(map(str, found))}.")
   return as_model(path, reading, kernels)
 
 
@@ -228,11 +229,11 @@ def _read(parts: Parts, entry: Mapping[str, Any]) -> Reading:
   start, graph = None, None
   ends, types = find_outputs(builder)
   if parts.graphs > 1:
-    builder.problems.append(Problem(0, "", "", f"the file has {parts.graphs} graphs"))
+    builder.problems.append(Problem(None, "graphs", "", GRAPHS.format(parts.graphs)))
   try:
     start = begin(builder)
   except ValueError as error:
-    builder.problems.append(Problem(0, "input", "", one_line(error)))
+    builder.problems.append(Problem(None, "input", "", _reason(error)))
     builder.lose(parts.inputs)
   for call in parts.calls:
     if call.place not in builder.done and not copying.computes_a_shape(builder, call):
@@ -246,12 +247,16 @@ def _read(parts: Parts, entry: Mapping[str, Any]) -> Reading:
       outputs.append((name, tensor))
     except ValueError as error:
       if not builder.problems:
-        builder.problems.append(Problem(len(parts.calls), "output", name, one_line(error)))
+        builder.problems.append(Problem(None, "output", name, _reason(error)))
   if not builder.problems:
     graph = Graph(_needed(builder.nodes, outputs), builder.shapes[INPUT], tuple(outputs))
     check_graph(graph)
     graph = pads_within(graph)
   return Reading(parts, builder, graph, start, types, entry)
+
+
+def _reason(error: ValueError) -> str:
+  return one_line(error).removesuffix(".")
 
 
 def _needed(nodes: list[Node], outputs: list[tuple[str, str]]) -> tuple[Node, ...]:

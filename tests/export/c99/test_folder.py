@@ -273,7 +273,7 @@ void delay(long) {}
 def test_the_readme_has_the_sizes_and_code_that_compiles(tmp_path):
   _, folder = write(tmp_path)
   text, sizes = (folder / "README.md").read_text(), read_manifest(folder).sizes
-  assert f"{sizes.arena:,} bytes" in text and f"{sizes.weights:,} bytes" in text
+  assert f"{sizes.ram:,} bytes" in text and f"{sizes.weights:,} bytes" in text
   assert f"{sizes.macs:,} multiply-adds" in text
   assert "@" not in text
   code = text.split("```c\n")[1].split("```")[0].splitlines()

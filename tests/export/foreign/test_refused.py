@@ -107,6 +107,44 @@ def test_explain_tells_operators_runtimes_and_what_is_not_exact(spelling, capsys
   assert "1 of 4 operators are not evaluated exactly" in capsys.readouterr().out
 
 
+def test_graphs_beside_the_first_are_no_operator(spelling):
+  from ai_edge_litert import schema_py_generated as schema
+
+  file = spelling()
+  file.add("HARD_SWISH", [file.source], (1, 8, 8, 4))
+  path = file.write()
+  model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+  model.subgraphs *= 2
+  builder = flatbuffers.Builder(1024)
+  builder.Finish(model.Pack(builder), b"TFL3")
+  path.write_bytes(bytes(builder.Output()))
+  assert "is not evaluated exactly: the graphs: there are 2" in refused(path)
+  found = export.explain(path)
+  assert found.operators[0].is_exact and not found.is_exact
+  assert found.verdict().startswith("not evaluated exactly: the graphs: there are 2")
+
+
+def test_explain_breaks_no_word_at_80_columns_and_takes_the_folder_of_a_run(
+  spelling, capsys, monkeypatch
+):
+  file = spelling()
+  kernel = file.weights((1, 3, 3, 4), axis=3)
+  fields = {**SLIDE, "depthMultiplier": 1}
+  inputs = [file.source, kernel, file.bias(4)]
+  file.add("DEPTHWISE_CONV_2D", inputs, (1, 6, 6, 4), (0.04, -10), 3, **fields)
+  path = file.write()
+  path.rename(path.with_name("student.tflite"))
+  (path.parent / "run.json").write_text("{}")
+  monkeypatch.setenv("COLUMNS", "80")
+  monkeypatch.setattr("sys.argv", ["jaxcompress", "explain", str(path.parent)])
+  with pytest.raises(SystemExit) as end:
+    cli.main()
+  assert not end.value.code
+  printed = capsys.readouterr().out
+  assert max(map(len, printed.splitlines())) <= 80 and "…" not in printed
+  assert {"DEPTHWISE_CONV_2D", "(1,6,6,4)", "ConvNorm", "reference"} <= set(printed.split())
+
+
 def test_explain_reads_metadata_of_tools_for_phones(networks, tmp_path):
   from jaxcompress import data, models
 
