@@ -7,6 +7,7 @@ parameters and statistics are float32.
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -29,7 +30,9 @@ from jaxcompress.nn.epilogue import norm_act
 from jaxcompress.nn.graph import Node, Operation, alike, mixed
 from jaxcompress.nn.initial import ONES, ZEROS, Initial
 from jaxcompress.nn.norm import Norm, careful_statistics
+from jaxcompress.ops.codes import multiply
 from jaxcompress.ops.padding import both, shortest
+from jaxcompress.ops.standard import matmul
 
 MOMENTS = "moments"
 """Collection in which normalizations leave the batch's own statistics, where it is mutable."""
@@ -222,7 +225,7 @@ def normalise(
 
 def convolve(x: jax.Array, weight: jax.Array, **how: Any) -> jax.Array:
   """``ops.conv`` of a kernel that takes the input's dtype."""
-  return ops.conv(x, weight.astype(x.dtype), **how)
+  return multiply(partial(ops.conv, **how), x, weight)
 
 
 def scale_channels(node: Node, weights: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
@@ -335,7 +338,7 @@ class Dense(LeafOp):
     x = x.reshape(x.shape[0], -1)
     start = Initial(deviation=x.shape[-1] ** -0.5)
     weight = self.param("kernel", start, (x.shape[-1], self.features))
-    y = x @ weight.astype(x.dtype)
+    y = multiply(matmul, x, weight)
     if self.use_bias:
       bias = self.param("bias", ZEROS, (self.features,))
       y = y + bias.astype(y.dtype).reshape(1, -1)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jaxcompress.nn.checks import check_floats, refuse
 from jaxcompress.nn.graph import Node, Operation, mixed
 from jaxcompress.nn.layers import LeafOp
+from jaxcompress.ops.codes import multiply
+from jaxcompress.ops.standard import matmul
 
 
 def _macs(node: Node) -> int:
@@ -71,4 +73,4 @@ class MatMul(LeafOp):
         f"it reads shapes {x.shape} and {y.shape}, which must be (batch, n, k) and {second}; a"
         " Reshape makes tokens (batch, cells, channels) of a map.",
       )
-    return jnp.matmul(x, jnp.swapaxes(y, -1, -2) if self.transpose_second else y)
+    return multiply(matmul, x, jnp.swapaxes(y, -1, -2) if self.transpose_second else y)

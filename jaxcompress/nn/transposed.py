@@ -1,6 +1,7 @@
 """The leaf op of transposed convolutions."""
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -19,6 +20,7 @@ from jaxcompress.nn.graph import Node, Operation, mixed
 from jaxcompress.nn.initial import Initial
 from jaxcompress.nn.layers import LeafOp, complete, keep_shortest, with_features
 from jaxcompress.nn.norm import Norm
+from jaxcompress.ops.codes import multiply
 from jaxcompress.ops.padding import both
 from jaxcompress.ops.transposed import conv_transpose, resolve_transposed, transposed_size
 
@@ -103,5 +105,5 @@ class ConvTranspose(LeafOp):
       refuse(self, f"padding: {self.padding!r} cuts off all of the output; pad more.")
     start = Initial(deviation=(2.0 / (math.prod(kernel) * self.features)) ** 0.5)
     weight = self.param("kernel", start, (*kernel, x.shape[-1], self.features))
-    y = conv_transpose(x, weight.astype(x.dtype), stride=stride, padding=pads)
+    y = multiply(partial(conv_transpose, stride=stride, padding=pads), x, weight)
     return complete(self, y, train)

@@ -1,5 +1,7 @@
 """The convolutions that layers call: one function per kind, NHWC, "same dtype in and out"."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +20,7 @@ def conv(
   padding: Padding = "SAME",
   dilation: Sides = 1,
   groups: int = 1,
+  result: Any = None,
 ) -> jax.Array:
   """Convolution, over all channels or over groups of them.
 
@@ -30,9 +33,11 @@ def conv(
     dilation: cells from one of the kernel's to the next, in both directions or in each.
     groups: number of channel groups. As many as there are channels is a depthwise convolution
       (with ``out / in`` kernels per channel).
+    result: dtype of sums and result, such as int32 for integers; None: that of ``x``. With another one
+      there are no gradients.
 
   Returns:
-    (batch, out_height, out_width, out), of the dtype of ``x``.
+    (batch, out_height, out_width, out), of the dtype of ``x`` or ``result``.
 
   Raises:
     ValueError: if ranks, channels, groups or dtypes do not fit together.
@@ -53,12 +58,14 @@ def conv(
   slide = _slide(x, kernel, stride, padding, dilation)
   if groups > 1 and depth == 1:
     x = jnp.repeat(x, features // groups, axis=-1) if features > groups else x
-    return depthwise_conv(x, kernel, stride=stride, padding=slide.pads, dilation=dilation)
+    return depthwise_conv(
+      x, kernel, stride=stride, padding=slide.pads, dilation=dilation, result=result
+    )
   if groups == 1 and kernel.shape[:2] == (1, 1) and slide.pads == NO_PADS:
-    return pointwise_conv(x, kernel, stride=stride)
+    return pointwise_conv(x, kernel, stride=stride, result=result)
   if _is_empty(x, kernel, slide):
-    return xla_conv(x, kernel, slide, groups)
-  return pick("standard")(x, kernel, slide, groups)
+    return xla_conv(x, kernel, slide, groups, result)
+  return pick("standard")(x, kernel, slide, groups, result)
 
 
 def depthwise_conv(
@@ -68,6 +75,7 @@ def depthwise_conv(
   stride: Sides = 1,
   padding: Padding = "SAME",
   dilation: Sides = 1,
+  result: Any = None,
 ) -> jax.Array:
   """Convolution of every channel with a kernel of its own.
 
@@ -79,9 +87,10 @@ def depthwise_conv(
     stride: as for :func:`conv`.
     padding: as for :func:`conv`.
     dilation: as for :func:`conv`.
+    result: as for :func:`conv`.
 
   Returns:
-    (batch, out_height, out_width, channels), of the dtype of ``x``.
+    (batch, out_height, out_width, channels), of the dtype of ``x`` or ``result``.
 
   Raises:
     ValueError: if ranks, channels or dtypes do not fit together.
@@ -102,20 +111,23 @@ def depthwise_conv(
     )
   slide = _slide(x, kernel, stride, padding, dilation)
   if _is_empty(x, kernel, slide):
-    return xla_conv(x, kernel, slide, groups=x.shape[-1])
-  return pick("depthwise")(x, kernel, slide)
+    return xla_conv(x, kernel, slide, x.shape[-1], result)
+  return pick("depthwise")(x, kernel, slide, result=result)
 
 
-def pointwise_conv(x: jax.Array, kernel: jax.Array, *, stride: Sides = 1) -> jax.Array:
+def pointwise_conv(
+  x: jax.Array, kernel: jax.Array, *, stride: Sides = 1, result: Any = None
+) -> jax.Array:
   """1x1 convolution: a linear map of the channels at every ``stride``-th position.
 
   Args:
     x: (batch, height, width, in), any float dtype.
     kernel: (1, 1, in, out), of the same dtype.
     stride: as for :func:`conv`.
+    result: as for :func:`conv`.
 
   Returns:
-    (batch, ceil(height / stride), ceil(width / stride), out), of the dtype of ``x``.
+    (batch, ceil(height / stride), ceil(width / stride), out), of the dtype of ``x`` or ``result``.
 
   Raises:
     ValueError: if ranks, channels or dtypes do not fit together.
@@ -127,7 +139,7 @@ def pointwise_conv(x: jax.Array, kernel: jax.Array, *, stride: Sides = 1) -> jax
   _check(x, kernel, stride, 1)
   if kernel.shape[:3] != (1, 1, x.shape[-1]):
     raise ValueError(f"kernel: shape {kernel.shape} must be (1, 1, {x.shape[-1]}, out).")
-  return pick("pointwise")(x, kernel, both(stride))
+  return pick("pointwise")(x, kernel, both(stride), result)
 
 
 def _slide(x, kernel, stride, padding, dilation) -> Slide:

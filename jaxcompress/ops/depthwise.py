@@ -22,13 +22,14 @@ ACCUMULATORS = 10  # running sums that one reduction keeps in registers
 WeightGradient = Callable[[jax.Array, jax.Array, Pair, Slide], jax.Array]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def shifted(
   x: jax.Array,
   kernel: jax.Array,
   slide: Slide,
   weight_gradient: WeightGradient,
   keep_padded: bool,
+  result: Any = None,
 ) -> jax.Array:
   """Depthwise convolution: ``y[h, w, c] = sum_ij x[h * s + i, w * s + j, c] * kernel[i, j, 0, c]``.
 
@@ -39,20 +40,24 @@ def shifted(
     weight_gradient: :func:`by_taps` or :func:`by_rows`.
     keep_padded: whether padded arrays are written to memory once and shared by all that read
       them, which is best on CPU; elsewhere padding is left to be fused into every reader.
+    result: dtype of the result, and of the sums where it is an integer; None: that of ``x``.
 
   Returns:
-    (batch, out_height, out_width, channels) of the dtype of ``x``. Differentiable in reverse.
+    (batch, out_height, out_width, channels). Differentiable in reverse.
 
   Examples:
     >>> slide = Slide(stride=(1, 1), pads=((1, 1), (1, 1)))
     >>> shifted(jnp.ones((1, 3, 3, 2)), jnp.ones((3, 3, 1, 2)), slide, by_taps, False)[0, 0].tolist()
     [[4.0, 4.0], [6.0, 6.0], [4.0, 4.0]]
   """
-  return _forward(x, kernel, slide, weight_gradient, keep_padded)[0]
+  return _forward(x, kernel, slide, weight_gradient, keep_padded, result)[0]
 
 
-def _forward(x, kernel, slide, weight_gradient, keep_padded):
+def _forward(x, kernel, slide, weight_gradient, keep_padded, result):
   del weight_gradient
+  to = x.dtype if result is None else result
+  if not jnp.issubdtype(to, jnp.floating):
+    x, kernel = x.astype(to), kernel.astype(to)
   size = output_size(x.shape[1:3], kernel.shape[:2], *slide)
   padded = _padded(x, *slide.pads, keep_padded)
   if keep_padded:  # what makes a kernel, such as rounding, would be computed for every pixel
@@ -63,10 +68,11 @@ def _forward(x, kernel, slide, weight_gradient, keep_padded):
     for i in range(kernel.shape[0])
     for j in range(kernel.shape[1])
   )
-  return y.astype(x.dtype), (padded, kernel)
+  return y.astype(to), (padded, kernel)
 
 
-def _backward(slide, weight_gradient, keep_padded, residuals, g):
+def _backward(slide, weight_gradient, keep_padded, result, residuals, g):
+  del result
   padded, kernel = residuals
   stride, pads, dilation = slide
   size = tuple(n - sum(pair) for n, pair in zip(padded.shape[1:3], pads, strict=True))

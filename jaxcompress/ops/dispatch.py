@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxcompress.ops import depthwise, reductions, standard
 from jaxcompress.ops.padding import Slide
@@ -28,14 +29,15 @@ class Formulations(NamedTuple):
   pointwise: str
   standard: str
   reductions: str
+  codes: str
 
 
-def _xla_depthwise(x, kernel, slide):
-  return xla_conv(x, kernel, slide, groups=x.shape[-1])
+def _xla_depthwise(x, kernel, slide, result=None):
+  return xla_conv(x, kernel, slide, x.shape[-1], result)
 
 
-def _xla_pointwise(x, kernel, stride):
-  return xla_conv(x, kernel, Slide(stride, ((0, 0), (0, 0))))
+def _xla_pointwise(x, kernel, stride, result=None):
+  return xla_conv(x, kernel, Slide(stride, ((0, 0), (0, 0))), result=result)
 
 
 CHOICES: Mapping[str, Mapping[str, Any]] = {
@@ -51,20 +53,37 @@ CHOICES: Mapping[str, Mapping[str, Any]] = {
     "products": standard.tap_products,
   },
   "reductions": {"apart": reductions.APART, "together": reductions.TOGETHER},
+  "codes": {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "int8": jnp.int8},
 }
 
 BACKENDS: Mapping[str, Formulations] = {
   "cpu": Formulations(
-    depthwise="rows", pointwise="product", standard="cases", reductions="together"
+    depthwise="rows",
+    pointwise="product",
+    standard="cases",
+    reductions="together",
+    codes="float32",
   ),
-  "gpu": Formulations(depthwise="taps", pointwise="product", standard="xla", reductions="apart"),
-  "tpu": Formulations(depthwise="xla", pointwise="xla", standard="xla", reductions="apart"),
+  "gpu": Formulations(
+    depthwise="taps",
+    pointwise="product",
+    standard="xla",
+    reductions="apart",
+    codes="bfloat16",
+  ),
+  "tpu": Formulations(
+    depthwise="xla", pointwise="xla", standard="xla", reductions="apart", codes="bfloat16"
+  ),
 }
 ALIASES = {"cuda": "gpu", "rocm": "gpu"}
 XLA_ONLY = BACKENDS["tpu"]  # also the quickest to trace
 """XLA's own convolutions and reductions for everything."""
 ANYWHERE = "anywhere"
 """The name of no backend in particular: of a program that is for all of them."""
+ROUNDING = ("gpu", "tpu")
+"""The backends that multiply float32 numbers as TF32 or bfloat16, unless they are told otherwise."""
+FEWER_DIGITS = (None, "default", "fastest", "bfloat16", "tensorfloat32")
+"""The settings of ``jax_default_matmul_precision`` with which they do."""
 WITHOUT_CONVOLUTIONS = {"depthwise": "taps", "pointwise": "product", "standard": "products"}
 
 _chosen = jax.make_user_context(default_value=None)
@@ -116,6 +135,26 @@ def traced_for(name: str, *, unless_named: bool = False) -> Iterator[None]:
     yield
 
 
+def rounds_products(dtype: Any) -> bool:
+  """Whether products of arrays of a dtype are those of numbers with fewer digits than float32 has.
+
+  Args:
+    dtype: of the arrays: float32 is multiplied so on TPUs and GPUs, at JAX's default precision, and
+      bfloat16 everywhere.
+
+  Examples:
+    >>> rounds_products(jnp.float32), rounds_products(jnp.bfloat16)
+    (False, True)
+    >>> with traced_for("tpu"):
+    ...   rounds_products(jnp.float32)
+    True
+  """
+  if dtype == jnp.bfloat16:
+    return True
+  precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # as above
+  return dtype == jnp.float32 and backend() in ROUNDING and precision in FEWER_DIGITS
+
+
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
   """Convolutions traced inside are exact where each sum of integers is below ``2**24``.
@@ -150,7 +189,8 @@ def formulations(**names: str) -> Iterator[Formulations]:
     **names: formulation by kind of operation; kinds not given stay as they are. ``depthwise``:
       ``"xla"``, ``"taps"``, ``"rows"``; ``pointwise``: ``"xla"``, ``"product"``;
       ``standard``: ``"xla"``, ``"cases"``, ``"products"``; ``reductions``: ``"apart"``,
-      ``"together"``.
+      ``"together"``; ``codes``, what those of grids are multiplied as: ``"float32"``,
+      ``"bfloat16"``, ``"int8"``.
 
   Yields:
     The :class:`Formulations` in force.

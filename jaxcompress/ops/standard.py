@@ -8,6 +8,7 @@ of the same convolution group by group. A 1x1 convolution is one matrix product 
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,9 @@ FEW_TAPS = 36  # kh * kw * in up to which the input is unfolded: a stem on RGB
 MOST_PARTS = 16  # separate convolutions that a grouped one is cut into: bounds compile time
 
 
-def xla_conv(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1) -> jax.Array:
+def xla_conv(
+  x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1, result: Any = None
+) -> jax.Array:
   """``lax.conv_general_dilated`` on NHWC images and an HWIO kernel, with its own gradients.
 
   Padding outside ``0 .. span - 1`` is applied beforehand: the input gradient would then be a
@@ -45,10 +48,21 @@ def xla_conv(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1) -> 
     rhs_dilation=dilation,
     dimension_numbers=DIMENSIONS,
     feature_group_count=groups,
+    preferred_element_type=result,
   )
 
 
-def matrix_product(x: jax.Array, kernel: jax.Array, stride: Pair) -> jax.Array:
+def matmul(x: jax.Array, y: jax.Array, *, result: Any = None) -> jax.Array:
+  """``x @ y``; ``result`` is the dtype of sums and result, by default that of the arrays.
+
+  Examples:
+    >>> matmul(jnp.int8([[100, 100]]), jnp.int8([[100], [100]]), result=jnp.int32).tolist()
+    [[20000]]
+  """
+  return jnp.matmul(x, y, preferred_element_type=result)
+
+
+def matrix_product(x: jax.Array, kernel: jax.Array, stride: Pair, result: Any = None) -> jax.Array:
   """``y[h, w] = x[h * s, w * t] @ kernel`` with batch and space flattened to one axis.
 
   On flat matrices the gradients are two plain products as well. With batch and space left as
@@ -58,6 +72,7 @@ def matrix_product(x: jax.Array, kernel: jax.Array, stride: Pair) -> jax.Array:
     x: (batch, height, width, in).
     kernel: (1, 1, in, out).
     stride: steps along height and width.
+    result: dtype of sums and result; None: that of the arrays.
 
   Returns:
     (batch, ceil(height / stride), ceil(width / stride), out).
@@ -69,10 +84,13 @@ def matrix_product(x: jax.Array, kernel: jax.Array, stride: Pair) -> jax.Array:
   if stride != (1, 1):
     x = x[:, :: stride[0], :: stride[1]]
   flat = x.reshape(-1, x.shape[-1])
-  return (flat @ kernel.reshape(kernel.shape[2:])).reshape(*x.shape[:-1], kernel.shape[-1])
+  y = matmul(flat, kernel.reshape(kernel.shape[2:]), result=result)
+  return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def by_case(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1) -> jax.Array:
+def by_case(
+  x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1, result: Any = None
+) -> jax.Array:
   """Convolution in the formulation that fits its kernel.
 
   Args:
@@ -80,9 +98,10 @@ def by_case(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1) -> j
     kernel: (kh, kw, in / groups, out).
     slide: how the kernel moves.
     groups: number of channel groups.
+    result: dtype of sums and result; None: that of the arrays.
 
   Returns:
-    (batch, out_height, out_width, out) of the dtype of ``x``.
+    (batch, out_height, out_width, out).
 
   Examples:
     >>> slide = Slide(stride=(1, 1), pads=((1, 1), (1, 1)))
@@ -91,30 +110,31 @@ def by_case(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1) -> j
   """
   height, width, channels, _ = kernel.shape
   if groups > 1:
-    return by_parts(x, kernel, slide, groups)
+    return by_parts(x, kernel, slide, groups, result)
   if height == width == 1 and slide.pads == ((0, 0), (0, 0)):
-    return matrix_product(x, kernel, slide.stride)
+    return matrix_product(x, kernel, slide.stride, result)
   if height * width * channels <= FEW_TAPS:
-    return unfolded(x, kernel, slide)
-  return xla_conv(x, kernel, slide)
+    return unfolded(x, kernel, slide, result)
+  return xla_conv(x, kernel, slide, result=result)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def unfolded(x: jax.Array, kernel: jax.Array, slide: Slide) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def unfolded(x: jax.Array, kernel: jax.Array, slide: Slide, result: Any = None) -> jax.Array:
   """One product of the unfolded input (im2col) with the kernel, for kernels of few taps.
 
   The gradient by the input, which a stem does not need and ``jit`` then drops, is XLA's.
   """
   patches = unfold(x, kernel.shape[:2], slide)
-  y = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
-  return y.reshape(*patches.shape[:3], -1)
+  flat = patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, kernel.shape[-1])
+  return matmul(*flat, result=result).reshape(*patches.shape[:3], -1)
 
 
-def _unfolded_forward(x, kernel, slide):
-  return unfolded(x, kernel, slide), (x, kernel)
+def _unfolded_forward(x, kernel, slide, result):
+  return unfolded(x, kernel, slide, result), (x, kernel)
 
 
-def _unfolded_backward(slide, residuals, g):
+def _unfolded_backward(slide, result, residuals, g):
+  del result
   x, kernel = residuals
   (dx,) = jax.linear_transpose(lambda x: xla_conv(x, kernel, slide), x)(g)
   patches = unfold(x, kernel.shape[:2], slide)  # the same as in the forward pass: shared
@@ -158,7 +178,9 @@ def _windows(padded: jax.Array, kernel: tuple[int, ...], slide: Slide) -> Iterat
       yield padded[:, i : i + rows : down, j : j + columns : right]
 
 
-def by_parts(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1) -> jax.Array:
+def by_parts(
+  x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1, result: Any = None
+) -> jax.Array:
   """A grouped convolution as at most :data:`MOST_PARTS` separate ones.
 
   Groups that share a part make its kernel block diagonal. Arguments and result as for
@@ -167,7 +189,7 @@ def by_parts(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1) -> 
   parts = max(n for n in range(1, MOST_PARTS + 1) if groups % n == 0)
   kernels = [_block_diagonal(part, groups // parts) for part in jnp.split(kernel, parts, axis=-1)]
   results = [
-    by_case(part, weights, slide)
+    by_case(part, weights, slide, result=result)
     for part, weights in zip(jnp.split(x, parts, axis=-1), kernels, strict=True)
   ]
   return results[0] if parts == 1 else jnp.concatenate(results, axis=-1)
@@ -183,7 +205,9 @@ def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
   return (blocks * eye).reshape(height, width, groups * channels, features)
 
 
-def tap_products(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1) -> jax.Array:
+def tap_products(
+  x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1, result: Any = None
+) -> jax.Array:
   """The sum over the kernel's cells of ``x``, shifted, times the weights of a cell.
 
   Convolution libraries of accelerators may pick Winograd's algorithm for float32, whose fractions
@@ -194,6 +218,7 @@ def tap_products(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1)
     kernel: (kh, kw, in / groups, out).
     slide: how the kernel moves.
     groups: number of channel groups.
+    result: dtype of sums and result; None: that of the arrays.
 
   Returns:
     (batch, out_height, out_width, out).
@@ -209,7 +234,7 @@ def tap_products(x: jax.Array, kernel: jax.Array, slide: Slide, groups: int = 1)
   taps = kernel.reshape(height, width, depth, groups, features // groups)
   windows = _windows(x, (height, width), slide)
   first, *others = [
-    jnp.einsum("nhwgc,cgo->nhwgo", window, taps[cell])
+    jnp.einsum("nhwgc,cgo->nhwgo", window, taps[cell], preferred_element_type=result)
     for cell, window in zip(np.ndindex(height, width), windows, strict=True)
   ]
   total = sum(others, first)

@@ -180,7 +180,12 @@ def interleave(y: jax.Array, stride: Any, plan: Phases) -> jax.Array:
 
 
 def conv_transpose(
-  x: jax.Array, kernel: jax.Array, *, stride: Any = 1, padding: Padding = "SAME"
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  stride: Any = 1,
+  padding: Padding = "SAME",
+  result: Any = None,
 ) -> jax.Array:
   """Transposed convolution, as ``lax.conv_transpose(x, kernel, strides, padding)`` has it.
 
@@ -192,9 +197,10 @@ def conv_transpose(
     kernel: (kh, kw, in, out), of the same dtype.
     stride: how far the cells are spread, in both directions or along height and width.
     padding: as for :func:`resolve_transposed`.
+    result: as for :func:`~jaxcompress.ops.conv`.
 
   Returns:
-    (batch, out_height, out_width, out), of the dtype of ``x``.
+    (batch, out_height, out_width, out), of the dtype of ``x`` or ``result``.
 
   Raises:
     ValueError: as :func:`resolve_transposed`.
@@ -208,4 +214,4 @@ def conv_transpose(
   weights, pads = phase_kernel(kernel, stride), plan.pads
   if any(sum(pair) >= taps for pair, taps in zip(pads, weights.shape[:2], strict=True)):
     x, pads = jnp.pad(x, ((0, 0), *pads, (0, 0))), ((0, 0), (0, 0))
-  return interleave(conv(x, weights, padding=pads), stride, plan)
+  return interleave(conv(x, weights, padding=pads, result=result), stride, plan)

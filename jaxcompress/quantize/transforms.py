@@ -20,9 +20,11 @@ from jaxcompress.nn.epilogue import Epilogue, ending
 from jaxcompress.nn.foreign import check_model
 from jaxcompress.nn.graph import parameters, with_parameters
 from jaxcompress.nn.tracing import intercept, is_leaf_call, module_path
+from jaxcompress.ops.codes import on_grids
 from jaxcompress.quantize.config import PLAN, Quantization
 from jaxcompress.quantize.fake_quant import activation_levels, fake_quant, replace_value
 from jaxcompress.quantize.integer.grid import Grid, with_bits
+from jaxcompress.quantize.known import KnownGrids
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.quantizers.base import FusedRounding
 from jaxcompress.quantize.quantizers.clipped import dorefa_gradient
@@ -53,13 +55,14 @@ class QuantTransform(NamedTuple):
     init: ``(rng, variables, images) -> (params, state)``, the quantizers' variables: what the
       optimizer trains with the model's own parameters, such as LSQ's steps, and what is carried
       along, such as ranges.
-    apply: ``(params, state, variables, images, *, train, step=None, rng=None, call=None) -> (output,
-      updated, state)``: the model's output, the collections that the pass changed, as Flax gives
+    apply: ``(params, state, variables, images, *, train, step=None, rng=None, call=None, dtype=None)
+      -> (output, updated, state)``: the model's output, the collections that the pass changed, as Flax gives
       them (``batch_stats`` where ``train``, otherwise none), and the quantizers' new state. ``train``
       is a bool; without it nothing changes. ``step`` is the number of updates so far, which the
       plan's starts are compared with; without it all of them have passed. ``rng`` is a key for
       stochastic rounding and the model's own ``"dropout"``. ``call``, ``(variables, images) ->
-      (output, updated)``, takes the place of ``model.apply``.
+      (output, updated)``, takes the place of ``model.apply``. ``dtype``, such as ``jnp.bfloat16``, is that
+      of products; None: that of the images.
     convert: ``(params, state, variables, images, *, preprocess=None) -> QuantizedModel``: the
       integers that were trained, for exporters; ``preprocess`` maps images to what the model reads.
   """
@@ -111,14 +114,17 @@ def transform(model: nn.Module, plan: Quantization) -> QuantTransform:
     del rng  # no quantizer draws
     return init_quantizers(plan, sites_of(variables, images), variables["params"])
 
-  def apply(params, state, variables, images, *, train, step=None, rng=None, call=None):
+  def apply(params, state, variables, images, *, train, step=None, rng=None, call=None, dtype=None):
     sites = sites_of(variables, images)
     quantizers = _own(plan, sites, params, state, variables["params"])
     active, live_norm, is_exact = _phase(plan, step, train)
     exact = {}
     if is_exact is not False:
       exact = _device_values(is_exact, plan, sites, quantizers, variables, images)
-    run = _Pass(plan, sites, quantizers, train, rng, active, live_norm, is_exact, exact)
+    dtype = images.dtype if dtype is None else jnp.dtype(dtype)
+    known = KnownGrids(sites, active, dtype)
+    images = images.astype(jnp.float32 if known.needed else dtype)
+    run = _Pass(plan, sites, quantizers, train, rng, active, live_norm, is_exact, exact, known)
     kernels, of_weights = run.round_kernels(variables["params"])
     images = run.visit(INPUT, images)
     call = call or partial(_call, model, train=train, rng=rng)
@@ -242,6 +248,7 @@ class _Pass:
     is_exact: whether the device's values take the place of those on the grids, which keep their
       gradients.
     exact: these values, by tensor.
+    known: the grids on which tensors were put.
     ranges: the activations' state, as it is by now.
     ended: tensors that a normalization has rounded by itself.
   """
@@ -255,6 +262,7 @@ class _Pass:
   live_norm: Switch | None
   is_exact: Switch
   exact: Mapping[str, jax.Array]
+  known: KnownGrids
 
   def __post_init__(self):
     self.keys, self.assigned = self.sites.key_of, assign(self.plan, self.sites)
@@ -277,7 +285,7 @@ class _Pass:
       return tuple({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
 
     kernels = {name: parameters(params, name)["kernel"] for name in quantizers}
-    states = self.variables.state["weights"]
+    states, given = self.variables.state["weights"], kernels
     if not isinstance(self.active, bool):
       # One branch for all: a select of each kernel would read both.
       same = lambda *unchanged: unchanged  # noqa: E731
@@ -285,6 +293,7 @@ class _Pass:
     elif self.active:
       kernels, states = rounded(kernels, states)
     for name, kernel in kernels.items():
+      self.known.put_kernel(name, quantizers[name], trained[name], states[name], given[name])
       params = with_parameters(params, f"{name}/kernel", kernel)
     return params, states
 
@@ -297,10 +306,13 @@ class _Pass:
     name = module_path(context.module)
     if name in self.narrowed:
       args = tuple(self.narrow(*pair) for pair in zip(self.narrowed[name], args, strict=True))
-    if name not in self.sites.rounded:
-      return next_fun(*args, **kwargs)
-    with ending(self.epilogue(name)):
+    grids = self.known.of_layer(name)
+    rounds = name in self.sites.rounded
+    with ending(self.epilogue(name) if rounds else None), on_grids(grids):
       y = next_fun(*args, **kwargs)
+    if not rounds:
+      self.known.copy(name)
+      return y
     if name in self.ended:
       return self.replaced(name, self.with_coarse_gradient(name, y))
     return self.visit(name, y)
@@ -313,6 +325,7 @@ class _Pass:
     """A tensor on its grid."""
     key, quantizers = self.keys[tensor], self.assigned.activations
     if tensor in self.assigned.gates:
+      self.known.put_fixed(tensor, self.assigned.gates[tensor])
       return self.on_grid(self.assigned.gates[tensor], x)
     if key not in quantizers:
       return x
@@ -320,6 +333,7 @@ class _Pass:
     if tensor == INPUT:  # its gradient alone would need the first layer's gradient by the images
       params = jax.lax.stop_gradient(params)
     y, state = quantizers[key].apply(params, state, x, rng=self.key(tensor), **options)
+    self.known.put(tensor, key, quantizers[key], params, state)
     self.keep(key, state)
     return _select(self.active, self.with_coarse_gradient(tensor, y), x)
 
@@ -335,6 +349,7 @@ class _Pass:
     def prepare(z):
       params, state, options = self.of_quantizer(tensor)
       trained, fixed, state = rounding.prepare(params, state, z, **options)
+      self.known.put(tensor, key, self.assigned.activations[key], params, state)
       self.keep(key, state)
       self.ended.add(tensor)
       return trained, fixed

@@ -29,6 +29,7 @@ def forward(
   train: bool,
   measure: bool = False,
   rng: jax.Array | None = None,
+  dtype: Any = None,
 ) -> tuple[Endpoints, Any, Any]:
   """The student's pass, quantized from the plan's step on.
 
@@ -42,6 +43,7 @@ def forward(
     measure: whether every normalization uses the batch's statistics, which come back in place of
       the running ones.
     rng: a key for stochastic rounding and the student's own ``"dropout"``, or None.
+    dtype: of activations and products; None: that of the images.
 
   Returns:
     ``(endpoints, batch_stats, quantizer_state)``.
@@ -57,7 +59,7 @@ def forward(
   call = partial(_call, state, frozen, train=train, measure=measure, rng=rng)
   quantizer_state = state.quantizer.state
   if plan is None:
-    output, updated = call(variables, images)
+    output, updated = call(variables, images if dtype is None else images.astype(dtype))
   else:
     if measure:  # by the rounded network, whose gradients nobody asks for
       plan = dataclasses.replace(plan, exact_step=None)
@@ -70,6 +72,7 @@ def forward(
       step=state.step,
       rng=rng,
       call=call,
+      dtype=dtype,
     )
   found = updated.get(MOMENTS, {}) if measure else updated.get("batch_stats", state.batch_stats)
   return as_endpoints(output), found, quantizer_state

@@ -118,7 +118,8 @@ class Recipe:
       statistics, and running statistics and ranges move on with each; where statistics are frozen,
       the gradient is that of the whole batch.
     compute_dtype: of activations and products in training, such as ``jnp.bfloat16``, or None: as
-      ``preprocess`` leaves the images. Parameters, statistics, ranges, losses, the optimizer, and
+      ``preprocess`` leaves the images. Where ``quantize`` is given, of products alone, and those of
+      tensors on grids are of their codes, which bfloat16 holds. Parameters, statistics, ranges, losses, the optimizer, and
       evaluation are float32 all the same.
     remat: whether the backward pass computes again what is inside the student's blocks, and only
       what its blocks and outermost layers return is kept in memory: about a third more work. XLA on

@@ -184,7 +184,9 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
     key = jax.random.fold_in(step_key, ROUNDING)
     if recipe.accumulate > 1:
       key = jax.random.fold_in(key, i)
-    endpoints, *carry = forward(before, hold(moves, trained), images, train=train, rng=key)
+    endpoints, *carry = forward(
+      before, hold(moves, trained), images, train=train, rng=key, dtype=recipe.compute_dtype
+    )
     return endpoints, tuple(carry)
 
   def criterion(trained, student):
@@ -222,7 +224,7 @@ def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]
     criterion,
     trained,
     carry,
-    batch["image"],
+    images,
     losses=len(groups),
     microbatches=recipe.accumulate,
   )
