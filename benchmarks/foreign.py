@@ -50,7 +50,10 @@ def main() -> None:
   args = parser.parse_args()
   console, head = Console(), ("file", *RUNTIMES.values())
   say = lambda words: console.print(words, markup=False, soft_wrap=True)  # noqa: E731
-  lines = [row_of(path, args.images, say) for path in sorted(args.folder.glob("*.tflite"))]
+  lines = []
+  for path in sorted(args.folder.glob("*.tflite")):
+    lines.append(row_of(path, args.images, say))
+    say("  ".join(lines[-1]))
   table = Table(*head, title="bit-equal codes, %")
   for line in lines:
     table.add_row(*line)

@@ -96,7 +96,9 @@ def quantize(model: Any, torch: Any, weights: Any, data: Any, **given: Any) -> N
     str,
     "Memory that c may take, such as 64KB: more is computed in patches, at the cost of time [any].",
   ),
-  out=Parameter(str, "Name of the files, without a suffix [beside CHECKPOINT]."),
+  out=Parameter(
+    str, "Name of the files, without a suffix; of c alone, the folder [beside CHECKPOINT]."
+  ),
   force=Parameter(bool, "Replace files that exist.", False),
   data=Parameter(str, "As for quantize [glyphs]."),
   method=Parameter(str, "As for quantize [auto]."),

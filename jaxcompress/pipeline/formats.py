@@ -176,17 +176,6 @@ def format_of(path: str | os.PathLike) -> str:
   raise ValueError(f"out: {path} names no kind of file; it must end in one of {suffixes}.")
 
 
-def is_folder(path: str | os.PathLike) -> bool:
-  """Whether a name is that of a folder of C.
-
-  Examples:
-    >>> is_folder("net_c/"), is_folder("net.tflite")
-    (True, False)
-  """
-  name = pathlib.Path(path).name.lower()
-  return any(name.endswith(one.suffix) for one in FORMATS.values() if one.is_folder)
-
-
 def without_suffix(path: pathlib.Path, *, folders: bool = False) -> pathlib.Path:
   """A path without the suffix that names its format, if it has one.
 
@@ -230,12 +219,11 @@ def check_trained(path: str) -> None:
   """
   file = pathlib.Path(path)
   base = without_suffix(file, folders=is_c(file))
-  if base == file:
+  if base == file and not is_c(file):
     return
-  kind = (
-    "a float file for devices" if FORMATS[format_of(file)].is_float else "an integer file already"
-  )
-  trained = f"{base}" if base.is_dir() else "such as OUT/student"
+  is_float = not is_c(file) and FORMATS[format_of(file)].is_float
+  kind = "a float file for devices" if is_float else "an integer file already"
+  trained = f"{base}" if base.is_dir() and base != file else "such as OUT/student"
   packed = base.with_name(base.name + FORMATS["packed"].suffix)
   way = f"{packed}" if packed.is_file() else f"a packed file ({packed.suffix})"
   raise ValueError(
@@ -243,43 +231,44 @@ def check_trained(path: str) -> None:
   )
 
 
-def kernels_for(path: str | os.PathLike, kernels: str | None) -> str:
-  """The kernels that were asked for, or else the usual ones of a file.
+def kernels_for(path: str | os.PathLike, format: str, kernels: str | None) -> str:
+  """The kernels that were asked for, or else the usual ones of a file of a format.
 
   Raises:
     ValueError: if they are unknown, or do not run the file.
 
   Examples:
-    >>> kernels_for("model.onnx", None), kernels_for("model.jcz", "tflm")
+    >>> kernels_for("model.onnx", "onnx", None), kernels_for("model.jcz", "packed", "tflm")
     ('onnxruntime', 'tflm')
   """
-  if pathlib.Path(path).suffix.lower() in KERNELS_BY_SUFFIX:
-    return choose_kernels(path, kernels)
-  if is_folder(path):
+  if FORMATS[format].is_folder:
     own = OWN_KERNELS["c"]
     if kernels not in (None, own):
       raise ValueError(f"kernels: {kernels!r} is not the arithmetic of C; it must be {own!r}.")
     return own
+  if pathlib.Path(path).suffix.lower() in KERNELS_BY_SUFFIX:
+    return choose_kernels(path, kernels)
   kernels = kernels or next(iter(KERNELS))
   find_kernels(kernels)
   return kernels
 
 
-def runnable(model: QuantizedModel, path: pathlib.Path) -> QuantizedModel:
-  """The model in the arithmetic of a runtime of a file: its own, or else the usual one's."""
-  if is_folder(path):
+def runnable(model: QuantizedModel, format: str) -> QuantizedModel:
+  """The model in the arithmetic of a runtime of a format: its own, or else the usual one's."""
+  if FORMATS[format].is_folder:
     return model.with_kernels(OWN_KERNELS["c"])
-  runs = KERNELS_BY_SUFFIX.get(path.suffix.lower(), (model.kernels,))
+  suffix = pathlib.Path(f"model{FORMATS[format].suffix}").suffix
+  runs = KERNELS_BY_SUFFIX.get(suffix, (model.kernels,))
   return model if model.kernels in runs else model.with_kernels(runs[0])
 
 
-def require_formats(paths: Iterable[pathlib.Path]) -> None:
-  """Checks that files can be written here, before the work that leads to them.
+def require_formats(formats: Iterable[str]) -> None:
+  """Checks that files of some formats can be written here, before the work that leads to them.
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed and one needs it.
   """
-  for name in map(format_of, paths):
+  for name in formats:
     needs = FORMATS[name].needs
     if needs is not None:
       require(needs)
@@ -288,18 +277,20 @@ def require_formats(paths: Iterable[pathlib.Path]) -> None:
 def write_all(
   model: QuantizedModel,
   paths: Sequence[pathlib.Path],
+  formats: Sequence[str],
   metadata: Mapping[str, Any],
   in_float: Callable[[], tuple[Any, ...]] = tuple,
   target: str | None = None,
   ram: int | None = None,
 ) -> None:
-  """Writes a model to files, or folders, in one folder, by their suffixes; if one fails, none is there.
+  """Writes a model to files, or folders, in one folder; if one fails, none is there.
 
   Where the metadata names classes they are written beside the first file, as ``MODEL.labels.txt``.
 
   Args:
     model: the integers.
     paths: the files.
+    formats: of each.
     metadata: kept in them.
     in_float: gives the :class:`FloatNetwork`, for formats that hold that.
     target: a device that takes all of the files, or None.
@@ -313,12 +304,12 @@ def write_all(
   try:
     sweep(folder.parent, own=False)
     folder.mkdir()
-    for path in written:
-      kind = FORMATS[format_of(path)]
+    for path, name in zip(written, formats, strict=True):
+      kind = FORMATS[name]
       asked: dict[str, Any] = {} if target is None else {"target": target}
       if kind.is_folder and ram is not None:
         asked["ram"] = ram
-      network = in_float() if kind.is_float else (runnable(model, path),)
+      network = in_float() if kind.is_float else (runnable(model, name),)
       kind.write(*network, path, metadata=metadata, **asked)
     if classes := class_names(metadata):
       paths = [labels_path(paths[0]), *paths]

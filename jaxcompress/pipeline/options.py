@@ -288,6 +288,7 @@ class QuantizeOptions:
     out: the file; its suffix says of which kind: .tflite, .int4.tflite, .onnx, .stablehlo or .jcz
       (packed).
     also: further files of the same network.
+    formats: of all these files, by name; none: those that their suffixes name.
     ram: size such as ``"64KB"`` of the memory that folders of C may take, or None.
     target: a device whose rules the files obey, or None; for ``"tensorrt"`` the zero points of
       activations are 0.
@@ -316,6 +317,7 @@ class QuantizeOptions:
   analyze: bool = False
   out: str = "model.tflite"
   also: tuple[str, ...] = ()
+  formats: tuple[str, ...] = ()
   target: str | None = None
   ram: str | None = None
   force: bool = False
@@ -341,7 +343,7 @@ class QuantizeOptions:
         )
     if self.torch is None:
       check_trained(self.model)
-    formats = list(map(format_of, self.models))
+    formats = self.kinds
     check_target(self.target, formats)
     if "tflite-int4" in formats and self.budget is None and (self.bits or 8) > 4:
       raise OptionError(
@@ -368,12 +370,17 @@ class QuantizeOptions:
   @property
   def runtime(self) -> str:
     """The kernels whose arithmetic it is."""
-    return kernels_for(self.out, self.kernels)
+    return kernels_for(self.out, self.kinds[0], self.kernels)
 
   @property
   def models(self) -> list[pathlib.Path]:
     """The files that hold the network."""
     return [pathlib.Path(path) for path in (self.out, *self.also)]
+
+  @property
+  def kinds(self) -> tuple[str, ...]:
+    """The formats of these files."""
+    return self.formats or tuple(map(format_of, self.models))
 
   @property
   def files(self) -> dict[str, pathlib.Path]:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,6 @@ from jaxcompress.pipeline.formats import (
   FORMATS,
   check_ram,
   check_target,
-  format_of,
-  is_folder,
   require_formats,
   runnable,
   without_suffix,
@@ -106,8 +104,8 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
   """
   started = time.perf_counter()
   console, files = console or Console(stderr=True), options.files
-  require_formats(options.models)  # now, not after the work
-  _check_free([*options.models, *files.values()], force=options.force)
+  require_formats(options.kinds)  # now, not after the work
+  _check_free([*options.models, *files.values()], options.kinds, force=options.force)
   trained = (read_torch if options.torch is not None else read_trained)(options, console)
   allocation = analysis = float_top1 = top1 = None
   bits: dict[str, Any] = {"bits": options.bits or 8}
@@ -122,7 +120,13 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
 
   def write(model: quantize.QuantizedModel, trial: Trial, ahead: Ahead) -> None:
     write_all(
-      model, options.models, trained.metadata, trained.in_float, options.target, options.ram_bytes
+      model,
+      options.models,
+      options.kinds,
+      trained.metadata,
+      trained.in_float,
+      options.target,
+      options.ram_bytes,
     )
     written.append(trial)
     seconds = text.duration(time.perf_counter() - started)
@@ -131,7 +135,8 @@ def quantize_model(options: QuantizeOptions, *, console: Console | None = None) 
       console,
       f"{what} after {seconds}: {tables.trial_text(trial, labels=trained.labels is not None)}",
     )
-    found.update({path: _describe(model, path, images, console) for path in options.models})
+    for path, name in zip(options.models, options.kinds, strict=True):
+      found[path] = _describe(model, path, name, images, console)
     if ahead.names:
       say(console, tables.ahead_text(trial, ahead))
 
@@ -235,26 +240,33 @@ def export_model(
   if not is_packed:
     out, *also = map(str, paths)
     asked = QuantizeOptions(
-      model=model, out=out, also=tuple(also), force=force, target=target, ram=ram, **options
+      model=model,
+      out=out,
+      also=tuple(also),
+      formats=tuple(formats),
+      force=force,
+      target=target,
+      ram=ram,
+      **options,
     )
     (packed,) = files_beside(model, ("packed",))
     if pathlib.Path(model).is_dir() and packed.is_file():
       say(console, f"{model} is quantized anew; the integers that its run trained are in {packed}")
     quantize_model(asked, console=console)
     return paths
-  require_formats(paths)
-  _check_free(paths, force=force)
+  require_formats(formats)
+  _check_free(paths, formats, force=force)
   quantized, metadata = read_packed(model)
   quantized = dataclasses.replace(quantized, preprocess=preprocess_of(metadata))
-  write_all(quantized, paths, metadata, target=target, ram=most)
+  write_all(quantized, paths, formats, metadata, target=target, ram=most)
   images = _random_images(quantized)
-  for path in paths:
-    _describe(quantized, path, images, console)
+  for path, name in zip(paths, formats, strict=True):
+    _describe(quantized, path, name, images, console)
   return paths
 
 
 def files_beside(model: str, formats: Sequence[str], out: str | None = None) -> list[pathlib.Path]:
-  """Names of the files of a network, by default beside it.
+  """Names of the files of a network, by default beside it; of a folder of C alone ``out`` is the folder.
 
   Raises:
     ValueError: if the model or ``out`` is no name of a file.
@@ -262,24 +274,35 @@ def files_beside(model: str, formats: Sequence[str], out: str | None = None) -> 
   Examples:
     >>> [path.name for path in files_beside("a/net_0.5.jcz", ("onnx",))]
     ['net_0.5.onnx']
-    >>> [path.name for path in files_beside("net.jcz", ("c",), "student_c/")]
-    ['student_c']
+    >>> [path.name for path in files_beside("net.jcz", ("c",), "mine/")]
+    ['mine']
+    >>> [path.name for path in files_beside("net.jcz", ("c", "onnx"), "mine")]
+    ['mine_c', 'mine.onnx']
   """
   for option, path in (("model", model), ("out", out)):
     if path is not None and not pathlib.Path(path).name:
       raise ValueError(f"{option}: {path!r} is no name of a file; give one, such as OUT/student.")
   folders = any(FORMATS[one].is_folder for one in formats)
+  if out is not None and folders and len(formats) == 1:
+    return [pathlib.Path(out)]
   base = without_suffix(pathlib.Path(out or model), folders=folders)
   name = base.stem if base.suffix.lower() == ".safetensors" else base.name
   return [base.parent / (name + FORMATS[one].suffix) for one in formats]
 
 
-def _check_free(paths: Iterable[pathlib.Path], *, force: bool) -> None:
-  """Checks that files can be written: folders exist, and files do not or are to be replaced."""
+def _check_free(paths: Sequence[pathlib.Path], formats: Sequence[str], *, force: bool) -> None:
+  """Checks that files can be written: folders exist, and files do not or are to be replaced.
+
+  Args:
+    paths: of models, and of what is written beside them.
+    formats: of the models, in order.
+    force: whether what exists is replaced.
+  """
+  folders = {path for path, name in zip(paths, formats, strict=False) if FORMATS[name].is_folder}
   for path in paths:
     if not path.parent.is_dir():
       raise ValueError(f"out: the folder {path.parent} does not exist; make it, or name another.")
-    free = is_folder(path) and path.is_dir() and (force or not any(path.iterdir()))
+    free = path in folders and path.is_dir() and (force or not any(path.iterdir()))
     if not free and (path.is_dir() or (path.exists() and not force)):
       raise OptionError(
         f"out: {path} exists; name another file, or add ", " to replace it.", force=True
@@ -338,7 +361,11 @@ def _analyze(
 
 
 def _describe(
-  model: quantize.QuantizedModel, path: pathlib.Path, images: np.ndarray, console: Console
+  model: quantize.QuantizedModel,
+  path: pathlib.Path,
+  format: str,
+  images: np.ndarray,
+  console: Console,
 ) -> export.Verification | None:
   """Prints a file's size, and what its own runtime makes of images, if it has one.
 
@@ -346,11 +373,11 @@ def _describe(
     The verification; None if no runtime runs the file or it is not installed, or for a float file.
   """
   size, found = f"{path}: {_size_text(path)}", None
-  if FORMATS[format_of(path)].is_float:
+  if FORMATS[format].is_float:
     size += ", the float network"
   elif path.is_dir() or path.suffix.lower() in KERNELS_BY_SUFFIX:
     try:
-      found = export.verify(path, runnable(model, path), images)
+      found = export.verify(path, runnable(model, format), images)
       share = text.percent_down(found.bit_equal)
       size += f", {share} of the logits of {found.images} images are bit for bit the device's"
     except MissingExtraError:

@@ -42,6 +42,19 @@ def test_a_packed_file_becomes_a_verified_folder_of_c(run, packed, tmp_path):
   assert export.read_metadata(tmp_path / "student_c")["classes"] == list(CLASSES)
 
 
+def test_a_folder_is_written_where_it_was_told(run, packed, tmp_path):
+  code, out, _ = run("export", packed, "--format", "c", "--out", "mine")
+  assert code == 0 and "mine: " in out and "100 % of the logits" in out
+  assert read_manifest(tmp_path / "mine").name == "mine" and not (tmp_path / "mine_c").exists()
+  sizes = read_manifest(tmp_path / "mine").sizes
+  assert f"{sizes.ram:,} bytes" in (tmp_path / "mine" / "README.md").read_text()
+  again = ("export", packed, "--format", "c", "--out", "mine", "--force", "--ram")
+  assert run(*again, sizes.ram)[0] == 0  # the README's figure is the one that a budget bounds
+  assert read_manifest(tmp_path / "mine").sizes == sizes
+  code, _, err = run("export", "mine", "--format", "onnx")
+  assert code == 2 and "mine is an integer file already" in err
+
+
 def test_a_folder_that_holds_something_is_left_alone_unless_forced(run, packed, tmp_path):
   folder = tmp_path / "net_c"
   folder.mkdir()

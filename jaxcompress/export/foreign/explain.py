@@ -17,9 +17,7 @@ from jaxcompress.nn import Node
 from jaxcompress.quantize.integer.arithmetic import ARITHMETIC
 from jaxcompress.quantize.integer.runtimes import find_kernels, kernels_of_file
 
-DIFFERENT: Mapping[str, Mapping[str, str]] = {  # operators of which a runtime makes something else
-  "SPACE_TO_BATCH_ND": {"tflm": "makes other numbers of cells that become images"},
-}
+BORDERS = "TFLite-Micro fills the border with what lies in its memory, not with zeros"
 MOST_SHOWN = 5  # classes
 RUNTIMES = ("xnnpack", "reference", "tflm")
 
@@ -197,8 +195,8 @@ def _explain(
 ) -> Explained:
   output = call.outputs[0] if call.outputs else -1
   alike, refused = _by_runtime(nodes, reading) if nodes and not reason else ((), {})
-  for runtime, why in DIFFERENT.get(call.code, {}).items():
-    refused[runtime] = why
+  if call.code == "SPACE_TO_BATCH_ND" and np.any(parts.tensors[call.inputs[2]].values):
+    refused["tflm"] = BORDERS
   kind = parts.tensors[call.inputs[0]].type if call.inputs else ""
   for runtime in needing_bias(call.code, call.inputs, kind):
     if runtime in RUNTIMES:

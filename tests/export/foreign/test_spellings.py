@@ -155,18 +155,19 @@ def test_parts_of_any_axis_and_their_joining(spelling, codes_equal):
   codes_equal(file.write())
 
 
-def test_a_dilated_convolution_between_batches(spelling, codes_equal):
-  file = spelling()
-  block, pads, crops = (
-    file.numbers([2, 2]),
-    file.numbers([[2, 2], [2, 2]]),
-    file.numbers([[0, 0], [0, 0]]),
-  )
-  file.add("SPACE_TO_BATCH_ND", [file.source, block, pads], (4, 6, 6, 4), version=2)
-  conv(file, file.last, (4, 4, 4, 6), file.weights((6, 3, 3, 4)))
-  file.add("BATCH_TO_SPACE_ND", [file.last, block, crops], (1, 8, 8, 6), (0.04, -10), 2)
-  (node,) = codes_equal(file.write(), ("xnnpack", "reference")).graph.nodes
-  assert node.attrs["dilation"] == 2 and node.attrs["padding"] == ((2, 2), (2, 2))
+@pytest.mark.parametrize("pad", [0, 2])
+def test_a_dilated_convolution_between_batches(pad, spelling, codes_equal):
+  file, side = spelling(), 4 + pad
+  block, pads, crops = map(file.numbers, ([2, 2], [[pad, pad]] * 2, [[0, 0]] * 2))
+  file.add("SPACE_TO_BATCH_ND", [file.source, block, pads], (4, side, side, 4), version=2)
+  conv(file, file.last, (4, side - 2, side - 2, 6), file.weights((6, 3, 3, 4)))
+  made = (1, 2 * side - 4, 2 * side - 4, 6)
+  file.add("BATCH_TO_SPACE_ND", [file.last, block, crops], made, (0.04, -10), 2)
+  path = file.write()
+  (node,) = codes_equal(path, ("xnnpack", "reference", "tflm")[: 2 if pad else 3]).graph.nodes
+  assert node.attrs["dilation"] == 2 and node.attrs["padding"] == ((pad, pad), (pad, pad))
+  # TFLite-Micro leaves the number that it pads with uninitialized
+  assert ("tflm" in export.explain(path).operators[0].refused) == (pad > 0)
 
 
 def test_depthwise_with_several_outputs_of_a_channel(spelling, codes_equal):
