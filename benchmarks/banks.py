@@ -20,7 +20,6 @@ from compiled import (
   NEGATIVES,
   ROUNDS,
   clock,
-  cost_of,
   recipe_for,
   sample,
   state_for,
@@ -29,6 +28,7 @@ from compiled import (
 import jax  # isort: skip  # after it has been told how many devices there are
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+from programs import cost_of
 from rich.console import Console
 from rich.table import Table
 from shared import in_turns, median_ratio, numbers, stateful, words

@@ -3,12 +3,8 @@
 Import it before jax: where there is one CPU, it becomes eight virtual devices.
 """
 
-import math
 import os
-import re
 import time
-from collections import Counter
-from typing import NamedTuple
 
 if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":  # real devices ignore it
   os.environ["XLA_FLAGS"] = (
@@ -24,40 +20,7 @@ from jaxcompress import distill, models, quantize, training
 from jaxcompress.nn import init_variables
 from jaxcompress.training.sharding import batch_sharding
 
-KINDS = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"
-COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.*?) ({KINDS})(?:-start)?\(", re.MULTILINE)
-BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "s8": 1, "u8": 1}
 DIM, NEGATIVES, ROUNDS = 128, 4096, 7
-
-
-class Cost(NamedTuple):
-  """What one device does in one step.
-
-  Attributes:
-    sent: bytes of the results of collectives, by kind.
-    collectives: how many there are.
-    flops: as XLA counts them.
-    touched: bytes read and written, as XLA counts them.
-    held: bytes of arguments and temporaries.
-  """
-
-  sent: Counter
-  collectives: int
-  flops: float
-  touched: float
-  held: int
-
-
-def cost_of(compiled) -> Cost:
-  """What XLA says about a compiled program."""
-  found = COLLECTIVE.findall(compiled.as_text())
-  sent = Counter()
-  for result, kind in found:
-    for name, dims in re.findall(r"(\w+)\[([\d,]*)\]", result):
-      sent[kind] += BYTES[name] * math.prod(int(n) for n in dims.split(",") if n)
-  facts, memory = compiled.cost_analysis(), compiled.memory_analysis()
-  held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-  return Cost(sent, len(found), facts["flops"], facts["bytes accessed"], held)
 
 
 def sample(batch: int, examples: int) -> dict[str, np.ndarray]:

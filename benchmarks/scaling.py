@@ -12,9 +12,10 @@ import argparse
 import math
 import statistics
 
-from compiled import DIM, ROUNDS, Cost, compiled_step, cost_of, recipe_for, sample, state_for
+from compiled import DIM, ROUNDS, compiled_step, recipe_for, sample, state_for
 
 import jax  # isort: skip  # after it has been told how many devices there are
+from programs import Cost, cost_of
 from rich.console import Console
 from rich.table import Table
 from shared import in_turns, numbers, stateful

@@ -20,6 +20,7 @@ from jaxcompress.data.parts import PARTS
 from jaxcompress.data.storage import EncodedImages, in_chunks
 from jaxcompress.export.measure import VelaReport
 from jaxcompress.export.metadata import LABELS, labels_text, own_version
+from jaxcompress.export.verification import Both, compare, run_both
 from jaxcompress.files.extras import MissingExtraError
 from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline.context import Context, Score
@@ -201,8 +202,9 @@ def _verify(
   """Runs a file on all images, of those on disk some at a time; and the score of each class."""
   found, scores = [], []
   for chunk in in_chunks(images):
-    found.append(export.verify(path, quantized, chunk))
-    scores.append(_probabilities(quantized, chunk))
+    both = run_both(path, quantized, chunk)
+    found.append(compare(both))
+    scores.append(_probabilities(both))
   counts = [one.images for one in found]
   whole = found[0]._replace(
     bit_equal=float(np.average([one.bit_equal for one in found], weights=counts)),
@@ -213,10 +215,11 @@ def _verify(
   return whole, np.concatenate(scores)
 
 
-def _probabilities(quantized: quantize.QuantizedModel, images: np.ndarray) -> np.ndarray:
+def _probabilities(both: Both) -> np.ndarray:
   """Scores of the classes: what a network gives that ends in a softmax, else the softmax of its logits."""
-  logits = quantized(images)
-  if quantized.graph.nodes[-1].op == "Softmax":
+  ((name, codes),) = both.ours.items()
+  logits = both.quantized.real(name, codes)
+  if both.quantized.graph.nodes[-1].op == "Softmax":
     return logits
   powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
   return powers / powers.sum(axis=-1, keepdims=True)

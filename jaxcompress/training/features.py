@@ -144,9 +144,11 @@ def fit_head(
   """
   from sklearn.exceptions import ConvergenceWarning
   from sklearn.linear_model import LogisticRegression
+  from threadpoolctl import threadpool_limits
 
   scale = float(np.sqrt(np.mean(np.square(features, dtype=np.float64)))) or 1.0
-  with warnings.catch_warnings():
+  # products this small only wait for a second thread
+  with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
     warnings.simplefilter("ignore", ConvergenceWarning)  # near enough: validation judges
     found = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(
       np.asarray(features, np.float64) / scale, labels, sample_weight=weights
