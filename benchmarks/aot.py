@@ -13,6 +13,7 @@ the same student of flax.linen's own layers, without a teacher, as are those tha
 """
 
 import argparse
+import math
 import os
 import pathlib
 import time
@@ -44,8 +45,8 @@ def row_of(name: str, target: str, batch: int, size: int, cycles: bool) -> dict[
     "held": found.cost.held,
     "collectives": found.cost.collectives,
     "sent": dict(found.cost.sent),
-    "flops": found.cost.flops,
-    "touched": found.cost.touched,
+    "flops": None if math.isnan(found.cost.flops) else found.cost.flops,
+    "touched": None if math.isnan(found.cost.touched) else found.cost.touched,
     "cycles": found.cycles if cycles else None,
     "callbacks": found.callbacks,
     "donated": round(found.donated, 4),
@@ -77,8 +78,7 @@ def line_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     f"{row['held'] / 1e9:.2f}",
     str(row["collectives"]),
     f"{sum(row['sent'].values()) / 1e6:.1f}",
-    f"{row['flops'] / 1e9:.0f}",
-    f"{row['touched'] / 1e9:.1f}",
+    *(f"{row[name] / 1e9:.1f}" if row[name] else "" for name in ("flops", "touched")),
     cycles,
     f"{row['donated']:.0%}",
   )

@@ -54,8 +54,8 @@ class Cost(NamedTuple):
   Attributes:
     sent: bytes of the results of collectives, by kind.
     collectives: how many there are.
-    flops: as XLA counts them.
-    touched: bytes read and written, as XLA counts them.
+    flops: as XLA counts them; NaN where it does not.
+    touched: bytes read and written, likewise.
     held: bytes of arguments and temporaries.
   """
 
@@ -73,7 +73,8 @@ def cost_of(compiled) -> Cost:
   for result, kind in found:
     for name, dims in re.findall(r"(\w+)\[([\d,]*)\]", result):
       sent[kind] += BYTES[name] * math.prod(int(n) for n in dims.split(",") if n)
-  facts, memory = compiled.cost_analysis(), compiled.memory_analysis()
+  memory = compiled.memory_analysis()
+  facts = compiled.cost_analysis() or {"flops": math.nan, "bytes accessed": math.nan}  # of GPUs
   held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
   return Cost(sent, len(found), facts["flops"], facts["bytes accessed"], held)
 

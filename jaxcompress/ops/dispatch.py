@@ -40,13 +40,23 @@ def _xla_pointwise(x, kernel, stride, result=None):
   return xla_conv(x, kernel, Slide(stride, ((0, 0), (0, 0))), result=result)
 
 
+def _unstrided(x, kernel, stride, result=None):
+  """A matrix product, but of strided maps: XLA's own fusions on GPU end the process on some of these."""
+  product = standard.matrix_product if stride == (1, 1) else _xla_pointwise
+  return product(x, kernel, stride, result)
+
+
 CHOICES: Mapping[str, Mapping[str, Any]] = {
   "depthwise": {
     "xla": _xla_depthwise,
     "taps": partial(depthwise.shifted, weight_gradient=depthwise.by_taps, keep_padded=False),
     "rows": partial(depthwise.shifted, weight_gradient=depthwise.by_rows, keep_padded=True),
   },
-  "pointwise": {"xla": _xla_pointwise, "product": standard.matrix_product},
+  "pointwise": {
+    "xla": _xla_pointwise,
+    "product": standard.matrix_product,
+    "unstrided": _unstrided,
+  },
   "standard": {
     "xla": xla_conv,
     "cases": standard.by_case,
@@ -66,7 +76,7 @@ BACKENDS: Mapping[str, Formulations] = {
   ),
   "gpu": Formulations(
     depthwise="taps",
-    pointwise="product",
+    pointwise="unstrided",
     standard="xla",
     reductions="apart",
     codes="bfloat16",
@@ -187,7 +197,7 @@ def formulations(**names: str) -> Iterator[Formulations]:
 
   Args:
     **names: formulation by kind of operation; kinds not given stay as they are. ``depthwise``:
-      ``"xla"``, ``"taps"``, ``"rows"``; ``pointwise``: ``"xla"``, ``"product"``;
+      ``"xla"``, ``"taps"``, ``"rows"``; ``pointwise``: ``"xla"``, ``"product"``, ``"unstrided"``;
       ``standard``: ``"xla"``, ``"cases"``, ``"products"``; ``reductions``: ``"apart"``,
       ``"together"``; ``codes``, what those of grids are multiplied as: ``"float32"``,
       ``"bfloat16"``, ``"int8"``.

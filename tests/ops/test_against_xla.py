@@ -108,7 +108,7 @@ def test_depthwise_takes_several_kernels_per_channel():
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("formulation", ["xla", "product"])
+@pytest.mark.parametrize("formulation", ["xla", "product", "unstrided"])
 def test_pointwise_is_exact_in_float64(formulation, stride):
   check(CASES[:3], (1, 1, 5, 4), stride, 1, pointwise=formulation)
 
