@@ -76,7 +76,7 @@ def estimate(cost: Cost, devices: int, batch: int, console: Console) -> None:
     f"Estimate for {CHIPS} chips (TPU v5e) and n = 1,281,167; not measured.",
     f"  student, teacher   {student:,} and {teacher:,} parameters, on every chip",
     f"  banks on a chip    2 x {rows:,} rows x {DIM} x 4 B = {2 * rows * DIM * 4 / 1e6:.1f} MB of"
-    f" {HBM_BYTES / 1e9:.0f} GB, with crd(strata={CHIPS})",
+    f" {HBM_BYTES / 1e9:.0f} GB, in {CHIPS} strata",
     f"  all-reduce         {reduced:,} B a step, as compiled for {devices} devices (gradients,"
     " BatchNorm, ranges), on any number of chips",
     f"  latency            {cost.collectives} collectives x {HOPS} hops x"

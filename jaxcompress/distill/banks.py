@@ -3,7 +3,8 @@
 Banks are cut into strata, so that devices can share them and never send them. Example ``i`` is row
 ``i // S`` of stratum ``i % S``. As many negatives are drawn from each stratum, by a key of the
 stratum's own, so the draw is the same whichever device holds which strata. What devices exchange is
-the batch's embeddings and their gradients, whatever the banks' size.
+the batch's embeddings and their gradients, whatever the banks' size. Banks can be cut anew, so that any
+number of devices can share them: their rows move, and later draws are others.
 """
 
 import math
@@ -11,16 +12,15 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from jaxcompress.distill.base import keep_where
-from jaxcompress.distill.layers import EXACT, Layer
+from jaxcompress.distill.layers import EXACT
 from jaxcompress.nn.checks import is_whole
 
 Formulation = Literal["auto", "dense", "gather"]
 FORMULATIONS = ("auto", "dense", "gather")
 ROWS_AT_ONCE = 16384  # that "gather" fetches: 8 MB of 128 numbers each
-STRATA = 64  # where that divides the negatives; so many devices can share the banks
+STRATA = 64  # where that divides the negatives; devices that do not divide it cut the banks anew
 
 
 def init_bank(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -210,6 +210,35 @@ def draw_rows(
   return jax.vmap(of_one, out_axes=1)(strata)
 
 
+def share_out(
+  rng: jax.Array, strata: jax.Array, count: int, negatives: int, batch: int
+) -> jax.Array:
+  """Which of ``ceil(negatives / count)`` draws from each stratum count, so that all are ``negatives``.
+
+  Each example leaves the last draw out in some strata that follow one another, from a random one on,
+  so that every stratum gives as many on average.
+
+  Args:
+    rng: of the draw; the same whichever strata are asked for.
+    strata: (some,) int32, which strata.
+    count: strata there are.
+    negatives: for each example.
+    batch: examples.
+
+  Returns:
+    (batch, some, ceil(negatives / count)) bool.
+
+  Examples:
+    >>> counted = share_out(jax.random.key(0), jnp.arange(3), 3, 4, 5)
+    >>> counted.shape, counted.sum((1, 2)).tolist()
+    ((5, 3, 2), [4, 4, 4, 4, 4])
+  """
+  turn = below(count, jax.random.fold_in(rng, count), (batch, 1))
+  more = (strata.reshape(1, -1) + turn) % count < (negatives % count or count)
+  each = math.ceil(negatives / count)
+  return more[:, :, None] | (jnp.arange(each) < each - 1).reshape(1, 1, -1)
+
+
 class Devices(NamedTuple):
   """The devices that share banks, as seen by one of them; without axes there is one.
 
@@ -271,6 +300,16 @@ def padded_shape(examples: int, strata: int, dim: int) -> tuple[int, ...]:
   return (examples, dim) if strata == 1 else (strata, math.ceil(examples / strata), dim)
 
 
+def strata_of(bank_shape: tuple[int, ...]) -> int:
+  """How many strata a whole bank has.
+
+  Examples:
+    >>> strata_of((10, 4)), strata_of((4, 3, 2))
+    (1, 4)
+  """
+  return 1 if len(bank_shape) == 2 else bank_shape[0]
+
+
 def places_in(
   bank_shape: tuple[int, ...], index: jax.Array, strata: int, devices: Devices
 ) -> tuple[jax.Array, jax.Array]:
@@ -298,96 +337,3 @@ def places_in(
   there = (stratum >= 0) & (stratum < share)
   outside = share * size + jnp.arange(index.size, dtype=index.dtype).reshape(index.shape)
   return jnp.where(there, stratum * size + index // strata, outside), there
-
-
-class CRDParams(NamedTuple):
-  """Parameters of :func:`crd`: a linear layer, ``kernel`` (features, dim) and ``bias`` (dim,), each.
-
-  Attributes:
-    student: embeds the student's pooled features.
-    teacher: embeds the teacher's pooled features.
-  """
-
-  student: Layer
-  teacher: Layer
-
-
-class Overwritten(NamedTuple):
-  """Rows that an update of the banks replaced, between ``update`` and ``keep_where``.
-
-  It is of the size of the batch that ``update`` gets; where devices share the banks, it has a first
-  axis more, the devices. ``update`` does not read the one that it gets, of whatever size, and
-  ``keep_where`` puts it back, so that from step to step a state keeps its form.
-
-  Attributes:
-    index: rows of the banks, all strata counted through, (batch,) int32.
-    student_rows: rows of the student's bank, (batch, dim) float32.
-    teacher_rows: rows of the teacher's bank, (batch, dim) float32.
-  """
-
-  index: jax.Array  # type: ignore[assignment]  # tuple.index is not needed
-  student_rows: jax.Array
-  teacher_rows: jax.Array
-
-
-class CRDState(NamedTuple):
-  """State of :func:`crd`.
-
-  Attributes:
-    student_bank: the last embedding of every example by the student, (n, dim) float32; with
-      strata (strata, ceil(n / strata), dim), example ``i`` in row ``i // strata`` of stratum
-      ``i % strata``.
-    teacher_bank: the same by the teacher.
-    student_log_z: log of the constant that normalises scores of student embeddings, () float32;
-      set by the first update.
-    teacher_log_z: the same for teacher embeddings, () float32.
-    count: updates so far, () int32.
-    seed: negatives are drawn from it and ``count``, unless ``update`` gets an ``rng``; () uint32,
-      so that checkpoints see plain numbers.
-    overwritten: what an update replaced, to take it back at the cost of a batch.
-  """
-
-  student_bank: jax.Array
-  teacher_bank: jax.Array
-  student_log_z: jax.Array
-  teacher_log_z: jax.Array
-  count: jax.Array  # type: ignore[assignment]  # tuple.count is not needed
-  seed: jax.Array
-  overwritten: Overwritten
-
-  def keep_where(self, keep: jax.Array, old: "CRDState", mesh: Mesh | None = None) -> "CRDState":
-    """Takes an update back unless ``keep``, without a second copy of the banks.
-
-    Args:
-      keep: () bool.
-      old: the state before the update; its banks are not read.
-      mesh: the devices that share the banks, if ``update`` got one.
-    """
-    write = write_rows
-    if mesh is not None and is_shared(mesh, self.student_bank.shape):
-      split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
-      write = jax.shard_map(
-        lambda bank, index, rows, keep: write_rows(bank, index[0], rows[0], keep),
-        mesh=mesh,
-        in_specs=(split, split, split, whole),
-        out_specs=split,
-      )
-    index, student_rows, teacher_rows = self.overwritten
-    numbers = {
-      name: keep_where(keep, getattr(self, name), getattr(old, name))
-      for name in ("student_log_z", "teacher_log_z", "count")
-    }
-    return self._replace(
-      student_bank=write(self.student_bank, index, student_rows, ~keep),
-      teacher_bank=write(self.teacher_bank, index, teacher_rows, ~keep),
-      overwritten=old.overwritten,
-      **numbers,
-    )
-
-  def partition(self, mesh: Mesh) -> "CRDState":
-    """How it lies on a mesh: a tree of ``PartitionSpec``, of which only the banks' are split."""
-    whole = jax.tree.map(lambda _: PartitionSpec(), self)
-    if not is_shared(mesh, self.student_bank.shape):
-      return whole
-    split = PartitionSpec(mesh.axis_names)
-    return whole._replace(student_bank=split, teacher_bank=split)

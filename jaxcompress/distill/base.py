@@ -42,7 +42,8 @@ class LossTransform(NamedTuple):
       float32 scalars. Extras are ``step`` (int32 scalar), ``rng`` (a key), ``student_params`` and
       ``teacher_params`` (the networks' parameters, of the teachers as a tuple), and ``mesh`` (the
       devices that the batch is split over, or None); others are ignored. A state that is worth
-      splitting too has a method ``partition(mesh)``, a tree of ``PartitionSpec`` like itself.
+      splitting too has a method ``partition(mesh)``, a tree of ``PartitionSpec`` like itself, and
+      perhaps ``cut_for(mesh)``, the state in a form that so many devices can share.
       A batch of any size will do, whatever the size of the one that ``init`` saw.
     check: ``(batch) -> None``, on the host; raises ``ValueError`` for values that ``update``, which
       is traced, can only answer with a loss of NaN, such as places outside of memory banks. What is

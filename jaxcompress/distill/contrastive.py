@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from jaxcompress.distill.bank_state import CRDParams, CRDState, Overwritten
 from jaxcompress.distill.banks import (
   FORMULATIONS,
-  CRDParams,
-  CRDState,
   Devices,
   Formulation,
-  Overwritten,
   choose_strata,
   draw_contrast,
   draw_rows,
@@ -23,6 +21,8 @@ from jaxcompress.distill.banks import (
   padded_shape,
   places_in,
   scores,
+  share_out,
+  strata_of,
   write_rows,
 )
 from jaxcompress.distill.base import (
@@ -59,7 +59,8 @@ def crd(
   its last visit, ``m = unit(momentum * m + (1 - momentum) * e)`` for the batch's examples.
 
   As in the authors' code, with these details: negatives are uniform over the other examples, with
-  replacement, of any class, as many from each of the ``strata`` ``i % strata``; an example that is
+  replacement, of any class, as many from each of the ``strata`` ``i % strata`` (one more from some, by
+  chance, where their number does not divide ``K``); an example that is
   twice in a batch gets the vector of its last occurrence; features that embed to zero stay zero
   instead of NaN; a batch whose loss or gradient is not finite leaves the state as it was; a place
   outside the banks makes the loss NaN, and ``check``, which ``init_state`` and ``fit`` call, raises.
@@ -69,9 +70,10 @@ def crd(
   where both are finite, so XLA knows that nothing reads the old banks after the write. Take a step
   back with :func:`~jaxcompress.distill.keep_where`; ``jnp.where`` over the state would copy them.
 
-  On a mesh whose devices divide the strata, each device holds its strata of the banks, draws and
-  scores their negatives, and writes their rows. Embeddings are gathered, and their gradients summed:
-  what is sent depends on the batch alone. The numbers are those of one device.
+  On a mesh each device holds its strata of the banks, draws and scores their negatives, and writes
+  their rows. Embeddings are gathered, and their gradients summed: what is sent depends on the batch
+  alone. The numbers are those of one device with as many strata: :func:`~jaxcompress.training.shard`
+  keeps their number where the devices divide it, and else cuts the banks into more.
 
   Args:
     num_examples: training examples ``n``; the banks take ``8 * n * dim`` bytes.
@@ -82,17 +84,17 @@ def crd(
     formulation: how scores are computed: ``"dense"`` (product with the whole bank), ``"gather"``
       (only the rows that are needed), or ``"auto"``: dense up to n = batch * K. Values agree.
       On CPUs ``"gather"`` was seen to win from about n = 10 K on.
-    strata: into how many equal parts the training set is cut for the draw; it divides ``negatives``
-      and is at most n / 2. None: 64 where that can be, else 1. With 1, or with another number of
-      devices than divides it, every device holds the whole
+    strata: into how many equal parts the training set is cut for the draw, on one device and on those
+      that divide it; it divides ``negatives`` and is at most n / 2. None: 64 where that can be, else 1.
+      Other numbers of devices have more of them, or hold the whole banks if these are small.
 
   Returns:
     A :class:`LossTransform` with :class:`CRDParams` and :class:`CRDState`; metrics ``crd``, and
-    ``crd_outside``, how many of the batch's places are outside the  Batches may differ in
+    ``crd_outside``, how many of the batch's places are outside the banks. Batches may differ in
     size. It reads ``pooled`` (batch, features) of both networks, and ``batch["index"]`` (batch,) int32,
     places in the training set. ``batch["contrast_index"]`` (batch, 1 + K) int32, column 0 the same
     as ``index``, replaces the random choice and its K. The extra ``mesh`` of ``update`` says which
-    devices share the
+    devices share the banks.
 
   Raises:
     ValueError: if a number is out of range; on ``init``, if features, index or teacher are
@@ -122,7 +124,7 @@ def crd(
     raise ValueError(f"momentum: {momentum!r} must be in [0, 1).")
   if formulation not in FORMULATIONS:
     raise ValueError(f"formulation: {formulation!r} must be one of {', '.join(FORMULATIONS)}.")
-  parts = choose_strata(strata, num_examples, negatives)
+  at_first = choose_strata(strata, num_examples, negatives)
 
   def init(rng, student, teachers, batch):
     features = map(numbers_of, both_pooled("crd", student, teachers))
@@ -131,8 +133,8 @@ def crd(
     _check_index(batch, size)
     params = CRDParams(*(init_linear(keys[i], inputs, dim) for i, inputs in enumerate(features)))
     state = CRDState(
-      student_bank=init_bank(keys[2], padded_shape(num_examples, parts, dim)),
-      teacher_bank=init_bank(keys[3], padded_shape(num_examples, parts, dim)),
+      student_bank=init_bank(keys[2], padded_shape(num_examples, at_first, dim)),
+      teacher_bank=init_bank(keys[3], padded_shape(num_examples, at_first, dim)),
       student_log_z=jnp.zeros((), jnp.float32),
       teacher_log_z=jnp.zeros((), jnp.float32),
       count=jnp.zeros((), jnp.int32),
@@ -154,7 +156,7 @@ def crd(
     arguments = (*constants, index, rng, state)
     mesh = extras.get("mesh")
     if given is not None:
-      result = update(Devices(), *arguments, given[:, 1:].astype(jnp.int32))
+      result = update(Devices(), *arguments, ids=given[:, 1:].astype(jnp.int32))
     elif is_shared(mesh, state.student_bank.shape):
       result = update_on(mesh, *arguments)
     else:
@@ -164,12 +166,13 @@ def crd(
     return with_gradient(loss, gradients, (e_s, e_t)), state, metrics
 
   def update_on(mesh, e_s, e_t, index, rng, state):
+    parts = strata_of(state.student_bank.shape)
     split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     places = state.partition(mesh)
     after = places._replace(overwritten=Overwritten(split, split, split))
 
     def of_device(*arguments):
-      loss, gradients, state, outside = update(Devices(mesh.axis_names), *arguments)
+      loss, gradients, state, outside = update(Devices(mesh.axis_names), *arguments, parts)
       own = jax.tree.map(lambda x: x.reshape(1, *x.shape), state.overwritten)
       return loss, gradients, state._replace(overwritten=own), outside
 
@@ -180,9 +183,10 @@ def crd(
       out_specs=(whole, (split, split), after, whole),
     )(e_s, e_t, index, rng, state)
 
-  def update(devices, e_s, e_t, index, rng, state, ids=None):
+  def update(devices, e_s, e_t, index, rng, state, parts=None, ids=None):
     """Loss, its gradients by the embeddings, the next state, and how many places are outside the
-    banks, as one device computes them."""
+    banks, as one device computes them; ``parts`` are the strata of all devices."""
+    parts = strata_of(state.student_bank.shape) if parts is None else parts
     outside = sum(jnp.sum(is_outside(i)) for i in (index, ids) if i is not None)
     outside = devices.add(outside)
     vectors, index = devices.gather(jnp.concatenate([e_s, e_t], 1)), devices.gather(index)
@@ -192,7 +196,7 @@ def crd(
       bank.reshape(-1, dim).at[place].get(mode="clip")
       for bank in (state.student_bank, state.teacher_bank)
     )
-    others_at = negative_places(devices, state.student_bank.shape, index, rng, ids)
+    others_at, counted = negative_places(devices, state.student_bank.shape, index, rng, parts, ids)
 
     def contrasted(e_s, e_t):
       pairs = ((e_s, old_t, state.teacher_bank), (e_t, old_s, state.student_bank))
@@ -209,7 +213,7 @@ def crd(
     log_z = jnp.stack([state.student_log_z, state.teacher_log_z])
     first = jax.lax.cond(  # a pass over all scores that only the first update needs
       state.count == 0,
-      lambda logits: jnp.stack([log_sum(*pair, owned) for pair in logits]),
+      lambda logits: jnp.stack([log_sum(*pair, owned, counted) for pair in logits]),
       lambda _: devices.of_each(log_z),
       logits,
     )
@@ -218,7 +222,7 @@ def crd(
 
     def objective(logits):
       terms = (
-        noise_contrastive(positive - z, negative - z, others / num_examples, owned)
+        noise_contrastive(positive - z, negative - z, others / num_examples, owned, counted)
         for (positive, negative), z in zip(logits, log_z, strict=True)
       )
       return sum(terms) / size
@@ -253,17 +257,26 @@ def crd(
   def renewed(old, embedding):
     return unit(momentum * old + (1 - momentum) * embedding)
 
-  def negative_places(devices, bank_shape, index, rng, ids):
-    """Rows, in a device's share of a bank, of the negatives that it scores, (batch, its K)."""
+  def negative_places(devices, bank_shape, index, rng, parts, ids):
+    """Rows, in a device's share of a bank, of the negatives that it scores, (batch, its K), and which
+    of them count; None: all."""
     if ids is None and parts == 1:
       ids = draw_contrast(rng, index, num_examples, negatives)[:, 1:]
     if ids is not None:
-      return places_in(bank_shape, ids, parts, devices)[0]
+      return places_in(bank_shape, ids, parts, devices)[0], None
+    if 2 * parts > num_examples:
+      raise ValueError(
+        f"strata: banks of {num_examples} examples cannot have {parts}, which need two each; start anew"
+        " on these devices."
+      )
     share, size, _ = bank_shape
     here = jnp.arange(share, dtype=jnp.int32)
-    numbers = devices.first(share) + here
-    rows = draw_rows(rng, index, numbers, parts, num_examples, negatives // parts)
-    return (rows + size * here.reshape(1, -1, 1)).reshape(len(index), -1)
+    numbers, each = devices.first(share) + here, math.ceil(negatives / parts)
+    rows = draw_rows(rng, index, numbers, parts, num_examples, each)
+    counted = None
+    if negatives % parts:
+      counted = share_out(rng, numbers, parts, negatives, len(index)).reshape(len(index), -1)
+    return (rows + size * here.reshape(1, -1, 1)).reshape(len(index), -1), counted
 
   return stateful("crd", init, compute, check)
 
@@ -317,14 +330,22 @@ def in_batch_infonce(dim: int = 128, temperature: float = 0.07) -> LossTransform
   return stateful("in_batch_infonce", init, compute)
 
 
-def log_sum(positive: jax.Array, negative: jax.Array, owned: jax.Array) -> jax.Array:
+def log_sum(
+  positive: jax.Array, negative: jax.Array, owned: jax.Array, counted: jax.Array | None = None
+) -> jax.Array:
   """Log of the summed exponentials of one device's scores, () float32."""
   own = jax.nn.logsumexp(jnp.where(owned, positive, -jnp.inf))
+  if counted is not None:
+    negative = jnp.where(counted, negative, -jnp.inf)
   return jnp.logaddexp(own, jax.nn.logsumexp(negative))
 
 
 def noise_contrastive(
-  positive: jax.Array, negative: jax.Array, noise: float, owned: jax.Array | bool = True
+  positive: jax.Array,
+  negative: jax.Array,
+  noise: float,
+  owned: jax.Array | bool = True,
+  counted: jax.Array | None = None,
 ) -> jax.Array:
   """Noise-contrastive estimation from log-scores, summed, stable for any of them.
 
@@ -336,6 +357,7 @@ def noise_contrastive(
     negative: of any shape, of ``N``.
     noise: ``c``.
     owned: (batch,) bool, which of ``positive`` count.
+    counted: bool, as ``negative``, which of those do; None: all.
 
   Returns:
     () float32.
@@ -347,8 +369,11 @@ def noise_contrastive(
   """
   log_noise = math.log(noise + EPSILON)
   positive = jnp.sum(jnp.where(owned, jax.nn.softplus(log_noise - positive), 0.0))
-  floor = negative.size * (log_noise - math.log(noise))
-  return positive + jnp.sum(jax.nn.softplus(negative - log_noise)) + floor
+  floor = log_noise - math.log(noise)
+  others = jax.nn.softplus(negative - log_noise)
+  if counted is None:
+    return positive + jnp.sum(others) + negative.size * floor
+  return positive + jnp.sum(jnp.where(counted, others + floor, 0.0))
 
 
 @jax.custom_jvp

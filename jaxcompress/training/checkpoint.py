@@ -8,20 +8,23 @@ import os
 import pathlib
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.sharding import NamedSharding
 
 from jaxcompress.arguments import check_whole
 from jaxcompress.files.checksums import find_damage, write_checksums
 from jaxcompress.files.values import one_line
 from jaxcompress.training.processes import all_agree, is_first, only_here, shared, wait_for_all
+from jaxcompress.training.sharding import cut_anew
 from jaxcompress.training.state import CompressState, check_goals
 
 ITEM = "default"  # orbax's name of what is saved without one
+BANKS = ("student_bank", "teacher_bank")  # memory banks, which other devices cut otherwise
 SCRATCH = "overwritten"  # of memory banks' states: as large as some batch, and read by no step
 WAYS_OUT = {  # of writing that failed
   "make room": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
@@ -65,12 +68,37 @@ def _named_arrays(state: CompressState) -> dict[str, Any]:
   return _named(state.replace(rng=jax.random.key_data(state.rng)))
 
 
+def _template(state: CompressState, stored: Mapping[str, Any]) -> dict[str, Any]:
+  """The state's arrays by name, memory banks as they were stored: perhaps cut for other devices."""
+  found = _named_arrays(state)
+
+  def cut_as_stored(path, tree):
+    place = jax.tree_util.keystr(("loss_state", *path), simple=True, separator=".")
+    names = {bank: f"{place}.{bank}".replace("/", ".") for bank in BANKS if hasattr(tree, bank)}
+    shapes = {tuple(stored[name].shape) for name in names.values() if name in stored}
+    if len(shapes) != 1 or not tree.holds_alike(shape := shapes.pop()):
+      return
+    form = tree.shaped(shape)
+    for bank, name in names.items():
+      sharding = found[name].sharding
+      if state.placement is not None:
+        mesh = state.placement.mesh
+        sharding = NamedSharding(mesh, getattr(form.partition(mesh), bank))
+      found[name] = jax.ShapeDtypeStruct(shape, found[name].dtype, sharding=sharding)
+
+  jax.tree_util.tree_map_with_path(
+    cut_as_stored, state.loss_state, is_leaf=lambda tree: hasattr(tree, "holds_alike")
+  )
+  return found
+
+
 class Checkpoints:
   """Checkpoints of one run in a folder; the newest few are kept.
 
   With several processes, all make one on the same (shared) folder and call it alike; each writes
   the arrays that only its devices have. A checkpoint is there as a whole or not at all, also after
-  ``kill -9``, and can be read by any number of processes and devices.
+  ``kill -9``, and can be read by any number of processes and devices. Memory banks stay cut as they were
+  saved where these devices can share them so, and are cut anew where they cannot.
 
   Args:
     folder: where they lie; made if missing.
@@ -134,18 +162,18 @@ class Checkpoints:
     Raises:
       ValueError: if none can be read, or they belong to another recipe.
     """
-    template = _named_arrays(state)
     damaged: dict[int, str] = {}
     for position in sorted(self._manager.all_steps(), reverse=True):
-      arrays, reason = self._read(position, template)
+      arrays, reason = self._read(position, state)
       if arrays is not None:
         structure = jax.tree.structure(state.replace(rng=jax.random.key_data(state.rng)))
-        restored = jax.tree.unflatten(structure, [arrays[name] for name in template])
+        restored = jax.tree.unflatten(structure, [arrays[name] for name in _named_arrays(state)])
         check_goals(state, restored, str(self.folder / str(position)))
         self._pass_over(damaged, position)
         restored = restored.replace(rng=jax.random.wrap_key_data(restored.rng))
         last = max(int(restored.step) + int(restored.skipped) - 1, 0)
-        return restored.replace(stage=state.recipe.stage_at(last))  # a next one is yet to begin
+        restored = restored.replace(stage=state.recipe.stage_at(last))  # a next one is yet to begin
+        return cut_anew(restored)
       damaged[position] = reason or "unreadable"
     if not damaged:
       raise ValueError(f"checkpoint: {self.folder} has none; start anew.")
@@ -180,9 +208,7 @@ class Checkpoints:
       except Exception as error:
         self._warn(f"checkpoint: {self.folder} could not be closed ({one_line(error)}).")
 
-  def _read(
-    self, position: int, template: dict[str, Any]
-  ) -> tuple[dict[str, Any] | None, str | None]:
+  def _read(self, position: int, state: CompressState) -> tuple[dict[str, Any] | None, str | None]:
     """The arrays of a checkpoint, or what is wrong with it; the same answer on every process.
 
     Raises:
@@ -198,6 +224,7 @@ class Checkpoints:
       handler = ocp.StandardCheckpointHandler(multiprocessing_options=only_here())
       with contextlib.closing(handler):
         stored = handler.metadata(item).tree
+        template = _template(state, _named(stored))
         differing = _differing(stored, template)
         if not differing:
           wanted = {

@@ -130,7 +130,8 @@ def shard(state: CompressState, mesh: Mesh, *, shard_teachers: bool = False) -> 
 
   Batches are split, and BatchNorm's statistics, ranges and losses are those of the whole batch, as
   on one device. The student, what it trains and the optimizer lie on every device; memory banks
-  are split by their strata (see :func:`~jaxcompress.distill.crd`).
+  are split by their strata (see :func:`~jaxcompress.distill.crd`), and cut anew where the devices do not
+  divide these.
 
   Args:
     state: of this process or already on devices; with several processes, each gives the same. A
@@ -162,8 +163,23 @@ def shard(state: CompressState, mesh: Mesh, *, shard_teachers: bool = False) -> 
       f"mesh: its axes are {', '.join(kind.name for kind in mesh.axis_types)} and must be Auto; take"
       " training.make_mesh, or pass axis_types to jax.make_mesh."
     )
-  state = state.replace(placement=Placement(mesh, shard_teachers))
+  cut = _of_losses(lambda one: _cut_for(one, mesh), lambda leaf: leaf, state.loss_state)
+  state = state.replace(placement=Placement(mesh, shard_teachers), loss_state=cut)
   return jax.tree.map(_place, state, shardings(state))
+
+
+def cut_anew(state: CompressState) -> CompressState:
+  """A state on its mesh, with memory banks cut for it where they were cut for other devices."""
+  if state.placement is None:
+    return state
+  mesh = state.placement.mesh
+  cut = _of_losses(lambda one: _cut_for(one, mesh), lambda leaf: leaf, state.loss_state)
+  pairs = zip(jax.tree.leaves(cut), jax.tree.leaves(state.loss_state), strict=True)
+  return (
+    state
+    if all(a is b for a, b in pairs)
+    else shard(state, mesh, shard_teachers=state.placement.shard_teachers)
+  )
 
 
 def shardings(state: CompressState) -> CompressState:
@@ -191,13 +207,8 @@ def shardings(state: CompressState) -> CompressState:
   mesh, shard_teachers = state.placement
   whole = PartitionSpec()
 
-  def spec_of_loss(tree):
-    return tree.partition(mesh) if hasattr(tree, "partition") else whole
-
   specs = jax.tree.map(lambda _: whole, state)
-  loss_state = jax.tree.map(
-    spec_of_loss, state.loss_state, is_leaf=lambda tree: hasattr(tree, "partition")
-  )
+  loss_state = _of_losses(lambda one: one.partition(mesh), lambda _: whole, state.loss_state)
   specs = specs.replace(loss_state=loss_state)
   if shard_teachers:
     specs = specs.replace(teachers=jax.tree.map(lambda x: _longest(x.shape, mesh), state.teachers))
@@ -206,6 +217,20 @@ def shardings(state: CompressState) -> CompressState:
     specs,
     is_leaf=lambda spec: isinstance(spec, PartitionSpec),
   )
+
+
+def _of_losses(change: Callable[[Any], Any], keep: Callable[[Any], Any], loss_state: Any) -> Any:
+  """The states of losses, of which those that can be split are changed as a whole."""
+
+  def of_one(tree):
+    return change(tree) if hasattr(tree, "partition") else keep(tree)
+
+  return jax.tree.map(of_one, loss_state, is_leaf=lambda tree: hasattr(tree, "partition"))
+
+
+def _cut_for(loss_state: Any, mesh: Mesh) -> Any:
+  """A loss's state in as many pieces as its devices can share, if it can be cut anew."""
+  return loss_state.cut_for(mesh) if hasattr(loss_state, "cut_for") else loss_state
 
 
 def _longest(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

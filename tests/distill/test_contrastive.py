@@ -1,17 +1,21 @@
 """Contrastive distillation: two golden steps, its banks, and its edge cases."""
 
 import re
+import types
 from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from jaxcompress.distill import (
   LossTransform,
+  bank_state,
   by_magnitude,
   by_uncertainty,
   chain,
@@ -23,12 +27,12 @@ from jaxcompress.distill import (
   scale,
   teacher_head,
 )
+from jaxcompress.distill.bank_state import CRDParams, CRDState
 from jaxcompress.distill.banks import (
-  CRDParams,
-  CRDState,
   draw_contrast,
   draw_rows,
   scores,
+  share_out,
   write_rows,
 )
 from jaxcompress.distill.base import keep_where
@@ -176,6 +180,83 @@ def test_negatives_by_stratum_are_others_uniform_within_each(strata):
       counts = np.bincount(drawn * strata + stratum, minlength=examples)
       assert counts.sum() == counts[others].sum()
       np.testing.assert_allclose(counts[others] * len(others) / drawn.size, 1.0, atol=0.05)
+
+
+@pytest.mark.parametrize("strata", [4, 7, 13])
+def test_banks_cut_anew_compute_what_the_same_negatives_give_without_strata(strata):
+  """Whether or not their number divides that of the negatives."""
+  examples, negatives, whole = 30, 12, crd(30, dim=4, negatives=12, strata=1)
+  student, teachers = features(1, 6, 10), (features(2, 6, 14),)
+  index, key = jnp.array([3, 8, 29, 3, 0, 17]), jax.random.key(5)
+  params, flat = whole.init(jax.random.key(0), student, teachers, {"index": index})
+  banks = {n: bank_state.cut(getattr(flat, n), strata) for n in ("student_bank", "teacher_bank")}
+  numbers, each = jnp.arange(strata), -(-negatives // strata)
+  rows = draw_rows(key, index, numbers, strata, examples, each)
+  counted = share_out(key, numbers, strata, negatives, 6)
+  ids = (rows * strata + numbers.reshape(1, -1, 1))[counted].reshape(6, negatives)
+  ids = jnp.concatenate([index.reshape(-1, 1), ids], axis=1)
+
+  def run(state, batch):
+    def objective(params, student):
+      loss, after, _ = whole.update(params, state, student, teachers, batch, rng=key)
+      return loss, after
+
+    return jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))(params, student)
+
+  (loss, after), slopes = run(flat._replace(**banks), {"index": index})
+  (expected, then), expected_slopes = run(flat, {"index": index, "contrast_index": ids})
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  chex.assert_trees_all_close(slopes, expected_slopes, rtol=1e-4, atol=1e-5)
+  for name in banks:
+    in_order = bank_state.cut(getattr(after, name), 1)[:examples]
+    np.testing.assert_allclose(in_order, getattr(then, name), atol=1e-5)
+  np.testing.assert_allclose(after.student_log_z, then.student_log_z, rtol=1e-5)
+
+
+def test_uneven_strata_give_as_many_negatives_each_on_average():
+  counted = share_out(jax.random.key(0), jnp.arange(5), 5, 12, 20_000)
+  assert (counted.sum((1, 2)) == 12).all()
+  np.testing.assert_allclose(counted.sum(2).mean(0), 12 / 5, rtol=0.01)
+  np.testing.assert_array_equal(
+    share_out(jax.random.key(0), jnp.array([3]), 5, 12, 9)[:, 0],
+    share_out(jax.random.key(0), jnp.arange(5), 5, 12, 9)[:, 3],
+  )
+
+
+@hypothesis.given(
+  examples=st.integers(2, 200), cuts=st.lists(st.integers(2, 40), min_size=1, max_size=2)
+)
+@hypothesis.settings(deadline=None, max_examples=50)
+def test_banks_that_are_cut_anew_keep_every_row(examples, cuts):
+  bank = np.arange(1, 1 + 2 * examples, dtype=np.float32).reshape(examples, 2)
+  found = bank
+  for strata in cuts:
+    found = bank_state.cut(found, strata)
+    assert bank_state.hold_alike(bank.shape, found.shape)
+  i, last = np.arange(examples), cuts[-1]
+  rows = np.asarray(found)[i % last, i // last]
+  np.testing.assert_array_equal(rows, bank)
+  assert not bank_state.hold_alike((examples + 300, 2), found.shape)
+
+
+@pytest.mark.parametrize(
+  ("examples", "negatives", "devices", "expected"),
+  [
+    (50_000, 16384, 8, (64, 782)),  # as they were
+    (50_000, 16384, 24, (192, 261)),  # which 8 devices, and 64, can share too
+    (50_000, 16384, 256, (256, 196)),
+    (50_000, 1000, 8, (64, 782)),
+    (200, 16384, 24, (24, 11)),
+    (100, 6, 8, (100,)),
+    (1_281_167, 16384, 1, (64, 20019)),
+  ],
+)
+def test_any_number_of_devices_shares_banks(examples, negatives, devices, expected):
+  student = features(1, 2, 4)
+  loss, batch = crd(examples, dim=8, negatives=negatives), {"index": jnp.arange(2)}
+  _, state = jax.eval_shape(lambda: loss.init(jax.random.key(0), student, (student,), batch))
+  cut = state.cut_for(types.SimpleNamespace(size=devices))
+  assert cut.student_bank.shape == cut.teacher_bank.shape == (*expected, 8)
 
 
 @pytest.mark.parametrize("formulation", ["dense", "gather"])

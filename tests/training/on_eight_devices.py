@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tempfile
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -153,6 +154,49 @@ def everything(mesh):
   return found
 
 
+def on_six(folder):
+  """Banks of eight strata, which six devices cannot share, and their checkpoints elsewhere."""
+  six, three = training.make_mesh(6), training.make_mesh(3)
+  batch = batch_of(0, size=12)
+  state = training.shard(start(), six)
+  alone = start()
+  cut = alone.loss_state[2].cut_for(six)
+  alone = alone.replace(loss_state=(*alone.loss_state[:2], cut, *alone.loss_state[3:]))
+  alone, metrics = training.distill_step(alone, batch)
+  state, of_six = training.distill_step(state, training.shard_batch(batch, six))
+  found = {
+    "bank_rows_here": state.loss_state[2].student_bank.addressable_shards[0].data.shape,
+    "losses": [float(metrics["loss"]), float(of_six["loss"])],
+    "banks": distance(
+      *jax.device_get([s.loss_state[2]._replace(overwritten=()) for s in (alone, state)])
+    ),
+  }
+  with training.Checkpoints(folder + "/of_eight", every=1) as checkpoints:
+    eight = training.shard(start(), training.make_mesh(8))
+    checkpoints.save(1, eight)
+    checkpoints.wait()
+    restored = checkpoints.restore(training.shard(start(), six))
+    found["eight_to_six"] = restored.loss_state[2].student_bank.shape
+    bank = np.asarray(restored.loss_state[2].student_bank)
+    i = np.arange(40)
+    original = np.asarray(eight.loss_state[2].student_bank)
+    found["rows_kept"] = bool((bank[i % 6, i // 6] == original[i % 8, i // 8]).all())
+  with training.Checkpoints(folder + "/of_six", every=1) as checkpoints:
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    shapes = []
+    for mesh in (three, None):
+      wanted = start() if mesh is None else training.shard(start(), mesh)
+      after = checkpoints.restore(wanted)
+      _, metrics = training.distill_step(
+        after, batch if mesh is None else training.shard_batch(batch, mesh)
+      )
+      shapes.append([after.loss_state[2].student_bank.shape, float(metrics["loss"])])
+    _, of_six = training.distill_step(state, training.shard_batch(batch, six))
+    found["next"] = [*shapes, [None, float(of_six["loss"])]]
+  return found
+
+
 def contrastive_program(mesh, examples, batch=64, negatives=4096):
   """CRD's update, its gradient by the features, and the guard, compiled for shapes alone.
 
@@ -209,6 +253,7 @@ if __name__ == "__main__":
     "runs": one_and_eight(mesh),
     "everything": everything(mesh),
     "reestimated": reestimated(mesh),
+    "six": on_six(tempfile.mkdtemp()),
     "small": contrastive_program(mesh, 50_000),
     "large": contrastive_program(mesh, 1_281_167),
   }

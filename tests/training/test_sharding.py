@@ -82,6 +82,22 @@ def test_banks_and_teachers_are_split(found):
   assert "data" in found["runs"]["teacher_shards"]
 
 
+def test_banks_are_cut_for_devices_that_do_not_divide_their_strata(found):
+  six = found["six"]
+  assert six["bank_rows_here"] == [1, 7, 8]  # 40 examples, of one stratum for each device
+  one, of_six = six["losses"]
+  assert of_six == pytest.approx(one, rel=1e-6) and six["banks"] < 1e-6
+
+
+def test_checkpoints_of_banks_go_on_with_other_devices(found):
+  six = found["six"]
+  assert six["eight_to_six"] == [6, 7, 8] and six["rows_kept"]
+  (on_three, *_), (alone, *_) = shapes = six["next"][:2]
+  assert on_three == alone == [6, 7, 8]  # both can go on with the draws of six
+  for _, loss in shapes:
+    assert loss == pytest.approx(six["next"][2][1], rel=1e-5)
+
+
 @pytest.mark.parametrize("run", ["runs", "everything"])
 def test_no_images_or_activations_are_exchanged(found, run):
   """Only embeddings and places of the batch, and kernels of a teacher that is split, are gathered."""
