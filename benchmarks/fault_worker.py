@@ -21,7 +21,7 @@ from rich.console import Console
 import jaxcompress as jc
 from jaxcompress import nn, training
 from jaxcompress.cli.ending import STOPPED, EndError, end
-from jaxcompress.training.processes import join_processes
+from jaxcompress.training.processes import join_processes, processes_here
 from jaxcompress.training.sharding import process_rows
 
 BATCH, EXAMPLES, CLASSES = 16, 64, 5  # a batch of all processes together
@@ -84,6 +84,7 @@ def work(options: argparse.Namespace) -> None:
   def note(**facts):
     log.write(json.dumps(facts) + "\n")
 
+  note(here=processes_here())
   split, mesh = make_split(), training.make_mesh()
   rows = process_rows(mesh, BATCH)
 

@@ -3,8 +3,9 @@
   python benchmarks/input.py [--workers 0,1,2] [--batch 64] [--size 224] [--student mobilenet_v2]
 
 A folder of JPEG photos (500 x 375 pixels, as most of ImageNet's) is written, and read as ``compress``
-reads data that do not fit in memory: decoded and scaled by worker processes, batch by batch, without the batches that are ready at first. Beside
-it a set that is in memory, and the step of a student on the device at hand, augmentation included.
+reads data that do not fit in memory: decoded and scaled by worker processes, batch by batch, without the batches that are ready at first; and
+random boxes of the same photos. Beside it the photos in tar files, shuffled as a whole and by files, a set
+that is in memory, and the step of a student on the device at hand, augmentation included.
 Rounds alternate; medians are printed, and the ratio of input to step.
 """
 
@@ -12,9 +13,11 @@ import argparse
 import io
 import pathlib
 import statistics
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,6 +51,22 @@ def write_photos(folder: pathlib.Path, count: int) -> int:
   return round(statistics.mean(sizes))
 
 
+def write_tars(folder: pathlib.Path, size: int) -> data.Split:
+  """The photos of a folder in eight tar files, left there."""
+  place = folder.with_name(folder.name + "-tars")
+  place.mkdir()
+  photos = sorted(folder.rglob("*.jpg"), key=lambda path: int(path.stem))
+  for shard in range(8):
+    with tarfile.open(place / f"{shard}.tar", "w") as tar:
+      for photo in photos[shard::8]:
+        tar.add(photo, photo.name)
+        label = photo.parent.name.encode()
+        info = tarfile.TarInfo(f"{photo.stem}.cls")
+        info.size = len(label)
+        tar.addfile(info, io.BytesIO(label))
+  return data.load(f"wds:{place}", size=size, in_memory=False).train
+
+
 def rate(act: Callable[[int], object], batches: int, batch: int, first: int = 1) -> float:
   """Images per second of an action on one batch after the other; the first few do not count."""
   for i in range(first):
@@ -74,10 +93,19 @@ def main() -> None:
   options = parser.parse_args()
   batch, batches = options.batch, options.batches
   found: dict[str, list[float]] = {}
-  with tempfile.TemporaryDirectory() as place:
-    photo = write_photos(pathlib.Path(place), options.photos)
+  with tempfile.TemporaryDirectory() as home:
+    place = pathlib.Path(home) / "photos"
+    place.mkdir()
+    photo = write_photos(place, options.photos)
     disk = data.load(f"folder:{place}", size=options.size, in_memory=False).train
+    tars = write_tars(place, options.size)
     memory = data.Split(disk.images[:], disk.labels)
+    kinds: dict[str, tuple[data.Split, dict[str, Any]]] = {
+      "on disk": (disk, {}),
+      "boxes": (disk, {"crop": data.CropOnRead()}),
+      "tar files": (tars, {}),
+      "tar files, by shards": (tars, {"sampling": data.ByShards(window=2)}),
+    }
 
     def from_memory(position: int) -> data.batches.Batch:
       return data.batch_at(memory, batch, seed=0, position=position)
@@ -86,9 +114,12 @@ def main() -> None:
     for _ in range(options.rounds):
       for workers in options.workers:
         ready = 1 + AHEAD * max(1, workers)  # batches that wait already when the first one is there
-        with data.Stream(disk, batch, seed=0, stop=ready + batches, workers=workers) as stream:
-          name = f"on disk, {workers} workers" if workers else "on disk, threads"
-          found.setdefault(name, []).append(rate(stream, batches, batch, ready))
+        of = f"{workers} workers" if workers else "threads"
+        for kind, (split, read) in kinds.items():
+          stop = ready + batches
+          with data.Stream(split, batch, seed=0, stop=stop, workers=workers, **read) as stream:
+            name = f"{kind}, {of}"
+            found.setdefault(name, []).append(rate(stream, batches, batch, ready))
       found.setdefault("in memory", []).append(rate(from_memory, batches, batch))
       found.setdefault("step", []).append(rate(step, options.steps, batch))
   medians = {name: statistics.median(values) for name, values in found.items()}

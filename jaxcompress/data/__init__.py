@@ -13,13 +13,21 @@ if TYPE_CHECKING:
   from jaxcompress.data.augment.strengths import augmentation
   from jaxcompress.data.batches import InputError, Stream, batch_at, eval_batches
   from jaxcompress.data.copies import Skipped
+  from jaxcompress.data.crops import CropOnRead
   from jaxcompress.data.dataset import Dataset
   from jaxcompress.data.folder import calibration_images
   from jaxcompress.data.images import DamagedError
   from jaxcompress.data.load import load
   from jaxcompress.data.mirroring import decide_flip, unsafe_to_mirror
   from jaxcompress.data.onnx_teacher import OnnxTeacher
-  from jaxcompress.data.order import balanced_indices, batch_indices, class_weights, members_of
+  from jaxcompress.data.order import (
+    ByShards,
+    Shards,
+    balanced_indices,
+    batch_indices,
+    class_weights,
+    members_of,
+  )
   from jaxcompress.data.parts import Split
   from jaxcompress.data.preprocess import Preprocess
   from jaxcompress.data.reader import ImageReader
@@ -29,7 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = [
   "Augment",
+  "ByShards",
   "ColorJitter",
+  "CropOnRead",
   "DamagedError",
   "Dataset",
   "ImageReader",
@@ -41,6 +51,7 @@ __all__ = [
   "RandAugment",
   "RandomErasing",
   "RandomResizedCrop",
+  "Shards",
   "Skipped",
   "Split",
   "StoredTeacher",

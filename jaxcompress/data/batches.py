@@ -1,18 +1,21 @@
 """Batches: a pure function of the seed and the position, read at once or ahead (grain)."""
 
-import functools
 import gc
 import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from jaxcompress.arguments import check_type, check_whole, unknown
-from jaxcompress.data.order import balanced_indices, batch_indices
+from jaxcompress.data.crops import CropOnRead, box_rng
+from jaxcompress.data.order import ByShards, Shards, balanced_indices, batch_indices
 from jaxcompress.data.parts import Split
+from jaxcompress.data.storage import EncodedImages
+from jaxcompress.data.warmth import Warmth
 
 Batch = dict[str, np.ndarray]
 SPLIT = "a data.Split, such as dataset.train"
@@ -28,8 +31,9 @@ def batch_at(
   position: int,
   rows: np.ndarray | None = None,
   threads: int | None = None,
-  sampling: str = "uniform",
+  sampling: str | ByShards = "uniform",
   weights: np.ndarray | None = None,
+  crop: CropOnRead | None = None,
 ) -> Batch:
   """Reads the training batch at a position.
 
@@ -42,9 +46,12 @@ def batch_at(
     threads: that decode images which lie on disk; None: one for each CPU core.
     sampling: ``"uniform"``: each example comes alike often, see
       :func:`~jaxcompress.data.batch_indices`; ``"balanced"``: each class does, see
-      :func:`~jaxcompress.data.balanced_indices`.
+      :func:`~jaxcompress.data.balanced_indices`; a :class:`~jaxcompress.data.ByShards`: each example does, of
+      a few files at a time.
     weights: (classes,) float32, such as :func:`~jaxcompress.data.class_weights` gives; the batch then
       has ``weight``, (batch_size,) float32, the label's.
+    crop: what to read of each picture, of a set that is not in memory; None: the whole, as its reader
+      does. The box is a function of ``seed``, ``position`` and the place in the batch.
 
   Returns:
     ``{"image": (batch_size, height, width, channels) uint8, "label": (batch_size,) int32,
@@ -52,7 +59,8 @@ def batch_at(
 
   Raises:
     ValueError: if ``split`` is no split, a number is out of range, there is no such sampling,
-      there are fewer weights than classes, or one is negative or not finite.
+      there are fewer weights than classes, one is negative or not finite, or pictures are to be cropped
+      that are in memory.
 
   Examples:
     >>> split = Split(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5, dtype=np.int32))
@@ -62,11 +70,19 @@ def batch_at(
   """
   check_type("split", split, Split, SPLIT)
   _check_sampling(sampling)
-  if sampling == "balanced":
+  if isinstance(sampling, ByShards):
+    index = sampling.indices(_shards(split), batch_size, seed=seed, position=position)
+  elif sampling == "balanced":
     index = balanced_indices(split.members, batch_size, seed=seed, position=position)
   else:
     index = batch_indices(len(split), batch_size, seed=seed, position=position)
-  batch = _examples(split, index if rows is None else index[rows], threads)
+  rows = np.arange(batch_size) if rows is None else rows
+  reads = None
+  if crop is not None:
+    reader = check_crop(split, crop).reader
+    places = (position * batch_size + rows).tolist()
+    reads = [partial(crop, reader=reader, rng=box_rng(seed, place)) for place in places]
+  batch = _examples(split, index[rows], threads, reads)
   if weights is None:
     return batch
   if np.ndim(weights) != 1 or len(weights) < len(split.members):
@@ -82,8 +98,29 @@ def batch_at(
   return {**batch, "weight": weights[batch["label"]]}
 
 
+def check_crop(split: Split, crop: Any) -> EncodedImages:
+  """The pictures that boxes are to be cut from; ``ValueError`` where a split has none."""
+  check_type("crop", crop, CropOnRead, "a data.CropOnRead, or None")
+  if not isinstance(split.images, EncodedImages):
+    raise ValueError(
+      "crop: the split's images are in memory, at one size, and no originals are left; load it with"
+      " in_memory=False, or give the recipe augment=data.RandomResizedCrop()."
+    )
+  return split.images
+
+
+def _shards(split: Split) -> Shards:
+  """The files that a split lies in."""
+  if split.shards is None:
+    raise ValueError(
+      "sampling: the split's images do not lie in files of several, such as tar files or array_record; use"
+      " 'uniform'."
+    )
+  return split.shards
+
+
 def _check_sampling(sampling: Any) -> None:
-  if sampling not in SAMPLINGS:
+  if not isinstance(sampling, ByShards) and sampling not in SAMPLINGS:
     raise unknown("sampling", sampling, SAMPLINGS)
 
 
@@ -121,11 +158,17 @@ def _padded(split: Split, start: int, batch_size: int, rows: np.ndarray | None) 
   return {**_examples(split, index), "mask": mask}
 
 
-def _examples(split: Split, index: np.ndarray, threads: int | None = None) -> Batch:
+def _examples(
+  split: Split,
+  index: np.ndarray,
+  threads: int | None = None,
+  reads: list[Any] | None = None,
+) -> Batch:
   pixels = split.images
-  decoded = isinstance(pixels, np.ndarray)
   return {
-    "image": pixels[index] if decoded else pixels.take(index, threads),
+    "image": pixels.take(index, threads, reads)
+    if isinstance(pixels, EncodedImages)
+    else pixels[index],
     "label": split.labels[index],
     "index": index,
   }
@@ -153,13 +196,15 @@ class Stream:
     seed: of the order.
     stop: positions end here.
     rows: which of each batch's examples are wanted; None: all.
-    sampling: ``"uniform"`` or ``"balanced"``.
+    sampling: ``"uniform"``, ``"balanced"`` or a :class:`~jaxcompress.data.ByShards`, whose files a thread reads
+      whole and in turn before they are needed, so that the system's cache has them.
     weights: of the classes, or None.
+    crop: what to read of each picture, or None: the whole.
     workers: processes that read and decode; 0: threads of this one. None: one for each CPU core but
       one, at most 16.
 
   Raises:
-    ValueError: if ``workers`` is negative; when called, if an image is damaged.
+    ValueError: if ``workers`` is negative, or pictures are to be cropped that are in memory; when called, if an image is damaged.
     InputError: when called, if a process was killed.
 
   Examples:
@@ -177,18 +222,24 @@ class Stream:
     seed: int,
     stop: int,
     rows: np.ndarray | None = None,
-    sampling: str = "uniform",
+    sampling: str | ByShards = "uniform",
     weights: np.ndarray | None = None,
+    crop: CropOnRead | None = None,
     workers: int | None = None,
   ):
     _check_sampling(sampling)
+    if crop is not None:
+      check_crop(split, crop)
     if workers is None:
       workers = min(16, max(1, (os.cpu_count() or 2) - 1))
     check_whole("workers", workers, 0)
     order = {"batch_size": batch_size, "seed": seed, "rows": rows, "sampling": sampling}
-    options = {**order, "weights": weights, "threads": 1}
-    self._read = functools.partial(_read, split, options)
+    options = {**order, "weights": weights, "crop": crop, "threads": 1}
+    self._read = partial(_read, split, options)
     self._stop, self._workers = stop, workers
+    self._warmth: Warmth | None = None
+    if isinstance(sampling, ByShards):
+      self._warmth = Warmth(_shards(split), sampling, batch_size, seed, rows, stop)
     self._next = -1
     self._batches: Any = None
 
@@ -198,6 +249,8 @@ class Stream:
       self.close()
       self._batches = self._from(position)
     self._next = position + 1
+    if self._warmth is not None:
+      self._warmth.reach(position)
     try:
       return next(self._batches)
     except RuntimeError as error:  # as grain tells of a process that is gone
@@ -209,6 +262,8 @@ class Stream:
 
   def close(self) -> None:
     """Ends the processes."""
+    if self._warmth is not None:
+      self._warmth.close()
     batches, self._batches = self._batches, None
     if hasattr(batches, "close"):
       batches.close()

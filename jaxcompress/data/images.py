@@ -4,6 +4,7 @@ import collections
 import io
 import os
 import pathlib
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from jaxcompress.data.reader import ImageFile, ImageReader, Size
 from jaxcompress.data.sources import Stored, opened
 
 Picture = ImageFile | Stored
+Read = Callable[[ImageFile], np.ndarray]
 Damage = dict[int, str]  # what is wrong with images, by position
 
 SMALL, USUAL = 64, 224  # sets of small images keep their size; others get ImageNet's
@@ -46,7 +48,10 @@ class DamagedError(ValueError):
 
 
 def decode(
-  sources: Sequence[ImageFile], reader: ImageReader, threads: int | None = None
+  sources: Sequence[ImageFile],
+  reader: ImageReader,
+  threads: int | None = None,
+  reads: Sequence[Read] | None = None,
 ) -> np.ndarray:
   """Reads images, several at a time.
 
@@ -54,6 +59,7 @@ def decode(
     sources: paths or encoded images.
     reader: how; it has a size.
     threads: that decode; None: one for each CPU core.
+    reads: what reads each image in place of the reader, such as a box of it; None: the reader.
 
   Returns:
     (count, height, width, channels) uint8.
@@ -62,13 +68,16 @@ def decode(
     ValueError: if images are damaged, which names all of them (:class:`DamagedError`), or the arrays
       would not fit in memory.
   """
-  images, damage = decode_sound(sources, reader, threads)
+  images, damage = decode_sound(sources, reader, threads, reads)
   refuse_damaged(sources, damage)
   return images
 
 
 def decode_sound(
-  sources: Sequence[Picture], reader: ImageReader, threads: int | None = None
+  sources: Sequence[Picture],
+  reader: ImageReader,
+  threads: int | None = None,
+  reads: Sequence[Read] | None = None,
 ) -> tuple[np.ndarray, Damage]:
   """As :func:`decode`, but of damaged images it tells what is wrong; their pixels mean nothing."""
   require_memory(len(sources), reader.size)
@@ -77,7 +86,7 @@ def decode_sound(
   def read(i: int) -> None:
     source = opened(sources[i])
     _require_bytes(source)
-    images[i] = reader(source)
+    images[i] = reader(source) if reads is None else reads[i](source)
 
   return images, for_each(read, range(len(sources)), threads or os.cpu_count())[1]
 
@@ -230,11 +239,12 @@ def refuse_damaged(sources: Sequence[Picture], damage: Damage) -> None:
 def require_memory(count: int, size: Size) -> None:
   """Raises a ValueError if so many images of this size would fill this machine's memory."""
   need = count * size[0] * size[1] * 3
-  have = memory_size()
-  if have and need > 0.8 * have:
+  have, processes = memory_size(), sharing()
+  if have and need > 0.8 * have / processes:
+    each = f" for {processes} processes" * (processes > 1)
     raise ValueError(
       f"size: {count:,} images of {size[0]} x {size[1]} pixels take {need / 1e9:,.0f} GB, and this "
-      f"machine has {have / 1e9:,.0f} GB; choose a smaller size or set limit."
+      f"machine has {have / 1e9:,.0f} GB{each}; choose a smaller size or set limit."
     )
 
 
@@ -244,3 +254,11 @@ def memory_size() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   except (AttributeError, ValueError, OSError):
     return 0
+
+
+def sharing() -> int:
+  """Processes of this run on this machine, each of which holds images of its own."""
+  together = sys.modules.get(
+    "jaxcompress.training.processes"
+  )  # without it, nobody has joined others
+  return 1 if together is None else together.processes_here()

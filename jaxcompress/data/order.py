@@ -1,13 +1,104 @@
 """The order of training examples, a pure function of the seed and the position, and balance of classes."""
 
+import dataclasses
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxcompress.arguments import check_whole, shown
 
-ROUNDS, CLASSES = 1, 2  # in the seeds of orders
+ROUNDS, CLASSES, SHARDS = 1, 2, 4  # in the seeds of orders
 Members = tuple[np.ndarray, ...]
+
+
+class Shards(NamedTuple):
+  """The files that examples lie in, several in each.
+
+  Attributes:
+    files: names of those that have some.
+    sizes: how many examples each has.
+    examples: (count,) int32, file by file in the order in which they lie.
+  """
+
+  files: tuple[str, ...]
+  sizes: tuple[int, ...]
+  examples: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByShards:
+  """An order of examples in which a few files are read at a time, one after the other.
+
+  Each epoch the files come in another random order, and examples are shuffled within every ``window``
+  files that follow one another. A batch so has examples of ``window`` files, or twice as many, and files
+  can be read whole and in turn, where access to single examples is slow. Every example comes once in each
+  epoch, and the order is a function of the seed and the position alone: there is no buffer to fill
+  anew, or to save.
+
+  With ``groups`` the files are dealt out to so many streams of equal length, and a batch has as many
+  examples of each, one stream after the other. Processes whose number divides that of the groups then
+  read different files, but for those at the ends of their streams. The order depends on the groups, not on
+  the processes.
+
+  Attributes:
+    window: files that are shuffled together. The more, the nearer to a shuffle of all.
+    groups: streams; 1: all processes read all files.
+
+  Raises:
+    ValueError: if a number is not positive.
+
+  Examples:
+    >>> shards = Shards(("a", "b", "c"), (2, 2, 2), np.arange(6, dtype=np.int32))
+    >>> by = ByShards(window=1)
+    >>> batches = [by.indices(shards, 2, seed=0, position=p) // 2 for p in range(3)]
+    >>> sorted(batch.tolist() for batch in batches)  # each of one file
+    [[0, 0], [1, 1], [2, 2]]
+  """
+
+  window: int = 16
+  groups: int = 1
+
+  def __post_init__(self):
+    check_whole("window", self.window, 1)
+    check_whole("groups", self.groups, 1)
+
+  def indices(self, shards: Shards, batch_size: int, *, seed: int, position: int) -> np.ndarray:
+    """Chooses the examples of one training batch.
+
+    Args:
+      shards: where the examples lie.
+      batch_size: examples in a batch.
+      seed: of the order.
+      position: number of the batch, from 0.
+
+    Returns:
+      (batch_size,) int32.
+
+    Raises:
+      ValueError: if a number is out of range, or groups do not divide the batch.
+    """
+    count = len(shards.examples)
+    check_whole("count", count, 1)
+    check_whole("batch_size", batch_size, 1)
+    check_whole("seed", seed, 0)
+    check_whole("position", position, 0)
+    each, rest = divmod(batch_size, self.groups)
+    if rest:
+      raise ValueError(
+        f"groups: {self.groups} streams cannot share a batch of {batch_size}; their number must divide it."
+      )
+    found = []
+    for group in range(self.groups):
+      at, stop = position * each, (position + 1) * each
+      while at < stop:
+        # before epoch e, streams have had (e * count + group) // groups examples: all together e * count
+        epoch = (at * self.groups + self.groups - 1 - group) // count
+        begin, end = ((e * count + group) // self.groups for e in (epoch, epoch + 1))
+        stream = _stream(shards.sizes, self, seed, epoch, group)
+        found.append(stream[at - begin : min(stop, end) - begin])
+        at = min(stop, end)
+    return shards.examples[np.concatenate(found)]
 
 
 def batch_indices(count: int, batch_size: int, *, seed: int, position: int) -> np.ndarray:
@@ -166,6 +257,32 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 @functools.lru_cache(maxsize=4096)
 def _permutation_of_class(count: int, seed: int, place: int, epoch: int) -> np.ndarray:
   return _order(count, (seed, CLASSES, place, epoch))
+
+
+@functools.lru_cache(maxsize=64)
+def _stream(sizes: tuple[int, ...], by: ByShards, seed: int, epoch: int, group: int) -> np.ndarray:
+  """An epoch of one group's stream: places among all examples, file by file."""
+  files = _order(len(sizes), (seed, SHARDS, epoch))
+  count = sum(sizes)
+  ends = [((epoch + 1) * count + g) // by.groups for g in range(by.groups)]
+  lengths = [end - (epoch * count + g) // by.groups for g, end in enumerate(ends)]
+  first = sum(lengths[:group])
+  last = first + lengths[group]
+  after = np.cumsum(np.array(sizes, np.int64)[files])
+  before = after - np.array(sizes, np.int64)[files]
+  starts = (np.cumsum(sizes) - np.array(sizes))[files]
+  own = np.flatnonzero((before < last) & (after > first))  # files with examples of this stream
+  parts = [
+    starts[i] + np.arange(max(before[i], first), min(after[i], last)) - before[i] for i in own
+  ]
+  shuffled = []
+  for begin in range(0, len(parts), by.window):
+    together = np.concatenate(parts[begin : begin + by.window])
+    order = _order(len(together), (seed, SHARDS, epoch, group, begin))
+    shuffled.append(together[order])
+  stream = np.concatenate(shuffled or [np.empty(0)]).astype(np.int32)
+  stream.flags.writeable = False
+  return stream
 
 
 def _order(count: int, seeds: tuple[int, ...]) -> np.ndarray:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxcompress.data.order import Members, members_of
-from jaxcompress.data.storage import EncodedImages
+from jaxcompress.data.order import Members, Shards, members_of
+from jaxcompress.data.storage import EncodedImages, picked
 
 PARTS = ("train", "validation", "test")
 
@@ -56,6 +56,27 @@ class Split:
   def members(self) -> Members:
     """The places of each class's examples; see :func:`~jaxcompress.data.members_of`."""
     return members_of(self.labels)
+
+  @functools.cached_property
+  def shards(self) -> Shards | None:
+    """The files that several of the images each lie in; None: there are none."""
+    layout = self.images.source.layout() if isinstance(self.images, EncodedImages) else None
+    if layout is None:
+      return None
+    order = np.lexsort((layout.place, layout.file)).astype(np.int32)
+    sizes = np.bincount(layout.file, minlength=len(layout.files))
+    there = np.flatnonzero(sizes).tolist()
+    files = tuple(layout.files[i] for i in there)
+    return Shards(files, tuple(sizes[there].tolist()), order)
+
+  def pick(self, chosen: np.ndarray) -> "Split":
+    """Some of the examples; images that lie on disk are read where they are needed.
+
+    Args:
+      chosen: (some,) places.
+    """
+    names = None if self.names is None else [self.names[i] for i in chosen]
+    return Split(picked(self.images, chosen), self.labels[chosen], names)
 
   def __len__(self) -> int:
     return len(self.labels)

@@ -5,16 +5,30 @@ import io
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from jaxcompress.data import images
 from jaxcompress.data.reader import ImageFile, ImageReader, Size
-from jaxcompress.data.sources import Stored, opened
+from jaxcompress.data.sources import Packed, Stored, opened
 from jaxcompress.files.writing import sweep, write_atomically
 
 CHUNK = 1024  # images in memory at once
+
+
+class Layout(NamedTuple):
+  """Where images lie.
+
+  Attributes:
+    files: names of files with several images.
+    file: (count,) int32, which of them an image is in.
+    place: (count,) int64, which grows along a file.
+  """
+
+  files: tuple[str, ...]
+  file: np.ndarray
+  place: np.ndarray
 
 
 class Store(Protocol):
@@ -24,6 +38,9 @@ class Store(Protocol):
 
   def read(self, index: np.ndarray) -> Sequence[ImageFile]:
     """The paths or encoded images at some positions."""
+
+  def layout(self) -> Layout | None:
+    """The files that several images each lie in, in the order in which they lie; None: there are none."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +56,16 @@ class Listed:
     """The paths, encoded images or images at some positions."""
     found = (self.names[i] for i in index)
     return [pathlib.Path(name) if isinstance(name, str) else opened(name) for name in found]
+
+  def layout(self) -> Layout | None:
+    """That of archives, if all images are in some."""
+    packed = [name for name in self.names if isinstance(name, Packed)]
+    if not packed or len(packed) < len(self.names):
+      return None
+    files = tuple(dict.fromkeys(one.archive for one in packed))
+    numbers = {name: i for i, name in enumerate(files)}
+    file = np.array([numbers[one.archive] for one in packed], np.int32)
+    return Layout(files, file, np.array([one.start for one in packed], np.int64))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,6 +84,38 @@ class Both:
     first = iter(self.first.read(index[early]))
     second = iter(self.second.read(index[~early] - len(self.first)))
     return [next(first if is_early else second) for is_early in early]
+
+  def layout(self) -> Layout | None:
+    """Of both, if both have one."""
+    first, second = self.first.layout(), self.second.layout()
+    if first is None or second is None:
+      return None
+    files = tuple(dict.fromkeys((*first.files, *second.files)))
+    numbers = np.array([files.index(name) for name in second.files], np.int32)
+    file = np.concatenate([first.file, numbers[second.file]])
+    return Layout(files, file, np.concatenate([first.place, second.place]))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Picked:
+  """Some images of a store."""
+
+  store: Store
+  chosen: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.chosen)
+
+  def read(self, index: np.ndarray) -> Sequence[ImageFile]:
+    """The paths or encoded images at some positions."""
+    return self.store.read(self.chosen[index])
+
+  def layout(self) -> Layout | None:
+    """Of those."""
+    whole = self.store.layout()
+    if whole is None:
+      return None
+    return Layout(whole.files, whole.file[self.chosen], whole.place[self.chosen])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,9 +158,20 @@ class EncodedImages:
     found = self.take(np.atleast_1d(index))
     return found if index.ndim else found[0]
 
-  def take(self, index: np.ndarray, threads: int | None = None) -> np.ndarray:
-    """The images at some positions, decoded by so many threads; None: one for each CPU core."""
-    return images.decode(self.source.read(index), self.reader, threads)
+  def take(
+    self,
+    index: np.ndarray,
+    threads: int | None = None,
+    reads: Sequence[images.Read] | None = None,
+  ) -> np.ndarray:
+    """The images at some positions.
+
+    Args:
+      index: (some,) positions.
+      threads: that decode; None: one for each CPU core.
+      reads: what reads each of them in place of the reader, such as a box of it; None: the reader.
+    """
+    return images.decode(self.source.read(index), self.reader, threads, reads)
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     return np.asarray(self[:], dtype)
@@ -119,15 +189,30 @@ def in_chunks(pixels: np.ndarray | EncodedImages) -> Iterator[np.ndarray]:
     yield pixels[start : start + size]
 
 
+def picked(pixels: np.ndarray | EncodedImages, chosen: np.ndarray) -> np.ndarray | EncodedImages:
+  """Some images of a set, still encoded if they are; each is decoded only where it is read.
+
+  Examples:
+    >>> picked(np.zeros((5, 8, 8, 3), np.uint8), np.array([0, 4])).shape
+    (2, 8, 8, 3)
+  """
+  if isinstance(pixels, EncodedImages):
+    return EncodedImages(Picked(pixels.source, chosen), pixels.reader)
+  return pixels[chosen]
+
+
 def fits_memory(count: int, size: Size) -> bool:
   """Whether so many decoded images take at most half of this machine's memory.
+
+  Processes of a run that share a machine have equal shares of it, as each holds the images; those on
+  other machines have theirs.
 
   Examples:
     >>> fits_memory(100, (224, 224)), fits_memory(10**9, (224, 224))
     (True, False)
   """
   have = images.memory_size()
-  return not have or count * size[0] * size[1] * 3 <= have / 2
+  return not have or count * size[0] * size[1] * 3 <= have / 2 / images.sharing()
 
 
 def cache_folder() -> pathlib.Path | None:

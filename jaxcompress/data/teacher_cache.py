@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ from jaxcompress.data.augment.basic import Transform
 from jaxcompress.data.batches import Batch, batch_at, eval_batches
 from jaxcompress.data.onnx_teacher import OnnxTeacher
 from jaxcompress.data.parts import Split
+from jaxcompress.data.storage import in_chunks
 from jaxcompress.data.stored_teacher import StoredTeacher
 from jaxcompress.distill.adapters import as_teacher, own_variables, reads_pixels, to_endpoints
 from jaxcompress.files.checksums import FOLDER_FILE, find_damage, write_checksums
@@ -193,7 +195,7 @@ def cache_teacher(
     "augment": repr(augment),
     "preprocess": getattr(preprocess, "__qualname__", repr(preprocess)),
     "teacher": run.teacher,
-    "images": _digest([split.images, split.labels]),
+    "images": _digest(itertools.chain(in_chunks(split.images), [split.labels])),
   }
   stored = _whole(folder)
   if stored is not None:
@@ -360,7 +362,7 @@ def _check_own(folder: pathlib.Path) -> None:
     )
 
 
-def _digest(arrays: list[Any]) -> str:
+def _digest(arrays: Iterable[Any]) -> str:
   """Of the bytes of arrays."""
   found = hashlib.blake2b(digest_size=16)
   for array in arrays:

@@ -21,7 +21,7 @@ from jaxcompress.data.dataset import Dataset
 from jaxcompress.data.parts import Split
 from jaxcompress.data.reader import ImageReader
 from jaxcompress.data.splits import random_order, shared_out
-from jaxcompress.data.storage import EncodedImages, fits_memory, read_cached, write_cached
+from jaxcompress.data.storage import EncodedImages, Layout, fits_memory, read_cached, write_cached
 from jaxcompress.data.walk import printable
 
 BATCH = 1024  # records read at once
@@ -82,6 +82,14 @@ class Records:
       return [self.encoded[row] for row in rows]
     source = _open(self.folder, self.part, self.image_key)
     return [row[self.image_key] for row in source.__getitems__(rows)]
+
+  def layout(self) -> Layout:
+    """The split's files."""
+    split = _builder(self.folder).info.splits[self.part]
+    file = np.searchsorted(np.cumsum(split.shard_lengths), self.rows, side="right")
+    return Layout(
+      tuple(map(str, split.filepaths)), file.astype(np.int32), self.rows.astype(np.int64)
+    )
 
   def pick(self, chosen: np.ndarray) -> "Records":
     """The records at some positions."""

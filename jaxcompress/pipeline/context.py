@@ -26,6 +26,7 @@ STEPS = 1000  # where no number of epochs is given, and the set is not small
 SMALL_STEPS, SMALL_EPOCHS = 400, 25  # a small set gets so many epochs, but no fewer steps
 TUNING_STEPS, TUNING_EPOCHS = 60, 20  # likewise of networks that start from weights
 EVAL_BATCH = 250
+SEEN_FIRST = 64  # images at most with which the parts of a recipe are made
 PROGRESS_FILE = "progress.json"
 DELETE = "delete it, and what it held is found again"  # a remedy for a damaged file
 
@@ -114,6 +115,11 @@ class Context:
     if role in self.starts:
       return self.preset.transfer
     return self.preset.protocol_of(network.name)
+
+  @property
+  def crop(self) -> datasets.CropOnRead | None:
+    """What training reads of each picture; None: all of it."""
+    return self.preset.crop_of(self.data.train, self.options.augment)
 
   @property
   def done(self) -> int:

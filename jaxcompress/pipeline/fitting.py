@@ -12,7 +12,7 @@ from jaxcompress import data as datasets
 from jaxcompress import training
 from jaxcompress.data.storage import EncodedImages
 from jaxcompress.pipeline.best import Best, Judge
-from jaxcompress.pipeline.context import Context
+from jaxcompress.pipeline.context import SEEN_FIRST, Context
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.terminal import say
 
@@ -185,7 +185,8 @@ class _Phase:
     total = sum(part.steps for part in parts)
     rows = run.rows(options.batch_size)
     seed = _phase_seed(options.seed, phase, done)
-    read = {"seed": seed, **_balanced(run)}
+    crop = run.crop if cache is None else None  # a cached teacher has seen other boxes
+    read = {"seed": seed, "crop": crop, **_balanced(run)}
 
     def batch_at(position: int) -> dict[str, Any]:
       return datasets.batch_at(split, options.batch_size, position=position, rows=rows, **read)
@@ -198,9 +199,12 @@ class _Phase:
         )
       )
     self._cache, self._rows = cache, rows
-    first = datasets.batch_at(split, options.batch_size, position=0, **read)  # whole everywhere
+    few = min(
+      SEEN_FIRST, options.batch_size
+    )  # the same everywhere, and no whole batch on one device
+    first = datasets.batch_at(split, few, position=0, **read)
     if cache is not None:
-      first = cache.with_outputs(first, options.batch_size, position=0)
+      first = cache.with_outputs(first, few, position=0)
     state = training.init_state(recipe, jax.random.key(seed), first, **variables)
     if run.mesh is not None:
       state = training.shard(state, run.mesh)
@@ -265,7 +269,7 @@ def looked_at(split: datasets.Split) -> datasets.Split:
   if len(split) <= LOOKED_AT:
     return split
   chosen = np.linspace(0, len(split) - 1, LOOKED_AT).astype(int)
-  return datasets.Split(split.images[chosen], split.labels[chosen])
+  return split.pick(chosen)
 
 
 def _named(phase: str, done: int) -> str:

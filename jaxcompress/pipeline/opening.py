@@ -87,7 +87,8 @@ def open_run(
     preset = preset.for_weights()
   weights = _read_weights(options, preset, given)
   leading = weights.student or (weights.teacher if options.preset == DEFAULT else None)
-  data = _open_data(options, leading, given, pretrained, console)
+  cropped = preset.crop is not None and options.augment is None and not options.taught_outside
+  data = _open_data(options, leading, given, pretrained, cropped, console)
   preset = _normalized(options, preset, leading, data, console)
   data = dataclasses.replace(
     data, reader=dataclasses.replace(data.reader, preprocess=preset.preprocess)
@@ -142,9 +143,10 @@ def _open_data(
   leading: SavedNetwork | None,
   given: Given,
   pretrained: bool,
+  cropped: bool,
   console: Console,
 ) -> datasets.Dataset:
-  """The images, as the leading network reads them."""
+  """The images, as the leading network reads them; where they are ``cropped`` they stay as they lie."""
   data = given.data
   if data is None:
     reader = None if leading is None else leading.reader
@@ -161,6 +163,7 @@ def _open_data(
         flip=options.flip,
         group_by=options.group_by,
         strict=options.strict,
+        in_memory=False if cropped else None,
       )
   elif options.flip is not None:
     data = dataclasses.replace(data, flip=options.flip)

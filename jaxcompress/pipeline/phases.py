@@ -12,7 +12,7 @@ from jaxcompress import distill, prune, quantize, training
 from jaxcompress.distill.zoo import Parsed
 from jaxcompress.pipeline.best import trimmed
 from jaxcompress.pipeline.checks import SPARSITY_SHARES, UNSTRUCTURED
-from jaxcompress.pipeline.context import Context, PhaseSteps
+from jaxcompress.pipeline.context import SEEN_FIRST, Context, PhaseSteps
 from jaxcompress.pipeline.fitting import INT8, Part, train
 from jaxcompress.pipeline.networks import Network, TrainedNetwork
 from jaxcompress.pipeline.options import CompressOptions
@@ -267,10 +267,11 @@ def check_losses(
     ValueError: if they do not.
   """
   asked = losses_of(options, len(train))
-  example = datasets.batch_at(train, options.batch_size, seed=0, position=0)
+  few = min(SEEN_FIRST, options.batch_size)
+  example = datasets.batch_at(train, few, seed=0, position=0)
   variables = [student.summary.variables]
   if isinstance(teacher, OutsideTeacher):
-    example = teacher.cache.with_outputs(example, options.batch_size, position=0)
+    example = teacher.cache.with_outputs(example, few, position=0)
   else:
     variables.append(teacher.summary.variables)
 
@@ -303,7 +304,7 @@ def recipe_of(run: Context, network: Network, **parts: Any) -> training.Recipe:
   return training.Recipe(
     **{
       "student": network.module,
-      "augment": run.preset.augmented(run.data, run.options.augment),
+      "augment": run.preset.augmented(run.data, run.options.augment, cropped=run.crop is not None),
       "ema": run.preset.protocol_of(network.name).ema,
       "frozen_rate": 1.0,  # FINE_TUNE has lowered it already
       "preprocess": run.preprocess_of(network),

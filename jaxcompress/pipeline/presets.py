@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from jaxcompress import data as datasets
 from jaxcompress.data.augment.strengths import Strength
+from jaxcompress.data.storage import EncodedImages
 from jaxcompress.nn import Norm
 from jaxcompress.training.optimizers import kernels_only
 from jaxcompress.training.protocols import PROTOCOLS, Protocol
@@ -42,6 +43,8 @@ class Preset:
     light: how MobileNets, ShuffleNets and GhostNets are; None: alike.
     transfer: how networks are trained that start from weights, whatever their kind.
     augment: makes the augmentation for a data set, where no strength is given.
+    crop: what training reads of pictures that are not in memory, before ``augment`` and where no strength
+      is given; the same boxes are cut from images that are. None: all of them.
     preprocess: maps images to what the networks read.
     whole: whether validation images are trained on too, as in experiments without any.
   """
@@ -54,6 +57,7 @@ class Preset:
   light: Protocol | None = None
   transfer: Protocol = TRANSFER
   augment: Callable[[datasets.Dataset], Transform]
+  crop: datasets.CropOnRead | None = None
   preprocess: datasets.Preprocess = datasets.Preprocess()  # noqa: RUF009
   whole: bool = False
 
@@ -89,12 +93,29 @@ class Preset:
     return dataclasses.replace(
       self,
       augment=lambda data: datasets.augmentation("medium", data.image_shape, flip=bool(data.flip)),
+      crop=None,
     )
 
-  def augmented(self, data: datasets.Dataset, strength: str | None) -> Transform:
-    """The augmentation of a strength (see :func:`jaxcompress.data.augmentation`); None: its own."""
+  def crop_of(self, split: datasets.Split, strength: str | None) -> datasets.CropOnRead | None:
+    """What training reads of a split's pictures; None: all of them."""
+    return self.crop if strength is None and isinstance(split.images, EncodedImages) else None
+
+  def augmented(
+    self, data: datasets.Dataset, strength: str | None, *, cropped: bool = False
+  ) -> Transform:
+    """What changes images of a data set in the step.
+
+    Args:
+      data: of the run.
+      strength: see :func:`jaxcompress.data.augmentation`; None: the preset's own.
+      cropped: whether images come as :meth:`crop_of` has them read.
+    """
     if strength is None:
-      return self.augment(data)
+      augment = self.augment(data)
+      if self.crop is None or cropped:
+        return augment
+      boxes = datasets.RandomResizedCrop(scale=self.crop.scale, ratio=self.crop.ratio)
+      return datasets.compose(boxes, augment)
     return datasets.augmentation(cast(Strength, strength), data.image_shape, flip=bool(data.flip))
 
 
@@ -169,8 +190,8 @@ PRESETS = {
     widths=(1.0, None, None),
     network={"norm": Norm(epsilon=1e-3), "padding": "SAME", "zero_residual": True},
     protocol=PROTOCOLS["imagenet-cosine"],
+    crop=datasets.CropOnRead(),
     augment=lambda data: datasets.compose(
-      datasets.RandomResizedCrop(scale=(0.25, 1.0)),
       datasets.Augment(crop=0, flip=bool(data.flip)),
       datasets.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
     ),

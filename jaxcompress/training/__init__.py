@@ -1,6 +1,7 @@
 """Recipe, state and the one jitted step; checkpoints and the loop around it."""
 
 from jaxcompress.nn import init_variables
+from jaxcompress.training.ahead import Ahead
 from jaxcompress.training.averages import reestimate_norm
 from jaxcompress.training.checkpoint import Checkpoints
 from jaxcompress.training.loop import DivergedError, eval_step, evaluate, fit, fit_chain, predict
@@ -15,6 +16,7 @@ from jaxcompress.training.state import CompressState, at_stage
 from jaxcompress.training.step import distill_step, train_step
 
 __all__ = [
+  "Ahead",
   "CachedTeacher",
   "Checkpoints",
   "CompressState",

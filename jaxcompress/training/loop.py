@@ -26,6 +26,7 @@ from jaxcompress.nn.foreign import check_model, flag_for
 from jaxcompress.nn.outputs import as_endpoints, name_outputs, only_or_all
 from jaxcompress.prune.masked import progress_of
 from jaxcompress.terminal import progress, say
+from jaxcompress.training.ahead import Ahead
 from jaxcompress.training.checkpoint import Checkpoints
 from jaxcompress.training.forward import forward
 from jaxcompress.training.networks import hits, per_example, split_labels, to_network_input
@@ -56,6 +57,7 @@ def fit(
   hooks: Mapping[int, Callable[[CompressState], bool | None]] | None = None,
   checkpoints: Checkpoints | None = None,
   console: Console | None = None,
+  ahead: int = 2,
 ) -> CompressState:
   """Trains until ``steps`` batches were consumed, counted from the start of the run.
 
@@ -67,7 +69,7 @@ def fit(
     state: where to start; a restored state goes on from its own position. One that lies on a mesh
       gets its batches there (see :func:`~jaxcompress.training.shard`).
     batch_at: the batch at a position; a pure function, so that a restart sees the same data. With
-      several processes, this one's examples of it.
+      several processes, this one's examples of it. Another thread calls it.
     steps: batches in the whole run.
     name: shown by the progress bar.
     log_every: batches between log rows; metrics stay on the device in between.
@@ -77,6 +79,8 @@ def fit(
       training ends there.
     checkpoints: where to save, or None.
     console: rich console of the progress bar.
+    ahead: how many batches are read, and sent to the devices, before they are needed (see
+      :class:`~jaxcompress.training.Ahead`); their memory is taken there. 0: each where it is needed.
 
   Returns:
     The state after the last batch.
@@ -108,6 +112,7 @@ def fit(
   check_callable("batch_at", batch_at, "position -> batch")
   check_whole("steps", steps, 0)
   check_whole("log_every", log_every, 1)
+  check_whole("ahead", ahead, 0)
   check_callable("on_log", on_log, "row -> None, or None")
   check_type("checkpoints", checkpoints, Checkpoints | None, "training.Checkpoints, or None")
   for at, hook in (hooks or {}).items():
@@ -118,24 +123,32 @@ def fit(
   mesh = None if state.placement is None else state.placement.mesh
   position = int(state.position)
   preemption: Any = contextlib.nullcontext() if checkpoints is None else Preemption(mesh)
-  with preemption, progress(console, TimeRemainingColumn) as bar:
+  device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]  # of this thread
+
+  def make(position: int) -> Mapping[str, Any]:
+    with jax.default_device(device):
+      return _placed(recipe, batch_at, position, mesh)
+
+  with (
+    preemption,
+    progress(console, TimeRemainingColumn) as bar,
+    Ahead(make, stop=steps, depth=ahead) as placed,
+  ):
     note = "compiling" if position < steps else "finished"
     task = bar.add_task(name, total=steps, completed=position, figures=(note,))
     started, logged, skipped, idle = time.perf_counter(), position, int(state.skipped), 0
     first = position
-    batch = _placed(recipe, batch_at, position, mesh) if position < steps else {}
     watch = Watch(recipe)
     while position < steps:
       state = at_stage(state, position)
       if hooks and position in hooks and hooks[position](state):
         break
+      batch = placed(position)
       state, metrics = step(state, batch)
       if _shares_threads(mesh):
         jax.block_until_ready(metrics["loss"])
       watch.add(position, metrics)
       position += 1
-      if position < steps:  # the next batch is read and sent while the devices compute
-        batch = _placed(recipe, batch_at, position, mesh)
       if position % log_every == 0 or position == steps:
         row = {key: float(value) for key, value in jax.device_get(metrics).items()}
         seconds = time.perf_counter() - started
@@ -184,12 +197,15 @@ def _shares_threads(mesh: Mesh | None) -> bool:
 def _placed(
   recipe: Recipe, batch_at: Callable[[int], Mapping[str, Any]], position: int, mesh: Mesh | None
 ) -> Mapping[str, Any]:
-  """The batch at a position, checked by the loss that will see it, on the devices of a mesh."""
+  """The batch at a position, checked by the loss that will see it, on its way to the devices."""
   batch = batch_at(position)
   check_batch(batch)
   loss, _ = recipe.stage(recipe.stage_at(position))
   loss.check(batch)
-  return batch if mesh is None else shard_batch(batch, mesh)
+  if mesh is not None:
+    return shard_batch(batch, mesh)
+  on_host = jax.default_backend() == "cpu"  # where arrays need no copy
+  return batch if on_host else jax.device_put(dict(batch))
 
 
 def evaluate(

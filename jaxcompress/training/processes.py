@@ -4,12 +4,16 @@ import collections
 import contextlib
 import functools
 import glob
+import hashlib
 import importlib.util
 import itertools
 import json
 import os
+import pathlib
+import platform
 import signal
 import threading
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +29,7 @@ from jaxcompress.training.sharding import make_mesh, shard_batch
 
 AUTO = "auto"
 _waits = itertools.count()
+_here = {"processes": 1}  # a fact about this process's surroundings, told once
 LONGEST_WAIT = 24 * 3600  # seconds; a process that dies ends the wait much sooner
 LAG = 2  # steps between asking the other processes and reading their answer, so that none waits
 
@@ -89,6 +94,7 @@ def join_processes(
       " num_processes 1 to train alone."
     ) from error
   meet()
+  _count_here()
   return jax.process_count() > 1
 
 
@@ -97,6 +103,25 @@ def _on_tpu() -> bool:
   wanted = os.environ.get("JAX_PLATFORMS") or "tpu"
   devices = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
   return "tpu" in wanted and bool(devices) and importlib.util.find_spec("libtpu") is not None
+
+
+def processes_here() -> int:
+  """How many processes of the run share this machine and its memory, as :func:`join_processes` found.
+
+  Examples:
+    >>> processes_here()
+    1
+  """
+  return _here["processes"]
+
+
+def _count_here() -> None:
+  """Counts the processes on this machine; all call it together."""
+  boot = pathlib.Path("/proc/sys/kernel/random/boot_id")  # the same in all of its containers
+  name = boot.read_text() if boot.exists() else f"{uuid.getnode()} {platform.node()}"
+  mine = np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), np.uint32)
+  every = multihost_utils.process_allgather(mine).reshape(-1, mine.size)
+  _here["processes"] = max(1, int((every == mine).all(axis=1).sum()))
 
 
 def leave_processes() -> None:

@@ -92,6 +92,59 @@ def test_however_many_processes_read_a_batch_it_has_the_same_examples(both, proc
   same({name: np.concatenate([part[name] for part in parts]) for name in whole}, whole)
 
 
+class Noted:
+  """A store that notes what is read of it."""
+
+  def __init__(self, store):
+    self.store, self.asked = store, []
+
+  def __len__(self):
+    return len(self.store)
+
+  def read(self, index):
+    self.asked.append(len(index))
+    return self.store.read(index)
+
+
+@pytest.fixture
+def noted(both):
+  """The training images on disk, and the numbers of images that are read at once."""
+  split = both[1].train
+  store = Noted(split.images.source)
+  images = storage.EncodedImages(store, split.images.reader)
+  return data.Split(images, split.labels, split.names), store.asked
+
+
+def test_a_process_decodes_its_rows_alone(noted):
+  split, asked = noted
+  rows = np.array([1, 3])
+  data.batch_at(split, BATCH, seed=0, position=1, rows=rows)
+  data.batch_at(split, BATCH, seed=0, position=1, rows=rows, crop=data.CropOnRead())
+  looked_at = split.pick(np.arange(0, 18, 2))
+  assert asked == [2, 2]  # choosing some images reads none
+  batches = list(data.eval_batches(looked_at, 4, rows))
+  assert asked == [2, 2, 2, 2, 2]
+  shown = [i for batch in batches for i in batch["index"][batch["mask"]]]
+  assert shown == [1, 3, 5, 7]
+  np.testing.assert_array_equal(batches[0]["image"], split.images[[2, 6]])
+
+
+def test_a_teachers_cache_is_known_by_its_images_without_reading_all_of_them_at_once(
+  both, noted, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(storage, "CHUNK", 3)
+  split, asked = noted
+
+  def teacher(variables, images):
+    return images.mean((1, 2))
+
+  options = {"augment": None, "batch_size": 5}
+  made = data.cache_teacher(tmp_path / "c", teacher, {}, both[0].train, **options)
+  found = data.cache_teacher(tmp_path / "c", teacher, {}, split, **options)
+  assert max(asked) == 3 and sum(asked) == len(split)  # and the teacher has not run again
+  np.testing.assert_array_equal(found.logits, made.logits)
+
+
 def test_workers_end_with_a_run_that_is_killed(photos, tmp_path):
   program = tmp_path / "run.py"
   program.write_text(f"""

@@ -81,6 +81,15 @@ def test_a_prepared_set_comes_back_exactly_and_without_tensorflow(prepared):
   assert sorted(numbers["train"] + numbers["validation"]) == list(range(60))
 
 
+def test_a_set_on_disk_knows_the_files_that_its_examples_lie_in(prepared):
+  train = data.load(f"tfds:shapes/small@{prepared}", in_memory=False).train
+  assert sum(train.shards.sizes) == len(train) and all(
+    pathlib.Path(name).exists() for name in train.shards.files
+  )
+  batch = data.batch_at(train, 54, seed=0, position=0, sampling=data.ByShards())
+  np.testing.assert_array_equal(np.sort(batch["index"]), np.arange(54))
+
+
 def test_large_images_get_the_usual_size_and_an_unlabelled_test_split_is_replaced(prepared):
   dataset = data.load(f"tfds:shapes/large:1.0.0@{prepared}", limit=5)
   assert dataset.image_shape == (224, 224, 3)

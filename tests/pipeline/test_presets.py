@@ -7,10 +7,12 @@ import io
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from jaxcompress import data as datasets
 from jaxcompress import training
+from jaxcompress.data.storage import EncodedImages, Listed
 from jaxcompress.nn import init_variables
 from jaxcompress.pipeline import PRESETS, networks, opening, phases
 from jaxcompress.pipeline.context import Context, PhaseSteps
@@ -53,6 +55,21 @@ def context(name, folder):
 def network(name, classes, shape, width, wanted):
   """Built once for the presets that share it."""
   return networks.build(name, classes, shape, width, None, dict(wanted))
+
+
+def test_imagenets_boxes_are_cut_from_the_originals_where_these_are_at_hand(tmp_path):
+  preset, run = PRESETS["kd-imagenet"], context("kd-imagenet", tmp_path)
+  file = io.BytesIO()
+  Image.new("RGB", (90, 70)).save(file, "JPEG")
+  encoded = EncodedImages(Listed([file.getvalue()] * 4), datasets.ImageReader(64))
+  disk = datasets.Split(encoded, np.zeros(4, np.int32))
+  assert preset.crop_of(disk, None) == datasets.CropOnRead()  # 8 to 100 % of the area
+  assert preset.crop_of(disk, "medium") is None and run.crop is None
+  assert preset.for_weights().crop_of(disk, None) is None
+  boxes = datasets.RandomResizedCrop(scale=(0.08, 1.0))
+  in_memory = preset.augmented(run.data, None)
+  assert in_memory.transforms == (boxes, preset.augmented(run.data, None, cropped=True))
+  assert boxes not in preset.augmented(run.data, None, cropped=True).transforms
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.fault_worker import BATCH, EXAMPLES
 from benchmarks.faults import PROCESSES, Run
 from jaxcompress import data
+from jaxcompress.data import storage
 from jaxcompress.training import processes as together
 
 EVERY, EXACT = 12, 14  # steps between checkpoints; first step in the device's arithmetic
@@ -82,6 +83,19 @@ def test_each_process_reads_its_share_of_the_seeds_batches(restarted):
     expected = data.batch_indices(EXAMPLES, BATCH, seed=0, position=position)
     found = np.concatenate([share[position] for share in shares])
     np.testing.assert_array_equal(found, expected)
+
+
+def test_processes_that_share_a_machine_know_it_and_share_its_memory(restarted, monkeypatch):
+  run, _ = restarted
+  for i in range(PROCESSES):
+    assert {row["here"] for row in run.rows(i) if "here" in row} == {PROCESSES}
+  size = (32, 32)
+  monkeypatch.setattr(storage.images, "memory_size", lambda: 2 * 100 * 32 * 32 * 3)
+  assert storage.fits_memory(100, size)
+  monkeypatch.setitem(together._here, "processes", PROCESSES)
+  assert storage.fits_memory(50, size) and not storage.fits_memory(51, size)
+  with pytest.raises(ValueError, match="and this machine has 0 GB for 2 processes; choose"):
+    storage.images.require_memory(90, size)
 
 
 def test_one_process_with_other_devices_goes_on_sample_for_sample(killed, restarted):

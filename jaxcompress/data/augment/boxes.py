@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.arguments import check_range
-
-Interval = tuple[float, float]
-TRIES = 10
+from jaxcompress.data.crops import TRIES, Interval, check_ranges
 
 
 class Boxes(NamedTuple):
@@ -75,20 +73,13 @@ def random_boxes(
   return Boxes(jnp.where(found, top, 0), jnp.where(found, left, 0), heights, widths, found)
 
 
-def check_ranges(scale: Interval, ratio: Interval) -> None:
-  """Raises ``ValueError`` unless both are ranges of shares and of positive numbers."""
-  if not 0 < scale[0] <= scale[1] <= 1:
-    raise ValueError(f"scale: {scale} must be ascending shares in (0, 1].")
-  if not 0 < ratio[0] <= ratio[1]:
-    raise ValueError(f"ratio: {ratio} must be ascending and positive.")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomResizedCrop:
   """Scales a random box of every image to one size.
 
   Where no box of ten fits, which long images bring about, the largest one in the middle whose
-  ratio is allowed is taken.
+  ratio is allowed is taken. Pictures that were brought to one size before have lost their sides:
+  :class:`~jaxcompress.data.CropOnRead` cuts from the originals.
 
   Attributes:
     size: (height, width) of the result; None: that of the images.
