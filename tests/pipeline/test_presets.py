@@ -6,17 +6,19 @@ import io
 
 import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from jaxcompress import data as datasets
-from jaxcompress import training
+from jaxcompress import distill, models, training
 from jaxcompress.data.storage import EncodedImages, Listed
 from jaxcompress.nn import init_variables
-from jaxcompress.pipeline import PRESETS, networks, opening, phases
+from jaxcompress.pipeline import PRESETS, fitting, networks, opening, phases
 from jaxcompress.pipeline.context import Context, PhaseSteps
 from jaxcompress.pipeline.options import CompressOptions
+from jaxcompress.report.metrics import MetricsWriter
 
 PUBLISHED = [name for name in PRESETS if name != "default"]
 BATCH = 4
@@ -70,6 +72,49 @@ def test_imagenets_boxes_are_cut_from_the_originals_where_these_are_at_hand(tmp_
   in_memory = preset.augmented(run.data, None)
   assert in_memory.transforms == (boxes, preset.augmented(run.data, None, cropped=True))
   assert boxes not in preset.augmented(run.data, None, cropped=True).transforms
+
+
+def test_a_phase_trains_on_boxes_and_no_device_gets_a_whole_batch_to_begin_with(
+  tmp_path, monkeypatch
+):
+  pictures = []
+  for i in range(12):
+    pictures.append(file := io.BytesIO())
+    pixels = np.random.default_rng(i).integers(0, 256, (50, 70, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+  source = Listed([file.getvalue() for file in pictures])
+  encoded = EncodedImages(source, datasets.ImageReader(32))
+  split = datasets.Split(encoded, np.arange(12, dtype=np.int32) % 2)
+  whole = {"train": split, "validation": split, "test": split}
+  data = datasets.Dataset(name="noise", classes=("a", "b"), **whole)
+  options = CompressOptions.of({"preset": "kd-imagenet", "batch_size": 70, "epochs": 1})
+  with MetricsWriter(tmp_path / "metrics.jsonl") as metrics:
+    run = dataclasses.replace(
+      context("kd-imagenet", tmp_path),
+      options=options,
+      data=data,
+      metrics=metrics,
+      workers=0,
+    )
+    seen, batches = [], []
+    begin, fit = training.init_state, training.fit
+    monkeypatch.setattr(
+      training, "init_state", lambda r, k, batch, **o: seen.append(batch) or begin(r, k, batch, **o)
+    )
+
+    def noted(state, batch_at, **options):
+      return fit(state, lambda at: batches.append(batch_at(at)) or batches[-1], **options)
+
+    monkeypatch.setattr(training, "fit", noted)
+    student = networks.network_of("resnet8", None, models.resnet8(2), (32, 32, 3))
+    recipe = phases.recipe_of(
+      run, student, optimizer=optax.sgd(0.01), loss=distill.cross_entropy(), ema=None
+    )
+    state = fitting.train(run, "alone", student, recipe, [fitting.Part("alone", 2)])
+  assert int(state.step) == 2 and len(seen[0]["image"]) == 64
+  for position, batch in enumerate(batches):
+    expected = datasets.batch_at(split, 70, seed=0, position=position, crop=datasets.CropOnRead())
+    np.testing.assert_array_equal(batch["image"], expected["image"])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
