@@ -16,15 +16,19 @@ import jax.numpy as jnp
 
 from jaxcompress.nn.activations import ACTIVATIONS, activate
 from jaxcompress.nn.norm import (
+  Frame,
   Statistics,
   affine,
   frame,
   input_gradient,
   normalise,
+  of_each_part,
+  over_parts,
   statistics,
   wide,
 )
 from jaxcompress.ops.dispatch import shapes_alone
+from jaxcompress.ops.parts import normalised_apart, parted
 from jaxcompress.ops.sums import sums_of
 
 
@@ -40,7 +44,8 @@ class Epilogue(NamedTuple):
       ``g``, whose shape may be another than that of the tensor. None: that is left to JAX, which is
       as fast if nothing is trained.
     by_ends: ``prepare`` reads the smallest and the largest value only, and takes the tensor that
-      has those of each channel, (2, channels): they are found where the statistics are.
+      has those of each channel, (2, channels) or (parts, 2, channels): they are found where the
+      statistics are.
   """
 
   prepare: Callable
@@ -90,7 +95,8 @@ def norm_act(
   """Normalises, then applies an activation function by name, then the :class:`Epilogue` in force.
 
   ``y = (x - m) / sqrt(v + epsilon) * scale + bias`` (Ioffe & Szegedy, 2015, algorithm 1), over the
-  batch where ``live``, and by the running statistics elsewhere.
+  batch where ``live``, and by the running statistics elsewhere. Where its parts are normalised apart
+  (:class:`~jaxcompress.ops.parts.Parts`), the statistics that come back are (parts, channels).
 
   Args:
     x: (..., channels), any float dtype; the result has the same.
@@ -116,20 +122,33 @@ def norm_act(
   """
   if shapes_alone():
     return activate(act, x), running_mean, running_variance
-  epilogue, running = _ending.value, Statistics(running_mean, running_variance)
+  running = Statistics(running_mean, running_variance)
+  if live is False or (count := normalised_apart(x)) == 1:
+    y, found = _norm_act(x, scale, bias, running, live, epsilon, act)
+    return y, found.mean, found.variance
+  shape = count, x.shape[-1]
+  running = Statistics(*(jnp.broadcast_to(old, shape) for old in running[:2]))
+  y, found = _norm_act(parted(x, count), scale, bias, running, live, epsilon, act, x.shape)
+  return y.reshape(x.shape), found.mean, found.variance
+
+
+def _norm_act(x, scale, bias, running, live, epsilon, act, whole=None):
+  """:func:`norm_act` of a batch, or of its parts, which together have the shape ``whole``."""
+  epilogue = _ending.value
   by_ends = epilogue is not None and epilogue.by_ends and ACTIVATIONS[act].monotone
   found = statistics(x, running, live, ends=by_ends)
   normalised = lambda: activate(act, normalise(x, scale, bias, found, live, epsilon))  # noqa: E731
   if epilogue is None:
-    return normalised(), found.mean, found.variance
+    return normalised(), found
   by = frame(x, found, live, epsilon)
   seen = jax.lax.stop_gradient((x if found.ends is None else found.ends, scale, bias))
-  trained, fixed = epilogue.prepare(activate(act, affine(*seen, by)[0]))
+  z = activate(act, affine(*seen, by)[0])
+  trained, fixed = epilogue.prepare(z.reshape(whole) if whole and found.ends is None else z)
   if epilogue.backward is None:
     y = epilogue.forward(normalised(), trained, fixed)
   else:
     y = _ended(x, scale, bias, trained, fixed, by, act, epilogue.forward, epilogue.backward)
-  return y, found.mean, found.variance
+  return y, found
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
@@ -147,18 +166,22 @@ def _backward(act, forward, backward, saved, g):
   del forward
   x, scale, bias, trained, fixed, by = saved
 
-  def terms(x, g):
+  def terms(by, x, g):
     y, centred = affine(x, scale, bias, by)
     z, pull_back = jax.vjp(partial(activate, act), y)
     dz, parts = backward(z, g, trained, fixed)
     dy = wide(*pull_back(dz))
     return dy, dy * centred, *parts
 
-  sums = sums_of(terms, x, g)
-  centred, dy = affine(x, scale, bias, by)[1], terms(x, g)[0]
+  def summed(mean, inverse, x, g):
+    return sums_of(partial(terms, Frame(mean, inverse, by.share)), x, g)
+
+  sums = of_each_part(summed, by.mean)(by.mean, by.inverse, x, g)
+  centred, dy = affine(x, scale, bias, by)[1], terms(by, x, g)[0]
   dx = input_gradient(dy, centred, sums, scale, by)
+  d_scale, d_bias = over_parts(sums[1] * by.inverse), over_parts(sums[0])
   d_trained = tuple(jnp.sum(part) for part in sums[2:])
-  return dx.astype(x.dtype), sums[1] * by.inverse, sums[0], d_trained, None, None
+  return dx.astype(x.dtype), d_scale, d_bias, d_trained, None, None
 
 
 _ended.defvjp(_forward, _backward)

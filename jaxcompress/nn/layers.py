@@ -218,8 +218,9 @@ def normalise(
   )
   if live is not False and layer.is_mutable_collection("batch_stats"):
     share = 1 - norm.momentum  # as a difference, so that frozen statistics stay to the bit
-    mean.value += share * (batch_mean - mean.value)
-    variance.value += share * (batch_variance - variance.value)
+    for running, found in ((mean, batch_mean), (variance, batch_variance)):
+      old = running.value.reshape((1,) * (found.ndim - running.value.ndim) + running.value.shape)
+      running.value = old + share * (found - old)
   return y
 
 

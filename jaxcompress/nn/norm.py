@@ -3,14 +3,18 @@
 XLA's derivative of the textbook formula reads the activations four times; the custom gradient
 below needs two sums, and its statistics come from one pass, shifted by the running mean so that
 ``E[x^2] - E[x]^2`` does not cancel. Both pairs of sums are :func:`jaxcompress.ops.sums.channel_sums`.
+
+A batch whose parts are normalised each by its own statistics is (parts, examples of each, ..., channels)
+here, and what would be (channels,) is (parts, channels).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.ops.parts import by_part, part_count
 from jaxcompress.ops.sums import channel_moments, channel_sums
 
 
@@ -40,10 +44,11 @@ def batch_statistics(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Arr
 
   Args:
     x: (..., channels), any float dtype.
-    shift: (channels,) float32, anything near the mean; the running mean does.
+    shift: (channels,) float32, anything near the mean; the running mean does. (parts, channels): the
+      statistics are of each part.
 
   Returns:
-    ``(mean, variance)``, (channels,) float32 each.
+    ``(mean, variance)``, like ``shift``, float32 each.
 
   Examples:
     >>> mean, variance = batch_statistics(jnp.array([[1001.0], [1003.0]]), jnp.array([1000.0]))
@@ -51,8 +56,14 @@ def batch_statistics(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Arr
     (1002.0, 1.0)
   """
   centred = wide(x) - spread(shift, x)
-  first, second = channel_sums(centred, jnp.square(centred))
-  return _mean_and_variance(first, second, x.size // x.shape[-1], shift)
+  sums = of_each_part(channel_sums, shift)
+  first, second = sums(centred, jnp.square(centred))
+  return _mean_and_variance(first, second, x.size // shift.size, shift)
+
+
+def of_each_part(reduce: Callable, statistic: jax.Array) -> Callable:
+  """A reduction of what has such a statistic: of each part if there is one for each."""
+  return reduce if statistic.ndim == 1 else jax.vmap(reduce)
 
 
 def careful_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -96,7 +107,8 @@ class Statistics(NamedTuple):
   Attributes:
     mean: (channels,) float32.
     variance: likewise.
-    ends: the smallest and the largest value of each channel, (2, channels) like the input, or None.
+    ends: the smallest and the largest value of each channel, (2, channels) like the input, or
+      (parts, 2, channels) where devices hold parts of it; or None.
   """
 
   mean: jax.Array
@@ -119,13 +131,22 @@ def statistics(
   """
   x = jax.lax.stop_gradient(x)
   if live is True and ends:
-    first, second, *found = channel_moments(wide(x), running.mean)
-    mean, variance = _mean_and_variance(first, second, x.size // x.shape[-1], running.mean)
-    return Statistics(mean, variance, jnp.stack(found).astype(x.dtype))
+    (first, second), found = _sums_and_ends(wide(x), running.mean)
+    mean, variance = _mean_and_variance(first, second, x.size // running.mean.size, running.mean)
+    return Statistics(mean, variance, found.astype(x.dtype))
   measure = lambda: Statistics(*batch_statistics(x, running.mean))  # noqa: E731
   if isinstance(live, bool):
     return measure() if live else running
   return jax.lax.cond(live, measure, lambda: running)
+
+
+def _sums_and_ends(x: jax.Array, shift: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+  """Sums of ``x - shift`` and of its square, and the ends of each channel, on each device if many."""
+  if shift.ndim == 1 and part_count(x) > 1:
+    found = by_part(lambda part: channel_moments(part, shift), x)
+    return tuple(jnp.sum(found[:, :2], 0)), found[:, 2:]
+  *sums, low, high = of_each_part(channel_moments, shift)(x, shift)
+  return tuple(sums), jnp.stack((low, high), -2)
 
 
 def wide(x: jax.Array) -> jax.Array:
@@ -134,8 +155,9 @@ def wide(x: jax.Array) -> jax.Array:
 
 
 def spread(channels: jax.Array, x: jax.Array) -> jax.Array:
-  """A vector of one number per channel in the rank of ``x``."""
-  return channels.reshape((1,) * (x.ndim - 1) + (-1,))
+  """One number per channel, or per part and channel, in the rank of ``x``."""
+  *parts, count = channels.shape
+  return channels.reshape((*parts, *(1,) * (x.ndim - len(parts) - 1), count))
 
 
 def normalise(
@@ -154,7 +176,7 @@ class Frame(NamedTuple):
   """Numbers that the normalization of one batch is computed by.
 
   Attributes:
-    mean: (channels,) float32.
+    mean: (channels,) or (parts, channels) float32.
     inverse: of the deviation; likewise.
     share: of one value in the statistics: one over their count, 0 where they are the running ones;
       None where that is known when tracing.
@@ -167,7 +189,7 @@ class Frame(NamedTuple):
 
 def frame(x: jax.Array, found: Statistics, live: bool | jax.Array, epsilon: float) -> Frame:
   """The frame of ``x`` by its :func:`statistics`."""
-  share = None if live is False else jnp.where(live, x.shape[-1] / x.size, 0.0)
+  share = None if live is False else jnp.where(live, found.mean.size / x.size, 0.0)
   return Frame(found.mean, jax.lax.rsqrt(found.variance + epsilon), share)
 
 
@@ -183,9 +205,14 @@ def _forward(x, scale, bias, by):
 def _backward(residuals, g):
   x, scale, by = residuals
   g, centred = wide(g), wide(x) - spread(by.mean, x)
-  sums = channel_sums(g, g * centred)
+  sums = of_each_part(channel_sums, by.mean)(g, g * centred)
   dx = input_gradient(g, centred, sums, scale, by)
-  return dx.astype(x.dtype), sums[1] * by.inverse, sums[0], None
+  return dx.astype(x.dtype), over_parts(sums[1] * by.inverse), over_parts(sums[0]), None
+
+
+def over_parts(channels: jax.Array) -> jax.Array:
+  """The sum over parts of what each has, (channels,)."""
+  return channels if channels.ndim == 1 else jnp.sum(channels, 0)
 
 
 _normalise.defvjp(_forward, _backward)
@@ -196,7 +223,7 @@ def affine(
 ) -> tuple[jax.Array, jax.Array]:
   """The normalised ``x``, in its dtype, and ``x - mean``."""
   centred = wide(x) - spread(by.mean, x)
-  y = centred * spread(scale * by.inverse, x) + spread(bias, x)
+  y = centred * spread(_times(scale, by.inverse), x) + spread(bias, x)
   return y.astype(x.dtype), centred
 
 
@@ -207,4 +234,8 @@ def input_gradient(
   if by.share is not None:  # through the statistics of the batch
     d_bias, d_scale = sums[0], sums[1] * by.inverse
     g = g - spread(d_bias * by.share, g) - centred * spread(d_scale * by.inverse * by.share, g)
-  return g * spread(scale * by.inverse, g)
+  return g * spread(_times(scale, by.inverse), g)
+
+
+def _times(scale: jax.Array, inverse: jax.Array) -> jax.Array:
+  return spread(scale, inverse) * inverse

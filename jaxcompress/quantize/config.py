@@ -49,6 +49,12 @@ class Quantization:
       and is requantized for the node. :func:`~jaxcompress.quantize.grids_apart` finds the pairs of a
       trained network that is to be fine-tuned. By default all that can share a grid does, and
       training brings it together.
+    delayed: whether activations are rounded by the ranges of the step before, as FP8 training does
+      (Micikevicius et al., `FP8 Formats for Deep Learning <https://arxiv.org/abs/2209.05433>`_, 2022;
+      Transformer Engine's ``DelayedScaling``): those of the step at hand are found on the way, and
+      several devices exchange all of them at once when it ends. In the first quantized step, which
+      has no step before, activations stay as they are. It concerns quantizers that keep a moving
+      range, such as :func:`~jaxcompress.quantize.ema_range`.
 
   Raises:
     ValueError: if a quantizer is none or for the other kind of tensor, a rule or pair is none, a number
@@ -69,6 +75,7 @@ class Quantization:
   exact_step: int | None = None
   kernels: str = "xnnpack"
   apart: tuple[tuple[str, str], ...] = ()
+  delayed: bool = False
 
   __repr__ = as_call
 
@@ -90,6 +97,13 @@ class Quantization:
       if len(names) != 2 or not all(isinstance(name, str) for name in names):
         raise ValueError(f"apart must be {pairs}, got {shown(self.apart)}.")
     object.__setattr__(self, "apart", tuple(tuple(pair) for pair in self.apart))
+    check_type("delayed", self.delayed, bool, "True or False")
+    given = [self.activations, *(rule.activations for rule in self.rules)]
+    if self.delayed and not any(isinstance(q, Quantizer) and q.keeps_range for q in given):
+      raise ValueError(
+        "delayed: no quantizer of activations keeps a range from step to step, as ema_range does; leave it"
+        " out."
+      )
     check_type("kernels", self.kernels, str, "the name of a runtime")
     find_kernels(self.kernels)
     for name in ("start_step", "freeze_norm_step", "exact_step"):
@@ -126,6 +140,7 @@ class Options(TypedDict, total=False):
   exact_step: int | None
   kernels: str
   apart: tuple[tuple[str, str], ...]
+  delayed: bool
 
 
 DEFAULTS: Options = {
@@ -139,6 +154,7 @@ DEFAULTS: Options = {
   "exact_step": None,
   "kernels": "xnnpack",
   "apart": (),
+  "delayed": False,
 }
 Preset = TypeVar("Preset", bound=Callable[..., Quantization])
 

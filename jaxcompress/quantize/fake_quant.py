@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.nn.layers import convolve
+from jaxcompress.ops.parts import part_count, part_extremes
 from jaxcompress.ops.sums import extremes
 
 FEWEST_WIDENED = 8  # levels from which on the range of activations matters more than coarse steps
@@ -172,7 +173,11 @@ def minimum_maximum(x: jax.Array, *, nonnegative: bool = False) -> tuple[jax.Arr
     >>> float(low), float(high)
     (-2.0, 3.0)
   """
-  low, high = (end.astype(jnp.float32) for end in extremes(x))
+  if part_count(x) == 1:
+    low, high = (end.astype(jnp.float32) for end in extremes(x))
+  else:  # found on each device, and exchanged together
+    ends = jnp.max(part_extremes(x).astype(jnp.float32), 0)
+    low, high = -ends[0], ends[1]
   # Zero, but read: XLA would drop an unread end, and the reduction's speed with it.
   return jnp.minimum(low, 0.0) if nonnegative else low, high
 

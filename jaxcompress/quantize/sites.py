@@ -33,6 +33,7 @@ from jaxcompress.quantize.integer.functions import (
 from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.quantizers.base import Quantizer
 from jaxcompress.quantize.rules import Choice, choose
+from jaxcompress.quantize.states import States
 
 Apart = frozenset[tuple[str, str]]
 
@@ -239,7 +240,8 @@ class QuantVariables(NamedTuple):
 
   Attributes:
     params: trained; ``{"weights": {layer: ...}, "activations": {tensor: ...}}``.
-    state: carried along, such as ranges; the same structure.
+    state: carried along, such as ranges; read alike, and kept in few arrays, see
+      :class:`~jaxcompress.quantize.states.States`.
   """
 
   params: Any
@@ -277,4 +279,4 @@ def init_quantizers(plan: Quantization, sites: Sites, params: Any) -> QuantVaria
   pick = lambda i: {  # noqa: E731
     kind: {name: pair[i] for name, pair in found.items()} for kind, found in pairs.items()
   }
-  return QuantVariables(pick(0), pick(1))
+  return QuantVariables(pick(0), {kind: States.of(states) for kind, states in pick(1).items()})

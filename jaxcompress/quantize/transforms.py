@@ -22,6 +22,7 @@ from jaxcompress.nn.graph import parameters, with_parameters
 from jaxcompress.nn.tracing import intercept, is_leaf_call, module_path
 from jaxcompress.ops.codes import on_grids
 from jaxcompress.quantize.config import PLAN, Quantization
+from jaxcompress.quantize.delayed import Delayed, Member
 from jaxcompress.quantize.fake_quant import activation_levels, fake_quant, replace_value
 from jaxcompress.quantize.integer.grid import Grid, with_bits
 from jaxcompress.quantize.known import KnownGrids
@@ -37,6 +38,7 @@ from jaxcompress.quantize.sites import (
   init_quantizers,
   tensor_bits,
 )
+from jaxcompress.quantize.states import States
 from jaxcompress.quantize.trained import convert, exact_values, trained_codes
 
 DROPOUT = 2  # folded into the key of a pass
@@ -130,7 +132,7 @@ def transform(model: nn.Module, plan: Quantization) -> QuantTransform:
     call = call or partial(_call, model, train=train, rng=rng)
     with intercept(run.interceptor):
       output, updated = call({**variables, "params": kernels}, images)
-    return output, updated, {"weights": of_weights, "activations": run.ranges}
+    return output, updated, {"weights": of_weights, "activations": run.new_ranges()}
 
   def convert_trained(params, state, variables, images, *, preprocess=None):
     sites = sites_of(variables, images)
@@ -171,12 +173,8 @@ def _own(
 
 def _check_seen(quantizers: QuantVariables) -> None:
   """Raises if a tensor's range was never measured, so that its grid means nothing."""
-  states = quantizers.state["activations"]
-  counts = {
-    name: state.count for name, state in states.items() if "count" in getattr(state, "_fields", ())
-  }
-  for name, count in jax.device_get(counts).items():
-    if not count:
+  for name, state in jax.device_get(quantizers.state["activations"]).items():
+    if "count" in getattr(state, "_fields", ()) and not state.count:
       raise ValueError(
         f"state: the activations of {name!r} were seen by no quantized pass that trains, so they have"
         " no range; call apply(..., train=True) first, and give the state that it returns."
@@ -251,6 +249,7 @@ class _Pass:
     known: the grids on which tensors were put.
     ranges: the activations' state, as it is by now.
     ended: tensors that a normalization has rounded by itself.
+    delayed: rounding by the ranges of the step before.
   """
 
   plan: Quantization
@@ -267,11 +266,36 @@ class _Pass:
   def __post_init__(self):
     self.keys, self.assigned = self.sites.key_of, assign(self.plan, self.sites)
     self.narrowed = _narrowed_reads(self.sites, self.assigned)
-    self.ranges = dict(self.variables.state["activations"])
+    self.before = dict(self.variables.state["activations"])
+    self.ranges = dict(self.before)
     self.seen: set[str] = set()
     self.ended: set[str] = set()
+    self.delayed = Delayed(self.delayed_members(), self.active)
+    if self.delayed.members:  # in their first step they lie on no grid
+      known = self.active & self.delayed.seen
+      self.known = dataclasses.replace(self.known, active=known)
 
-  def round_kernels(self, params: Any) -> tuple[Any, dict[str, Any]]:
+  def delayed_members(self) -> dict[str, Member]:
+    """The tensors that are rounded by the ranges of the step before."""
+    if not (self.plan.delayed and self.train):
+      return {}
+    quantizers = {k: q for k, q in self.assigned.activations.items() if q.keeps_range}
+    return {
+      tensor: Member(
+        quantizers[key], tensor in self.sites.nonnegative, *self.of_quantizer(tensor)[:2]
+      )
+      for tensor, key in self.sites.keys
+      if key in quantizers and tensor in self.sites.rounded and tensor not in self.assigned.gates
+    }
+
+  def new_ranges(self) -> States:
+    """The activations' state after the pass."""
+    stacks = self.variables.state["activations"]
+    for tensor, state in self.delayed.observed().items():
+      self.keep(self.keys[tensor], state)
+    return stacks.updated(self.ranges) if self.train else stacks
+
+  def round_kernels(self, params: Any) -> tuple[Any, States]:
     """The parameters with every kernel on its grid, and the new state of the weights' quantizers."""
     quantizers, trained = self.assigned.weights, self.variables.params["weights"]
 
@@ -282,7 +306,8 @@ class _Pass:
         )
         for name, quantizer in quantizers.items()
       }
-      return tuple({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
+      kernels, after = ({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
+      return kernels, states.updated(after) if self.train else states
 
     kernels = {name: parameters(params, name)["kernel"] for name in quantizers}
     states, given = self.variables.state["weights"], kernels
@@ -332,6 +357,11 @@ class _Pass:
     params, state, options = self.of_quantizer(tensor)
     if tensor == INPUT:  # its gradient alone would need the first layer's gradient by the images
       params = jax.lax.stop_gradient(params)
+    if tensor in self.delayed.members:
+      delayed = self.delayed.rounding(tensor)
+      self.known.put(tensor, key, quantizers[key], params, state)
+      y = delayed.forward(x, *delayed.prepare(x))
+      return _select(self.active, self.with_coarse_gradient(tensor, y), x)
     y, state = quantizers[key].apply(params, state, x, rng=self.key(tensor), **options)
     self.known.put(tensor, key, quantizers[key], params, state)
     self.keep(key, state)
@@ -345,21 +375,27 @@ class _Pass:
     rounding = self.assigned.activations[key].apply
     if tensor in self.assigned.gates or not isinstance(rounding, FusedRounding):
       return None
+    delayed = tensor in self.delayed.members
 
     def prepare(z):
+      self.ended.add(tensor)
       params, state, options = self.of_quantizer(tensor)
+      if delayed:
+        self.known.put(tensor, key, self.assigned.activations[key], params, state)
+        return self.delayed.rounding(tensor).prepare(z)
       trained, fixed, state = rounding.prepare(params, state, z, **options)
       self.known.put(tensor, key, self.assigned.activations[key], params, state)
       self.keep(key, state)
-      self.ended.add(tensor)
       return trained, fixed
 
+    if delayed:
+      return self.delayed.rounding(tensor)._replace(prepare=prepare)
     return Epilogue(prepare, rounding.forward, rounding.backward, rounding.by_ends)
 
   def of_quantizer(self, tensor: str) -> tuple[Any, Any, dict[str, Any]]:
     """A tensor's quantizer's variables, as the pass began, and the options that it is called with."""
     key = self.keys[tensor]
-    params, state = (tree["activations"][key] for tree in self.variables)
+    params, state = self.variables.params["activations"][key], self.before[key]
     observing = self.active if self.train else False
     return params, state, {"train": observing, "nonnegative": tensor in self.sites.nonnegative}
 
@@ -378,7 +414,8 @@ class _Pass:
       params = self.variables.params["activations"][key]
       scale, _ = self.assigned.activations[key].grid(params, self.ranges[key], None)
       grid = Grid(jax.lax.stop_gradient(scale), 0, 16)
-    return self.on_grid(with_bits(grid, 8, nonnegative=tensor in self.sites.nonnegative), x)
+    y = self.on_grid(with_bits(grid, 8, nonnegative=tensor in self.sites.nonnegative), x)
+    return self.delayed.where_seen(tensor, y, x) if tensor in self.delayed.members else y
 
   def on_grid(self, grid: Grid, x: jax.Array) -> jax.Array:
     """A tensor on a fixed grid."""

@@ -9,6 +9,7 @@ import pathlib
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from jax.sharding import NamedSharding
 from jaxcompress.arguments import check_whole
 from jaxcompress.files.checksums import find_damage, write_checksums
 from jaxcompress.files.values import one_line
+from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.training.processes import all_agree, is_first, only_here, shared, wait_for_all
 from jaxcompress.training.sharding import cut_anew
 from jaxcompress.training.state import CompressState, check_goals
@@ -63,9 +65,34 @@ def _differing(stored: Any, wanted: Any) -> list[tuple[str, tuple[int, ...]]]:
   return sorted(shapes(wanted) ^ shapes(stored))
 
 
+def _arrays_of(state: CompressState) -> CompressState:
+  """The state with its key as bits."""
+  return state.replace(rng=jax.random.key_data(state.rng))
+
+
 def _named_arrays(state: CompressState) -> dict[str, Any]:
   """The state's arrays by name; the key as its bits."""
-  return _named(state.replace(rng=jax.random.key_data(state.rng)))
+  return _named(_arrays_of(state))
+
+
+def _before_stacks(state: CompressState) -> CompressState:
+  """What a checkpoint held when each quantizer's state had arrays of its own, described."""
+  params, states = state.quantizer
+  apart = {kind: of_kind.described() for kind, of_kind in states.items()}
+  return state.replace(quantizer=QuantVariables(params, apart))
+
+
+def _stacked(state: CompressState, like: CompressState) -> CompressState:
+  """The quantizers' states in the stacks, and on the devices, of ``like``."""
+  params, apart = state.quantizer
+  stacks = like.quantizer.state
+  where = jax.tree.map(lambda x: x.sharding, stacks)
+
+  @partial(jax.jit, out_shardings=where)
+  def stack(apart):
+    return {kind: of_kind.updated(apart[kind]) for kind, of_kind in stacks.items()}
+
+  return state.replace(quantizer=QuantVariables(params, stack(apart)))
 
 
 def _template(state: CompressState, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,10 +191,8 @@ class Checkpoints:
     """
     damaged: dict[int, str] = {}
     for position in sorted(self._manager.all_steps(), reverse=True):
-      arrays, reason = self._read(position, state)
-      if arrays is not None:
-        structure = jax.tree.structure(state.replace(rng=jax.random.key_data(state.rng)))
-        restored = jax.tree.unflatten(structure, [arrays[name] for name in _named_arrays(state)])
+      restored, reason = self._read(position, state)
+      if restored is not None:
         check_goals(state, restored, str(self.folder / str(position)))
         self._pass_over(damaged, position)
         restored = restored.replace(rng=jax.random.wrap_key_data(restored.rng))
@@ -208,8 +233,8 @@ class Checkpoints:
       except Exception as error:
         self._warn(f"checkpoint: {self.folder} could not be closed ({one_line(error)}).")
 
-  def _read(self, position: int, state: CompressState) -> tuple[dict[str, Any] | None, str | None]:
-    """The arrays of a checkpoint, or what is wrong with it; the same answer on every process.
+  def _read(self, position: int, state: CompressState) -> tuple[CompressState | None, str | None]:
+    """A checkpoint's state, or what is wrong with it; the same answer on every process.
 
     Raises:
       ValueError: if it is whole, but of another recipe.
@@ -218,13 +243,15 @@ class Checkpoints:
     reason = shared(find_damage(path) if is_first() else None)
     if reason is not None:
       return None, reason
-    arrays = differing = None
+    restored = differing = None
     item = epath.Path(path / ITEM)
     try:
       handler = ocp.StandardCheckpointHandler(multiprocessing_options=only_here())
       with contextlib.closing(handler):
         stored = handler.metadata(item).tree
-        template = _template(state, _named(stored))
+        found, older = _named(stored), _before_stacks(state)
+        form = older if not _differing(stored, _template(older, found)) else state
+        template = _template(form, found)
         differing = _differing(stored, template)
         if not differing:
           wanted = {
@@ -232,6 +259,9 @@ class Checkpoints:
             for name, x in template.items()
           }
           arrays = handler.restore(item, args=ocp.args.StandardRestore(wanted))
+          structure = jax.tree.structure(_arrays_of(form))
+          restored = jax.tree.unflatten(structure, [arrays[name] for name in template])
+          restored = restored if form is state else _stacked(restored, state)
     except Exception as error:
       reason = one_line(error)
     if differing:
@@ -240,9 +270,9 @@ class Checkpoints:
         f"checkpoint: {path} belongs to another recipe: {name} {shape} is not in both; go on with"
         " what it was started with, or start anew in another folder."
       )
-    if not all_agree(arrays is not None):
+    if not all_agree(restored is not None):
       return None, reason or "another process cannot read it"
-    return arrays, None
+    return restored, None
 
   def _pass_over(self, damaged: dict[int, str], position: int) -> None:
     """Says which checkpoints are not used, and moves them aside."""

@@ -7,12 +7,15 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxcompress.nn import Endpoints
 from jaxcompress.nn.layers import MOMENTS
 from jaxcompress.nn.outputs import as_endpoints
 from jaxcompress.nn.tracing import intercept
+from jaxcompress.ops.parts import on_devices
 from jaxcompress.quantize.transforms import DROPOUT, transform
 from jaxcompress.training.frozen import frozen_norms, hold_frozen
 from jaxcompress.training.stages import Path
@@ -102,7 +105,23 @@ def _call(
       "mutable": [MOMENTS if measure else "batch_stats"],
       "rngs": {"dropout": key},
     }
-    return recipe.student.apply(variables, images, train=True, **options)
+    output, updated = recipe.student.apply(variables, images, train=True, **options)
+  if recipe.batch_norm == "local" and not measure:
+    updated = {**updated, "batch_stats": _averaged(updated["batch_stats"], state.batch_stats)}
+  return output, updated
+
+
+def _averaged(statistics: Any, before: Any) -> Any:
+  """Statistics of which each device has its own, (parts, channels), averaged in one exchange."""
+  leaves, structure = jax.tree.flatten(statistics)
+  olds = jax.tree.leaves(before)
+  own = [i for i, old in enumerate(olds) if leaves[i].ndim > old.ndim]
+  if own:  # as differences, so that frozen statistics stay to the bit
+    changes = jnp.concatenate([leaves[i] - olds[i].reshape(1, -1) for i in own], 1)
+    ends = np.cumsum([olds[i].size for i in own])[:-1]
+    for i, change in zip(own, jnp.split(jnp.mean(on_devices(changes), 0), ends), strict=True):
+      leaves[i] = olds[i] + change
+  return jax.tree.unflatten(structure, leaves)
 
 
 def _name_blocks(next_fun, args, kwargs, context):

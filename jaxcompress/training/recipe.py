@@ -4,7 +4,7 @@ import bisect
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -124,6 +124,12 @@ class Recipe:
     remat: whether the backward pass computes again what is inside the student's blocks, and only
       what its blocks and outermost layers return is kept in memory: about a third more work. XLA on
       CPU finds that it computes the same twice, and keeps it after all.
+    batch_norm: what a batch is normalised by where it is split over devices: ``"global"``, by the
+      statistics of the whole, for which devices wait for each other at every normalization, in both
+      directions; or ``"local"``, each device's part by its own, as is common on many devices
+      (Goyal et al., 2017, section 2.3). Running statistics are then averaged over devices after each
+      pass, in one exchange; the variance of the parts' means is not in them. It concerns the
+      normalizations of leaf ops. On one device both are the same.
 
   Raises:
     ValueError: if an argument is of another type, such as a model that was not called, teachers,
@@ -155,6 +161,7 @@ class Recipe:
   accumulate: int = 1
   compute_dtype: Any = None
   remat: bool = False
+  batch_norm: Literal["global", "local"] = "global"
 
   def __post_init__(self):
     self._check_networks()
@@ -170,6 +177,8 @@ class Recipe:
     _check_names("apart", self.apart)
     check_whole("accumulate", self.accumulate, 1)
     check_type("remat", self.remat, bool, "True or False")
+    if self.batch_norm not in ("global", "local"):
+      raise ValueError(f"batch_norm: {shown(self.batch_norm)} must be 'global' or 'local'.")
     if self.compute_dtype is not None:
       self._check_compute_dtype()
     check_type("stages", self.stages, tuple, "a tuple of training.Stage; write (stage,)")

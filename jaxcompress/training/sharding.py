@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxcompress.ops.parts import Parts
 from jaxcompress.training.state import CompressState, Placement
 
 AXIS = "data"
@@ -129,9 +130,9 @@ def shard(state: CompressState, mesh: Mesh, *, shard_teachers: bool = False) -> 
   """The state on a mesh: the same steps then run on all its devices at once.
 
   Batches are split, and BatchNorm's statistics, ranges and losses are those of the whole batch, as
-  on one device. The student, what it trains and the optimizer lie on every device; memory banks
-  are split by their strata (see :func:`~jaxcompress.distill.crd`), and cut anew where the devices do not
-  divide these.
+  on one device (but see ``Recipe.batch_norm``). The student, what it trains and the optimizer lie on every
+  device; memory banks are split by their strata (see :func:`~jaxcompress.distill.crd`), and cut
+  anew where the devices do not divide these.
 
   Args:
     state: of this process or already on devices; with several processes, each gives the same. A
@@ -299,3 +300,10 @@ def split_batch(state: CompressState, batch: Mapping[str, jax.Array]) -> dict[st
     return dict(batch)
   mesh = state.placement.mesh
   return _split(batch, mesh, mesh.size, "devices", jax.lax.with_sharding_constraint)
+
+
+def parts_of(state: CompressState) -> Parts | None:
+  """How a step's batch lies on the state's devices, and whether it is normalised apart on each."""
+  if state.placement is None or state.placement.mesh.size == 1:
+    return None
+  return Parts(state.placement.mesh, apart=state.recipe.batch_norm == "local")

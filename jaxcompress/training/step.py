@@ -14,6 +14,7 @@ from jaxcompress.arguments import check_batch, check_type
 from jaxcompress.distill import keep_where
 from jaxcompress.nn import Endpoints
 from jaxcompress.nn.select import on_network
+from jaxcompress.ops.parts import in_parts
 from jaxcompress.prune.masked import is_final, sparsity_of
 from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.training.averages import move_average
@@ -35,7 +36,7 @@ from jaxcompress.training.networks import (
   with_pixels,
 )
 from jaxcompress.training.recipe import Recipe
-from jaxcompress.training.sharding import constrained, gathered_teachers, split_batch
+from jaxcompress.training.sharding import constrained, gathered_teachers, parts_of, split_batch
 from jaxcompress.training.stages import hold, moved, moving
 from jaxcompress.training.state import CompressState, in_stage
 from jaxcompress.training.targeted import Targeted
@@ -141,7 +142,8 @@ def distill_step(state: CompressState, batch: Batch) -> tuple[CompressState, Met
   """
   if not state.recipe.teachers:
     raise ValueError("teachers: the recipe has none; use train_step, or give it teachers.")
-  return _update(state, batch)
+  with in_parts(parts_of(state)):
+    return _update(state, batch)
 
 
 @Step
@@ -149,7 +151,8 @@ def train_step(state: CompressState, batch: Batch) -> tuple[CompressState, Metri
   """One step without a teacher; otherwise like :func:`distill_step`."""
   if state.recipe.teachers:
     raise ValueError("teachers: the recipe has teachers; use distill_step.")
-  return _update(state, batch)
+  with in_parts(parts_of(state)):
+    return _update(state, batch)
 
 
 def _update(state: CompressState, batch: Batch) -> tuple[CompressState, Metrics]:

@@ -94,6 +94,22 @@ def test_a_step_with_fewer_digits_in_its_products_is_that_of_float32(run, plan, 
   assert distance(found[1], expected[1]) < (0.1 if plan == "2 bits" else 6e-3)
 
 
+def test_ranges_of_the_step_before_are_multiplied_as_codes_once_there_was_one():
+  variables = init_variables(Every(), jax.random.key(0), (8, 8, 3))
+  images = jax.random.normal(jax.random.key(1), (8, 8, 8, 3))
+  quantized = transform(Every(), q.int8(delayed=True))
+  params, state = quantized.init(jax.random.key(0), variables, images)
+  apply = functools.partial(quantized.apply, train=True)
+  plain, later = (jax.jit(functools.partial(apply, dtype=d)) for d in (None, jnp.bfloat16))
+  _, _, seen = plain(params, state, variables, images)
+  output, *_ = later(params, seen, variables, images)
+  expected, *_ = plain(params, seen, variables, images)
+  assert distance(output, expected) < 3e-6
+  output, *_ = later(params, state, variables, images)
+  expected, *_ = plain(params, state, variables, images)
+  assert 3e-6 < distance(output, expected) < 3e-2  # the first step's values are on no grid
+
+
 def test_of_numbers_in_bfloat16_it_would_not_be(run, monkeypatch):
   expected = run("int8")[0]
   monkeypatch.setattr(known, "rounds_products", lambda dtype: False)

@@ -10,6 +10,7 @@ import pytest
 from jaxcompress import distill, export, models, nn, quantize
 from jaxcompress.quantize import transform
 from jaxcompress.quantize.sites import find_sites
+from jaxcompress.quantize.states import States
 from jaxcompress.training import Recipe, distill_step, init_state, train_step
 
 
@@ -58,6 +59,22 @@ def test_a_shared_grid_holds_the_values_of_every_member(trained, batch):
   seen = trained.quantizer.state["activations"]["stem"]
   assert seen.low < 0 < seen.high  # the depthwise output is negative in places, the stem's is not
   assert int(seen.count) == 5
+
+
+def test_ranges_of_all_tensors_share_three_arrays(trained):
+  ranges = trained.quantizer.state["activations"]
+  assert len(ranges) == 4 and {leaf.shape for leaf in jax.tree.leaves(ranges)} == {(4,)}
+  assert len(jax.tree.leaves(trained.quantizer.state)) == 3
+
+
+def test_states_of_other_forms_and_large_ones_have_stacks_of_their_own():
+  large = jnp.zeros(5000)
+  states = States.of({"a": jnp.zeros(2), "b": (large,), "c": jnp.ones(2), "d": (large + 1,)})
+  assert sorted(leaf.shape for leaf in jax.tree.leaves(states)) == [(1, 5000), (1, 5000), (2, 2)]
+  assert list(states) == ["a", "b", "c", "d"]
+  again = states.updated({name: jax.tree.map(jnp.negative, states[name]) for name in states})
+  assert jax.tree.structure(again) == jax.tree.structure(states)
+  assert again["c"].tolist() == [-1, -1] and float(again["d"][0][0]) == -1
 
 
 def test_structural_networks_deploy_bit_for_bit(trained, batch, tmp_path):
@@ -115,7 +132,7 @@ def test_evaluation_leaves_the_ranges_alone_and_rounds_after_the_first_quantized
   later = model, variables, plan, later
   for step, same in ((None, True), (2, True), (1, False)):
     output, after = run(later, batch["image"], step=step, train=False)
-    assert jax.tree.leaves(after) == jax.tree.leaves(ranges)
+    jax.tree.map(np.testing.assert_array_equal, after, ranges)
     assert bool(jnp.all(output.logits == trained.logits)) == same
 
 
@@ -299,4 +316,59 @@ def test_rounding_within_a_normalizations_gradient_is_rounding_behind_it(batch):
     limit = 2e-5 * np.abs(reference).max()
     np.testing.assert_allclose(
       ours, reference, rtol=0, atol=limit, err_msg=jax.tree_util.keystr(path)
+    )
+
+
+@pytest.fixture(scope="module")
+def delayed(resnet, batch):
+  """A plan that rounds by the ranges of the step before, and its first pass."""
+  model, variables, _, _ = resnet
+  plan = quantize.int8(delayed=True)
+  first = transform(model, plan).init(jax.random.key(1), variables, batch["image"])
+  return (model, variables, plan, first), run(
+    (model, variables, plan, first), batch["image"], step=0
+  )
+
+
+def test_the_first_step_of_delayed_ranges_leaves_activations_as_they_are(delayed, resnet, batch):
+  (model, variables, _, _), (output, ranges) = delayed
+  weights = quantize.Quantization(weights=quantize.absmax(8), activations=None)
+  start = transform(model, weights).init(jax.random.key(1), variables, batch["image"])
+  expected, _ = run((model, variables, weights, start), batch["image"], step=0)
+  np.testing.assert_allclose(output.logits, expected.logits, rtol=1e-5, atol=1e-5)
+  assert all(int(seen.count) == 1 for seen in ranges.values())
+
+
+def test_delayed_ranges_are_used_one_step_later_and_kept_as_ever(delayed, resnet, batch):
+  (model, variables, plan, first), (_, ranges) = delayed
+  setting = model, variables, plan, first._replace(state={**first.state, "activations": ranges})
+  other = {"image": 2 * batch["image"]}
+  output, after = run(setting, other["image"], step=1)
+  frozen, _ = run(setting, other["image"], step=1, train=False)  # evaluation reads what is there
+  np.testing.assert_allclose(output.logits, frozen.logits, rtol=1e-5, atol=1e-5)
+  low, high = jnp.min(other["image"]), jnp.max(other["image"])
+  old = ranges["input"]
+  np.testing.assert_allclose(after["input"].low, 0.95 * old.low + 0.05 * low, rtol=1e-6)
+  np.testing.assert_allclose(after["input"].high, 0.95 * old.high + 0.05 * high, rtol=1e-6)
+
+
+def test_a_delayed_plan_trains_and_deploys_bit_for_bit(batch, tmp_path):
+  recipe = Recipe(
+    student=models.resnet8(3), optimizer=optax.sgd(0.05), quantize=quantize.int8(delayed=True)
+  )
+  state, losses = init_state(recipe, jax.random.key(0), batch), []
+  for _ in range(6):
+    state, metrics = train_step(state, batch)
+    losses.append(float(metrics["loss"]))
+  assert losses[-1] < losses[0]
+  quantized = state.quantized()
+  export.tflite(quantized, tmp_path / "model.tflite")
+  images = np.random.default_rng(1).normal(size=(20, 8, 8, 3)).astype(np.float32)
+  assert export.verify(tmp_path / "model.tflite", quantized, images).bit_equal == 1.0
+
+
+def test_a_plan_without_moving_ranges_has_none_to_delay():
+  with pytest.raises(ValueError, match="delayed: no quantizer of activations keeps a range"):
+    quantize.Quantization(
+      weights=quantize.lsq(8), activations=quantize.lsq_activations(8), delayed=True
     )

@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["NPROC"] = "64"  # threads: a device may wait in several collectives at once
 
+import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +18,10 @@ from conftest import TinyNet, batch_of
 from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
-from jaxcompress import distill, prune, quantize, training
+from jaxcompress import distill, nn, prune, quantize, training
 from jaxcompress.nn import Endpoints
+from jaxcompress.nn.epilogue import Epilogue, ending, norm_act
+from jaxcompress.ops.parts import Parts, in_parts
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -247,9 +250,96 @@ def contrastive_program(mesh, examples, batch=64, negatives=4096):
   }
 
 
+class Chain(linen.Module):
+  """So many normalizations, with an addition behind each."""
+
+  depth: int
+
+  @linen.compact
+  def __call__(self, x, *, train):
+    x = nn.ConvNorm(4, name="stem")(x, train=train)
+    for i in range(self.depth):
+      y = nn.ConvNorm(4, act="relu6", name=f"conv{i}")(x, train=train)
+      x = nn.Add(name=f"add{i}")(x, y)
+    return nn.Endpoints(nn.Dense(5, name="classifier")(nn.GlobalAvgPool(name="pool")(x)))
+
+
+def few_messages(mesh):
+  """How many arrays devices exchange, one and two normalizations deep; and what one and eight compute."""
+  found = {}
+  for delayed, batch_norm in ((False, "global"), (True, "global"), (True, "local")):
+    counts = []
+    for depth in (1, 3):
+      recipe = training.Recipe(
+        student=Chain(depth),
+        quantize=quantize.int8(delayed=delayed),
+        optimizer=optax.sgd(0.05, momentum=0.9),
+        batch_norm=batch_norm,
+      )
+      one = training.init_state(recipe, jax.random.key(0), batch_of(0))
+      eight = training.shard(one, mesh)
+      given = training.shard_batch(batch_of(0), mesh)
+      step = training.train_step.lower(eight, given).compile()
+      counts.append(len(COLLECTIVE.findall(step.as_text())))
+    for position in range(2):
+      one, _ = training.train_step(one, batch_of(position))
+      eight, metrics = step(eight, training.shard_batch(batch_of(position), mesh))
+      float(metrics["loss"])
+    ranges = [jax.device_get(s.quantizer.state["activations"]) for s in (one, eight)]
+    found[f"{'delayed' if delayed else 'immediate'}, {batch_norm}"] = {
+      "counts": counts,
+      "distance": distance(*(values(s)["params"] for s in (one, eight))),
+      "of_ranges": distance(*ranges),
+      "first_channel": float(np.ravel(eight.batch_stats["stem"]["mean"])[0]),
+      "of_one": float(np.ravel(one.batch_stats["stem"]["mean"])[0]),
+      "whole": eight.batch_stats["stem"]["mean"].sharding.is_fully_replicated,
+    }
+  return found
+
+
+def normalised_apart(mesh):
+  """How far eight parts at once, and their gradients, are from one after the other."""
+  rng = np.random.default_rng(0)
+  x, g = (rng.normal(1.0, 2.0, (16, 4, 4, 3)).astype(np.float32) for _ in range(2))
+  scale, bias, mean = (rng.normal(size=3).astype(np.float32) for _ in range(3))
+  factor = jnp.float32(1.5)
+
+  @jax.jit
+  def differentiated(x, g):
+    def run(x, scale, bias, factor):
+      scaled = Epilogue(
+        prepare=lambda z: ((factor,), ()),
+        forward=lambda z, trained, fixed: z * trained[0],
+        backward=lambda z, g, trained, fixed: (g * trained[0], (g * z,)),
+      )
+      with ending(scaled):
+        y, *statistics = norm_act(x, scale, bias, mean, jnp.ones(3), True, 1e-3, "relu")
+      return y, statistics
+
+    y, pull_back, statistics = jax.vjp(run, x, scale, bias, factor, has_aux=True)
+    dx, *slopes = pull_back(g)
+    return y, dx, slopes, statistics
+
+  parts = [
+    differentiated(*pair)
+    for pair in zip(x.reshape(8, 2, 4, 4, 3), g.reshape(8, 2, 4, 4, 3), strict=True)
+  ]
+  y, dx, slopes, statistics = zip(*parts, strict=True)
+  each = lambda combine, trees: jax.tree.map(lambda *leaves: combine(leaves), *trees)  # noqa: E731
+  expected = (
+    *map(np.concatenate, (y, dx)),
+    each(lambda leaves: np.sum(leaves, 0), slopes),
+    each(np.stack, statistics),
+  )
+  with in_parts(Parts(mesh, apart=True)):
+    return distance(differentiated(x, g), expected)
+
+
 if __name__ == "__main__":
   mesh = training.make_mesh(8)
   found = {
+    "apart": normalised_apart(mesh),
+    "messages": few_messages(mesh),
     "runs": one_and_eight(mesh),
     "everything": everything(mesh),
     "reestimated": reestimated(mesh),

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from jaxcompress import distill, quantize
 from jaxcompress.files.checksums import write_checksums
+from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.training import Checkpoints, PreemptedError, checkpoint, fit, init_state
 from jaxcompress.training.checkpoint import load_variables, save_variables
 
@@ -50,6 +51,19 @@ def test_a_restored_run_ends_in_the_same_bits(fresh, batches, tmp_path):
   ended = fit(restored, batches, steps=8, console=QUIET)
   again.close()
   chex.assert_trees_all_equal(arrays(whole), arrays(ended))
+
+
+def test_a_checkpoint_of_states_one_by_one_goes_on_in_the_same_bits(fresh, batches, tmp_path):
+  """As they were kept before quantizers' states were stacked."""
+  state = fit(fresh(), batches, steps=6, console=QUIET)
+  params, states = state.quantizer
+  one_by_one = QuantVariables(params, {kind: dict(found) for kind, found in states.items()})
+  with Checkpoints(tmp_path, every=1) as checkpoints:
+    checkpoints.save(6, state.replace(quantizer=one_by_one))
+    checkpoints.wait()
+    restored = checkpoints.restore(fresh())
+  assert jax.tree.structure(restored) == jax.tree.structure(state)
+  chex.assert_trees_all_equal(arrays(restored), arrays(state))
 
 
 def test_what_orbax_says_of_our_saves_is_not_logged_and_all_else_is(fresh, tmp_path, monkeypatch):

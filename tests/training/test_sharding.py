@@ -122,6 +122,36 @@ def test_statistics_taken_on_eight_devices_are_those_of_one(found):
   assert max(found["reestimated"]["mean"], found["reestimated"]["var"]) < 2e-6
 
 
+def test_ranges_of_the_step_before_cost_one_message_however_many_tensors_there_are(found):
+  shallow, deep = found["messages"]["delayed, global"]["counts"]
+  assert deep - shallow == 2 * 2  # of two more normalizations, forward and backward
+  shallow_now, deep_now = found["messages"]["immediate, global"]["counts"]
+  assert deep_now - shallow_now > deep - shallow
+
+
+def test_statistics_of_each_device_cost_no_message_more_however_deep_the_network_is(found):
+  shallow, deep = found["messages"]["delayed, local"]["counts"]
+  assert shallow == deep <= 4
+
+
+@pytest.mark.parametrize("kind", ["immediate, global", "delayed, global"])
+def test_few_messages_carry_what_one_device_computes(found, kind):
+  assert found["messages"][kind]["distance"] < 1e-6
+  assert found["messages"][kind]["of_ranges"] < 1e-5
+
+
+def test_parts_are_normalised_and_differentiated_as_batches_of_their_own(found):
+  assert found["apart"] < 1e-4  # of sums of hundreds of numbers
+
+
+def test_running_statistics_of_each_device_are_averaged(found):
+  """The mean of the parts' means is the batch's, where the layer reads images."""
+  local = found["messages"]["delayed, local"]
+  assert local["whole"]
+  assert local["distance"] > 1e-6  # each part is normalised by other numbers
+  np.testing.assert_allclose(local["first_channel"], local["of_one"], rtol=0.1)
+
+
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_banks_are_written_in_place_and_never_gathered(found, size):
   program = found[size]

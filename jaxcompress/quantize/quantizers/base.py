@@ -102,6 +102,18 @@ class Quantizer(NamedTuple):
   fits: Kind | Literal["both"] = "both"
   call: str = ""
 
+  @property
+  def keeps_range(self) -> bool:
+    """Whether it rounds activations by ends that it counts on from step to step, and by nothing else.
+
+    Then it can round by those of the step before: ``by_ends`` of its ``apply``, a
+    :class:`FusedRounding`, is set, and its state has a ``count`` of the tensors that it has seen.
+    """
+    if not (isinstance(self.apply, FusedRounding) and self.apply.by_ends):
+      return False
+    _, state = self.init(jax.ShapeDtypeStruct((1, 1), jnp.float32))
+    return "count" in getattr(state, "_fields", ())
+
   def __repr__(self) -> str:
     return self.call or f"Quantizer(levels={self.levels}, fits={self.fits!r})"
 
