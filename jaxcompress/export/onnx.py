@@ -43,7 +43,8 @@ def onnx(
 
   The integers are those of the model; nothing is calibrated or rounded again, and onnxruntime, in
   an ordinary session on the CPU, computes bit for bit what ``quantized.with_kernels("onnxruntime")``
-  computes (on x86 with VNNI: older CPUs saturate sums of products of uint8 and int8). Activations
+  computes. x86 processors without VNNI saturate sums of products of uint8 and int8, unless the session
+  has ``add_session_config_entry("session.x64quantprecision", "1")``, as those here have. Activations
   are uint8, the codes plus 128; weights are int8 with a scale for each output channel, biases int32.
 
   The file reads and writes float32, as ONNX files do: ``image``, (batch, channels, height, width),

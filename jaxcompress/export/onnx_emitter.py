@@ -214,9 +214,11 @@ class OnnxEmitter:
     ]
 
   def _constant(self, name: str, data: np.ndarray, scales: np.ndarray | None, axis: int) -> str:
-    constant = self.file.constant(data)
     if scales is None:
-      return constant
-    zeros = self.file.constant(np.zeros(scales.shape, data.dtype))
+      return self.file.constant(data)
+    # onnxruntime shifts weights and their zero points by 128 where a processor needs it, each once
+    constant, zeros = (
+      self.file.constant(a, own=True) for a in (data, np.zeros(scales.shape, data.dtype))
+    )
     inputs = [constant, self.file.constant(scales.astype(np.float32)), zeros]
     return self.file.operator("DequantizeLinear", inputs, name, axis=axis)

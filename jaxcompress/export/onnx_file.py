@@ -22,10 +22,10 @@ class OnnxFile:
     self._constants: dict[tuple, str] = {}
     self._initializers: list[onnx.TensorProto] = []
 
-  def constant(self, data: np.ndarray | np.generic) -> str:
-    """Name of a constant; one that is there already is used again."""
+  def constant(self, data: np.ndarray | np.generic, *, own: bool = False) -> str:
+    """Name of a constant; one that is there already is used again, unless it is to be its reader's own."""
     data = np.asarray(data, order="C")  # ascontiguousarray would give a scalar an axis
-    key = (data.dtype.str, data.shape, data.tobytes())
+    key: Any = (data.dtype.str, data.shape, data.tobytes(), len(self._constants) if own else None)
     if key not in self._constants:
       name = self._constants[key] = f"c{len(self._constants)}"
       self._initializers.append(numpy_helper.from_array(data, name))

@@ -63,11 +63,13 @@ def network(x):
   return model.run(None, {{model.get_inputs()[0].name: x.transpose(0, 3, 1, 2)}})[0]
 
 
-model = InferenceSession({file}, providers=["CPUExecutionProvider"])'''
+options = SessionOptions()
+options.add_session_config_entry("session.x64quantprecision", "1")  # exact on older processors, too
+model = InferenceSession({file}, options, providers=["CPUExecutionProvider"])'''
 
 RUNTIMES: Mapping[str, tuple[str, str]] = {
   ".tflite": ("from ai_edge_litert.interpreter import Interpreter", LITERT),
-  ".onnx": ("from onnxruntime import InferenceSession", ONNX),
+  ".onnx": ("from onnxruntime import InferenceSession, SessionOptions", ONNX),
 }
 
 
