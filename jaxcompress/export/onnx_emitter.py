@@ -209,11 +209,12 @@ class OnnxEmitter:
       bias, bias_scales = np.asarray(bias * np.float64(bias_scales), np.float32), None
     pairs = {"kernel": (layout(kernel), kernel_scales), "bias": (bias, bias_scales)}
     return [
-      self._constant(f"{node.name}/{kind}", *pair, axis if kind == "kernel" else 0)
+      self.constant(f"{node.name}/{kind}", *pair, axis if kind == "kernel" else 0)
       for kind, pair in pairs.items()
     ]
 
-  def _constant(self, name: str, data: np.ndarray, scales: np.ndarray | None, axis: int) -> str:
+  def constant(self, name: str, data: np.ndarray, scales: np.ndarray | None, axis: int = 0) -> str:
+    """Integers of the file and their scales along an axis, as the numbers that they stand for."""
     if scales is None:
       return self.file.constant(data)
     # onnxruntime shifts weights and their zero points by 128 where a processor needs it, each once

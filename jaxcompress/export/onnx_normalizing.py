@@ -62,11 +62,11 @@ def _integer_rms_norm(emitter: OnnxEmitter, node: Node) -> None:
   squares = emitter.real(both, f"{name}/squares", DIGITS)
   ones = np.ones(1, np.float32)
   ordered = digit_weights(channels).reshape(channels, 2).T.reshape(1, -1, 1, 1)
-  weights = _constant(emitter, f"{name}/weights", ordered, ones)
   total = None
   for i, level in enumerate(levels(grid, channels, node.attrs["epsilon"])):
     at = f"{name}/level{i}"
-    bias = _constant(emitter, f"{at}/bias", np.array([level.bias], np.int32), ones)
+    weights = emitter.constant(f"{at}/weights", ordered, ones)
+    bias = emitter.constant(f"{at}/bias", np.array([level.bias], np.int32), ones)
     sums = file.operator("Conv", [squares, weights, bias], f"{at}/sums")
     places = emitter.rounded(sums, f"{at}/codes", level.sums)
     found = _looked_up(emitter, places, level.table, f"{at}/factor")
@@ -94,8 +94,3 @@ def _looked_up(emitter: OnnxEmitter, codes: str, table: np.ndarray, name: str) -
   return emitter.file.operator(
     "Gather", [emitter.file.constant(np.ascontiguousarray(table)), places], name
   )
-
-
-def _constant(emitter: OnnxEmitter, name: str, data: np.ndarray, scales: np.ndarray) -> str:
-  inputs = [emitter.file.constant(part) for part in (data, scales, np.zeros(1, data.dtype))]
-  return emitter.file.operator("DequantizeLinear", inputs, name, axis=0)
