@@ -254,7 +254,7 @@ def test_sigterm_saves_and_leaves_and_the_rest_is_bit_for_bit_the_same(fresh, ba
   whole = fit(fresh(), batches, steps=6, console=QUIET)
 
   def batch_at(position):
-    if position == 3:  # the fourth batch is read while the third is computed
+    if position == 2:  # before the third step
       signal.raise_signal(signal.SIGTERM)
     return batches(position)
 
@@ -262,7 +262,7 @@ def test_sigterm_saves_and_leaves_and_the_rest_is_bit_for_bit_the_same(fresh, ba
     pytest.raises(PreemptedError, match="after 3 batches"),
     Checkpoints(tmp_path, every=100) as checkpoints,
   ):
-    fit(fresh(), batch_at, steps=6, checkpoints=checkpoints, console=QUIET)
+    fit(fresh(), batch_at, steps=6, ahead=0, checkpoints=checkpoints, console=QUIET)
   assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
   with Checkpoints(tmp_path, every=100) as checkpoints:
     ended = fit(checkpoints.restore(fresh()), batches, steps=6, console=QUIET)

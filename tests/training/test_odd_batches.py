@@ -221,7 +221,7 @@ def test_a_place_outside_the_banks_is_refused_at_the_start_and_in_the_first_such
     return batches(position) if position < 4 else outside
 
   with pytest.raises(ValueError, match=message):
-    training.fit(state, batch_at, steps=9)
+    training.fit(state, batch_at, steps=9, ahead=0)
   assert seen == [1, 2, 3, 4]
 
 
