@@ -212,4 +212,9 @@ def test_a_strength_that_is_given_decides_how_images_are_changed_before_the_pres
   for preset in PRESETS.values():
     strong = datasets.augmentation("strong", data.image_shape, flip=True)
     assert preset.augmented(data, "strong") == strong
-    assert repr(preset.augmented(data, None)) == repr(preset.augment(data))
+    read = preset.augmented(
+      data, None, cropped=True
+    )  # boxes are cut when images are read, if any are
+    assert repr(read) == repr(preset.augment(data))
+    in_the_step = "RandomResizedCrop" in repr(preset.augmented(data, None))
+    assert in_the_step == (preset.crop is not None)
