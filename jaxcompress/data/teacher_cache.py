@@ -23,6 +23,7 @@ from jaxcompress.data.storage import in_chunks
 from jaxcompress.data.stored_teacher import StoredTeacher
 from jaxcompress.distill.adapters import as_teacher, own_variables, reads_pixels, to_endpoints
 from jaxcompress.files.checksums import FOLDER_FILE, find_damage, write_checksums
+from jaxcompress.files.places import check_local
 from jaxcompress.files.values import read_json, sealed_json
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn.graph import LOGITS
@@ -187,6 +188,7 @@ def cache_teacher(
       f"augment must be a PerExample, so that the student sees the same, or None, got {augment!r};"
       f" write PerExample({augment!r})."
     )
+  check_local("folder", folder, "its files are mapped into memory")
   folder = pathlib.Path(folder)
   run = _runner(model, variables, split, augment, preprocess, cycles, batch_size)
   facts = {

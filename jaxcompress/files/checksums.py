@@ -13,6 +13,8 @@ import re
 import zlib
 from collections.abc import Iterable
 
+from etils import epath
+
 MARK = "jaxcompress-sha256-"
 ZEROS = "0" * 64
 LENGTH = "0" * 12
@@ -113,14 +115,16 @@ def read_sealed(
   return content, check_seal(content, what, rewritable=rewritable)
 
 
-def write_checksums(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> None:
-  """Notes length and CRC-32 of files in a folder, in a file in it."""
-  found = {str(path.relative_to(folder)): _checksum(path) for path in sorted(paths)}
+def write_checksums(folder: os.PathLike, paths: Iterable[os.PathLike]) -> None:
+  """Notes length and CRC-32 of files in a folder, in a file in it; in a bucket, too."""
+  place = epath.Path(folder)
+  files = sorted(epath.Path(path) for path in paths)
+  found = {str(path.relative_to(place)): _checksum(path) for path in files}
   found = {name: value for name, value in found.items() if value is not None}
-  (folder / FOLDER_FILE).write_text(json.dumps(found, indent=1) + "\n")
+  (place / FOLDER_FILE).write_text(json.dumps(found, indent=1) + "\n")
 
 
-def find_damage(folder: pathlib.Path) -> str | None:
+def find_damage(folder: os.PathLike) -> str | None:
   """The first file that is not as :func:`write_checksums` saw it, and how; None if all are.
 
   A folder without checksums, as earlier versions wrote them, has no damage that can be seen.
@@ -136,19 +140,20 @@ def find_damage(folder: pathlib.Path) -> str | None:
     >>> find_damage(folder)
     'a has another checksum'
   """
-  if not (folder / FOLDER_FILE).exists():
+  place = epath.Path(folder)
+  if not (place / FOLDER_FILE).exists():
     return None
   try:
-    noted = json.loads((folder / FOLDER_FILE).read_text())
+    noted = json.loads((place / FOLDER_FILE).read_text())
     for name, value in noted.items():
-      if _checksum(folder / name) != value:
-        return f"{name} has another checksum" if (folder / name).exists() else f"{name} is missing"
+      if _checksum(place / name) != value:
+        return f"{name} has another checksum" if (place / name).exists() else f"{name} is missing"
   except (OSError, ValueError, AttributeError, RecursionError) as error:
     return f"{FOLDER_FILE} cannot be read: {error}"
   return None
 
 
-def _checksum(path: pathlib.Path) -> list[int] | None:
+def _checksum(path: epath.Path) -> list[int] | None:
   """Length and CRC-32 of a file; None of anything else."""
   if not path.is_file():
     return None

@@ -8,6 +8,8 @@ import shutil
 import time
 import uuid
 
+from jaxcompress.files.places import check_local
+
 TEMPORARY = re.compile(r"\.jaxcompress-[0-9a-f]{32}")  # what is being written
 OWN_TEMPORARY = re.compile(r"\.(jaxcompress-)?[0-9a-f]{32}")  # in folders of earlier versions too
 LONGEST_WRITE = 3600.0  # seconds; what was not written to for so long is a killed program's
@@ -24,7 +26,7 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> pathlib.Path
     The path.
 
   Raises:
-    ValueError: if the folder does not exist or cannot be written.
+    ValueError: if the folder does not exist or cannot be written, or is in a bucket.
 
   Examples:
     >>> import tempfile
@@ -33,6 +35,7 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> pathlib.Path
     >>> write_atomically(tempfile.mkdtemp() + "/a.txt", "caf\\udce9").read_bytes()
     b'caf\\\\udce9'
   """
+  check_local("path", path, "a file is renamed when it is whole")
   path = pathlib.Path(path)
   if not path.name:
     raise ValueError(f"path: {str(path)!r} is no name of a file; give one.")

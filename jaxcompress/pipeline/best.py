@@ -33,7 +33,7 @@ class Best:
     patience: int | None = None,
     warn: Callable[[str], None] = warnings.warn,
   ):
-    self._checkpoints = training.Checkpoints(folder, every=1, keep=1, warn=warn)
+    self._checkpoints = training.Checkpoints(folder, keep=1, warn=warn)
     self._judge, self._patience = judge, patience
     self._rank: Rank | None = None
 

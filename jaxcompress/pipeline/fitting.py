@@ -18,7 +18,7 @@ from jaxcompress.terminal import say
 
 INT8 = "int8"  # the phase at integers
 LOOKS = 10  # of a phase at held-out images
-SAVES = 5  # of a short phase: each takes a second or two
+SAVES = 5  # of a phase by steps; of a long one, more by time
 LOOKED_AT = 500  # of them, so that looking costs next to nothing
 
 
@@ -210,7 +210,7 @@ class _Phase:
       state = training.shard(state, run.mesh)
     self._checkpoints = training.Checkpoints(
       run.folder / "checkpoints" / _named(phase, done),
-      every=min(100, max(1, total // SAVES)),
+      every=max(1, total // SAVES),
       warn=partial(say, run.console),
     )
     self.state = state

@@ -10,14 +10,15 @@ import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
+from jaxcompress.files.places import check_local
 from jaxcompress.files.records import read_record, write_record
 from jaxcompress.files.values import one_line, parse_json, sealed_json
 from jaxcompress.files.writing import sweep, temporary_beside
 from jaxcompress.pipeline.options import SIGN, CompressOptions, OptionError
 from jaxcompress.report.results import Results
 from jaxcompress.report.write import from_json
-from jaxcompress.training.checkpoint import check_place
 from jaxcompress.training.processes import is_first, shared
+from jaxcompress.training.variables import check_place
 
 try:
   import fcntl
@@ -46,7 +47,7 @@ def claim_folder(
 
   Raises:
     ValueError: if the folder holds something and is not resumed, holds no run to resume, cannot
-      be written, or an option differs from the resumed run's.
+      be written, is in a bucket, or an option differs from the resumed run's.
 
   Examples:
     >>> import tempfile
@@ -57,6 +58,7 @@ def claim_folder(
     >>> claim_folder(out, {}, resume=True)[1] == options
     True
   """
+  check_local("out", out or "", "a run locks and renames its files")
   if resume:
     folder = pathlib.Path(out) if out else _newest_default()
     return folder, _resumed(folder, options)

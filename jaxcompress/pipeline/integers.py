@@ -1,5 +1,6 @@
 """How a network that starts from weights comes to integers: fine-tuned or not, whichever is better."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jaxcompress.pipeline.networks import Network, TrainedNetwork
 from jaxcompress.pipeline.phases import distillation_recipe, student_of
 from jaxcompress.pipeline.transfer import Teacher, moving, some, taught
 from jaxcompress.terminal import say, waiting
+from jaxcompress.training.loop import collected
 
 CALIBRATION = 512  # training images that choose the ranges of integers
 PROBES = 128  # images on which integers are held against float
@@ -113,11 +115,8 @@ def _integer_rank(run: Context, state: training.CompressState) -> tuple[float, f
   split = looked_at(run.data.validation)
   size = min(EVAL_BATCH, len(split))
   size += -size % (1 if run.mesh is None else run.mesh.size)
-  sums = []
-  for batch in datasets.eval_batches(split, size, run.rows(size)):
-    whole = batch if run.mesh is None else training.shard_batch(batch, run.mesh)
-    sums.append(jax.device_get(training.eval_step(state, whole)))
-  score = _mean(sums)
+  batches = datasets.eval_batches(split, size, run.rows(size))
+  score = _mean(collected(partial(training.eval_step, state), batches, run.mesh))
   return score.top1, -score.loss
 
 

@@ -17,7 +17,7 @@ from jaxcompress.files.values import one_line, read_json, sealed_json
 from jaxcompress.models.files import from_config, to_config
 from jaxcompress.models.layouts import SMALL_IMAGE
 from jaxcompress.models.registry import describe
-from jaxcompress.training.checkpoint import load_variables, save_variables
+from jaxcompress.training.variables import load_variables, save_variables
 
 MODEL_FILE = "model.json"
 LARGEST_SIDE = 1 << 14  # of images, in pixels

@@ -24,9 +24,9 @@ from jaxcompress.pipeline.phases import RECOVERY, distillation_recipe, pruned, r
 from jaxcompress.report.results import Entry
 from jaxcompress.terminal import say, waiting
 from jaxcompress.training import processes
-from jaxcompress.training.checkpoint import load_variables, save_variables
 from jaxcompress.training.features import best_head, features, head_of, with_head
 from jaxcompress.training.recipe import EVERYTHING
+from jaxcompress.training.variables import load_variables, save_variables
 
 BACKBONE = "backbone"  # of option ``freeze``: all but the last layer
 MOST_FEATURES = 1 << 26  # numbers that are kept of training images: 256 MB

@@ -1,12 +1,11 @@
-"""Folders (orbax): checkpoints of a whole run, and a model's variables alone."""
+"""Checkpoints of a whole run in a folder (orbax)."""
 
 import contextlib
-import errno
-import fnmatch
+import json
 import logging
 import os
-import pathlib
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -17,52 +16,22 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import NamedSharding
 
-from jaxcompress.arguments import check_whole
+from jaxcompress.arguments import check_range, check_whole
 from jaxcompress.files.checksums import find_damage, write_checksums
+from jaxcompress.files.places import files_below
 from jaxcompress.files.values import one_line
 from jaxcompress.quantize.sites import QuantVariables
+from jaxcompress.training.digests import Checksums, changed, checksums_of
 from jaxcompress.training.processes import all_agree, is_first, only_here, shared, wait_for_all
 from jaxcompress.training.sharding import cut_anew
-from jaxcompress.training.state import CompressState, check_goals
+from jaxcompress.training.state import CompressState, check_goals, parted, rejoined
+from jaxcompress.training.variables import check_place, differing, named, way_out
 
 ITEM = "default"  # orbax's name of what is saved without one
+DATA = "d"  # of folders with the arrays themselves
+ARRAYS_FILE = "arrays.json"  # checksums of what was in memory
+ARRAYS, TEACHERS = "arrays", "teachers"
 BANKS = ("student_bank", "teacher_bank")  # memory banks, which other devices cut otherwise
-SCRATCH = "overwritten"  # of memory banks' states: as large as some batch, and read by no step
-WAYS_OUT = {  # of writing that failed
-  "make room": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-  "allow writing there, or copy the folder elsewhere": (errno.EROFS, errno.EACCES, errno.EPERM),
-}
-
-
-def _named(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by name.
-
-  Raises:
-    ValueError: if two have one name, as ``{"a/b": x, "a": {"b": y}}`` in a teacher's variables.
-  """
-  found: dict[str, Any] = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    name = jax.tree_util.keystr(path, simple=True, separator=".").replace("/", ".")
-    if name in found:
-      raise ValueError(
-        f"checkpoint: two arrays of the state are called {name!r}; rename one of them."
-      )
-    found[name] = leaf
-  return found
-
-
-def _differing(stored: Any, wanted: Any) -> list[tuple[str, tuple[int, ...]]]:
-  """Names and shapes of arrays that are not alike in two trees.
-
-  ``init_state`` may have seen a batch of another size, as on another number of processes.
-  """
-
-  def shapes(tree):
-    return {
-      name: () if SCRATCH in name.split(".") else tuple(x.shape) for name, x in _named(tree).items()
-    }.items()
-
-  return sorted(shapes(wanted) ^ shapes(stored))
 
 
 def _arrays_of(state: CompressState) -> CompressState:
@@ -72,7 +41,7 @@ def _arrays_of(state: CompressState) -> CompressState:
 
 def _named_arrays(state: CompressState) -> dict[str, Any]:
   """The state's arrays by name; the key as its bits."""
-  return _named(_arrays_of(state))
+  return named(_arrays_of(state))
 
 
 def _before_stacks(state: CompressState) -> CompressState:
@@ -125,57 +94,89 @@ class Checkpoints:
   With several processes, all make one on the same (shared) folder and call it alike; each writes
   the arrays that only its devices have. A checkpoint is there as a whole or not at all, also after
   ``kill -9``, and can be read by any number of processes and devices. Memory banks stay cut as they were
-  saved where these devices can share them so, and are cut anew where they cannot.
+  saved where these devices can share them so, and are cut anew where they cannot. Steps wait while
+  arrays are copied from the devices, and for nothing that is written, unless the save before still is.
+
+  Teachers that stand still are not in it: a restored state has those of the state that it is restored
+  to, which must be the ones that the run began with.
 
   Args:
-    folder: where they lie; made if missing.
-    every: batches between checkpoints.
+    folder: where they lie; made if missing. In a bucket, too, as ``"gs://bucket/run"``.
+    every: batches between checkpoints, or None.
+    every_seconds: seconds after a checkpoint at which the next is due, whatever ``every`` says, on the
+      first process's clock; None: time does not matter.
     keep: how many are kept.
     warn: told where a damaged checkpoint is passed over.
 
   Examples:
     >>> import tempfile
-    >>> with Checkpoints(tempfile.mkdtemp(), every=100) as checkpoints:
+    >>> with Checkpoints(tempfile.mkdtemp()) as checkpoints:  # every ten minutes
     ...   checkpoints.latest() is None
     True
   """
 
   def __init__(
     self,
-    folder: str | pathlib.Path,
+    folder: str | os.PathLike,
     *,
-    every: int,
+    every: int | None = None,
+    every_seconds: float | None = 600.0,
     keep: int = 2,
     warn: Callable[[str], None] = warnings.warn,
   ):
-    self.folder = pathlib.Path(folder).absolute()
-    check_place("folder", self.folder)
-    check_whole("every", every, 1)
-    self.every = every
+    self.folder = check_place("folder", folder)
+    if every is not None:
+      check_whole("every", every, 1)
+    if every_seconds is not None:
+      check_range("every_seconds", every_seconds, 0, float("inf"))
+    self._every, self._every_seconds = every, every_seconds
     self._warn = warn
     self._saving: int | None = None
+    self._checksums: Callable[[], Checksums] = dict
+    self._taught: Checksums | None = None  # of teachers that stand still
+    self._since = time.monotonic()
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
-      save_interval_steps=every,
       enable_async_checkpointing=True,
       cleanup_tmp_directories=True,  # of runs that were killed while they saved
       async_options=ocp.AsyncOptions(post_finalization_callback=self._note_checksums),
     )
     self._manager = self._guarded(lambda: ocp.CheckpointManager(self.folder, options=options))
 
+  def due(self, position: int) -> bool:
+    """Whether a checkpoint is due at a position by the number of batches."""
+    latest = self.latest()
+    return self._every is not None and position % self._every == 0 and (latest or 0) < position
+
+  def late(self) -> bool:
+    """Whether one is due by the time, on this process's clock."""
+    spent = time.monotonic() - self._since
+    return self._every_seconds is not None and spent >= self._every_seconds
+
   def save(self, position: int, state: CompressState, *, force: bool = False) -> None:
-    """Writes the state in the background, if ``position`` is due or ``force`` is set.
+    """Writes the state in the background, if ``position`` or the time is due or ``force`` is set.
+
+    With several processes each call asks the first one for the time; :func:`~jaxcompress.training.fit`
+    does so about once a second.
 
     Raises:
       ValueError: if this or the checkpoint before cannot be written, as on a full disk.
     """
     if force and self.latest() == position:
       return
-    if force or self._manager.should_save(position):
-      self.wait()
-      self._saving = position
-      arrays = ocp.args.StandardSave(_named_arrays(state))
-      self._guarded(lambda: self._manager.save(position, args=arrays, force=force))
+    if not force and not self.due(position):
+      timed = self._every_seconds is not None and shared(self.late())
+      if not timed or self.latest() == position:
+        return
+    self.wait()
+    self._saving, self._since = position, time.monotonic()
+    moving, still = parted(state)
+    if self._taught is None:
+      self._taught = checksums_of(named({"teachers": still}))()
+    arrays = _named_arrays(moving)
+    self._checksums = checksums_of(arrays)
+    saved = ocp.args.StandardSave(arrays)
+    self._guarded(lambda: self._manager.save(position, args=saved, force=True))
 
   def latest(self) -> int | None:
     """Position of the newest checkpoint, or None."""
@@ -187,15 +188,15 @@ class Checkpoints:
     A damaged one is passed over with a warning and kept aside as ``POSITION.damaged``.
 
     Raises:
-      ValueError: if none can be read, or they belong to another recipe.
+      ValueError: if none can be read, or they belong to another recipe or other teachers.
     """
+    self.wait()
     damaged: dict[int, str] = {}
     for position in sorted(self._manager.all_steps(), reverse=True):
       restored, reason = self._read(position, state)
       if restored is not None:
         check_goals(state, restored, str(self.folder / str(position)))
         self._pass_over(damaged, position)
-        restored = restored.replace(rng=jax.random.wrap_key_data(restored.rng))
         last = max(int(restored.step) + int(restored.skipped) - 1, 0)
         restored = restored.replace(stage=state.recipe.stage_at(last))  # a next one is yet to begin
         return cut_anew(restored)
@@ -234,45 +235,60 @@ class Checkpoints:
         self._warn(f"checkpoint: {self.folder} could not be closed ({one_line(error)}).")
 
   def _read(self, position: int, state: CompressState) -> tuple[CompressState | None, str | None]:
-    """A checkpoint's state, or what is wrong with it; the same answer on every process.
+    """The state of a checkpoint, or what is wrong with it; the same answer on every process.
 
     Raises:
-      ValueError: if it is whole, but of another recipe.
+      ValueError: if it is whole, but of another recipe or other teachers.
     """
     path = self.folder / str(position)
-    reason = shared(find_damage(path) if is_first() else None)
+    reason, noted = shared(_examined(path) if is_first() else None)
     if reason is not None:
       return None, reason
-    restored = differing = None
-    item = epath.Path(path / ITEM)
+    moving, still = (state, ()) if noted is None else parted(state)  # earlier versions saved all
+    form = moving
+    arrays = others = None
     try:
       handler = ocp.StandardCheckpointHandler(multiprocessing_options=only_here())
       with contextlib.closing(handler):
-        stored = handler.metadata(item).tree
-        found, older = _named(stored), _before_stacks(state)
-        form = older if not _differing(stored, _template(older, found)) else state
+        stored = handler.metadata(path / ITEM).tree
+        found, older = named(stored), _before_stacks(moving)
+        if not differing(stored, _template(older, found)):
+          form = older
         template = _template(form, found)
-        differing = _differing(stored, template)
-        if not differing:
+        others = differing(stored, template)
+        if not others:
           wanted = {
-            name: jax.ShapeDtypeStruct(tuple(stored[name].shape), x.dtype, sharding=x.sharding)
+            name: jax.ShapeDtypeStruct(
+              tuple(stored[name].shape), stored[name].dtype, sharding=x.sharding
+            )
             for name, x in template.items()
           }
-          arrays = handler.restore(item, args=ocp.args.StandardRestore(wanted))
-          structure = jax.tree.structure(_arrays_of(form))
-          restored = jax.tree.unflatten(structure, [arrays[name] for name in template])
-          restored = restored if form is state else _stacked(restored, state)
+          arrays = handler.restore(path / ITEM, args=ocp.args.StandardRestore(wanted))
     except Exception as error:
       reason = one_line(error)
-    if differing:
-      name, shape = differing[0]
+    if others:
+      name, shape = others[0]
       raise ValueError(
         f"checkpoint: {path} belongs to another recipe: {name} {shape} is not in both; go on with"
         " what it was started with, or start anew in another folder."
       )
-    if not all_agree(restored is not None):
+    if not all_agree(arrays is not None):
       return None, reason or "another process cannot read it"
-    return restored, None
+    assert arrays is not None
+    if noted is not None:
+      wrong = changed(arrays, noted[ARRAYS])
+      if not all_agree(wrong is None):
+        return None, f"{wrong or 'an array'} has another checksum"
+      if (other := changed(named({"teachers": still}), noted[TEACHERS])) is not None:
+        raise ValueError(
+          f"checkpoint: {path} was taught by another teacher: {other} differs from the one given; give"
+          " teacher_variables that the run was started with, or start anew in another folder."
+        )
+      self._taught = noted[TEACHERS]
+    leaves = [_as(arrays[name], x.dtype) for name, x in _named_arrays(form).items()]
+    restored = jax.tree.unflatten(jax.tree.structure(_arrays_of(form)), leaves)
+    restored = restored if form is moving else _stacked(restored, moving)
+    return rejoined(restored.replace(rng=jax.random.wrap_key_data(restored.rng)), still), None
 
   def _pass_over(self, damaged: dict[int, str], position: int) -> None:
     """Says which checkpoints are not used, and moves them aside."""
@@ -296,7 +312,12 @@ class Checkpoints:
   def _note_checksums(self) -> None:
     """Called by orbax on the first process when all files of a checkpoint are there, before it counts."""
     for place in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
-      write_checksums(place, place.glob("*/**/*"))  # orbax adds others beside the folders
+      noted = {ARRAYS: self._checksums(), TEACHERS: self._taught}
+      (place / ARRAYS_FILE).write_text(json.dumps(noted, indent=1) + "\n")
+      items = [path for path in place.iterdir() if path.is_dir()]  # orbax adds files beside them
+      small = [path for item in items for path in files_below(item, without=DATA)]
+      write_checksums(place, [place / ARRAYS_FILE, *small])
+    self._checksums = dict  # the copies are not needed any more
 
   def _guarded(self, act: Callable[[], Any]) -> Any:
     try:
@@ -310,6 +331,25 @@ class Checkpoints:
         f"checkpoint: the one{at} cannot be written in {self.folder} ({one_line(error)});"
         f" {way_out(error)}, then go on from the one before."
       ) from error
+
+
+def _as(array: jax.Array, dtype: Any) -> jax.Array:
+  """An array as it was read, if it has the dtype."""
+  return array if array.dtype == dtype else array.astype(dtype)
+
+
+def _examined(path: epath.Path) -> tuple[str | None, dict[str, Checksums] | None]:
+  """What is wrong with a checkpoint's small files, and the checksums of its arrays.
+
+  Earlier versions noted those of all files instead.
+  """
+  reason = find_damage(path)
+  if reason is not None or not (path / ARRAYS_FILE).exists():
+    return reason, None
+  try:
+    return None, json.loads((path / ARRAYS_FILE).read_text())
+  except (OSError, ValueError, RecursionError) as error:
+    return f"{ARRAYS_FILE} cannot be read: {one_line(error)}", None
 
 
 @contextlib.contextmanager
@@ -330,117 +370,3 @@ def _orbax_is_quiet() -> Iterator[None]:
     yield
   finally:
     logger.removeFilter(passes)
-
-
-def save_variables(path: str | pathlib.Path, variables: Any) -> None:
-  """Writes a model's variables and their checksums to a new folder, from this process.
-
-  Raises:
-    ValueError: if the folder exists or cannot be written.
-
-  Examples:
-    >>> import tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "student"
-    >>> save_variables(path, {"params": {"kernel": jax.numpy.ones((2, 3))}})
-    >>> path.is_dir()
-    True
-  """
-  path = pathlib.Path(path).absolute()
-  check_place("path", path)
-  if path.exists():
-    raise ValueError(f"path: {path} exists already; name another folder.")
-  try:
-    with ocp.StandardCheckpointer(multiprocessing_options=only_here()) as checkpointer:
-      checkpointer.save(path, jax.device_get(variables))
-    write_checksums(path, list(path.rglob("*")))
-  except Exception as error:
-    raise ValueError(
-      f"path: {path} cannot be written ({one_line(error)}); {way_out(error)}."
-    ) from error
-
-
-def load_variables(path: str | pathlib.Path, like: Any) -> Any:
-  """Reads variables that :func:`save_variables` wrote.
-
-  Args:
-    path: the folder.
-    like: variables, or shapes and dtypes, of the model that they are for.
-
-  Raises:
-    ValueError: if nothing is there, it is damaged, or it belongs to another model.
-
-  Examples:
-    >>> import tempfile
-    >>> variables = {"params": {"kernel": jax.numpy.ones((2, 3))}}
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "student"
-    >>> save_variables(path, variables)
-    >>> load_variables(path, variables)["params"]["kernel"].shape
-    (2, 3)
-  """
-  path = pathlib.Path(path).absolute()
-  if not path.is_dir():
-    raise ValueError(
-      f"checkpoint: {path} is no folder; name one that a run wrote, such as OUT/teacher."
-    )
-  damage = find_damage(path)
-  if damage is not None:
-    raise ValueError(f"checkpoint: {path} is damaged ({damage}).")
-  try:
-    with ocp.StandardCheckpointer(multiprocessing_options=only_here()) as checkpointer:
-      stored = checkpointer.restore(path)
-  except Exception as error:
-    raise ValueError(f"checkpoint: {path} cannot be read ({one_line(error)}).") from error
-  if differing := _differing(stored, like):
-    name, shape = differing[0]
-    raise ValueError(
-      f"checkpoint: {path} is of another model: {len(differing)} arrays differ, such as {name}"
-      f" {shape}; build the model that it was saved from."
-    )
-  return stored
-
-
-def check_place(argument: str, path: str | pathlib.Path) -> None:
-  """Checks that orbax finds again what it writes in a folder, whose path it reads as a pattern.
-
-  Args:
-    argument: its name.
-    path: of the folder, or below which it will be.
-
-  Raises:
-    ValueError: if the pattern is of other paths.
-
-  Examples:
-    >>> check_place("out", "/data/run*")
-    >>> check_place("out", "/data/run [2]")
-    Traceback (most recent call last):
-    ValueError: out: /data/run [2] has brackets, with which checkpoints are lost; name another folder.
-  """
-  if not all(fnmatch.fnmatchcase(part, part) for part in pathlib.Path(path).absolute().parts):
-    raise ValueError(
-      f"{argument}: {path} has brackets, with which checkpoints are lost; name another folder."
-    )
-
-
-def way_out(error: BaseException) -> str:
-  """Says what to do where something cannot be written.
-
-  Libraries pass an operating system's reason on as an error's cause, or in its words.
-
-  Examples:
-    >>> way_out(OSError(errno.ENOSPC, "no space"))
-    'make room'
-    >>> way_out(RuntimeError("PERMISSION_DENIED: Read-only file system"))
-    'allow writing there, or copy the folder elsewhere'
-    >>> way_out(OSError(errno.EIO, "disk"))
-    'see that the folder can be written'
-  """
-  found: BaseException | None = error
-  while found is not None:
-    for advice, codes in WAYS_OUT.items():
-      words = (os.strerror(code).lower() for code in codes)
-      if getattr(found, "errno", None) in codes or any(
-        word in str(found).lower() for word in words
-      ):
-        return advice
-    found = found.__cause__ or found.__context__
-  return "see that the folder can be written"

@@ -40,6 +40,7 @@ from jaxcompress.training.targeted import Targeted
 from jaxcompress.training.watch import Watch, cause
 
 PATIENCE = 100  # steps in a row that may be skipped
+AHEAD = 2  # batches that are evaluated beside the one that is waited for
 
 
 class DivergedError(ValueError):
@@ -73,11 +74,11 @@ def fit(
     steps: batches in the whole run.
     name: shown by the progress bar.
     log_every: batches between log rows; metrics stay on the device in between.
-    on_log: gets each row: ``step``, ``loss``, ``accuracy``, the parts of the loss, ``skipped``,
-      ``images_per_second``, and ``seconds`` since the row before.
+    on_log: gets each row, while the next step computes: ``step``, ``loss``, ``accuracy``, the parts of
+      the loss, ``skipped``, ``images_per_second``, and ``seconds`` since the row before.
     hooks: called with the state at the given positions, before that batch; where one returns True,
       training ends there.
-    checkpoints: where to save, or None.
+    checkpoints: where to save, or None. With several processes the first one's clock counts.
     console: rich console of the progress bar.
     ahead: how many batches are read, and sent to the devices, before they are needed (see
       :class:`~jaxcompress.training.Ahead`); their memory is taken there. 0: each where it is needed.
@@ -122,7 +123,9 @@ def fit(
   step = (distill_step if recipe.teachers else train_step).program  # it counts by itself
   mesh = None if state.placement is None else state.placement.mesh
   position = int(state.position)
-  preemption: Any = contextlib.nullcontext() if checkpoints is None else Preemption(mesh)
+  asks: Any = contextlib.nullcontext()
+  if checkpoints is not None:
+    asks = Preemption(mesh, checkpoints.late)
   device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]  # of this thread
 
   def make(position: int) -> Mapping[str, Any]:
@@ -130,7 +133,7 @@ def fit(
       return _placed(recipe, batch_at, position, mesh)
 
   with (
-    preemption,
+    asks as preemption,
     progress(console, TimeRemainingColumn) as bar,
     Ahead(make, stop=steps, depth=ahead) as placed,
   ):
@@ -139,44 +142,60 @@ def fit(
     started, logged, skipped, idle = time.perf_counter(), position, int(state.skipped), 0
     first = position
     watch = Watch(recipe)
+    row_of: tuple[int, Mapping[str, Any]] | None = None  # a step whose row is yet to be told
+
+    def tell() -> None:
+      """Tells a row: of the step before the one that computes, so that the devices have work."""
+      nonlocal row_of, started, logged, skipped, idle
+      if row_of is None:
+        return
+      (at, metrics), row_of = row_of, None
+      row = {key: float(value) for key, value in jax.device_get(metrics).items()}
+      seconds = time.perf_counter() - started
+      rate = (at - logged) * len(batch["image"]) / seconds
+      row = {"step": at, **row, "images_per_second": rate, "seconds": seconds}
+      right = [f"accuracy {row['accuracy']:.1%}"] if "accuracy" in row else []
+      figures = (f"loss {row['loss']:.3f}", *right, f"{rate:,.0f} images/s")
+      bar.update(task, completed=at, figures=figures)
+      if on_log is not None:
+        on_log(row)
+      idle = idle + at - logged if row["skipped"] - skipped == at - logged else 0
+      if idle >= PATIENCE or idle == steps - first > 1:
+        raise DivergedError(
+          f"optimizer: {name} diverged: the last {idle} steps were skipped, since their loss,"
+          f" gradient or update was not finite (loss {row['loss']:.3g}); lower the learning rate, or"
+          " the loss's weight, and see that schedules are finite and labels from 0 to the number of"
+          " classes - 1."
+        )
+      fall = watch.look(at, batch_size=len(batch["image"]), ends=at == steps)
+      if fall is not None:
+        say(bar.console, f"{name}: {fall} by step {at}, and stays there: {cause(state)}.")
+      started, logged, skipped = time.perf_counter(), at, int(row["skipped"])
+
     while position < steps:
       state = at_stage(state, position)
-      if hooks and position in hooks and hooks[position](state):
-        break
+      if hooks and position in hooks:
+        tell()
+        if hooks[position](state):
+          break
       batch = placed(position)
       state, metrics = step(state, batch)
       if _shares_threads(mesh):
         jax.block_until_ready(metrics["loss"])
+      tell()
       watch.add(position, metrics)
       position += 1
       if position % log_every == 0 or position == steps:
-        row = {key: float(value) for key, value in jax.device_get(metrics).items()}
-        seconds = time.perf_counter() - started
-        rate = (position - logged) * len(batch["image"]) / seconds
-        row = {"step": position, **row, "images_per_second": rate, "seconds": seconds}
-        right = [f"accuracy {row['accuracy']:.1%}"] if "accuracy" in row else []
-        figures = (f"loss {row['loss']:.3f}", *right, f"{rate:,.0f} images/s")
-        bar.update(task, completed=position, figures=figures)
-        if on_log is not None:
-          on_log(row)
-        idle = idle + position - logged if row["skipped"] - skipped == position - logged else 0
-        if idle >= PATIENCE or idle == steps - first > 1:
-          raise DivergedError(
-            f"optimizer: {name} diverged: the last {idle} steps were skipped, since their loss,"
-            f" gradient or update was not finite (loss {row['loss']:.3g}); lower the learning rate, or"
-            " the loss's weight, and see that schedules are finite and labels from 0 to the number of"
-            " classes - 1."
-          )
-        fall = watch.look(position, batch_size=len(batch["image"]), ends=position == steps)
-        if fall is not None:
-          say(bar.console, f"{name}: {fall} by step {position}, and stays there: {cause(state)}.")
-        started, logged, skipped = time.perf_counter(), position, int(row["skipped"])
-      if checkpoints is not None:
-        stop = preemption.reached()
-        checkpoints.save(position, state, force=stop or position == steps)
+        row_of = position, metrics
+      if preemption is not None and checkpoints is not None:
+        stop, save = preemption.asked(position)
+        if stop or save or position == steps or checkpoints.due(position):
+          tell()
+          checkpoints.save(position, state, force=True)
         if stop and position < steps:
           checkpoints.wait()
           raise PreemptedError(position)
+    tell()
     reached = progress_of(state.opt_state)
     if reached is not None and reached < 1:
       say(
@@ -246,16 +265,38 @@ def evaluate(
   check_callable("preprocess", preprocess, "images -> images, or None")
   if mesh is not None:
     variables = replicated(variables, mesh)
-  totals = {"correct": 0.0, "loss": 0.0, "count": 0.0}
-  for batch in batches:
-    check_batch(batch)
-    batch = batch if mesh is None else shard_batch(batch, mesh)
-    sums = jax.device_get(_float_sums(model, preprocess, variables, batch))
-    totals = {key: totals[key] + float(sums[key]) for key in totals}
+  found = collected(partial(_float_sums, model, preprocess, variables), batches, mesh)
+  totals = {key: sum(float(part[key]) for part in found) for key in ("correct", "loss", "count")}
   count = totals["count"]
   if not count:
     raise ValueError("batches: there are none, or masks leave out every example; give some images.")
   return {"top1": totals["correct"] / count, "loss": totals["loss"] / count, "count": count}
+
+
+def collected(
+  compute: Callable[[Mapping[str, Any]], Any],
+  batches: Iterable[Mapping[str, Any]],
+  mesh: Mesh | None,
+) -> list[Any]:
+  """What is computed of each batch, fetched at the end: the devices wait for no answer on the way.
+
+  Args:
+    compute: a jitted function of a batch; its result is small.
+    batches: of this process; a few at a time lie on the devices.
+    mesh: devices to share them, or None.
+
+  Examples:
+    >>> batches = [{"image": jnp.full((2, 1, 1, 1), x)} for x in (1.0, 2.0)]
+    >>> [float(sum) for sum in collected(lambda batch: batch["image"].sum(), batches, None)]
+    [2.0, 4.0]
+  """
+  found: list[Any] = []
+  ahead = 0 if _shares_threads(mesh) else AHEAD
+  for batch in batches:
+    check_batch(batch)
+    found.append(compute(batch if mesh is None else shard_batch(batch, mesh)))
+    jax.block_until_ready(found[-1 - ahead :][0])
+  return jax.device_get(found)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

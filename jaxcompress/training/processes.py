@@ -13,9 +13,10 @@ import pathlib
 import platform
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ _waits = itertools.count()
 _here = {"processes": 1}  # a fact about this process's surroundings, told once
 LONGEST_WAIT = 24 * 3600  # seconds; a process that dies ends the wait much sooner
 LAG = 2  # steps between asking the other processes and reading their answer, so that none waits
+PAUSE, MOST_STEPS = 1.0, 100  # seconds between two questions, and steps if those are quick
 
 
 def join_processes(
@@ -220,42 +222,80 @@ class PreemptedError(Exception):
     self.position = position
 
 
+class Asked(NamedTuple):
+  """What all processes do after a step.
+
+  Attributes:
+    stop: whether any was sent SIGTERM.
+    save: whether the first one's clock says that it is time.
+  """
+
+  stop: bool
+  save: bool
+
+
 class Preemption:
-  """Whether any process was sent SIGTERM: the same answer at the same step everywhere.
+  """Whether any process was sent SIGTERM, and whether it is time to save: the same answer everywhere.
 
   As a context it takes the signal, which otherwise ends a process at once. JAX's own service for
   this waits for a step number to come, and numbers start anew with each phase of a run.
 
+  Several processes ask each other about once a second, between two steps on the devices, and read the
+  answers steps later, so that none waits; after so many steps as the first one has measured.
+
   Args:
     mesh: the devices of all processes, or None for this process alone.
+    late: whether it is time to save, on this process's clock.
 
   Examples:
     >>> with Preemption(None) as preemption:
-    ...   before = preemption.reached()
+    ...   before = preemption.asked(1)
     ...   signal.raise_signal(signal.SIGTERM)
-    ...   before, preemption.reached()
-    (False, True)
+    ...   before, preemption.asked(2)
+    (Asked(stop=False, save=False), Asked(stop=True, save=False))
   """
 
-  def __init__(self, mesh: Mesh | None):
+  def __init__(self, mesh: Mesh | None, late: Callable[[], bool] = lambda: False):
     self._mesh = mesh if jax.process_count() > 1 else None
-    self._asked = False
-    self._answers: collections.deque[jax.Array] = collections.deque()
+    self._late = late
+    self._stop = False
+    self._answers: collections.deque[tuple[int, jax.Array]] = collections.deque()
+    self._next = self._saved = 0
+    self._steps = 1  # until the next question
+    self._last: tuple[int, float] | None = None
     self._restore = contextlib.ExitStack()
 
-  def reached(self) -> bool:
+  def asked(self, position: int) -> Asked:
     """To be called after every step, by all processes."""
     if self._mesh is None:
-      return self._asked
-    flags = np.full(len(self._mesh.local_devices), self._asked)
-    self._answers.append(_any(self._mesh)(shard_batch({"asked": flags}, self._mesh)["asked"]))
-    if len(self._answers) <= LAG:
-      return False
-    return bool(np.asarray(self._answers.popleft()))
+      return Asked(self._stop, self._late())
+    if position >= self._next:
+      self._ask(self._mesh, position)
+      self._next = position + self._steps
+    stop = save = False
+    while self._answers and position - self._answers[0][0] >= LAG:
+      at, answer = self._answers.popleft()
+      stopping, saving, steps = np.asarray(answer).tolist()
+      stop, save = stop or bool(stopping), save or (bool(saving) and at >= self._saved)
+      self._steps = max(steps, 1)
+    if save:
+      self._saved = position  # what was asked before is done
+    return Asked(stop, save)
+
+  def _ask(self, mesh: Mesh, position: int) -> None:
+    """Starts to find out what others say: SIGTERM, the time to save, and when to ask again."""
+    now, steps = time.monotonic(), 1
+    if self._last is not None and now > self._last[1]:
+      rate = (position - self._last[0]) / (now - self._last[1])
+      steps = min(max(1, round(rate * PAUSE)), MOST_STEPS)
+    self._last = position, now
+    says = (self._stop, is_first() and self._late(), steps if is_first() else 0)
+    rows = np.tile(np.array(says, np.int32), (len(mesh.local_devices), 1))
+    self._answers.append((position, _most(mesh)(shard_batch({"says": rows}, mesh)["says"])))
 
   def __enter__(self) -> "Preemption":
     if threading.current_thread() is threading.main_thread():
-      before = signal.signal(signal.SIGTERM, self._ask)
+      before = signal.signal(signal.SIGTERM, self._take)
       # a handler that is not Python's is None and cannot be put back
       self._restore.callback(signal.signal, signal.SIGTERM, before or signal.SIG_DFL)
     return self
@@ -263,10 +303,11 @@ class Preemption:
   def __exit__(self, *_: object) -> None:
     self._restore.close()
 
-  def _ask(self, *_: object) -> None:
-    self._asked = True
+  def _take(self, *_: object) -> None:
+    self._stop = True
 
 
 @functools.lru_cache(maxsize=1)
-def _any(mesh: Mesh) -> Any:
-  return jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
+def _most(mesh: Mesh) -> Any:
+  whole = NamedSharding(mesh, PartitionSpec())
+  return jax.jit(lambda says: jnp.max(says, axis=0), out_shardings=whole)

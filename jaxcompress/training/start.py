@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcompress import ops, prune
 from jaxcompress.arguments import check_batch, check_type, shown
@@ -35,6 +36,7 @@ from jaxcompress.training.recipe import Recipe
 from jaxcompress.training.stages import check_optimizers, init_losses, moving, paths_of
 from jaxcompress.training.state import CompressState, trained_tree
 
+FIRST = 64  # examples that are looked at, on one device
 FOLLOWS = object()  # stands for the variables of a mean teacher that starts as the student
 
 
@@ -52,7 +54,9 @@ def init_state(
     recipe: what is trained.
     rng: a key from ``jax.random.key``.
     batch: ``{"image": (batch, height, width, channels), "label": (batch,) int32 or (batch, classes)
-      float, "index": (batch,) int32}``; any batch, of any size.
+      float, "index": (batch,) int32}``; any batch, of any size: steps may have
+      another, with memory banks too. Labels are checked in all of it; what
+      depends on images sees the first 64, which alone are placed on a device.
     teacher_variables: variables of each of the recipe's teachers, in order, as its ``apply`` takes
       them. None for one that brings its own: an NNX module, which may also be given an ``nnx.State``,
       a :class:`~jaxcompress.training.CachedTeacher`, and a mean teacher, which starts as the student;
@@ -94,7 +98,7 @@ def init_state(
   variables = {"params": {}, "batch_stats": {}, **variables}
   teacher_variables = tuple(variables if own is FOLLOWS else own for own in taught)
   quantizer, loss_params, loss_state, opt_state, key, classes = _build(
-    recipe, build_key, dict(batch), teacher_variables, variables
+    recipe, build_key, _first(batch), teacher_variables, variables
   )
   if not isinstance(classes, jax.core.Tracer):
     _check_labels(recipe, build_key, batch, int(classes))
@@ -124,6 +128,11 @@ def init_state(
   if isinstance(recipe.freeze_norm_step, Mapping):
     frozen_norms(state)  # it raises for what it does not find
   return state
+
+
+def _first(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """The examples that a state is made from."""
+  return {name: x[:FIRST] if np.ndim(x) else x for name, x in batch.items()}
 
 
 def _of_teachers(recipe: Recipe, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -189,7 +198,7 @@ def _check_labels(recipe: Recipe, rng: jax.Array, batch: Mapping[str, Any], clas
       check_classes(check, batch, classes)
   except ValueError:
     if recipe.augment is not None:  # it may give labels of its own
-      augmented = recipe.augment(rng, split_labels(batch))
+      augmented = recipe.augment(rng, split_labels(_first(batch)))
       for check in checks:
         check(augmented)
         check_classes(check, augmented, classes)

@@ -162,6 +162,20 @@ def trained_tree(params: Any, quantizer: QuantVariables, loss_params: Any) -> di
   return {"student": params, "quantizer": quantizer.params, "loss": loss_params}
 
 
+def parted(state: CompressState) -> tuple[CompressState, tuple[Any, ...]]:
+  """A state without the variables of teachers that stand still, and those: all but a mean teacher's."""
+  count = len(state.teachers) - (state.recipe.mean_teacher is not None)
+  still = state.teachers[: max(count, 0)]
+  return state.replace(teachers=(*((),) * len(still), *state.teachers[len(still) :])), still
+
+
+def rejoined(state: CompressState, still: tuple[Any, ...]) -> CompressState:
+  """What :func:`parted` took apart, with a copy of the teachers: steps may take the state's arrays."""
+  where = jax.tree.map(lambda x: x.sharding, still)
+  copies = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=where)(still)
+  return state.replace(teachers=(*copies, *state.teachers[len(still) :]))
+
+
 def at_stage(state: CompressState, position: int) -> CompressState:
   """The state in the stage of a position; the optimizer starts anew where the stage does.
 

@@ -16,7 +16,7 @@ from jaxcompress.nn import Dense, Graph, Node, init_variables
 from jaxcompress.pipeline import networks
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.grid import Grid, Integers
-from jaxcompress.training.checkpoint import load_variables, save_variables
+from jaxcompress.training.variables import load_variables, save_variables
 
 CLASSES = ("bolt", "nut", "screw")
 FACTS = {"classes": list(CLASSES), "preprocess": {"scale": 64.0}}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import tempfile
 
@@ -123,6 +124,34 @@ def one_and_eight(mesh):
   quiet = Console(quiet=True)
   fitted = training.fit(eight, batch_of, steps=FITTED, log_every=FITTED, console=quiet)
   found["fitted"] = [int(fitted.position), int(fitted.skipped)]
+  return found
+
+
+def kept(mesh):
+  """A checkpoint of eight devices and one of a single one, each restored on both; and a damaged one."""
+  one = start()
+  eight, _ = training.distill_step(
+    training.shard(start(), mesh, shard_teachers=True), training.shard_batch(batch_of(0), mesh)
+  )
+  found = {}
+  for name, state in (("one", one), ("eight", eight)):
+    folder = pathlib.Path(tempfile.mkdtemp())
+    with training.Checkpoints(folder) as checkpoints:
+      checkpoints.save(1, state, force=True)
+      fresh = (start(), training.shard(start(), mesh, shard_teachers=True))
+      restored = [checkpoints.restore(other) for other in fresh]
+      found[name] = [equal(values(state), values(other)) for other in restored]
+    noted = json.loads((folder / "1" / "arrays.json").read_text())
+    found[f"{name}_summed"] = sorted(noted["arrays"]["sum"])
+    data = max((folder / "1" / "default").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with training.Checkpoints(folder) as checkpoints:
+      try:
+        checkpoints.restore(fresh[1])
+      except ValueError as error:
+        found[f"{name}_damaged"] = str(error)
   return found
 
 
@@ -342,6 +371,7 @@ if __name__ == "__main__":
     "messages": few_messages(mesh),
     "runs": one_and_eight(mesh),
     "everything": everything(mesh),
+    "kept": kept(mesh),
     "reestimated": reestimated(mesh),
     "six": on_six(tempfile.mkdtemp()),
     "small": contrastive_program(mesh, 50_000),

@@ -22,7 +22,7 @@ SAVED, LAST = 12, 17
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
   """A run whose first process, which coordinates, is killed with its newest checkpoint at SAVED."""
-  run = Run(tmp_path_factory.mktemp("run") / "two", 200, every=EVERY, exact_step=EXACT)
+  run = Run(tmp_path_factory.mktemp("run") / "two", 1000, every=EVERY, exact_step=EXACT)
   processes = run.start()
   run.wait_until(processes, 0, SAVED + 1)
   while not (run.folder / "checkpoints" / str(SAVED)).exists():  # it is written meanwhile

@@ -211,3 +211,12 @@ def test_a_mesh_with_explicit_axes_is_refused(recipe_of, batches):
   state = init_state(recipe_of(), jax.random.key(0), batches(0))
   with pytest.raises(ValueError, match="mesh: its axes are Explicit and must be Auto"):
     shard(state, mesh)
+
+
+def test_checkpoints_of_split_arrays_are_checked_on_any_number_of_devices(found):
+  kept = found["kept"]
+  assert kept["one"] == kept["eight"] == [True, True]
+  banks = [f"loss_state.2.{name}_bank" for name in ("student", "teacher")]
+  assert kept["one_summed"] == [] and kept["eight_summed"] == banks
+  for name in ("one", "eight"):
+    assert "1 cannot be read" in kept[f"{name}_damaged"]
