@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from etils import epath
 
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):(/+)")  # one letter is a drive of Windows
-BUCKETS = ("gs", "s3")  # that both etils and tensorstore read
+BUCKET = "gs"  # etils reads others, but orbax does not
 
 
 def place_of(argument: str, path: str | os.PathLike) -> epath.Path:
@@ -39,9 +39,11 @@ def place_of(argument: str, path: str | os.PathLike) -> epath.Path:
       f"{argument}: {text} has lost a slash, as in pathlib.Path; give it as text,"
       f" {text.replace(':/', '://', 1)}."
     )
-  if scheme not in BUCKETS:
-    known = " or ".join(f"{name}://" for name in BUCKETS)
-    raise ValueError(f"{argument}: {text} must be a path of this machine, or begin with {known}.")
+  if scheme != BUCKET:
+    raise ValueError(
+      f"{argument}: {text} must be a path of this machine, or begin with {BUCKET}://; mount the bucket,"
+      " and name its folder."
+    )
   return epath.Path(text)
 
 

@@ -145,8 +145,9 @@ class Checkpoints:
 
   def due(self, position: int) -> bool:
     """Whether a checkpoint is due at a position by the number of batches."""
-    latest = self.latest()
-    return self._every is not None and position % self._every == 0 and (latest or 0) < position
+    if self._every is None or position % self._every:
+      return False
+    return (self.latest() or 0) < position
 
   def late(self) -> bool:
     """Whether one is due by the time, on this process's clock."""
@@ -311,7 +312,9 @@ class Checkpoints:
 
   def _note_checksums(self) -> None:
     """Called by orbax on the first process when all files of a checkpoint are there, before it counts."""
-    for place in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+    # in a bucket, where nothing can be renamed, it lies in its place, and counts by a file written last
+    half = list(self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"))
+    for place in half or [self.folder / str(self._saving)]:
       noted = {ARRAYS: self._checksums(), TEACHERS: self._taught}
       (place / ARRAYS_FILE).write_text(json.dumps(noted, indent=1) + "\n")
       items = [path for path in place.iterdir() if path.is_dir()]  # orbax adds files beside them

@@ -1,5 +1,6 @@
 """When a run saves, what it saves, and what it waits for."""
 
+import json
 import os
 import signal
 import types
@@ -141,6 +142,22 @@ def test_another_teacher_is_refused_by_the_name_of_its_array(taught, teacher, ba
   with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match=wrong):
     checkpoints.restore(taught(batches(0), other))
   assert positions(tmp_path) == [1]
+
+
+def test_an_array_that_was_read_as_another_is_seen(taught, batches, tmp_path):
+  """The files are sound, and those of other numbers."""
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, taught(batches(0)), force=True)
+  place, handler = epath.Path(tmp_path / "1"), ocp.StandardCheckpointHandler()
+  tree = dict(handler.restore(place / "default"))
+  tree["params.classifier.bias"] = tree["params.classifier.bias"].at[0].add(1e-6)
+  (place / "default").rmtree()
+  (place / "checksums.json").unlink()
+  handler.save(place / "default", args=ocp.args.StandardSave(tree))
+  handler.finalize(place / "default")
+  seen = r"params\.classifier\.bias has another checksum"
+  with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match=seen):
+    checkpoints.restore(taught(batches(0)))
 
 
 def test_a_mean_teacher_is_saved(recipe_of, tiny, batches, tmp_path):
@@ -314,8 +331,37 @@ def test_orbax_is_given_addresses_as_they_are(monkeypatch, bucket):
     load_variables("gs://bucket/run/teacher", {"a": np.ones(2)})
 
 
+def test_in_a_bucket_a_checkpoint_lies_where_it_will_be_and_has_its_checksums(bucket, monkeypatch):
+  """What orbax leaves there before the file that makes it count."""
+
+  class Manager:
+    def __init__(self, *_, **__):
+      pass
+
+    def latest_step(self):
+      return None
+
+    def wait_until_finished(self):
+      pass
+
+    def save(self, position, *, args, force):
+      (bucket / str(position) / "default" / "d").mkdir(parents=True)
+      for name in ("manifest", "d/data"):
+        (bucket / str(position) / "default" / name).write_text(name)
+
+  monkeypatch.setattr(ocp, "CheckpointManager", Manager)
+  checkpoints = Checkpoints("gs://bucket/run")
+  monkeypatch.setattr(checkpoint, "parted", lambda state: (state, ()))
+  monkeypatch.setattr(checkpoint, "_named_arrays", lambda state: state)
+  checkpoints.save(3, {"x": jnp.arange(3)}, force=True)
+  checkpoints._note_checksums()
+  noted = json.loads((bucket / "3" / "checksums.json").read_text())
+  assert sorted(noted) == ["arrays.json", "default/manifest"]
+  assert find_damage(bucket / "3") is None
+
+
 @pytest.mark.parametrize("write", [Checkpoints, lambda at: save_variables(at, {"a": np.ones(2)})])
-@pytest.mark.parametrize("at", ["memory://run", "gs:/bucket/run"])
+@pytest.mark.parametrize("at", ["memory://run", "s3://bucket/run", "gs:/bucket/run"])
 def test_what_is_no_place_is_refused_in_a_line(write, at):
   with pytest.raises(ValueError, match=rf"{at} (must be a path of|has lost a slash)"):
     write(at)
