@@ -2,12 +2,10 @@
 
 import contextlib
 import json
-import logging
 import os
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,6 +20,7 @@ from jaxcompress.files.places import files_below
 from jaxcompress.files.values import one_line
 from jaxcompress.quantize.sites import QuantVariables
 from jaxcompress.training.digests import Checksums, changed, checksums_of
+from jaxcompress.training.orbax_words import is_quiet, tried
 from jaxcompress.training.processes import all_agree, is_first, only_here, shared, wait_for_all
 from jaxcompress.training.sharding import cut_anew
 from jaxcompress.training.state import CompressState, check_goals, parted, rejoined
@@ -246,27 +245,27 @@ class Checkpoints:
     if reason is not None:
       return None, reason
     moving, still = (state, ()) if noted is None else parted(state)  # earlier versions saved all
-    form = moving
-    arrays = others = None
-    try:
+
+    def read() -> tuple[CompressState, dict[str, jax.Array] | None, list]:
       handler = ocp.StandardCheckpointHandler(multiprocessing_options=only_here())
       with contextlib.closing(handler):
         stored = handler.metadata(path / ITEM).tree
         found, older = named(stored), _before_stacks(moving)
-        if not differing(stored, _template(older, found)):
-          form = older
+        form = moving if differing(stored, _template(older, found)) else older
         template = _template(form, found)
-        others = differing(stored, template)
-        if not others:
-          wanted = {
-            name: jax.ShapeDtypeStruct(
-              tuple(stored[name].shape), stored[name].dtype, sharding=x.sharding
-            )
-            for name, x in template.items()
-          }
-          arrays = handler.restore(path / ITEM, args=ocp.args.StandardRestore(wanted))
-    except Exception as error:
-      reason = one_line(error)
+        if others := differing(stored, template):
+          return form, None, others
+        wanted = {
+          name: jax.ShapeDtypeStruct(
+            tuple(stored[name].shape), stored[name].dtype, sharding=x.sharding
+          )
+          for name, x in template.items()
+        }
+        arrays = handler.restore(path / ITEM, args=ocp.args.StandardRestore(wanted))
+        return form, arrays, []
+
+    result, reason = tried(read)
+    form, arrays, others = result or (moving, None, [])
     if others:
       name, shape = others[0]
       raise ValueError(
@@ -324,7 +323,7 @@ class Checkpoints:
 
   def _guarded(self, act: Callable[[], Any]) -> Any:
     try:
-      with _orbax_is_quiet():
+      with is_quiet():
         return act()
     except jax.errors.JaxRuntimeError:  # another process is gone
       raise
@@ -353,23 +352,3 @@ def _examined(path: epath.Path) -> tuple[str | None, dict[str, Checksums] | None
     return None, json.loads((path / ARRAYS_FILE).read_text())
   except (OSError, ValueError, RecursionError) as error:
     return f"{ARRAYS_FILE} cannot be read: {one_line(error)}", None
-
-
-@contextlib.contextmanager
-def _orbax_is_quiet() -> Iterator[None]:
-  """Keeps what orbax warns of while it saves for us off the log: how long a save has waited, and so on.
-
-  Records of other threads, of other packages, and errors are logged as ever.
-  """
-  thread, place = threading.get_ident(), os.path.dirname(ocp.__file__)
-
-  def passes(record: logging.LogRecord) -> bool:
-    ours = record.thread == thread and record.pathname.startswith(place)
-    return not ours or record.levelno >= logging.ERROR
-
-  logger = logging.getLogger("absl")
-  logger.addFilter(passes)
-  try:
-    yield
-  finally:
-    logger.removeFilter(passes)
