@@ -6,7 +6,7 @@ a row in ``tests/distill/test_contract.py``.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from jaxcompress.nn import Endpoints
 from jaxcompress.nn.checks import is_whole
+from jaxcompress.ops.dispatch import backend
 
 Batch = Mapping[str, jax.Array]
 Teachers = tuple[Endpoints, ...]
@@ -278,15 +279,27 @@ def keep_where(keep: jax.Array, new: Any, old: Any, mesh: Mesh | None = None) ->
     1
   """
 
-  def knows_better(tree):
-    return hasattr(tree, "keep_where")
+  knows_better = lambda tree: hasattr(tree, "keep_where")  # noqa: E731
+  news, form = jax.tree.flatten(new, is_leaf=knows_better)
+  kept, asked = list(news), []
+  for i, old_one in enumerate(jax.tree.leaves(old, is_leaf=knows_better)):
+    if knows_better(news[i]):
+      kept[i] = news[i].keep_where(keep, old_one, mesh)
+    elif news[i] is not old_one:
+      asked.append((i, news[i], old_one))
+  if asked:
+    places, *both = zip(*asked, strict=True)
+    for i, array in zip(places, _either(keep, *both), strict=True):
+      kept[i] = array
+  return jax.tree.unflatten(form, kept)
 
-  def pick(a, b):
-    if a is b:
-      return a
-    return a.keep_where(keep, b, mesh) if knows_better(a) else jnp.where(keep, a, b)
 
-  return jax.tree.map(pick, new, old, is_leaf=knows_better)
+def _either(keep: jax.Array, new: Sequence[Any], old: Sequence[Any]) -> Sequence[Any]:
+  """One branch of two on CPU, where every select is a program to compile; elsewhere nothing waits so."""
+  kind = lambda arrays: [(jnp.shape(x), jnp.result_type(x)) for x in arrays]  # noqa: E731
+  if backend() == "cpu" and kind(new) == kind(old):
+    return jax.lax.cond(keep, lambda new, old: new, lambda new, old: old, new, old)
+  return [jnp.where(keep, a, b) for a, b in zip(new, old, strict=True)]
 
 
 def first_teacher(teachers: Teachers, name: str) -> Endpoints:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 LONGEST_BLOCK = 16
+FEW = 4096  # numbers that it costs nothing to write once more
 LONGEST_BLOCK_OF_MANY = 8  # a long loop with much arithmetic is not unrolled, nor made of vectors
 
 
@@ -151,12 +152,16 @@ def extremes_together(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     (0.0, 7.0)
   """
   shape = blocks_of(x) if x.ndim > 1 else None
-  if shape is None:
+  if shape is not None:
+    ends = tuple(jnp.full((), end, x.dtype) for end in (jnp.inf, -jnp.inf))
+    blocks = x.reshape(shape)
+    low, high = lax.reduce((blocks, blocks), ends, _extend, (2,))
+  elif x.size <= FEW:
+    low = high = x
+  else:
     return extremes_apart(x)
-  blocks = x.reshape(shape)
-  ends = tuple(jnp.full((), end, x.dtype) for end in (jnp.inf, -jnp.inf))
-  low, high = lax.reduce((blocks, blocks), ends, _extend, (2,))
-  return jnp.min(low), jnp.max(high)
+  both = jnp.max(jnp.stack((-low.ravel(), high.ravel())), 1)  # one program instead of two
+  return -both[0], both[1]
 
 
 def _extend(a, b):

@@ -136,8 +136,10 @@ def affine(low: jax.Array, high: jax.Array, to: Levels) -> tuple[jax.Array, jax.
     return finite(scale), jnp.zeros_like(scale)
   low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
   steps = to.high - to.low
-  scale = finite((high - low) / steps)
-  below = low * steps / finite(high - low)  # low / scale, exact where the range is symmetric
+  width = high - low
+  under = jnp.stack((jnp.full_like(width, steps), finite(width)))
+  scale, below = jnp.stack((width, low * steps)) / under  # one program instead of two
+  scale = finite(scale)  # below is low / scale, exact where the range is symmetric
   return scale, jnp.clip(jnp.round(to.low - below), to.low, to.high)
 
 
@@ -173,7 +175,10 @@ def minimum_maximum(x: jax.Array, *, nonnegative: bool = False) -> tuple[jax.Arr
     >>> float(low), float(high)
     (-2.0, 3.0)
   """
-  if part_count(x) == 1:
+  if x.size == 2:  # the ends themselves
+    a, b = x.ravel().astype(jnp.float32)
+    low, high = jnp.minimum(a, b), jnp.maximum(a, b)
+  elif part_count(x) == 1:
     low, high = (end.astype(jnp.float32) for end in extremes(x))
   else:  # found on each device, and exchanged together
     ends = jnp.max(part_extremes(x).astype(jnp.float32), 0)

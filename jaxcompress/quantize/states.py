@@ -1,6 +1,6 @@
 """The states of many quantizers in few arrays: those of one form are stacked."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -58,6 +58,39 @@ class States(Mapping[str, Any]):
       names[group].append(name)
     return States(_stacked(states, names), self.places)
 
+  def at(self, names: Sequence[str]) -> Any:
+    """States of one form, along the first axis; a name may come more than once.
+
+    Examples:
+      >>> states = States.of({"a": jnp.float32(1.0), "b": jnp.float32(2.0)})
+      >>> states.at(["b", "a", "b"]).tolist()
+      [2.0, 1.0, 2.0]
+    """
+    group, places = self._in_one(names)
+    return taken(self.stacks[group], places)
+
+  def with_at(self, names: Sequence[str], states: Any) -> "States":
+    """The same with other states of some names, each of which comes once.
+
+    Examples:
+      >>> states = States.of({"a": jnp.float32(1.0), "b": jnp.float32(2.0)})
+      >>> float(states.with_at(["b"], jnp.array([5.0]))["b"])
+      5.0
+    """
+    group, places = self._in_one(names)
+    count = len(jax.tree.leaves(self.stacks[group])[0])
+    order = np.arange(count)
+    order[places] = count + np.arange(len(places))
+    both = jax.tree.map(lambda *pair: jnp.concatenate(pair), self.stacks[group], states)
+    stacks = tuple(taken(both, order) if i == group else x for i, x in enumerate(self.stacks))
+    return States(stacks, self.places)
+
+  def _in_one(self, names: Sequence[str]) -> tuple[int, np.ndarray]:
+    """The stack that states lie in, and where in it."""
+    groups, places = zip(*(self._place_of[name] for name in names), strict=True)
+    (group,) = set(groups)
+    return group, np.array(places)
+
   def described(self) -> dict[str, Any]:
     """Shape, dtype and sharding of every state's arrays, one by one."""
 
@@ -103,6 +136,11 @@ def _stacked(states: Mapping[str, Any], groups: list[list[str]]) -> tuple[Any, .
     jax.tree.map(lambda *leaves: jnp.stack(leaves), *(states[name] for name in names))
     for names in groups
   )
+
+
+def taken(stack: Any, places: np.ndarray) -> Any:
+  """Some states of a stack, along the first axis."""
+  return jax.tree.map(lambda x: jnp.take(x, places, 0, mode="clip"), stack)
 
 
 def state_at(stack: Any, place: int) -> Any:

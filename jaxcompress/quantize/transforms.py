@@ -22,7 +22,7 @@ from jaxcompress.nn.graph import parameters, with_parameters
 from jaxcompress.nn.tracing import intercept, is_leaf_call, module_path
 from jaxcompress.ops.codes import on_grids
 from jaxcompress.quantize.config import PLAN, Quantization
-from jaxcompress.quantize.delayed import Delayed, Member
+from jaxcompress.quantize.delayed import Delayed, Member, Seen
 from jaxcompress.quantize.fake_quant import activation_levels, fake_quant, replace_value
 from jaxcompress.quantize.integer.grid import Grid, with_bits
 from jaxcompress.quantize.known import KnownGrids
@@ -270,19 +270,22 @@ class _Pass:
     self.ranges = dict(self.before)
     self.seen: set[str] = set()
     self.ended: set[str] = set()
-    self.delayed = Delayed(self.delayed_members(), self.active)
+    ranged = self.ranged_members()
+    before = self.variables.state["activations"]
+    self.delayed = Delayed(ranged if self.plan.delayed else {}, before, self.active)
+    self.ends = Seen({} if self.plan.delayed else ranged, before, self.active)
     if self.delayed.members:  # in their first step they lie on no grid
       known = self.active & self.delayed.seen
       self.known = dataclasses.replace(self.known, active=known)
 
-  def delayed_members(self) -> dict[str, Member]:
-    """The tensors that are rounded by the ranges of the step before."""
-    if not (self.plan.delayed and self.train):
+  def ranged_members(self) -> dict[str, Member]:
+    """The tensors whose ranges this pass moves."""
+    if not self.train or self.active is False:
       return {}
     quantizers = {k: q for k, q in self.assigned.activations.items() if q.keeps_range}
     return {
       tensor: Member(
-        quantizers[key], tensor in self.sites.nonnegative, *self.of_quantizer(tensor)[:2]
+        key, quantizers[key], tensor in self.sites.nonnegative, self.of_quantizer(tensor)[0]
       )
       for tensor, key in self.sites.keys
       if key in quantizers and tensor in self.sites.rounded and tensor not in self.assigned.gates
@@ -290,10 +293,14 @@ class _Pass:
 
   def new_ranges(self) -> States:
     """The activations' state after the pass."""
-    stacks = self.variables.state["activations"]
-    for tensor, state in self.delayed.observed().items():
-      self.keep(self.keys[tensor], state)
-    return stacks.updated(self.ranges) if self.train else stacks
+    if not self.train:
+      return self.variables.state["activations"]
+    seen = self.delayed if self.plan.delayed else self.ends
+    moved = seen.moved()
+    own = {member.key for member in seen.members.values()}
+    if others := {key for key in self.seen - own if jax.tree.leaves(self.ranges[key])}:
+      moved = moved.updated({**moved, **{key: self.ranges[key] for key in others}})
+    return moved
 
   def round_kernels(self, params: Any) -> tuple[Any, States]:
     """The parameters with every kernel on its grid, and the new state of the weights' quantizers."""
@@ -362,9 +369,13 @@ class _Pass:
       self.known.put(tensor, key, quantizers[key], params, state)
       y = delayed.forward(x, *delayed.prepare(x))
       return _select(self.active, self.with_coarse_gradient(tensor, y), x)
-    y, state = quantizers[key].apply(params, state, x, rng=self.key(tensor), **options)
-    self.known.put(tensor, key, quantizers[key], params, state)
-    self.keep(key, state)
+    rounding = quantizers[key].apply
+    if isinstance(rounding, FusedRounding):
+      y = rounding.forward(x, *self.prepared(tensor, params, x))
+    else:
+      y, state = rounding(params, state, x, rng=self.key(tensor), **options)
+      self.known.put(tensor, key, quantizers[key], params, state)
+      self.keep(key, state)
     return _select(self.active, self.with_coarse_gradient(tensor, y), x)
 
   def epilogue(self, tensor: str) -> Epilogue | None:
@@ -379,18 +390,28 @@ class _Pass:
 
     def prepare(z):
       self.ended.add(tensor)
-      params, state, options = self.of_quantizer(tensor)
-      if delayed:
-        self.known.put(tensor, key, self.assigned.activations[key], params, state)
-        return self.delayed.rounding(tensor).prepare(z)
-      trained, fixed, state = rounding.prepare(params, state, z, **options)
+      params, state, _ = self.of_quantizer(tensor)
+      if not delayed:
+        return self.prepared(tensor, params, z)
       self.known.put(tensor, key, self.assigned.activations[key], params, state)
-      self.keep(key, state)
-      return trained, fixed
+      return self.delayed.rounding(tensor).prepare(z)
 
     if delayed:
       return self.delayed.rounding(tensor)._replace(prepare=prepare)
     return Epilogue(prepare, rounding.forward, rounding.backward, rounding.by_ends)
+
+  def prepared(self, tensor: str, params: Any, z: jax.Array) -> tuple[Any, Any]:
+    """The scalars that a tensor is rounded by, measured of it or of what has its ends."""
+    key = self.keys[tensor]
+    quantizer = self.assigned.activations[key]
+    if tensor in self.ends.members:
+      trained, fixed, state = self.ends.prepare(tensor, z)
+    else:
+      _, state, options = self.of_quantizer(tensor)
+      trained, fixed, state = quantizer.apply.prepare(params, state, z, **options)
+    self.known.put(tensor, key, quantizer, params, state)
+    self.keep(key, state)
+    return trained, fixed
 
   def of_quantizer(self, tensor: str) -> tuple[Any, Any, dict[str, Any]]:
     """A tensor's quantizer's variables, as the pass began, and the options that it is called with."""

@@ -228,6 +228,7 @@ def _sums(before: Sequence[Any], after: Sequence[Any]) -> list[jax.Array]:
     for side in zip(*small, strict=True)
   )
   known = new if before is after else jnp.where(jnp.isfinite(old), new, 0.0)
+  known = jax.lax.optimization_barrier(known)  # or XLA sums each part of it in a program of its own
   return [jnp.sum(known), *sums]
 
 

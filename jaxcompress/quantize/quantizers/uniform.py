@@ -17,6 +17,7 @@ from jaxcompress.quantize.fake_quant import (
   merge_ranges,
   minimum_maximum,
   moving_range,
+  replace_value,
 )
 from jaxcompress.quantize.quantizers.base import (
   FusedRounding,
@@ -58,9 +59,11 @@ def absmax(bits: int = 8) -> Quantizer:
     largest = jnp.max(jnp.abs(x.astype(jnp.float32)), axis=tuple(range(x.ndim - 1)), keepdims=True)
     return affine(-largest, largest, to)
 
-  return stateless(
-    to, "weights", lambda _, x: fake_quant(x, *grid(jax.lax.stop_gradient(x)), to), grid
-  )
+  def function(_, x):  # no weight lies beyond the largest: each keeps its gradient
+    fixed = jax.lax.stop_gradient(x)
+    return replace_value(x, fake_quant(fixed, *grid(fixed), to))
+
+  return stateless(to, "weights", function, grid)
 
 
 def _ranged(
