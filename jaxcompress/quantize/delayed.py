@@ -61,7 +61,8 @@ class Seen:
     ends = jnp.max(self.see(tensor, z), 0)
     self._ends[tensor] = ends[None]  # exchanged once
     pair, state = jnp.stack((-ends[0], ends[1])), self.before[key]
-    return quantizer.apply.prepare(params, state, pair, train=True, nonnegative=nonnegative)
+    rounding: Any = quantizer.apply  # a FusedRounding
+    return rounding.prepare(params, state, pair, train=True, nonnegative=nonnegative)
 
   def moved(self) -> States:
     """The states after the ends that were seen, on all devices."""
