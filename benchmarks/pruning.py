@@ -5,7 +5,7 @@
 
 A MobileNetV2 is trained in float on the built-in glyphs; then every way makes it as small as a
 share of its bytes, and trains on for ``--tune`` steps: removing channels (in float), zeroing weights
-(in float), and fewer bits for each layer (8-bit activations); and, all at once, channels removed and
+(in float, shared out among layers in several ways), and fewer bits for each layer (8-bit activations); and, all at once, channels removed and
 bits chosen and a teacher followed, in as many steps. Narrower networks are trained from scratch for
 as many steps as the others in sum, since there is nothing that they are made of. Channels go by their
 Taylor importance, zeros by AGP, bits by measured sensitivity, LSQ below 5.
@@ -43,10 +43,11 @@ NAME, WIDTH, TEACHER_WIDTH = "mobilenet_v2", 0.35, 0.75
 NARROWER = (0.25, 0.18, 0.125, 0.09, 0.0625, 0.045, 0.03)
 SCORED, MEASURED = 1024, 256
 TAUGHT = "kd:0.9,labels:1"  # the loss of what follows a teacher
-TUNE = 0.3  # of the learning rate, for networks that were trained before
+BITS_RATE = 0.3  # of the learning rate, for networks that lose bits and nothing else
 FROZEN = 8  # the last eighth of the steps has BatchNorm frozen; at higher rates few bits diverge so
 MEAN_BITS = 3  # that channels leave room for, where bits are chosen too
 BITS = (8, 6, 5, 4, 3, 2)
+ALIKE = {"distribution": "uniform"}
 
 
 class Bench(Glyphs):
@@ -64,10 +65,18 @@ class Bench(Glyphs):
     return networks.build(NAME, count, shape, width, None, self.preset.network)
 
   def tuned(
-    self, module, steps, *, start=None, teacher=None, plan=None, wrap=lambda optimizer: optimizer
+    self,
+    module,
+    steps,
+    *,
+    start=None,
+    teacher=None,
+    plan=None,
+    wrap=lambda optimizer: optimizer,
+    speed=1.0,
   ):
-    """The state after training; a network that was trained before learns more slowly."""
-    protocol, speed = self.preset.protocol, 1.0 if start is None else TUNE
+    """The state after training."""
+    protocol = self.preset.protocol
     protocol = dataclasses.replace(protocol, learning_rate=speed * protocol.learning_rate)
     parts, given = {"quantize": plan}, ()
     if teacher is not None:
@@ -119,7 +128,7 @@ class Bench(Glyphs):
     plan = quantize.int8(
       rules=rules, start_step=start_step, freeze_norm_step=steps - steps // FROZEN
     )
-    state = self.tuned(module, steps, start=variables, teacher=teacher, plan=plan)
+    state = self.tuned(module, steps, start=variables, teacher=teacher, plan=plan, speed=BITS_RATE)
     return state.quantized()
 
 
@@ -163,19 +172,23 @@ def fewer_channels(bench, base, most):
 
 
 def zeros(bench, base, most, **shares):
-  """Zeros shared out among layers; the last quarter of the steps trains what is left."""
+  """Zeros shared out among layers; the second half of the steps trains what is left.
+
+  Every output keeps a weight, where there are so many.
+  """
   module, variables = base
   graph = bench.graph(module)
   weights = sum(size for size, _ in sizes(graph).values())
   rest = float_bytes(graph) - 4 * weights + -(-weights // 8)
   sparsity = float(np.clip(1 - (most - rest) / (4 * weights), 0.0, 0.99))
   steps = bench.args.tune
-  every = max(1, steps // 24)
+  outputs = sum(channels for _, channels in sizes(graph).values())
   wrap = lambda optimizer: prune.magnitude(  # noqa: E731
     optimizer,
     sparsity=sparsity,
-    schedule=prune.agp(0, 3 * steps // 4, every=every),
+    schedule=prune.agp_within(steps, choices=24),
     rules=(prune.Rule(match="first|last|depthwise"),),
+    floor=int(shares != ALIKE and outputs <= (1 - sparsity) * weights),
     **shares,
   )
   state = bench.tuned(module, steps, start=variables, wrap=wrap)
@@ -219,8 +232,9 @@ WAYS = {
   "fewer bits": fewer_bits,
   "fewer channels": fewer_channels,
   "zeros": zeros,
-  "zeros, by ERK": functools.partial(zeros, distribution="erk"),
-  "zeros, one threshold": functools.partial(zeros, scope="global"),
+  "zeros, by LAMP": functools.partial(zeros, distribution="lamp"),
+  "zeros, one threshold": functools.partial(zeros, distribution="global"),
+  "zeros, all layers alike": functools.partial(zeros, **ALIKE),
   "narrower": narrower,
   "2:4": two_of_four,
 }

@@ -54,8 +54,8 @@ from jaxcompress.cli.parameters import Parameter, command
   sparsity=Parameter(float, "Share of zeros in pruned layers, such as 0.8 [nothing is pruned]."),
   sparsity_distribution=Parameter(
     str,
-    "Of the zeros among layers: erk, small layers are denser; uniform; or global, by one"
-    " threshold [erk].",
+    "Of the zeros among layers: erk, small layers are denser; lamp, by what a layer loses; global,"
+    " by one threshold; or uniform [erk].",
   ),
   sparsity_pattern=Parameter(str, "unstructured, or n of every m inputs, such as 2:4."),
   cluster=Parameter(int, "Values that a layer's weights share, such as 32 [any]."),

@@ -11,13 +11,9 @@ from jaxcompress.files.records import from_plain
 from jaxcompress.models.checkpoints.sources import find_source, is_source
 from jaxcompress.models.registry import describe
 from jaxcompress.prune.magnitude import parse_pattern
+from jaxcompress.prune.shares import DISTRIBUTIONS
 
 UNSTRUCTURED = "unstructured"
-SPARSITY_SHARES: dict[str, dict[str, Any]] = {  # the first where none is asked for
-  "erk": {"distribution": "erk"},
-  "uniform": {"distribution": "uniform"},
-  "global": {"scope": "global"},
-}
 
 
 def check_types(options: Any) -> None:
@@ -149,7 +145,7 @@ def check_pruning(asked: Any) -> None:
   if sparsity is not None and not 0 < sparsity < 1:
     raise ValueError(f"sparsity: {sparsity} is out of range; it must be above 0 and below 1.")
   if asked.sparsity_distribution is not None:
-    check_choice("sparsity_distribution", asked.sparsity_distribution, SPARSITY_SHARES)
+    check_choice("sparsity_distribution", asked.sparsity_distribution, DISTRIBUTIONS)
     if sparsity is None or pattern not in (None, UNSTRUCTURED):
       raise ValueError(
         f"sparsity_distribution: {asked.sparsity_distribution} shares out a sparsity, and there is"

@@ -115,6 +115,7 @@ def open_run(
     f" {height} x {width} px; teacher {taught_by}, student {student.title}"
     f" ({student.summary.parameters:,})",
   )
+  phases.check_zeros(options, student)
   phases.check_losses(options, data.train, preset.preprocess, student, teacher)
   return Opened(data, preset, steps, student, teacher, student_start, teacher_start)
 

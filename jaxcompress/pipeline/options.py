@@ -95,7 +95,8 @@ class CompressOptions:
     sparsity: share of zeros in all layers but the first, the last and depthwise ones, above 0 and
       below 1; None: nothing is pruned.
     sparsity_distribution: how the zeros are shared out among layers: ``erk``, small ones are denser;
-      ``uniform``, all alike; ``global``, by one threshold for all. None: ``erk``.
+      ``uniform``, all alike; ``global``, by one threshold for all; ``lamp``, by what a layer loses.
+      None: ``erk``.
     sparsity_pattern: ``unstructured``, or ``n:m`` such as ``2:4``, which has a share of its own;
       None: unstructured if there is a sparsity.
     cluster: values that the weights of a layer share, zero included, 2 to 128; None: any.

@@ -10,17 +10,19 @@ import optax
 from jaxcompress import data as datasets
 from jaxcompress import distill, prune, quantize, training
 from jaxcompress.distill.zoo import Parsed
+from jaxcompress.nn.select import on_network
 from jaxcompress.pipeline.best import trimmed
-from jaxcompress.pipeline.checks import SPARSITY_SHARES, UNSTRUCTURED
+from jaxcompress.pipeline.checks import UNSTRUCTURED
 from jaxcompress.pipeline.context import SEEN_FIRST, Context, PhaseSteps
 from jaxcompress.pipeline.fitting import INT8, Part, train
 from jaxcompress.pipeline.networks import Network, TrainedNetwork
 from jaxcompress.pipeline.options import CompressOptions
 from jaxcompress.pipeline.outside import OutsideTeacher
+from jaxcompress.prune.shares import DISTRIBUTIONS
 
 FIRST_STAGE = 1 / 8  # of the steps, for losses that have one: 30 of 240 epochs in RepDistiller
-RECOVERY = 0.3  # of the learning rate, for networks that were trained before
-MASKS = 40  # that are chosen over the steps in which sparsity grows
+AGAIN = 0.3  # of the learning rate, in a further round of a network that loses nothing
+GROWN = 1 / 4  # of the steps, after which a fresh network begins to lose weights
 
 
 def train_on_labels(
@@ -39,7 +41,7 @@ def train_on_labels(
     phase: ``teacher`` or ``alone``, under which checkpoints and metrics are kept.
     network: the network.
     steps: others than the run's, those that were done before included.
-    start: its variables, trained before; it then learns more slowly. None: fresh ones.
+    start: its variables, trained before; None: fresh ones.
     done: steps that were done before, in earlier rounds.
 
   Returns:
@@ -47,12 +49,11 @@ def train_on_labels(
   """
   protocol = run.preset.protocol_of(network.name)
   steps = (steps or run.steps.float_steps) - done
-  slower = dataclasses.replace(
-    protocol, learning_rate=protocol.learning_rate * (1.0 if start is None else RECOVERY)
-  )
-  optimizer = slower.optimizer(steps)
+  speed = speed_of(done, prunes=phase != "teacher" and run.options.prunes)
+  protocol = dataclasses.replace(protocol, learning_rate=speed * protocol.learning_rate)
+  optimizer = protocol.optimizer(steps)
   if phase != "teacher":
-    optimizer = pruned(optimizer, run.options, steps)
+    optimizer = pruned(optimizer, run.options, steps, trained=start is not None)
   loss = distill.cross_entropy(protocol.label_smoothing)
   recipe = recipe_of(run, network, optimizer=optimizer, loss=loss)
   parts = [Part(phase, steps, done)]
@@ -79,7 +80,7 @@ def quantize_alone(
   recipe = recipe_of(
     run,
     network,
-    optimizer=pruned(protocol.optimizer_at(rate), run.options, 0),
+    optimizer=pruned(protocol.optimizer_at(rate), run.options, 0, trained=True),
     loss=distill.cross_entropy(protocol.label_smoothing),
     quantize=integers(run.options, rules, 0),
   )
@@ -110,7 +111,7 @@ def distill_student(
       returns False they are not wanted at integers.
     phase: under which checkpoints and metrics are kept; ``distilled`` keeps those at integers apart.
     steps: others than the run's, those that were done before included; either part may have none.
-    start: the student's variables, trained before; it then learns more slowly. None: fresh ones.
+    start: the student's variables, trained before; None: fresh ones.
     done: steps in float that were done before, in earlier rounds.
     rules: bits of single layers.
 
@@ -121,9 +122,8 @@ def distill_student(
   counts = PhaseSteps(float_steps - done, int_steps)
   outside = teacher if isinstance(teacher, OutsideTeacher) else None
   model = teacher if isinstance(teacher, OutsideTeacher) else teacher.network
-  recipe = distillation_recipe(
-    run, network, model, counts, rules, RECOVERY if start is not None else 1.0
-  )
+  speed = speed_of(done, prunes=run.options.prunes)
+  recipe = distillation_recipe(run, network, model, counts, rules, speed, trained=start is not None)
   end = lambda state: on_float(run.here(state.averaged.variables))  # noqa: E731
   integers = (INT8, 0) if phase == "distilled" else (phase, counts.float_steps)
   state = train(
@@ -152,6 +152,8 @@ def distillation_recipe(
   steps: PhaseSteps | None = None,
   rules: tuple[quantize.Rule, ...] = (),
   speed: float = 1.0,
+  *,
+  trained: bool = False,
 ) -> training.Recipe:
   """The recipe of a student and its teacher: in float, pruned if asked, then at integers.
 
@@ -165,6 +167,7 @@ def distillation_recipe(
     steps: others than the run's.
     rules: bits of single layers.
     speed: factor of the learning rate in float.
+    trained: whether the student begins with variables that were trained.
   """
   float_steps, int_steps = steps or run.steps
   images = len(run.data.train)
@@ -184,7 +187,7 @@ def distillation_recipe(
     rate = optax.join_schedules([own.rate(main_steps), fine_tune], [main_steps])
 
   def optimizer_at(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    return pruned(protocol.optimizer_at(rate), run.options, main_steps)
+    return pruned(protocol.optimizer_at(rate), run.options, main_steps, trained=trained)
 
   stages: tuple[training.Stage, ...] = ()
   if first is not None:
@@ -228,25 +231,51 @@ def integers(
   return quantize.int8(options.bits, **shared)
 
 
+def speed_of(done: int, *, prunes: bool) -> float:
+  """Factor of the learning rate: a network that loses weights or channels learns at the full one.
+
+  Args:
+    done: steps of earlier rounds.
+    prunes: whether weights become zero.
+
+  Examples:
+    >>> speed_of(0, prunes=False), speed_of(1000, prunes=True), speed_of(1000, prunes=False)
+    (1.0, 1.0, 0.3)
+  """
+  return AGAIN if done and not prunes else 1.0
+
+
 def pruned(
-  optimizer: optax.GradientTransformation, options: CompressOptions, steps: int
+  optimizer: optax.GradientTransformation, options: CompressOptions, steps: int, *, trained: bool
 ) -> optax.GradientTransformation:
-  """An optimizer that prunes as was asked, from the first to the third quarter of some steps.
+  """An optimizer that prunes as was asked, until the half of some steps, while the rate is high.
 
   Args:
     optimizer: what trains.
     options: nothing is pruned if they ask for nothing.
-    steps: that training in float takes; the last quarter mends what pruning did.
+    steps: that training in float takes.
+    trained: whether the network was trained before; a fresh one loses nothing in the first quarter.
   """
-  begin = steps // 4
-  end = max(begin + 1, 3 * steps // 4)
-  schedule = prune.agp(begin, end, every=max(1, (end - begin) // MASKS))
+  schedule = prune.agp_within(steps, begin=0.0 if trained else GROWN)
   if options.sparsity_pattern not in (None, UNSTRUCTURED):
     return prune.n_m(optimizer, options.sparsity_pattern, schedule=schedule)
   if options.sparsity is None:
     return optimizer
-  shares = SPARSITY_SHARES[options.sparsity_distribution or next(iter(SPARSITY_SHARES))]
-  return prune.magnitude(optimizer, sparsity=options.sparsity, schedule=schedule, **shares)
+  found: Any = options.sparsity_distribution or DISTRIBUTIONS[0]
+  return prune.magnitude(
+    optimizer, sparsity=options.sparsity, distribution=found, schedule=schedule
+  )
+
+
+def check_zeros(options: CompressOptions, student: Network) -> None:
+  """Finds out before any training whether the student can have so many zeros.
+
+  Raises:
+    ValueError: if not.
+  """
+  optimizer = pruned(optax.identity(), options, 0, trained=False)
+  with on_network(lambda: student.summary.graph):
+    jax.eval_shape(optimizer.init, student.summary.variables["params"])
 
 
 def losses_of(options: CompressOptions, images: int) -> Parsed:

@@ -20,7 +20,7 @@ from jaxcompress.pipeline.context import EVAL_BATCH, Context, PhaseSteps
 from jaxcompress.pipeline.fitting import looked_at, rank, train_best
 from jaxcompress.pipeline.networks import Network, TrainedNetwork
 from jaxcompress.pipeline.outside import OutsideTeacher
-from jaxcompress.pipeline.phases import RECOVERY, distillation_recipe, pruned, recipe_of
+from jaxcompress.pipeline.phases import distillation_recipe, pruned, recipe_of, speed_of
 from jaxcompress.report.results import Entry
 from jaxcompress.terminal import say, waiting
 from jaxcompress.training import processes
@@ -152,21 +152,21 @@ def tune(
     say(run.console, f"{key}: the backbone is frozen; the head on its features is kept")
     return start
   role, counts = "teacher" if key == "teacher" else "student", PhaseSteps(steps - done, 0)
-  protocol, speed = run.protocol_of(role, network), 1.0
-  if start is not None and role not in run.starts:  # trained before, from fresh variables
-    speed = RECOVERY
+  protocol, speed, trained = run.protocol_of(role, network), 1.0, start is not None
+  if trained and role not in run.starts:  # before, from fresh variables
+    speed = speed_of(done, prunes=key != "teacher" and run.options.prunes)
     protocol = dataclasses.replace(protocol, learning_rate=speed * protocol.learning_rate)
   cache: datasets.TeacherCache | None = None
   variables: dict[str, Any] = {}
   if teacher is None:
     optimizer = protocol.optimizer(counts.float_steps)
     if key != "teacher":
-      optimizer = pruned(optimizer, run.options, counts.float_steps)
+      optimizer = pruned(optimizer, run.options, counts.float_steps, trained=trained)
     loss = distill.cross_entropy(protocol.label_smoothing)
     recipe = recipe_of(run, network, optimizer=optimizer, loss=loss, ema=protocol.ema)
   else:
     model, cache, owned = taught(teacher)
-    recipe = distillation_recipe(run, network, model, counts, speed=speed)
+    recipe = distillation_recipe(run, network, model, counts, speed=speed, trained=trained)
     variables["teacher_variables"] = owned
   fitted = train_best(
     run,

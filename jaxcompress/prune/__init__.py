@@ -3,15 +3,17 @@
 from jaxcompress.prune.choose import choose_channels
 from jaxcompress.prune.dynamic import rigl, sparse_evolution
 from jaxcompress.prune.importance import channel_importance, slimming
-from jaxcompress.prune.magnitude import agp, magnitude, n_m
+from jaxcompress.prune.magnitude import agp, agp_within, magnitude, n_m
 from jaxcompress.prune.masked import apply_masks, masks_of
 from jaxcompress.prune.removal import Keep, remove_channels
-from jaxcompress.prune.rules import Rule, erdos_renyi
+from jaxcompress.prune.rules import Rule
+from jaxcompress.prune.shares import erdos_renyi
 
 __all__ = [
   "Keep",
   "Rule",
   "agp",
+  "agp_within",
   "apply_masks",
   "channel_importance",
   "choose_channels",

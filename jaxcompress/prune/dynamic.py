@@ -10,15 +10,16 @@ import optax
 
 from jaxcompress.nn import Graph
 from jaxcompress.prune.masked import Pruner, masked
-from jaxcompress.prune.rules import (
-  Distribution,
-  Rule,
+from jaxcompress.prune.rules import Rule, check_layers, find_targets
+from jaxcompress.prune.scores import keep_largest, ranks, strongest
+from jaxcompress.prune.shares import (
+  SHARES,
+  Shares,
   check_amounts,
-  check_layers,
-  find_targets,
+  own_shares,
+  shapes_of,
   shares_of,
 )
-from jaxcompress.prune.scores import keep_largest, ranks, strongest
 
 Fraction = Callable[[jax.Array], jax.Array]
 Growth = Callable[[jax.Array, jax.Array], jax.Array]
@@ -31,7 +32,7 @@ class Moves(NamedTuple):
   stop: int
   every: int
   fraction: float
-  distribution: Distribution
+  distribution: Shares
   rules: tuple[Rule, ...]
   floor: int
   graph: Graph | None
@@ -45,7 +46,7 @@ def rigl(
   stop: int,
   every: int = 100,
   fraction: float = 0.3,
-  distribution: Distribution = "erk",
+  distribution: Shares = "erk",
   rules: tuple[Rule, ...] = (),
   floor: int = 1,
   graph: Graph | None = None,
@@ -75,8 +76,8 @@ def rigl(
     An optax transformation whose state holds the masks.
 
   Raises:
-    ValueError: if a number or the distribution is out of range; on ``init``, if a rule matches no
-      kernel, or it needs a graph.
+    ValueError: if a number or the distribution is out of range; on ``init``, as of
+      :func:`~jaxcompress.prune.magnitude`.
 
   Examples:
     >>> params = {"a": {"kernel": jnp.ones((4, 4))}}
@@ -104,7 +105,7 @@ def sparse_evolution(
   stop: int,
   every: int = 100,
   fraction: float = 0.3,
-  distribution: Distribution = "erk",
+  distribution: Shares = "erk",
   rules: tuple[Rule, ...] = (),
   floor: int = 1,
   graph: Graph | None = None,
@@ -131,8 +132,8 @@ def sparse_evolution(
     An optax transformation whose state holds the masks.
 
   Raises:
-    ValueError: if a number or the distribution is out of range; on ``init``, if a rule matches no
-      kernel, or it needs a graph.
+    ValueError: if a number or the distribution is out of range; on ``init``, as of
+      :func:`~jaxcompress.prune.magnitude`.
 
   Examples:
     >>> params = {"a": {"kernel": jnp.ones((4, 4))}}
@@ -216,7 +217,7 @@ def _moving(
 ) -> optax.GradientTransformationExtraArgs:
   """Moves masks as RigL and SET do; ``growth(gradient, rng)`` says where weights come back."""
   sparsity, stop, every, fraction, distribution, rules, floor, graph, seed = moves
-  check_amounts(sparsity, floor, distribution)
+  check_amounts(sparsity, floor, distribution, SHARES)
   check_layers(rules, graph)
   for name, value in {"every": every, "stop": stop}.items():
     if value < 1:
@@ -228,7 +229,8 @@ def _moving(
 
   def shares_in(kernels):
     own, shared = find_targets(kernels, rules, graph)
-    return {**own, **shares_of(distribution, kernels, shared, sparsity)}
+    apart = own_shares(own, shapes_of(kernels, own), floor)
+    return apart | shares_of(distribution, shapes_of(kernels, shared), sparsity, floor)
 
   def init(kernels):
     masks = {}

@@ -1,27 +1,32 @@
 """Pruning of the smallest weights, gradually or at once, anywhere or some of every few."""
 
+import math
 import re
-from typing import Literal
 
 import jax.numpy as jnp
 import optax
 
 from jaxcompress.nn import Graph
 from jaxcompress.prune.masked import Kernels, Pruner, SparsitySchedule, masked
-from jaxcompress.prune.rules import (
-  Distribution,
-  Rule,
-  check_amounts,
-  check_layers,
-  find_targets,
-  shares_of,
-)
+from jaxcompress.prune.rules import Rule, check_layers, find_targets
 from jaxcompress.prune.scores import (
   INPUTS,
+  alive_scores,
   count_of,
   keep_largest,
   keep_largest_of_all,
   keep_n_of_m,
+  lamp_scores,
+)
+from jaxcompress.prune.shares import (
+  DISTRIBUTIONS,
+  SHARES,
+  Distribution,
+  check_amounts,
+  check_floor,
+  own_shares,
+  shapes_of,
+  shares_of,
 )
 
 
@@ -89,12 +94,47 @@ def agp(
   return SparsitySchedule(progress, due, end)
 
 
+def agp_within(
+  steps: int, *, begin: float = 0.0, end: float = 0.5, choices: int = 40
+) -> SparsitySchedule:
+  """Automated gradual pruning within a run of so many steps.
+
+  It ends at the half, while a learning rate that falls along a cosine is still high: what is left
+  then has to take over what is gone, and with low rates it does not.
+
+  Args:
+    steps: of the run.
+    begin: share of the steps before the first update that prunes; 0 for a network that was trained,
+      about a quarter for a fresh one.
+    end: share of the steps before the last.
+    choices: how often masks are chosen, about.
+
+  Raises:
+    ValueError: if a number is out of range.
+
+  Examples:
+    >>> schedule = agp_within(1000)
+    >>> [round(float(schedule.progress(jnp.int32(count))), 3) for count in (0, 250, 500, 600)]
+    [0.0, 0.875, 1.0, 1.0]
+
+  References:
+    Zhu and Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017, section 3,
+    for rates that must not be low before pruning has ended.
+  """
+  if not 0 <= begin < end <= 1:
+    raise ValueError(f"begin, end: {begin:g}, {end:g} must be shares of the steps, and ascend.")
+  if steps < 0 or choices < 1:
+    raise ValueError(f"steps, choices: {steps}, {choices} must be at least 0 and 1.")
+  first = math.floor(begin * steps)
+  last = max(first + 1, math.floor(end * steps))
+  return agp(first, last, every=max(1, (last - first) // choices))
+
+
 def magnitude(
   optimizer: optax.GradientTransformation,
   *,
   sparsity: float,
-  scope: Literal["layer", "global"] = "layer",
-  distribution: Distribution = "uniform",
+  distribution: Distribution = "erk",
   schedule: SparsitySchedule | None = None,
   rules: tuple[Rule, ...] = (),
   floor: int = 1,
@@ -105,19 +145,18 @@ def magnitude(
   Args:
     optimizer: what trains; any optax transformation.
     sparsity: share of zeros in the end, in [0, 1).
-    scope: ``"layer"``: every kernel has its own share; ``"global"``: all kernels together, with one
-      threshold.
-    distribution: of the shares of ``"layer"``. ``"uniform"``: all are ``sparsity``; ``"erk"``: small
-      layers are denser (:func:`~jaxcompress.prune.erdos_renyi`), which keeps far more accuracy where
-      only a few weights stay.
+    distribution: of the zeros among layers. ``"erk"``: small layers are denser
+      (:func:`~jaxcompress.prune.erdos_renyi`), which keeps far more accuracy where only a few
+      weights stay; ``"lamp"``: by one threshold for ``w**2 / sum v**2`` over the weights ``v`` of the
+      layer that are no smaller, which is what removing it costs the layer; ``"global"``: by one
+      threshold for magnitudes; ``"uniform"``: every layer has ``sparsity``.
     schedule: such as :func:`~jaxcompress.prune.agp`, which reaches the target gradually; None:
       after the first update.
     rules: which kernels are pruned, and how far; by default all but those of the first and the last
-      layer and of depthwise convolutions. Kernels with a sparsity of their own are left out of a
-      global threshold and of a distribution.
-    floor: of every output so many of its largest weights stay, whatever the sparsity, so that no
-      layer vanishes; it then has fewer zeros than asked where other outputs have none to give. 0:
-      outputs, and whole layers, may lose all their weights.
+      layer and of depthwise convolutions. Kernels with a sparsity of their own are left out of the
+      distribution.
+    floor: of every output so many of its largest weights stay, or all if it has fewer, so that no
+      output is dead and no layer vanishes. 0: they may be.
     graph: of the network, such as ``models.summarize(model, image_size).graph``; None: the one that
       ``training.init_state`` traces. Without any, parameters of a whole network are refused, whose
       first and last layers they do not tell.
@@ -126,8 +165,8 @@ def magnitude(
     An optax transformation whose state holds the masks.
 
   Raises:
-    ValueError: if an argument is out of range; on ``init``, if a rule matches no kernel, or it
-      needs a graph.
+    ValueError: if an argument is out of range; on ``init``, if a rule matches no kernel, it needs a
+      graph, or so many zeros leave a layer fewer weights than the floor; the message names it.
 
   Examples:
     >>> params = {"a": {"kernel": jnp.array([[1.0, -2.0], [0.5, 4.0]])}}
@@ -139,18 +178,15 @@ def magnitude(
   References:
     Han et al., `Learning both Weights and Connections <https://arxiv.org/abs/1506.02626>`_, 2015;
     Zhu and Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017; Evci et
-    al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_, 2020, section 3.1, for ``"erk"``.
+    al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_, 2020, section 3.1, for ``"erk"``;
+    Lee et al., `Layer-adaptive Sparsity for the Magnitude-based Pruning
+    <https://arxiv.org/abs/2010.07611>`_, 2021, section 2, for ``"lamp"``.
   """
-  check_amounts(sparsity, floor, distribution)
+  check_amounts(sparsity, floor, distribution, DISTRIBUTIONS)
   check_layers(rules, graph)
-  if scope not in ("layer", "global"):
-    raise ValueError(f"scope: {scope!r} is unknown; it must be 'layer' or 'global'.")
-  if scope == "global" and distribution != "uniform":
-    raise ValueError(
-      f"distribution: {distribution!r} has no meaning with scope 'global', whose threshold shares"
-      " zeros out; leave one of them out."
-    )
   schedule = schedule or at_once()
+  score = lamp_scores if distribution == "lamp" else alive_scores
+  pool_name = "lamp" if distribution == "lamp" else "pool"
 
   def init(kernels):
     layers = find_targets(kernels, rules, graph).layers
@@ -159,15 +195,23 @@ def magnitude(
   def goal(kernels):
     """The sparsity of every layer, and apart of those that share a threshold."""
     own, shared = find_targets(kernels, rules, graph)
-    shares = _arrays(shares_of(distribution, kernels, shared, sparsity))
-    apart = {**_arrays(own), **({} if scope == "global" else shares)}
-    return {"layers": apart, "pool": shares if scope == "global" else {}, "floor": jnp.int32(floor)}
+    shapes = shapes_of(kernels, shared)
+    apart, pool = own_shares(own, shapes_of(kernels, own), floor), dict[str, float]()
+    if distribution in SHARES:
+      apart |= shares_of(distribution, shapes, sparsity, floor)
+    else:
+      check_floor(shapes, sparsity, floor)
+      pool = dict.fromkeys(shared, sparsity)
+    found = {"layers": _arrays(apart), "pool": {}, "floor": jnp.int32(floor)}
+    return found | {pool_name: _arrays(pool)}
 
   def renew(masks, weights, gradients, count, goal):
     del gradients
     done = schedule.progress(count)
-    pool = {name: weights[name] for name in goal["pool"]}
-    found = keep_largest_of_all(pool, sparsity * done, masks, floor=floor) if pool else {}
+    pool = {name: weights[name] for name in goal[pool_name]}
+    found: Kernels = {}
+    if pool:
+      found = keep_largest_of_all(pool, sparsity * done, masks, floor=floor, score=score)
     for name, share in goal["layers"].items():
       found[name] = keep_largest(weights[name], share * done, masks[name], floor=floor)
     return found

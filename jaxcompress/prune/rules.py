@@ -1,9 +1,8 @@
-"""Which kernels are pruned, and how a network's sparsity is shared out among them."""
+"""Which kernels are pruned."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,6 @@ STUDENT = "student"  # the branch of a training state's tree that is pruned
 BRANCHES = {STUDENT, "quantizer", "loss"}
 UNKNOWN = "parameters alone do not tell which layers are the first, the last and depthwise"
 GRAPH = "give graph=models.summarize(model, image_size).graph"
-Distribution = Literal["erk", "uniform"]
-DISTRIBUTIONS = get_args(Distribution)
 KEPT = ("first", "last", "depthwise")  # kinds that keep all weights unless a rule names them
 
 
@@ -62,17 +59,6 @@ def check_layers(rules: Any, graph: Any) -> None:
   if not isinstance(rules, (tuple, list)) or not all(isinstance(rule, Rule) for rule in rules):
     raise ValueError(f"rules: {shown(rules)} must be a tuple of prune.Rule; write (rule,).")
   check_type("graph", graph, Graph | None, "one such as models.summarize(model, image_size).graph")
-
-
-def check_amounts(sparsity: float, floor: int, distribution: str) -> None:
-  """Raises if a share of zeros, a number of weights that stay, or a distribution is none."""
-  check_fraction("sparsity", sparsity)
-  if isinstance(floor, bool) or not isinstance(floor, int) or floor < 0:
-    raise ValueError(f"floor: {floor!r} must be a whole number, at least 0.")
-  if distribution not in DISTRIBUTIONS:
-    raise ValueError(
-      f"distribution: {distribution!r} is unknown; it must be one of {', '.join(DISTRIBUTIONS)}."
-    )
 
 
 def root_of(tree: Mapping[str, Any]) -> str:
@@ -201,55 +187,3 @@ def _alone(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Layer]:
     return frozenset({"ConvNorm", *({"depthwise"} if shape[2] == 1 else pointwise)})
 
   return {name: Layer((name,), kinds(shape)) for name, shape in shapes.items()}
-
-
-def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, float]:
-  """Sparsities such that a layer's density falls with its size: Erdos-Renyi-Kernel (ERK).
-
-  The density of a kernel is ``e (h + w + in + out) / (h w in out)``, at most 1, with the ``e`` for
-  which the network as a whole is as sparse as asked; without ``h`` and ``w`` for linear layers.
-
-  Args:
-    shapes: of the kernels, (h, w, in, out) or (in, out), by layer.
-    sparsity: share of zeros of all of them, in [0, 1).
-
-  Returns:
-    The share of zeros of each layer.
-
-  Examples:
-    >>> shapes = {"large": (64, 64), "small": (8, 8)}
-    >>> {name: round(share, 3) for name, share in erdos_renyi(shapes, 0.5).items()}
-    {'large': 0.508, 'small': 0.0}
-
-  References:
-    Evci et al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_, 2020, section 3.1;
-    Mocanu et al., `Scalable training of artificial neural networks with adaptive sparse
-    connectivity <https://arxiv.org/abs/1707.04780>`_, 2018, equation 1.
-  """
-  sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-  ends = {name: sum(shape) for name, shape in shapes.items()}
-  left = (1 - sparsity) * sum(sizes.values())  # weights to hand out
-  dense: set[str] = set()
-  while True:
-    others = shapes.keys() - dense
-    budget = left - sum(sizes[name] for name in dense)
-    scale = budget / sum(ends[name] for name in others) if others else 0.0
-    full = {name for name in others if scale * ends[name] >= sizes[name]}
-    if not full:
-      break
-    dense |= full
-  return {name: 0.0 if name in dense else 1 - scale * ends[name] / sizes[name] for name in shapes}
-
-
-def shares_of(
-  distribution: str, kernels: Mapping[str, Any], names: Sequence[str], sparsity: float
-) -> dict[str, float]:
-  """The share of zeros of some layers by a distribution's name.
-
-  Examples:
-    >>> shares_of("uniform", {"a": jnp.ones((2, 2))}, ("a",), 0.5)
-    {'a': 0.5}
-  """
-  if distribution == "uniform":
-    return dict.fromkeys(names, sparsity)
-  return erdos_renyi({name: tuple(kernels[name].shape) for name in names}, sparsity)

@@ -1,10 +1,11 @@
 """Which weights stay: the largest of a layer, of all layers, or of every few in a row."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
+Score = Callable[[jax.Array, jax.Array | None], jax.Array]
 INPUTS = -2  # axis of a kernel's inputs, (k, k, in, out) or (in, out)
 
 
@@ -35,6 +36,38 @@ def alive_scores(weights: jax.Array, mask: jax.Array | None) -> jax.Array:
   """``|w|``, and -1 for weights that are pruned already, so that they stay the lowest."""
   magnitudes = jnp.abs(weights.astype(jnp.float32))
   return magnitudes if mask is None else jnp.where(mask, magnitudes, -1.0)
+
+
+def lamp_scores(weights: jax.Array, mask: jax.Array | None) -> jax.Array:
+  """``w[u]**2 / sum_{v >= u} w[v]**2`` over the weights in ascending order, and -1 where they are pruned.
+
+  The largest weight of a layer has 1, the most there is.
+
+  Args:
+    weights: of a layer.
+    mask: bool, alike; None: nothing is pruned.
+
+  Returns:
+    float32, shaped like ``weights``.
+
+  Examples:
+    >>> lamp_scores(jnp.array([1.0, -2.0, 2.0, 4.0]), None).tolist()
+    [0.03999999910593033, 0.1666666716337204, 0.20000000298023224, 1.0]
+
+  References:
+    Lee et al., `Layer-adaptive Sparsity for the Magnitude-based Pruning
+    <https://arxiv.org/abs/2010.07611>`_, 2021, section 2.
+  """
+  scores = alive_scores(weights, mask).reshape(-1)
+  alive = scores >= 0
+  largest = jnp.max(scores)
+  shares = jnp.where(alive, scores / jnp.where(largest > 0, largest, 1.0), 0.0)
+  order = jnp.argsort(scores, stable=True)
+  squares = jnp.square(shares)[order]
+  rest = jax.lax.cumsum(squares, reverse=True)
+  found = jnp.where(rest > 0, squares / jnp.where(rest > 0, rest, 1.0), 0.0)
+  found = jnp.zeros_like(shares).at[order].set(jax.lax.cummax(found))  # ascends, rounding or not
+  return jnp.where(alive, found, -1.0).reshape(weights.shape)
 
 
 def strongest(scores: jax.Array, floor: int) -> jax.Array:
@@ -101,6 +134,7 @@ def keep_largest_of_all(
   masks: Mapping[str, jax.Array],
   *,
   floor: int = 0,
+  score: Score = alive_scores,
 ) -> dict[str, jax.Array]:
   """Masks of several layers, as if they were one array: one threshold for all.
 
@@ -109,6 +143,7 @@ def keep_largest_of_all(
     sparsity: share of zeros over all of them.
     masks: as of :func:`keep_largest`, by layer.
     floor: as of :func:`keep_largest`, in each layer.
+    score: of a layer's weights and mask, what is compared with the threshold.
 
   Examples:
     >>> ones = {name: jnp.ones(2, bool) for name in "ab"}
@@ -116,7 +151,7 @@ def keep_largest_of_all(
     >>> found["a"].tolist(), found["b"].tolist()
     ([False, False], [True, True])
   """
-  each = [_guarded(alive_scores(weights[name], masks[name]), floor) for name in weights]
+  each = [_guarded(score(weights[name], masks[name]), floor) for name in weights]
   scores = jnp.concatenate([one.reshape(-1) for one in each])
   kept = (ranks(scores) >= count_of(sparsity, scores.size)) | (scores == jnp.inf)
   found, start = {}, 0

@@ -59,11 +59,11 @@ def test_pruned_weights_and_their_momenta_stay_exactly_zero(inner):
   assert mask.sum() == 16
 
 
-@pytest.mark.parametrize("scope", ["layer", "global"])
-def test_half_precision_weights_are_pruned_to_exact_zeros(scope):
+@pytest.mark.parametrize("distribution", ["erk", "uniform", "global", "lamp"])
+def test_half_precision_weights_are_pruned_to_exact_zeros(distribution):
   rng = np.random.default_rng(3)
   params = {name: {"kernel": jnp.bfloat16(rng.normal(size=(12, 10)))} for name in "ab"}
-  optimizer = prune.magnitude(optax.sgd(0.1, momentum=0.9), sparsity=0.7, scope=scope)
+  optimizer = prune.magnitude(optax.sgd(0.1, momentum=0.9), sparsity=0.7, distribution=distribution)
   state = optimizer.init(params)
   for _ in range(3):
     gradients = jax.tree.map(lambda p: jnp.bfloat16(rng.normal(size=p.shape)), params)

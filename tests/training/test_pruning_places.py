@@ -137,7 +137,7 @@ GOALS = {
   ),
   "shared out": (
     prune.magnitude(SGD, sparsity=0.6, schedule=AGP),
-    {"sparsity": 0.6, "scope": "global"},
+    {"sparsity": 0.6, "distribution": "global"},
   ),
 }
 
