@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 LONGEST_BLOCK = 16
@@ -156,12 +157,13 @@ def extremes_together(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     ends = tuple(jnp.full((), end, x.dtype) for end in (jnp.inf, -jnp.inf))
     blocks = x.reshape(shape)
     low, high = lax.reduce((blocks, blocks), ends, _extend, (2,))
+    both = jnp.stack((-low.ravel(), high.ravel()))
   elif x.size <= FEW:
-    low = high = x
+    both = x.ravel() * np.array([[-1], [1]], x.dtype)
   else:
     return extremes_apart(x)
-  both = jnp.max(jnp.stack((-low.ravel(), high.ravel())), 1)  # one program instead of two
-  return -both[0], both[1]
+  most = jnp.max(both, 1)  # one program instead of two
+  return -most[0], most[1]
 
 
 def _extend(a, b):
