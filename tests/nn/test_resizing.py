@@ -61,9 +61,9 @@ def test_asymmetric_outputs_start_at_the_first_cell():
 
 
 def test_cells_are_those_of_jax_but_between_two_where_its_float32_decides():
-  for size in range(1, 20):
+  for size in (1, 2, 3, 4, 5, 7, 8, 12, 19):
     x = jnp.arange(float(size))
-    for to in range(1, 50, 2):
+    for to in (1, 3, 5, 9, 15, 24, 49):
       between = (2 * np.arange(to) + 1) * size % (2 * to) == 0
       theirs = np.asarray(jax.image.resize(x, (to,), "nearest"))
       differing = nearest_cells(size, to) != theirs
