@@ -159,7 +159,7 @@ def extremes_together(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     low, high = lax.reduce((blocks, blocks), ends, _extend, (2,))
     both = jnp.stack((-low.ravel(), high.ravel()))
   elif x.size <= FEW:
-    both = x.ravel() * np.array([[-1], [1]], x.dtype)
+    both = x.reshape(1, -1) * np.array([[-1], [1]], x.dtype)
   else:
     return extremes_apart(x)
   most = jnp.max(both, 1)  # one program instead of two
