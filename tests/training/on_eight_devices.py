@@ -78,10 +78,11 @@ def values(state):
 
 
 def distance(a, b):
-  """Largest difference of two trees, over what both ever write: banks have no padding here."""
+  """Largest difference of two trees, relative above 1, over what both ever write: banks have no padding here."""
 
   def furthest(x, y):
-    return np.max(np.abs(x.astype(float) - y.astype(float)), initial=0.0)
+    x, y = x.astype(float), y.astype(float)
+    return np.max(np.abs(x - y) / np.maximum(1, np.abs(x)), initial=0.0)
 
   sizes = jax.tree.map(furthest, a, b)
   return float(max(jax.tree.leaves(sizes), default=0.0))
