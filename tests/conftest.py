@@ -4,6 +4,8 @@ import gc
 import os
 import pathlib
 import signal
+import subprocess
+import zlib
 
 os.environ |= {  # for the processes that tests start, too
   "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
@@ -32,6 +34,31 @@ gc.set_threshold(100_000, 50, 100)  # its passes over all that was traced took a
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MAPS = pathlib.Path("/proc/self/maps")
 MOST_MAPS = 25_000  # of 65,530: a program takes about three, and XLA crashes where it gets none
+
+
+THIRD = "JAXCOMPRESS_THIRD_OF_SLOW_TESTS"  # for the processes that share the tests
+
+
+def pytest_addoption(parser):
+  parser.addoption("--slow", action="store_true", help="run all slow tests, not a third of them")
+
+
+def pytest_configure(config):
+  if config.args_source is config.ArgsSource.TESTPATHS and not config.option.slow:
+    asked = ["git", "-C", os.path.dirname(__file__), "rev-parse", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    os.environ.setdefault(THIRD, str(int(commit[:8] or "0", 16) % 3))
+
+
+def pytest_collection_modifyitems(config, items):
+  """Of the slow tests each commit runs a third, unless files are named or all are asked for."""
+  if THIRD not in os.environ:
+    return
+  of_all = {item: not item.get_closest_marker("slow") for item in items}
+  chosen = int(os.environ[THIRD])
+  kept = [item for item in items if of_all[item] or zlib.crc32(item.nodeid.encode()) % 3 == chosen]
+  config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+  items[:] = kept
 
 
 @pytest.fixture(scope="module", autouse=True)

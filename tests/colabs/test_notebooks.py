@@ -51,6 +51,7 @@ def run_apart(path, folder):
   return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_in_quick_mode(path, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)

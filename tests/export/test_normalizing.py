@@ -175,6 +175,7 @@ class One(linen.Module):
     return nn.LayerNorm(use_scale=False, use_bias=False, name="norm")(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["minmax", "adaround", "equalize"])
 def test_a_convnext_is_quantized_after_training_and_is_bit_equal(method, batch, check, tmp_path):
   variables = nn.init_variables(Net(), jax.random.key(0), SHAPE)
@@ -190,6 +191,7 @@ def test_a_convnext_is_quantized_after_training_and_is_bit_equal(method, batch, 
   np.testing.assert_array_equal(run(quantized.quantize_input(images)), quantized.integers(images))
 
 
+@pytest.mark.slow
 def test_a_convnext_is_distilled_to_integers_that_are_bit_equal(batch, check):
   recipe = Recipe(
     student=Net(),
@@ -210,6 +212,7 @@ def test_a_convnext_is_distilled_to_integers_that_are_bit_equal(batch, check):
     assert check(quantized, images, kernels=kernels).bit_equal == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", ["xnnpack", "onnxruntime"])
 def test_a_convnext_trains_in_the_arithmetic_of_a_device(kernels, batch):
   plan = quantize.int8(freeze_norm_step=1, exact_step=2, kernels=kernels)
@@ -256,6 +259,7 @@ def test_16_bits_are_refused_with_the_way_out(batch):
     )
 
 
+@pytest.mark.slow
 def test_channels_that_are_normalized_together_stay_and_others_go(tmp_path):
   variables = nn.init_variables(Net(), jax.random.key(3), SHAPE)
   x = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)

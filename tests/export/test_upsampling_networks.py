@@ -74,6 +74,7 @@ def calibrated(images):
   return model, variables, jc.quantize.post_training(model, variables, images, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["nearest", "bilinear"])
 def test_forty_steps_of_distillation_end_in_files_that_are_bit_equal(method, images, check):
   student, teacher = UNet(method=method), UNet(features=12)
@@ -97,6 +98,7 @@ def test_forty_steps_of_distillation_end_in_files_that_are_bit_equal(method, ima
     assert check(quantized, images, kernels=kernels).bit_equal == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", jc.quantize.ALGORITHMS)
 def test_every_calibration_is_bit_equal_and_near_to_float(method, images, calibrated, check):
   model, variables, _ = calibrated
@@ -154,6 +156,7 @@ def test_files_for_tensorrt_have_signed_kernels_of_transposed_convolutions(image
   assert found.max_steps <= 1 and found.bit_equal > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixels", [False, True])
 def test_channels_are_removed_and_the_smaller_network_is_saved(pixels, images, tmp_path):
   model = UNet(features=16, pixels=pixels)

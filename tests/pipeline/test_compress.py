@@ -75,6 +75,7 @@ def test_the_file_says_how_images_are_prepared(finished):
   assert metadata["preprocess"]["per_image"] is True
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_in_the_same_file(finished, command, shapes, small, tmp_path):
   out = tmp_path / "out"
   arguments = ("compress", "--data", f"folder:{shapes}", *small, "--out", out)
@@ -130,6 +131,7 @@ def test_a_trained_teacher_is_taken_over(finished):
       read_weights_for(weights=str(out), role="teacher", **options)
 
 
+@pytest.mark.slow
 def test_a_pruned_and_clustered_student_has_its_zeros_in_the_file(
   finished, command, shapes, small, tmp_path
 ):

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from jaxcompress.pipeline.folders import read_results
 from tests.pipeline.conftest import ROOT, environment
 from tests.pipeline.killed import POINTS
@@ -24,6 +26,7 @@ def killed(out, *point):
   return done.returncode, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_killed_everywhere_a_run_from_weights_ends_in_the_same_bytes(tmp_path):
   out, whole = tmp_path / "out", tmp_path / "whole"
   for point in POINTS:

@@ -117,6 +117,7 @@ def test_a_phase_trains_on_boxes_and_no_device_gets_a_whole_batch_to_begin_with(
     np.testing.assert_array_equal(batch["image"], expected["image"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_preset_fits_its_networks_and_trains(name, tmp_path):
   run = context(name, tmp_path)

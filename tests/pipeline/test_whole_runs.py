@@ -44,6 +44,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_data_of_every_kind_end_in_a_file_that_predicts(kind, tmp_path):
   make, classes = KINDS[kind]
@@ -127,6 +128,7 @@ def test_nothing_moves_at_a_rate_of_nothing_and_patience_looks_at_each_epoch(tun
   assert differ(moving.variables, start) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [{"augment": "strong"}, {"flip": True}])
 def test_pictures_that_are_changed_in_training_train_another_network(tuned, option):
   run = tuned[0]

@@ -132,6 +132,7 @@ def test_the_divergence_is_that_of_the_networks_own_logits(kind, kinds, recipe_o
   np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @ALL
 def test_a_resumed_run_ends_in_the_same_bits(kind, kinds, recipe_of, batches, tmp_path):
   teacher, variables, _ = kinds[kind]
@@ -160,6 +161,7 @@ def test_arrays_that_a_checkpoint_could_not_tell_apart_are_refused(recipe_of, ba
     checkpoints.save(1, state)
 
 
+@pytest.mark.slow
 @ALL
 @pytest.mark.parametrize("shard_teachers", [False, True])
 def test_a_mesh_computes_the_same(kind, shard_teachers, kinds, recipe_of, batches):

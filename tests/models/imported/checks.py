@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxcompress import distill, export, models, prune, quantize
 from jaxcompress.nn.outputs import as_endpoints
@@ -156,6 +157,7 @@ def back(network, gradients):
   return found
 
 
+@pytest.mark.slow
 def test_integers_after_training_are_bit_equal_everywhere(network, tmp_path):
   images = network.images(16)
   quantized = quantize.post_training(
@@ -164,6 +166,7 @@ def test_integers_after_training_are_bit_equal_everywhere(network, tmp_path):
   verify_everywhere(quantized, network.images(24, seed=2), tmp_path)
 
 
+@pytest.mark.slow
 def test_it_is_distilled_at_integers_and_goes_back_into_the_original(network, tmp_path):
   images = network.images(8)
   batch = {"image": images}
