@@ -35,7 +35,6 @@ from shared import append_row, numbers, read_rows
 
 from jaxcompress import distill, models, nn, prune, quantize
 from jaxcompress.pipeline import PRESETS, networks
-from jaxcompress.pipeline.budgets import fit_channels
 from jaxcompress.quantize.analysis.budget import choose_bits
 from jaxcompress.quantize.storage import packed_bytes
 
@@ -164,7 +163,7 @@ def narrower(bench, base, most):
 
 def fewer_channels(bench, base, most):
   module, variables = base
-  keep = fit_channels(bench.importance(module, variables), lambda g: float_bytes(g) <= most)
+  keep = prune.fit_channels(bench.importance(module, variables), lambda g: float_bytes(g) <= most)
   module, variables = prune.remove_channels(module, variables, keep)
   state = bench.tuned(module, bench.args.tune, start=variables)
   graph = bench.graph(module)
@@ -217,7 +216,7 @@ def fewer_bits(bench, base, most):
 def all_at_once(bench, base, most):
   """Channels, bits and a teacher; integers from a third of the steps on."""
   module, variables = base
-  keep = fit_channels(
+  keep = prune.fit_channels(
     bench.importance(module, variables), lambda graph: integer_bytes(graph, MEAN_BITS) <= most
   )
   module, variables = prune.remove_channels(module, variables, keep)

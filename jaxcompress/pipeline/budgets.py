@@ -2,18 +2,16 @@
 
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxcompress import data as datasets
-from jaxcompress import export, prune, quantize
+from jaxcompress import export, quantize
 from jaxcompress.data.storage import in_chunks
 from jaxcompress.nn import Folded, Graph, count_macs, kernel_shape
-from jaxcompress.prune.choose import fewest_channels, least_share, thinnest
-from jaxcompress.prune.importance import Importance
-from jaxcompress.prune.removal import plan_removal
+from jaxcompress.prune.choose import thinnest
 from jaxcompress.quantize.integer.grid import Grid
 from jaxcompress.quantize.sites import find_sites
 
@@ -22,7 +20,6 @@ FEWEST_BITS = 2
 DIVISOR = 8  # of the channels that stay
 NEAR = 0.95  # of the latency that is asked for, since it is measured again at the end
 SENSED = 256  # images on which the sensitivity of layers is measured
-HALVINGS = 9  # of the interval in which the share of channels is searched
 
 
 class Budget(NamedTuple):
@@ -136,28 +133,6 @@ def within(spent: Budget, budget: Budget) -> bool:
     most is None or (cost is not None and cost <= most)
     for cost, most in zip(spent, budget, strict=True)
   )
-
-
-def fit_channels(
-  importance: Importance, fits: Callable[[Graph], bool], divisor: int = DIVISOR
-) -> prune.Keep:
-  """The most channels with which a network fits; the fewest, if none does.
-
-  Args:
-    importance: of the network's channels.
-    fits: whether a graph does.
-    divisor: of the channels that stay.
-  """
-  low, high = least_share(importance, divisor=divisor), 1.0
-  best = fewest_channels(importance, divisor=divisor)
-  for _ in range(HALVINGS):
-    middle = (low + high) / 2
-    keep = prune.choose_channels(importance, middle, divisor=divisor)
-    if fits(plan_removal(importance.graph, keep.masks).graph):
-      low, best = middle, keep
-    else:
-      high = middle
-  return best
 
 
 def plan(

@@ -281,7 +281,7 @@ def _pruned(
         labels=labels,
         preprocess=run.preprocess,
       )
-      keep = budgets.fit_channels(importance, fits)
+      keep = prune.fit_channels(importance, fits, divisor=budgets.DIVISOR)
       module, variables = prune.remove_channels(start.network.module, start.variables, keep)
       module = module.clone(origin=name)
       variables = _with_norm_anew(run, module, variables)

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcompress.nn import Graph
 from jaxcompress.nn.checks import is_whole
+from jaxcompress.prune.costs import Cost, channel_costs, check_cost
 from jaxcompress.prune.importance import Importance
 from jaxcompress.prune.removal import Keep, plan_removal
 from jaxcompress.prune.routes import (
@@ -30,11 +31,12 @@ def choose_channels(
   *,
   scope: str = "global",
   divisor: int = 8,
+  cost: Cost | None = None,
 ) -> Keep:
   """Keeps the most important channels.
 
   ``"layer"`` keeps the fraction everywhere; ``"global"`` keeps those above one threshold, so that
-  layers differ. The numbers are then rounded to what every layer may have: multiples of the divisor
+  layers differ; with a cost, those that matter most for what they cost. The numbers are then rounded to what every layer may have: multiples of the divisor
   (or all of its channels), at least one, and equal groups where there are shuffles and grouped
   convolutions, whose tensors shrink in proportion; where groups and the divisor cannot both be had,
   half of the divisor counts.
@@ -44,6 +46,8 @@ def choose_channels(
     fraction: share of the channels that stays, above 0 to 1.
     scope: ``"global"`` or ``"layer"``.
     divisor: of the layers' output channels: 8 or 16 fill the registers of usual hardware; 1: any.
+    cost: by which importance is divided for ``"global"``, ``"macs"`` or ``"weights"``; see
+      :func:`~jaxcompress.prune.channel_costs`. None: channels count alike.
 
   Returns:
     The masks, for every layer that makes channels.
@@ -73,7 +77,13 @@ def choose_channels(
     raise ValueError(f"scope: {scope!r} is unknown; it must be one of {', '.join(SCOPES)}.")
   if not is_whole(divisor, 1):
     raise ValueError(f"divisor: {divisor!r} must be a whole number of at least 1.")
-  kept = _kept(importance, fraction, scope, divisor)
+  check_cost(cost)
+  if cost is not None and scope == "layer":
+    raise ValueError(
+      f"cost: {cost!r} has no meaning with scope 'layer', whose channels cost alike; leave one of them"
+      " out."
+    )
+  kept = _kept(importance, fraction, scope, divisor, cost)
   free = np.isfinite(importance.scores)
   if fraction < 1 and not free.any():
     message = (
@@ -152,10 +162,13 @@ def thinnest(graph: Graph, divisor: int = 8) -> Graph:
   return plan_removal(graph, keep.masks).graph
 
 
-def _kept(importance: Importance, fraction: float, scope: str, divisor: int) -> np.ndarray:
+def _kept(
+  importance: Importance, fraction: float, scope: str, divisor: int, cost: Cost | None = None
+) -> np.ndarray:
   """(classes,) bool: which classes stay, by what is wanted and what every layer may have."""
   graph, routes, scores = importance
-  order = _order(scores)
+  paid = 1.0 if cost is None else channel_costs(graph, routes, cost)
+  order = _order(scores / np.maximum(paid, np.finfo(np.float64).tiny))
   free = np.isfinite(scores)
   above = np.zeros(len(scores), bool)
   above[order[: round(fraction * free.sum())]] = True  # infinite scores come last in the order

@@ -12,12 +12,13 @@ import optax
 
 from jaxcompress.nn import Graph, Node
 from jaxcompress.nn.graph import parameters
+from jaxcompress.nn.operations import by_groups
 from jaxcompress.nn.outputs import as_endpoints, holds_classes, name_outputs
 from jaxcompress.prune.removal import traced
 from jaxcompress.prune.routes import Routes, find_routes, is_birth
 from jaxcompress.prune.rules import root_of
 
-IMPORTANCES = ("l1", "bn_gamma", "taylor")
+IMPORTANCES = ("l1", "bn_gamma", "group", "taylor")
 TINY = 1e-20
 
 
@@ -61,7 +62,9 @@ def channel_importance(
 
   ``"l1"``: the mean of ``|w|`` over the weights that make the channel, as a multiple of the layer's
   mean; averaged over the layers that make it. ``"bn_gamma"``: the mean of ``|gamma|`` over the
-  normalizations that scale it; channels that none scales must stay. ``"taylor"``: the square of
+  normalizations that scale it; channels that none scales must stay. ``"group"``: the sum of squares
+  over all kernels and scales that belong to the channel, of the layers that make it, scale it and read
+  it, as a multiple of the mean over channels that are interchangeable. ``"taylor"``: the square of
   ``sum_p p dL/dp`` over what scales the channel (``gamma`` and ``beta``, or weights and bias where
   nothing normalises), which is how much the loss would change to first order, averaged over
   batches. The loss is the cross-entropy of the logits, and half the logarithm of the mean square of
@@ -72,7 +75,7 @@ def channel_importance(
     variables: its ``params`` and ``batch_stats``.
     images: (N, height, width, channels); only ``"taylor"`` reads more than their shape, so a
       ``ShapeDtypeStruct`` will do for the others.
-    method: ``"l1"``, ``"bn_gamma"`` or ``"taylor"``.
+    method: ``"l1"``, ``"bn_gamma"``, ``"group"`` or ``"taylor"``.
     labels: (N,) integers for ``"taylor"``, of logits (batch, classes); None: what the model decides.
     preprocess: maps images to what the network reads.
     batch_size: images at once, in ``"taylor"``.
@@ -96,7 +99,9 @@ def channel_importance(
     Li et al., `Pruning Filters for Efficient ConvNets <https://arxiv.org/abs/1608.08710>`_, 2017,
     section 3.1; Liu et al., `Learning Efficient Convolutional Networks through Network Slimming
     <https://arxiv.org/abs/1708.06519>`_, 2017, section 3; Molchanov et al., `Importance Estimation
-    for Neural Network Pruning <https://arxiv.org/abs/1906.10771>`_, 2019, equation 8.
+    for Neural Network Pruning <https://arxiv.org/abs/1906.10771>`_, 2019, equation 8; Fang et al.,
+    `DepGraph: Towards Any Structural Pruning <https://arxiv.org/abs/2301.12900>`_, 2023, section 3.3,
+    for ``"group"``.
   """
   if method not in IMPORTANCES:
     raise ValueError(f"method: {method!r} is unknown; it must be one of {', '.join(IMPORTANCES)}.")
@@ -112,6 +117,8 @@ def channel_importance(
   elif method == "bn_gamma":
     scales = {n.output: np.abs(np.float64(own[n]["scale"])) for n in own if n.attrs.get("norm")}
     scores = _mean(routes, scales)
+  elif method == "group":
+    scores = _of_groups(graph, routes, own)
   else:
     scores = _mean(
       routes,
@@ -123,6 +130,24 @@ def channel_importance(
 def _relative_l1(kernel: Any) -> np.ndarray:
   means = np.abs(np.float64(kernel)).reshape(-1, kernel.shape[-1]).mean(axis=0)
   return means / max(means.mean(), np.finfo(np.float64).tiny)
+
+
+def _of_groups(graph: Graph, routes: Routes, own: Mapping[Node, Mapping[str, Any]]) -> np.ndarray:
+  """(classes,) sum of squares of all that belongs to a class, in multiples of its signature's mean."""
+  total = np.zeros(len(routes.locked))
+  for node in graph.nodes:
+    for name in ("kernel", "scale"):
+      squares = np.square(np.float64(own[node].get(name, 0.0)))
+      if not squares.ndim:
+        continue
+      made = squares.reshape(-1, squares.shape[-1]).sum(axis=0)
+      np.add.at(total, routes.ids[node.output], made)
+      if name == "kernel" and is_birth(node):
+        read = by_groups(node, squares).sum(axis=(0, 3)).T.reshape(-1)
+        np.add.at(total, routes.ids[node.inputs[0]], read)
+  _, groups = np.unique(routes.signatures, return_inverse=True)
+  means = np.bincount(groups, total) / np.bincount(groups)
+  return total / np.maximum(means, np.finfo(np.float64).tiny)[groups]
 
 
 def _mean(routes: Routes, values: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -88,7 +88,7 @@ def test_as_many_channels_stay_as_fit(ladder):
     models.mobilenet_v2(3, 0.25), variables, jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
   )
   most = nn.count_macs(graph) // 2
-  keep = budgets.fit_channels(importance, lambda graph: nn.count_macs(graph) <= most)
+  keep = prune.fit_channels(importance, lambda graph: nn.count_macs(graph) <= most)
   kept = nn.count_macs(plan_removal(importance.graph, keep.masks).graph)
   assert 0.85 * most < kept <= most
 
