@@ -21,8 +21,8 @@ from jaxcompress.cli.parameters import Parameter, command
   data=Parameter(
     str,
     "glyphs (built in), digits (handwriting), folder:PATH with one folder of images per class,"
-    " csv:FILE (columns path, label), npz:FILE, hf:FOLDER (Hugging Face), wds:FILES (WebDataset) or"
-    " tfds:NAME [glyphs].",
+    " csv:FILE (columns path, label), npz:FILE, hf:FOLDER (Hugging Face), wds:FILES (WebDataset),"
+    " fashion-mnist, mnist, idx:FOLDER (files of MNIST's kind), cifar:PATH or tfds:NAME [glyphs].",
   ),
   student=Parameter(
     str,
@@ -75,7 +75,8 @@ from jaxcompress.cli.parameters import Parameter, command
   image_size=Parameter(
     int, "Side in pixels to which a folder's images are brought [the weights', or their own]."
   ),
-  resize=Parameter(str, "How: cover, squash or letterbox [as for the weights, or cover]."),
+  resize=Parameter(str, "How: cover, squash, letterbox or pad [as for the weights, or cover]."),
+  channels=Parameter(int, "Of the images: 3 (RGB) or 1 (grey) [as for the weights, or 3]."),
   augment=Parameter(str, "How much images are changed in training: none, light, medium, strong."),
   group_by=Parameter(
     str, "Pattern on file names: images with the same match, as of a burst, stay in one split."

@@ -19,7 +19,7 @@ OF_OTHERS: dict[str, Parameter] = {
     str, "For a file that does not say how it reads pixels: imagenet, 0..1, -1..1 or 0..255."
   ),
   "resize": Parameter(
-    str, "Likewise, how pictures are resized: cover, squash or letterbox [cover]."
+    str, "Likewise, how pictures are resized: cover, squash, letterbox or pad [cover]."
   ),
   "image_size": Parameter(int, "Likewise, side of the images in pixels, where it reads any."),
 }

@@ -8,32 +8,44 @@ from typing import Any
 
 from jaxcompress.arguments import check_type, check_whole
 from jaxcompress.data.bundled import digits, glyphs
+from jaxcompress.data.cifar import cifar
 from jaxcompress.data.dataset import Dataset, check_choices
 from jaxcompress.data.folder import folder
 from jaxcompress.data.huggingface import saved
+from jaxcompress.data.idx import fashion_mnist, idx, mnist
 from jaxcompress.data.npz import archive
 from jaxcompress.data.reader import ImageReader
 from jaxcompress.data.shards import shards
 from jaxcompress.data.tables import table
 from jaxcompress.data.tfds import tfds
 
-BUNDLED = {"glyphs": glyphs, "digits": digits}
+BUNDLED: dict[str, Callable[..., Dataset]] = {"glyphs": glyphs, "digits": digits}
+INSTALLED: dict[str, Callable[..., Dataset]] = {  # where packages put them, or at a path
+  "fashion-mnist": fashion_mnist,
+  "mnist": mnist,
+}
 ELSEWHERE: dict[str, Callable[..., Dataset]] = {  # with a name or path after a colon
   "folder": folder,
   "csv": table,
   "npz": archive,
   "hf": saved,
   "wds": shards,
+  "idx": idx,
+  "cifar": cifar,
   "tfds": tfds,
 }
 SPECS = {  # as they are written
   "glyphs": "glyphs",
   "digits": "digits",
+  "fashion-mnist": "fashion-mnist",
+  "mnist": "mnist",
   "folder": "folder:PATH",
   "csv": "csv:FILE",
   "npz": "npz:FILE",
   "hf": "hf:FOLDER",
   "wds": "wds:FILES",
+  "idx": "idx:FOLDER",
+  "cifar": "cifar:PATH",
   "tfds": "tfds:NAME",
 }
 ENDINGS = {
@@ -45,7 +57,7 @@ ENDINGS = {
   ".tar": "wds",
 }
 NAMED = ("folder", "csv")  # whose images have names to group by
-STRICT = (*NAMED, "npz", "hf", "wds")  # of which some may be damaged
+STRICT = (*NAMED, *INSTALLED, "npz", "hf", "wds", "idx", "cifar")  # which may have damage or copies
 
 
 def load(
@@ -64,7 +76,8 @@ def load(
 
   Args:
     spec: ``"glyphs"``, ``"digits"``, ``"folder:PATH"``, ``"csv:FILE"``, ``"npz:FILE"``, ``"hf:FOLDER"``,
-      ``"wds:FILES"``, ``"tfds:NAME"`` or ``"tfds:NAME@DATA_DIR"``.
+      ``"wds:FILES"``, ``"fashion-mnist"`` or ``"mnist"`` (perhaps with ``":FOLDER"``), ``"idx:FOLDER"``,
+      ``"cifar:PATH"``, ``"tfds:NAME"`` or ``"tfds:NAME@DATA_DIR"``.
     seed: of what is rendered or split.
     size: side of the images in pixels; by default 32 for the built-in sets, else the images' own
       size from 28 to 64 pixels, 32 for smaller and 224 for larger ones.
@@ -74,13 +87,14 @@ def load(
     in_memory: likewise whether images are decoded now, or each time when they are needed
       (see :class:`~jaxcompress.data.Stream`); None: now, if they take at most half of the memory.
     flip: whether mirrored images are trained on, which is right where a mirrored image keeps its
-      label: a cat's does, a "b" becomes a "d". None: yes for some sets of photos in
-      tensorflow-datasets where it is known to be right, no for glyphs and digits, else open: see
+      label: a cat's does, a "b" becomes a "d". None: yes for Fashion-MNIST, CIFAR and some sets of
+      photos in tensorflow-datasets, where it is known to be right, no for glyphs and digits, else open: see
       :func:`~jaxcompress.data.decide_flip`.
     group_by: of folders and tables: a regular expression on file names, such as ``"(patient[0-9]+)_"``;
       images in whose names it finds the same text stay in one part.
     strict: but of the built-in sets and tfds: whether damaged images, and copies in several classes or parts, are an error;
-      else they are left out, counted in ``notes`` and listed in ``skipped``.
+      else they are left out, counted in ``notes`` and listed in ``skipped``. Of published sets (MNIST's
+      files and CIFAR's) such copies are counted, but kept.
 
   Returns:
     A :class:`Dataset`.
@@ -98,7 +112,8 @@ def load(
   if not isinstance(spec, str):
     raise ValueError(f"data: {spec!r} must be text, such as 'glyphs' or 'folder:PATH'.")
   kind, colon, rest = spec.partition(":")
-  if kind not in (ELSEWHERE if colon else BUNDLED) or (colon and not rest):
+  sources = INSTALLED | (ELSEWHERE if colon else BUNDLED)
+  if kind not in sources or (colon and not rest):
     raise _unknown(spec, kind, bool(colon))
   check_type("reader", reader, ImageReader | None, "a data.ImageReader, or None")
   reader = reader or ImageReader()
@@ -110,12 +125,14 @@ def load(
     options["group_by"] = group_by
   elif group_by is not None:
     raise ValueError(f"group_by: {spec} has no file names to group by; leave it out.")
-  if colon:
-    found = ELSEWHERE[kind](rest, reader=reader, in_memory=in_memory, **options)
-  else:
+  if kind in BUNDLED:
+    if reader.channels != 3:
+      raise ValueError(f"channels: {kind} is in RGB, got {reader.channels}; leave it out.")
     drawn = {} if reader.size is None else {"size": _side(reader)}
-    found = BUNDLED[kind](**options, **drawn)
+    found = sources[kind](**options, **drawn)
     found = dataclasses.replace(found, reader=reader.at(found.image_shape[:2]))
+  else:
+    found = sources[kind](rest or None, reader=reader, in_memory=in_memory, **options)
   return found if flip is None else dataclasses.replace(found, flip=flip)
 
 

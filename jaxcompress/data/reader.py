@@ -14,7 +14,7 @@ from jaxcompress.arguments import check_range, check_type, check_whole, unknown
 from jaxcompress.data import reading
 from jaxcompress.data.preprocess import Preprocess
 
-ResizeWay = Literal["cover", "squash", "letterbox"]
+ResizeWay = Literal["cover", "squash", "letterbox", "pad"]
 Filter = Literal["bicubic", "bilinear", "lanczos", "box", "hamming", "nearest"]
 ImageFile = pathlib.Path | bytes | Image.Image
 Size = tuple[int, int]  # height, width
@@ -34,12 +34,13 @@ class ImageReader:
       :func:`~jaxcompress.data.load` to choose by the data.
     resize: ``"cover"``: scaled until it covers the size, and the middle is kept, as torchvision's
       ``Resize`` and ``CenterCrop`` do; ``"squash"``: its
-      sides are scaled apart; ``"letterbox"``: scaled until it fits in, and the rest is ``fill``.
+      sides are scaled apart; ``"letterbox"``: scaled until it fits in, and the rest is ``fill``;
+      ``"pad"``: likewise, but a smaller picture keeps its size, such as MNIST's 28 pixels in 32.
     crop: share of each side, from the middle, that is kept after it was scaled, as in evaluation on
       ImageNet (0.875: scaled to 256 pixels, of which 224 are kept).
     filter: how pixels are interpolated: a name of Pillow's.
     channels: 3: RGB; 1: grey.
-    fill: level of what a letterbox leaves, 0 to 255.
+    fill: level of what a letterbox or a pad leaves, 0 to 255; None: 128 for a letterbox, 0 for a pad.
     preprocess: maps the pixels to what the network reads.
 
   Raises:
@@ -63,7 +64,7 @@ class ImageReader:
   crop: float = 1.0
   filter: Filter = "bicubic"
   channels: int = 3
-  fill: int = 128
+  fill: int | None = None
   preprocess: Preprocess = dataclasses.field(default_factory=Preprocess)
 
   def __post_init__(self):
@@ -77,8 +78,11 @@ class ImageReader:
       raise ValueError(f"crop: {self.crop} must be {LEAST_CROP} or more.")
     if self.channels not in (1, 3):
       raise ValueError(f"channels: {self.channels} must be 3 (RGB) or 1 (grey).")
-    check_whole("fill", self.fill, 0)
-    if self.fill > 255:
+    usual = 0 if self.resize == "pad" else 128
+    fill = usual if self.fill is None else self.fill
+    check_whole("fill", fill, 0)
+    object.__setattr__(self, "fill", fill)
+    if fill > 255:
       raise ValueError(f"fill: {self.fill} must be 0 to 255.")
     check_type("preprocess", self.preprocess, Preprocess, "a data.Preprocess")
 

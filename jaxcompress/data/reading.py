@@ -28,11 +28,12 @@ def read_pixels(
     source: a path, the bytes of a file, or an image of Pillow's.
     size: (height, width) of the result.
     resize: ``cover``: scaled until it covers the size, the middle is kept; ``squash``: its sides are
-      scaled apart; ``letterbox``: scaled until it fits in, the rest is ``fill``.
+      scaled apart; ``letterbox``: scaled until it fits in, the rest is ``fill``; ``pad``: likewise, but
+      never enlarged.
     crop: share of each side, from the middle, that is kept after it was scaled; 1: all.
     filter: of Pillow's: bicubic, bilinear, lanczos, box, hamming or nearest.
     channels: 3: RGB; 1: grey.
-    fill: level of what a letterbox leaves, 0 to 255.
+    fill: level of what a letterbox or a pad leaves, 0 to 255.
 
   Returns:
     (height, width, channels) uint8.
@@ -49,8 +50,9 @@ def read_pixels(
   image = image.convert("RGB" if channels == 3 else "L")
   method = Image.Resampling[filter.upper()]
   ratios = [a / b for a, b in zip(scaled, image.size, strict=True)]
-  if resize == "letterbox":
-    inner = [max(1, round(side * min(ratios))) for side in image.size]
+  if resize in ("letterbox", "pad"):
+    ratio = min(ratios) if resize == "letterbox" else min(1, *ratios)
+    inner = [max(1, round(side * ratio)) for side in image.size]
     page = Image.new(image.mode, scaled, (fill,) * channels)
     left, top = ((a - b) // 2 for a, b in zip(scaled, inner, strict=True))
     page.paste(image.resize(inner, method), (left, top))

@@ -25,7 +25,7 @@ from jaxcompress.data.storage import EncodedImages, Layout, fits_memory, read_ca
 from jaxcompress.data.walk import printable
 
 BATCH = 1024  # records read at once
-MIRRORED = frozenset(  # known sets of photos, of things that are the same in a mirror
+MIRRORED = frozenset(  # known sets of pictures of things that are the same in a mirror
   [
     "caltech101",
     "caltech_birds2010",
@@ -35,6 +35,7 @@ MIRRORED = frozenset(  # known sets of photos, of things that are the same in a 
     "cifar10",
     "cifar100",
     "eurosat",
+    "fashion_mnist",
     "food101",
     "imagenet2012",
     "imagenet_resized",

@@ -338,7 +338,7 @@ def _read_as(
       way = PIXELS["0..255" if pixels is None else _known(pixels)]
       reader = dataclasses.replace(reader, preprocess=way)
     if resize is not None:
-      reader = dataclasses.replace(reader, resize=resize)
+      reader = dataclasses.replace(reader, resize=resize, fill=None)
     if size is not None:
       reader = reader.at(size)
     if metadata.get(ENTRY) is None:

@@ -35,7 +35,12 @@ FILES = {
   "report": "report.html",
   "figures": "report.json",
 }
-OF_PICTURES = ("image_size", "resize", "group_by")  # options of reading them, as a Dataset has
+OF_PICTURES = (
+  "image_size",
+  "resize",
+  "channels",
+  "group_by",
+)  # options of reading them, as a Dataset has
 
 
 @dataclasses.dataclass(frozen=True)

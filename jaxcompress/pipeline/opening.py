@@ -151,9 +151,13 @@ def _open_data(
   data = given.data
   if data is None:
     reader = None if leading is None else leading.reader
+    asked: dict[str, Any] = {}
     if options.resize is not None:
-      way: Any = options.resize
-      reader = dataclasses.replace(reader or datasets.ImageReader(), resize=way)
+      asked = {"resize": options.resize, "fill": None}
+    if options.channels is not None:
+      asked["channels"] = options.channels
+    if asked:
+      reader = dataclasses.replace(reader or datasets.ImageReader(), **asked)
     with waiting(console, f"reading {options.data}"):
       data = datasets.load(
         options.data,
@@ -168,8 +172,8 @@ def _open_data(
       )
   elif options.flip is not None:
     data = dataclasses.replace(data, flip=options.flip)
-  asked = pretrained if options.augment is None else options.augment != "none"
-  data = datasets.decide_flip(data, asked=asked)
+  mirrored = pretrained if options.augment is None else options.augment != "none"
+  data = datasets.decide_flip(data, asked=mirrored)
   tell_data(data, console)
   return data
 

@@ -111,8 +111,9 @@ class CompressOptions:
       ``sampling``, each is seen alike often. None: nothing.
     image_size: side to which a folder's images are brought; None: what the weights were trained
       on, else the images' own.
-    resize: how they are brought to it: ``cover``, ``squash`` or ``letterbox`` (see
+    resize: how they are brought to it: ``cover``, ``squash``, ``letterbox`` or ``pad`` (see
       :class:`jaxcompress.data.ImageReader`); None: as for the weights, else ``cover``.
+    channels: of the images: 3, RGB; 1, grey; None: as for the weights, else 3.
     augment: how much images are changed in training: ``none``, ``light``, ``medium`` or
       ``strong``; None: the preset's.
     group_by: a pattern (regular expression) on file names; images in whose names it finds the same
@@ -161,6 +162,7 @@ class CompressOptions:
   balance: str | None = None
   image_size: int | None = None
   resize: str | None = None
+  channels: int | None = None
   augment: str | None = None
   group_by: str | None = None
   strict: bool = False
@@ -203,6 +205,8 @@ class CompressOptions:
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:
         raise ValueError(f"{name}: {value} must be positive and finite.")
+    if self.channels not in (None, 1, 3):
+      raise ValueError(f"channels: {self.channels} must be 3 (RGB) or 1 (grey).")
     if self.freeze is not None and self.student_weights is None:
       raise ValueError(
         f"freeze: {self.freeze} would stay as random as it begins; give student_weights, or leave it"

@@ -31,6 +31,7 @@ def _size(reader: ImageReader) -> str:
     "cover": f"scaled to cover {wide} x {high} px",
     "squash": f"sides scaled apart to {wide} x {high} px",
     "letterbox": f"scaled to fit in {wide} x {high} px, the rest at level {reader.fill}",
+    "pad": f"in the middle of {wide} x {high} px, scaled if larger, the rest at level {reader.fill}",
   }[reader.resize]
   if reader.resize == "cover" and not kept:
     kept = ", of which the middle is kept"

@@ -74,12 +74,18 @@ def test_a_limit_takes_every_class_while_there_is_room(labels, limit, seed):
   [
     (
       lambda: data.load("glyph"),
-      "data: 'glyph' is unknown; it must be glyphs, digits, folder:PATH, csv:FILE",
+      "data: 'glyph' is unknown; it must be glyphs, digits, fashion-mnist, mnist, folder:PATH, csv:FILE",
     ),
     (lambda: data.load(""), "data: '' is unknown"),
     (lambda: data.load("folder"), "data: 'folder' is unknown; .* folder:PATH"),
     (lambda: data.load("folder:"), "data: 'folder:' is unknown"),
     (lambda: data.load("digits:8"), "data: 'digits:8' is unknown"),
+    (lambda: data.load("mnist:"), "data: 'mnist:' is unknown; mnist is written mnist"),
+    (lambda: data.load("mnist", group_by="a"), "group_by: mnist has no file names"),
+    (
+      lambda: data.load("digits", reader=data.ImageReader(channels=1)),
+      "channels: digits is in RGB, got 1; leave it out",
+    ),
     (lambda: data.load("digits", seed=-1), "seed: -1 must be a whole number, at least 0"),
     (lambda: data.load("digits", limit=0), "limit: 0 must be a whole number, at least 1"),
     (lambda: data.load("digits", limit=2.5), "limit: 2.5 must be a whole number, at least 1"),

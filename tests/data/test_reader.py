@@ -22,7 +22,7 @@ def readers() -> st.SearchStrategy[ImageReader]:
   return st.builds(
     ImageReader,
     size=st.tuples(st.integers(1, 24), st.integers(1, 24)),
-    resize=st.sampled_from(["cover", "squash", "letterbox"]),
+    resize=st.sampled_from(["cover", "squash", "letterbox", "pad"]),
     crop=st.sampled_from([1.0, 0.95, 0.875, 0.5, 0.1]),
     filter=st.sampled_from(["bicubic", "bilinear", "lanczos", "box", "hamming", "nearest"]),
     channels=st.sampled_from([1, 3]),
@@ -77,6 +77,31 @@ def test_a_letterbox_keeps_a_line_of_a_picture_that_is_a_thousand_times_as_long(
   for width, height in ((1000, 1), (1, 1000)):
     pixels = ImageReader(8, resize="letterbox", fill=7)(encode("png", width, height))
     assert (pixels == 7).all(-1).sum() == 56
+
+
+@settings(deadline=None)
+@given(pictures(), st.integers(1, 24), st.integers(1, 24), st.sampled_from([1, 3]))
+def test_a_pad_keeps_what_is_smaller_and_fits_what_is_larger(picture, height, width, channels):
+  options = {"channels": channels, "fill": 7}
+  wide, high = ImageOps.exif_transpose(Image.open(io.BytesIO(picture))).size
+  padded = ImageReader((height, width), resize="pad", **options)(picture).copy()
+  if high > height or wide > width:
+    boxed = ImageReader((height, width), resize="letterbox", **options)(picture)
+    np.testing.assert_array_equal(padded, boxed)
+  else:
+    top, left = (height - high) // 2, (width - wide) // 2
+    own = ImageReader((high, wide), **options)(picture)
+    np.testing.assert_array_equal(padded[top : top + high, left : left + wide], own)
+    padded[top : top + high, left : left + wide] = 7
+    assert (padded == 7).all()
+
+
+def test_what_is_left_is_grey_in_a_letterbox_and_black_in_a_pad_unless_said():
+  for way, fill in (("letterbox", 128), ("pad", 0)):
+    reader = ImageReader(32, resize=way, channels=1)
+    assert reader.fill == fill
+    assert reader(encode("png", 28, 20))[0, 0, 0] == fill
+  assert ImageReader(32, resize="pad", fill=9).fill == 9
 
 
 def test_every_16th_bit_is_rounded_and_not_cut():

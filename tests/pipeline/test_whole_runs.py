@@ -14,6 +14,7 @@ from jaxcompress.nn import init_variables
 from jaxcompress.pipeline import Classifier
 from jaxcompress.pipeline.evaluating import evaluate_on
 from jaxcompress.report.metrics import read_metrics
+from tests.data.test_idx import write as write_idx
 from tests.data.test_stored_sets import SETS, picture
 
 SIDE = 8
@@ -59,6 +60,24 @@ def test_data_of_every_kind_end_in_a_file_that_predicts(kind, tmp_path):
   assert [one.label for one in found] == [classes[i] for i in logits.argmax(-1)]
   again = evaluate_on(made.classifier)  # on the run's own test images
   assert again.top1 == made.results.entries["int8"].top1
+
+
+def test_grey_pictures_of_28_pixels_padded_to_32_end_in_a_file_that_predicts(tmp_path):
+  digits, classes = [], np.arange(30, dtype=np.uint8) % 3
+  for part, start in (("train", 0), ("t10k", 100)):
+    images = np.zeros((30, 28, 28), np.uint8)
+    for i in range(30):
+      images[i, 9 * classes[i] : 9 * classes[i] + 9] = 150 + i + start % 7
+    write_idx(tmp_path, {part: (images, classes)})
+    digits.append(images)
+  asked = {"channels": 1, "image_size": 32, "resize": "pad"}
+  made = jc.compress(f"idx:{tmp_path}", out=tmp_path / "out", **asked, **TINY)
+  assert made.results.entries["int8"].bit_equal == 1.0
+  assert made.quantized.graph.input_shape[1:] == (32, 32, 1)
+  Image.fromarray(digits[1][4]).save(tmp_path / "new.png")
+  (logits,) = made.classifier.logits([tmp_path / "new.png"])
+  framed = np.pad(digits[1][4], 2)[None, ..., None]
+  np.testing.assert_array_equal(logits, made.quantized(framed)[0])
 
 
 def photographs(folder):

@@ -21,6 +21,7 @@ RESIZED = {
   "cover": "scaled until it covers that size, and its middle kept",
   "squash": "its sides scaled apart",
   "letterbox": "scaled until it fits in, the rest of level {fill}",
+  "pad": "in the middle, scaled only if it is larger, the rest of level {fill}",
 }
 
 
