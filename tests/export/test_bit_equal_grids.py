@@ -51,6 +51,7 @@ def step(source: Grid, output: Grid, codes: np.ndarray):
 LIMITS = (2.0**-10, float(np.nextafter(np.float32(256), np.float32(0))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [*LIMITS, 1 / 300, 1 / 256, 0.01, 1 / 3, 0.5, 1.0, 1.3, 100.0])
 def test_every_code_is_requantized_as_in_the_runtime(ratio, kernels, check):
   rng = np.random.default_rng(int(1e6 * ratio))

@@ -537,6 +537,7 @@ def test_every_activation_function_is_complete(act, nodes):
   assert not missing, f"{act} is missing in {', '.join(missing)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPS)
 def test_an_op_is_bit_equal(name, kernels, networks, check):
   function, shape = OPS[name]
@@ -551,6 +552,7 @@ def test_an_op_is_bit_equal(name, kernels, networks, check):
   assert left_out == LEFT_OUT.get(kernels, {}).get(name, set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in OPS if name not in (*STORED, *ROOTS, *NARROW)])
 def test_an_op_with_16_bit_activations_is_bit_equal(name, networks, check):
   function, shape = OPS[name]
@@ -636,6 +638,7 @@ def two_inputs(op, left, right, output):
 BELOW_256 = float(np.nextafter(np.float32(256), np.float32(0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", ["Add", "Subtract"])
 @pytest.mark.parametrize("left", [2**-10, 0.3, BELOW_256])
 @pytest.mark.parametrize("right", [2**-10, 1.0, BELOW_256])
@@ -657,6 +660,7 @@ def test_products_at_the_limits_of_their_ratios_are_bit_equal(ratio, kernels, ne
   assert (result.bit_equal, result.left_out) == (1.0, ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [1, 5])
 @pytest.mark.parametrize("ratio", [1e-15, 1e15])
 def test_means_whose_grids_are_far_apart_are_bit_equal_once_they_are_widened(
@@ -670,6 +674,7 @@ def test_means_whose_grids_are_far_apart_are_bit_equal_once_they_are_widened(
   assert check(QuantizedModel(graph, widened, {}), kernels=kernels).bit_equal == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-10, 3e-6, 2e7])
 @pytest.mark.parametrize("ratio", [100.0, 1e-3, 1e-7])
 def test_the_hard_swish_operator_is_bit_equal_where_its_shifts_leave_16_bits(
@@ -683,6 +688,7 @@ def test_the_hard_swish_operator_is_bit_equal_where_its_shifts_leave_16_bits(
   assert check(quantized, kernels=kernels, images=images).bit_equal == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiplier", [2**-32, 2**-24, 1.0, BELOW_256])
 def test_convolutions_at_the_limits_of_their_factors_are_bit_equal(
   multiplier, kernels, networks, check
@@ -700,6 +706,7 @@ def test_convolutions_at_the_limits_of_their_factors_are_bit_equal(
   assert (result.bit_equal, result.left_out) == (1.0, ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_point", [-128, -127, -64])
 def test_a_ceiling_that_falls_between_two_codes_is_bit_equal(zero_point, kernels, networks, check):
   quantized = networks.random_quantized(Lambda(OPS["3x3, relu6"][0]), (9, 8, 12))

@@ -23,6 +23,7 @@ def resizing(size, to, method="bilinear", sampling="half_pixel", channels=3, gri
   return QuantizedModel(Graph((node,), shapes[0][0], "op"), {"input": grid, "op": grid}, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_resizing_of_any_size_is_bit_equal(seed, kernels, networks, check):
   rng = np.random.default_rng(seed)
@@ -56,6 +57,7 @@ class Transposed(nn.Module):
     return self.layer.copy(name="op")(x, train=train)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_transposed_convolutions_of_any_geometry_are_bit_equal(seed, kernels, networks, check):
   rng = np.random.default_rng(seed)

@@ -59,6 +59,7 @@ def quickly_compiled(state, batch):
   return train_step.lower(state, batch).compile({"xla_backend_optimization_level": 0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_loss_falls_in_float_and_goes_on_falling_in_int8(name, batch, few_blocks):
   recipe = Recipe(

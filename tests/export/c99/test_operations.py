@@ -70,11 +70,13 @@ def test_hardly_any_op_saturates(narrow, wide):
     assert np.mean(varied) > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPS)
 def test_an_op_is_bit_equal(name, narrow):
   check(narrow, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WIDE)
 def test_an_op_with_16_bit_activations_is_bit_equal(name, wide):
   check(wide, name)

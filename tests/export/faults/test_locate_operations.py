@@ -135,6 +135,7 @@ OPERATIONS = {  # fault: (network, layer, how, rule)
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", OPERATIONS)
 def test_a_fault_of_an_operation_is_located_and_explained(fault, device):
   network, layer, how, rule = OPERATIONS[fault]
@@ -155,6 +156,7 @@ KERNELS = {  # (network, layer): runtime
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "name"), KERNELS.items())
 def test_the_kernels_of_another_runtime_explain_its_operation(place, name, device):
   network, layer = place
