@@ -227,6 +227,7 @@ def test_one_program_serves_all_steps_as_the_state_keeps_its_form(case_of, name)
     assert (old.shape, old.dtype, old.weak_type) == (new.shape, new.dtype, new.weak_type)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 16])
 def test_a_batch_of_another_size_than_at_the_start_is_taken_and_keeps_the_states_form(
   case_of, name, size
@@ -259,6 +260,7 @@ def test_parameters_are_float32_and_parameters_and_state_are_plain_arrays(case_o
     np.asarray(leaf)  # raises for a typed key, which checkpoints would have to know about
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("light", [name for name, row in TABLE.items() if row.smooth])
 def test_compiled_updates_give_what_plain_ones_give(case_of, light):
   case = case_of(light)
@@ -267,6 +269,7 @@ def test_compiled_updates_give_what_plain_ones_give(case_of, light):
   chex.assert_trees_all_close(plain, compiled, rtol=5e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_numpy_arrays_will_do(case_of, name):
   case = case_of(name)
   arrays = jax.tree.map(np.asarray, (case.params, case.state, *example()))
@@ -275,6 +278,7 @@ def test_numpy_arrays_will_do(case_of, name):
   chex.assert_trees_all_equal_shapes_and_dtypes(expected, found)
 
 
+@pytest.mark.slow
 def test_extras_that_mean_nothing_are_ignored(case_of, name):
   case = case_of(name)
 
@@ -300,6 +304,7 @@ def test_gradients_are_finite_reach_what_is_trained_and_spare_the_teachers(case_
   assert not any_nonzero(for_teachers)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_computed_in_float32(case_of, name):
   case, (student, teachers, _) = case_of(name), example(jnp.bfloat16)
   loss, gradients = case.found["narrow_loss"], case.found["narrow_gradients"]
@@ -309,6 +314,7 @@ def test_bfloat16_is_computed_in_float32(case_of, name):
   chex.assert_tree_all_finite(gradients)
 
 
+@pytest.mark.slow
 def test_many_seeds_run_at_once(case_of, quick_jit, name):
   case, inputs = case_of(name), example()
   if not jax.tree.leaves((case.params, case.state)):
@@ -325,6 +331,7 @@ def test_many_seeds_run_at_once(case_of, quick_jit, name):
   np.testing.assert_allclose(run(keys), one_by_one, rtol=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smooth", [name for name, row in TABLE.items() if row.smooth])
 def test_numerical_differentiation_agrees(case_of, smooth):
   case, (student, teachers, batch) = case_of(smooth), example()

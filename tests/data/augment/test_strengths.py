@@ -19,6 +19,7 @@ def batch_of(shape, dtype=np.uint8, count=8):
   return {"image": jnp.asarray(pixels), "label": jnp.arange(count), "index": jnp.arange(count)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("shape", [(12, 16, 3), (9, 9, 1), (1, 1, 3), (8, 8, 4)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

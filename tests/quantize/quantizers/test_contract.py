@@ -110,6 +110,7 @@ def test_state_and_values_keep_their_structure_dtype_and_program(name):
   assert STEP[name]._cache_size() - compiled <= 1
 
 
+@pytest.mark.slow
 @every
 def test_a_traced_flag_does_what_a_plain_one_does(name):
   x = inputs()
@@ -121,6 +122,7 @@ def test_a_traced_flag_does_what_a_plain_one_does(name):
     state, x = plain[1], 2 * x
 
 
+@pytest.mark.slow
 @every
 def test_seeds_can_be_mapped_over(name):
   quantizer, train = ALL[name], jnp.bool_(True)
@@ -133,6 +135,7 @@ def test_seeds_can_be_mapped_over(name):
     )
 
 
+@pytest.mark.slow
 @every
 def test_half_precision_goes_in_and_comes_out(name):
   x = inputs(dtype=jnp.bfloat16)
