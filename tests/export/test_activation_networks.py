@@ -57,6 +57,7 @@ def images():
   return np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ACTS)
 def test_a_network_that_was_distilled_in_integers_is_bit_equal(act, images, check):
   teacher = Activated("relu")
@@ -93,6 +94,7 @@ def test_a_network_trains_in_the_arithmetic_of_a_device(act, images):
   assert np.isfinite(metrics["loss"]) and state.skipped == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ACTS)
 def test_a_calibrated_network_is_bit_equal_and_near_to_float(act, images, check):
   model = Activated(act)
@@ -107,6 +109,7 @@ def test_a_calibrated_network_is_bit_equal_and_near_to_float(act, images, check)
   assert "stem_act" in str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ACTS)
 def test_a_smaller_network_is_saved_packed_and_lowered(act, images, tmp_path):
   model = Activated(act)
@@ -128,6 +131,7 @@ def test_a_smaller_network_is_saved_packed_and_lowered(act, images, tmp_path):
   np.testing.assert_array_equal(program(codes), quantized.run(codes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ACTS)
 def test_float_files_compute_the_float_network(act, images, tmp_path):
   model = Activated(act)
@@ -147,6 +151,7 @@ def test_float_files_compute_the_float_network(act, images, tmp_path):
     np.testing.assert_allclose(interpreter.read()[0], expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ["silu", "tanh", "leaky", "prelu"])
 def test_a_network_of_16_bits_is_bit_equal_and_near_to_float(act, images, check):
   model = Activated(act)

@@ -123,6 +123,7 @@ def decibels(signal, found):
   return 10 * np.log10(np.square(signal - signal.mean(axis=0)).sum() / noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ratio", "count"), [(1, 20), (10, 15), (10, 40), (100, 15), (1000, 15)])
 @pytest.mark.parametrize("function", READS)
 def test_no_more_than_half_a_decibel_is_lost_beside_onnxruntime(function, ratio, count, tmp_path):

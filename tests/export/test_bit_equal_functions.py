@@ -28,7 +28,6 @@ from jaxcompress.quantize.limits import widen_grids
 pytestmark = pytest.mark.usefixtures("optimized")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2e-4, 0.01, 0.2, 6.0])
 @pytest.mark.parametrize("zero_point", [-128, 127, 5])
 def test_gates_of_all_codes_are_bit_equal(scale, zero_point, kernels, networks, check):
@@ -47,7 +46,6 @@ def test_gates_of_all_codes_are_bit_equal(scale, zero_point, kernels, networks, 
     assert (result.bit_equal, result.max_steps) == (1.0, 0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-8, 0.003, 0.02, 0.05, 0.11, 5.0, 70.0])
 @pytest.mark.parametrize("zero_point", [-128, 127, 5])
 @pytest.mark.parametrize("act", ["sigmoid", "tanh", "gelu", "elu"])
@@ -83,7 +81,6 @@ def test_operators_of_litert_have_the_codes_of_tables(act, tmp_path, networks):
   assert ({"gelu_tanh": "GELU"}.get(act, act.upper()),) in written
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("slope", [0.001, 0.01, 0.1, 0.37, 1.0])
 @pytest.mark.parametrize("ratio", [2**-8, 0.3, 1.0, 5.7, 2**7])
 def test_a_leaky_rectifier_of_all_codes_is_bit_equal(slope, ratio, kernels, check):
@@ -139,7 +136,6 @@ def rows_of(quantized, seed=0):
   return ((codes - grid.zero_point) * grid.scale).astype(np.float32)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("channels", [2, 21, 511])
 @pytest.mark.parametrize("scale", [1e-7, 0.004, 0.05, 0.4, 30.0])
 def test_a_softmax_is_bit_equal(channels, scale, kernels, check):
@@ -148,7 +144,6 @@ def test_a_softmax_is_bit_equal(channels, scale, kernels, check):
   assert (result.bit_equal, result.max_steps) == (1.0, 0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
   ("scale", "row"),
   [
@@ -165,7 +160,6 @@ def test_quotients_that_float32_would_round_to_a_half_are_bit_equal(scale, row, 
   assert (result.bit_equal, result.max_steps) == (1.0, 0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("channels", [2, 21, 1000])
 @pytest.mark.parametrize("scale", [1e-7, 2e-4, 0.05, 1.0])
 def test_a_softmax_of_16_bits_is_bit_equal(channels, scale, check):
@@ -185,7 +179,6 @@ def test_a_softmax_of_1000_channels_is_bit_equal_where_it_does_not_abort(scale, 
       quantized.with_kernels(kernels)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("act", ["sigmoid", "tanh"])
 @pytest.mark.parametrize("scale", [1e-8, 2e-4, 2**-13, 0.003, 0.1, 5.0])
 def test_a_function_of_all_16_bit_codes_is_bit_equal(act, scale, check):

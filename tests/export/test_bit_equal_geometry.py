@@ -90,6 +90,7 @@ def layers(draw):
   return ConvNorm(features, **window, groups=groups, dilation=dilation), size
 
 
+@pytest.mark.slow
 @settings(max_examples=24, deadline=None, derandomize=True, database=None)
 @given(case=layers(), seed=st.integers(0, 1000))
 def test_layers_of_random_geometry_are_bit_equal(case, seed, networks, tmp_path_factory):
@@ -136,6 +137,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_networks_of_other_kernels_are_bit_equal_everywhere(name, trained, tmp_path, check):
   model, variables, images = trained
