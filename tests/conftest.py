@@ -14,6 +14,7 @@ os.environ |= {  # for the processes that tests start, too
   "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # most tests compile more than they compute
 }
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -30,6 +31,11 @@ with pytest.MonkeyPatch.context() as patch:  # processes that tests start have w
     patch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_use_fusion_emitters=false")
   jax.devices()  # reads them
 gc.set_threshold(100_000, 50, 100)  # its passes over all that was traced took a third of tracing
+
+hypothesis.settings.register_profile(  # how fast a machine is, is no fault
+  "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MAPS = pathlib.Path("/proc/self/maps")
