@@ -283,9 +283,11 @@ def keep_where(keep: jax.Array, new: Any, old: Any, mesh: Mesh | None = None) ->
   news, form = jax.tree.flatten(new, is_leaf=knows_better)
   kept, asked = list(news), []
   for i, old_one in enumerate(jax.tree.leaves(old, is_leaf=knows_better)):
+    if news[i] is old_one:
+      continue
     if knows_better(news[i]):
       kept[i] = news[i].keep_where(keep, old_one, mesh)
-    elif news[i] is not old_one:
+    else:
       asked.append((i, news[i], old_one))
   if asked:
     places, *both = zip(*asked, strict=True)
