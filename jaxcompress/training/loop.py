@@ -178,7 +178,11 @@ def fit(
         tell()
         if hooks[position](state):
           break
-      batch = placed(position)
+      try:
+        batch = placed(position)
+      except Exception:
+        tell()  # the steps before were taken
+        raise
       state, metrics = step(state, batch)
       if _shares_threads(mesh):
         jax.block_until_ready(metrics["loss"])
