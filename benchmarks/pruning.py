@@ -308,7 +308,8 @@ def main():
   parser.add_argument("--seeds", type=int, default=1)
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("pruning.jsonl"))
   args = parser.parse_args()
-  settings, console = {"steps": args.steps, "tune": args.tune}, Console()
+  settings = {"steps": args.steps, "tune": args.tune, "zeros": "erk", "rate": 1.0}  # of rows alike
+  console = Console()
   args.out.parent.mkdir(parents=True, exist_ok=True)
   measure(args, settings, console)
   console.print(table(read_rows(args.out, settings=settings)))

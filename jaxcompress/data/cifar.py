@@ -252,7 +252,7 @@ def _batch(content: bytes, form: Form, classes: int) -> Part:
 
 
 def _entry(found: Any, key: str) -> Any:
-  """What a dict of Python 2 or 3 has under a key."""
+  """The value under a key of a dict of Python 2 or 3."""
   for name in (key, key.encode()):
     if isinstance(found, dict) and name in found:
       return found[name]

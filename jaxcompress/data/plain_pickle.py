@@ -19,7 +19,7 @@ UNSIGNED = ("u1", "uint8")
 
 
 class _Made:
-  """What a pickle has made: the name of its kind, what it was called with, and its state."""
+  """An object of a pickle, not made: the name of its kind, what it was called with, and its state."""
 
   __slots__ = ("given", "kind", "state")
 
@@ -62,7 +62,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_plain(content: bytes) -> Any:
-  """What a pickle of Python 2 or 3 holds, if that is plain.
+  """Reads a pickle of Python 2 or 3, if all in it is plain.
 
   Args:
     content: of the file. Names of dicts and text of Python 2 become bytes.

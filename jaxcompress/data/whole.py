@@ -23,7 +23,7 @@ SHOWN = 3  # copies in a message
 
 
 class Part(NamedTuple):
-  """What files hold of a part.
+  """Pixels and labels of a part.
 
   Attributes:
     pixels: (count, height, width, 1 or 3) uint8.
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 class Content(NamedTuple):
-  """What the files of a set hold.
+  """The parts of a set, as its files hold them.
 
   Attributes:
     parts: by name.

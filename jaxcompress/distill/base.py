@@ -297,7 +297,8 @@ def keep_where(keep: jax.Array, new: Any, old: Any, mesh: Mesh | None = None) ->
 
 
 def _either(keep: jax.Array, new: Sequence[Any], old: Sequence[Any]) -> Sequence[Any]:
-  """One branch of two on CPU, where every select is a program to compile; elsewhere nothing waits so."""
+  """Picks arrays by one branch on CPU, where each select is a program to compile; elsewhere, where the host
+  would wait for a branch, by selects."""
   kind = lambda arrays: [(jnp.shape(x), jnp.result_type(x)) for x in arrays]  # noqa: E731
   if backend() == "cpu" and kind(new) == kind(old):
     return jax.lax.cond(keep, lambda new, old: new, lambda new, old: old, new, old)

@@ -1,4 +1,4 @@
-"""What a channel costs: multiply-adds or weights that go with it."""
+"""Costs of channels: the multiply-adds or weights that go with them."""
 
 import math
 from typing import Literal, get_args
@@ -21,7 +21,7 @@ def check_cost(cost: str | None) -> None:
 
 
 def channel_costs(graph: Graph, routes: Routes, cost: Cost) -> np.ndarray:
-  """What the network would save for each class of channels, per channel while few are removed.
+  """Counts what removing a channel of each class saves, per channel while few are removed.
 
   A class pays its share of all layers that make it, scale it or read it.
 

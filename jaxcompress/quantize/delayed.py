@@ -1,4 +1,6 @@
-"""Rounding by the ranges of the step before, so that all ranges of a step are exchanged at once.
+"""Ranges of a step, moved all at once, and rounding by those of the step before.
+
+So a step has few programs for them, and devices exchange those that are delayed in one message.
 
 References:
   Micikevicius et al., `FP8 Formats for Deep Learning <https://arxiv.org/abs/2209.05433>`_, 2022; NVIDIA's
@@ -56,7 +58,7 @@ class Seen:
     return ends
 
   def prepare(self, tensor: str, z: jax.Array) -> tuple[Any, Any, Any]:
-    """What a tensor is rounded by, which has moved its range already; see :class:`FusedRounding`."""
+    """Sees a tensor and gives what it is rounded by: its range, moved already (:class:`FusedRounding`)."""
     key, quantizer, nonnegative, params = self.members[tensor]
     ends = jnp.max(self.see(tensor, z), 0)
     self._ends[tensor] = ends[None]  # exchanged once

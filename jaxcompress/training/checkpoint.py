@@ -341,7 +341,7 @@ def _as(array: jax.Array, dtype: Any) -> jax.Array:
 
 
 def _examined(path: epath.Path) -> tuple[str | None, dict[str, Checksums] | None]:
-  """What is wrong with a checkpoint's small files, and the checksums of its arrays.
+  """Checks a checkpoint's small files: what is wrong with them, and the checksums of its arrays.
 
   Earlier versions noted those of all files instead.
   """

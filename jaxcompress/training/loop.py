@@ -282,7 +282,7 @@ def collected(
   batches: Iterable[Mapping[str, Any]],
   mesh: Mesh | None,
 ) -> list[Any]:
-  """What is computed of each batch, fetched at the end: the devices wait for no answer on the way.
+  """Computes of each batch, and fetches all at the end: the devices wait for no answer on the way.
 
   Args:
     compute: a jitted function of a batch; its result is small.

@@ -39,7 +39,7 @@ def is_quiet() -> Iterator[None]:
 
 
 def tried(read: Callable[[], T]) -> tuple[T | None, str | None]:
-  """What orbax reads, or why it cannot, in one line.
+  """Reads by orbax, or says in one line why that cannot be.
 
   Where one array cannot be read it closes the event loop at once, and each of the others that are being
   read would print that it finds none: those are waited for here.

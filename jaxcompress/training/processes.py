@@ -223,7 +223,7 @@ class PreemptedError(Exception):
 
 
 class Asked(NamedTuple):
-  """What all processes do after a step.
+  """The answer that all processes act by after a step.
 
   Attributes:
     stop: whether any was sent SIGTERM.

@@ -170,7 +170,7 @@ def parted(state: CompressState) -> tuple[CompressState, tuple[Any, ...]]:
 
 
 def rejoined(state: CompressState, still: tuple[Any, ...]) -> CompressState:
-  """What :func:`parted` took apart, with a copy of the teachers: steps may take the state's arrays."""
+  """Undoes :func:`parted`, with a copy of the teachers: steps may take the state's arrays."""
   where = jax.tree.map(lambda x: x.sharding, still)
   copies = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=where)(still)
   return state.replace(teachers=(*copies, *state.teachers[len(still) :]))
