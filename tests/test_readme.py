@@ -81,7 +81,7 @@ def test_the_second_program_goes_from_a_checkpoint_to_files(folder):
 def test_the_third_program_prunes_clusters_and_packs(folder, capsys):
   changes = {
     'load("glyphs")': 'load("glyphs", limit=200)',
-    "begin=100, end=600": "begin=0, end=2",
+    "agp_within(800)": "agp_within(4)",
     "start_step=800": "start_step=2",
     "range(1000)": "range(4)",
   }

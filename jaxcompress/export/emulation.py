@@ -133,8 +133,8 @@ class _Process:
     closed: numbers of the files that nobody needs any more.
   """
 
-  def __init__(self, processor: str):
-    folder, package = emulator_folder(), pathlib.Path(serving.__file__).parents[1]
+  def __init__(self, folder: pathlib.Path, processor: str):
+    package = pathlib.Path(serving.__file__).parents[1]
     parts = (("jaxcompress", str(package)), ("jaxcompress.export", str(package / "export")))
     self._said, self._lock = tempfile.TemporaryFile(), threading.Lock()  # noqa: SIM115 - lives as long
     self.closed: list[int] = []
@@ -202,14 +202,15 @@ class _Process:
       self._process.wait()
 
 
-_processes: dict[str, _Process] = {}  # by processor; starting one takes seconds
+_processes: dict[tuple[pathlib.Path, str], _Process] = {}  # starting one takes seconds
 
 
 def _running(processor: str) -> _Process:
-  """The process of a processor, for all files."""
-  if processor not in _processes or not _processes[processor].runs:
-    _processes[processor] = _Process(processor)
-  return _processes[processor]
+  """The process of a processor, for all files; the emulator may be another one than before."""
+  key = emulator_folder(), processor
+  if key not in _processes or not _processes[key].runs:
+    _processes[key] = _Process(*key)
+  return _processes[key]
 
 
 @atexit.register
