@@ -42,27 +42,29 @@ MAPS = pathlib.Path("/proc/self/maps")
 MOST_MAPS = 25_000  # of 65,530: a program takes about three, and XLA crashes where it gets none
 
 
-THIRD = "JAXCOMPRESS_THIRD_OF_SLOW_TESTS"  # for the processes that share the tests
+PARTS, PART = 5, "JAXCOMPRESS_PART_OF_SLOW_TESTS"  # for the processes that share the tests
 
 
 def pytest_addoption(parser):
-  parser.addoption("--slow", action="store_true", help="run all slow tests, not a third of them")
+  parser.addoption("--slow", action="store_true", help="run all slow tests, not a fifth of them")
 
 
 def pytest_configure(config):
   if config.args_source is config.ArgsSource.TESTPATHS and not config.option.slow:
     asked = ["git", "-C", os.path.dirname(__file__), "rev-parse", "HEAD"]
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
-    os.environ.setdefault(THIRD, str(int(commit[:8] or "0", 16) % 3))
+    os.environ.setdefault(PART, str(int(commit[:8] or "0", 16) % PARTS))
 
 
 def pytest_collection_modifyitems(config, items):
-  """Of the slow tests each commit runs a third, unless files are named or all are asked for."""
-  if THIRD not in os.environ:
+  """Of the slow tests each commit runs a fifth, unless files are named or all are asked for."""
+  if PART not in os.environ:
     return
-  chosen, sides = int(os.environ[THIRD]), ([], [])
+  chosen, sides = int(os.environ[PART]), ([], [])
   for item in items:
-    left_out = item.get_closest_marker("slow") and zlib.crc32(item.nodeid.encode()) % 3 != chosen
+    left_out = (
+      item.get_closest_marker("slow") and zlib.crc32(item.nodeid.encode()) % PARTS != chosen
+    )
     sides[bool(left_out)].append(item)
   items[:], others = sides
   config.hook.pytest_deselected(items=others)

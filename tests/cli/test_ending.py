@@ -60,6 +60,7 @@ ASCII = {"PYTHONIOENCODING": "ascii"}
 C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variables", [{}, ASCII, C], ids=["utf-8", "ascii", "C"])
 def test_names_that_are_markup_are_printed_in_every_encoding(model, variables):
   spelled = "x]$y_1$ é" if not variables else "x]$y_1$ \\"  # with what follows in the encoding
@@ -77,6 +78,7 @@ def test_names_that_are_markup_are_printed_in_every_encoding(model, variables):
     assert "[b]pool" in shown or "float" not in str(arguments[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["[bold]x", "a[/x]b.tflite", ":smile:.tflite", "two  é\x1b[31m"])
 @pytest.mark.parametrize("variables", [{}, ASCII], ids=["utf-8", "ascii"])
 def test_names_that_are_markup_are_named_in_errors(name, variables):
@@ -120,6 +122,7 @@ def test_a_reader_that_has_seen_enough_is_no_error():
   assert b"Traceback" not in err and b"Exception" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["-O", "-OO"])
 def test_python_without_assertions_runs_it(model, flag):
   code, out, err = call("info", variables={"COLUMNS": "200"}, flags=(flag,))

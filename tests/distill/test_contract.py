@@ -210,6 +210,7 @@ def test_every_loss_that_has_a_name_is_under_test():
   assert tested >= distill.DISTILLERS.keys()
 
 
+@pytest.mark.slow
 def test_loss_and_metrics_are_finite_float32_scalars(case_of, name):
   found = case_of(name).found
   assert found["metrics"] and all(isinstance(key, str) for key in found["metrics"])

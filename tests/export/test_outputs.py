@@ -171,6 +171,7 @@ def test_a_network_trained_with_quantization_gives_all_outputs_on_every_device(n
     assert 0 <= float(sums["correct"]) <= float(sums["count"]) == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["l1", "taylor"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_pruning_keeps_the_channels_of_every_output(name, method, tmp_path):

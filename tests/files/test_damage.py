@@ -182,6 +182,7 @@ def test_a_cut_off_end_is_refused_or_changes_nothing(kind):
   assert sum(refused) >= 0.5 * len(refused)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [1, 2, 7, 20, 63, 64, 65, 90, 100, 130, 400])
 def test_the_last_bytes_are_missed_or_change_nothing(kind, cut):
   for which in range(len(files_in(kind[0])) if kind[0].is_file() else 3):

@@ -50,6 +50,7 @@ MIRRORED = st.integers(0, 2)
 PLACES = st.one_of(st.none(), st.integers(-7, 7))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), st.floats(-9, 9, width=32))
 def test_a_pad_surrounds_and_passes_the_gradient_of_the_map(rows, columns, value):

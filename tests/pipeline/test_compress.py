@@ -177,6 +177,7 @@ def test_a_finished_run_that_is_resumed_says_so_and_is_left_as_it_is(finished, c
   assert everything(out) == before
 
 
+@pytest.mark.slow
 def test_notes_that_were_deleted_are_made_again(finished, command, shapes, small, tmp_path):
   """From networks and checkpoints that are there; nothing is trained again."""
   out = tmp_path / "out"
@@ -195,6 +196,7 @@ def test_notes_that_were_deleted_are_made_again(finished, command, shapes, small
   assert all(ours[phase]["top1"] == theirs[phase]["top1"] for phase in phases)
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(command, shapes, small, tmp_path):
   out = tmp_path / "an out"
   process = command("compress", "--data", f"folder:{shapes}", *small, "--out", out)

@@ -130,6 +130,7 @@ def test_the_distilled_student_is_shipped_where_it_validates_better(first):
   check_shipped(first, "distilled", "alone")
 
 
+@pytest.mark.slow
 def test_the_student_alone_is_shipped_where_it_validates_better(data, tmp_path):
   with validating("alone"):
     found = jc.compress(data, **NAMES, out=tmp_path / "out", **TINY)
@@ -145,6 +146,7 @@ def dies(*args, **options):
   raise Stopped
 
 
+@pytest.mark.slow
 def test_killed_before_its_integers_a_distilled_student_ends_in_the_same_file(
   data, first, tmp_path, monkeypatch
 ):
@@ -172,6 +174,7 @@ def test_the_distilled_student_ships_unless_the_other_validates_better():
     assert better({"alone": make(*alone), "distilled": make(*distilled)}) == kept
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_more_epochs_also_over_a_kill(
   data, first, tmp_path, monkeypatch
 ):
@@ -236,6 +239,7 @@ def test_what_changed_on_disk_since_a_run_began_is_found_when_it_goes_on(
   assert sorted(path.name for path in given["out"].rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_more_epochs_that_make_it_worse_change_nothing(data, first, tmp_path, monkeypatch):
   out = tmp_path / "out"
   shutil.copytree(first.folder, out)
@@ -251,6 +255,7 @@ def test_more_epochs_that_make_it_worse_change_nothing(data, first, tmp_path, mo
     assert found.results.entries[name].top1 == first.results.entries[name].top1
 
 
+@pytest.mark.slow
 def test_modules_start_from_their_variables_and_a_trained_teacher_teaches(data, first, tmp_path):
   student = models.resnet8(2)
   variables = init_variables(student, jax.random.key(3), data.image_shape)
@@ -285,6 +290,7 @@ class Plain(linen.Module):
     return linen.Dense(2)(x.mean((1, 2)))
 
 
+@pytest.mark.slow
 def test_networks_of_flax_are_imported(data, tmp_path):
   module = Plain()
   variables = module.init(jax.random.key(0), jnp.zeros((1, *data.image_shape)))

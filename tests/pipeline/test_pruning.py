@@ -27,6 +27,7 @@ def densities(options, steps=8):
   return {name: np.asarray(mask) for name, mask in prune.masks_of(state).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distribution", [None, "erk", "global", "lamp"])
 def test_zeros_are_shared_out_as_asked_and_no_layer_vanishes(distribution):
   masks = densities(CompressOptions(sparsity=0.9, sparsity_distribution=distribution))

@@ -189,6 +189,7 @@ def test_export_writes_narrow_and_float_files_too(run, file, shapes, trained, im
     np.testing.assert_allclose(Runtime(name)(image), logits, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_budget_and_analysis_write_their_files_beside_it(run, file, shapes, tmp_path):
   code, out, err = run(
     file, "--data", f"folder:{shapes}", "--method", "minmax", "--images", 48,

@@ -158,6 +158,7 @@ def trained(monkeypatch):
   return asked
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_ends_in_a_file_that_fits(run, trained, monkeypatch):
   monkeypatch.setattr(budgets, "latency", lambda model: 1.0)
   student = networks.build("resnet8", 3, run.data.image_shape, None, None, {})

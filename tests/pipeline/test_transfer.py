@@ -167,6 +167,7 @@ def test_an_average_that_gets_fewer_images_right_is_not_kept(run, monkeypatch):
       np.testing.assert_allclose(leaves(found)[name], leaf, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_integers_that_training_makes_worse_are_those_without_it(run):
   worse = run(learning_rate=30.0)
   start, network = transfer.begin(worse, "student"), worse.starts["student"].network
@@ -183,6 +184,7 @@ def test_integers_that_training_makes_worse_are_those_without_it(run):
   assert agreement > 0.9
 
 
+@pytest.mark.slow
 def test_of_integers_that_get_as_many_right_those_nearer_to_float_are_taken(run, monkeypatch):
   one = run(learning_rate=1e-6)
   start, network = transfer.begin(one, "student"), one.starts["student"].network
@@ -201,12 +203,14 @@ def test_of_integers_that_get_as_many_right_those_nearer_to_float_are_taken(run,
     assert any("the latter is taken" in note for note in notes) == bool(nearer)
 
 
+@pytest.mark.slow
 def test_layers_of_a_selector_stay_and_others_move(run):
   start, kept = map(leaves, tuned(run(freeze="stem", learning_rate=1e-3)))
   moved = {name for name in start if not np.array_equal(start[name], kept[name])}
   assert not any("'stem'" in name for name in moved) and any("'stage2" in name for name in moved)
 
 
+@pytest.mark.slow
 def test_after_a_teacher_a_frozen_backbone_keeps_every_bit_and_the_head_moves(run):
   frozen = run(freeze="backbone", learning_rate=1e-2)
   start, alone = tuned(frozen)  # the head is the best one already
@@ -249,6 +253,7 @@ def test_patience_ends_a_phase_early(run):
   assert max(steps) <= 8  # of 80
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_it_ends_in_the_same_bytes(
   finished, data, student, tmp_path, monkeypatch
 ):

@@ -60,6 +60,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_every_output_keeps_a_weight(way):
   params, state = run(WAYS[way](rules=RULES), kernels(small=("point", "tiny")))

@@ -88,6 +88,7 @@ def check(model, variables, keep, graph):
   return smaller, few, small_graph, masked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", models.MODELS)
 def test_a_smaller_network_computes_what_the_masked_one_does(name):
   size = 8 if name.startswith(("resnet", "wrn")) else 16

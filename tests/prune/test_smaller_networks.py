@@ -41,6 +41,7 @@ def batch():
   return {"image": jnp.asarray(image, jnp.float32), "label": jnp.asarray(label)}
 
 
+@pytest.mark.slow
 def test_it_trains_on_at_integers_and_its_file_is_bit_equal(smaller, batch, tmp_path):
   model, variables = smaller
   recipe = Recipe(

@@ -92,6 +92,7 @@ def but_for_ties(a, b):
   return a[near], b[near]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plan", "way"), CASES)
 def test_a_step_with_fewer_digits_in_its_products_is_that_of_float32(run, plan, way):
   found, expected = run(plan, way), run(plan)

@@ -128,6 +128,7 @@ PLANS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANS)
 def test_what_was_trained_is_what_the_file_holds(name, batch, tmp_path):
   state, metrics = train(PLANS[name], batch)

@@ -213,6 +213,7 @@ PLANS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANS)
 def test_a_loop_of_ones_own_trains_what_distill_step_trains(name, batch):
   model, plan, optimizer = Branches(), PLANS[name], optax.sgd(0.05, momentum=0.9)

@@ -48,6 +48,7 @@ def restarted(killed):
   return run, [process.wait(300) for process in processes]
 
 
+@pytest.mark.slow
 def test_when_the_coordinator_is_killed_the_other_ends_and_says_why(killed):
   _, _, (code, said), _ = killed
   assert code not in (0, -signal.SIGKILL)
@@ -98,6 +99,7 @@ def test_processes_that_share_a_machine_know_it_and_share_its_memory(restarted, 
     storage.images.require_memory(90, size)
 
 
+@pytest.mark.slow
 def test_one_process_with_other_devices_goes_on_sample_for_sample(killed, restarted):
   """From the very checkpoint, through the step in the device's arithmetic, to evaluation."""
   theirs, _ = restarted

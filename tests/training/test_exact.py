@@ -61,6 +61,7 @@ class Joined(linen.Module):
     return nn.Dense(5, name="classifier")(nn.GlobalAvgPool(name="pool")(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANS)
 def test_what_training_predicts_is_what_the_file_computes(recipe_of, batches, name, tmp_path):
   student = Joined() if PLANS[name].apart else Gated()

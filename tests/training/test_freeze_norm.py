@@ -56,6 +56,7 @@ def test_statistics_stay_from_their_step_on(recipe_of, batches, steps, expected)
   assert found == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "parts",
   [
@@ -147,6 +148,7 @@ def check_slowed(full, lower, slow, factor):
   return norm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("parts", "slow"),
   [

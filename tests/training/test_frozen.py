@@ -75,6 +75,7 @@ def test_frozen_statistics_stay_to_the_bit_however_it_trains(recipe_of, batches,
   assert same(before, state.batch_stats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("trainable", "still"),
   [

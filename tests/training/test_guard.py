@@ -42,6 +42,7 @@ def same(a, b):
   return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), a, b))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
   "make",

@@ -38,6 +38,7 @@ def ran(recipe_of, batches, optimizer, **parts):
   return jax.device_get(state.params)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
   st.dictionaries(st.sampled_from(sorted(NAMED, key=str)), FACTORS, min_size=1, max_size=3),

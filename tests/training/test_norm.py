@@ -156,6 +156,7 @@ def test_means_of_batches_far_from_zero_are_joined_to_all_digits(recipe_of, offs
   np.testing.assert_allclose(found["var"], seen.var(0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rounded_gradients_are_unbiased_and_train(recipe_of, batches):
   """With 3 bits the gradient of one step is rough; its mean over keys is that of float."""
   plans = {bits: quantize.Quantization(

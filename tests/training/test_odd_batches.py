@@ -190,6 +190,7 @@ def memory(taught, examples=40):
   return training.Recipe(**{**parts, "loss": loss}), {"teacher_variables": (variables,)}
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_train_with_memory_banks(taught, batches):
   recipe, teacher = memory(taught)
   state = state_of(recipe, batches(0), **teacher)

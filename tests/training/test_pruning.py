@@ -58,6 +58,7 @@ def most_of_four(weights):
   return (inputs_last.reshape(-1, 4) != 0).sum(axis=1).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS)
 def test_two_of_four_holds_in_weights_averages_rounded_weights_and_what_predict_reads(
   run, batches, plan

@@ -57,6 +57,7 @@ def zero_share(state):
   return sum(zeros.sum() for zeros in found) / sum(zeros.size for zeros in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_the_metric_is_the_share_of_zeros_in_the_weights_wherever_pruning_stands(
   recipe_of, batches, place

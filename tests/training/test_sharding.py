@@ -98,6 +98,7 @@ def test_checkpoints_of_banks_go_on_with_other_devices(found):
     assert loss == pytest.approx(six["next"][2][1], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["runs", "everything"])
 def test_no_images_or_activations_are_exchanged(found, run):
   """Only embeddings and places of the batch, and kernels of a teacher that is split, are gathered."""
