@@ -41,7 +41,7 @@ LOGITS = 200  # images of exact evaluation
 
 
 class Peak(NamedTuple):
-  """What a device can do at most, by its maker's data sheet.
+  """Peak rates of a device, from its maker's data sheet.
 
   Attributes:
     flops: a second, dense: with float32 inputs as its units multiply them, and with bfloat16 ones.

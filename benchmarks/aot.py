@@ -31,7 +31,7 @@ from shared import append_row, print_table, read_rows
 
 
 def row_of(name: str, target: str, batch: int, size: int, cycles: bool) -> dict[str, Any]:
-  """What a case is on a target."""
+  """Returns the measurements of a case on a target."""
   start = time.process_time()
   platform = TARGETS[target].platform
   options = QUICK if platform == "tpu" and not cycles else None

@@ -1,4 +1,4 @@
-"""What CRD's banks and the guard against bad batches add to a step.
+"""Costs of CRD's memory banks and of the guard against bad batches in a training step.
 
     python benchmarks/banks.py [--devices 8] [--batch 16] [--examples 50000,1281167]
       [--parts banks,steps,guard]

@@ -1,4 +1,4 @@
-"""What every distillation loss costs.
+"""Time that every distillation loss adds to a training step.
 
     python benchmarks/distillation_cost.py [--methods kd,crd] [--batch 64] [--repeats 5] [--json FILE]
 
@@ -62,7 +62,7 @@ class Steps:
 
   @functools.cached_property
   def endpoints(self):
-    """What both networks return, and their variables."""
+    """The outputs of both networks, and their variables."""
     variables = init_variables(self.student, jax.random.key(0), (SIDE, SIDE, 3))
     run = jax.jit(lambda model, v, x: model.apply(v, x, train=False), static_argnums=0)
     pairs = ((self.student, variables), (self.teacher, self.given))

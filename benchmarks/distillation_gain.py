@@ -1,4 +1,4 @@
-"""What distillation gains on the built-in glyphs: at equal steps, and at equal training time.
+"""Accuracy gained by distillation on the built-in glyphs: at equal steps, and at equal training time.
 
     python benchmarks/distillation_gain.py [--seeds 3] [--steps 1000] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""What Vela makes of a file's numbers: whether those that the NPU gets are TFLite-Micro's.
+"""Vela's numbers for the Ethos-U NPU, compared with those by which TFLite-Micro rounds.
 
     python benchmarks/ethos_u.py --models resnet8 mobilenet_v2 --size 32
 

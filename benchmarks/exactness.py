@@ -134,7 +134,7 @@ def evaluations():
 
 
 def verified(quantized, images, kernels: str, processor: str, evaluate) -> export.Verification:
-  """What a runtime says of a model's file."""
+  """Compares a model's file in a runtime with exact evaluation."""
   quantized = quantized.with_kernels(kernels)
   processor = None if processor == HERE else processor
   with tempfile.TemporaryDirectory() as folder:

@@ -91,15 +91,15 @@ class Run:
     return started
 
   def log(self, process: int) -> pathlib.Path:
-    """What a process notes, since its last start."""
+    """Path of a process's notes since its last start."""
     return self.folder / f"log{process}.{self.starts}.jsonl"
 
   def errors(self, process: int) -> pathlib.Path:
-    """What a process says on stderr, since its last start."""
+    """Path of a process's stderr since its last start."""
     return self.folder / f"errors{process}.{self.starts}.txt"
 
   def rows(self, process: int) -> list[dict]:
-    """What a process noted so far, since its last start."""
+    """Reads a process's notes since its last start."""
     text = self.log(process).read_text() if self.log(process).exists() else ""
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
@@ -148,7 +148,7 @@ def free_port() -> int:
 
 @dataclasses.dataclass
 class Counts:
-  """What became of the kills.
+  """Counts of the outcomes of killing processes.
 
   Attributes:
     kills: of the first and of the other process.

@@ -1,8 +1,8 @@
-"""What small networks take of a microcontroller in C, beside TensorFlow Lite for Microcontrollers.
+"""Flash, RAM, instructions and speed of small networks in C, beside TensorFlow Lite for Microcontrollers.
 
     python benchmarks/microcontroller.py
 
-For each network, with random weights, three tables:
+For each network, with random weights, four tables:
 
 - Flash: a program that only runs the network, linked for a Cortex-M4 with newlib-nano at -Os and at -O3 (its
   start-up code, less than 2 KB, is counted in), and how much of that are weights. Beside it the .tflite file,

@@ -31,7 +31,7 @@ Channel = tuple[int, int, int]
 
 
 class Operation(NamedTuple):
-  """What the NPU is told to compute.
+  """An operation in the NPU's command stream.
 
   Attributes:
     kind: of :data:`OPERATIONS`.
@@ -55,7 +55,7 @@ def compiled(path: pathlib.Path, accelerator: str) -> pathlib.Path:
 
 
 def operations(path: pathlib.Path) -> Iterator[Operation]:
-  """What the NPU is told by a compiled file, in order."""
+  """Yields the NPU operations of a compiled file, in order."""
   for operator in read_operators(path):
     if operator.name != CUSTOM:
       continue

@@ -99,7 +99,7 @@ class Contender:
     self.mb = answer["mb"]
 
   def measured(self, ratio: float) -> dict:
-    """What its row holds."""
+    """Returns the entries of its row."""
     return {"ms": self.ms, "ratio": ratio, "first": self.start["first"], "mb": self.mb}
 
   def end(self) -> None:

@@ -49,7 +49,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 class Cost(NamedTuple):
-  """What one device does in one step.
+  """Cost of one training step on one device.
 
   Attributes:
     sent: bytes of the results of collectives, by kind.
@@ -67,7 +67,7 @@ class Cost(NamedTuple):
 
 
 def cost_of(compiled) -> Cost:
-  """What XLA says about a compiled program."""
+  """Reads the cost of a compiled program from XLA's analyses."""
   found = COLLECTIVE.findall(compiled.as_text())
   sent = Counter()
   for result, kind in found:
@@ -104,7 +104,7 @@ TARGETS = {
 
 
 class Case(NamedTuple):
-  """What is trained.
+  """A training step to compile.
 
   Attributes:
     plan: what is quantized, or None.

@@ -79,7 +79,7 @@ class Bench(Glyphs):
 
 
 def qwix_rows(bench, network, variables):
-  """What qwix makes of the same network; it only sees XLA's own convolutions."""
+  """Rows of the same network in qwix, which only sees XLA's own convolutions."""
   import qwix
 
   image = bench.preprocess(bench.data.test.images[:1])

@@ -1,4 +1,4 @@
-"""What benchmarks share: calls in turns and their ratios, rows in files, tables in Markdown."""
+"""Tools of the benchmarks: calls in turns and their ratios, rows in files, tables in Markdown."""
 
 import json
 import statistics

@@ -54,7 +54,7 @@ class Roles(griffe.Extension):
 
 
 def _target(member: griffe.Object | griffe.Alias | None) -> griffe.Object | None:
-  """What a name stands for in the end, if that can be read without running anything."""
+  """Returns the object that a name finally refers to, if it can be read without running anything."""
   try:
     return member.final_target if isinstance(member, griffe.Alias) else member
   except griffe.AliasResolutionError:

@@ -158,7 +158,7 @@ def progress(
 
 
 class Meter(NamedTuple):
-  """What drives a bar.
+  """Callbacks that drive a progress bar.
 
   Attributes:
     start: of ``(name, total)``: shows it, from its beginning.

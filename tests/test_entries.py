@@ -1,4 +1,4 @@
-"""What a newcomer passes by mistake is answered in one sentence, and what a notebook prints is short."""
+"""A newcomer's wrong arguments give errors of one sentence, and reprs in a notebook are short."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The shape of the library: which parts import which."""
+"""The shape of the library: which parts import which, and the words of its docstrings."""
 
 import ast
 import collections
@@ -22,6 +22,7 @@ ORDER = (  # a part imports from those before its own row
   ("pipeline",),
   ("cli",),
 )
+OPENINGS = ("What ",)  # of docstrings: they name the thing, or say what it does with a verb
 RANKS = {part: rank for rank, row in enumerate(ORDER) for part in row}
 
 
@@ -36,7 +37,7 @@ def modules():
 
 @pytest.fixture(scope="module")
 def imports():
-  """What each module imports of the library, inside functions and for types too."""
+  """Imports of each module from the library, also inside functions and for types."""
   known, found = modules(), collections.defaultdict(set)
   for name, path in known.items():
     for node in ast.walk(ast.parse(path.read_text())):
@@ -72,3 +73,22 @@ def test_packages_import_one_way(imports):
 def test_every_package_has_its_place():
   folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
   assert folders == set(RANKS)
+
+
+def docstrings(path):
+  """Yields the docstrings of a module, also of its attributes: (line, text) each."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    match node:
+      case ast.Expr(value=ast.Constant(value=str(text))):
+        yield node.lineno, text
+
+
+def test_docstrings_begin_with_their_subject_or_verb():
+  wrong = [
+    f"{path.relative_to(ROOT)}:{line} begins with {opening!r}"
+    for path in ROOT.rglob("*.py")
+    for line, text in docstrings(path)
+    for opening in OPENINGS
+    if text.strip().startswith(opening)
+  ]
+  assert wrong == []

@@ -1,4 +1,4 @@
-"""What is printed stays as it is: names are text, figures whole, in every encoding and width."""
+"""Terminal output in every encoding and width: names stay text, and figures whole."""
 
 import ast
 import io

@@ -42,7 +42,7 @@ CONTENDERS = {
 
 
 class Setting(NamedTuple):
-  """What is trained.
+  """A training task, and its sizes.
 
   Attributes:
     task: ``float``, ``int8`` (quantization-aware) or ``distill`` (from a teacher of width 1).

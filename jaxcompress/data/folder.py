@@ -130,7 +130,7 @@ class Labelled(NamedTuple):
   notes: tuple[str, ...]
 
   def copies(self, reader: ImageReader) -> dict[int, copies.Skipped]:
-    """What a run would leave out: images in several classes, or in a later part too, by position.
+    """Finds the images that a run leaves out: copies in several classes or in a later part, by position.
 
     Args:
       reader: of the network; copies are equal in its pixels.

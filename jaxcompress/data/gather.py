@@ -1,4 +1,4 @@
-"""What a data set has in it, from image files with labels: without damage and copies, and split."""
+"""A data set from image files with labels: split, without damaged files and copies."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -186,7 +186,7 @@ def _usable(
   damage: images.Damage,
   name: Callable[[int], str],
 ) -> tuple[dict[int, Skipped], dict[str, Files]]:
-  """What is left out, by place, and the files without it; copies are of one group."""
+  """Returns the files left out, by place, and the remaining ones; copies share a group."""
   groups = np.concatenate([found.groups for found in files.values()])
   keys = [key or str(i) for i, key in enumerate(seen.keys)]  # damaged ones are no copies
   skipped = {i: Skipped(name(i), DAMAGED, text) for i, text in damage.items()}

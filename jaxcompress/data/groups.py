@@ -76,7 +76,7 @@ def _alone(names: Mapping[str, Sequence[str]], seed: int) -> Grouping:
 
 
 def _text(name: str, pattern: str) -> str | None:
-  """What the pattern finds in a name; None where it is nothing."""
+  """Returns the part of a name that the pattern matches; None if that is empty."""
   found = _compiled(pattern).search(name)
   if found is None:
     return None

@@ -25,7 +25,7 @@ WORD = re.compile(r"[a-z]+")
 
 
 class Columns(NamedTuple):
-  """What of a table is read.
+  """The columns of a table that are read.
 
   Attributes:
     image: name of the column with images.
@@ -234,7 +234,7 @@ def _first(names: list[str], preferred: tuple[str, ...]) -> str | None:
 
 
 def _features(table: Any, files: list[pathlib.Path]) -> dict[str, Any]:
-  """What the set says of its columns: in the files themselves, or beside them."""
+  """Reads the descriptions of a set's columns from the files themselves, or beside them."""
   said = (table.schema.metadata or {}).get(b"huggingface")
   try:
     info = json.loads(said)["info"] if said else _json(files[0].parent / "dataset_info.json")
@@ -245,7 +245,7 @@ def _features(table: Any, files: list[pathlib.Path]) -> dict[str, Any]:
 
 
 def _kind(feature: Any, kind: Any) -> str | None:
-  """What a column holds: ``image``, ``classes``, or ``plain`` numbers or text."""
+  """Returns the kind of a column: ``image``, ``classes``, or ``plain`` numbers or text."""
   import pyarrow.types as types
 
   said = (feature or {}).get("_type")

@@ -63,7 +63,7 @@ def unsafe_to_mirror(classes: Iterable[str]) -> tuple[str, str] | None:
 
 
 def _looks_like(name: str) -> str | None:
-  """What a name looks like that a mirror changes."""
+  """Returns the kind of a class, by its name, whose pictures mirroring changes; None if it does not."""
   plain = normal(name).strip()
   if len(plain) == 1:
     return "a number" if plain.isdigit() else "a letter"

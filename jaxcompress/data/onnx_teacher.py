@@ -116,7 +116,7 @@ class OnnxTeacher:
 
   @functools.cached_property
   def preprocess(self) -> Preprocess | None:
-    """What maps pixels to what the file reads, if it says so, as files of this package do."""
+    """The preprocessing that the file's metadata state, as files of this package do; else None."""
     texts = self._session.get_modelmeta().custom_metadata_map
     if ENTRY not in texts:
       return None

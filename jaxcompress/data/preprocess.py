@@ -103,7 +103,7 @@ class Preprocess:
     return {**values, "formula": self._formula()}
 
   def _values(self) -> dict[str, Any]:
-    """What :func:`normalized` takes beside the pixels."""
+    """Returns the keyword arguments of :func:`normalized`."""
     return dataclasses.asdict(self)
 
   def _formula(self) -> str:

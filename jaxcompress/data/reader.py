@@ -187,7 +187,7 @@ class ImageReader:
     return "\n\n".join([constants, *(inspect.getsource(function) for function in functions)])
 
   def _arguments(self) -> dict[str, Any]:
-    """What :func:`read_pixels` takes beside the image."""
+    """Returns the keyword arguments of :func:`read_pixels`."""
     if self.size is None:
       raise ValueError("size: the reader has none; give ImageReader(size), or reader.at(size).")
     names = [field.name for field in dataclasses.fields(self) if field.name != PREPROCESS]

@@ -85,7 +85,7 @@ def flattened(image: Image.Image) -> Image.Image:
 def normalized(
   pixels: np.ndarray, center: float, scale: float, per_image: bool, epsilon: float
 ) -> np.ndarray:
-  """What a network reads of pixels, (..., height, width, channels): float32.
+  """Normalizes pixels, (..., height, width, channels), to the float32 input of a network.
 
   Means are computed in float64 and rounded once, so that the order of their sums does not matter.
   """

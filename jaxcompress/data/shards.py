@@ -145,7 +145,7 @@ def _expanded(pattern: str) -> list[str]:
 
 
 def _part(file: pathlib.Path, root: pathlib.Path) -> str:
-  """What a shard's name says that it is of, else the names of folders below the one that was given."""
+  """Returns the part of a shard, from its name, or else from the folders below the given one."""
   inner = file.parent.relative_to(root).as_posix() if root.is_dir() else ""
   for text in (file.name, inner):
     words = re.findall("[a-z]+", text.lower())

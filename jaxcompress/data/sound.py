@@ -19,7 +19,7 @@ DIGEST = 16  # bytes
 
 
 class Sound(NamedTuple):
-  """What decoding files has shown.
+  """The results of decoding files.
 
   Attributes:
     keys: of each file, equal for equal pixels; empty where it is damaged.
@@ -98,7 +98,7 @@ def _key(pixels: np.ndarray) -> bytes:
 
 
 def _way(reader: ImageReader) -> dict:
-  """What of a reader the pixels depend on."""
+  """Returns the fields of a reader that the pixels depend on."""
   fields = (field.name for field in dataclasses.fields(reader))
   return {name: getattr(reader, name) for name in fields if name != "preprocess"}
 

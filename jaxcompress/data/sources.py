@@ -111,7 +111,7 @@ Stored = Packed | Held | Item
 
 
 def opened(source: Any) -> ImageFile:
-  """What a reader takes: paths, bytes and images as they are."""
+  """Opens a source for a reader; paths, bytes and images stay as they are."""
   return source.read() if isinstance(source, Stored) else source
 
 

@@ -21,7 +21,7 @@ GAP = "  "
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """What a data set holds; ``print`` shows it as a table.
+  """Contents of a data set; ``print`` shows them as a table.
 
   Attributes:
     classes: names of the classes.

@@ -241,7 +241,7 @@ class Piece(NamedTuple):
 
 
 class _Runner(NamedTuple):
-  """What tells teachers apart, and their outputs."""
+  """Identity of a teacher, and its outputs."""
 
   teacher: str
   outputs: Callable[[], Iterable[Piece]]

@@ -21,7 +21,7 @@ TEACHER = "a linen or NNX module, or a function apply(variables, images) -> logi
 
 
 class Names(NamedTuple):
-  """What of a network's layers and outputs is what of its Endpoints; see :func:`adapter`."""
+  """Names of the layers and outputs that become a network's Endpoints; see :func:`adapter`."""
 
   logits: str | None = None
   pooled: str | None = None
@@ -79,7 +79,7 @@ class Function:
 
   @property
   def title(self) -> str:
-    """What tells it from another one with the same variables."""
+    """A name that tells it from another one with the same variables."""
     maker = getattr(self.function, "__qualname__", type(self.function).__qualname__)
     return f"{maker} {tuple(self.names)}"
 
@@ -99,7 +99,7 @@ class NnxTeacher:
 
   @property
   def title(self) -> str:
-    """What tells it from another one with the same variables."""
+    """A name that tells it from another one with the same variables."""
     return f"{self.parts.name} {tuple(self.names)}"
 
   @property
@@ -240,7 +240,7 @@ def to_endpoints(
   *,
   any_shape: bool = False,
 ) -> Endpoints:
-  """What a teacher returns as :class:`~jaxcompress.nn.Endpoints`.
+  """Converts the result of a teacher to :class:`~jaxcompress.nn.Endpoints`.
 
   Args:
     result: logits, ``Endpoints``, a dict of their fields, or any tree of arrays.

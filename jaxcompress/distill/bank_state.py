@@ -1,4 +1,4 @@
-"""What the loss with memory banks carries from step to step, and how it lies on devices."""
+"""The state of the loss with memory banks, and its layout on devices."""
 
 import math
 from typing import NamedTuple

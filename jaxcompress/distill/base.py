@@ -251,7 +251,7 @@ def on_host(values: Any) -> np.ndarray | None:
 
 
 def _scalar(name: str, loss: Any) -> jax.Array:
-  """What a loss returned, as float32; it must be one number."""
+  """Converts a loss to float32; raises if it is not a scalar."""
   if jnp.shape(loss):
     raise ValueError(
       f"loss: {name!r} has shape {jnp.shape(loss)}; it must be a scalar, such as its jnp.mean."

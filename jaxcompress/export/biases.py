@@ -60,7 +60,7 @@ def needing_bias(code: str, inputs: Sequence[int], kind: str) -> tuple[str, ...]
 
 
 def lacking_bias(content: bytes, kernels: str) -> str | None:
-  """What keeps a runtime from a .tflite file, in words: a layer that has no bias; None: nothing does.
+  """Names a layer of a .tflite file whose missing bias its runtime needs; None if there is none.
 
   Args:
     content: of the file.

@@ -75,7 +75,7 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
-  """What exact evaluation gives by the rules of one runtime.
+  """Hashes of exact evaluation by the rules of one runtime.
 
   Attributes:
     sha256: of the integers, by output.
@@ -88,7 +88,7 @@ class Exact:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """What one file gave in one runtime on one processor.
+  """The result of one file in one runtime on one processor.
 
   Attributes:
     file: name of the file or folder.
@@ -234,7 +234,7 @@ def read_certificate(path: str | os.PathLike) -> tuple[Certificate, str | None]:
 
 
 def contradiction(certificate: Certificate) -> str | None:
-  """What in a certificate does not fit together, in words; None: all does.
+  """Describes the first contradiction in a certificate; None if there is none.
 
   Examples:
     >>> images = Images(2, (1, 1, 1), "int8", 1.0, 0, "", "")

@@ -122,7 +122,7 @@ class Evaluations:
 
 
 class Ran(NamedTuple):
-  """What a trial gave.
+  """The result of running a file in a runtime.
 
   Attributes:
     row: of the certificate.
@@ -282,7 +282,7 @@ def _of_stablehlo(path: pathlib.Path, evaluations: Evaluations) -> Both:
 
 
 def integers_of(both: Both) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-  """What a runtime gives as integers, and which of it are integers: float32 may lie between them."""
+  """Converts a runtime's outputs to codes; says which were codes, as float32 may lie between them."""
   integers, is_code = {}, {}
   for name, tensor in both.quantized.graph.outputs:
     array, grid = both.theirs[name], both.quantized.grids[tensor]

@@ -63,7 +63,7 @@ class Line(NamedTuple):
 
 
 class Check(NamedTuple):
-  """What came of checking a certificate.
+  """The result of checking a certificate.
 
   Attributes:
     lines: all that was looked at, in order.
@@ -290,7 +290,7 @@ def _images_line(known: Certificate, codes: np.ndarray) -> Line:
 
 
 def _meaning_lines(known: Certificate, quantized: QuantizedModel) -> list[Line]:
-  """What integers stand for, where a certificate says otherwise than the model."""
+  """Compares the scale and zero point in a certificate with the model's."""
   grid, images, lines = quantized.grids[INPUT], known.images, []
   if (images.scale, images.zero_point) != (float(grid.scale), grid.zero_point):
     words = f"the model's scale and zero point are {grid.scale}, {grid.zero_point}"

@@ -300,7 +300,7 @@ def _indices(vector: Any) -> list[int]:
 
 
 def tensor_of(tensor: Any, buffer: Any, content: bytes, maker: str) -> Tensor:
-  """What a tensor of a .tflite file is; the shape is -1 where a size is free.
+  """Describes a tensor of a .tflite file; the shape is -1 where a size is free.
 
   Args:
     tensor: as the flatbuffer has it.

@@ -161,7 +161,7 @@ class _Process:
   def ask(
     self, arrays: Sequence[np.ndarray], **fields: Any
   ) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """What the process replies to a message.
+    """Returns the process's reply to a message.
 
     Raises:
       RuntimeError: if that is an error, or it does not survive the message.

@@ -41,7 +41,7 @@ def _grid(quantized: "QuantizedModel", tensor: str) -> dict[str, float | int]:
 def with_preprocess(
   quantized: "QuantizedModel", metadata: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-  """What the user says of a file, and the preprocessing that the model was quantized with.
+  """Returns a user's metadata, with the preprocessing that the model was quantized with.
 
   A :class:`~jaxcompress.data.Preprocess` of the model stands in the place of any that the user names,
   since it is what exact evaluation computes; of another function nothing can be said.

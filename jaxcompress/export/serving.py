@@ -63,7 +63,7 @@ class Server:
     self._opened = 0
 
   def reply(self, fields: dict[str, Any], arrays: Sequence[np.ndarray]) -> Reply:
-    """What there is to say to a message."""
+    """Replies to a message."""
     for number in fields.pop("closed", ()):
       self._open.pop(number, None)
     task, number = fields.pop("task"), fields.pop("file", None)

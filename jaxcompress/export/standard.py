@@ -37,7 +37,7 @@ class Table(NamedTuple):
 
 
 class Ends(NamedTuple):
-  """What a file reads and writes.
+  """The input and outputs of a file.
 
   Attributes:
     input: its name.

@@ -99,7 +99,7 @@ def verify(
 
 
 class Both(NamedTuple):
-  """What a file and exact evaluation give for the same images.
+  """The outputs of a file and of exact evaluation for the same images.
 
   Attributes:
     quantized: the model, with the kernels whose arithmetic the file's runtime has.
@@ -201,7 +201,7 @@ def compare(found: Both) -> Verification:
 
 
 def _behind(codes: np.ndarray, quantized: QuantizedModel, dtype: np.dtype) -> np.ndarray:
-  """What a file reads that makes these integers of it: themselves, real numbers or pixels."""
+  """Returns the input that a file maps to these codes: the codes, real numbers or pixels."""
   if dtype == np.float32:
     grid = quantized.grids[INPUT]
     return (codes.astype(np.float32) - grid.zero_point) * grid.scale

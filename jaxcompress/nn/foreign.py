@@ -115,9 +115,9 @@ ORIGINS: tuple[tuple[str, str, Kind], ...] = (  # of a class or one that it is m
 
 
 def kind_of(value: Any) -> Kind | None:
-  """What kind of model a value is; None if it is none.
+  """Returns the kind of model of a value; None if it is not a model.
 
-  A class that was not called is none either, nor is a function of this package that makes a model.
+  A class that was not called is not a model either, nor is a function of this package that makes one.
 
   Examples:
     >>> kind_of(nn.Dense(3)).what, kind_of(lambda variables, images: images).what, kind_of({})
@@ -187,7 +187,7 @@ def check_made(argument: str, value: Any, kind: type, wanted: str) -> None:
 
 
 def described(value: Any) -> str:
-  """What was given in place of something else, as a message names it.
+  """Describes a wrong argument for an error message.
 
   Examples:
     >>> described(nn.Dense(3)), described(print), described("a")

@@ -1,4 +1,4 @@
-"""What a model returns, as named outputs."""
+"""The outputs of a model, by name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from jaxcompress.nn.graph import LOGITS, Endpoints, Graph
 
 
 def as_endpoints(result: Any) -> Endpoints:
-  """What a model returns, as :class:`~jaxcompress.nn.Endpoints`.
+  """Converts the result of a model to :class:`~jaxcompress.nn.Endpoints`.
 
   The outputs of a tuple, a dict or a tree of them are named by their place, such as ``"1"``,
   ``"boxes"`` or ``"head/boxes"``, and ordered as JAX orders the leaves of a tree. Their logits are the
@@ -118,7 +118,7 @@ def _add(outputs: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def last_function(graph: Graph, tensor: str) -> str:
-  """What an output ends in: ``"softmax"``, ``"sigmoid"``, or else ``"logits"``.
+  """Returns the function that an output ends in: ``"softmax"``, ``"sigmoid"``, or else ``"logits"``.
 
   Args:
     graph: of the network.

@@ -57,7 +57,7 @@ def on_grids(grids: Grids | None) -> Iterator[None]:
 
 
 def multiply(function: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """What a layer computes from its input and its kernel.
+  """Computes a layer that is linear in its input and in its kernel.
 
   Inside of :func:`on_grids` it is computed from the steps, and so are its gradients, which are those
   of ``function`` by ``x`` and ``kernel``.

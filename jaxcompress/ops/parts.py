@@ -32,7 +32,7 @@ _parts = jax.make_user_context(default_value=None)
 
 @contextmanager
 def in_parts(parts: Parts | None) -> Iterator[None]:
-  """What is traced inside reduces batches part by part first; None: a batch is one part.
+  """Makes operations that are traced inside reduce a batch part by part first; None: a batch is one part.
 
   Examples:
     >>> with in_parts(Parts(jax.make_mesh((1,), ("data",)))):
@@ -68,7 +68,7 @@ def parted(x: jax.Array, count: int) -> jax.Array:
 
 
 def by_part(reduce: Callable[[jax.Array], tuple[jax.Array, ...]], x: jax.Array) -> jax.Array:
-  """What ``reduce`` makes of each part of a batch, (parts, results, ...)."""
+  """Applies ``reduce`` to each part of a batch; returns (parts, results, ...)."""
   count = part_count(x)
   if count == 1:
     return jnp.stack(reduce(x))[None]

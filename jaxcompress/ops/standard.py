@@ -168,7 +168,7 @@ def unfold(x: jax.Array, kernel: tuple[int, ...], slide: Slide) -> jax.Array:
 
 
 def _windows(padded: jax.Array, kernel: tuple[int, ...], slide: Slide) -> Iterator[jax.Array]:
-  """What each of the kernel's cells meets, (batch, out_height, out_width, ...) each."""
+  """Yields the inputs of each kernel cell, (batch, out_height, out_width, ...) each."""
   (down, right), _, dilation = slide
   no_pads = ((0, 0), (0, 0))
   height, width = output_size(padded.shape[1:3], kernel, slide.stride, no_pads, dilation)

@@ -113,11 +113,11 @@ class Classifier:
 
   @property
   def how_scored(self) -> str:
-    """What the scores are, in words."""
+    """The meaning of the scores, in words."""
     return HOW_SCORED[self.ends_in]
 
   def logits(self, pictures: Any) -> np.ndarray:
-    """What the network gives for pictures: (count, classes) float32.
+    """Computes the network's outputs for pictures: (count, classes) float32.
 
     Of an integer file these are the numbers that its integers stand for, bit for bit those of exact
     evaluation.

@@ -45,7 +45,7 @@ OF_PICTURES = (
 
 @dataclasses.dataclass(frozen=True)
 class Compressed:
-  """What a finished run made; read from its folder when it is asked for.
+  """The results of a finished run, read from its folder when they are asked for.
 
   Attributes:
     folder: of the run.
@@ -55,7 +55,7 @@ class Compressed:
 
   @functools.cached_property
   def results(self) -> Results:
-    """What the report shows: entries ``teacher``, ``alone``, ``distilled`` and ``int8``, and so on."""
+    """The results in the report: entries ``teacher``, ``alone``, ``distilled``, ``int8`` and so on."""
     return read_results(self.folder)
 
   @property
@@ -206,7 +206,7 @@ def _given(
   teacher_variables: Any,
   new_head: bool,
 ) -> Given:
-  """What is no text among the arguments."""
+  """Collects the arguments that are Python objects: a data set and networks."""
   check_type("data", data, str | datasets.Dataset | None, "a text, a data.Dataset, or None")
   networks = {}
   for name, model, variables in (

@@ -1,4 +1,4 @@
-"""What a run began with, known again when it is gone on with: its images and the weights it starts from."""
+"""Hashes of a run's images and initial weights, by which a resumed run recognizes them."""
 
 import pathlib
 from collections.abc import Mapping

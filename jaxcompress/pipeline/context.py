@@ -118,7 +118,7 @@ class Context:
 
   @property
   def crop(self) -> datasets.CropOnRead | None:
-    """What training reads of each picture; None: all of it."""
+    """The crop that training reads of each picture; None: whole pictures."""
     return self.preset.crop_of(self.data.train, self.options.augment)
 
   @property

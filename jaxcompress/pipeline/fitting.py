@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 
 class Fitted(NamedTuple):
-  """What a phase leaves.
+  """The result of a phase of training.
 
   Attributes:
     state: the last one, or the best one if that was asked for.

@@ -1,4 +1,4 @@
-"""What Python gives a run beside its options: a data set and networks, known again by their contents."""
+"""Python objects among a run's arguments: a data set and networks, identified by hashes of their contents."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ class GivenNetwork(NamedTuple):
 
   @property
   def name(self) -> str:
-    """What its kind is called."""
+    """The name of its architecture."""
     name, _, options = describe(self.module)
     return str(options.get("origin") or name)
 
@@ -81,7 +81,7 @@ class Given(NamedTuple):
   teacher: GivenNetwork | None = None
 
   def options(self) -> dict[str, str]:
-    """What stands for it among the options, by which a resumed run knows it again."""
+    """Returns the texts that stand for it among the options, by which a resumed run recognizes it."""
     said = (
       {} if self.data is None else {"data": f"{SIGN}{self.data.name}@{hash_of_data(self.data)}"}
     )

@@ -150,7 +150,7 @@ def _open_for_device(path: pathlib.Path) -> Opened:
 
 
 def _last_function(path: pathlib.Path, place: int) -> str:
-  """What an output of a file for devices ends in."""
+  """Returns the function that an output of an exported file ends in."""
   if path.is_dir():
     from jaxcompress.export.c99.manifest import read_manifest
 

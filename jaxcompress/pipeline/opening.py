@@ -1,4 +1,4 @@
-"""What a run starts with: its data, and the two networks."""
+"""The inputs of a run: its data and the two networks."""
 
 import csv
 import dataclasses

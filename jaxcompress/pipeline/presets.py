@@ -97,13 +97,13 @@ class Preset:
     )
 
   def crop_of(self, split: datasets.Split, strength: str | None) -> datasets.CropOnRead | None:
-    """What training reads of a split's pictures; None: all of them."""
+    """Returns the crop that training reads of each picture of a split; None: whole pictures."""
     return self.crop if strength is None and isinstance(split.images, EncodedImages) else None
 
   def augmented(
     self, data: datasets.Dataset, strength: str | None, *, cropped: bool = False
   ) -> Transform:
-    """What changes images of a data set in the step.
+    """Returns the augmentation that the training step applies to images of a data set.
 
     Args:
       data: of the run.

@@ -253,7 +253,7 @@ def _architecture(source: str) -> str:
 
 
 def _meaning(source: str) -> Any:
-  """What must be equal for two sources to give the same scores."""
+  """Returns the values that are equal for two sources with the same scores."""
   found, known = find_source(source), models.normalization_of(source)
   return found.make(found.num_classes), known.mean, known.std, known.size
 
@@ -261,7 +261,7 @@ def _meaning(source: str) -> Any:
 def _other(
   source: str, path: pathlib.Path, arrays: Any, argument: str, error: ValueError
 ) -> ValueError:
-  """What is wrong with a checkpoint that is not of a source, and whose it is."""
+  """Returns the error for a checkpoint that is not of ``source``; it names the source that fits."""
   found = models.sources_of(arrays)
   if found:
     role = argument.partition("_")[0]

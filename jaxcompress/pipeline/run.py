@@ -166,7 +166,7 @@ def _tidy(folder: pathlib.Path) -> None:
 
 
 def _trained_on(opened: Opened) -> dict[str, Start]:
-  """What networks start from, but for a teacher that teaches as it is."""
+  """Returns the pretrained weights of the networks that are trained, by role."""
   starts = {}
   if opened.student_start is not None:
     starts["student"] = opened.student_start

@@ -92,7 +92,7 @@ def keeps_best(run: Context, role: str) -> bool:
 
 
 def _begin(run: Context, role: str, network: Network) -> Any:
-  """What a network with weights begins with; that of the student is noted beside the others."""
+  """Returns the initial variables of a pretrained network; notes the accuracy of the student's."""
   began = time.perf_counter()
   variables = transfer.begin(run, role)
   if role == "student" and run.starts[role].new_head and not run.noted("head"):
@@ -207,7 +207,7 @@ def _steps_before(run: Context, number: int) -> int:
 
 
 def _kept(run: Context, key: str, number: int, network: Network) -> TrainedNetwork | None:
-  """What a round kept; None before the first."""
+  """Reads the network that a round kept; None before the first round."""
   if number == 0:
     return None
   return TrainedNetwork(network, networks.read_network(_home(run, key, number)).variables)

@@ -1,4 +1,4 @@
-"""What is quantized after training: a trained network, and the images that calibrate it and decide."""
+"""Inputs of post-training quantization: a trained network, calibration and validation images."""
 
 import dataclasses
 import warnings

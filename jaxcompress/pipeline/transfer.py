@@ -37,7 +37,7 @@ Teacher = TrainedNetwork | OutsideTeacher
 
 
 def begin(run: Context, role: str) -> Any:
-  """What the phases of a network start from: its weights, with a head for the run's classes.
+  """Returns the variables that training starts from: pretrained weights, with a head for the run's classes.
 
   A new head is fitted to features that the frozen network computes once; see
   :mod:`jaxcompress.training.features`. It is kept beside the checkpoints of the run.
@@ -295,7 +295,7 @@ def check_freeze(freeze: str | None, network: Network) -> None:
 
 
 def notes_of(facts: Mapping[str, Entry]) -> tuple[str, ...]:
-  """What a report says of networks in float that are what they began with.
+  """Returns the report's notes on float networks that training did not improve.
 
   Args:
     facts: entries of a run, ``head`` among them if there was a new one.

@@ -125,7 +125,7 @@ class States(Mapping[str, Any]):
 
 
 def _form(name: str, state: Any) -> Any:
-  """What states that share a stack have in common."""
+  """Returns a key that is equal for the states that share a stack."""
   leaves, structure = jax.tree.flatten(state)
   own = name if any(np.size(leaf) > LARGEST_STACKED for leaf in leaves) else None
   return structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves), own

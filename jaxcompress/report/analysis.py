@@ -57,7 +57,7 @@ def trial_text(trial: Trial, *, labels: bool) -> str:
 
 
 def ahead_text(trial: Trial, ahead: Ahead) -> str:
-  """What more time may buy after a method that was tried, and about how much time.
+  """Says how much accuracy the algorithms not yet tried may gain, and in about how much time.
 
   Examples:
     >>> ahead_text(Trial("minmax", 0.9, 0.012, 20.0, 1.5), Ahead(("ema", "kl"), 42.0))
@@ -73,7 +73,7 @@ def ahead_text(trial: Trial, ahead: Ahead) -> str:
 
 
 def left_text(trials: Sequence[Trial], method: str) -> str:
-  """What a search that lost something left out since it takes too long, in words; "" if nothing.
+  """Names the slow algorithms that a search with a loss of accuracy left out; "" if there are none.
 
   Examples:
     >>> left_text([Trial("minmax", 0.9, 0.012, 20.0, 1.5)], "auto")

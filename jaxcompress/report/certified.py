@@ -110,7 +110,7 @@ def short(row: Row) -> str:
 
 
 def facts(certificate: Certificate) -> dict[str, Any]:
-  """What was certified, by name, in words; hashes as a whole."""
+  """Returns the facts of a certificate in words, by name, with whole hashes."""
   images, machine = certificate.images, certificate.machine
   size = " x ".join(map(str, images.shape))
   where = f", {images.source}" if images.source else ""

@@ -1,4 +1,4 @@
-"""What a .tflite file is made of, as a table for the terminal."""
+"""The operators of a .tflite file, as a table for the terminal."""
 
 from collections.abc import Iterable, Sequence
 from operator import itemgetter

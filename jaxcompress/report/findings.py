@@ -143,7 +143,7 @@ def distillation(results: Results) -> str:
 
 
 def within_noise(results: Results) -> str:
-  """What stands behind the gain by distillation where it may be chance: its standard error, in points.
+  """Returns the note on a gain from distillation that is within its standard error, given in points.
 
   Examples:
     >>> from jaxcompress.report.results import COMPARED, Run

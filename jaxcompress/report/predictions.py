@@ -14,7 +14,7 @@ FIELDS = ("image", "rank", "class", "score", "error")
 
 
 class Prediction(NamedTuple):
-  """What a network sees in a picture.
+  """The classes that a network predicts for a picture.
 
   Attributes:
     image: name of the picture's file, or its number among those that were given.

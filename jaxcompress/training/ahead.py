@@ -40,7 +40,7 @@ class Ahead:
     self._pool = ThreadPoolExecutor(1, "ahead") if depth else None
 
   def __call__(self, position: int) -> Any:
-    """What the function gives at a position."""
+    """Returns the function's value at a position."""
     if self._pool is None:
       return self._make(position)
     if self._waiting and self._waiting[0][0] != position:

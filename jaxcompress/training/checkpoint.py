@@ -44,7 +44,7 @@ def _named_arrays(state: CompressState) -> dict[str, Any]:
 
 
 def _before_stacks(state: CompressState) -> CompressState:
-  """What a checkpoint held when each quantizer's state had arrays of its own, described."""
+  """Describes the checkpoint of an earlier version, in which each quantizer's state has its own arrays."""
   params, states = state.quantizer
   apart = {kind: of_kind.described() for kind, of_kind in states.items()}
   return state.replace(quantizer=QuantVariables(params, apart))

@@ -70,7 +70,7 @@ def features(
   augment: Callable[..., Any] | None = None,
   rng: jax.Array | None = None,
 ) -> np.ndarray:
-  """What a head reads of every image: (count, features) float32, with running statistics.
+  """Computes the input of a head for every image: (count, features) float32, with running statistics.
 
   Args:
     model: a linen module of leaf ops.

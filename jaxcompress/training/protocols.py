@@ -126,7 +126,7 @@ class Protocol:
     return step_decay(self.learning_rate, steps, milestones=shares)
 
   def optimizer(self, steps: int) -> optax.GradientTransformation:
-    """What trains, at that rate."""
+    """Returns the optimizer at the protocol's learning rate."""
     return self.optimizer_at(self.rate(steps))
 
   def optimizer_at(self, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:

@@ -264,7 +264,7 @@ def _build(
 
 
 def _endpoints(student: Any, variables: Any, images: jax.Array) -> Endpoints:
-  """What the student returns, whose logits must be no probabilities, which losses take for logits."""
+  """Returns the student's outputs; raises if its logits are probabilities, which losses would misread."""
   made = []
 
   def remember(next_fun, args, kwargs, context):

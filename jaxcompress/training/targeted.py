@@ -61,7 +61,7 @@ class Targeted:
 
 @contextmanager
 def made_for(state: CompressState) -> Iterator[None]:
-  """What is traced inside is for the devices of a state."""
+  """Makes functions that are traced inside fit the devices of a state."""
   name = _platform(state)
   if name is None or name == present_backend():  # one context less is one program less
     yield

@@ -54,7 +54,7 @@ class Watch:
       self._new.append((position, {name: metrics[name] for name in names}))
 
   def look(self, position: int, *, batch_size: int, ends: bool) -> str | None:
-    """What has gone wrong, told once; None: nothing.
+    """Returns a message, once, if the accuracy fell or the loss rose; else None.
 
     Args:
       position: batches consumed.
@@ -130,7 +130,7 @@ def _is_part(name: str) -> bool:
 
 
 def cause(state: CompressState) -> str:
-  """What to do about a network that has fallen: the freeze and the rate by name, or the rate."""
+  """Says why the accuracy may have fallen and which argument to change: frozen_rate, or the rate."""
   rate, step = state.recipe.frozen_rate, int(state.step)
   steps = [at for at in slowed_layers(state).values() if at < step]
   if not steps:

@@ -1,4 +1,4 @@
-"""What ``certify`` writes and prints, and how its check ends."""
+"""The files and output of ``certify``, and how its check ends."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the command line accepts, prints and refuses."""
+"""The command line: accepted arguments, output and refusals."""
 
 import os
 import subprocess

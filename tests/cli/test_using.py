@@ -1,4 +1,4 @@
-"""What ``predict`` and ``evaluate`` print, and how they end."""
+"""The output of ``predict`` and ``evaluate``, and how they end."""
 
 import csv
 import io

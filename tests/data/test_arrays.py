@@ -30,7 +30,7 @@ WANTED = {(p.tobytes(), NAMES[label]) for p, label in zip(PIXELS, LABELS, strict
 
 
 class Tensor:
-  """What of PyTorch's tensors is used, without PyTorch."""
+  """The part of PyTorch's tensors that is used, without PyTorch."""
 
   def __init__(self, array):
     self._array = array

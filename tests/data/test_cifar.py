@@ -18,7 +18,7 @@ COUNT = 10  # images of a batch, of 10,000
 
 
 def dumped(value):
-  """What Python 2's cPickle wrote at protocol 2: text is bytes, arrays are made by old NumPy."""
+  """Pickles as Python 2's cPickle did at protocol 2: text is bytes, arrays are made by old NumPy."""
   return b"\x80\x02" + opcodes(value) + b"."
 
 

@@ -246,7 +246,7 @@ def test_hidden_folders_and_those_of_systems_are_left_out_and_counted(hidden, in
 
 
 def special(root: pathlib.Path) -> str:
-  """What no image file is, under the names of some; and what the note says."""
+  """Makes things that are no image files, under names of images; returns the note on them."""
   os.mkfifo(root / "cat" / "pipe.png")
   with socket.socket(socket.AF_UNIX) as made:
     here = os.getcwd()

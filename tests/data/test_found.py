@@ -18,7 +18,7 @@ PARTS = ("train", "validation", "test")
 
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory):
-  """What is remembered of these files is of no use later."""
+  """Keeps a cache of its own, since results on these files are of no use later."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     yield

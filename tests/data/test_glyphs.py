@@ -104,7 +104,7 @@ def _without_characters(style, labels):
 
 
 def test_a_matched_filter_reads_clean_characters():
-  """What is drawn is what the label says: upright pictures are nearest to their own class."""
+  """Pictures show the character of their label: upright ones are nearest to their own class."""
   style = bundled.GlyphStyle(
     rotation=0.0, shear=0.0, scale=(1.0, 1.0), shift=0.0, gradient=0.0, noise=0.0
   )

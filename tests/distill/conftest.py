@@ -1,4 +1,4 @@
-"""What the tests of losses share."""
+"""Fixtures of the tests of losses."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What the page on operations shows of the library stands in it so."""
+"""The page on adding an operation quotes the library as it is."""
 
 import pathlib
 import re

@@ -193,7 +193,7 @@ def test_a_function_of_all_16_bit_codes_is_bit_equal(act, scale, check):
 
 
 class TablesOf(nn.Module):
-  """What looks codes up of tensors that an ONNX file has in another shape, or order, than it rounds."""
+  """Lookup tables on tensors whose shape or order in an ONNX file is not that of the rounding."""
 
   kind: str
 

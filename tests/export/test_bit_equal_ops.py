@@ -484,7 +484,7 @@ def nodes(networks):
   "name", [name for name in OPERATIONS if name not in (REQUANTIZE, CONSTANT)]
 )
 def test_every_operation_is_complete(name, nodes):
-  """What an operation needs beside its layer; test_bit_equal_grids has the case of a Requantize.
+  """Each operation has an entry in every table; test_bit_equal_grids has the case of a Requantize.
 
   A Constant, which only files of others have, is no layer; ONNX refuses it by its name.
   """

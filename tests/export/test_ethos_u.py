@@ -1,4 +1,4 @@
-"""What Vela gives to an Ethos-U are the numbers by which TFLite-Micro rounds."""
+"""Vela gives an Ethos-U the numbers by which TFLite-Micro rounds."""
 
 import flax.linen as nn
 import pytest

@@ -1,4 +1,4 @@
-"""What a linter finds in files that were made to break rules, and in those of jaxcompress."""
+"""The findings of a linter in files that break its rules, and in those of jaxcompress."""
 
 import flax.linen as nn
 import numpy as np

@@ -83,7 +83,7 @@ def trained(name):
 
 
 def by_name(found, name):
-  """What a quantized model gives, as a dict also where it is one array."""
+  """Returns a quantized model's outputs by name, also if it has only one."""
   return found if isinstance(found, dict) else {NAMES[name][0]: found}
 
 

@@ -1,4 +1,4 @@
-"""What a .tflite file is made of."""
+"""The contents of .tflite files."""
 
 import os
 import pathlib

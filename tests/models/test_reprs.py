@@ -1,4 +1,4 @@
-"""What a session shows of large results is one line with the figures."""
+"""The repr of a large result is one line with its figures."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""What follows a normalization in its own gradient, against the same taken one by one."""
+"""Gradients of a normalization with its epilogue, against those of the operations one by one."""
 
 import jax
 import jax.numpy as jnp

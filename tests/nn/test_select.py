@@ -41,7 +41,7 @@ string = st.lists(alternative, min_size=1, max_size=3).map("|".join)
 
 
 def by_hand(alternative):
-  """What one alternative names, by the words of the language's description."""
+  """Selects the layers of one alternative, from the description of the language."""
   if alternative in WORDS:
     return {name for name, layer in LAYERS.items() if alternative in layer.kinds}
   return {n for n, layer in LAYERS.items() if any(re.search(alternative, p) for p in layer.paths)}

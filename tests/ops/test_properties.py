@@ -1,4 +1,4 @@
-"""What holds for every convolution, on random numbers and random shapes."""
+"""Properties of every convolution, on random numbers and random shapes."""
 
 from functools import partial
 

@@ -15,7 +15,7 @@ KERNELS = {"depthwise": (3, 3, 1, 4), "pointwise": (1, 1, 4, 6), "standard": (3,
 
 @pytest.fixture(params=["cpu", "gpu"])
 def formulations(request):
-  """What a backend would choose, run here."""
+  """Uses the formulations that a backend would choose."""
   with ops.formulations(**dispatch.BACKENDS[request.param]._asdict()) as names:
     yield names
 

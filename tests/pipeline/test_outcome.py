@@ -1,4 +1,4 @@
-"""What small devices make of a file, as it stands in the report."""
+"""The report's facts about a file on small devices."""
 
 import sys
 

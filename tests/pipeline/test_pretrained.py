@@ -1,4 +1,4 @@
-"""What a run starts from: weights of every kind, told apart, with their heads and their pixels."""
+"""Pretrained weights of a run: every kind is recognized, with its head and its pixels."""
 
 import dataclasses
 import importlib.metadata

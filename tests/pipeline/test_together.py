@@ -1,4 +1,4 @@
-"""What a run on several processes refuses."""
+"""Refusals of a run on several processes."""
 
 import jax
 import pytest

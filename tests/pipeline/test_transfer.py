@@ -110,7 +110,7 @@ def run(data, student, tmp_path):
 
 
 def tuned(run):
-  """What fine-tuning on labels begins with, and what it makes of it."""
+  """Returns the variables before and after fine-tuning on labels."""
   start = transfer.begin(run, "student")
   return start, transfer.tune(run, "alone", run.starts["student"].network, start, steps=12)
 

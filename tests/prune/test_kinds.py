@@ -108,7 +108,7 @@ def test_training_prunes_by_the_student_s_graph(channels):
 
 
 def test_a_flattened_tree_of_parameters_is_refused():
-  """What flattens it has no layers left."""
+  """A flattened tree has no layers left."""
   params = {"a": {"kernel": jnp.ones((4, 4))}, "b": {"kernel": jnp.ones((4, 2))}}
   model = models.summarize(models.resnet8(10), 8)
   with on_network(lambda: model.graph), pytest.raises(ValueError, match="params: there are no"):

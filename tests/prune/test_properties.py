@@ -1,4 +1,4 @@
-"""What holds for masks whatever the weights."""
+"""Properties of masks for any weights."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a rule accepts, the runtime computes without running out of bits, and we compute alike.
+"""Layers that a kernel rule accepts are computed without overflow, by the runtime and by us alike.
 
 The runtimes' arithmetic is written here a second time, by definition, in Python's integers; every
 intermediate result is checked to be an int32 where the runtime's is one.

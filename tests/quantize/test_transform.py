@@ -94,7 +94,7 @@ def resnet(batch):
 
 
 def run(resnet, images, *, step, train=True):
-  """What a model of rounded kernels and activations returns in a step, and the ranges that it saw."""
+  """Applies a model with fake-quantized kernels and activations; returns the output and the ranges."""
   model, variables, plan, start = resnet
   call = lambda variables, images: (model.apply(variables, images, train=False), {})  # noqa: E731
 

@@ -1,4 +1,4 @@
-"""What test_sharding.py checks, computed in a process with eight virtual devices; prints JSON."""
+"""Computes the values of test_sharding.py in a process with eight virtual devices; prints JSON."""
 
 import json
 import os

@@ -31,7 +31,7 @@ def moved(before, after):
 
 
 def steps_taken(state, batches, count, step=train_step):
-  """What of the statistics each step moved."""
+  """Returns the state, and the statistics that each step moved."""
   found = []
   for position in range(count):
     before = jax.device_get(state.batch_stats)

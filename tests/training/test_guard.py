@@ -1,4 +1,4 @@
-"""What is not finite after an update is taken back, whatever made it so."""
+"""An update with a value that is not finite is rolled back, whatever its cause."""
 
 import dataclasses
 

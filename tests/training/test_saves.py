@@ -191,7 +191,7 @@ def test_checkpoints_of_before_bring_their_teachers(taught, teacher, batches, tm
 
 
 def numpy_sum(array):
-  """What digests.py says a sum is, in numpy's integers."""
+  """Computes the sum of digests.py in numpy's integers."""
 
   def mixed(x):
     x = ((x ^ (x >> 16)) * 0x85EBCA6B) % 2**32
@@ -332,7 +332,7 @@ def test_orbax_is_given_addresses_as_they_are(monkeypatch, bucket):
 
 
 def test_in_a_bucket_a_checkpoint_lies_where_it_will_be_and_has_its_checksums(bucket, monkeypatch):
-  """What orbax leaves there before the file that makes it count."""
+  """The manager leaves what orbax does before the file that completes a checkpoint."""
 
   class Manager:
     def __init__(self, *_, **__):

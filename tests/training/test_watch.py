@@ -83,7 +83,7 @@ def test_a_new_stage_and_the_first_integers_begin_anew(recipe_of):
 
 
 def run(recipe, batches, steps, size=32, **options):
-  """What the console says in a run."""
+  """Runs training; returns the state and the text of the console."""
   console = Console(record=True, width=400, force_terminal=False)
   state = init_state(recipe, jax.random.key(0), batches(0, size), **options)
   state = fit(

@@ -16,7 +16,7 @@ Stage = tuple[int, int]
 
 
 class Layout(NamedTuple):
-  """What lies in memory while some stages run.
+  """The layout of memory while some stages run.
 
   Attributes:
     places: of tensors, and then of scratch.

@@ -1,4 +1,4 @@
-"""What a folder of C says of itself: a manifest with the checksum of every file."""
+"""The manifest of a folder of C: metadata, and the checksum of every file."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ class Calls(NamedTuple):
 
 
 class Sizes(NamedTuple):
-  """What a network takes of a device.
+  """The memory and operations that a network needs on a device.
 
   Attributes:
     weights: bytes of all constants, which lie in flash.
@@ -83,7 +83,7 @@ class Manifest(NamedTuple):
 
 
 def ends_of(quantized: QuantizedModel) -> tuple[End, tuple[End, ...]]:
-  """What a model reads and gives.
+  """Describes the input and the outputs of a model.
 
   Examples:
     >>> from jaxcompress.nn import Graph, Node

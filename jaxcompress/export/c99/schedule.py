@@ -20,7 +20,7 @@ Need = tuple[int, int]
 
 
 class Operation(NamedTuple):
-  """What the order of calls depends on, of one operation.
+  """The calls of one operation, on which their order depends.
 
   Attributes:
     calls: how often it is called.

@@ -132,7 +132,7 @@ def share(
 
 
 def _below(flow, emitted: Emitted, name: str, lives, when, shared, prefer) -> _Sharing | None:
-  """What an output can be written upon: the view's own source, or an input that ends with the call."""
+  """Finds the tensor that an output can overwrite: a view's source, or an input that ends with the call."""
   tensors = flow.network.tensors
   tensor, life = tensors[name], lives[name]
   if name != emitted.outputs[0]:

@@ -1,4 +1,4 @@
-"""What devices print: the integers of tensors by name, written by LiteRT here and read from files."""
+"""Dumps of devices: the integers of tensors by name, written by LiteRT here and read from files."""
 
 import os
 import pathlib

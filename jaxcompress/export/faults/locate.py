@@ -125,7 +125,7 @@ def _names(nodes: Iterable[Node]) -> tuple[str, ...]:
 def _of_operations(
   quantized: QuantizedModel, tensors: Mapping[str, np.ndarray], result: Located
 ) -> Located:
-  """What is found of operations, where the input has no fault."""
+  """Locates the first operation with a fault, where the input has none."""
   found = {n: one for n, one in compared(quantized, tensors).items() if one is not None}
   if not found:
     return result

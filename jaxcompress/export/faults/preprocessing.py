@@ -86,7 +86,7 @@ def search_input(
   reader: ImageReader | None,
   image: int,
 ) -> tuple[Explanation, ...]:
-  """What gives the codes of an input that a device printed.
+  """Searches for the preprocessing that gives the input codes that a device printed.
 
   Args:
     quantized: the model.

@@ -1,4 +1,4 @@
-"""What comes of locating a device's fault, and its words."""
+"""The result of locating a device's fault, and its text."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -63,7 +63,7 @@ class Located(NamedTuple):
     return "\n".join(f"{name}: {words}" if name else words for name, words in self.rows())
 
   def rows(self) -> list[tuple[str, str]]:
-    """What there is to say, with a word for each part."""
+    """Returns the lines of the result, (title, text) each."""
     total = len(self.checked) + len(self.missing)
     rows = []
     if self.layer is None:

@@ -44,7 +44,7 @@ LEAST_REUSED = 16  # integers that memory must hold to be known again
 
 
 class Explanation(NamedTuple):
-  """What gives the very integers that a device printed.
+  """A computation that gives the very integers that a device printed.
 
   Attributes:
     rule: in words, such as ``"rounding half up"``.
@@ -64,7 +64,7 @@ class Explanation(NamedTuple):
 
 
 class Search(NamedTuple):
-  """What came of trying.
+  """The result of a search.
 
   Attributes:
     found: what gives all integers exactly.

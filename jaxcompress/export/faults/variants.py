@@ -87,7 +87,7 @@ class Operation(NamedTuple):
 
 
 class Hypothesis(NamedTuple):
-  """What a device may have done.
+  """A way in which a device may have computed an operation.
 
   Attributes:
     rule: in words.

@@ -101,7 +101,7 @@ def images_at_once(quantized: QuantizedModel) -> int:
 def evaluated(
   quantized: QuantizedModel, tensors: Mapping[str, np.ndarray], count: int | None = None
 ) -> dict[str, np.ndarray]:
-  """What each operation makes of its inputs, as they were printed or else evaluated: codes by name.
+  """Evaluates each operation on its inputs as printed, or else as evaluated; returns codes by name.
 
   Args:
     quantized: the model.

@@ -20,7 +20,7 @@ WORDS = {"UINT8": "unsigned integers, as converters before TensorFlow 2 wrote th
 
 
 class Problem(NamedTuple):
-  """What is not evaluated exactly: an operator, or a file's input, output or graphs.
+  """A part of a file that is not evaluated exactly: an operator, the input, an output or the graphs.
 
   Attributes:
     place: of the operator among all, from 0; None if it is none.
@@ -41,7 +41,7 @@ class Problem(NamedTuple):
 
 
 class Lost(ValueError):
-  """What an operator reads was not read, which is said already."""
+  """The input of an operator was not read; its problem is recorded already."""
 
 
 class Builder:

@@ -37,7 +37,7 @@ class PixelTable:
 
 
 class Start(NamedTuple):
-  """What a file reads.
+  """The input of a file.
 
   Attributes:
     type: ``"int8"``, ``"int16"``, ``"uint8"`` or ``"float32"``.

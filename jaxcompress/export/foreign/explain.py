@@ -63,7 +63,7 @@ class Explained(NamedTuple):
 
 
 class Explanation(NamedTuple):
-  """What a file is made of; as a string, a table.
+  """The operators, inputs and outputs of a file; as a string, a table.
 
   Attributes:
     path: of the file.
@@ -99,7 +99,7 @@ class Explanation(NamedTuple):
     return "\n".join([*lines, self.verdict()])
 
   def facts(self) -> list[tuple[str, str]]:
-    """What is known of the whole file, pairs of a word and what it is."""
+    """Returns the facts about the whole file, (title, text) each."""
     few = ", ".join(self.classes[:MOST_SHOWN]) + ", ..." * (len(self.classes) > MOST_SHOWN)
     facts = [("file", self.path), *(("reads", end) for end in self.inputs)]
     facts += [("gives", end) for end in self.outputs]

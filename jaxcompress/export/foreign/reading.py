@@ -65,7 +65,7 @@ class Reading(NamedTuple):
 
   @property
   def problems(self) -> list[Problem]:
-    """What is not evaluated exactly."""
+    """The operators and ends of the file that are not evaluated exactly."""
     return self.builder.problems
 
 
@@ -167,7 +167,7 @@ def as_model(path: str | os.PathLike, reading: Reading, kernels: str) -> Quantiz
 def _obstacles(
   graph: Graph, grids: Mapping[str, Grid], layers: Mapping[str, Any], kernels: str
 ) -> dict[str, str]:
-  """What keeps a runtime from nodes, by their names."""
+  """Returns the reasons why a runtime does not run nodes, by their names."""
   found = {node.name: obstacle(node, grids, layers, kernels) for node in graph.nodes}
   return {name: reason for name, reason in found.items() if reason is not None}
 

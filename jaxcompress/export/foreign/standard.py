@@ -16,7 +16,7 @@ MOST_SHOWN = 8  # numbers of a mean
 
 
 class Standard(NamedTuple):
-  """What TFLite's metadata says.
+  """Contents of TFLite's metadata.
 
   Attributes:
     name: of the model.
@@ -71,7 +71,7 @@ class _Table:
 
 
 def describe_standard(path: str | os.PathLike, entries: Mapping[str, bytes | None]) -> Standard:
-  """What TFLite's metadata in a file says of its pictures and classes; nothing where it is damaged.
+  """Reads pictures' normalization and classes from a file's TFLite metadata; empty if it is damaged.
 
   Args:
     path: of the file, behind whose model labels lie in an archive.

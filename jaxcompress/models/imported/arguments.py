@@ -1,4 +1,4 @@
-"""What the importers are given, checked before anything is traced."""
+"""Checks of the importers' arguments before anything is traced."""
 
 import inspect
 from typing import Any

@@ -96,7 +96,7 @@ PAIRS: Mapping[str, str] = {
 
 
 def _scaling(g: Grouping, op: Op) -> Unit | None:
-  """What constants scale: a convolution or linear layer takes them in, or they stand alone."""
+  """Makes a unit of a scaling by constants: folded into a convolution or linear layer, or alone."""
   try:
     base, scaling, taken = g.scaled(op)
     if taken:

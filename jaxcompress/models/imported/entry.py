@@ -48,9 +48,9 @@ READERS = {
   **pooling.READERS,
   **pieces.READERS,
 }
-"""What reads each primitive of JAX."""
+"""Readers by the name of JAX's primitive."""
 GROUPS = {**combined.GROUPS, **layered.GROUPS, **structural.GROUPS, **attention.GROUPS}
-"""What makes a leaf op of each kind of operation that was read."""
+"""Makers of leaf operations by the kind of operation that was read."""
 BATCH = 2
 LARGEST_BATCH = 8  # with which the given one is taken, for functions of that batch alone
 

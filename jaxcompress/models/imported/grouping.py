@@ -125,7 +125,7 @@ class Grouping:
 
 
 class Scaled(NamedTuple):
-  """What constants make of a tensor.
+  """A tensor that constants scale and shift.
 
   Attributes:
     base: the tensor.

@@ -1,4 +1,4 @@
-"""What elementwise operations of JAX compute, in numpy: of constants, and of a grid of numbers."""
+"""JAX's elementwise operations in numpy, for constants and for a grid of numbers."""
 
 import operator
 from collections.abc import Callable, Mapping

@@ -24,7 +24,7 @@ ROOTS = frozenset(["rsqrt", "sqrt", "pow"])
 
 
 class Part(NamedTuple):
-  """What leads from a tensor to another.
+  """The operations that lead from a tensor to another.
 
   Attributes:
     base: the tensor that it starts from.
@@ -110,7 +110,7 @@ def _behind(op: Op) -> set[Op]:
 
 
 def _part(base: Op, op: Op) -> Part | None:
-  """What leads from a tensor to another; None where there are other tensors, or it is long."""
+  """Returns the operations from ``base`` to ``op``; None if they read other tensors, or are too many."""
   stack: list[Op] = [op]
   ops: set[Op] = set()
   while stack:
@@ -145,7 +145,7 @@ def _chosen(op: Op) -> Op | None:
 
 
 def _over_channels(op: Op, base: Op) -> float | None:
-  """What a sum over the channels of its input, or of ``base``, is multiplied by; None: it is none.
+  """Returns the factor of a sum over the channels of its input or of ``base``; None if it is no such sum.
 
   A sum over height and width, and one over channels of that, are read as one.
   """

@@ -1,4 +1,4 @@
-"""What an import cannot take over, in words that a user can act on."""
+"""Errors for the parts of a network that cannot be imported, with the way out."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,7 +99,7 @@ NOT_FOUND = (
 
 
 def _first(error: Exception) -> str:
-  """What Flax says, in one line and without the address of its documentation."""
+  """Returns Flax's message in one line, without the address of its documentation."""
   return one_line(str(error).split("(https:")[0])
 
 
@@ -136,7 +136,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
 
 
 def in_words(name: str) -> tuple[str, str]:
-  """What a primitive is, and what to write instead."""
+  """Returns a primitive's name in words, and a replacement for it."""
   return WORDS.get(name, (f"the operation {name!r}", ""))
 
 

@@ -144,7 +144,7 @@ class Reader:
   def _inlined(
     self, eqn: Any, body: Any, operands: list[Value], wanted: Sequence[bool]
   ) -> list[Value]:
-    """What the body of a call returns; lines in a library's functions are those of their calls."""
+    """Reads the body of a call; lines in a library's functions are those of their calls."""
     outer, self._outer = self._outer, self._origin(eqn)
     found = self.closed(body, operands, wanted)
     self._outer = outer

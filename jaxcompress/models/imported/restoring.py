@@ -19,7 +19,7 @@ AGREE = {2: 2e-2, 4: 1e-4, 8: 1e-4}  # by bytes of a leaf: how near a number is 
 
 @dataclasses.dataclass(frozen=True)
 class Restoring:
-  """What leads from the variables of the network that was made to those that it was made of.
+  """Maps the variables of the imported network back to those of the original.
 
   Attributes:
     leaves: the user's variables.

@@ -1,4 +1,4 @@
-"""What a traced function returns: which of it are outputs of the network, and their names."""
+"""The outputs of the network among the results of a traced function, and their names."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -133,7 +133,7 @@ def _flat(array: np.ndarray, constant: Constant, size: int) -> np.ndarray:
 
 
 def polynomial(constant: Constant) -> Polynomial:
-  """What a constant is made of."""
+  """Writes a constant as a polynomial of the arrays that it is computed from."""
   if constant.index is None and not constant.learned:
     own = slim(np.asarray(constant.value))
     if own.size == 1 or (own.size and np.all(own == own.flat[0])):
@@ -189,7 +189,7 @@ EXPANDED: Mapping[str, Any] = {
   "sqrt": lambda a: _root(a, -1),
   "pow": _power,
 }
-"""What constants are made by that a polynomial can say."""
+"""Operations whose results are polynomials, by name."""
 
 
 class Scaling(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the variables of a traced function hold: constants, and views of what operations made."""
+"""Values of a traced function's variables: constants, and views of the results of operations."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,7 @@ from jaxcompress.models.imported.views import View
 
 @dataclasses.dataclass(eq=False)
 class Constant:
-  """What does not depend on the images.
+  """A value that does not depend on the images.
 
   Attributes:
     value: a numpy array; of a key for random numbers, a JAX array.

@@ -23,7 +23,7 @@ def moved(constant: Constant, move: Callable[[np.ndarray], np.ndarray]) -> Const
 
 
 def unscaled(kernel: Constant) -> tuple[Constant, float]:
-  """What a kernel is a multiple of, and the number, which the code has and nothing trains."""
+  """Splits a kernel into another one and a constant factor, which is not trained."""
   by = 1.0
   while kernel.index is None and kernel.made is not None:
     name, operands = kernel.made

@@ -85,7 +85,7 @@ def _prepare_activation(node: Node, grids: Grids, integers, kernels: Kernels):
 
 
 def with_table(table: np.ndarray, source: Grid) -> tuple[str, Arrays]:
-  """What an operation is prepared to that is a table of all codes of its input."""
+  """Returns the program and arrays of an operation that looks up each code of its input in a table."""
   return TABLE, {"table": table, "lowest": np.int32(source.low)}
 
 

@@ -96,7 +96,7 @@ def levels(grid: Grid, channels: int, epsilon: float) -> tuple[Level, ...]:
 
 
 def _unit(grid: Grid) -> int:
-  """What squares are counted in."""
+  """Returns the unit that squares are counted in."""
   return 1 if max(-grid.low, grid.high) <= LARGEST_SQUARED else 2
 
 

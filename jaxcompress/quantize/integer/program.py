@@ -31,7 +31,7 @@ class Step(NamedTuple):
 
 
 class Output(NamedTuple):
-  """What a program gives.
+  """An output of a program.
 
   Attributes:
     name: of the output.

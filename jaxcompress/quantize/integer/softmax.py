@@ -232,7 +232,7 @@ def _knots(dtype: type) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Looked(NamedTuple):
-  """What a softmax of 16 bits is looked up by.
+  """Tables of a softmax of 16 bits.
 
   Attributes:
     factor: from distances to places.

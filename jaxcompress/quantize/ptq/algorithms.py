@@ -202,7 +202,7 @@ class Subject:
     )
 
   def passes(self, algorithm: Algorithm) -> frozenset[tuple[str, bool]]:
-    """What an algorithm computes on the images; what two of them share is computed once."""
+    """Names the passes of an algorithm over the images; passes that algorithms share run once."""
     kinds = {
       "extremes": True,
       "counts": calibrator(algorithm.ranges).counts,

@@ -1,4 +1,4 @@
-"""What BatchNorm says about a tensor without any image: means after a rectifier, high biases."""
+"""Statistics of tensors from BatchNorm alone, without images: means after a ReLU, high biases."""
 
 import math
 from collections.abc import Mapping

@@ -53,7 +53,7 @@ class Trial(NamedTuple):
 
 
 class Ahead(NamedTuple):
-  """What may still be tried.
+  """The algorithms that may still be tried.
 
   Attributes:
     names: of the algorithms, in order; those after one that is good enough are not tried.
@@ -243,7 +243,7 @@ def post_training(
 
 
 def _ahead(tried: Sequence[Trial], waiting: Sequence[str], made: int, coming: int) -> Ahead:
-  """What waits, and its time: ``made`` passes over the images were paid, ``coming`` are not yet.
+  """Estimates the time of the waiting algorithms from ``made`` past passes and ``coming`` new ones.
 
   Examples:
     >>> _ahead([Trial("minmax", 1.0, 0.0, 25.0, seconds=8.0)], ["ema", "kl"], 1, 1).seconds

@@ -107,7 +107,7 @@ class Machine:
     return range(start, start + self.network.tensors[name].row_bytes)
 
   def content(self, name, row):
-    """What is in a row: of columns those of the whole."""
+    """Returns the contents of a row; a part of columns has those of the whole tensor."""
     whole, own = self.network.whole(name), self.network.tensors[name].row_bytes
     first = self.network.parts[name].first if name in self.network.parts else 0
     start = row * self.network.tensors[whole].row_bytes + first

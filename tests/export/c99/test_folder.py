@@ -1,4 +1,4 @@
-"""What stands around the C of a network: programs, build files, the check, and how pictures are read."""
+"""The files around a network's C: programs, build files, the check, and the reader of pictures."""
 
 import hashlib
 import shutil

@@ -1,4 +1,4 @@
-"""What C computes and exact evaluation are the same integers, op by op."""
+"""C computes the integers of exact evaluation, operation by operation."""
 
 import numpy as np
 import pytest

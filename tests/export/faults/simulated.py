@@ -104,7 +104,7 @@ class Device:
     return next(node for node in self.quantized.graph.nodes if node.name == layer)
 
   def dump(self, layer, *written):
-    """What is printed where an operation writes some integers, and the others what follows."""
+    """Returns the dump of a device whose operation writes these integers; later operations follow them."""
     node, nodes = self.node(layer), self.quantized.graph.nodes
     known = self.sound | {
       name: self.as_printed(name, codes) for name, codes in zip(node.outputs, written, strict=True)

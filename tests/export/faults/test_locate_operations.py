@@ -22,7 +22,7 @@ def rules(found):
 
 
 def reals(device, layer):
-  """What an operation's inputs stand for, and the grid of its output."""
+  """Returns the real values of an operation's inputs, and the grid of its output."""
   node, grids = device.node(layer), device.quantized.grids
   values = [
     (device.sound[name].astype(np.float64) - grids[name].zero_point) * np.float64(grids[name].scale)
@@ -49,7 +49,7 @@ def of_codes(of):
 
 
 def of_output(of):
-  """What becomes of the sound output of an operation."""
+  """Makes a fault that changes the sound output of an operation."""
   return lambda device, layer: (of(device.sound[device.node(layer).output]),)
 
 

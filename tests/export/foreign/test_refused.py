@@ -1,4 +1,4 @@
-"""What is not evaluated exactly is named, all of it at once; damaged files are one line."""
+"""Parts that are not evaluated exactly are all named at once; damaged files give one line."""
 
 import json
 

@@ -36,7 +36,7 @@ def tensors(torch) -> dict:
 
 
 def training(torch) -> dict:
-  """What a training script saves: weights besides numbers, options and optimizer."""
+  """Returns a training script's checkpoint: weights, numbers, options and optimizer."""
   torch.manual_seed(1)
   model = torch.nn.Sequential(
     torch.nn.Conv2d(2, 3, 3, bias=False), torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 2)

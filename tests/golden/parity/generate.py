@@ -76,7 +76,7 @@ def build(library: str, name: str) -> nn.Module:
 
 
 def kind_of(module: nn.Module, tensor: str) -> str:
-  """What ``weights.make`` calls a tensor of a module."""
+  """Returns the name by which ``weights.make`` knows the kind of a module's tensor."""
   if isinstance(module, nn.BatchNorm2d):
     return NORM_KINDS[tensor]
   if not isinstance(module, nn.Conv2d | nn.Linear):

@@ -75,7 +75,7 @@ def state_dict(source: str, seed: int = 0) -> dict[str, np.ndarray]:
 
 @functools.cache
 def outputs() -> dict[str, np.ndarray]:
-  """What the original networks answer; the README names the keys."""
+  """Reads the outputs of the original networks; the README names the keys."""
   with np.load(FOLDER / "outputs.npz") as file:
     return {key: _fixed(array) for key, array in file.items()}
 

@@ -76,7 +76,7 @@ def test_another_number_of_classes_starts_the_classifier_anew(weights):
 
 def test_half_precision_and_torch_like_tensors_are_read(weights):
   class Tensor:
-    """What a torch tensor offers."""
+    """The methods of a torch tensor."""
 
     def __init__(self, array):
       self.array, self.dtype = array, f"torch.{array.dtype}"

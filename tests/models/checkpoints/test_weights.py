@@ -38,7 +38,7 @@ OTHER = np.zeros(2, np.float32)
 
 
 class Tensor:
-  """What reading needs of a torch tensor, which numpy() refuses as torch does."""
+  """The part of a torch tensor that is read; its numpy() refuses as torch's does."""
 
   def __init__(self, values, dtype="torch.float32", requires_grad=True):
     self.values, self.dtype, self.requires_grad = values, dtype, requires_grad

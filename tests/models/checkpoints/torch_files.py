@@ -210,7 +210,7 @@ def at_most(size: int) -> Iterator[None]:
 
 
 def outcome(read, path: Path, raw: bytes):
-  """What reading these bytes gives: the value, or None where it is a ValueError.
+  """Reads these bytes; returns the value, or None after a ValueError.
 
   Warnings are recorded rather than raised, since a raised one would come back as a ValueError.
   """

@@ -1,4 +1,4 @@
-"""What must hold for every network of the zoo; the test files beside this one say for which."""
+"""Checks that hold for every network of the zoo; the test files beside this one choose networks."""
 
 from contextlib import contextmanager
 

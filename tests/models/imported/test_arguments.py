@@ -1,4 +1,4 @@
-"""What people pass by mistake is answered with the argument, the rule and the way out."""
+"""Errors for wrong arguments name the argument, the rule and the way out."""
 
 import functools
 

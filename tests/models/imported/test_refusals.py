@@ -1,4 +1,4 @@
-"""What cannot be imported is told at once: layer, operation, line, and what to do."""
+"""Networks that cannot be imported raise one error: layer, operation, line, and the way out."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""What no leaf op is by itself is written with others: colours, orders, squares, einsum, branches."""
+"""Operations that are imported as several leaf operations: colours, orders, squares, einsum, branches."""
 
 import jax
 import jax.numpy as jnp

@@ -20,7 +20,7 @@ BITS = (8, 4, 3, 2)
 
 @st.composite
 def found(draw, most_layers=6):
-  """What a measurement may give: costs of any sign and size, also equal ones."""
+  """Draws a measurement: costs of any sign and size, also equal ones."""
   layers = draw(st.integers(1, most_layers))
   bits = BITS[: draw(st.integers(1, len(BITS)))]
   cost = st.one_of(

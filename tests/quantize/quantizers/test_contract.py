@@ -1,4 +1,4 @@
-"""What every quantizer promises, whatever its method."""
+"""The contract of every quantizer, whatever its method."""
 
 import jax
 import jax.numpy as jnp
