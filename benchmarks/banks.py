@@ -39,7 +39,7 @@ from jaxcompress.training import step as step_module
 
 
 def bank_step(examples: int, mesh):
-  """CRD's update, its gradient by the features, and the guard; and what it takes.
+  """CRD's update, its gradient with respect to the features, and the guard; and what it takes.
 
   The gradients of its linear layers are left out: they are summed as those of all parameters are.
   """

@@ -35,7 +35,7 @@ def shown(value: Any) -> str:
 
 
 def unknown(argument: str, value: Any, known: Iterable[str]) -> ValueError:
-  """The error of a name that is none of those that are known: the nearest first, then all.
+  """Returns the error for an unknown name; it suggests the nearest known one, then lists all.
 
   Args:
     argument: its name.
@@ -145,7 +145,7 @@ def check_callable(argument: str, value: Any, wanted: str) -> None:
   Args:
     argument: its name.
     value: what was given.
-    wanted: what it is called with, and gives; it ends in ``or None`` if there may be none.
+    wanted: what it is called with, and gives; it ends in ``or None`` if it may be None.
 
   Raises:
     ValueError: if it cannot.
@@ -228,12 +228,12 @@ def check_share(argument: str, value: Any) -> None:
   Examples:
     >>> check_share("ema", 1.0)
     Traceback (most recent call last):
-    ValueError: ema: 1.0 must be in [0, 1), or None for none.
+    ValueError: ema: 1.0 must be in [0, 1), or None.
   """
   if value is None:
     return
   if not _is_number(value) or not 0 <= float(value) < 1:
-    raise ValueError(f"{argument}: {shown(value)} must be in [0, 1), or None for none.")
+    raise ValueError(f"{argument}: {shown(value)} must be in [0, 1), or None.")
 
 
 def check_batches(batches: Any) -> None:
@@ -266,7 +266,7 @@ def check_batch(batch: Any) -> None:
     >>> import jax.numpy as jnp
     >>> check_batch({"image": jnp.zeros((0, 8, 8, 3))})
     Traceback (most recent call last):
-    ValueError: batch: 'image' has shape (0, 8, 8, 3); it must be (batch, height, width, channels), none of them 0.
+    ValueError: batch: 'image' has shape (0, 8, 8, 3); it must be (batch, height, width, channels), each at least 1.
   """
   import jax
   import jax.numpy as jnp
@@ -281,8 +281,8 @@ def check_batch(batch: Any) -> None:
   shape = jnp.shape(batch["image"])
   if len(shape) != 4 or 0 in shape:
     raise ValueError(
-      f"batch: 'image' has shape {shape}; it must be (batch, height, width, channels), none of them"
-      " 0."
+      f"batch: 'image' has shape {shape}; it must be (batch, height, width, channels), each at"
+      " least 1."
     )
   for name in FOR_EACH_IMAGE:
     found = jnp.shape(batch[name]) if name in batch else shape

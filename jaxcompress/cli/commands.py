@@ -63,7 +63,7 @@ def quantize(model: Any, torch: Any, weights: Any, data: Any, **given: Any) -> N
     if value is None:
       needed = "name a file, or a checkpoint with --torch"
       raise ValueError(
-        f"{name}: none is given;"
+        f"{name}: it is missing;"
         f" {needed if torch is None else '--torch needs --weights and --calibration'}."
       )
   options = pipeline.QuantizeOptions(
@@ -139,7 +139,7 @@ def info(model: Any, width: Any, classes: Any, image_size: Any) -> None:
   if model == "distill":
     for name, value in {"width": width, "classes": classes, "image_size": image_size}.items():
       if value is not None:
-        raise ValueError(f"{name}: {value} is given, but losses have none; leave it out.")
+        raise ValueError(f"{name}: {value} is an option of models, not of losses; leave it out.")
     Console().print(tables.loss_table(distill.DISTILLERS))
     return
 

@@ -129,7 +129,7 @@ def find_pictures(given: list[str], notes: Any) -> list[pathlib.Path]:
   if left_out.names:
     say(notes, f"left out: {left_out.text()}")
   if not found:
-    raise ValueError(f"images: there are none in {', '.join(given)}; give image files, or folders.")
+    raise ValueError(f"images: found none in {', '.join(given)}; give image files, or folders.")
   return found
 
 

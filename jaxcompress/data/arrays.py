@@ -206,7 +206,7 @@ def _of_sequence(part: str, where: str, images: Any, paired: bool) -> _Examples:
 
 
 def _shape(pixels: np.ndarray) -> tuple[int, ...] | None:
-  """Height, width and channels of an image; None: it is none, which is told where it is read."""
+  """Returns height, width and channels of an image; None if it is not one, an error where it is read."""
   try:
     return channels_last(pixels[None]).shape[1:]
   except ValueError:

@@ -133,7 +133,7 @@ def saved(
 
 
 def _files(root: pathlib.Path, path: str) -> tuple[dict[str, list[pathlib.Path]], list[str]]:
-  """The files of each part, and names of splits that are none."""
+  """Returns the files of each part, and the names of splits that are not parts."""
   if root.is_file():
     return {"train": [root]}, []
   if not root.is_dir():
@@ -162,7 +162,7 @@ def _files(root: pathlib.Path, path: str) -> tuple[dict[str, list[pathlib.Path]]
     if part := _part(name):
       parts.setdefault(part, []).extend(files)
   if not parts.get("train"):
-    there = f"its splits are {', '.join(found)}" if found else "there are none of either kind"
+    there = f"its splits are {', '.join(found)}" if found else "it has neither"
     raise ValueError(
       f"data: {path!r} has no training images of datasets.save_to_disk and no parquet files of them;"
       f" {walk.printable(there)}."

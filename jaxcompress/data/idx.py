@@ -150,7 +150,7 @@ def fashion_mnist(path: str | None = None, **options: Any) -> Dataset:
 def mnist(path: str | None = None, **options: Any) -> Dataset:
   """Handwritten digits: 60,000 grey images of 28 x 28 pixels to train on and 10,000 to test.
 
-  Images are not mirrored: a mirrored digit is none.
+  Images are not mirrored: a mirrored digit is not a digit.
 
   Args:
     path: the folder with the four files; None: where they usually are, then what

@@ -99,7 +99,7 @@ def as_labels(
     missing = next((name for name in every.tolist() if normal(name) not in places), None)
     if missing is not None:
       raise ValueError(
-        f"labels: {printable(missing)!r} is none of the classes {_few(classes)}; add it to them."
+        f"labels: {printable(missing)!r} is not one of the classes {_few(classes)}; add it to them."
       )
     return (
       classes,

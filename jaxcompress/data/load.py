@@ -137,7 +137,7 @@ def load(
 
 
 def _unknown(spec: str, kind: str, colon: bool) -> ValueError:
-  """The error of a name that is none: what is nearest, and all that there are."""
+  """Returns the error for an unknown name: it suggests the nearest one, then lists all."""
   known = [*SPECS.values()]
   near = f"{kind} is written {SPECS[kind]}; " if kind in SPECS else ""
   path = pathlib.Path(spec).expanduser()

@@ -184,7 +184,7 @@ class OnnxTeacher:
   def _channel_axis(self, declared: list[Any], shape: tuple[int, ...]) -> int:
     if len(shape) != 4 or 0 in shape:
       raise ValueError(
-        f"images: shape {shape} must be (batch, height, width, channels), none of them 0."
+        f"images: shape {shape} must be (batch, height, width, channels), each at least 1."
       )
     if self.layout is not None:
       return LAYOUTS[self.layout]

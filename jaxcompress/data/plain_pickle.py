@@ -90,7 +90,7 @@ def bytes_of(value: Any) -> np.ndarray:
   """An array of unsigned bytes that a pickle holds.
 
   Raises:
-    ValueError: if it is none.
+    ValueError: if it is not such an array.
 
   Examples:
     >>> bytes_of(read_plain(pickle.dumps(np.arange(6, dtype=np.uint8).reshape(2, 3), 2))).tolist()

@@ -189,7 +189,7 @@ class ImageReader:
   def _arguments(self) -> dict[str, Any]:
     """Returns the keyword arguments of :func:`read_pixels`."""
     if self.size is None:
-      raise ValueError("size: the reader has none; give ImageReader(size), or reader.at(size).")
+      raise ValueError("size: the reader has no size; give ImageReader(size), or reader.at(size).")
     names = [field.name for field in dataclasses.fields(self) if field.name != PREPROCESS]
     return {name: getattr(self, name) for name in names}
 

@@ -210,7 +210,7 @@ def _label(found: dict[str, Any], name: str) -> int | str | None:
       said = json.loads(found["json"])
     except ValueError as error:
       raise ValueError(
-        f"data: {walk.printable(name)!r} has a .json that is none ({error})."
+        f"data: {walk.printable(name)!r} has a .json that is not valid JSON ({error})."
       ) from error
     if isinstance(said, dict):
       value = next((said[key] for key in KEYS if said.get(key) is not None), None)

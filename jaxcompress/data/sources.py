@@ -95,7 +95,7 @@ class Item:
     """The image, its file or the bytes of one.
 
     Raises:
-      ValueError: if it is none, or its pixels are not sure.
+      ValueError: if it is not an image, or it is not certain which values are its pixels.
     """
     with TURN:
       found = self.sequence[self.place]

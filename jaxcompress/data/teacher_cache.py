@@ -258,7 +258,7 @@ def _runner(
 ) -> _Runner:
   """How a teacher of any kind is run."""
   if isinstance(model, OnnxTeacher | StoredTeacher) and variables not in (None, {}):
-    raise ValueError("variables: an ONNX file and stored outputs have none; give None.")
+    raise ValueError("variables: an ONNX file and stored outputs have no variables; give None.")
   if isinstance(model, StoredTeacher):
     for argument, asked in (
       ("augment", augment is not None),
@@ -284,7 +284,9 @@ def _runner(
     network = as_teacher("model", model)
     own = own_variables(network) if variables is None else variables
     if own is None:
-      raise ValueError("variables: none are given, and the teacher brings none; give its own.")
+      raise ValueError(
+        "variables: they are missing, and the teacher holds no variables; give its own."
+      )
     teacher = _digest(jax.tree.leaves(jax.device_get(own)))
     if not isinstance(network, nn.Module):  # whose function and layers may differ
       teacher += f" {network.title}"

@@ -241,8 +241,8 @@ def _keys(info: Any, name: str) -> tuple[str, str]:
     fitting = [k for k in (*preferred, *features) if isinstance(features.get(k), kind)]
     if not fitting:
       raise ValueError(
-        f"data: {name!r} has no {kind.__name__} feature, so it is no set for image classification; "
-        f"it has {', '.join(features) or 'none that are named'}."
+        f"data: {name!r} has no {kind.__name__} feature, so it is not a set for image classification; "
+        f"it has {', '.join(features) or 'no named features'}."
       )
     keys.append(fitting[0])
   return keys[0], keys[1]

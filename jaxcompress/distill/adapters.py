@@ -169,7 +169,7 @@ def adapter(
     A teacher, called as ``apply(variables, images, train=False)``; of a linen module a linen module.
 
   Raises:
-    ValueError: if the model is none of these, or a list is a text; when called, if there is no layer
+    ValueError: if the model is of another kind, or a list is a text; when called, if there is no layer
       or output of a name (the error lists all), or the logits have another rank.
 
   Examples:

@@ -316,7 +316,7 @@ def first_teacher(teachers: Teachers, name: str) -> Endpoints:
     (1, 3)
   """
   if not teachers:
-    raise ValueError(f"teachers: {name} reads one and there are none; give the recipe a teacher.")
+    raise ValueError(f"teachers: {name} needs a teacher, got none; give the recipe one.")
   return teachers[0]
 
 
@@ -377,7 +377,7 @@ def both_pooled(
   for network, endpoints in (("student", student), ("teacher", teacher)):
     if endpoints.pooled is None:
       raise ValueError(
-        f"{network}: {name} reads pooled features and there are none; return"
+        f"{network}: {name} reads pooled features, which are missing; return"
         f" Endpoints(pooled=...){otherwise}."
       )
   return student.pooled, teacher.pooled  # type: ignore[return-value]

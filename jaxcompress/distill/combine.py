@@ -57,7 +57,7 @@ def chain(*transforms: LossTransform) -> LossTransform:
     {'cross_entropy': 1.3863, 'kd': 0.0}
   """
   if not transforms:
-    raise ValueError("transforms: there are none; chain needs at least one loss.")
+    raise ValueError("transforms must not be empty; chain needs at least one loss.")
   for i, transform in enumerate(transforms):
     _check(f"transforms: item {i}", transform)
   numbered = dict(enumerate(transforms))
@@ -121,7 +121,7 @@ def named_chain(*pairs: tuple[str, LossTransform], **transforms: LossTransform) 
     _check(f"transforms: {name!r}", transform)
     terms[name] = transform
   if not terms:
-    raise ValueError("transforms: there are none; named_chain needs at least one loss.")
+    raise ValueError("transforms must not be empty; named_chain needs at least one loss.")
   names = tuple(terms)
   chained = chain(*terms.values())
 

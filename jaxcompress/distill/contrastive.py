@@ -184,7 +184,7 @@ def crd(
     )(e_s, e_t, index, rng, state)
 
   def update(devices, e_s, e_t, index, rng, state, parts=None, ids=None):
-    """Loss, its gradients by the embeddings, the next state, and how many places are outside the
+    """Loss, its gradients with respect to the embeddings, the next state, and how many places are outside the
     banks, as one device computes them; ``parts`` are the strata of all devices."""
     parts = strata_of(state.student_bank.shape) if parts is None else parts
     outside = sum(jnp.sum(is_outside(i)) for i in (index, ids) if i is not None)

@@ -108,7 +108,7 @@ def mlkd(
   """
   temperatures = tuple(temperatures)
   if not temperatures:
-    raise ValueError("temperatures: there are none; give at least one.")
+    raise ValueError("temperatures must not be empty; give at least one.")
   for temperature in temperatures:
     check_number("temperatures", temperature, positive=True)
   check_whole("views", views)

@@ -154,7 +154,7 @@ def paired(
   for network, maps in both.items():
     if not maps:
       raise ValueError(
-        f"{network}: {name} reads {field} and there are none; return Endpoints({field}=...), or"
+        f"{network}: {name} reads {field}, which are missing; return Endpoints({field}=...), or"
         " wrap the model in distill.adapter."
       )
   if places is None:

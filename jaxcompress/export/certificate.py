@@ -29,7 +29,7 @@ HOW = (
   " order, int8, or int16 with the low byte first.",
   "Images are the integers that the network reads; real = (integer - zero_point) * scale.",
   "Logits that a file gives as uint8 are hashed as int8, less 128. onnxruntime gives float32, which is"
-  " hashed as the integers that it stands for; one that stands for none counts as a difference.",
+  " hashed as the integers that it stands for; a number off the grid counts as a difference.",
   "'each' has the first 8 digits of the SHA-256 of every image, or of all its outputs in order.",
 )
 DIGITS = 8  # of an image's hash
@@ -207,7 +207,7 @@ def read_certificate(path: str | os.PathLike) -> tuple[Certificate, str | None]:
     written.
 
   Raises:
-    ValueError: if it cannot be read, or is none.
+    ValueError: if it cannot be read, or is not a certificate.
   """
   try:
     content = pathlib.Path(path).read_bytes()
@@ -228,7 +228,7 @@ def read_certificate(path: str | os.PathLike) -> tuple[Certificate, str | None]:
     found = from_plain(Certificate, values, newer=True)
   except ValueError as error:
     raise ValueError(
-      f"certificate: {path} is none that can be read ({one_line(error)})."
+      f"certificate: {path} is not a readable certificate ({one_line(error)})."
     ) from error
   return found, damage or contradiction(found)
 

@@ -200,7 +200,7 @@ def certify(
     rows += [one.row for one in found]
   if not rows:
     raise ValueError(
-      f"paths: none of {', '.join(map(str, files))} runs anywhere; give a .tflite, .onnx or .stablehlo"
+      f"paths: no runtime runs {', '.join(map(str, files))}; give a .tflite, .onnx or .stablehlo"
       " file, or a folder of C."
     )
   elsewhere = [RULES_ELSEWHERE[row.rule] for row in rows if row.rule in RULES_ELSEWHERE]
@@ -340,7 +340,7 @@ def to_integers(quantized: QuantizedModel, images: np.ndarray) -> np.ndarray:
   """
   images = np.asarray(images)
   if images.ndim == 0 or len(images) == 0:
-    raise ValueError("images: there are none; give at least one.")
+    raise ValueError("images must not be empty; give at least one.")
   grid = quantized.grids[INPUT]
   if images.dtype != grid.dtype:
     return quantized.quantize_input(images)

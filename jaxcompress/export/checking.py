@@ -110,7 +110,7 @@ def check(
     quantized: the model that they were written from.
     images: what ``quantized`` takes, or integers; None: ``inputs.npy`` beside the certificate.
     pictures: SHA-256 of the files that they were read from, by name; None: they were not read again.
-    processors: names of those that are emulated, which takes long; none of them: what runs on this
+    processors: names of those that are emulated, which takes long; empty: only what runs on this
       machine alone; None: all of the certificate's. Others are left out, and counted in one line.
 
   Returns:
@@ -210,7 +210,7 @@ def _chosen(
   for name in processors:
     if name not in counts:
       raise ValueError(
-        f"processors: {name!r} is none that the certificate was emulated on; it has"
+        f"processors: {name!r} is not an emulated processor of the certificate; it has"
         f" {', '.join(counts) or 'none'}."
       )
   left_out = {name: count for name, count in counts.items() if name not in processors}
@@ -266,7 +266,7 @@ def _file_lines(
   for path in files:
     if path not in found.values():
       named = ", ".join(list(known.model)[:MOST_NAMED])
-      lines.append(Line(path.name, DIFFERS, f"it is none of the certificate's files ({named})"))
+      lines.append(Line(path.name, DIFFERS, f"it is not one of the certificate's files ({named})"))
   return lines
 
 
@@ -285,7 +285,7 @@ def _images_line(known: Certificate, codes: np.ndarray) -> Line:
     first = first_difference(images.each, theirs)
     words = f"{count:,} of {images.count:,} are others; the first is image {_picture(known, first)}"
     if first is None:  # their own hashes are right, so that of all was changed
-      words = "the certificate's hash of all images is none of its hashes of each"
+      words = "the certificate's hash of all images contradicts its hashes of each"
   return Line("images", DIFFERS, words)
 
 
@@ -322,7 +322,9 @@ def _exact_line(known: Certificate, rule: str, certified: Exact, here: Exact) ->
     return Line(what, EQUAL)
   first = first_difference(certified.each, here.each)
   if first is None:
-    return Line(what, DIFFERS, "the certificate's hash of all images is none of its hashes of each")
+    return Line(
+      what, DIFFERS, "the certificate's hash of all images contradicts its hashes of each"
+    )
   count = sum(a != b for a, b in zip(certified.each.split(), here.each.split(), strict=False))
   words = (
     f"outputs of {count:,} of {known.images.count:,} images; the first is {_picture(known, first)}"

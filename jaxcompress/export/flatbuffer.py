@@ -165,7 +165,7 @@ class ModelFile:
       inputs: indices of tensors.
       outputs: indices of tensors.
       options: name of its options in TFLite's ``BuiltinOptions``; by default made from the code,
-        none if it has none of that name.
+        no options if the schema has no such name.
       **fields: of the options; lists become int32 vectors.
     """
     options = options or "".join(part.title() for part in code.split("_")) + "Options"

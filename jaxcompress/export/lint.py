@@ -65,7 +65,7 @@ def lint(path: str | os.PathLike, target: str) -> tuple[Finding, ...]:
   asked = find_target(target)
   suffix = pathlib.Path(path).suffix.lower()
   if suffix != asked.suffix:
-    raise ValueError(f"target: {target!r} takes {asked.suffix} files, and {path} is none.")
+    raise ValueError(f"target: {target!r} takes {asked.suffix} files, got {path}.")
   operators = read_operators(path)
   try:
     with np.errstate(all="ignore"):  # a scale of a file may be anything

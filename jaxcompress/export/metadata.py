@@ -140,7 +140,7 @@ def from_entry(entry: str | bytes | None) -> dict[str, Any]:
   """Reads an entry, but for the checksum.
 
   Raises:
-    ValueError: if it is none.
+    ValueError: if it is not a JSON object.
 
   Examples:
     >>> from_entry(to_entry({"name": "a"}, None))["name"]

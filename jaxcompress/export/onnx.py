@@ -70,7 +70,7 @@ def onnx(
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if ``quantized`` is none, a layer has no ONNX operator, a tensor has 16 bits, the target is another one or
+    ValueError: if ``quantized`` is not a quantized model, a layer has no ONNX operator, a tensor has 16 bits, the target is another one or
       does not take a grid or an operator, the metadata is no JSON, or the path cannot be written.
 
   Examples:

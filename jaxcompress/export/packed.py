@@ -76,7 +76,7 @@ def packed(
     The path.
 
   Raises:
-    ValueError: if ``quantized`` is none, the metadata is no JSON, a layer has an attribute that is none, or the path cannot
+    ValueError: if ``quantized`` is not a quantized model, the metadata or an attribute of a layer is not JSON, or the path cannot
       be written.
 
   Examples:
@@ -169,7 +169,7 @@ def _read(path: str | os.PathLike) -> tuple[QuantizedModel, dict[str, Any], str]
     manifest = parse_json(inflate(arrays["manifest"], np.uint8).tobytes())
     quantized = _rebuild(manifest, arrays, WEIGHT_READERS[found])
     return quantized, dict(manifest["metadata"].items()), str(manifest["version"])
-  except Exception as error:  # whatever a manifest that is none of ours leads to
+  except Exception as error:  # whatever a manifest of another program leads to
     raise _refusal(path, "has contents that are no model", error) from error
 
 

@@ -70,7 +70,7 @@ def read_pixels(
     ``input_range=pixel_range(preprocess)``, then write it with ``tflite(..., input="uint8")``.
 
   Raises:
-    ValueError: if the model is none, or the preprocessing is per image.
+    ValueError: if ``quantized`` is not a quantized model, or the preprocessing is per image.
 
   Examples:
     >>> from jaxcompress import models

@@ -49,7 +49,7 @@ def stablehlo(quantized: QuantizedModel, path: str | os.PathLike) -> pathlib.Pat
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if ``quantized`` is none, or the path cannot be written.
+    ValueError: if ``quantized`` is not a quantized model, or the path cannot be written.
 
   Examples:
     >>> import tempfile
@@ -136,7 +136,7 @@ def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], Any]:
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if there is no such file, it is damaged, or it is none of these. One without a
+    ValueError: if there is no such file, it is damaged, or it is not such a file. One without a
       checksum, as earlier versions wrote them, is first opened in a process of its own.
 
   Examples:

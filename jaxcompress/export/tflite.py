@@ -95,7 +95,7 @@ def tflite(
 
   Raises:
     MissingExtraError: if the ``edge`` extra is not installed.
-    ValueError: if ``quantized`` is none, a layer has no TFLite operator, an operator is not as the
+    ValueError: if ``quantized`` is not a quantized model, a layer has no TFLite operator, an operator is not as the
       target requires, ``input`` or ``output`` is unknown or not the model's, ``weights`` is unknown,
       no layer has 4 bits or its kernels do not hold a layer's sums, the metadata is no JSON, or the path cannot be written.
 
@@ -190,8 +190,8 @@ def _check_narrow(numbers: Any) -> None:
   if not all(fits_int4(integers[node.name].weights) for node in layers):
     remedy += ", or quantize with 4 bits, such as quantize.w4a8() or post_training(..., bits=4)"
   raise ValueError(
-    "weights: 'int4' needs layers whose integers have at most 4 bits, and there are none that can be"
-    f" written so ({shown or 'none has weights'}); {remedy}."
+    "weights: 'int4' needs a layer with weights of at most 4 bits, and no layer can be written so"
+    f" ({shown or 'none has weights'}); {remedy}."
   )
 
 

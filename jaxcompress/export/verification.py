@@ -78,8 +78,8 @@ def verify(
 
   Raises:
     MissingExtraError: if the ``edge`` extra, the runtime or the emulator is not installed.
-    ValueError: if the file is missing, damaged or of another network, ``quantized`` is none, there
-      are no images, or the processor is unknown.
+    ValueError: if the file is missing, damaged or of another network, ``quantized`` is not a quantized model,
+      there are no images, or the processor is unknown.
 
   Examples:
     >>> import tempfile
@@ -144,7 +144,7 @@ def run_both(
   check_made("quantized", quantized, QuantizedModel, QUANTIZED)
   given = np.asarray(images if codes is None else codes)
   if len(given) == 0:
-    raise ValueError("images: there are none; give at least one.")
+    raise ValueError("images must not be empty; give at least one.")
   kind = choose_kernels(path)
   if kind != "c" and processor is None and quantized.kernels.endswith(OF_ARM64) and not is_arm64():
     processor = USUAL_ARM64  # these rules are of no other processors
@@ -215,7 +215,7 @@ def _behind(codes: np.ndarray, quantized: QuantizedModel, dtype: np.dtype) -> np
     pixel_of[table[::-1, channel].astype(np.int64) + SHIFT] = np.arange(256)[::-1]
     found = pixel_of[codes[..., channel].astype(np.int64) + SHIFT]
     if found.min() < 0:
-      raise ValueError("images: some integers are none that a pixel has; give the pixels.")
+      raise ValueError("images: some integers are not those of any pixel; give the pixels.")
     pixels[..., channel] = found
   return pixels
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 def plain(value: Any) -> Any:
   """A value as JSON: dataclasses by name, named tuples in order, arrays as lists, bytes in base64.
 
-  Numbers that are not finite become None, and what is none of these its text.
+  Numbers that are not finite become None, and any other value its text.
 
   Examples:
     >>> import numpy as np

@@ -17,7 +17,7 @@ def parse_json(text: str | bytes) -> Any:
   """The value of strict JSON.
 
   Raises:
-    ValueError: if it is none; it has a number that is not finite, more than 16 MB, or lists and
+    ValueError: if it is not JSON; it has a number that is not finite, more than 16 MB, or lists and
       objects more than 64 deep.
 
   Examples:

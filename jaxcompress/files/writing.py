@@ -20,7 +20,7 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> pathlib.Path
 
   Args:
     path: the file; what was there is replaced.
-    data: its content; text is written as UTF-8, bytes of a name that are none as their numbers.
+    data: its content; text is written as UTF-8, bytes of a name that are not UTF-8 as their numbers.
 
   Returns:
     The path.

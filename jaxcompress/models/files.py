@@ -57,7 +57,7 @@ def save(
     The path.
 
   Raises:
-    ValueError: if the model is none of this package, the variables are not its own, or the
+    ValueError: if the model is not of this package, the variables are not its own, or the
       metadata is no JSON.
 
   Examples:

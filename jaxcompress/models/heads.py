@@ -81,7 +81,7 @@ def permute_classes(
     order: the old positions of the new classes.
 
   Raises:
-    ValueError: if the order is none of all classes, or the logits do not come from one linear layer.
+    ValueError: if the order is not a permutation of the classes, or the logits do not come from one linear layer.
 
   Examples:
     >>> from jaxcompress import models

@@ -155,7 +155,7 @@ def describe(model: nn.Module) -> Description:
       if candidate == model:
         return Description(name, model.num_classes, options)
   raise ValueError(
-    f"model: {type(model).__name__} is none of jaxcompress.models; only those can be built again from"
+    f"model: {type(model).__name__} is not a model of jaxcompress.models; only those can be built again from"
     f" their name and options; {LINEN.way}."
   )
 

@@ -31,7 +31,7 @@ def replayed(
     A linen module like any other.
 
   Raises:
-    ValueError: if a layer is none, is there twice or reads what no earlier layer made, the classes
+    ValueError: if a layer is not valid, is there twice or reads a tensor that no earlier layer made, the classes
       differ, or the image size is not positive.
 
   Examples:

@@ -21,7 +21,7 @@ def refuse(layer: nn.Module, message: str) -> NoReturn:
 
 
 def is_whole(value: Any, least: int) -> bool:
-  """Whether a value is a whole number that is large enough; True and False are none.
+  """Whether a value is a whole number that is large enough; True and False are not numbers.
 
   Examples:
     >>> is_whole(3, 1), is_whole(np.int64(0), 1), is_whole(True, 1), is_whole((3, 1), 1)
@@ -31,7 +31,7 @@ def is_whole(value: Any, least: int) -> bool:
 
 
 def is_number(value: Any) -> bool:
-  """Whether a value is a finite real number; True and False are none.
+  """Whether a value is a finite real number; True and False are not numbers.
 
   Examples:
     >>> is_number(0.5), is_number(np.float32(2)), is_number(True), is_number(math.inf), is_number("1")

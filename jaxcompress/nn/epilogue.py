@@ -3,7 +3,7 @@
 Behind a normalization come an activation function and, in quantized training, rounding to a step
 that is trained. Taken one by one, the gradient between them is written to memory and read again,
 because the normalization's sums and its result both need it. Here both compute it anew, from the
-input and the gradient by the output alone, and the step's gradient is summed in the same pass.
+input and the gradient with respect to the output alone, and the step's gradient is summed in the same pass.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,11 +36,11 @@ class Epilogue(NamedTuple):
   """An elementwise operation with scalar parameters.
 
   Attributes:
-    prepare: ``(z) -> (trained, fixed)``: scalars by which something is trained, and those by which
-      nothing is, two tuples of float32, from the tensor that the operation is applied to.
+    prepare: ``(z) -> (trained, fixed)``: scalars with respect to which there is a gradient, and
+      the others, two tuples of float32, from the tensor that the operation is applied to.
     forward: ``(z, trained, fixed) -> y``, like ``z``.
-    backward: ``(z, g, trained, fixed) -> (dz, parts)``: the gradient by ``z``, and for each trained
-      scalar an array, float32, whose sum is the gradient by it. All are elementwise in ``z`` and
+    backward: ``(z, g, trained, fixed) -> (dz, parts)``: the gradient with respect to ``z``, and for each trained
+      scalar an array, float32, whose sum is the gradient with respect to it. All are elementwise in ``z`` and
       ``g``, whose shape may be another than that of the tensor. None: that is left to JAX, which is
       as fast if nothing is trained.
     by_ends: ``prepare`` reads the smallest and the largest value only, and takes the tensor that

@@ -157,7 +157,7 @@ def execute(
     The logits, (batch, classes): the first output; :func:`execute_outputs` gives all.
 
   Raises:
-    ValueError: if a layer is missing, or an op is none of the leaf ops.
+    ValueError: if a layer is missing, or an op is not a leaf operation.
 
   Examples:
     >>> from jaxcompress import models

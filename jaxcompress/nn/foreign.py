@@ -28,7 +28,7 @@ class Kind(NamedTuple):
   Attributes:
     what: as a person says it.
     way: what to do with it where a model made of leaf ops is wanted.
-    teacher: what to do with it where a teacher is wanted and it is none as it is.
+    teacher: what to do with it where a teacher is wanted and the model cannot teach as it is.
   """
 
   what: str
@@ -297,5 +297,5 @@ class Strangers:
       )
     names = list(dict.fromkeys(self.titles))
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    are = "are" if len(names) > 1 else "is"
-    return f"{start}: {', '.join(names[:MOST_NAMED])}{more} {are} none; {LINEN.way}."
+    are = "are not leaf operations" if len(names) > 1 else "is not a leaf operation"
+    return f"{start}: {', '.join(names[:MOST_NAMED])}{more} {are}; {LINEN.way}."

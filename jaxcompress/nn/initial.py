@@ -83,7 +83,7 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
     image_shape: (height, width, channels).
 
   Returns:
-    A nested dict of ``params`` and ``batch_stats``, without what the model has none of.
+    A nested dict of ``params`` and ``batch_stats``, without the collections that the model lacks.
 
   Raises:
     ValueError: if the model was not called, ``rng`` is no key, ``image_shape`` is not three whole numbers of 1 or more, or images of it are too

@@ -230,7 +230,15 @@ def affine(
 def input_gradient(
   g: jax.Array, centred: jax.Array, sums: Sequence[jax.Array], scale: jax.Array, by: Frame
 ) -> jax.Array:
-  """By the input, from the gradient by the output and its sums: alone, and times ``centred``."""
+  """Returns the gradient with respect to the input.
+
+  Args:
+    g: gradient with respect to the output.
+    centred: the input less its mean.
+    sums: of ``g`` alone, and of ``g`` times ``centred``.
+    scale: of each channel.
+    by: the statistics.
+  """
   if by.share is not None:  # through the statistics of the batch
     d_bias, d_scale = sums[0], sums[1] * by.inverse
     g = g - spread(d_bias * by.share, g) - centred * spread(d_scale * by.inverse * by.share, g)

@@ -33,7 +33,7 @@ def needed_shape(node: Node) -> tuple[int, ...]:
   """:func:`kernel_shape` of a node that has a kernel.
 
   Raises:
-    ValueError: if it has none.
+    ValueError: if it has no kernel.
 
   Examples:
     >>> shapes = ((1, 64),), ((1, 10),)

@@ -45,7 +45,7 @@ def as_endpoints(result: Any) -> Endpoints:
 def name_outputs(endpoints: Endpoints) -> dict[str, Any]:
   """All outputs of a model by name, the one that holds the logits first.
 
-  Logits that are none of ``endpoints.outputs`` are one more output, ``"logits"``.
+  Logits that are not among ``endpoints.outputs`` are one more output, ``"logits"``.
 
   Raises:
     ValueError: if two outputs have one name.

@@ -18,7 +18,7 @@ class LeakyRelu(LeafOp):
     slope: above 0 and at most 1.
 
   Raises:
-    ValueError: when called, if the slope is none.
+    ValueError: when called, if the slope is not a finite number above 0 and at most 1.
 
   Examples:
     >>> LeakyRelu(0.5).apply({}, jnp.array([-2.0, 0.0, 3.0])).tolist()

@@ -202,7 +202,7 @@ def parse_layer(entry: Sequence[Any]) -> Layer:
   """A layer from plain values, as JSON gives them back; or a layer as it is.
 
   Raises:
-    ValueError: if the op is none of the leaf ops, or has no such field.
+    ValueError: if the op is not a leaf operation, or has no such field.
 
   Examples:
     >>> parse_layer(["stem", "ConvNorm", {"features": 8, "norm": [1e-5, 0.9, False]}, ["input"]])

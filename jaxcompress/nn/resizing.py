@@ -30,7 +30,7 @@ class Resize(LeafOp):
       :func:`jaxcompress.ops.resizing.resize`.
 
   Raises:
-    ValueError: when called, if a field is none of these, or the input is no map of floats.
+    ValueError: when called, if a field is unknown, or the input is not a map of floats.
 
   Examples:
     >>> x = jnp.array([[0.0, 4.0]]).reshape(1, 1, 2, 1)

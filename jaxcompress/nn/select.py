@@ -16,7 +16,7 @@ no others. Any other one is a regular expression that is searched for in a layer
 
 Kinds are read off the traced graph, never off names or numbers of channels; a network with several
 inputs or heads has several first or last layers. A path that is a kind's word is reached by an
-expression that is none: ``"^first$"``.
+expression that is not a kind: ``"^first$"``.
 
 A string that begins with ``!`` leaves out what the rest of it selects. A tuple selects what any of
 its strings selects, whatever their order, but for what one with ``!`` leaves out; if all have one,
@@ -187,7 +187,7 @@ def select(
     argument: that the selector was given as.
 
   Raises:
-    ValueError: if the selector is none; or if one of its alternatives, or all of it, selects nothing;
+    ValueError: if the selector is not valid; or if one of its alternatives, or all of it, selects nothing;
       then it lists the paths, the nearest first, and the kinds that are there.
 
   Examples:

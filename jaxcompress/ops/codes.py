@@ -59,8 +59,8 @@ def on_grids(grids: Grids | None) -> Iterator[None]:
 def multiply(function: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Computes a layer that is linear in its input and in its kernel.
 
-  Inside of :func:`on_grids` it is computed from the steps, and so are its gradients, which are those
-  of ``function`` by ``x`` and ``kernel``.
+  Inside of :func:`on_grids` it is computed from the steps, and so are its gradients: those of
+  ``function`` with respect to ``x`` and ``kernel``.
 
   Args:
     function: ``(x, kernel, *, result=None) -> y``, linear in both, the output's channels last;

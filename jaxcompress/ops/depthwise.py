@@ -98,7 +98,7 @@ class Phases(NamedTuple):
   Attributes:
     taps: for each phase, pairs (kernel tap, offset into the output).
     size: positions of each phase.
-    margins: zeros before and after the gradient by the output, so that every tap finds a cell.
+    margins: zeros before and after the gradient with respect to the output, so that every tap finds a cell.
   """
 
   taps: tuple[tuple[Pair, ...], ...]
@@ -123,13 +123,13 @@ def _phases(
 def input_gradient(
   padded_g: jax.Array, kernel: jax.Array, rows: Phases, columns: Phases, dtype: jnp.dtype
 ) -> jax.Array:
-  """Gradient by the input: each of the phases, as many as strides allow, from the taps that hit it.
+  """Gradient with respect to the input: each of the phases, as many as strides allow, from the taps that hit it.
 
   The phases are computed from the upstream gradient as it is, without zeros between its cells,
   and then interleaved.
 
   Args:
-    padded_g: gradient by the output with the margins of ``rows`` and ``columns``.
+    padded_g: gradient with respect to the output with the margins of ``rows`` and ``columns``.
     kernel: (kh, kw, 1, channels).
     rows: phases of the height.
     columns: phases of the width.
@@ -161,11 +161,11 @@ def input_gradient(
 
 
 def by_taps(padded: jax.Array, g: jax.Array, kernel: Pair, slide: Slide) -> jax.Array:
-  """Gradient by the kernel, one sum over batch and space for each tap.
+  """Gradient with respect to the kernel, one sum over batch and space for each tap.
 
   Args:
     padded: (batch, padded_height, padded_width, channels), the convolution's padded input.
-    g: (batch, out_height, out_width, channels), the gradient by its output.
+    g: (batch, out_height, out_width, channels), the gradient with respect to its output.
     kernel: height and width of the kernel.
     slide: how it moves.
 
@@ -181,7 +181,7 @@ def by_taps(padded: jax.Array, g: jax.Array, kernel: Pair, slide: Slide) -> jax.
 
 
 def by_rows(padded: jax.Array, g: jax.Array, kernel: Pair, slide: Slide) -> jax.Array:
-  """Gradient by the kernel with few passes: one variadic reduction gives many taps.
+  """Gradient with respect to the kernel with few passes: one variadic reduction gives many taps.
 
   The products of all taps of a few kernel rows are reduced over blocks of 4 to 8 output rows by
   *one* ``lax.reduce`` with that many operands, so its loop loads the images once and keeps every

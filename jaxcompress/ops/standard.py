@@ -122,7 +122,7 @@ def by_case(
 def unfolded(x: jax.Array, kernel: jax.Array, slide: Slide, result: Any = None) -> jax.Array:
   """One product of the unfolded input (im2col) with the kernel, for kernels of few taps.
 
-  The gradient by the input, which a stem does not need and ``jit`` then drops, is XLA's.
+  The gradient with respect to the input, which a stem does not need and ``jit`` then drops, is XLA's.
   """
   patches = unfold(x, kernel.shape[:2], slide)
   flat = patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, kernel.shape[-1])

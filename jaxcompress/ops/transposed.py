@@ -190,7 +190,7 @@ def conv_transpose(
   """Transposed convolution, as ``lax.conv_transpose(x, kernel, strides, padding)`` has it.
 
   Where the convolution of all phases makes more than it reads, the map is padded beforehand: for such
-  ones XLA's gradient by the kernel is 40 to 100 times slower on CPU (jaxlib 0.10.2).
+  ones XLA's gradient with respect to the kernel is 40 to 100 times slower on CPU (jaxlib 0.10.2).
 
   Args:
     x: (batch, height, width, in), any float dtype.

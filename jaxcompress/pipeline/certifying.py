@@ -297,7 +297,7 @@ def read_pictures(
     run = run_of(found.paths[0])
     if run is None:
       raise OptionError(
-        f"images: none are given, and no run is known that {found.paths[0]} is of; add ",
+        f"images: they are missing, and the run of {found.paths[0]} is unknown; add ",
         ", a data set or an .npy file.",
         images="FOLDER",
       )

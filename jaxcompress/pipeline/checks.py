@@ -148,8 +148,8 @@ def check_pruning(asked: Any) -> None:
     check_choice("sparsity_distribution", asked.sparsity_distribution, DISTRIBUTIONS)
     if sparsity is None or pattern not in (None, UNSTRUCTURED):
       raise ValueError(
-        f"sparsity_distribution: {asked.sparsity_distribution} shares out a sparsity, and there is"
-        " none to share; give a sparsity without a pattern, or leave it out."
+        f"sparsity_distribution: {asked.sparsity_distribution} needs a sparsity to distribute;"
+        " give one without a pattern, or leave it out."
       )
   if pattern in (None, UNSTRUCTURED):
     if pattern is not None and sparsity is None:

@@ -223,7 +223,9 @@ class Classifier:
     parts = _parts(data, split)
     names = getattr(data, "classes", classes)
     if names is None:
-      raise ValueError("classes: a split names none; give classes=data.classes, or the data set.")
+      raise ValueError(
+        "classes: a split has no class names; give classes=data.classes, or the data set."
+      )
     self._check_reader(data)
     places = self.places_of(names)
     labels = places[np.concatenate([part.labels for part in parts])]
@@ -258,7 +260,7 @@ class Classifier:
       listed = ", ".join(map(walk.printable, missing[:SHOWN])) + more
       theirs = ", ".join(map(walk.printable, self.classes[:SHOWN]))
       raise ValueError(
-        f"data: {len(missing)} of {len(names)} classes ({listed}) are none of the {len(self.classes)}"
+        f"data: {len(missing)} of {len(names)} classes ({listed}) are not among the {len(self.classes)}"
         f" of {self.path} ({theirs}, ...); rename them, or leave their images out."
       )
     return np.array([known[walk.normal(name)] for name in names], np.int64)
@@ -303,7 +305,7 @@ class Classifier:
 
 
 def _listed(pictures: Any) -> list[Any]:
-  """Pictures in a list, of which one alone is none."""
+  """Returns the list of pictures; raises for a single picture."""
   if isinstance(pictures, str | bytes | os.PathLike | Image.Image):
     raise ValueError("pictures: one is given; give a list of them, such as [picture].")
   return list(pictures)

@@ -226,13 +226,13 @@ def _given(
     networks[name] = _network(name, model, variables, shape)
   if new_head:
     if "student" not in networks or networks["student"].variables is None:
-      raise ValueError("new_head: it is of student_variables, and there are none; leave it out.")
+      raise ValueError("new_head: it needs student_variables; give them, or leave it out.")
     networks["student"] = networks["student"]._replace(new_head=True)
   return Given(data if isinstance(data, datasets.Dataset) else None, **networks)
 
 
 def _network(name: str, model: Any, variables: Any, shape: tuple[int, ...] | None) -> GivenNetwork:
-  """A module as it can be written and read again: one that is none of ours is imported."""
+  """Converts a module to one that can be saved and loaded; a module of another library is imported."""
   check_model(name, model)
   if variables is not None:
     check_type(f"{name}_variables", variables, Mapping, "a dict with 'params'")

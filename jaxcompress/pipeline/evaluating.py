@@ -55,7 +55,7 @@ def evaluate_on(
   if data is None:
     if run is None:
       raise OptionError(
-        f"data: none is given, and no run is known that {classifier.path} is of; add ",
+        f"data: it is missing, and the run of {classifier.path} is unknown; add ",
         ", or another set.",
         data=f"{FOLDER}PATH",
       )

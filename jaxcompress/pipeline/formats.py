@@ -139,7 +139,7 @@ def check_target(target: str | None, formats: Iterable[str]) -> None:
   suffix = find_target(target).suffix
   for name in formats:
     if not (FORMATS[name].has_targets and FORMATS[name].suffix.endswith(suffix)):
-      raise ValueError(f"target: {target!r} takes {suffix} files, and format {name!r} is none.")
+      raise ValueError(f"target: {target!r} takes {suffix} files, got format {name!r}.")
 
 
 def check_ram(ram: int | None, formats: Iterable[str]) -> None:

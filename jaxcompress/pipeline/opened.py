@@ -92,7 +92,7 @@ def open_network(path: str | os.PathLike) -> Opened:
   if suffix == ".jcz":
     return _open_packed(path)
   raise ValueError(
-    f"model: {path} is none that can be run; it must end in .tflite, .onnx, .jcz or .safetensors, or"
+    f"model: {path} cannot be run; it must end in .tflite, .onnx, .jcz or .safetensors, or"
     " be a run's folder."
   )
 

@@ -335,12 +335,14 @@ class QuantizeOptions:
     if self.bits is not None and self.budget is not None:
       raise ValueError(f"bits: {self.bits} and a budget are given; the budget decides the bits.")
     if self.max_drop is not None and not 0 <= self.max_drop <= 1:
-      raise ValueError(f"max_drop: {self.max_drop} is no share; it must be 0 to 1, such as 0.01.")
+      raise ValueError(
+        f"max_drop must be a fraction between 0 and 1, such as 0.01, got {self.max_drop}."
+      )
     for name, value in (("images", self.images), ("image_size", self.image_size)):
       if value is not None and value < 1:
         raise ValueError(f"{name}: {value} must be at least 1.")
     if self.torch is not None and self.calibration is None:
-      raise ValueError("calibration: none is given; a checkpoint of PyTorch needs images.")
+      raise ValueError("calibration: it is missing; a checkpoint of PyTorch needs images.")
     for name, asked in (("budget", self.budget), ("analyze", self.analyze or None)):
       if asked is not None and self.torch is not None:
         raise ValueError(
@@ -404,7 +406,7 @@ def parse_size(size: str, name: str = "budget") -> int:
   """Bytes of a size as people write it: kB and MB are decimal, KiB and MiB binary.
 
   Raises:
-    ValueError: if it is none.
+    ValueError: if it is not a size.
 
   Examples:
     >>> parse_size("300KB"), parse_size("1.5 MB"), parse_size("64KiB"), parse_size("5000")
@@ -418,7 +420,7 @@ def parse_count(count: str, name: str) -> int:
   """A number as people write it: 10M, 2.5k, 1G, or in full.
 
   Raises:
-    ValueError: if it is none.
+    ValueError: if it is not a number.
 
   Examples:
     >>> parse_count("10M", "max_macs"), parse_count("1500", "max_macs")

@@ -173,7 +173,7 @@ def _completed(
       folded[name], to = Folded(average, np.ones(shape), np.zeros(shape)), NARROW_INT8
       scales.setdefault(name, np.full(shape, average.max() / HIGHEST, np.float32))
     if to is None:
-      raise ValueError(f"levels: layer {name!r} has none; give every layer some.")
+      raise ValueError(f"levels: layer {name!r} has no levels; give every layer some.")
     if not -HIGHEST <= to.low <= to.high <= HIGHEST:
       raise ValueError(f"levels: {to} must be within -{HIGHEST} to {HIGHEST}, as weights are.")
     if not OPERATIONS[node.op].trained:  # its ones are

@@ -57,7 +57,7 @@ class Quantization:
       range, such as :func:`~jaxcompress.quantize.ema_range`.
 
   Raises:
-    ValueError: if a quantizer is none or for the other kind of tensor, a rule or pair is none, a number
+    ValueError: if a quantizer, rule or pair is not valid, a quantizer is for the other kind of tensor, a number
       is out of range, or a step comes too early.
 
   Examples:

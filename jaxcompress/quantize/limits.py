@@ -118,7 +118,9 @@ def settle_grids(
       fixed[sites.key_of[node.output]] = grid
   grids = {**grids, **{tensor: fixed[sites.key_of[tensor]] for tensor in sites.gates}}
   if missing := [tensor for tensor in sites.key_of if tensor not in grids]:
-    raise ValueError(f"grids: tensor {missing[0]!r} has none; it is part of the graph.")
+    raise ValueError(
+      f"grids: tensor {missing[0]!r} has no grid; give every tensor of the graph one."
+    )
   unlike = {
     (node.name, tensor)
     for node in graph.nodes

@@ -201,7 +201,7 @@ class QuantizedModel:
 
 def _check_grid(tensor: str, grid: Grid | None) -> None:
   if grid is None:
-    raise ValueError(f"grids: tensor {tensor!r} has none; give every tensor of the graph one.")
+    raise ValueError(f"grids: tensor {tensor!r} has no grid; give every tensor of the graph one.")
   if not (np.isfinite(grid.scale) and grid.scale >= np.finfo(np.float32).tiny):
     raise ValueError(
       f"grids: {tensor!r} has scale {grid.scale}; it must be a positive, normal float32."

@@ -37,7 +37,7 @@ class Rule:
       reads and writes int16, whatever its neighbours do.
 
   Raises:
-    ValueError: if the selector is none, nothing is decided, or a quantizer is none or for the other
+    ValueError: if the selector or a quantizer is not valid, nothing is decided, or a quantizer is for the other
       kind of tensor.
 
   Examples:

@@ -75,7 +75,7 @@ def find_sites(graph: Graph, apart: Iterable[tuple[str, str]] = ()) -> Sites:
       share its grid with. Gates, whose grid is fixed, and what is no gate are always apart.
 
   Raises:
-    ValueError: for an activation that has no integer arithmetic where it is, or a pair that is none
+    ValueError: for an activation that has no integer arithmetic where it is, or a pair that is not one
       of the graph.
 
   Examples:

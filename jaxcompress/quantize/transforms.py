@@ -362,7 +362,9 @@ class _Pass:
     if key not in quantizers:
       return x
     params, state, options = self.of_quantizer(tensor)
-    if tensor == INPUT:  # its gradient alone would need the first layer's gradient by the images
+    if (
+      tensor == INPUT
+    ):  # its gradient alone would need the first layer's gradient with respect to the images
       params = jax.lax.stop_gradient(params)
     if tensor in self.delayed.members:
       delayed = self.delayed.rounding(tensor)

@@ -158,7 +158,7 @@ def candidates_plot(
     'top-1'
   """
   if not points:
-    raise ValueError("points: there are none; give at least one.")
+    raise ValueError("points must not be empty; give at least one.")
   fig = style.figure(findings.candidates(points, reference, compared_with), 4.0, width)
   ax = fig.subplots()
   most = max(point.bytes for point in points)

@@ -95,7 +95,7 @@ def reestimate_norm(state: CompressState, batches: Iterable[Mapping[str, Any]]) 
     _check_finite(found[-1], len(found) - 1)
     counts.append(len(batch["image"]))
   if not found:
-    raise ValueError("batches: there are none; give at least one with images.")
+    raise ValueError("batches must not be empty; give at least one with images.")
   stats = student.batch_stats
   for name in found[0]:
     old, new = parameters(stats, name), _joined(counts, [moments[name] for moments in found])

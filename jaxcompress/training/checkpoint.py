@@ -202,7 +202,7 @@ class Checkpoints:
         return cut_anew(restored)
       damaged[position] = reason or "unreadable"
     if not damaged:
-      raise ValueError(f"checkpoint: {self.folder} has none; start anew.")
+      raise ValueError(f"checkpoint: {self.folder} has no checkpoint; start anew.")
     position, reason = next(iter(damaged.items()))
     raise ValueError(
       f"checkpoint: {self.folder / str(position)} cannot be read ({reason}), nor any other of"

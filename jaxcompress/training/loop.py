@@ -273,7 +273,9 @@ def evaluate(
   totals = {key: sum(float(part[key]) for part in found) for key in ("correct", "loss", "count")}
   count = totals["count"]
   if not count:
-    raise ValueError("batches: there are none, or masks leave out every example; give some images.")
+    raise ValueError(
+      "batches must not be empty, nor masks leave out every example; give some images."
+    )
   return {"top1": totals["correct"] / count, "loss": totals["loss"] / count, "count": count}
 
 
@@ -393,14 +395,14 @@ def fit_chain(
   Examples:
     >>> fit_chain([], jax.random.key(0), dict, steps=1, teacher_variables={})
     Traceback (most recent call last):
-    ValueError: recipes: there are none; give one for each student.
+    ValueError: recipes must not be empty; give one for each student.
 
   References:
     Mirzadeh et al., `Improved Knowledge Distillation via Teacher Assistant
     <https://arxiv.org/abs/1902.03393>`_, 2020, section 3.
   """
   if not recipes:
-    raise ValueError("recipes: there are none; give one for each student.")
+    raise ValueError("recipes must not be empty; give one for each student.")
   for i, recipe in enumerate(recipes):
     expected = recipe.teachers if i == 0 else (recipes[i - 1].student,)
     if len(recipe.teachers) != 1 or recipe.teachers != expected:

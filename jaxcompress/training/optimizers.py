@@ -104,7 +104,7 @@ def layer_rates(
       ``training.init_state`` traces. Paths need none.
 
   Raises:
-    ValueError: if an argument, a selector or a factor is none; on ``init``, if a selector names no layer with
+    ValueError: if an argument, a selector or a factor is not valid; on ``init``, if a selector names no layer with
       parameters, or asks for a kind without a graph.
 
   Examples:

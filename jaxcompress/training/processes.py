@@ -62,20 +62,20 @@ def join_processes(
     False
     >>> join_processes("10.0.0.1:1234", num_processes=2)
     Traceback (most recent call last):
-    ValueError: process_id: none is given; a coordinator needs num_processes and process_id.
+    ValueError: process_id: it is missing; a coordinator needs num_processes and process_id.
   """
   check_whole("heartbeat", heartbeat, 1)
   count, me = num_processes, process_id
   alone = coordinator is None and me is None and count == 1
   if coordinator is None and not alone and (count is not None or me is not None):
-    raise ValueError("coordinator: none is given; name HOST:PORT of process 0, or auto.")
+    raise ValueError("coordinator: it is missing; name HOST:PORT of process 0, or auto.")
   if alone or (coordinator is None and not _on_tpu()):
     return False
   options: dict[str, Any] = {}
   if coordinator is not None and coordinator != AUTO:
     if count is None or me is None:
       name = "num_processes" if count is None else "process_id"
-      raise ValueError(f"{name}: none is given; a coordinator needs num_processes and process_id.")
+      raise ValueError(f"{name}: it is missing; a coordinator needs num_processes and process_id.")
     if not coordinator.rpartition(":")[2].isdigit() or ":" not in coordinator:
       raise ValueError(f"coordinator: {coordinator!r} must be HOST:PORT, such as 10.0.0.1:1234.")
     if count < 1 or not 0 <= me < count:

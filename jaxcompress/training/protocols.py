@@ -13,7 +13,7 @@ def warmup_cosine(peak: float, steps: int, *, warmup: float = 0.1) -> optax.Sche
   """Linear warm-up over a share of the steps, then a cosine to zero.
 
   Raises:
-    ValueError: if ``peak`` or ``steps`` is not positive or ``warmup`` is no share.
+    ValueError: if ``peak`` or ``steps`` is not positive or ``warmup`` is not in [0, 1).
 
   Examples:
     >>> float(warmup_cosine(0.1, 100)(10))

@@ -49,7 +49,7 @@ def make_mesh(
       )
     devices = jax.devices()[:devices]
   if not len(devices):
-    raise ValueError("devices: there are none; give at least one, or None for all.")
+    raise ValueError("devices must not be empty; give at least one, or None for all.")
   return jax.make_mesh((len(devices),), names, axis_types=(AxisType.Auto,), devices=list(devices))
 
 

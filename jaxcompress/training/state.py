@@ -130,7 +130,7 @@ class CompressState:
     plan = self.recipe.quantize
     if plan is None:
       raise ValueError(
-        "quantize: the recipe has none; give it quantize=jaxcompress.quantize.int8()."
+        "quantize: the recipe has no quantization; give it quantize=jaxcompress.quantize.int8()."
       )
     if int(self.step) <= plan.start_step:
       raise ValueError(

@@ -141,7 +141,7 @@ def distill_step(state: CompressState, batch: Batch) -> tuple[CompressState, Met
     ValueError: if the recipe has no teachers, or labels have another shape or dtype.
   """
   if not state.recipe.teachers:
-    raise ValueError("teachers: the recipe has none; use train_step, or give it teachers.")
+    raise ValueError("teachers: the recipe has no teachers; use train_step, or give it some.")
   with in_parts(parts_of(state)):
     return _update(state, batch)
 

@@ -109,7 +109,7 @@ def test_integers_in_an_npy_file_are_taken_as_they_are(run, tmp_path):
   [
     (("nowhere.tflite",), "model: nowhere.tflite does not exist"),
     (("pictures",), "model: pictures has no packed file"),
-    (("net.tflite",), "images: none are given, and no run is known"),
+    (("net.tflite",), "images: they are missing, and the run of net.tflite is unknown"),
     (
       ("net.tflite", "--images", "pictures", "--processors", "i486"),
       "processors: 'i486' is unknown",

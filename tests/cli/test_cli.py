@@ -99,7 +99,7 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
   assert rows["pkt"][:2] == ["pooled", "30000"]
   assert "…" not in out
   code, out, err = run("info", "distill", "--width", "0.5")
-  assert (code, out) == (2, "") and "width: 0.5 is given, but losses have none" in err
+  assert (code, out) == (2, "") and "width: 0.5 is an option of models, not of losses" in err
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
     ),
     (
       ("--sparsity-pattern", "2:4", "--sparsity-distribution", "erk"),
-      "sparsity_distribution: erk shares out a sparsity, and there is none to share",
+      "sparsity_distribution: erk needs a sparsity to distribute",
     ),
     (("--cluster", "1"), "cluster: 1 is out of range; it must be 2 to 128"),
     (("--cluster", "32", "--max-macs", "2M"), "cluster: 32 does not go with a budget"),
@@ -150,8 +150,8 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
     (("--resume",), "resume: jaxcompress-out holds no run"),
     (("--data", "digits", "--teacher-weights", "nowhere"), "teacher_weights: there is no file"),
     (("--data", "digits", "--student", "resnet8", "--width", "2"), "width: resnet8 has no such"),
-    (("--num-processes", "2"), "coordinator: none is given; name HOST:PORT of process 0"),
-    (("--coordinator", "host:1234", "--num-processes", "2"), "process_id: none is given"),
+    (("--num-processes", "2"), "coordinator: it is missing; name HOST:PORT of process 0"),
+    (("--coordinator", "host:1234", "--num-processes", "2"), "process_id: it is missing"),
     (
       ("--coordinator", "host", "--num-processes", "2", "--process-id", "0"),
       "coordinator: 'host' must be HOST:PORT",

@@ -96,7 +96,7 @@ def test_the_table_shows_names_as_text(run, model, pictures):
   ("arguments", "message"),
   [
     (("nowhere.png",), "images: nowhere.png does not exist"),
-    (("empty",), "images: there are none in empty"),
+    (("empty",), "images: found none in empty"),
     (("pictures", "--format", "xml"), "format: 'xml' is unknown"),
     (("pictures", "--top", "0"), "top: 0 must be"),
     (("pictures", "--pixels", "imagenet"), "says it itself; leave it out"),
@@ -220,7 +220,7 @@ def test_one_class_with_one_picture_is_enough_and_an_unknown_class_is_refused(ru
   picture(tmp_path / "one" / "zebra" / "1.png")
   code, out, errors = run("evaluate", model, "--data", "folder:one", "--split", "all")
   assert (code, out) == (2, b"")
-  assert "1 of 2 classes (zebra) are none of the 3" in errors
+  assert "1 of 2 classes (zebra) are not among the 3" in errors
 
 
 def test_the_test_split_is_the_default_and_other_splits_are_named(run, model, labelled):

@@ -283,7 +283,7 @@ def test_options_out_of_range_are_refused_by_their_names(option, says):
   [
     (LABELS, NAMES[:2], "labels: 0 to 2 do not fit the 2 classes; they must be 0 to 1"),
     (LABELS - 1, NAMES, "labels: -1 to 1 do not fit the 3 classes"),
-    ([NAMES[i] for i in LABELS], NAMES[:2], "labels: 'cat' is none of the classes ant, bee"),
+    ([NAMES[i] for i in LABELS], NAMES[:2], "labels: 'cat' is not one of the classes ant, bee"),
     (LABELS, ["ant", "ant", "cat"], "look alike"),
     (LABELS, ["ant", " ", "cat"], "is blank"),
     (LABELS, ["ant", None, "cat"], "is no text"),

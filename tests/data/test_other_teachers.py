@@ -194,7 +194,9 @@ def test_other_mistakes_with_onnx_files_are_told(tmp_path):
   assert "preprocess: " in refused(OnnxTeacher(path), tmp_path, path, preprocess=None)
   with pytest.raises(ValueError, match=r"images: shape \(8, 8, 3\) must be"):
     OnnxTeacher(path)(np.zeros((8, 8, 3), np.float32))
-  with pytest.raises(ValueError, match="variables: an ONNX file and stored outputs have none"):
+  with pytest.raises(
+    ValueError, match="variables: an ONNX file and stored outputs have no variables"
+  ):
     cache_teacher(tmp_path / "c", OnnxTeacher(path), {"w": WEIGHTS}, SPLIT, augment=None)
 
 

@@ -148,7 +148,7 @@ def test_labels_out_of_range_are_refused(tmp_path):
 def test_folders_without_a_set_and_damaged_files_are_refused(tmp_path):
   with pytest.raises(ValueError, match=r"does not exist; give a folder of datasets\.save_to_disk"):
     datasets.load(f"hf:{tmp_path / 'none'}")
-  with pytest.raises(ValueError, match="there are none of either kind"):
+  with pytest.raises(ValueError, match="it has neither"):
     datasets.load(f"hf:{tmp_path}")
   spec = tabled(tmp_path, {"image": PICTURES, "kind": CLASSES}, NAMED)
   whole = (tmp_path / "train.parquet").read_bytes()
@@ -246,7 +246,7 @@ def test_shards_that_are_damaged_cut_off_or_hold_something_else_are_refused_or_t
     ([("a.txt", b"1")], "have no images with classes; each needs"),
     (list(samples())[::2], "no class"),
     ([*samples(), *samples()], "twice"),
-    (list(samples([b"{"] * 12, "json")), "has a .json that is none"),
+    (list(samples([b"{"] * 12, "json")), "has a .json that is not valid JSON"),
     (list(samples([0] * 12)), "has one class, '0'"),
   ):
     tar(tmp_path / "0.tar", files)

@@ -159,7 +159,7 @@ def drop_labels(place):
     (lambda place: (place / "dataset_info.json").write_text("{"), "cannot be read"),
     (lambda place: next(place.glob("*-train.*")).unlink(), "cannot be read"),
     (lambda place: next(place.glob("*-train.*")).write_bytes(b"x" * 99), "cannot be read"),
-    (drop_labels, "has no ClassLabel feature, so it is no set for image classification"),
+    (drop_labels, "has no ClassLabel feature, so it is not a set for image classification"),
   ],
   ids=["format", "info", "missing", "records", "labels"],
 )

@@ -141,8 +141,8 @@ def test_extras_reach_every_term_and_each_gets_a_key_of_its_own():
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (chain, "transforms: there are none"),
-    (named_chain, "transforms: there are none"),
+    (chain, "transforms must not be empty; chain"),
+    (named_chain, "transforms must not be empty; named_chain"),
     (lambda: chain(kd(), cross_entropy), r"item 1 is cross_entropy, not a LossTransform"),
     (lambda: chain(0.9), "item 0 is 0.9, not"),
     (lambda: named_chain(a=kd), "'a' is kd, not"),

@@ -528,7 +528,7 @@ def test_mistakes_name_the_argument_and_the_value_of_contrastive_distillation(se
     ),
     ({"student": Endpoints(logits=jnp.zeros((6, 3)))}, "student: crd reads pooled features"),
     ({"teachers": (Endpoints(logits=jnp.zeros((6, 3))),)}, "teacher: crd reads pooled features"),
-    ({"teachers": ()}, "teachers: crd reads one and there are none"),
+    ({"teachers": ()}, "teachers: crd needs a teacher, got none"),
   ],
 )
 def test_inputs_that_do_not_fit_are_refused_by_the_init_of_contrastive_distillation(

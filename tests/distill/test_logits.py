@@ -126,7 +126,7 @@ def test_labels_that_do_not_fit_are_refused_when_the_loss_is_initialised(batch, 
 @pytest.mark.parametrize(
   ("teachers", "message"),
   [
-    ((), "teachers: kd reads one and there are none"),
+    ((), "teachers: kd needs a teacher, got none"),
     ((Endpoints(logits=jnp.zeros((2, 4))),), r"logits have shape \(2, 4\) and the student's"),
   ],
 )

@@ -86,7 +86,7 @@ _updates: dict = {}
 
 
 def loss_of(name, rows, weight=None):
-  """Loss, gradient by the student's outputs, and metrics; compiled once for each size."""
+  """Loss, gradient with respect to the student's outputs, and metrics; compiled once for each size."""
   if name not in _updates:
     transform = BY_EXAMPLE[name]()
     made = transform.init(jax.random.key(0), STUDENT, (TEACHER,), BATCH)

@@ -1,4 +1,4 @@
-"""Packed files give back every integer, and refuse whatever is none of them."""
+"""Packed files give back every integer; other files are refused."""
 
 import dataclasses
 import json

@@ -165,7 +165,7 @@ def test_float_files_cannot_be_compared_bit_for_bit(networks, quantized, images,
 
 
 def test_no_images_are_an_error(path, quantized, images):
-  with pytest.raises(ValueError, match="images: there are none"):
+  with pytest.raises(ValueError, match="images must not be empty"):
     export.verify(path, quantized, images[:0])
 
 

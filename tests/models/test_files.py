@@ -110,7 +110,7 @@ def test_files_that_are_no_model_are_refused(file, tmp_path):
 
 def test_only_models_of_the_package_and_their_own_variables_are_saved(tmp_path):
   path = tmp_path / "model.safetensors"
-  with pytest.raises(ValueError, match=r"model: ConvNorm is none of jaxcompress\.models"):
+  with pytest.raises(ValueError, match=r"model: ConvNorm is not a model of jaxcompress\.models"):
     models.save(path, ConvNorm(4), {})
   with pytest.raises(ValueError, match="variables: the arrays of the model resnet8 do not fit"):
     models.save(path, models.resnet8(), fresh(models.resnet14()))

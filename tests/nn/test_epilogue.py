@@ -14,7 +14,7 @@ EPSILON = 1e-3
 
 
 def problem(shape=(3, 4, 4, 5), dtype=jnp.float32):
-  """``(x, scale, bias, running mean, running variance)`` and the gradient by the output."""
+  """``(x, scale, bias, running mean, running variance)`` and the gradient with respect to the output."""
   rng = np.random.default_rng(0)
   draw = lambda *size: jnp.asarray(rng.normal(size=size), jnp.float32)  # noqa: E731
   channels = shape[-1]
@@ -23,7 +23,7 @@ def problem(shape=(3, 4, 4, 5), dtype=jnp.float32):
 
 
 def scaled(factor):
-  """``y = factor * z``, with a gradient by the factor."""
+  """``y = factor * z``, with a gradient with respect to the factor."""
   return Epilogue(
     prepare=lambda z: ((factor,), ()),
     forward=lambda z, trained, fixed: (z * trained[0]).astype(z.dtype),

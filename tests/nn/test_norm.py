@@ -19,7 +19,7 @@ SHAPES = [(4, 8, 8, 3), (3, 7, 5, 4), (16, 1, 1, 5), (12, 6)]
 
 
 class Problem:
-  """Numbers for one normalization: the arguments and the gradient by its output, float64."""
+  """Numbers for one normalization: the arguments and the gradient with respect to its output, float64."""
 
   def __init__(self, shape, mean=0.5, std=2.0, seed=0):
     rng = np.random.default_rng(seed)

@@ -50,7 +50,7 @@ class Case:
     return Grids(Grid(x, self.zero), Grid(kernel), active, dtype)
 
   def computed(self, way):
-    """Output and gradients of ours, and the gradient by the output."""
+    """Output and gradients of ours, and the gradient with respect to the output."""
     target, dtype, codes = WAYS[way]
     grids = self.grids(dtype=dtype)
 

@@ -204,7 +204,7 @@ def test_classes_of_data_are_found_by_name(names, quantized, folder):
 
 def test_what_cannot_be_evaluated_is_refused(quantized, folder):
   classifier = pipeline.Classifier.open(folder / "plain.tflite")
-  with pytest.raises(ValueError, match=r"1 of 2 classes .zebra. are none of the 7 of"):
+  with pytest.raises(ValueError, match=r"1 of 2 classes .zebra. are not among the 7 of"):
     classifier.evaluate(set_of(("cat", "zebra")))
   with pytest.raises(ValueError, match=r"load it with reader=classifier.reader"):
     classifier.evaluate(set_of(CLASSES, data.ImageReader(32)))
@@ -349,7 +349,7 @@ def test_what_contradicts_the_file_is_refused(options, message, quantized, folde
 def test_what_is_no_model_is_refused(tmp_path):
   for name, message in (
     ("none.tflite", "does not exist; give a .tflite"),
-    ("a.txt", "none that can be run"),
+    ("a.txt", "a.txt cannot be run; it must end in"),
     ("bad.tflite", "is no .tflite file"),
     ("bad.onnx", "parts that do not fit|does not run"),
     ("bad.jcz", "no packed file"),

@@ -77,7 +77,7 @@ def test_a_folder_of_c_is_no_trained_model(run, packed, tmp_path):
 
 def test_a_target_does_not_take_it(run, packed):
   code, _, err = run("export", packed, "--format", "c", "--target", "tflm")
-  assert code == 2 and "format 'c' is none" in err
+  assert code == 2 and "files, got format 'c'" in err
 
 
 def test_memory_is_bounded_where_there_is_some(run, packed, tmp_path):

@@ -310,13 +310,13 @@ def test_networks_of_flax_are_imported(data, tmp_path):
   [
     ({"data": 3}, "data must be a text, a data.Dataset, or None, got 3"),
     ({"student_variables": {}}, "student_variables: there is no module"),
-    ({"new_head": True}, "new_head: it is of student_variables"),
+    ({"new_head": True}, "new_head: it needs student_variables"),
     ({"resume": True}, "resume: no folder is named"),
     ({"epoch": 3}, "option: 'epoch' is unknown"),
     ({"image_size": 9}, "image_size: 9 is of reading pictures"),
     ({"student": models.resnet8(5), "out": "x"}, "student: resnet8 gives .* the data has 2 classes"),
     ({"student": models.resnet8(2), "student_weights": "a.pth"}, "student_weights: a.pth is given beside"),
-    ({"data": "glyphs", "student": Plain()}, "student: model: Plain is none of"),
+    ({"data": "glyphs", "student": Plain()}, "student: model: Plain is not a model of"),
   ],
 )  # fmt: skip
 def test_mistakes_are_told_by_argument(data, tmp_path, monkeypatch, arguments, message):

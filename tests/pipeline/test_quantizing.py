@@ -253,7 +253,7 @@ def test_a_file_that_says_nothing_is_taken_with_a_word_about_it(
     (("--bits", 1), "bits: 1 is out of range"),
     (("--bits", 4, "--budget", "1MB"), "the budget decides the bits"),
     (("--budget", "tiny"), "budget: 'tiny' is no size; write it as 300KB"),
-    (("--max-drop", 5), "max_drop: 5.0 is no share"),
+    (("--max-drop", 5), "max_drop must be a fraction between 0 and 1, such as 0.01, got 5.0"),
     (("--images", 0), "images: 0 must be at least 1"),
     (("--image-size", 0), "image_size: 0 must be at least 1"),
     (("--kernels", "cuda"), "kernels: 'cuda' is unknown; it must be one of"),

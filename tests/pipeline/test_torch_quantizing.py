@@ -71,9 +71,9 @@ def test_damaged_photos_are_left_out_and_named(run, folder, tmp_path):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (GIVEN[:4], "calibration: none is given; --torch needs --weights and --calibration"),
+    (GIVEN[:4], "calibration: it is missing; --torch needs --weights and --calibration"),
     (GIVEN[2:], "weights: "),
-    ((), "model: none is given; name a file"),
+    ((), "model: it is missing; name a file"),
     (("net.safetensors", *GIVEN), "is given beside --torch; leave it out"),
     ((*GIVEN, "--data", "glyphs"), "data: glyphs is given beside --torch"),
     ((*GIVEN, "--budget", "30KB"), "budget: 30KB needs labelled images"),

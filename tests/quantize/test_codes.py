@@ -254,7 +254,7 @@ def test_levels_beyond_int8_are_refused(graph):
   layers = layers_of()
   with pytest.raises(ValueError, match="must be within -127 to 127"):
     assemble(graph, layers, scales_of(layers), grids_of(graph), levels=Levels(-128, 127, True))
-  with pytest.raises(ValueError, match=r"levels: layer '.*' has none; give every layer some"):
+  with pytest.raises(ValueError, match=r"levels: layer '.*' has no levels; give every layer some"):
     assemble(graph, layers, scales_of(layers), grids_of(graph), levels={})
 
 

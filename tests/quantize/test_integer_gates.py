@@ -169,7 +169,7 @@ def test_gates_share_their_grid_with_gates_only():
   grids = dict.fromkeys((INPUT, "concat"), Grid(np.float32(0.05), 0))
   quantized = assemble(graph, {}, {}, grids)
   assert (quantized.grids["gate"], quantized.grids["concat"]) == (GATES[8].output, grids[INPUT])
-  with pytest.raises(ValueError, match="grids: tensor 'concat' has none"):
+  with pytest.raises(ValueError, match="grids: tensor 'concat' has no grid"):
     assemble(graph, {}, {}, {INPUT: grids[INPUT]})
 
 

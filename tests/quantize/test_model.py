@@ -197,7 +197,7 @@ def test_codes_of_another_type_are_refused(quantized):
 def test_missing_and_wrong_parts_are_refused_by_name():
   good = layers()
   without = {name: grid for name, grid in GRIDS.items() if name != "pool"}
-  with pytest.raises(ValueError, match="tensor 'pool' has none"):
+  with pytest.raises(ValueError, match="tensor 'pool' has no grid"):
     QuantizedModel(two_layers(), without, good)
   with pytest.raises(ValueError, match="'dense' has no integers"):
     QuantizedModel(two_layers(), GRIDS, {"conv": good["conv"]})

@@ -157,5 +157,5 @@ def test_candidates_are_drawn_at_their_size_and_score():
   points = [tuple(line.get_xydata()[0]) for line in ax.lines if line.get_marker() == "o"]
   assert points == [(10_000, 0.93), (6000, 0.92)]
   assert any("8 bits\n93.0 %, 10.0 kB" in text for text in texts(figure))
-  with pytest.raises(ValueError, match="points: there are none"):
+  with pytest.raises(ValueError, match="points must not be empty"):
     candidates_plot([], 0.9, 10)

@@ -96,10 +96,10 @@ def test_a_report_shows_the_certificate_beside_it_and_whether_it_is_of_these_fil
   (tmp_path / "certificate.json").write_text(text.replace("differs", "equal", 1))
   assert "certificate.json was changed after it was written" in page().text
   (tmp_path / "certificate.json").write_text("nothing")
-  assert "is none that can be read" in page().text
+  assert "is not a readable certificate" in page().text
   monkeypatch.setattr(write.plots, "render_plots", lambda *_: {})
   written = write.write_report(full, tmp_path)["html"].read_text()
-  assert "is none that can be read" in Page(written).text
+  assert "is not a readable certificate" in Page(written).text
 
 
 def test_tables_fit_a_terminal(certificate):

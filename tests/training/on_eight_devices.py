@@ -231,7 +231,7 @@ def on_six(folder):
 
 
 def contrastive_program(mesh, examples, batch=64, negatives=4096):
-  """CRD's update, its gradient by the features, and the guard, compiled for shapes alone.
+  """CRD's update, its gradient with respect to the features, and the guard, compiled for shapes alone.
 
   The gradients of its linear layers are summed over devices as those of all parameters are.
   """

@@ -244,7 +244,7 @@ def test_an_evaluation_of_nothing_is_refused(teacher, batches):
   batch = batches(0)
   hidden = {**batch, "mask": np.zeros(16, bool)}
   for given, message in (
-    ([], "batches: there are none"),
+    ([], "batches must not be empty"),
     ([hidden], "masks leave out every example"),
     (batch, "batches must be an iterable of batches, got one batch"),
     (3, "batches must be an iterable"),

@@ -123,7 +123,7 @@ def test_later_layers_are_measured_behind_well_normalised_ones(trained, batches)
 
 
 def test_without_batches_it_says_so(trained):
-  with pytest.raises(ValueError, match="batches: there are none"):
+  with pytest.raises(ValueError, match="batches must not be empty"):
     reestimate_norm(trained, [])
 
 

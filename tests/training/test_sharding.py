@@ -198,7 +198,7 @@ def test_an_optimizer_that_starts_anew_lies_where_the_state_does(recipe_of, batc
   [
     (lambda: make_mesh(0), "devices: 0 asked for"),
     (lambda: make_mesh(1000), "device_count=1000 makes more"),
-    (lambda: make_mesh([]), "devices: there are none"),
+    (lambda: make_mesh([]), "devices must not be empty"),
     (lambda: make_mesh(axes=("a", "b")), r"axes: \('a', 'b'\) must be one name"),
   ],
 )

@@ -286,5 +286,7 @@ def test_outputs_of_such_teachers_are_cached(module, recipe_of, tmp_path):
   assert "teacher_pooled" not in batch
   _, metrics = distill_step(init_state(recipe, jax.random.key(0), batch), batch)
   assert np.isfinite(metrics["loss"])
-  with pytest.raises(ValueError, match="variables: none are given, and the teacher brings none"):
+  with pytest.raises(
+    ValueError, match="variables: they are missing, and the teacher holds no variables"
+  ):
     data.cache_teacher(tmp_path / "none", apply, None, split, **options)

@@ -111,7 +111,7 @@ def look_up(images: jax.Array, table: jax.Array) -> jax.Array:
 
 
 def tables(images: jax.Array, masks: Mapping[str, jax.Array], amounts: jax.Array) -> jax.Array:
-  """The table of each image's operation; the identity where its operation is none of these.
+  """The table of each image's operation; the identity where its operation is another one.
 
   Args:
     images: (batch, height, width, channels) uint8.

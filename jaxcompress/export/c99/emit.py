@@ -78,8 +78,8 @@ def emit(quantized: QuantizedModel, weights: str = "int8") -> Network:
       raise ValueError(f"model: layer {node.name!r}: {error}") from error
   if weights == "int4" and not any(has_int4(quantized, node) for node in graph.nodes):
     raise ValueError(
-      "weights: 'int4' needs layers whose integers have at most 4 bits and that read 8, and there are"
-      " none; write 'int8', or quantize with 4 bits, such as quantize.w4a8() or"
+      "weights: 'int4' needs a layer with weights of at most 4 bits and an input of 8, and the model has"
+      " no such layer; write 'int8', or quantize with 4 bits, such as quantize.w4a8() or"
       " post_training(..., bits=4)."
     )
   names = (INPUT, *(tensor for node in graph.nodes for tensor in node.outputs))

@@ -57,7 +57,7 @@ def write_folder(
     calls: how the network is called.
     sizes: what it takes.
     metadata: JSON values kept in it.
-    force: whether files of the same names are replaced in a folder that is none of ours, or was
+    force: whether files of the same names are replaced in a folder that export.c did not write, or was
       changed.
 
   Returns:
@@ -238,7 +238,7 @@ def check_places(folder: pathlib.Path, paths: Iterable[str], *, force: bool) -> 
       )
     if not force and path not in own and os.path.lexists(place):
       raise ValueError(
-        f"folder: {place} is none of the files that it was written with; move it, or pass force=True to"
+        f"folder: {place} is not one of the files that it was written with; move it, or pass force=True to"
         " replace it."
       )
 

@@ -154,7 +154,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
   Files that were added, such as those that a compiler makes, are left alone.
 
   Raises:
-    ValueError: if there is no such folder, it is none of jaxcompress's, or a file is missing or was
+    ValueError: if there is no such folder, jaxcompress did not write it, or a file is missing or was
       changed.
   """
   path = pathlib.Path(folder) / MANIFEST

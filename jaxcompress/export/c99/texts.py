@@ -81,7 +81,7 @@ def write_texts(
     ram: as for :func:`~jaxcompress.export.c99.budget.fit`.
 
   Raises:
-    ValueError: if the name is none in C; as for :func:`~jaxcompress.export.c99.emit.emit` and
+    ValueError: if the name is not valid in C; as for :func:`~jaxcompress.export.c99.emit.emit` and
       :func:`~jaxcompress.export.c99.budget.fit`.
   """
   check_name(name)

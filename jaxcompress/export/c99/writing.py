@@ -40,15 +40,15 @@ def c(
       which compute what lies around their borders twice: slower, with the same integers.
     metadata: JSON values kept beside it, such as those of
       :meth:`jaxcompress.data.Dataset.to_metadata`: names of the classes and how pictures are read.
-    force: whether files of the same names are replaced in a folder that is none of ours, or was
+    force: whether files of the same names are replaced in a folder that export.c did not write, or was
       changed.
 
   Returns:
     The folder.
 
   Raises:
-    ValueError: if ``quantized`` is none, a layer has no C function or TFLite-Micro would refuse it, the
-      name is none in C, ``weights`` is unknown or no layer has 4 bits, it needs more than
+    ValueError: if ``quantized`` is not a quantized model, a layer has no C function or TFLite-Micro would refuse it, the
+      name is not valid in C, ``weights`` is unknown or no layer has 4 bits, it needs more than
       ``ram``, the metadata is no JSON, or the folder holds other files or cannot be written.
 
   Examples:

@@ -90,7 +90,7 @@ def dump(
     raise ValueError(f"out: {out} exists; name another file or folder.")
   images = np.asarray(images)
   if len(images) == 0:
-    raise ValueError("images: there are none; give at least one.")
+    raise ValueError("images must not be empty; give at least one.")
   tensors = _computed(path, images, kernels)
   try:
     if out.suffix == ".npz":

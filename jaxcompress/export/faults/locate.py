@@ -106,7 +106,9 @@ def _check_input(printed: Dump) -> None:
     ValueError: if there is not.
   """
   if INPUT not in printed.tensors:
-    raise ValueError(f"images: none are given, and the dump has no {INPUT!r}; give one of the two.")
+    raise ValueError(
+      f"images: they are missing, and the dump has no {INPUT!r}; give one of the two."
+    )
   if len(printed.tensors) == 1:
     raise ValueError(
       f"dump: it has {INPUT!r} alone; give images to compare it with, or more tensors."

@@ -41,7 +41,7 @@ def open_model(model: Any) -> Model:
 
   Raises:
     MissingExtraError: if it is a .tflite file, and the ``edge`` extra is not installed.
-    ValueError: if it is none of these, or cannot be read.
+    ValueError: if it is something else, or cannot be read.
   """
   if isinstance(model, Model):
     return model

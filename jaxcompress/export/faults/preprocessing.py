@@ -51,7 +51,7 @@ def read_images(
     ValueError: if there are none, or pictures without a reader.
   """
   if len(images) == 0:
-    raise ValueError("images: there are none; give at least one, or leave them out.")
+    raise ValueError("images must not be empty; give at least one, or leave them out.")
   if hasattr(images, "dtype"):
     return np.asarray(images), None, None
   pictures = list(images)

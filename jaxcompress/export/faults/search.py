@@ -172,7 +172,7 @@ def _results(
 def _share(
   printed: Mapping[str, np.ndarray], results: Mapping[str, np.ndarray], quantized: QuantizedModel
 ) -> float:
-  """The share of the printed integers that are those of the results; nothing is none."""
+  """Returns the share of the printed integers that equal the results; 0 without results."""
   equal = [printed[name] == codes_of(quantized, name, array) for name, array in results.items()]
   size = sum(map(np.size, equal))
   return float(sum(map(np.sum, equal)) / size) if size else 0.0

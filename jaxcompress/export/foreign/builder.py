@@ -23,7 +23,7 @@ class Problem(NamedTuple):
   """A part of a file that is not evaluated exactly: an operator, the input, an output or the graphs.
 
   Attributes:
-    place: of the operator among all, from 0; None if it is none.
+    place: of the operator among all, from 0; None if it is not an operator.
     operator: TFLite's name of it; else ``"input"``, ``"output"`` or ``"graphs"``.
     tensor: name of the first one that it writes, or of the output; else empty.
     reason: why not.
@@ -133,7 +133,7 @@ class Builder:
     """A constant that an operator reads.
 
     Raises:
-      ValueError: if it is none, or left out.
+      ValueError: if it is not a constant, or left out.
     """
     index = call.inputs[place] if place < len(call.inputs) else -1
     if index < 0 or not self.tensor(index).is_constant:
@@ -287,7 +287,7 @@ class Builder:
     """Adds a node that copies integers and has no tensor in the file; the name of what it writes.
 
     Args:
-      op: name of the leaf op; a reshape to the same shape is none.
+      op: name of the leaf op; a reshape to the same shape adds no node.
       source: name of the tensor that it reads.
       shape: that it makes.
       attrs: its attributes; None: those of a reshape.
@@ -338,7 +338,7 @@ class Builder:
   # Operators.
 
   def run(self, call: Call, read: Callable[["Builder", Call], None]) -> None:
-    """Reads an operator; if it is none that is evaluated exactly, that is remembered."""
+    """Reads an operator; records a problem if it is not evaluated exactly."""
     self._call, count = call, len(self.nodes)
     try:
       read(self, call)
@@ -368,7 +368,7 @@ class Builder:
 
 
 Reader = Callable[[Builder, Call], None]
-"""Reads an operator of a file into nodes; raises ``ValueError`` with the reason if it is none of ours."""
+"""Reads an operator of a file into nodes; raises ``ValueError`` with the reason if that is not possible."""
 
 
 def _brief(grid: Grid) -> str:

@@ -33,7 +33,7 @@ def computes_a_shape(builder: Builder, call: Call) -> bool:
 
 def _axis(axis: int, rank: int) -> int:
   if not -rank <= axis < rank:
-    raise ValueError(f"its axis {axis} is none of {rank}")
+    raise ValueError(f"its axis {axis} is out of range for {rank} axes")
   return axis % rank
 
 

@@ -139,7 +139,7 @@ def look_up(builder: Builder, call: Call) -> None:
       builder.add("Activation", {"act": act}, [read], output, grid=grid)
       builder.done.update(other.place for other in calls)
       return
-  raise ValueError("it looks up a table of none of the activation functions that are known")
+  raise ValueError("it looks up a table that is not of a known activation function")
 
 
 def find_outputs(builder: Builder) -> tuple[tuple[tuple[str, int], ...], dict[str, str]]:

@@ -32,7 +32,7 @@ class Explained(NamedTuple):
     inputs: types and shapes of what it reads, constants too, such as ``"INT8 (1, 8, 8, 3)"``.
     output: type and shape of the first tensor that it writes.
     grid: scale and zero point of that, such as ``"0.0235 * (q + 128)"``; empty if it has none.
-    layer: the leaf op that it is read as; empty if it is none, or part of another one.
+    layer: the leaf op that it is read as; empty if it is not read, or part of another one.
     reason: why it is not evaluated exactly; empty if it is.
     alike: runtimes by what they compute: those of one tuple have one rule for its integers.
     refused: reasons of runtimes that do not run it, or in no way that is known, by name.

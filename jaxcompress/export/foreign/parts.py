@@ -110,7 +110,7 @@ def parse_parts(
   inputs, ends = (_indices(part) for part in (graph.inputs, graph.outputs))
   for index in (*inputs, *ends, *(i for call in calls for i in (*call.inputs, *call.outputs))):
     if not -1 <= index < len(tensors):
-      raise ValueError(f"tensor {index} is none of {len(tensors)}")
+      raise ValueError(f"tensor {index} is out of range for {len(tensors)} tensors")
   names = [End(tensors[index].name, (), "") for index in ends]
   outputs = {name: ends[place] for name, place in output_places(content, names).items()}
   description = " ".join((model.description or b"").decode(errors="replace").split())

@@ -50,10 +50,10 @@ class View(NamedTuple):
     """The same numbers with axes in another order.
 
     Raises:
-      ValueError: if the order is none of the axes.
+      ValueError: if the order is not a permutation of the axes.
     """
     if sorted(order) != [*range(len(self.shape))]:
-      raise ValueError(f"order {order} is none of {len(self.shape)} axes")
+      raise ValueError(f"order {order} is not a permutation of {len(self.shape)} axes")
     shape = tuple(self.shape[axis] for axis in order)
     moved = [axis for axis in order if self.shape[axis] > 1]
     if moved == sorted(moved):  # only axes of one changed their places

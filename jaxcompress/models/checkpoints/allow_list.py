@@ -201,7 +201,7 @@ def _parameter(
 
 def _numpy_dtype(budget: Budget, code: Any, align: Any = False, copy: Any = False) -> np.dtype:
   _require(
-    type(code) is str and code in NUMPY_CODES, "a numpy type is none of numbers, such as 'f4'"
+    type(code) is str and code in NUMPY_CODES, "a numpy type is not of numbers, such as 'f4'"
   )
   return np.dtype(code)
 

@@ -68,7 +68,7 @@ def unpickle(
 
 def no_storage(dtype: np.dtype, name: str, count: int) -> np.ndarray:
   """Finds no storage: for pickles that have none."""
-  raise ValueError("it asks for a storage where there are none")
+  raise ValueError("it asks for a storage, and this pickle has no storages")
 
 
 class _Opcodes(dict):

@@ -72,8 +72,8 @@ def _refuse_function(g: Grouping, op: Op) -> None:
     what = f"a root of activations, as in a normalization of each image ({listed})"
     g.report(op.origin, what, "use BatchNorm, LayerNorm or RMSNorm in place of others")
   else:
-    what = f"an elementwise function that is none of ours ({listed})"
-    g.report(op.origin, what, f"leaf ops have {', '.join(_known())}")
+    what = f"an elementwise function without a leaf operation ({listed})"
+    g.report(op.origin, what, f"leaf operations have {', '.join(_known())}")
 
 
 def _known() -> list[str]:

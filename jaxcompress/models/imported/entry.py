@@ -60,7 +60,7 @@ class Imported(NamedTuple):
 
   Attributes:
     model: made of leaf ops; called as ``model.apply(variables, images, train=False)``.
-    variables: ``{"params", "batch_stats"}``, float32, without what the network has none of.
+    variables: ``{"params", "batch_stats"}``, float32, without the collections that the network lacks.
     restore: ``(variables) -> tree``: trained variables of ``model`` in the original's own pytree, which
       keeps structure and dtypes; leaves that the network does not read stay as they were. It raises
       ``ValueError`` where shapes differ, as after ``prune.remove_channels``, and where arrays that are one
@@ -101,7 +101,7 @@ def from_jax(
     apply: ``(variables, images) -> logits`` (batch, classes), in inference: without dropout, and with
       running statistics. A tuple or dict of arrays makes several outputs, which are named by their place
       in it; arrays in it that do not depend on the images are left out.
-    variables: a pytree of arrays; leaves that are none, such as functions, stay as they are.
+    variables: a pytree of arrays; leaves that are not arrays, such as functions, stay as they are.
     images: an array or a ``ShapeDtypeStruct`` (batch, height, width, channels), of which the shape is
       taken; the network reads images of this size. The function is traced with a batch of 2, or with
       this one if it is from 2 to 8, as a function that is written for one batch needs it.

@@ -60,7 +60,7 @@ def ends_of(found: Sequence[Value], output: Any, reader: Reader) -> tuple[End, d
   if len(known) == 1:
     return known[0], {}
   result: Any = jax.tree.unflatten(treedef, ends)
-  if isinstance(result, Endpoints):  # a network of ours, whose features are none of its outputs
+  if isinstance(result, Endpoints):  # a network of ours, whose features are not outputs
     chosen: Any = result
     return chosen.logits, dict(chosen.outputs)
   named: Any = as_endpoints(result)

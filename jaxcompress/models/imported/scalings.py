@@ -221,7 +221,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(scaling: Scaling) -> Parts | None:
-  """The normalization that a scaling is; None if it is none."""
+  """Returns the normalization that a scaling is; None if it is not one."""
   roots = scaling.factor.roots()
   if len(roots) != 1 or len(scaling.factor.terms) != 1:
     return None

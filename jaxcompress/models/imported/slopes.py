@@ -10,7 +10,7 @@ ABOVE = {"gt": True, "ge": True, "lt": False, "le": False}
 
 
 def with_slope(op: Op) -> tuple[Op, Op] | None:
-  """``relu(x)`` and ``slope * relu(-x)``, whose difference an operation is; None if it is none.
+  """``relu(x)`` and ``slope * relu(-x)``, whose difference an operation is; None if it is not one.
 
   It is ``where(x > 0, x, slope * x)`` with a slope that is trained.
   """

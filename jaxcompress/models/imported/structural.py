@@ -164,7 +164,7 @@ def _along(g: Grouping, op: Op) -> Unit | None:
       (source,) = source.inputs
   if not ways:
     hint = "use jax.image.resize with 'nearest', or 'bilinear' and antialias=False"
-    g.report(op.origin, "a linear map along height or width that is no resizing of ours", hint)
+    g.report(op.origin, "a linear map along height or width that is not a supported resizing", hint)
     return None
   method, sampling = ways[0]
   fields = {"size": one_or_pair(op.shape[1:3]), "method": method, "sampling": sampling}

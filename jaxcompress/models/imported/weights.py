@@ -151,7 +151,7 @@ class Normalization(NamedTuple):
 
 
 def normalization_of(scaling: Scaling, leaves: Leaves, size: int) -> Normalization | None:
-  """The normalization that a scaling by running statistics is; None if it is none."""
+  """Returns the normalization that a scaling by running statistics is; None if it is not one."""
   parts = parts_of(scaling)
   if parts is None:
     return None

@@ -69,7 +69,7 @@ def analyze(
     An :class:`Analysis`.
 
   Raises:
-    ValueError: if the quantized model is none, or of another model, the images do not fit, or ``layers``
+    ValueError: if ``quantized`` is not a quantized model, or is of another model, the images do not fit, or ``layers``
       selects nothing.
 
   Examples:

@@ -178,7 +178,9 @@ def _check(bits: Sequence[int], measure: str, scales: str, labels: Any) -> None:
   if scales not in SCALES:
     raise ValueError(f"scales: {scales!r} is unknown; it must be one of {', '.join(SCALES)}.")
   if measure == "loss" and labels is None:
-    raise ValueError("labels: there are none, and measure='loss' needs them; or take 'kl'.")
+    raise ValueError(
+      "labels: they are missing, and measure='loss' needs them; give labels, or take 'kl'."
+    )
 
 
 def _rounded(layer: Folded, bits: int, scales: str) -> tuple[np.ndarray, np.ndarray]:

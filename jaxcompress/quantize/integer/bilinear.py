@@ -213,7 +213,7 @@ def exact(grid: Grid, size: Pair, to: Pair, sampling: str) -> Even:
 
 
 def missing(grid: Grid, size: Pair, to: Pair, sampling: str) -> Any:
-  """The rule of TFLite-Micro with 16 bits, which has none.
+  """The rule of TFLite-Micro with 16 bits, which it does not support.
 
   Raises:
     ValueError: always.

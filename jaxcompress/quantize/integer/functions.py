@@ -240,7 +240,7 @@ def activation_table(kind: str, act: str, source: Grid, output: Grid) -> np.ndar
     output: of the output.
 
   Raises:
-    ValueError: if it is none that has integers of these bits, or the runtime would refuse a scale.
+    ValueError: if it has no integer arithmetic of these bits, or the runtime would refuse a scale.
 
   Examples:
     >>> grid = Grid(np.float32(1), 0)

@@ -160,7 +160,7 @@ def _below(x: jax.Array) -> jax.Array:
 
 
 def litert(source: Grid, output: Grid, channels: int) -> Products:
-  """LiteRT's own, since XNNPACK has none of integers."""
+  """Softmax of LiteRT itself, since XNNPACK has no integer softmax."""
   distances = np.arange(CODES, dtype=np.float32)
   return Products(expf(-np.float32(source.scale) * distances), output.scale)
 

@@ -37,7 +37,7 @@ class Seen(NamedTuple):
     """The counts, where they are needed."""
     if self.counts is None:
       raise ValueError(
-        "counts: none were taken; a calibrator that reads them says so in its field."
+        "counts: they were not taken; set counts=True in a calibrator that reads them."
       )
     return self.counts
 

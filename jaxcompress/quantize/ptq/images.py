@@ -97,7 +97,7 @@ def read_images(
   if images.ndim != 4 or 0 in images.shape[1:]:
     raise ValueError(f"images: shape {images.shape} must be (N, height, width, channels).")
   if not len(images):
-    raise ValueError("images: there are none; a handful is enough, such as 32.")
+    raise ValueError("images must not be empty; a handful is enough, such as 32.")
   if preprocess is None and not jnp.issubdtype(images.dtype, jnp.floating):
     raise ValueError(
       f"images: {images.dtype} is no float, and there is no preprocess; pass what the network"

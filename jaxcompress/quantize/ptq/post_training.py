@@ -165,7 +165,7 @@ def post_training(
   if activation_bits not in (8, 16):
     raise ValueError(f"activation_bits: {activation_bits} is out of range; it must be 8 or 16.")
   if max_drop is not None and not 0 <= max_drop <= 1:
-    raise ValueError(f"max_drop: {max_drop} is no share; it must be 0 to 1, such as 0.01.")
+    raise ValueError(f"max_drop must be a fraction between 0 and 1, such as 0.01, got {max_drop}.")
   if input_range is not None:
     low, high = input_range
     if not (np.isfinite([low, high]).all() and low < high):

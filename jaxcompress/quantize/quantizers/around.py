@@ -57,7 +57,7 @@ def stochastic(quantizer: Quantizer) -> Quantizer:
     A :class:`Quantizer` with the same parameters, state and grid.
 
   Raises:
-    ValueError: if ``quantizer`` is none; at ``init``, if it trains parameters: their gradients
+    ValueError: if ``quantizer`` is not a quantizer; at ``init``, if it trains parameters: their gradients
       would be those of another rounding.
 
   Examples:

@@ -42,7 +42,7 @@ class FusedRounding:
 
   Attributes:
     prepare: ``(params, state, x, *, train, nonnegative) -> (trained, fixed, state)``. Two tuples of
-      scalars, those by which there is a gradient and those by which there is none.
+      scalars: those with respect to which there is a gradient, and the others.
     forward: ``(x, trained, fixed) -> y``; differentiable.
     backward: see :class:`jaxcompress.nn.epilogue.Epilogue`.
     by_ends: likewise.

@@ -344,7 +344,7 @@ def test_a_file_that_the_user_put_there_is_not_replaced_without_a_word(tmp_path)
   mine = folder / "src" / "other.c"
   mine.write_text("mine")
   with pytest.raises(
-    ValueError, match=r"src/other\.c is none of the files that it was written with"
+    ValueError, match=r"src/other\.c is not one of the files that it was written with"
   ):
     export.c(quantized, folder, name="other")
   assert mine.read_text() == "mine" and read_manifest(folder).name == "small"

@@ -113,7 +113,7 @@ def test_weights_of_4_bits_take_half_of_the_flash(networks):
 
 def test_weights_that_need_more_bits_are_refused(networks, tmp_path):
   quantized = networks.random_quantized(SmallResNet(), (24, 24, 3))
-  with pytest.raises(ValueError, match="weights: 'int4' needs layers"):
+  with pytest.raises(ValueError, match="weights: 'int4' needs a layer"):
     export.c(quantized, tmp_path / "net", weights="int4")
   with pytest.raises(ValueError, match="weights: 'int2' is unknown"):
     export.c(quantized, tmp_path / "net", weights="int2")

@@ -1,4 +1,4 @@
-"""Attention as Flax and others write it becomes leaf ops; what is none of them is refused."""
+"""Attention as Flax and others write it becomes leaf ops; other spellings are refused."""
 
 import flax.linen as linen
 import jax

@@ -1,4 +1,4 @@
-"""LayerNorm and its kin, in whatever spelling, become leaf ops; what is none of them is refused."""
+"""LayerNorm and its kin, in whatever spelling, become leaf ops; other normalizations are refused."""
 
 import flax.linen as linen
 import jax

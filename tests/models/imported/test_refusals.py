@@ -19,7 +19,7 @@ class Net(nn.Module):
 
 
 REFUSED = [
-  (lambda x: jnp.sin(x), "an elementwise function that is none of ours (sin)", "relu6"),
+  (lambda x: jnp.sin(x), "an elementwise function without a leaf operation (sin)", "relu6"),
   (lambda x: x[..., :2] @ x[..., 2:].swapaxes(2, 3), "a matrix product of two activations", ""),
   (lambda x: jnp.sort(x, -1), "sorting", "Do it behind the network"),
   (lambda x: jnp.cumsum(x, 1), "a cumulative sum", ""),

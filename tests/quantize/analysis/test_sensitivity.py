@@ -110,7 +110,7 @@ def test_an_allocation_is_carried_out_after_training(case, found):
     ({"bits": (8, 8)}, r"bits: \(8, 8\) must be different"),
     ({"bits": (9,)}, r"bits: \(9,\) must be different numbers of 2 to 8"),
     ({"measure": "hessian"}, "measure: 'hessian' is unknown; it must be one of kl, loss"),
-    ({"measure": "loss"}, "labels: there are none, and measure='loss' needs them"),
+    ({"measure": "loss"}, "labels: they are missing, and measure='loss' needs them"),
     ({"labels": np.zeros(3, int)}, "labels: int64 of shape"),
     ({"scales": "max"}, "scales: 'max' is unknown; it must be one of absmax, mse"),
     ({"batch_size": 0}, "batch_size: 0"),

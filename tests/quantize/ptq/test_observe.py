@@ -121,7 +121,7 @@ def test_preprocessing_comes_before_everything(case):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (lambda x: x[:0], "there are none"),
+    (lambda x: x[:0], "images must not be empty"),
     (lambda x: x[0], r"shape \(8, 8, 3\) must be"),
     (lambda x: x[..., :2], "does not fit the model"),
     (lambda x: x.astype(np.uint8), "uint8 is no float"),

@@ -293,7 +293,7 @@ def test_a_bar_shows_the_methods_on_a_terminal(case, monkeypatch):
     ({"method": "magic"}, "method: 'magic' is unknown; it must be one of auto, minmax"),
     ({"bits": 1}, "bits: 1 is out of range"),
     ({"bits": 9}, "bits: 9 is out of range"),
-    ({"max_drop": 5}, "max_drop: 5 is no share"),
+    ({"max_drop": 5}, "max_drop must be a fraction between 0 and 1, .* got 5"),
     ({"labels": np.zeros(3, int)}, r"labels: int64 of shape \(3,\) must be integers \(24,\)"),
     ({"labels": np.zeros(24)}, "labels: float64"),
     ({"labels": np.full(24, 5)}, "labels: 5 to 5 must be 0 to 4"),
