@@ -1,7 +1,7 @@
 """Networks of Flax as they are and imported: seconds of an import, milliseconds of a train step.
 
 ``python benchmarks/imported.py`` imports a linen network of EfficientNet-B0's size, and trains one like
-MobileNetV2 as plain Flax, imported, and imported at integers, in turns in one process.
+MobileNetV2 as plain Flax, imported, and imported and quantized, in turns in one process.
 """
 
 import argparse

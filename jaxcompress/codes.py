@@ -22,7 +22,7 @@ def by_product(values: Any, scale: Any) -> Any:
 
 
 def by_quotient(values: Any, scale: Any) -> Any:
-  """onnxruntime's, not rounded yet: a quotient.
+  """onnxruntime's steps of a grid, not rounded yet: a quotient.
 
   Examples:
     >>> by_quotient(np.float32([1.0]), np.float32(0.5)).tolist()
@@ -32,7 +32,7 @@ def by_quotient(values: Any, scale: Any) -> Any:
 
 
 def away_from_zero(values: Any, scale: Any) -> Any:
-  """Those of LiteRT's reference kernels and TFLite-Micro: a quotient, halves away from zero.
+  """Steps as LiteRT's reference kernels and TFLite-Micro compute them: a quotient, halves away from zero.
 
   Examples:
     >>> away_from_zero(np.float32([0.25, -0.75]), np.float32(0.5)).tolist()

@@ -4,6 +4,7 @@ import ast
 import collections
 import graphlib
 import pathlib
+import re
 
 import pytest
 
@@ -22,7 +23,20 @@ ORDER = (  # a part imports from those before its own row
   ("pipeline",),
   ("cli",),
 )
-OPENINGS = ("What ",)  # of docstrings: they name the thing, or say what it does with a verb
+OPENING = (
+  r"(What|Of|By|Those|That of|Whose|Likewise)\b"  # of docstrings that lack a subject or a verb
+)
+PHRASES = (  # in messages and documents; what to write instead
+  (r"\b(is|are) none of (the|its|ours|them|these|those|jaxcompress)\b", "is not one of"),
+  (r": (there )?(is|are) none\b", "must not be empty"),
+  (r": none (is|are) given\b", "it is missing"),
+  (r"\b(is|are) no shares?\b", "must be a fraction between 0 and 1"),
+  (r"\b[Gg]radients? by (the|its|it)\b", "with respect to"),
+  (r"(?<!--)weights random\b", "random weights"),
+  (r"\b(pixels?|codes?|int8), less 128\b|\b(pixels?|codes?) less 128\b", "minus 128"),
+  (r"\bgone on with\b", "resumed"),
+  (r"\balike often\b", "equally often"),
+)
 RANKS = {part: rank for rank, row in enumerate(ORDER) for part in row}
 
 
@@ -85,10 +99,21 @@ def docstrings(path):
 
 def test_docstrings_begin_with_their_subject_or_verb():
   wrong = [
-    f"{path.relative_to(ROOT)}:{line} begins with {opening!r}"
+    f"{path.relative_to(ROOT)}:{line}"
     for path in ROOT.rglob("*.py")
     for line, text in docstrings(path)
-    for opening in OPENINGS
-    if text.strip().startswith(opening)
+    if re.match(OPENING, text.strip())
   ]
   assert wrong == []
+
+
+@pytest.mark.parametrize(("phrase", "better"), PHRASES, ids=[better for _, better in PHRASES])
+def test_messages_and_documents_are_in_plain_words(phrase, better):
+  pages = (ROOT.parent / "README.md", *(ROOT.parent / "docs").rglob("*.md"))
+  wrong = [
+    f"{path.relative_to(ROOT.parent)}: {text[max(found.start() - 40, 0) : found.end() + 20]}"
+    for path in (*ROOT.rglob("*.py"), *pages)
+    for text in [re.sub(r'\s*"?\n\s*f?"?', " ", path.read_text())]  # lines of one string are joined
+    for found in re.finditer(phrase, text)
+  ]
+  assert wrong == [], f"write {better!r}"

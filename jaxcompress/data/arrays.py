@@ -175,7 +175,7 @@ def _of_sequence(part: str, where: str, images: Any, paired: bool) -> _Examples:
       example = images[i]
     except Exception as error:
       raise ValueError(
-        f"{where}: example {i} cannot be had ({type(error).__name__}: {error})."
+        f"{where}: example {i} cannot be read ({type(error).__name__}: {error})."
       ) from error
     if paired:
       labels.append(_label(where, example, i))

@@ -44,7 +44,7 @@ def batch_at(
     position: number of the batch, from 0.
     rows: which of the batch's examples, such as those of one process; None: all.
     threads: that decode images which lie on disk; None: one for each CPU core.
-    sampling: ``"uniform"``: each example comes alike often, see
+    sampling: ``"uniform"``: each example comes equally often, see
       :func:`~jaxcompress.data.batch_indices`; ``"balanced"``: each class does, see
       :func:`~jaxcompress.data.balanced_indices`; a :class:`~jaxcompress.data.ByShards`: each example does, of
       a few files at a time.
@@ -298,7 +298,7 @@ def _read(split: Split, options: dict[str, Any], position: int) -> Batch:
 
 
 def _end_with_parent(*_: object) -> None:
-  """In a worker: ends it when the run is killed, which cannot tell it so."""
+  """Ends a worker process when the run is killed, which cannot tell it so."""
 
   def watch() -> None:
     parent = multiprocessing.parent_process()

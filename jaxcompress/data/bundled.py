@@ -32,7 +32,7 @@ FONTS = (
   *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
   *("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10"),
 )
-"""Those with all 47 characters; cmmi10's digits are old-style and its zero looks like an o."""
+"""Fonts with all 47 characters; cmmi10's digits are old-style and its zero looks like an o."""
 
 CAP_HEIGHT = 0.6  # of a capital letter, as a share of the image
 MAX_WIDTH = 0.75  # wider characters, such as W, are drawn smaller

@@ -156,7 +156,7 @@ def read_cifar(path: str) -> Content:
     if len(batches[name].labels) != wanted:
       raise ValueError(
         f"data: {name} in {str(place)!r} has {len(batches[name].labels):,} images and {form.test}"
-        f" {len(batches[form.test].labels):,}, beside which it must have {wanted:,}: one is cut off; get them anew."
+        f" {len(batches[form.test].labels):,}, beside which it must have {wanted:,}: one is cut off; download them again."
       )
   train = zip(*(batches[name] for name in form.train), strict=True)
   joined = Part(*(np.concatenate(values) for values in train))
@@ -213,7 +213,7 @@ def _of_archive(place: pathlib.Path) -> dict[str, bytes]:
           found[name] = b"" if content is None else content.read()
   except Exception as error:  # damaged archives raise almost anything
     raise ValueError(
-      f"data: the archive {str(place)!r} cannot be read ({one_line(error)}); get it anew."
+      f"data: the archive {str(place)!r} cannot be read ({one_line(error)}); download it again."
     ) from error
   return found
 
@@ -266,5 +266,5 @@ def _guarded(place: pathlib.Path, name: str) -> Iterator[None]:
     yield
   except (OSError, OverflowError, ValueError) as error:
     raise ValueError(
-      f"data: {name} in {str(place)!r} cannot be used ({one_line(error)}); get it anew."
+      f"data: {name} in {str(place)!r} cannot be used ({one_line(error)}); download it again."
     ) from error

@@ -221,5 +221,5 @@ def check_choices(seed: Any, limit: Any, flip: Any) -> None:
 
 
 def _channels(data: Dataset) -> int:
-  """Of a reader of pictures: sets of arrays may have others, which no picture has."""
+  """Returns the channels of a reader of pictures; sets of arrays may have other numbers of them."""
   return 1 if data.image_shape[-1] == 1 else 3

@@ -352,8 +352,7 @@ def _files(
   unknown = [name for name in folders if name not in classes]
   if unknown:
     raise ValueError(
-      f"data: the folder {str(path)!r} has the class {unknown[0]!r}, which the training images have "
-      f"not; they have {', '.join(classes)}."
+      f"data: the folder {str(path)!r} has the class {unknown[0]!r}, which the training images do not have; they have {', '.join(classes)}."
     )
   if not folders:
     raise ValueError(

@@ -228,7 +228,7 @@ def read_idx_folder(folder: str) -> Content:
 
 
 def read_whole(folder: str) -> Content:
-  """Likewise, of a set that has a test of its own."""
+  """Reads all parts of a folder's IDX files, of a set that has a test part."""
   found = read_idx_folder(folder)
   if "test" not in found.parts:
     raise ValueError(
@@ -301,14 +301,16 @@ def read_idx(path: pathlib.Path, dimensions: int) -> np.ndarray:
           content += chunk
   except (OSError, EOFError, zlib.error) as error:
     reason = getattr(error, "strerror", None) or error
-    raise ValueError(f"{name} cannot be read ({reason}); get it anew.") from error
+    raise ValueError(f"{name} cannot be read ({reason}); download it again.") from error
   if start[:4] != magic[: len(start)] or not start:
     raise ValueError(
       f"{name} begins with {start[:4].hex(' ') or 'nothing'}, and IDX files of"
-      f" {'images' if dimensions == 3 else 'labels'} with {magic.hex(' ')}; get it anew."
+      f" {'images' if dimensions == 3 else 'labels'} with {magic.hex(' ')}; download it again."
     )
   if len(start) < head or len(content) < wanted:
-    raise ValueError(f"{name} is cut off; get it anew.")
+    raise ValueError(f"{name} is cut off; download it again.")
   if len(content) > wanted:
-    raise ValueError(f"{name} is longer than the {wanted:,} numbers that it says; get it anew.")
+    raise ValueError(
+      f"{name} is longer than the {wanted:,} numbers that it says; download it again."
+    )
   return np.frombuffer(content, np.uint8).reshape(shape)

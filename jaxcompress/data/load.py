@@ -152,7 +152,7 @@ def _unknown(spec: str, kind: str, colon: bool) -> ValueError:
 
 
 def _side(reader: ImageReader) -> int:
-  """Of the squares that the built-in sets draw.
+  """Returns the side of the square images that the built-in sets draw.
 
   Raises:
     ValueError: if it reads no squares.

@@ -41,7 +41,7 @@ class OnnxTeacher:
     logits: name of the output with the logits, (batch, classes); None: ``"logits"``, or the only one
       that can be.
     pooled: name of the output with the penultimate features, (batch, features), or a map of them,
-      which is averaged over its pixels; None: there are none.
+      which is averaged over its pixels; None: the file has none.
 
   Raises:
     MissingExtraError: when used, if the ``edge`` extra is not installed.
@@ -106,12 +106,12 @@ class OnnxTeacher:
 
   @property
   def fingerprint(self) -> str:
-    """Of the file and how it is read: outputs of one are not those of another."""
+    """A hash of the file and of how it is read, which tells its stored outputs from those of others."""
     return f"{self._check_there()} {self.layout} {self.logits} {self.pooled}"
 
   @property
   def dtype(self) -> Any:
-    """Of the images that the file reads."""
+    """The dtype of the images that the file reads."""
     return INPUTS[self._session.get_inputs()[0].type]
 
   @functools.cached_property

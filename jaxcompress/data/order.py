@@ -138,7 +138,7 @@ def batch_indices(count: int, batch_size: int, *, seed: int, position: int) -> n
 
 
 def balanced_indices(members: Members, batch_size: int, *, seed: int, position: int) -> np.ndarray:
-  """Chooses the examples of one training batch so that each class comes alike often.
+  """Chooses the examples of one training batch so that each class comes equally often.
 
   The stream of examples is made of rounds. A round has one example of each class, in an order of its
   own, and each class deals out its examples in seeded permutations, one after the other: all come

@@ -59,7 +59,7 @@ class Split:
 
   @functools.cached_property
   def shards(self) -> Shards | None:
-    """The files that several of the images each lie in; None: there are none."""
+    """The files that several of the images each lie in; None if there are none."""
     layout = self.images.source.layout() if isinstance(self.images, EncodedImages) else None
     if layout is None:
       return None

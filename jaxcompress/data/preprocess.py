@@ -1,4 +1,4 @@
-"""From pixels to what the networks read, on the host and on the device alike."""
+"""Normalization of pixels to the input of networks, the same on the host and on the device."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -86,7 +86,7 @@ def _remembered(name: str) -> dict[bytes, bytes]:
 
 
 def _stamp(path: pathlib.Path | Stored) -> bytes:
-  """Of a file's name, length and time: it changes when the file does."""
+  """Returns a hash of a file's name, length and time, which changes when the file does."""
   if isinstance(path, Stored):
     return _digest(path.stamp())
   facts = path.stat()

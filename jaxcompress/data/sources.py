@@ -70,7 +70,7 @@ class Held:
     return b"" if self.content is None else self.content
 
   def stamp(self) -> bytes:
-    """Of its content."""
+    """Returns a hash of its content."""
     content = self.read()
     return hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).digest()
 
@@ -103,7 +103,7 @@ class Item:
     return image if isinstance(image, bytes | pathlib.Path) else as_picture(image, self.white)
 
   def stamp(self) -> bytes:
-    """Nothing can be remembered of it."""
+    """Returns random bytes: results for it cannot be cached."""
     return os.urandom(16)
 
 

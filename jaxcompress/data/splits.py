@@ -130,7 +130,7 @@ class _Taking:
     return all(count <= self.open[label] for label, count in self.sizes[group])
 
   def gain(self, group: int) -> int:
-    """By how much the classes together come nearer to their shares."""
+    """Returns by how much the classes together come nearer to their shares."""
     return sum(
       abs(self.open[label]) - abs(self.open[label] - count) for label, count in self.sizes[group]
     )

@@ -40,7 +40,7 @@ class Store(Protocol):
     """The paths or encoded images at some positions."""
 
   def layout(self) -> Layout | None:
-    """The files that several images each lie in, in the order in which they lie; None: there are none."""
+    """The files that several images each lie in, in the order in which they lie; None if there are none."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Listed:
     return [pathlib.Path(name) if isinstance(name, str) else opened(name) for name in found]
 
   def layout(self) -> Layout | None:
-    """That of archives, if all images are in some."""
+    """Returns the archives' layout, if all images are in archives."""
     packed = [name for name in self.names if isinstance(name, Packed)]
     if not packed or len(packed) < len(self.names):
       return None
@@ -86,7 +86,7 @@ class Both:
     return [next(first if is_early else second) for is_early in early]
 
   def layout(self) -> Layout | None:
-    """Of both, if both have one."""
+    """Returns the layout of both stores together, if both have one."""
     first, second = self.first.layout(), self.second.layout()
     if first is None or second is None:
       return None
@@ -111,7 +111,7 @@ class Picked:
     return self.store.read(self.chosen[index])
 
   def layout(self) -> Layout | None:
-    """Of those."""
+    """Returns the layout of the picked images."""
     whole = self.store.layout()
     if whole is None:
       return None

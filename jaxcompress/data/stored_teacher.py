@@ -77,7 +77,7 @@ class StoredTeacher:
 
   @property
   def fingerprint(self) -> str:
-    """Of the names and checksums of all arrays, which the files note themselves."""
+    """A hash of the names and checksums of all arrays, which the files hold themselves."""
     found = hashlib.blake2b(digest_size=16)
     for path in self.files:
       found.update(path.relative_to(self.path).as_posix().encode("utf-8", "surrogateescape"))
@@ -184,7 +184,7 @@ class _Places:
   def _of_name(self, path: pathlib.Path, name: str) -> int:
     if self._names is None:
       raise ValueError(
-        f"path: {path} is by file names, which these images have not; give outputs by 'index', or take"
+        f"path: {path} is by file names, which these images do not have; give outputs by 'index', or take"
         " the images from a folder."
       )
     return self._known.get(name.replace("\\", "/"), -1)

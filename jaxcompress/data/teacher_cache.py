@@ -272,7 +272,7 @@ def _runner(
     preprocess = model.preprocess if preprocess is None else preprocess
     if preprocess is None and model.dtype != np.uint8:
       raise ValueError(
-        f"preprocess: {model.path} reads floats and does not say how pixels become these; give"
+        f"preprocess: {model.path} reads floats and does not state how pixels are normalized; give"
         " preprocess, such as data.Preprocess(center=127.5, scale=127.5, per_image=False)."
       )
     teacher = model.fingerprint
@@ -367,7 +367,7 @@ def _check_own(folder: pathlib.Path) -> None:
 
 
 def _digest(arrays: Iterable[Any]) -> str:
-  """Of the bytes of arrays."""
+  """Returns a hash of the bytes of arrays."""
   found = hashlib.blake2b(digest_size=16)
   for array in arrays:
     found.update(np.ascontiguousarray(array).data.cast("B"))

@@ -85,7 +85,7 @@ class Rows:
     return np.repeat(whole[self.rows], reader.channels // channels, axis=-1)
 
   def layout(self) -> Layout | None:
-    """None: the files are read whole."""
+    """Returns None, since the files are read whole."""
     return None
 
   def pick(self, chosen: np.ndarray) -> "Rows":

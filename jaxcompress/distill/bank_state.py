@@ -105,7 +105,7 @@ class CRDState(NamedTuple):
     return whole._replace(student_bank=split, teacher_bank=split)
 
   def cut_for(self, mesh: Mesh) -> "CRDState":
-    """In a number of strata that the mesh's devices share evenly.
+    """Cuts the banks into a number of strata that the mesh's devices share evenly.
 
     It is the least one that the strata there are divide as well (64, if the banks are whole), so that the
     draw stays the same when a run goes on with fewer devices; if that leaves a stratum without two

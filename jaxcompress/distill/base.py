@@ -260,7 +260,7 @@ def _scalar(name: str, loss: Any) -> jax.Array:
 
 
 def keep_where(keep: jax.Array, new: Any, old: Any, mesh: Mesh | None = None) -> Any:
-  """The new tree where ``keep``, else the old one: how a step whose result is bad is taken back.
+  """Returns the new tree where ``keep``, else the old one, so that a bad step is rolled back.
 
   A select over large arrays reads, writes and holds them twice. A state that knows how to take an
   update back at less cost has a method ``keep_where(keep, old, mesh)``, which is called instead.
@@ -386,7 +386,7 @@ def both_pooled(
 def init_count(value: optax.ScalarOrSchedule) -> Count:
   """The state that a number needs: a step count, int32 scalar, or ``()`` for a constant.
 
-  Counting in state keeps one compiled step for a whole run, and a step that is taken back (because
+  Counting in state keeps one compiled step for a whole run, and a step that is rolled back (because
   its gradients were not finite) takes its count back too.
 
   Examples:

@@ -91,7 +91,7 @@ def classes_of(label: Any) -> jax.Array:
 
 
 def shares(target: Any) -> jax.Array:
-  """Soft labels in float32; NaN in the rows that are no shares.
+  """Soft labels in float32; NaN in the rows that are not distributions.
 
   Args:
     target: (batch, classes) of any dtype.

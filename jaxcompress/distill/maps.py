@@ -263,7 +263,7 @@ def matched(student: jax.Array, teacher: jax.Array) -> Pair:
 
 
 def check_channels(name: str, pairs: Sequence[Pair]) -> None:
-  """For losses without anything that would bring one number of channels to the other.
+  """Checks that maps have equal channels, for losses that cannot convert one number to the other.
 
   Raises:
     ValueError: if a pair's channels differ.

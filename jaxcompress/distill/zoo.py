@@ -234,7 +234,7 @@ def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Par
 
 
 def _label_weight(weights: dict[str, float]) -> float:
-  """Of cross-entropy where the text does not say."""
+  """Returns the weight of cross-entropy where the text names none."""
   if len(weights) > 1:
     return 1.0
   ((name, weight),) = weights.items()

@@ -28,7 +28,7 @@ HOW = (
   "The hash of images and of logits is the SHA-256 of their integers: image after image, each in C"
   " order, int8, or int16 with the low byte first.",
   "Images are the integers that the network reads; real = (integer - zero_point) * scale.",
-  "Logits that a file gives as uint8 are hashed as int8, less 128. onnxruntime gives float32, which is"
+  "Logits that a file gives as uint8 are hashed as int8, minus 128. onnxruntime gives float32, which is"
   " hashed as the integers that it stands for; a number off the grid counts as a difference.",
   "'each' has the first 8 digits of the SHA-256 of every image, or of all its outputs in order.",
 )
@@ -254,7 +254,7 @@ def contradiction(certificate: Certificate) -> str | None:
 
 
 def verdict_of(rows: Sequence[Row]) -> str:
-  """Of all rows together: those that were run must be equal."""
+  """Returns the verdict of all rows together: those that were run must be equal."""
   ran = [row.verdict for row in rows if row.verdict != NOT_RUN]
   if not ran:
     return NOT_RUN

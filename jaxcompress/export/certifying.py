@@ -117,7 +117,7 @@ class Evaluations:
     return self.found[quantized.kernels]
 
   def by_rules(self, kernels: str) -> dict[str, np.ndarray]:
-    """By rules by name."""
+    """Evaluates by the rules of a name."""
     return self(self.quantized.with_kernels(kernels), self.codes)
 
 

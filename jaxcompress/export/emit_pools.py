@@ -52,7 +52,7 @@ def average_pool(emitter: Emitter, node: Node) -> None:
 
 
 def _chosen_averages(emitter: Emitter, node: Node, source: int) -> None:
-  """Those of all places that are wanted: TFLite leaves no padding out but SAME, of either stride.
+  """Writes averages of all places and picks the wanted ones: TFLite only leaves out SAME padding.
 
   With steps of one cell, SAME begins ``(k - 1) // 2`` cells before the map, whatever its size.
   """

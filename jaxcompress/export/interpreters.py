@@ -112,7 +112,7 @@ class LiteRT(Interpreter):
 
   @property
   def arena_bytes(self) -> int:
-    """More bytes than TFLite-Micro needs for the tensors of the file."""
+    """Returns a number of bytes that is more than TFLite-Micro needs for the tensors of the file."""
     tensors = self._interpreter.get_tensor_details()
     return 4 * sum(abs(math.prod(map(int, tensor["shape"]))) for tensor in tensors)
 

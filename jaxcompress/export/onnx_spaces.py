@@ -92,7 +92,7 @@ def _axes(node: Node) -> list[tuple[int, int]]:
 
 
 def _resized(emitter: OnnxEmitter, node: Node, value: str, name: str, **attributes: str) -> str:
-  """By scales of all axes: onnxruntime loses the sizes of two where it moves channels last."""
+  """Writes a Resize by scales of all axes: onnxruntime loses two sizes where it moves channels last."""
   scales = emitter.file.constant(
     np.array([1, 1, *(_scale(*axis) for axis in _axes(node))], np.float32)
   )

@@ -98,7 +98,7 @@ def read_pixels(
 
 
 def pixel_range(preprocess: Preprocess) -> tuple[float, float]:
-  """The range of a network's input with which its codes are the pixels less 128.
+  """Returns the range of a network's input with which each code equals the pixel minus 128.
 
   For ``post_training(..., input_range=)``, and for training as
   ``Rule(match="input", activations=quantize.fixed_range(*pixel_range(preprocess)))``.
@@ -206,5 +206,5 @@ def pixel_codes(quantized: QuantizedModel) -> np.ndarray | None:
 
 
 def is_shift(table: np.ndarray) -> bool:
-  """Whether codes are the pixels less 128, in every channel."""
+  """Whether each code equals the pixel minus 128, in every channel."""
   return bool((table == (PIXELS - SHIFT)[:, None]).all())

@@ -223,7 +223,7 @@ def _transposed(found: Operator, limit: Collection[tuple[int, int]]) -> str | No
 
 
 def _enlargement(found: Operator, limit: Mapping[str, tuple[int, ...]]) -> str | None:
-  """By how much a resizing enlarges both sides, by operator and sampling."""
+  """The ratios by which a resizing may enlarge both sides, by operator and sampling."""
   sizes, made = _first(found).shape[1:3], found.outputs[0].shape[1:3]
   ends = int(bool(found.options.get("alignCorners")))
   if sizes == made or tuple(sizes) == (1, 1):

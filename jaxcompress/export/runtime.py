@@ -82,7 +82,7 @@ class Runtime:
 
   @contextmanager
   def _refusing(self) -> Iterator[None]:
-    """Within it, what goes wrong is said of the file; onnxruntime's errors have no common base."""
+    """Turns errors into ones that name the file; onnxruntime's errors have no common base."""
     try:
       yield
     except MissingExtraError:
@@ -103,7 +103,7 @@ class Runtime:
 
   @property
   def kernels(self) -> str:
-    """Whose arithmetic it is."""
+    """Name of the runtime whose arithmetic it is."""
     return self._kernels
 
   @property

@@ -157,7 +157,7 @@ class IntegerNumbers(NamedTuple):
 
 
 class FloatNumbers(NamedTuple):
-  """Everything float32, with BatchNorm folded.
+  """Numbers of a float32 file, with BatchNorm folded.
 
   Attributes:
     layers: by node.

@@ -71,7 +71,7 @@ def tflite(
       their versions read; ``kernels="reference"`` rounds the two differently, so it is refused.
     input: what the file reads: ``"codes"``, integers on the grid of the model's input, as
       ``quantized.quantize_input`` makes them, or ``"uint8"``, images as they are, which the
-      preprocessing has to map pixel by pixel: where a code is the pixel less 128 (see
+      preprocessing has to map pixel by pixel: where each code equals the pixel minus 128 (see
       :func:`~jaxcompress.export.pixel_range`) the first operator subtracts them, elsewhere the file holds the
       code of every pixel in each channel. Or ``"float32"``: images as the network reads them, after
       preprocessing, which the first operator rounds to codes.

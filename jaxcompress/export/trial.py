@@ -131,7 +131,7 @@ def run_apart(
 
 @contextmanager
 def parsing(path: str | os.PathLike) -> Iterator[None]:
-  """Within it, what goes wrong is the file's fault: parts that point to what is not there.
+  """Turns errors into ones that blame the file, whose parts may point to missing ones.
 
   Raises:
     ValueError: then; it names the file.

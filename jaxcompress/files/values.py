@@ -26,7 +26,7 @@ def parse_json(text: str | bytes) -> Any:
     >>> parse_json('{"scale": Infinity}')
     Traceback (most recent call last):
     ...
-    ValueError: it has the number Infinity, which JSON has not
+    ValueError: it has the number Infinity, which JSON does not have
   """
   if len(text) > MOST_BYTES:
     raise ValueError(f"it has {len(text):,} bytes, more than {MOST_BYTES:,}")
@@ -150,7 +150,7 @@ def as_tuples(value: Any) -> Any:
 
 
 def _refuse(constant: str) -> float:
-  raise ValueError(f"it has the number {constant}, which JSON has not")
+  raise ValueError(f"it has the number {constant}, which JSON does not have")
 
 
 def _finite(digits: str) -> float:

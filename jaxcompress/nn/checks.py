@@ -62,14 +62,14 @@ def check_sides(layer: nn.Module, *fields: str) -> None:
 
 
 def check_act(layer: nn.Module, act: Any) -> None:
-  """It must be the name of an activation function or None."""
+  """Checks that it is the name of an activation function or None."""
   if act is not None and (not isinstance(act, str) or act not in ACTIVATIONS):
     choices = ", ".join(str(choice) for choice in ACTIVATIONS)
     refuse(layer, f"act: {act!r} is no activation function; it must be one of {choices}.")
 
 
 def check_norm(layer: nn.Module, norm: Any) -> None:
-  """It must be a :class:`Norm` with numbers that normalise."""
+  """Checks that it is a :class:`Norm` with valid numbers."""
   if not isinstance(norm, Norm):
     refuse(layer, f"norm must be a jaxcompress.nn.Norm, got {norm!r}.")
   for field, most in (("epsilon", math.inf), ("momentum", 1.0)):

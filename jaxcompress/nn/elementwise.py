@@ -12,7 +12,7 @@ from jaxcompress.nn.layers import LeafOp
 
 
 def _route(node: Node, *channels: np.ndarray) -> tuple[tuple[np.ndarray, ...], ...]:
-  """Of each channel from the same one of the inputs, but for those of one channel that meets all."""
+  """Routes each channel from the same one of the inputs; an input of one channel meets all."""
   count = node.output_shapes[0][-1]
   return (tuple(part for part in channels if len(part) == count),)
 

@@ -119,7 +119,7 @@ class Statistics(NamedTuple):
 def statistics(
   x: jax.Array, running: Statistics, live: bool | jax.Array, *, ends: bool = False
 ) -> Statistics:
-  """Those of the batch where ``live``, else the running ones; without gradient.
+  """Returns the batch's statistics where ``live``, else the running ones; without gradient.
 
   No branch is compiled where ``live`` is known when tracing.
 

@@ -36,9 +36,7 @@ class LeakyRelu(LeafOp):
   def __call__(self, x: jax.Array) -> jax.Array:
     slope = self.slope
     if not is_number(slope) or not 0 < slope <= 1:
-      refuse(
-        self, f"slope: {slope!r} must be above 0 and at most 1; of 0 it is Activation('relu')."
-      )
+      refuse(self, f"slope: {slope!r} must be above 0 and at most 1; for 0 use Activation('relu').")
     return jax.nn.leaky_relu(x, float(slope))
 
 

@@ -79,7 +79,7 @@ def _cells(node: Node) -> int:
 
 
 def _as_many(node: Node, inputs: list[int], outputs: list[int]) -> Mapping[str, Any]:
-  """Nothing changes where one end has as many channels for each of the other as there are cells."""
+  """Checks that one end has as many channels for each of the other as a block has cells."""
   if max(*inputs, *outputs) != min(*inputs, *outputs) * _cells(node):
     raise ValueError(f"{inputs[0]} and {outputs[0]} channels are no blocks of {_cells(node)} cells")
   return {}

@@ -31,7 +31,7 @@ class Grid(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grids:
-  """Those of what is multiplied; told apart by identity, as contexts are.
+  """Grids of the arrays that a layer multiplies; compared by identity, as contexts are.
 
   Attributes:
     x: of the first array; None: it is not known.
@@ -51,7 +51,7 @@ _grids = jax.make_user_context(default_value=None)
 
 @contextmanager
 def on_grids(grids: Grids | None) -> Iterator[None]:
-  """The layer called inside multiplies arrays that lie on these grids; None: on none that is known."""
+  """Makes the layer that is called inside multiply arrays on these grids; None: the grids are unknown."""
   with _grids(grids):
     yield
 

@@ -44,7 +44,7 @@ def in_parts(parts: Parts | None) -> Iterator[None]:
 
 
 def part_count(x: jax.Array) -> int:
-  """In how many parts a batch lies on devices; 1 where they do not share it evenly."""
+  """Returns the number of parts of a batch on devices; 1 where they do not share it evenly."""
   parts = _parts.value
   if parts is None or x.ndim == 0 or x.shape[0] % parts.mesh.size:
     return 1
@@ -52,7 +52,7 @@ def part_count(x: jax.Array) -> int:
 
 
 def normalised_apart(x: jax.Array) -> int:
-  """Into how many parts with statistics of their own a batch falls."""
+  """Returns the number of parts of a batch that have statistics of their own."""
   return part_count(x) if _parts.value is not None and _parts.value.apart else 1
 
 

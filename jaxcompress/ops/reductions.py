@@ -138,7 +138,7 @@ def _add_and_extend(a, b):
 
 
 def moments_apart(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, ...]:
-  """Of each channel: the sums of ``x - shift`` and of its square, the least and the largest ``x``."""
+  """Returns for each channel the sums of ``x - shift`` and of its square, the least and the largest ``x``."""
   axes = tuple(range(x.ndim - 1))
   centred = x - shift.reshape((1,) * (x.ndim - 1) + (-1,))
   return (*sums_apart(centred, jnp.square(centred)), jnp.min(x, axes), jnp.max(x, axes))

@@ -341,7 +341,7 @@ def _reader(found: Model) -> ImageReader:
   height, width, channels = found.quantized.graph.input_shape[1:]
   if found.metadata.get(PREPROCESS) is None:
     raise ValueError(
-      f"images: {found.paths[0]} does not say how pictures become what it reads; give an .npy file of"
+      f"images: {found.paths[0]} does not state how pictures are read; give an .npy file of"
       " its integers, or of what its network reads."
     )
   reader = ImageReader.from_metadata(found.metadata, (height, width))

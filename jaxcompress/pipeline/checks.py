@@ -130,7 +130,7 @@ def check_outside(asked: Any) -> None:
       )
   if asked.taught_outside and asked.searches:
     raise ValueError(
-      f"teacher: {asked.teacher} teaches no search for a student within a budget; leave the budget out,"
+      f"teacher: {asked.teacher} cannot teach a search within a budget; leave the budget out,"
       " or name a model."
     )
 

@@ -307,7 +307,7 @@ class Classifier:
 def _listed(pictures: Any) -> list[Any]:
   """Returns the list of pictures; raises for a single picture."""
   if isinstance(pictures, str | bytes | os.PathLike | Image.Image):
-    raise ValueError("pictures: one is given; give a list of them, such as [picture].")
+    raise ValueError("pictures must be a list, got a single one; write [picture].")
   return list(pictures)
 
 
@@ -324,11 +324,11 @@ def _read_as(
       for name, value in (("pixels", pixels), ("resize", resize), ("image_size", size)):
         if value is not None:
           raise ValueError(
-            f"{name}: {value} is given, and {opened.path} says it itself; leave it out."
+            f"{name}: {value} is given, and {opened.path} has its own; leave it out."
           )
     elif pixels is None and not opened.takes_pixels:
       raise _mended_by(
-        f"{what} does not say how pixels become what it reads; add ",
+        f"{what} does not state how pixels are normalized; add ",
         f", or one of {', '.join(list(PIXELS)[1:])}, as it was trained.",
         pixels=next(iter(PIXELS)),
       )
@@ -346,7 +346,9 @@ def _read_as(
     if metadata.get(ENTRY) is None:
       reader = dataclasses.replace(reader, channels=channels)
   elif (pixels, resize, size) != (None, None, None):
-    raise ValueError("reader: it says all of it; leave out pixels, resize and image_size.")
+    raise ValueError(
+      "reader: it decides how pictures are read; leave out pixels, resize and image_size."
+    )
   if reader.size is None and (height, width) == (1, 1):  # how sizes are told that are left open
     raise _mended_by(
       f"{what} reads images of any size; add ", ", as it was trained.", image_size=224

@@ -101,7 +101,7 @@ class Compressed:
 
   def __repr__(self) -> str:
     entry = self.results.entries["int8"]
-    return f"Compressed({str(self.folder)!r}, {entry.model}, {entry.top1:.2%} top-1 at integers)"
+    return f"Compressed({str(self.folder)!r}, {entry.model}, {entry.top1:.2%} top-1 quantized)"
 
 
 def compress(
@@ -148,7 +148,7 @@ def compress(
   Raises:
     ValueError: naming the argument, if it cannot be used, does not fit the data, or differs from what
       the resumed run was given.
-    PreemptedError: after SIGTERM; the run can be gone on with.
+    PreemptedError: after SIGTERM; the run can be resumed.
 
   Examples:
     >>> def stripes(count):  # some lie and some stand
@@ -177,7 +177,7 @@ def compress(
       raise unknown("option", name, sorted(known))
     if value is not None and given.data is not None and name in OF_PICTURES:
       raise ValueError(
-        f"{name}: {value} is of reading pictures, which a Dataset has; leave it out."
+        f"{name}: {value} decides how pictures are read, which a Dataset has done; leave it out."
       )
     if value is not None and name in given.options():
       raise ValueError(f"{name}: {value} is given beside a module; leave one of them out.")

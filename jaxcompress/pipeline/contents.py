@@ -16,7 +16,7 @@ CONTENTS_FILE = "contents.json"
 def check_contents(
   folder: pathlib.Path, options: CompressOptions, data: Dataset, starts: Mapping[str, Start | None]
 ) -> None:
-  """Checks that a run is gone on with on what it began with; a new one writes that down.
+  """Checks that a resumed run has the images and weights that it began with; a new one notes them.
 
   Args:
     folder: of the run.

@@ -89,7 +89,7 @@ def run_of(path: pathlib.Path) -> CompressOptions | None:
 
 
 def _on_files(classifier: Classifier, path: str, console: Console) -> Evaluation:
-  """On all images of a folder but those that a run would leave out, which are counted and named."""
+  """Evaluates on the images of a folder; those that a run would leave out are counted and named."""
   files = labelled_files(path)
   for note in files.notes:
     say(console, note)

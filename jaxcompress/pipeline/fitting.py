@@ -16,7 +16,7 @@ from jaxcompress.pipeline.context import SEEN_FIRST, Context
 from jaxcompress.pipeline.networks import Network
 from jaxcompress.terminal import say
 
-INT8 = "int8"  # the phase at integers
+INT8 = "int8"  # the quantized phase
 LOOKS = 10  # of a phase at held-out images
 SAVES = 5  # of a phase by steps; of a long one, more by time
 LOOKED_AT = 500  # of them, so that looking costs next to nothing

@@ -247,7 +247,7 @@ def read_options(folder: pathlib.Path) -> CompressOptions:
   """
   path = folder / OPTIONS_FILE
   if not path.is_file():
-    raise ValueError(f"resume: {folder} holds no run to go on with; leave resume out to start one.")
+    raise ValueError(f"resume: {folder} holds no run to resume; leave resume out to start one.")
   options = read_record(path, CompressOptions, "start anew")
   return dataclasses.replace(options, epochs=plan_epochs(folder)[-1])
 
@@ -263,8 +263,8 @@ def _check_epochs(folder: pathlib.Path, stored: CompressOptions, epochs: float |
     )
   if stored.searches:
     raise ValueError(
-      f"epochs: the run in {folder} searched for a student within a budget, and does not go on with"
-      " more; start another run."
+      f"epochs: the run in {folder} searched for a student within a budget, which cannot continue with"
+      " more epochs; start another run."
     )
 
 
@@ -354,7 +354,7 @@ def _lock(folder: pathlib.Path) -> Iterator[None]:
       except OSError:  # a file system without locks
         pass
     if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-      raise ValueError(f"out: {folder} was given up by another run just now; start again.")
+      raise ValueError(f"out: {folder} was released by another run just now; start again.")
     yield
 
 

@@ -173,7 +173,7 @@ def format_of(path: str | os.PathLike) -> str:
   if found:
     return max(found, key=lambda name: len(FORMATS[name].suffix))
   suffixes = ", ".join(one.suffix for one in FORMATS.values())
-  raise ValueError(f"out: {path} names no kind of file; it must end in one of {suffixes}.")
+  raise ValueError(f"out: {path} has no known ending; it must end in one of {suffixes}.")
 
 
 def without_suffix(path: pathlib.Path, *, folders: bool = False) -> pathlib.Path:

@@ -27,12 +27,12 @@ FIRST = (
 def to_integers(
   run: Context, network: Network, variables: Any, teacher: Teacher | None
 ) -> tuple[quantize.QuantizedModel, tuple[str, ...]]:
-  """A network at integers: fine-tuned with frozen statistics, or without training if that is better.
+  """Quantizes a network: fine-tuned with frozen statistics, or without training if that is better.
 
   Args:
     run: the run.
     network: the student.
-    variables: its own in float, which are what integers begin with.
+    variables: its own in float, from which quantized training starts.
     teacher: whose logits the integers follow; None: those of the network in float.
 
   Returns:
@@ -133,7 +133,7 @@ class _Probes(NamedTuple):
 
 
 def _probes(run: Context, network: Network, variables: Any) -> _Probes:
-  """Images of which a network in float and at integers should say the same."""
+  """Images on which the float and the quantized network should agree."""
   data, preprocess = run.data, run.preprocess_of(network)
   parts = [some(data.validation, PROBES // 2, run.options.seed)]
   parts.append(some(data.train, PROBES - len(parts[0]), run.options.seed))

@@ -178,7 +178,7 @@ def read_network(
       count = len(facts.classes)
       network = build(facts.name, count, facts.image_shape, facts.width, None, wanted)
     else:
-      raise ValueError(f"{what} describes no network: it does not say config.")
+      raise ValueError(f"{what} does not describe a network: it lacks config.")
     return SavedNetwork(network.title, network.module, _load(path, network), *facts[3:])
   if not path.is_file():
     raise ValueError(
@@ -217,10 +217,10 @@ def read_facts(folder: str | pathlib.Path, option: str = "model") -> Facts:
   what = f"{option}: {path}"
   said = read_json(path, what)
   if not isinstance(said, dict):
-    raise ValueError(f"{what} describes no network: it holds no object.")
+    raise ValueError(f"{what} does not describe a network: it is not a JSON object.")
   for name in ("name", "classes", "image_shape"):
     if said.get(name) is None:
-      raise ValueError(f"{what} describes no network: it does not say {name}.")
+      raise ValueError(f"{what} does not describe a network: it lacks {name}.")
   return _facts(said, what)
 
 

@@ -79,7 +79,7 @@ def open_run(
     pretrained = given.student.variables is not None
   if pretrained and options.searches:
     raise ValueError(
-      "student_weights: they do not go with a budget, whose search trains students of other sizes; leave"
+      "student_weights: they do not work with a budget, whose search trains students of other sizes; leave"
       " one of them out."
     )
   preset = PRESETS[options.preset].with_rate(options.learning_rate)

@@ -108,7 +108,7 @@ class CompressOptions:
       :mod:`jaxcompress.nn.select`), or ``backbone``: all but the head. None: nothing.
     patience: epochs without a better validation after which a phase ends; None: it runs to its end.
     balance: what is done about classes of unequal size: ``weights``, each counts alike in the loss;
-      ``sampling``, each is seen alike often. None: nothing.
+      ``sampling``, each is seen equally often. None: nothing.
     image_size: side to which a folder's images are brought; None: what the weights were trained
       on, else the images' own.
     resize: how they are brought to it: ``cover``, ``squash``, ``letterbox`` or ``pad`` (see
@@ -195,7 +195,7 @@ class CompressOptions:
     for name in ("sparsity", "sparsity_distribution", "sparsity_pattern", "cluster"):
       if self.searches and getattr(self, name) is not None:
         raise ValueError(
-          f"{name}: {getattr(self, name)} does not go with a budget, whose search removes channels and"
+          f"{name}: {getattr(self, name)} does not work with a budget, whose search removes channels and"
           " picks bits; leave one of them out."
         )
     for name, choices in CHOICES.items():
@@ -209,12 +209,11 @@ class CompressOptions:
       raise ValueError(f"channels: {self.channels} must be 3 (RGB) or 1 (grey).")
     if self.freeze is not None and self.student_weights is None:
       raise ValueError(
-        f"freeze: {self.freeze} would stay as random as it begins; give student_weights, or leave it"
-        " out."
+        f"freeze: {self.freeze} would keep random weights; give student_weights, or leave it out."
       )
     if self.freeze is not None and self.prunes:
       raise ValueError(
-        f"freeze: {self.freeze} does not go with pruning, which makes zeros in all layers; leave one of"
+        f"freeze: {self.freeze} does not work with pruning, which makes zeros in all layers; leave one of"
         " them out."
       )
     if self.batch_size < 2:
@@ -224,7 +223,7 @@ class CompressOptions:
 
   @classmethod
   def of(cls, given: dict[str, Any]) -> "CompressOptions":
-    """Those that were given, then the preset's; None means not given.
+    """Makes options from those that were given, then the preset's; None means not given.
 
     Examples:
       >>> options = CompressOptions.of({"preset": "crd-cifar100", "student": "vgg8", "data": None})

@@ -128,7 +128,7 @@ def export_student(
   Args:
     run: the run.
     student: the network.
-    quantized: the same at integers.
+    quantized: the same network, quantized.
     made_from: key of the float student that it was made from.
     command: the command line.
     began: seconds of the clock when this part of the run began.

@@ -122,7 +122,7 @@ def _pixels(options: CompressOptions, teacher: datasets.OnnxTeacher) -> datasets
     return PIXELS[options.teacher_pixels]
   if teacher.preprocess is None and teacher.dtype != np.uint8:
     raise ValueError(
-      f"teacher_pixels: {teacher.path} reads floats and does not say how pixels become these; give one"
+      f"teacher_pixels: {teacher.path} reads floats and does not state how pixels are normalized; give one"
       f" of {', '.join(PIXELS)}."
     )
   return teacher.preprocess

@@ -64,7 +64,7 @@ def train_on_labels(
 def quantize_alone(
   run: Context, network: Network, start: Any, *, rules: tuple[quantize.Rule, ...] = ()
 ) -> training.CompressState:
-  """Fine-tunes a student at integers on labels alone.
+  """Fine-tunes a student with quantization on labels alone.
 
   Args:
     run: the run.
@@ -101,15 +101,15 @@ def distill_student(
   done: int = 0,
   rules: tuple[quantize.Rule, ...] = (),
 ) -> training.CompressState:
-  """Distils the student, then fine-tunes it at integers: one recipe, one compiled step per stage.
+  """Distils the student, then fine-tunes it with quantization: one recipe, one compiled step per stage.
 
   Args:
     run: the run.
     network: the student.
     teacher: the teacher.
     on_float: called with the student's variables when distillation in float has ended; where it
-      returns False they are not wanted at integers.
-    phase: under which checkpoints and metrics are kept; ``distilled`` keeps those at integers apart.
+      returns False they are not quantized.
+    phase: under which checkpoints and metrics are kept; ``distilled`` keeps those of quantized steps apart.
     steps: others than the run's, those that were done before included; either part may have none.
     start: the student's variables, trained before; None: fresh ones.
     done: steps in float that were done before, in earlier rounds.
@@ -155,7 +155,7 @@ def distillation_recipe(
   *,
   trained: bool = False,
 ) -> training.Recipe:
-  """The recipe of a student and its teacher: in float, pruned if asked, then at integers.
+  """The recipe of a student and its teacher: in float, pruned if asked, then quantized.
 
   Without steps in float nothing would train what a loss has of its own, such as a regressor; then
   only the teacher's logits are followed.
@@ -218,7 +218,7 @@ def taught_by(teacher: Network | OutsideTeacher) -> dict[str, Any]:
 def integers(
   options: CompressOptions, rules: tuple[quantize.Rule, ...], start: int
 ) -> quantize.Quantization:
-  """The plan of the steps at integers.
+  """The plan of the quantized steps.
 
   Args:
     options: of the run.

@@ -82,7 +82,7 @@ def carry_out(
   Raises:
     ValueError: for options that do not fit together, with the data, with the devices or with the
       folder's run; if another run works in the folder, or a file of it is damaged.
-    PreemptedError: after SIGTERM; the run can be gone on with.
+    PreemptedError: after SIGTERM; the run can be resumed.
   """
   if workers is not None:
     check_whole("workers", workers, 0)

@@ -1,5 +1,5 @@
 """The networks of a run as they are trained: the teacher, the student alone and distilled, and the
-better one of these two at integers."""
+better one of these two quantized."""
 
 import dataclasses
 import pathlib
@@ -115,7 +115,7 @@ def _rounds_of(run: Context, role: str) -> tuple[int, ...]:
 def transfer_student(
   run: Context, student: Network, teacher: TrainedNetwork | OutsideTeacher | None
 ) -> Made:
-  """A student alone, distilled, and the better one at integers, each phase for itself; see
+  """A student alone, distilled, and the better one quantized, each phase for itself; see
   :func:`keeps_best`.
 
   Args:
@@ -132,7 +132,7 @@ def transfer_student(
 
 
 def train_student(run: Context, student: Network, teacher: TrainedNetwork | OutsideTeacher) -> Made:
-  """The student alone, distilled, and the better one at integers, with the teacher if it had one."""
+  """The student alone, distilled, and the better one quantized, with the teacher if it had one."""
   alone = train_in_rounds(run, "alone", student)
   done, last = _rounds_done(run, "distilled"), len(run.rounds)
   state, goes_on = None, False

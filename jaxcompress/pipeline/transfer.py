@@ -117,7 +117,7 @@ def _fitted(run: Context, role: str) -> Any:
 
 
 def some(split: datasets.Split, count: int, seed: int) -> datasets.Split:
-  """At most so many images of a split, chosen at random."""
+  """Chooses at most so many images of a split at random."""
   if len(split) <= count:
     return split
   chosen = np.sort(np.random.default_rng(seed).permutation(len(split))[:count])

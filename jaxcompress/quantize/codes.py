@@ -1,4 +1,4 @@
-"""From trained numbers to the integers that a device runs."""
+"""Integers of weights and biases for a device, from trained numbers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any

@@ -131,7 +131,7 @@ class Delayed(Seen):
     return jnp.where(self._earlier[tensor][2], y, x)
 
   def rounding(self, tensor: str) -> Epilogue:
-    """By the range of the step before; where there was none, a tensor stays as it is."""
+    """Rounding by the range of the step before; a tensor without one stays as it is."""
     by: Any = self.members[tensor].quantizer.apply  # a FusedRounding
     trained, fixed, seen = self._earlier[tensor]
 

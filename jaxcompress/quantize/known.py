@@ -44,7 +44,7 @@ def _is(a: Any, b: Any) -> bool:
 
 @dataclasses.dataclass
 class KnownGrids:
-  """Those of one pass, by tensor and by layer; none where products of floats are exact enough.
+  """Known grids of one pass, by tensor and by layer; empty where products of floats are exact enough.
 
   Attributes:
     sites: of the model's graph.

@@ -1,4 +1,4 @@
-"""From trained quantizers to the integer model, and its arithmetic inside a training step.
+"""The integer model of trained quantizers, and its arithmetic inside a training step.
 
 The constants of that arithmetic come from the code that makes the file, called back on the host once
 per step; the integers themselves are computed on the device that trains, like everything else. So

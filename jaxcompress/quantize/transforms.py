@@ -463,7 +463,7 @@ class _Pass:
 
 
 def _narrowed_reads(sites: Sites, assigned: Assigned) -> dict[str, tuple[str | None, ...]]:
-  """For each node that computes in 8 bits and reads tensors of 16: these, and None for the others.
+  """Returns for each node of 8 bits the tensors of 16 bits that it reads, and None for the others.
 
   What a node reads from another grid than its own is rounded with its output instead.
   """

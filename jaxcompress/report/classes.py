@@ -110,7 +110,7 @@ def class_figures(confusion: np.ndarray) -> tuple[ClassFigures, ...]:
 
 
 def balanced_accuracy(figures: Sequence[ClassFigures]) -> float | None:
-  """The mean recall of the classes that have examples, each counted alike; None: there are none.
+  """The mean recall of the classes that have examples, each counted alike; None if there are none.
 
   Examples:
     >>> balanced_accuracy(class_figures(np.array([[90, 10], [5, 5]])))

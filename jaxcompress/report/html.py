@@ -380,7 +380,7 @@ def _phase_table(results: Results) -> str:
     name = escape(label("int8", results.entries["int8"]))
     own = results.entries["int8"].steps - before.steps
     notes.append(
-      f"Of the steps and the time of {name}, {own:,} steps are at integers; the rest came before."
+      f"Of the steps and the time of {name}, {own:,} steps are quantized; the rest came before."
     )
   shown = f"<p class=note>{' '.join(notes)}</p>" if notes else ""
   return (_table(columns, rows) if rows else "") + shown

@@ -45,7 +45,7 @@ class Prediction(NamedTuple):
 
   @property
   def score(self) -> float:
-    """Of the most probable class; raises as :attr:`label`."""
+    """Score of the most probable class; raises as :attr:`label`."""
     return self.scores[self.classes.index(self.label)]
 
 

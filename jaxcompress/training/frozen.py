@@ -189,7 +189,7 @@ def slowed_layers(state: CompressState) -> dict[str, int]:
 
 
 def _behind(graph: Graph, frozen: Mapping[str, int]) -> dict[str, int]:
-  """For each layer the first step from which itself, or one that reads of it, is frozen."""
+  """Returns for each layer the first step from which it, or one that reads it, is frozen."""
   found: dict[str, int] = {}
   of_tensor: dict[str, int] = {}
   for node in reversed(graph.nodes):

@@ -165,7 +165,7 @@ def run_on(opt_state: Any, latest: Any, where: jax.Array) -> Any:
   """An optimizer's state with the clocks of a later one: its whole numbers, each a scalar.
 
   A schedule whose rate is not finite at one count would be asked for the same rate again and again.
-  The count of a transformation that prunes stays: its masks were taken back with the weights.
+  The count of a transformation that prunes stays: its masks were rolled back with the weights.
 
   Args:
     opt_state: what was kept.

@@ -266,7 +266,7 @@ class Preemption:
     self._restore = contextlib.ExitStack()
 
   def asked(self, position: int) -> Asked:
-    """To be called after every step, by all processes."""
+    """Asks all processes whether to stop; every one calls it after every step."""
     if self._mesh is None:
       return Asked(self._stop, self._late())
     if position >= self._next:

@@ -139,7 +139,7 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
       "sparsity_distribution: erk needs a sparsity to distribute",
     ),
     (("--cluster", "1"), "cluster: 1 is out of range; it must be 2 to 128"),
-    (("--cluster", "32", "--max-macs", "2M"), "cluster: 32 does not go with a budget"),
+    (("--cluster", "32", "--max-macs", "2M"), "cluster: 32 does not work with a budget"),
     (("--cluster", "32", "--bits", "4"), "bits: 4 does not fit cluster 32"),
     (("--epochs", "0"), "epochs: 0.0 must be positive"),
     (("--input-workers", "-1"), "workers: -1 must be a whole number, at least 0"),

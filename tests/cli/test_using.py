@@ -99,7 +99,7 @@ def test_the_table_shows_names_as_text(run, model, pictures):
     (("empty",), "images: found none in empty"),
     (("pictures", "--format", "xml"), "format: 'xml' is unknown"),
     (("pictures", "--top", "0"), "top: 0 must be"),
-    (("pictures", "--pixels", "imagenet"), "says it itself; leave it out"),
+    (("pictures", "--pixels", "imagenet"), "has its own; leave it out"),
     (("pictures", "--labels", "nowhere.txt"), "labels: nowhere.txt cannot be read"),
     (("pictures", "--labels", "two.txt"), "classes: there are 2 names"),
   ],

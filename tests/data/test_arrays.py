@@ -212,7 +212,7 @@ def test_damaged_images_and_copies_are_left_out_and_listed_or_refused():
   assert {one.name for one in data.skipped} == {"train/4", "train/6", "train/7"}
   with pytest.raises(datasets.DamagedError, match="3 images cannot be used"):
     Dataset.from_arrays(images, LABELS, strict=True)
-  with pytest.raises(ValueError, match="images: example 9 cannot be had"):
+  with pytest.raises(ValueError, match="images: example 9 cannot be read"):
     Dataset.from_arrays(Lazy(broken), LABELS)
 
 

@@ -185,7 +185,10 @@ def two_validations(root):
     (lambda root: None, "has no class folders; it must have two or more"),
     (lambda root: write_class(root, "cat", 4), "has one class, 'cat'; it must have two or more"),
     (empty_class, r"dog' has no images; put some \(.jpg, .png, .* in it or delete it"),
-    (unknown_class, "has the class 'cow', which the training images have not; they have cat, dog"),
+    (
+      unknown_class,
+      "has the class 'cow', which the training images do not have; they have cat, dog",
+    ),
     (few_images, r"the class 'dog' has 2 images; it needs 3 or more"),
     (loose_images, "train' has no class folders.*6 images outside of class folders"),
     (empty_test, "test' has no class folders; put one per class in it or delete it"),

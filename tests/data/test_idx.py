@@ -172,7 +172,7 @@ def test_damaged_files_are_refused_in_a_line_that_names_them(tmp_path, says, end
 def test_damaged_gzip_is_refused_in_a_line_that_names_the_file(tmp_path, damage):
   path = write(tmp_path, SMALL, ".gz") / f"{IMAGES}.gz"
   path.write_bytes(damage(encoded(SMALL["train"][0])))
-  with pytest.raises(ValueError, match=f"{IMAGES}.gz' cannot be read .*; get it anew"):
+  with pytest.raises(ValueError, match=f"{IMAGES}.gz' cannot be read .*; download it again"):
     datasets.load(f"mnist:{tmp_path}")
 
 

@@ -331,7 +331,7 @@ MISTAKES = {
   "is float32 (9, 5); it must be float (10, numbers)": lambda folder: save(folder, logits=LOGITS[:9]),
   "is int64 (10, 5)": lambda folder: save(folder, logits=np.zeros((COUNT, CLASSES), np.int64)),
   "has both 'index' and 'name'": lambda folder: save(folder, name=["a"] * COUNT),
-  "is by file names, which these images have not": lambda folder: save(
+  "is by file names, which these images do not have": lambda folder: save(
     folder, index=None, name=list("abcdefghij")
   ),
 }  # fmt: skip

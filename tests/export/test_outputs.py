@@ -232,7 +232,7 @@ def test_a_file_of_other_outputs_is_refused(tmp_path):
 def test_labels_of_images_are_refused_where_the_logits_are_maps():
   model, variables = trained("segmenter")
   labels = np.zeros(24, int)
-  with pytest.raises(ValueError, match=r"labels: they say the class of an image.*16, 16, 5"):
+  with pytest.raises(ValueError, match=r"labels: they are classes of images.*16, 16, 5"):
     quantize.post_training(model, variables, IMAGES, labels=labels)
   with pytest.raises(ValueError, match="labels: they say the class of an image"):
     prune.channel_importance(model, variables, IMAGES, method="taylor", labels=labels)

@@ -81,7 +81,7 @@ def test_a_rectifier_with_trained_slopes_follows_its_definition(shared):
 
 @pytest.mark.parametrize("slope", [0, -0.1, 1.5, float("nan"), "0.1"])
 def test_slopes_of_leaky_rectifiers_are_between_0_and_1(slope):
-  with pytest.raises(ValueError, match=r"slope: .* must be above 0 and at most 1; of 0 it is"):
+  with pytest.raises(ValueError, match=r"slope: .* must be above 0 and at most 1; for 0 use"):
     apply(nn.LeakyRelu(slope), jnp.ones(3))
 
 

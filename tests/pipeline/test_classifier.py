@@ -212,7 +212,7 @@ def test_what_cannot_be_evaluated_is_refused(quantized, folder):
     classifier.evaluate(split_of(CLASSES))
   with pytest.raises(ValueError, match="split: 'tests' is unknown; did you mean test"):
     classifier.evaluate(set_of(CLASSES), "tests")
-  with pytest.raises(ValueError, match="one is given; give a list"):
+  with pytest.raises(ValueError, match="pictures must be a list, got a single one"):
     classifier.predict("a.jpg")
   with pytest.raises(ValueError, match=r"must be uint8 .count, 32, 32, 3."):
     classifier.predict(PIXELS[:, :16])
@@ -274,7 +274,9 @@ def foreign_onnx(path, last, size=(8, 8)):
 def test_onnx_files_of_others_are_read_as_is_said(last, tmp_path):
   path = tmp_path / "net.onnx"
   weights = foreign_onnx(path, last)
-  with pytest.raises(ValueError, match=r"does not say how pixels .* add pixels='imagenet', or one"):
+  with pytest.raises(
+    ValueError, match=r"does not state how pixels .* add pixels='imagenet', or one"
+  ):
     pipeline.Classifier.open(path)
   classifier = pipeline.Classifier.open(path, pixels="imagenet", classes=list("abcd"))
   pixels = NUMBERS.integers(0, 256, (3, 8, 8, 3), np.uint8)
@@ -310,7 +312,7 @@ def without_metadata(path, out):
 
 def test_tflite_files_of_others_are_read_as_is_said(quantized, network, folder, tmp_path):
   path = without_metadata(folder / "plain.tflite", tmp_path / "net.tflite")
-  with pytest.raises(ValueError, match="does not say how pixels"):
+  with pytest.raises(ValueError, match="does not state how pixels"):
     pipeline.Classifier.open(path)
   way = data.Preprocess(127.5, 127.5, per_image=False)
   found = pipeline.Classifier.open(path, pixels="-1..1", resize="squash")
@@ -334,7 +336,7 @@ def test_tflite_files_of_others_that_read_bytes_need_nothing_said(network, tmp_p
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"pixels": "imagenet"}, "pixels: imagenet is given, and .* says it itself; leave it out"),
+    ({"pixels": "imagenet"}, "pixels: imagenet is given, .* has its own; leave it out"),
     ({"resize": "squash"}, "resize: squash is given"),
     ({"classes": ["a", "b"]}, "classes: there are 2 names, and .* gives 7 scores"),
     ({"reader": data.ImageReader(16)}, "reads images of 32 x 32 pixels, and the reader makes"),

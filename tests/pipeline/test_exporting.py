@@ -188,5 +188,5 @@ def test_the_kernels_of_a_quantized_file_are_those_that_run_it():
     QuantizeOptions(model="m", out="a.onnx", kernels="tflm")
   with pytest.raises(ValueError, match=r"kernels: 'cuda' is unknown"):
     QuantizeOptions(model="m", out="a.jcz", kernels="cuda")
-  with pytest.raises(ValueError, match=r"out: a\.bin names no kind of file; it must end in one of"):
+  with pytest.raises(ValueError, match=r"out: a\.bin has no known ending; it must end in one of"):
     QuantizeOptions(model="m", out="a.bin")

@@ -86,7 +86,7 @@ def test_a_run_gives_back_its_results_networks_and_files(first, data):
   assert [p.classes[0] for p in predicted] == [
     CLASSES[i] for i in np.argmax(first.quantized(data.test.images), -1)
   ]
-  assert first.classes == CLASSES and "top-1 at integers" in repr(first)
+  assert first.classes == CLASSES and "top-1 quantized" in repr(first)
 
 
 def test_results_hold_counts_and_samples_with_names_and_scores(first, data):
@@ -313,7 +313,7 @@ def test_networks_of_flax_are_imported(data, tmp_path):
     ({"new_head": True}, "new_head: it needs student_variables"),
     ({"resume": True}, "resume: no folder is named"),
     ({"epoch": 3}, "option: 'epoch' is unknown"),
-    ({"image_size": 9}, "image_size: 9 is of reading pictures"),
+    ({"image_size": 9}, "image_size: 9 decides how pictures are read"),
     ({"student": models.resnet8(5), "out": "x"}, "student: resnet8 gives .* the data has 2 classes"),
     ({"student": models.resnet8(2), "student_weights": "a.pth"}, "student_weights: a.pth is given beside"),
     ({"data": "glyphs", "student": Plain()}, "student: model: Plain is not a model of"),

@@ -106,7 +106,7 @@ def test_a_folder_of_the_first_versions_serves_as_teacher(folder):
 
 
 READ = {
-  "does not say config": {"config": None},
+  "it lacks config": {"config": None},
   "its reader cannot be used (black images": {
     "preprocess": {"center": 1e38, "scale": 1e-38, "per_image": False, "epsilon": 0.1}
   },

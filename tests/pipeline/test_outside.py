@@ -116,7 +116,7 @@ def test_a_teacher_that_cannot_be_used_is_one_line(reason, command, shapes, tmp_
     ({**ONNX, "teacher_weights": "a"}, "teacher_weights: a is given beside the teacher"),
     (
       {**ONNX, "max_size": "30KB"},
-      "teacher: a/teacher.onnx teaches no search for a student within",
+      "teacher: a/teacher.onnx cannot teach a search within",
     ),
   ],
 )

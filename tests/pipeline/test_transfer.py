@@ -241,7 +241,7 @@ def test_a_selector_of_no_layer_or_all_is_refused_before_anything_is_computed(
 
 
 def test_frozen_layers_are_not_pruned():
-  with pytest.raises(ValueError, match="freeze: backbone does not go with pruning"):
+  with pytest.raises(ValueError, match="freeze: backbone does not work with pruning"):
     CompressOptions(student_weights="given", freeze="backbone", sparsity=0.5)
 
 

@@ -188,9 +188,12 @@ def test_steps_of_the_integers_are_told_from_those_before(full):
   entries["distilled"] = dataclasses.replace(entries["distilled"], steps=1_200)
   entries["int8"] = dataclasses.replace(entries["int8"], steps=1_450, made_from="distilled")
   words = Page(render(dataclasses.replace(full, entries=entries), {})).text.replace("\xa0", " ")
-  assert "Of the steps and the time of distilled, int8, 250 steps are at integers" in words
+  assert "Of the steps and the time of distilled, int8, 250 steps are quantized" in words
   entries["int8"] = dataclasses.replace(entries["int8"], made_from=None)
-  assert "are at integers" not in Page(render(dataclasses.replace(full, entries=entries), {})).text
+  assert (
+    "are quantized; the rest"
+    not in Page(render(dataclasses.replace(full, entries=entries), {})).text
+  )
 
 
 def test_every_class_has_its_figures(make_results):

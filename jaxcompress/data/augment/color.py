@@ -11,22 +11,22 @@ from jaxcompress.arguments import check_range
 
 
 def brighten(images: jax.Array, factor: jax.Array) -> jax.Array:
-  """Towards black, or away from it."""
+  """Changes the brightness: towards black, or away from it."""
   return blend(jnp.zeros((1, 1, 1, 1)), images, factor)
 
 
 def contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
-  """Towards each image's mean brightness, or away from it."""
+  """Changes the contrast: towards each image's mean brightness, or away from it."""
   return blend(jnp.mean(luma(images), axis=(1, 2, 3), keepdims=True), images, factor)
 
 
 def saturate(images: jax.Array, factor: jax.Array) -> jax.Array:
-  """Towards grey, or away from it."""
+  """Changes the saturation: towards grey, or away from it."""
   return blend(luma(images), images, factor)
 
 
 def hue(images: jax.Array, turns: jax.Array) -> jax.Array:
-  """Around the circle of hues; grey images stay."""
+  """Turns hues around their circle; grey images stay."""
   return turn_hue(images, turns) if images.shape[-1] == 3 else images
 
 

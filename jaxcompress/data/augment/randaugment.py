@@ -162,7 +162,7 @@ def apply_ops(
 
 
 def _matrices(on, amounts: jax.Array, size: tuple[int, ...]) -> jax.Array:
-  """Of each image's shear, shift or rotation about the middle; else the identity."""
+  """Matrices of each image's shear, shift or rotation about the middle; else the identity."""
   height, width = size
   angle = jnp.where(on("rotate"), -jnp.deg2rad(amounts), 0.0)
   cos, sin = jnp.cos(angle), jnp.sin(angle)

@@ -42,12 +42,12 @@ class Place(NamedTuple):
 
   @property
   def starts(self) -> int:
-    """When its first byte is written."""
+    """The time at which its first byte is written."""
     return int(self.born.min())
 
   @property
   def ends(self) -> int:
-    """When a byte of it is read for the last time."""
+    """The time at which a byte of it is read for the last time."""
     return int(self.dies.max())
 
 
@@ -62,7 +62,7 @@ class _Sharing:
     self.is_whole = False
 
   def in_rows(self, tensor: Tensor, times: np.ndarray) -> np.ndarray:
-    """Of each row of this place, the largest of the times of a tensor's rows that lie in it."""
+    """Returns for each row of this place the largest of the times of the tensor's rows in it."""
     if tensor.row_bytes == self.row_bytes:
       return times
     found = np.full(self.rows, times.min())

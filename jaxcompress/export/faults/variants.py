@@ -55,7 +55,7 @@ class Operation(NamedTuple):
 
   @property
   def bits(self) -> int:
-    """Of the activations that it computes with."""
+    """Bits of the activations that it computes with."""
     return self.output.bits
 
   def with_kernels(self, kernels: Kernels) -> "Operation":

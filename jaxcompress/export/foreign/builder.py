@@ -125,7 +125,7 @@ class Builder:
       )
     if not (zero_point == 0 if grid.bits == 16 else LOWEST <= zero_point <= HIGHEST):
       raise ValueError(
-        f"{tensor.name!r} has zero point {zero_point}, which {grid.bits} bits have not"
+        f"{tensor.name!r} has zero point {zero_point}, which {grid.bits} bits do not have"
       )
     return grid
 

@@ -55,7 +55,7 @@ class Explained(NamedTuple):
     return not self.reason
 
   def rounding(self) -> str:
-    """In which runtimes it is computed alike, in words."""
+    """The runtimes that compute it alike, in words."""
     if not self.alike:
       return ""
     words = " | ".join(" = ".join(names) for names in self.alike)

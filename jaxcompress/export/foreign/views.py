@@ -110,7 +110,7 @@ def _reshape(before: Shape, after: Shape) -> list[Step]:
 
 
 def _known_step(view: View, before: Shape, after: Shape) -> Step | None:
-  """One leaf op that arranges numbers as all turns do; None: there is none."""
+  """One leaf op that arranges numbers as all turns do; None if there is none."""
   source = np.arange(math.prod(before), dtype=np.int32)
   wanted = source
   for turn in view.turns:
@@ -133,7 +133,7 @@ def _known_step(view: View, before: Shape, after: Shape) -> Step | None:
 
 
 def _ratio(large: Shape, small: Shape) -> int | None:
-  """By how much both sides of a map are larger than another's; None where it is no whole number."""
+  """Returns the ratio of the sides of two maps; None if it is not a whole number."""
   block = large[1] // small[1]
   fits = large[1:3] == (small[1] * block, small[2] * block)
   return block if block > 1 and fits and large[3] * block**2 == small[3] else None

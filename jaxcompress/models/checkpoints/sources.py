@@ -104,7 +104,7 @@ def _timm_v3(size: str, make: Maker, stages: int, *narrow: int) -> dict[str, Sou
 
 
 def _for_imagenet(models: dict[str, Source]) -> dict[str, Source]:
-  """With the originals' strides for images of every size."""
+  """Gives sources the originals' strides for images of every size."""
   return {
     name: source._replace(make=partial(source.make, layout="imagenet"))
     for name, source in models.items()

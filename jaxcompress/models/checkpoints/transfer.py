@@ -267,7 +267,7 @@ def entries_of(source: Source, arrays: Mapping[str, np.ndarray]) -> tuple[int, l
 
 
 def problems_of(expected: list[StateEntry], arrays: Mapping[str, np.ndarray]) -> list[str]:
-  """Everything that does not fit, in words; empty if all does."""
+  """Lists the arrays that do not fit, in words; empty if all do."""
   known = {tensor.key: tensor.torch_shape for tensor in expected}
   counters = {f"{key.rpartition('.')[0]}.{COUNTER}" for key in known}
   groups = {

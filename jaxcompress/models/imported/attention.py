@@ -156,7 +156,7 @@ def _cut(axis: views.Axis, like: Sequence[views.Axis]) -> views.View:
 
 
 def _attention(g: Grouping, op: Op) -> Unit | None:
-  """For each head two matrix products with a softmax in between."""
+  """Makes two matrix products with a softmax in between for each head."""
   weights, values = op.inputs
   found = _logits(weights)
   if found is None:
@@ -227,4 +227,4 @@ GROUPS: Mapping[str, Group] = {
   "scores": _refused,
   **dict.fromkeys(["MatMul", "Softmax", "Reshape", "Affine"], _made),
 }
-"""By kind of what was read or made."""
+"""Makers by the kind of operation that was read or made."""

@@ -109,7 +109,7 @@ class Forms:
     self._found: dict[int, dict[Op, Form]] = {}
 
   def of(self, op: Op) -> dict[Op, Form]:
-    """By the tensor that it is a function of; the first is the farthest."""
+    """Returns its forms by the tensor that it is a function of; the first is the farthest."""
     stack = [op]
     while stack:
       top = stack[-1]

@@ -99,4 +99,4 @@ BINARY: Mapping[str, Meaning] = {
   "or": _of(operator.or_),
 }
 MEANINGS: Mapping[str, Meaning] = {**UNARY, **BINARY, "clamp": _clamp, "select_n": _select}
-"""By name of the primitive: ``(params, *operands) -> array``."""
+"""Functions by the name of the primitive: ``(params, *operands) -> array``."""

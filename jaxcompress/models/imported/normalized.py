@@ -79,7 +79,7 @@ class Found(NamedTuple):
 
 
 def normalization(g: Grouping, op: Op) -> Unit | Op | None:
-  """The last leaf op of the normalization that ends in ``op``, or its output; None: there is none."""
+  """The last leaf op of the normalization that ends in ``op``, or its output; None if there is none."""
   for base in _bases(op):
     part = _part(base, op)
     found = None if part is None else _identified(part)

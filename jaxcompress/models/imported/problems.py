@@ -132,7 +132,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
   "all_gather": ("gathering from devices", "pass the function of one device"),
   "pmean": ("a mean over devices", "pass the function of one device"),
 }
-"""Of primitives that nothing reads: what they are, and what to do."""
+"""Primitives that nothing reads, by name: words for them, and a way out."""
 
 
 def in_words(name: str) -> tuple[str, str]:

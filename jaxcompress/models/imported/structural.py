@@ -211,4 +211,4 @@ GROUPS: Mapping[str, Group] = {
   "along": _along,
   "order": _ordered,
 }
-"""By kind of what was read: the leaf op, a tensor that it is the same as, or None if it was refused."""
+"""Makers by the kind of operation that was read: the leaf op, a tensor that it is the same as, or None if it was refused."""

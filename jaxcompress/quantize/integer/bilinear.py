@@ -64,7 +64,7 @@ class Upward(NamedTuple):
 
 
 class Away(NamedTuple):
-  """That of TFLite's reference kernels: shares of 10 bits, halves away from zero.
+  """Resizing of TFLite's reference kernels: shares of 10 bits, halves away from zero.
 
   Columns leave 26 bits with 16-bit codes, of which the lower ten are weighed apart.
 

@@ -32,7 +32,7 @@ def _at_most(kind: str) -> Callable[[Node, int, list[float]], float]:
 
 
 def _prepare_pair(kind: str):
-  """Of a rule that a runtime has for both inputs and the output."""
+  """Makes the preparation of a rule that a runtime has for both inputs and the output."""
 
   def prepare(node: Node, grids: Grids, integers, kernels: Kernels):
     (left, right), output = (grids[name] for name in node.inputs), grids[node.output]

@@ -89,7 +89,7 @@ def _gate_grids(bits: int) -> GateGrids:
 
 
 GATES: Mapping[int, GateGrids] = {bits: _gate_grids(bits) for bits in TYPES}
-"""Of hard-sigmoids, by bits."""
+"""Grids of hard-sigmoids, by bits."""
 
 
 PROBABILITIES = {8: Grid(np.float32(1 / 256), LOWEST), 16: Grid(np.float32(1 / 32768), 0, 16)}

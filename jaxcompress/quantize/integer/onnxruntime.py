@@ -274,7 +274,7 @@ def _float_of_rank(rank: np.ndarray) -> np.ndarray:
 
 
 def _zero_point(grid: Grid) -> np.float32:
-  """Of the uint8 codes: what ``-z`` is away from the lowest code."""
+  """Returns the zero point of the uint8 codes: the distance of ``-z`` from the lowest code."""
   return np.float32(-grid.low)
 
 

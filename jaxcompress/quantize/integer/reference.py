@@ -368,7 +368,7 @@ def mean(source: Grid, output: Grid, count: int) -> Mean:
 
 
 def average(grid: Grid, counts: np.ndarray) -> Average:
-  """Of a pool whose ends share a grid; ``counts`` are the cells of every window.
+  """Rule of an average pool whose ends share a grid; ``counts`` are the cells of every window.
 
   Raises:
     ValueError: if a window has too many cells.

@@ -32,7 +32,7 @@ def _run_resize(static, arrays: Arrays, x):
 
 
 def _moving(move: Callable) -> LeafArithmetic:
-  """That of an operation that moves integers in blocks."""
+  """Arithmetic of an operation that moves integers in blocks."""
 
   def prepare(node: Node, grids: Grids, integers, kernels: Kernels):
     same_grid(node, grids)

@@ -218,7 +218,7 @@ def wide(source: Grid, output: Grid, channels: int, dtype: type = np.float64) ->
 
 
 def _factor_of(source: Grid) -> Factor:
-  """From distances to places of the exponential's chords."""
+  """Returns the factor from distances to places of the exponential's chords."""
   factor = quantize_multiplier(float(source.scale) / (10.0 / 65535.0))
   reach = 2.0 ** (16 + int(factor.left))
   check_below(INT32, reach, "scales: distances of a softmax's codes", FAR_TOO_LARGE)

@@ -133,7 +133,7 @@ def read_labels(labels: Any, count: int, graph: Graph) -> np.ndarray:
   labels, shape = np.asarray(labels), graph.shape(graph.output)
   if len(shape) != 2:
     raise ValueError(
-      f"labels: they say the class of an image, and the model gives {graph.outputs[0][0]!r} of shape"
+      f"labels: they are classes of images, but the model gives {graph.outputs[0][0]!r} of shape"
       f" {('batch', *shape[1:])}; leave them out, so that it is compared with the float model."
     )
   classes = shape[1]

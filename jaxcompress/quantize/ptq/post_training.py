@@ -261,7 +261,7 @@ def _worthwhile(
   max_drop: float | None,
   narrow: bool,
 ) -> list[str]:
-  """Those of the next algorithms that may pay, after what was tried; ``narrow``: below 8 bits."""
+  """Returns the next algorithms that may pay, after what was tried; ``narrow``: below 8 bits."""
   meets = any(trial.drop <= SLACK + (max_drop or 0.0) for trial in tried)
   if max_drop is not None:
     return [] if meets else list(names)

@@ -337,7 +337,7 @@ def has_negative(x: jax.Array, nonnegative: bool) -> Callable[[], jax.Array]:
 
 @jax.custom_jvp
 def positive(x: jax.Array) -> jax.Array:
-  """At least ``LEAST_STEP``, with gradient 1 everywhere, so that a lost step finds its way back.
+  """Returns ``x``, at least ``LEAST_STEP``, with gradient 1 everywhere, so that a lost step finds its way back.
 
   Examples:
     >>> value, slope = jax.value_and_grad(positive)(jnp.float32(-1.0))

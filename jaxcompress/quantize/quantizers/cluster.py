@@ -226,7 +226,7 @@ def cluster(
     return Learned(jnp.zeros_like(base)), Centroids(base, jnp.zeros((), jnp.int32))
 
   def step(params, state):
-    """Of the int8 grid, in shares."""
+    """Returns the step of the int8 grid, in shares."""
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(state.base + params.delta)))
     return finite(largest * (1.0 / INT8.high))
 

@@ -135,7 +135,7 @@ def _backward(integer_zero, factor, saved, g):
 
 
 def _gradients(x, step, offset, low, high, integer_zero, factor, g):
-  """By ``x``, and those by step and offset of each element; elementwise."""
+  """Returns the gradients with respect to ``x``, and each element's to step and offset."""
   u, code, _ = _place(x, step, offset, low, high, integer_zero)
   inside = u <= high + EDGE
   edge = high
