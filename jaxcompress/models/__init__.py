@@ -7,6 +7,7 @@ from jaxcompress.models.ghostnet import ghostnet
 from jaxcompress.models.heads import with_classes
 from jaxcompress.models.imported.entry import Imported, from_jax, from_linen, from_nnx
 from jaxcompress.models.imported.problems import NotImportable
+from jaxcompress.models.mlperf_tiny import mlperf_mobilenet_v1, mlperf_resnet8
 from jaxcompress.models.mobilenet_v1 import mobilenet_v1
 from jaxcompress.models.mobilenet_v2 import mobilenet_v2, mobilenet_v2_crd
 from jaxcompress.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
@@ -57,6 +58,8 @@ __all__ = [
   "from_torch",
   "ghostnet",
   "load",
+  "mlperf_mobilenet_v1",
+  "mlperf_resnet8",
   "mobilenet_v1",
   "mobilenet_v2",
   "mobilenet_v2_crd",

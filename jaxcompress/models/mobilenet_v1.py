@@ -31,11 +31,14 @@ class MobileNetV1(nn.Module):
   padding: ops.Padding
   norm: Norm
   image_size: int
+  use_bias: bool | None = None  # of convolutions, as in ConvNorm
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
     first, *strides = layout_strides(self.layout, x.shape[1], STRIDES, short=SHORT)
     options: dict[str, Any] = {"act": self.act, "padding": self.padding, "norm": self.norm}
+    if self.use_bias is not None:
+      options["use_bias"] = self.use_bias
     stem = ConvNorm(int(32 * self.width), kernel=3, stride=first, name="stem", **options)
     x = stem(x, train=train)
     maps, preact = [x], [x]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxcompress.arguments import unknown
 from jaxcompress.models.ghostnet import ghostnet
+from jaxcompress.models.mlperf_tiny import mlperf_mobilenet_v1, mlperf_resnet8
 from jaxcompress.models.mobilenet_v1 import mobilenet_v1
 from jaxcompress.models.mobilenet_v2 import mobilenet_v2, mobilenet_v2_crd
 from jaxcompress.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
@@ -56,6 +57,7 @@ _GROUPS: tuple[tuple[Callable[..., nn.Module], ...], ...] = (
   (resnet8, resnet14, resnet20, resnet32, resnet44, resnet56, resnet110, resnet8x4, resnet32x4),
   (wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2, vgg8, vgg11, vgg13, vgg16, vgg19),
   (mobilenet_v2_crd, shufflenet_v1_crd, shufflenet_v2_crd, resnet50_crd),
+  (mlperf_resnet8, mlperf_mobilenet_v1),
 )
 MODELS = {make.__name__: make for group in _GROUPS for make in group}
 """Functions that make a network, by name."""
@@ -92,7 +94,7 @@ def create(name: str, num_classes: int | None = None, **options: Any) -> nn.Modu
   Args:
     name: a key of :data:`MODELS`, or of :data:`FAMILIES`, which need a ``depth``, or ``layers``.
     num_classes: size of the logits; None: the model's default, 1000 for networks made for ImageNet
-      and 100 for those made for 32 px.
+      and 100 for those made for 32 px; MLPerf Tiny's have 10 and 2.
     **options: such as ``width``; an option that the model has not is an error.
 
   Raises:

@@ -11,7 +11,12 @@ from jaxcompress.nn import Norm
 from jaxcompress.training.optimizers import kernels_only
 from jaxcompress.training.protocols import PROTOCOLS, Protocol
 
-LIGHT = ("mobilenet", "shufflenet", "ghostnet")  # networks that want a smaller learning rate
+LIGHT = (
+  "mobilenet",
+  "mlperf_mobilenet",
+  "shufflenet",
+  "ghostnet",
+)  # networks that want a smaller learning rate
 Transform = Callable[..., dict[str, Any]]
 
 
@@ -198,6 +203,34 @@ PRESETS = {
     preprocess=datasets.Preprocess(
       center=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375), per_image=False
     ),
+  ),
+  "mlperf-resnet8": Preset(
+    options={
+      "data": "tfds:cifar10",
+      "flip": True,
+      "student": "mlperf_resnet8",
+      "epochs": PROTOCOLS["mlperf-resnet8"].epochs,
+      "batch_size": PROTOCOLS["mlperf-resnet8"].batch_size,
+    },
+    teacher="resnet56",
+    protocol=PROTOCOLS["mlperf-resnet8"],
+    augment=lambda data: datasets.Augment(crop=3, flip=bool(data.flip)),
+    preprocess=datasets.Preprocess(center=0, scale=1, per_image=False),
+  ),
+  "mlperf-vww": Preset(
+    options={
+      "data": "tfds:visual_wake_words",
+      "flip": True,
+      "image_size": 96,
+      "student": "mlperf_mobilenet_v1",
+      "epochs": PROTOCOLS["mlperf-vww"].epochs,
+      "batch_size": PROTOCOLS["mlperf-vww"].batch_size,
+    },
+    teacher="mobilenet_v1",
+    widths=(None, 1.0, 0.25),
+    protocol=PROTOCOLS["mlperf-vww"],
+    augment=lambda data: datasets.Augment(crop=5, flip=bool(data.flip)),
+    preprocess=datasets.Preprocess(center=0, scale=255, per_image=False),
   ),
 }
 """Whole runs by the name that ``compress --preset`` knows."""

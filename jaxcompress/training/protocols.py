@@ -4,8 +4,10 @@ import dataclasses
 import itertools
 from typing import Literal
 
+import jax.numpy as jnp
 import optax
 
+from jaxcompress.arguments import unknown
 from jaxcompress.training.optimizers import Mask, dense_kernels_only, layer_rates, sgd
 
 
@@ -59,6 +61,32 @@ def step_decay(
   return optax.piecewise_constant_schedule(start, factors)
 
 
+def epoch_decay(start: float, steps: int, *, epochs: float, factor: float) -> optax.Schedule:
+  """A rate that is multiplied by ``factor`` after each epoch.
+
+  Args:
+    start: rate in the first epoch.
+    steps: of the whole run.
+    epochs: of the whole run; one may be of a fraction of a step.
+    factor: after each epoch.
+
+  Raises:
+    ValueError: if a number is not positive.
+
+  Examples:
+    >>> rate = epoch_decay(0.1, 100, epochs=10, factor=0.5)
+    >>> [round(float(rate(step)), 6) for step in (0, 9, 10, 35)]
+    [0.1, 0.1, 0.05, 0.0125]
+  """
+  if start <= 0 or steps < 1 or epochs <= 0 or factor <= 0:
+    raise ValueError(
+      f"start, steps, epochs, factor: {start}, {steps}, {epochs}, {factor} must be above 0, at least 1,"
+      " above 0, and above 0."
+    )
+  length = steps / epochs
+  return lambda step: start * factor ** jnp.floor(step / length)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
   """How a network is trained, whatever the data: epochs, schedule and optimizer.
@@ -67,10 +95,12 @@ class Protocol:
     epochs: passes over the training images.
     batch_size: images per step.
     learning_rate: at its highest.
-    schedule: ``"cosine"`` with a linear warm-up, or ``"steps"``.
+    schedule: ``"cosine"`` with a linear warm-up, ``"steps"``, or ``"exponential"``.
     warmup_epochs: of the cosine.
-    milestones: epochs at which ``"steps"`` multiplies by 0.1.
-    optimizer_name: ``"sgd"``, or ``"adamw"``, whose steps do not depend on the scale of a loss or a network.
+    milestones: epochs at which ``"steps"`` multiplies by ``factor``.
+    factor: of the rate, at each milestone, or in ``"exponential"`` after each epoch.
+    optimizer_name: ``"sgd"``, or ``"adamw"``, whose steps do not depend on the scale of a loss or a network;
+      or ``"adam"``, which sees weight decay as part of the gradient, as Keras' regularizers are.
     momentum: of SGD.
     nesterov: whether it looks ahead.
     weight_decay: of what ``mask`` selects.
@@ -94,10 +124,11 @@ class Protocol:
   epochs: float
   batch_size: int
   learning_rate: float
-  schedule: Literal["cosine", "steps"] = "cosine"
+  schedule: Literal["cosine", "steps", "exponential"] = "cosine"
   warmup_epochs: float = 0.0
   milestones: tuple[float, ...] = ()
-  optimizer_name: Literal["sgd", "adamw"] = "sgd"
+  factor: float = 0.1
+  optimizer_name: Literal["sgd", "adamw", "adam"] = "sgd"
   momentum: float = 0.9
   nesterov: bool = False
   weight_decay: float = 5e-4
@@ -108,11 +139,11 @@ class Protocol:
   fine_tuning: float = 1 / 20
 
   def __post_init__(self):
-    for name in ("epochs", "batch_size", "learning_rate"):
+    for name in ("epochs", "batch_size", "learning_rate", "factor"):
       if not getattr(self, name) > 0:
         raise ValueError(f"{name}: {getattr(self, name)} must be positive.")
-    if self.schedule not in ("cosine", "steps"):
-      raise ValueError(f"schedule: {self.schedule!r} is unknown; it must be 'cosine' or 'steps'.")
+    if self.schedule not in ("cosine", "steps", "exponential"):
+      raise unknown("schedule", self.schedule, ("cosine", "steps", "exponential"))
 
   def steps(self, images: int) -> int:
     """Steps of a run over so many training images."""
@@ -122,8 +153,10 @@ class Protocol:
     """The learning rate over a run of so many steps, which may be a shortened one."""
     if self.schedule == "cosine":
       return warmup_cosine(self.learning_rate, steps, warmup=self.warmup_epochs / self.epochs)
+    if self.schedule == "exponential":
+      return epoch_decay(self.learning_rate, steps, epochs=self.epochs, factor=self.factor)
     shares = tuple(epoch / self.epochs for epoch in self.milestones)
-    return step_decay(self.learning_rate, steps, milestones=shares)
+    return step_decay(self.learning_rate, steps, milestones=shares, factor=self.factor)
 
   def optimizer(self, steps: int) -> optax.GradientTransformation:
     """Returns the optimizer at the protocol's learning rate."""
@@ -133,6 +166,9 @@ class Protocol:
     """The same at any rate, such as :meth:`rate` followed by fine-tuning."""
     if self.optimizer_name == "adamw":
       made = optax.adamw(rate, weight_decay=self.weight_decay, mask=self.mask)
+    elif self.optimizer_name == "adam":
+      decay = optax.add_decayed_weights(self.weight_decay, mask=self.mask)
+      made = optax.chain(decay, optax.adam(rate, eps=1e-7))
     else:
       made = sgd(
         rate,
@@ -175,6 +211,30 @@ PROTOCOLS = {
     mask=dense_kernels_only,
     label_smoothing=0.1,
     ema=0.9999,
+  ),
+  # MLPerf Tiny's reference implementation, image_classification/train.py and
+  # visual_wake_words/train_vww.py: Keras' Adam, an L2 penalty of 1e-4 (twice that in the gradient).
+  # The classifier's kernel, which has none there, decays too.
+  "mlperf-resnet8": Protocol(
+    epochs=500,
+    batch_size=32,
+    learning_rate=1e-3,
+    schedule="exponential",
+    factor=0.99,
+    optimizer_name="adam",
+    weight_decay=2e-4,
+    mask=dense_kernels_only,
+  ),
+  "mlperf-vww": Protocol(
+    epochs=50,
+    batch_size=32,
+    learning_rate=1e-3,
+    schedule="steps",
+    milestones=(20, 30),
+    factor=0.5,
+    optimizer_name="adam",
+    weight_decay=2e-4,
+    mask=dense_kernels_only,
   ),
 }
 """Published settings of training by name."""

@@ -47,6 +47,8 @@ def test_a_network_with_gates_is_bit_equal_and_near_float(hard_swish, networks, 
 MODELS = {
   "mobilenet_v3": (lambda: models.mobilenet_v3_small(10, 0.35), ("xnnpack", "tflm")),
   "shufflenet_v2": (lambda: models.shufflenet_v2(10, 0.5), ("reference",)),
+  "mlperf_resnet8": (models.mlperf_resnet8, ("xnnpack", "tflm", "reference")),
+  "mlperf_mobilenet_v1": (models.mlperf_mobilenet_v1, ("xnnpack", "tflm", "reference")),
 }
 
 

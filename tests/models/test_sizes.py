@@ -93,6 +93,53 @@ def test_teacher_sizes_are_those_of_the_crd_repository(name, parameters, macs):
   assert macs is None or in_millions(summary.macs, macs)
 
 
+def convolution(side, inputs, outputs, norm=True):
+  """Trained numbers of a convolution with a bias, and statistics behind it."""
+  return side * side * inputs * outputs + outputs + 2 * outputs * norm, 2 * outputs * norm
+
+
+def of_resnet8():
+  """Of MLPerf Tiny's description: stem, three stacks of two, shortcuts without a normalization."""
+  yield convolution(3, 3, 16)
+  inputs = 16
+  for outputs in (16, 32, 64):
+    yield convolution(3, inputs, outputs)
+    yield convolution(3, outputs, outputs)
+    if outputs > inputs:
+      yield convolution(1, inputs, outputs, norm=False)
+    inputs = outputs
+  yield 64 * 10 + 10, 0
+
+
+def of_mobilenet():
+  """Likewise: 13 pairs of a depthwise and a pointwise convolution."""
+  yield convolution(3, 3, 8)
+  inputs = 8
+  for outputs in (16, 32, 32, 64, 64, *[128] * 6, 256, 256):
+    yield convolution(3, 1, inputs)
+    yield convolution(1, inputs, outputs)
+    inputs = outputs
+  yield 256 * 2 + 2, 0
+
+
+@pytest.mark.parametrize(
+  ("make", "layers", "published", "macs"),
+  [  # as Keras counts the published files, statistics included
+    (models.mlperf_resnet8, of_resnet8, 78_666, 12.5),
+    (models.mlperf_mobilenet_v1, of_mobilenet, 221_794, 7.5),
+  ],
+)
+def test_mlperf_tinys_networks_have_the_numbers_of_the_published_files(
+  make, layers, published, macs
+):
+  summary = models.summarize(make())
+  trained, statistics = map(sum, zip(*layers(), strict=True))
+  assert summary.parameters == trained
+  counted = sum(leaf.size for leaf in jax.tree.leaves(summary.variables["batch_stats"]))
+  assert (counted, trained + counted) == (statistics, published)
+  assert in_millions(summary.macs, macs)
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_layout_changes_resolutions_but_not_parameters(name):
   small, large = (

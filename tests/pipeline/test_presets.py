@@ -165,6 +165,21 @@ def test_the_cifar_presets_are_those_of_repdistiller():
   assert light.mask is None and not light.nesterov
 
 
+def test_the_presets_of_mlperf_tiny_are_those_of_its_reference():
+  image = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+  for name, student, side, epochs, white in (
+    ("mlperf-resnet8", "mlperf_resnet8", None, 500, 1),
+    ("mlperf-vww", "mlperf_mobilenet_v1", 96, 50, 255),
+  ):
+    options, preset = CompressOptions.of({"preset": name}), PRESETS[name]
+    assert (options.student, options.image_size, options.epochs) == (student, side, epochs)
+    assert options.batch_size == 32 and preset.protocol_of(student).optimizer_name == "adam"
+    np.testing.assert_allclose(preset.preprocess(image), image / white, rtol=1e-6)
+    shape = (side or 32, side or 32, 3)
+    found = networks.build(student, 2, shape, options.width, preset.widths[0], preset.network)
+    assert found.module == models.create(student, 2)
+
+
 def test_given_options_go_before_those_of_the_preset_and_quick_runs_stay_quick():
   options = CompressOptions.of({"preset": "kd-cifar100", "student": "vgg8", "epochs": 3.0})
   assert (options.student, options.epochs) == ("vgg8", 3.0)

@@ -20,6 +20,7 @@ from tests.prune import reference
 
 NARROW = {  # as narrow as leaves every layer more than eight channels to choose from
   "mobilenet_v1": {"width": 0.5},
+  "mlperf_mobilenet_v1": {"width": 0.5},
   "mobilenet_v2": {"width": 0.5},
   "mobilenet_v3_large": {"width": 0.5},
   "mobilenet_v3_small": {"width": 0.5},

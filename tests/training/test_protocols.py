@@ -9,7 +9,7 @@ import pytest
 from jaxcompress.training import eval_step, init_state, sgd, train_step, warmup_cosine
 from jaxcompress.training.networks import split_labels
 from jaxcompress.training.optimizers import dense_kernels_only, kernels_only
-from jaxcompress.training.protocols import PROTOCOLS, Protocol, step_decay
+from jaxcompress.training.protocols import PROTOCOLS, Protocol, epoch_decay, step_decay
 
 
 def selected(mask):
@@ -84,6 +84,37 @@ def test_cosines_rise_for_five_epochs_and_end_at_zero(name):
   assert float(protocol.rate(steps)(middle)) == pytest.approx(protocol.learning_rate / 2, rel=0.01)
 
 
+def test_the_rates_of_mlperf_tiny_fall_as_its_training_scripts_say():
+  cifar, persons = PROTOCOLS["mlperf-resnet8"], PROTOCOLS["mlperf-vww"]
+  rate = cifar.rate(cifar.steps(50_000))
+  for epoch in (0, 1, 7, 499):
+    for step in (epoch * 50_000 / 32, (epoch + 1) * 50_000 / 32 - 1):
+      assert float(rate(np.ceil(step))) == pytest.approx(1e-3 * 0.99**epoch, rel=1e-4)
+  rate = persons.rate(persons.steps(96_000))
+  for epoch, wanted in ((0, 1e-3), (19.9, 1e-3), (20.1, 5e-4), (29.9, 5e-4), (30.1, 2.5e-4)):
+    assert float(rate(round(epoch * 3000))) == pytest.approx(wanted, rel=1e-5)
+  quick = cifar.rate(100)  # five epochs in each step
+  assert float(quick(99)) == pytest.approx(1e-3 * 0.99**495, rel=1e-4)
+
+
+def test_adam_sees_decay_as_part_of_the_gradient():
+  protocol = PROTOCOLS["mlperf-resnet8"]
+  optimizer, rng = protocol.optimizer_at(1e-3), np.random.default_rng(0)
+  weight = rng.normal(size=(1, 1, 3, 2))
+  params = {"stem": {"kernel": jnp.asarray(weight, jnp.float32)}}
+  state, mean, square = optimizer.init(params), 0.0, 0.0
+  for step in range(1, 5):
+    gradient = 1e-3 * rng.normal(size=weight.shape)
+    grads = {"stem": {"kernel": jnp.asarray(gradient, jnp.float32)}}
+    updates, state = optimizer.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    gradient += 2e-4 * weight
+    mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+    corrected = mean / (1 - 0.9**step), square / (1 - 0.999**step)
+    weight = weight - 1e-3 * corrected[0] / (np.sqrt(corrected[1]) + 1e-7)
+  np.testing.assert_allclose(params["stem"]["kernel"], weight, rtol=1e-5, atol=1e-7)
+
+
 def test_a_run_shorter_than_its_milestones_still_falls_by_all_of_them():
   assert float(step_decay(1.0, 2, milestones=(0.6, 0.7, 0.8))(2)) == pytest.approx(1e-3, rel=1e-5)
 
@@ -93,6 +124,10 @@ def test_a_run_shorter_than_its_milestones_still_falls_by_all_of_them():
   [
     (lambda: step_decay(0.1, 10, milestones=(0.5, 0.5)), "milestones: "),
     (lambda: step_decay(0.0, 10, milestones=()), "start, steps, factor: 0.0"),
+    (
+      lambda: epoch_decay(0.1, 10, epochs=0, factor=0.5),
+      "start, steps, epochs, factor: 0.1, 10, 0",
+    ),
     (lambda: Protocol(epochs=0, batch_size=1, learning_rate=1.0), "epochs: 0 must be positive"),
     (
       lambda: Protocol(epochs=1, batch_size=1, learning_rate=1.0, schedule="linear"),
