@@ -11,12 +11,8 @@ from jaxcompress.nn import Norm
 from jaxcompress.training.optimizers import kernels_only
 from jaxcompress.training.protocols import PROTOCOLS, Protocol
 
-LIGHT = (
-  "mobilenet",
-  "mlperf_mobilenet",
-  "shufflenet",
-  "ghostnet",
-)  # networks that want a smaller learning rate
+# networks that want a smaller learning rate
+LIGHT = ("mobilenet", "mlperf_mobilenet", "shufflenet", "ghostnet")
 Transform = Callable[..., dict[str, Any]]
 
 

@@ -3,17 +3,19 @@ that see other numbers and name classes in another order."""
 
 import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
 import jaxcompress as jc
 from jaxcompress import data as datasets
-from jaxcompress import export, models
-from jaxcompress.data import ImageReader, Preprocess
+from jaxcompress import export, models, training
+from jaxcompress.data import ImageReader, Preprocess, cifar
 from jaxcompress.nn import init_variables
-from jaxcompress.pipeline import Classifier
+from jaxcompress.pipeline import PRESETS, Classifier
 from jaxcompress.pipeline.evaluating import evaluate_on
 from jaxcompress.report.metrics import read_metrics
+from tests.data import test_cifar as small_cifar
 from tests.data.test_idx import write as write_idx
 from tests.data.test_stored_sets import SETS, picture
 
@@ -78,6 +80,30 @@ def test_grey_pictures_of_28_pixels_padded_to_32_end_in_a_file_that_predicts(tmp
   (logits,) = made.classifier.logits([tmp_path / "new.png"])
   framed = np.pad(digits[1][4], 2)[None, ..., None]
   np.testing.assert_array_equal(logits, made.quantized(framed)[0])
+
+
+@pytest.mark.slow
+def test_cifars_own_files_are_trained_on_as_mlperf_tinys_preset_says(tmp_path, monkeypatch):
+  begin, began = training.init_state, []
+
+  def noted(recipe, *rest, **options):
+    began.append((recipe, begin(recipe, *rest, **options)))
+    return began[-1][1]
+
+  monkeypatch.setattr(training, "init_state", noted)
+  folder = small_cifar.write(tmp_path / "set", small_cifar.contents(cifar.FORMS[0]))
+  asked = {"preset": "mlperf-resnet8", "teacher": "resnet8", "epochs": 2, "quiet": True}
+  made = jc.compress(f"cifar:{folder}", out=tmp_path / "out", **asked)
+  is_adam = lambda node: isinstance(node, optax.ScaleByAdamState)  # noqa: E731
+  for recipe, state in began:  # teacher, student alone, distilled
+    assert recipe.preprocess == PRESETS["mlperf-resnet8"].preprocess
+    assert any(map(is_adam, jax.tree.leaves(state.opt_state, is_leaf=is_adam)))
+  assert models.mlperf_resnet8(5) in [recipe.student for recipe, _ in began]
+  settings = made.results.run.settings
+  found = [settings[name] for name in ("batch size", "learning rate", "fine-tuning rate")]
+  assert found == [32, 1e-3, 1e-3 / 20]
+  assert made.classes == tuple(f"class_{i}" for i in range(5))
+  assert made.results.entries["int8"].bit_equal == 1.0
 
 
 def photographs(folder):

@@ -115,6 +115,13 @@ def test_adam_sees_decay_as_part_of_the_gradient():
   np.testing.assert_allclose(params["stem"]["kernel"], weight, rtol=1e-5, atol=1e-7)
 
 
+def test_keras_penalty_is_on_convolutions_over_all_channels_alone(tiny):
+  variables = tiny().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
+  for name in ("mlperf-resnet8", "mlperf-vww"):
+    found = selected(PROTOCOLS[name].mask(variables["params"]))
+    assert found == {"stem/kernel", "expand/kernel", "project/kernel"}
+
+
 def test_a_run_shorter_than_its_milestones_still_falls_by_all_of_them():
   assert float(step_decay(1.0, 2, milestones=(0.6, 0.7, 0.8))(2)) == pytest.approx(1e-3, rel=1e-5)
 
