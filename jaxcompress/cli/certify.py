@@ -25,10 +25,10 @@ from jaxcompress.cli.parameters import NEEDED, Argument, Parameter, command
     " [seven usual ones; with --check: the certificate's].",
   ),
   count=Parameter(int, "At most so many images, the first ones [16]."),
-  seed=Parameter(int, "Of the splits of the data [the run's, or 0]."),
+  seed=Parameter(int, "Random seed of the splits of the data [the run's, or 0]."),
   check=Parameter(
     str,
-    "A certificate: repeat what this machine can run, and write nothing.",
+    "Check this certificate: repeat the runs that this machine can do, and write nothing.",
     names=("--check",),
     more={"metavar": "CERTIFICATE"},
   ),

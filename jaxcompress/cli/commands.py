@@ -22,17 +22,19 @@ from jaxcompress.cli.parameters import NEEDED, Argument, Parameter, command
   bits=Parameter(int, "Bits of the weights, 2 to 8 [8]."),
   max_drop=Parameter(
     float,
-    "Largest loss of top-1, a share; stops at the first method that meets it.",
+    "Largest loss of top-1, a fraction such as 0.01; the search ends at the first method that meets it.",
   ),
   budget=Parameter(str, "Size of the packed weights, such as 300KB; each layer gets its own bits."),
-  analyze=Parameter(bool, "Say which layers lose how much, in a table, plot and JSON.", False),
-  images=Parameter(int, "Training images that calibrate and decide.", 1024),
+  analyze=Parameter(bool, "Analyze how much each layer loses: a table, a plot and JSON.", False),
+  images=Parameter(
+    int, "Number of training images for calibration and for the choice of the method.", 1024
+  ),
   kernels=Parameter(
     str,
-    "Runtime whose rounding it is: xnnpack, reference, tflm or onnxruntime [what runs the file].",
+    "Runtime whose rounding is used: xnnpack, reference, tflm or onnxruntime [what runs the file].",
   ),
   image_size=Parameter(int, "Side of the images in pixels [what the model's file says]."),
-  seed=Parameter(int, "Of the data and the choice of images.", 0),
+  seed=Parameter(int, "Random seed of the splits and of the choice of images.", 0),
   out=Parameter(
     str,
     "The integer file: .tflite, .onnx, .stablehlo or .jcz (packed); or a folder of C, NAME_c.",

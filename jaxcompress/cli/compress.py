@@ -30,7 +30,7 @@ from jaxcompress.cli.parameters import Parameter, command
   ),
   student_weights=Parameter(
     str,
-    "What it starts from: a .pth or .safetensors file, a file of models.save, or an earlier run.",
+    "Initial weights of the student: a .pth or .safetensors file, a file of models.save, or an earlier run.",
   ),
   width=Parameter(float, "Width multiplier of the student [0.25]."),
   teacher=Parameter(
@@ -38,10 +38,11 @@ from jaxcompress.cli.parameters import Parameter, command
   ),
   teacher_width=Parameter(float, "Width multiplier of the teacher [0.75]."),
   teacher_weights=Parameter(
-    str, "What it starts from, likewise; one that knows the data's classes teaches as it is."
+    str,
+    "Initial weights of the teacher, likewise; a network that knows the data's classes teaches as it is.",
   ),
   teacher_pixels=Parameter(
-    str, "How FILE.onnx reads pixels: imagenet, 0..1, -1..1 or 0..255 [what it says]."
+    str, "How FILE.onnx reads pixels: imagenet, 0..1, -1..1 or 0..255 [as the file states]."
   ),
   teacher_outputs=Parameter(
     str, "Names of its logits and, after a comma, its pooled features [its only such output]."
@@ -54,19 +55,21 @@ from jaxcompress.cli.parameters import Parameter, command
   sparsity=Parameter(float, "Share of zeros in pruned layers, such as 0.8 [nothing is pruned]."),
   sparsity_distribution=Parameter(
     str,
-    "Of the zeros among layers: erk, small layers are denser; lamp, by what a layer loses; global,"
+    "Distribution of the zeros over layers: erk, small layers are denser; lamp, by what a layer loses; global,"
     " by one threshold; or uniform [erk].",
   ),
-  sparsity_pattern=Parameter(str, "unstructured, or n of every m inputs, such as 2:4."),
+  sparsity_pattern=Parameter(
+    str, "Pattern of the zeros: unstructured, or n of every m inputs, such as 2:4."
+  ),
   cluster=Parameter(int, "Values that a layer's weights share, such as 32 [any]."),
   epochs=Parameter(
     float,
     "Passes over the training images, each for teacher and student [1000 steps; small sets: 25].",
   ),
   batch_size=Parameter(int, "Images per step [64]."),
-  learning_rate=Parameter(float, "Its peak [the preset's]."),
+  learning_rate=Parameter(float, "Peak of the learning rate [the preset's]."),
   freeze=Parameter(
-    str, "Layers of a network with weights that do not move: a selector, or backbone [none]."
+    str, "Layers to freeze in a network with pretrained weights: a selector, or backbone [none]."
   ),
   patience=Parameter(int, "Epochs without a better validation after which a phase ends [all run]."),
   balance=Parameter(
@@ -75,9 +78,13 @@ from jaxcompress.cli.parameters import Parameter, command
   image_size=Parameter(
     int, "Side in pixels to which a folder's images are brought [the weights', or their own]."
   ),
-  resize=Parameter(str, "How: cover, squash, letterbox or pad [as for the weights, or cover]."),
-  channels=Parameter(int, "Of the images: 3 (RGB) or 1 (grey) [as for the weights, or 3]."),
-  augment=Parameter(str, "How much images are changed in training: none, light, medium, strong."),
+  resize=Parameter(
+    str, "How images are resized: cover, squash, letterbox or pad [as for the weights, or cover]."
+  ),
+  channels=Parameter(
+    int, "Channels of the images: 3 (RGB) or 1 (grey) [as for the weights, or 3]."
+  ),
+  augment=Parameter(str, "Strength of the augmentation in training: none, light, medium, strong."),
   group_by=Parameter(
     str, "Pattern on file names: images with the same match, as of a burst, stay in one split."
   ),
@@ -87,22 +94,22 @@ from jaxcompress.cli.parameters import Parameter, command
     "Train on mirrored images too, where these keep their class [known sets of photos only].",
     names=("--flip/--no-flip",),
   ),
-  seed=Parameter(int, "Of everything that is random [0]."),
+  seed=Parameter(int, "Random seed [0]."),
   out=Parameter(str, "Output folder [jaxcompress-out, or the next free number]."),
   resume=Parameter(
-    bool, "Go on with the run in the output folder; with more --epochs, with a finished one.", False
+    bool, "Resume the run in the output folder; with more --epochs, also a finished one.", False
   ),
   max_size=Parameter(
     str,
     "Bytes that the packed file may take, such as 300KB: students of several widths, with"
     " channels removed and bits chosen by layer, are tried.",
   ),
-  max_macs=Parameter(str, "Multiply-adds that an image may take, such as 10M; likewise."),
+  max_macs=Parameter(str, "Most multiply-adds for an image, such as 10M; likewise."),
   max_latency_ms=Parameter(
     float,
-    "Milliseconds an image may take in LiteRT on one thread here; likewise.",
+    "Most milliseconds for an image in LiteRT on one thread here; likewise.",
   ),
-  quick=Parameter(bool, "Less data and fewer steps, to see that it works.", False),
+  quick=Parameter(bool, "Less data and fewer steps, for a quick check.", False),
   input_workers=Parameter(
     int,
     "Processes that decode images, for data larger than memory [CPU cores - 1].",
@@ -112,8 +119,8 @@ from jaxcompress.cli.parameters import Parameter, command
     "HOST:PORT of process 0, of several that train together; auto: what Slurm, Open MPI or"
     " Kubernetes says [alone; on TPU pods auto].",
   ),
-  num_processes=Parameter(int, "How many processes there are."),
-  process_id=Parameter(int, "Which of them this is, from 0."),
+  num_processes=Parameter(int, "Number of processes."),
+  process_id=Parameter(int, "Number of this process, from 0."),
   heartbeat=Parameter(int, "Seconds after which a process that is silent counts as dead.", 30),
 )
 def compress(
@@ -128,7 +135,7 @@ def compress(
 ) -> None:
   """Train a teacher and a student, distil, quantize, export, verify, and write a report.
 
-  Needs nothing: without options it learns to read a built-in set of glyphs in a few minutes. It
+  Needs no options: by default it trains on a built-in set of glyphs, in a few minutes. It
   trains on all devices; on several machines, start it on each with --coordinator and the same
   options, on an output folder that all see.
   """

@@ -67,7 +67,7 @@ def predict(model: str, images: list[str], top: int, format: str, **given: Any) 
   model=MODEL,
   data=Parameter(str, "As for compress, such as folder:PATH [that of the model's run]."),
   split=Parameter(str, "test, validation, train or all.", "test"),
-  seed=Parameter(int, "Of the splits [the run's, or 0]."),
+  seed=Parameter(int, "Random seed of the splits [the run's, or 0]."),
   format=FORMAT,
   **OF_OTHERS,
 )

@@ -286,9 +286,9 @@ def _tell_start(
     known = "other" if count == len(classes) else f"{count:,}"
     head = f"its head was of {known} classes and is a new one"
   elif saved.classes is None:
-    head = "its head names no classes, gets most training images right, and is kept"
+    head = "its head names no classes, is right on most training images, and is kept"
   elif saved.classes != tuple(classes):
-    head = "its head knows the classes in another order, and is turned"
+    head = "its head knows the classes in another order, and is reordered"
   else:
     head = "its head knows the classes"
   say(console, f"{role} {start.network.title} starts from {file}: {head}")

@@ -224,8 +224,8 @@ def _keep(
     if (old.top1, -old.loss) > (score.top1, -score.loss):
       say(
         run.console,
-        f"{key}: more epochs made it no better, {score.top1:.2%} of the validation images against"
-        f" {old.top1:.2%}; what it was before is kept",
+        f"{key}: more epochs did not improve it, {score.top1:.2%} of the validation images against"
+        f" {old.top1:.2%}; the earlier weights are kept",
       )
       latest, score = before, old
   home = _home(run, key, number)

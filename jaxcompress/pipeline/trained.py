@@ -106,7 +106,8 @@ def read_trained(options: QuantizeOptions, console: Console) -> Trained:
   order = np.random.default_rng(options.seed).permutation(len(data.train))
   chosen = np.sort(order[: options.images])
   say(
-    console, f"{saved.title} on {data.name}: {len(chosen):,} training images calibrate and decide"
+    console,
+    f"{saved.title} on {data.name}: {len(chosen):,} training images for calibration and choice",
   )
   return Trained(
     saved.module,
@@ -153,6 +154,6 @@ def read_torch(options: QuantizeOptions, console: Console) -> Trained:
     )
   for one in told:
     say(console, str(one.message))
-  say(console, f"{source}: {len(images):,} images calibrate and decide")
+  say(console, f"{source}: {len(images):,} images for calibration and choice")
   metadata = {"source": source, **reader.to_metadata()}
   return Trained(module, variables, reader.preprocess, images, None, None, metadata)

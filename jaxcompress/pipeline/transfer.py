@@ -184,8 +184,8 @@ def tune(
   if fitted.position == 0:
     say(
       run.console,
-      f"{key}: {fitted.last} steps of fine-tuning made it no better on validation images; what it began"
-      " with is kept",
+      f"{key}: {fitted.last} steps of fine-tuning did not improve it on validation images; its initial"
+      " weights are kept",
     )
   elif fitted.position < fitted.last:
     say(run.console, f"{key}: step {fitted.position} of {fitted.last} is kept, the best one")
@@ -222,7 +222,7 @@ def drawn_back(run: Context, key: str, network: Network, start: Any, tuned: Any)
     return tuned
   say(
     run.console,
-    f"{key}: {TUNED:.0%} of the way from what it began with to the fine-tuned weights, which gets"
+    f"{key}: {TUNED:.0%} of the way from its initial to the fine-tuned weights, which gets"
     f" {score.top1:.2%} of the validation images right, against {plain.top1:.2%}; the average is kept",
   )
   return between
@@ -305,13 +305,13 @@ def notes_of(facts: Mapping[str, Entry]) -> tuple[str, ...]:
     ...   Entry("m", 0.9, 1, 1, 1, validation_top1=1.0, validation_loss=loss) for loss in (0.2, 0.1)
     ... )
     >>> notes_of({"head": one, "alone": one, "distilled": other})
-    ('alone: fine-tuning made the new head no better on validation images, so that it is kept',)
+    ('alone: fine-tuning did not improve the new head on validation images, so the head is kept',)
   """
   if "head" not in facts:
     return ()
   score = lambda key: (facts[key].validation_top1, facts[key].validation_loss)  # noqa: E731
   return tuple(
-    f"{key}: fine-tuning made the new head no better on validation images, so that it is kept"
+    f"{key}: fine-tuning did not improve the new head on validation images, so the head is kept"
     for key in ("alone", "distilled")
     if key in facts and score(key) == score("head")
   )

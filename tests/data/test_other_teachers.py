@@ -11,6 +11,7 @@ from PIL import Image
 
 from jaxcompress import data, distill, models
 from jaxcompress.data import OnnxTeacher, Split, StoredTeacher, cache_teacher
+from jaxcompress.data.folder import folder as read_folder
 from jaxcompress.nn import init_variables
 from jaxcompress.training import CachedTeacher, Recipe, distill_step, init_state
 
@@ -271,7 +272,7 @@ def test_stored_outputs_are_found_by_the_names_of_image_files(
   else:
     kept = names if form == "names" else [name.removesuffix(".png") for name in names]
     np.savez(stored / "all.npz", name=kept, logits=outputs)
-  split = data.folder.folder(str(photos), in_memory=in_memory).train
+  split = read_folder(str(photos), in_memory=in_memory).train
   cache = cache_teacher(tmp_path / "cache", StoredTeacher(stored), None, split, augment=None)
   assert 0 < len(split) < len(names)  # outputs of the other parts are left out
   np.testing.assert_allclose(
@@ -281,7 +282,7 @@ def test_stored_outputs_are_found_by_the_names_of_image_files(
 
 
 def test_names_of_joined_parts_stay_in_order(photos):
-  loaded = data.folder.folder(str(photos))
+  loaded = read_folder(str(photos))
   joined = loaded.with_validation_trained().train
   assert list(joined.names) == [*loaded.train.names, *loaded.validation.names]
   with pytest.raises(ValueError, match="names: there are 1 for 10 images"):

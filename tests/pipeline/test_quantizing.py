@@ -75,7 +75,7 @@ def test_a_file_becomes_a_verified_integer_file(run, file, shapes, images, train
   assert top1 > 0.6
   assert f"top-1 on {len(test)} test images: float {100 * top1:.2f} %, integers" in out
   assert f"100 % of the logits of {len(test)} images are bit for bit the device's" in out
-  assert "minmax" in out and "48 training images calibrate and decide" in out
+  assert "minmax" in out and "48 training images for calibration and choice" in out
   assert sorted(path.name for path in tmp_path.iterdir()) == ["model.labels.txt", "model.tflite"]
   assert (tmp_path / "model.labels.txt").read_text().split() == list(CLASSES)
   metadata = export.read_metadata(tmp_path / "model.tflite")

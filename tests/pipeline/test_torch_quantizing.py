@@ -51,7 +51,7 @@ GIVEN = ("--torch", "crd/resnet8", "--weights", "net.safetensors", "--calibratio
 def test_a_checkpoint_becomes_a_verified_integer_file(run, tmp_path):
   code, out, err = run(*GIVEN, "--method", "minmax", "--out", "net.tflite")
   assert (code, err) == (0, "")
-  assert "crd/resnet8: 20 images calibrate and decide" in out
+  assert "crd/resnet8: 20 images for calibration and choice" in out
   assert "100 % of the logits of 20 images are bit for bit the device's" in out
   assert [path.name for path in tmp_path.iterdir()] == ["net.tflite"]
   found = datasets.Preprocess.from_metadata(export.read_metadata("net.tflite")["preprocess"])
@@ -65,7 +65,7 @@ def test_damaged_photos_are_left_out_and_named(run, folder, tmp_path):
   code, out, err = run(*GIVEN[:5], "found", "--method", "minmax", "--out", "net.tflite")
   assert (code, err) == (0, "")
   assert "calibration: 1 damaged image is left out: empty.jpg (it is empty)" in out
-  assert "crd/resnet8: 20 images calibrate and decide" in out
+  assert "crd/resnet8: 20 images for calibration and choice" in out
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_fine_tuning_that_makes_it_worse_is_undone_with_a_word(run):
   start, kept = tuned(worse)
   for name, leaf in leaves(start).items():
     np.testing.assert_array_equal(leaves(kept)[name], leaf)
-  assert "alone: 12 steps of fine-tuning made it no better" in worse.console.file.getvalue()
+  assert "alone: 12 steps of fine-tuning did not improve it" in worse.console.file.getvalue()
 
 
 def test_the_average_with_the_start_is_kept_where_it_gets_no_fewer_images_right(run):
