@@ -158,7 +158,7 @@ class Dataset:
     return f"Dataset({self.name!r}, {', '.join(counts)}, {size_text(self.train)}, {len(self.classes)} classes)"
 
   def with_validation_trained(self) -> "Dataset":
-    """The set with its validation images trained on too; they are looked at all the same.
+    """Returns the set with its validation images trained on too; they are still evaluated.
 
     Examples:
       >>> part = Split(np.zeros((2, 8, 8, 3), np.uint8), np.arange(2, dtype=np.int32))

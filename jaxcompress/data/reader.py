@@ -24,7 +24,7 @@ LEAST_CROP = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class ImageReader:
-  """How a picture becomes an array: training, calibration, evaluation and devices share one.
+  """Settings of how a picture becomes an array; training, calibration, evaluation and devices share them.
 
   A photo is turned upright as its EXIF orientation says. Greyscale, palette, 16-bit and CMYK images
   become 8-bit RGB, transparent pixels white; of moving images the first one is taken.
@@ -139,7 +139,7 @@ class ImageReader:
 
   @classmethod
   def of_source(cls, source: str) -> "ImageReader":
-    """How pictures were read for the published weights of a PyTorch network.
+    """Returns the reader of the published weights of a PyTorch network.
 
     Args:
       source: as in :func:`jaxcompress.models.from_torch`.

@@ -81,7 +81,7 @@ def stateless(
   *,
   by_example: bool = False,
 ) -> LossTransform:
-  """A loss without parameters or state from its formula.
+  """Makes a loss without parameters or state from its formula.
 
   Args:
     name: of its metric.
@@ -120,7 +120,7 @@ def stateful(
   *,
   by_example: bool = False,
 ) -> LossTransform:
-  """A loss with parameters or state from its formula.
+  """Makes a loss with parameters or state from its formula.
 
   Args:
     name: of its metric.

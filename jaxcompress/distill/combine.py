@@ -31,7 +31,7 @@ class ScaleState(NamedTuple):
 
 
 def chain(*transforms: LossTransform) -> LossTransform:
-  """The sum of losses.
+  """Adds up losses.
 
   ``loss = sum_i loss_i``. Parameters and states are tuples in the order of the terms. Metrics are
   merged; of two with one name, the later gets a suffix: ``kd``, ``kd_2``, ``kd_3``. If an ``rng``
@@ -86,7 +86,7 @@ def chain(*transforms: LossTransform) -> LossTransform:
 
 
 def named_chain(*pairs: tuple[str, LossTransform], **transforms: LossTransform) -> LossTransform:
-  """The sum of losses by name.
+  """Adds up losses by name.
 
   Like :func:`chain`, but parameters and states are dicts, and every metric is prefixed with the
   name of its term: ``teacher/kd``. The extra ``only`` of ``update``, a tuple of names, computes
@@ -137,7 +137,7 @@ def named_chain(*pairs: tuple[str, LossTransform], **transforms: LossTransform) 
 
 
 def scale(weight: optax.ScalarOrSchedule, transform: LossTransform) -> LossTransform:
-  """A loss times a weight; its metrics stay unweighted.
+  """Multiplies a loss by a weight; its metrics stay unweighted.
 
   Args:
     weight: a number, or a schedule: any function of the step, such as optax's. Steps are counted
@@ -180,7 +180,7 @@ def scale(weight: optax.ScalarOrSchedule, transform: LossTransform) -> LossTrans
 
 
 def unweighted(transform: LossTransform) -> LossTransform:
-  """A loss that does not see the batch's ``weight``: in it all examples count alike.
+  """Hides the batch's ``weight`` from a loss, in which all examples then count alike.
 
   For losses that compare examples with each other, or normalise by the batch, beside others that
   weigh them; they raise an error otherwise.
@@ -250,7 +250,7 @@ def for_teacher(i: int, transform: LossTransform) -> LossTransform:
 
 
 def by_uncertainty(**transforms: LossTransform) -> LossTransform:
-  """Losses weighted by learned uncertainties.
+  """Weights losses by learned uncertainties.
 
   ``sum_i exp(-v_i) loss_i / 2 + v_i / 2``, with a log-variance ``v_i`` per loss that is trained
   along and starts at 0. It suits losses that are not negative.
@@ -309,7 +309,7 @@ class MagnitudeState(NamedTuple):
 
 
 def by_magnitude(decay: float = 0.99, **transforms: LossTransform) -> LossTransform:
-  """Losses divided by the running mean of their size, so that each weighs as much.
+  """Divides losses by the running mean of their size, so that each weighs as much.
 
   ``sum_i loss_i / m_i`` with ``m_i = decay m_i + (1 - decay) |loss_i|``, corrected for its start at
   0, from which no gradient comes; the first step's losses count 1 each.

@@ -28,7 +28,7 @@ from jaxcompress.distill.logits import softened_kl
 
 
 def dist(beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> LossTransform:
-  """DIST: predictions shall correlate with the teacher's, per example and per class.
+  """DIST: predictions correlate with the teacher's, per example and per class.
 
   ``T**2 * (beta * mean_i (1 - r(s_i., t_i.)) + gamma * mean_c (1 - r(s_.c, t_.c)))`` with
   Pearson's correlation ``r`` of the probabilities ``softmax(logits / T)``: over the classes of

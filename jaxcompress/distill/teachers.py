@@ -20,7 +20,7 @@ from jaxcompress.distill.logits import cross_entropy, kd
 def for_teachers(
   count: int, transform: LossTransform, *, weights: Sequence[float] | None = None
 ) -> LossTransform:
-  """The weighted sum of one loss over several teachers; each has parameters and state of its own.
+  """Adds up one loss over several teachers, with weights; each has parameters and state of its own.
 
   ``sum_i w_i loss(s, t_i)``.
 

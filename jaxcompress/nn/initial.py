@@ -71,7 +71,7 @@ def _recording() -> Iterator[dict[int, tuple[Initial, Any]]]:
 
 
 def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...]) -> Any:
-  """A model's first variables.
+  """Initializes a model's variables.
 
   Parameters that begin as :class:`Initial` says, as those of leaf ops do, take their numbers from
   one stream in the order of their paths; any others are ``model.init``'s. Under a transformation

@@ -19,7 +19,7 @@ from jaxcompress.ops.sums import channel_moments, channel_sums
 
 
 class Norm(NamedTuple):
-  """How a :class:`ConvNorm` normalises.
+  """Settings of the batch normalization in a :class:`ConvNorm`.
 
   Attributes:
     epsilon: added to the variance.

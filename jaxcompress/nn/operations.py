@@ -114,7 +114,7 @@ def macs(node: Node) -> int:
 
 
 def count_macs(graph: Graph) -> int:
-  """Multiply-adds of the whole graph for one image.
+  """Counts the multiply-adds of the whole graph for one image.
 
   Examples:
     >>> from jaxcompress import models
@@ -125,7 +125,7 @@ def count_macs(graph: Graph) -> int:
 
 
 def count_parameters(params: Any) -> int:
-  """Number of trainable numbers in a parameter tree of arrays or shapes.
+  """Counts the trainable numbers in a parameter tree of arrays or shapes.
 
   Examples:
     >>> import jax.numpy as jnp

@@ -191,7 +191,7 @@ def current() -> Formulations:
 
 @contextmanager
 def formulations(**names: str) -> Iterator[Formulations]:
-  """Overrides how operations are computed by what is traced inside; for tests and benchmarks.
+  """Overrides the formulations of operations that are traced inside; for tests and benchmarks.
 
   ``jit`` keeps the programs of different contexts apart.
 

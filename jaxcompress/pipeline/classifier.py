@@ -205,7 +205,7 @@ class Classifier:
   def evaluate(
     self, data: Any, split: str = "test", *, classes: Sequence[str] | None = None
   ) -> Evaluation:
-    """How well the network does on labelled images.
+    """Evaluates the network on labelled images.
 
     Classes of the data are found among the network's by their names: they may be some of them, in
     any order. The network chooses among all of its own.

@@ -29,7 +29,7 @@ def evaluate_on(
   seed: int | None = None,
   console: Console | None = None,
 ) -> Evaluation:
-  """How well a network does on a data set.
+  """Evaluates a network on a data set.
 
   A network of a run is evaluated on the run's splits: they are made with its seed and groups. Of a
   folder ``"all"`` takes every image, whatever its splits, but those that a run leaves out too: damaged

@@ -63,7 +63,7 @@ class Preset:
   whole: bool = False
 
   def protocol_of(self, network: str) -> Protocol:
-    """How a network of that name is trained.
+    """Returns the training protocol of a network of that name.
 
     Examples:
       >>> preset = PRESETS["crd-cifar100"]

@@ -76,7 +76,7 @@ class Quantized:
 
 
 def quantize_model(options: QuantizeOptions, *, console: Console | None = None) -> Quantized:
-  """Quantizes a trained network after training, writes the file, and says what it is worth.
+  """Quantizes a trained network after training, writes the file, and reports its accuracy.
 
   With method ``"auto"`` the file of the cheapest method is written first. Others are tried after it
   where they can pay, as :func:`jaxcompress.quantize.post_training` has it, and a better one replaces

@@ -23,7 +23,7 @@ PLAN = "a plan, such as quantize.int8() or quantize.Quantization(weights=..., ac
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Quantization:
-  """A plan for quantization during training; hashable.
+  """A plan of quantization-aware training: the quantizers of weights and activations; hashable.
 
   Attributes:
     weights: quantizer of every kernel. Where weights are pruned it must keep zero at zero, as all do
@@ -186,7 +186,7 @@ def _preset(**own: Unpack[Options]) -> Callable[[Preset], Preset]:
 
 @_preset(first_last=False)
 def int8(bits: int = 8, **options: Unpack[Options]) -> Quantization:
-  """8-bit weights, symmetric for each channel, and 8-bit activations, as integer runtimes compute.
+  """Plan of symmetric per-channel 8-bit weights and 8-bit activations, as integer runtimes compute.
 
   Args:
     bits: of the weights, 2 to 8; fewer than 8 give an int8 file that holds fewer values.
@@ -213,7 +213,7 @@ def int8(bits: int = 8, **options: Unpack[Options]) -> Quantization:
 
 @_preset()
 def int4(**options: Unpack[Options]) -> Quantization:
-  """4-bit weights and activations with trained steps (LSQ), but for the first and the last layer.
+  """Plan of 4-bit weights and activations with trained steps (LSQ); first and last layer keep 8 bits.
 
   In an int8 file the activations keep the range that was trained and get all 256 steps in it.
 
@@ -233,7 +233,7 @@ def int4(**options: Unpack[Options]) -> Quantization:
 
 @_preset()
 def w4a8(**options: Unpack[Options]) -> Quantization:
-  """4-bit weights, but for the first and the last layer, and 8-bit activations.
+  """Plan of 4-bit weights, but for the first and the last layer, and 8-bit activations.
 
   Args:
     **options: as for :func:`int8`.
@@ -248,7 +248,7 @@ def w4a8(**options: Unpack[Options]) -> Quantization:
 
 @_preset(first_last=False)
 def w8a16(**options: Unpack[Options]) -> Quantization:
-  """8-bit weights and 16-bit activations, symmetric: near float accuracy, for slower kernels.
+  """Plan of 8-bit weights and 16-bit activations, symmetric: near float accuracy, for slower kernels.
 
   Args:
     **options: as for :func:`int8`.
@@ -262,7 +262,7 @@ def w8a16(**options: Unpack[Options]) -> Quantization:
 
 @_preset()
 def ternary(**options: Unpack[Options]) -> Quantization:
-  """Ternary weights (:func:`~jaxcompress.quantize.twn`), but for the first and the last layer.
+  """Plan of ternary weights (:func:`~jaxcompress.quantize.twn`), but for the first and the last layer.
 
   Args:
     **options: as for :func:`int8`.
@@ -276,7 +276,7 @@ def ternary(**options: Unpack[Options]) -> Quantization:
 
 @_preset()
 def binary(**options: Unpack[Options]) -> Quantization:
-  """Binary weights (:func:`~jaxcompress.quantize.bwn`), but for the first and the last layer.
+  """Plan of binary weights (:func:`~jaxcompress.quantize.bwn`), but for the first and the last layer.
 
   Args:
     **options: as for :func:`int8`.
@@ -290,7 +290,7 @@ def binary(**options: Unpack[Options]) -> Quantization:
 
 @_preset(first_last=False)
 def clustered(clusters: int = 32, **options: Unpack[Options]) -> Quantization:
-  """Weights that share the values of a codebook (:func:`~jaxcompress.quantize.cluster`), 8 bits each.
+  """Plan of weights that share a codebook (:func:`~jaxcompress.quantize.cluster`) of 8-bit values.
 
   A packed file takes ``log2(clusters)`` bits for a weight, and fewer where weights are pruned.
 

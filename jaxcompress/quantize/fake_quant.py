@@ -51,7 +51,7 @@ def check_bits(argument: str, bits: Any, most: int, *, fewest: int = 2) -> None:
 
 
 def levels(bits: int, *, symmetric: bool, narrow: bool = False, signed: bool = True) -> Levels:
-  """The integers of ``bits`` bits.
+  """Returns the integers of ``bits`` bits.
 
   Args:
     bits: 2 to 16.
@@ -230,7 +230,7 @@ def merge_ranges(a: Range, b: Range) -> Range:
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def fake_quant(x: jax.Array, scale: jax.Array, zero: jax.Array, to: Levels) -> jax.Array:
-  """Rounds to a grid and back, with a straight-through gradient.
+  """Fake-quantizes a tensor: rounds it to a grid and back, with a straight-through gradient.
 
   ``y = (clip(round(x / s) + z, low, high) - z) * s``, half to even. The gradient is 1 where the
   rounded integer lies within the grid, edges included, and 0 elsewhere: a weight exactly on the

@@ -10,7 +10,7 @@ from jaxcompress.quantize.model import QuantizedModel
 
 
 def to_qwix(quantized: QuantizedModel) -> dict[str, Any]:
-  """The layers of an integer model as a tree of qwix arrays, nested like the model's parameters.
+  """Converts the layers of an integer model to qwix arrays, in a tree like the model's parameters.
 
   A kernel stands for the folded weights: ``qvalue * scale``, BatchNorm included.
 

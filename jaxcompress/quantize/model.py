@@ -102,7 +102,7 @@ class QuantizedModel:
     return f"QuantizedModel({', '.join(facts)})"
 
   def with_kernels(self, kernels: str) -> "QuantizedModel":
-    """The same integers, evaluated as another runtime does."""
+    """Returns the same integers, evaluated by the kernel rules of another runtime."""
     return dataclasses.replace(self, kernels=kernels)
 
   @functools.cached_property

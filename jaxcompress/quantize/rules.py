@@ -64,7 +64,7 @@ class Rule:
 
 
 def first_last_8bit() -> tuple[Rule, ...]:
-  """The usual exception below 8 bits: the first and the last layer keep 8.
+  """Returns rules that keep the first and the last layer at 8 bits, as is usual below 8 bits.
 
   Examples:
     >>> [rule.match for rule in first_last_8bit()]
@@ -77,7 +77,7 @@ def first_last_8bit() -> tuple[Rule, ...]:
 
 
 def squeeze_excite_16bit() -> tuple[Rule, ...]:
-  """16-bit activations in squeeze-and-excitation: its means, its layers, the gate.
+  """Returns rules for 16-bit activations in squeeze-and-excitation: its means, its layers, the gate.
 
   They are single numbers per channel, on which a whole map depends; the maps keep their 8 bits.
   A rule of your own does the same for other layers: ``Rule(match=..., activations=ema_range(16))``.

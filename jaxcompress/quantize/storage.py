@@ -198,7 +198,7 @@ def weight_bytes(weights: np.ndarray) -> int:
 
 
 def zero_share(quantized: QuantizedModel) -> float:
-  """Share of a model's weights that are zero, over all layers with a kernel.
+  """Returns the share of a model's weights that are zero, over all layers with a kernel.
 
   Args:
     quantized: from training or :func:`~jaxcompress.quantize.post_training`.
@@ -219,7 +219,7 @@ def zero_share(quantized: QuantizedModel) -> float:
 
 
 def model_bytes(quantized: QuantizedModel) -> int:
-  """Bytes of a model's packed weights, scales and biases.
+  """Counts the bytes of a model's packed weights, scales and biases.
 
   Every layer is in the form that takes it least, see :func:`weight_bytes`, with a float32 scale and
   an int32 bias for each output channel.

@@ -75,7 +75,7 @@ class QuantTransform(NamedTuple):
 
 
 def transform(model: nn.Module, plan: Quantization) -> QuantTransform:
-  """Quantization-aware training of a model in a training loop of any kind.
+  """Makes a model's quantization-aware training for a loop of any kind: three pure functions.
 
   ``Recipe(quantize=plan)`` trains by it; alone it goes into a ``value_and_grad`` of your own.
 

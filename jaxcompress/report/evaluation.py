@@ -28,7 +28,7 @@ FIELDS = ("class", "images", "predicted", "right", "precision", "recall", "f1")
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
-  """How well a network does on labelled images.
+  """Accuracy of a network on labelled images.
 
   Attributes:
     classes: of the network, by name.

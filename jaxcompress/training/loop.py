@@ -239,7 +239,7 @@ def evaluate(
   preprocess: Callable[[Any], Any] | None = None,
   mesh: Mesh | None = None,
 ) -> dict[str, float]:
-  """Top-1 accuracy and mean loss of a float model over batches of one shape.
+  """Computes top-1 accuracy and mean loss of a float model over batches of one shape.
 
   Args:
     model: a linen module.
@@ -348,7 +348,7 @@ def classification_sums(logits: jax.Array, batch: Mapping[str, jax.Array]) -> di
 
 @Targeted
 def predict(state: CompressState, images: jax.Array) -> Any:
-  """Logits of the student, (batch, classes) float32, as trained so far (quantized if it is).
+  """Computes logits of the student, (batch, classes) float32, as trained so far (quantized if it is).
 
   Where the recipe asks for a moving average it is what is evaluated; for the latest weights give
   ``student.apply`` the state's ``variables``.

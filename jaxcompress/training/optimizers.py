@@ -89,7 +89,7 @@ def layer_rates(
   *,
   graph: Graph | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """An optimizer whose learning rate is another one in some layers.
+  """Multiplies the learning rate of an optimizer in some layers.
 
   Its updates, weight decay included, are multiplied: for optimizers such as ``optax.sgd`` and
   ``optax.adam`` that is a factor of the learning rate. What no selector names keeps its rate, as does

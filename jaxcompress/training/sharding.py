@@ -16,7 +16,7 @@ AXIS = "data"
 def make_mesh(
   devices: int | Sequence[jax.Device] | None = None, *, axes: str | tuple[str, ...] = AXIS
 ) -> Mesh:
-  """A mesh of one axis over devices, for data parallel training.
+  """Makes a mesh of one axis over devices, for data-parallel training.
 
   Its axes are of type ``Auto``: the compiler places what is in between (``jax.make_mesh`` itself
   makes ``Explicit`` ones, under which indexing a sharded array is an error).
@@ -64,7 +64,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-  """A global batch from what each process has of it.
+  """Makes a global batch from the part of each process.
 
   With one process that is the whole batch. With several, each calls this with its own examples, as
   many as every other; nothing is sent between processes.
@@ -127,7 +127,7 @@ def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 
 def shard(state: CompressState, mesh: Mesh, *, shard_teachers: bool = False) -> CompressState:
-  """The state on a mesh: the same steps then run on all its devices at once.
+  """Places the state on a mesh: the same steps then run on all its devices at once.
 
   Batches are split, and BatchNorm's statistics, ranges and losses are those of the whole batch, as
   on one device (but see ``Recipe.batch_norm``). The student, what it trains and the optimizer lie on every

@@ -48,7 +48,7 @@ def init_state(
   teacher_variables: tuple[Any, ...] = (),
   student_variables: Mapping[str, Any] | None = None,
 ) -> CompressState:
-  """The state before the first step.
+  """Makes the state before the first step.
 
   Args:
     recipe: what is trained.

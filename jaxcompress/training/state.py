@@ -177,7 +177,7 @@ def rejoined(state: CompressState, still: tuple[Any, ...]) -> CompressState:
 
 
 def at_stage(state: CompressState, position: int) -> CompressState:
-  """The state in the stage of a position; the optimizer starts anew where the stage does.
+  """Returns the state in the stage of a position; the optimizer starts anew where the stage does.
 
   Args:
     state: a state of that position, in its stage or, fresh from a checkpoint, in any.

@@ -45,7 +45,7 @@ def analyze(
   batch_size: int = 32,
   progress: bool = True,
 ) -> Analysis:
-  """Says of every layer how much it and what came before it cost.
+  """Measures how much quantizing each layer, alone and with all layers before it, changes the outputs.
 
   Outputs, codes, dead channels and the errors of the whole are those of exact evaluation. For the
   isolated and the cumulative error the network runs in float, with the real numbers that the

@@ -43,7 +43,7 @@ class Allocation(NamedTuple):
 def allocate_bits(
   sensitivity: Sensitivity, budget_bytes: int, *, layers: Selector | None = None
 ) -> tuple[Rule, ...]:
-  """Rules that give every layer the number of bits with which the sum of all costs is least.
+  """Chooses the bits of every layer with the least sum of costs within a budget; returns rules.
 
   Exact; see :func:`choose_bits`. The rules name every layer with a kernel, so they mean the same in
   ``quantize.int8(rules=...)`` and ``quantize.post_training(..., rules=...)``, whatever the

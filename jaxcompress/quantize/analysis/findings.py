@@ -142,7 +142,7 @@ def suggest(
   share: float = 0.8,
   least: float = LEAST_KL,
 ) -> tuple[Suggestion, ...]:
-  """Rules for the layers that make up most of the isolated error, the worst first.
+  """Suggests rules for the layers that make up most of the isolated error, the worst first.
 
   Where the weights are the cause (half of the layer's divergence is left when only they are
   integers), they get 8 bits, or, if they have them, a learned step (LSQ). Where the output is, it

@@ -93,7 +93,7 @@ def sensitivity(
   batch_size: int = 32,
   progress: bool = True,
 ) -> Sensitivity:
-  """Rounds the weights of one layer at a time and says what that does to the outputs.
+  """Measures how much the outputs change if the weights of one layer at a time are quantized.
 
   All activations and the other layers stay in float, so that a number tells of one layer's weights
   alone. One program is compiled for all layers and numbers of bits; memory is bounded by one batch

@@ -39,7 +39,7 @@ def grids_apart(
   preprocess: Preprocess | None = None,
   batch_size: int = 32,
 ) -> tuple[tuple[str, str], ...]:
-  """Finds pairs of a node and a tensor of a trained network that had better not share a grid.
+  """Finds pairs of a node and a tensor of a trained network that lose less with grids of their own.
 
   :func:`~jaxcompress.quantize.post_training` finds them itself. For fine-tuning they are given to the
   plan, such as ``int8(apart=grids_apart(...))``, since a network's ranges are known only once it is

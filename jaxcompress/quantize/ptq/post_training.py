@@ -90,7 +90,7 @@ def post_training(
   on_trial: Callable[[Trial], None] = lambda trial: None,
   on_better: Better | None = None,
 ) -> QuantizedModel:
-  """Quantizes a trained model from a handful of images, without training.
+  """Quantizes a trained model with a handful of calibration images, without training.
 
   ``"auto"`` tries the algorithms of :data:`~jaxcompress.quantize.ALGORITHMS` in order of cost and
   keeps the one with the best score on held-out images; equal scores are decided by the

@@ -70,7 +70,7 @@ class FusedRounding:
 
 
 class Quantizer(NamedTuple):
-  """A way to put one kind of tensor on a grid of integers during training.
+  """A fake quantizer of weights or activations in training, as pure functions.
 
   Kernels have their output channels last. For activations ``init`` needs the shape only, the batch
   first; a :class:`jax.ShapeDtypeStruct` will do.

@@ -30,7 +30,7 @@ from jaxcompress.quantize.quantizers.base import (
 
 @named
 def absmax(bits: int = 8) -> Quantizer:
-  """Symmetric weights with one scale for each output channel, from the channel's largest value.
+  """Quantizer of weights: symmetric, per-channel, with scales from each channel's largest magnitude.
 
   Narrow range (-127 to 127), as TFLite asks. Scaling a channel scales its grid alike, so this
   commutes with folding BatchNorm: training needs no folding.
@@ -95,7 +95,7 @@ def _ranged(
 
 @named
 def fixed_range(low: float, high: float, bits: int = 8) -> Quantizer:
-  """Asymmetric activations with a range that is known, such as that of pixels.
+  """Quantizer of activations: asymmetric, per-tensor, with a given range, such as that of pixels.
 
   Args:
     low: smallest value, at most zero.
@@ -125,7 +125,7 @@ def fixed_range(low: float, high: float, bits: int = 8) -> Quantizer:
 def ema_range(
   bits: int = 8, *, decay: float = 0.95, debias: bool = False, symmetric: bool = False
 ) -> Quantizer:
-  """Asymmetric activations with one scale for each tensor, from a moving average of its range.
+  """Quantizer of activations: asymmetric, per-tensor, from a moving average of the range.
 
   Args:
     bits: 2 to 16; above 8 they are symmetric, as runtimes have int16.
@@ -163,7 +163,7 @@ def ema_range(
 
 @named
 def minmax_range(bits: int = 8) -> Quantizer:
-  """Asymmetric activations, from the smallest and largest value ever seen in training.
+  """Quantizer of activations: asymmetric, from the smallest and largest value seen in training.
 
   Args:
     bits: 2 to 16; above 8 they are symmetric, as runtimes have int16.
@@ -199,7 +199,7 @@ def minmax_range(bits: int = 8) -> Quantizer:
 
 @named
 def mean_range(bits: int = 8) -> Quantizer:
-  """Asymmetric activations, from the mean of all batches' smallest and largest values.
+  """Quantizer of activations: asymmetric, from the mean of all batches' smallest and largest values.
 
   Args:
     bits: 2 to 16; above 8 they are symmetric, as runtimes have int16.
