@@ -1,4 +1,4 @@
-"""How the numbers that a network reads become the integers of a file's input, as each runtime does it.
+"""Quantization of a network's input to the codes of a file's input, as each runtime does it.
 
 Exact evaluation, training with integers and the prediction with a file share these functions. They
 need NumPy alone, so that a prediction need not wait for JAX.

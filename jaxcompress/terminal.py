@@ -222,7 +222,7 @@ class _Name(ProgressColumn):
 
 
 class _Figures(_Name):
-  """As many of the task's figures as there is room for, each whole."""
+  """Column of as many of the task's figures as there is room for, each whole."""
 
   def render(self, task: Task) -> Text:
     room = self._room(task) - len(super().render(task))

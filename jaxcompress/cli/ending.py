@@ -1,4 +1,4 @@
-"""How the program ends: one line on stderr, and an exit code."""
+"""The end of the program: one line on stderr, and an exit code."""
 
 import atexit
 import contextlib

@@ -41,7 +41,7 @@ OVERSAMPLING = 2  # pixels of a cell for each pixel of an image
 
 @dataclasses.dataclass(frozen=True)
 class GlyphStyle:
-  """Says what varies between two pictures of one character.
+  """Ranges of the variation between pictures of one character.
 
   Attributes:
     size: side of the images in pixels.

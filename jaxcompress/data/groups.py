@@ -14,7 +14,7 @@ SHOWN = 3  # names in a note
 
 
 class Grouping(NamedTuple):
-  """Where images belong.
+  """Groups of images.
 
   Attributes:
     order: by part, keys for splits: of the group's text, or of the name of an image that is alone.

@@ -1,4 +1,4 @@
-"""How an image file becomes pixels, and pixels what a network reads.
+"""Conversion of an image file to pixels, and of pixels to the input of a network.
 
 It needs numpy and Pillow alone: programs for devices hold the text of these functions (see
 :meth:`jaxcompress.data.ImageReader.program`), so that they read a picture as training did.

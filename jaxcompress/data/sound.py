@@ -1,4 +1,4 @@
-"""Which image files can be decoded, and which are equal; remembered for sets that stay on disk."""
+"""Checks which image files can be decoded, and which are equal; cached for sets that stay on disk."""
 
 import dataclasses
 import hashlib

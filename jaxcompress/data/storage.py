@@ -18,7 +18,7 @@ CHUNK = 1024  # images in memory at once
 
 
 class Layout(NamedTuple):
-  """Where images lie.
+  """Files and positions of images.
 
   Attributes:
     files: names of files with several images.

@@ -1,4 +1,4 @@
-"""Which files below a folder are images, what else lies there, and which names can be written."""
+"""Finds the image files below a folder, counts other files, and checks names."""
 
 import collections
 import os

@@ -1,4 +1,4 @@
-"""Which feature maps a loss compares, and how two maps get one size."""
+"""Feature maps that a loss compares, and their pooling to one size."""
 
 from collections.abc import Callable, Sequence
 from numbers import Integral

@@ -1,4 +1,4 @@
-"""Which operators devices and their tools have."""
+"""Operators of devices and their tools."""
 
 from typing import Any
 

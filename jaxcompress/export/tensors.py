@@ -1,4 +1,4 @@
-"""How a model file holds numbers: as the integers of a quantized model, or as float32."""
+"""Numbers in a model file: the integers of a quantized model, or float32."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def has_one_scale(scales: np.ndarray) -> bool:
 
 
 class Numbers(Protocol):
-  """Answers what the emitters of leaf ops ask."""
+  """The numbers of a file, as the emitters of leaf ops read them."""
 
   def dtype(self, tensor: str) -> Any:
     """Type of an activation tensor."""

@@ -38,7 +38,7 @@ OWN_KERNELS = {"onnxruntime": "onnxruntime", "c": "tflm"}
 
 
 class Ends(NamedTuple):
-  """How many inputs and outputs a file has; one that was written here has what it needs."""
+  """Counts of a file's inputs and outputs; files written here have the defaults."""
 
   inputs: int = 1
   outputs: int = 1

@@ -24,7 +24,7 @@ Evaluate = Callable[[QuantizedModel, np.ndarray], dict[str, np.ndarray]]
 
 
 class Verification(NamedTuple):
-  """How a file's logits compare with exact evaluation.
+  """The result of comparing a file's logits with exact evaluation.
 
   Attributes:
     bit_equal: share of the integers of all outputs that are equal; 1.0 is what is promised.

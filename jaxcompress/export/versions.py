@@ -1,4 +1,4 @@
-"""Which versions of runtimes compute, and on which machine."""
+"""Versions of the runtimes, and a description of the machine."""
 
 import contextlib
 import pathlib

@@ -1,1 +1,1 @@
-"""Hold what all files of jaxcompress share: checksums, bounded JSON, and files whole or absent."""
+"""Common parts of all files of jaxcompress: checksums, bounded JSON, and files whole or absent."""

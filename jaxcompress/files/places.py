@@ -1,4 +1,4 @@
-"""Where files lie: on this machine, or in a bucket behind an address such as ``gs://bucket/run``."""
+"""Places of files: on this machine, or in a bucket behind an address such as ``gs://bucket/run``."""
 
 import os
 import re

@@ -119,7 +119,7 @@ def create(name: str, num_classes: int | None = None, **options: Any) -> nn.Modu
 
 
 class Description(NamedTuple):
-  """How :func:`create` builds a model.
+  """The name and options by which :func:`create` builds a model.
 
   Attributes:
     name: of the model or family.

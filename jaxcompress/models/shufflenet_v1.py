@@ -26,7 +26,7 @@ CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}  # of the first stage by gro
 
 
 class Variant(NamedTuple):
-  """Where the authors' code and the CRD repository's differ.
+  """Differences between the authors' code and the CRD repository's.
 
   Attributes:
     small_input: a pointwise stem with stride 1 and no max-pooling.

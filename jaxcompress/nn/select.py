@@ -1,4 +1,4 @@
-"""Which layers: one language for rules, for what trains, for learning rates and for analysis.
+"""Selection of layers: one language for rules, trainable parts, learning rates and analysis.
 
 A selector is a string, or a tuple of strings. A string is made of alternatives, separated by ``|``
 outside of brackets. An alternative that is a *kind*, as a whole, selects the layers of that kind and

@@ -18,7 +18,7 @@ from jaxcompress.ops.dispatch import current, formulations, pick
 
 
 class Grid(NamedTuple):
-  """Where numbers lie: a whole number of steps from zero, at most 256.
+  """A grid of numbers: a whole number of steps from zero, at most 256.
 
   Attributes:
     scale: of a step; float32, a scalar, or of a kernel (1, ..., 1, out).

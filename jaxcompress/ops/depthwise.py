@@ -93,7 +93,7 @@ shifted.defvjp(_forward, _backward)
 
 
 class Phases(NamedTuple):
-  """How one axis of the input is read, by position modulo the stride.
+  """Reads of one axis of the input, by position modulo the stride.
 
   Attributes:
     taps: for each phase, pairs (kernel tap, offset into the output).

@@ -1,4 +1,4 @@
-"""How a kernel moves over maps: steps, dilation, and padding from frameworks' names to numbers."""
+"""Strides, dilation and padding of kernels; padding from frameworks' names to numbers."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ NAMES = ("SAME", "SYMMETRIC", "VALID")
 
 
 class Slide(NamedTuple):
-  """How a kernel moves over a map.
+  """Stride, padding and dilation of a kernel on a map.
 
   Attributes:
     stride: steps along height and width.

@@ -16,7 +16,7 @@ from jaxcompress.ops.sums import extremes
 
 
 class Parts(NamedTuple):
-  """How a batch lies on devices.
+  """The parts of a batch on devices.
 
   Attributes:
     mesh: the devices; each holds as many examples, one after the other.

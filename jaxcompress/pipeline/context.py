@@ -68,7 +68,7 @@ class PhaseSteps(NamedTuple):
 
 
 class Score(NamedTuple):
-  """How good a network is on some images.
+  """Accuracy and loss of a network on some images.
 
   Attributes:
     top1: share that is right.

@@ -74,7 +74,7 @@ class GivenNetwork(NamedTuple):
 
 
 class Given(NamedTuple):
-  """All that Python gave; None where the options say it."""
+  """Python objects among a run's arguments; None where options decide."""
 
   data: Dataset | None = None
   student: GivenNetwork | None = None

@@ -1,4 +1,4 @@
-"""How a network that starts from weights comes to integers: fine-tuned or not, whichever is better."""
+"""Quantization of a network with pretrained weights: fine-tuned or not, whichever is better."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -93,7 +93,7 @@ def to_integers(
 
 
 class _Followed(NamedTuple):
-  """How good integers are.
+  """Accuracy of a quantized network, and its distance from the float one.
 
   Attributes:
     top1: share of the validation images that is right.

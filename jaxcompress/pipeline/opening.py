@@ -35,7 +35,7 @@ DEFAULT = CompressOptions.preset  # it is no published protocol
 
 
 class Opened(NamedTuple):
-  """All that the phases of a run need.
+  """Data and networks of a run, for its phases.
 
   Attributes:
     data: whose reader has the run's normalization.

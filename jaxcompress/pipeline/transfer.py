@@ -1,4 +1,4 @@
-"""How a network that starts from weights is trained: a head on stored features, and fine-tuning with or
+"""Training of a network with pretrained weights: a head on stored features, and fine-tuning with or
 without a teacher; each step keeps what is best on validation images."""
 
 import dataclasses

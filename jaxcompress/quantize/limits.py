@@ -52,7 +52,7 @@ class Need(NamedTuple):
 
 
 class Shared(NamedTuple):
-  """Which tensors of a graph share a scale.
+  """Tensors of a graph that share a scale.
 
   Attributes:
     key_of: name of each tensor's scale.

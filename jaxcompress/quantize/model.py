@@ -21,7 +21,7 @@ QUANTIZED = "a QuantizedModel, such as state.quantized() or quantize.post_traini
 
 
 class Move(NamedTuple):
-  """How the channels of a tensor differ from the float network's: ``y / scale - shift`` of them.
+  """Scales and shifts between a tensor's channels and the float network's: ``y / scale - shift`` of them.
 
   Attributes:
     scale: (channels,) float64, positive.

@@ -1,4 +1,4 @@
-"""Which quantizer each layer gets."""
+"""Rules that choose the quantizers of layers."""
 
 import dataclasses
 import enum

@@ -1,4 +1,4 @@
-"""Which tensors of a graph are rounded, which share a grid, and which quantizer each of them has.
+"""Sites of quantization: the tensors that are rounded, those that share a grid, and their quantizers.
 
 In the graph with fused activations these are the input and every output, except that ops which only
 move or compare values (pooling, split, shuffle) keep the grid of what they read, and what a
@@ -39,7 +39,7 @@ Apart = frozenset[tuple[str, str]]
 
 
 class Sites(NamedTuple):
-  """Which tensors of a graph are rounded. Hashable.
+  """The tensors of a graph that are rounded. Hashable.
 
   Attributes:
     graph: the graph with fused activations.

@@ -1,4 +1,4 @@
-"""How well each class is told from the others: figures of scores, labels and their confusion."""
+"""Figures of each class from scores and labels, and the confusion of classes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

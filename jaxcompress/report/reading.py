@@ -1,4 +1,4 @@
-"""How a picture becomes what a network reads, in words."""
+"""A description of how a picture becomes the input of a network."""
 
 from typing import Any
 

@@ -235,7 +235,7 @@ class Asked(NamedTuple):
 
 
 class Preemption:
-  """Whether any process was sent SIGTERM, and whether it is time to save: the same answer everywhere.
+  """Agreement of all processes on whether one was sent SIGTERM, and whether it is time to save.
 
   As a context it takes the signal, which otherwise ends a process at once. JAX's own service for
   this waits for a step number to come, and numbers start anew with each phase of a run.

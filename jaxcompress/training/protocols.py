@@ -97,7 +97,7 @@ def _convolutions_only(params: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-  """How a network is trained, whatever the data: epochs, schedule and optimizer.
+  """A training protocol, whatever the data: epochs, schedule and optimizer.
 
   Attributes:
     epochs: passes over the training images.

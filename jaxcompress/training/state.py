@@ -19,7 +19,7 @@ from jaxcompress.training.recipe import Recipe
 
 
 class Placement(NamedTuple):
-  """How a run lies on devices; the static part of a sharded state.
+  """Placement of a run on devices; the static part of a sharded state.
 
   Attributes:
     mesh: the devices; batches and memory banks are split over all its axes.

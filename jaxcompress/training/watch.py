@@ -1,4 +1,4 @@
-"""Whether training goes well: a network that falls back far behind what it could do already."""
+"""Watches training for a network that falls far behind its best accuracy or loss."""
 
 import math
 from collections import deque

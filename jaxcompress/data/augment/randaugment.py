@@ -20,7 +20,7 @@ LEVELS = 30
 
 
 class Op(NamedTuple):
-  """Says what an operation's strength means.
+  """An operation, and the meaning of its strength.
 
   Attributes:
     weakest: its amount at magnitude 0.

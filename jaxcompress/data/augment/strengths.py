@@ -1,4 +1,4 @@
-"""How much training images are changed, in a word: none, light, medium or strong."""
+"""Strengths of augmentation by name: none, light, medium or strong."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args

@@ -1,4 +1,4 @@
-"""Where a network is cut into stages, so that as few bytes as possible are needed at once."""
+"""Cuts a network into stages, so that as few bytes as possible are needed at once."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple

@@ -23,7 +23,7 @@ KERNELS = "tflm"  # whose arithmetic it is
 
 
 class Calls(NamedTuple):
-  """How the network is called, as C expressions.
+  """Calls of the network, as C expressions.
 
   Attributes:
     header: file in ``src`` that declares all of them.

@@ -1,4 +1,4 @@
-"""Where the tensors of a network lie in memory, and in which order it is computed."""
+"""The memory plan of a network: places of its tensors, and the order of its computation."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Kept(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """How a network is computed in one arena.
+  """A plan by which a network is computed in one arena.
 
   Attributes:
     arena: bytes of it.

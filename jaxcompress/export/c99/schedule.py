@@ -166,7 +166,7 @@ def targets(flow: Flow, start: int, stop: int) -> list[int]:
 
 
 class Life(NamedTuple):
-  """When the rows of a tensor are written and last read: places in the order of all calls."""
+  """Times at which the rows of a tensor are written and last read: places in the order of all calls."""
 
   born: np.ndarray
   dies: np.ndarray

@@ -1,4 +1,4 @@
-"""Where tensors lie: which share their bytes, how many of their rows are kept, and at which offset.
+"""Storage of tensors: those that share bytes, the number of rows that are kept, and offsets.
 
 A *place* holds one tensor, or several that are written upon one another row by row. It is a ring of rows:
 row ``y`` lies at ``y % rows``; of a tensor that is kept whole there are as many as it has. Two places may

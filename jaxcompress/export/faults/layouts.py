@@ -1,4 +1,4 @@
-"""How devices may mistake the shape of things: padding, weights, channels, zero points, activations."""
+"""Mistakes of devices about layouts: padding, weights, channels, zero points, activations."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

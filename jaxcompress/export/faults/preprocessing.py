@@ -1,4 +1,4 @@
-"""How devices may read pictures otherwise: resizing, order, normalization, and the rounding to codes."""
+"""Mistakes of devices in reading pictures: resizing, order, normalization, and rounding to codes."""
 
 import dataclasses
 import itertools

@@ -8,7 +8,7 @@ from jaxcompress.export.faults.search import Explanation, grouped
 
 
 class Located(NamedTuple):
-  """Where a device first computed other integers.
+  """The first tensor in which a device computed other integers.
 
   Attributes:
     layer: name of the operation, ``"input"`` for what the network reads; None: nothing differs.

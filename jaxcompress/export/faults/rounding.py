@@ -1,4 +1,4 @@
-"""How devices may round what an operation sums up, and what else they may do to sums and results."""
+"""Mistakes of devices in the rounding of sums, and in sums and results themselves."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial

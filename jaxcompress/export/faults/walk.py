@@ -17,7 +17,7 @@ Arrays = Mapping[str, Any]
 
 
 class Difference(NamedTuple):
-  """How a printed tensor differs from what its operation makes of its inputs.
+  """The difference of a printed tensor from the result of its operation on its inputs.
 
   Attributes:
     share: of the integers that differ.

@@ -1,4 +1,4 @@
-"""Says what a .tflite file is made of, operator by operator, and which runtimes compute it alike."""
+"""Explains a .tflite file operator by operator, and names the runtimes that compute it alike."""
 
 import os
 from collections.abc import Mapping

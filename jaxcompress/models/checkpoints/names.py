@@ -12,7 +12,7 @@ IN_BLOCK = re.compile(r"stage(\d+)_(?:block|conv)(\d+)(?:/(.+))?")
 
 
 class Place(NamedTuple):
-  """Where a block is in a network.
+  """The place of a block in a network.
 
   Attributes:
     stage: number of its stage, from 0.

@@ -33,7 +33,7 @@ class Constant:
 
 
 class Origin(NamedTuple):
-  """Where an operation stands in the user's code.
+  """The place of an operation in the user's code.
 
   Attributes:
     line: file and line, or nothing.

@@ -1,4 +1,4 @@
-"""How the axes of a traced array stand to those of (batch, height, width, channels).
+"""Views: the axes of a traced array in terms of (batch, height, width, channels).
 
 A traced function may turn, split, join and flatten axes as it likes. An axis of its arrays is a list of
 :class:`Atom` s: a run of positions on one of the four axes, with the step between neighbours. Splitting

@@ -1,1 +1,1 @@
-"""Where a quantized network hurts, and how many bits each of its layers needs."""
+"""Analysis of the layers of a quantized network: their errors, and the bits that they need."""

@@ -1,4 +1,4 @@
-"""Where a quantized network hurts, layer by layer, beside the float network it was made from."""
+"""Errors of a quantized network, layer by layer, against the float network that it was made from."""
 
 import math
 from collections.abc import Mapping, Sequence

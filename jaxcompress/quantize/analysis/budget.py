@@ -16,7 +16,7 @@ SLACK = 1e-12  # relative; bounds are floats
 
 
 class Allocation(NamedTuple):
-  """How many bits each layer gets.
+  """The bits of each layer.
 
   Attributes:
     bits: by layer.

@@ -62,7 +62,7 @@ class LayerAnalysis(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-  """Where a quantized network differs from its float one, and which layers are to blame.
+  """Differences of a quantized network from its float one, by layer.
 
   Attributes:
     layers: rows in the order in which the layers run, the input first.

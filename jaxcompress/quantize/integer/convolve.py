@@ -23,7 +23,7 @@ Parts = tuple[tuple[int, int], ...]
 
 
 class Interval(Protocol):
-  """Where values of ``q - zero_point`` lie, as those of a :class:`~jaxcompress.quantize.integer.grid.Grid`."""
+  """The interval of values of ``q - zero_point``, as those of a :class:`~jaxcompress.quantize.integer.grid.Grid`."""
 
   @property
   def low(self) -> int: ...

@@ -1,4 +1,4 @@
-"""How runtimes round: a table from a runtime's name and the bits of activations to its rules."""
+"""Kernel rules of runtimes: a table from a runtime's name and the bits of activations to its rules."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -30,7 +30,7 @@ OfPair = Callable[[Grid, Grid, Grid], Rounding]
 
 
 class Kernels(NamedTuple):
-  """How a runtime rounds.
+  """The kernel rules of a runtime: how it rounds each operation.
 
   Each function makes a rule in numpy: a pytree that, called under ``jit`` on exact integers (values
   of ``q - z``, their products or sums; with 16 bits, sums of products are

@@ -117,7 +117,7 @@ class Stairs(NamedTuple):
 
 
 class FusedMean(NamedTuple):
-  """As :class:`Mean`, products and sums rounded once, as 64-bit Arm's fused instructions do."""
+  """A :class:`Mean` whose products and sums are rounded once, as 64-bit Arm's fused instructions do."""
 
   steps: Stairs
 

@@ -1,4 +1,4 @@
-"""Which tensors keep a grid of their own where they are joined with others: estimated from ranges.
+"""Chooses tensors that keep a grid of their own where they are joined with others, from ranges.
 
 A concatenation copies integers, so that what it joins has one grid. A tensor that is much smaller than
 the others then loses most of its levels, for its other readers as well. It can keep a grid of its own

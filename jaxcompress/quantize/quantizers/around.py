@@ -208,7 +208,7 @@ def freeze_oscillating(
 
 
 class Progress(NamedTuple):
-  """Where a :func:`progressive` quantizer is.
+  """State of a :func:`progressive` quantizer.
 
   Attributes:
     states: of each of its quantizers; those whose time has not come are fresh.

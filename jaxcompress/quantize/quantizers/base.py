@@ -243,7 +243,7 @@ class Learned(NamedTuple):
 
 
 class Anchor(NamedTuple):
-  """Where a trained number starts: measured once, from the first tensor seen in training.
+  """The initial value of a trained number, measured once, on the first tensor seen in training.
 
   So a quantizer that starts late in training fits the numbers as they then are. The trained number
   itself is ``base + delta``, whose gradient is that of ``delta``.

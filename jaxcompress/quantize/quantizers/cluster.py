@@ -28,7 +28,7 @@ Start = Literal["linear", "k-means++"]
 
 
 class Centroids(NamedTuple):
-  """Where the centroids of a layer start.
+  """The initial centroids of a layer.
 
   Attributes:
     base: (clusters - 1,) float32, of the first kernel seen in training, evenly spaced before; zero

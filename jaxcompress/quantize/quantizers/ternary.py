@@ -164,7 +164,7 @@ class LearnedPair(NamedTuple):
 
 
 class PairAnchor(NamedTuple):
-  """Where TTQ's levels start.
+  """The initial values of TTQ's levels.
 
   Attributes:
     above: mean of the weights above the threshold, float32 scalar.
