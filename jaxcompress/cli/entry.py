@@ -18,6 +18,7 @@ from jaxcompress.cli.locating import locate
 from jaxcompress.cli.using import evaluate, predict
 from jaxcompress.terminal import print_in_any_encoding
 
+HEAVY = {"compress", "quantize"}  # commands that compute for long
 YOUNG, MIDDLE, OLD = 100_000, 50, 100  # allocations, and collections of the next younger ones
 
 app = typer.Typer(
@@ -62,7 +63,7 @@ def start() -> None:
   look at all of them again and again, comes rarely: a step is traced in two thirds of the time.
   Arrays are freed by their reference counts as before.
   """
-  if sys.platform == "linux" and "compress" in sys.argv[1:2] and "GLIBC_TUNABLES" not in os.environ:
+  if sys.platform == "linux" and {*sys.argv[1:2]} & HEAVY and "GLIBC_TUNABLES" not in os.environ:
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
   gc.set_threshold(YOUNG, MIDDLE, OLD)
