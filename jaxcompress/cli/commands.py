@@ -1,5 +1,6 @@
 """The commands on models that are there: quantize, export, info, bench and lint."""
 
+import pathlib
 from typing import Any
 
 import typer
@@ -125,7 +126,8 @@ def export(model: str, format: str, **given: Any) -> None:
 @command(
   model=Argument(
     str,
-    "Name of a model, such as mobilenet_v2; all of them if left out. `distill`: the losses.",
+    "Name of a model, such as mobilenet_v2, or a trained one: OUT/student or a file of models.save; all"
+    " names if left out. `distill`: the losses.",
   ),
   width=Parameter(float, "Width multiplier; without a model, of those that have one."),
   classes=Parameter(int, "Number of classes [1000; 100 for networks made for 32 px]."),
@@ -153,7 +155,10 @@ def info(model: Any, width: Any, classes: Any, image_size: Any) -> None:
     return models.summarize(models.create(name, **options), image_size)
 
   options = {} if width is None else {"width": width}
-  if model is not None:
+  if model is not None and model not in models.MODELS and pathlib.Path(model).exists():
+    summary = _summary_of_saved(model, width, classes, image_size)
+    table = tables.layer_table(summary.graph, summary.variables["params"], title=model)
+  elif model is not None:
     summary = summarize(model, options)
     table = tables.layer_table(summary.graph, summary.variables["params"], title=model)
   else:
@@ -164,6 +169,29 @@ def info(model: Any, width: Any, classes: Any, image_size: Any) -> None:
       }
     )
   Console().print(table)
+
+
+def _summary_of_saved(model: str, width: Any, classes: Any, image_size: Any) -> Any:
+  """The summary of a trained network that lies in a folder or a file."""
+  from jaxcompress import models
+  from jaxcompress.nn.operations import count_parameters
+  from jaxcompress.pipeline.networks import network_of, read_network
+
+  for name, value in {"width": width, "classes": classes}.items():
+    if value is not None:
+      raise ValueError(f"{name}: {value} is an option of models by name; leave it out.")
+  if model.endswith(".tflite"):
+    raise ValueError(
+      f"model: {model} is an exported file; `jaxcompress explain` lists its operators."
+    )
+  saved = read_network(model)
+  if saved.image_shape is None:  # it was written without; colour or grey is seen by its parameters
+    count = count_parameters(saved.variables["params"])
+    tried = (models.summarize(saved.module, image_size, channels) for channels in (3, 1))
+    return next(summary for summary in tried if summary.parameters == count)
+  if image_size is not None:
+    return models.summarize(saved.module, image_size, saved.image_shape[2])
+  return network_of(saved.title, None, saved.module, saved.image_shape).summary
 
 
 @command(

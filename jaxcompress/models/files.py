@@ -1,5 +1,6 @@
 """Models in one safetensors file: arrays by path, and in its header how to build the network."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -32,6 +33,7 @@ HEADER = "jaxcompress"  # key of the configuration in the file's metadata
 FORMAT = 1
 MOST_LAYERS = 4096  # more take minutes to trace
 MOST_NAMED = 8  # arrays that do not fit
+COLOUR, GREY = 3, 1  # channels of images
 
 
 def save(
@@ -266,15 +268,23 @@ def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
   return flatten_dict(variables, sep="/")
 
 
-def _check_arrays(argument: str, what: str, model: nn.Module, arrays: Mapping[str, Any]) -> None:
-  wanted = _flat(summarize(model).variables)
+def _misfits(model: nn.Module, arrays: Mapping[str, Any], channels: int) -> list[str]:
+  """Names the arrays that are not those of a network for images of so many channels, and why."""
+  wanted = _flat(summarize(model, channels=channels).variables)
   problems = [f"{key} is missing" for key in wanted if key not in arrays]
   problems += [f"{key} is unknown" for key in arrays if key not in wanted]
-  problems += [
+  return problems + [
     f"{key} is {arrays[key].dtype} {arrays[key].shape}, not {leaf.dtype} {leaf.shape}"
     for key, leaf in wanted.items()
     if key in arrays and (arrays[key].shape, arrays[key].dtype) != (leaf.shape, leaf.dtype)
   ]
+
+
+def _check_arrays(argument: str, what: str, model: nn.Module, arrays: Mapping[str, Any]) -> None:
+  problems = _misfits(model, arrays, COLOUR)
+  if problems:
+    with contextlib.suppress(ValueError):  # of a network that takes no grey images
+      problems = min(problems, _misfits(model, arrays, GREY), key=len)
   if problems:
     more = f", and {len(problems) - MOST_NAMED} more" if len(problems) > MOST_NAMED else ""
     named = ", ".join(problems[:MOST_NAMED])

@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import jaxcompress
 from jaxcompress import distill, export, models
-from jaxcompress.nn import Graph, Node
+from jaxcompress.nn import Graph, Node, init_variables
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.grid import Grid
 
@@ -88,6 +89,21 @@ def test_info_takes_widths_classes_and_sizes(run):
   assert "stage2_block3/conv2" in out and "4x4x192" in out
   code, _, err = run("info", "resnet20", "--width", "0.5")
   assert code == 2 and "width: resnet20 has no such option" in err
+
+
+def test_info_takes_what_was_trained_and_sends_exported_files_to_explain(run, tmp_path):
+  model, file = models.resnet8(7), tmp_path / "net.safetensors"
+  variables = init_variables(model, jax.random.key(0), (28, 28, 1))
+  for side, metadata in ((28, {"image_shape": [28, 28, 1]}), (32, {})):
+    models.save(file, model, variables, metadata=metadata)
+    code, out, err = run("info", str(file))
+    assert code == 0, err
+    assert f"{side}x{side}x16" in out and f"{models.summarize(model, 28, 1).parameters:,}" in out
+  code, out, err = run("info", str(file), "--width", "0.5")
+  assert (code, out) == (2, "") and "width: 0.5 is an option of models by name" in err
+  (tmp_path / "net.tflite").write_bytes(b"")
+  code, out, err = run("info", str(tmp_path / "net.tflite"))
+  assert (code, out) == (2, "") and "jaxcompress explain" in err
 
 
 def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):

@@ -51,6 +51,16 @@ def test_a_model_comes_back_with_its_options_and_every_bit(name, tmp_path):
   assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_network_of_grey_images_comes_back_and_arrays_that_do_not_fit_it_are_named(tmp_path):
+  model, path = models.resnet8(3), tmp_path / "grey.safetensors"
+  variables = init_variables(model, jax.random.key(1), (28, 28, 1))
+  _, same = models.load(models.save(path, model, variables))
+  jax.tree.map(np.testing.assert_array_equal, same, variables)
+  del variables["params"]["classifier"]["bias"]
+  with pytest.raises(ValueError, match=r"fit: params/classifier/bias is missing\.$"):
+    models.save(path, model, variables)
+
+
 def test_metadata_comes_back_and_must_be_json(file, tmp_path):
   assert models.read_header(file) == {}
   model, variables = models.load(file)
