@@ -222,8 +222,8 @@ def drawn_back(run: Context, key: str, network: Network, start: Any, tuned: Any)
     return tuned
   say(
     run.console,
-    f"{key}: {TUNED:.0%} of the way from its initial to the fine-tuned weights, which gets"
-    f" {score.top1:.2%} of the validation images right, against {plain.top1:.2%}; the average is kept",
+    f"{key}: the average, {TUNED:.0%} of the way from the initial to the fine-tuned weights, is kept; it gets"
+    f" {score.top1:.2%} of the validation images right, against {plain.top1:.2%}",
   )
   return between
 

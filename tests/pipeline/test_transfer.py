@@ -141,7 +141,7 @@ def test_the_average_with_the_start_is_kept_where_it_gets_no_fewer_images_right(
   between = transfer.drawn_back(one, "alone", network, start, start)
   for name, leaf in leaves(start).items():
     np.testing.assert_array_equal(leaves(between)[name], leaf)
-  assert "70% of the way from what it began with" in one.console.file.getvalue()
+  assert "70% of the way from the initial to the fine-tuned weights" in one.console.file.getvalue()
 
 
 def test_an_average_that_gets_fewer_images_right_is_not_kept(run, monkeypatch):
