@@ -18,6 +18,7 @@ from jaxcompress.quantize.sites import find_sites
 LOW_BITS = 4  # on average, that the bits of single layers are expected to come down to
 FEWEST_BITS = 2
 DIVISOR = 8  # of the channels that stay
+FROM_SCRATCH = "from scratch"  # the last word of a candidate's name
 NEAR = 0.95  # of the latency that is asked for, since it is measured again at the end
 SENSED = 256  # images on which the sensitivity of layers is measured
 
@@ -48,12 +49,14 @@ class Candidate(NamedTuple):
     width: multiplier of the network that it starts from; None where there is none.
     prunes: whether channels are removed until it fits.
     mixed: whether every layer gets its own bits.
+    fresh: whether it has the shape of the one before, and none of its weights.
   """
 
   name: str
   width: float | None
   prunes: bool = False
   mixed: bool = False
+  fresh: bool = False
 
 
 def sketch(graph: Graph, bits: int = 8) -> quantize.QuantizedModel:
@@ -142,7 +145,8 @@ def plan(
 
   The widest network that fits as it is; the next wider one, from which channels are removed; and,
   where the size counts, the widest whose layers fit with fewer bits, and the next wider one with
-  both.
+  both. Where no width fits as it is, the shape of the one that lost channels is trained from scratch
+  too, so that what was removed is always compared with a network of its size that lost nothing.
 
   Args:
     budget: what a network may cost.
@@ -151,7 +155,7 @@ def plan(
     extra: as for :func:`costs`.
 
   Returns:
-    One to four candidates.
+    Two to five candidates, or one: that fits as it is, or with the fewest bits.
 
   Raises:
     ValueError: if none can; the message says what is the least.
@@ -180,6 +184,8 @@ def plan(
       found.append(Candidate("", widths[wider], prunes=True, mixed=mixed))
   if not found:
     found = _least(budget, ladder, widths[-1], extra)
+  if found[0].prunes and not found[0].mixed:
+    found.insert(1, found[0]._replace(fresh=True))
   named = (candidate._replace(name=_name(candidate)) for candidate in found)
   return tuple(dict.fromkeys(named))
 
@@ -187,6 +193,7 @@ def plan(
 def _name(candidate: Candidate) -> str:
   start = "whole width" if candidate.width is None else f"x{candidate.width:g}"
   changes = ("pruned",) * candidate.prunes + ("mixed bits",) * candidate.mixed
+  changes += (FROM_SCRATCH,) * candidate.fresh
   return " ".join((start, ", ".join(changes))).strip()
 
 

@@ -7,22 +7,18 @@ import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
-import numpy as np
-import optax
 
-from jaxcompress import data as datasets
-from jaxcompress import export, prune, quantize, training
+from jaxcompress import export, quantize
 from jaxcompress.files.records import damaged, from_plain, plain, read_record, write_record
 from jaxcompress.files.writing import write_atomically
-from jaxcompress.nn import Graph
 from jaxcompress.pipeline import budgets, networks, phases
 from jaxcompress.pipeline.budgets import LOW_BITS, SENSED, Budget, Candidate
 from jaxcompress.pipeline.context import DELETE, Context, PhaseSteps
 from jaxcompress.pipeline.networks import Network, TrainedNetwork
+from jaxcompress.pipeline.thinning import kept_network, sample, thinned
 from jaxcompress.quantize.analysis.budget import Allocation, choose_bits
 from jaxcompress.report import text
 from jaxcompress.report.results import Point, Search
@@ -32,7 +28,6 @@ WIDTHS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.18, 0.125)  # that are tried where none 
 PLAN_FILE, TRIALS_FILE = "search.json", "candidates.jsonl"
 FOLDER, MODEL_FILE, FLOAT_FOLDER = "candidates", "model.jcz", "float"
 LONGEST_TITLE = 80  # characters, for the room that a budget leaves
-SCORED = 1024  # training images from which the importance of channels is taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,21 +67,25 @@ class FoundStudent(NamedTuple):
     quantized: the integer network.
     measured: what was.
     search: all candidates, for the report.
+    note: of a narrower network that won over removed channels; empty where none did.
   """
 
   trained: TrainedNetwork
   quantized: quantize.QuantizedModel
   measured: Measured
   search: Search
+  note: str = ""
 
 
 def find_student(run: Context, student: Network, teacher: TrainedNetwork) -> FoundStudent:
   """Finds the best student within the budget of a run.
 
   Candidates start from networks of several widths, which are distilled in float once each. Channels
-  of the least Taylor importance are removed, layers get the bits that cost least by their measured
-  sensitivity, and what is left is trained on, the last part at integers. Every network and result is
-  kept as it is done, so that a run that was killed goes on where it was.
+  of the least Taylor importance for their cost are removed, layers get the bits that cost least by
+  their measured sensitivity, and what is left is trained on, the last part at integers. Beside each
+  network that lost channels stands one of its size that lost none: a narrower one, or the same shape from
+  scratch, trained for as many steps. Every network and result is kept as it is done, so that a run that
+  was killed goes on where it was.
 
   Args:
     run: the run; its options have a budget.
@@ -105,9 +104,10 @@ def find_student(run: Context, student: Network, teacher: TrainedNetwork) -> Fou
   candidates = plan_candidates(run, student)
   ladder = _ladder(run, student)
   done = {result.name: result for result in read_trials(run.folder)}
+  recovers = any(candidate.prunes for candidate in candidates)
   for candidate in candidates:
     if candidate.name not in done:
-      result = _make(run, candidate, ladder[candidate.width], teacher)
+      result = _make(run, candidate, ladder[candidate.width], teacher, recovers=recovers)
       _append(run.folder / TRIALS_FILE, result)
       done[candidate.name] = result
     _say(run, done[candidate.name])
@@ -119,9 +119,12 @@ def find_student(run: Context, student: Network, teacher: TrainedNetwork) -> Fou
     len(run.data.validation),
   )
   home = folder / _slug(best.name)
-  trained = _kept(home / FLOAT_FOLDER, f"{student.name} {best.name}")
+  note = rival_note(candidates, results)
+  if note:
+    say(run.console, note)
+  trained = kept_network(home / FLOAT_FOLDER, f"{student.name} {best.name}")
   quantized = dataclasses.replace(export.load_packed(home / MODEL_FILE), preprocess=run.preprocess)
-  return FoundStudent(trained, quantized, best, search)
+  return FoundStudent(trained, quantized, best, search, note)
 
 
 def plan_candidates(run: Context, student: Network) -> tuple[Candidate, ...]:
@@ -172,6 +175,29 @@ def choose(results: Sequence[Measured]) -> Measured:
   return max(fitting, key=lambda result: (result.top1, -result.bytes))
 
 
+def rival_note(candidates: Sequence[Candidate], results: Sequence[Measured]) -> str:
+  """Says that a network that lost no channels is as good as those that did; empty if none is.
+
+  Examples:
+    >>> make = lambda name, top1: Measured(name, top1, 9, 9, 0.1, 9, {}, True, 1, 1.0)
+    >>> both = Candidate("x0.25", 0.25), Candidate("x0.35 pruned", 0.35, prunes=True)
+    >>> rival_note(both, [make("x0.25", 0.9), make("x0.35 pruned", 0.875)])
+    'x0.25, which lost no channels, is kept: 90.0 % on validation images, 87.5 % of x0.35 pruned'
+    >>> rival_note(both, [make("x0.25", 0.8), make("x0.35 pruned", 0.875)])
+    ''
+  """
+  best = choose(results)
+  lost = {one.name for one in candidates if one.prunes and not one.fresh}
+  pruned = [result for result in results if result.name in lost and result.fits]
+  if best.name in lost or not pruned:
+    return ""
+  other = max(pruned, key=lambda result: result.top1)
+  return (
+    f"{best.name}, which lost no channels, is kept: {text.percent(best.top1)} on validation images,"
+    f" {text.percent(other.top1)} of {other.name}"
+  )
+
+
 def read_trials(folder: str | os.PathLike) -> tuple[Measured, ...]:
   """The candidates that a search has finished so far; a line cut off by a kill is none.
 
@@ -198,19 +224,36 @@ def read_trials(folder: str | os.PathLike) -> tuple[Measured, ...]:
   return tuple(found)
 
 
-def _make(run: Context, candidate: Candidate, whole: Network, teacher: TrainedNetwork) -> Measured:
+def _make(
+  run: Context, candidate: Candidate, whole: Network, teacher: TrainedNetwork, *, recovers: bool
+) -> Measured:
   """Makes a candidate of a whole network, trains it, and measures its files.
 
   What an earlier part of the run made is used; the float network and the packed file are in the
-  candidate's folder.
+  candidate's folder. Where channels are removed of one, all train on for as many steps.
   """
   began, budget = time.perf_counter(), run.options.budget
   home = run.folder / FOLDER / _slug(candidate.name)
   home.mkdir(exist_ok=True)
-  steps = run.steps.float_steps
-  start, recovery, bits = _distilled(run, whole, teacher), 0, {}
-  if candidate.prunes:
-    start, recovery = _pruned(run, candidate, start, home / "start"), max(1, steps // 2)
+  recovery = max(1, run.steps.float_steps // 2) if recovers else 0
+  float_steps, left, bits = run.steps.float_steps + recovery, recovery, dict[str, int]()
+  name = f"{whole.name} {candidate.name}"
+  if candidate.fresh:
+    shape = kept_network(_start(run, candidate), name)
+    start, left = TrainedNetwork(shape.network, None), float_steps
+  else:
+    start = _distilled(run, whole, teacher)
+  if candidate.prunes and not candidate.fresh:
+    start, left = thinned(
+      run,
+      name,
+      start,
+      teacher,
+      _start(run, candidate),
+      bits=min(LOW_BITS, run.options.bits) if candidate.mixed else run.options.bits,
+      recovery=recovery,
+      extra=_extra_bytes(run),
+    )
   rules: tuple[quantize.Rule, ...] = ()
   if candidate.mixed:
     allocation = _allocate(run, start, home / "bits.json")
@@ -222,14 +265,12 @@ def _make(run: Context, candidate: Candidate, whole: Network, teacher: TrainedNe
     teacher,
     lambda latest: run.save(home / FLOAT_FOLDER, TrainedNetwork(network, latest)),
     phase=_slug(candidate.name),
-    steps=PhaseSteps(recovery, run.steps.int_steps),
+    steps=PhaseSteps(left, run.steps.int_steps),
     start=start.variables,
     rules=rules,
   )
   quantized = state.quantized()
-  packed = export.packed(
-    quantized, home / MODEL_FILE, metadata=run.metadata(f"{whole.name} {candidate.name}")
-  )
+  packed = export.packed(quantized, home / MODEL_FILE, metadata=run.metadata(name))
   size, macs, latency_ms = packed.stat().st_size, network.summary.macs, budgets.latency(quantized)
   return Measured(
     candidate.name,
@@ -240,9 +281,15 @@ def _make(run: Context, candidate: Candidate, whole: Network, teacher: TrainedNe
     network.summary.parameters,
     bits,
     budgets.within(Budget(size, macs, latency_ms), budget),
-    steps + recovery + run.steps.int_steps,
+    float_steps + run.steps.int_steps,
     time.perf_counter() - began,
   )
+
+
+def _start(run: Context, candidate: Candidate) -> pathlib.Path:
+  """The folder of what a candidate with fewer channels trains on from, or has the shape of."""
+  pruned = candidate.name.removesuffix(f", {budgets.FROM_SCRATCH}")
+  return run.folder / FOLDER / _slug(pruned) / "start"
 
 
 def _distilled(run: Context, network: Network, teacher: TrainedNetwork) -> TrainedNetwork:
@@ -256,52 +303,6 @@ def _distilled(run: Context, network: Network, teacher: TrainedNetwork) -> Train
   return TrainedNetwork(network, networks.read_network(folder).variables)
 
 
-def _pruned(
-  run: Context, candidate: Candidate, start: TrainedNetwork, folder: pathlib.Path
-) -> TrainedNetwork:
-  """The network without the channels that are too many for the budget."""
-  budget, bits, name = (
-    run.options.budget,
-    run.options.bits,
-    f"{start.network.name} {candidate.name}",
-  )
-  few = min(LOW_BITS, bits) if candidate.mixed else bits
-
-  def fits(graph: Graph) -> bool:
-    return budgets.within(budgets.costs(graph, budget, few, _extra_bytes(run)), budget)
-
-  if not folder.exists():
-    with waiting(run.console, "removing channels"):
-      images, labels = _sample(run)
-      importance = prune.channel_importance(
-        start.network.module,
-        start.variables,
-        images,
-        method="taylor",
-        labels=labels,
-        preprocess=run.preprocess,
-      )
-      keep = prune.fit_channels(importance, fits, divisor=budgets.DIVISOR)
-      module, variables = prune.remove_channels(start.network.module, start.variables, keep)
-      module = module.clone(origin=name)
-      variables = _with_norm_anew(run, module, variables)
-    network = networks.network_of(name, None, module, run.data.image_shape)
-    run.save(folder, TrainedNetwork(network, variables))
-  return _kept(folder, name)
-
-
-def _with_norm_anew(run: Context, module: nn.Module, variables: Any) -> Any:
-  """The variables with the running statistics of training images."""
-  size = run.options.batch_size
-  batches = [
-    datasets.batch_at(run.data.train, size, seed=run.options.seed, position=position)
-    for position in range(max(1, SCORED // size))
-  ]
-  recipe = training.Recipe(student=module, optimizer=optax.identity(), preprocess=run.preprocess)
-  state = training.init_state(recipe, jax.random.key(0), batches[0], student_variables=variables)
-  return training.reestimate_norm(state, batches).variables
-
-
 def _allocate(run: Context, start: TrainedNetwork, path: pathlib.Path) -> Allocation:
   """Bits of the layers with which the packed file fits."""
   if path.exists():
@@ -310,7 +311,7 @@ def _allocate(run: Context, start: TrainedNetwork, path: pathlib.Path) -> Alloca
     found = quantize.sensitivity(
       start.network.module,
       start.variables,
-      _sample(run)[0][:SENSED],
+      sample(run)[0][:SENSED],
       bits=tuple(n for n in (8, 6, 5, 4, 3, 2) if n <= run.options.bits),
       preprocess=run.preprocess,
       progress=False,
@@ -336,21 +337,6 @@ def _trained_at_low_bits(rule: quantize.Rule) -> quantize.Rule:
 def _extra_bytes(run: Context) -> int:
   """Bytes that the metadata takes in the packed file, at most."""
   return len(json.dumps(run.metadata("?" * LONGEST_TITLE)))
-
-
-def _sample(run: Context) -> tuple[np.ndarray, np.ndarray]:
-  """Training images and their labels."""
-  order = np.random.default_rng(run.options.seed).permutation(len(run.data.train))
-  chosen = np.sort(order[:SCORED])
-  return run.data.train.images[chosen], run.data.train.labels[chosen]
-
-
-def _kept(folder: pathlib.Path, name: str) -> TrainedNetwork:
-  """A network that was kept, under another name."""
-  saved = networks.read_network(folder)
-  assert saved.image_shape is not None  # that was kept too
-  network = networks.network_of(name, None, saved.module, saved.image_shape)
-  return TrainedNetwork(network, saved.variables)
 
 
 def _slug(name: str) -> str:

@@ -177,7 +177,8 @@ def search_student(run: Context, student: Network, teacher: TrainedNetwork) -> M
   note_float(run, "distilled", found.trained, found.measured.steps - run.steps.int_steps)
   noted = run.recall()["distilled"]
   run.note(distilled=dataclasses.replace(noted, seconds=found.measured.seconds))
-  return Made(found.trained, found.quantized, "distilled", found.search)
+  notes = (found.note,) if found.note else ()
+  return Made(found.trained, found.quantized, "distilled", found.search, notes)
 
 
 def chosen(run: Context) -> str:

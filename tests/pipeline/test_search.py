@@ -55,6 +55,7 @@ def test_the_widest_that_fits_is_tried_and_what_is_wider_is_pruned(ladder):
   assert budgets.plan(Budget(macs=macs[0.5]), ladder) == (Candidate("x0.5", 0.5),)
   assert budgets.plan(Budget(macs=macs[0.25] - 1), ladder) == (
     Candidate("x0.25 pruned", 0.25, prunes=True),
+    Candidate("x0.25 pruned, from scratch", 0.25, prunes=True, fresh=True),
   )
   size = budgets.packed_size(budgets.sketch(ladder[0.25]))
   assert [candidate.name for candidate in budgets.plan(Budget(size=size), ladder)] == [
@@ -73,8 +74,8 @@ def test_an_impossible_budget_is_refused_with_the_least_that_can_be_reached(ladd
   if name == "latency_ms":
     return
   least = int(str(error.value).split(" reaches is ")[1].split(", with")[0].replace(",", ""))
-  (candidate,) = budgets.plan(Budget(**{name: least}), few)
-  assert candidate.prunes
+  candidate, *rival = budgets.plan(Budget(**{name: least}), few)
+  assert candidate.prunes and [one.fresh for one in rival] == [True] * (name == "macs")
   with pytest.raises(ValueError, match="cannot be met"):
     budgets.plan(Budget(**{name: least - 1}), few)
 
@@ -128,17 +129,17 @@ def run(tmp_path):
 @pytest.fixture
 def trained(monkeypatch):
   """In place of training: the phases that were asked for; the one named in ``stop`` is killed."""
-  asked = SimpleNamespace(phases=[], stop=None)
+  asked = SimpleNamespace(phases=[], steps={}, stop=None)
 
   def distill_student(run, network, teacher, on_float=None, **options):
     phase, start, steps = (options.get(key) for key in ("phase", "start", "steps"))
     asked.phases.append(phase)
-    if on_float is not None:
-      on_float(start)
-    if phase == asked.stop:
-      raise KeyboardInterrupt
     shape = run.data.image_shape
     variables = start or nn.init_variables(network.module, jax.random.key(0), shape)
+    if on_float is not None:
+      on_float(variables)
+    if phase == asked.stop:
+      raise KeyboardInterrupt
 
     def quantized():
       return quantize.post_training(
@@ -151,7 +152,7 @@ def trained(monkeypatch):
         progress=False,
       )
 
-    assert steps.int_steps == 0 or start is not None
+    asked.steps[phase] = steps
     return SimpleNamespace(averaged=SimpleNamespace(variables=variables), quantized=quantized)
 
   monkeypatch.setattr(phases, "distill_student", distill_student)
@@ -168,8 +169,12 @@ def test_a_killed_search_goes_on_and_ends_in_a_file_that_fits(run, trained, monk
   trained.stop = "whole-width-pruned-mixed-bits"
   with pytest.raises(KeyboardInterrupt):
     search.find_student(run, student, teacher)
-  assert trained.phases == ["float-resnet8", "whole-width-pruned", trained.stop]
-  (first,) = search.read_trials(run.folder)
+  pruned, fresh = "whole-width-pruned", "whole-width-pruned-from-scratch"
+  assert trained.phases == ["float-resnet8", f"{pruned}-1", pruned, fresh, trained.stop]
+  assert trained.steps[f"{pruned}-1"] == (1, 0) and trained.steps[pruned] == (1, 2)
+  assert trained.steps[fresh] == (6, 2)  # as many as those of the other in all
+  first, second = search.read_trials(run.folder)
+  assert first.parameters == second.parameters and first.steps == second.steps == 8
   with (run.folder / search.TRIALS_FILE).open("a") as file:
     file.write('{"name": "whole wid')  # a line that a kill cut off
   trained.phases.clear()
@@ -177,10 +182,11 @@ def test_a_killed_search_goes_on_and_ends_in_a_file_that_fits(run, trained, monk
   found = search.find_student(run, student, teacher)
   assert trained.phases == [last]
   results = search.read_trials(run.folder)
-  assert results[0] == first and len(results) == 2
+  assert results[:2] == (first, second) and len(results) == 3
   for line in (run.folder / search.TRIALS_FILE).read_text().splitlines():
     assert json.loads(line)["bytes"] <= 40_000
-  assert len(set(results[1].bits.values())) > 1 and results[0].bits == {}
+  assert len(set(results[2].bits.values())) > 1 and results[0].bits == {}
+  assert bool(found.note) == (found.measured == second)
   assert found.measured == search.choose(results)
   again = export.packed(
     found.quantized, run.folder / "student.jcz", metadata=run.metadata(found.trained.network.title)
