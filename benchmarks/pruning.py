@@ -35,6 +35,7 @@ from shared import append_row, numbers, read_rows
 
 from jaxcompress import distill, models, nn, prune, quantize
 from jaxcompress.pipeline import PRESETS, networks
+from jaxcompress.prune.choose import thinnest
 from jaxcompress.quantize.analysis.budget import choose_bits
 from jaxcompress.quantize.storage import packed_bytes
 
@@ -161,11 +162,19 @@ def narrower(bench, base, most):
   return top1, float_bytes(network.summary.graph), network.summary.graph
 
 
-def fewer_channels(bench, base, most):
-  module, variables = base
-  keep = prune.fit_channels(bench.importance(module, variables), lambda g: float_bytes(g) <= most)
-  module, variables = prune.remove_channels(module, variables, keep)
-  state = bench.tuned(module, bench.args.tune, start=variables)
+def fewer_channels(bench, base, most, rounds=1, cost=None, taught=False):
+  """Channels removed in rounds of which each but the last is trained on for an eighth of the steps."""
+  teacher, steps, between = base if taught else None, bench.args.tune, bench.args.tune // 8
+  most = max(most, float_bytes(thinnest(bench.graph(base[0]))))
+
+  def train(module, variables):
+    return bench.tuned(module, between, start=variables, teacher=teacher).variables
+
+  module, variables = prune.remove_in_steps(
+    *base, bench.importance, float_bytes, most, steps=rounds, cost=cost, train=train
+  )
+  left = steps - (rounds - 1) * between
+  state = bench.tuned(module, left, start=variables, teacher=teacher)
   graph = bench.graph(module)
   return bench.top1(module, state.variables), float_bytes(graph), graph
 
@@ -230,6 +239,10 @@ WAYS = {
   "all at once, distilled": all_at_once,
   "fewer bits": fewer_bits,
   "fewer channels": fewer_channels,
+  "fewer channels, by cost": functools.partial(fewer_channels, cost="weights"),
+  "fewer channels, by cost, in rounds, taught by the whole": functools.partial(
+    fewer_channels, rounds=3, cost="weights", taught=True
+  ),
   "zeros": zeros,
   "zeros, by LAMP": functools.partial(zeros, distribution="lamp"),
   "zeros, one threshold": functools.partial(zeros, distribution="global"),
