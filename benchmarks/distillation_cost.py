@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from glyphs import add_losses, parse_loss
 from rich.console import Console
 from shared import append_row, in_turns, print_row, print_table, read_rows, stateful
+from trainer import add_losses, parse_loss
 
 from jaxcompress import models, ops, training
 from jaxcompress.nn import init_variables

@@ -15,12 +15,12 @@ import pathlib
 import statistics
 import time
 
-from glyphs import BATCH, Glyphs
 from rich.console import Console
 from rich.table import Table
 from shared import spread
+from trainer import BATCH, Trainer
 
-from jaxcompress import distill, models
+from jaxcompress import distill, models, ops
 from jaxcompress.nn import Norm
 from jaxcompress.pipeline import PRESETS
 from jaxcompress.pipeline.context import STEPS
@@ -48,8 +48,9 @@ def main():
   parser.add_argument("--steps", type=int, default=STEPS)
   parser.add_argument("--json", type=pathlib.Path)
   args = parser.parse_args()
+  ops.keep_freed_memory()
   console = Console()
-  bench = Glyphs(console)
+  bench = Trainer(console)
   classes = len(bench.data.classes)
   teacher, student = network(classes, 0.75), network(classes, 0.25)
   started = time.perf_counter()

@@ -19,9 +19,9 @@ import pathlib
 import jax
 import numpy as np
 import optax
-from glyphs import EVAL_BATCH, Glyphs, add_losses, parse_loss
 from rich.console import Console
 from shared import append_row, print_row, print_table, read_rows, spread
+from trainer import EVAL_BATCH, Trainer, add_losses, parse_loss
 
 from jaxcompress import models, ops, training
 from jaxcompress.pipeline import PRESETS, phases
@@ -49,11 +49,11 @@ class Pair:
   def __init__(self, args):
     self.args = args
     self.protocol = dataclasses.replace(PRESETS["default"].protocol, learning_rate=RATE)
-    self.few = Glyphs(console, args.limit)
+    self.few = Trainer(console, args.limit)
     self.teacher, self.student = (
       models.resnet_cifar(depth, len(self.few.data.classes), widths=WIDTHS) for depth in DEPTHS
     )
-    self.given = self.taught(Glyphs(console))
+    self.given = self.taught(Trainer(console))
     images = self.few.data.train.images
     run = jax.jit(functools.partial(self.teacher.apply, train=False))
     said = [

@@ -20,10 +20,10 @@ import time
 
 import jax
 import numpy as np
-from glyphs import Glyphs
 from rich.console import Console
 from rich.table import Table
 from shared import numbers, words
+from trainer import Trainer
 
 from jaxcompress import ops, quantize, training
 from jaxcompress.ops.dispatch import XLA_ONLY
@@ -42,7 +42,7 @@ LOW_BITS = {
 }
 
 
-class Bench(Glyphs):
+class Bench(Trainer):
   """A data set, and everything that is done with one network on it."""
 
   def tuned(self, network, steps, peak, name, variables=None, plan=None):
@@ -155,6 +155,7 @@ def main():
   parser.add_argument("--no-qwix", action="store_true")
   parser.add_argument("--json", type=pathlib.Path)
   args = parser.parse_args()
+  ops.keep_freed_memory()
   console, results, started = Console(), {}, time.perf_counter()
   bench = Bench(console)
   for name in args.models:

@@ -1,4 +1,4 @@
-"""Networks trained and judged on the built-in glyphs, alike in all benchmarks of accuracy."""
+"""Networks trained and judged on a data set, alike in all benchmarks of accuracy."""
 
 import argparse
 import functools
@@ -14,11 +14,11 @@ from jaxcompress import distill, training
 BATCH, EVAL_BATCH = 64, 250
 
 
-class Glyphs:
-  """The data set, and what is done with networks on it."""
+class Trainer:
+  """A data set, by default the built-in glyphs, and what is done with networks on it."""
 
-  def __init__(self, console: Console, limit: int | None = None):
-    self.data, self.console = datasets.load("glyphs", limit=limit), console
+  def __init__(self, console: Console, limit: int | None = None, name: str = "glyphs"):
+    self.data, self.console = datasets.load(name, limit=limit), console
     self.preprocess = datasets.Preprocess()
 
   def batch_at(self, position: int, seed: int = 0):
@@ -26,7 +26,8 @@ class Glyphs:
 
   def recipe(self, model, optimizer, **parts) -> training.Recipe:
     """How a network is trained, with augmentation."""
-    own = {"augment": datasets.Augment(crop=2), "preprocess": self.preprocess}
+    augment = datasets.Augment(crop=2, flip=bool(self.data.flip))
+    own = {"augment": augment, "preprocess": self.preprocess}
     own |= {"frozen_rate": 1.0}  # schedules here are low where statistics are frozen
     return training.Recipe(student=model, optimizer=optimizer, **(own | parts))
 
