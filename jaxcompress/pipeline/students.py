@@ -166,7 +166,8 @@ def train_student(run: Context, student: Network, teacher: TrainedNetwork | Outs
   assert best is not None
   if state is None or not goes_on:
     state = phases.quantize_alone(run, student, best.variables)
-  return Made(best, state.quantized(), made_from)
+  quantized, notes = integers.checked(run, student, best.variables, state.quantized())
+  return Made(best, quantized, made_from, notes=notes)
 
 
 def search_student(run: Context, student: Network, teacher: TrainedNetwork) -> Made:
