@@ -128,12 +128,19 @@ def lsq() -> quantize.Quantization:
   return quantize.Quantization(weights=quantize.lsq(8), activations=quantize.lsq_activations(8))
 
 
+def delayed() -> quantize.Quantization:
+  """8 bits with the ranges of the step before."""
+  return quantize.int8(delayed=True)
+
+
 CASES = {
   "float32": Case(),
   "bfloat16": Case(dtype=jnp.bfloat16),
   "int8": Case(quantize.int8),
   "int8, bfloat16": Case(quantize.int8, jnp.bfloat16),
   "LSQ": Case(lsq),
+  "int8, delayed": Case(delayed),
+  "int8, delayed, local": Case(delayed, options={"batch_norm": "local"}),
   "int8, CRD": Case(quantize.int8, memory=True),
   "float32, no teacher": Case(teacher=False),
   "float32, plain": Case(teacher=False, plain=True),
