@@ -1,12 +1,16 @@
 """Marked programs of pages run as they stand, on less data."""
 
+import operator
+import re
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import jaxcompress
 from jaxcompress import models
 from tests.golden.parity import weights as parity
-from tests.programs import programs_of, run
+from tests.programs import ROOT, programs_of, run
 
 pytestmark = pytest.mark.usefixtures("programs_forgotten")
 
@@ -51,3 +55,11 @@ def test_a_state_trains_on_a_mesh():
   names = run(programs_of("docs/how-to/scale-out.md")["mesh"])
   assert int(names["state"].step) == 3
   assert names["state"].placement.mesh == names["mesh"]
+
+
+def test_what_tables_say_to_write_exists():
+  page = (ROOT / "docs/how-to/coming-from.md").read_text()
+  names = re.findall(r"\bjc\.([\w.]+)\(", page)
+  assert len(names) > 8
+  for name in names:
+    assert callable(operator.attrgetter(name)(jaxcompress))
