@@ -82,15 +82,17 @@ def multiply(function: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array
   grids = _grids.value
   if grids is None:
     return function(x, kernel.astype(x.dtype))
-  plain = lambda *arrays: function(*(a.astype(grids.dtype) for a in arrays)).astype(x.dtype)  # noqa: E731
   if grids.active is False:
-    return plain(x, kernel)
+    return _plain(function, grids.dtype, x, kernel)
   pair = jax.lax.stop_gradient((grids.x, grids.kernel))
   how = function, current(), jnp.dtype(grids.dtype)
-  of_steps = lambda x, kernel: _product(*how, x, kernel, pair)  # noqa: E731
   if grids.active is True:
-    return of_steps(x, kernel)
-  return jax.lax.cond(grids.active, of_steps, plain, x, kernel)
+    return _product(*how, x, kernel, pair)
+  return _chosen(*how, x, kernel, pair, grids.active)
+
+
+def _plain(function, dtype, x, kernel):
+  return function(x.astype(dtype), kernel.astype(dtype)).astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -131,6 +133,38 @@ def _backward(function, names, dtype, saved, g):
 
 
 _product.defvjp(_forward, _backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _chosen(function, names, dtype, x, kernel, pair, active):
+  return _forward_chosen(function, names, dtype, x, kernel, pair, active)[0]
+
+
+def _forward_chosen(function, names, dtype, x, kernel, pair, active):
+  """One of two forward passes, and one backward pass for both.
+
+  Two backward passes in branches would keep what both need, and devices would exchange the gradients of
+  each branch and each layer by themselves.
+  """
+  y = jax.lax.cond(
+    active,
+    lambda *arrays: _forward(function, names, dtype, *arrays, pair)[0],
+    lambda *arrays: _plain(function, dtype, *arrays),
+    *(x, kernel),
+  )
+  kept = tuple(
+    jnp.where(active, steps_of(a, grid.scale), a).astype(dtype)
+    for a, grid in zip((x, kernel), pair, strict=True)
+  )
+  scales = tuple(Grid(jnp.where(active, grid.scale, 1.0)) for grid in pair)
+  return y, (kept, scales)
+
+
+def _backward_chosen(function, names, dtype, saved, g):
+  return *_backward(function, names, dtype, saved, g), None
+
+
+_chosen.defvjp(_forward_chosen, _backward_chosen)
 
 
 def steps_of(x: jax.Array, scale: jax.Array) -> jax.Array:

@@ -39,6 +39,11 @@ def test_a_step_compiles_for_eight_tpus(case):
   assert found.donated == 1 and found.cost.collectives > 0
 
 
+def test_delayed_ranges_and_local_statistics_leave_a_handful_of_messages():
+  found = compiled(*step_of("int8, delayed, local", EIGHT), QUICK)
+  assert 0 < found.cost.collectives <= 20
+
+
 @pytest.mark.parametrize("name", ["H100 x1", "H100 x8"])
 def test_a_step_compiles_for_gpus(name):
   found = compiled(*step_of("int8", name))

@@ -145,6 +145,33 @@ def test_what_is_not_on_its_grid_is_multiplied_as_it_is():
   np.testing.assert_allclose(run(jnp.bool_(True)), case.expected(np.ones((3, 2)))[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("way", list(WAYS))
+@pytest.mark.parametrize("active", [True, False])
+def test_a_switch_in_the_program_gives_values_and_gradients_of_one_outside(way, active):
+  target, dtype, codes = WAYS[way]
+  case = Case(matmul, (6, 7), (7, 3))
+
+  def run(switch):
+    with traced_for(target), ops.formulations(codes=codes), on_grids(case.grids(switch, dtype)):
+      y, pull_back = jax.vjp(partial(multiply, matmul), *case.arrays)
+      return y, *pull_back(jnp.cos(y))
+
+  known = jax.jit(lambda: run(active))()
+  close = 2**-7 if dtype == jnp.bfloat16 else 1e-6  # compilers leave out roundings to bfloat16
+  for ours, theirs in zip(jax.jit(run)(jnp.bool_(active)), known, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=close, atol=close)
+
+
+def test_a_switch_in_the_program_has_branches_in_the_forward_pass_alone():
+  case = Case(matmul, (6, 7), (7, 3))
+
+  def gradient(active):
+    with on_grids(case.grids(active)):
+      return jax.grad(lambda x, kernel: multiply(matmul, x, kernel).sum(), (0, 1))(*case.arrays)
+
+  assert str(jax.make_jaxpr(gradient)(jnp.bool_(True))).count("cond[") == 1
+
+
 @pytest.mark.parametrize("precision", ["highest", "float32"])
 def test_float32_keeps_its_digits_on_accelerators_where_it_is_told_to(precision):
   with traced_for("tpu"), jax.default_matmul_precision(precision):
