@@ -152,16 +152,16 @@ def _forward_chosen(function, names, dtype, x, kernel, pair, active):
     lambda *arrays: _plain(function, dtype, *arrays),
     *(x, kernel),
   )
-  kept = tuple(
-    jnp.where(active, steps_of(a, grid.scale), a).astype(dtype)
-    for a, grid in zip((x, kernel), pair, strict=True)
-  )
-  scales = tuple(Grid(jnp.where(active, grid.scale, 1.0)) for grid in pair)
-  return y, (kept, scales)
+  return y, (x, kernel, pair, active)  # which others keep, too; steps would be copies
 
 
 def _backward_chosen(function, names, dtype, saved, g):
-  return *_backward(function, names, dtype, saved, g), None
+  *arrays, pair, active = saved
+  kept = tuple(
+    jnp.where(active, steps_of(a, grid.scale), a) for a, grid in zip(arrays, pair, strict=True)
+  )
+  scales = tuple(Grid(jnp.where(active, grid.scale, 1.0)) for grid in pair)
+  return *_backward(function, names, dtype, (kept, scales), g), None
 
 
 _chosen.defvjp(_forward_chosen, _backward_chosen)
