@@ -29,8 +29,8 @@ NAMES = {
 WAYS = {  # in the legend's order
   "all at once, distilled": style.ACCENT,
   "fewer bits": "#2563eb",
-  "fewer channels": "#d97706",
-  "zeros, one threshold": "#db2777",
+  "fewer channels, by cost, in rounds, taught by the whole": "#d97706",
+  "zeros": "#db2777",
   "narrower": "#64748b",
 }
 LEAST = 0.5  # top-1 that is still drawn
@@ -53,10 +53,17 @@ def draw_sizes(ax, measured):
   whole = next(row for row in measured if row["way"] == "float")
   ax.plot(whole["bytes"], whole["top1"], "s", color=style.INK, ms=7, label="float network")
   for way, color in WAYS.items():
-    own = [r for r in measured if r["way"] == way and r["top1"] >= LEAST]
+    own = [r for r in measured if r["way"] == way and "/" in r["goal"] and r["top1"] >= LEAST]
     own = sorted({(r["bytes"], r["top1"]) for r in own})
     bold = 2.6 if color == style.ACCENT else 1.4
-    ax.plot(*zip(*own, strict=True), "o-", color=color, ms=2 * bold, lw=bold, label=way)
+    ax.plot(
+      *zip(*own, strict=True),
+      "o-",
+      color=color,
+      ms=2 * bold,
+      lw=bold,
+      label=way.partition(", by cost")[0],
+    )
   ax.set_xscale("log")
   ax.set_xlim(30e3, 800e3)
   ax.set_ylim(LEAST, 1)
@@ -85,7 +92,8 @@ def main():
   parser.add_argument("--out", type=pathlib.Path, default=images / "measured.png")
   args = parser.parse_args()
   steps = read_rows(args.results / "peers.jsonl", **STEP)
-  args.out.write_bytes(style.png(picture(steps, read_rows(args.results / "pruning.jsonl"))))
+  sizes = read_rows(args.results / "pruning.jsonl", data="glyphs", model="mobilenet_v2")
+  args.out.write_bytes(style.png(picture(steps, sizes)))
 
 
 if __name__ == "__main__":
