@@ -126,7 +126,7 @@ def is_finished(folder: pathlib.Path, options: CompressOptions | None = None) ->
 
   Args:
     folder: of the run.
-    options: that are asked for now; with more epochs than the run has it is not finished.
+    options: those asked for now; a run that they give more epochs is not finished.
   """
   if not (folder / REPORT_FILE).is_file():
     return False
@@ -156,7 +156,7 @@ def plan_epochs(
 
   Args:
     folder: of the run; without one there are the options' alone.
-    options: that are asked for now; other epochs than those of the last round are a further one.
+    options: those asked for now; epochs other than the last round's make a further round.
 
   Raises:
     ValueError: if a file of the run is damaged.

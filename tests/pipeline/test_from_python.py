@@ -20,18 +20,10 @@ from jaxcompress.pipeline.given import hash_of_data
 from jaxcompress.pipeline.networks import read_network
 from jaxcompress.pipeline.outcome import better
 from jaxcompress.report import Entry
+from tests.pipeline.stripes import stripes
 
-SIDE, CLASSES = 12, ("lying", "standing")
+CLASSES = ("lying", "standing")
 TINY = {"epochs": 2, "batch_size": 16, "quiet": True}
-
-
-def stripes(count, seed):
-  """Images whose stripes lie or stand."""
-  labels = np.arange(count, dtype=np.int32) % 2
-  images = np.random.default_rng(seed).integers(0, 99, (count, SIDE, SIDE, 3)).astype(np.uint8)
-  images[labels == 0, ::3] += 150
-  images[labels == 1, :, ::3] += 150
-  return datasets.Split(images, labels, [f"{i}.png" for i in range(count)])
 
 
 @pytest.fixture(scope="module")

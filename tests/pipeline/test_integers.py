@@ -16,18 +16,9 @@ from jaxcompress import models, quantize
 from jaxcompress.pipeline import integers
 from jaxcompress.pipeline.context import Score
 from jaxcompress.pipeline.networks import network_of
+from tests.pipeline.stripes import SIDE, stripes
 
-SIDE = 12
 PREPROCESS = jc.data.Preprocess()
-
-
-def stripes(count, seed):
-  """Images whose stripes lie or stand."""
-  labels = np.arange(count, dtype=np.int32) % 2
-  images = np.random.default_rng(seed).integers(0, 99, (count, SIDE, SIDE, 3)).astype(np.uint8)
-  images[labels == 0, ::3] += 150
-  images[labels == 1, :, ::3] += 150
-  return datasets.Split(images, labels)
 
 
 @pytest.fixture(scope="module")
