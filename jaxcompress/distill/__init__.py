@@ -14,7 +14,7 @@ from jaxcompress.distill.combine import (
   unweighted,
 )
 from jaxcompress.distill.contrastive import crd, in_batch_infonce
-from jaxcompress.distill.decoupled import dkd, nkd
+from jaxcompress.distill.decoupled import dkd, nkd, rld
 from jaxcompress.distill.factors import factor, paraphrase
 from jaxcompress.distill.flow import fsp, kdsvd
 from jaxcompress.distill.hints import fitnet, project, simkd, vid
@@ -23,6 +23,7 @@ from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
 from jaxcompress.distill.relations import correlation, pkt, rkd, similarity
 from jaxcompress.distill.reviews import hcl, review
 from jaxcompress.distill.teachers import for_teachers, patient, teacher_head
+from jaxcompress.distill.transformed import ttm, wttm
 from jaxcompress.distill.zoo import DISTILLERS, parse
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
   "project",
   "review",
   "rkd",
+  "rld",
   "scale",
   "similarity",
   "simkd",
@@ -72,6 +74,8 @@ __all__ = [
   "stateful",
   "stateless",
   "teacher_head",
+  "ttm",
   "unweighted",
   "vid",
+  "wttm",
 ]

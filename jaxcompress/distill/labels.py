@@ -181,6 +181,26 @@ def of_class(x: jax.Array, label: jax.Array) -> jax.Array:
   return jnp.take_along_axis(x, label[..., None], axis=-1)[..., 0]
 
 
+def likeliest(batch: Batch) -> jax.Array:
+  """Each example's class, for losses that know one alone.
+
+  Args:
+    batch: what :func:`expected` gets.
+
+  Returns:
+    (batch,) int32: the ``label``, or the first of the largest shares of ``target``; -1, which is of
+    no class, where those are no distribution.
+
+  Examples:
+    >>> likeliest({"target": jnp.array([[0.2, 0.8], [3.0, 0.0]])}).tolist()
+    [1, -1]
+  """
+  if "target" not in batch:
+    return classes_of(batch["label"])
+  target = jnp.asarray(batch["target"])
+  return jnp.where(_are_shares(target), jnp.argmax(target, axis=-1), -1).astype(jnp.int32)
+
+
 def expectation(p: jax.Array, x: jax.Array) -> jax.Array:
   """``sum_c p_c x_c`` over the last axis, where an impossible class costs nothing.
 

@@ -10,7 +10,7 @@ from jaxcompress.distill.base import LossTransform
 from jaxcompress.distill.boundaries import ab, ofd
 from jaxcompress.distill.combine import named_chain, scale, unweighted
 from jaxcompress.distill.contrastive import crd, in_batch_infonce
-from jaxcompress.distill.decoupled import dkd, nkd
+from jaxcompress.distill.decoupled import dkd, nkd, rld
 from jaxcompress.distill.factors import factor, paraphrase
 from jaxcompress.distill.flow import fsp, kdsvd
 from jaxcompress.distill.hints import fitnet, simkd, vid
@@ -18,6 +18,7 @@ from jaxcompress.distill.logit_relations import dist, mlkd, srd
 from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
 from jaxcompress.distill.relations import correlation, pkt, rkd, similarity
 from jaxcompress.distill.reviews import review
+from jaxcompress.distill.transformed import ttm, wttm
 
 LABELS = "cross_entropy"
 
@@ -68,6 +69,11 @@ DISTILLERS = {
   "nkd": Distiller(
     nkd, "logits", "−t_y log s_y − γT² Σ N(t) log N(s), c ≠ y", ("logits", "label"), 1.0, weighs=True,
   ),
+  "rld": Distiller(
+    rld, "logits", "α KL(t_top ‖ s_y) + β T² KL below the label", ("logits", "label"), 1.0, weighs=True,
+  ),
+  "ttm": Distiller(ttm, "logits", "KL(softmax(γ z_t) ‖ p_s)", ("logits",), 45.0, weighs=True),
+  "wttm": Distiller(wttm, "logits", "Σ p_t^γ · KL(softmax(γ z_t) ‖ p_s)", ("logits",), 4.0, weighs=True),
   "lskd": Distiller(lskd, "logits", "T² KL of softmax(z-score(logits)/T)", ("logits",), 9.0, 0.1, weighs=True),
   "ctkd": Distiller(ctkd, "logits", "KD, min over s, max over T", ("logits",), 0.9, None, weighs=True),
   "dist": Distiller(dist, "logits", "1 − pearson(rows) + 1 − pearson(columns)", ("logits",), 1.0),

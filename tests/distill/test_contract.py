@@ -74,6 +74,9 @@ TABLE = {
   "kd_scheduled": Row(lambda: kd(optax.linear_schedule(1.0, 4.0, 10)), ("logits",)),
   "dkd": golden(distill.dkd, "logits"),
   "nkd": Row(distill.nkd, ("logits",)),
+  "rld": golden(distill.rld, "logits"),
+  "ttm": golden(distill.ttm, "logits"),
+  "wttm": golden(distill.wttm, "logits"),
   "lskd": golden(distill.lskd, "logits"),
   "ctkd": Row(lambda: distill.ctkd(10), ("logits",), smooth=False),  # reversed by design
   "ctkd_per_example": Row(

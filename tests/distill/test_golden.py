@@ -179,6 +179,22 @@ CASES = {
       ("a0_b1_T4", 0, 1, 4),
     ]
   },
+  **{  # zju-SWJ/RLD at d54578f
+    f"rld_a{a}_b{b}_T{t}_t{c}": Case(
+      "rld",
+      always(distill.rld(a, b, t, confidence_temperature=c)),
+      "logits",
+      f"_a{a}_b{b}_T{t}_t{c}",
+    )
+    for a, b, t, c in [(1, 8, 4, 1), (1, 0.5, 1, 1), (1, 0, 4, 2), (0, 1, 4, 1)]
+  },
+  **{  # zkxufo/TTM at fe457b3
+    f"{name}_{exponent}": Case(
+      "transformed", always(getattr(distill, name)(exponent)), "logits", f"_{name}_{exponent}"
+    )
+    for name in ("ttm", "wttm")
+    for exponent in (0.1, 0.5)
+  },
   "dist": Case("dist", always(distill.dist()), "logits", "_b1_g1_tau1"),
   "dist_tau4": Case("dist", always(distill.dist(2, 2, 4)), "logits", "_b2_g2_tau4"),
   "lskd_soft": Case(

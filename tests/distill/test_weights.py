@@ -26,6 +26,8 @@ BY_EXAMPLE = {
   "ctkd_per_example": lambda: distill.ctkd(10, per_example=True, hidden=3),
   "dkd": distill.dkd,
   "nkd": distill.nkd,
+  "rld": distill.rld,
+  "wttm": distill.wttm,
   "attention": distill.attention,
   "nst": distill.nst,
   "cat_kd": distill.cat_kd,
