@@ -8,6 +8,7 @@ if TYPE_CHECKING:
   from jaxcompress.data.augment.basic import Augment, Views, compose
   from jaxcompress.data.augment.boxes import RandomErasing, RandomResizedCrop
   from jaxcompress.data.augment.color import ColorJitter
+  from jaxcompress.data.augment.fixmatch import FixMatchAugment
   from jaxcompress.data.augment.mixing import Mix
   from jaxcompress.data.augment.randaugment import RandAugment
   from jaxcompress.data.augment.strengths import augmentation
@@ -42,6 +43,7 @@ __all__ = [
   "CropOnRead",
   "DamagedError",
   "Dataset",
+  "FixMatchAugment",
   "ImageReader",
   "InputError",
   "Mix",

@@ -18,12 +18,13 @@ from jaxcompress.distill.decoupled import dkd, nkd, rld
 from jaxcompress.distill.factors import factor, paraphrase
 from jaxcompress.distill.flow import fsp, kdsvd
 from jaxcompress.distill.hints import fitnet, project, simkd, vid
-from jaxcompress.distill.logit_relations import dist, mlkd, srd
+from jaxcompress.distill.logit_relations import dist, mlkd, mlkd_lskd, srd
 from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
 from jaxcompress.distill.relations import correlation, pkt, rkd, similarity
 from jaxcompress.distill.reviews import hcl, review
 from jaxcompress.distill.teachers import for_teachers, patient, teacher_head
 from jaxcompress.distill.transformed import ttm, wttm
+from jaxcompress.distill.views import crld
 from jaxcompress.distill.zoo import DISTILLERS, parse
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
   "chain",
   "correlation",
   "crd",
+  "crld",
   "cross_entropy",
   "ctkd",
   "dist",
@@ -54,6 +56,7 @@ __all__ = [
   "keep_where",
   "lskd",
   "mlkd",
+  "mlkd_lskd",
   "named_chain",
   "nkd",
   "nst",

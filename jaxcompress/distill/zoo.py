@@ -14,11 +14,12 @@ from jaxcompress.distill.decoupled import dkd, nkd, rld
 from jaxcompress.distill.factors import factor, paraphrase
 from jaxcompress.distill.flow import fsp, kdsvd
 from jaxcompress.distill.hints import fitnet, simkd, vid
-from jaxcompress.distill.logit_relations import dist, mlkd, srd
+from jaxcompress.distill.logit_relations import dist, mlkd, mlkd_lskd, srd
 from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
 from jaxcompress.distill.relations import correlation, pkt, rkd, similarity
 from jaxcompress.distill.reviews import review
 from jaxcompress.distill.transformed import ttm, wttm
+from jaxcompress.distill.views import crld
 
 LABELS = "cross_entropy"
 
@@ -41,6 +42,7 @@ class Distiller(NamedTuple):
     stays: whether the loss is part of the main stage.
     first_rate: the most that the learning rate of the first stage may be; None: any.
     weighs: whether it takes examples one by one, and so weighs them by a batch's ``weight``.
+    views: augmentations of each image, weak ones and then strong ones, that make up its batch.
   """
 
   make: Callable[..., LossTransform]
@@ -55,6 +57,7 @@ class Distiller(NamedTuple):
   stays: bool = True
   first_rate: float | None = None
   weighs: bool = False
+  views: int = 1
 
 
 TRUNK = ("student", "!last", "loss")
@@ -79,6 +82,12 @@ DISTILLERS = {
   "dist": Distiller(dist, "logits", "1 − pearson(rows) + 1 − pearson(columns)", ("logits",), 1.0),
   "mlkd": Distiller(
     mlkd, "logits", "Σ_T KD + |PPᵀ difference|²/B + |PᵀP difference|²/C", ("logits",), 1.0
+  ),
+  "mlkd_lskd": Distiller(
+    mlkd_lskd, "logits", "MLKD on z-scores of a weak and a strong view", ("logits",), 9.0, 0.2, views=2,
+  ),
+  "crld": Distiller(
+    crld, "logits", "KD within and across views where t is sure", ("logits",), 1.0, 2.0, views=2,
   ),
   "srd": Distiller(srd, "logits", "2 log Σ|n(Ws) − n(t)|⁴ + KL", ("pooled", "logits"), 1.0),
   "fitnet": Distiller(fitnet, "features", "mean (r(s) − t)²", ("maps",), 100.0),
@@ -141,6 +150,8 @@ class Parsed(NamedTuple):
     trainable: paths that the main stage moves.
     weights: of the main stage, by name, cross-entropy included.
     first_rate: the most that the learning rate of the first stage may be; None: any.
+    views: augmentations of each image that the main stage's batches are to have, as
+      :class:`jaxcompress.data.Views` makes them: weak ones, and then strong ones.
   """
 
   loss: LossTransform
@@ -149,6 +160,7 @@ class Parsed(NamedTuple):
   trainable: tuple[str, ...]
   weights: dict[str, float]
   first_rate: float | None = None
+  views: int = 1
 
   def first_stage_rate(self, rate: float) -> float:
     """The constant learning rate of the first stage where the main one starts at ``rate``.
@@ -236,6 +248,7 @@ def parse(text: str, *, num_examples: int | None = None, **settings: Any) -> Par
     trainable=EVERYTHING + frozen,
     weights={name: weight for name, weight in weights.items() if weight > 0},
     first_rate=min((r for n in first if (r := DISTILLERS[n].first_rate) is not None), default=None),
+    views=max(method.views for method in chosen.values()),
   )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from jaxcompress import data as datasets
@@ -197,6 +198,7 @@ def distillation_recipe(
     run,
     network,
     optimizer=optimizer_at(rate),
+    **({} if asked.views == 1 else {"augment": augmented(run, asked.views)}),
     **taught_by(teacher),
     ema=protocol.ema,
     loss=asked.loss,
@@ -298,6 +300,12 @@ def check_losses(
   asked = losses_of(options, len(train))
   few = min(SEEN_FIRST, options.batch_size)
   example = datasets.batch_at(train, few, seed=0, position=0)
+  if asked.views > 1 and isinstance(teacher, OutsideTeacher):
+    raise ValueError(
+      f"distill: {options.distill!r} compares {asked.views} views of each image, and the outputs of"
+      f" {teacher.title} are of one; name a model as teacher, or another loss."
+    )
+  example = jax.tree.map(lambda x: np.concatenate([x] * asked.views), example)
   variables = [student.summary.variables]
   if isinstance(teacher, OutsideTeacher):
     example = teacher.cache.with_outputs(example, few, position=0)
@@ -322,6 +330,12 @@ def check_losses(
   jax.eval_shape(try_losses, tuple(variables), example)
 
 
+def augmented(run: Context, views: int = 1) -> Callable[..., Any]:
+  """How the step changes images of a run, and into how many views of each."""
+  cropped = run.crop is not None
+  return run.preset.augmented(run.data, run.options.augment, cropped=cropped, views=views)
+
+
 def recipe_of(run: Context, network: Network, **parts: Any) -> training.Recipe:
   """The recipe of a network in a run.
 
@@ -333,7 +347,7 @@ def recipe_of(run: Context, network: Network, **parts: Any) -> training.Recipe:
   return training.Recipe(
     **{
       "student": network.module,
-      "augment": run.preset.augmented(run.data, run.options.augment, cropped=run.crop is not None),
+      "augment": augmented(run),
       "ema": run.preset.protocol_of(network.name).ema,
       "frozen_rate": 1.0,  # FINE_TUNE has lowered it already
       "preprocess": run.preprocess_of(network),

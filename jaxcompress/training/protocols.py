@@ -198,6 +198,15 @@ PROTOCOLS = {
   "cifar-steps-light": Protocol(
     epochs=240, batch_size=64, learning_rate=0.01, schedule="steps", milestones=(150, 180, 210)
   ),
+  # sunshangquan/logit-standardization-KD, configs/cifar100/mlkd: twice as long, with RepDistiller's
+  # milestones, so that the smallest rate has 270 of 480 epochs.
+  "cifar-long": Protocol(
+    epochs=480, batch_size=64, learning_rate=0.025, schedule="steps", milestones=(150, 180, 210)
+  ),
+  # The same for MobileNet and ShuffleNet students; 960 epochs for ShuffleNets.
+  "cifar-long-light": Protocol(
+    epochs=480, batch_size=64, learning_rate=0.01, schedule="steps", milestones=(150, 180, 210)
+  ),
   "cifar-cosine": Protocol(
     epochs=200,
     batch_size=128,

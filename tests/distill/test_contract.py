@@ -85,6 +85,8 @@ TABLE = {
   "dist": golden(distill.dist, "logits"),
   "mlkd": Row(distill.mlkd, ("logits",)),
   "mlkd_two_views": Row(lambda: distill.mlkd(views=2), ("logits",)),
+  "mlkd_lskd": golden(distill.mlkd_lskd, "logits"),
+  "crld": golden(lambda: distill.crld(weak_confidence=0.1), "logits"),
   "srd": Row(distill.srd, ("logits", "pooled")),
   "fitnet": golden(distill.fitnet, "maps"),
   "vid": golden(distill.vid, "maps"),

@@ -195,6 +195,24 @@ CASES = {
     for name in ("ttm", "wttm")
     for exponent in (0.1, 0.5)
   },
+  # the CRLD authors' distiller, and sunshangquan/logit-standardization-KD at f6e5aa5
+  "crld": Case("views", always(distill.crld(strong_confidence=0.7)), "logits", "_crld"),
+  **{
+    f"mlkd_lskd_{t}_{weight}": Case(
+      "views",
+      always(
+        distill.chain(
+          distill.scale(0.2, distill.cross_entropy()),
+          distill.scale(weight, distill.mlkd_lskd(t)),
+        )
+      ),
+      "logits",
+      f"_mlkd_{t}_{weight}",
+      params=lambda torch: ((), ()),
+      state=lambda arrays, after: (ScaleState((), ()),) * 2,
+    )
+    for t, weight in [(2, 9), (4, 6)]
+  },
   "dist": Case("dist", always(distill.dist()), "logits", "_b1_g1_tau1"),
   "dist_tau4": Case("dist", always(distill.dist(2, 2, 4)), "logits", "_b2_g2_tau4"),
   "lskd_soft": Case(

@@ -264,6 +264,8 @@ EVERYTHING = {
   "ctkd": distill.ctkd(10),
   "ctkd_per_example": distill.ctkd(10, per_example=True, hidden=3),
   "mlkd": distill.mlkd((2.0,)),
+  "mlkd_lskd": distill.mlkd_lskd(views=1),
+  "crld": distill.crld(views=1),
   "srd": distill.srd(),
   "rkd": distill.rkd(),
   "pkt": distill.pkt(),

@@ -47,6 +47,7 @@ BY_EXAMPLE = {
 TOGETHER = {
   "dist": distill.dist,
   "mlkd": distill.mlkd,
+  "crld": distill.crld,
   "srd": distill.srd,
   "fitnet": distill.fitnet,
   "ab": distill.ab,

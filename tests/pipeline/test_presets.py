@@ -165,6 +165,21 @@ def test_the_cifar_presets_are_those_of_repdistiller():
   assert light.mask is None and not light.nesterov
 
 
+def test_the_longer_preset_of_two_views_is_that_of_logit_standardisation(tmp_path):
+  run = context("mlkd-lskd-cifar100", tmp_path)
+  assert phases.losses_of(run.options, 50_000).weights == {"labels": 0.2, "mlkd_lskd": 9.0}
+  options = CompressOptions.of({"preset": "mlkd-lskd-cifar100"})
+  assert (options.epochs, options.batch_size, options.student) == (480, 64, "resnet8x4")
+  rates = {
+    name: run.preset.protocol_of(name).rate(480) for name in ("resnet8x4", "shufflenet_v2_crd")
+  }
+  for rate, start in zip(rates.values(), (0.025, 0.01), strict=True):
+    at = [float(rate(epoch)) / start for epoch in (149, 150, 180, 210, 479)]
+    np.testing.assert_allclose(at, [1, 0.1, 0.01, 0.001, 0.001], rtol=1e-5)
+  weak, strong = phases.augmented(run, 2).transforms
+  assert weak == phases.augmented(run) and strong.transforms[-1] == datasets.FixMatchAugment()
+
+
 def test_the_presets_of_mlperf_tiny_are_those_of_its_reference():
   image = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
   for name, student, side, epochs, white in (

@@ -1,0 +1,151 @@
+"""Losses that compare two augmentations of each image: a weak one, and a strong one."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcompress.arguments import check_range
+from jaxcompress.distill.base import (
+  LossTransform,
+  Teachers,
+  at_count,
+  both_logits,
+  check_number,
+  check_whole,
+  init_count,
+  stateful,
+)
+from jaxcompress.distill.labels import expectation
+from jaxcompress.distill.maps import Pair
+from jaxcompress.nn import Endpoints
+
+
+def crld(
+  temperature: optax.ScalarOrSchedule = 4.0,
+  *,
+  within: float = 2.0,
+  across: float = 0.5,
+  weak_confidence: float = 0.9,
+  strong_confidence: float = 0.2,
+  views: int = 2,
+) -> LossTransform:
+  """Cross-view consistency: each view of the student follows both views of the teacher.
+
+  ``mean_i within u_i (D(s_w, t_w) + D(s_s, t_s)) + across v_i (D(s_s, t_w) + D(s_w, t_s))``, over the
+  images, with ``D(s, t) = T**2 KL(softmax(t / T) || softmax(s / T))`` and the networks' logits of an
+  image's weak and strong view. ``u_i`` is 1 where the teacher's largest probability of the weak view
+  is ``weak_confidence`` or more, ``v_i`` where that of the strong view is ``strong_confidence`` or
+  more, and 0 elsewhere.
+
+  Args:
+    temperature: softening ``T > 0``, or a schedule of the step, counted in the state.
+    within: weight of the same view.
+    across: weight of the other one.
+    weak_confidence: in [0, 1].
+    strong_confidence: in [0, 1].
+    views: 2: the batch's first half are weak views, the second the same images' strong ones, as
+      :class:`jaxcompress.data.Views` makes them. 1: each image is both.
+
+  Returns:
+    A :class:`LossTransform` without parameters; metric ``crld``. It reads ``logits`` of shape (batch,
+    classes). The authors weigh it with 1, and add the cross-entropies of both views, which is a
+    weight of 2 for their mean.
+
+  Raises:
+    ValueError: if a number is out of range; on ``init``, if there is no teacher, its classes differ,
+      or the batch has no such halves.
+
+  Examples:
+    >>> same = Endpoints(logits=jnp.array([[9.0, 0.0], [9.0, 0.0]]))
+    >>> float(crld().update((), (), same, (same,), {})[0])
+    0.0
+
+  References:
+    Zhang et al., `Cross-View Consistency Regularisation for Knowledge Distillation
+    <https://arxiv.org/abs/2412.16493>`_, 2024, as their code has it.
+  """
+  check_number("temperature", temperature, positive=True)
+  check_number("within", within)
+  check_number("across", across)
+  check_range("weak_confidence", weak_confidence, 0, 1)
+  check_range("strong_confidence", strong_confidence, 0, 1)
+  check_views(views)
+
+  def init(rng, student, teachers, batch):
+    weak_and_strong("crld", student, teachers, views)
+    return (), init_count(temperature)
+
+  def sure(teacher, least):
+    return jnp.max(jax.nn.softmax(teacher), axis=-1) >= least
+
+  def compute(params, count, student, teachers, batch, extras):
+    softening, count = at_count(temperature, count)
+    (s_w, t_w), (s_s, t_s) = weak_and_strong("crld", student, teachers, views)
+
+    def gap(s, t):
+      log_t, log_s = (jax.nn.log_softmax(x / softening) for x in (t, s))
+      return jnp.square(softening) * expectation(jnp.exp(log_t), log_t - log_s)
+
+    same = jnp.where(sure(t_w, weak_confidence), gap(s_w, t_w) + gap(s_s, t_s), 0.0)
+    other = jnp.where(sure(t_s, strong_confidence), gap(s_s, t_w) + gap(s_w, t_s), 0.0)
+    return jnp.mean(within * same + across * other), count
+
+  return stateful("crld", init, compute)
+
+
+def check_views(views: int) -> None:
+  """Checks how many views of each image a loss of two finds in a batch.
+
+  Raises:
+    ValueError: if it is not 1 or 2.
+
+  Examples:
+    >>> check_views(3)
+    Traceback (most recent call last):
+    ValueError: views: 3 must be 2, or 1 where each image is both views.
+  """
+  check_whole("views", views)
+  if views > 2:
+    raise ValueError(f"views: {views} must be 2, or 1 where each image is both views.")
+
+
+def weak_and_strong(
+  name: str, student: Endpoints, teachers: Teachers, views: int
+) -> tuple[Pair, Pair]:
+  """The logits of student and teacher for the weak views, and those for the strong ones.
+
+  Args:
+    name: of the loss, for errors.
+    student: its endpoints.
+    teachers: their endpoints.
+    views: of each image in the batch; of 1, both are the same.
+
+  Raises:
+    ValueError: if there is no teacher, its classes differ, or the batch has no such parts.
+
+  Examples:
+    >>> two = Endpoints(logits=jnp.arange(4.0).reshape(2, 2))
+    >>> [s.tolist() for s, _ in weak_and_strong("crld", two, (two,), 2)]
+    [[[0.0, 1.0]], [[2.0, 3.0]]]
+  """
+  first, *others = by_view(name, student, teachers, views)
+  return first, (others[0] if others else first)
+
+
+def by_view(name: str, student: Endpoints, teachers: Teachers, views: int) -> list[Pair]:
+  """The logits of student and teacher for each view, equal parts of the batch.
+
+  Raises:
+    ValueError: as :func:`weak_and_strong`.
+
+  Examples:
+    >>> two = Endpoints(logits=jnp.arange(4.0).reshape(2, 2))
+    >>> len(by_view("mlkd", two, (two,), 2))
+    2
+  """
+  logits = both_logits(name, student, teachers, of_images=True)
+  if len(logits[0]) % views:
+    raise ValueError(
+      f"views: a batch of {len(logits[0])} has no {views} equal parts; augment with data.Views."
+    )
+  return list(zip(*(jnp.split(x, views) for x in logits), strict=True))
