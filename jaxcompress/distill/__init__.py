@@ -13,18 +13,22 @@ from jaxcompress.distill.combine import (
   scale,
   unweighted,
 )
-from jaxcompress.distill.contrastive import crd, in_batch_infonce
+from jaxcompress.distill.contrastive import crd
 from jaxcompress.distill.decoupled import dkd, nkd, rld
+from jaxcompress.distill.exits import ofa, sdd
 from jaxcompress.distill.factors import factor, paraphrase
 from jaxcompress.distill.flow import fsp, kdsvd
 from jaxcompress.distill.hints import fitnet, project, simkd, vid
+from jaxcompress.distill.in_batch import dcd, in_batch_infonce
 from jaxcompress.distill.logit_relations import dist, mlkd, mlkd_lskd, srd
 from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
+from jaxcompress.distill.orthogonal import vkd
 from jaxcompress.distill.relations import correlation, pkt, rkd, similarity
 from jaxcompress.distill.reviews import hcl, review
 from jaxcompress.distill.teachers import for_teachers, patient, teacher_head
 from jaxcompress.distill.transformed import ttm, wttm
 from jaxcompress.distill.views import crld
+from jaxcompress.distill.wasserstein import wkd_f, wkd_l
 from jaxcompress.distill.zoo import DISTILLERS, parse
 
 __all__ = [
@@ -42,6 +46,7 @@ __all__ = [
   "crld",
   "cross_entropy",
   "ctkd",
+  "dcd",
   "dist",
   "dkd",
   "factor",
@@ -60,6 +65,7 @@ __all__ = [
   "named_chain",
   "nkd",
   "nst",
+  "ofa",
   "ofd",
   "ofd_margin",
   "paraphrase",
@@ -71,6 +77,7 @@ __all__ = [
   "rkd",
   "rld",
   "scale",
+  "sdd",
   "similarity",
   "simkd",
   "srd",
@@ -80,5 +87,8 @@ __all__ = [
   "ttm",
   "unweighted",
   "vid",
+  "vkd",
+  "wkd_f",
+  "wkd_l",
   "wttm",
 ]

@@ -1,8 +1,5 @@
 """Losses on where and how strongly maps are active: attention, selectivity, class activation."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +10,7 @@ from jaxcompress.distill.base import (
   first_teacher,
   stateful,
 )
+from jaxcompress.distill.heads import on_last_maps
 from jaxcompress.distill.layers import EXACT, flat, mean_square, unit
 from jaxcompress.distill.maps import Places, adaptive_pool, matched, on_each_map, paired
 
@@ -150,15 +148,8 @@ def cat_kd(
 
   def compute(params, state, student, teachers, batch, extras):
     s, t = last_maps(student, teachers)
-    heads = extras.get("teacher_params") or (None,)
-    kernel_s = _kernel("student", extras.get("student_params"), head, s)
-    kernel_t = _kernel("teacher", heads[0], head if teacher_head is None else teacher_head, t)
-    if kernel_s.shape[-1] != kernel_t.shape[-1]:
-      raise ValueError(
-        f"head: the student's knows {kernel_s.shape[-1]} classes and the teacher's"
-        f" {kernel_t.shape[-1]}; they must be the same."
-      )
-    maps = (class_maps(s, kernel_s), class_maps(t, jax.lax.stop_gradient(kernel_t)))
+    heads = on_last_maps("cat_kd", extras, head, teacher_head, (s, t))
+    maps = [class_maps(x, layer["kernel"]) for x, layer in zip((s, t), heads, strict=True)]
     size = (resolution, resolution)
     gaps = [unit(flat(adaptive_pool(x, size)), epsilon=1e-12) for x in maps]
     return mean_square(gaps[0] - gaps[1]), state
@@ -192,27 +183,3 @@ def class_maps(x: jax.Array, kernel: jax.Array) -> jax.Array:
     (1, 2, 2, 5)
   """
   return jnp.dot(x, kernel, precision=EXACT)
-
-
-def _kernel(network: str, params: Any, path: str, x: jax.Array) -> jax.Array:
-  """The kernel of a network's classifier, in float32."""
-  if params is None:
-    raise ValueError(
-      f"{network}_params: cat_kd reads the {network}'s classifier from them and they were not"
-      " passed; train with distill_step, or pass them to update."
-    )
-  node = params
-  for name in path.split("/"):
-    if not isinstance(node, Mapping) or name not in node:
-      raise ValueError(
-        f"head: the {network} has no layer {path!r}; its layers are {', '.join(params)}."
-      )
-    node = node[name]
-  kernel = jnp.asarray(node["kernel"], jnp.float32)
-  kernel = kernel.reshape(kernel.shape[-2:])
-  if kernel.shape[0] != x.shape[-1]:
-    raise ValueError(
-      f"head: {path!r} of the {network} reads {kernel.shape[0]} channels and its last map has"
-      f" {x.shape[-1]}; cat_kd needs the map that is averaged before the classifier."
-    )
-  return kernel

@@ -6,10 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.distill.base import (
-  LossTransform,
-  check_number,
-)
+from jaxcompress.distill.base import Batch, LossTransform, check_number
 from jaxcompress.distill.labels import expectation, expected, likeliest, of_class
 from jaxcompress.distill.logits import on_logits
 
@@ -58,13 +55,7 @@ def dkd(
   check_number("beta", beta)
 
   def compute(student, teacher, softening, batch):
-    log_t, log_s = (jax.nn.log_softmax(x / softening) for x in (teacher, student))
-    rest_t, rest_s = log_rest(log_t), log_rest(log_s)
-    gap = jnp.where(log_t == -jnp.inf, 0.0, log_t - log_s)
-    label_or_not = _weigh(log_t, gap) + _weigh(rest_t, rest_t - rest_s)
-    others = mean_of_rest(log_t, rest_t, gap) - rest_t + rest_s
-    loss = expected(alpha * label_or_not + beta * others, batch)
-    return jnp.square(softening) * jnp.mean(loss)
+    return jnp.mean(decoupled(student, teacher, softening, alpha, beta, batch))
 
   return on_logits("dkd", temperature, compute, reads_labels=True)
 
@@ -184,6 +175,29 @@ def rld(
     return jnp.mean(alpha * sure + beta * ranks)
 
   return on_logits("rld", temperature, compute, reads_labels=True)
+
+
+def decoupled(
+  student: jax.Array,
+  teacher: jax.Array,
+  softening: jax.Array | float,
+  alpha: float,
+  beta: float,
+  batch: Batch,
+) -> jax.Array:
+  """The loss of each example that :func:`dkd` averages, (batch,), of logits (batch, classes).
+
+  Examples:
+    >>> same, batch = jnp.array([[1.0, 2.0]]), {"label": jnp.array([1])}
+    >>> decoupled(same, same, 4.0, 1.0, 8.0, batch).tolist()
+    [0.0]
+  """
+  log_t, log_s = (jax.nn.log_softmax(x / softening) for x in (teacher, student))
+  rest_t, rest_s = log_rest(log_t), log_rest(log_s)
+  gap = jnp.where(log_t == -jnp.inf, 0.0, log_t - log_s)
+  label_or_not = _weigh(log_t, gap) + _weigh(rest_t, rest_t - rest_s)
+  others = mean_of_rest(log_t, rest_t, gap) - rest_t + rest_s
+  return jnp.square(softening) * expected(alpha * label_or_not + beta * others, batch)
 
 
 def log_rest(log_p: jax.Array) -> jax.Array:

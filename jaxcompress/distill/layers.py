@@ -130,7 +130,13 @@ def init_conv_norms(
 
 
 def convolve(
-  x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int = 0, dilate_input: int = 1
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  stride: int = 1,
+  padding: int = 0,
+  dilate_input: int = 1,
+  groups: int = 1,
 ) -> jax.Array:
   """A convolution in full float32 precision on every backend.
 
@@ -141,6 +147,7 @@ def convolve(
     padding: zeros on each side.
     dilate_input: distance between the input's pixels; 2 doubles a map, as a transposed
       convolution of stride 2 does.
+    groups: of channels that are convolved apart; the kernel has those of one.
 
   Examples:
     >>> convolve(jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 1, 1))).ravel().tolist()
@@ -153,6 +160,7 @@ def convolve(
     [(padding, padding)] * 2,
     lhs_dilation=(dilate_input, dilate_input),
     dimension_numbers=DIMENSIONS,
+    feature_group_count=groups,
     precision=EXACT,
   )
 

@@ -9,17 +9,21 @@ from jaxcompress.distill.attention import attention, cat_kd, nst
 from jaxcompress.distill.base import LossTransform
 from jaxcompress.distill.boundaries import ab, ofd
 from jaxcompress.distill.combine import named_chain, scale, unweighted
-from jaxcompress.distill.contrastive import crd, in_batch_infonce
+from jaxcompress.distill.contrastive import crd
 from jaxcompress.distill.decoupled import dkd, nkd, rld
+from jaxcompress.distill.exits import ofa, sdd
 from jaxcompress.distill.factors import factor, paraphrase
 from jaxcompress.distill.flow import fsp, kdsvd
 from jaxcompress.distill.hints import fitnet, simkd, vid
+from jaxcompress.distill.in_batch import dcd, in_batch_infonce
 from jaxcompress.distill.logit_relations import dist, mlkd, mlkd_lskd, srd
 from jaxcompress.distill.logits import cross_entropy, ctkd, kd, lskd
+from jaxcompress.distill.orthogonal import vkd
 from jaxcompress.distill.relations import correlation, pkt, rkd, similarity
 from jaxcompress.distill.reviews import review
 from jaxcompress.distill.transformed import ttm, wttm
 from jaxcompress.distill.views import crld
+from jaxcompress.distill.wasserstein import wkd_f, wkd_l
 
 LABELS = "cross_entropy"
 
@@ -90,6 +94,17 @@ DISTILLERS = {
     crld, "logits", "KD within and across views where t is sure", ("logits",), 1.0, 2.0, views=2,
   ),
   "srd": Distiller(srd, "logits", "2 log Σ|n(Ws) − n(t)|⁴ + KL", ("pooled", "logits"), 1.0),
+  "wkd_l": Distiller(
+    wkd_l, "logits", "−t_y log s_y + γ Sinkhorn(s, t), c ≠ y", ("logits", "label", "classifiers"), 1.0,
+    weighs=True,
+  ),
+  "sdd": Distiller(
+    sdd, "logits", "DKD of the classifiers on 1², 2², 4² regions", ("maps", "label", "classifiers"), 1.0,
+    weighs=True,
+  ),
+  "ofa": Distiller(
+    ofa, "logits", "−Σ_l Σ ((t + y)^e − y) log b_l(x_l)", ("maps", "pooled", "logits", "label"), 1.0,
+  ),
   "fitnet": Distiller(fitnet, "features", "mean (r(s) − t)²", ("maps",), 100.0),
   "attention": Distiller(
     attention, "features", "mean (a_s − a_t)², a = unit(mean_c x²)", ("maps",), 1000.0, weighs=True,
@@ -114,6 +129,12 @@ DISTILLERS = {
   "cat_kd": Distiller(
     cat_kd, "features", "mean (unit(CAM_s) − unit(CAM_t))²", ("maps", "classifiers"), 400.0, weighs=True,
   ),
+  "wkd_f": Distiller(
+    wkd_f, "features", "4 |mean r(s) − mean t|² + |dev r(s) − dev t|²", ("maps",), 0.08,
+  ),
+  "vkd": Distiller(
+    vkd, "features", "mean Huber(Q f_s − layernorm(f_t)), Q orthogonal", ("pooled",), 1.0, weighs=True,
+  ),
   "nst": Distiller(nst, "features", "MMD² of channels, kernel ⟨a, b⟩²", ("maps",), 50.0, weighs=True),
   "similarity": Distiller(
     similarity, "relations", "|unit(G_t) − unit(G_s)|²/B², G = XXᵀ", ("maps",), 3000.0
@@ -132,6 +153,9 @@ DISTILLERS = {
   ),
   "crd": Distiller(
     crd, "contrast", "NCE of e_s in t's bank + e_t in s's bank", ("pooled", "index"), 0.8
+  ),
+  "dcd": Distiller(
+    dcd, "contrast", "InfoNCE of e_s, e_t + ½ KL of both directions", ("pooled",), 1.0
   ),
   "in_batch_infonce": Distiller(
     in_batch_infonce, "contrast", "InfoNCE of e_s, e_t in the batch", ("pooled",), 0.8

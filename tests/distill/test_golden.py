@@ -164,6 +164,49 @@ def embeds(torch):
   return {"student": torch.linear("embed_s.linear"), "teacher": torch.linear("embed_t.linear")}
 
 
+def tall(tag):
+  """A projector's parameter, which we keep with more rows than columns."""
+
+  def params(torch):
+    raw = torch(f"raw_{tag}")
+    return {"moves": raw if raw.shape[0] >= raw.shape[1] else raw.T}
+
+  return params
+
+
+def with_heads(transform, **heads):
+  """Passes classifiers as the training step would."""
+  extras = {
+    "student_params": {"classifier": heads.get("student")},
+    "teacher_params": ({"classifier": heads["teacher"]},),
+  }
+  update = lambda *args: transform.update(*args, **extras)  # noqa: E731
+  return transform._replace(update=update)
+
+
+def head(arrays, network):
+  return Torch(arrays, "param").linear(network)
+
+
+def wasserstein(*args, given=False, **settings):
+  def make(arrays):
+    settings["cost"] = arrays["cost"] if given else None
+    return with_heads(
+      distill.wkd_l(*args, **settings), teacher={"kernel": arrays["teacher_kernel"]}
+    )
+
+  return make
+
+
+def of_scales(scales):
+  def make(arrays):
+    return with_heads(
+      distill.sdd(beta=6, scales=scales), student=head(arrays, "s"), teacher=head(arrays, "t")
+    )
+
+  return make
+
+
 def always(transform):
   return lambda arrays: transform
 
@@ -212,6 +255,49 @@ CASES = {
       state=lambda arrays, after: (ScaleState((), ()),) * 2,
     )
     for t, weight in [(2, 9), (4, 6)]
+  },
+  **{  # JiamingLv/WKD at 214cf88
+    f"wkd_l_{tag}": Case("wkd_l", make, "logits", f"_{tag}")
+    for tag, make in {
+      "T4": wasserstein(60, 4),
+      "T2_plain": wasserstein(10, 2, sharpen=0, regularization=0.1, iterations=5),
+      "given": wasserstein(30, 4, sharpen=0, given=True),
+    }.items()
+  },
+  **{
+    file: Case(
+      file,
+      always(distill.wkd_f(ratio, grid=grid)),
+      params=lambda torch: (torch.conv_norm("reg0.conv", "reg0.bn"),),
+      state=lambda arrays, after: (statistics(arrays, "reg0.bn", after=after, conv="reg0.conv"),),
+    )
+    for file, ratio, grid in [("wkd_f", 4, 1), ("wkd_f_grid", 3, 2)]
+  },
+  "dcd": Case(  # giakoumoglou/distillers at a2ee80b
+    "dcd",
+    always(distill.dcd(4)),
+    "pooled",
+    params=lambda torch: {
+      "student": torch.linear("embed_s"),
+      "teacher": torch.linear("embed_t"),
+      "log_scale": torch("tau"),
+    },
+  ),
+  **{  # roymiles/vkd at 4b48050
+    f"vkd_{tag}": Case(
+      "vkd",
+      always(distill.vkd()),
+      "pooled",
+      f"_{tag}",
+      f"_{tag}",
+      params=tall(tag),
+      state=lambda arrays, after, tag=tag: arrays[f"param_base_{tag}"],
+    )
+    for tag in ("wide", "narrow", "square")
+  },
+  **{  # shicaiwei123/SDD-CVPR2024 at e412036
+    f"sdd_{tag}": Case("sdd", of_scales(scales), tag=f"_{tag}")
+    for tag, scales in {"124": (1, 2, 4), "12": (1, 2)}.items()
   },
   "dist": Case("dist", always(distill.dist()), "logits", "_b1_g1_tau1"),
   "dist_tau4": Case("dist", always(distill.dist(2, 2, 4)), "logits", "_b2_g2_tau4"),
@@ -375,3 +461,71 @@ def test_fused_maps_are_those_of_the_original(golden, assert_near, quick_jit):
   fused, _ = quick_jit(fuse)(params, state, tuple(pairs))
   for i, x in enumerate(fused):
     assert_near(x, nhwc(arrays[f"fused{i}"]))
+
+
+def test_the_classifier_of_the_regions_is_taught_as_in_the_original(golden, assert_near, quick_jit):
+  arrays = golden("distill/sdd")
+  student, teacher = (
+    endpoints(CASES["sdd_124"], maps_of(arrays, name, CASES["sdd_124"]))
+    for name in ("student", "teacher")
+  )
+  batch = {"label": arrays["in_target"].astype(np.int32)}
+
+  @quick_jit
+  @jax.grad
+  def gradient(own):
+    loss = with_heads(distill.sdd(beta=6), student=own, teacher=head(arrays, "t"))
+    return loss.update((), (), student, (teacher,), batch)[0]
+
+  found = gradient(head(arrays, "s"))
+  assert_near(found["kernel"], arrays["f64_gradparam_s.weight_124"].T)
+  assert_near(found["bias"], arrays["f64_gradparam_s.bias_124"])
+
+
+def separable(torch):
+  """Branches of two stages: one that halves its map, and one that keeps it."""
+  names = [("p0.0.op.0", "p0.0.op.1", "p0.0.op.2"), ("p0.0.op.4", "p0.0.op.5", "p0.0.op.6")]
+  block = {
+    "depthwise": tuple(hwio(torch(f"{depthwise}.weight")) for depthwise, _, _ in names),
+    "pointwise": tuple(torch.conv_norm(conv, norm) for _, conv, norm in names),
+  }
+  return (
+    {"blocks": (block,), "classifier": torch.linear("p0.3")},
+    {"blocks": (torch.conv("p1.0"),), "classifier": torch.linear("p1.3")},
+  )
+
+
+def test_branches_of_stages_follow_as_in_the_original(golden, assert_near, quick_jit):
+  arrays = golden("distill/ofa")  # Hao840/OFAKD at f7bb896
+  maps = tuple(nhwc(arrays[f"in_student{i}"]) for i in range(2))
+  features = jnp.zeros((4, 7))
+  student = Endpoints(arrays["in_student_logits"], features[:, :6], maps)
+  teacher = Endpoints(arrays["in_teacher_logits"], features)
+  batch = {"label": arrays["in_target"].astype(np.int32)}
+  norms = [f"p0.0.op.{i}" for i in (2, 6)]
+  params = separable(Torch(arrays, "param"))
+  transform = distill.ofa(1.5, 2.0, maps=(0, 1))
+  states = [
+    ((tuple(statistics(arrays, n, after=after) for n in norms),), ((),)) for after in (False, True)
+  ]
+  made = jax.eval_shape(lambda: transform.init(jax.random.key(0), student, (teacher,), batch))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_equal(a.shape, np.shape(b)), made, (params, states[0])
+  )
+
+  @quick_jit
+  def run(params, student):
+    def objective(params, student):
+      return transform.update(params, states[0], student, (teacher,), batch)[:2]
+
+    return jax.value_and_grad(objective, (0, 1), has_aux=True)(params, student)
+
+  (loss, after), (of_params, of_student) = run(params, student)
+  assert_near(loss, arrays["f64_loss"])
+  jax.tree.map(assert_near, of_params, separable(Torch(arrays, "gradparam")))
+  assert_near(of_student.logits, arrays["f64_grad_student_logits"])
+  for i, found in enumerate(of_student.maps):
+    assert_near(found, nhwc(arrays[f"f64_grad_student{i}"]))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), after, states[1]
+  )
