@@ -187,8 +187,13 @@ def distillation_recipe(
     own = dataclasses.replace(protocol, learning_rate=speed * protocol.learning_rate)
     rate = optax.join_schedules([own.rate(main_steps), fine_tune], [main_steps])
 
+  apart = tuple(name for name in asked.weights if name != "labels") if protocol.delta else ()
+  if first is not None or "labels" not in asked.weights:
+    apart = ()
+
   def optimizer_at(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    return pruned(protocol.optimizer_at(rate), run.options, main_steps, trained=trained)
+    optimizer = protocol.optimizer_at(rate, apart=bool(apart))
+    return pruned(optimizer, run.options, main_steps, trained=trained)
 
   stages: tuple[training.Stage, ...] = ()
   if first is not None:
@@ -204,6 +209,7 @@ def distillation_recipe(
     loss=asked.loss,
     trainable=asked.trainable,
     stages=stages,
+    apart=apart,
     quantize=integers(run.options, rules, float_steps) if int_steps else None,
   )
 

@@ -188,6 +188,7 @@ PRESETS = {
     augment=lambda data: datasets.Augment(crop=2, flip=bool(data.flip)),
   ),
   **{f"{name}-cifar100": _cifar100(text) for name, text in CIFAR100_LOSSES.items()},
+  "dot-cifar100": _cifar100("labels:0.1,kd:0.9", "cifar-dot"),  # Zhao et al., 2023
   # Sun et al., 2024: ResNet-32x4 to ResNet-8x4 78.28 %. Here both views go through the student at once and
   # share the batch's statistics; there each has its own. VGG-13 to MobileNetV2 (70.94 %) and ResNet-32x4 to ShuffleNetV2 (78.76 %,
   # 960 epochs) have a weight of 6, ResNet-50 to MobileNetV2 (71.19 %) has 9.

@@ -178,10 +178,14 @@ def dot(
   ``v_task = (m - d) v_task + g_task``, ``v_distill = (m + d) v_distill + g_distill`` and
   ``p = p - learning_rate * (v_task + v_distill)``; weight decay is part of ``g_task``.
 
+  In the authors' code parameters that only one of the two reaches, such as a loss's own, have the
+  momentum ``m``; here each gradient keeps its own.
+
   Args:
     learning_rate: a number or a schedule.
     momentum: ``m``.
-    delta: ``d``; ``m - d`` and ``m + d`` must be in [0, 1).
+    delta: ``d``; ``m - d`` and ``m + d`` must be in [0, 1). The authors take 0.075 on CIFAR-100 and
+      Tiny-ImageNet, and 0.09 on ImageNet.
     weight_decay: of what ``mask`` selects.
     mask: ``tree -> tree of bools``; by default kernels.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcompress.arguments import unknown
-from jaxcompress.training.optimizers import Mask, dense_kernels_only, layer_rates, sgd
+from jaxcompress.training.optimizers import Mask, dense_kernels_only, dot, layer_rates, sgd
 
 
 def warmup_cosine(peak: float, steps: int, *, warmup: float = 0.1) -> optax.Schedule:
@@ -95,6 +95,11 @@ def _convolutions_only(params: Any) -> Any:
   )
 
 
+def every(params: Any) -> Any:
+  """True for every parameter."""
+  return jax.tree.map(lambda _: True, params)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
   """A training protocol, whatever the data: epochs, schedule and optimizer.
@@ -111,6 +116,8 @@ class Protocol:
       or ``"adam"``, which sees weight decay as part of the gradient, as Keras' regularizers are.
     momentum: of SGD.
     nesterov: whether it looks ahead.
+    delta: how much more momentum the teacher's gradient has where there is one, and how much less the
+      labels'; see :func:`~jaxcompress.training.dot`. Losses with a stage before go without.
     weight_decay: of what ``mask`` selects.
     mask: which parameters decay; None: all.
     label_smoothing: of the cross-entropy.
@@ -139,6 +146,7 @@ class Protocol:
   optimizer_name: Literal["sgd", "adamw", "adam"] = "sgd"
   momentum: float = 0.9
   nesterov: bool = False
+  delta: float = 0.0
   weight_decay: float = 5e-4
   mask: Mask | None = None
   label_smoothing: float = 0.0
@@ -170,13 +178,29 @@ class Protocol:
     """Returns the optimizer at the protocol's learning rate."""
     return self.optimizer_at(self.rate(steps))
 
-  def optimizer_at(self, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """The same at any rate, such as :meth:`rate` followed by fine-tuning."""
+  def optimizer_at(
+    self, rate: optax.ScalarOrSchedule, *, apart: bool = False
+  ) -> optax.GradientTransformation:
+    """The same at any rate, such as :meth:`rate` followed by fine-tuning.
+
+    Args:
+      rate: a number or a schedule.
+      apart: whether it is for a recipe that keeps the teacher's gradient apart, whose momentum
+        ``delta`` changes.
+    """
     if self.optimizer_name == "adamw":
       made = optax.adamw(rate, weight_decay=self.weight_decay, mask=self.mask)
     elif self.optimizer_name == "adam":
       decay = optax.add_decayed_weights(self.weight_decay, mask=self.mask)
       made = optax.chain(decay, optax.adam(rate, eps=1e-7))
+    elif apart:
+      made = dot(
+        rate,
+        momentum=self.momentum,
+        delta=self.delta,
+        weight_decay=self.weight_decay,
+        mask=self.mask or every,
+      )
     else:
       made = sgd(
         rate,
@@ -206,6 +230,24 @@ PROTOCOLS = {
   # The same for MobileNet and ShuffleNet students; 960 epochs for ShuffleNets.
   "cifar-long-light": Protocol(
     epochs=480, batch_size=64, learning_rate=0.01, schedule="steps", milestones=(150, 180, 210)
+  ),
+  # megvii-research/mdistiller, configs/cifar100/dot; on ImageNet delta is 0.09, with half the weight on
+  # the labels and a temperature of 1.
+  "cifar-dot": Protocol(
+    epochs=240,
+    batch_size=64,
+    learning_rate=0.05,
+    schedule="steps",
+    milestones=(150, 180, 210),
+    delta=0.075,
+  ),
+  "cifar-dot-light": Protocol(
+    epochs=240,
+    batch_size=64,
+    learning_rate=0.01,
+    schedule="steps",
+    milestones=(150, 180, 210),
+    delta=0.075,
   ),
   "cifar-cosine": Protocol(
     epochs=200,

@@ -180,6 +180,17 @@ def test_the_longer_preset_of_two_views_is_that_of_logit_standardisation(tmp_pat
   assert weak == phases.augmented(run) and strong.transforms[-1] == datasets.FixMatchAugment()
 
 
+def test_separate_momenta_are_for_labels_beside_a_teacher(tmp_path):
+  run = context("dot-cifar100", tmp_path)
+  assert run.preset.protocol_of("shufflenet_v2_crd").delta == run.preset.protocol.delta == 0.075
+  net = network("resnet8", 100, (32, 32, 3), None, ())
+  assert phases.distillation_recipe(run, net, net).apart == ("kd",)
+  for text in ("kd,factor", "labels:0,kd"):
+    options = dataclasses.replace(run.options, distill=text)
+    recipe = phases.distillation_recipe(dataclasses.replace(run, options=options), net, net)
+    assert recipe.apart == ()
+
+
 def test_the_presets_of_mlperf_tiny_are_those_of_its_reference():
   image = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
   for name, student, side, epochs, white in (

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from jaxcompress import distill
 from jaxcompress.training import distill_step, dot, fit_chain, init_state
+from jaxcompress.training.protocols import PROTOCOLS
 
 RATE, MOMENTUM, DELTA, DECAY = 0.1, 0.8, 0.1, 0.01
 
@@ -41,6 +42,26 @@ def test_the_optimizer_follows_the_formula_with_a_schedule():
     updates, state = update(task, state, params, parts={"task": task, "distill": teacher})
     params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["kernel"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_optimizer_is_the_authors_with_the_published_difference(golden):
+  arrays = golden(
+    "distill/dot"
+  )  # megvii-research/mdistiller at a08d46f, the rate to a tenth after 3 steps
+  optimizer = PROTOCOLS["cifar-dot"].optimizer_at(
+    lambda count: 0.05 * 0.1 ** (count >= 3), apart=True
+  )
+  params = {name: jnp.asarray(arrays[f"in_{name}"]) for name in ("kernel", "bias")}
+  state, update = optimizer.init(params), jax.jit(optimizer.update)
+  for step, expected in enumerate(zip(arrays["f64_kernel"], arrays["f64_bias"], strict=True)):
+    parts = {
+      part: {name: arrays[f"in_{part}_{name}"][step] for name in params}
+      for part in ("task", "distill")
+    }
+    updates, state = update(params, state, params, parts=parts)
+    params = optax.apply_updates(params, updates)
+    for name, wanted in zip(("kernel", "bias"), expected, strict=True):
+      np.testing.assert_allclose(params[name], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_without_a_difference_it_is_sgd_and_biases_do_not_decay():
