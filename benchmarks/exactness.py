@@ -110,6 +110,7 @@ def quantized_of(name: str, size: int, count: int, weights: str, bits: int = 8, 
     rng = np.random.default_rng(0)
     images = rng.normal(size=(count, *shape)).astype(np.float32)
     variables = random_variables(model, shape, rng)
+  model, variables = models.fold_branches(model, variables, image_shape=shape)
   quantized = quantize.post_training(
     model,
     variables,

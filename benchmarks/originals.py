@@ -40,7 +40,7 @@ def main() -> None:
   for source in chosen:
     found[source] = difference(source)
     print(f"{source:45} {found[source]:.1e}", flush=True)
-    jax.clear_caches()  # compiled programs of 69 networks would fill gigabytes
+    jax.clear_caches()  # compiled programs of all networks would fill gigabytes
   worst = max(found, key=found.get)
   print(f"{len(found)} sources, largest difference {found[worst]:.1e} ({worst})")
 

@@ -1,7 +1,17 @@
 """Architectures as data and a short module each; their files, and checkpoints of PyTorch."""
 
+from jaxcompress.models.branched import fold_branches
 from jaxcompress.models.checkpoints.sources import SOURCES, Normalization, normalization_of
 from jaxcompress.models.checkpoints.transfer import from_torch, sources_of, to_torch
+from jaxcompress.models.efficientnet import (
+  efficientnet_b0,
+  efficientnet_lite,
+  efficientnet_lite0,
+  efficientnet_lite1,
+  efficientnet_lite2,
+  efficientnet_lite3,
+  efficientnet_lite4,
+)
 from jaxcompress.models.files import load, read_header, save
 from jaxcompress.models.ghostnet import ghostnet
 from jaxcompress.models.heads import with_classes
@@ -16,8 +26,17 @@ from jaxcompress.models.mobilenet_v4 import (
   mobilenet_v4_conv_medium,
   mobilenet_v4_conv_small,
 )
+from jaxcompress.models.mobileone import (
+  mobileone,
+  mobileone_s0,
+  mobileone_s1,
+  mobileone_s2,
+  mobileone_s3,
+  mobileone_s4,
+)
 from jaxcompress.models.registry import MODELS, Summary, create, options_of, summarize
 from jaxcompress.models.replayed import replayed
+from jaxcompress.models.repvgg import repvgg, repvgg_a0, repvgg_a1, repvgg_a2, repvgg_b0
 from jaxcompress.models.resnet import (
   resnet,
   resnet8,
@@ -52,6 +71,14 @@ __all__ = [
   "NotImportable",
   "Summary",
   "create",
+  "efficientnet_b0",
+  "efficientnet_lite",
+  "efficientnet_lite0",
+  "efficientnet_lite1",
+  "efficientnet_lite2",
+  "efficientnet_lite3",
+  "efficientnet_lite4",
+  "fold_branches",
   "from_jax",
   "from_linen",
   "from_nnx",
@@ -68,10 +95,21 @@ __all__ = [
   "mobilenet_v4_conv_large",
   "mobilenet_v4_conv_medium",
   "mobilenet_v4_conv_small",
+  "mobileone",
+  "mobileone_s0",
+  "mobileone_s1",
+  "mobileone_s2",
+  "mobileone_s3",
+  "mobileone_s4",
   "normalization_of",
   "options_of",
   "read_header",
   "replayed",
+  "repvgg",
+  "repvgg_a0",
+  "repvgg_a1",
+  "repvgg_a2",
+  "repvgg_b0",
   "resnet",
   "resnet8",
   "resnet8x4",

@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 
 from jaxcompress import ops
-from jaxcompress.models.layouts import divisible
 from jaxcompress.nn import (
   Activation,
   Add,
@@ -20,6 +19,7 @@ from jaxcompress.nn import (
 )
 from jaxcompress.nn.activations import ACTIVATIONS
 
+HARD = "hard_sigmoid"
 SYMMETRIC = "SYMMETRIC"  # padding, as PyTorch's
 
 
@@ -43,6 +43,24 @@ class Row(NamedTuple):
   kernel: int = 3
   squeeze: bool = False
   act: str = "relu"
+
+
+class Expansion(NamedTuple):
+  """Inverted residuals of one shape, whose channels inside are a multiple of those that come in.
+
+  Attributes:
+    features: channels at the end, at width 1.
+    expand: the multiple.
+    stride: of the first of them.
+    repeats: how many there are.
+    kernel: side of the depthwise kernel.
+  """
+
+  features: int
+  expand: int
+  stride: int = 1
+  repeats: int = 1
+  kernel: int = 3
 
 
 class Architecture(NamedTuple):
@@ -152,6 +170,8 @@ class SqueezeExcite(nn.Module):
 
   Attributes:
     reduced: channels between the two convolutions.
+    act: name of the activation function between them.
+    gate: name of the one behind them.
 
   References:
     Hu et al., `Squeeze-and-Excitation Networks <https://arxiv.org/abs/1709.01507>`_, 2018; the
@@ -160,12 +180,17 @@ class SqueezeExcite(nn.Module):
   """
 
   reduced: int
+  act: str = "relu"
+  gate: str = HARD
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
     y = GlobalAvgPool(keepdims=True, name="pool")(x)
-    y = ConvNorm(self.reduced, act="relu", norm=None, name="reduce")(y, train=train)
-    y = ConvNorm(x.shape[-1], act="hard_sigmoid", norm=None, name="expand")(y, train=train)
+    y = convolved(y, self.reduced, act=self.act, norm=None, name="reduce", train=train)
+    if self.gate == HARD:  # every device has it inside the layer
+      y = ConvNorm(x.shape[-1], act=HARD, norm=None, name="expand")(y, train=train)
+    else:
+      y = convolved(y, x.shape[-1], act=self.gate, norm=None, name="expand", train=train)
     return Multiply(name="scale")(x, y)
 
 
@@ -199,8 +224,9 @@ class InvertedResidual(nn.Module):
     padding: of the depthwise convolution.
     norm: BatchNorm's epsilon and momentum.
     kernel: side of the depthwise kernel.
-    squeeze: whether there is a squeeze-excite.
+    squeezed: channels between the convolutions of the squeeze-excite; 0: it is left out.
     act: name of the activation function.
+    gates: names of the squeeze-excite's activation function and of its gate.
     residual: whether there may be one.
     zero_residual: whether the residual branch starts at zero.
     always_expand: whether there is an expansion to as many channels, too.
@@ -215,8 +241,9 @@ class InvertedResidual(nn.Module):
   padding: ops.Padding
   norm: Norm | None
   kernel: int = 3
-  squeeze: bool = False
+  squeezed: int = 0
   act: str = "relu6"
+  gates: tuple[str, str] = ("relu", HARD)
   residual: bool = True
   zero_residual: bool = False
   always_expand: bool = False
@@ -230,8 +257,8 @@ class InvertedResidual(nn.Module):
       y = convolved(y, self.expanded, name="expand", **options)
     step: dict[str, Any] = {"kernel": self.kernel, "stride": self.stride, "padding": self.padding}
     y = convolved(y, self.expanded, groups="depthwise", name="depthwise", **step, **options)
-    if self.squeeze:
-      y = SqueezeExcite(divisible(self.expanded / 4), name="se")(y, train=train)
+    if self.squeezed:
+      y = SqueezeExcite(self.squeezed, *self.gates, name="se")(y, train=train)
     norm = self.norm and self.norm._replace(zero=residual and self.zero_residual)
     y = ConvNorm(self.features, norm=norm, name="project")(y, train=train)  # linear bottleneck
     return Add(name="add")(x, y) if residual else y

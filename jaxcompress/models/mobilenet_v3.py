@@ -99,14 +99,15 @@ class MobileNetV3(nn.Module):
     maps, before = [x], self.architecture.stem
     for block in unroll(stages, strides):
       row = block.row
+      expanded = self._expanded(row, before, x.shape[-1])
       x = InvertedResidual(
         divisible(row.features * self.width),
-        self._expanded(row, before, x.shape[-1]),
+        expanded,
         block.stride,
         self.padding,
         norm,
         kernel=3 if self.minimal else row.kernel,
-        squeeze=row.squeeze and not self.minimal,
+        squeezed=divisible(expanded / 4) if row.squeeze and not self.minimal else 0,
         act=RELU if self.minimal else row.act,
         residual=row.stride == 1,
         name=block.name,

@@ -9,6 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.arguments import unknown
+from jaxcompress.models.efficientnet import (
+  efficientnet_b0,
+  efficientnet_lite,
+  efficientnet_lite0,
+  efficientnet_lite1,
+  efficientnet_lite2,
+  efficientnet_lite3,
+  efficientnet_lite4,
+)
 from jaxcompress.models.ghostnet import ghostnet
 from jaxcompress.models.mlperf_tiny import mlperf_mobilenet_v1, mlperf_resnet8
 from jaxcompress.models.mobilenet_v1 import mobilenet_v1
@@ -19,7 +28,16 @@ from jaxcompress.models.mobilenet_v4 import (
   mobilenet_v4_conv_medium,
   mobilenet_v4_conv_small,
 )
+from jaxcompress.models.mobileone import (
+  mobileone,
+  mobileone_s0,
+  mobileone_s1,
+  mobileone_s2,
+  mobileone_s3,
+  mobileone_s4,
+)
 from jaxcompress.models.replayed import replayed
+from jaxcompress.models.repvgg import repvgg, repvgg_a0, repvgg_a1, repvgg_a2, repvgg_b0
 from jaxcompress.models.resnet import (
   resnet,
   resnet8,
@@ -54,6 +72,10 @@ _GROUPS: tuple[tuple[Callable[..., nn.Module], ...], ...] = (
   (mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small),
   (mobilenet_v4_conv_small, mobilenet_v4_conv_medium, mobilenet_v4_conv_large),
   (shufflenet_v1, shufflenet_v2, ghostnet, resnet18, resnet34, resnet50),
+  (efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, efficientnet_lite3),
+  (efficientnet_lite4, efficientnet_b0),
+  (repvgg_a0, repvgg_a1, repvgg_a2, repvgg_b0),
+  (mobileone_s0, mobileone_s1, mobileone_s2, mobileone_s3, mobileone_s4),
   (resnet8, resnet14, resnet20, resnet32, resnet44, resnet56, resnet110, resnet8x4, resnet32x4),
   (wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2, vgg8, vgg11, vgg13, vgg16, vgg19),
   (mobilenet_v2_crd, shufflenet_v1_crd, shufflenet_v2_crd, resnet50_crd),
@@ -61,10 +83,9 @@ _GROUPS: tuple[tuple[Callable[..., nn.Module], ...], ...] = (
 )
 MODELS = {make.__name__: make for group in _GROUPS for make in group}
 """Functions that make a network, by name."""
-FAMILIES: dict[str, Callable[..., nn.Module]] = {  # by depth, or by all of its layers
-  make.__name__: make for make in (resnet_cifar, resnet, vgg, wide_resnet, replayed)
-}
-"""Functions that make a network of any depth, by name."""
+_ANY = (resnet_cifar, resnet, vgg, wide_resnet, efficientnet_lite, repvgg, mobileone, replayed)
+FAMILIES: dict[str, Callable[..., nn.Module]] = {make.__name__: make for make in _ANY}
+"""Functions that make a network of any depth or size, or of all of its layers, by name."""
 
 
 class Summary(NamedTuple):
@@ -92,7 +113,7 @@ def create(name: str, num_classes: int | None = None, **options: Any) -> nn.Modu
   """Builds a model by name, with the options that its function takes.
 
   Args:
-    name: a key of :data:`MODELS`, or of :data:`FAMILIES`, which need a ``depth``, or ``layers``.
+    name: a key of :data:`MODELS`, or of :data:`FAMILIES`, which need a ``depth``, a ``size`` or ``layers``.
     num_classes: size of the logits; None: the model's default, 1000 for networks made for ImageNet
       and 100 for those made for 32 px; MLPerf Tiny's have 10 and 2.
     **options: such as ``width``; an option that the model has not is an error.

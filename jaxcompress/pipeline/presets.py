@@ -12,7 +12,10 @@ from jaxcompress.training.optimizers import kernels_only
 from jaxcompress.training.protocols import PROTOCOLS, Protocol
 
 # networks that want a smaller learning rate
-LIGHT = ("mobilenet", "mlperf_mobilenet", "shufflenet", "ghostnet")
+LIGHT = (
+  *("mobilenet", "mlperf_mobilenet", "shufflenet", "ghostnet"),
+  *("efficientnet", "mobileone", "repvgg"),
+)
 Transform = Callable[..., dict[str, Any]]
 
 

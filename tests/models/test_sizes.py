@@ -50,6 +50,9 @@ PUBLISHED = [  # architecture, options, parameters, multiply-adds in millions; 1
   ("ghostnet", {"width": 0.5}, 2_587_292, 42.3),
   ("ghostnet", {}, 5_182_508, 141.2),
   ("ghostnet", {"width": 1.3}, 7_358_820, 227.0),
+  ("efficientnet_lite4", {}, 13_006_568, 1347.7),
+  ("efficientnet_b0", {}, 5_288_548, 385.8),
+  ("mobileone_s4", {}, 14_951_248, 2986.8),
   ("resnet18", {}, 11_689_512, 1814),
   ("resnet34", {}, 21_797_672, 3664),
   ("resnet50", {}, 25_557_032, 4089),
@@ -71,7 +74,9 @@ CRD = [  # 100 classes, 32 px; None where no multiply-adds were published
   ("shufflenet_v1_crd", 949_258, 38.7),
   ("shufflenet_v2_crd", 1_355_528, 44.5),
 ]
-LAYOUTS = [name for name in models.MODELS if "layout" in models.options_of(name)]
+LAYOUTS = {
+  type(models.create(name)): name for name in models.MODELS if "layout" in models.options_of(name)
+}.values()
 
 
 def in_millions(macs, published):
@@ -211,6 +216,9 @@ def test_a_network_without_normalization_is_built_with_zero_residuals_too():
     (lambda: models.shufflenet_v1(groups=5), "groups: 5 must be one of 1, 2, 3, 4, 8"),
     (lambda: models.resnet_cifar(9), "depth: 9"),
     (lambda: models.resnet(101), "depth: 101 must be one of 18, 34, 50"),
+    (lambda: models.efficientnet_lite(5), "size: 5 must be one of 0, 1, 2, 3, 4"),
+    (lambda: models.repvgg("c0"), "size: 'c0' is unknown; it must be one of a0, a1"),
+    (lambda: models.mobileone("s5"), "size: 's5' is unknown; it must be one of s0, s1"),
     (lambda: models.vgg(12), "depth: 12 must be one of 8, 11"),
     (lambda: models.wide_resnet(15, 2), "depth: 15 must be 6 n"),
   ],

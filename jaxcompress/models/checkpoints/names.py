@@ -6,6 +6,7 @@ one word; parameters are found under these prefixes.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 IN_BLOCK = re.compile(r"stage(\d+)_(?:block|conv)(\d+)(?:/(.+))?")
@@ -210,6 +211,43 @@ TIMM_GHOSTNET = _timm(
   },
   tail="blocks.9.0.conv blocks.9.0.bn1",
   head="conv_head",
+)
+
+
+def _branched(place: str, conv: str, pointwise: str) -> dict[str, str]:
+  """Branches at a place of a stage; their convolutions and normalizations have the same words."""
+  convs = {f"conv{i}": f"{conv}.{i}" if pointwise == "conv_scale" else conv for i in range(4)}
+  convs["pointwise"] = pointwise
+  found = {ours: f"{place}{word}.conv {place}{word}.bn" for ours, word in convs.items()}
+  squeeze = {f"se/{ours}": f"{place}attn.fc{i}" for i, ours in enumerate(("reduce", "expand"), 1)}
+  return found | squeeze | {"identity": f"{place}identity"}
+
+
+def _of_module(name: str, layers: Mapping[str, str]) -> dict[str, str]:
+  return {f"{name}/{layer}": words for layer, words in layers.items()}
+
+
+_REP, _ONE = (
+  partial(_branched, conv="conv_kxk", pointwise="conv_1x1"),
+  partial(_branched, conv="conv_kxk", pointwise="conv_scale"),
+)
+
+
+def _byob_stem(branches: Mapping[str, str]) -> dict[str, str]:
+  there = {name: branches[name] for name in ("conv0", "pointwise")}
+  return _of_module("stem", there) | {"classifier": "head.fc"}
+
+
+TIMM_REPVGG = Names(
+  _byob_stem(_REP("stem.")), lambda b: f"stages.{b.stage}.{b.index}", lambda b: _REP("")
+)
+TIMM_MOBILEONE = Names(
+  _byob_stem(_ONE("stem.")),
+  lambda b: f"stages.{b.stage}",
+  lambda b: (
+    _of_module("depthwise", _ONE(f"{2 * b.index}."))
+    | _of_module("pointwise", _ONE(f"{2 * b.index + 1}."))
+  ),
 )
 
 # The ShuffleNet authors' repository and the CRD repository

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from jaxcompress.models.checkpoints import names
+from jaxcompress.models.efficientnet import efficientnet_b0, efficientnet_lite
 from jaxcompress.models.ghostnet import ghostnet
 from jaxcompress.models.mobilenet_v1 import mobilenet_v1
 from jaxcompress.models.mobilenet_v2 import mobilenet_v2, mobilenet_v2_crd
@@ -17,6 +18,10 @@ from jaxcompress.models.mobilenet_v4 import (
   mobilenet_v4_conv_medium,
   mobilenet_v4_conv_small,
 )
+from jaxcompress.models.mobileone import SIZES as MOBILEONES
+from jaxcompress.models.mobileone import mobileone
+from jaxcompress.models.repvgg import SIZES as REPVGGS
+from jaxcompress.models.repvgg import repvgg
 from jaxcompress.models.resnet import (
   CIFAR_WIDTHS_X4,
   resnet,
@@ -71,7 +76,22 @@ IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, 0.87
 TIMM_IMAGENET = IMAGENET._replace(filter="bicubic")
 HALVES = TIMM_IMAGENET._replace(mean=(0.5,) * 3, std=(0.5,) * 3)  # TensorFlow's -1 to 1
 CIFAR100 = Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32, 1.0, "bilinear")
+LITE_IMAGES = {  # size: side, crop, filter
+  0: (224, 0.875, "bicubic"),
+  1: (240, 0.882, "bicubic"),
+  2: (260, 0.89, "bicubic"),
+  3: (300, 0.904, "bilinear"),
+  4: (380, 0.92, "bilinear"),
+}
 TIMM_IMAGES = {  # what begins a name, the first that fits; of the weights that timm loads by default
+  **{
+    f"tf_efficientnet_lite{size}": HALVES._replace(size=side, crop=crop, filter=filter_)
+    for size, (side, crop, filter_) in LITE_IMAGES.items()
+  },
+  "tf_efficientnet_b0": TIMM_IMAGENET,
+  "repvgg": IMAGENET,
+  "mobileone_s0": IMAGENET,
+  "mobileone": IMAGENET._replace(crop=0.9),
   "tf_": HALVES._replace(filter="bilinear"),
   "mobilenetv1_100": HALVES,
   "mobilenetv1_125": HALVES._replace(crop=0.9),
@@ -100,6 +120,17 @@ def _timm_v3(size: str, make: Maker, stages: int, *narrow: int) -> dict[str, Sou
     **_widths(f"{name}_{{:03}}", (*narrow, 75, 100), make, layers, norm=TORCH_NORM),
     **_widths(f"tf_{name}_{{:03}}", (75, 100), make, layers, **tensorflow),
     f"tf_{name}_minimal_100": Source(partial(make, minimal=True, **tensorflow), layers),
+  }
+
+
+def _efficientnets(start: str, *larger: int, **options: Any) -> dict[str, Source]:
+  """EfficientNet-B0, and EfficientNet-Lite of size 0 and larger ones."""
+  makers: dict[str, Maker] = {
+    f"{start}_lite{size}": partial(efficientnet_lite, size) for size in (0, *larger)
+  }
+  makers[f"{start}_b0"] = efficientnet_b0
+  return {
+    name: Source(partial(make, **options), names.TIMM_MOBILENET_V2) for name, make in makers.items()
   }
 
 
@@ -143,6 +174,13 @@ TIMM = {
     "mobilenetv4_conv_small_{:03}", (35, 50), mobilenet_v4_conv_small, names.TIMM_MOBILENET_V4
   ),
   **_widths("ghostnet_{:03}", (50, 100, 130), ghostnet, names.TIMM_GHOSTNET),
+  **_efficientnets("efficientnet", norm=TORCH_NORM),
+  **_efficientnets("tf_efficientnet", 1, 2, 3, 4, padding="SAME", norm=TENSORFLOW_NORM),
+  **{f"repvgg_{size}": Source(partial(repvgg, size), names.TIMM_REPVGG) for size in REPVGGS},
+  **{
+    f"mobileone_{size}": Source(partial(mobileone, size), names.TIMM_MOBILEONE)
+    for size in MOBILEONES
+  },
   **RESNETS,
 }  # fmt: skip
 MEGVII = {

@@ -1,9 +1,10 @@
 """Makes specs.json.gz and outputs.npz by running the original PyTorch networks in float64.
 
   python generate.py --repdistiller PATH --megvii PATH
+  python generate.py --newer
 
 It needs torch, torchvision and timm, and checkouts of github.com/HobbitLong/RepDistiller and
-github.com/megvii-model/ShuffleNet-Series.
+github.com/megvii-model/ShuffleNet-Series; for newer_specs.json.gz and newer_outputs.npz no checkouts.
 """
 
 import argparse
@@ -45,7 +46,15 @@ SOURCES = {
     wrn_16_1 wrn_16_2 wrn_40_1 wrn_40_2 vgg8 vgg11 vgg13 vgg16 vgg19
     MobileNetV2 ShuffleV1 ShuffleV2""",
 }
+NEWER = {
+  "timm": """
+    efficientnet_lite0 tf_efficientnet_lite0 tf_efficientnet_lite1 tf_efficientnet_lite2
+    tf_efficientnet_lite3 tf_efficientnet_lite4 efficientnet_b0 tf_efficientnet_b0
+    repvgg_a0 repvgg_a1 repvgg_a2 repvgg_b0
+    mobileone_s0 mobileone_s1 mobileone_s2 mobileone_s3 mobileone_s4""",
+}
 KEPT = 32  # leading classes and channels stored in full; moments stand for the rest
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 NORM_KINDS = {
   "weight": "bn_gamma",
   "bias": "bn_beta",
@@ -77,7 +86,7 @@ def build(library: str, name: str) -> nn.Module:
 
 def kind_of(module: nn.Module, tensor: str) -> str:
   """Returns the name by which ``weights.make`` knows the kind of a module's tensor."""
-  if isinstance(module, nn.BatchNorm2d):
+  if isinstance(module, NORMS):
     return NORM_KINDS[tensor]
   if not isinstance(module, nn.Conv2d | nn.Linear):
     raise ValueError(f"module: {type(module).__name__} has tensors, and no kind is known for it.")
@@ -97,7 +106,8 @@ def fill(model: nn.Module, images: torch.Tensor) -> list:
   def calibrate(path: str):
     def hook(norm: nn.Module, inputs: tuple) -> None:
       if path not in scales:
-        scales[path] = float(f"{inputs[0].var((0, 2, 3)).mean().item():.3g}")
+        axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
+        scales[path] = float(f"{inputs[0].var(axes).mean().item():.3g}")
         for name in ("running_mean", "running_var"):
           tensor = getattr(norm, name)
           row = (f"{path}.{name}", tuple(tensor.shape), NORM_KINDS[name], scales[path])
@@ -105,7 +115,7 @@ def fill(model: nn.Module, images: torch.Tensor) -> list:
 
     return hook
 
-  norms = {path: module for path, module in modules.items() if isinstance(module, nn.BatchNorm2d)}
+  norms = {path: module for path, module in modules.items() if isinstance(module, NORMS)}
   hooks = [norm.register_forward_pre_hook(calibrate(path)) for path, norm in norms.items()]
   rows = []
   for name, tensor in model.state_dict().items():
@@ -155,12 +165,13 @@ def run(source: str, model: nn.Module, images: torch.Tensor) -> dict[str, np.nda
 @torch.no_grad()
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--repdistiller", type=pathlib.Path, required=True, help="a checkout")
-  parser.add_argument("--megvii", type=pathlib.Path, required=True, help="a checkout")
+  parser.add_argument("--repdistiller", type=pathlib.Path, default=".", help="a checkout")
+  parser.add_argument("--megvii", type=pathlib.Path, default=".", help="a checkout")
+  parser.add_argument("--newer", action="store_true", help="only the networks that came later")
   args = parser.parse_args()
   sys.path[:0] = [str(args.repdistiller), str(args.megvii / "ShuffleNetV1")]
   rows, found = {}, {}
-  for library, names in SOURCES.items():
+  for library, names in (NEWER if args.newer else SOURCES).items():
     images = torch.tensor(weights.image(32 if library == "crd" else 96)).double()
     for name in names.split():
       source = f"{library}/{name}"
@@ -169,8 +180,10 @@ def main() -> None:
       found |= run(source, model, images)
       print(source)
   text = json.dumps(rows, separators=(",", ":"))
-  (weights.FOLDER / "specs.json.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-  np.savez_compressed(weights.FOLDER / "outputs.npz", **found)
+  start = "newer_" if args.newer else ""
+  specs = weights.FOLDER / f"{start}specs.json.gz"
+  specs.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+  np.savez_compressed(weights.FOLDER / f"{start}outputs.npz", **found)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 
 FOLDER = pathlib.Path(__file__).parent
+PARTS = ("", "newer_")  # of the files, by what their names begin with
 
 
 def generator(name: str, seed: int) -> np.random.RandomState:
@@ -55,9 +56,11 @@ def image(size: int, seed: int = 1, batch: int = 2) -> np.ndarray:
 
 
 @functools.cache
-def specs() -> dict[str, list]:
+def specs(*parts: str) -> dict[str, list]:
   """Of every source, the rows (name, shape, kind) or (name, shape, kind, scale)."""
-  return json.loads(gzip.decompress((FOLDER / "specs.json.gz").read_bytes()))
+  files = [FOLDER / f"{part}specs.json.gz" for part in parts or PARTS]
+  texts = [gzip.decompress(file.read_bytes()) for file in files]
+  return {name: rows for text in texts for name, rows in json.loads(text).items()}
 
 
 @functools.lru_cache(maxsize=2)  # the largest takes 130 MB
@@ -76,8 +79,11 @@ def state_dict(source: str, seed: int = 0) -> dict[str, np.ndarray]:
 @functools.cache
 def outputs() -> dict[str, np.ndarray]:
   """Reads the outputs of the original networks; the README names the keys."""
-  with np.load(FOLDER / "outputs.npz") as file:
-    return {key: _fixed(array) for key, array in file.items()}
+  found = {}
+  for part in PARTS:
+    with np.load(FOLDER / f"{part}outputs.npz") as file:
+      found |= {key: _fixed(array) for key, array in file.items()}
+  return found
 
 
 def _fixed(array: np.ndarray) -> np.ndarray:

@@ -40,11 +40,22 @@ ONE_OF_EACH = [  # other widths, depths and groups of these have the same code a
   *("shufflenet_v1_1.0x_g3", "shufflenet_v1_0.5x_g8"),
   *("resnet8", "resnet8x4", "wrn_16_1", "wrn_40_2", "vgg8", "vgg13"),
   *("ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2"),
+  *("efficientnet_lite0", "repvgg_a0"),
 ]
-COMPUTED = [name for name in parity.specs() if name.split("/")[1] in ONE_OF_EACH]
+LARGER = ["tf_efficientnet_lite1", "efficientnet_b0", "mobileone_s0", "mobileone_s4"]
 
 
-@pytest.mark.parametrize("source", COMPUTED)
+def marked(names):
+  """Sources; the newer ones that have much the same code as others now and then."""
+  older = models.SOURCES.keys() - parity.specs("newer_").keys()
+  often = [name for name in parity.specs() if name in older or name.split("/")[1] in ONE_OF_EACH]
+  return [name if name in often else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+COMPUTED = [name for name in parity.specs() if name.split("/")[1] in {*ONE_OF_EACH, *LARGER}]
+
+
+@pytest.mark.parametrize("source", marked(COMPUTED))
 def test_a_network_computes_what_the_original_computes(source):
   expected = parity.outputs()
   model, variables = models.from_torch(source, parity.state_dict(source))
@@ -66,7 +77,7 @@ def test_a_network_computes_what_the_original_computes(source):
     close(moments(result.pooled), expected[f"{source}/pooled_moments"])
 
 
-@pytest.mark.parametrize("source", parity.specs())
+@pytest.mark.parametrize("source", marked(parity.specs()))
 def test_the_state_dict_is_that_of_the_original_both_ways(source):
   weights = parity.state_dict(source)
   _, variables = models.from_torch(source, weights)

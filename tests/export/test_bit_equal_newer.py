@@ -1,0 +1,42 @@
+"""Every runtime and exact evaluation give the same integers, in the networks that came later."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from jaxcompress import export, models
+from tests.models.test_branched import SHAPE, Reparameterized
+
+pytestmark = pytest.mark.usefixtures("optimized")
+SIDE = 48
+MODELS = {
+  "efficientnet_lite0": partial(models.efficientnet_lite0, layout="imagenet"),
+  "efficientnet_b0": partial(models.efficientnet_b0, layout="imagenet"),
+  "repvgg_a0": partial(models.repvgg_a0, layout="imagenet"),
+  "mobileone_s0": partial(models.mobileone_s0, layout="imagenet"),
+}
+
+
+def check(model, shape, networks, folder, counts):
+  """That as many images give the same integers in each runtime, of a network without branches."""
+  variables = networks.trained_like(model, shape)
+  model, variables = models.fold_branches(model, variables, image_shape=shape)
+  images = np.random.default_rng(1).normal(size=(max(counts.values()), *shape)).astype(np.float32)
+  logits, *_, quantized = networks.calibrated(model, variables, images)
+  for kernels, count in counts.items():
+    path = networks.write(quantized, folder, kernels)
+    result = export.verify(path, quantized.with_kernels(kernels), images[:count])
+    assert (result.bit_equal, result.max_steps, result.images) == (1.0, 0, count)
+  assert np.corrcoef(quantized(images).ravel(), logits.ravel())[0, 1] > 0.9
+
+
+def test_folded_branches_are_bit_equal(networks, tmp_path):
+  check(Reparameterized(), SHAPE, networks, tmp_path, {"xnnpack": 50, "tflm": 10})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_a_network_is_bit_equal(name, networks, tmp_path):
+  counts = {"xnnpack": 32, "tflm": 4, "onnxruntime": 32}
+  check(MODELS[name](10), (SIDE, SIDE, 3), networks, tmp_path, counts)

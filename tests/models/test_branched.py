@@ -1,0 +1,120 @@
+"""Sums of branches become one convolution that computes the same."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcompress import models
+from jaxcompress.models.branched import Branched, fold_branches
+from jaxcompress.nn import (
+  Activation,
+  Add,
+  BatchNorm,
+  ConvNorm,
+  Dense,
+  GlobalAvgPool,
+  Norm,
+  init_variables,
+)
+from tests.golden.parity import weights as parity
+from tests.models.checkpoints.test_originals import close, images
+from tests.nn.test_execute import lively
+
+SHAPE = (9, 8, 3)
+
+
+class Reparameterized(nn.Module):
+  """Branches of every kind: strided, depthwise, grouped, around a sum, and under a normalization."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = Branched(8, Norm(), stride=2, name="stem")(x, train=train)
+    x = Branched(8, Norm(), groups="depthwise", convolutions=3, name="depthwise")(x, train=train)
+    x = Branched(8, Norm(), kernel=1, convolutions=2, name="pointwise")(x, train=train)
+    x = Branched(8, Norm(), groups=2, squeezed=4, name="grouped")(x, train=train)
+    y = ConvNorm(8, kernel=3, groups="depthwise", name="mixer")(x, train=train)
+    scaled = ConvNorm(8, groups="depthwise", norm=None, name="scaled")(x, train=train)
+    y = Add(name="three")(Add(name="both")(y, scaled), x)
+    y = BatchNorm(name="norm")(y, train=train)
+    wide = ConvNorm(8, kernel=(1, 5), name="wide")(y, train=train)
+    y = Add(name="uneven")(wide, ConvNorm(8, kernel=(1, 3), name="narrow")(y, train=train))
+    return Dense(5, name="classifier")(GlobalAvgPool(name="pool")(y))
+
+
+FOLDED = [
+  *("stem/sum", "stem/act", "depthwise/sum", "depthwise/act", "pointwise/sum", "pointwise/act"),
+  *("grouped/sum", "grouped/se/pool", "grouped/se/reduce", "grouped/se/expand"),
+  *(
+    "grouped/se/expand_act",
+    "grouped/se/scale",
+    "grouped/act",
+    "norm",
+    "uneven",
+    "pool",
+    "classifier",
+  ),
+]
+
+
+def logits_of(model, variables, x):
+  found = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, x)
+  return np.asarray(getattr(found, "logits", found))
+
+
+def test_a_folded_network_computes_the_same_with_one_convolution_for_each_sum():
+  model = Reparameterized()
+  variables = lively(init_variables(model, jax.random.key(0), SHAPE))
+  folded, few = fold_branches(model, variables, image_shape=SHAPE)
+  assert [layer.name for layer in folded.layers] == FOLDED
+  kernels = {name: few["params"][name]["sum"]["kernel"].shape for name in ("stem", "grouped")}
+  assert kernels == {"stem": (3, 3, 3, 8), "grouped": (3, 3, 4, 8)}
+  assert "batch_stats" not in few
+  x = jax.random.normal(jax.random.key(0), (4, *SHAPE))
+  expected = logits_of(model, variables, x)
+  np.testing.assert_allclose(logits_of(folded, few, x), expected, rtol=0, atol=2e-5)
+  again, same = fold_branches(folded, few, image_shape=SHAPE)
+  assert again.layers == folded.layers
+  jax.tree.map(np.testing.assert_array_equal, same, few)
+
+
+class Unlike(nn.Module):
+  """Sums that no single convolution computes."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    conv = ConvNorm(3, kernel=3, act="relu", name="rectified")(x, train=train)
+    x = Add(name="residual")(x, conv)
+    rows = ConvNorm(3, kernel=(3, 1), name="rows")(x, train=train)
+    x = Add(name="crossed")(rows, ConvNorm(3, kernel=(1, 3), name="columns")(x, train=train))
+    single = ConvNorm(3, kernel=3, groups="depthwise", name="single")(x, train=train)
+    x = Add(name="grouped")(single, ConvNorm(3, name="mixed")(x, train=train))
+    far = ConvNorm(3, kernel=3, dilation=2, name="far")(x, train=train)
+    x = Add(name="dilated")(far, x)
+    return GlobalAvgPool(name="pool")(Activation("relu", name="act")(x))
+
+
+def test_other_sums_stay_as_they_are():
+  variables = init_variables(Unlike(), jax.random.key(0), SHAPE)
+  folded, same = fold_branches(Unlike(), variables, image_shape=SHAPE)
+  graph = models.summarize(Unlike(), SHAPE[0]).graph
+  assert [layer.name for layer in folded.layers] == [node.name for node in graph.nodes]
+  jax.tree.map(np.testing.assert_array_equal, same, variables)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("programs_forgotten")
+@pytest.mark.parametrize(
+  ("source", "parameters", "macs"),
+  [("timm/repvgg_a0", 8_309_384, 1361), ("timm/mobileone_s0", 2_078_504, 275)],
+)
+def test_a_folded_checkpoint_has_the_published_size_and_the_originals_logits(
+  source, parameters, macs
+):
+  folded, few = models.fold_branches(*models.from_torch(source, parity.state_dict(source)))
+  summary = models.summarize(folded)
+  assert summary.parameters == parameters
+  assert summary.macs / 1e6 == pytest.approx(macs, abs=0.5)
+  logits = logits_of(folded, few, jnp.asarray(images(source)))
+  close(logits[:, :32], parity.outputs()[f"{source}/logits"])
