@@ -10,7 +10,7 @@ against each other, by which ``jaxcompress.ops.dispatch`` chooses.
 
 ``roofline`` is the least time that the step's multiplications and bytes, as XLA counts them, take at the
 device's published peaks, over the time that it took; "-" for devices whose peaks are not known here.
-``--small`` runs everything once at 16 px on whatever is there, to see that it works.
+``--small`` runs every part once, with ResNet-8 and two of the cases, on whatever is there.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import importlib
 import importlib.util
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,9 +35,57 @@ from jaxcompress import models, ops, quantize, training
 from jaxcompress.nn import init_variables
 from jaxcompress.ops.dispatch import CHOICES
 
-SIZES = ((32, 256), (224, 128))  # pixels and images of a step
-REPEATS = 20
-LOGITS = 200  # images of exact evaluation
+
+class Scale(NamedTuple):
+  """How much is measured.
+
+  Attributes:
+    steps: pixels and images of the steps.
+    cases: names in ``programs.CASES``.
+    student: makes the student of images of a side.
+    teacher: makes its teacher.
+    repeats: of which the median counts.
+    exact: side and number of the images of exact evaluation.
+    shapes: at most so many of depthwise convolutions.
+  """
+
+  steps: tuple[tuple[int, int], ...]
+  cases: tuple[str, ...]
+  student: Callable[[int], Any]
+  teacher: Callable[[int], Any]
+  repeats: int
+  exact: tuple[int, int]
+  shapes: int
+
+
+def mobilenet(size: int) -> Any:
+  """MobileNetV2 for images of a side."""
+  return models.mobilenet_v2(1000, layout="imagenet" if size >= 64 else "cifar")
+
+
+def resnet(size: int) -> Any:
+  """Its teacher for images of a side."""
+  return models.resnet50(1000) if size >= 64 else models.resnet8x4(1000)
+
+
+WHOLE = Scale(
+  steps=((32, 256), (224, 128)),
+  cases=tuple(name for name, case in CASES.items() if not (case.plain or case.memory)),
+  student=mobilenet,
+  teacher=resnet,
+  repeats=20,
+  exact=(96, 200),
+  shapes=100,
+)
+SMALL = Scale(
+  steps=((16, 4),),
+  cases=("float32", "int8, no teacher"),
+  student=lambda _: models.resnet8(10),
+  teacher=lambda _: models.resnet8(10),
+  repeats=1,
+  exact=(32, 8),
+  shapes=1,
+)
 
 
 class Peak(NamedTuple):
@@ -91,21 +139,16 @@ class Budget:
     return False
 
 
-def student_of(size: int) -> Any:
-  """MobileNetV2 for images of a size."""
-  return models.mobilenet_v2(1000, layout="imagenet" if size >= 64 else "cifar")
-
-
-def our_step(case: Case, size: int, batch: int, repeats: int) -> dict[str, Any]:
+def our_step(case: Case, scale: Scale, size: int, batch: int) -> dict[str, Any]:
   """A case's step: seconds, and what XLA says of it."""
   rng = np.random.default_rng(0)
   given = {
     "image": rng.integers(0, 256, (batch, size, size, 3)).astype(np.uint8),
-    "label": rng.integers(0, 1000, batch).astype(np.int32),
+    "label": rng.integers(0, 10, batch).astype(np.int32),
     "index": np.arange(batch, dtype=np.int32),
   }
-  teacher = models.resnet50(1000) if size >= 64 else models.resnet8x4(1000)
-  recipe, options = recipe_of(case, student_of(size), teacher), {}
+  teacher = scale.teacher(size)
+  recipe, options = recipe_of(case, scale.student(size), teacher), {}
   if case.teacher:
     options["teacher_variables"] = (init_variables(teacher, jax.random.key(1), (size, size, 3)),)
   state = training.init_state(recipe, jax.random.key(0), given, **options)
@@ -122,7 +165,7 @@ def our_step(case: Case, size: int, batch: int, repeats: int) -> dict[str, Any]:
     return metrics
 
   jax.block_until_ready(run())
-  seconds = timed(run, repeats)
+  seconds = timed(run, scale.repeats)
   dtype = "float32" if case.dtype is None else "bfloat16"
   return {
     "seconds": seconds,
@@ -165,16 +208,16 @@ def exact_logits(size: int, count: int) -> dict[str, Any]:
   return {"seconds": seconds, "bit_equal": float(np.mean(found == wanted)), "images": count}
 
 
-def depthwise_rows(size: int, batch: int, repeats: int) -> list[dict[str, Any]]:
+def depthwise_rows(scale: Scale, size: int, batch: int) -> list[dict[str, Any]]:
   """Forward and backward seconds of each formulation, at the depthwise shapes of MobileNetV2."""
-  graph = models.summarize(student_of(size), size).graph
+  graph = models.summarize(mobilenet(size), size).graph
   shapes = dict.fromkeys(
     (node.input_shapes[0][1:], node.attrs["stride"])
     for node in graph.nodes
     if node.attrs.get("groups") == "depthwise"
   )
   rows = []
-  for shape, stride in shapes:
+  for shape, stride in list(shapes)[: scale.shapes]:
     x = jnp.ones((batch, *shape), jnp.bfloat16)
     kernel = jnp.ones((3, 3, 1, shape[-1]), jnp.bfloat16)
     for name in CHOICES["depthwise"]:
@@ -195,23 +238,23 @@ def depthwise_rows(size: int, batch: int, repeats: int) -> list[dict[str, Any]]:
           "shape": list(shape),
           "stride": stride,
           "formulation": name,
-          "seconds": timed(run, repeats),
+          "seconds": timed(run, scale.repeats),
         }
       )
   return rows
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument(
     "--out", type=pathlib.Path, help="file of JSON lines, to which rows are added"
   )
   parser.add_argument("--seconds", type=float, default=480, help="after which nothing is begun")
-  parser.add_argument("--small", action="store_true", help="everything once, tiny")
-  args = parser.parse_args()
+  parser.add_argument("--small", action="store_true", help="every part once, tiny")
+  args = parser.parse_args(given)
   console, budget = Console(), Budget(args.seconds)
   device = jax.devices()[0].device_kind
-  repeats, sizes = (1, ((16, 4),)) if args.small else (REPEATS, SIZES)
+  scale = SMALL if args.small else WHOLE
   console.print(f"jaxcompress {jc.__version__}, JAX {jax.__version__}, {device}")
   lines = []
 
@@ -237,23 +280,22 @@ def main() -> None:
       )
     )
 
-  side, count = (32, 8) if args.small else (96, LOGITS)
+  side, count = scale.exact
   note("exact evaluation", "MobileNetV2 x0.25", side, count, exact_logits(side, count))
-  for size, batch in sizes:
+  for size, batch in scale.steps:
     for dtype in ("float32", "bfloat16"):
       for name in OTHERS:
         if not args.small and budget.allows(f"{name}, {dtype}, {size} px"):
-          note(
-            "step", f"{name}, {dtype}", size, batch, their_step(name, dtype, size, batch, repeats)
-          )
-    for name, case in CASES.items():
-      if case.plain or case.memory or (case.teacher and size < 64 and not args.small):
+          found = their_step(name, dtype, size, batch, scale.repeats)
+          note("step", f"{name}, {dtype}", size, batch, found)
+    for name in scale.cases:
+      if CASES[name].teacher and size < 64 and not args.small:
         continue
       if budget.allows(f"{name}, {size} px"):
-        note("step", name, size, batch, our_step(case, size, batch, repeats))
-  size, batch = sizes[-1]
+        note("step", name, size, batch, our_step(CASES[name], scale, size, batch))
+  size, batch = scale.steps[-1]
   if budget.allows("depthwise formulations"):
-    for row in depthwise_rows(size, batch, repeats):
+    for row in depthwise_rows(scale, size, batch):
       what = f"{'x'.join(map(str, row['shape']))} /{row['stride']}, {row['formulation']}"
       note("depthwise", what, size, batch, row)
   print_table(
