@@ -141,27 +141,31 @@ def _chosen(function, names, dtype, x, kernel, pair, active):
 
 
 def _forward_chosen(function, names, dtype, x, kernel, pair, active):
-  """One of two forward passes, and one backward pass for both.
+  """One product, of the steps or of the arrays.
 
-  Two backward passes in branches would keep what both need, and devices would exchange the gradients of
-  each branch and each layer by themselves.
+  Branches would keep what both need, in memory, and devices would exchange the gradients of each branch and
+  each layer by themselves. Units of int8 alone need one, in the forward pass.
   """
-  y = jax.lax.cond(
-    active,
-    lambda *arrays: _forward(function, names, dtype, *arrays, pair)[0],
-    lambda *arrays: _plain(function, dtype, *arrays),
-    *(x, kernel),
+  kept = tuple(
+    jnp.where(active, steps_of(a, grid.scale), a).astype(dtype)
+    for a, grid in zip((x, kernel), pair, strict=True)
   )
-  return y, (x, kernel, pair, active)  # which others keep, too; steps would be copies
+  scales = tuple(Grid(jnp.where(active, grid.scale, 1.0)) for grid in pair)
+  if pick("codes") == jnp.int8:
+    y = jax.lax.cond(
+      active,
+      lambda *arrays: _forward(function, names, dtype, *arrays, pair)[0],
+      lambda *arrays: _plain(function, dtype, *arrays),
+      *(x, kernel),
+    )
+  else:
+    y = function(*kept, result=jnp.float32)
+    y = y * scales[0].scale * _beside(scales[1].scale, y)
+  return y, (kept, scales)
 
 
 def _backward_chosen(function, names, dtype, saved, g):
-  *arrays, pair, active = saved
-  kept = tuple(
-    jnp.where(active, steps_of(a, grid.scale), a) for a, grid in zip(arrays, pair, strict=True)
-  )
-  scales = tuple(Grid(jnp.where(active, grid.scale, 1.0)) for grid in pair)
-  return *_backward(function, names, dtype, (kept, scales), g), None
+  return *_backward(function, names, dtype, saved, g), None
 
 
 _chosen.defvjp(_forward_chosen, _backward_chosen)

@@ -29,6 +29,7 @@ def xla_conv(
 
   Padding outside ``0 .. span - 1`` is applied beforehand: the input gradient would then be a
   convolution with negative padding, for which XLA on CPU (jaxlib 0.10.2) reads uninitialised memory.
+  That of integers stays before it: moved behind a 1x1 kernel, it would cut sums to eight bits there.
 
   Examples:
     >>> slide = Slide(stride=(1, 1), pads=((1, 1), (1, 1)))
@@ -40,6 +41,8 @@ def xla_conv(
   if not all(0 <= pad < k for pair, k in usual for pad in pair):
     edges = ((0, 0, 0), *((*pair, 0) for pair in pads), (0, 0, 0))
     x, pads = lax.pad(x, jnp.zeros((), x.dtype), edges), ((0, 0), (0, 0))
+    if jnp.issubdtype(x.dtype, jnp.integer):
+      x = lax.optimization_barrier(x)
   return lax.conv_general_dilated(
     x,
     kernel,

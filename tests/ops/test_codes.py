@@ -118,6 +118,12 @@ def test_linear_layers_and_transposed_convolutions_do_so_too(way, zero):
   Case(partial(conv_transpose, stride=2), (2, 4, 5, 3), (3, 3, 3, 4), zero=zero).check(way)
 
 
+@ways
+def test_padding_around_a_kernel_of_one_cell_keeps_whole_sums(way):
+  convolution = partial(ops.conv, padding=((0, 2), (1, 0)))
+  Case(convolution, (2, 5, 5, 40), (1, 1, 40, 2)).check(way)
+
+
 def test_as_numbers_in_bfloat16_they_would_lose_most_of_it():
   case = Case(partial(ops.conv, padding="SAME"), (2, 8, 8, 16), (3, 3, 16, 8), zero=-128)
   lossy = case.function(*(a.astype(jnp.bfloat16) for a in case.arrays), result=jnp.float32)
@@ -162,14 +168,15 @@ def test_a_switch_in_the_program_gives_values_and_gradients_of_one_outside(way, 
     np.testing.assert_allclose(ours, theirs, rtol=close, atol=close)
 
 
-def test_a_switch_in_the_program_has_branches_in_the_forward_pass_alone():
+@pytest.mark.parametrize(("codes", "branches"), [("bfloat16", 0), ("float32", 0), ("int8", 1)])
+def test_a_switch_in_the_program_has_a_branch_for_units_of_int8_alone(codes, branches):
   case = Case(matmul, (6, 7), (7, 3))
 
   def gradient(active):
-    with on_grids(case.grids(active)):
+    with on_grids(case.grids(active)), ops.formulations(codes=codes):
       return jax.grad(lambda x, kernel: multiply(matmul, x, kernel).sum(), (0, 1))(*case.arrays)
 
-  assert str(jax.make_jaxpr(gradient)(jnp.bool_(True))).count("cond[") == 1
+  assert str(jax.make_jaxpr(gradient)(jnp.bool_(True))).count("cond[") == branches
 
 
 @pytest.mark.parametrize("precision", ["highest", "float32"])
