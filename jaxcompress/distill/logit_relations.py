@@ -25,7 +25,7 @@ from jaxcompress.distill.layers import (
   unit,
 )
 from jaxcompress.distill.logits import softened_kl, standardised
-from jaxcompress.distill.views import by_view, check_views, weak_and_strong
+from jaxcompress.distill.views import check_views, on_views, weak_and_strong
 
 
 def dist(beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> LossTransform:
@@ -94,7 +94,7 @@ def mlkd(
 
   Raises:
     ValueError: if there are no temperatures, or a number is not positive; on ``init``, if there is
-      no teacher, its classes differ, or the batch has no such parts.
+      no teacher or its classes differ; on ``update``, if the batch has no such parts.
 
   Examples:
     >>> from jaxcompress.nn import Endpoints
@@ -114,11 +114,10 @@ def mlkd(
     check_number("temperatures", temperature, positive=True)
   check_whole("views", views)
 
-  def compute(student, teachers, batch):
-    pairs = by_view("mlkd", student, teachers, views)
+  def compute(pairs):
     return sum(_one_temperature(*pair, t) for pair in pairs for t in temperatures)
 
-  return stateless("mlkd", compute)
+  return on_views("mlkd", views, compute)
 
 
 def mlkd_lskd(temperature: float = 2.0, *, views: int = 2) -> LossTransform:
@@ -143,8 +142,8 @@ def mlkd_lskd(temperature: float = 2.0, *, views: int = 2) -> LossTransform:
     their mean.
 
   Raises:
-    ValueError: if a number is out of range; on ``init``, if there is no teacher, its classes differ,
-      or the batch has no such halves.
+    ValueError: if a number is out of range; on ``init``, if there is no teacher or its classes differ;
+      on ``update``, if the batch has no such halves.
 
   Examples:
     >>> from jaxcompress.nn import Endpoints
@@ -162,8 +161,8 @@ def mlkd_lskd(temperature: float = 2.0, *, views: int = 2) -> LossTransform:
   def lower_half(confidence):
     return jnp.mean(confidence <= jnp.median(confidence))
 
-  def compute(student, teachers, batch):
-    weak, strong = weak_and_strong("mlkd_lskd", student, teachers, views)
+  def compute(pairs):
+    weak, strong = weak_and_strong(pairs)
     p = jax.nn.softmax(weak[1])
     examples, classes = lower_half(jnp.max(p, axis=1)), lower_half(jnp.sum(p, axis=0))
 
@@ -176,7 +175,7 @@ def mlkd_lskd(temperature: float = 2.0, *, views: int = 2) -> LossTransform:
       total += examples * (divergence(weak, t) + of_examples) + classes * of_classes
     return total + sum(divergence(weak, t) for t in (2.0, 6.0))
 
-  return stateless("mlkd_lskd", compute)
+  return on_views("mlkd_lskd", views, compute)
 
 
 def srd(exponent: float = 4.0, temperature: float = 1.0) -> LossTransform:

@@ -1,5 +1,7 @@
 """Losses that compare two augmentations of each image: a weak one, and a strong one."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -52,8 +54,8 @@ def crld(
     weight of 2 for their mean.
 
   Raises:
-    ValueError: if a number is out of range; on ``init``, if there is no teacher, its classes differ,
-      or the batch has no such halves.
+    ValueError: if a number is out of range; on ``init``, if there is no teacher or its classes differ;
+      on ``update``, if the batch has no such halves.
 
   Examples:
     >>> same = Endpoints(logits=jnp.array([[9.0, 0.0], [9.0, 0.0]]))
@@ -72,7 +74,7 @@ def crld(
   check_views(views)
 
   def init(rng, student, teachers, batch):
-    weak_and_strong("crld", student, teachers, views)
+    both_logits("crld", student, teachers, of_images=True)
     return (), init_count(temperature)
 
   def sure(teacher, least):
@@ -80,7 +82,7 @@ def crld(
 
   def compute(params, count, student, teachers, batch, extras):
     softening, count = at_count(temperature, count)
-    (s_w, t_w), (s_s, t_s) = weak_and_strong("crld", student, teachers, views)
+    (s_w, t_w), (s_s, t_s) = weak_and_strong(by_view("crld", student, teachers, views))
 
     def gap(s, t):
       log_t, log_s = (jax.nn.log_softmax(x / softening) for x in (t, s))
@@ -91,6 +93,39 @@ def crld(
     return jnp.mean(within * same + across * other), count
 
   return stateful("crld", init, compute)
+
+
+def on_views(name: str, views: int, compute: Callable[[list[Pair]], jax.Array]) -> LossTransform:
+  """A loss on the logits of several views from its formula.
+
+  Args:
+    name: of its metric.
+    views: of each image in a batch, equal parts of it that follow one another. ``init`` takes any
+      batch: it may see one before its images are augmented.
+    compute: ``(pairs) -> scalar``, of the student's and the teacher's logits for each view.
+
+  Returns:
+    A :class:`~jaxcompress.distill.LossTransform` without parameters or state.
+
+  Raises:
+    ValueError: on ``init``, if there is no teacher or its classes differ; on ``update``, if the batch
+      has no such parts.
+
+  Examples:
+    >>> loss = on_views("gap", 2, lambda pairs: sum(jnp.mean(s - t) for s, t in pairs))
+    >>> same = Endpoints(logits=jnp.ones((4, 3)))
+    >>> float(loss.update((), (), same, (same,), {})[0])
+    0.0
+  """
+
+  def init(rng, student, teachers, batch):
+    both_logits(name, student, teachers, of_images=True)
+    return (), ()
+
+  def update(params, state, student, teachers, batch, extras):
+    return compute(by_view(name, student, teachers, views)), state
+
+  return stateful(name, init, update)
 
 
 def check_views(views: int) -> None:
@@ -109,34 +144,21 @@ def check_views(views: int) -> None:
     raise ValueError(f"views: {views} must be 2, or 1 where each image is both views.")
 
 
-def weak_and_strong(
-  name: str, student: Endpoints, teachers: Teachers, views: int
-) -> tuple[Pair, Pair]:
-  """The logits of student and teacher for the weak views, and those for the strong ones.
-
-  Args:
-    name: of the loss, for errors.
-    student: its endpoints.
-    teachers: their endpoints.
-    views: of each image in the batch; of 1, both are the same.
-
-  Raises:
-    ValueError: if there is no teacher, its classes differ, or the batch has no such parts.
+def weak_and_strong(pairs: list[Pair]) -> tuple[Pair, Pair]:
+  """The first view's logits, and the second's; of one view, both are the same.
 
   Examples:
-    >>> two = Endpoints(logits=jnp.arange(4.0).reshape(2, 2))
-    >>> [s.tolist() for s, _ in weak_and_strong("crld", two, (two,), 2)]
-    [[[0.0, 1.0]], [[2.0, 3.0]]]
+    >>> [s for s, _ in weak_and_strong([("weak", "weak")])]
+    ['weak', 'weak']
   """
-  first, *others = by_view(name, student, teachers, views)
-  return first, (others[0] if others else first)
+  return pairs[0], pairs[-1]
 
 
 def by_view(name: str, student: Endpoints, teachers: Teachers, views: int) -> list[Pair]:
   """The logits of student and teacher for each view, equal parts of the batch.
 
   Raises:
-    ValueError: as :func:`weak_and_strong`.
+    ValueError: if there is no teacher, its classes differ, or the batch has no such parts.
 
   Examples:
     >>> two = Endpoints(logits=jnp.arange(4.0).reshape(2, 2))

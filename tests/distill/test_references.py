@@ -211,8 +211,15 @@ def test_views_of_a_batch_are_compared_apart_and_added():
   swapped = Endpoints(jnp.concatenate([teacher.logits, student.logits]))
   found, _, _ = distill.mlkd((2.0, 5.0), views=2).update((), (), both, (swapped,), {})
   np.testing.assert_allclose(found, mlkd(STUDENT, TEACHER) + mlkd(TEACHER, STUDENT), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlkd", "mlkd_lskd", "crld"])
+def test_a_batch_is_parted_once_it_is_augmented(name):
+  student, teachers, batch = endpoints()
+  loss = getattr(distill, name)(views=2)
+  made = loss.init(jax.random.key(0), student, teachers, batch)  # as the data have it
   with pytest.raises(ValueError, match="views: a batch of 5 has no 2 equal parts"):
-    distill.mlkd(views=2).init(jax.random.key(0), student, (teacher,), {})
+    loss.update(*made, student, teachers, batch)
 
 
 def test_the_projector_predicts_by_its_running_statistics():
