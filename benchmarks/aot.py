@@ -25,7 +25,7 @@ if "JAX_PLATFORMS" not in os.environ:  # of this machine alone the CPU is needed
   os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
-from programs import ALONE, CASES, QUICK, TARGETS, compiled, devices_of, traced
+from programs import ALONE, CASES, QUICK, TARGETS, UNTIMED, compiled, devices_of, traced
 from rich.console import Console
 from shared import append_row, print_table, read_rows
 
@@ -33,8 +33,7 @@ from shared import append_row, print_table, read_rows
 def row_of(name: str, target: str, batch: int, size: int, cycles: bool) -> dict[str, Any]:
   """Returns the measurements of a case on a target."""
   start = time.process_time()
-  platform = TARGETS[target].platform
-  options = QUICK if platform == "tpu" and not cycles else None
+  options = UNTIMED if TARGETS[target].platform == "cuda" else None if cycles else QUICK
   step, state = traced(CASES[name], devices_of(TARGETS[target]), batch, size)
   found = compiled(step, state, options)
   return {

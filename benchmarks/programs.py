@@ -33,6 +33,7 @@ NOBODY = {  # libtpu asks nobody which machine this is
 EXAMPLES = 1_281_167  # of ImageNet
 CLASSES = 1000
 QUICK = {"exec_time_optimization_effort": -1.0}
+UNTIMED = {"xla_gpu_enable_triton_gemm": False}  # whose tiles are found by timing them on the GPU
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32
