@@ -63,7 +63,7 @@ class FoundStudent(NamedTuple):
   """The student that a search ended with.
 
   Attributes:
-    trained: in float, before it was trained at integers.
+    trained: in float, before quantization-aware training.
     quantized: the integer network.
     measured: what was.
     search: all candidates, for the report.
@@ -82,7 +82,7 @@ def find_student(run: Context, student: Network, teacher: TrainedNetwork) -> Fou
 
   Candidates start from networks of several widths, which are distilled in float once each. Channels
   of the least Taylor importance for their cost are removed, layers get the bits that cost least by
-  their measured sensitivity, and what is left is trained on, the last part at integers. Beside each
+  their measured sensitivity, and what is left is trained on, the last part with quantization. Beside each
   network that lost channels stands one of its size that lost none: a narrower one, or the same shape from
   scratch, trained for as many steps. Every network and result is kept as it is done, so that a run that
   was killed goes on where it was.

@@ -87,7 +87,7 @@ def choose_channels(
   free = np.isfinite(importance.scores)
   if fraction < 1 and not free.any():
     message = (
-      f"fraction: {fraction} cannot be had: this network has no channels that can be removed."
+      f"fraction: {fraction} cannot be reached: this network has no channels that can be removed."
     )
     warnings.warn(message, stacklevel=2)
   elif fraction < 1 and kept[free].sum() > fraction * free.sum():
@@ -199,11 +199,11 @@ def _keep(importance: Importance, kept: np.ndarray) -> Keep:
 def _out_of_reach(fraction: float, least: float, divisor: int) -> str:
   if least == 1:
     return (
-      f"fraction: {fraction} cannot be had: with divisor {divisor} no channel of this network can be"
+      f"fraction: {fraction} cannot be reached: with divisor {divisor} no channel of this network can be"
       " removed, and all stay; pass a smaller divisor, or another importance."
     )
   return (
-    f"fraction: {fraction} cannot be had: with divisor {divisor} this network keeps at least"
+    f"fraction: {fraction} cannot be reached: with divisor {divisor} this network keeps at least"
     f" {math.ceil(1000 * least) / 1000:g} of its channels; ask for that or more, or pass a smaller"
     " divisor."
   )

@@ -133,7 +133,7 @@ def remove_in_steps(
   least = size(plan_removal(found.graph, fewest_channels(found, divisor=divisor).masks).graph)
   if least > most:
     raise ValueError(
-      f"most: {most:,} cannot be had; with divisor {divisor} and the fewest channels this network has"
+      f"most: {most:,} cannot be reached; with divisor {divisor} and the fewest channels this network has"
       f" {least:,}; allow more, or pass a smaller divisor."
     )
   limits = limits_of(size(found.graph), most, steps)

@@ -34,7 +34,7 @@ class Rule:
     sparsity: share of zeros that the kernels get, in [0, 1); None: what the others get.
 
   Raises:
-    ValueError: if the selector is none, or the sparsity is out of range.
+    ValueError: if the selector is malformed, or the sparsity is out of range.
 
   Examples:
     >>> Rule(match="stage3", sparsity=0.9).keep

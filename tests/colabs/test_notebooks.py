@@ -67,3 +67,14 @@ def test_notebook_is_stored_without_outputs_and_opens_in_colab(path):
   code = [cell for cell in cells if cell["cell_type"] == "code"]
   assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
   assert f"{BADGE}{path.name})" in "".join(cells[0]["source"])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_first_cell_installs_from_a_git_address(path, monkeypatch):
+  first, ran = quick_cells(path)[0], []
+  monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command))
+  exec(first, {})
+  assert not ran
+  exec(first.replace('source = ""', 'source = "https://example.org/fork"'), {})
+  wanted = "jaxcompress[edge] @ git+https://example.org/fork"
+  assert ran == [[sys.executable, "-m", "pip", "install", "-q", wanted]]

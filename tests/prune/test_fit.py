@@ -124,7 +124,9 @@ def test_importance_is_measured_again_before_each_step(variables):
 
 
 def test_what_cannot_be_had_is_refused_before_any_step(variables):
-  with pytest.raises(ValueError, match=r"most: 1,000 cannot be had; with divisor 8 .* has \d+,"):
+  with pytest.raises(
+    ValueError, match=r"most: 1,000 cannot be reached; with divisor 8 .* has \d+,"
+  ):
     prune.remove_in_steps(MODEL, variables, measured, nn.count_macs, 1000)
   with pytest.raises(ValueError, match="steps: 0 must be a whole number of at least 1"):
     prune.remove_in_steps(MODEL, variables, measured, nn.count_macs, 400_000, steps=0)

@@ -164,7 +164,7 @@ def test_a_share_that_the_network_cannot_come_down_to_is_told(scored, fraction, 
   least = least_share(found, divisor=divisor)
   few = fewest_channels(found, divisor=divisor)
   if fraction < least:
-    with pytest.warns(UserWarning, match=r"fraction: .* cannot be had: with divisor"):
+    with pytest.warns(UserWarning, match=r"fraction: .* cannot be reached: with divisor"):
       keep = prune.choose_channels(found, fraction, scope=scope, divisor=divisor)
   else:
     keep = prune.choose_channels(found, fraction, scope=scope, divisor=divisor)
