@@ -157,6 +157,7 @@ def mlkd_lskd(temperature: float = 2.0, *, views: int = 2) -> LossTransform:
   """
   check_number("temperature", temperature, positive=True)
   check_views(views)
+  levels = (temperature, 3.0, 5.0, 2.0, 6.0)
 
   def lower_half(confidence):
     return jnp.mean(confidence <= jnp.median(confidence))
@@ -169,11 +170,15 @@ def mlkd_lskd(temperature: float = 2.0, *, views: int = 2) -> LossTransform:
     def divergence(pair, softening):
       return softened_kl(*map(standardised, pair), softening)
 
-    total = sum(divergence(strong, t) for t in (temperature, 3.0, 5.0))
-    for t in (temperature, 3.0, 5.0, 2.0, 6.0):
+    total = jnp.zeros((), jnp.float32)
+    for t in dict.fromkeys(levels):
       of_examples, of_classes = _correlations(*weak, t)
-      total += examples * (divergence(weak, t) + of_examples) + classes * of_classes
-    return total + sum(divergence(weak, t) for t in (2.0, 6.0))
+      times, again = levels.count(t), levels[3:].count(t)
+      total += times * (examples * of_examples + classes * of_classes)
+      total += (times * examples + again) * divergence(weak, t)
+      if of_strong := levels[:3].count(t):
+        total += of_strong * divergence(strong, t)
+    return total
 
   return on_views("mlkd_lskd", views, compute)
 
