@@ -19,7 +19,7 @@ from jaxcompress.cli.parameters import NEEDED, Argument, Parameter, command
   weights=Parameter(str, "With --torch: its .pth, .pt or .safetensors file."),
   calibration=Parameter(str, "With --torch: a folder of any images, without labels."),
   data=Parameter(str, "As for compress, such as folder:PATH [glyphs]."),
-  method=Parameter(str, "auto, or one method, such as minmax, mse, equalize or adaround.", "auto"),
+  method=Parameter(str, "auto, or one method, such as minmax, mse, equalize or qdrop.", "auto"),
   bits=Parameter(int, "Bits of the weights, 2 to 8 [8]."),
   max_drop=Parameter(
     float,

@@ -77,18 +77,16 @@ def left_text(trials: Sequence[Trial], method: str) -> str:
 
   Examples:
     >>> left_text([Trial("minmax", 0.9, 0.012, 20.0, 1.5)], "auto")
-    "method 'adaround' takes many times as long as all others and was not tried; name it to try it"
+    "methods 'adaround', 'brecq', 'qdrop' take many times as long as all others; name one to try it"
     >>> left_text([Trial("minmax", 0.9, 0.0, 20.0, 1.5)], "auto")
     ''
   """
-  slow = {name for name, algorithm in ALGORITHMS.items() if algorithm.adaround}
-  left = sorted(slow - {trial.name for trial in trials})
-  if method != AUTO or not left or min(trial.drop for trial in trials) <= SLACK:
+  slow = {name for name, algorithm in ALGORITHMS.items() if algorithm.learns}
+  left, tried = sorted(slow), {trial.name for trial in trials}
+  if method != AUTO or slow & tried or min(trial.drop for trial in trials) <= SLACK:
     return ""
   names = ", ".join(map(repr, left))
-  return (
-    f"method {names} takes many times as long as all others and was not tried; name it to try it"
-  )
+  return f"methods {names} take many times as long as all others; name one to try it"
 
 
 def _noise(trial: Trial) -> str:

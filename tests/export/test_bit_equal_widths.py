@@ -146,5 +146,7 @@ def test_16_bits_after_training_are_bit_equal_and_nearer_to_float(batch, tmp_pat
   assert errors[16] < errors[8] / 30
   check_everywhere(quantized, images, tmp_path / "a.tflite")
   assert quantized.integers(images[:1]).dtype == np.int16
-  with pytest.raises(ValueError, match="activation_bits: 12 is out of range; it must be 8 or 16"):
+  with pytest.raises(
+    ValueError, match="activation_bits: 12 is out of range; it must be 2 to 8, or 16"
+  ):
     quantize.post_training(model, variables, images, activation_bits=12)

@@ -12,14 +12,17 @@ from jaxcompress.nn.execute import Layer, folded_layers
 from jaxcompress.quantize.codes import assemble
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import Levels
-from jaxcompress.quantize.integer.grid import centred
+from jaxcompress.quantize.integer.grid import Grid, centred
 from jaxcompress.quantize.model import Move, QuantizedModel
 from jaxcompress.quantize.ptq.adaround import adaround
 from jaxcompress.quantize.ptq.apart import choose_apart
+from jaxcompress.quantize.ptq.blocks import find_blocks
 from jaxcompress.quantize.ptq.calibrators import Bounds, Calibrator, Seen, calibrator
 from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments
 from jaxcompress.quantize.ptq.equalize import equalize
+from jaxcompress.quantize.ptq.few_bits import few_grid, few_grids, shift, shiftable
 from jaxcompress.quantize.ptq.images import Batches
+from jaxcompress.quantize.ptq.learn_block import TICKS, Settings
 from jaxcompress.quantize.ptq.moments import Moments, moments_of
 from jaxcompress.quantize.ptq.observe import (
   Extremes,
@@ -31,8 +34,9 @@ from jaxcompress.quantize.ptq.observe import (
   grids_of,
   ranges_of,
 )
+from jaxcompress.quantize.ptq.reconstruct import reconstruct
 from jaxcompress.quantize.ptq.weights import choose_scales, layer_levels, rounded_weights
-from jaxcompress.quantize.sites import Sites, find_sites
+from jaxcompress.quantize.sites import Sites, find_sites, fused_sites
 
 
 class Algorithm(NamedTuple):
@@ -43,7 +47,8 @@ class Algorithm(NamedTuple):
     weights: how their scales are chosen, ``"absmax"`` or ``"mse"``.
     equalize: whether scales are moved between layers first, and high biases absorbed.
     correction: of biases: None, ``"images"`` or ``"moments"``.
-    adaround: whether the rounding of every weight is learned; needs no correction.
+    adaround: whether the rounding of every weight is learned, layer by layer; needs no correction.
+    reconstruct: how blocks of layers are learned, which needs neither; or None.
   """
 
   ranges: str | Calibrator
@@ -51,6 +56,12 @@ class Algorithm(NamedTuple):
   equalize: bool = False
   correction: str | None = None
   adaround: bool = False
+  reconstruct: Settings | None = None
+
+  @property
+  def learns(self) -> bool:
+    """Whether the rounding of weights is learned, which takes many times as long as all else."""
+    return self.adaround or self.reconstruct is not None
 
 
 ALGORITHMS: Mapping[str, Algorithm] = {  # in order of cost
@@ -62,6 +73,8 @@ ALGORITHMS: Mapping[str, Algorithm] = {  # in order of cost
   "bias_correction": Algorithm("mse", correction="images"),
   "equalize": Algorithm("mse", equalize=True),
   "data_free": Algorithm("mse", equalize=True, correction="moments"),
+  "qdrop": Algorithm("mse", weights="mse", reconstruct=Settings(kept=0.5)),
+  "brecq": Algorithm("mse", weights="mse", reconstruct=Settings()),
   "adaround": Algorithm("mse", weights="mse", adaround=True),
 }
 """All algorithms of quantization after training by name, in the order of their cost."""
@@ -81,8 +94,10 @@ class Subject:
     to: the integers of the weights, by name.
     symmetric: whether the zero points of activations are 0.
     input_range: of what the network reads; None: what was seen.
-    seed: of AdaRound's samples.
-    moves: of the tensors whose channels equalization moved, by name.
+    seed: of the samples that rounding is learned on.
+    moves: of the tensors whose channels equalization or few bits moved, by name.
+    few_bits: of activations, 2 to 7, where a runtime of 8 bits can hold them to that; or None.
+    clipped: nodes that got a rectifier for it.
   """
 
   sites: Sites
@@ -95,6 +110,8 @@ class Subject:
   input_range: Bounds | None = None
   seed: int = 0
   moves: Mapping[str, Move] = dataclasses.field(default_factory=dict)
+  few_bits: int | None = None
+  clipped: frozenset[str] = frozenset()
 
   @classmethod
   def of(
@@ -119,12 +136,36 @@ class Subject:
     to, _ = layer_levels(sites, plan)
     return cls(sites, folded, moments, batches, plan, to, **options)
 
+  def with_few_bits(self, bits: int) -> "Subject":
+    """The same network with activations of fewer than 8 bits, see ``ptq.few_bits``.
+
+    The lower ends of tensors that are shifted are those of the least squared error.
+    """
+    tensors, seen, key_of = shiftable(self.sites), self.counted, self.apart.key_of
+    choose = calibrator("mse").choose
+    lows = {t: choose(seen[key_of[t]]._replace(bits=bits))[0] for t in tensors}
+    found = shift(self.sites.graph, self.folded, self.moments, lows)
+    return dataclasses.replace(
+      self,
+      sites=fused_sites(found.graph),
+      folded=found.folded,
+      moments=found.moments,
+      moves=found.moves,
+      few_bits=bits,
+      clipped=found.clipped,
+    )
+
   @functools.cached_property
   def equalized(self) -> "Subject":
     """The same network with scales moved between layers."""
     graph = self.sites.graph
     peaks = channel_peaks(graph, self.layers, self.batches)
-    return dataclasses.replace(self, **equalize(graph, self.folded, self.moments, peaks)._asdict())
+    found = equalize(graph, self.folded, self.moments, peaks)._asdict()
+    for name, move in self.moves.items():  # shifts come first, and are scaled with the channels
+      after = found["moves"].get(name, Move(np.ones_like(move.scale), np.zeros_like(move.scale)))
+      shifted = after.shift + move.shift / after.scale
+      found["moves"] |= {name: Move(move.scale * after.scale, shifted)}
+    return dataclasses.replace(self, **found)
 
   @functools.cached_property
   def layers(self) -> dict[str, Layer]:
@@ -151,9 +192,16 @@ class Subject:
     return layer_levels(self.apart, self.plan)[1]
 
   @functools.cached_property
+  def few(self) -> frozenset[str]:
+    """The grids that have fewer than 8 bits."""
+    return few_grids(self.apart, self.bits) if self.few_bits else frozenset()
+
+  @functools.cached_property
   def seen(self) -> dict[str, Seen]:
     """The values that calibration sees, by grid."""
-    return by_grid(self.apart, self.extremes)
+    seen = by_grid(self.apart, self.extremes)
+    few = {key: seen[key]._replace(bits=self.few_bits or 8) for key in self.few}
+    return seen | few
 
   @functools.cached_property
   def counted(self) -> dict[str, Seen]:
@@ -168,14 +216,23 @@ class Subject:
       bounds |= {name: self.input_range for name in bounds if key_of[name] == key_of[INPUT]}
     return bounds
 
+  def grids(self, algorithm: Algorithm) -> dict[str, Grid]:
+    """The grid of every tensor that an algorithm starts from."""
+    bounds, key_of = self.ranges(calibrator(algorithm.ranges)), self.apart.key_of
+    grids = grids_of(bounds, self.bits)
+    if self.symmetric:
+      grids = {tensor: centred(grid) for tensor, grid in grids.items()}
+    if self.few_bits:
+      few = {t: few_grid(bounds[t], self.few_bits) for t in grids if key_of[t] in self.few}
+      grids |= few
+    return grids
+
   def quantized(self, algorithm: Algorithm) -> QuantizedModel:
     """The integer model that an algorithm makes."""
     if algorithm.equalize:
       return self.equalized.quantized(algorithm._replace(equalize=False))
     graph, folded, to = self.sites.graph, self.folded, self.to
-    grids = grids_of(self.ranges(calibrator(algorithm.ranges)), self.bits)
-    if self.symmetric:
-      grids = {tensor: centred(grid) for tensor, grid in grids.items()}
+    grids = self.grids(algorithm)
     scales, codes = choose_scales(folded, to, algorithm.weights), None
     rounded = {
       name: rounded_weights(layer, scales[name], to[name]) for name, layer in folded.items()
@@ -188,6 +245,20 @@ class Subject:
       codes, folded = adaround(
         self.apart, folded, scales, grids, self.batches, to=to, seed=self.seed
       )
+    if algorithm.reconstruct is not None:
+      found = reconstruct(
+        self.apart,
+        folded,
+        scales,
+        grids,
+        self.batches,
+        to=to,
+        settings=algorithm.reconstruct,
+        few=self.few,
+        clipped=self.clipped,
+        seed=self.seed,
+      )
+      codes, folded, scales, grids = found.codes, found.folded, found.scales, found.grids
     return assemble(
       graph,
       folded,
@@ -209,11 +280,14 @@ class Subject:
       "peaks": algorithm.equalize,
       "correction": algorithm.correction == "images",
     }
-    layers = self.folded if algorithm.adaround else ()
+    layers = self.folded if algorithm.learns else ()
     names = (*(kind for kind, asked in kinds.items() if asked), *layers)
     return frozenset((name, algorithm.equalize) for name in names)
 
   def ticks(self, algorithm: Algorithm) -> int:
     """About how often the batches are told of something while an algorithm runs."""
-    layers = algorithm.adaround * len(self.folded)
-    return (len(self.passes(algorithm)) - layers + algorithm.adaround) * self.batches.count + layers
+    layers = len(self.folded) if algorithm.learns else 0
+    steps = layers
+    if algorithm.reconstruct is not None:
+      steps = TICKS * len(find_blocks(self.sites.graph, layerwise=algorithm.reconstruct.layerwise))
+    return (len(self.passes(algorithm)) - layers + algorithm.learns) * self.batches.count + steps

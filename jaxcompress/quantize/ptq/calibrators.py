@@ -10,7 +10,6 @@ from jaxcompress.quantize.fake_quant import levels
 
 BINS = 2048
 POINTS = 100  # candidates of a search
-INT8 = levels(8, symmetric=False)
 Bounds = tuple[float, float]
 
 
@@ -24,6 +23,7 @@ class Seen(NamedTuple):
     counts: (BINS,) float64, how many values lie in each equal part of ``low`` to ``high``; None
       where nobody needs it.
     nonnegative: whether no value can be below zero.
+    bits: of the integers.
   """
 
   low: float
@@ -31,6 +31,7 @@ class Seen(NamedTuple):
   average: Bounds
   counts: np.ndarray | None = None
   nonnegative: bool = False
+  bits: int = 8
 
   @property
   def histogram(self) -> np.ndarray:
@@ -94,8 +95,8 @@ def mse(seen: Seen) -> Bounds:
 
 
 def _rounding_errors(seen: Seen, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-  """Mean squared error of rounding what was seen to 8 bits, for each of several ranges."""
-  to = INT8
+  """Mean squared error of rounding what was seen to its bits, for each of several ranges."""
+  to = levels(seen.bits, symmetric=False)
   scale = (high - low) / (to.high - to.low)
   scale = np.where(scale > 1e-30, scale, 1.0)[:, None]
   zero = np.clip(np.rint(to.low - low[:, None] / scale), to.low, to.high)
@@ -120,9 +121,9 @@ def kl(seen: Seen) -> Bounds:
   for share in np.linspace(1, 0.1, POINTS):
     first, end = np.searchsorted(edges, [seen.low * share, seen.high * share])
     first, end = max(int(first) - (seen.low < 0), 0), min(int(end), BINS)
-    if end - first < 2 * INT8.high:
+    if end - first < 2**seen.bits - 2:
       break
-    distance = _divergence(counts, first, end)
+    distance = _divergence(counts, first, end, 2**seen.bits)
     if distance < best:
       best, bounds = distance, (float(edges[first]), float(edges[end]))
   return bounds
@@ -137,15 +138,15 @@ def _without_spike(seen: Seen) -> np.ndarray:
   return counts
 
 
-def _divergence(counts: np.ndarray, first: int, end: int) -> float:
-  """KL of ``counts`` clipped to bins ``first`` to ``end`` from the same rounded to 256 levels."""
+def _divergence(counts: np.ndarray, first: int, end: int, count: int) -> float:
+  """KL of ``counts`` clipped to bins ``first`` to ``end`` from the same rounded to ``count`` levels."""
   inside = counts[first:end]
   clipped = inside.copy()
   clipped[0] += counts[:first].sum()
   clipped[-1] += counts[end:].sum()
-  level = np.arange(end - first) * 256 // (end - first)
+  level = np.arange(end - first) * count // (end - first)
   alive = inside > 0
-  total, number = (np.bincount(level, values, 256) for values in (inside, alive.astype(float)))
+  total, number = (np.bincount(level, values, count) for values in (inside, alive.astype(float)))
   rounded = np.where(alive, (total / np.maximum(number, 1))[level], 0.0)
   if not clipped.sum() or not rounded.sum():
     return math.inf
@@ -164,7 +165,7 @@ def aciq(seen: Seen) -> Bounds:
   """
   x, weight = seen.centers, seen.histogram / max(seen.histogram.sum(), 1.0)
   mean = float(x @ weight)
-  reach = laplace_ratio(8 + seen.nonnegative) * float(np.abs(x - mean) @ weight)
+  reach = laplace_ratio(seen.bits + seen.nonnegative) * float(np.abs(x - mean) @ weight)
   if seen.nonnegative:
     return seen.low, min(seen.high, reach)
   return max(seen.low, mean - reach), min(seen.high, mean + reach)

@@ -96,22 +96,25 @@ def post_training(
   keeps the one with the best score on held-out images; equal scores are decided by the
   signal-to-noise ratio of the outputs. Scores are those of the exact integer model. It goes on only
   where that can pay. With ``max_drop`` it stops at the first one that meets it. Without, weights of 8
-  bits need no more than the first one that loses nothing and keeps 30 dB, and no AdaRound; with fewer
-  bits all cheap ones are tried, and AdaRound if each of them loses something.
+  bits need no more than the first one that loses nothing and keeps 30 dB, and no learned rounding; with
+  fewer bits all cheap ones are tried, and ``"qdrop"`` if each of them loses something.
 
   Half of the images (at most 512) calibrate and the others (at most 4096) decide; below 16 all do
   both. Without ``max_drop`` the best one, or the only one, then calibrates on all images (at most
-  512). Memory is bounded by one batch, and by 256 MB of maps for AdaRound.
+  512). Memory is bounded by one batch, and by 1 GB of maps for ``"qdrop"`` and
+  ``"brecq"``, 256 MB for AdaRound.
 
   Args:
     model: a linen module made of the leaf ops, of one output or several.
     variables: its ``params`` and ``batch_stats``.
     images: (N, height, width, channels), float; or whatever numbers ``preprocess`` takes.
     method: ``"auto"``, or one of ``"minmax"``, ``"ema"``, ``"percentile"``, ``"kl"``, ``"mse"``,
-      ``"bias_correction"``, ``"equalize"``, ``"data_free"``, ``"adaround"``.
+      ``"bias_correction"``, ``"equalize"``, ``"data_free"``, ``"qdrop"``, ``"brecq"``, ``"adaround"``.
     bits: of the weights, 2 to 8.
-    activation_bits: 8, or 16: nearer to float, on slower kernels; see
-      :func:`~jaxcompress.quantize.w8a16`.
+    activation_bits: 8; 16: nearer to float, on slower kernels (see
+      :func:`~jaxcompress.quantize.w8a16`); or 2 to 7, in files of 8-bit integers that hold no more
+      values than so many bits have. The input, the outputs, what the last layer reads, what sums alone
+      read and what no rectifier can bound keep 8.
     symmetric: whether the zero points of activations are 0, as TensorRT has them; what is never
       below zero then has 128 levels.
     input_range: of what the network reads, in place of what the images have; such as
@@ -129,7 +132,7 @@ def post_training(
       :class:`~jaxcompress.quantize.ptq.calibrators.Calibrator`. Min-max and EMA take one pass over
       the images, the others two.
     progress: whether a bar is shown on the standard error, if that is a terminal.
-    seed: of the split and of AdaRound's samples.
+    seed: of the split and of the samples that rounding is learned on.
     kernels: whose arithmetic evaluates the model; see :class:`~jaxcompress.quantize.QuantizedModel`.
     on_trial: told of every :class:`Trial` once it is made, before the best algorithm calibrates on
       all images; ``trials.append`` of a list keeps them.
@@ -162,8 +165,15 @@ def post_training(
   """
   algorithms = _algorithms(method, ranges)
   check_bits("bits", bits, 8)
-  if activation_bits not in (8, 16):
-    raise ValueError(f"activation_bits: {activation_bits} is out of range; it must be 8 or 16.")
+  if activation_bits not in (*range(2, 9), 16):
+    raise ValueError(
+      f"activation_bits: {activation_bits} is out of range; it must be 2 to 8, or 16."
+    )
+  if symmetric and activation_bits < 8:
+    raise ValueError(
+      f"symmetric: activations of {activation_bits} bits have a zero point at their lowest code; leave"
+      " it out, or give them 8 bits."
+    )
   if max_drop is not None and not 0 <= max_drop <= 1:
     raise ValueError(f"max_drop must be a fraction between 0 and 1, such as 0.01, got {max_drop}.")
   if input_range is not None:
@@ -178,7 +188,7 @@ def post_training(
   calibration, held_out = split(count, seed, deciding=len(algorithms) > 1 or max_drop is not None)
   plan = Quantization(
     weights=absmax(bits),
-    activations=minmax_range(activation_bits),
+    activations=minmax_range(max(8, activation_bits)),
     rules=tuple(rules),
     kernels=kernels,
   )
@@ -192,13 +202,15 @@ def post_training(
   waiting = list(algorithms)
   with meter(progress) as (start, tick, hide):
     watched = batches.with_tick(tick)
-    subject = Subject.of(graph, variables, watched.at(calibration), plan, **options)
-    judge = _judge(subject, batches.at(held_out), None if labels is None else labels[held_out])
-    narrow = any(levels.high < HIGHEST for levels in subject.to.values())
+    plain = Subject.of(graph, variables, watched.at(calibration), plan, **options)
+    judge = _judge(plain, batches.at(held_out), None if labels is None else labels[held_out])
+    subject = plain.with_few_bits(activation_bits) if activation_bits < 8 else plain
+    narrow = activation_bits < 8 or any(to.high < HIGHEST for to in subject.to.values())
 
     @functools.cache
     def whole() -> Subject:
-      return Subject.of(graph, variables, watched.at(everything), plan, **options)
+      found = Subject.of(graph, variables, watched.at(everything), plan, **options)
+      return found.with_few_bits(activation_bits) if activation_bits < 8 else found
 
     def finished(name: str, quantized: QuantizedModel) -> QuantizedModel:
       if max_drop is not None or len(everything) == len(calibration):
@@ -265,9 +277,12 @@ def _worthwhile(
   meets = any(trial.drop <= SLACK + (max_drop or 0.0) for trial in tried)
   if max_drop is not None:
     return [] if meets else list(names)
+  learned = any(algorithms[trial.name].learns for trial in tried)
   if not narrow and any(trial.drop <= SLACK and trial.sqnr >= CLEAN for trial in tried):
     return []
-  return [name for name in names if not algorithms[name].adaround or (narrow and not meets)]
+  slow = [name for name in names if algorithms[name].learns]
+  worthwhile = slow[:1] if narrow and not meets and not learned else []
+  return [name for name in names if name not in slow or name in worthwhile]
 
 
 def _algorithms(method: str, ranges: str | Calibrator | None) -> dict[str, Algorithm]:
