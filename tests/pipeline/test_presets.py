@@ -18,6 +18,7 @@ from jaxcompress.nn import init_variables
 from jaxcompress.pipeline import PRESETS, fitting, networks, opening, phases
 from jaxcompress.pipeline.context import Context, PhaseSteps
 from jaxcompress.pipeline.options import CompressOptions
+from jaxcompress.pipeline.outside import OutsideTeacher
 from jaxcompress.report.metrics import MetricsWriter
 
 PUBLISHED = [name for name in PRESETS if name != "default"]
@@ -178,6 +179,9 @@ def test_the_longer_preset_of_two_views_is_that_of_logit_standardisation(tmp_pat
     np.testing.assert_allclose(at, [1, 0.1, 0.01, 0.001, 0.001], rtol=1e-5)
   weak, strong = phases.augmented(run, 2).transforms
   assert weak == phases.augmented(run) and strong.transforms[-1] == datasets.FixMatchAugment()
+  stored = OutsideTeacher("teacher.onnx", None, None)
+  with pytest.raises(ValueError, match=r"2 views of each image, and the outputs of teacher\.onnx"):
+    phases.check_losses(run.options, run.data.train, run.preset.preprocess, None, stored)
 
 
 def test_separate_momenta_are_for_labels_beside_a_teacher(tmp_path):
