@@ -12,12 +12,28 @@ from jaxcompress.models.efficientnet import (
   efficientnet_lite3,
   efficientnet_lite4,
 )
+from jaxcompress.models.fasternet import (
+  fasternet,
+  fasternet_s,
+  fasternet_t0,
+  fasternet_t1,
+  fasternet_t2,
+)
 from jaxcompress.models.files import load, read_header, save
-from jaxcompress.models.ghostnet import ghostnet
+from jaxcompress.models.ghostnet import ghostnet, ghostnet_v2
 from jaxcompress.models.heads import with_classes
 from jaxcompress.models.imported.entry import Imported, from_jax, from_linen, from_nnx
 from jaxcompress.models.imported.problems import NotImportable
+from jaxcompress.models.mcunet import (
+  mcunet,
+  mcunet_in0,
+  mcunet_in1,
+  mcunet_in2,
+  mcunet_in3,
+  mcunet_in4,
+)
 from jaxcompress.models.mlperf_tiny import mlperf_mobilenet_v1, mlperf_resnet8
+from jaxcompress.models.mnasnet import mnasnet
 from jaxcompress.models.mobilenet_v1 import mobilenet_v1
 from jaxcompress.models.mobilenet_v2 import mobilenet_v2, mobilenet_v2_crd
 from jaxcompress.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
@@ -61,6 +77,17 @@ from jaxcompress.models.resnet import (
 )
 from jaxcompress.models.shufflenet_v1 import shufflenet_v1, shufflenet_v1_crd
 from jaxcompress.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_crd
+from jaxcompress.models.squeezenet import squeezenet, squeezenet1_0, squeezenet1_1
+from jaxcompress.models.starnet import (
+  starnet,
+  starnet_s050,
+  starnet_s1,
+  starnet_s2,
+  starnet_s3,
+  starnet_s4,
+  starnet_s100,
+  starnet_s150,
+)
 from jaxcompress.models.vgg import vgg, vgg8, vgg11, vgg13, vgg16, vgg19
 
 __all__ = [
@@ -78,15 +105,28 @@ __all__ = [
   "efficientnet_lite2",
   "efficientnet_lite3",
   "efficientnet_lite4",
+  "fasternet",
+  "fasternet_s",
+  "fasternet_t0",
+  "fasternet_t1",
+  "fasternet_t2",
   "fold_branches",
   "from_jax",
   "from_linen",
   "from_nnx",
   "from_torch",
   "ghostnet",
+  "ghostnet_v2",
   "load",
+  "mcunet",
+  "mcunet_in0",
+  "mcunet_in1",
+  "mcunet_in2",
+  "mcunet_in3",
+  "mcunet_in4",
   "mlperf_mobilenet_v1",
   "mlperf_resnet8",
+  "mnasnet",
   "mobilenet_v1",
   "mobilenet_v2",
   "mobilenet_v2_crd",
@@ -131,6 +171,17 @@ __all__ = [
   "shufflenet_v2",
   "shufflenet_v2_crd",
   "sources_of",
+  "squeezenet",
+  "squeezenet1_0",
+  "squeezenet1_1",
+  "starnet",
+  "starnet_s050",
+  "starnet_s1",
+  "starnet_s2",
+  "starnet_s3",
+  "starnet_s4",
+  "starnet_s100",
+  "starnet_s150",
   "summarize",
   "to_torch",
   "vgg",

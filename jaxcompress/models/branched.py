@@ -108,6 +108,6 @@ def fold_branches(
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.float32), variables)
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   graph, ends = trace_endpoints(model, shapes, image)
-  folded, arrays = fold_graph(graph, jax.device_get(dict(variables)))
+  folded, arrays = fold_graph(graph, jax.device_get(dict(variables)), jax.tree.leaves(ends))
   origin = getattr(model, "origin", "") or type(model).__name__
   return replay(folded, ends, f"{origin}, folded"), jax.device_put(arrays)

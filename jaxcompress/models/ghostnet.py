@@ -1,4 +1,4 @@
-"""GhostNet: half of every map from a cheap depthwise convolution (Han et al., 2020, table 1)."""
+"""GhostNet, half of whose maps come from cheap depthwise convolutions; V2 has attention beside them."""
 
 from typing import Any
 
@@ -13,10 +13,21 @@ from jaxcompress.models.blocks import (
   unroll,
 )
 from jaxcompress.models.layouts import check_positive, divisible, layout_strides, native_size
-from jaxcompress.nn import Add, Concat, ConvNorm, Endpoints, Norm
+from jaxcompress.nn import (
+  Activation,
+  Add,
+  AvgPool,
+  Concat,
+  ConvNorm,
+  Endpoints,
+  Multiply,
+  Norm,
+  Resize,
+)
 
 DIVISOR = 4
 HEAD = 1280
+PLAIN = 2  # blocks without attention
 STAGES = (
   (Row(16, expanded=16),),
   (Row(24, stride=2, expanded=48),),
@@ -52,14 +63,41 @@ class Ghost(nn.Module):
     return Concat(name="concat")(primary, cheap(primary, train=train))
 
 
+class Attention(nn.Module):
+  """A gate for each pixel from its row and column, at half the resolution.
+
+  References:
+    Tang et al., `GhostNetV2: Enhance Cheap Operation with Long-Range Attention
+    <https://arxiv.org/abs/2211.12905>`_, 2022, section 4.1.
+  """
+
+  features: int
+  norm: Norm
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
+    height, width = x.shape[1:3]
+    y = AvgPool(2, 2, "VALID", name="pool")(x)
+    y = ConvNorm(self.features, norm=self.norm, name="reduce")(y, train=train)
+    for name, kernel in (("row", (1, 5)), ("column", (5, 1))):
+      options: dict[str, Any] = {"groups": "depthwise", "padding": SYMMETRIC, "norm": self.norm}
+      y = ConvNorm(self.features, kernel=kernel, name=name, **options)(y, train=train)
+    y = Activation("sigmoid", name="gate")(y)
+    return Resize((height, width), sampling="asymmetric", name="resize")(y)
+
+
 class GhostBottleneck(nn.Module):
-  """Two ghost modules, a depthwise convolution at halvings, squeeze-excite, and a shortcut."""
+  """Two ghost modules, a depthwise convolution at halvings, squeeze-excite, and a shortcut.
+
+  ``attention``: whether the first ghost module has a gate for each of its pixels.
+  """
 
   row: Row
   expanded: int
   features: int
   stride: int
   norm: Norm
+  attention: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
@@ -72,6 +110,9 @@ class GhostBottleneck(nn.Module):
       "norm": norm,
     }
     y = Ghost(self.expanded, "relu", norm, name="ghost1")(x, train=train)
+    if self.attention:
+      gate = Attention(self.expanded, norm, name="attention")(x, train=train)
+      y = Multiply(name="attended")(y, gate)
     if self.row.stride > 1:
       y = ConvNorm(self.expanded, name="depthwise", **depthwise)(y, train=train)
     if self.row.squeeze:
@@ -84,13 +125,14 @@ class GhostBottleneck(nn.Module):
 
 
 class GhostNet(nn.Module):
-  """The network; see :func:`ghostnet`."""
+  """The network; see :func:`ghostnet` and :func:`ghostnet_v2`."""
 
   num_classes: int
   width: float
   layout: str
   norm: Norm
   image_size: int
+  attention: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
@@ -99,10 +141,11 @@ class GhostNet(nn.Module):
     step: dict[str, Any] = {"kernel": 3, "stride": first, "padding": SYMMETRIC}
     x = ConvNorm(self._channels(16), name="stem", **step, **relu)(x, train=train)
     maps = [x]
-    for block in unroll(STAGES, strides):
+    for i, block in enumerate(unroll(STAGES, strides)):
       expanded, features = map(self._channels, (block.row.expanded, block.row.features))
+      attention = self.attention and i >= PLAIN
       ghost = GhostBottleneck(
-        block.row, expanded, features, block.stride, self.norm, name=block.name
+        block.row, expanded, features, block.stride, self.norm, attention, name=block.name
       )
       x = ghost(x, train=train)
       if block.ends:
@@ -148,3 +191,36 @@ def ghostnet(
   """
   check_positive(num_classes=num_classes, width=width)
   return GhostNet(num_classes, width, layout, norm, native_size(layout))
+
+
+def ghostnet_v2(
+  num_classes: int = 1000,
+  width: float = 1.0,
+  *,
+  layout: str = "auto",
+  norm: Norm = Norm(),  # noqa: B008
+) -> GhostNet:
+  """GhostNetV2: GhostNet with a gate for each pixel from its row and column, but for two blocks.
+
+  Args:
+    num_classes: size of the logits.
+    width: multiplier of the channels, rounded to multiples of 4; the last layer keeps its 1280.
+    layout: ``"imagenet"``, ``"cifar"``, or ``"auto"``: by image size.
+    norm: BatchNorm's epsilon and momentum.
+
+  Returns:
+    A linen module; endpoints as of :func:`ghostnet`. Its last maps must be of 2 pixels or more.
+
+  Raises:
+    ValueError: for an unknown layout or a width that is not positive.
+
+  Examples:
+    >>> from jaxcompress import models
+    >>> models.summarize(ghostnet_v2()).parameters
+    6156908
+
+  References:
+    Tang et al., `GhostNetV2: Enhance Cheap Operation with Long-Range Attention
+    <https://arxiv.org/abs/2211.12905>`_, 2022, section 4.
+  """
+  return ghostnet(num_classes, width, layout=layout, norm=norm).clone(attention=True)

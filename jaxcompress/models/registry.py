@@ -18,8 +18,24 @@ from jaxcompress.models.efficientnet import (
   efficientnet_lite3,
   efficientnet_lite4,
 )
-from jaxcompress.models.ghostnet import ghostnet
+from jaxcompress.models.fasternet import (
+  fasternet,
+  fasternet_s,
+  fasternet_t0,
+  fasternet_t1,
+  fasternet_t2,
+)
+from jaxcompress.models.ghostnet import ghostnet, ghostnet_v2
+from jaxcompress.models.mcunet import (
+  mcunet,
+  mcunet_in0,
+  mcunet_in1,
+  mcunet_in2,
+  mcunet_in3,
+  mcunet_in4,
+)
 from jaxcompress.models.mlperf_tiny import mlperf_mobilenet_v1, mlperf_resnet8
+from jaxcompress.models.mnasnet import mnasnet
 from jaxcompress.models.mobilenet_v1 import mobilenet_v1
 from jaxcompress.models.mobilenet_v2 import mobilenet_v2, mobilenet_v2_crd
 from jaxcompress.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
@@ -62,6 +78,17 @@ from jaxcompress.models.resnet import (
 )
 from jaxcompress.models.shufflenet_v1 import shufflenet_v1, shufflenet_v1_crd
 from jaxcompress.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_crd
+from jaxcompress.models.squeezenet import squeezenet, squeezenet1_0, squeezenet1_1
+from jaxcompress.models.starnet import (
+  starnet,
+  starnet_s050,
+  starnet_s1,
+  starnet_s2,
+  starnet_s3,
+  starnet_s4,
+  starnet_s100,
+  starnet_s150,
+)
 from jaxcompress.models.vgg import vgg, vgg8, vgg11, vgg13, vgg16, vgg19
 from jaxcompress.nn import Graph, count_macs, count_parameters
 from jaxcompress.nn.checks import is_whole
@@ -74,6 +101,10 @@ _GROUPS: tuple[tuple[Callable[..., nn.Module], ...], ...] = (
   (shufflenet_v1, shufflenet_v2, ghostnet, resnet18, resnet34, resnet50),
   (efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, efficientnet_lite3),
   (efficientnet_lite4, efficientnet_b0),
+  (mnasnet, squeezenet1_0, squeezenet1_1, ghostnet_v2),
+  (starnet_s050, starnet_s100, starnet_s150, starnet_s1, starnet_s2, starnet_s3, starnet_s4),
+  (fasternet_t0, fasternet_t1, fasternet_t2, fasternet_s),
+  (mcunet_in0, mcunet_in1, mcunet_in2, mcunet_in3, mcunet_in4),
   (repvgg_a0, repvgg_a1, repvgg_a2, repvgg_b0),
   (mobileone_s0, mobileone_s1, mobileone_s2, mobileone_s3, mobileone_s4),
   (resnet8, resnet14, resnet20, resnet32, resnet44, resnet56, resnet110, resnet8x4, resnet32x4),
@@ -83,7 +114,10 @@ _GROUPS: tuple[tuple[Callable[..., nn.Module], ...], ...] = (
 )
 MODELS = {make.__name__: make for group in _GROUPS for make in group}
 """Functions that make a network, by name."""
-_ANY = (resnet_cifar, resnet, vgg, wide_resnet, efficientnet_lite, repvgg, mobileone, replayed)
+_ANY: tuple[Callable[..., nn.Module], ...] = (
+  *(resnet_cifar, resnet, vgg, wide_resnet, efficientnet_lite, repvgg, mobileone, squeezenet),
+  *(starnet, fasternet, mcunet, replayed),
+)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {make.__name__: make for make in _ANY}
 """Functions that make a network of any depth or size, or of all of its layers, by name."""
 
@@ -113,7 +147,7 @@ def create(name: str, num_classes: int | None = None, **options: Any) -> nn.Modu
   """Builds a model by name, with the options that its function takes.
 
   Args:
-    name: a key of :data:`MODELS`, or of :data:`FAMILIES`, which need a ``depth``, a ``size`` or ``layers``.
+    name: a key of :data:`MODELS`, or of :data:`FAMILIES`, which need a ``depth``, a ``size``, a ``version`` or ``layers``.
     num_classes: size of the logits; None: the model's default, 1000 for networks made for ImageNet
       and 100 for those made for 32 px; MLPerf Tiny's have 10 and 2.
     **options: such as ``width``; an option that the model has not is an error.

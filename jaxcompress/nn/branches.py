@@ -1,6 +1,6 @@
 """Sums of linear branches of one tensor, each folded into one convolution."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ IDENTITY = {"kernel": 1, "stride": 1, "padding": "VALID"}
 
 
 def fold_branches(
-  graph: Graph, variables: Mapping[str, Any]
+  graph: Graph, variables: Mapping[str, Any], kept: Iterable[str] = ()
 ) -> tuple[Graph, dict[str, dict[str, Any]]]:
   """Folds every sum of convolutions and normalizations of one tensor into one convolution.
 
@@ -55,6 +55,7 @@ def fold_branches(
   Args:
     graph: traced, not fused.
     variables: the model's ``params`` and ``batch_stats``, arrays.
+    kept: tensors that stay beside the outputs, whether or not these depend on them.
 
   Returns:
     ``(graph, variables)``, in which each sum is a :class:`~jaxcompress.nn.ConvNorm` with a bias under
@@ -87,14 +88,16 @@ def fold_branches(
     _as_layer(node, graph, sums[node.output]) if node.output in sums else node
     for node in graph.nodes
   )
-  nodes = _needed(nodes, {tensor for _, tensor in graph.outputs})
-  kept = {node.name for node in nodes if node.output not in sums}
+  nodes = _needed(nodes, {*kept, *(tensor for _, tensor in graph.outputs)})
+  whole = {node.name for node in nodes if node.output not in sums}
   flat = flatten_dict(dict(variables), sep="/")
   arrays = {
-    path: array for path, array in flat.items() if path.partition("/")[2].rpartition("/")[0] in kept
+    path: array
+    for path, array in flat.items()
+    if path.partition("/")[2].rpartition("/")[0] in whole
   }
   for node in nodes:
-    if node.name not in kept:
+    if node.name not in whole:
       branch = sums[node.output]
       arrays[f"params/{node.name}/kernel"] = branch.kernel.astype(np.float32)
       arrays[f"params/{node.name}/bias"] = branch.bias.astype(np.float32)

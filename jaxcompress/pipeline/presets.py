@@ -14,7 +14,16 @@ from jaxcompress.training.protocols import PROTOCOLS, Protocol
 # networks that want a smaller learning rate
 LIGHT = (
   *("mobilenet", "mlperf_mobilenet", "shufflenet", "ghostnet"),
-  *("efficientnet", "mobileone", "repvgg"),
+  *(
+    "efficientnet",
+    "mobileone",
+    "repvgg",
+    "mnasnet",
+    "squeezenet",
+    "starnet",
+    "fasternet",
+    "mcunet",
+  ),
 )
 Transform = Callable[..., dict[str, Any]]
 

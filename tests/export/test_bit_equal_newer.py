@@ -15,6 +15,12 @@ MODELS = {
   "efficientnet_b0": partial(models.efficientnet_b0, layout="imagenet"),
   "repvgg_a0": partial(models.repvgg_a0, layout="imagenet"),
   "mobileone_s0": partial(models.mobileone_s0, layout="imagenet"),
+  "mnasnet": partial(models.mnasnet, width=0.5, layout="imagenet"),
+  "squeezenet1_1": partial(models.squeezenet1_1, layout="imagenet"),
+  "ghostnet_v2": partial(models.ghostnet_v2, width=0.5, layout="cifar"),
+  "starnet_s050": partial(models.starnet_s050, layout="imagenet"),
+  "fasternet_t0": models.fasternet_t0,
+  "mcunet_in0": models.mcunet_in0,
 }
 
 

@@ -118,3 +118,12 @@ def test_a_folded_checkpoint_has_the_published_size_and_the_originals_logits(
   assert summary.macs / 1e6 == pytest.approx(macs, abs=0.5)
   logits = logits_of(folded, few, jnp.asarray(images(source)))
   close(logits[:, :32], parity.outputs()[f"{source}/logits"])
+
+
+def test_endpoints_stay_on_which_the_logits_do_not_depend():
+  model = models.squeezenet1_1(5)
+  shapes = models.summarize(model, 32).variables
+  variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+  folded, _ = fold_branches(model, variables, image_shape=(32, 32, 3))
+  assert folded.ends.pooled == "features"
+  assert "features" in {layer.name for layer in folded.layers}

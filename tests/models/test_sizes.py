@@ -52,6 +52,13 @@ PUBLISHED = [  # architecture, options, parameters, multiply-adds in millions; 1
   ("ghostnet", {"width": 1.3}, 7_358_820, 227.0),
   ("efficientnet_lite4", {}, 13_006_568, 1347.7),
   ("efficientnet_b0", {}, 5_288_548, 385.8),
+  ("mnasnet", {"width": 0.5}, 2_218_512, 104.5),
+  ("mnasnet", {"width": 1.3}, 6_282_256, 526.4),
+  ("squeezenet1_1", {}, 1_235_496, 349.2),
+  ("ghostnet_v2", {"width": 1.6}, 12_392_698, 398.6),
+  ("starnet_s050", {}, 542_728, 91.3),
+  ("starnet_s4", {}, 7_482_728, 1049.6),
+  ("fasternet_s", {}, 31_181_032, 4549.7),
   ("mobileone_s4", {}, 14_951_248, 2986.8),
   ("resnet18", {}, 11_689_512, 1814),
   ("resnet34", {}, 21_797_672, 3664),
@@ -145,14 +152,31 @@ def test_mlperf_tinys_networks_have_the_numbers_of_the_published_files(
   assert in_millions(summary.macs, macs)
 
 
+@pytest.mark.parametrize(
+  ("name", "size", "parameters", "macs"),
+  [
+    ("mcunet_in0", 48, 749_840, 6.4),
+    ("mcunet_in1", 96, 636_232, 12.8),
+    ("mcunet_in2", 160, 729_392, 67.3),
+    ("mcunet_in3", 176, 737_408, 81.8),
+    ("mcunet_in4", 160, 1_732_640, 125.9),
+  ],
+)
+def test_searched_networks_have_the_published_sizes(name, size, parameters, macs):
+  summary = models.summarize(models.create(name))
+  assert summary.graph.input_shape == (1, size, size, 3)
+  assert summary.parameters == parameters
+  assert in_millions(summary.macs, macs)
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_layout_changes_resolutions_but_not_parameters(name):
   small, large = (
-    models.summarize(models.create(name, 10, layout=layout), 32) for layout in ("cifar", "imagenet")
+    models.summarize(models.create(name, 10, layout=layout), 64) for layout in ("cifar", "imagenet")
   )
   assert small.parameters == large.parameters
   assert small.macs > 7 * large.macs
-  automatic = models.summarize(models.create(name, 10), 32)
+  automatic = models.summarize(models.create(name, 10, layout="auto"), 64)
   assert automatic.graph == small.graph
 
 
@@ -217,6 +241,10 @@ def test_a_network_without_normalization_is_built_with_zero_residuals_too():
     (lambda: models.resnet_cifar(9), "depth: 9"),
     (lambda: models.resnet(101), "depth: 101 must be one of 18, 34, 50"),
     (lambda: models.efficientnet_lite(5), "size: 5 must be one of 0, 1, 2, 3, 4"),
+    (lambda: models.squeezenet("2"), "version: '2' is unknown; it must be one of 1.0, 1.1"),
+    (lambda: models.starnet("s9"), "size: 's9' is unknown; it must be one of s050"),
+    (lambda: models.fasternet("x"), "size: 'x' is unknown; it must be one of t0"),
+    (lambda: models.mcunet("vww0"), "search: 'vww0' is unknown; it must be one of in0"),
     (lambda: models.repvgg("c0"), "size: 'c0' is unknown; it must be one of a0, a1"),
     (lambda: models.mobileone("s5"), "size: 's5' is unknown; it must be one of s0, s1"),
     (lambda: models.vgg(12), "depth: 12 must be one of 8, 11"),

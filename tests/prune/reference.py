@@ -1,5 +1,7 @@
 """A network in evaluation, in float64 with numpy alone: each operation by its definition."""
 
+import math
+
 import jax
 import numpy as np
 
@@ -10,12 +12,16 @@ from jaxcompress.ops.padding import both, resolve_padding
 from jaxcompress.prune.removal import kept_classes
 from jaxcompress.prune.routes import find_routes, is_birth, name_depthwise
 
+ERF = np.vectorize(math.erf)
 ACTS = {
   None: lambda x: x,
   "relu": lambda x: np.maximum(x, 0),
   "relu6": lambda x: np.clip(x, 0, 6),
   "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
   "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+  "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+  "silu": lambda x: x / (1 + np.exp(-x)),
+  "gelu": lambda x: x * (1 + ERF(x / 2**0.5)) / 2,
 }
 
 
@@ -25,7 +31,10 @@ def logits(graph, variables, x):
   last = {tensor: node.name for node in graph.nodes for tensor in node.inputs}
   for node in graph.nodes:
     params, stats = (
-      {k: np.asarray(v, np.float64) for k, v in parameters(variables[part], node.name).items()}
+      {
+        k: np.asarray(v, np.float64)
+        for k, v in parameters(variables.get(part, {}), node.name).items()
+      }
       for part in ("params", "batch_stats")
     )
     outputs = _run(node, params, stats, *(tensors[name] for name in node.inputs))
@@ -51,6 +60,12 @@ def _run(node, params, stats, x, *others):
     return np.swapaxes(y, -1, -2).reshape(x.shape)
   if node.op == "GlobalAvgPool":
     return x.mean((1, 2), keepdims=attrs["keepdims"])
+  if node.op == "Resize":  # nearest cells, asymmetric
+    rows, columns = (
+      np.arange(size) * side // size
+      for size, side in zip(both(attrs["size"]), x.shape[1:3], strict=True)
+    )
+    return x[:, rows][:, :, columns]
   if node.op == "Activation":
     return ACTS[attrs["act"]](x)
   if node.op == "Dense":

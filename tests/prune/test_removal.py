@@ -30,13 +30,22 @@ NARROW = {  # as narrow as leaves every layer more than eight channels to choose
   "shufflenet_v1": {"width": 0.5},
   "shufflenet_v2": {"width": 0.5},
   "ghostnet": {"width": 0.5},
+  "ghostnet_v2": {"width": 0.5},
+  "mnasnet": {"width": 0.5},
 }
+FIRST = {type(models.create(name)): name for name in reversed(models.MODELS)}
+NETWORKS = [  # of several depths and sizes the first, and those that have other layers
+  *("mobilenet_v4_conv_medium", "resnet50", "shufflenet_v1_crd", "efficientnet_b0", "ghostnet_v2"),
+  *("mlperf_mobilenet_v1", "mobilenet_v2_crd", "shufflenet_v2_crd"),
+  *reversed(FIRST.values()),
+]
 
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
-  """ResNets and VGGs, which have no width, with fewer channels; nothing here depends on them."""
-  monkeypatch.setattr(sys.modules["jaxcompress.models.resnet"], "WIDTHS", (16, 24, 32, 48))
+  """Networks that have no width with fewer channels; nothing here depends on them."""
+  for family in ("resnet", "repvgg", "mobileone"):
+    monkeypatch.setattr(sys.modules[f"jaxcompress.models.{family}"], "WIDTHS", (16, 24, 32, 48))
   monkeypatch.setattr(sys.modules["jaxcompress.models.vgg"], "FEATURES", (16, 24, 32, 48, 48))
 
 
@@ -90,9 +99,9 @@ def check(model, variables, keep, graph):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_smaller_network_computes_what_the_masked_one_does(name):
-  size = 8 if name.startswith(("resnet", "wrn")) else 16
+  size = 8 if name.startswith(("resnet", "wrn")) else 32 if name.startswith("fasternet") else 16
   model = models.create(name, 5, **NARROW.get(name, {}))
   variables = random_variables(model, size)
   found = importance_of(model, variables, size)

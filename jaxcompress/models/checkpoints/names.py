@@ -147,6 +147,34 @@ TORCHVISION_SHUFFLENET_V2 = Names(
 )
 
 
+def _mnasnet(b: Place) -> dict[str, str]:
+  """The first block has no sequence of its own."""
+  start = f"{b.stage + 7}.{b.index}.layers" if b.stage else ""
+  places = range(0, 9, 3) if b.stage else range(3, 9, 3)
+  words = {
+    child: " ".join(f"{start}.{place + i}".strip(".") for i in (0, 1))
+    for child, place in zip(b.children, places, strict=True)
+  }
+  return words
+
+
+TORCHVISION_MNASNET = Names(
+  {"stem": "layers.0 layers.1", "head": "layers.14 layers.15", "classifier": "classifier.1"},
+  lambda b: "layers",
+  _mnasnet,
+)
+
+
+def torchvision_squeezenet(*places: int) -> Names:
+  """SqueezeNet, whose blocks are at these places of a sequence."""
+  layers = ("squeeze", "expand1x1", "expand3x3")
+  return Names(
+    {"stem": "features.0", "classifier": "classifier.1"},
+    lambda b: f"features.{places[b.running]}",
+    lambda b: {layer: layer for layer in layers},
+  )
+
+
 def _residual(shortcut: str) -> Callable[[Place], dict[str, str]]:
   convs = _numbered(conv1=1, conv2=2, conv3=3)
   return lambda b: convs | _following(shortcut, shortcut=0)
@@ -250,7 +278,43 @@ TIMM_MOBILEONE = Names(
   ),
 )
 
-# The ShuffleNet authors' repository and the CRD repository
+TIMM_GHOSTNET_V2 = TIMM_GHOSTNET._replace(
+  inner=lambda b: (
+    dict(TIMM_GHOSTNET.inner(b))
+    | {
+      f"attention/{ours}": f"ghost1.short_conv.{i} ghost1.short_conv.{i + 1}"
+      for i, ours in zip((0, 2, 4), ("reduce", "row", "column"), strict=True)
+    }
+  )
+)
+TIMM_STARNET = Names(
+  {"stem": "stem.0.conv stem.0.bn", "norm": "norm", "classifier": "head"}
+  | {f"stage{i}_start": f"stages.{i}.0.conv stages.{i}.0.bn" for i in range(4)},
+  lambda b: f"stages.{b.stage}.{b.index + 1}",
+  lambda b: {
+    "depthwise1": "dwconv.conv dwconv.bn",
+    "left": "f1.conv",
+    "right": "f2.conv",
+    "project": "g.conv g.bn",
+    "depthwise2": "dwconv2.conv",
+  },
+)
+TIMM_FASTERNET = Names(
+  {"head": "conv_head", "classifier": "classifier"}
+  | {"stage0_start": "patch_embed.proj patch_embed.norm"}
+  | {
+    f"stage{i}_start": f"stages.{i}.downsample.reduction stages.{i}.downsample.norm"
+    for i in range(1, 4)
+  },
+  lambda b: f"stages.{b.stage}.blocks.{b.index}",
+  lambda b: {
+    "partial": "spatial_mixing.partial_conv3",
+    "expand": "mlp.0 mlp.1",
+    "project": "mlp.3",
+  },
+)
+
+# The repositories of ShuffleNet's authors, MCUNet's authors and CRD
 
 MEGVII_SHUFFLENET_V1 = Names(
   {"stem": "first_conv.0 first_conv.1", "classifier": "classifier.0"},
@@ -258,6 +322,18 @@ MEGVII_SHUFFLENET_V1 = Names(
   lambda b: {
     **_following("branch_main_1", reduce=0, depthwise=3),
     **_following("branch_main_2", expand=0),
+  },
+)
+MCUNET = Names(
+  {"stem": "first_conv.conv first_conv.bn", "classifier": "classifier.linear"},
+  lambda b: f"blocks.{b.running}.mobile_inverted_conv",
+  lambda b: {
+    ours: f"{theirs}.conv {theirs}.bn"
+    for ours, theirs in (
+      ("expand", "inverted_bottleneck"),
+      ("depthwise", "depth_conv"),
+      ("project", "point_linear"),
+    )
   },
 )
 CRD_RESNET50 = Names(

@@ -9,7 +9,12 @@ import flax.linen as nn
 
 from jaxcompress.models.checkpoints import names
 from jaxcompress.models.efficientnet import efficientnet_b0, efficientnet_lite
-from jaxcompress.models.ghostnet import ghostnet
+from jaxcompress.models.fasternet import SIZES as FASTERNETS
+from jaxcompress.models.fasternet import fasternet
+from jaxcompress.models.ghostnet import ghostnet, ghostnet_v2
+from jaxcompress.models.mcunet import NETWORKS as MCUNETS
+from jaxcompress.models.mcunet import mcunet
+from jaxcompress.models.mnasnet import mnasnet
 from jaxcompress.models.mobilenet_v1 import mobilenet_v1
 from jaxcompress.models.mobilenet_v2 import mobilenet_v2, mobilenet_v2_crd
 from jaxcompress.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
@@ -31,6 +36,9 @@ from jaxcompress.models.resnet import (
 )
 from jaxcompress.models.shufflenet_v1 import shufflenet_v1, shufflenet_v1_crd
 from jaxcompress.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_crd
+from jaxcompress.models.squeezenet import squeezenet
+from jaxcompress.models.starnet import SIZES as STARNETS
+from jaxcompress.models.starnet import starnet
 from jaxcompress.models.vgg import vgg
 from jaxcompress.nn import Norm
 
@@ -89,6 +97,7 @@ TIMM_IMAGES = {  # what begins a name, the first that fits; of the weights that 
     for size, (side, crop, filter_) in LITE_IMAGES.items()
   },
   "tf_efficientnet_b0": TIMM_IMAGENET,
+  "fasternet": TIMM_IMAGENET._replace(crop=1.0),
   "repvgg": IMAGENET,
   "mobileone_s0": IMAGENET,
   "mobileone": IMAGENET._replace(crop=0.9),
@@ -157,6 +166,21 @@ TORCHVISION = {
     )
     for width in (0.5, 1.0, 1.5, 2.0)
   },
+  **{
+    f"mnasnet{width}".replace(".", "_"): Source(
+      partial(mnasnet, width=width), names.TORCHVISION_MNASNET
+    )
+    for width in (0.5, 0.75, 1.0, 1.3)
+  },
+  **{
+    f"squeezenet{version}".replace(".", "_"): Source(
+      partial(squeezenet, version), names.torchvision_squeezenet(*places)
+    )
+    for version, places in (
+      ("1.0", (3, 4, 5, 7, 8, 9, 10, 12)),
+      ("1.1", (3, 4, 6, 7, 9, 10, 11, 12)),
+    )
+  },
   **RESNETS,
 }
 TIMM = {
@@ -174,6 +198,8 @@ TIMM = {
     "mobilenetv4_conv_small_{:03}", (35, 50), mobilenet_v4_conv_small, names.TIMM_MOBILENET_V4
   ),
   **_widths("ghostnet_{:03}", (50, 100, 130), ghostnet, names.TIMM_GHOSTNET),
+  **_widths("ghostnetv2_{:03}", (100, 130, 160), ghostnet_v2, names.TIMM_GHOSTNET_V2),
+  **{f"starnet_{size}": Source(partial(starnet, size), names.TIMM_STARNET) for size in STARNETS},
   **_efficientnets("efficientnet", norm=TORCH_NORM),
   **_efficientnets("tf_efficientnet", 1, 2, 3, 4, padding="SAME", norm=TENSORFLOW_NORM),
   **{f"repvgg_{size}": Source(partial(repvgg, size), names.TIMM_REPVGG) for size in REPVGGS},
@@ -183,6 +209,9 @@ TIMM = {
   },
   **RESNETS,
 }  # fmt: skip
+TIMM_FASTERNETS = {
+  f"fasternet_{size}": Source(partial(fasternet, size), names.TIMM_FASTERNET) for size in FASTERNETS
+}
 MEGVII = {
   f"shufflenet_v1_{width}x_g{groups}": Source(
     partial(shufflenet_v1, width=width, groups=groups), names.MEGVII_SHUFFLENET_V1
@@ -210,10 +239,12 @@ CRD = {
   )
   for name, make in makers.items()
 }
+MCUNET = {f"mcunet-{search}": Source(partial(mcunet, search), names.MCUNET) for search in MCUNETS}
 LIBRARIES = {
   "torchvision": _for_imagenet(TORCHVISION),
-  "timm": _for_imagenet(TIMM),
+  "timm": _for_imagenet(TIMM) | TIMM_FASTERNETS,
   "megvii": _for_imagenet(MEGVII),
+  "mcunet": _for_imagenet(MCUNET),
   "crd": CRD,
 }
 SOURCES: Mapping[str, Source] = {
@@ -275,6 +306,9 @@ def normalization_of(source: str) -> Normalization:
   library, name = source.split("/")
   if library == "timm":
     return next(found for start, found in TIMM_IMAGES.items() if name.startswith(start))
+  if library == "mcunet":
+    side = MCUNETS[name.removeprefix("mcunet-")].image_size
+    return HALVES._replace(size=side, filter="bilinear")
   if library not in ("torchvision", "crd"):
     raise ValueError(
       f"source: how {source} prepares its images is not known here; use models.from_torch and"

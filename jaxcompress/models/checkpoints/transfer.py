@@ -76,7 +76,7 @@ def from_torch(
 
   Args:
     source: ``"torchvision/NAME"``, ``"timm/NAME"``, ``"megvii/NAME"`` (the ShuffleNet authors'
-      repository) or ``"crd/NAME"`` (RepDistiller); the names are the keys of :data:`SOURCES`.
+      repository), ``"mcunet/NAME"`` (MCUNet's) or ``"crd/NAME"`` (RepDistiller); the names are the keys of :data:`SOURCES`.
     weights: a state dict of numpy arrays or torch tensors, or the path of a ``.safetensors``,
       ``.pth`` or ``.pt`` file. Files are read without torch, and no pickled code is executed.
     num_classes: size of the logits; None: that of the checkpoint. If it is not the checkpoint's,
@@ -248,7 +248,9 @@ def _node_tensors(node: Node, prefixes, variables, names: Names) -> list[StateEn
 def _classes_of(arrays: Mapping[str, np.ndarray], key: str) -> int | None:
   """Classes of a state dict's classifier, where that can be told."""
   weight = arrays.get(key)
-  return int(weight.shape[0]) if weight is not None and weight.ndim == 2 and weight.size else None
+  if weight is None or weight.ndim not in (2, 4) or not weight.size:  # 4: a convolution
+    return None
+  return int(weight.shape[0])
 
 
 def _with_classes(tensors: list[StateEntry], classes: int) -> list[StateEntry]:

@@ -1,10 +1,11 @@
 """Makes specs.json.gz and outputs.npz by running the original PyTorch networks in float64.
 
   python generate.py --repdistiller PATH --megvii PATH
-  python generate.py --newer
+  python generate.py --newer --mcunet PATH
 
 It needs torch, torchvision and timm, and checkouts of github.com/HobbitLong/RepDistiller and
-github.com/megvii-model/ShuffleNet-Series; for newer_specs.json.gz and newer_outputs.npz no checkouts.
+github.com/megvii-model/ShuffleNet-Series; for newer_specs.json.gz and newer_outputs.npz one of
+github.com/mit-han-lab/mcunet at 8326da6, which holds the networks' configurations.
 """
 
 import argparse
@@ -47,11 +48,20 @@ SOURCES = {
     MobileNetV2 ShuffleV1 ShuffleV2""",
 }
 NEWER = {
+  "torchvision": """
+    mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3 squeezenet1_0 squeezenet1_1""",
   "timm": """
+    ghostnetv2_100 ghostnetv2_130 ghostnetv2_160
+    starnet_s050 starnet_s100 starnet_s150 starnet_s1 starnet_s2 starnet_s3 starnet_s4
+    fasternet_t0 fasternet_t1 fasternet_t2 fasternet_s
     efficientnet_lite0 tf_efficientnet_lite0 tf_efficientnet_lite1 tf_efficientnet_lite2
     tf_efficientnet_lite3 tf_efficientnet_lite4 efficientnet_b0 tf_efficientnet_b0
     repvgg_a0 repvgg_a1 repvgg_a2 repvgg_b0
     mobileone_s0 mobileone_s1 mobileone_s2 mobileone_s3 mobileone_s4""",
+  "mcunet": "mcunet-in0 mcunet-in1 mcunet-in2 mcunet-in3 mcunet-in4",
+}
+CONFIGURATIONS = {"in0": "10fps", "in1": "5fps", "in2": "256kb-1mb", "in3": "320kb-1mb"} | {
+  "in4": "512kb-2mb"
 }
 KEPT = 32  # leading classes and channels stored in full; moments stand for the rest
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -64,13 +74,19 @@ NORM_KINDS = {
 }
 
 
-def build(library: str, name: str) -> nn.Module:
+def build(library: str, name: str, mcunet: pathlib.Path) -> nn.Module:
   """The original network, in float64 and eval mode."""
   with contextlib.redirect_stdout(io.StringIO()):  # some constructors print
     if library == "torchvision":
       model = torchvision.models.get_model(name, weights=None)
     elif library == "timm":
       model = timm.create_model(name, pretrained=False)
+    elif library == "mcunet":
+      from tinynas.nn.networks import ProxylessNASNets
+
+      found = CONFIGURATIONS[name.removeprefix("mcunet-")]
+      text = (mcunet / f"assets/configs/mcunet-{found}_imagenet.json").read_text()
+      model = ProxylessNASNets.build_from_config(json.loads(text))
     elif library == "megvii":
       from network import ShuffleNetV1
 
@@ -144,14 +160,14 @@ def store(values: torch.Tensor) -> np.ndarray:
 
 def run(source: str, model: nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
   """The outputs of a filled network, under the keys that the README names."""
-  last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
   seen = []
-  hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+  for module in model.modules():
+    if isinstance(module, nn.Linear):
+      module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
   logits = model(images)
-  hook.remove()
   found = summary(f"{source}/logits", logits)
   if not source.startswith("crd/"):
-    return found | summary(f"{source}/pooled", seen[0])
+    return found | (summary(f"{source}/pooled", seen[-1]) if seen else {})
   for name in ("maps", "preact"):
     features, again = model(images, is_feat=True, preact=name == "preact")
     torch.testing.assert_close(again, logits, rtol=1e-12, atol=1e-12)
@@ -167,15 +183,16 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--repdistiller", type=pathlib.Path, default=".", help="a checkout")
   parser.add_argument("--megvii", type=pathlib.Path, default=".", help="a checkout")
+  parser.add_argument("--mcunet", type=pathlib.Path, default=".", help="a checkout")
   parser.add_argument("--newer", action="store_true", help="only the networks that came later")
   args = parser.parse_args()
-  sys.path[:0] = [str(args.repdistiller), str(args.megvii / "ShuffleNetV1")]
+  sys.path[:0] = [str(args.repdistiller), str(args.megvii / "ShuffleNetV1"), str(args.mcunet)]
   rows, found = {}, {}
   for library, names in (NEWER if args.newer else SOURCES).items():
     images = torch.tensor(weights.image(32 if library == "crd" else 96)).double()
     for name in names.split():
       source = f"{library}/{name}"
-      model = build(library, name)
+      model = build(library, name, args.mcunet)
       rows[source] = fill(model, images)
       found |= run(source, model, images)
       print(source)
