@@ -25,7 +25,10 @@ MODELS = {
 
 
 def check(model, shape, networks, folder, counts):
-  """That as many images give the same integers in each runtime, of a network without branches."""
+  """Checks that as many images give the same integers in each runtime, of a network without branches.
+
+  Returns how its logits correlate with those in float.
+  """
   variables = networks.trained_like(model, shape)
   model, variables = models.fold_branches(model, variables, image_shape=shape)
   images = np.random.default_rng(1).normal(size=(max(counts.values()), *shape)).astype(np.float32)
@@ -34,11 +37,12 @@ def check(model, shape, networks, folder, counts):
     path = networks.write(quantized, folder, kernels)
     result = export.verify(path, quantized.with_kernels(kernels), images[:count])
     assert (result.bit_equal, result.max_steps, result.images) == (1.0, 0, count)
-  assert np.corrcoef(quantized(images).ravel(), logits.ravel())[0, 1] > 0.9
+  return np.corrcoef(quantized(images).ravel(), logits.ravel())[0, 1]
 
 
 def test_folded_branches_are_bit_equal(networks, tmp_path):
-  check(Reparameterized(), SHAPE, networks, tmp_path, {"xnnpack": 50, "tflm": 10})
+  counts = {"xnnpack": 50, "tflm": 10}
+  assert check(Reparameterized(), SHAPE, networks, tmp_path, counts) > 0.97
 
 
 @pytest.mark.slow

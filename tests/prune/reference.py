@@ -19,8 +19,8 @@ ACTS = {
   "relu6": lambda x: np.clip(x, 0, 6),
   "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
   "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
-  "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-  "silu": lambda x: x / (1 + np.exp(-x)),
+  "sigmoid": lambda x: np.exp(-np.logaddexp(0, -x)),
+  "silu": lambda x: x * np.exp(-np.logaddexp(0, -x)),
   "gelu": lambda x: x * (1 + ERF(x / 2**0.5)) / 2,
 }
 

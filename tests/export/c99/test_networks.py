@@ -29,6 +29,14 @@ FAMILIES = {
   "ghostnet": lambda: models.ghostnet(7, 0.35),
   "resnet": lambda: models.resnet8(7),
 }
+NEWER = {
+  "efficientnet_b0": lambda: models.efficientnet_b0(7, layout="imagenet"),
+  "squeezenet": lambda: models.squeezenet1_1(7),
+  "ghostnet_v2": lambda: models.ghostnet_v2(7, 0.35),
+  "starnet": lambda: models.starnet_s050(7),
+  "fasternet": lambda: models.fasternet_t0(7),
+  "mcunet": lambda: models.mcunet_in0(7),
+}
 BLOCKED = {
   "small mobilenet": SmallMobileNet,
   "small resnet": SmallResNet,
@@ -69,6 +77,13 @@ def test_every_family_is_bit_equal(networks, in_c, tmp_path):
     for seed, make in enumerate(FAMILIES.values())
   ]
   compare(tmp_path, in_c, networks, cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NEWER)
+def test_a_newer_family_is_bit_equal(name, networks, in_c, tmp_path):
+  quantized = networks.random_quantized(NEWER[name](), (SIDE, SIDE, 3))
+  compare(tmp_path, in_c, networks, [quantized])
 
 
 def test_blocks_are_bit_equal_in_8_and_16_bits(networks, in_c, tmp_path):
