@@ -16,7 +16,7 @@ from rich.progress import (
   Progress,
   ProgressColumn,
   Task,
-  TimeElapsedColumn,
+  TimeRemainingColumn,
 )
 from rich.status import Status
 from rich.table import Column
@@ -173,7 +173,9 @@ class Meter(NamedTuple):
 
 @contextlib.contextmanager
 def meter(show: bool) -> Iterator[Meter]:
-  """A bar on the standard error that disappears at the end; silent unless a terminal shows it.
+  """A bar on the standard error that tells the time left; it disappears at the end.
+
+  It is silent unless a terminal shows it.
 
   Args:
     show: whether it is wanted.
@@ -191,7 +193,7 @@ def meter(show: bool) -> Iterator[Meter]:
   if not (show and console.is_interactive):
     yield Meter(lambda name, total: None, lambda: None, lambda: None)
     return
-  with progress(console, TimeElapsedColumn, transient=True) as bar:
+  with progress(console, TimeRemainingColumn, transient=True) as bar:
     task = bar.add_task("", total=None)
 
     def start(name: str, total: int) -> None:
