@@ -63,7 +63,10 @@ def print_rows(rows):
   lines = []
   for row in rows:
     shares = (f"{100 * row[name]:.1f}" for name in ("top1", "agreement"))
-    figures = (f"{row['sqnr']:.1f}", *(f"{row[name]:.0f}" for name in ("seconds", "processor")))
+    figures = ("", "", "")
+    if row["scheme"] != "float":
+      seconds = (f"{row[name]:.0f}" for name in ("seconds", "processor"))
+      figures = (f"{row['sqnr']:.1f}", *seconds)
     lines.append((row["scheme"], row["method"], *shares, *figures))
   head = ("bits", "method", "top-1", "agreement", "dB", "seconds", "of a processor")
   print_table(head, lines)
@@ -104,6 +107,8 @@ def main():
       logits = quantized(images)
     row = {"scheme": scheme, "method": method, **settings, **measured(logits, real, labels)}
     row |= {"seconds": round(seconds[0], 1), "processor": round(seconds[1], 1)}
+    if scheme == "float":
+      row["sqnr"] = None  # there is no noise
     append_row(arguments.out, row)
     done.append(row)
     print(row, flush=True)
