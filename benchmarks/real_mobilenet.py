@@ -25,10 +25,12 @@ BATCH = 32
 SCHEMES = {  # options of post_training
   "8 bit": {},
   "W4A8": {"bits": 4},
+  "W4A8, ends 8 bit": {"bits": 4, "rules": first_last_8bit()},
   "W4A4": {"bits": 4, "activation_bits": 4, "rules": first_last_8bit()},
   "W3A8": {"bits": 3, "rules": first_last_8bit()},
 }
-"""Weights and activations; below W4A8 the first and the last layer have 8 bits, as in the publications."""
+"""Weights and activations. The ends are the first and the last layer, which have 8 bits in the publications, and in the
+schemes below."""
 
 
 def read_pictures(folder: pathlib.Path, reader, calibration: int):

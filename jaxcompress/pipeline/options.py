@@ -91,7 +91,7 @@ class CompressOptions:
       output that can be its logits.
     distill: losses with their weights, such as ``kd:0.9,crd:0.8``; see
       :func:`jaxcompress.distill.parse`.
-    bits: of the integer weights, 2 to 8; activations have 8.
+    bits: of the integer weights, 2 to 8, with trained steps (LSQ) from 4 down; activations have 8.
     sparsity: share of zeros in all layers but the first, the last and depthwise ones, above 0 and
       below 1; None: nothing is pruned.
     sparsity_distribution: how the zeros are shared out among layers: ``erk``, small ones are denser;

@@ -13,6 +13,7 @@ from jaxcompress import distill, prune, quantize, training
 from jaxcompress.distill.zoo import Parsed
 from jaxcompress.nn.select import on_network
 from jaxcompress.pipeline.best import trimmed
+from jaxcompress.pipeline.budgets import LOW_BITS
 from jaxcompress.pipeline.checks import UNSTRUCTURED
 from jaxcompress.pipeline.context import SEEN_FIRST, Context, PhaseSteps
 from jaxcompress.pipeline.fitting import INT8, Part, train
@@ -236,7 +237,14 @@ def integers(
   shared: dict[str, Any] = {"rules": rules, "start_step": start, "freeze_norm_step": start}
   if options.cluster is not None:
     return quantize.clustered(options.cluster, **shared)
-  return quantize.int8(options.bits, **shared)
+  plan = quantize.int8(options.bits, **shared)
+  return dataclasses.replace(plan, weights=for_few_bits(quantize.absmax(options.bits)))
+
+
+def for_few_bits(weights: quantize.Quantizer) -> quantize.Quantizer:
+  """A quantizer of weights, or that of as many bits whose steps are trained, where there are few."""
+  bits = weights.levels.high.bit_length() + 1
+  return weights if bits > LOW_BITS else quantize.lsq(bits)
 
 
 def speed_of(done: int, *, prunes: bool) -> float:

@@ -330,8 +330,7 @@ def _trained_at_low_bits(rule: quantize.Rule) -> quantize.Rule:
   weights = rule.weights
   if not isinstance(weights, quantize.Quantizer):
     return rule
-  bits = weights.levels.high.bit_length() + 1
-  return rule if bits > LOW_BITS else dataclasses.replace(rule, weights=quantize.lsq(bits))
+  return dataclasses.replace(rule, weights=phases.for_few_bits(weights))
 
 
 def _extra_bytes(run: Context) -> int:

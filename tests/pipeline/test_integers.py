@@ -13,12 +13,19 @@ from rich.console import Console
 import jaxcompress as jc
 from jaxcompress import data as datasets
 from jaxcompress import models, quantize
-from jaxcompress.pipeline import integers
+from jaxcompress.pipeline import integers, phases
 from jaxcompress.pipeline.context import Score
 from jaxcompress.pipeline.networks import network_of
+from jaxcompress.pipeline.options import CompressOptions
 from tests.pipeline.stripes import SIDE, stripes
 
 PREPROCESS = jc.data.Preprocess()
+
+
+@pytest.mark.parametrize("weights", ["absmax(8)", "absmax(5)", "lsq(4)", "lsq(2)"])
+def test_steps_of_few_bits_are_trained(weights):
+  plan = phases.integers(CompressOptions(bits=int(weights[-2])), (), start=3)
+  assert plan.weights.call == weights
 
 
 @pytest.fixture(scope="module")

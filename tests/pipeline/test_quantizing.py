@@ -106,7 +106,7 @@ def test_the_first_file_is_there_before_the_next_method_and_better_ones_replace_
   assert seen[0] is None and all(seen[1:]) and len(seen) > 1
   assert re.search(r"first file after [\d.]+ s: minmax, top-1 [\d.]+ % \(", out)
   assert re.search(
-    r"next: ema, percentile, .*they may .* in about .* s.*keeps what is written", out
+    r"next: mse, bias_correction, .*they may .* in about .* s.*keeps what is written", out
   )
   replaced = len(re.findall("replaced after", out))
   versions = {content for content in (*seen[1:], (tmp_path / "net.tflite").read_bytes())}
@@ -122,7 +122,7 @@ def test_an_interruption_keeps_the_file_that_is_there_and_says_so(
 
   def stopped(self, options, method, *, on_trial, **asked):
     def told(trial):
-      if trial.name == "ema":
+      if trial.name == "mse":
         raise KeyboardInterrupt
       on_trial(trial)
 

@@ -49,6 +49,7 @@ class Algorithm(NamedTuple):
     correction: of biases: None, ``"images"`` or ``"moments"``.
     adaround: whether the rounding of every weight is learned, layer by layer; needs no correction.
     reconstruct: how blocks of layers are learned, which needs neither; or None.
+    searched: whether a search tries it: no, where its neighbours are as good on every network measured.
   """
 
   ranges: str | Calibrator
@@ -57,6 +58,7 @@ class Algorithm(NamedTuple):
   correction: str | None = None
   adaround: bool = False
   reconstruct: Settings | None = None
+  searched: bool = True
 
   @property
   def learns(self) -> bool:
@@ -66,9 +68,9 @@ class Algorithm(NamedTuple):
 
 ALGORITHMS: Mapping[str, Algorithm] = {  # in order of cost
   "minmax": Algorithm("minmax"),
-  "ema": Algorithm("ema"),
-  "percentile": Algorithm("percentile"),
-  "kl": Algorithm("kl"),
+  "ema": Algorithm("ema", searched=False),
+  "percentile": Algorithm("percentile", searched=False),
+  "kl": Algorithm("kl", searched=False),
   "mse": Algorithm("mse", weights="mse"),
   "bias_correction": Algorithm("mse", correction="images"),
   "equalize": Algorithm("mse", equalize=True),
