@@ -49,7 +49,8 @@ def fold_branches(
   The terms of a sum are convolutions of one stride and number of groups without an activation
   function, normalizations of the tensor, and the tensor itself; a normalization behind the sum is
   folded, too. One of the windows covers those of all others, as a 3x3 does that of a pointwise
-  convolution. ``W' = sum of gamma / sqrt(v + e) W`` at their places in that window, and likewise the
+  convolution. Unlike windows with ``"SAME"`` padding and a stride are left alone, since where
+  they lie depends on the size of the image. ``W' = sum of gamma / sqrt(v + e) W`` at their places in that window, and likewise the
   biases, in float64: the folded network computes the same, up to float32's rounding.
 
   Args:
@@ -155,6 +156,8 @@ def _added(one: Branch, other: Branch, channels: int) -> Branch | None:
   one, other = (_in_groups(branch, groups, channels) for branch in (one, other))
   if one.groups != other.groups or both(one.fields["stride"]) != both(other.fields["stride"]):
     return None
+  if one.fields != other.fields and any(map(_moves, (one, other))):
+    return None
   for large, small in ((one, other), (other, one)):
     places = [b - a for a, b in zip(large.start, small.start, strict=True)]
     ends = [p + size for p, size in zip(places, small.kernel.shape, strict=False)]
@@ -163,6 +166,11 @@ def _added(one: Branch, other: Branch, channels: int) -> Branch | None:
       kernel[places[0] : ends[0], places[1] : ends[1]] += small.kernel
       return large._replace(kernel=kernel, bias=one.bias + other.bias, is_sum=True)
   return None
+
+
+def _moves(branch: Branch) -> bool:
+  """Whether the place of a window beside others depends on the size of the image."""
+  return branch.fields["padding"] == "SAME" and both(branch.fields["stride"]) != (1, 1)
 
 
 def _in_groups(branch: Branch, groups: int, channels: int) -> Branch:

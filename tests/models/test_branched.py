@@ -127,3 +127,25 @@ def test_endpoints_stay_on_which_the_logits_do_not_depend():
   folded, _ = fold_branches(model, variables, image_shape=(32, 32, 3))
   assert folded.ends.pooled == "features"
   assert "features" in {layer.name for layer in folded.layers}
+
+
+class Padded(nn.Module):
+  """A strided convolution beside a pointwise one, whose place in it follows the image's size."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    options = {"stride": 2, "padding": "SAME", "norm": None}
+    y = ConvNorm(4, kernel=3, name="conv", **options)(x, train=train)
+    y = Add(name="sum")(y, ConvNorm(4, name="pointwise", **options)(x, train=train))
+    return GlobalAvgPool(name="pool")(y)
+
+
+def test_windows_that_move_with_the_size_of_the_image_are_left_alone():
+  model = Padded()
+  variables = init_variables(model, jax.random.key(0), (9, 9, 3))
+  folded, few = fold_branches(model, variables, image_shape=(9, 9, 3))
+  x = jax.random.normal(jax.random.key(1), (1, 8, 8, 3))
+  expected = model.apply(variables, x, train=False)
+  np.testing.assert_allclose(
+    folded.apply(few, x, train=False).logits, expected, rtol=1e-4, atol=1e-5
+  )
