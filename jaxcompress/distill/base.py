@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from jaxcompress.arguments import shown
 from jaxcompress.nn import Endpoints
 from jaxcompress.nn.checks import is_whole
 from jaxcompress.ops.dispatch import backend
@@ -411,8 +412,20 @@ def at_count(value: optax.ScalarOrSchedule, count: Count) -> tuple[jax.Array, Co
   return jnp.asarray(value, jnp.float32), count
 
 
-def check_number(name: str, value: optax.ScalarOrSchedule, *, positive: bool = False) -> None:
+def check_number(
+  name: str,
+  value: optax.ScalarOrSchedule,
+  *,
+  positive: bool = False,
+  scheduled: bool = False,
+) -> None:
   """Checks a constant; schedules and traced numbers cannot be checked before they run.
+
+  Args:
+    name: of the argument, for errors.
+    value: its value.
+    positive: whether it must be above 0.
+    scheduled: whether it may be a schedule of the step.
 
   Raises:
     ValueError: if it is no finite number, or not positive where that is asked for.
@@ -420,9 +433,9 @@ def check_number(name: str, value: optax.ScalarOrSchedule, *, positive: bool = F
   Examples:
     >>> check_number("temperature", -1.0, positive=True)
     Traceback (most recent call last):
-    ValueError: temperature: -1.0 must be a finite number above 0, or a schedule of the step.
+    ValueError: temperature: -1.0 must be a finite number above 0.
   """
-  if callable(value) or isinstance(value, jax.core.Tracer):
+  if isinstance(value, jax.core.Tracer) or (scheduled and callable(value)):
     return
   try:
     wrong = not math.isfinite(value) or (positive and value <= 0)
@@ -430,9 +443,8 @@ def check_number(name: str, value: optax.ScalarOrSchedule, *, positive: bool = F
     wrong = True
   if wrong:
     bound = " above 0" if positive else ""
-    raise ValueError(
-      f"{name}: {value!r} must be a finite number{bound}, or a schedule of the step."
-    )
+    schedule = ", or a schedule of the step" if scheduled else ""
+    raise ValueError(f"{name}: {shown(value)} must be a finite number{bound}{schedule}.")
 
 
 def check_whole(name: str, value: int, least: int = 1) -> None:

@@ -164,7 +164,7 @@ def scale(weight: optax.ScalarOrSchedule, transform: LossTransform) -> LossTrans
     0.69 1.39
     1.39 1.39
   """
-  check_number("weight", weight)
+  check_number("weight", weight, scheduled=True)
   _check("transform", transform)
 
   def init(rng, student, teachers, batch):

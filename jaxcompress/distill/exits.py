@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.arguments import shown
 from jaxcompress.distill.attention import class_maps
 from jaxcompress.distill.base import (
   LossTransform,
@@ -19,7 +20,7 @@ from jaxcompress.distill.base import (
   stateful,
 )
 from jaxcompress.distill.decoupled import decoupled
-from jaxcompress.distill.heads import on_last_maps
+from jaxcompress.distill.heads import check_head, on_last_maps
 from jaxcompress.distill.labels import check_labels, check_soft_labels, likeliest
 from jaxcompress.distill.layers import (
   Moments,
@@ -86,11 +87,15 @@ def sdd(
   check_number("alpha", alpha)
   check_number("beta", beta)
   check_number("temperature", temperature, positive=True)
-  scales = tuple(scales)
-  if not scales:
-    raise ValueError("scales must not be empty; give at least one.")
+  if not isinstance(scales, Sequence) or isinstance(scales, str) or not scales:
+    raise ValueError(
+      f"scales: {shown(scales)} must be numbers of cells per side, such as (1, 2, 4)."
+    )
   for scale in scales:
     check_whole("scales", scale)
+  check_head("head", head)
+  if teacher_head is not None:
+    check_head("teacher_head", teacher_head)
 
   def last_maps(student, teachers):
     return paired("sdd", student, first_teacher(teachers, "sdd"), (-1,))[0]
@@ -112,6 +117,8 @@ def sdd(
   def compute(params, state, student, teachers, batch, extras):
     maps = last_maps(student, teachers)
     heads = on_last_maps("sdd", extras, head, teacher_head, maps)
+    if heads[0]["kernel"].shape[-1] < 2:
+      raise ValueError("student: sdd needs at least 2 classes and there is 1.")
     s, t = (logits_of(x, layer) for x, layer in zip(maps, heads, strict=True))
     right = jnp.argmax(t, axis=-1) == likeliest(batch)[:, None]
     weight = jnp.where(right[:, 1:] == right[:, :1], 1.0, 2.0)
@@ -145,7 +152,7 @@ def ofa(
 
   Raises:
     ValueError: if a number is not positive or ``maps`` are no places; on ``init``, if there is no
-      teacher, no such map or no pooled features, or labels are missing.
+      teacher, no such map or no pooled features, ``maps`` do not ascend, or labels are missing.
 
   Examples:
     >>> from jaxcompress.nn import Endpoints
@@ -163,9 +170,17 @@ def ofa(
   check_number("exponent", exponent, positive=True)
   check_number("temperature", temperature, positive=True)
   check_places(maps)
+  if any(isinstance(place, tuple) for place in maps or ()):
+    raise ValueError(f"maps: {maps!r} must be places in the student's maps, such as (1, 2, 3).")
 
   def stages(student):
-    return [x for x, _ in paired("ofa", student, student, maps)]
+    found = [x for x, _ in paired("ofa", student, student, maps)]
+    places = [place % len(student.maps) for place in maps or ()]
+    if any(later <= earlier for earlier, later in itertools.pairwise(places)):
+      raise ValueError(
+        f"maps: {maps!r} must ascend, each place once; ofa halves maps by their order."
+      )
+    return found
 
   def init(rng, student, teachers, batch):
     logits, _ = both_logits("ofa", student, teachers, of_images=True)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcompress.arguments import shown
 from jaxcompress.distill.layers import Layer
 
 
@@ -49,7 +50,7 @@ def head_of(name: str, network: str, params: Any, path: str) -> Layer:
   """A network's last layer; see :func:`heads_of`.
 
   Raises:
-    ValueError: if its parameters are not passed or have no such layer.
+    ValueError: if its parameters are not passed or have no such layer, or it is no linear one.
   """
   if params is None:
     raise ValueError(
@@ -63,10 +64,32 @@ def head_of(name: str, network: str, params: Any, path: str) -> Layer:
         f"head: the {network} has no layer {path!r}; its layers are {', '.join(params)}."
       )
     node = node[part]
-  kernel = jnp.asarray(node["kernel"], jnp.float32)
-  kernel = kernel.reshape(kernel.shape[-2:])
+  shape = jnp.shape(node["kernel"]) if isinstance(node, Mapping) and "kernel" in node else ()
+  if len(shape) < 2 or any(side != 1 for side in shape[:-2]):
+    raise ValueError(
+      f"head: {path!r} of the {network} is no linear layer; name the last one, whose kernel is"
+      " (features, classes) or (1, 1, features, classes)."
+    )
+  kernel = jnp.asarray(node["kernel"], jnp.float32).reshape(shape[-2:])
   bias = jnp.asarray(node.get("bias", jnp.zeros(kernel.shape[-1])), jnp.float32)
   return {"kernel": kernel, "bias": bias}
+
+
+def check_head(argument: str, path: str) -> None:
+  """Checks the form of a path to a layer.
+
+  Raises:
+    ValueError: if it is no text.
+
+  Examples:
+    >>> check_head("head", 3)
+    Traceback (most recent call last):
+    ValueError: head: 3 must be the path of a layer in the parameters, such as 'classifier'.
+  """
+  if not isinstance(path, str):
+    raise ValueError(
+      f"{argument}: {shown(path)} must be the path of a layer in the parameters, such as 'classifier'."
+    )
 
 
 def check_reads(name: str, network: str, path: str, layer: Layer, x: jax.Array) -> None:

@@ -1,9 +1,17 @@
 """Contrast within the batch: each network's example among the other network's."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill.base import LossTransform, both_pooled, check_number, stateful
+from jaxcompress.distill.base import (
+  LossTransform,
+  both_pooled,
+  check_number,
+  check_whole,
+  stateful,
+)
 from jaxcompress.distill.labels import expectation
 from jaxcompress.distill.layers import EXACT, init_embeddings, linear, numbers_of, unit
 
@@ -40,7 +48,7 @@ def in_batch_infonce(dim: int = 128, temperature: float = 0.07) -> LossTransform
     `Learning Transferable Visual Models From Natural Language Supervision
     <https://arxiv.org/abs/2103.00020>`_, 2021, figure 3.
   """
-  check_number("dim", dim, positive=True)
+  check_whole("dim", dim)
   check_number("temperature", temperature, positive=True)
 
   def init(rng, student, teachers, batch):
@@ -93,7 +101,7 @@ def dcd(
     Giakoumoglou & Stathaki, `Discriminative and Consistent Representation Distillation
     <https://arxiv.org/abs/2407.11802>`_, 2024, as their code has it.
   """
-  check_number("dim", dim, positive=True)
+  check_whole("dim", dim)
   check_number("alpha", alpha)
   check_number("log_scale", log_scale)
   check_number("most_scale", most_scale, positive=True)
@@ -108,7 +116,7 @@ def dcd(
     e_s, e_t = (
       unit(linear(params[name], x), epsilon=1e-12) for name, x in (("student", s), ("teacher", t))
     )
-    scale = jnp.minimum(jnp.exp(params["log_scale"]), most_scale)
+    scale = jnp.exp(jnp.minimum(params["log_scale"], math.log(most_scale)))
     products = scale * jnp.dot(e_s, e_t.T, precision=EXACT)
     log_p, log_q = jax.nn.log_softmax(products), jax.nn.log_softmax(products.T)
     consistency = jnp.mean(expectation(jnp.exp(log_q), log_q - log_p))

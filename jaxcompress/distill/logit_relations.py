@@ -157,7 +157,7 @@ def mlkd_lskd(temperature: float = 2.0, *, views: int = 2) -> LossTransform:
   """
   check_number("temperature", temperature, positive=True)
   check_views(views)
-  levels = (temperature, 3.0, 5.0, 2.0, 6.0)
+  levels = (float(temperature), 3.0, 5.0, 2.0, 6.0)
 
   def lower_half(confidence):
     return jnp.mean(confidence <= jnp.median(confidence))

@@ -241,7 +241,7 @@ def on_logits(
     ValueError: if ``temperature`` is not positive; on ``init``, if there is no teacher or its
       classes differ, or labels that it reads are missing or of the wrong shape or dtype.
   """
-  check_number("temperature", temperature, positive=True)
+  check_number("temperature", temperature, positive=True, scheduled=True)
 
   def init(rng, student, teachers, batch):
     logits, _ = both_logits(name, student, teachers)

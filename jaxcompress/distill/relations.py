@@ -7,6 +7,7 @@ from jaxcompress.distill.base import (
   LossTransform,
   both_pooled,
   check_number,
+  check_whole,
   stateful,
   stateless,
 )
@@ -89,7 +90,7 @@ def correlation(dim: int | None = 128) -> LossTransform:
     <https://arxiv.org/abs/1910.10699>`_, 2020.
   """
   if dim is not None:
-    check_number("dim", dim, positive=True)
+    check_whole("dim", dim)
 
   def init(rng, student, teachers, batch):
     s, t = map(numbers_of, both_pooled("correlation", student, teachers))

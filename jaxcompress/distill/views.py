@@ -66,7 +66,7 @@ def crld(
     Zhang et al., `Cross-View Consistency Regularisation for Knowledge Distillation
     <https://arxiv.org/abs/2412.16493>`_, 2024, as their code has it.
   """
-  check_number("temperature", temperature, positive=True)
+  check_number("temperature", temperature, positive=True, scheduled=True)
   check_number("within", within)
   check_number("across", across)
   check_range("weak_confidence", weak_confidence, 0, 1)

@@ -1,24 +1,31 @@
 """Losses by how far probabilities or features would have to be moved: Wasserstein distances."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxcompress.arguments import check_range
 from jaxcompress.distill.base import (
   LossTransform,
   both_logits,
   check_number,
   check_whole,
+  on_host,
   stateful,
 )
-from jaxcompress.distill.heads import head_of
+from jaxcompress.distill.heads import check_head, head_of
 from jaxcompress.distill.hints import init_regressors, regress
 from jaxcompress.distill.labels import check_labels, check_soft_labels, likeliest, of_class
 from jaxcompress.distill.layers import EXACT, unit
 from jaxcompress.distill.maps import Places, on_maps
 
 TINY = 1e-8  # keeps costs above 0, and Sinkhorn's divisions from zero
+MOST_STEPS = (
+  20  # of the regularization in a cost: exp(-20) is about TINY, below which nothing moves
+)
 
 
 def wkd_l(
@@ -43,8 +50,9 @@ def wkd_l(
     cost: of moving probability from class to class, (classes, classes); negative ones are 0. None:
       ``1 - cos`` of the classes' vectors in the teacher's classifier, which is read from the extra
       ``teacher_params`` of ``update``; the training step passes it.
-    sharpen: ``k``: what costs ``c`` costs ``1 - exp(-k c)``; 0 leaves it.
-    regularization: of the plan, above 0; the smaller, the nearer to the cheapest one.
+    sharpen: ``k``, 0 or more: what costs ``c`` costs ``1 - exp(-k c)``; 0 leaves it.
+    regularization: of the plan; the smaller, the nearer to the cheapest one. Float32 needs at least a
+      20th of what it costs to move to the nearest class; of 1 where ``cost`` is None, before ``sharpen``.
     iterations: of Sinkhorn's algorithm.
     head: path of the teacher's last layer in its parameters.
 
@@ -56,7 +64,7 @@ def wkd_l(
     alignment of the classes' features, and let gamma fall to 0 from epoch 150 on.
 
   Raises:
-    ValueError: if a number is out of range or ``cost`` is no square matrix; on ``init``, if there is no
+    ValueError: if a number is out of range or ``cost`` is no square matrix of finite numbers; on ``init``, if there is no
       teacher, its classes differ, or labels are missing or of the wrong shape or dtype; on ``update``,
       if the classifier is not passed or not found.
 
@@ -74,10 +82,28 @@ def wkd_l(
   check_number("gamma", gamma)
   check_number("temperature", temperature, positive=True)
   check_number("sharpen", sharpen)
+  check_range("sharpen", sharpen, 0, math.inf)
   check_number("regularization", regularization, positive=True)
   check_whole("iterations", iterations)
+  check_head("head", head)
   if cost is not None and (jnp.ndim(cost) != 2 or jnp.shape(cost)[0] != jnp.shape(cost)[1]):
     raise ValueError(f"cost: shape {jnp.shape(cost)} must be (classes, classes).")
+  if cost is not None and (values := on_host(cost)) is not None:
+    if not np.isfinite(values).all():
+      raise ValueError(
+        f"cost: {values[~np.isfinite(values)][0]} is among its numbers; all must be finite."
+      )
+    others = np.where(np.eye(len(values), dtype=bool), np.inf, values)
+    nearest = float(np.min(others, axis=1).max()) if len(values) > 1 else 0.0
+  else:
+    nearest = 1.0 if cost is None else 0.0  # of a traced cost: unknown
+  nearest = 1 - math.exp(-sharpen * nearest) if sharpen else nearest
+  if nearest > MOST_STEPS * regularization:
+    raise ValueError(
+      f"regularization: {regularization} must be at least {nearest / MOST_STEPS:.3g}, a {MOST_STEPS}th"
+      f" of what it costs to move to the nearest class, {nearest:.3g}, or nothing is moved in float32;"
+      " raise it, or scale cost down."
+    )
 
   def init(rng, student, teachers, batch):
     logits, _ = both_logits("wkd_l", student, teachers, of_images=True)
@@ -88,11 +114,16 @@ def wkd_l(
       raise ValueError(f"cost: it is of {len(cost)} classes and the logits of {logits.shape[-1]}.")
     return (), ()
 
-  def costs(extras):
+  def costs(classes, extras):
     if cost is not None:
       found = jnp.asarray(cost, jnp.float32)
     else:
       layer = head_of("wkd_l", "teacher", (extras.get("teacher_params") or (None,))[0], head)
+      if layer["kernel"].shape[-1] != classes:
+        raise ValueError(
+          f"head: {head!r} of the teacher has {layer['kernel'].shape[-1]} outputs and the logits"
+          f" {classes} classes; name the layer that makes the logits, or pass cost."
+        )
       vectors = unit(jax.lax.stop_gradient(layer["kernel"]).T, epsilon=1e-12)
       found = 1 - jnp.dot(vectors, vectors.T, precision=EXACT)
     found = 1 - jnp.exp(-sharpen * found) if sharpen else found
@@ -106,7 +137,7 @@ def wkd_l(
     )
     others = label[:, None] != jnp.arange(s.shape[-1])[None]
     p, q = (jax.nn.softmax(jnp.where(others, x / temperature, -jnp.inf)) for x in (s, t))
-    distance = transport_cost(p, q, costs(extras), regularization, iterations)
+    distance = transport_cost(p, q, costs(s.shape[-1], extras), regularization, iterations)
     return jnp.mean(of_label + gamma * distance), state
 
   return stateful("wkd_l", init, compute, check_soft_labels, by_example=True)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from jaxcompress import distill
 from jaxcompress.distill import chain, cross_entropy, kd
 from jaxcompress.nn import Endpoints
 
@@ -133,3 +134,58 @@ def test_labels_that_do_not_fit_are_refused_when_the_loss_is_initialised(batch, 
 def test_teachers_that_do_not_fit_are_refused_when_the_loss_is_initialised(teachers, message):
   with pytest.raises(ValueError, match=message):
     kd().init(jax.random.key(0), Endpoints(logits=jnp.zeros((2, 3))), teachers, {})
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda rate: distill.ttm(rate), "exponent: the function schedule .* finite number above 0.$"),
+    (lambda rate: distill.wkd_l(rate), "gamma: the function"),
+    (lambda rate: distill.mlkd_lskd(rate), "temperature: the function"),
+    (lambda _: distill.dcd(2.5), "dim: 2.5 must be a whole number"),
+    (lambda _: distill.sdd(scales=2), "scales: 2 must be numbers of cells per side"),
+    (lambda _: distill.sdd(head=None), "head: None must be the path of a layer"),
+    (lambda _: distill.wkd_l(sharpen=-1.0), "sharpen: -1.0 must be a number of at least 0"),
+    (lambda _: distill.wkd_l(cost=np.full((2, 2), np.nan)), "cost: nan is among its numbers"),
+    (
+      lambda _: distill.wkd_l(cost=10 * (1 - np.eye(2)), sharpen=0),
+      "must be at least 0.5, a 20th of",
+    ),
+    (lambda _: distill.wkd_l(regularization=1e-3), "regularization: 0.001 must be at least 0.0316"),
+    (lambda _: distill.ofa(maps=((1, 2),)), "maps: .* must be places in the student's maps"),
+  ],
+)
+def test_arguments_with_which_a_loss_would_break_or_vanish_are_refused(make, message):
+  with pytest.raises(ValueError, match=message):
+    make(optax.linear_schedule(1.0, 2.0, 3))
+
+
+def test_the_scale_of_dcd_stops_at_its_largest_without_overflow():
+  pooled = jax.random.normal(jax.random.key(0), (4, 3))
+  both, loss = Endpoints(None, pooled=pooled), distill.dcd(3, log_scale=1000.0)
+  params, _ = loss.init(jax.random.key(1), both, (both,), {})
+  grads = jax.grad(lambda params: loss.update(params, (), both, (both,), {})[0])(params)
+  assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(grads))
+  assert grads["log_scale"] == 0
+
+
+def test_places_of_ofa_that_do_not_ascend_are_refused():
+  ends = Endpoints(jnp.zeros((2, 5)), jnp.ones((2, 6)), (jnp.ones((2, 4, 4, 3)),) * 3)
+  with pytest.raises(ValueError, match=r"maps: \(1, -2\) must ascend, each place once"):
+    distill.ofa(maps=(1, -2)).init(
+      jax.random.key(0), ends, (ends,), {"label": jnp.zeros(2, jnp.int32)}
+    )
+
+
+@pytest.mark.parametrize(
+  ("teacher", "path", "message"),
+  [
+    ({"fc": {"kernel": jnp.ones((3, 5))}}, "fc", "head: 'fc' of the teacher has 5 outputs"),
+    ({"fc": {"kernel": jnp.ones((3, 3, 8, 2))}}, "fc", "head: 'fc' of the teacher is no linear"),
+    ({"fc": {"kernel": jnp.ones((3, 2))}}, "fc/kernel", "'fc/kernel' of the teacher is no linear"),
+  ],
+)
+def test_a_head_that_does_not_make_the_logits_is_refused(teacher, path, message):
+  ends, batch = Endpoints(jnp.ones((4, 2))), {"label": jnp.zeros(4, jnp.int32)}
+  with pytest.raises(ValueError, match=message):
+    distill.wkd_l(head=path).update((), (), ends, (ends,), batch, teacher_params=(teacher,))
