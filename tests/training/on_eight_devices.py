@@ -23,6 +23,7 @@ from jaxcompress import distill, nn, prune, quantize, training
 from jaxcompress.nn import Endpoints
 from jaxcompress.nn.epilogue import Epilogue, ending, norm_act
 from jaxcompress.ops.parts import Parts, in_parts
+from jaxcompress.quantize.quantizers.base import sample
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -365,9 +366,20 @@ def normalised_apart(mesh):
     return distance(differentiated(x, g), expected)
 
 
+def sampled(mesh):
+  """Messages for some examples of a batch, and whether they are those that one device takes."""
+  x = jnp.arange(64 * 16 * 16 * 64, dtype=jnp.float32).reshape(64, 16, 16, 64)
+  apart = jax.device_put(x, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+  with in_parts(Parts(mesh)):
+    program = jax.jit(lambda x: sample(x)).lower(apart).compile()
+  messages = len(COLLECTIVE.findall(program.as_text()))
+  return {"messages": messages, "equal": bool((program(apart) == sample(x)).all())}
+
+
 if __name__ == "__main__":
   mesh = training.make_mesh(8)
   found = {
+    "sampled": sampled(mesh),
     "apart": normalised_apart(mesh),
     "messages": few_messages(mesh),
     "runs": one_and_eight(mesh),

@@ -145,6 +145,10 @@ def test_parts_are_normalised_and_differentiated_as_batches_of_their_own(found):
   assert found["apart"] < 1e-4  # of sums of hundreds of numbers
 
 
+def test_steps_start_from_examples_that_stay_where_they_are(found):
+  assert found["sampled"] == {"messages": 0, "equal": True}
+
+
 def test_running_statistics_of_each_device_are_averaged(found):
   """The mean of the parts' means is the batch's, where the layer reads images."""
   local = found["messages"]["delayed, local"]

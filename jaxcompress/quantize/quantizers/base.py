@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.arguments import check_type
+from jaxcompress.ops.parts import part_count, parted
 from jaxcompress.ops.sums import channel_sums, total
 from jaxcompress.quantize.fake_quant import Levels, check_bits, finite
 
@@ -315,7 +316,9 @@ def anchored(
 def sample(x: jax.Array) -> jax.Array:
   """Some examples of a batch, and some rows of them: all of a small one, enough of a large one.
 
-  What is measured once must not make every step keep the whole tensor in memory for it.
+  What is measured once must not make every step keep the whole tensor in memory for it, nor have devices
+  exchange examples: each takes some of its own. They are those of one device where all are powers of two,
+  and devices no more than examples that are taken.
 
   Examples:
     >>> sample(jnp.zeros((64, 32, 32, 96))).shape, sample(jnp.zeros((64, 10))).shape
@@ -324,7 +327,9 @@ def sample(x: jax.Array) -> jax.Array:
   if x.ndim == 0:
     return x
   stride = max(1, min(x.shape[0] // ENOUGH_IMAGES, x.size // ENOUGH_VALUES))
-  seen = x[::stride]
+  stride = 2 ** (stride.bit_length() - 1)
+  count = part_count(x)
+  seen = x[::stride] if count == 1 else parted(x, count)[:, ::stride].reshape(-1, *x.shape[1:])
   if x.ndim < 4:
     return seen
   return seen[:, :: max(1, min(x.shape[1] // ENOUGH_ROWS, seen.size // ENOUGH_VALUES))]
