@@ -25,7 +25,7 @@ BATCH = 32
 SCHEMES = {  # options of post_training
   "8 bit": {},
   "W4A8": {"bits": 4},
-  "W4A8, ends 8 bit": {"bits": 4, "rules": first_last_8bit()},
+  "W4A8 (ends: 8 bit)": {"bits": 4, "rules": first_last_8bit()},
   "W4A4": {"bits": 4, "activation_bits": 4, "rules": first_last_8bit()},
   "W3A8": {"bits": 3, "rules": first_last_8bit()},
 }
