@@ -42,11 +42,11 @@ MAPS = pathlib.Path("/proc/self/maps")
 MOST_MAPS = 25_000  # of 65,530: a program takes about three, and XLA crashes where it gets none
 
 
-PARTS, PART = 5, "JAXCOMPRESS_PART_OF_SLOW_TESTS"  # for the processes that share the tests
+PARTS, PART = 8, "JAXCOMPRESS_PART_OF_SLOW_TESTS"  # for the processes that share the tests
 
 
 def pytest_addoption(parser):
-  parser.addoption("--slow", action="store_true", help="run all slow tests, not a fifth of them")
+  parser.addoption("--slow", action="store_true", help="run all slow tests, not an eighth of them")
 
 
 def pytest_configure(config):
@@ -57,7 +57,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-  """Of the slow tests each commit runs a fifth, unless files are named or all are asked for."""
+  """Of the slow tests each commit runs an eighth, unless files are named or all are asked for."""
   if PART not in os.environ:
     return
   chosen, sides = int(os.environ[PART]), ([], [])
