@@ -17,6 +17,7 @@ READERS = {
   "dkd": dkd(1.5, 6.0, 3.0),
   "nkd": nkd(1.2, 2.0),
 }
+OF_ONE_CLASS = {"rld", "sdd", "wkd_l", "ofa"}  # they read the likeliest class of a soft label alone
 CLASSES = 5
 
 
@@ -140,9 +141,22 @@ def test_labels_of_another_shape_or_dtype_are_refused_at_the_start_and_in_every_
       act()
 
 
+@pytest.mark.parametrize("name", ["rld", "wkd_l"])  # of logits alone
+def test_a_soft_label_may_stand_for_its_likeliest_class(name):
+  student, teacher = np.random.default_rng(0).normal(size=(2, 3, CLASSES))
+  options = {"cost": 1 - np.eye(CLASSES)} if name == "wkd_l" else {}
+  loss = DISTILLERS[name].make(**options)
+  label = np.array([3, 0, 2])
+  target = (0.4 * np.eye(CLASSES)[label] + 0.6 / CLASSES).astype(np.float32)
+  found = [
+    value(loss, student, teacher, **batch) for batch in ({"label": label}, {"target": target})
+  ]
+  assert found[0] == found[1] > 0
+
+
 def test_every_loss_that_reads_labels_is_under_test_and_no_other_does():
   reading = {name for name, method in DISTILLERS.items() if "label" in method.reads}
-  assert reading == READERS.keys() & DISTILLERS.keys()
+  assert reading == (READERS.keys() & DISTILLERS.keys()) | OF_ONE_CLASS
   wrong = {"label": np.full((2, CLASSES), 2.0, np.float32), "index": np.arange(2)}
   for name, method in DISTILLERS.items():
     loss = method.make(**({"num_examples": 9} if name == "crd" else {}))
