@@ -13,17 +13,18 @@ from jaxcompress.training.protocols import PROTOCOLS, Protocol
 
 # networks that want a smaller learning rate
 LIGHT = (
-  *("mobilenet", "mlperf_mobilenet", "shufflenet", "ghostnet"),
-  *(
-    "efficientnet",
-    "mobileone",
-    "repvgg",
-    "mnasnet",
-    "squeezenet",
-    "starnet",
-    "fasternet",
-    "mcunet",
-  ),
+  "mobilenet",
+  "mlperf_mobilenet",
+  "shufflenet",
+  "ghostnet",
+  "efficientnet",
+  "mobileone",
+  "repvgg",
+  "mnasnet",
+  "squeezenet",
+  "starnet",
+  "fasternet",
+  "mcunet",
 )
 Transform = Callable[..., dict[str, Any]]
 
@@ -202,8 +203,8 @@ PRESETS = {
   **{f"{name}-cifar100": _cifar100(text) for name, text in CIFAR100_LOSSES.items()},
   "dot-cifar100": _cifar100("labels:0.1,kd:0.9", "cifar-dot"),  # Zhao et al., 2023
   # Sun et al., 2024: ResNet-32x4 to ResNet-8x4 78.28 %. Here both views go through the student at once and
-  # share the batch's statistics; there each has its own. VGG-13 to MobileNetV2 (70.94 %) and ResNet-32x4 to ShuffleNetV2 (78.76 %,
-  # 960 epochs) have a weight of 6, ResNet-50 to MobileNetV2 (71.19 %) has 9.
+  # share the batch's statistics; there each has its own. VGG-13 to MobileNetV2 (70.94 %) and ResNet-32x4 to
+  # ShuffleNetV2 (78.76 %, 960 epochs) have a weight of 6, ResNet-50 to MobileNetV2 (71.19 %) has 9.
   "mlkd-lskd-cifar100": _cifar100("labels:0.2,mlkd_lskd:9", "cifar-long"),
   "kd-imagenet": Preset(
     options={
