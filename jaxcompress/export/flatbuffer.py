@@ -212,6 +212,7 @@ class ModelFile:
     *,
     description: str = "",
     metadata: Mapping[str, bytes] | None = None,
+    bare: bool = False,
   ) -> bytes:
     """The file.
 
@@ -220,13 +221,17 @@ class ModelFile:
       outputs: tensors that are read, by name; one that has two names is one output of the graph.
       description: for people.
       metadata: entries of the metadata table.
+      bare: whether names and the signature are left out, which no runtime computes with.
     """
+    if bare:
+      for tensor in self._tensors:
+        tensor.name = None
     entries = [
       schema.MetadataT(name=name, buffer=self._buffer(content))
       for name, content in (metadata or {}).items()
     ]
     graph = schema.SubGraphT(
-      name="main",
+      name=None if bare else "main",
       tensors=self._tensors,
       operators=self._operators,
       inputs=np.asarray(list(inputs.values()), np.int32),
@@ -236,14 +241,10 @@ class ModelFile:
       version=SCHEMA_VERSION,
       operatorCodes=[_operator_code(*pair) for pair in self._codes],
       subgraphs=[graph],
-      description=description,
+      description=description or None,
       buffers=self._buffers,
-      metadata=entries,
-      signatureDefs=[
-        schema.SignatureDefT(
-          signatureKey="serving_default", inputs=_maps(inputs), outputs=_maps(outputs)
-        )
-      ],
+      metadata=entries or None,
+      signatureDefs=None if bare else [_signature(inputs, outputs)],
     )
     builder = SharingBuilder()
     builder.Finish(model.Pack(builder), IDENTIFIER)
@@ -258,6 +259,12 @@ def _operator_code(name: str, version: int) -> Any:
   code = getattr(schema.BuiltinOperator, name)
   return schema.OperatorCodeT(
     builtinCode=code, deprecatedBuiltinCode=min(code, 127), version=version
+  )
+
+
+def _signature(inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Any:
+  return schema.SignatureDefT(
+    signatureKey="serving_default", inputs=_maps(inputs), outputs=_maps(outputs)
   )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcompress.arguments import check_type
 from jaxcompress.export.contents import parse_operators
 from jaxcompress.export.lint import refuse_errors
 from jaxcompress.export.metadata import (
@@ -49,6 +50,7 @@ def tflite(
   output: str = "codes",
   weights: str = "int8",
   metadata: Mapping[str, Any] | None = None,
+  bare: bool = False,
 ) -> pathlib.Path:
   """Writes an integer .tflite file: integers in and out, and nothing in float in between.
 
@@ -89,6 +91,9 @@ def tflite(
       :func:`~jaxcompress.export.read_metadata`. Preprocessing that is a
       :class:`jaxcompress.data.Preprocess` of the model is added. From ``classes`` and ``preprocess``
       TFLite's own metadata and a file of labels are made too, which tools for phones read.
+    bare: whether to leave out what no runtime computes with: metadata, the checksum among them, the
+      signature, and names. That is 1.3 kB, a third of a file of 4 kB; commands that read classes
+      or preprocessing from a file need the whole one.
 
   Returns:
     The path.
@@ -97,7 +102,8 @@ def tflite(
     MissingExtraError: if the ``edge`` extra is not installed.
     ValueError: if ``quantized`` is not a quantized model, a layer has no TFLite operator, an operator is not as the
       target requires, ``input`` or ``output`` is unknown or not the model's, ``weights`` is unknown,
-      no layer has 4 bits or its kernels do not hold a layer's sums, the metadata is no JSON, or the path cannot be written.
+      no layer has 4 bits or its kernels do not hold a layer's sums, the metadata is no JSON, a file is to be
+      ``bare`` that has metadata or several outputs, or the path cannot be written.
 
   Examples:
     >>> import tempfile
@@ -123,6 +129,9 @@ def tflite(
   require("tflite")
   codes = check_input(quantized, input)
   _check_output(quantized, output)
+  check_type("bare", bare, bool, "True or False")
+  if bare:
+    _check_bare(quantized, metadata)
   per_tensor = target is not None and _needs_dense_per_tensor(quantized, target)
   operators = () if target is None else find_target(target).functions
   numbers = IntegerNumbers(quantized, _narrow_ops(quantized, weights, target), operators)
@@ -151,6 +160,7 @@ def tflite(
     codes=codes,
     output=output,
     dense_per_tensor=per_tensor,
+    bare=bare,
   )
   if target is not None:
     refuse_errors(parse_operators(content), target)
@@ -165,6 +175,16 @@ def _check_output(quantized: QuantizedModel, kind: str) -> None:
   if kind == "uint8" and wide:
     raise ValueError(
       f"output: 'uint8' needs outputs of 8 bits, and {wide[0]!r} has 16; use 'codes'."
+    )
+
+
+def _check_bare(quantized: QuantizedModel, metadata: Any) -> None:
+  """Checks that nothing is lost in a file without names and metadata that only it would say."""
+  if metadata:
+    raise ValueError("bare: a bare file has no metadata; leave out metadata, or bare.")
+  if (count := len(quantized.graph.outputs)) > 1:
+    raise ValueError(
+      f"bare: the model has {count} outputs, which are told apart by their names; leave bare out."
     )
 
 
@@ -314,6 +334,7 @@ def _content(
   codes: np.ndarray | None = None,
   output: str = "codes",
   dense_per_tensor: bool = False,
+  bare: bool = False,
 ) -> bytes:
   from jaxcompress.export.emit import emit, floats, pixels, unsigned
   from jaxcompress.export.emitter import Emitter
@@ -334,6 +355,8 @@ def _content(
       "an operator of an integer file computes in float; this is a bug of jaxcompress"
     )
   outputs = {name: places[tensor] for name, tensor in graph.outputs}
+  if bare:
+    return emitter.file.to_bytes({INPUT_NAME: source}, outputs, bare=True)
   first = {place: name for name, place in reversed(outputs.items())}  # of two names of one output
   shapes = {n: graph.shape(tensor) for n, tensor in graph.outputs if first[outputs[n]] == n}
   ends = Ends(INPUT_NAME, graph.input_shape[1:], shapes)

@@ -261,3 +261,9 @@ def test_training_in_the_arithmetic_of_the_device_predicts_every_output_of_the_f
   quantized = state.quantized()
   for name, array in predict(state, IMAGES).items():
     np.testing.assert_array_equal(array, quantized(IMAGES)[name])
+
+
+def test_a_bare_file_of_several_outputs_is_an_error(tmp_path):
+  quantized = quantize.post_training(*trained("detector"), IMAGES, method="minmax", progress=False)
+  with pytest.raises(ValueError, match="bare: the model has 5 outputs"):
+    export.tflite(quantized, tmp_path / "a.tflite", bare=True)

@@ -268,3 +268,22 @@ def test_a_layer_that_was_not_folded_is_named(networks, tmp_path):
   graph, _ = networks.graph_of(Net(), SHAPE)
   with pytest.raises(ValueError, match="folded: layer 'stem' is missing"):
     export.tflite_float(graph, {}, tmp_path / "float.tflite")
+
+
+@pytest.mark.parametrize("kernels", ["xnnpack", "reference", "tflm"])
+def test_a_bare_file_is_smaller_and_computes_the_same(quantized, path, tmp_path, kernels):
+  model = quantized.with_kernels(kernels)
+  bare = export.tflite(model, tmp_path / "bare.tflite", bare=True)
+  assert path.stat().st_size - bare.stat().st_size > 700
+  images = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
+  assert export.verify(bare, model, images).bit_equal == 1
+  file = read(bare)
+  assert not file.metadata and not file.signatureDefs and not file.description
+  assert not any(tensor.name for tensor in file.subgraphs[0].tensors)
+
+
+def test_a_bare_file_with_metadata_or_of_another_kind_is_an_error(quantized, tmp_path):
+  with pytest.raises(ValueError, match="bare: a bare file has no metadata"):
+    export.tflite(quantized, tmp_path / "a.tflite", bare=True, metadata={"classes": ["a"]})
+  with pytest.raises(ValueError, match="bare must be True or False, got 'yes'"):
+    export.tflite(quantized, tmp_path / "a.tflite", bare="yes")
