@@ -16,7 +16,7 @@ from jaxcompress.files.records import from_plain
 from jaxcompress.files.values import one_line, read_json, sealed_json
 from jaxcompress.models.files import from_config, to_config
 from jaxcompress.models.layouts import SMALL_IMAGE
-from jaxcompress.models.registry import describe
+from jaxcompress.models.registry import FAMILIES, describe
 from jaxcompress.training.variables import load_variables, save_variables
 
 MODEL_FILE = "model.json"
@@ -70,7 +70,7 @@ def build(
   Raises:
     ValueError: if the name is unknown, or a width is given to a model without one.
   """
-  known = models.options_of(name) if name in models.MODELS else ()
+  known = models.options_of(name) if name in (models.MODELS | FAMILIES) else ()
   options = {option: value for option, value in wanted.items() if option in known}
   if "layout" in known:
     small = "short" if name in SHORT_LAYOUTS else "cifar"

@@ -44,6 +44,17 @@ TRANSFER = Protocol(
 """How networks that start from weights are trained on small data: small steps, the same for all kinds."""
 
 
+SHORT = Protocol(
+  epochs=25,
+  batch_size=64,
+  learning_rate=0.1,
+  warmup_epochs=2.5,
+  nesterov=True,
+  mask=kernels_only,
+)
+"""How small networks are trained from nothing in some minutes."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset:
   """Choices that the options of a run leave open, and defaults for the options.
@@ -190,14 +201,7 @@ PRESETS = {
     teacher="mobilenet_v2",
     widths=(0.25, 0.75, 0.5),
     network={"norm": Norm(epsilon=1e-3), "padding": "SAME", "zero_residual": True},
-    protocol=Protocol(
-      epochs=25,
-      batch_size=64,
-      learning_rate=0.1,
-      warmup_epochs=2.5,
-      nesterov=True,
-      mask=kernels_only,
-    ),
+    protocol=SHORT,
     augment=lambda data: datasets.Augment(crop=2, flip=bool(data.flip)),
   ),
   **{f"{name}-cifar100": _cifar100(text) for name, text in CIFAR100_LOSSES.items()},
@@ -226,6 +230,22 @@ PRESETS = {
     preprocess=datasets.Preprocess(
       center=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375), per_image=False
     ),
+  ),
+  # the rung of 32 kB of benchmarks/ladder.py, with a teacher for half an hour on two cores
+  "fashion-mnist-32kb": Preset(
+    options={
+      "data": "fashion-mnist",
+      "channels": 1,
+      "student": "resnet_cifar",
+      "distill": "labels:1,kd:0.9",
+      "epochs": 4,
+      "batch_size": 64,
+    },
+    teacher="wrn_16_1",
+    network={"depth": 8, "widths": (12, 12, 16, 32)},
+    protocol=SHORT,
+    augment=lambda data: datasets.Augment(crop=2, flip=bool(data.flip)),
+    preprocess=datasets.Preprocess(center=72.9, scale=90.0, per_image=False),
   ),
   "mlperf-resnet8": Preset(
     options={
