@@ -2,7 +2,7 @@
 
     python benchmarks/picture.py [--results benchmarks/results] [--out docs/images/measured.png]
 
-Reads the rows that ``peers.py`` and ``pruning.py`` wrote with ``--out``; those of README are in
+Reads the rows that ``peers.py`` and ``ladder.py`` wrote with ``--out``; those of README are in
 ``benchmarks/results``.
 """
 
@@ -26,14 +26,13 @@ NAMES = {
   "Flax nn.Conv, rounded by hand": "Flax, rounded by hand",
   "qwix, OdmlQatProvider": "qwix, ODML QAT",
 }
-WAYS = {  # in the legend's order
-  "all at once, distilled": style.ACCENT,
-  "fewer bits": "#2563eb",
-  "fewer channels, by cost, in rounds, taught by the whole": "#d97706",
-  "zeros": "#db2777",
-  "narrower": "#64748b",
+TICKS = (2, 4, 8, 16, 32, 64, 100)  # kB
+WAYS = {  # of ladder.py: the file that counts, color and words, in the legend's order
+  "4bit": ("packed", "#2563eb", "distilled, 4 bits, packed"),
+  "int8": ("tflite", style.ACCENT, "distilled, int8, .tflite"),
+  "ptq": ("tflite", "#d97706", "distilled, int8 after training"),
+  "alone": ("tflite", "#64748b", "without a teacher, int8"),
 }
-LEAST = 0.5  # top-1 that is still drawn
 
 
 def draw_steps(ax, measured):
@@ -48,40 +47,36 @@ def draw_steps(ax, measured):
   ax.set_title(f"int8 train step of MobileNetV2: {found[OURS]['batch']} images, 32 px")
 
 
-def draw_sizes(ax, measured):
-  """Lines of top-1 against bytes."""
-  whole = next(row for row in measured if row["way"] == "float")
-  ax.plot(whole["bytes"], whole["top1"], "s", color=style.INK, ms=7, label="float network")
-  for way, color in WAYS.items():
-    own = [r for r in measured if r["way"] == way and "/" in r["goal"] and r["top1"] >= LEAST]
-    own = sorted({(r["bytes"], r["top1"]) for r in own})
-    bold = 2.6 if color == style.ACCENT else 1.4
-    ax.plot(
-      *zip(*own, strict=True),
-      "o-",
-      color=color,
-      ms=2 * bold,
-      lw=bold,
-      label=way.partition(", by cost")[0],
+def draw_ladder(ax, measured):
+  """Lines of mean top-1 against bytes."""
+  for way, (file, color, label) in WAYS.items():
+    rungs = dict.fromkeys(row["rung"] for row in measured if row["way"] == way and "top1" in row)
+    own = [
+      [r for r in measured if (r["way"], r.get("rung")) == (way, rung) and "top1" in r]
+      for rung in rungs
+    ]
+    points = sorted(
+      (max(r[file] for r in rows), statistics.mean(r["top1"] for r in rows)) for rows in own
     )
+    if points:
+      bold = 2.6 if color == style.ACCENT else 1.4
+      ax.plot(*zip(*points, strict=True), "o-", color=color, ms=2 * bold, lw=bold, label=label)
   ax.set_xscale("log")
-  ax.set_xlim(30e3, 800e3)
-  ax.set_ylim(LEAST, 1)
-  ax.set_xticks([38e3, 77e3, 154e3, 615e3])
+  ax.set_xticks([1000 * size for size in TICKS])
   ax.xaxis.set_minor_locator(NullLocator())
   ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:.0f} kB"))
   ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-  ax.set_title("top-1 of a MobileNetV2 x0.35, made smaller")
+  ax.set_title("Fashion-MNIST: top-1 against the file, bit-equal on every runtime")
   ax.legend(loc="lower right")
 
 
 @style.styled
-def picture(steps, sizes):
+def picture(steps, ladder):
   """Both parts side by side."""
   fig = style.figure("Distilled, quantized and pruned in one fast train step", 3.6, 11.0)
   left, right = fig.subplots(1, 2, width_ratios=(1, 1))
   draw_steps(left, steps)
-  draw_sizes(right, sizes)
+  draw_ladder(right, ladder)
   return fig
 
 
@@ -92,8 +87,8 @@ def main():
   parser.add_argument("--out", type=pathlib.Path, default=images / "measured.png")
   args = parser.parse_args()
   steps = read_rows(args.results / "peers.jsonl", **STEP)
-  sizes = read_rows(args.results / "pruning.jsonl", data="glyphs", model="mobilenet_v2")
-  args.out.write_bytes(style.png(picture(steps, sizes)))
+  ladder = read_rows(args.results / "ladder.jsonl")
+  args.out.write_bytes(style.png(picture(steps, ladder)))
 
 
 if __name__ == "__main__":
