@@ -20,7 +20,14 @@ from jaxcompress.quantize.ptq.blocks import find_blocks
 from jaxcompress.quantize.ptq.calibrators import Bounds, Calibrator, Seen, calibrator
 from jaxcompress.quantize.ptq.correct import correct_with_images, correct_with_moments
 from jaxcompress.quantize.ptq.equalize import equalize
-from jaxcompress.quantize.ptq.few_bits import few_grid, few_grids, shift, shiftable
+from jaxcompress.quantize.ptq.few_bits import (
+  few_grid,
+  few_grids,
+  make_up,
+  readers_of,
+  shift,
+  shiftable,
+)
 from jaxcompress.quantize.ptq.images import Batches
 from jaxcompress.quantize.ptq.learn_block import TICKS, Settings
 from jaxcompress.quantize.ptq.moments import Moments, moments_of
@@ -100,6 +107,7 @@ class Subject:
     moves: of the tensors whose channels equalization or few bits moved, by name.
     few_bits: of activations, 2 to 7, where a runtime of 8 bits can hold them to that; or None.
     clipped: nodes that got a rectifier for it.
+    below: (channels,) by how much tensors were shifted up for it, by name.
   """
 
   sites: Sites
@@ -114,6 +122,7 @@ class Subject:
   moves: Mapping[str, Move] = dataclasses.field(default_factory=dict)
   few_bits: int | None = None
   clipped: frozenset[str] = frozenset()
+  below: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def of(
@@ -155,6 +164,7 @@ class Subject:
       moves=found.moves,
       few_bits=bits,
       clipped=found.clipped,
+      below=found.below,
     )
 
   @functools.cached_property
@@ -167,6 +177,7 @@ class Subject:
       after = found["moves"].get(name, Move(np.ones_like(move.scale), np.zeros_like(move.scale)))
       shifted = after.shift + move.shift / after.scale
       found["moves"] |= {name: Move(move.scale * after.scale, shifted)}
+      found.setdefault("below", {})[name] = self.below[name] / after.scale
     return dataclasses.replace(self, **found)
 
   @functools.cached_property
@@ -239,6 +250,11 @@ class Subject:
     rounded = {
       name: rounded_weights(layer, scales[name], to[name]) for name, layer in folded.items()
     }
+    below = readers_of(graph, self.below)
+    if (
+      algorithm.correction is None and not algorithm.learns
+    ):  # others see the errors that shifts make
+      folded = make_up(folded, rounded, below)
     if algorithm.correction == "images":
       folded = correct_with_images(graph, folded, rounded, self.batches)
     elif algorithm.correction == "moments":
@@ -258,6 +274,7 @@ class Subject:
         settings=algorithm.reconstruct,
         few=self.few,
         clipped=self.clipped,
+        below=below,
         seed=self.seed,
       )
       codes, folded, scales, grids = found.codes, found.folded, found.scales, found.grids

@@ -6,8 +6,10 @@ takes the place of ``y``, and the biases of what reads it make up for ``c``.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
 
@@ -31,6 +33,7 @@ class Shifted(NamedTuple):
     moments: of what layers compute before their activation.
     moves: what was done to tensors, by name.
     clipped: names of the nodes that got a rectifier.
+    below: (channels,) by how much tensors were shifted up, by name.
   """
 
   graph: Graph
@@ -38,6 +41,7 @@ class Shifted(NamedTuple):
   moments: dict[str, Moments]
   moves: dict[str, Move]
   clipped: frozenset[str]
+  below: dict[str, np.ndarray]
 
 
 def shiftable(sites: Sites) -> tuple[str, ...]:
@@ -116,7 +120,7 @@ def shift(
   by = {tensor: max(0.0, -float(low)) for tensor, low in lows.items()}
   bias = {name: np.array(layer.bias, np.float64) for name, layer in folded.items()}
   means = {name: np.zeros_like(one.mean) for name, one in moments.items()}
-  moves, nodes, clipped = {}, [], set()
+  moves, nodes, clipped, shifted = {}, [], set(), {}
   for node in graph.nodes:
     up, host = by.get(node.output, 0.0), node.name
     if node.op == "Add":
@@ -139,6 +143,7 @@ def shift(
       channels = node.output_shapes[0][-1]
       clipped.add(node.name)
       moves[node.output] = Move(np.ones(channels), np.full(channels, -up))
+      shifted[node.output] = np.full(channels, up)
       node = node._replace(attrs=FrozenDict({**node.attrs, "act": "relu"}))
     nodes.append(node)
   return Shifted(
@@ -147,7 +152,46 @@ def shift(
     {name: one._replace(mean=one.mean + means[name]) for name, one in moments.items()},
     moves,
     frozenset(clipped),
+    shifted,
   )
+
+
+def readers_of(graph: Graph, below: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """By how much what layers read was shifted up, by the layers' names."""
+  layers = (node for node in graph.nodes if node.op in LINEAR)
+  return {node.name: below[node.inputs[0]] for node in layers if node.inputs[0] in below}
+
+
+def made_up(below: Any, error: Any) -> jax.Array:
+  """(out,) what a bias must lose where weights are rounded, since the shift is as large for these.
+
+  Without it, the rounding errors of all weights of an output add up, times the shift.
+
+  Args:
+    below: (channels,) by how much what the layer reads was shifted up.
+    error: (..., channels of a group, out) rounded weights without the float ones.
+
+  Examples:
+    >>> made_up(np.array([2.0, 2.0]), np.array([[0.1, 0.0], [0.2, -0.1]])).round(3).tolist()
+    [0.6000000238418579, -0.20000000298023224]
+  """
+  inputs, outputs = error.shape[-2:]
+  groups = len(below) // inputs
+  total = jnp.reshape(error, (-1, inputs, groups, outputs // groups)).sum(axis=0)
+  return jnp.einsum("gc,cgo->go", jnp.reshape(below, (groups, inputs)), total).ravel()
+
+
+def make_up(
+  folded: Mapping[str, Folded],
+  kernels: Mapping[str, np.ndarray],
+  below: Mapping[str, np.ndarray],
+) -> dict[str, Folded]:
+  """Layers with biases that make up for the shift of what they read with their rounded kernels."""
+  found = dict(folded)
+  for name, up in below.items():
+    lost = made_up(up, kernels[name] - folded[name].kernel)
+    found[name] = folded[name]._replace(bias=folded[name].bias - np.asarray(lost, np.float64))
+  return found
 
 
 def few_grids(sites: Sites, bits: Mapping[str, int]) -> frozenset[str]:

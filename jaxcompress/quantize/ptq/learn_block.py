@@ -13,6 +13,7 @@ from jaxcompress.nn.execute import run_node
 from jaxcompress.quantize.fake_quant import Levels
 from jaxcompress.quantize.ptq.adaround import as_they_are, regulariser, soft_rounding
 from jaxcompress.quantize.ptq.blocks import Shape
+from jaxcompress.quantize.ptq.few_bits import made_up
 from jaxcompress.quantize.quantizers.steps import round_to_step
 
 FIRST_WEIGHT, LAST_WEIGHT = 0.1, 10.0  # of the regulariser; each weight's own rounding is 1 / 12
@@ -75,12 +76,14 @@ class Given(NamedTuple):
     scales: (1, ..., out) of the weights.
     bias: (out,).
     steps: of the grids in ``rounded``.
+    below: (channels,) by how much what a layer reads was shifted up, where its rounding is learned.
   """
 
   weights: dict[str, jax.Array]
   scales: dict[str, jax.Array]
   bias: dict[str, jax.Array]
   steps: dict[str, jax.Array]
+  below: dict[str, jax.Array]
 
 
 class Maps(NamedTuple):
@@ -147,10 +150,7 @@ def learn_block(
     "steps": {name: jnp.zeros(()) for name in task.trained},
   }
   codes = {n: nearest(given.weights[n], given.scales[n], to) for n, to in task.learned}
-  plain = {
-    n: (codes[n] * given.scales[n] if n in codes else w, given.bias[n])
-    for n, w in given.weights.items()
-  }
+  plain = rounded_layers(given, codes, given.scales, given.bias)
   unrounded = {n: (w, given.bias[n]) for n, w in given.weights.items()}
   spread, own, before = {}, 0.0, 0.0
   for i in range(MEASURED):
@@ -171,15 +171,14 @@ def learn_block(
       tick()
   codes = {n: _chosen(params["rounding"][n], given, n, to) for n, to in task.learned}
   scales, bias, steps = moved(task, params, given, spread)
-  layers = {
-    n: (codes[n] * scales[n] if n in codes else w, bias[n]) for n, w in given.weights.items()
-  }
+  layers = rounded_layers(given, codes, scales, bias)
   keys = (jax.random.fold_in(key, i) for i in range(MEASURED))
   after = float(np.mean([_probe(task, layers, given.steps | steps, maps, k).error for k in keys]))
   if not after <= before:
     codes = {n: nearest(given.weights[n], given.scales[n], to) for n, to in task.learned}
-    scales, bias, steps, after = {n: given.scales[n] for n in codes}, given.bias, {}, before
-  host = jax.device_get((codes, {n: scales[n] for n in codes}, dict(bias), steps))
+    layers, scales, steps, after = plain, given.scales, {}, before
+  bias = {n: own for n, (_, own) in layers.items()}
+  host = jax.device_get((codes, {n: scales[n] for n in codes}, bias, steps))
   whole = {n: array.astype(np.int8) for n, array in host[0].items()}
   return Learned(whole, host[1], host[2], host[3], before, after)
 
@@ -187,6 +186,22 @@ def learn_block(
 def nearest(weights: jax.Array, scale: jax.Array, to: Levels) -> jax.Array:
   """Codes of weights that are rounded to nearest, as float32."""
   return jnp.clip(jnp.round(weights * (1 / scale)), to.low, to.high)
+
+
+def rounded_layers(
+  given: Given,
+  codes: Mapping[str, jax.Array],
+  scales: Mapping[str, jax.Array],
+  bias: Mapping[str, jax.Array],
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+  """Kernels and biases of a block with these codes, which need not be whole, by name."""
+  layers = {name: (weights, bias[name]) for name, weights in given.weights.items()}
+  for name in codes:
+    kernel, own = codes[name] * scales[name], bias[name]
+    if name in given.below:
+      own = own - made_up(given.below[name], kernel - given.weights[name])
+    layers[name] = kernel, own
+  return layers
 
 
 def _chosen(v: jax.Array, given: Given, name: str, to: Levels) -> jax.Array:
@@ -328,11 +343,11 @@ def _loss(params, task: Task, given: Given, spread, unit, batch: Maps, counts, k
   pairs = zip(batch.rounded, batch.real, keys[1:], strict=True)
   xs = tuple(mixed(rounded, real, kept, key) for rounded, real, key in pairs)
   scales, bias, steps = moved(task, params, given, spread)
-  layers = {name: (weights, bias[name]) for name, weights in given.weights.items()}
-  for name, to in task.learned:
-    up = soft_rounding(params["rounding"][name])
-    soft = _codes(given.weights[name], given.scales[name], up, to) * scales[name]
-    layers[name] = soft, bias[name]
+  codes = {
+    n: _codes(given.weights[n], given.scales[n], soft_rounding(params["rounding"][n]), to)
+    for n, to in task.learned
+  }
+  layers = rounded_layers(given, codes, scales, bias)
   visit = _rounds(task, given.steps | steps, keys[0])
   outputs = run_block(task.shape, layers, xs, visit)
   free = sum(regulariser(v, beta) for v in params["rounding"].values())

@@ -20,6 +20,7 @@ from jaxcompress.quantize.codes import round_kernel
 from jaxcompress.quantize.fake_quant import Levels
 from jaxcompress.quantize.integer.grid import HIGHEST, Grid
 from jaxcompress.quantize.ptq.blocks import WHOLE, Block, Shape, anonymous, find_blocks, find_piece
+from jaxcompress.quantize.ptq.few_bits import make_up
 from jaxcompress.quantize.ptq.images import Batches
 from jaxcompress.quantize.ptq.learn_block import (
   Given,
@@ -68,6 +69,7 @@ def reconstruct(
   settings: Settings,
   few: frozenset[str] = frozenset(),
   clipped: frozenset[str] = frozenset(),
+  below: Mapping[str, np.ndarray] = FrozenDict(),
   seed: int = 0,
 ) -> Reconstructed:
   """Reconstructs every block of a network, in order.
@@ -83,6 +85,7 @@ def reconstruct(
     few: grids with fewer than 8 bits, from zero up, whose steps are learned; the others' rounding
       is left out while a block is learned.
     clipped: nodes whose rectifier is there for their few bits, and not in the float network.
+    below: by how much what layers read was shifted up for it, by their names.
     seed: of batches.
   """
   blocks = find_blocks(sites.graph, layerwise=settings.layerwise)
@@ -93,7 +96,7 @@ def reconstruct(
   rounded = {INPUT: rounding_visitor(grids, sites.rounded)(INPUT, images)}
   last = {tensor: i for i, block in enumerate(blocks) for tensor in block.inputs}
   enough = HIGHEST if few or any(levels.high < HIGHEST for levels in to.values()) else HIGHEST + 1
-  network = _Network(sites, to, few, clipped, enough)
+  network = _Network(sites, to, few, clipped, below, enough)
   for i, block in enumerate(blocks):
     xs, ys = (tuple(maps[tensor] for tensor in block.inputs) for maps in (real, rounded))
     key = jax.random.fold_in(jax.random.key(seed), i)
@@ -112,6 +115,7 @@ class _Network(NamedTuple):
   to: Mapping[str, Levels]
   few: frozenset[str]
   clipped: frozenset[str]
+  below: Mapping[str, np.ndarray]
   enough: int  # the highest weight from which on rounding is not learned
 
 
@@ -150,6 +154,15 @@ def _rebuild(block, network: _Network, found: Reconstructed, xs, ys, settings, k
     for node in block.layers
     if OPERATIONS[node.op].trained and to[node.name].high < network.enough
   ]
+  others = {name: up for name, up in network.below.items() if name in to and name not in learned}
+  found.folded.update(
+    make_up(
+      {name: found.folded[name] for name in others},
+      {name: _rounded(found, name, to[name]) for name in others},
+      others,
+    )
+  )
+  layers |= {names[n]: _arrays(found.folded[n].kernel, found.folded[n].bias) for n in others}
   few = [t for t in made if key_of[t] in network.few]
   elsewhere = {key_of[t] for t in sites.rounded if t not in made}
   trained = sorted({grids[key_of[t]] for t in few if key_of[t] not in elsewhere})
@@ -177,6 +190,7 @@ def _rebuild(block, network: _Network, found: Reconstructed, xs, ys, settings, k
       },
       {name: bias for name, (_, bias) in layers.items()},
       {grids[key_of[t]]: jnp.float32(found.grids[t].scale) for t in few},
+      {names[n]: jnp.float32(network.below[n]) for n in learned if n in network.below},
     )
     outcome = learn_block(task, given, Maps(xs, ys, wanted), key, batches.tick)
     _write(found, outcome, names, {name: k for k, name in grids.items()}, key_of)

@@ -11,7 +11,15 @@ from jaxcompress.nn import Add, ConvNorm, Dense, GlobalAvgPool, fold, init_varia
 from jaxcompress.nn.execute import Folded, execute, folded_layers
 from jaxcompress.quantize.ptq import algorithms
 from jaxcompress.quantize.ptq.algorithms import Algorithm
-from jaxcompress.quantize.ptq.few_bits import few_grid, few_grids, shift, shiftable
+from jaxcompress.quantize.ptq.few_bits import (
+  few_grid,
+  few_grids,
+  made_up,
+  make_up,
+  readers_of,
+  shift,
+  shiftable,
+)
 from jaxcompress.quantize.ptq.learn_block import Settings
 from jaxcompress.quantize.ptq.moments import moments_of
 from jaxcompress.quantize.ptq.post_training import decibels, post_training
@@ -81,6 +89,37 @@ def test_a_shifted_network_computes_what_it_did(network):
   np.testing.assert_allclose(found.moments["first"].mean, moments["first"].mean + 50)
   few = few_grids(fused_sites(found.graph), dict.fromkeys(tensors | {"input": 0}, 8))
   assert few == {"stem", "first", "expand", "depthwise", "add"}  # the last layer's input is not
+
+
+def test_biases_make_up_for_shifts_with_the_rounded_weights(network):
+  variables, images, graph = network
+  sites, x = find_sites(graph), jnp.asarray(images)
+  folded = {
+    name: Folded(layer.weights, np.ones_like(layer.factor), layer.bias)
+    for name, layer in fold(sites.graph, variables).items()
+  }
+
+  def rounded(layers):
+    kernels = {name: np.rint(4 * layer.kernel) / 4 for name, layer in folded.items()}
+    return {name: layer._replace(kernel=kernels[name]) for name, layer in layers.items()}
+
+  found = shift(sites.graph, folded, {}, {"first": -50.0, "add": -70.0})
+  below = readers_of(found.graph, found.below)
+  assert below.keys() == {"expand", "head"}
+  kernels = {name: layer.kernel for name, layer in rounded(folded).items()}
+  shifted = rounded(make_up(found.folded, kernels, below))
+  wanted = execute(sites.graph, folded_layers(rounded(folded)), x)
+  logits = execute(found.graph, folded_layers(shifted), x)
+  np.testing.assert_allclose(logits, wanted, rtol=1e-3, atol=1e-3)
+  without = execute(found.graph, folded_layers(rounded(found.folded)), x)
+  assert np.abs(without - wanted).max() > 1  # every weight's error, times the shift
+
+
+def test_a_shift_of_groups_is_made_up_for_group_by_group():
+  rng = np.random.default_rng(0)
+  below, error = rng.normal(size=6), rng.normal(size=(1, 1, 3, 4))  # two groups of three
+  wanted = np.concatenate([below[:3] @ error[0, 0, :, :2], below[3:] @ error[0, 0, :, 2:]])
+  np.testing.assert_allclose(made_up(below, error), wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 7])
