@@ -13,7 +13,7 @@ from jaxcompress.nn.execute import run_node
 from jaxcompress.quantize.fake_quant import Levels
 from jaxcompress.quantize.ptq.adaround import as_they_are, regulariser, soft_rounding
 from jaxcompress.quantize.ptq.blocks import Shape
-from jaxcompress.quantize.ptq.few_bits import made_up
+from jaxcompress.quantize.ptq.few_bits import LINEAR, made_up
 from jaxcompress.quantize.quantizers.steps import round_to_step
 
 FIRST_WEIGHT, LAST_WEIGHT = 0.1, 10.0  # of the regulariser; each weight's own rounding is 1 / 12
@@ -76,14 +76,12 @@ class Given(NamedTuple):
     scales: (1, ..., out) of the weights.
     bias: (out,).
     steps: of the grids in ``rounded``.
-    below: (channels,) by how much what a layer reads was shifted up, where its rounding is learned.
   """
 
   weights: dict[str, jax.Array]
   scales: dict[str, jax.Array]
   bias: dict[str, jax.Array]
   steps: dict[str, jax.Array]
-  below: dict[str, jax.Array]
 
 
 class Maps(NamedTuple):
@@ -150,29 +148,28 @@ def learn_block(
     "steps": {name: jnp.zeros(()) for name in task.trained},
   }
   codes = {n: nearest(given.weights[n], given.scales[n], to) for n, to in task.learned}
-  plain = rounded_layers(given, codes, given.scales, given.bias)
   unrounded = {n: (w, given.bias[n]) for n, w in given.weights.items()}
-  spread, own, before = {}, 0.0, 0.0
-  for i in range(MEASURED):
-    one, other = (
-      _probe(task, layers, given.steps, maps, jax.random.fold_in(key, i))
-      for layers in (plain, unrounded)
-    )
-    own += float(_distance(one.outputs, other.outputs, one.counts)) / MEASURED
-    before += float(one.error) / MEASURED
-    spread = other.spread
+  keys = [jax.random.fold_in(key, i) for i in range(MEASURED)]
+  probes = [_probe(task, unrounded, given.steps, maps, key) for key in keys]
+  spread = probes[-1].spread
+  means = jax.tree.map(lambda *each: sum(each) / MEASURED, *(probe.means for probe in probes))
+  plain = rounded_layers(given, means, codes, given.scales, given.bias)
+  own, before = 0.0, 0.0
+  for one, other in zip(keys, probes, strict=True):
+    found = _probe(task, plain, given.steps, maps, one)
+    own += float(_distance(found.outputs, other.outputs, found.counts)) / MEASURED
+    before += float(found.error) / MEASURED
   weights = sum(given.weights[n].size for n, _ in task.learned)
   unit = jnp.float32(12 * own / weights if own > 0 and weights else max(before, 1e-12))
   state = optax.scale_by_adam().init(params)
   for i in range(settings.steps):
-    params, state = _step(task, (params, state), given, spread, unit, maps, key, i)
+    params, state = _step(task, (params, state), given, spread, means, unit, maps, key, i)
     if (i + 1) * TICKS // settings.steps > i * TICKS // settings.steps:
       jax.block_until_ready(params)
       tick()
   codes = {n: _chosen(params["rounding"][n], given, n, to) for n, to in task.learned}
   scales, bias, steps = moved(task, params, given, spread)
-  layers = rounded_layers(given, codes, scales, bias)
-  keys = (jax.random.fold_in(key, i) for i in range(MEASURED))
+  layers = rounded_layers(given, means, codes, scales, bias)
   after = float(np.mean([_probe(task, layers, given.steps | steps, maps, k).error for k in keys]))
   if not after <= before:
     codes = {n: nearest(given.weights[n], given.scales[n], to) for n, to in task.learned}
@@ -190,16 +187,21 @@ def nearest(weights: jax.Array, scale: jax.Array, to: Levels) -> jax.Array:
 
 def rounded_layers(
   given: Given,
+  means: Mapping[str, jax.Array],
   codes: Mapping[str, jax.Array],
   scales: Mapping[str, jax.Array],
   bias: Mapping[str, jax.Array],
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-  """Kernels and biases of a block with these codes, which need not be whole, by name."""
+  """Kernels and biases of a block with these codes, which need not be whole, by name.
+
+  Biases make up for what rounding adds where a layer reads its mean, (channels,) in ``means``: what
+  is left for learning are errors that vary.
+  """
   layers = {name: (weights, bias[name]) for name, weights in given.weights.items()}
   for name in codes:
     kernel, own = codes[name] * scales[name], bias[name]
-    if name in given.below:
-      own = own - made_up(given.below[name], kernel - given.weights[name])
+    if name in means:
+      own = own - made_up(means[name], kernel - given.weights[name])
     layers[name] = kernel, own
   return layers
 
@@ -320,25 +322,33 @@ class _Probe(NamedTuple):
   counts: jax.Array
   error: jax.Array
   spread: dict[str, jax.Array]
+  means: dict[str, jax.Array]
 
 
 @partial(jax.jit, static_argnums=0)
 def _probe(task: Task, layers, steps, maps: Maps, key) -> _Probe:
-  """A batch's outputs and error, and how each layer's outputs spread."""
+  """A batch's outputs and error, how each layer's outputs spread, and the means of what it reads."""
   batch, counts = draw(task, maps, key)
   rounds, spread = _rounds(task, steps, None), {}
-  tensor_of = {node.output: node.name for node in task.shape.nodes if node.name in layers}
+  nodes = [node for node in task.shape.nodes if node.name in layers]
+  tensor_of = {node.output: node.name for node in nodes}
+  read = dict(zip(task.shape.inputs, batch.rounded, strict=True))
 
   def visit(tensor, array):
     if tensor in tensor_of:
       spread[tensor_of[tensor]] = jnp.std(array, axis=tuple(range(array.ndim - 1)))
-    return rounds(tensor, array)
+    read[tensor] = rounds(tensor, array)
+    return read[tensor]
 
   outputs = run_block(task.shape, layers, batch.rounded, visit)
-  return _Probe(outputs, counts, _mean_error(outputs, batch.wanted, counts), spread)
+  linear = ((node.name, read[node.inputs[0]]) for node in nodes if node.op in LINEAR)
+  means = {name: jnp.mean(x, axis=tuple(range(x.ndim - 1))) for name, x in linear}
+  return _Probe(outputs, counts, _mean_error(outputs, batch.wanted, counts), spread, means)
 
 
-def _loss(params, task: Task, given: Given, spread, unit, batch: Maps, counts, key, beta, weight):
+def _loss(
+  params, task: Task, given: Given, spread, means, unit, batch: Maps, counts, key, beta, weight
+):
   kept, keys = task.settings.kept, jax.random.split(key, 1 + len(batch.real))
   pairs = zip(batch.rounded, batch.real, keys[1:], strict=True)
   xs = tuple(mixed(rounded, real, kept, key) for rounded, real, key in pairs)
@@ -347,7 +357,7 @@ def _loss(params, task: Task, given: Given, spread, unit, batch: Maps, counts, k
     n: _codes(given.weights[n], given.scales[n], soft_rounding(params["rounding"][n]), to)
     for n, to in task.learned
   }
-  layers = rounded_layers(given, codes, scales, bias)
+  layers = rounded_layers(given, means, codes, scales, bias)
   visit = _rounds(task, given.steps | steps, keys[0])
   outputs = run_block(task.shape, layers, xs, visit)
   free = sum(regulariser(v, beta) for v in params["rounding"].values())
@@ -355,7 +365,7 @@ def _loss(params, task: Task, given: Given, spread, unit, batch: Maps, counts, k
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _step(task: Task, carry, given: Given, spread, unit, maps: Maps, key, i):
+def _step(task: Task, carry, given: Given, spread, means, unit, maps: Maps, key, i):
   """One step of Adam; rates but the rounding's fall to zero along half a cosine."""
   params, state = carry
   settings, keys = task.settings, jax.random.split(jax.random.fold_in(key, i))
@@ -364,7 +374,7 @@ def _step(task: Task, carry, given: Given, spread, unit, maps: Maps, key, i):
   done = jnp.maximum(share - WARMUP, 0) / (1 - WARMUP)
   beta = FIRST_BETA + (LAST_BETA - FIRST_BETA) * done
   weight = jnp.where(share < WARMUP, 0.0, FIRST_WEIGHT * (LAST_WEIGHT / FIRST_WEIGHT) ** done)
-  arguments = task, given, spread, unit, batch, counts, keys[1], beta, weight
+  arguments = task, given, spread, means, unit, batch, counts, keys[1], beta, weight
   updates, state = optax.scale_by_adam().update(jax.grad(_loss)(params, *arguments), state)
   falling = settings.rate * 0.5 * (1 + jnp.cos(jnp.pi * share))
   rates = {kind: settings.rate if kind == "rounding" else falling for kind in params}

@@ -190,7 +190,6 @@ def _rebuild(block, network: _Network, found: Reconstructed, xs, ys, settings, k
       },
       {name: bias for name, (_, bias) in layers.items()},
       {grids[key_of[t]]: jnp.float32(found.grids[t].scale) for t in few},
-      {names[n]: jnp.float32(network.below[n]) for n in learned if n in network.below},
     )
     outcome = learn_block(task, given, Maps(xs, ys, wanted), key, batches.tick)
     _write(found, outcome, names, {name: k for k, name in grids.items()}, key_of)
