@@ -34,8 +34,7 @@ import flax.linen as linen
 import jax
 import numpy as np
 from rich.console import Console
-from rich.table import Table
-from shared import append_row, numbers, read_rows, spread, words
+from shared import append_row, numbers, print_table, read_rows, spread, words
 from trainer import EVAL_BATCH, Trainer
 
 from jaxcompress import data as datasets
@@ -277,26 +276,21 @@ def measure(bench, args, console):
         append_row(args.out, known | {"runtime": runtime, "equal": equal})
 
 
-def table(rows):
-  """Top-1 over seeds, bytes, and the least share of equal logits."""
-  made = Table(title="Fashion-MNIST, 10,000 test images")
-  for column in ("kB", "way", "seeds", "top-1, %", ".tflite", "packed", "equal", "runtimes"):
-    made.add_column(column, justify="left" if column == "way" else "right")
-  for way, rung in dict.fromkeys((r["way"], r["rung"]) for r in rows if "rung" in r):
-    own = [row for row in rows if (row["way"], row.get("rung")) == (way, rung)]
+def print_rows(rows):
+  """Top-1 over seeds, bytes, and the least share of logits that are equal, over runtimes."""
+  lines = []
+  for rung, way in sorted({(-r["rung"], WAYS.index(r["way"])) for r in rows if "rung" in r}):
+    own = [row for row in rows if (row.get("rung"), row["way"]) == (-rung, WAYS[way])]
     trained, equal = [r for r in own if "top1" in r], [r for r in own if "runtime" in r]
-    sizes = [f"{max(row[key] for row in trained):,}" for key in ("tflite", "packed")]
-    least = f"{100 * min(row['equal'] for row in equal):.4g} %" if equal else ""
-    made.add_row(
-      str(rung),
-      way,
-      str(len(trained)),
-      spread([row["top1"] for row in trained]),
-      *sizes,
-      least,
-      str(len({row["runtime"] for row in equal})),
-    )
-  return made
+    if trained:
+      sizes = [f"{max(row[key] for row in trained):,}" for key in ("tflite", "packed")]
+      share = f"{100 * min(row['equal'] for row in equal):.4g} %" if equal else ""
+      runtimes = ", ".join(name for name in RUNTIMES if name in {row["runtime"] for row in equal})
+      top1 = spread([row["top1"] for row in trained])
+      top1 = top1 if len(trained) > 1 else top1.split()[0]
+      lines.append((str(-rung), WAYS[way], str(len(trained)), top1, *sizes, share, runtimes))
+  head = ("kB", "way", "seeds", "top-1, %", ".tflite, bytes", "packed, bytes", "equal", "on")
+  print_table(head, lines)
 
 
 def main():
@@ -319,7 +313,7 @@ def main():
   for row in rows:
     if row["way"] == "teacher":
       console.print(f"teacher: {100 * row['top1']:.2f} %")
-  console.print(table(rows))
+  print_rows(rows)
 
 
 if __name__ == "__main__":

@@ -157,13 +157,13 @@ def shift(
 
 
 def readers_of(graph: Graph, below: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """By how much what layers read was shifted up, by the layers' names."""
+  """Finds by how much what layers read was shifted up, by the names of the layers."""
   layers = (node for node in graph.nodes if node.op in LINEAR)
   return {node.name: below[node.inputs[0]] for node in layers if node.inputs[0] in below}
 
 
 def made_up(below: Any, error: Any) -> jax.Array:
-  """(out,) what a bias must lose where weights are rounded, since the shift is as large for these.
+  """Computes what a bias must lose where weights are rounded: (out,), since the shift stays.
 
   Without it, the rounding errors of all weights of an output add up, times the shift.
 
