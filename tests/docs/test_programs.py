@@ -3,13 +3,9 @@
 import operator
 import re
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 import jaxcompress
-from jaxcompress import models
-from tests.golden.parity import weights as parity
 from tests.programs import ROOT, programs_of, run
 
 pytestmark = pytest.mark.usefixtures("programs_forgotten")
@@ -19,20 +15,6 @@ pytestmark = pytest.mark.usefixtures("programs_forgotten")
 def folder(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   return tmp_path
-
-
-def test_a_checkpoint_becomes_files_and_goes_back(folder):
-  source = "timm/mobilenetv3_small_100"
-  save_file(dict(parity.state_dict(source)), folder / "checkpoint.safetensors")
-  images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
-  names = run(
-    programs_of("docs/how-to/post-training.md")["checkpoint"],
-    {"images)": 'images, method="minmax")'},
-    images=images,
-  )
-  assert names["weights"].keys() == parity.state_dict(source).keys()
-  assert models.load(folder / "mobilenet_v3_small.safetensors")[0] == names["model"]
-  assert (folder / "mobilenet_v3_small.tflite").stat().st_size < 3_000_000
 
 
 def test_weights_are_pruned_clustered_and_packed(folder, capsys):
@@ -49,12 +31,6 @@ def test_weights_are_pruned_clustered_and_packed(folder, capsys):
   assert size < weights / 2
   assert (folder / "student.jcz").stat().st_size < size + 4000  # names and shapes
   assert (folder / "student.tflite").stat().st_size > 2 * size
-
-
-def test_a_state_trains_on_a_mesh():
-  names = run(programs_of("docs/how-to/scale-out.md")["mesh"])
-  assert int(names["state"].step) == 3
-  assert names["state"].placement.mesh == names["mesh"]
 
 
 def test_what_tables_say_to_write_exists():
