@@ -29,7 +29,8 @@ measure compress jaxcompress compress --out "$out/compress"
 measure distillation_gain python benchmarks/distillation_gain.py
 measure distillation_table python benchmarks/distillation_table.py --json "$out/distillation_table.jsonl"
 measure distillation_cost python benchmarks/distillation_cost.py
-measure ladder python benchmarks/ladder.py --seeds 3 --out "$out/ladder.jsonl"
+measure fashion_32kb jaxcompress compress --preset fashion-mnist-32kb --out "$out/fashion_32kb"
+measure ladder python benchmarks/ladder.py --out "$out/ladder.jsonl"
 measure quantization python benchmarks/quantization.py
 if [ -n "$WEIGHTS" ] && [ -n "$PICTURES" ]; then
   measure real_mobilenet python benchmarks/real_mobilenet.py "$WEIGHTS" "$PICTURES" \

@@ -66,7 +66,7 @@ def draw_ladder(ax, measured):
   ax.xaxis.set_minor_locator(NullLocator())
   ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:.0f} kB"))
   ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-  ax.set_title("Fashion-MNIST: top-1 against the file, bit-equal on every runtime")
+  ax.set_title("Fashion-MNIST: top-1 against the size of the file")
   ax.legend(loc="lower right")
 
 
