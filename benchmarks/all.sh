@@ -3,13 +3,14 @@
 #
 #     benchmarks/all.sh [FOLDER]
 #
-# Rows and what is printed lie in FOLDER, by default benchmarks/results. A program that has ended is not run
+# Rows and what is printed lie in FOLDER, by default jaxcompress-out-benchmarks, of which the rows go to
+# benchmarks/results when they are there. A program that has ended is not run
 # again while its .log is there, and those that write rows go on with the row that they were stopped at;
 # so it can be killed and started again. What fails is named at the end, and the others still run. All of it
 # takes days on 2 cores. WEIGHTS and PICTURES are what benchmarks/real_mobilenet.py reads; where they are
 # not set, it is left out, and told.
 cd "$(dirname "$0")/.." || exit 2
-out=${1:-benchmarks/results}
+out=${1:-jaxcompress-out-benchmarks}
 mkdir -p "$out" || exit 2
 failed=()
 
@@ -25,11 +26,15 @@ measure() { # NAME COMMAND...
   fi
 }
 
-measure compress jaxcompress compress --out "$out/compress"
+resume() { # FOLDER
+  [ -d "$out/$1" ] && echo --resume
+}
+
+measure compress jaxcompress compress --out "$out/compress" $(resume compress)
 measure distillation_gain python benchmarks/distillation_gain.py
 measure distillation_table python benchmarks/distillation_table.py --json "$out/distillation_table.jsonl"
 measure distillation_cost python benchmarks/distillation_cost.py
-measure fashion_32kb jaxcompress compress --preset fashion-mnist-32kb --out "$out/fashion_32kb"
+measure fashion_32kb jaxcompress compress --preset fashion-mnist-32kb --out "$out/fashion_32kb" $(resume fashion_32kb)
 measure ladder python benchmarks/ladder.py --out "$out/ladder.jsonl"
 measure quantization python benchmarks/quantization.py
 if [ -n "$WEIGHTS" ] && [ -n "$PICTURES" ]; then

@@ -231,7 +231,7 @@ PRESETS = {
       center=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375), per_image=False
     ),
   ),
-  # the rung of 32 kB of benchmarks/ladder.py, with a teacher for half an hour on two cores
+  # the network of 32 kB of benchmarks/ladder.py, with a smaller teacher and fewer epochs
   "fashion-mnist-32kb": Preset(
     options={
       "data": "fashion-mnist",

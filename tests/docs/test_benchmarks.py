@@ -11,6 +11,7 @@ COMMAND = re.compile(r"`((?:python benchmarks/|jaxcompress compress)[^`]*)`")
 
 def words_of(command):
   """What tells commands apart: no files, which are elsewhere in the two, and no choice of rows."""
+  command = re.sub(r"\$\(.*?\)", "", command)  # --resume, where there is a run
   command = re.sub(r"--(schemes|methods) (\".*?\"|\S+)", "", command)
   return {word for word in command.split() if not PLACES.fullmatch(word) and "$" not in word}
 

@@ -164,7 +164,7 @@ class Subject:
       moves=found.moves,
       few_bits=bits,
       clipped=found.clipped,
-      below=found.below,
+      below={name: -move.shift for name, move in found.moves.items()},
     )
 
   @functools.cached_property

@@ -33,7 +33,6 @@ class Shifted(NamedTuple):
     moments: of what layers compute before their activation.
     moves: what was done to tensors, by name.
     clipped: names of the nodes that got a rectifier.
-    below: (channels,) by how much tensors were shifted up, by name.
   """
 
   graph: Graph
@@ -41,7 +40,6 @@ class Shifted(NamedTuple):
   moments: dict[str, Moments]
   moves: dict[str, Move]
   clipped: frozenset[str]
-  below: dict[str, np.ndarray]
 
 
 def shiftable(sites: Sites) -> tuple[str, ...]:
@@ -120,7 +118,7 @@ def shift(
   by = {tensor: max(0.0, -float(low)) for tensor, low in lows.items()}
   bias = {name: np.array(layer.bias, np.float64) for name, layer in folded.items()}
   means = {name: np.zeros_like(one.mean) for name, one in moments.items()}
-  moves, nodes, clipped, shifted = {}, [], set(), {}
+  moves, nodes, clipped = {}, [], set()
   for node in graph.nodes:
     up, host = by.get(node.output, 0.0), node.name
     if node.op == "Add":
@@ -143,7 +141,6 @@ def shift(
       channels = node.output_shapes[0][-1]
       clipped.add(node.name)
       moves[node.output] = Move(np.ones(channels), np.full(channels, -up))
-      shifted[node.output] = np.full(channels, up)
       node = node._replace(attrs=FrozenDict({**node.attrs, "act": "relu"}))
     nodes.append(node)
   return Shifted(
@@ -152,7 +149,6 @@ def shift(
     {name: one._replace(mean=one.mean + means[name]) for name, one in moments.items()},
     moves,
     frozenset(clipped),
-    shifted,
   )
 
 
@@ -168,14 +164,16 @@ def made_up(below: Any, error: Any) -> jax.Array:
   Without it, the rounding errors of all weights of an output add up, times the shift.
 
   Args:
-    below: (channels,) by how much what the layer reads was shifted up.
-    error: (..., channels of a group, out) rounded weights without the float ones.
+    below: (channels,) by how much what the layer reads was shifted up; of a linear layer that
+      flattens a map also (inputs,).
+    error: (..., inputs of a group, out) rounded weights without the float ones.
 
   Examples:
     >>> made_up(np.array([2.0, 2.0]), np.array([[0.1, 0.0], [0.2, -0.1]])).round(3).tolist()
     [0.6000000238418579, -0.20000000298023224]
   """
   inputs, outputs = error.shape[-2:]
+  below = jnp.tile(below, max(1, inputs // len(below)))  # a map's channels, cell after cell
   groups = len(below) // inputs
   total = jnp.reshape(error, (-1, inputs, groups, outputs // groups)).sum(axis=0)
   return jnp.einsum("gc,cgo->go", jnp.reshape(below, (groups, inputs)), total).ravel()

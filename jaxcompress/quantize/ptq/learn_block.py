@@ -341,8 +341,9 @@ def _probe(task: Task, layers, steps, maps: Maps, key) -> _Probe:
     return read[tensor]
 
   outputs = run_block(task.shape, layers, batch.rounded, visit)
-  linear = ((node.name, read[node.inputs[0]]) for node in nodes if node.op in LINEAR)
-  means = {name: jnp.mean(x, axis=tuple(range(x.ndim - 1))) for name, x in linear}
+  linear = ((node, read[node.inputs[0]]) for node in nodes if node.op in LINEAR)
+  flat = ((n.name, x.reshape(len(x), -1) if n.op == "Dense" else x) for n, x in linear)
+  means = {name: jnp.mean(x, axis=tuple(range(x.ndim - 1))) for name, x in flat}
   return _Probe(outputs, counts, _mean_error(outputs, batch.wanted, counts), spread, means)
 
 

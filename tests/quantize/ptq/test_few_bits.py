@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from jaxcompress import export
-from jaxcompress.nn import Add, ConvNorm, Dense, GlobalAvgPool, fold, init_variables, trace
+from jaxcompress.nn import (
+  Activation,
+  Add,
+  ConvNorm,
+  Dense,
+  GlobalAvgPool,
+  fold,
+  init_variables,
+  trace,
+)
 from jaxcompress.nn.execute import Folded, execute, folded_layers
 from jaxcompress.quantize.ptq import algorithms
 from jaxcompress.quantize.ptq.algorithms import Algorithm
@@ -104,7 +113,7 @@ def test_biases_make_up_for_shifts_with_the_rounded_weights(network):
     return {name: layer._replace(kernel=kernels[name]) for name, layer in layers.items()}
 
   found = shift(sites.graph, folded, {}, {"first": -50.0, "add": -70.0})
-  below = readers_of(found.graph, found.below)
+  below = readers_of(found.graph, {name: -move.shift for name, move in found.moves.items()})
   assert below.keys() == {"expand", "head"}
   kernels = {name: layer.kernel for name, layer in rounded(folded).items()}
   shifted = rounded(make_up(found.folded, kernels, below))
@@ -120,6 +129,32 @@ def test_a_shift_of_groups_is_made_up_for_group_by_group():
   below, error = rng.normal(size=6), rng.normal(size=(1, 1, 3, 4))  # two groups of three
   wanted = np.concatenate([below[:3] @ error[0, 0, :, :2], below[3:] @ error[0, 0, :, 2:]])
   np.testing.assert_allclose(made_up(below, error), wanted, rtol=1e-5)
+
+
+class Flattened(nn.Module):
+  """A classifier that reads the cells of a linear map that a wider one was projected to."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = ConvNorm(6, kernel=3, stride=2, act="relu", name="stem")(x, train=train)
+    x = ConvNorm(4, name="project")(x, train=train)
+    x = Activation("relu", name="relu")(Dense(7, name="dense")(x))
+    return Dense(5, name="last")(x)
+
+
+def test_a_linear_layer_that_flattens_a_map_is_learned_like_others(network, monkeypatch):
+  images, model = network[1], Flattened()
+  short = Algorithm("mse", weights="mse", reconstruct=Settings(kept=0.5, steps=20))
+  monkeypatch.setitem(algorithms.ALGORITHMS, "qdrop", short)
+  variables = init_variables(model, jax.random.key(0), images.shape[1:])
+  wanted = np.asarray(model.apply(variables, images, train=False))
+  for method in ("mse", "qdrop"):
+    options = {"method": method, "bits": 6, "activation_bits": 6, "progress": False}
+    made = post_training(model, variables, images, **options)
+    assert decibels(wanted, made(images)) > 20
+  up = np.array([2.0, 3.0])
+  error = np.random.default_rng(0).normal(size=(8, 3))  # four cells of two channels
+  np.testing.assert_allclose(made_up(up, error), np.tile(up, 4) @ error, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 7])
