@@ -4,7 +4,8 @@
         [--ways int8,ptq,4bit,zeros,clusters,alone] [--runtimes xnnpack,reference,tflm,onnxruntime,c] [--teacher 0]
 
 The teacher is the mean of two networks that were trained on the 54,000 training images; 6,000 are held out
-for validation. Its outputs are computed once, for a few augmentations of each image. Every rung's network
+for validation. Its outputs are computed once, for a few augmentations of each image, and for the images as they
+are, which the smallest networks see: they have no room for more. Every rung's network
 is trained in float and then, in the last epochs, as the integers that it will be:
 
 - ``int8``: from the teacher; beside it the same float network in int8 after training (``ptq``);
@@ -14,7 +15,8 @@ is trained in float and then, in the last epochs, as the integers that it will b
 - ``alone``: int8 without the teacher, for as many epochs.
 
 A kB is 1,000 bytes; .tflite files are bare (``export.tflite(..., bare=True)``). Networks were chosen for
-their bytes, those of 4 and 8 kB among two each by the validation images; the test images are looked at once,
+their bytes, those of 4 and 8 kB among two each by the validation images, which also chose who sees images as they
+are; the test images are looked at once,
 when a row is written, and choose nothing. Each runtime computes the logits of all 10,000, and a row says
 which share is equal to ours, bit for bit.
 
@@ -44,7 +46,8 @@ from jaxcompress.training.variables import load_variables, save_variables
 
 TEACHER_WIDTHS, TEACHER_EPOCHS, TEACHERS = (16, 16, 64, 128), 10, 2
 CYCLES = 4  # augmentations of each image that the teacher has seen
-EPOCHS = {100: 10, 64: 12, 32: 14, 16: 16, 8: 16, 4: 20}  # in float, by rung
+EPOCHS = {100: 10, 64: 12, 32: 14, 16: 16, 8: 30, 4: 60}  # in float, by rung
+PLAIN = (16, 8, 4)  # rungs whose networks see the images as they are
 TUNED = 2  # epochs as integers
 RATE, TUNED_RATE = 0.1, 0.01
 TAUGHT = "kd:0.9,labels:1"
@@ -109,7 +112,10 @@ class Bench(Trainer):
     self.preprocess = PIXELS
     self.folder = args.out.with_suffix("")
     self.folder.mkdir(parents=True, exist_ok=True)
-    self.augment = datasets.PerExample(datasets.Augment(crop=2, flip=True))
+
+  def augment(self, rung):
+    """How a rung's network sees the images; None: as they are."""
+    return None if rung in PLAIN else datasets.PerExample(datasets.Augment(crop=2, flip=True))
 
   def steps(self, epochs):
     return round(epochs * len(self.data.train) / self.protocol().batch_size)
@@ -138,8 +144,8 @@ class Bench(Trainer):
     return module, variables
 
   @functools.cached_property
-  def taught(self):
-    """The teacher, its variables, and its outputs for the training images."""
+  def teachers(self):
+    """The teacher and its variables."""
     networks = [self.teacher(seed) for seed in range(TEACHERS)]
 
     def mean(variables, images):
@@ -149,38 +155,44 @@ class Bench(Trainer):
       ]
       return nn.Endpoints(logits=sum(logits) / len(logits))
 
-    variables = [own for _, own in networks]
-    cache = datasets.cache_teacher(
-      self.folder / "teacher",
+    return mean, [own for _, own in networks]
+
+  def taught(self, rung):
+    """The teacher's outputs for the training images as a rung's network sees them, computed once."""
+    mean, variables = self.teachers
+    augment = self.augment(rung)
+    return datasets.cache_teacher(
+      self.folder / ("teacher-plain" if augment is None else "teacher"),
       mean,
       variables,
       self.data.train,
-      augment=self.augment,
+      augment=augment,
       preprocess=datasets.Preprocess(),
-      cycles=CYCLES,
+      cycles=1 if augment is None else CYCLES,
     )
-    return mean, variables, cache
 
   def teacher_top1(self):
     """Of the teacher, on the test images."""
-    mean, variables, _ = self.taught
+    mean, variables = self.teachers
     run = jax.jit(lambda images: mean(variables, datasets.Preprocess()(images)).logits)
     parts = np.split(self.data.test.images, len(self.data.test) // EVAL_BATCH)
     logits = np.concatenate([run(part) for part in parts])
     return float(np.mean(logits.argmax(-1) == self.data.test.labels))
 
-  def learn(self, module, epochs, seed, *, start=None, rate=RATE, alone=False, wrap=None, **parts):
-    """The state after so many epochs, from the teacher's outputs or alone."""
+  def learn(self, rung, epochs, seed, *, start=None, rate=RATE, alone=False, wrap=None, **parts):
+    """The state of a rung's network after so many epochs, from the teacher's outputs or alone."""
+    parts["augment"] = self.augment(rung)
     steps = self.steps(epochs)
     optimizer = self.protocol(rate).optimizer(steps)
     given, batch_at = (), None
     if not alone:
-      cache = self.taught[2]
+      cache = self.taught(rung)
       parts |= {"teachers": (training.CachedTeacher(),), "loss": distill.parse(TAUGHT).loss}
-      parts |= {"augment": self.augment}
       given = ({},)
       batch_at = lambda i: cache.batch_at(self.protocol().batch_size, seed=seed, position=i)  # noqa: E731
-    recipe = self.recipe(module, optimizer if wrap is None else wrap(optimizer, steps), **parts)
+    recipe = self.recipe(
+      RUNGS[rung], optimizer if wrap is None else wrap(optimizer, steps), **parts
+    )
     return self.train(recipe, steps, seed=seed, start=start, given=given, batch_at=batch_at)
 
   def in_float(self, rung, seed, *, alone=False):
@@ -189,16 +201,16 @@ class Bench(Trainer):
     path = self.folder / f"{'alone' if alone else 'taught'}-{rung}-{seed}"
     like = nn.init_variables(module, jax.random.key(0), self.data.image_shape)
     if not path.exists():
-      variables = self.learn(module, EPOCHS[rung], seed, alone=alone).variables
+      variables = self.learn(rung, EPOCHS[rung], seed, alone=alone).variables
       save_variables(path, jax.device_get(variables))
     return module, load_variables(path, like)
 
   def integers(self, rung, seed, plan=None, *, alone=False, wrap=None):
     """A rung's network after its last epochs as integers, by default int8."""
-    module, variables = self.in_float(rung, seed, alone=alone)
+    _, variables = self.in_float(rung, seed, alone=alone)
     plan = plan or quantize.int8(freeze_norm_step=0)
     return self.learn(
-      module, TUNED, seed, start=variables, rate=TUNED_RATE, alone=alone, wrap=wrap, quantize=plan
+      rung, TUNED, seed, start=variables, rate=TUNED_RATE, alone=alone, wrap=wrap, quantize=plan
     ).quantized()
 
   def after_training(self, rung, seed):

@@ -96,13 +96,14 @@ def _split(
 ) -> dict[str, jax.Array]:
   """Each array placed: examples split over the mesh, scalars whole."""
   for name, values in batch.items():
-    if np.ndim(values) and len(values) % count:
-      raise ValueError(
-        f"batch: '{name}' has {len(values)} examples, which {count} {devices} cannot share; make it"
-        f" a multiple of {count}."
-      )
+    for part in jax.tree.leaves(values):
+      if np.ndim(part) and len(part) % count:
+        raise ValueError(
+          f"batch: '{name}' has {len(part)} examples, which {count} {devices} cannot share; make it"
+          f" a multiple of {count}."
+        )
   split, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-  return {name: place(x, split if np.ndim(x) else whole) for name, x in batch.items()}
+  return jax.tree.map(lambda x: place(x, split if np.ndim(x) else whole), dict(batch))
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:

@@ -132,7 +132,7 @@ def init_state(
 
 def _first(batch: Mapping[str, Any]) -> dict[str, Any]:
   """The examples that a state is made from."""
-  return {name: x[:FIRST] if np.ndim(x) else x for name, x in batch.items()}
+  return jax.tree.map(lambda x: x[:FIRST] if np.ndim(x) else x, dict(batch))
 
 
 def _of_teachers(recipe: Recipe, given: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -295,7 +295,9 @@ def _teach(
   teach = lambda part: run_teachers(recipe.teachers, variables, part, recipe.augment)  # noqa: E731
   if count == 1 or not recipe.teachers:
     return teach(batch)
-  parts = {name: split(x, count) for name, x in batch.items() if x.ndim and len(x) == size}
+  of_each = lambda x: all(part.ndim and len(part) == size for part in jax.tree.leaves(x))  # noqa: E731
+  examples = {name: x for name, x in batch.items() if of_each(x)}
+  parts = jax.tree.map(lambda x: split(x, count), examples)
   return jax.tree.map(join, jax.lax.map(teach, parts))
 
 

@@ -1,5 +1,7 @@
 """Batches and networks that are not as expected train as they should, or say what is wrong."""
 
+import dataclasses
+
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
@@ -51,6 +53,35 @@ def test_a_loss_without_labels_needs_none(taught, batches):
   rows = []
   training.fit(state, lambda _: batch, steps=2, log_every=1, on_log=rows.append)
   assert len(rows) == 1 and rows[0]["images_per_second"] > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Told(training.CachedTeacher):
+  """A teacher of which batches carry all outputs, as a tree of arrays."""
+
+  def from_batch(self, batch, augment=None):
+    return batch["told"]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_tree_of_arrays_in_a_batch_is_cut_as_arrays_are(taught, batches, accumulate):
+  parts, variables = taught
+  parts = {**parts, "accumulate": accumulate}
+  batch = batches(0)
+  told = parts["teachers"][0].apply(variables, batch["image"], train=False)
+  states = [
+    state_of(training.Recipe(**parts), batch, teacher_variables=(variables,)),
+    state_of(
+      training.Recipe(**parts | {"teachers": (Told(),)}),
+      batch | {"told": told},
+      teacher_variables=({},),
+    ),
+  ]
+  mesh = training.make_mesh(1)
+  ours = training.distill_step(states[0], batch)[1]["loss"]
+  for given in (batch | {"told": told}, training.shard_batch(batch | {"told": told}, mesh)):
+    state = jax.tree.map(jnp.copy, states[1])
+    np.testing.assert_allclose(training.distill_step(state, given)[1]["loss"], ours, rtol=1e-6)
 
 
 def test_microbatches_leave_entries_of_other_lengths_alone(taught, batches):
