@@ -24,10 +24,15 @@ if (
 ):  # a shell starts programs so in the background
   signal.signal(signal.SIGINT, signal.default_int_handler)
 
+USERS = "JAXCOMPRESS_TESTS_COMPILE_AS_USERS_DO" in os.environ
+if USERS:
+  del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+  jax.config.update("jax_disable_most_optimizations", False)
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 with pytest.MonkeyPatch.context() as patch:  # processes that tests start have what users have
   flags = os.environ.get("XLA_FLAGS", "")
-  if "xla_cpu_use_fusion_emitters" not in flags:  # the older code generator, twice as quick
+  if not USERS:  # the older code generator, twice as quick
     patch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_use_fusion_emitters=false")
   jax.devices()  # reads them
 gc.set_threshold(100_000, 50, 100)  # its passes over all that was traced took a third of tracing
@@ -42,28 +47,34 @@ MAPS = pathlib.Path("/proc/self/maps")
 MOST_MAPS = 25_000  # of 65,530: a program takes about three, and XLA crashes where it gets none
 
 
-PARTS, PART = 8, "JAXCOMPRESS_PART_OF_SLOW_TESTS"  # for the processes that share the tests
+PARTS, PART = 8, "JAXCOMPRESS_PART_OF_TESTS"  # for the processes that share the tests
 
 
 def pytest_addoption(parser):
   parser.addoption("--slow", action="store_true", help="run all slow tests, not an eighth of them")
+  parser.addoption("--eighth", action="store_true", help="run an eighth of the files")
 
 
 def pytest_configure(config):
-  if config.args_source is config.ArgsSource.TESTPATHS and not config.option.slow:
+  whole = config.args_source is config.ArgsSource.TESTPATHS and not config.option.slow
+  if whole or config.option.eighth:
     asked = ["git", "-C", os.path.dirname(__file__), "rev-parse", "HEAD"]
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
     os.environ.setdefault(PART, str(int(commit[:8] or "0", 16) % PARTS))
 
 
 def pytest_collection_modifyitems(config, items):
-  """Of the slow tests each commit runs an eighth, unless files are named or all are asked for."""
+  """Of the slow tests each commit runs an eighth, unless files are named or all are asked for.
+
+  With ``--eighth`` it runs an eighth of the files.
+  """
   if PART not in os.environ:
     return
-  chosen, sides = int(os.environ[PART]), ([], [])
+  here = lambda text: zlib.crc32(text.encode()) % PARTS == int(os.environ[PART])  # noqa: E731
+  sides = ([], [])
   for item in items:
-    left_out = (
-      item.get_closest_marker("slow") and zlib.crc32(item.nodeid.encode()) % PARTS != chosen
+    left_out = (item.get_closest_marker("slow") and not here(item.nodeid)) or (
+      config.option.eighth and not here(item.nodeid.split("::")[0])
     )
     sides[bool(left_out)].append(item)
   items[:], others = sides
@@ -88,6 +99,9 @@ def programs_forgotten():
 @pytest.fixture(scope="module")
 def optimized():
   """Programs as users run them, for a module that tells integers apart by their last bit."""
+  if USERS:
+    yield
+    return
   jax.clear_caches()
   jax.config.update("jax_disable_most_optimizations", False)
   yield
