@@ -244,7 +244,7 @@ PRESETS = {
     teacher="wrn_16_1",
     network={"depth": 8, "widths": (12, 12, 16, 32)},
     protocol=SHORT,
-    augment=lambda data: datasets.Augment(crop=2, flip=bool(data.flip)),
+    augment=lambda data: datasets.Augment(crop=0, flip=False),
     preprocess=datasets.Preprocess(center=72.9, scale=90.0, per_image=False),
   ),
   "mlperf-resnet8": Preset(
