@@ -42,6 +42,10 @@ from jaxcompress.models.mobilenet_v4 import (
   mobilenet_v4_conv_medium,
   mobilenet_v4_conv_small,
 )
+from jaxcompress.models.mobilenet_v4_hybrid import (
+  mobilenet_v4_hybrid_large,
+  mobilenet_v4_hybrid_medium,
+)
 from jaxcompress.models.mobileone import (
   mobileone,
   mobileone_s0,
@@ -135,6 +139,8 @@ __all__ = [
   "mobilenet_v4_conv_large",
   "mobilenet_v4_conv_medium",
   "mobilenet_v4_conv_small",
+  "mobilenet_v4_hybrid_large",
+  "mobilenet_v4_hybrid_medium",
   "mobileone",
   "mobileone_s0",
   "mobileone_s1",

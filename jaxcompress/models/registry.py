@@ -44,6 +44,10 @@ from jaxcompress.models.mobilenet_v4 import (
   mobilenet_v4_conv_medium,
   mobilenet_v4_conv_small,
 )
+from jaxcompress.models.mobilenet_v4_hybrid import (
+  mobilenet_v4_hybrid_large,
+  mobilenet_v4_hybrid_medium,
+)
 from jaxcompress.models.mobileone import (
   mobileone,
   mobileone_s0,
@@ -98,6 +102,7 @@ from jaxcompress.nn.tracing import trace_init
 _GROUPS: tuple[tuple[Callable[..., nn.Module], ...], ...] = (
   (mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small),
   (mobilenet_v4_conv_small, mobilenet_v4_conv_medium, mobilenet_v4_conv_large),
+  (mobilenet_v4_hybrid_medium, mobilenet_v4_hybrid_large),
   (shufflenet_v1, shufflenet_v2, ghostnet, resnet18, resnet34, resnet50),
   (efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, efficientnet_lite3),
   (efficientnet_lite4, efficientnet_b0),

@@ -32,6 +32,8 @@ PUBLISHED = [  # architecture, options, parameters, multiply-adds in millions; 1
   ("mobilenet_v4_conv_small", {}, 3_774_024, 186.0),
   ("mobilenet_v4_conv_medium", {}, 9_715_512, 827.6),
   ("mobilenet_v4_conv_large", {}, 32_590_864, 2171),
+  ("mobilenet_v4_hybrid_medium", {}, 11_074_648, 966.3),
+  ("mobilenet_v4_hybrid_large", {}, 37_764_624, 2549.6),
   ("shufflenet_v1", {"width": 0.5}, 717_324, 37.6),
   ("shufflenet_v1", {}, 1_864_728, 137.5),
   ("shufflenet_v1", {"width": 1.5}, 3_441_168, 292.4),

@@ -66,6 +66,16 @@ def _run(node, params, stats, x, *others):
       for size, side in zip(both(attrs["size"]), x.shape[1:3], strict=True)
     )
     return x[:, rows][:, :, columns]
+  if node.op == "Reshape":
+    return x.reshape(len(x), *attrs["shape"])
+  if node.op == "MatMul":
+    return x @ (np.swapaxes(others[0], -1, -2) if attrs["transpose_second"] else others[0])
+  if node.op == "Softmax":
+    powers = np.exp(x - x.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+  if node.op == "Affine":
+    scale, bias = (params.get(name, attrs[name]) for name in ("scale", "bias"))
+    return ACTS[attrs["act"]](x * scale + bias)
   if node.op == "Activation":
     return ACTS[attrs["act"]](x)
   if node.op == "Dense":

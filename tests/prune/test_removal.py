@@ -27,6 +27,7 @@ NARROW = {  # as narrow as leaves every layer more than eight channels to choose
   "mobilenet_v4_conv_small": {"width": 0.25},
   "mobilenet_v4_conv_medium": {"width": 0.25},
   "mobilenet_v4_conv_large": {"width": 0.25},
+  "mobilenet_v4_hybrid_medium": {"width": 0.25},
   "shufflenet_v1": {"width": 0.5},
   "shufflenet_v2": {"width": 0.5},
   "ghostnet": {"width": 0.5},

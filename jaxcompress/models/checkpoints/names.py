@@ -1,7 +1,7 @@
 """Names that PyTorch sources give to the layers of an architecture.
 
 A layer with a convolution and a normalization is written as ``"conv norm"``, one of them alone as
-one word; parameters are found under these prefixes.
+one word; parameters are found under these prefixes. Scales alone have the word itself as their name.
 """
 
 import re
@@ -220,7 +220,13 @@ def _mobilenet_v4(b: Place) -> dict[str, str]:
   if b.children == ("expand", "project") and b.stage == 0:
     return {"expand": "conv_exp bn1", "project": "conv_pwl bn2"}
   words = {"start": "dw_start", "expand": "pw_exp", "depthwise": "dw_mid", "project": "pw_proj"}
-  return {"": "conv bn1"} | {child: f"{word}.conv {word}.bn" for child, word in words.items()}
+  convs = {child: f"{word}.conv {word}.bn" for child, word in words.items()}
+  attention = {child: f"attn.{child}.proj" for child in ("query", "key", "value", "output")}
+  halved = {
+    f"{child}_down": f"attn.{child}.down_conv attn.{child}.norm" for child in ("key", "value")
+  }
+  alone = {"": "conv bn1", "norm": "norm", "layer_scale": "layer_scale.gamma"}
+  return convs | attention | halved | alone
 
 
 TIMM_MOBILENET_V4 = _timm(

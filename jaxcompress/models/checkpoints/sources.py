@@ -23,6 +23,10 @@ from jaxcompress.models.mobilenet_v4 import (
   mobilenet_v4_conv_medium,
   mobilenet_v4_conv_small,
 )
+from jaxcompress.models.mobilenet_v4_hybrid import (
+  mobilenet_v4_hybrid_large,
+  mobilenet_v4_hybrid_medium,
+)
 from jaxcompress.models.mobileone import SIZES as MOBILEONES
 from jaxcompress.models.mobileone import mobileone
 from jaxcompress.models.repvgg import SIZES as REPVGGS
@@ -105,8 +109,11 @@ TIMM_IMAGES = {  # what begins a name, the first that fits; of the weights that 
   "mobilenetv1_100": HALVES,
   "mobilenetv1_125": HALVES._replace(crop=0.9),
   "mobilenetv4_conv_small_": HALVES,
-  "mobilenetv4_conv_medium": TIMM_IMAGENET._replace(size=256, crop=0.95),
-  "mobilenetv4_conv_large": TIMM_IMAGENET._replace(size=384, crop=0.95),
+  **{
+    f"mobilenetv4_{kind}_{size}": TIMM_IMAGENET._replace(size=side, crop=0.95)
+    for kind in ("conv", "hybrid")
+    for size, side in (("medium", 256), ("large", 384))
+  },
   "resnet": TIMM_IMAGENET._replace(crop=0.95),
   "": TIMM_IMAGENET,
 }
@@ -194,6 +201,8 @@ TIMM = {
   "mobilenetv4_conv_small": Source(mobilenet_v4_conv_small, names.TIMM_MOBILENET_V4),
   "mobilenetv4_conv_medium": Source(mobilenet_v4_conv_medium, names.TIMM_MOBILENET_V4),
   "mobilenetv4_conv_large": Source(mobilenet_v4_conv_large, names.TIMM_MOBILENET_V4),
+  "mobilenetv4_hybrid_medium": Source(mobilenet_v4_hybrid_medium, names.TIMM_MOBILENET_V4),
+  "mobilenetv4_hybrid_large": Source(mobilenet_v4_hybrid_large, names.TIMM_MOBILENET_V4),
   **_widths(
     "mobilenetv4_conv_small_{:03}", (35, 50), mobilenet_v4_conv_small, names.TIMM_MOBILENET_V4
   ),

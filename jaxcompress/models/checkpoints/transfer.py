@@ -227,6 +227,9 @@ def _node_tensors(node: Node, prefixes, variables, names: Names) -> list[StateEn
   }
   conv, norm = prefixes[0], prefixes[-1]
   keys = {("params", "kernel"): f"{conv}.weight"}
+  if node.op == "Affine":
+    alone = "bias" not in shapes["params"]
+    keys = {("params", "scale"): conv if alone else f"{conv}.weight"}
   if node.attrs.get("norm") is None:
     keys["params", "bias"] = f"{conv}.bias"
   else:
