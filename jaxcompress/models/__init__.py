@@ -3,6 +3,12 @@
 from jaxcompress.models.branched import fold_branches
 from jaxcompress.models.checkpoints.sources import SOURCES, Normalization, normalization_of
 from jaxcompress.models.checkpoints.transfer import from_torch, sources_of, to_torch
+from jaxcompress.models.edgenext import (
+  edgenext,
+  edgenext_small,
+  edgenext_x_small,
+  edgenext_xx_small,
+)
 from jaxcompress.models.efficientnet import (
   efficientnet_b0,
   efficientnet_lite,
@@ -102,6 +108,10 @@ __all__ = [
   "NotImportable",
   "Summary",
   "create",
+  "edgenext",
+  "edgenext_small",
+  "edgenext_x_small",
+  "edgenext_xx_small",
   "efficientnet_b0",
   "efficientnet_lite",
   "efficientnet_lite0",

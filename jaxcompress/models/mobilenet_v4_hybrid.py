@@ -181,7 +181,8 @@ def mobilenet_v4_hybrid_medium(
   """MobileNetV4-Hybrid-M: MobileNetV4-Conv with attention in its last two stages.
 
   Images of up to 448 px export everywhere; TFLite-Micro and TFLite's reference kernels compute no
-  softmax of more than 511 keys, which are the cells of the last stage.
+  softmax of more than 511 keys, which are the cells of the last stage. Activations have 8 bits, since
+  a ``MatMul`` has no others.
 
   Args:
     num_classes: size of the logits.

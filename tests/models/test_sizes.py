@@ -61,6 +61,8 @@ PUBLISHED = [  # architecture, options, parameters, multiply-adds in millions; 1
   ("starnet_s050", {}, 542_728, 91.3),
   ("starnet_s4", {}, 7_482_728, 1049.6),
   ("fasternet_s", {}, 31_181_032, 4549.7),
+  ("edgenext_xx_small", {}, 1_327_216, 195.1),  # without the projection of constants
+  ("edgenext_small", {}, 5_586_832, 954.8),
   ("mobileone_s4", {}, 14_951_248, 2986.8),
   ("resnet18", {}, 11_689_512, 1814),
   ("resnet34", {}, 21_797_672, 3664),
@@ -246,6 +248,7 @@ def test_a_network_without_normalization_is_built_with_zero_residuals_too():
     (lambda: models.squeezenet("2"), "version: '2' is unknown; it must be one of 1.0, 1.1"),
     (lambda: models.starnet("s9"), "size: 's9' is unknown; it must be one of s050"),
     (lambda: models.fasternet("x"), "size: 'x' is unknown; it must be one of t0"),
+    (lambda: models.edgenext("base"), "size: 'base' is unknown; it must be one of xx_small"),
     (lambda: models.mcunet("vww0"), "search: 'vww0' is unknown; it must be one of in0"),
     (lambda: models.repvgg("c0"), "size: 'c0' is unknown; it must be one of a0, a1"),
     (lambda: models.mobileone("s5"), "size: 's5' is unknown; it must be one of s0, s1"),

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from jaxcompress.models.checkpoints import names
+from jaxcompress.models.edgenext import SIZES as EDGENEXTS
+from jaxcompress.models.edgenext import edgenext
 from jaxcompress.models.efficientnet import efficientnet_b0, efficientnet_lite
 from jaxcompress.models.fasternet import SIZES as FASTERNETS
 from jaxcompress.models.fasternet import fasternet
@@ -101,6 +103,8 @@ TIMM_IMAGES = {  # what begins a name, the first that fits; of the weights that 
     for size, (side, crop, filter_) in LITE_IMAGES.items()
   },
   "tf_efficientnet_b0": TIMM_IMAGENET,
+  "edgenext_small": TIMM_IMAGENET._replace(size=256, crop=0.95),
+  "edgenext": TIMM_IMAGENET._replace(size=256, crop=0.9),
   "fasternet": TIMM_IMAGENET._replace(crop=1.0),
   "repvgg": IMAGENET,
   "mobileone_s0": IMAGENET,
@@ -221,6 +225,9 @@ TIMM = {
 TIMM_FASTERNETS = {
   f"fasternet_{size}": Source(partial(fasternet, size), names.TIMM_FASTERNET) for size in FASTERNETS
 }
+TIMM_EDGENEXTS = {
+  f"edgenext_{size}": Source(partial(edgenext, size), names.TIMM_EDGENEXT) for size in EDGENEXTS
+}
 MEGVII = {
   f"shufflenet_v1_{width}x_g{groups}": Source(
     partial(shufflenet_v1, width=width, groups=groups), names.MEGVII_SHUFFLENET_V1
@@ -251,7 +258,7 @@ CRD = {
 MCUNET = {f"mcunet-{search}": Source(partial(mcunet, search), names.MCUNET) for search in MCUNETS}
 LIBRARIES = {
   "torchvision": _for_imagenet(TORCHVISION),
-  "timm": _for_imagenet(TIMM) | TIMM_FASTERNETS,
+  "timm": _for_imagenet(TIMM) | TIMM_FASTERNETS | TIMM_EDGENEXTS,
   "megvii": _for_imagenet(MEGVII),
   "mcunet": _for_imagenet(MCUNET),
   "crd": CRD,

@@ -62,12 +62,17 @@ NEWER = {
     mobileone_s0 mobileone_s1 mobileone_s2 mobileone_s3 mobileone_s4""",
   "mcunet": "mcunet-in0 mcunet-in1 mcunet-in2 mcunet-in3 mcunet-in4",
 }
-ATTENTION = {"timm": "mobilenetv4_hybrid_medium mobilenetv4_hybrid_large"}
+ATTENTION = {
+  "timm": """
+    mobilenetv4_hybrid_medium mobilenetv4_hybrid_large
+    edgenext_xx_small edgenext_x_small edgenext_small""",
+}
 CONFIGURATIONS = {"in0": "10fps", "in1": "5fps", "in2": "256kb-1mb", "in3": "320kb-1mb"} | {
   "in4": "512kb-2mb"
 }
 KEPT = 32  # leading classes and channels stored in full; moments stand for the rest
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+NORMALIZING = (*NORMS, nn.LayerNorm)
 NORM_KINDS = {
   "weight": "bn_gamma",
   "bias": "bn_beta",
@@ -75,7 +80,11 @@ NORM_KINDS = {
   "running_var": "bn_var",
   "num_batches_tracked": "nbt",
 }
-PARAMETERS = {"gamma": "layer_scale"}  # of modules that have them beside their layers
+PARAMETERS = {
+  "gamma": "layer_scale",
+  "gamma_xca": "layer_scale",
+  "temperature": "bn_gamma",
+}  # of modules that have them beside their layers
 QUERIES = ("attn.query.proj", "attn.key.proj")
 
 
@@ -107,7 +116,7 @@ def build(library: str, name: str, mcunet: pathlib.Path) -> nn.Module:
 
 def kind_of(path: str, module: nn.Module, tensor: str) -> str:
   """Returns the name by which ``weights.make`` knows the kind of a module's tensor."""
-  if isinstance(module, NORMS):
+  if isinstance(module, NORMALIZING):
     return NORM_KINDS[tensor]
   if tensor in PARAMETERS:
     return PARAMETERS[tensor]

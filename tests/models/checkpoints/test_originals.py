@@ -44,7 +44,7 @@ ONE_OF_EACH = [  # other widths, depths and groups of these have the same code a
 ]
 LARGER = [
   *("mnasnet0_5", "squeezenet1_0", "ghostnetv2_100", "starnet_s1", "fasternet_t0", "fasternet_t2"),
-  *("mobilenetv4_hybrid_medium", "mobilenetv4_hybrid_large"),
+  *("mobilenetv4_hybrid_medium", "mobilenetv4_hybrid_large", "edgenext_xx_small", "edgenext_small"),
   "mcunet-in0",
   "tf_efficientnet_lite1",
   "efficientnet_b0",
