@@ -81,6 +81,7 @@ EMITTERS: Mapping[str, Callable[[Emitter, Node], None]] = {
   "ConvNorm": convolution,
   "BatchNorm": pointwise,
   "Affine": pointwise,
+  "FourierPositions": pointwise,
   "Dense": dense,
   "Add": partial(pair, "ADD"),
   "Subtract": partial(pair, "SUB"),

@@ -248,6 +248,7 @@ EMITTERS: Mapping[str, Callable[[OnnxEmitter, Node], None]] = {
   "ConvNorm": _convolution,
   "BatchNorm": _pointwise,
   "Affine": _pointwise,
+  "FourierPositions": _pointwise,
   "Dense": _dense,
   "Add": _plain("Add"),
   "Subtract": _plain("Sub"),

@@ -37,7 +37,7 @@ from jaxcompress.quantize.model import QUANTIZED
 OUTPUT_KINDS = ("codes", "uint8")
 WEIGHTS = ("int8", "int4")
 FLOAT_TYPES = {"float32": np.float32, "float16": np.float16}
-CONVOLUTIONS = ("ConvNorm", "BatchNorm", "Affine")
+CONVOLUTIONS = ("ConvNorm", "BatchNorm", "Affine", "FourierPositions")
 MOST_REASONS = 3  # that an error names
 
 

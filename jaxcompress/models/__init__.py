@@ -3,6 +3,12 @@
 from jaxcompress.models.branched import fold_branches
 from jaxcompress.models.checkpoints.sources import SOURCES, Normalization, normalization_of
 from jaxcompress.models.checkpoints.transfer import from_torch, sources_of, to_torch
+from jaxcompress.models.edgenext import (
+  edgenext,
+  edgenext_small,
+  edgenext_x_small,
+  edgenext_xx_small,
+)
 from jaxcompress.models.efficientnet import (
   efficientnet_b0,
   efficientnet_lite,
@@ -41,6 +47,10 @@ from jaxcompress.models.mobilenet_v4 import (
   mobilenet_v4_conv_large,
   mobilenet_v4_conv_medium,
   mobilenet_v4_conv_small,
+)
+from jaxcompress.models.mobilenet_v4_hybrid import (
+  mobilenet_v4_hybrid_large,
+  mobilenet_v4_hybrid_medium,
 )
 from jaxcompress.models.mobileone import (
   mobileone,
@@ -98,6 +108,10 @@ __all__ = [
   "NotImportable",
   "Summary",
   "create",
+  "edgenext",
+  "edgenext_small",
+  "edgenext_x_small",
+  "edgenext_xx_small",
   "efficientnet_b0",
   "efficientnet_lite",
   "efficientnet_lite0",
@@ -135,6 +149,8 @@ __all__ = [
   "mobilenet_v4_conv_large",
   "mobilenet_v4_conv_medium",
   "mobilenet_v4_conv_small",
+  "mobilenet_v4_hybrid_large",
+  "mobilenet_v4_hybrid_medium",
   "mobileone",
   "mobileone_s0",
   "mobileone_s1",

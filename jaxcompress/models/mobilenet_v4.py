@@ -6,7 +6,14 @@ import flax.linen as nn
 import jax
 
 from jaxcompress import ops
-from jaxcompress.models.blocks import Architecture, Block, activated, classified_by_head, unroll
+from jaxcompress.models.blocks import (
+  Architecture,
+  Block,
+  activated,
+  classified_by_head,
+  convolved,
+  unroll,
+)
 from jaxcompress.models.layouts import (
   check_positive,
   divisible,
@@ -14,7 +21,7 @@ from jaxcompress.models.layouts import (
   native_size,
   variant,
 )
-from jaxcompress.nn import Add, ConvNorm, Endpoints, Norm
+from jaxcompress.nn import Add, Affine, ConvNorm, Endpoints, Norm
 
 
 class Conv(NamedTuple):
@@ -137,24 +144,30 @@ class FusedBottleneck(nn.Module):
   row: Fused
   features: int
   stride: int
+  act: str
   options: dict
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
     expanded = divisible(x.shape[-1] * self.row.expand)
-    options = {"stride": self.stride, "act": "relu", **self.options}
-    y = ConvNorm(expanded, kernel=3, name="expand", **options)(x, train=train)
+    options = {"kernel": 3, "stride": self.stride, "act": self.act, **self.options}
+    y = convolved(x, expanded, name="expand", train=train, **options)
     y = ConvNorm(self.features, name="project", **self.options)(y, train=train)
     return Add(name="add")(x, y) if self.row.stride == 1 and x.shape == y.shape else y
 
 
 class UniversalBottleneck(nn.Module):
-  """Depthwise, expansion, depthwise, projection; each depthwise is optional."""
+  """Depthwise, expansion, depthwise, projection; each depthwise is optional.
+
+  ``layer_scale``: that scales of the last map's channels begin as; None: there are none.
+  """
 
   row: Universal
   features: int
   stride: int
+  act: str
   options: dict
+  layer_scale: float | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> jax.Array:
@@ -165,11 +178,13 @@ class UniversalBottleneck(nn.Module):
     if row.start:
       step = {"kernel": row.start, "stride": 1 if row.middle else self.stride}
       y = ConvNorm(y.shape[-1], name="start", **step, **depthwise)(y, train=train)
-    y = ConvNorm(expanded, act="relu", name="expand", **options)(y, train=train)
+    y = convolved(y, expanded, act=self.act, name="expand", train=train, **options)
     if row.middle:
-      step = {"kernel": row.middle, "stride": self.stride, "act": "relu"}
-      y = ConvNorm(expanded, name="depthwise", **step, **depthwise)(y, train=train)
+      step = {"kernel": row.middle, "stride": self.stride, "act": self.act}
+      y = convolved(y, expanded, name="depthwise", train=train, **step, **depthwise)
     y = ConvNorm(self.features, name="project", **options)(y, train=train)
+    if self.layer_scale is not None:
+      y = Affine("trained", start=self.layer_scale, name="layer_scale")(y)
     return Add(name="add")(x, y) if row.stride == 1 and x.shape == y.shape else y
 
 
@@ -183,6 +198,8 @@ class MobileNetV4(nn.Module):
   padding: ops.Padding
   norm: Norm
   image_size: int
+  act: str = "relu"
+  layer_scale: float | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool | jax.Array) -> Endpoints:
@@ -190,29 +207,34 @@ class MobileNetV4(nn.Module):
     imagenet = (2, *(stage[0].stride for stage in stages))
     first, *strides = layout_strides(self.layout, x.shape[1], imagenet)
     options: dict[str, Any] = {"padding": self.padding, "norm": self.norm}
-    rectified: dict[str, Any] = {"act": "relu", **options}
+    rectified: dict[str, Any] = {"act": self.act, **options}
     stem = stem if self.width < 1 else self._channels(stem)
-    x = ConvNorm(stem, kernel=3, stride=first, name="stem", **rectified)(x, train=train)
+    x = convolved(x, stem, kernel=3, stride=first, name="stem", train=train, **rectified)
     maps, preact = [x], [x]
     for block in unroll(stages, strides):
       before, x = self._block(x, block, options, train)
       if block.ends:
         maps.append(x)
         preact.append(before)
-    x = ConvNorm(self._channels(TAIL), name="tail", **rectified)(x, train=train)
+    x = convolved(x, self._channels(TAIL), name="tail", train=train, **rectified)
     return classified_by_head(x, head, self.num_classes, maps, preact, train=train, **rectified)
 
   def _channels(self, channels: int) -> int:
     return divisible(channels * self.width)
 
-  def _block(self, x, block: Block, options, train) -> tuple[jax.Array, jax.Array]:
+  def _block(
+    self, x: jax.Array, block: Block, options: dict, train: bool | jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
     """A block's map before and after its activation; bottlenecks are linear."""
     row, features = block.row, self._channels(block.row.features)
     if isinstance(row, Conv):
-      fields = {"kernel": row.kernel, "stride": block.stride, "act": "relu", **options}
-      return activated(x, features, name=block.name, train=train, **fields)
-    kind = FusedBottleneck if isinstance(row, Fused) else UniversalBottleneck
-    y = kind(row, features, block.stride, options, name=block.name)(x, train=train)
+      step: dict[str, Any] = {"kernel": row.kernel, "stride": block.stride, "act": self.act}
+      return activated(x, features, name=block.name, train=train, **step, **options)
+    fields = (row, features, block.stride, self.act, options)
+    if isinstance(row, Fused):
+      y = FusedBottleneck(*fields, name=block.name)(x, train=train)
+    else:
+      y = UniversalBottleneck(*fields, self.layer_scale, name=block.name)(x, train=train)
     return y, y
 
 

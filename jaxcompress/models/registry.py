@@ -9,6 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.arguments import unknown
+from jaxcompress.models.edgenext import (
+  edgenext,
+  edgenext_small,
+  edgenext_x_small,
+  edgenext_xx_small,
+)
 from jaxcompress.models.efficientnet import (
   efficientnet_b0,
   efficientnet_lite,
@@ -43,6 +49,10 @@ from jaxcompress.models.mobilenet_v4 import (
   mobilenet_v4_conv_large,
   mobilenet_v4_conv_medium,
   mobilenet_v4_conv_small,
+)
+from jaxcompress.models.mobilenet_v4_hybrid import (
+  mobilenet_v4_hybrid_large,
+  mobilenet_v4_hybrid_medium,
 )
 from jaxcompress.models.mobileone import (
   mobileone,
@@ -98,6 +108,8 @@ from jaxcompress.nn.tracing import trace_init
 _GROUPS: tuple[tuple[Callable[..., nn.Module], ...], ...] = (
   (mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small),
   (mobilenet_v4_conv_small, mobilenet_v4_conv_medium, mobilenet_v4_conv_large),
+  (mobilenet_v4_hybrid_medium, mobilenet_v4_hybrid_large),
+  (edgenext_xx_small, edgenext_x_small, edgenext_small),
   (shufflenet_v1, shufflenet_v2, ghostnet, resnet18, resnet34, resnet50),
   (efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, efficientnet_lite3),
   (efficientnet_lite4, efficientnet_b0),
@@ -116,7 +128,7 @@ MODELS = {make.__name__: make for group in _GROUPS for make in group}
 """Functions that make a network, by name."""
 _ANY: tuple[Callable[..., nn.Module], ...] = (
   *(resnet_cifar, resnet, vgg, wide_resnet, efficientnet_lite, repvgg, mobileone, squeezenet),
-  *(starnet, fasternet, mcunet, replayed),
+  *(starnet, fasternet, mcunet, edgenext, replayed),
 )
 FAMILIES: dict[str, Callable[..., nn.Module]] = {make.__name__: make for make in _ANY}
 """Functions that make a network of any depth or size, or of all of its layers, by name."""

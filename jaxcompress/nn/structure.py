@@ -11,6 +11,7 @@ from jaxcompress.nn.graph import Operation, alike
 from jaxcompress.nn.layers import BatchNorm, ConvNorm, Dense, LeafOp
 from jaxcompress.nn.normalizing import RmsNorm
 from jaxcompress.nn.pools import AvgPool, GlobalAvgPool, MaxPool
+from jaxcompress.nn.positions import FourierPositions
 from jaxcompress.nn.probabilities import Softmax
 from jaxcompress.nn.products import MatMul
 from jaxcompress.nn.rectifiers import LeakyRelu
@@ -21,7 +22,7 @@ from jaxcompress.nn.transposed import ConvTranspose
 LEAF_OPS: Mapping[str, type[LeafOp]] = {
   op.__name__: op
   for op in (
-    *(ConvNorm, BatchNorm, Affine, Dense),
+    *(ConvNorm, BatchNorm, Affine, FourierPositions, Dense),
     *(Add, Subtract, Multiply, Maximum, Minimum),
     *(ChannelMean, ChannelMax, Reshape, MatMul),
     *(Concat, Split, ChannelShuffle, MaxPool, AvgPool, GlobalAvgPool, Activation),

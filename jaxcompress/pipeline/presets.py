@@ -25,6 +25,7 @@ LIGHT = (
   "starnet",
   "fasternet",
   "mcunet",
+  "edgenext",
 )
 Transform = Callable[..., dict[str, Any]]
 

@@ -237,7 +237,8 @@ def _sliced(
   found = {}
   for name, array in entry.items():
     array = np.asarray(array)
-    array = array[..., outputs] if array.ndim else array
+    if array.ndim and array.shape[-1] == node.output_shapes[0][-1]:  # others belong to no channel
+      array = array[..., outputs]
     if name == "kernel" and is_birth(node):
       array = _slice_inputs(node, array, inputs)
     found[name] = array

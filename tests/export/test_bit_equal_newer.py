@@ -21,6 +21,8 @@ MODELS = {
   "starnet_s050": partial(models.starnet_s050, layout="imagenet"),
   "fasternet_t0": models.fasternet_t0,
   "mcunet_in0": models.mcunet_in0,
+  "edgenext_xx_small": models.edgenext_xx_small,
+  "mobilenet_v4_hybrid_medium": partial(models.mobilenet_v4_hybrid_medium, width=0.5),
 }
 
 

@@ -22,6 +22,7 @@ from jaxcompress.nn import (
   ConvTranspose,
   Dense,
   DepthToSpace,
+  FourierPositions,
   GlobalAvgPool,
   Graph,
   LayerNorm,
@@ -294,6 +295,12 @@ OPS = {
   "constant of each value": (
     lambda x, _: Reshape((3, 4, 5), name="back")(
       Affine(bias="trained", name="op")(Reshape((60,), name="flat")(x))
+    ),
+    (3, 4, 5),
+  ),
+  "positions": (
+    lambda x, _: Reshape((3, 4, 5), name="back")(
+      FourierPositions((3, 4), name="op")(Reshape((60,), name="flat")(x))
     ),
     (3, 4, 5),
   ),

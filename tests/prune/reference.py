@@ -8,6 +8,7 @@ import numpy as np
 from jaxcompress.nn import INPUT
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.operations import by_groups
+from jaxcompress.nn.structure import OPERATIONS
 from jaxcompress.ops.padding import both, resolve_padding
 from jaxcompress.prune.removal import kept_classes
 from jaxcompress.prune.routes import find_routes, is_birth, name_depthwise
@@ -66,6 +67,25 @@ def _run(node, params, stats, x, *others):
       for size, side in zip(both(attrs["size"]), x.shape[1:3], strict=True)
     )
     return x[:, rows][:, :, columns]
+  if node.op == "Reshape":
+    return x.reshape(len(x), *attrs["shape"])
+  if node.op == "Subtract":
+    return x - others[0]
+  if node.op == "ChannelMean":
+    return x.mean(-1, keepdims=True)
+  if node.op == "RmsNorm":
+    return x / np.sqrt(np.square(x).mean(-1, keepdims=True) + attrs["epsilon"])
+  if node.op == "FourierPositions":
+    _, added = OPERATIONS[node.op].constants(node, params, stats)
+    return x + added
+  if node.op == "MatMul":
+    return x @ (np.swapaxes(others[0], -1, -2) if attrs["transpose_second"] else others[0])
+  if node.op == "Softmax":
+    powers = np.exp(x - x.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+  if node.op == "Affine":
+    scale, bias = (params.get(name, attrs[name]) for name in ("scale", "bias"))
+    return ACTS[attrs["act"]](x * scale + bias)
   if node.op == "Activation":
     return ACTS[attrs["act"]](x)
   if node.op == "Dense":
@@ -126,7 +146,9 @@ def mask_channels(graph, variables, keep):
   params = jax.tree.map(np.array, jax.device_get(variables.get("params", {})))
   for node in graph.nodes:
     for name, array in parameters(params, node.name).items():
-      array[..., ~kept[routes.ids[node.output]]] = 0.0
+      gone = ~kept[routes.ids[node.output]]
+      if array.shape[-1:] == gone.shape:
+        array[..., gone] = 0.0
       if name == "kernel" and is_birth(node):
         grouped = by_groups(node, array)
         inputs = kept[routes.ids[node.inputs[0]]]

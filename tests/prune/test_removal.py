@@ -27,12 +27,15 @@ NARROW = {  # as narrow as leaves every layer more than eight channels to choose
   "mobilenet_v4_conv_small": {"width": 0.25},
   "mobilenet_v4_conv_medium": {"width": 0.25},
   "mobilenet_v4_conv_large": {"width": 0.25},
+  "mobilenet_v4_hybrid_medium": {"width": 0.25},
   "shufflenet_v1": {"width": 0.5},
   "shufflenet_v2": {"width": 0.5},
   "ghostnet": {"width": 0.5},
   "ghostnet_v2": {"width": 0.5},
   "mnasnet": {"width": 0.5},
 }
+SIDES = {"resnet": 8, "wrn": 8, "fasternet": 32, "edgenext": 32}  # of images, by what begins a name
+STAY = {"edgenext_xx_small": 0.62}  # share of multiply-adds where LayerNorm reads most channels
 FIRST = {type(models.create(name)): name for name in reversed(models.MODELS)}
 NETWORKS = [  # of several depths and sizes the first, and those that have other layers
   *("mobilenet_v4_conv_medium", "resnet50", "shufflenet_v1_crd", "efficientnet_b0", "ghostnet_v2"),
@@ -101,14 +104,14 @@ def check(model, variables, keep, graph):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_smaller_network_computes_what_the_masked_one_does(name):
-  size = 8 if name.startswith(("resnet", "wrn")) else 32 if name.startswith("fasternet") else 16
+  size = next((side for start, side in SIDES.items() if name.startswith(start)), 16)
   model = models.create(name, 5, **NARROW.get(name, {}))
   variables = random_variables(model, size)
   found = importance_of(model, variables, size)
   keep = prune.choose_channels(found, 0.5, scope="layer")
   *_, small, logits = check(model, variables, keep, found.graph)
   assert np.ptp(logits, axis=0).max() > 1e-5 * np.abs(logits).max()  # images are told apart
-  assert nn.count_macs(small) < 0.55 * nn.count_macs(found.graph)
+  assert nn.count_macs(small) < STAY.get(name, 0.55) * nn.count_macs(found.graph)
   for node in small.nodes:
     if is_birth(node) and node.name != small.output and not name.startswith("shufflenet"):
       assert node.output_shapes[0][-1] % 8 == 0 or keep.masks[node.name].all()

@@ -17,6 +17,7 @@ EMITTERS: Mapping[str, Callable[[Prepared], Emitted]] = {
   "ConvNorm": emit_layers.convolution,
   "BatchNorm": emit_layers.convolution,
   "Affine": emit_layers.convolution,
+  "FourierPositions": emit_layers.convolution,
   "Dense": emit_layers.dense,
   "Add": partial(emit_elementwise.pair, name="add"),
   "Subtract": partial(emit_elementwise.pair, name="subtract"),

@@ -15,7 +15,10 @@ from jaxcompress.quantize.integer.runtimes import KERNELS, VARIANTS, Kernels, fi
 from jaxcompress.quantize.integer.wide import LIMB, Wide, wide
 
 RUNTIMES = (*KERNELS, *VARIANTS)
-WEIGHTED = ("ConvNorm", "BatchNorm", "Affine", "Dense", "ChannelMean", "ConvTranspose")
+WEIGHTED = (
+  *("ConvNorm", "BatchNorm", "Affine", "FourierPositions"),
+  *("Dense", "ChannelMean", "ConvTranspose"),
+)
 ROUNDED = (
   *WEIGHTED,
   *("Add", "Subtract", "Multiply", "MatMul", "Requantize", "GlobalAvgPool", "AvgPool"),

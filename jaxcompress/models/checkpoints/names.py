@@ -1,7 +1,8 @@
 """Names that PyTorch sources give to the layers of an architecture.
 
 A layer with a convolution and a normalization is written as ``"conv norm"``, one of them alone as
-one word; parameters are found under these prefixes.
+one word; parameters are found under these prefixes. Scales alone have the word itself as their name,
+and ``"word#2"`` is number 2 of an array of that name, of which each number is a parameter here.
 """
 
 import re
@@ -220,7 +221,13 @@ def _mobilenet_v4(b: Place) -> dict[str, str]:
   if b.children == ("expand", "project") and b.stage == 0:
     return {"expand": "conv_exp bn1", "project": "conv_pwl bn2"}
   words = {"start": "dw_start", "expand": "pw_exp", "depthwise": "dw_mid", "project": "pw_proj"}
-  return {"": "conv bn1"} | {child: f"{word}.conv {word}.bn" for child, word in words.items()}
+  convs = {child: f"{word}.conv {word}.bn" for child, word in words.items()}
+  attention = {child: f"attn.{child}.proj" for child in ("query", "key", "value", "output")}
+  halved = {
+    f"{child}_down": f"attn.{child}.down_conv attn.{child}.norm" for child in ("key", "value")
+  }
+  alone = {"": "conv bn1", "norm": "norm", "layer_scale": "layer_scale.gamma"}
+  return convs | attention | halved | alone
 
 
 TIMM_MOBILENET_V4 = _timm(
@@ -312,6 +319,30 @@ TIMM_FASTERNET = Names(
     "expand": "mlp.0 mlp.1",
     "project": "mlp.3",
   },
+)
+
+_LINEAR = ("expand", "project", "qkv", "out")
+TIMM_EDGENEXT = Names(
+  {"norm/affine": "head.norm", "classifier": "head.fc"}
+  | {"stage0_start": "stem.0", "stage0_norm/affine": "stem.1"}
+  | {f"stage{i}_norm/affine": f"stages.{i}.downsample.0" for i in range(1, 4)}
+  | {f"stage{i}_start": f"stages.{i}.downsample.1" for i in range(1, 4)},
+  lambda b: f"stages.{b.stage}.blocks.{b.index}",
+  lambda b: {
+    "depthwise": "conv_dw",
+    **{f"part{i}": f"convs.{i}" for i in range(3)},
+    "positions": "pos_embd.token_projection",
+    "attention_norm/affine": "norm_xca",
+    "qkv": "xca.qkv",
+    **{f"temperature{i}": f"xca.temperature#{i}" for i in range(8)},
+    "out": "xca.proj",
+    "attention_scale": "gamma_xca",
+    "norm/affine": "norm",
+    "expand": "mlp.fc1",
+    "project": "mlp.fc2",
+    "layer_scale": "gamma",
+  },
+  linear=frozenset(f"stage{i}_block{j}/{k}" for i in range(4) for j in range(9) for k in _LINEAR),
 )
 
 # The repositories of ShuffleNet's authors, MCUNet's authors and CRD

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from jaxcompress.models.checkpoints import names
+from jaxcompress.models.edgenext import SIZES as EDGENEXTS
+from jaxcompress.models.edgenext import edgenext
 from jaxcompress.models.efficientnet import efficientnet_b0, efficientnet_lite
 from jaxcompress.models.fasternet import SIZES as FASTERNETS
 from jaxcompress.models.fasternet import fasternet
@@ -22,6 +24,10 @@ from jaxcompress.models.mobilenet_v4 import (
   mobilenet_v4_conv_large,
   mobilenet_v4_conv_medium,
   mobilenet_v4_conv_small,
+)
+from jaxcompress.models.mobilenet_v4_hybrid import (
+  mobilenet_v4_hybrid_large,
+  mobilenet_v4_hybrid_medium,
 )
 from jaxcompress.models.mobileone import SIZES as MOBILEONES
 from jaxcompress.models.mobileone import mobileone
@@ -97,6 +103,8 @@ TIMM_IMAGES = {  # what begins a name, the first that fits; of the weights that 
     for size, (side, crop, filter_) in LITE_IMAGES.items()
   },
   "tf_efficientnet_b0": TIMM_IMAGENET,
+  "edgenext_small": TIMM_IMAGENET._replace(size=256, crop=0.95),
+  "edgenext": TIMM_IMAGENET._replace(size=256, crop=0.9),
   "fasternet": TIMM_IMAGENET._replace(crop=1.0),
   "repvgg": IMAGENET,
   "mobileone_s0": IMAGENET,
@@ -105,8 +113,11 @@ TIMM_IMAGES = {  # what begins a name, the first that fits; of the weights that 
   "mobilenetv1_100": HALVES,
   "mobilenetv1_125": HALVES._replace(crop=0.9),
   "mobilenetv4_conv_small_": HALVES,
-  "mobilenetv4_conv_medium": TIMM_IMAGENET._replace(size=256, crop=0.95),
-  "mobilenetv4_conv_large": TIMM_IMAGENET._replace(size=384, crop=0.95),
+  **{
+    f"mobilenetv4_{kind}_{size}": TIMM_IMAGENET._replace(size=side, crop=0.95)
+    for kind in ("conv", "hybrid")
+    for size, side in (("medium", 256), ("large", 384))
+  },
   "resnet": TIMM_IMAGENET._replace(crop=0.95),
   "": TIMM_IMAGENET,
 }
@@ -194,6 +205,8 @@ TIMM = {
   "mobilenetv4_conv_small": Source(mobilenet_v4_conv_small, names.TIMM_MOBILENET_V4),
   "mobilenetv4_conv_medium": Source(mobilenet_v4_conv_medium, names.TIMM_MOBILENET_V4),
   "mobilenetv4_conv_large": Source(mobilenet_v4_conv_large, names.TIMM_MOBILENET_V4),
+  "mobilenetv4_hybrid_medium": Source(mobilenet_v4_hybrid_medium, names.TIMM_MOBILENET_V4),
+  "mobilenetv4_hybrid_large": Source(mobilenet_v4_hybrid_large, names.TIMM_MOBILENET_V4),
   **_widths(
     "mobilenetv4_conv_small_{:03}", (35, 50), mobilenet_v4_conv_small, names.TIMM_MOBILENET_V4
   ),
@@ -211,6 +224,9 @@ TIMM = {
 }  # fmt: skip
 TIMM_FASTERNETS = {
   f"fasternet_{size}": Source(partial(fasternet, size), names.TIMM_FASTERNET) for size in FASTERNETS
+}
+TIMM_EDGENEXTS = {
+  f"edgenext_{size}": Source(partial(edgenext, size), names.TIMM_EDGENEXT) for size in EDGENEXTS
 }
 MEGVII = {
   f"shufflenet_v1_{width}x_g{groups}": Source(
@@ -242,7 +258,7 @@ CRD = {
 MCUNET = {f"mcunet-{search}": Source(partial(mcunet, search), names.MCUNET) for search in MCUNETS}
 LIBRARIES = {
   "torchvision": _for_imagenet(TORCHVISION),
-  "timm": _for_imagenet(TIMM) | TIMM_FASTERNETS,
+  "timm": _for_imagenet(TIMM) | TIMM_FASTERNETS | TIMM_EDGENEXTS,
   "megvii": _for_imagenet(MEGVII),
   "mcunet": _for_imagenet(MCUNET),
   "crd": CRD,

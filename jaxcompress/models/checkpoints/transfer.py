@@ -1,6 +1,7 @@
 """PyTorch's state dicts from and to the variables of our models."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,16 +33,22 @@ class StateEntry(NamedTuple):
     path: in our variables, the collection first.
     shape: ours.
     linear: whether a convolution's kernel is a linear layer's weight there.
+    of: how many numbers the array there has, each a parameter of ours; 0: it is one.
+    place: of the number among them.
   """
 
   key: str
   path: tuple[str, ...]
   shape: tuple[int, ...]
   linear: bool = False
+  of: int = 0
+  place: int = 0
 
   @property
   def torch_shape(self) -> tuple[int, ...]:
     """Its shape in the state dict."""
+    if self.of:
+      return self.of, 1, 1
     if len(self.shape) == 1:
       return self.shape
     *window, depth, out = self.shape
@@ -49,12 +56,18 @@ class StateEntry(NamedTuple):
 
   def to_ours(self, array: np.ndarray) -> np.ndarray:
     """OIHW to HWIO, and (out, in) to (in, out)."""
+    if self.of:
+      return array.ravel()[self.place]
     if array.ndim == 1:
       return array
     return array.transpose(*range(2, array.ndim), 1, 0).reshape(self.shape)
 
   def to_torch(self, array: np.ndarray) -> np.ndarray:
-    """The way back."""
+    """The way back; of one number among several, an array with the others missing as zeros."""
+    if self.of:
+      found = np.zeros(self.torch_shape, np.float32)
+      found[self.place] = array
+      return found
     if array.ndim == 1:
       return array
     out = array.ndim - 1
@@ -194,9 +207,10 @@ def to_torch(source: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]
   ]
   if problems:
     raise ValueError(f"variables: they are not those of {source}: {', '.join(problems)}.")
-  state_dict = {}
+  state_dict: dict[str, np.ndarray] = {}
   for tensor in expected:
-    state_dict[tensor.key] = tensor.to_torch(np.array(flat[tensor.path], np.float32))
+    array = tensor.to_torch(np.array(flat[tensor.path], np.float32))
+    state_dict[tensor.key] = array + state_dict[tensor.key] if tensor.place else array
     if tensor.path[-1] == "var":  # as in PyTorch, behind the running variance
       state_dict[f"{tensor.key.rpartition('.')[0]}.{COUNTER}"] = np.zeros((), np.int64)
   return state_dict
@@ -212,11 +226,13 @@ def tensors_of(summary: Summary, names: Names) -> list[StateEntry]:
   params = summary.variables["params"]
   nodes = [node for node in summary.graph.nodes if parameters(params, node.name)]
   prefixes = torch_names(names, [node.name for node in nodes])
-  return [
+  found = [
     tensor
     for node in nodes
     for tensor in _node_tensors(node, prefixes[node.name], summary.variables, names)
   ]
+  counts = Counter(tensor.key for tensor in found)
+  return [tensor._replace(of=counts[tensor.key]) if tensor.of else tensor for tensor in found]
 
 
 def _node_tensors(node: Node, prefixes, variables, names: Names) -> list[StateEntry]:
@@ -225,8 +241,14 @@ def _node_tensors(node: Node, prefixes, variables, names: Names) -> list[StateEn
     for collection in ("params", "batch_stats")
     if collection in variables
   }
-  conv, norm = prefixes[0], prefixes[-1]
+  conv, _, place = prefixes[0].partition("#")
+  norm = prefixes[-1]
   keys = {("params", "kernel"): f"{conv}.weight"}
+  if node.op == "Affine":
+    alone = "bias" not in shapes["params"]
+    keys = {("params", "scale"): conv if alone else f"{conv}.weight"}
+  if node.op == "FourierPositions":
+    keys = {("params", "projection"): f"{conv}.weight"}
   if node.attrs.get("norm") is None:
     keys["params", "bias"] = f"{conv}.bias"
   else:
@@ -239,6 +261,8 @@ def _node_tensors(node: Node, prefixes, variables, names: Names) -> list[StateEn
       (collection, *node.name.split("/"), leaf),
       shapes[collection][leaf].shape,
       linear=node.name in names.linear,
+      of=1 if place else 0,
+      place=int(place or 0),
     )
     for (collection, leaf), key in keys.items()
     if leaf in shapes.get(collection, {})

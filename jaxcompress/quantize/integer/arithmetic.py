@@ -21,6 +21,7 @@ ARITHMETIC: Mapping[str, LeafArithmetic] = {
   "ConvNorm": weighted.CONVOLUTION,
   "BatchNorm": weighted.POINTWISE,
   "Affine": weighted.POINTWISE,
+  "FourierPositions": weighted.POINTWISE,
   "Dense": weighted.DENSE,
   "Add": elementwise.ADD,
   "Subtract": elementwise.SUBTRACT,

@@ -36,6 +36,8 @@ NEWER = {
   "starnet": lambda: models.starnet_s050(7),
   "fasternet": lambda: models.fasternet_t0(7),
   "mcunet": lambda: models.mcunet_in0(7),
+  "edgenext": lambda: models.edgenext_xx_small(7),
+  "mobilenet_v4_hybrid": lambda: models.mobilenet_v4_hybrid_medium(7, 0.25),
 }
 BLOCKED = {
   "small mobilenet": SmallMobileNet,

@@ -2,10 +2,12 @@
 
   python generate.py --repdistiller PATH --megvii PATH
   python generate.py --newer --mcunet PATH
+  python generate.py --attention
 
 It needs torch, torchvision and timm, and checkouts of github.com/HobbitLong/RepDistiller and
 github.com/megvii-model/ShuffleNet-Series; for newer_specs.json.gz and newer_outputs.npz one of
-github.com/mit-han-lab/mcunet at 8326da6, which holds the networks' configurations.
+github.com/mit-han-lab/mcunet at 8326da6, which holds the networks' configurations; for
+attention_specs.json.gz and attention_outputs.npz no checkouts.
 """
 
 import argparse
@@ -60,11 +62,17 @@ NEWER = {
     mobileone_s0 mobileone_s1 mobileone_s2 mobileone_s3 mobileone_s4""",
   "mcunet": "mcunet-in0 mcunet-in1 mcunet-in2 mcunet-in3 mcunet-in4",
 }
+ATTENTION = {
+  "timm": """
+    mobilenetv4_hybrid_medium mobilenetv4_hybrid_large
+    edgenext_xx_small edgenext_x_small edgenext_small""",
+}
 CONFIGURATIONS = {"in0": "10fps", "in1": "5fps", "in2": "256kb-1mb", "in3": "320kb-1mb"} | {
   "in4": "512kb-2mb"
 }
 KEPT = 32  # leading classes and channels stored in full; moments stand for the rest
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+NORMALIZING = (*NORMS, nn.LayerNorm)
 NORM_KINDS = {
   "weight": "bn_gamma",
   "bias": "bn_beta",
@@ -72,6 +80,12 @@ NORM_KINDS = {
   "running_var": "bn_var",
   "num_batches_tracked": "nbt",
 }
+PARAMETERS = {
+  "gamma": "layer_scale",
+  "gamma_xca": "layer_scale",
+  "temperature": "bn_gamma",
+}  # of modules that have them beside their layers
+QUERIES = ("attn.query.proj", "attn.key.proj")
 
 
 def build(library: str, name: str, mcunet: pathlib.Path) -> nn.Module:
@@ -100,14 +114,18 @@ def build(library: str, name: str, mcunet: pathlib.Path) -> nn.Module:
   return model.double().eval()
 
 
-def kind_of(module: nn.Module, tensor: str) -> str:
+def kind_of(path: str, module: nn.Module, tensor: str) -> str:
   """Returns the name by which ``weights.make`` knows the kind of a module's tensor."""
-  if isinstance(module, NORMS):
+  if isinstance(module, NORMALIZING):
     return NORM_KINDS[tensor]
+  if tensor in PARAMETERS:
+    return PARAMETERS[tensor]
   if not isinstance(module, nn.Conv2d | nn.Linear):
     raise ValueError(f"module: {type(module).__name__} has tensors, and no kind is known for it.")
   if tensor == "bias":
     return "bias"
+  if path.endswith(QUERIES):
+    return "query"
   return "conv" if isinstance(module, nn.Conv2d) else "linear"
 
 
@@ -136,7 +154,7 @@ def fill(model: nn.Module, images: torch.Tensor) -> list:
   rows = []
   for name, tensor in model.state_dict().items():
     path, _, leaf = name.rpartition(".")
-    row = [name, list(tensor.shape), kind_of(modules[path], leaf)]
+    row = [name, list(tensor.shape), kind_of(path, modules[path], leaf)]
     tensor.copy_(torch.tensor(weights.make(name, tuple(tensor.shape), row[2])))
     rows.append(row)
   model(images)
@@ -185,10 +203,14 @@ def main() -> None:
   parser.add_argument("--megvii", type=pathlib.Path, default=".", help="a checkout")
   parser.add_argument("--mcunet", type=pathlib.Path, default=".", help="a checkout")
   parser.add_argument("--newer", action="store_true", help="only the networks that came later")
+  parser.add_argument("--attention", action="store_true", help="only those with attention")
   args = parser.parse_args()
   sys.path[:0] = [str(args.repdistiller), str(args.megvii / "ShuffleNetV1"), str(args.mcunet)]
   rows, found = {}, {}
-  for library, names in (NEWER if args.newer else SOURCES).items():
+  start, networks = "", SOURCES
+  if args.newer or args.attention:
+    start, networks = ("newer_", NEWER) if args.newer else ("attention_", ATTENTION)
+  for library, names in networks.items():
     images = torch.tensor(weights.image(32 if library == "crd" else 96)).double()
     for name in names.split():
       source = f"{library}/{name}"
@@ -197,7 +219,6 @@ def main() -> None:
       found |= run(source, model, images)
       print(source)
   text = json.dumps(rows, separators=(",", ":"))
-  start = "newer_" if args.newer else ""
   specs = weights.FOLDER / f"{start}specs.json.gz"
   specs.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
   np.savez_compressed(weights.FOLDER / f"{start}outputs.npz", **found)

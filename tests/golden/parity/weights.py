@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 
 FOLDER = pathlib.Path(__file__).parent
-PARTS = ("", "newer_")  # of the files, by what their names begin with
+PARTS = ("", "newer_", "attention_")  # of the files, by what their names begin with
 
 
 def generator(name: str, seed: int) -> np.random.RandomState:
@@ -26,12 +26,16 @@ def make(name: str, shape: tuple, kind: str, scale: float = 1.0, seed: int = 0) 
   match kind:
     case "conv":
       array = normal(shape) * np.sqrt(2.0 / np.prod(shape[1:]))
+    case "query":  # of queries and keys, so that no softmax is so sharp that it amplifies rounding
+      array = normal(shape) * np.sqrt(0.5 / np.prod(shape[1:]))
     case "linear":
       array = normal(shape) * np.sqrt(1.0 / shape[1])
     case "bias":
       array = 0.1 * normal(shape)
     case "bn_gamma":
       array = 0.5 + uniform(shape)
+    case "layer_scale":  # so small that residuals do not amplify rounding
+      array = 0.1 + 0.2 * uniform(shape)
     case "bn_beta":
       array = 0.2 * normal(shape)
     case "bn_mean":

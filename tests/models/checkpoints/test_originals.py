@@ -44,6 +44,7 @@ ONE_OF_EACH = [  # other widths, depths and groups of these have the same code a
 ]
 LARGER = [
   *("mnasnet0_5", "squeezenet1_0", "ghostnetv2_100", "starnet_s1", "fasternet_t0", "fasternet_t2"),
+  *("mobilenetv4_hybrid_medium", "mobilenetv4_hybrid_large", "edgenext_xx_small", "edgenext_small"),
   "mcunet-in0",
   "tf_efficientnet_lite1",
   "efficientnet_b0",
@@ -54,7 +55,7 @@ LARGER = [
 
 def marked(names):
   """Sources; the newer ones that have much the same code as others now and then."""
-  older = models.SOURCES.keys() - parity.specs("newer_").keys()
+  older = models.SOURCES.keys() - parity.specs("newer_", "attention_").keys()
   often = [name for name in parity.specs() if name in older or name.split("/")[1] in ONE_OF_EACH]
   return [name if name in often else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
