@@ -36,6 +36,7 @@ NEWER = {
   "starnet": lambda: models.starnet_s050(7),
   "fasternet": lambda: models.fasternet_t0(7),
   "mcunet": lambda: models.mcunet_in0(7),
+  "repvit": lambda: models.repvit_m0_9(7),
 }
 BLOCKED = {
   "small mobilenet": SmallMobileNet,
