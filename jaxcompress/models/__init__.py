@@ -63,6 +63,17 @@ from jaxcompress.models.mobileone import (
 from jaxcompress.models.registry import MODELS, Summary, create, options_of, summarize
 from jaxcompress.models.replayed import replayed
 from jaxcompress.models.repvgg import repvgg, repvgg_a0, repvgg_a1, repvgg_a2, repvgg_b0
+from jaxcompress.models.repvit import (
+  repvit,
+  repvit_m0_9,
+  repvit_m1,
+  repvit_m1_0,
+  repvit_m1_1,
+  repvit_m1_5,
+  repvit_m2,
+  repvit_m2_3,
+  repvit_m3,
+)
 from jaxcompress.models.resnet import (
   resnet,
   resnet8,
@@ -166,6 +177,15 @@ __all__ = [
   "repvgg_a1",
   "repvgg_a2",
   "repvgg_b0",
+  "repvit",
+  "repvit_m0_9",
+  "repvit_m1",
+  "repvit_m1_0",
+  "repvit_m1_1",
+  "repvit_m1_5",
+  "repvit_m2",
+  "repvit_m2_3",
+  "repvit_m3",
   "resnet",
   "resnet8",
   "resnet8x4",

@@ -1,4 +1,4 @@
-"""The last layer of a classifier: found, made anew for other classes, or with its classes in another order."""
+"""The last layers of a classifier: found, made anew for other classes, or with their classes in another order."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +17,7 @@ from jaxcompress.nn.replay import Layer, Replay, replay
 from jaxcompress.nn.structure import LEAF_OPS, OPERATIONS
 from jaxcompress.nn.tracing import trace_endpoints
 
+HEADS = ("Dense", "ConvNorm")
 POOLS = ("GlobalAvgPool", "AvgPool")
 RELU = "relu"  # as SqueezeNet has it behind its last convolution
 
@@ -30,7 +31,8 @@ def with_classes(
   """The same network for other classes: its last layer is a fresh one, all else as it was.
 
   The layer that makes the logits is found in the traced graph, so any network of leaf ops will do:
-  those of this package, imported ones, and ones with channels removed.
+  those of this package, imported ones, and ones with channels removed. Where the logits are the sum
+  or the mean of several linear layers', all of these are fresh.
 
   Args:
     module: a linen module made of leaf ops, whose only output is the logits (batch, classes).
@@ -42,7 +44,7 @@ def with_classes(
     ``(module, variables)`` of the network with the new layer.
 
   Raises:
-    ValueError: if ``num_classes`` is not positive, or the logits do not come from one linear layer.
+    ValueError: if ``num_classes`` is not positive, or the logits do not come from linear layers.
 
   Examples:
     >>> from jaxcompress import models
@@ -59,14 +61,16 @@ def with_classes(
   rng = jax.random.key(0) if rng is None else rng
   check_key("rng", rng)
   summary = summarize(module)
-  head = find_head(summary.graph)
-  renewed = _resized(module, variables, summary, head, num_classes)
-  op = LEAF_OPS[head.op](**{**head.attrs, "features": num_classes})
-  flag: dict[str, Any] = {"train": False} if op.operation.takes_train else {}
-  fresh = op.init(rng, jnp.zeros(head.input_shapes[0]), **flag)
+  heads = find_heads(summary.graph)
+  renewed = _resized(module, variables, summary, num_classes)
   made = dict(variables)
-  for collection, entry in fresh.items():
-    made[collection] = with_parameters(made[collection], head.name, entry)
+  for i, head in enumerate(heads):
+    op = LEAF_OPS[head.op](**{**head.attrs, "features": num_classes})
+    flag: dict[str, Any] = {"train": False} if op.operation.takes_train else {}
+    key = jax.random.fold_in(rng, i) if i else rng
+    fresh = op.init(key, jnp.zeros(head.input_shapes[0]), **flag)
+    for collection, entry in fresh.items():
+      made[collection] = with_parameters(made[collection], head.name, entry)
   return renewed, made
 
 
@@ -81,7 +85,7 @@ def permute_classes(
     order: the old positions of the new classes.
 
   Raises:
-    ValueError: if the order is not a permutation of the classes, or the logits do not come from one linear layer.
+    ValueError: if the order is not a permutation of the classes, or the logits do not come from linear layers.
 
   Examples:
     >>> from jaxcompress import models
@@ -94,23 +98,25 @@ def permute_classes(
     >>> bool(jnp.allclose(new, old[:, jnp.array([2, 0, 1])]))
     True
   """
-  head = find_head(summarize(module).graph)
-  count = head.attrs["features"]
+  heads = find_heads(summarize(module).graph)
+  count = heads[0].attrs["features"]
   if sorted(order) != list(range(count)):
     raise ValueError(f"order: {tuple(order)} must have each of 0 to {count - 1} once.")
   places, made = np.array(order), dict(variables)
-  for collection, tree in variables.items():
-    entry = parameters(tree, head.name)
-    if entry:  # its arrays have the classes last
-      turned = {name: jnp.asarray(array)[..., places] for name, array in entry.items()}
-      made[collection] = with_parameters(tree, head.name, turned)
+  for head in heads:
+    for collection, tree in made.items():
+      entry = parameters(tree, head.name)
+      if entry:  # its arrays have the classes last
+        turned = {name: jnp.asarray(array)[..., places] for name, array in entry.items()}
+        made[collection] = with_parameters(tree, head.name, turned)
   return made
 
 
-def find_head(graph: Graph) -> Node:
-  """The linear layer that makes a classifier's logits.
+def find_heads(graph: Graph) -> tuple[Node, ...]:
+  """The linear layers that make a classifier's logits: one, or several whose sum or mean they are.
 
-  Behind it there may be nothing but pooling, a change of shape and a ReLU.
+  Behind them there may be nothing but pooling, a change of shape, a ReLU, sums and numbers that
+  multiply these.
 
   Args:
     graph: of a network, traced.
@@ -120,8 +126,9 @@ def find_head(graph: Graph) -> Node:
 
   Examples:
     >>> from jaxcompress import models
-    >>> find_head(summarize(models.mobilenet_v2(10), 32).graph).name
-    'classifier'
+    >>> graph = summarize(models.repvit_m0_9(10), 32).graph
+    >>> [head.name for head in find_heads(graph)]
+    ['classifier', 'classifier_distilled']
   """
   shapes = [tuple(graph.shape(tensor)[1:]) for _, tensor in graph.outputs]
   if len(shapes) != 1 or len(shapes[0]) != 1:
@@ -130,24 +137,46 @@ def find_head(graph: Graph) -> Node:
       f"module: it gives {listed} for an image; a classifier with one output (classes,) has a last"
       " layer that can be made anew."
     )
-  tensor, readers = graph.output, 0
-  while (node := graph.producer(tensor)) is not None and len(graph.consumers(tensor)) == readers:
-    readers = 1
-    if node.op in ("Dense", "ConvNorm"):
+  heads = []
+  for node in _behind(graph):
+    if node.op in HEADS:
       _check_linear(node, shapes[0][0])
-      return node
-    passes = node.op in (*POOLS, "Reshape") or (node.op, node.attrs.get("act")) == (
-      "Activation",
-      RELU,
-    )
-    if not passes:
-      break
-    tensor = node.inputs[0]
-  what = "the image itself" if node is None else f"{node.name!r}, a {node.op}"
-  raise ValueError(
-    f"module: its logits come from {what}, and not from one linear layer alone; give a network that"
-    " ends with one."
-  )
+      heads.append(node)
+  return tuple(heads)
+
+
+def _behind(graph: Graph) -> list[Node]:
+  """The heads, and what is between them and the logits.
+
+  Raises:
+    ValueError: if the logits come from something else.
+  """
+  found: dict[str, Node] = {}
+  readers, tensors = 0, [graph.output]
+  while tensors:
+    tensor = tensors.pop(0)
+    node = graph.producer(tensor)
+    if node is None or len(graph.consumers(tensor)) != readers or not _passes(node):
+      what = "the image itself" if node is None else f"{node.name!r}, a {node.op}"
+      raise ValueError(
+        f"module: its logits come from {what}, and not from linear layers alone; give a network"
+        " that ends with one."
+      )
+    readers = 1
+    found[node.name] = node
+    if node.op not in HEADS:
+      tensors += node.inputs
+  return list(found.values())
+
+
+def _passes(node: Node) -> bool:
+  """Whether a node is a head, or may be between one and the logits."""
+  if node.op == "Activation":
+    return node.attrs["act"] == RELU
+  if node.op == "Affine":
+    constants = node.attrs["scale"], node.attrs["bias"]
+    return node.attrs["act"] is None and not any(isinstance(c, str) for c in constants)
+  return node.op in (*HEADS, *POOLS, "Reshape", "Add")
 
 
 def _check_linear(node: Node, classes: int) -> None:
@@ -161,14 +190,12 @@ def _check_linear(node: Node, classes: int) -> None:
   for problem, holds in problems.items():
     if holds:
       raise ValueError(
-        f"module: its logits come from {node.name!r}, a {node.op} that {problem}, and not from one"
-        " linear layer alone; give a network that ends with one."
+        f"module: its logits come from {node.name!r}, a {node.op} that {problem}, and not from linear"
+        " layers alone; give a network that ends with one."
       )
 
 
-def _resized(
-  module: nn.Module, variables: Any, summary: Summary, head: Node, num_classes: int
-) -> nn.Module:
+def _resized(module: nn.Module, variables: Any, summary: Summary, num_classes: int) -> nn.Module:
   """The module with another number of classes."""
   if not isinstance(module, Replay) and "num_classes" in type(module).__dataclass_fields__:
     cloned = module.clone(num_classes=num_classes)
@@ -177,29 +204,16 @@ def _resized(
   if not isinstance(module, Replay):  # a network of leaf ops whose code nobody knows
     image = jax.ShapeDtypeStruct(summary.graph.input_shape, jnp.float32)
     module = replay(*trace_endpoints(module, variables, image), origin=type(module).__name__)
-  behind = {node.name: node for node in _behind(summary.graph, head)}
+  behind = {node.name: node for node in _behind(summary.graph)}
   layers = tuple(
-    _with_fields(layer, _fields(behind[layer.name], head, num_classes))
-    if layer.name in behind
-    else layer
+    _with_fields(layer, _fields(behind[layer.name], num_classes)) if layer.name in behind else layer
     for layer in module.layers
   )
   return module.clone(num_classes=num_classes, layers=layers)
 
 
-def _behind(graph: Graph, head: Node) -> list[Node]:
-  """The head, and what is between it and the logits."""
-  found, tensor = [], graph.output
-  while (node := graph.producer(tensor)) is not None:
-    found.append(node)
-    if node.name == head.name:
-      break
-    tensor = node.inputs[0]
-  return found
-
-
-def _fields(node: Node, head: Node, num_classes: int) -> Mapping[str, Any]:
-  if node.name == head.name:
+def _fields(node: Node, num_classes: int) -> Mapping[str, Any]:
+  if node.op in HEADS:
     return {"features": num_classes}
   return OPERATIONS[node.op].resized(node, [num_classes], [num_classes])
 

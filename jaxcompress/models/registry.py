@@ -64,6 +64,17 @@ from jaxcompress.models.mobileone import (
 )
 from jaxcompress.models.replayed import replayed
 from jaxcompress.models.repvgg import repvgg, repvgg_a0, repvgg_a1, repvgg_a2, repvgg_b0
+from jaxcompress.models.repvit import (
+  repvit,
+  repvit_m0_9,
+  repvit_m1,
+  repvit_m1_0,
+  repvit_m1_1,
+  repvit_m1_5,
+  repvit_m2,
+  repvit_m2_3,
+  repvit_m3,
+)
 from jaxcompress.models.resnet import (
   resnet,
   resnet8,
@@ -118,6 +129,8 @@ _GROUPS: tuple[tuple[Callable[..., nn.Module], ...], ...] = (
   (fasternet_t0, fasternet_t1, fasternet_t2, fasternet_s),
   (mcunet_in0, mcunet_in1, mcunet_in2, mcunet_in3, mcunet_in4),
   (repvgg_a0, repvgg_a1, repvgg_a2, repvgg_b0),
+  (repvit_m0_9, repvit_m1_0, repvit_m1_1, repvit_m1_5, repvit_m2_3),
+  (repvit_m1, repvit_m2, repvit_m3),
   (mobileone_s0, mobileone_s1, mobileone_s2, mobileone_s3, mobileone_s4),
   (resnet8, resnet14, resnet20, resnet32, resnet44, resnet56, resnet110, resnet8x4, resnet32x4),
   (wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2, vgg8, vgg11, vgg13, vgg16, vgg19),
@@ -128,7 +141,7 @@ MODELS = {make.__name__: make for group in _GROUPS for make in group}
 """Functions that make a network, by name."""
 _ANY: tuple[Callable[..., nn.Module], ...] = (
   *(resnet_cifar, resnet, vgg, wide_resnet, efficientnet_lite, repvgg, mobileone, squeezenet),
-  *(starnet, fasternet, mcunet, edgenext, replayed),
+  *(starnet, fasternet, mcunet, repvit, edgenext, replayed),
 )
 FAMILIES: dict[str, Callable[..., nn.Module]] = {make.__name__: make for make in _ANY}
 """Functions that make a network of any depth or size, or of all of its layers, by name."""

@@ -1,4 +1,4 @@
-"""Sums of linear branches of one tensor, each folded into one convolution."""
+"""Sums of linear branches of one tensor, each folded into one convolution or linear layer."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ from jaxcompress.nn.graph import Graph, Node
 from jaxcompress.nn.structure import OPERATIONS
 from jaxcompress.ops.padding import both, resolve_padding
 
-LINEAR = ("ConvNorm", "BatchNorm")
+LINEAR = ("ConvNorm", "BatchNorm", "Affine", "Dense")
 WINDOW = ("kernel", "stride", "padding")
 
 
 class Branch(NamedTuple):
-  """A tensor as a linear function of another one: a convolution of it.
+  """A tensor as a linear function of another one: a convolution of it, pointwise for vectors.
 
   Attributes:
     source: the tensor that it is a function of.
@@ -26,7 +26,7 @@ class Branch(NamedTuple):
     kernel: (height, width, in / groups, out) float64; (1, 1, 1, channels) where groups are 0.
     bias: (out,) float64.
     start: rows and columns from an output's place to the first that it reads.
-    is_sum: whether it has several terms.
+    is_folded: whether several layers became part of it, which are to be one.
   """
 
   source: str
@@ -35,9 +35,10 @@ class Branch(NamedTuple):
   kernel: np.ndarray
   bias: np.ndarray
   start: tuple[int, int] = (0, 0)
-  is_sum: bool = False
+  is_folded: bool = False
 
 
+MAPS, VECTORS = {4}, {2}
 IDENTITY = {"kernel": 1, "stride": 1, "padding": "VALID"}
 
 
@@ -47,11 +48,15 @@ def fold_branches(
   """Folds every sum of convolutions and normalizations of one tensor into one convolution.
 
   The terms of a sum are convolutions of one stride and number of groups without an activation
-  function, normalizations of the tensor, and the tensor itself; a normalization behind the sum is
-  folded, too. One of the windows covers those of all others, as a 3x3 does that of a pointwise
-  convolution. Unlike windows with ``"SAME"`` padding and a stride are left alone, since where
-  they lie depends on the size of the image. ``W' = sum of gamma / sqrt(v + e) W`` at their places in that window, and likewise the
-  biases, in float64: the folded network computes the same, up to float32's rounding.
+  function, normalizations and multiples of the tensor, and the tensor itself; a normalization behind
+  the sum, or a factor, is folded, too. One of the windows covers those of all others, as a 3x3 does
+  that of a pointwise convolution. Unlike windows with ``"SAME"`` padding and a stride are left alone,
+  since where they lie depends on the size of the image. ``W' = sum of gamma / sqrt(v + e) W`` at their
+  places in that window, and likewise the biases, in float64: the folded network computes the same, up
+  to float32's rounding.
+
+  Of vectors, sums of linear layers become one linear layer likewise, and a linear layer takes in the
+  normalization or factor before it: ``y = W (gamma / sqrt(v + e) x + b)``.
 
   Args:
     graph: traced, not fused.
@@ -59,8 +64,9 @@ def fold_branches(
     kept: tensors that stay beside the outputs, whether or not these depend on them.
 
   Returns:
-    ``(graph, variables)``, in which each sum is a :class:`~jaxcompress.nn.ConvNorm` with a bias under
-    the name of the sum's last layer; all else is as it was.
+    ``(graph, variables)``, in which each sum is a :class:`~jaxcompress.nn.ConvNorm`, or of vectors a
+    :class:`~jaxcompress.nn.Dense`, with a bias under the name of the sum's last layer; all else is as
+    it was.
 
   Examples:
     >>> from jaxcompress import models
@@ -84,7 +90,7 @@ def fold_branches(
     found = _branch(node, graph, branches, folded)
     if found is not None:
       branches[node.output] = found
-  sums = {tensor: branch for tensor, branch in branches.items() if branch.is_sum}
+  sums = {tensor: branch for tensor, branch in branches.items() if branch.is_folded}
   nodes = tuple(
     _as_layer(node, graph, sums[node.output]) if node.output in sums else node
     for node in graph.nodes
@@ -100,7 +106,8 @@ def fold_branches(
   for node in nodes:
     if node.name not in whole:
       branch = sums[node.output]
-      arrays[f"params/{node.name}/kernel"] = branch.kernel.astype(np.float32)
+      kernel = branch.kernel[0, 0] if node.op == "Dense" else branch.kernel
+      arrays[f"params/{node.name}/kernel"] = kernel.astype(np.float32)
       arrays[f"params/{node.name}/bias"] = branch.bias.astype(np.float32)
   return graph._replace(nodes=nodes), unflatten_dict(arrays, sep="/")
 
@@ -109,27 +116,49 @@ def _branch(
   node: Node, graph: Graph, branches: Mapping[str, Branch], folded: Mapping[str, Folded]
 ) -> Branch | None:
   """A node's tensor as a function of one tensor before it, where it is a linear one."""
-  if node.op == "Add":
+  ranks = {len(shape) for shape in (*node.input_shapes, *node.output_shapes)}
+  if ranks not in (MAPS, VECTORS) or node.attrs.get("act") is not None:
+    return None
+  if node.op == "Add" and len(set(node.input_shapes)) == 1:
     left, right = (_term(tensor, graph, branches) for tensor in node.inputs)
-    return _sum(left, right, graph)
-  maps = len(node.output_shapes[0]) == 4 and node.attrs.get("act") is None
-  if node.op not in LINEAR or not maps or node.attrs.get("dilation", 1) != 1:
+    found = _sum(left, right, graph)
+    if found is not None and ranks == VECTORS and not found.groups:
+      return found._replace(is_folded=False)  # no layer of vectors has a factor for each channel
+    return found
+  if node.op not in LINEAR:
     return None
   layer, (source,) = folded[node.name], node.inputs
-  if node.op == "ConvNorm":
-    fields = {key: node.attrs[key] for key in WINDOW}
-    pads = resolve_padding(
-      fields["padding"], node.input_shapes[0][1:3], both(fields["kernel"]), fields["stride"]
-    )
-    start = (-pads[0][0], -pads[1][0])
-    groups = OPERATIONS[node.op].groups(node)
-    kernel = np.float64(layer.kernel) * layer.factor
-    return Branch(source, fields, groups, kernel, layer.bias, start)
   before = branches.get(source)
-  if before is not None and before.is_sum:
+  if node.op == "ConvNorm":
+    return _convolution(node, layer)
+  if node.op == "Dense":
+    return _linear(source, before, np.float64(layer.kernel) * layer.factor, layer.bias)
+  if before is not None and before.is_folded:
     bias = before.bias * layer.factor + layer.bias
     return before._replace(kernel=before.kernel * layer.factor, bias=bias)
   return Branch(source, IDENTITY, 0, layer.factor.reshape(1, 1, 1, -1), layer.bias)
+
+
+def _convolution(node: Node, layer: Folded) -> Branch | None:
+  if node.attrs.get("dilation", 1) != 1:
+    return None
+  fields = {key: node.attrs[key] for key in WINDOW}
+  pads = resolve_padding(
+    fields["padding"], node.input_shapes[0][1:3], both(fields["kernel"]), fields["stride"]
+  )
+  start = (-pads[0][0], -pads[1][0])
+  groups = OPERATIONS[node.op].groups(node)
+  kernel = np.float64(layer.kernel) * layer.factor
+  return Branch(node.inputs[0], fields, groups, kernel, layer.bias, start)
+
+
+def _linear(source: str, before: Branch | None, kernel: np.ndarray, bias: np.ndarray) -> Branch:
+  """A linear layer of vectors, and of what a normalization or a factor before it reads."""
+  if before is None or before.groups:
+    return Branch(source, IDENTITY, 1, kernel[None, None], bias)
+  scaled = before.kernel.reshape(-1, 1) * kernel
+  bias = before.bias @ kernel + bias
+  return Branch(before.source, IDENTITY, 1, scaled[None, None], bias, is_folded=True)
 
 
 def _term(tensor: str, graph: Graph, branches: Mapping[str, Branch]) -> tuple[Branch, ...]:
@@ -152,7 +181,7 @@ def _added(one: Branch, other: Branch, channels: int) -> Branch | None:
   groups = max(one.groups, other.groups)
   if groups == 0:
     kernel, bias = one.kernel + other.kernel, one.bias + other.bias
-    return one._replace(kernel=kernel, bias=bias, is_sum=True)
+    return one._replace(kernel=kernel, bias=bias, is_folded=True)
   one, other = (_in_groups(branch, groups, channels) for branch in (one, other))
   if one.groups != other.groups or both(one.fields["stride"]) != both(other.fields["stride"]):
     return None
@@ -164,7 +193,7 @@ def _added(one: Branch, other: Branch, channels: int) -> Branch | None:
     if min(places) >= 0 and all(e <= k for e, k in zip(ends, large.kernel.shape, strict=False)):
       kernel = large.kernel.copy()
       kernel[places[0] : ends[0], places[1] : ends[1]] += small.kernel
-      return large._replace(kernel=kernel, bias=one.bias + other.bias, is_sum=True)
+      return large._replace(kernel=kernel, bias=one.bias + other.bias, is_folded=True)
   return None
 
 
@@ -184,18 +213,16 @@ def _in_groups(branch: Branch, groups: int, channels: int) -> Branch:
 
 
 def _as_layer(node: Node, graph: Graph, branch: Branch) -> Node:
-  """The convolution that a sum has become."""
+  """The convolution, or linear layer, that a sum has become."""
   shape = graph.shape(branch.source)
-  groups: Any = branch.groups or shape[-1]
-  attrs: Any = FrozenDict(
-    features=len(branch.bias),
-    groups="depthwise" if groups == shape[-1] > 1 else groups,
-    act=None,
-    norm=None,
-    use_bias=None,
-    **branch.fields,
-  )
-  return node._replace(op="ConvNorm", attrs=attrs, inputs=(branch.source,), input_shapes=(shape,))
+  if len(shape) == 2 and branch.groups:
+    op, fields = "Dense", {"use_bias": True}
+  else:
+    groups: Any = branch.groups or shape[-1]
+    op, fields = "ConvNorm", {"act": None, "norm": None, "use_bias": None, **branch.fields}
+    fields["groups"] = "depthwise" if groups == shape[-1] > 1 else groups
+  attrs: Any = FrozenDict(features=len(branch.bias), **fields)
+  return node._replace(op=op, attrs=attrs, inputs=(branch.source,), input_shapes=(shape,))
 
 
 def _needed(nodes: tuple[Node, ...], tensors: set[str]) -> tuple[Node, ...]:

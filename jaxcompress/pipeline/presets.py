@@ -20,6 +20,7 @@ LIGHT = (
   "efficientnet",
   "mobileone",
   "repvgg",
+  "repvit",
   "mnasnet",
   "squeezenet",
   "starnet",

@@ -15,6 +15,7 @@ MODELS = {
   "efficientnet_b0": partial(models.efficientnet_b0, layout="imagenet"),
   "repvgg_a0": partial(models.repvgg_a0, layout="imagenet"),
   "mobileone_s0": partial(models.mobileone_s0, layout="imagenet"),
+  "repvit_m0_9": partial(models.repvit_m0_9, layout="imagenet"),
   "mnasnet": partial(models.mnasnet, width=0.5, layout="imagenet"),
   "squeezenet1_1": partial(models.squeezenet1_1, layout="imagenet"),
   "ghostnet_v2": partial(models.ghostnet_v2, width=0.5, layout="cifar"),

@@ -11,6 +11,7 @@ from jaxcompress.models.branched import Branched, fold_branches
 from jaxcompress.nn import (
   Activation,
   Add,
+  Affine,
   BatchNorm,
   ConvNorm,
   Dense,
@@ -79,6 +80,41 @@ def test_a_folded_network_computes_the_same_with_one_convolution_for_each_sum():
   jax.tree.map(np.testing.assert_array_equal, same, few)
 
 
+class Headed(nn.Module):
+  """Linear layers of normalized vectors, in sums with one another and with the vectors."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = GlobalAvgPool(name="pool")(ConvNorm(8, kernel=3, act="relu", name="stem")(x, train=train))
+    x = Add(name="both")(x, BatchNorm(name="norm")(x, train=train))
+    hidden = Activation("relu", name="act")(Dense(6, name="hidden")(x))
+    doubled = Add(name="doubled")(hidden, hidden)
+    hidden = Activation("tanh", name="tanh")(doubled)
+    heads = [
+      Dense(5, use_bias=i == 0, name=f"head{i}")(
+        BatchNorm(name=f"norm{i}")(hidden, train=train) if i < 2 else hidden
+      )
+      for i in range(3)
+    ]
+    y = Add(name="three")(Add(name="two")(*heads[:2]), heads[2])
+    return Affine(scale=1 / 3, name="mean")(y)
+
+
+def test_sums_of_linear_layers_and_normalizations_before_them_become_one_linear_layer():
+  model = Headed()
+  variables = lively(init_variables(model, jax.random.key(0), SHAPE))
+  folded, few = fold_branches(model, variables, image_shape=SHAPE)
+  kinds = [(layer.name, layer.op) for layer in folded.layers]
+  assert kinds == [
+    *(("stem", "ConvNorm"), ("pool", "GlobalAvgPool"), ("hidden", "Dense")),
+    *(("act", "Activation"), ("doubled", "Add"), ("tanh", "Activation"), ("mean", "Dense")),
+  ]
+  assert few["params"]["mean"]["kernel"].shape == (6, 5)
+  x = jax.random.normal(jax.random.key(0), (4, *SHAPE))
+  expected = logits_of(model, variables, x)
+  np.testing.assert_allclose(logits_of(folded, few, x), expected, rtol=0, atol=2e-5)
+
+
 class Unlike(nn.Module):
   """Sums that no single convolution computes."""
 
@@ -107,7 +143,11 @@ def test_other_sums_stay_as_they_are():
 @pytest.mark.usefixtures("programs_forgotten")
 @pytest.mark.parametrize(
   ("source", "parameters", "macs"),
-  [("timm/repvgg_a0", 8_309_384, 1361), ("timm/mobileone_s0", 2_078_504, 275)],
+  [
+    ("timm/repvgg_a0", 8_309_384, 1361),
+    ("timm/mobileone_s0", 2_078_504, 275),
+    ("timm/repvit_m0_9", 5_082_392, 816),  # 15,336 of them for normalizations, which become biases
+  ],
 )
 def test_a_folded_checkpoint_has_the_published_size_and_the_originals_logits(
   source, parameters, macs

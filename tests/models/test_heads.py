@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcompress import models
-from jaxcompress.models.heads import find_head, permute_classes
+from jaxcompress.models.heads import find_heads, permute_classes
 from jaxcompress.nn import ConvNorm, Dense, Endpoints, GlobalAvgPool, init_variables
 
 IMAGES = jax.random.normal(jax.random.key(5), (2, 32, 32, 3))
@@ -39,11 +39,18 @@ class Own(nn.Module):
     return Endpoints(Dense(4, name="scores")(GlobalAvgPool(keepdims=False, name="pool")(x)))
 
 
+DENSE = ("scores", "Dense", {"features": 4}, ["pool"])
+AVERAGED = (
+  *(POOLED, DENSE, ("other", "Dense", {"features": 4}, ["pool"])),
+  ("sum", "Add", {}, ["scores", "other"]),
+  ("mean", "Affine", {"scale": 0.5}, ["sum"]),
+)
 NETWORKS = {
   "of the registry": models.resnet8(10),
   "a list of layers": listed(POOLED, ("a/b", "Dense", {"features": 4}, ["pool"]), ends=["a/b"]),
   "as SqueezeNet ends": listed(*SQUEEZED, ends=["flat"]),
   "of someone's code": Own(),
+  "the mean of two": listed(*AVERAGED, ends=["mean"]),
 }
 
 
@@ -57,12 +64,14 @@ def test_only_the_last_layer_is_new(name):
   variables = init_variables(old, jax.random.key(1), (32, 32, 3))
   for classes in (3, models.summarize(old).graph.shape(models.summarize(old).graph.output)[-1]):
     new, renewed = models.with_classes(old, variables, classes, jax.random.key(2))
-    head = find_head(models.summarize(old).graph).name
+    heads = [head.name for head in find_heads(models.summarize(old).graph)]
     before, after = (flatten_dict(v, sep="/") for v in (variables, renewed))
     assert set(before) == set(after)
     for path, array in before.items():
       same = array.shape == after[path].shape and np.array_equal(array, after[path])
-      assert same != (f"params/{head}/kernel" == path) or path.endswith(f"{head}/bias"), path
+      _, *place, leaf = path.split("/")
+      of_head = "/".join(place) in heads
+      assert same != (of_head and leaf == "kernel") or (of_head and leaf == "bias"), path
     ends = apply(new, renewed)
     assert ends.logits.shape == (2, classes)
     expected = models.summarize(new).variables  # they are those of the new network
@@ -93,9 +102,11 @@ def test_a_key_decides_the_new_layer():
 
 
 @settings(max_examples=10, deadline=None)
-@given(order=st.permutations(range(4)))
-def test_classes_in_another_order_have_their_scores_in_that_order(order):
-  module = NETWORKS["as SqueezeNet ends"]
+@given(
+  name=st.sampled_from(["as SqueezeNet ends", "the mean of two"]), order=st.permutations(range(4))
+)
+def test_classes_in_another_order_have_their_scores_in_that_order(name, order):
+  module = NETWORKS[name]
   variables = init_variables(module, jax.random.key(1), (8, 8, 3))
   turned = permute_classes(module, variables, order)
   images = IMAGES[:, :8, :8]
@@ -103,7 +114,6 @@ def test_classes_in_another_order_have_their_scores_in_that_order(order):
   np.testing.assert_allclose(new, old[:, jnp.array(order)], atol=1e-6)
 
 
-DENSE = ("scores", "Dense", {"features": 4}, ["pool"])
 REFUSED = {
   "'softmax', a Softmax": listed(
     POOLED, DENSE, ("softmax", "Softmax", {}, ["scores"]), ends=["softmax"]
@@ -111,10 +121,16 @@ REFUSED = {
   "'gate', a Activation": listed(
     POOLED, DENSE, ("gate", "Activation", {"act": "sigmoid"}, ["scores"]), ends=["gate"]
   ),
-  "'sum', a Add": listed(
-    *(POOLED, DENSE, ("other", "Dense", {"features": 4}, ["pool"])),
-    ("sum", "Add", {}, ["scores", "other"]),
+  "'product', a Multiply": listed(
+    *AVERAGED[:3], ("product", "Multiply", {}, ["scores", "other"]), ends=["product"]
+  ),
+  "the image itself": listed(
+    *(POOLED, ("image", "GlobalAvgPool", {"keepdims": False}, ["input"])),
+    *(("last", "Dense", {"features": 3}, ["pool"]), ("sum", "Add", {}, ["last", "image"])),
     ends=["sum"],
+  ),
+  "'scaled', a Affine": listed(
+    *(POOLED, DENSE, ("scaled", "Affine", {"scale": "trained"}, ["scores"])), ends=["scaled"]
   ),
   "it gives (4,), (4,) for an image": listed(
     *(POOLED, DENSE, ("other", "Dense", {"features": 4}, ["pool"])),

@@ -64,6 +64,9 @@ PUBLISHED = [  # architecture, options, parameters, multiply-adds in millions; 1
   ("edgenext_xx_small", {}, 1_327_216, 195.1),  # without the projection of constants
   ("edgenext_small", {}, 5_586_832, 954.8),
   ("mobileone_s4", {}, 14_951_248, 2986.8),
+  ("repvit_m0_9", {}, 5_489_328, 817.3),
+  ("repvit_m1", {"distilled": False}, 5_099_480, 816.9),
+  ("repvit_m2_3", {}, 23_688_792, 4522.3),
   ("resnet18", {}, 11_689_512, 1814),
   ("resnet34", {}, 21_797_672, 3664),
   ("resnet50", {}, 25_557_032, 4089),
@@ -250,6 +253,7 @@ def test_a_network_without_normalization_is_built_with_zero_residuals_too():
     (lambda: models.fasternet("x"), "size: 'x' is unknown; it must be one of t0"),
     (lambda: models.edgenext("base"), "size: 'base' is unknown; it must be one of xx_small"),
     (lambda: models.mcunet("vww0"), "search: 'vww0' is unknown; it must be one of in0"),
+    (lambda: models.repvit("m4"), "size: 'm4' is unknown; it must be one of m0_9, m1_0"),
     (lambda: models.repvgg("c0"), "size: 'c0' is unknown; it must be one of a0, a1"),
     (lambda: models.mobileone("s5"), "size: 's5' is unknown; it must be one of s0, s1"),
     (lambda: models.vgg(12), "depth: 12 must be one of 8, 11"),

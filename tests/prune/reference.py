@@ -54,6 +54,8 @@ def _run(node, params, stats, x, *others):
     return x + others[0]
   if node.op == "Multiply":
     return x * others[0]
+  if node.op == "Affine":  # by numbers
+    return x * attrs["scale"] + attrs["bias"]
   if node.op == "Split":
     return tuple(np.split(x, np.cumsum(attrs["sizes"])[:-1], -1))
   if node.op == "ChannelShuffle":

@@ -345,6 +345,48 @@ TIMM_EDGENEXT = Names(
   linear=frozenset(f"stage{i}_block{j}/{k}" for i in range(4) for j in range(9) for k in _LINEAR),
 )
 
+
+def _repvit_mixed(early: bool) -> dict[str, str]:
+  """Layers of a block of RepViT."""
+  words = {"mixer/conv": "token_mixer.conv.c token_mixer.conv.bn", "mixer/norm": "token_mixer.bn"}
+  pointwise = "token_mixer.conv1.c token_mixer.conv1.bn" if early else "token_mixer.conv1"
+  words |= {"mixer/pointwise": pointwise, "se/reduce": "se.fc1", "se/expand": "se.fc2"}
+  return words | _repvit_pair("channel_mixer.")
+
+
+def _repvit_pair(place: str) -> dict[str, str]:
+  convs = ("expand", "conv1"), ("project", "conv2")
+  return {ours: f"{place}{theirs}.c {place}{theirs}.bn" for ours, theirs in convs}
+
+
+def timm_repvit(early: bool) -> Names:
+  """RepViT, of the first release or a later one; stages but the first begin with layers of their own."""
+  block = _repvit_mixed(early)
+  inside = {layer: words for layer, words in block.items() if not layer.startswith("se/")}
+  if early:
+    del inside["mixer/norm"]
+  start = {
+    f"block/{layer}": " ".join(f"pre_block.{word}" for word in words.split())
+    for layer, words in inside.items()
+  }
+  start |= {
+    ours: f"{theirs}_downsample.c {theirs}_downsample.bn"
+    for ours, theirs in (("depthwise", "spatial"), ("pointwise", "channel"))
+  }
+  start |= _repvit_pair("ffn.")
+  outer = {f"stem{i}": f"stem.conv{i}.c stem.conv{i}.bn" for i in (1, 2)}
+  for end, head in (("", "head"), ("_distilled", "head_dist")):
+    outer |= {f"norm{end}": f"head.{head}.bn", f"classifier{end}": f"head.{head}.l"}
+  for stage in (1, 2, 3):
+    outer |= {
+      f"stage{stage}_start/{layer}": " ".join(
+        f"stages.{stage}.downsample.{word}" for word in words.split()
+      )
+      for layer, words in start.items()
+    }
+  return Names(outer, lambda b: f"stages.{b.stage}.blocks.{b.index}", lambda b: block)
+
+
 # The repositories of ShuffleNet's authors, MCUNet's authors and CRD
 
 MEGVII_SHUFFLENET_V1 = Names(

@@ -33,6 +33,8 @@ from jaxcompress.models.mobileone import SIZES as MOBILEONES
 from jaxcompress.models.mobileone import mobileone
 from jaxcompress.models.repvgg import SIZES as REPVGGS
 from jaxcompress.models.repvgg import repvgg
+from jaxcompress.models.repvit import SIZES as REPVITS
+from jaxcompress.models.repvit import repvit
 from jaxcompress.models.resnet import (
   CIFAR_WIDTHS_X4,
   resnet,
@@ -107,6 +109,7 @@ TIMM_IMAGES = {  # what begins a name, the first that fits; of the weights that 
   "edgenext": TIMM_IMAGENET._replace(size=256, crop=0.9),
   "fasternet": TIMM_IMAGENET._replace(crop=1.0),
   "repvgg": IMAGENET,
+  "repvit": TIMM_IMAGENET._replace(crop=0.95),
   "mobileone_s0": IMAGENET,
   "mobileone": IMAGENET._replace(crop=0.9),
   "tf_": HALVES._replace(filter="bilinear"),
@@ -219,6 +222,10 @@ TIMM = {
   **{
     f"mobileone_{size}": Source(partial(mobileone, size), names.TIMM_MOBILEONE)
     for size in MOBILEONES
+  },
+  **{
+    f"repvit_{name}": Source(partial(repvit, name), names.timm_repvit(size.early))
+    for name, size in REPVITS.items()
   },
   **RESNETS,
 }  # fmt: skip

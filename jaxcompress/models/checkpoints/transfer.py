@@ -280,7 +280,10 @@ def _classes_of(arrays: Mapping[str, np.ndarray], key: str) -> int | None:
 def _with_classes(tensors: list[StateEntry], classes: int) -> list[StateEntry]:
   """The same tensors for another number of classes."""
   return [
-    t._replace(shape=(*t.shape[:-1], classes)) if CLASSIFIER in t.path else t for t in tensors
+    t._replace(shape=(*t.shape[:-1], classes))
+    if any(part.startswith(CLASSIFIER) for part in t.path)  # there may be two, whose mean is taken
+    else t
+    for t in tensors
   ]
 
 

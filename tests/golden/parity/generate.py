@@ -3,6 +3,7 @@
   python generate.py --repdistiller PATH --megvii PATH
   python generate.py --newer --mcunet PATH
   python generate.py --attention
+  python generate.py --newer --only timm/repvit
 
 It needs torch, torchvision and timm, and checkouts of github.com/HobbitLong/RepDistiller and
 github.com/megvii-model/ShuffleNet-Series; for newer_specs.json.gz and newer_outputs.npz one of
@@ -23,6 +24,7 @@ import timm
 import torch
 import torchvision
 import weights
+from timm.models.repvit import RepVitClassifier
 from torch import nn
 
 SOURCES = {
@@ -59,6 +61,7 @@ NEWER = {
     efficientnet_lite0 tf_efficientnet_lite0 tf_efficientnet_lite1 tf_efficientnet_lite2
     tf_efficientnet_lite3 tf_efficientnet_lite4 efficientnet_b0 tf_efficientnet_b0
     repvgg_a0 repvgg_a1 repvgg_a2 repvgg_b0
+    repvit_m0_9 repvit_m1_0 repvit_m1_1 repvit_m1_5 repvit_m2_3 repvit_m1 repvit_m2 repvit_m3
     mobileone_s0 mobileone_s1 mobileone_s2 mobileone_s3 mobileone_s4""",
   "mcunet": "mcunet-in0 mcunet-in1 mcunet-in2 mcunet-in3 mcunet-in4",
 }
@@ -178,9 +181,10 @@ def store(values: torch.Tensor) -> np.ndarray:
 
 def run(source: str, model: nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
   """The outputs of a filled network, under the keys that the README names."""
-  seen = []
-  for module in model.modules():
-    if isinstance(module, nn.Linear):
+  seen, modules = [], list(model.modules())
+  heads = [module for module in modules if isinstance(module, RepVitClassifier)]
+  for module in heads or modules:
+    if isinstance(module, nn.Linear | RepVitClassifier):
       module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
   logits = model(images)
   found = summary(f"{source}/logits", logits)
@@ -204,24 +208,32 @@ def main() -> None:
   parser.add_argument("--mcunet", type=pathlib.Path, default=".", help="a checkout")
   parser.add_argument("--newer", action="store_true", help="only the networks that came later")
   parser.add_argument("--attention", action="store_true", help="only those with attention")
+  parser.add_argument(
+    "--only", default="", help="what begins the sources; others stay in the files"
+  )
   args = parser.parse_args()
   sys.path[:0] = [str(args.repdistiller), str(args.megvii / "ShuffleNetV1"), str(args.mcunet)]
-  rows, found = {}, {}
   start, networks = "", SOURCES
   if args.newer or args.attention:
     start, networks = ("newer_", NEWER) if args.newer else ("attention_", ATTENTION)
+  specs, outputs = (weights.FOLDER / f"{start}{file}" for file in ("specs.json.gz", "outputs.npz"))
+  rows, found = {}, {}
+  if args.only:
+    rows = json.loads(gzip.decompress(specs.read_bytes()))
+    found = dict(np.load(outputs))
   for library, names in networks.items():
     images = torch.tensor(weights.image(32 if library == "crd" else 96)).double()
     for name in names.split():
       source = f"{library}/{name}"
+      if not source.startswith(args.only):
+        continue
       model = build(library, name, args.mcunet)
       rows[source] = fill(model, images)
       found |= run(source, model, images)
       print(source)
   text = json.dumps(rows, separators=(",", ":"))
-  specs = weights.FOLDER / f"{start}specs.json.gz"
   specs.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-  np.savez_compressed(weights.FOLDER / f"{start}outputs.npz", **found)
+  np.savez_compressed(outputs, **found)
 
 
 if __name__ == "__main__":
