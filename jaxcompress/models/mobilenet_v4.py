@@ -159,7 +159,7 @@ class FusedBottleneck(nn.Module):
 class UniversalBottleneck(nn.Module):
   """Depthwise, expansion, depthwise, projection; each depthwise is optional.
 
-  ``layer_scale``: that scales of the last map's channels begin as; None: there are none.
+  ``layer_scale``: that scales of the last map's channels begin as; None: it has no scales.
   """
 
   row: Universal
