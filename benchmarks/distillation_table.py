@@ -11,7 +11,7 @@ the end. Nothing is augmented but the second view of losses that compare two. Lo
 eighth of the same number of steps in it. SimKD is judged by the student's own classifier.
 
 With ``--tries`` a student is first trained for each of these factors of every loss's usual weight, and the loss has
-the factor that is best on the validation images. With ``--best`` so many losses go on, those that are best there. The
+the factor that is best on the validation images. With ``--best`` so many losses are tested, those that are best there. The
 last row is the student alone for as long as the slowest of them takes: its steps are as many more as a step of
 that loss takes longer, by the medians of this run.
 
@@ -123,7 +123,7 @@ class Pair:
         batch["teacher"] = jax.tree.map(lambda values: values[batch["index"]], self.said)
       return batch
 
-    given = tuple({} if remembered else self.given for _ in recipe.teachers)
+    given = (self.given,) * len(recipe.teachers)
     clock, half = [], steps // 2  # what is compiled is compiled in the first half
     hooks = {half: lambda state: clock.append(time.perf_counter())}
     options = {"batch_at": batch_at, "name": f"{name} {factor} {seed}", "hooks": hooks}
@@ -207,27 +207,28 @@ def measure(args):
   def tested(name, factor, steps=args.steps):
     return rows.of([Trial(name, factor, steps, seed) for seed in seeds], "test")
 
-  alone = tested("alone", 1.0)
   going = list(chosen)[: args.best]
-  runs = {name: tested(name, chosen[name][0]) for name in going}
+  alone = tested("alone", 1.0) if going else []
+  runs = {name: own for name in going if (own := tested(name, chosen[name][0]))}
   console.print(f"teacher {pair.teacher_top1:.2%}")
   print_table(("", "weight", "validation, %", "top-1, %", "beyond alone, points", "step, ms"))
 
-  def show(name, own, factor="", seen=None):
-    beyond = [row["top1"] - other["top1"] for row, other in zip(own, alone, strict=True)]
-    cells = [spread([row["top1"] for row in own]), "" if own is alone else spread(beyond)]
-    figure = "" if seen is None else f"{100 * seen:.2f}"
-    print_row(name, factor, figure, *cells, f"{median(own):.1f}")
+  def show(name, own=(), factor="", seen=None):
+    figures = [""] * 3
+    if own:
+      beyond = [row["top1"] - other["top1"] for row, other in zip(own, alone, strict=True)]
+      figures[0] = spread([row["top1"] for row in own])
+      figures[1:] = "" if own is alone else spread(beyond), f"{median(own):.1f}"
+    print_row(name, factor, "" if seen is None else f"{100 * seen:.2f}", *figures)
 
-  show("alone", alone)
-  there = {name: own for name, own in runs.items() if own}
-  for name, own in there.items():
-    show(f"`{name}`", own, f"{chosen[name][0]:g}x", chosen[name][1])
-  if there:
-    longer = round(args.steps * max(median(own) for own in there.values()) / median(alone))
+  without = [Trial("alone", 1.0, args.steps, TUNING_SEED)] if args.tries else []
+  seen = [row["top1"] for row in rows.of(without, "validation")]
+  show("alone", alone, seen=seen[0] if seen else None)
+  for name, (factor, seen) in chosen.items():
+    show(f"`{name}`", runs.get(name, ()), f"{factor:g}x", seen)
+  if runs:
+    longer = round(args.steps * max(median(own) for own in runs.values()) / median(alone))
     show(f"alone, {longer} steps", tested("alone", 1.0, longer))
-  for name, (factor, seen) in list(chosen.items())[len(going) :]:
-    print_row(f"`{name}`", f"{factor:g}x", f"{100 * seen:.2f}", "", "", "")
   for name, error in rows.failed.items():
     console.print(f"{name}: {error}")
 
@@ -246,15 +247,11 @@ def main():
   parser.add_argument("--teacher-steps", type=int, default=1000)
   parser.add_argument("--limit", type=int, default=4000, help="training images of the student")
   parser.add_argument("--tries", type=shares, default=(), help="factors of the usual weights")
-  parser.add_argument("--best", type=int, help="losses that are tested; default: all")
-  parser.add_argument("--tune-only", action="store_true", help="end when weights are chosen")
+  parser.add_argument("--best", type=int, help="losses that are tested, 0 for none; default: all")
   parser.add_argument("--out", type=pathlib.Path)
   args = parser.parse_args()
   ops.keep_freed_memory()
-  if args.tune_only:
-    factors(args, Rows(args, Pair(args)))
-  else:
-    measure(args)
+  measure(args)
 
 
 def shares(text):
