@@ -215,10 +215,9 @@ def _in_groups(branch: Branch, groups: int, channels: int) -> Branch:
 def _as_layer(node: Node, graph: Graph, branch: Branch) -> Node:
   """The convolution, or linear layer, that a sum has become."""
   shape = graph.shape(branch.source)
-  if len(shape) == 2 and branch.groups:
-    op, fields = "Dense", {"use_bias": True}
-  else:
-    groups: Any = branch.groups or shape[-1]
+  op, fields = "Dense", dict[str, Any](use_bias=True)
+  if len(shape) == 4:
+    groups = branch.groups or shape[-1]
     op, fields = "ConvNorm", {"act": None, "norm": None, "use_bias": None, **branch.fields}
     fields["groups"] = "depthwise" if groups == shape[-1] > 1 else groups
   attrs: Any = FrozenDict(features=len(branch.bias), **fields)
