@@ -60,6 +60,7 @@ from jaxcompress.models.mobileone import (
   mobileone_s3,
   mobileone_s4,
 )
+from jaxcompress.models.mobilevit import mobilevit, mobilevit_s, mobilevit_xs, mobilevit_xxs
 from jaxcompress.models.registry import MODELS, Summary, create, options_of, summarize
 from jaxcompress.models.replayed import replayed
 from jaxcompress.models.repvgg import repvgg, repvgg_a0, repvgg_a1, repvgg_a2, repvgg_b0
@@ -168,6 +169,10 @@ __all__ = [
   "mobileone_s2",
   "mobileone_s3",
   "mobileone_s4",
+  "mobilevit",
+  "mobilevit_s",
+  "mobilevit_xs",
+  "mobilevit_xxs",
   "normalization_of",
   "options_of",
   "read_header",

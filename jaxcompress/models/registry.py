@@ -62,6 +62,7 @@ from jaxcompress.models.mobileone import (
   mobileone_s3,
   mobileone_s4,
 )
+from jaxcompress.models.mobilevit import mobilevit, mobilevit_s, mobilevit_xs, mobilevit_xxs
 from jaxcompress.models.replayed import replayed
 from jaxcompress.models.repvgg import repvgg, repvgg_a0, repvgg_a1, repvgg_a2, repvgg_b0
 from jaxcompress.models.repvit import (
@@ -131,6 +132,7 @@ _GROUPS: tuple[tuple[Callable[..., nn.Module], ...], ...] = (
   (repvgg_a0, repvgg_a1, repvgg_a2, repvgg_b0),
   (repvit_m0_9, repvit_m1_0, repvit_m1_1, repvit_m1_5, repvit_m2_3),
   (repvit_m1, repvit_m2, repvit_m3),
+  (mobilevit_xxs, mobilevit_xs, mobilevit_s),
   (mobileone_s0, mobileone_s1, mobileone_s2, mobileone_s3, mobileone_s4),
   (resnet8, resnet14, resnet20, resnet32, resnet44, resnet56, resnet110, resnet8x4, resnet32x4),
   (wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2, vgg8, vgg11, vgg13, vgg16, vgg19),
@@ -141,7 +143,7 @@ MODELS = {make.__name__: make for group in _GROUPS for make in group}
 """Functions that make a network, by name."""
 _ANY: tuple[Callable[..., nn.Module], ...] = (
   *(resnet_cifar, resnet, vgg, wide_resnet, efficientnet_lite, repvgg, mobileone, squeezenet),
-  *(starnet, fasternet, mcunet, repvit, edgenext, replayed),
+  *(starnet, fasternet, mcunet, repvit, mobilevit, edgenext, replayed),
 )
 FAMILIES: dict[str, Callable[..., nn.Module]] = {make.__name__: make for make in _ANY}
 """Functions that make a network of any depth or size, or of all of its layers, by name."""

@@ -56,7 +56,7 @@ def random_quantized(
       scale = inputs[0] * inputs[1] * rng.uniform(20, 200)
     if node.op == "MatMul":
       scale = inputs[0] * inputs[1] * rng.uniform(20, 200) * node.input_shapes[0][-1] ** 0.5
-    if kernel_shape(node) is not None:
+    if node.op == "RmsNorm" or (kernel_shape(node) is not None and node.op != "ChannelMean"):
       scale = rng.uniform(0.005, 0.1)
     if fixed_grid(node):
       grids[key_of[node.output]] = fixed_grid(node)

@@ -26,6 +26,7 @@ MODELS = {
   "mcunet_in0": models.mcunet_in0,
   "edgenext_xx_small": models.edgenext_xx_small,
   "mobilenet_v4_hybrid_medium": partial(models.mobilenet_v4_hybrid_medium, width=0.5),
+  "mobilevit_xxs": partial(models.mobilevit_xxs, layout="imagenet", norm=AT_ONCE),
 }
 
 

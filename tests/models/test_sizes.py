@@ -66,7 +66,8 @@ PUBLISHED = [  # architecture, options, parameters, multiply-adds in millions; 1
   ("mobileone_s4", {}, 14_951_248, 2986.8),
   ("repvit_m0_9", {}, 5_489_328, 817.3),
   ("repvit_m1", {"distilled": False}, 5_099_480, 816.9),
-  ("repvit_m2_3", {}, 23_688_792, 4522.3),
+  ("repvit_m2_3", {}, 23_688_792, 4521.5),
+  ("mobilevit_xxs", {}, 1_272_024, 301.5),
   ("resnet18", {}, 11_689_512, 1814),
   ("resnet34", {}, 21_797_672, 3664),
   ("resnet50", {}, 25_557_032, 4089),
@@ -167,9 +168,14 @@ def test_mlperf_tinys_networks_have_the_numbers_of_the_published_files(
     ("mcunet_in2", 160, 729_392, 67.3),
     ("mcunet_in3", 176, 737_408, 81.8),
     ("mcunet_in4", 160, 1_732_640, 125.9),
+    ("mobilevit_xxs", 256, 1_272_024, 407.4),
+    ("mobilevit_xs", 256, 2_317_848, 1025.9),
+    ("mobilevit_s", 256, 5_578_632, 2000.8),
   ],
 )
-def test_searched_networks_have_the_published_sizes(name, size, parameters, macs):
+def test_networks_for_images_of_other_sizes_have_the_published_numbers(
+  name, size, parameters, macs
+):
   summary = models.summarize(models.create(name))
   assert summary.graph.input_shape == (1, size, size, 3)
   assert summary.parameters == parameters
@@ -253,6 +259,7 @@ def test_a_network_without_normalization_is_built_with_zero_residuals_too():
     (lambda: models.fasternet("x"), "size: 'x' is unknown; it must be one of t0"),
     (lambda: models.edgenext("base"), "size: 'base' is unknown; it must be one of xx_small"),
     (lambda: models.mcunet("vww0"), "search: 'vww0' is unknown; it must be one of in0"),
+    (lambda: models.mobilevit("m"), "size: 'm' is unknown; it must be one of xxs, xs, s"),
     (lambda: models.repvit("m4"), "size: 'm4' is unknown; it must be one of m0_9, m1_0"),
     (lambda: models.repvgg("c0"), "size: 'c0' is unknown; it must be one of a0, a1"),
     (lambda: models.mobileone("s5"), "size: 's5' is unknown; it must be one of s0, s1"),

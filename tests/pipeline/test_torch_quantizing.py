@@ -113,7 +113,10 @@ def test_every_source_has_a_normalization_or_says_that_it_is_unknown():
         models.normalization_of(source)
     else:
       found = models.normalization_of(source)
-      assert all(0.2 < value < 0.6 for value in (*found.mean, *found.std))
+      if source.startswith("timm/mobilevit"):  # pixels as they are, from 0 to 1
+        assert (found.mean, found.std, found.size) == ((0.0,) * 3, (1.0,) * 3, 256)
+      else:
+        assert all(0.2 < value < 0.6 for value in (*found.mean, *found.std))
   of = lambda name: models.normalization_of(f"timm/{name}")  # noqa: E731
   assert of("tf_mobilenetv3_small_100").mean == (0.5, 0.5, 0.5)
   assert of("mobilenetv3_small_100").mean == (0.485, 0.456, 0.406)

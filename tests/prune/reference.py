@@ -54,8 +54,24 @@ def _run(node, params, stats, x, *others):
     return x + others[0]
   if node.op == "Multiply":
     return x * others[0]
-  if node.op == "Affine":  # by numbers
-    return x * attrs["scale"] + attrs["bias"]
+  if node.op == "Subtract":
+    return x - others[0]
+  if node.op == "Affine":
+    scale, bias = (params.get(name, attrs[name]) for name in ("scale", "bias"))
+    return x * scale + bias
+  if node.op == "ChannelMean":
+    return x.mean(-1, keepdims=True)
+  if node.op == "RmsNorm":
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + attrs["epsilon"])
+  if node.op == "MatMul":
+    return x @ (np.swapaxes(others[0], 1, 2) if attrs["transpose_second"] else others[0])
+  if node.op == "Softmax":
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+  if node.op == "Reshape":
+    return x.reshape(len(x), *attrs["shape"])
+  if node.op in ("SpaceToDepth", "DepthToSpace"):
+    return _BLOCKS[node.op](x, attrs["block"])
   if node.op == "Split":
     return tuple(np.split(x, np.cumsum(attrs["sizes"])[:-1], -1))
   if node.op == "ChannelShuffle":
@@ -106,6 +122,21 @@ def _run(node, params, stats, x, *others):
     x = y
   scale = params["scale"] / np.sqrt(stats["var"] + attrs["norm"].epsilon)
   return ACTS[attrs["act"]]((x - stats["mean"]) * scale + params["bias"])
+
+
+def _in_depth(x, side):
+  images, height, width, channels = x.shape
+  x = x.reshape(images, height // side, side, width // side, side, channels)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(images, height // side, width // side, -1)
+
+
+def _in_space(x, side):
+  images, height, width, channels = x.shape
+  x = x.reshape(images, height, width, side, side, channels // side**2)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(images, height * side, width * side, -1)
+
+
+_BLOCKS = {"SpaceToDepth": _in_depth, "DepthToSpace": _in_space}
 
 
 def _windows(x, attrs, fill):

@@ -2,7 +2,8 @@
 
 A layer with a convolution and a normalization is written as ``"conv norm"``, one of them alone as
 one word; parameters are found under these prefixes. Scales alone have the word itself as their name,
-and ``"word#2"`` is number 2 of an array of that name, of which each number is a parameter here.
+and ``"word#2"`` is number 2 of an array of that name, of which each number is a parameter here. ``"qkv[1/3]"`` is a
+layer whose outputs are the second of three equal parts of those there, the first being ``"qkv[0/3]"``.
 """
 
 import re
@@ -40,7 +41,7 @@ class Names(NamedTuple):
     outer: of the layers outside blocks.
     block: prefix of a block.
     inner: of the layers inside a block, after its prefix; ``""`` where the block is one layer.
-    linear: our pointwise convolutions that are linear layers there.
+    linear: names, without their blocks', of our pointwise convolutions that are linear layers there.
   """
 
   outer: Mapping[str, str]
@@ -321,7 +322,6 @@ TIMM_FASTERNET = Names(
   },
 )
 
-_LINEAR = ("expand", "project", "qkv", "out")
 TIMM_EDGENEXT = Names(
   {"norm/affine": "head.norm", "classifier": "head.fc"}
   | {"stage0_start": "stem.0", "stage0_norm/affine": "stem.1"}
@@ -342,7 +342,7 @@ TIMM_EDGENEXT = Names(
     "project": "mlp.fc2",
     "layer_scale": "gamma",
   },
-  linear=frozenset(f"stage{i}_block{j}/{k}" for i in range(4) for j in range(9) for k in _LINEAR),
+  linear=frozenset({"expand", "project", "qkv", "out"}),
 )
 
 
@@ -386,6 +386,32 @@ def timm_repvit(early: bool) -> Names:
     }
   return Names(outer, lambda b: f"stages.{b.stage}.blocks.{b.index}", lambda b: block)
 
+
+_PARTS = ("query", "key", "value")
+TIMM_MOBILEVIT = Names(
+  {"stem": "stem.conv stem.bn", "head": "final_conv.conv final_conv.bn", "classifier": "head.fc"},
+  lambda b: f"stages.{b.stage}.{b.index}",
+  lambda b: {
+    **{
+      ours: f"{theirs}.conv {theirs}.bn"
+      for ours, theirs in (
+        *(("expand", "conv1_1x1"), ("depthwise", "conv2_kxk"), ("project", "conv3_1x1")),
+        *(("local", "conv_kxk"), ("leave", "conv_proj"), ("fusion", "conv_fusion")),
+      )
+    },
+    **{"enter": "conv_1x1", "norm/affine": "norm"},
+    **{
+      f"transformer{i}/{ours}": f"transformer.{i}.{theirs}"
+      for i in range(4)
+      for ours, theirs in (
+        *(("norm1/affine", "norm1"), ("norm2/affine", "norm2"), ("attention/out", "attn.proj")),
+        *((f"attention/{name}", f"attn.qkv[{part}/3]") for part, name in enumerate(_PARTS)),
+        *(("widen", "mlp.fc1"), ("narrow", "mlp.fc2")),
+      )
+    },
+  },
+  linear=frozenset({*_PARTS, "out", "widen", "narrow"}),
+)
 
 # The repositories of ShuffleNet's authors, MCUNet's authors and CRD
 

@@ -31,6 +31,8 @@ from jaxcompress.models.mobilenet_v4_hybrid import (
 )
 from jaxcompress.models.mobileone import SIZES as MOBILEONES
 from jaxcompress.models.mobileone import mobileone
+from jaxcompress.models.mobilevit import SIZES as MOBILEVITS
+from jaxcompress.models.mobilevit import mobilevit
 from jaxcompress.models.repvgg import SIZES as REPVGGS
 from jaxcompress.models.repvgg import repvgg
 from jaxcompress.models.repvit import SIZES as REPVITS
@@ -112,6 +114,7 @@ TIMM_IMAGES = {  # what begins a name, the first that fits; of the weights that 
   "repvit": TIMM_IMAGENET._replace(crop=0.95),
   "mobileone_s0": IMAGENET,
   "mobileone": IMAGENET._replace(crop=0.9),
+  "mobilevit": Normalization((0.0,) * 3, (1.0,) * 3, 256, 0.9, "bicubic"),
   "tf_": HALVES._replace(filter="bilinear"),
   "mobilenetv1_100": HALVES,
   "mobilenetv1_125": HALVES._replace(crop=0.9),
@@ -226,6 +229,10 @@ TIMM = {
   **{
     f"repvit_{name}": Source(partial(repvit, name), names.timm_repvit(size.early))
     for name, size in REPVITS.items()
+  },
+  **{
+    f"mobilevit_{size}": Source(partial(mobilevit, size), names.TIMM_MOBILEVIT)
+    for size in MOBILEVITS
   },
   **RESNETS,
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """PyTorch's state dicts from and to the variables of our models."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -22,11 +23,12 @@ COUNTER = "num_batches_tracked"  # PyTorch counts batches; nothing here needs it
 NORM = {"scale": "weight", "bias": "bias"}
 STATISTICS = {"mean": "running_mean", "var": "running_var"}
 CLASSIFIER = "classifier"
+PART = re.compile(r"(.+)\[(\d+)/(\d+)\]")  # of the outputs of a layer there
 Weights = Mapping[str, Any] | str | os.PathLike
 
 
 class StateEntry(NamedTuple):
-  """One array and its key in a state dict.
+  """One of our arrays, and its key in a state dict.
 
   Attributes:
     key: in the state dict.
@@ -35,6 +37,7 @@ class StateEntry(NamedTuple):
     linear: whether a convolution's kernel is a linear layer's weight there.
     of: how many numbers the array there has, each a parameter of ours; 0: it is one.
     place: of the number among them.
+    part: which part of the outputs it is, from 0, and of how many equal ones.
   """
 
   key: str
@@ -43,27 +46,32 @@ class StateEntry(NamedTuple):
   linear: bool = False
   of: int = 0
   place: int = 0
+  part: tuple[int, int] = (0, 1)
 
   @property
   def torch_shape(self) -> tuple[int, ...]:
-    """Its shape in the state dict."""
+    """The shape of the whole array in the state dict."""
     if self.of:
       return self.of, 1, 1
-    if len(self.shape) == 1:
-      return self.shape
-    *window, depth, out = self.shape
+    *others, out = self.shape
+    out *= self.part[1]
+    if not others:
+      return (out,)
+    *window, depth = others
     return (out, depth, *(() if self.linear else window))
 
   def to_ours(self, array: np.ndarray) -> np.ndarray:
-    """OIHW to HWIO, and (out, in) to (in, out)."""
+    """OIHW to HWIO, and (out, in) to (in, out), of its part of the whole array."""
     if self.of:
       return array.ravel()[self.place]
+    index, count = self.part
+    array = np.split(array, count)[index]
     if array.ndim == 1:
       return array
     return array.transpose(*range(2, array.ndim), 1, 0).reshape(self.shape)
 
   def to_torch(self, array: np.ndarray) -> np.ndarray:
-    """The way back; of one number among several, an array with the others missing as zeros."""
+    """The way back, of its part alone; of one number among several, the others are zeros."""
     if self.of:
       found = np.zeros(self.torch_shape, np.float32)
       found[self.place] = array
@@ -71,8 +79,8 @@ class StateEntry(NamedTuple):
     if array.ndim == 1:
       return array
     out = array.ndim - 1
-    turned = array.transpose(out, out - 1, *range(out - 1)).reshape(self.torch_shape)
-    return np.ascontiguousarray(turned)
+    turned = array.transpose(out, out - 1, *range(out - 1))
+    return np.ascontiguousarray(turned.reshape(array.shape[-1], *self.torch_shape[1:]))
 
 
 def from_torch(
@@ -208,9 +216,13 @@ def to_torch(source: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]
   if problems:
     raise ValueError(f"variables: they are not those of {source}: {', '.join(problems)}.")
   state_dict: dict[str, np.ndarray] = {}
-  for tensor in expected:
+  for tensor in sorted(expected, key=lambda tensor: tensor.part[0]):
     array = tensor.to_torch(np.array(flat[tensor.path], np.float32))
-    state_dict[tensor.key] = array + state_dict[tensor.key] if tensor.place else array
+    if tensor.place:
+      array = array + state_dict[tensor.key]
+    elif tensor.part[0]:
+      array = np.concatenate([state_dict[tensor.key], array])
+    state_dict[tensor.key] = array
     if tensor.path[-1] == "var":  # as in PyTorch, behind the running variance
       state_dict[f"{tensor.key.rpartition('.')[0]}.{COUNTER}"] = np.zeros((), np.int64)
   return state_dict
@@ -242,7 +254,9 @@ def _node_tensors(node: Node, prefixes, variables, names: Names) -> list[StateEn
     if collection in variables
   }
   conv, _, place = prefixes[0].partition("#")
-  norm = prefixes[-1]
+  norm, part = prefixes[-1], (0, 1)
+  if found := PART.fullmatch(conv):
+    conv, part = found[1], (int(found[2]), int(found[3]))
   keys = {("params", "kernel"): f"{conv}.weight"}
   if node.op == "Affine":
     alone = "bias" not in shapes["params"]
@@ -251,6 +265,7 @@ def _node_tensors(node: Node, prefixes, variables, names: Names) -> list[StateEn
     keys = {("params", "projection"): f"{conv}.weight"}
   if node.attrs.get("norm") is None:
     keys["params", "bias"] = f"{conv}.bias"
+    keys.setdefault(("params", "scale"), f"{conv}.weight")
   else:
     keys["params", "conv_bias"] = f"{conv}.bias"
     keys |= {("params", ours): f"{norm}.{theirs}" for ours, theirs in NORM.items()}
@@ -260,9 +275,10 @@ def _node_tensors(node: Node, prefixes, variables, names: Names) -> list[StateEn
       key,
       (collection, *node.name.split("/"), leaf),
       shapes[collection][leaf].shape,
-      linear=node.name in names.linear,
+      linear=node.name.rpartition("/")[2] in names.linear,
       of=1 if place else 0,
       place=int(place or 0),
+      part=part,
     )
     for (collection, leaf), key in keys.items()
     if leaf in shapes.get(collection, {})

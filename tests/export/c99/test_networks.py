@@ -39,6 +39,7 @@ NEWER = {
   "edgenext": lambda: models.edgenext_xx_small(7),
   "mobilenet_v4_hybrid": lambda: models.mobilenet_v4_hybrid_medium(7, 0.25),
   "repvit": lambda: models.repvit_m0_9(7),
+  "mobilevit": lambda: models.mobilevit_xxs(7),
 }
 BLOCKED = {
   "small mobilenet": SmallMobileNet,

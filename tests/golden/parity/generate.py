@@ -62,6 +62,7 @@ NEWER = {
     tf_efficientnet_lite3 tf_efficientnet_lite4 efficientnet_b0 tf_efficientnet_b0
     repvgg_a0 repvgg_a1 repvgg_a2 repvgg_b0
     repvit_m0_9 repvit_m1_0 repvit_m1_1 repvit_m1_5 repvit_m2_3 repvit_m1 repvit_m2 repvit_m3
+    mobilevit_xxs mobilevit_xs mobilevit_s
     mobileone_s0 mobileone_s1 mobileone_s2 mobileone_s3 mobileone_s4""",
   "mcunet": "mcunet-in0 mcunet-in1 mcunet-in2 mcunet-in3 mcunet-in4",
 }

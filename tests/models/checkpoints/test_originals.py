@@ -41,7 +41,7 @@ ONE_OF_EACH = [  # other widths, depths and groups of these have the same code a
   *("resnet8", "resnet8x4", "wrn_16_1", "wrn_40_2", "vgg8", "vgg13"),
   *("ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2"),
   *("efficientnet_lite0", "repvgg_a0", "squeezenet1_1", "starnet_s050", "mcunet-in1"),
-  "repvit_m0_9",
+  *("repvit_m0_9", "mobilevit_xxs"),
 ]
 LARGER = [
   *("mnasnet0_5", "squeezenet1_0", "ghostnetv2_100", "starnet_s1", "fasternet_t0", "fasternet_t2"),
@@ -49,7 +49,7 @@ LARGER = [
   "mcunet-in0",
   "tf_efficientnet_lite1",
   "efficientnet_b0",
-  *("mobileone_s0", "mobileone_s4", "repvit_m1", "repvit_m2_3"),
+  *("mobileone_s0", "mobileone_s4", "repvit_m1", "repvit_m2_3", "mobilevit_s"),
 ]
 
 
