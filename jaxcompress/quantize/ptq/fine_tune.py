@@ -34,8 +34,10 @@ from jaxcompress.quantize.quantizers.base import round_through
 from jaxcompress.quantize.quantizers.steps import round_to_step
 from jaxcompress.terminal import meter
 
-SLOWER = 0.1  # rate of scales, biases and steps, as a share of the weights'
-COARSE = 7  # the highest weight up to which one integer is the unit of the rate
+OF_CODES = 1.0
+OF_SCALES, OF_BIASES = 0.2, 0.01  # rates as multiples of the weights', and as shares of what moves
+COARSE = 35  # the highest weight up to which one integer is the unit of the rate
+WARMUP = 0.1  # share of the steps in which the rate grows
 BEYOND = 0.49  # integers by which a weight may pass the highest one, from where it finds back
 TINIEST = 1e-12  # of a signal
 Params = dict[str, dict[str, jax.Array]]
@@ -161,15 +163,15 @@ def fine_tune(
     )
   form, given = start_of(quantized, graph)
   teacher = folded_layers(fold(graph, jax.device_get(variables)))
-  optimizer, paces = optax.scale_by_adam(), _paces(form)
+  optimizer, paces = by_tensors(), _paces(form)
   params = first_params(form, given)
 
   @partial(jax.jit, donate_argnums=(0, 1))
-  def update(params, state, given, teacher, x, size):
+  def update(params, state, given, teacher, x, sizes):
     loss_of = partial(_loss, form, given, wanted=run_teacher(form, teacher, x), x=x)
     loss, gradients = jax.value_and_grad(loss_of)(params)
     moves, state = optimizer.update(gradients, state)
-    params = jax.tree.map(lambda p, move, pace: p - size * pace * move, params, moves, paces)
+    params = jax.tree.map(lambda p, move, size: p - size * move, params, moves, sizes)
     return _within(form, params), state, loss
 
   vary = None if augment is None else jax.jit(augment)
@@ -187,11 +189,50 @@ def fine_tune(
         key = jax.random.fold_in(jax.random.key(seed), step)
         x = np.asarray(vary(key, {"image": x})["image"])
       x = network_input(x, quantized.preprocess)
-      size = rate * 0.5 * (1 + np.cos(np.pi * step / steps))
-      params, state, loss = update(params, state, given, teacher, x, np.float32(size))
+      size = rate * _share((step + 0.5) / steps)
+      sizes = jax.tree.map(lambda pace, size=size: np.float32(size * pace), paces)
+      params, state, loss = update(params, state, given, teacher, x, sizes)
       on_step(step + 1, float(loss))
       tick()
   return finished(quantized, form, given, jax.device_get(params))
+
+
+class Moments(NamedTuple):
+  """State of :func:`by_tensors`: of every tensor the mean gradient, and the mean square of all of it."""
+
+  count: jax.Array
+  mean: Any
+  square: Any
+
+
+def by_tensors(first: float = 0.9, second: float = 0.99) -> optax.GradientTransformation:
+  """Adam whose second moment is that of the whole tensor, so that what has little gradient hardly moves.
+
+  Where each number has its own, all of them move as fast, and most weights would change their integers
+  by chance.
+  """
+
+  def init(params):
+    square = jax.tree.map(lambda p: jnp.zeros(()), params)
+    return Moments(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), square)
+
+  def update(gradients, state, params=None):
+    del params
+    count = state.count + 1
+    mean = jax.tree.map(lambda m, g: first * m + (1 - first) * g, state.mean, gradients)
+    square = jax.tree.map(
+      lambda s, g: second * s + (1 - second) * jnp.mean(jnp.square(g)), state.square, gradients
+    )
+    whole = jnp.sqrt(1 - second**count) / (1 - first**count)
+    moves = jax.tree.map(lambda m, s: whole * m / (jnp.sqrt(s) + TINIEST), mean, square)
+    return moves, Moments(count, mean, square)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _share(done: float) -> float:
+  """Computes the share of the rate after a share of the steps: it grows, then falls along half a cosine."""
+  return min(1.0, done / WARMUP) * 0.5 * (1 + np.cos(np.pi * done))
 
 
 def start_of(quantized: QuantizedModel, real: Graph) -> tuple[Form, Given]:
@@ -251,10 +292,10 @@ def first_params(form: Form, given: Given) -> Params:
 def _paces(form: Form) -> dict[str, dict[str, float]]:
   """Rates of what is trained, as multiples of the one that is given."""
   return {
-    "codes": {name: max(1.0, high / COARSE) for name, high in form.highest.items()},
-    "scales": dict.fromkeys(form.highest, SLOWER),
-    "bias": {name: SLOWER * form.reach[name] for name in form.highest},
-    "steps": dict.fromkeys(form.trained, SLOWER),
+    "codes": {name: OF_CODES * max(1.0, high / COARSE) for name, high in form.highest.items()},
+    "scales": dict.fromkeys(form.highest, OF_SCALES),
+    "bias": {name: OF_BIASES * form.reach[name] for name in form.highest},
+    "steps": dict.fromkeys(form.trained, OF_SCALES),
   }
 
 
