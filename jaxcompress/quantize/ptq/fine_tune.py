@@ -34,8 +34,7 @@ from jaxcompress.quantize.quantizers.base import round_through
 from jaxcompress.quantize.quantizers.steps import round_to_step
 from jaxcompress.terminal import meter
 
-OF_CODES = 1.0
-OF_SCALES, OF_BIASES = 0.2, 0.01  # rates as multiples of the weights', and as shares of what moves
+OF_SCALES, OF_BIASES = 0.2, 0.01  # rates as multiples of the weights', of shares of what moves
 COARSE = 35  # the highest weight up to which one integer is the unit of the rate
 WARMUP = 0.1  # share of the steps in which the rate grows
 BEYOND = 0.49  # integers by which a weight may pass the highest one, from where it finds back
@@ -96,7 +95,7 @@ def fine_tune(
   *,
   steps: int = 200,
   batch_size: int = 16,
-  rate: float = 0.02,
+  rate: float = 0.003,
   augment: Callable[..., Any] | None = None,
   seed: int = 0,
   progress: bool = True,
@@ -108,7 +107,10 @@ def fine_tune(
   is part of the weights already. The loss is the divergence of the class probabilities from the
   float network's (of outputs that hold no classes, the squared error as a share of the signal), plus
   the squared error of what the last layer reads as a share of its signal. Weights and activations
-  keep the bits that they have. Images should not be too few, or ``augment`` should vary them.
+  keep the bits that they have.
+
+  Images of another size than the network's own lead elsewhere: ``augment`` should keep it. Starting from block
+  reconstruction, rates much higher than the usual one first lose what that had found.
 
   Args:
     quantized: where it starts: the result of :func:`~jaxcompress.quantize.post_training`, of
@@ -118,9 +120,10 @@ def fine_tune(
     images: (N, height, width, channels), as ``quantized`` takes them.
     steps: batches.
     batch_size: images at once.
-    rate: of Adam, for the weights in integers, or in sevenths of what 4 and more bits hold; it falls
-      to zero along half a cosine. Scales, biases and steps of activations have a tenth of it, as a share of
-      their size.
+    rate: how far a step moves the weights of a layer, as a root mean square, in integers (in more than 6 bits
+      in thirty-fifths of the highest); those with more gradient go farther. The logarithms of scales and of
+      activations' steps have a fifth of it, and biases a hundredth, as shares of what their layer's grid
+      holds. It grows in the first tenth of the steps and falls to zero along half a cosine.
     augment: ``(rng, batch) -> batch`` with the images in ``batch["image"]``, such as
       :class:`~jaxcompress.data.RandomResizedCrop`; or None.
     seed: of the order of the images, and of ``augment``.
@@ -292,7 +295,7 @@ def first_params(form: Form, given: Given) -> Params:
 def _paces(form: Form) -> dict[str, dict[str, float]]:
   """Rates of what is trained, as multiples of the one that is given."""
   return {
-    "codes": {name: OF_CODES * max(1.0, high / COARSE) for name, high in form.highest.items()},
+    "codes": {name: max(1.0, high / COARSE) for name, high in form.highest.items()},
     "scales": dict.fromkeys(form.highest, OF_SCALES),
     "bias": {name: OF_BIASES * form.reach[name] for name in form.highest},
     "steps": dict.fromkeys(form.trained, OF_SCALES),

@@ -120,9 +120,9 @@ def tuned():
     model,
     variables,
     images,
-    steps=60,
+    steps=200,
     batch_size=24,
-    rate=0.03,
+    rate=0.05,
     progress=False,
     on_step=lambda step, loss: losses.append(loss),
   )
