@@ -203,7 +203,7 @@ def fine_tune(
 class Moments(NamedTuple):
   """State of :func:`by_tensors`: of every tensor the mean gradient, and the mean square of all of it."""
 
-  count: jax.Array
+  updates: jax.Array
   mean: Any
   square: Any
 
@@ -221,14 +221,14 @@ def by_tensors(first: float = 0.9, second: float = 0.99) -> optax.GradientTransf
 
   def update(gradients, state, params=None):
     del params
-    count = state.count + 1
+    updates = state.updates + 1
     mean = jax.tree.map(lambda m, g: first * m + (1 - first) * g, state.mean, gradients)
     square = jax.tree.map(
       lambda s, g: second * s + (1 - second) * jnp.mean(jnp.square(g)), state.square, gradients
     )
-    whole = jnp.sqrt(1 - second**count) / (1 - first**count)
+    whole = jnp.sqrt(1 - second**updates) / (1 - first**updates)
     moves = jax.tree.map(lambda m, s: whole * m / (jnp.sqrt(s) + TINIEST), mean, square)
-    return moves, Moments(count, mean, square)
+    return moves, Moments(updates, mean, square)
 
   return optax.GradientTransformation(init, update)
 
