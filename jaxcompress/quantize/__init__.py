@@ -20,6 +20,7 @@ from jaxcompress.quantize.interop import to_qwix
 from jaxcompress.quantize.model import QuantizedModel
 from jaxcompress.quantize.ptq.algorithms import ALGORITHMS
 from jaxcompress.quantize.ptq.apart import grids_apart
+from jaxcompress.quantize.ptq.fine_tune import fine_tune
 from jaxcompress.quantize.ptq.post_training import post_training
 from jaxcompress.quantize.quantizers.around import freeze_oscillating, progressive, stochastic
 from jaxcompress.quantize.quantizers.base import Quantizer
@@ -74,6 +75,7 @@ __all__ = [
   "ewgs",
   "ewgs_activations",
   "fake_quant",
+  "fine_tune",
   "first_last_8bit",
   "fixed_range",
   "freeze_oscillating",
