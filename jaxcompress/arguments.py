@@ -15,6 +15,7 @@ FOR_EACH_IMAGE = (
   "index",
   "mask",
 )  # what a batch has of each image, if it does
+VIEW = "view"  # in a batch: of which view of its image each example is, (batch, views) bool
 LONGEST = 60  # characters of a value that a message repeats
 MODEL = "a linen module, such as models.resnet8(10)"
 

@@ -334,7 +334,8 @@ def both_logits(
       maps have a last axis of classes, too.
 
   Raises:
-    ValueError: if there is no teacher, its classes differ, or the logits are of maps.
+    ValueError: if there is no teacher, logits are missing, classes or numbers of examples differ, or the
+      logits are of maps.
 
   Examples:
     >>> same = Endpoints(logits=jnp.ones((1, 3)))
@@ -342,6 +343,13 @@ def both_logits(
     [(1, 3), (1, 3)]
   """
   teacher = first_teacher(teachers, name).logits
+  for network, logits in (("student", student.logits), ("teacher", teacher)):
+    if logits is None:
+      raise ValueError(
+        f"{network}: {name} reads logits, which are missing; return Endpoints(logits=...), or wrap the"
+        " model in distill.adapter."
+      )
+  check_examples(name, student.logits, teacher)
   if student.logits.shape != teacher.shape:
     raise ValueError(
       f"teachers: logits have shape {teacher.shape} and the student's {student.logits.shape}; both"
@@ -367,7 +375,7 @@ def both_pooled(
     otherwise: a way out beside returning such features.
 
   Raises:
-    ValueError: if there is no teacher, or a network has none.
+    ValueError: if there is no teacher, a network has none, or numbers of examples differ.
 
   Examples:
     >>> same = Endpoints(logits=None, pooled=jnp.ones((1, 3)))
@@ -381,7 +389,28 @@ def both_pooled(
         f"{network}: {name} reads pooled features, which are missing; return"
         f" Endpoints(pooled=...){otherwise}."
       )
+  check_examples(name, student.pooled, teacher.pooled)
   return student.pooled, teacher.pooled  # type: ignore[return-value]
+
+
+def check_examples(name: str, student: Any, teacher: Any) -> None:
+  """Checks that outputs of two networks are of as many examples.
+
+  Raises:
+    ValueError: if they are not.
+
+  Examples:
+    >>> check_examples("rkd", jnp.ones((4, 3)), jnp.ones((2, 3)))
+    Traceback (most recent call last):
+    ValueError: teachers: rkd compares outputs of the same examples, but those of the student are of 4 and the teacher's of 2; run both networks on the same batch.
+  """
+  counts = [jnp.shape(x)[:1] for x in (student, teacher)]
+  if counts[0] != counts[1]:
+    (of_student,), (of_teacher,) = counts
+    raise ValueError(
+      f"teachers: {name} compares outputs of the same examples, but those of the student are of"
+      f" {of_student} and the teacher's of {of_teacher}; run both networks on the same batch."
+    )
 
 
 def init_count(value: optax.ScalarOrSchedule) -> Count:
@@ -444,7 +473,10 @@ def check_number(
   if wrong:
     bound = " above 0" if positive else ""
     schedule = ", or a schedule of the step" if scheduled else ""
-    raise ValueError(f"{name}: {shown(value)} must be a finite number{bound}{schedule}.")
+    way = ""
+    if callable(value):
+      way = "; it is the same in all steps: for a weight that changes, write distill.scale(schedule, loss)"
+    raise ValueError(f"{name}: {shown(value)} must be a finite number{bound}{schedule}{way}.")
 
 
 def check_whole(name: str, value: int, least: int = 1) -> None:

@@ -118,7 +118,10 @@ def crd(
   check_whole("dim", dim)
   check_whole("negatives", negatives)
   if callable(temperature):
-    raise ValueError("temperature: a schedule would invalidate Z; it must be a number above 0.")
+    raise ValueError(
+      "temperature: a schedule would invalidate Z; it must be a number above 0. For a weight that"
+      " changes, write distill.scale(schedule, loss)."
+    )
   check_number("temperature", temperature, positive=True)
   if not 0 <= momentum < 1:
     raise ValueError(f"momentum: {momentum!r} must be in [0, 1).")
@@ -127,9 +130,10 @@ def crd(
   at_first = choose_strata(strata, num_examples, negatives)
 
   def init(rng, student, teachers, batch):
-    features = map(numbers_of, both_pooled("crd", student, teachers))
+    pooled = both_pooled("crd", student, teachers)
+    features = map(numbers_of, pooled)
     keys = jax.random.split(rng, 5)
-    size = len(student.logits)
+    size = len(pooled[0])
     _check_index(batch, size)
     params = CRDParams(*(init_linear(keys[i], inputs, dim) for i, inputs in enumerate(features)))
     state = CRDState(

@@ -1,21 +1,24 @@
 """Losses that treat the label's class and the other classes apart."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxcompress.distill.base import Batch, LossTransform, check_number
-from jaxcompress.distill.labels import expectation, expected, likeliest, of_class
-from jaxcompress.distill.logits import on_logits
+from jaxcompress.distill.labels import expected, likeliest, of_class
+from jaxcompress.distill.logits import on_logits, softened
+from jaxcompress.distill.schedules import on_schedules
 
 MOST = math.log(0.6)  # above 1/2, so that rounding gives it to one class at most
-NEVER = -1e9  # a logit of no probability, which leaves even ones where all classes have it
 
 
 def dkd(
-  alpha: float = 1.0, beta: float = 8.0, temperature: optax.ScalarOrSchedule = 4.0
+  alpha: optax.ScalarOrSchedule = 1.0,
+  beta: optax.ScalarOrSchedule = 8.0,
+  temperature: optax.ScalarOrSchedule = 4.0,
 ) -> LossTransform:
   """Decoupled distillation: the label's probability, and the others among themselves, apart.
 
@@ -25,8 +28,8 @@ def dkd(
   classes' losses, each weighted with its share.
 
   Args:
-    alpha: weight of TCKD.
-    beta: weight of NCKD.
+    alpha: weight of TCKD, or a schedule of the step.
+    beta: weight of NCKD, or a schedule.
     temperature: softening ``T > 0``, or a schedule of the step.
 
   Returns:
@@ -51,6 +54,8 @@ def dkd(
     Zhao et al., `Decoupled Knowledge Distillation <https://arxiv.org/abs/2203.08679>`_, 2022,
     equation 7.
   """
+  if loss := on_schedules(partial(dkd, temperature=temperature), alpha=alpha, beta=beta):
+    return loss
   check_number("alpha", alpha)
   check_number("beta", beta)
 
@@ -60,7 +65,9 @@ def dkd(
   return on_logits("dkd", temperature, compute, reads_labels=True)
 
 
-def nkd(gamma: float = 1.5, temperature: optax.ScalarOrSchedule = 1.0) -> LossTransform:
+def nkd(
+  gamma: optax.ScalarOrSchedule = 1.5, temperature: optax.ScalarOrSchedule = 1.0
+) -> LossTransform:
   """Normalised distillation: cross-entropies with the teacher, the label's class apart.
 
   ``-t_label log s_label - gamma T**2 sum_{c != label} N(t / T)_c log N(s / T)_c``, averaged over
@@ -69,7 +76,7 @@ def nkd(gamma: float = 1.5, temperature: optax.ScalarOrSchedule = 1.0) -> LossTr
   its share; the authors' code takes its likeliest class alone.
 
   Args:
-    gamma: weight of the other classes.
+    gamma: weight of the other classes, or a schedule of the step.
     temperature: softening ``T > 0`` of the other classes, or a schedule of the step.
 
   Returns:
@@ -94,11 +101,13 @@ def nkd(gamma: float = 1.5, temperature: optax.ScalarOrSchedule = 1.0) -> LossTr
     with Normalized Loss and Customized Soft Labels <https://arxiv.org/abs/2303.13005>`_, 2023,
     section 3.
   """
+  if loss := on_schedules(partial(nkd, temperature=temperature), gamma=gamma):
+    return loss
   check_number("gamma", gamma)
 
   def compute(student, teacher, softening, batch):
     of_label = -_weigh(jax.nn.log_softmax(teacher), jax.nn.log_softmax(student))
-    log_t, log_s = (jax.nn.log_softmax(x / softening) for x in (teacher, student))
+    log_t, log_s = (jax.nn.log_softmax(softened(x, softening)) for x in (teacher, student))
     others = log_rest(log_s) - mean_of_rest(log_t, log_rest(log_t), log_s)
     return jnp.mean(expected(of_label + gamma * jnp.square(softening) * others, batch))
 
@@ -106,11 +115,11 @@ def nkd(gamma: float = 1.5, temperature: optax.ScalarOrSchedule = 1.0) -> LossTr
 
 
 def rld(
-  alpha: float = 1.0,
-  beta: float = 8.0,
+  alpha: optax.ScalarOrSchedule = 1.0,
+  beta: optax.ScalarOrSchedule = 8.0,
   temperature: optax.ScalarOrSchedule = 4.0,
   *,
-  confidence_temperature: float = 1.0,
+  confidence_temperature: optax.ScalarOrSchedule = 1.0,
 ) -> LossTransform:
   """Refined logit distillation: the teacher's confidence and ranks, freed of its mistakes.
 
@@ -121,11 +130,11 @@ def rld(
   above it by mistake, are left out.
 
   Args:
-    alpha: weight of SCD.
-    beta: weight of MCD; the authors take 8 on CIFAR-100, and on ImageNet 0.5 (ResNet-34 to 18) or 2
+    alpha: weight of SCD, or a schedule of the step.
+    beta: weight of MCD, or a schedule; the authors take 8 on CIFAR-100, and on ImageNet 0.5 (ResNet-34 to 18) or 2
       (ResNet-50 to MobileNet) with a temperature of 1.
     temperature: softening ``T > 0`` of MCD, or a schedule of the step.
-    confidence_temperature: softening ``C > 0`` of SCD.
+    confidence_temperature: softening ``C > 0`` of SCD, or a schedule.
 
   Returns:
     A :class:`LossTransform` without parameters; metric ``rld``. It reads ``logits`` of shape
@@ -149,12 +158,18 @@ def rld(
     Sun et al., `Knowledge Distillation with Refined Logits <https://arxiv.org/abs/2408.07703>`_,
     2024, as their code has it.
   """
+  constant = partial(rld, temperature=temperature)
+  numbers = {"alpha": alpha, "beta": beta, "confidence_temperature": confidence_temperature}
+  if loss := on_schedules(constant, **numbers):
+    return loss
   check_number("alpha", alpha)
   check_number("beta", beta)
   check_number("confidence_temperature", confidence_temperature, positive=True)
 
   def confidence(teacher, student, label):
-    log_t, log_s = (jax.nn.log_softmax(x / confidence_temperature) for x in (teacher, student))
+    log_t, log_s = (
+      jax.nn.log_softmax(softened(x, confidence_temperature)) for x in (teacher, student)
+    )
     top = jnp.argmax(teacher, axis=-1)
     parts = [
       (of_class(x, top), of_class(y, label))
@@ -164,10 +179,15 @@ def rld(
 
   def below(teacher, student, label, softening):
     above = teacher >= of_class(teacher, label)[..., None]
-    log_t, log_s = (
-      jax.nn.log_softmax(jnp.where(above, NEVER, x / softening)) for x in (teacher, student)
-    )
-    return jnp.square(softening) * expectation(jnp.exp(log_t), log_t - log_s)
+    nothing = jnp.all(above, axis=-1, keepdims=True)  # is below: even probabilities cost nothing
+
+    def log_softmax(x):
+      of_others = jnp.where(nothing, 0.0, jnp.where(above, -jnp.inf, x))
+      return jax.nn.log_softmax(softened(of_others, softening))
+
+    log_t, log_s = log_softmax(teacher), log_softmax(student)
+    gap = jnp.where(above, 0.0, log_t - log_s)
+    return jnp.square(softening) * jnp.sum(_weigh(log_t, gap), axis=-1)
 
   def compute(student, teacher, softening, batch):
     label = likeliest(batch)
@@ -192,7 +212,7 @@ def decoupled(
     >>> decoupled(same, same, 4.0, 1.0, 8.0, batch).tolist()
     [0.0]
   """
-  log_t, log_s = (jax.nn.log_softmax(x / softening) for x in (teacher, student))
+  log_t, log_s = (jax.nn.log_softmax(softened(x, softening)) for x in (teacher, student))
   rest_t, rest_s = log_rest(log_t), log_rest(log_s)
   gap = jnp.where(log_t == -jnp.inf, 0.0, log_t - log_s)
   label_or_not = _weigh(log_t, gap) + _weigh(rest_t, rest_t - rest_s)

@@ -3,10 +3,12 @@
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxcompress.arguments import shown
 from jaxcompress.distill.attention import class_maps
@@ -31,16 +33,18 @@ from jaxcompress.distill.layers import (
   linear,
   numbers_of,
 )
+from jaxcompress.distill.logits import softened
 from jaxcompress.distill.maps import Places, adaptive_pool, check_places, paired
+from jaxcompress.distill.schedules import on_schedules
 from jaxcompress.nn.norm import spread
 
 FINEST = 4  # cells per side to which maps are pooled before any coarser grid
 
 
 def sdd(
-  alpha: float = 1.0,
-  beta: float = 8.0,
-  temperature: float = 4.0,
+  alpha: optax.ScalarOrSchedule = 1.0,
+  beta: optax.ScalarOrSchedule = 8.0,
+  temperature: optax.ScalarOrSchedule = 4.0,
   *,
   scales: Sequence[int] = (1, 2, 4),
   head: str = "classifier",
@@ -54,9 +58,9 @@ def sdd(
   about the whole image, or the other way round.
 
   Args:
-    alpha: weight of the label's probability.
-    beta: weight of the other classes; 6 for VGG-13 to MobileNetV2.
-    temperature: softening ``T > 0``.
+    alpha: weight of the label's probability, or a schedule of the step.
+    beta: weight of the other classes, or a schedule; 6 for VGG-13 to MobileNetV2.
+    temperature: softening ``T > 0``, or a schedule.
     scales: cells per side of each grid; the authors take 1, 2 and 4 for unlike networks, 1 and 2 for
       like ones.
     head: path of the student's last layer in its parameters, such as ``classifier`` or ``head/fc``.
@@ -84,6 +88,9 @@ def sdd(
     Luo, `Scale Decoupled Distillation <https://arxiv.org/abs/2403.13512>`_, 2024, SD-DKD, as the code
     has it.
   """
+  constant = partial(sdd, scales=scales, head=head, teacher_head=teacher_head)
+  if loss := on_schedules(constant, alpha=alpha, beta=beta, temperature=temperature):
+    return loss
   check_number("alpha", alpha)
   check_number("beta", beta)
   check_number("temperature", temperature, positive=True)
@@ -129,7 +136,10 @@ def sdd(
 
 
 def ofa(
-  exponent: float = 1.0, temperature: float = 1.0, *, maps: Places | None = None
+  exponent: optax.ScalarOrSchedule = 1.0,
+  temperature: optax.ScalarOrSchedule = 1.0,
+  *,
+  maps: Places | None = None,
 ) -> LossTransform:
   """One-for-all distillation: each stage of the student makes logits that follow the teacher's.
 
@@ -139,8 +149,9 @@ def ofa(
   convolutions, averages it, and classifies.
 
   Args:
-    exponent: ``e``: above 1 the label counts more the surer the teacher is of it; from 1 to 1.5.
-    temperature: softening ``T > 0``.
+    exponent: ``e``: above 1 the label counts more the surer the teacher is of it; from 1 to 1.5; or a
+      schedule of the step.
+    temperature: softening ``T > 0``, or a schedule.
     maps: places in the student's maps, ascending; by default all but the stem's.
 
   Returns:
@@ -167,6 +178,8 @@ def ofa(
     Distillation <https://arxiv.org/abs/2310.19444>`_, 2023, as their code has it for convolutional
     students.
   """
+  if loss := on_schedules(partial(ofa, maps=maps), exponent=exponent, temperature=temperature):
+    return loss
   check_number("exponent", exponent, positive=True)
   check_number("temperature", temperature, positive=True)
   check_places(maps)
@@ -200,10 +213,10 @@ def ofa(
     label = likeliest(batch)[:, None]
     known = (label >= 0) & (label < s.shape[-1])
     one_hot = jnp.where(known, label == jnp.arange(s.shape[-1])[None], jnp.nan)
-    wanted = (jax.nn.softmax(t / temperature) + one_hot) ** exponent - one_hot
+    wanted = (jax.nn.softmax(softened(t, temperature)) + one_hot) ** exponent - one_hot
 
     def follow(logits):
-      return -jnp.mean(jnp.sum(wanted * jax.nn.log_softmax(logits / temperature), axis=-1))
+      return -jnp.mean(jnp.sum(wanted * jax.nn.log_softmax(softened(logits, temperature)), axis=-1))
 
     branches = [_branch(*own) for own in zip(params, state, stages(student), strict=True)]
     return sum((follow(y) for y, _ in branches), follow(s)), tuple(after for _, after in branches)

@@ -1,9 +1,11 @@
 """Contrast within the batch: each network's example among the other network's."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxcompress.distill.base import (
   LossTransform,
@@ -14,9 +16,10 @@ from jaxcompress.distill.base import (
 )
 from jaxcompress.distill.labels import expectation
 from jaxcompress.distill.layers import EXACT, init_embeddings, linear, numbers_of, unit
+from jaxcompress.distill.schedules import on_schedules
 
 
-def in_batch_infonce(dim: int = 128, temperature: float = 0.07) -> LossTransform:
+def in_batch_infonce(dim: int = 128, temperature: optax.ScalarOrSchedule = 0.07) -> LossTransform:
   """InfoNCE over the batch: each network must find its example among the other's.
 
   ``-mean_i [log softmax_j(<e_s_i, e_t_j> / T)_i + log softmax_j(<e_t_i, e_s_j> / T)_i] / 2``, with
@@ -24,7 +27,7 @@ def in_batch_infonce(dim: int = 128, temperature: float = 0.07) -> LossTransform
 
   Args:
     dim: of the embeddings.
-    temperature: ``T > 0``.
+    temperature: ``T > 0``, or a schedule of the step.
 
   Returns:
     A :class:`LossTransform` with the parameters ``{"student", "teacher"}``, linear layers each;
@@ -48,6 +51,8 @@ def in_batch_infonce(dim: int = 128, temperature: float = 0.07) -> LossTransform
     `Learning Transferable Visual Models From Natural Language Supervision
     <https://arxiv.org/abs/2103.00020>`_, 2021, figure 3.
   """
+  if loss := on_schedules(partial(in_batch_infonce, dim), temperature=temperature):
+    return loss
   check_whole("dim", dim)
   check_number("temperature", temperature, positive=True)
 
@@ -66,7 +71,11 @@ def in_batch_infonce(dim: int = 128, temperature: float = 0.07) -> LossTransform
 
 
 def dcd(
-  dim: int = 128, alpha: float = 0.5, *, log_scale: float = 1.0, most_scale: float = 10.0
+  dim: int = 128,
+  alpha: optax.ScalarOrSchedule = 0.5,
+  *,
+  log_scale: float = 1.0,
+  most_scale: float = 10.0,
 ) -> LossTransform:
   """Discriminative and consistent distillation: find the teacher's example, and agree on the others.
 
@@ -77,7 +86,7 @@ def dcd(
 
   Args:
     dim: of the embeddings.
-    alpha: weight of the divergence, a mean over the batch.
+    alpha: weight of the divergence, a mean over the batch, or a schedule of the step.
     log_scale: ``r`` at the start.
     most_scale: largest ``a``.
 
@@ -101,6 +110,9 @@ def dcd(
     Giakoumoglou & Stathaki, `Discriminative and Consistent Representation Distillation
     <https://arxiv.org/abs/2407.11802>`_, 2024, as their code has it.
   """
+  constant = partial(dcd, dim, log_scale=log_scale, most_scale=most_scale)
+  if loss := on_schedules(constant, alpha=alpha):
+    return loss
   check_whole("dim", dim)
   check_number("alpha", alpha)
   check_number("log_scale", log_scale)

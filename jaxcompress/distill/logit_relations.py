@@ -1,9 +1,12 @@
 """Losses that compare relations between predictions: within rows, within columns, across pairs."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxcompress.distill.base import (
   LossTransform,
@@ -24,11 +27,16 @@ from jaxcompress.distill.layers import (
   numbers_of,
   unit,
 )
-from jaxcompress.distill.logits import softened_kl, standardised
+from jaxcompress.distill.logits import softened, softened_kl, standardised
+from jaxcompress.distill.schedules import on_schedules
 from jaxcompress.distill.views import check_views, on_views, weak_and_strong
 
 
-def dist(beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> LossTransform:
+def dist(
+  beta: optax.ScalarOrSchedule = 1.0,
+  gamma: optax.ScalarOrSchedule = 1.0,
+  temperature: optax.ScalarOrSchedule = 1.0,
+) -> LossTransform:
   """DIST: predictions correlate with the teacher's, per example and per class.
 
   ``T**2 * (beta * mean_i (1 - r(s_i., t_i.)) + gamma * mean_c (1 - r(s_.c, t_.c)))`` with
@@ -36,9 +44,9 @@ def dist(beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> Los
   an example, and over the batch for a class.
 
   Args:
-    beta: weight of the relations between classes.
-    gamma: weight of the relations within a class.
-    temperature: ``T > 0``.
+    beta: weight of the relations between classes, or a schedule of the step.
+    gamma: weight of the relations within a class, or a schedule.
+    temperature: ``T > 0``, or a schedule.
 
   Returns:
     A :class:`LossTransform` without parameters or state; metric ``dist``. It reads ``logits`` of
@@ -58,13 +66,15 @@ def dist(beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> Los
     Huang et al., `Knowledge Distillation from A Stronger Teacher
     <https://arxiv.org/abs/2205.10536>`_, 2022, section 3.
   """
+  if loss := on_schedules(dist, beta=beta, gamma=gamma, temperature=temperature):
+    return loss
   check_number("beta", beta)
   check_number("gamma", gamma)
   check_number("temperature", temperature, positive=True)
 
   def compute(student, teachers, batch):
     logits = both_logits("dist", student, teachers, of_images=True)
-    p_s, p_t = (jax.nn.softmax(x / temperature) for x in logits)
+    p_s, p_t = (jax.nn.softmax(softened(x, temperature)) for x in logits)
     between = 1 - jnp.mean(_pearson(p_s, p_t, axis=1))
     within = 1 - jnp.mean(_pearson(p_s, p_t, axis=0))
     return temperature**2 * (beta * between + gamma * within)
@@ -73,7 +83,7 @@ def dist(beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> Los
 
 
 def mlkd(
-  temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0), *, views: int = 1
+  temperatures: Sequence[optax.ScalarOrSchedule] = (2.0, 3.0, 4.0, 5.0, 6.0), *, views: int = 1
 ) -> LossTransform:
   """Multi-level logit distillation: examples, the batch's and the classes' correlations.
 
@@ -85,7 +95,7 @@ def mlkd(
   examples of which the teacher is unsure; here all count.
 
   Args:
-    temperatures: each ``T > 0``.
+    temperatures: each ``T > 0``, or a schedule of the step.
     views: of every example, equal parts of the batch that follow one another; their losses add up.
 
   Returns:
@@ -94,7 +104,7 @@ def mlkd(
 
   Raises:
     ValueError: if there are no temperatures, or a number is not positive; on ``init``, if there is
-      no teacher or its classes differ; on ``update``, if the batch has no such parts.
+      no teacher or its classes differ; on ``update``, if the batch is not of so many views.
 
   Examples:
     >>> from jaxcompress.nn import Endpoints
@@ -110,6 +120,9 @@ def mlkd(
   temperatures = tuple(temperatures)
   if not temperatures:
     raise ValueError("temperatures must not be empty; give at least one.")
+  of_each = {f"T{i}": temperature for i, temperature in enumerate(temperatures)}
+  if loss := on_schedules(lambda **now: mlkd(tuple(now.values()), views=views), **of_each):
+    return loss
   for temperature in temperatures:
     check_number("temperatures", temperature, positive=True)
   check_whole("views", views)
@@ -120,7 +133,7 @@ def mlkd(
   return on_views("mlkd", views, compute)
 
 
-def mlkd_lskd(temperature: float = 2.0, *, views: int = 2) -> LossTransform:
+def mlkd_lskd(temperature: optax.ScalarOrSchedule = 2.0, *, views: int = 2) -> LossTransform:
   """Multi-level distillation of standardised logits, as the code behind its published results has it.
 
   With the terms of :func:`mlkd`, of which the divergence takes standardised logits as
@@ -131,7 +144,7 @@ def mlkd_lskd(temperature: float = 2.0, *, views: int = 2) -> LossTransform:
   and 6, where the paper has the strong ones.
 
   Args:
-    temperature: the first one, ``T > 0``.
+    temperature: the first one, ``T > 0``, or a schedule of the step.
     views: 2: the batch's first half are weak views, the second the same images' strong ones, as
       :class:`jaxcompress.data.Views` makes them. 1: each image is both.
 
@@ -143,21 +156,29 @@ def mlkd_lskd(temperature: float = 2.0, *, views: int = 2) -> LossTransform:
 
   Raises:
     ValueError: if a number is out of range; on ``init``, if there is no teacher or its classes differ;
-      on ``update``, if the batch has no such halves.
+      on ``update``, if the batch is not one of two such views.
 
   Examples:
     >>> from jaxcompress.nn import Endpoints
     >>> same = Endpoints(logits=jnp.array([[1.0, 2.0, 3.0], [3.0, 0.0, 1.0]]))
-    >>> float(mlkd_lskd().update((), (), same, (same,), {})[0])
+    >>> batch = {"view": jnp.eye(2, dtype=bool)}  # of one image, as data.Views marks it
+    >>> float(mlkd_lskd().update((), (), same, (same,), batch)[0])
     0.0
 
   References:
     Sun et al., `Logit Standardization in Knowledge Distillation
     <https://arxiv.org/abs/2403.01427>`_, 2024, "MLKD + ours", as their code has it.
   """
+  if loss := on_schedules(partial(mlkd_lskd, views=views), temperature=temperature):
+    return loss
   check_number("temperature", temperature, positive=True)
   check_views(views)
-  levels = (float(temperature), 3.0, 5.0, 2.0, 6.0)
+  first, others = (1, 1, 0), {3.0: (1, 1, 0), 5.0: (1, 1, 0), 2.0: (1, 0, 1), 6.0: (1, 0, 1)}
+  levels: list[tuple[Any, tuple[int, ...]]] = [(temperature, first), *others.items()]
+  if not isinstance(temperature, jax.Array):  # which may be traced; equal ones are computed once
+    same = others.pop(float(cast(float, temperature)), (0, 0, 0))
+    counts = tuple(a + b for a, b in zip(first, same, strict=True))
+    levels = [(temperature, counts), *others.items()]
 
   def lower_half(confidence):
     return jnp.mean(confidence <= jnp.median(confidence))
@@ -171,19 +192,18 @@ def mlkd_lskd(temperature: float = 2.0, *, views: int = 2) -> LossTransform:
       return softened_kl(*map(standardised, pair), softening)
 
     total = jnp.zeros((), jnp.float32)
-    for t in dict.fromkeys(levels):
+    for t, (times, of_strong, again) in levels:
       of_examples, of_classes = _correlations(*weak, t)
-      times, again = levels.count(t), levels[3:].count(t)
       total += times * (examples * of_examples + classes * of_classes)
       total += (times * examples + again) * divergence(weak, t)
-      if of_strong := levels[:3].count(t):
+      if of_strong:
         total += of_strong * divergence(strong, t)
     return total
 
   return on_views("mlkd_lskd", views, compute)
 
 
-def srd(exponent: float = 4.0, temperature: float = 1.0) -> LossTransform:
+def srd(exponent: float = 4.0, temperature: optax.ScalarOrSchedule = 1.0) -> LossTransform:
   """Log-sum distance of batch-normalised features through a linear projector, and distillation.
 
   ``2 log sum |n(W s + b) - n(t)|**exponent + T**2 KL(softmax(t / T) || softmax(s / T))``; the sum
@@ -191,7 +211,7 @@ def srd(exponent: float = 4.0, temperature: float = 1.0) -> LossTransform:
 
   Args:
     exponent: of the differences, above 0.
-    temperature: ``T > 0`` of the divergence of the logits.
+    temperature: ``T > 0`` of the divergence of the logits, or a schedule of the step.
 
   Returns:
     A :class:`LossTransform` with the projector ``{"kernel", "bias"}`` as parameters and the
@@ -214,6 +234,8 @@ def srd(exponent: float = 4.0, temperature: float = 1.0) -> LossTransform:
     Miles & Mikolajczyk, `Understanding the Role of the Projector in Knowledge Distillation
     <https://arxiv.org/abs/2303.11098>`_, 2024, section 3.
   """
+  if loss := on_schedules(partial(srd, exponent), temperature=temperature):
+    return loss
   check_number("exponent", exponent, positive=True)
   check_number("temperature", temperature, positive=True)
 
@@ -254,7 +276,7 @@ def _correlations(
   student: jax.Array, teacher: jax.Array, temperature: float
 ) -> tuple[jax.Array, jax.Array]:
   """How the correlations of examples, and those of classes, differ at a temperature."""
-  p_s, p_t = jax.nn.softmax(student / temperature), jax.nn.softmax(teacher / temperature)
+  p_s, p_t = (jax.nn.softmax(softened(x, temperature)) for x in (student, teacher))
 
   def difference(left: int):
     grams = [jnp.tensordot(p, p, (left, left), precision=EXACT) for p in (p_s, p_t)]

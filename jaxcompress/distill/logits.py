@@ -21,6 +21,8 @@ from jaxcompress.distill.base import (
 from jaxcompress.distill.labels import check_labels, check_soft_labels, expectation, expected
 from jaxcompress.distill.layers import init_linear, linear, norm
 
+LARGE = 1e15  # of a logit; the squares of any number of larger ones may be more than float32 holds
+
 
 def cross_entropy(label_smoothing: float = 0.0) -> LossTransform:
   """Cross-entropy with the labels.
@@ -268,17 +270,35 @@ def softened_kl(
     >>> softened_kl(jnp.zeros((2, 3)), jnp.zeros((2, 3)), 4.0).item()
     0.0
   """
-  log_t = jax.nn.log_softmax(teacher / temperature)
-  log_s = jax.nn.log_softmax(student / temperature)
+  log_t, log_s = (jax.nn.log_softmax(softened(x, temperature)) for x in (teacher, student))
   return jnp.square(temperature) * jnp.mean(expectation(jnp.exp(log_t), log_t - log_s))
+
+
+def softened(logits: jax.Array, temperature: jax.Array | float) -> jax.Array:
+  """``logits / temperature`` minus a number for each row, which no softmax sees, so that the largest is 0.
+
+  A softmax of ``logits / temperature`` subtracts the largest quotient. XLA may round the division and
+  the subtraction at once, and the quotient that is subtracted by itself, so that what should be 0 is the
+  error of a rounding: of large logits, from 1e9 on, a number with an infinite ``exp``.
+
+  Examples:
+    >>> softened(jnp.array([[1.0, 7.0]]), 3.0).tolist()
+    [[-2.0, 0.0]]
+  """
+  largest = jnp.max(logits, axis=-1, keepdims=True)
+  return (logits - jax.lax.stop_gradient(largest)) / temperature
 
 
 def standardised(logits: jax.Array) -> jax.Array:
   """Mean 0 and (unbiased) deviation 1 over each row; equal logits give zeros without gradient.
 
+  Rows with logits beyond 1e15, whose squares float32 does not hold, are divided by the largest first.
+
   Examples:
     >>> standardised(jnp.array([[1.0, 2.0, 3.0]])).round(3).tolist()
     [[-1.0, 0.0, 1.0]]
   """
-  centred = logits - jnp.mean(logits, axis=-1, keepdims=True)
+  largest = jax.lax.stop_gradient(jnp.max(jnp.abs(logits), axis=-1, keepdims=True))
+  centred = logits / jnp.where(largest > LARGE, largest, 1.0)
+  centred = centred - jnp.mean(centred, axis=-1, keepdims=True)
   return centred / (norm(centred) / math.sqrt(max(logits.shape[-1] - 1, 1)) + 1e-7)

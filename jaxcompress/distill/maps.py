@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.distill.base import LossTransform, first_teacher, stateful, stateless
+from jaxcompress.distill.base import (
+  LossTransform,
+  check_examples,
+  first_teacher,
+  stateful,
+  stateless,
+)
 from jaxcompress.distill.layers import EXACT
 from jaxcompress.nn import Endpoints
 
@@ -164,6 +170,7 @@ def paired(
     i, j = place if isinstance(place, tuple) else (place, place)
     pairs.append((_at(name, "student", field, both["student"], i),
                   _at(name, "teacher", field, both["teacher"], j)))  # fmt: skip
+    check_examples(name, *pairs[-1])
   return tuple(pairs)
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxcompress.distill.base import (
   LossTransform,
@@ -22,6 +23,7 @@ from jaxcompress.distill.layers import (
   unit,
 )
 from jaxcompress.distill.maps import Places, on_each_map
+from jaxcompress.distill.schedules import on_schedules
 
 
 def similarity(*, maps: Places | None = (-1,)) -> LossTransform:
@@ -111,7 +113,9 @@ def correlation(dim: int | None = 128) -> LossTransform:
   return stateful("correlation", init, compute)
 
 
-def rkd(distance: float = 25.0, angle: float = 50.0) -> LossTransform:
+def rkd(
+  distance: optax.ScalarOrSchedule = 25.0, angle: optax.ScalarOrSchedule = 50.0
+) -> LossTransform:
   """Relational distillation: distances and angles between the examples of a batch.
 
   ``distance * H(D_s - D_t) + angle * H(A_s - A_t)``, where ``H`` is the mean of ``x**2 / 2``
@@ -119,8 +123,8 @@ def rkd(distance: float = 25.0, angle: float = 50.0) -> LossTransform:
   is the cosine of the angle at example i between the directions to j and k.
 
   Args:
-    distance: weight of the distances.
-    angle: weight of the angles.
+    distance: weight of the distances, or a schedule of the step.
+    angle: weight of the angles, or a schedule.
 
   Returns:
     A :class:`LossTransform` without parameters or state; metric ``rkd``. It reads ``pooled``
@@ -142,6 +146,8 @@ def rkd(distance: float = 25.0, angle: float = 50.0) -> LossTransform:
     Park et al., `Relational Knowledge Distillation <https://arxiv.org/abs/1904.05068>`_, 2019,
     sections 3.2.1 and 3.2.2.
   """
+  if loss := on_schedules(rkd, distance=distance, angle=angle):
+    return loss
   check_number("distance", distance)
   check_number("angle", angle)
 

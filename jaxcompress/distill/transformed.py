@@ -2,12 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxcompress.distill.base import LossTransform, both_logits, check_number, stateless
 from jaxcompress.distill.labels import expectation
+from jaxcompress.distill.logits import softened
+from jaxcompress.distill.schedules import on_schedules
 
 
-def ttm(exponent: float = 0.1) -> LossTransform:
+def ttm(exponent: optax.ScalarOrSchedule = 0.1) -> LossTransform:
   """Transformed teacher matching: the student, unsoftened, against a power of the teacher.
 
   ``KL(q || softmax(s))``, averaged over the batch, with ``q = p**exponent / sum p**exponent`` of the
@@ -16,7 +19,7 @@ def ttm(exponent: float = 0.1) -> LossTransform:
   same as a bonus for the entropy of its own power.
 
   Args:
-    exponent: of the probabilities, above 0; below 1 it softens.
+    exponent: of the probabilities, above 0; below 1 it softens; or a schedule of the step.
 
   Returns:
     A :class:`LossTransform` without parameters or state; metric ``ttm``. It reads ``logits`` of shape
@@ -38,6 +41,8 @@ def ttm(exponent: float = 0.1) -> LossTransform:
     Zheng & Yang, `Knowledge Distillation Based on Transformed Teacher Matching
     <https://arxiv.org/abs/2402.11148>`_, 2024, as their code has it.
   """
+  if loss := on_schedules(ttm, exponent=exponent):
+    return loss
   check_number("exponent", exponent, positive=True)
 
   def compute(student, teachers, batch):
@@ -46,7 +51,7 @@ def ttm(exponent: float = 0.1) -> LossTransform:
   return stateless("ttm", compute, by_example=True)
 
 
-def wttm(exponent: float = 0.2) -> LossTransform:
+def wttm(exponent: optax.ScalarOrSchedule = 0.2) -> LossTransform:
   """Weighted transformed teacher matching: more for examples on which the teacher is unsure.
 
   ``mean_i w_i KL(q_i || softmax(s_i))`` with :func:`~jaxcompress.distill.ttm`'s ``q``, and
@@ -54,7 +59,7 @@ def wttm(exponent: float = 0.2) -> LossTransform:
   ``classes**(1 - exponent)`` where all are alike.
 
   Args:
-    exponent: of the probabilities, above 0; below 1 it softens.
+    exponent: of the probabilities, above 0; below 1 it softens; or a schedule of the step.
 
   Returns:
     A :class:`LossTransform` without parameters or state; metric ``wttm``. It reads ``logits`` of
@@ -78,6 +83,8 @@ def wttm(exponent: float = 0.2) -> LossTransform:
     Zheng & Yang, `Knowledge Distillation Based on Transformed Teacher Matching
     <https://arxiv.org/abs/2402.11148>`_, 2024, as their code has it.
   """
+  if loss := on_schedules(wttm, exponent=exponent):
+    return loss
   check_number("exponent", exponent, positive=True)
 
   def compute(student, teachers, batch):
@@ -90,5 +97,6 @@ def wttm(exponent: float = 0.2) -> LossTransform:
 
 def _divergence(student: jax.Array, teacher: jax.Array, exponent: float) -> jax.Array:
   """``KL(softmax(exponent t) || softmax(s))`` of each example."""
-  log_q, log_s = jax.nn.log_softmax(exponent * teacher), jax.nn.log_softmax(student)
+  log_q = jax.nn.log_softmax(softened(teacher, 1 / exponent))
+  log_s = jax.nn.log_softmax(student)
   return expectation(jnp.exp(log_q), log_q - log_s)

@@ -1,13 +1,16 @@
 """Losses that compare two augmentations of each image: a weak one, and a strong one."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.arguments import check_range
+from jaxcompress.arguments import VIEW, check_range
 from jaxcompress.distill.base import (
+  Batch,
   LossTransform,
   Teachers,
   at_count,
@@ -18,15 +21,17 @@ from jaxcompress.distill.base import (
   stateful,
 )
 from jaxcompress.distill.labels import expectation
+from jaxcompress.distill.logits import softened
 from jaxcompress.distill.maps import Pair
+from jaxcompress.distill.schedules import on_schedules
 from jaxcompress.nn import Endpoints
 
 
 def crld(
   temperature: optax.ScalarOrSchedule = 4.0,
   *,
-  within: float = 2.0,
-  across: float = 0.5,
+  within: optax.ScalarOrSchedule = 2.0,
+  across: optax.ScalarOrSchedule = 0.5,
   weak_confidence: float = 0.9,
   strong_confidence: float = 0.2,
   views: int = 2,
@@ -41,8 +46,8 @@ def crld(
 
   Args:
     temperature: softening ``T > 0``, or a schedule of the step, counted in the state.
-    within: weight of the same view.
-    across: weight of the other one.
+    within: weight of the same view, or a schedule.
+    across: weight of the other one, or a schedule.
     weak_confidence: in [0, 1].
     strong_confidence: in [0, 1].
     views: 2: the batch's first half are weak views, the second the same images' strong ones, as
@@ -55,17 +60,25 @@ def crld(
 
   Raises:
     ValueError: if a number is out of range; on ``init``, if there is no teacher or its classes differ;
-      on ``update``, if the batch has no such halves.
+      on ``update``, if the batch is not one of two such views.
 
   Examples:
     >>> same = Endpoints(logits=jnp.array([[9.0, 0.0], [9.0, 0.0]]))
-    >>> float(crld().update((), (), same, (same,), {})[0])
+    >>> batch = {"view": jnp.eye(2, dtype=bool)}  # of one image, as data.Views marks it
+    >>> float(crld().update((), (), same, (same,), batch)[0])
     0.0
 
   References:
     Zhang et al., `Cross-View Consistency Regularisation for Knowledge Distillation
     <https://arxiv.org/abs/2412.16493>`_, 2024, as their code has it.
   """
+  options: dict[str, Any] = {
+    "weak_confidence": weak_confidence,
+    "strong_confidence": strong_confidence,
+    "views": views,
+  }
+  if loss := on_schedules(partial(crld, temperature, **options), within=within, across=across):
+    return loss
   check_number("temperature", temperature, positive=True, scheduled=True)
   check_number("within", within)
   check_number("across", across)
@@ -82,10 +95,10 @@ def crld(
 
   def compute(params, count, student, teachers, batch, extras):
     softening, count = at_count(temperature, count)
-    (s_w, t_w), (s_s, t_s) = weak_and_strong(by_view("crld", student, teachers, views))
+    (s_w, t_w), (s_s, t_s) = weak_and_strong(by_view("crld", student, teachers, batch, views))
 
     def gap(s, t):
-      log_t, log_s = (jax.nn.log_softmax(x / softening) for x in (t, s))
+      log_t, log_s = (jax.nn.log_softmax(softened(x, softening)) for x in (t, s))
       return jnp.square(softening) * expectation(jnp.exp(log_t), log_t - log_s)
 
     same = jnp.where(sure(t_w, weak_confidence), gap(s_w, t_w) + gap(s_s, t_s), 0.0)
@@ -109,12 +122,13 @@ def on_views(name: str, views: int, compute: Callable[[list[Pair]], jax.Array]) 
 
   Raises:
     ValueError: on ``init``, if there is no teacher or its classes differ; on ``update``, if the batch
-      has no such parts.
+      is not of so many views.
 
   Examples:
     >>> loss = on_views("gap", 2, lambda pairs: sum(jnp.mean(s - t) for s, t in pairs))
     >>> same = Endpoints(logits=jnp.ones((4, 3)))
-    >>> float(loss.update((), (), same, (same,), {})[0])
+    >>> batch = {"view": jnp.repeat(jnp.eye(2, dtype=bool), 2, axis=0)}
+    >>> float(loss.update((), (), same, (same,), batch)[0])
     0.0
   """
 
@@ -123,7 +137,7 @@ def on_views(name: str, views: int, compute: Callable[[list[Pair]], jax.Array]) 
     return (), ()
 
   def update(params, state, student, teachers, batch, extras):
-    return compute(by_view(name, student, teachers, views)), state
+    return compute(by_view(name, student, teachers, batch, views)), state
 
   return stateful(name, init, update)
 
@@ -154,20 +168,38 @@ def weak_and_strong(pairs: list[Pair]) -> tuple[Pair, Pair]:
   return pairs[0], pairs[-1]
 
 
-def by_view(name: str, student: Endpoints, teachers: Teachers, views: int) -> list[Pair]:
+def by_view(
+  name: str, student: Endpoints, teachers: Teachers, batch: Batch, views: int
+) -> list[Pair]:
   """The logits of student and teacher for each view, equal parts of the batch.
 
+  Args:
+    name: of the loss, for errors.
+    student: its endpoints.
+    teachers: their endpoints.
+    batch: of several views with ``view`` (batch, views), by which it is known; only the shape is read.
+    views: how many.
+
   Raises:
-    ValueError: if there is no teacher, its classes differ, or the batch has no such parts.
+    ValueError: if there is no teacher, its classes differ, or the batch is not of so many views.
 
   Examples:
     >>> two = Endpoints(logits=jnp.arange(4.0).reshape(2, 2))
-    >>> len(by_view("mlkd", two, (two,), 2))
+    >>> len(by_view("mlkd", two, (two,), {"view": jnp.eye(2, dtype=bool)}, 2))
     2
   """
   logits = both_logits(name, student, teachers, of_images=True)
-  if len(logits[0]) % views:
+  count = len(logits[0])
+  if views > 1 and (VIEW not in batch or jnp.shape(batch[VIEW]) != (count, views)):
+    found = f"has shape {jnp.shape(batch[VIEW])}" if VIEW in batch else "is missing"
     raise ValueError(
-      f"views: a batch of {len(logits[0])} has no {views} equal parts; augment with data.Views."
+      f"batch: {VIEW!r} {found}; {name} compares {views} views of each image, and data.Views marks"
+      f" a batch of them with one of shape ({count}, {views}). Give the recipe"
+      f" augment=data.Views((...)) of {views} transforms, or write {name}(views=1), where each image"
+      " is every view."
+    )
+  if count % views:
+    raise ValueError(
+      f"views: a batch of {count} has no {views} equal parts; augment with data.Views."
     )
   return list(zip(*(jnp.split(x, views) for x in logits), strict=True))

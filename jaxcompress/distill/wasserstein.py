@@ -1,11 +1,13 @@
 """Losses by how far probabilities or features would have to be moved: Wasserstein distances."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxcompress.arguments import check_range
 from jaxcompress.distill.base import (
@@ -20,7 +22,9 @@ from jaxcompress.distill.heads import check_head, head_of
 from jaxcompress.distill.hints import init_regressors, regress
 from jaxcompress.distill.labels import check_labels, check_soft_labels, likeliest, of_class
 from jaxcompress.distill.layers import EXACT, unit
+from jaxcompress.distill.logits import softened
 from jaxcompress.distill.maps import Places, on_maps
+from jaxcompress.distill.schedules import on_schedules
 
 TINY = 1e-8  # keeps costs above 0, and Sinkhorn's divisions from zero
 MOST_STEPS = (
@@ -29,8 +33,8 @@ MOST_STEPS = (
 
 
 def wkd_l(
-  gamma: float = 600.0,
-  temperature: float = 8.0,
+  gamma: optax.ScalarOrSchedule = 600.0,
+  temperature: optax.ScalarOrSchedule = 8.0,
   *,
   cost: Any = None,
   sharpen: float = 1.0,
@@ -45,8 +49,8 @@ def wkd_l(
   and ``W`` is the cost of moving one to the other by the plan that some of Sinkhorn's iterations find.
 
   Args:
-    gamma: weight of the distance.
-    temperature: ``T > 0``.
+    gamma: weight of the distance, or a schedule of the step.
+    temperature: ``T > 0``, or a schedule.
     cost: of moving probability from class to class, (classes, classes); negative ones are 0. None:
       ``1 - cos`` of the classes' vectors in the teacher's classifier, which is read from the extra
       ``teacher_params`` of ``update``; the training step passes it.
@@ -79,6 +83,15 @@ def wkd_l(
     Lv et al., `Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation
     <https://arxiv.org/abs/2412.08139>`_, 2024, WKD-L, as their code has it.
   """
+  options: dict[str, Any] = {
+    "cost": cost,
+    "sharpen": sharpen,
+    "regularization": regularization,
+    "iterations": iterations,
+    "head": head,
+  }
+  if loss := on_schedules(partial(wkd_l, **options), gamma=gamma, temperature=temperature):
+    return loss
   check_number("gamma", gamma)
   check_number("temperature", temperature, positive=True)
   check_number("sharpen", sharpen)
@@ -136,7 +149,7 @@ def wkd_l(
       jax.nn.log_softmax(s), label
     )
     others = label[:, None] != jnp.arange(s.shape[-1])[None]
-    p, q = (jax.nn.softmax(jnp.where(others, x / temperature, -jnp.inf)) for x in (s, t))
+    p, q = (jax.nn.softmax(softened(jnp.where(others, x, -jnp.inf), temperature)) for x in (s, t))
     distance = transport_cost(p, q, costs(s.shape[-1], extras), regularization, iterations)
     return jnp.mean(of_label + gamma * distance), state
 
@@ -144,7 +157,11 @@ def wkd_l(
 
 
 def wkd_f(
-  ratio: float = 4.0, *, grid: int = 1, maps: Places | None = (-1,), epsilon: float = 1e-5
+  ratio: optax.ScalarOrSchedule = 4.0,
+  *,
+  grid: int = 1,
+  maps: Places | None = (-1,),
+  epsilon: float = 1e-5,
 ) -> LossTransform:
   """Wasserstein distillation of features: means and deviations of the channels, as of Gaussians.
 
@@ -154,7 +171,7 @@ def wkd_f(
   ``ratio`` is 1; the regressor ``r`` is that of :func:`~jaxcompress.distill.fitnet`.
 
   Args:
-    ratio: weight of the means.
+    ratio: weight of the means, or a schedule of the step.
     grid: cells per side, which may overlap by a pixel.
     maps: places in both networks' maps, or pairs of places; by default the last.
     epsilon: added to variances.
@@ -181,6 +198,8 @@ def wkd_f(
     Lv et al., `Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation
     <https://arxiv.org/abs/2412.08139>`_, 2024, WKD-F, as their code has it.
   """
+  if loss := on_schedules(partial(wkd_f, grid=grid, maps=maps, epsilon=epsilon), ratio=ratio):
+    return loss
   check_number("ratio", ratio)
   check_number("epsilon", epsilon, positive=True)
   check_whole("grid", grid)

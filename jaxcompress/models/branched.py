@@ -11,8 +11,10 @@ from jaxcompress.models.blocks import SYMMETRIC, SqueezeExcite
 from jaxcompress.nn import Activation, Add, BatchNorm, ConvNorm, Norm
 from jaxcompress.nn.branches import fold_branches as fold_graph
 from jaxcompress.nn.foreign import check_model
+from jaxcompress.nn.initial import check_image_shape
 from jaxcompress.nn.replay import Replay, replay
 from jaxcompress.nn.tracing import trace_endpoints
+from jaxcompress.nn.variables import check_variables
 
 
 class Branched(nn.Module):
@@ -86,7 +88,8 @@ def fold_branches(
     the same leaf ops, so it is trained, traced, quantized, exported and saved like any other.
 
   Raises:
-    ValueError: if the model is not made of leaf ops.
+    ValueError: if the model is not made of leaf ops, the variables are not arrays or of another network,
+      or ``image_shape`` is not three whole numbers of 1 or more, or not what the network reads.
 
   Examples:
     >>> from jaxcompress import models
@@ -102,9 +105,11 @@ def fold_branches(
     2021, section 3.3.
   """
   check_model("model", model)
+  check_variables("variables", variables)
   if image_shape is None:
     size = getattr(model, "image_size", 224)
     image_shape = size if isinstance(size, tuple) else (size, size, 3)
+  check_image_shape(image_shape)
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.float32), variables)
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   graph, ends = trace_endpoints(model, shapes, image)

@@ -7,8 +7,10 @@ import numpy as np
 from flax.core import FrozenDict
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxcompress.arguments import unknown
 from jaxcompress.nn.execute import Folded, fold
-from jaxcompress.nn.graph import Graph, Node
+from jaxcompress.nn.foreign import GRAPH, check_made
+from jaxcompress.nn.graph import INPUT, Graph, Node
 from jaxcompress.nn.structure import OPERATIONS
 from jaxcompress.ops.padding import both, resolve_padding
 
@@ -68,6 +70,10 @@ def fold_branches(
     :class:`~jaxcompress.nn.Dense`, with a bias under the name of the sum's last layer; all else is as
     it was.
 
+  Raises:
+    ValueError: if the graph is no :class:`~jaxcompress.nn.graph.Graph`, the variables are not arrays or
+      of another network, or a tensor to keep is not of the graph.
+
   Examples:
     >>> from jaxcompress import models
     >>> from jaxcompress.nn import init_variables
@@ -84,6 +90,11 @@ def fold_branches(
     Ding et al., `RepVGG: Making VGG-style ConvNets Great Again <https://arxiv.org/abs/2101.03697>`_,
     2021, section 3.3.
   """
+  check_made("graph", graph, Graph, GRAPH)
+  kept = set(kept)
+  tensors = {INPUT, *(tensor for node in graph.nodes for tensor in node.outputs)}
+  if absent := sorted(kept - tensors):
+    raise unknown("kept", absent[0], sorted(tensors))
   folded = fold(graph, variables)
   branches: dict[str, Branch] = {}
   for node in graph.nodes:

@@ -11,6 +11,7 @@ from jaxcompress.nn.activations import activate
 from jaxcompress.nn.graph import INPUT, Graph, Node, parameters
 from jaxcompress.nn.operations import FACTORS, FOLLOWERS, kernel_shape, needed_shape
 from jaxcompress.nn.structure import LEAF_OPS, OPERATIONS
+from jaxcompress.nn.variables import OWN, check_variables
 
 Visit = Callable[[str, jax.Array], jax.Array]
 Layer = tuple[jax.Array, jax.Array]
@@ -54,7 +55,7 @@ def fold(graph: Graph, variables: Mapping[str, Any]) -> dict[str, Folded]:
     A :class:`Folded` for each node that has a kernel, by name.
 
   Raises:
-    ValueError: if a value is not finite.
+    ValueError: if the variables are of another network, or not arrays, or a value is not finite.
 
   Examples:
     >>> import jax
@@ -69,6 +70,7 @@ def fold(graph: Graph, variables: Mapping[str, Any]) -> dict[str, Folded]:
     Jacob et al., `Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference <https://arxiv.org/abs/1712.05877>`_, 2018, equation 14.
   """
+  check_variables("variables", variables)
   layers = {}
   for host in graph.nodes:
     for name, number in host.attrs.get(FACTORS, ()):
@@ -116,6 +118,7 @@ def with_followers(graph: Graph, folded: Mapping[str, Folded]) -> dict[str, Fold
 
 
 def _fold_node(node: Node, params: Mapping[str, Any], stats: Mapping[str, Any]) -> Folded:
+  _check_own(node, params, stats)
   kernel = np.asarray(params.get("kernel", np.ones(needed_shape(node))), np.float32)
   out = kernel.shape[-1]
   if (constants := OPERATIONS[node.op].constants) is not None:
@@ -133,6 +136,32 @@ def _fold_node(node: Node, params: Mapping[str, Any], stats: Mapping[str, Any]) 
       " learning rate."
     )
   return folded
+
+
+def _check_own(node: Node, params: Mapping[str, Any], stats: Mapping[str, Any]) -> None:
+  """Raises if a layer's variables are missing, of another shape, or no numbers."""
+  shape = needed_shape(node)
+  wanted: dict[str, tuple[int, ...]] = {"kernel": shape} if OPERATIONS[node.op].trained else {}
+  sides: dict[str, tuple[int, ...]] = {}
+  if node.attrs.get("norm") is not None and OPERATIONS[node.op].constants is None:
+    wanted["scale"] = shape[-1:]
+    sides = dict.fromkeys(("mean", "var"), shape[-1:])
+  for of, found, names in (("params", params, wanted), ("batch_stats", stats, sides)):
+    for name, size in names.items():
+      if not isinstance(found, Mapping) or name not in found:
+        raise ValueError(
+          f"variables: layer {node.name!r} has no {name!r} in their {of!r}; give {OWN}."
+        )
+      if np.shape(found[name]) != size:
+        raise ValueError(
+          f"variables: the {name} of layer {node.name!r} has shape {np.shape(found[name])} and the"
+          f" network's {size}; give {OWN}."
+        )
+      if isinstance(found[name], jax.ShapeDtypeStruct):
+        raise ValueError(
+          f"variables: the {name} of layer {node.name!r} is a shape; give arrays, as init_variables"
+          " makes them."
+        )
 
 
 def _shift(params: Mapping[str, Any], out: int) -> np.ndarray:

@@ -96,12 +96,7 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
   """
   check_model("model", model)
   check_key("rng", rng)
-  wanted = "(height, width, channels), such as (32, 32, 3)"
-  check_type("image_shape", image_shape, Sequence, wanted)
-  if len(image_shape) != 3 or not all(is_whole(side, 1) for side in image_shape):
-    raise ValueError(
-      f"image_shape: {tuple(image_shape)} must be (height, width, channels), 1 or more each."
-    )
+  check_image_shape(image_shape)
   image = jnp.zeros((1, *image_shape))
   init: Any = partial(model.init, **flag_for(model, False))
   if isinstance(rng, jax.core.Tracer):
@@ -129,6 +124,25 @@ def init_variables(model: nn.Module, rng: jax.Array, image_shape: tuple[int, ...
     for i, (leaf, initial, drawn) in enumerate(zip(leaves, initials, numbers, strict=True))
   ]
   return jax.tree.unflatten(tree, jax.device_put(filled))
+
+
+def check_image_shape(image_shape: Any) -> None:
+  """Checks the size of images.
+
+  Raises:
+    ValueError: if it is not three whole numbers of 1 or more.
+
+  Examples:
+    >>> check_image_shape((32, 32))
+    Traceback (most recent call last):
+    ValueError: image_shape: (32, 32) must be (height, width, channels), 1 or more each.
+  """
+  wanted = "(height, width, channels), such as (32, 32, 3)"
+  check_type("image_shape", image_shape, Sequence, wanted)
+  if len(image_shape) != 3 or not all(is_whole(side, 1) for side in image_shape):
+    raise ValueError(
+      f"image_shape: {tuple(image_shape)} must be (height, width, channels), 1 or more each."
+    )
 
 
 def _fill(initial: Initial, drawn: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -22,6 +22,7 @@ from jaxcompress.nn.foreign import (
 from jaxcompress.nn.graph import INPUT, LOGITS, Endpoints, Graph, Node
 from jaxcompress.nn.layers import LeafOp
 from jaxcompress.nn.outputs import as_endpoints, name_outputs
+from jaxcompress.nn.variables import OWN, blames, check_variables
 from jaxcompress.ops.dispatch import only_shapes
 
 
@@ -106,7 +107,8 @@ def trace(model: nn.Module, variables: Mapping[str, Any], x: Any) -> Graph:
 
   Raises:
     ValueError: if the model computes outside leaf ops, which names the layer and the importer that
-      takes it, calls one leaf op twice, returns what it reads, or takes no ``train``.
+      takes it, calls one leaf op twice, returns what it reads, or takes no ``train``; or if the
+      variables are of another network, or of images of another size.
 
   Examples:
     >>> from jaxcompress import models
@@ -118,7 +120,7 @@ def trace(model: nn.Module, variables: Mapping[str, Any], x: Any) -> Graph:
     >>> graph.nodes[0].name, graph.nodes[0].op
     ('stem', 'ConvNorm')
   """
-  return _record(model, _evaluation(model), x, variables).graph
+  return _evaluated(model, variables, x).graph
 
 
 def trace_endpoints(
@@ -146,7 +148,7 @@ def trace_endpoints(
     >>> trace_endpoints(model, models.summarize(model).variables, x)[1].maps[0]
     'stem'
   """
-  record = _record(model, _evaluation(model), x, variables)
+  record = _evaluated(model, variables, x)
   ends = record.endpoints
   outputs = {tensor for _, tensor in record.graph.outputs}
   wanted = {*outputs, *ends.maps, *ends.preact} | ({ends.pooled} - {None})
@@ -189,9 +191,12 @@ class _Record(NamedTuple):
   variables: Any
 
 
-def _evaluation(model: nn.Module) -> Callable[[Any, Any], tuple[Any, Any]]:
+def _evaluated(model: nn.Module, variables: Any, x: Any) -> _Record:
   check_model("model", model)
-  return lambda x, variables: (model.apply(variables, x, **_flag(model)), None)
+  check_variables("variables", variables)
+  with blames("variables", OWN, tuple(x.shape[1:])):
+    call = lambda x, variables: (model.apply(variables, x, **_flag(model)), None)  # noqa: E731
+    return _record(model, call, x, variables)
 
 
 def _flag(model: nn.Module) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import optax
 
 from jaxcompress import data as datasets
 from jaxcompress import distill, prune, quantize, training
+from jaxcompress.arguments import VIEW
 from jaxcompress.distill.zoo import Parsed
 from jaxcompress.nn.select import on_network
 from jaxcompress.pipeline.best import trimmed
@@ -320,6 +321,7 @@ def check_losses(
       f" {teacher.title} are of one; name a model as teacher, or another loss."
     )
   example = jax.tree.map(lambda x: np.concatenate([x] * asked.views), example)
+  example[VIEW] = np.repeat(np.eye(asked.views, dtype=bool), few, axis=0)  # as data.Views marks it
   variables = [student.summary.variables]
   if isinstance(teacher, OutsideTeacher):
     example = teacher.cache.with_outputs(example, few, position=0)

@@ -1,27 +1,19 @@
 """Between a step and its networks: images, labels, outputs, cached teachers."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.errors
 import jax
 import jax.numpy as jnp
 
 from jaxcompress.distill.adapters import OURS, reads_pixels, to_endpoints
 from jaxcompress.distill.labels import classes_of, shares
-from jaxcompress.files.values import one_line
 from jaxcompress.nn import Endpoints
+from jaxcompress.nn.variables import blames
 
 PIXELS = "pixels of teachers"
 SAW = " saw "  # in the name of a batch's entry, before an augmentation
-NOT_FOUND = (
-  flax.errors.ScopeParamNotFoundError,
-  flax.errors.ScopeParamShapeError,
-  flax.errors.ScopeCollectionNotFound,
-  flax.errors.ScopeVariableNotFoundError,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,26 +120,6 @@ def to_network_input(preprocess: Callable[[Any], Any] | None, images: jax.Array)
       " float images."
     )
   return images
-
-
-@contextmanager
-def blames(argument: str) -> Iterator[None]:
-  """Where a network does not find its variables inside, the argument that holds them is wrong.
-
-  Examples:
-    >>> from jaxcompress.nn import Dense
-    >>> with blames("student_variables"):
-    ...   Dense(2).apply({"params": {"kernel": jnp.ones((3, 2))}}, jnp.ones((1, 3)))
-    Traceback (most recent call last):
-    ValueError: student_variables: they are of another network; give those of the recipe's own ...
-  """
-  try:
-    yield
-  except NOT_FOUND as error:
-    raise ValueError(
-      f"{argument}: they are of another network; give those of the recipe's own"
-      f" ({one_line(error)})."
-    ) from error
 
 
 def hits(logits: jax.Array, label: jax.Array) -> jax.Array:

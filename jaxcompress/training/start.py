@@ -18,6 +18,7 @@ from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.outputs import as_endpoints
 from jaxcompress.nn.select import on_network
 from jaxcompress.nn.tracing import intercept, is_leaf_call, module_path
+from jaxcompress.nn.variables import blames
 from jaxcompress.ops.dispatch import XLA_ONLY
 from jaxcompress.prune.importance import check_slimming
 from jaxcompress.quantize import Quantizer
@@ -26,7 +27,6 @@ from jaxcompress.quantize.transforms import graph_of, transform
 from jaxcompress.training.frozen import frozen_norms
 from jaxcompress.training.networks import (
   CachedTeacher,
-  blames,
   run_teachers,
   split_labels,
   to_network_input,

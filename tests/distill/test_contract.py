@@ -86,6 +86,9 @@ TABLE = {
   "mlkd": Row(distill.mlkd, ("logits",)),
   "mlkd_two_views": Row(lambda: distill.mlkd(views=2), ("logits",)),
   "mlkd_lskd": golden(distill.mlkd_lskd, "logits"),
+  "wkd_l_scheduled": golden(
+    lambda: with_heads(distill.wkd_l(optax.linear_schedule(600.0, 0.0, 9))), "logits"
+  ),
   "crld": golden(lambda: distill.crld(weak_confidence=0.1), "logits"),
   "srd": Row(distill.srd, ("logits", "pooled")),
   "wkd_l": golden(lambda: with_heads(distill.wkd_l()), "logits"),
@@ -146,6 +149,7 @@ def example(dtype=jnp.float32, size=BATCH):
   batch = {
     "image": jnp.zeros((size, 8, 8, 3), dtype),
     "label": jnp.arange(size, dtype=jnp.int32) % CLASSES,
+    "view": jnp.repeat(jnp.eye(2, dtype=bool), size // 2, axis=0),
     "index": 3 * jnp.arange(size, dtype=jnp.int32) % 20,
     "contrast_index": (5 * jnp.arange(size * 8, dtype=jnp.int32) % 20).reshape(size, 8),
   }

@@ -139,9 +139,14 @@ def test_teachers_that_do_not_fit_are_refused_when_the_loss_is_initialised(teach
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (lambda rate: distill.ttm(rate), "exponent: the function schedule .* finite number above 0.$"),
-    (lambda rate: distill.wkd_l(rate), "gamma: the function"),
-    (lambda rate: distill.mlkd_lskd(rate), "temperature: the function"),
+    (
+      lambda rate: distill.srd(rate),
+      r"exponent: the function schedule .* finite number above 0; .* distill.scale\(schedule, loss",
+    ),
+    (
+      lambda rate: distill.crd(9, temperature=rate),
+      "temperature: a schedule would .* distill.scale",
+    ),
     (lambda _: distill.dcd(2.5), "dim: 2.5 must be a whole number"),
     (lambda _: distill.sdd(scales=2), "scales: 2 must be numbers of cells per side"),
     (lambda _: distill.sdd(head=None), "head: None must be the path of a layer"),

@@ -209,17 +209,23 @@ def test_views_of_a_batch_are_compared_apart_and_added():
   student, teacher = halves
   both = Endpoints(jnp.concatenate([student.logits, teacher.logits]))
   swapped = Endpoints(jnp.concatenate([teacher.logits, student.logits]))
-  found, _, _ = distill.mlkd((2.0, 5.0), views=2).update((), (), both, (swapped,), {})
+  batch = {"view": np.repeat(np.eye(2, dtype=bool), len(STUDENT), axis=0)}
+  found, _, _ = distill.mlkd((2.0, 5.0), views=2).update((), (), both, (swapped,), batch)
   np.testing.assert_allclose(found, mlkd(STUDENT, TEACHER) + mlkd(TEACHER, STUDENT), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mlkd", "mlkd_lskd", "crld"])
-def test_a_batch_is_parted_once_it_is_augmented(name):
+def test_a_batch_is_parted_once_it_is_augmented_by_views(name):
   student, teachers, batch = endpoints()
   loss = getattr(distill, name)(views=2)
   made = loss.init(jax.random.key(0), student, teachers, batch)  # as the data have it
-  with pytest.raises(ValueError, match="views: a batch of 5 has no 2 equal parts"):
-    loss.update(*made, student, teachers, batch)
+  missing = (
+    rf"^batch: 'view' is missing; {name} compares 2 views .* augment=data.Views.* {name}\(views=1\)"
+  )
+  wrong = r"^batch: 'view' has shape \(5, 3\); .* one of shape \(5, 2\)"
+  for marks, message in (({}, missing), ({"view": np.ones((5, 3), bool)}, wrong)):
+    with pytest.raises(ValueError, match=message):
+      jax.eval_shape(loss.update, *made, student, teachers, {**batch, **marks})
 
 
 def test_the_projector_predicts_by_its_running_statistics():

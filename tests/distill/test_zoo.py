@@ -65,6 +65,66 @@ def test_every_loss_is_built_from_its_name_with_what_it_says_it_reads(name):
   assert value.shape == () and any(key.startswith(f"{name}/") for key in metrics)
 
 
+def run(name, student, teacher):
+  """Makes a loss and computes it, of shapes alone."""
+  method = DISTILLERS[name]
+  loss = (
+    method.make(9) if "num_examples" in inspect.signature(method.make).parameters else method.make()
+  )
+  heads = {"classifier": {"kernel": jnp.ones((6, 3))}}
+  batch = {
+    "label": jnp.zeros(4, jnp.int32),
+    "index": jnp.arange(4),
+    "view": jnp.eye(4, 2, dtype=bool),
+  }
+
+  def update(student, teacher):
+    made = loss.init(jax.random.key(0), student, (teacher,), batch)
+    extras = {"student_params": heads, "teacher_params": (heads,)}
+    return loss.update(*made, student, (teacher,), batch, **extras)[0]
+
+  return jax.eval_shape(update, student, teacher)
+
+
+READS_STUDENT = {"ofa": ("maps",)}  # of the student alone
+
+
+@pytest.mark.parametrize("name", DISTILLERS)
+def test_what_a_loss_reads_and_a_network_lacks_is_named(name):
+  whole = endpoints(5)
+  fields = [
+    field for field in ("logits", "pooled", "maps", "preact") if field in DISTILLERS[name].reads
+  ]
+  for field in fields:
+    less = whole._replace(**{field: None if field in ("logits", "pooled") else ()})
+    with pytest.raises(
+      ValueError, match=rf"^student: {name} reads {field}.* missing; return Endpoints\("
+    ):
+      run(name, less, whole)
+    if field not in READS_STUDENT.get(name, ()):
+      with pytest.raises(
+        ValueError, match=rf"^teacher: {name} reads {field}.* missing; return Endpo"
+      ):
+        run(name, whole, less)
+  assert fields
+
+
+@pytest.mark.parametrize("name", [name for name in DISTILLERS if name != "factor"])
+def test_outputs_of_other_examples_are_refused(name):
+  whole = endpoints(5)
+  half = jax.tree.map(lambda x: x[:2], whole)
+  message = (
+    rf"^teachers: {name} compares outputs of the same examples, but .* of 4 and .* of 2; run"
+  )
+  with pytest.raises(ValueError, match=message):
+    run(name, whole, half)
+
+
+def test_a_loss_of_pooled_features_needs_no_logits():
+  less = endpoints(5)._replace(logits=None)
+  assert run("crd", less, less).shape == ()
+
+
 def _terms(loss):
   whole, batch = endpoints(5), {"label": jnp.zeros(4, jnp.int32), "index": jnp.zeros(4, jnp.int32)}
   return jax.eval_shape(lambda: loss.init(jax.random.key(0), whole, (whole,), batch))[0]

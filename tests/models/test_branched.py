@@ -18,7 +18,9 @@ from jaxcompress.nn import (
   GlobalAvgPool,
   Norm,
   init_variables,
+  trace,
 )
+from jaxcompress.nn.branches import fold_branches as fold_graph
 from tests.golden.parity import weights as parity
 from tests.models.checkpoints.test_originals import close, images
 from tests.nn.test_execute import lively
@@ -113,6 +115,88 @@ def test_sums_of_linear_layers_and_normalizations_before_them_become_one_linear_
   x = jax.random.normal(jax.random.key(0), (4, *SHAPE))
   expected = logits_of(model, variables, x)
   np.testing.assert_allclose(logits_of(folded, few, x), expected, rtol=0, atol=2e-5)
+
+
+class Plain(nn.Module):
+  """No branches, and no leaf ops."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    return nn.Dense(3)(x.mean((1, 2)))
+
+
+def wrong(variables, **others):
+  """Variables that are not those of the network."""
+  return {**variables, **others}
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda v: None, "^variables must be a dict of collections with 'params', .* got None"),
+    (lambda v: (v["params"],), "^variables must be a dict of collections with 'params'"),
+    (lambda v: wrong(v, params=3), "^variables: 'params' must be a dict, by layer, got 3"),
+    (lambda v: {}, "^variables: they are of another network; give the model's own .*kernel"),
+    (lambda v: v["params"], "^variables: they are of another network; give .* init_variables"),
+    (lambda v: wrong(v, batch_stats={}), "^variables: they are of another network; .*batch_stats"),
+    (lambda v: wrong(v, params={}), '^variables: they are of another network; .*"params"'),
+    (
+      lambda v: init_variables(Unlike(), jax.random.key(0), SHAPE),
+      "^variables: they are of another network; .*stem/conv0",
+    ),
+    (
+      lambda v: init_variables(Reparameterized(), jax.random.key(0), (9, 8, 1)),
+      r"^variables: they do not fit images of shape \(9, 8, 3\), or are of another network; give",
+    ),
+    (lambda v: jax.eval_shape(lambda: v), "^variables: the kernel of layer .* is a shape; give"),
+  ],
+)
+def test_variables_that_are_not_the_networks_own_are_refused(change, message):
+  variables = init_variables(Reparameterized(), jax.random.key(0), SHAPE)
+  with pytest.raises(ValueError, match=message):
+    fold_branches(Reparameterized(), change(variables), image_shape=SHAPE)
+
+
+def test_networks_and_images_that_cannot_be_folded_are_refused():
+  variables = Plain().init(jax.random.key(0), jnp.zeros((1, *SHAPE)), train=False)
+  with pytest.raises(ValueError, match=r"^model: .* that no leaf op .* models.from_linen"):
+    fold_branches(Plain(), variables, image_shape=SHAPE)
+  with pytest.raises(ValueError, match=r"^variables: they are of another network; give"):
+    fold_branches(Plain(), {"params": {}}, image_shape=SHAPE)
+  variables = init_variables(Reparameterized(), jax.random.key(0), SHAPE)
+  for shape in (32, (9, 8), (0, 8, 3), "9x8"):
+    with pytest.raises(ValueError, match=r"^image_shape.*\(height, width, channels\)"):
+      fold_branches(Reparameterized(), variables, image_shape=shape)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda graph, v: (Unlike(), v), "^graph must be a graph, such as .* got a linen module"),
+    (lambda graph, v: (graph, None), "^variables must be a dict of collections"),
+    (
+      lambda graph, v: (graph, {}),
+      "^variables: layer 'stem/conv0' has no 'kernel' in their 'params'",
+    ),
+    (
+      lambda graph, v: (graph, {"params": v["params"]}),
+      "^variables: layer 'stem/conv0' has no 'mean' in their 'batch_stats'; give the model's own",
+    ),
+    (
+      lambda graph, v: (graph, init_variables(Reparameterized(), jax.random.key(0), (9, 8, 1))),
+      r"^variables: the kernel of layer 'stem/conv0' has shape \(3, 3, 1, 8\) and the network's",
+    ),
+    (
+      lambda graph, v: (graph, v, ["stem/som"]),
+      "^kept: 'stem/som' is unknown; did you mean stem/sum",
+    ),
+  ],
+)
+def test_graphs_are_folded_with_their_own_variables_alone(change, message):
+  variables = init_variables(Reparameterized(), jax.random.key(0), SHAPE)
+  graph = trace(Reparameterized(), variables, jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32))
+  with pytest.raises(ValueError, match=message):
+    fold_graph(*change(graph, variables))
 
 
 class Unlike(nn.Module):

@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.arguments import check_callable, check_range, check_whole
+from jaxcompress.arguments import VIEW, check_callable, check_range, check_whole
 from jaxcompress.data.augment.mixing import mix
 
 Pad = Literal["edge", "zero"]
@@ -160,7 +160,8 @@ class Views:
   """Augments each image in several ways: the whole batch in the first, then in the second, ...
 
   Labels, places in the training set and everything else are repeated, so the batch is as many times
-  larger, and a loss that averages over examples averages over views as well.
+  larger, and a loss that averages over examples averages over views as well. Losses of several views
+  know such a batch by its ``view`` (batch, views) bool, which says of which one each example is.
 
   Attributes:
     transforms: each ``(rng, batch) -> batch`` that keeps the batch's form; they get keys of their own.
@@ -173,8 +174,9 @@ class Views:
     >>> weak = Augment(crop=4, flip=True)
     >>> augment = Views((weak, compose(weak, RandAugment())))
     >>> batch = {"image": jnp.zeros((2, 8, 8, 3), jnp.uint8), "label": jnp.array([4, 7])}
-    >>> augment(jax.random.key(0), batch)["label"].tolist()
-    [4, 7, 4, 7]
+    >>> augmented = augment(jax.random.key(0), batch)
+    >>> augmented["label"].tolist(), augmented["view"][:, 1].tolist()
+    ([4, 7, 4, 7], [False, False, True, True])
   """
 
   transforms: tuple[Transform, ...]
@@ -188,7 +190,12 @@ class Views:
     """Puts the views of a batch one after another."""
     keys = jax.random.split(rng, len(self.transforms))
     views = [view(key, batch) for view, key in zip(self.transforms, keys, strict=True)]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *views)
+    batch = jax.tree.map(lambda *parts: jnp.concatenate(parts), *views)
+    size = len(batch["image"])
+    which = jnp.repeat(jnp.eye(len(views), dtype=bool), size // len(views), axis=0)
+    if VIEW in batch:  # of views of views
+      which = (which[:, :, None] & batch[VIEW][:, None]).reshape(size, -1)
+    return {**batch, VIEW: which}
 
 
 def _check(transforms: tuple[Transform, ...]) -> None:

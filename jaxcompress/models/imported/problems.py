@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import errors
 
-from jaxcompress.files.values import one_line
 from jaxcompress.models.imported.values import Origin
+from jaxcompress.nn.variables import NOT_FOUND, reason_of
 
 MOST = 20  # problems that an error lists
 
@@ -78,29 +78,17 @@ def evaluating(shape: tuple[int, ...]) -> Iterator[None]:
   try:
     yield
   except (errors.ModifyScopeVariableError, errors.InvalidRngError) as error:
-    raise ValueError(f"apply: it trains ({_first(error)}); {EVALUATE}.") from error
+    raise ValueError(f"apply: it trains ({reason_of(error)}); {EVALUATE}.") from error
   except errors.ScopeParamShapeError as error:
     raise ValueError(
       f"images: shape {shape} does not fit the variables; pass images (batch, height, width, channels)"
-      f" of the size that the network was made for ({_first(error)})."
+      f" of the size that the network was made for ({reason_of(error)})."
     ) from error
   except NOT_FOUND as error:
     raise ValueError(
       "variables: they are not those of the network; pass all collections, as model.init returns them,"
-      f' such as {{"params": ..., "batch_stats": ...}} ({_first(error)}).'
+      f' such as {{"params": ..., "batch_stats": ...}} ({reason_of(error)}).'
     ) from error
-
-
-NOT_FOUND = (
-  errors.ScopeParamNotFoundError,
-  errors.ScopeCollectionNotFound,
-  errors.ScopeVariableNotFoundError,
-)
-
-
-def _first(error: Exception) -> str:
-  """Returns Flax's message in one line, without the address of its documentation."""
-  return one_line(str(error).split("(https:")[0])
 
 
 WORDS: Mapping[str, tuple[str, str]] = {

@@ -64,7 +64,7 @@ class Given(NamedTuple):
 
 
 class Form(NamedTuple):
-  """What does not depend on trained numbers.
+  """The parts of a model that do not depend on trained numbers.
 
   Attributes:
     graph: of the integer model.
@@ -283,7 +283,7 @@ def _highest(weights: np.ndarray) -> int:
 
 
 def first_params(form: Form, given: Given) -> Params:
-  """What is trained, as it is at first: integers, and what is added to the logarithm of scales and steps."""
+  """Numbers that are trained, as they are at first: integers, and additions to the logarithms of scales and steps."""
   return {
     "codes": {name: jnp.array(given.codes[name]) for name in form.highest},
     "scales": {name: jnp.zeros(given.scales[name].shape) for name in form.highest},
@@ -349,7 +349,7 @@ def run_student(form: Form, given: Given, params: Params, x: jax.Array) -> Tenso
 
 
 def _last_read(quantized: QuantizedModel, real: Graph) -> str | None:
-  """What the last layer reads, if the float network has it, too, and as it is."""
+  """The tensor that the last layer reads, if the float network has it, too, and as it is."""
   layers: list[Node] = [node for node in quantized.graph.nodes if kernel_shape(node) is not None]
   there = {tensor for node in real.nodes for tensor in node.outputs} - set(quantized.moves)
   tensors = [tensor for node in layers[-1:] for tensor in node.inputs[:1] if tensor in there]
@@ -357,7 +357,7 @@ def _last_read(quantized: QuantizedModel, real: Graph) -> str | None:
 
 
 def run_teacher(form: Form, layers: Mapping[str, Layer], x: jax.Array) -> Tensors:
-  """What the float network gives, as :func:`run_student`."""
+  """The outputs of the float network, as :func:`run_student` has them."""
   seen = {}
 
   def visit(tensor: str, array: jax.Array) -> jax.Array:

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcompress.files.values import one_line
 from jaxcompress.nn import Graph, trace
 from jaxcompress.nn.foreign import check_model
 
@@ -110,11 +110,9 @@ def read_images(
   shape = network_input(images[:1], preprocess).shape
   try:
     graph = trace(model, variables, jax.ShapeDtypeStruct(shape, jnp.float32))
-  except (flax.errors.FlaxError, TypeError) as error:
-    reason = str(error).split(" (https")[0]
+  except TypeError as error:
     raise ValueError(
-      f"images: the network would read {shape[1:]}, which does not fit the model or its"
-      f" variables (of an imported model, imported.variables): {reason}"
+      f"images: the network would read {shape[1:]}, which does not fit the model: {one_line(error)}."
     ) from error
   return graph, Batches(images, preprocess, min(batch_size, len(images)))
 

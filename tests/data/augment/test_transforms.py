@@ -252,5 +252,8 @@ def test_views_follow_one_another_with_their_labels_and_keys_of_their_own():
   np.testing.assert_array_equal(seen["image"][:3], image)
   assert not np.array_equal(seen["image"][3:6], seen["image"][6:])
   assert seen["index"].tolist() == 3 * [7, 8, 9] and seen["label"].tolist() == 3 * [0, 1, 2]
+  np.testing.assert_array_equal(seen["view"], np.repeat(np.eye(3, dtype=bool), 3, axis=0))
+  of_views = Views((Views((shift, shift)), Views((shift, shift))))(jax.random.key(0), batch)
+  np.testing.assert_array_equal(of_views["view"], np.repeat(np.eye(4, dtype=bool), 3, axis=0))
   with pytest.raises(ValueError, match=r"transforms\[0\] must be a function"):
     Views((3,))
