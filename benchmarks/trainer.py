@@ -67,7 +67,9 @@ class Trainer:
 
 
 def parse_loss(name: str, **options):
-  """A loss beside cross-entropy, which SimKD goes without unless told."""
+  """A loss beside cross-entropy, which SimKD goes without unless told; each image is all of its views."""
+  if distill.DISTILLERS[name].views > 1:
+    options[name] = {"views": 1}
   return distill.parse("simkd,labels:1" if name == "simkd" else name, **options)
 
 

@@ -81,6 +81,7 @@ def endpoints(seed):
 STUDENT, TEACHER = endpoints(0), endpoints(1)
 BATCH = {
   "label": jnp.arange(SIZE, dtype=jnp.int32) % CLASSES,
+  "view": jnp.repeat(jnp.eye(2, dtype=bool), SIZE // 2, axis=0),
   "index": 3 * jnp.arange(SIZE, dtype=jnp.int32) % 20,
   "contrast_index": (5 * jnp.arange(SIZE * 8, dtype=jnp.int32) % 20).reshape(SIZE, 8),
 }

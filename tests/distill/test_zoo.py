@@ -52,6 +52,8 @@ def test_every_loss_is_built_from_its_name_with_what_it_says_it_reads(name):
     preact=whole.preact if "preact" in reads else (),
   )
   batch = {"label": jnp.zeros(4, jnp.int32)}
+  if DISTILLERS[name].views > 1:
+    batch["view"] = jnp.repeat(jnp.eye(2, dtype=bool), 2, axis=0)
   if "index" in reads:
     batch["index"] = jnp.arange(4, dtype=jnp.int32)
   heads = {"classifier": {"kernel": jnp.ones((6, 3))}}
