@@ -7,7 +7,7 @@
 A ResNet-20 that was trained on all images, and a ResNet-8 that gets 4,000 of them, both of half the
 usual width; for each loss, with its usual weight beside cross-entropy, and each seed the student
 has the same start, data order and schedule as the student alone; the test images are looked at once, at
-the end. Nothing is augmented but the second view of losses that compare two. Losses with a first stage spend an
+the end. Nothing is augmented: losses of two views have one. Losses with a first stage spend an
 eighth of the same number of steps in it. SimKD is judged by the student's own classifier.
 
 With ``--tries`` a student is first trained for each of these factors of every loss's usual weight, and the loss has
@@ -41,7 +41,6 @@ from jaxcompress.pipeline import PRESETS, phases
 DEPTHS, WIDTHS, RATE = (20, 8), (8, 8, 16, 32), 0.1
 TUNING_SEED = 100  # of the runs that choose weights
 FIRST_RATES = {"factor": 0.003}  # at RepDistiller's 0.01 it diverges on this teacher's large maps
-VIEWS = datasets.Views((datasets.Augment(crop=0, flip=False), datasets.FixMatchAugment()))
 console = Console()
 
 
@@ -101,8 +100,6 @@ class Pair:
     if name != "alone":
       asked = weighted(name, factor, num_examples=len(self.few.data.train))
       parts |= {"loss": asked.loss, "trainable": asked.trainable, "teachers": (Remembered(),)}
-      if asked.views > 1:
-        parts |= {"teachers": (self.teacher,), "augment": VIEWS}
       if asked.first is not None:
         first = max(1, round(phases.FIRST_STAGE * steps))
         rate = optax.constant_schedule(FIRST_RATES.get(name, asked.first_stage_rate(RATE)))
@@ -115,11 +112,10 @@ class Pair:
     """The row of a trial: top-1 on a part of the data and milliseconds of a step."""
     name, factor, steps, seed = trial
     recipe = self.recipe(name, factor, steps)
-    remembered = any(isinstance(teacher, Remembered) for teacher in recipe.teachers)
 
     def batch_at(position):
       batch = self.few.batch_at(position, seed)
-      if remembered:
+      if recipe.teachers:
         batch["teacher"] = jax.tree.map(lambda values: values[batch["index"]], self.said)
       return batch
 
