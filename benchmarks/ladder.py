@@ -46,8 +46,8 @@ from jaxcompress.training.variables import load_variables, save_variables
 
 TEACHER_WIDTHS, TEACHER_EPOCHS, TEACHERS = (16, 16, 64, 128), 10, 2
 CYCLES = 4  # augmentations of each image that the teacher has seen
-EPOCHS = {100: 10, 64: 12, 32: 12, 16: 16, 8: 24, 4: 40}  # in float, by rung
-PLAIN = (32, 16, 8, 4)  # rungs whose networks see the images as they are
+EPOCHS = {100: 10, 64: 12, 32: 14, 16: 16, 8: 24, 4: 40}  # in float, by rung
+PLAIN = (16, 8, 4)  # rungs whose networks see the images as they are
 TUNED = 2  # epochs as integers
 RATE, TUNED_RATE = 0.1, 0.01
 TAUGHT = "kd:0.9,labels:1"
