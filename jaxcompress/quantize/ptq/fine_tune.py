@@ -64,7 +64,7 @@ class Given(NamedTuple):
 
 
 class Form(NamedTuple):
-  """The parts of a model that do not depend on trained numbers.
+  """The static half of fine-tuning, which depends on no trained number.
 
   Attributes:
     graph: of the integer model.
@@ -278,13 +278,13 @@ def start_of(quantized: QuantizedModel, real: Graph) -> tuple[Form, Given]:
 
 
 def _highest(weights: np.ndarray) -> int:
-  """The highest integer of the fewest bits that hold a layer's weights, 2 or more."""
+  """Finds the highest integer of the fewest bits that hold a layer's weights, 2 or more."""
   top = max(1, int(np.abs(weights.astype(int)).max()))
   return 2 ** top.bit_length() - 1
 
 
 def first_params(form: Form, given: Given) -> Params:
-  """Numbers that are trained, as they are at first: integers, and additions to the logarithms of scales and steps."""
+  """Makes what is trained, as it is at first: integers, and zeros to add to biases and logarithms of scales."""
   return {
     "codes": {name: jnp.array(given.codes[name]) for name in form.highest},
     "scales": {name: jnp.zeros(given.scales[name].shape) for name in form.highest},
@@ -304,14 +304,14 @@ def _paces(form: Form) -> dict[str, dict[str, float]]:
 
 
 def _within(form: Form, params: Params) -> Params:
-  """Weights no farther beyond the highest integer than is rounded to it."""
+  """Keeps weights no farther beyond the highest integer than is rounded to it."""
   ends = {name: high + BEYOND for name, high in form.highest.items()}
   held = {name: jnp.clip(v, -ends[name], ends[name]) for name, v in params["codes"].items()}
   return {**params, "codes": held}
 
 
 def student_layers(form: Form, given: Given, params: Params) -> dict[str, Layer]:
-  """Weights as they are rounded, and biases that make up for the shift of what the layers read."""
+  """Rounds weights, and gives layers biases that make up for the shift of what the layers read."""
   layers = {}
   for name, codes in given.codes.items():
     kernel, bias = codes * given.scales[name], given.bias[name]
@@ -327,7 +327,7 @@ def student_layers(form: Form, given: Given, params: Params) -> dict[str, Layer]
 
 
 def run_student(form: Form, given: Given, params: Params, x: jax.Array) -> Tensors:
-  """The outputs of the rounded network by name, and under ``""`` what the last layer reads."""
+  """Computes the outputs of the rounded network by name, and under ``""`` what the last layer reads."""
   layers = student_layers(form, given, params)
 
   def visit(tensor: str, array: jax.Array) -> jax.Array:
@@ -350,7 +350,7 @@ def run_student(form: Form, given: Given, params: Params, x: jax.Array) -> Tenso
 
 
 def _last_read(quantized: QuantizedModel, real: Graph) -> str | None:
-  """The tensor that the last layer reads, if the float network has it, too, and as it is."""
+  """Names what the last layer reads, if the float network has it, too, and as it is."""
   layers: list[Node] = [node for node in quantized.graph.nodes if kernel_shape(node) is not None]
   there = {tensor for node in real.nodes for tensor in node.outputs} - set(quantized.moves)
   tensors = [tensor for node in layers[-1:] for tensor in node.inputs[:1] if tensor in there]
@@ -358,7 +358,7 @@ def _last_read(quantized: QuantizedModel, real: Graph) -> str | None:
 
 
 def run_teacher(form: Form, layers: Mapping[str, Layer], x: jax.Array) -> Tensors:
-  """The outputs of the float network, as :func:`run_student` has them."""
+  """Computes what the float network gives, as :func:`run_student`."""
   seen = {}
 
   def visit(tensor: str, array: jax.Array) -> jax.Array:
@@ -370,7 +370,7 @@ def run_teacher(form: Form, layers: Mapping[str, Layer], x: jax.Array) -> Tensor
 
 
 def _loss(form: Form, given: Given, params: Params, *, wanted: Tensors, x: jax.Array) -> jax.Array:
-  """How far the rounded network is from the float one."""
+  """Computes how far the rounded network is from the float one."""
   found, (name, tensor) = run_student(form, given, params, x), form.real.outputs[0]
   classes = holds_classes(form.real) and last_function(form.real, tensor) == LOGITS
   total = jnp.zeros(())
@@ -385,7 +385,7 @@ def _loss(form: Form, given: Given, params: Params, *, wanted: Tensors, x: jax.A
 
 
 def finished(quantized: QuantizedModel, form: Form, given: Given, params: Params) -> QuantizedModel:
-  """The integer model of what was trained.
+  """Makes the integer model of what was trained.
 
   Args:
     quantized: of which it was made.
