@@ -7,8 +7,8 @@
 # benchmarks/results when they are there. A program that has ended is not run
 # again while its .log is there, and those that write rows go on with the row that they were stopped at;
 # so it can be killed and started again. What fails is named at the end, and the others still run. All of it
-# takes days on 2 cores. WEIGHTS and PICTURES are what benchmarks/real_mobilenet.py reads; where they are
-# not set, it is left out, and told.
+# takes days on 2 cores. WEIGHTS and PICTURES are what benchmarks/real_mobilenet.py and peers_after_training.py read; where they are
+# not set, these are left out, and told.
 cd "$(dirname "$0")/.." || exit 2
 out=${1:-jaxcompress-out-benchmarks}
 mkdir -p "$out" || exit 2
@@ -42,8 +42,10 @@ measure quantization python benchmarks/quantization.py
 if [ -n "$WEIGHTS" ] && [ -n "$PICTURES" ]; then
   measure real_mobilenet python benchmarks/real_mobilenet.py "$WEIGHTS" "$PICTURES" \
     --out "$out/real_mobilenet.jsonl"
+  measure peers_after_training python benchmarks/peers_after_training.py "$WEIGHTS" "$PICTURES" \
+    --out "$out/peers_after_training.jsonl"
 else
-  failed+=("real_mobilenet: left out; set WEIGHTS and PICTURES")
+  failed+=("real_mobilenet, peers_after_training: left out; set WEIGHTS and PICTURES")
 fi
 measure pruning_fashion python benchmarks/pruning.py --out "$out/pruning.jsonl" --data fashion-mnist \
   --steps 6000 --tune 2000 --goals 1/2macs,75%,90%
