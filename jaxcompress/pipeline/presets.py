@@ -237,6 +237,7 @@ PRESETS = {
   "fashion-mnist-32kb": Preset(
     options={
       "data": "fashion-mnist",
+      "flip": False,
       "channels": 1,
       "student": "resnet_cifar",
       "distill": "labels:1,kd:0.9",
@@ -246,7 +247,7 @@ PRESETS = {
     teacher="wrn_16_1",
     network={"depth": 8, "widths": (12, 12, 16, 32)},
     protocol=SHORT,
-    augment=lambda data: datasets.Augment(crop=0, flip=False),
+    augment=lambda data: datasets.Augment(crop=0, flip=bool(data.flip)),
     preprocess=datasets.Preprocess(center=72.9, scale=90.0, per_image=False),
   ),
   "mlperf-resnet8": Preset(
