@@ -154,7 +154,7 @@ def independent(name, graph):
   return {
     "input": {"input"},
     "first": {n.name for n in weighted if "input" in n.inputs},
-    "last": {weighted[-1].name},
+    "last": {n.name for n in weighted if n.name.startswith("classifier")} or {weighted[-1].name},
     "depthwise": depthwise,
     "grouped": grouped,
     "pointwise": small - depthwise,

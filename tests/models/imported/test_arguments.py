@@ -87,7 +87,7 @@ MISTAKES = {
   ),
   "variables of the original": (
     lambda: quantize.post_training(imported().model, variables(), IMAGES),
-    r"images: .* its variables \(of an imported model, imported.variables\): Could not find",
+    r"variables: they are of another .* \(of an imported model, imported.variables\) \(Could not find",
   ),
   "the import for its model": (
     lambda: quantize.post_training(imported(), imported().variables, IMAGES),
