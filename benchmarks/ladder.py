@@ -1,11 +1,11 @@
 """Accuracy on Fashion-MNIST of networks of 4 to 100 kB, each bit-equal on every runtime.
 
     python benchmarks/ladder.py --out runs/ladder.jsonl [--rungs 100,64,32,16,8,4] [--seeds 1]
-        [--ways int8,ptq,4bit,zeros,clusters,alone] [--runtimes xnnpack,reference,tflm,onnxruntime,c] [--teacher 0]
+        [--ways int8,ptq,4bit,zeros,clusters,alone] [--runtimes xnnpack,reference,tflm,onnxruntime,c]
 
-The teacher is the mean of two networks that were trained on the 54,000 training images; 6,000 are held out
-for validation. Its outputs are computed once, for a few augmentations of each image, and for the images as they
-are, which the smallest networks see: they have no room for more. Every rung's network
+The teacher is trained on the 54,000 training images, shifted and mirrored; 6,000 are held out
+for validation. Its outputs are computed once, for the images and their mirror images, which the largest two
+rungs see, and for the images as they are: smaller networks have no room for more. Every rung's network
 is trained in float and then, in the last epochs, as the integers that it will be:
 
 - ``int8``: from the teacher; beside it the same float network in int8 after training (``ptq``);
@@ -21,8 +21,8 @@ when a row is written, and choose nothing. Each runtime computes the logits of a
 which share is equal to ours, bit for bit.
 
 Rows that are there are not measured again, and trained networks are kept beside them, so it can be killed and
-started again; several processes may work on one file, each on rungs or ways of its own. ``--teacher 0``
-trains one of the two and ends.
+started again; several processes may work on one file, each on rungs or ways of its own, once the teacher is there
+(``--rungs ""``).
 """
 
 import argparse
@@ -44,10 +44,12 @@ from jaxcompress import distill, export, models, nn, ops, prune, quantize, train
 from jaxcompress.pipeline import PRESETS
 from jaxcompress.training.variables import load_variables, save_variables
 
-TEACHER_WIDTHS, TEACHER_EPOCHS, TEACHERS = (16, 16, 64, 128), 10, 2
+TEACHER_EPOCHS = 14
+SHIFTED = datasets.Augment(crop=2, flip=True)  # as the teacher learns
+MIRRORED = datasets.PerExample(datasets.Augment(crop=0, flip=True))
 CYCLES = 4  # augmentations of each image that the teacher has seen
-EPOCHS = {100: 10, 64: 12, 32: 14, 16: 16, 8: 24, 4: 40}  # in float, by rung
-PLAIN = (16, 8, 4)  # rungs whose networks see the images as they are
+EPOCHS = {100: 12, 64: 12, 32: 14, 16: 16, 8: 24, 4: 40}  # in float, by rung
+SEEN = {100: MIRRORED, 64: MIRRORED}  # how a rung's network sees the images; others: as they are
 TUNED = 2  # epochs as integers
 RATE, TUNED_RATE = 0.1, 0.01
 TAUGHT = "kd:0.9,labels:1"
@@ -100,6 +102,9 @@ RUNGS = {  # kB, and the network
   8: Chain((("c", 8, 1), ("c", 12, 2), ("c", 10, 1), ("c", 12, 2)), 2),
   4: Chain((("c", 4, 1), ("c", 8, 2), ("c", 7, 2)), 2),
 }
+TEACHER = Chain(
+  (("c", 24, 1), ("c", 48, 2), *2 * (("r", 48, 1),), ("c", 96, 2), *2 * (("r", 96, 1),))
+)
 LARGER = dict(zip([*RUNGS][1:], RUNGS, strict=False))  # the next rung, for packed files
 
 
@@ -113,75 +118,49 @@ class Bench(Trainer):
     self.folder = args.out.with_suffix("")
     self.folder.mkdir(parents=True, exist_ok=True)
 
-  def augment(self, rung):
-    """How a rung's network sees the images; None: as they are."""
-    return None if rung in PLAIN else datasets.PerExample(datasets.Augment(crop=2, flip=True))
-
   def steps(self, epochs):
     return round(epochs * len(self.data.train) / self.protocol().batch_size)
 
   def protocol(self, rate=RATE):
     return dataclasses.replace(PRESETS["default"].protocol, learning_rate=rate)
 
-  def validated(self, module, variables, preprocess=PIXELS):
-    """The share of the validation images that a float network classifies rightly."""
-    batches = datasets.eval_batches(self.data.validation, EVAL_BATCH)
-    return training.evaluate(module, variables, batches, preprocess=preprocess)["top1"]
-
-  def teacher(self, seed):
-    """One of the networks that teach, trained once and kept beside the results."""
-    path = self.folder / f"teacher-{seed}.safetensors"
-    if not path.exists():
-      module, steps = residual(8, *TEACHER_WIDTHS), self.steps(TEACHER_EPOCHS)
-      recipe = self.recipe(
-        module, self.protocol().optimizer(steps), preprocess=datasets.Preprocess()
-      )
-      state = self.train(recipe, steps, seed=100 + seed, name="teacher")
-      models.save(path, module, jax.device_get(state.variables))
-    module, variables = models.load(path)
-    top1 = self.validated(module, variables, datasets.Preprocess())
-    self.console.print(f"teacher {seed}: {100 * top1:.2f} % of the validation images")
-    return module, variables
-
   @functools.cached_property
-  def teachers(self):
-    """The teacher and its variables."""
-    networks = [self.teacher(seed) for seed in range(TEACHERS)]
-
-    def mean(variables, images):
-      logits = [
-        module.apply(own, images, train=False).logits
-        for (module, _), own in zip(networks, variables, strict=True)
-      ]
-      return nn.Endpoints(logits=sum(logits) / len(logits))
-
-    return mean, [own for _, own in networks]
+  def teacher(self):
+    """The teacher's variables, trained once and kept beside the results."""
+    path = self.folder / "teacher"
+    if not path.exists():
+      steps, preprocess = self.steps(TEACHER_EPOCHS), datasets.Preprocess()
+      recipe = self.recipe(
+        TEACHER, self.protocol().optimizer(steps), preprocess=preprocess, augment=SHIFTED
+      )
+      state = self.train(recipe, steps, seed=100, name="teacher")
+      save_variables(path, jax.device_get(state.variables))
+    like = nn.init_variables(TEACHER, jax.random.key(0), self.data.image_shape)
+    return load_variables(path, like)
 
   def taught(self, rung):
     """The teacher's outputs for the training images as a rung's network sees them, computed once."""
-    mean, variables = self.teachers
-    augment = self.augment(rung)
+    augment = SEEN.get(rung)
     return datasets.cache_teacher(
-      self.folder / ("teacher-plain" if augment is None else "teacher"),
-      mean,
-      variables,
+      self.folder / ("taught-as-they-are" if augment is None else "taught-mirrored"),
+      TEACHER,
+      self.teacher,
       self.data.train,
       augment=augment,
       preprocess=datasets.Preprocess(),
       cycles=1 if augment is None else CYCLES,
     )
 
-  def teacher_top1(self):
-    """Of the teacher, on the test images."""
-    mean, variables = self.teachers
-    run = jax.jit(lambda images: mean(variables, datasets.Preprocess()(images)).logits)
-    parts = np.split(self.data.test.images, len(self.data.test) // EVAL_BATCH)
-    logits = np.concatenate([run(part) for part in parts])
-    return float(np.mean(logits.argmax(-1) == self.data.test.labels))
+  def teacher_top1(self, part):
+    """The share of a part's images that the teacher classifies rightly."""
+    batches = datasets.eval_batches(part, EVAL_BATCH)
+    return training.evaluate(TEACHER, self.teacher, batches, preprocess=datasets.Preprocess())[
+      "top1"
+    ]
 
   def learn(self, rung, epochs, seed, *, start=None, rate=RATE, alone=False, wrap=None, **parts):
     """The state of a rung's network after so many epochs, from the teacher's outputs or alone."""
-    parts["augment"] = self.augment(rung)
+    parts["augment"] = SEEN.get(rung)
     steps = self.steps(epochs)
     optimizer = self.protocol(rate).optimizer(steps)
     given, batch_at = (), None
@@ -268,7 +247,11 @@ def trials(args):
 def measure(bench, args, console):
   test = bench.data.test
   if not read_rows(args.out, way="teacher"):
-    append_row(args.out, {"way": "teacher", "top1": bench.teacher_top1()})
+    top1 = {
+      name: bench.teacher_top1(part)
+      for name, part in (("validation", bench.data.validation), ("top1", test))
+    }
+    append_row(args.out, {"way": "teacher"} | top1)
   for way, rung, seed in trials(args):
     known = {"way": way, "rung": rung, "seed": seed}
     rows = read_rows(args.out, **known)
@@ -318,15 +301,11 @@ def main():
   parser.add_argument("--ways", type=words, default=list(WAYS))
   parser.add_argument("--runtimes", type=words, default=list(RUNTIMES))
   parser.add_argument("--seeds", type=int, default=1)
-  parser.add_argument("--teacher", type=int, help="train this one of the two and end")
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("ladder.jsonl"))
   args = parser.parse_args()
   console = Console()
   ops.keep_freed_memory()
   bench = Bench(args, console)
-  if args.teacher is not None:
-    bench.teacher(args.teacher)
-    return
   measure(bench, args, console)
   rows = read_rows(args.out)
   for row in rows:

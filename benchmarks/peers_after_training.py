@@ -9,7 +9,9 @@ float .tflite file that jaxcompress writes, with BatchNorm folded, so that no to
 writes a file, with int8 weights by channel and int8 activations; what the file's runtime gives for all
 test images, LiteRT with XNNPACK or onnxruntime with its default optimizations, is compared with the
 labels and with the float network. onnxruntime's sessions have ``session.x64quantprecision``, without which
-sums saturate on x86 processors without VNNI; ``saturated`` is top-1 in sessions without it.
+sums saturate on x86 processors without VNNI; ``saturated`` is top-1 in sessions without it. ``tied`` is the
+share of images of which several classes have the largest logit, as where an output's range is too small; of
+those the first counts.
 
 ``equal`` is the share of logits, of the first ``--simulated`` test images, for which the tool's own
 simulation and the runtime are bit-equal. Simulation of jaxcompress is exact evaluation; that of
@@ -107,6 +109,11 @@ def share_equal(ours: np.ndarray, theirs: np.ndarray) -> float:
   return float(np.mean(ours == theirs))
 
 
+def share_tied(logits: np.ndarray) -> float:
+  """The share of images of which several classes have the largest logit."""
+  return float(np.mean((logits == logits.max(-1, keepdims=True)).sum(-1) > 1))
+
+
 class Bench:
   """The network, its photographs, and the float files that the others get."""
 
@@ -182,6 +189,7 @@ class Bench:
       saturated = measured(plain, self.real, self.labels)["top1"]
     return {
       **measured(logits, self.real, self.labels),
+      "tied": share_tied(logits),
       "equal": equal,
       "saturated": saturated,
       "bytes": path.stat().st_size,
@@ -195,15 +203,15 @@ def print_rows(rows: list[dict]) -> None:
   for row in rows:
     case = row["tool"], row["method"], row["form"]
     if "error" in row:
-      lines.append((*case, row["error"], *[""] * 7))
+      lines.append((*case, row["error"], *[""] * 8))
       continue
-    shares = (f"{100 * row[name]:.1f}" for name in ("top1", "agreement"))
+    shares = (f"{100 * row[name]:.1f}" for name in ("top1", "tied", "agreement"))
     rest = (f"{row['sqnr']:.1f}", f"{100 * row['equal']:.2f}") if row["method"] else ("", "")
     saturated = "" if row["saturated"] is None else f"{100 * row['saturated']:.1f}"
     spent = (f"{row[name]:.0f}" for name in ("seconds", "processor")) if row["method"] else ("", "")
     lines.append((*case, *shares, *rest, saturated, *spent, f"{row['bytes'] / 1e6:.2f}"))
-  head = ("tool", "ranges", "file", "top-1, %", "agreement, %", "dB", "equal, %", "saturated, %")
-  print_table((*head, "seconds", "of the processor", "MB"), lines)
+  head = ("tool", "ranges", "file", "top-1, %", "tied, %", "agreement, %", "dB", "equal, %")
+  print_table((*head, "saturated, %", "seconds", "of the processor", "MB"), lines)
 
 
 def main():

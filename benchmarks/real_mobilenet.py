@@ -19,21 +19,23 @@ import numpy as np
 from shared import append_row, print_table, read_rows, words
 
 import jaxcompress as jc
-from jaxcompress.quantize import ALGORITHMS, first_last_8bit
+from jaxcompress.quantize import ALGORITHMS, Rule, ema_range, first_last_8bit
 from jaxcompress.quantize.ptq.post_training import AUTO, decibels
 
 SOURCE = "torchvision/mobilenet_v2"
 BATCH = 32
+BOTTLENECKS = (Rule(match="project|Add", activations=ema_range(8)), *first_last_8bit())
 SCHEMES = {  # options of post_training
   "8 bit": {},
   "W4A8": {"bits": 4},
   "W4A8 (ends: 8 bit)": {"bits": 4, "rules": first_last_8bit()},
   "W4A4": {"bits": 4, "activation_bits": 4, "rules": first_last_8bit()},
+  "W4A4 (bottlenecks: A8)": {"bits": 4, "activation_bits": 4, "rules": BOTTLENECKS},
   "W3A8": {"bits": 3, "rules": first_last_8bit()},
   "W2A8": {"bits": 2, "rules": first_last_8bit()},
 }
 """Weights and activations. The ends are the first and the last layer, which have 8 bits in the publications, and in the
-schemes below."""
+schemes below. Bottlenecks are what blocks write and add up."""
 
 
 FINE_TUNE = "fine_tune"

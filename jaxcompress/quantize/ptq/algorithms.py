@@ -105,9 +105,8 @@ class Subject:
     input_range: of what the network reads; None: what was seen.
     seed: of the samples that rounding is learned on.
     moves: of the tensors whose channels equalization or few bits moved, by name.
-    few_bits: of activations, 2 to 7, where a runtime of 8 bits can hold them to that; or None.
-    clipped: nodes that got a rectifier for it.
-    below: (channels,) by how much tensors were shifted up for it, by name.
+    clipped: nodes that got a rectifier for few bits.
+    below: (channels,) by how much tensors were shifted up for them, by name.
   """
 
   sites: Sites
@@ -120,7 +119,6 @@ class Subject:
   input_range: Bounds | None = None
   seed: int = 0
   moves: Mapping[str, Move] = dataclasses.field(default_factory=dict)
-  few_bits: int | None = None
   clipped: frozenset[str] = frozenset()
   below: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -136,7 +134,8 @@ class Subject:
     """The network of a traced graph.
 
     Raises:
-      ValueError: if a rule matches no layer, or asks for what integer files do not hold.
+      ValueError: if a rule matches no layer, or asks for what integer files do not hold, or if grids are
+        to be symmetric and have few bits.
     """
     sites = find_sites(graph)
     folded = {
@@ -144,17 +143,25 @@ class Subject:
       for name, layer in fold(sites.graph, variables).items()
     }
     moments = moments_of(sites.graph, variables)
-    to, _ = layer_levels(sites, plan)
+    to, bits = layer_levels(sites, plan)
+    if options.get("symmetric") and (fewest := min(bits.values())) < 8:
+      raise ValueError(
+        f"symmetric: activations of {fewest} bits have a zero point at their lowest code; leave it out, or"
+        " give them 8 bits."
+      )
     return cls(sites, folded, moments, batches, plan, to, **options)
 
-  def with_few_bits(self, bits: int) -> "Subject":
-    """The same network with activations of fewer than 8 bits, see ``ptq.few_bits``.
+  def shifted(self) -> "Subject":
+    """The same network, in which what is asked to have fewer than 8 bits can have them.
 
-    The lower ends of tensors that are shifted are those of the least squared error.
+    See ``ptq.few_bits``. The lower ends of tensors that are shifted are those of the least squared error.
     """
-    tensors, seen, key_of = shiftable(self.sites), self.counted, self.apart.key_of
-    choose = calibrator("mse").choose
-    lows = {t: choose(seen[key_of[t]]._replace(bits=bits))[0] for t in tensors}
+    bits, key_of, choose = self.asked, self.apart.key_of, calibrator("mse").choose
+    tensors = [tensor for tensor in shiftable(self.sites) if bits[tensor] < 8]
+    if not tensors:
+      return self
+    seen = {t: self.counted[key_of[t]]._replace(bits=bits[t]) for t in tensors}
+    lows = {t: choose(seen[t])[0] for t in tensors}
     found = shift(self.sites.graph, self.folded, self.moments, lows)
     return dataclasses.replace(
       self,
@@ -162,7 +169,6 @@ class Subject:
       folded=found.folded,
       moments=found.moments,
       moves=found.moves,
-      few_bits=bits,
       clipped=found.clipped,
       below={name: -move.shift for name, move in found.moves.items()},
     )
@@ -200,21 +206,25 @@ class Subject:
     return find_sites(self.sites.graph, choose_apart(self.sites, ranges, bits))
 
   @functools.cached_property
-  def bits(self) -> dict[str, int]:
-    """Bits of activations on those grids, 8 or 16 by tensor."""
+  def asked(self) -> dict[str, int]:
+    """Bits that activations are asked to have, 2 to 8 or 16 by tensor."""
     return layer_levels(self.apart, self.plan)[1]
 
   @functools.cached_property
-  def few(self) -> frozenset[str]:
-    """The grids that have fewer than 8 bits."""
-    return few_grids(self.apart, self.bits) if self.few_bits else frozenset()
+  def bits(self) -> dict[str, int]:
+    """Bits of the integers that hold them, 8 or 16 by tensor."""
+    return {tensor: max(8, bits) for tensor, bits in self.asked.items()}
+
+  @functools.cached_property
+  def few(self) -> dict[str, int]:
+    """The grids that have fewer than 8 bits, and how many."""
+    return few_grids(self.apart, self.asked)
 
   @functools.cached_property
   def seen(self) -> dict[str, Seen]:
     """The values that calibration sees, by grid."""
     seen = by_grid(self.apart, self.extremes)
-    few = {key: seen[key]._replace(bits=self.few_bits or 8) for key in self.few}
-    return seen | few
+    return seen | {key: seen[key]._replace(bits=bits) for key, bits in self.few.items()}
 
   @functools.cached_property
   def counted(self) -> dict[str, Seen]:
@@ -235,10 +245,8 @@ class Subject:
     grids = grids_of(bounds, self.bits)
     if self.symmetric:
       grids = {tensor: centred(grid) for tensor, grid in grids.items()}
-    if self.few_bits:
-      few = {t: few_grid(bounds[t], self.few_bits) for t in grids if key_of[t] in self.few}
-      grids |= few
-    return grids
+    few = {t: few_grid(bounds[t], self.few[key_of[t]]) for t in grids if key_of[t] in self.few}
+    return grids | few
 
   def quantized(self, algorithm: Algorithm) -> QuantizedModel:
     """The integer model that an algorithm makes."""

@@ -77,7 +77,7 @@ class Group(NamedTuple):
 
   Attributes:
     range: of all of them.
-    bits: 8 or 16.
+    bits: that are asked for, 2 to 8 or 16; tensors with unlike ones have grids apart.
     limit: the largest step that does no harm to those that more than one node reads.
   """
 
@@ -87,10 +87,10 @@ class Group(NamedTuple):
 
   @property
   def step(self) -> float:
-    """The scale of the grid, as :func:`~jaxcompress.quantize.fake_quant.affine` makes it."""
+    """The scale of the grid of 8 or 16 bits, as :func:`~jaxcompress.quantize.fake_quant.affine` makes it."""
     low, high = min(self.range[0], 0.0), max(self.range[1], 0.0)
-    whole = high - low if self.bits == 8 else 2 * max(-low, high)
-    return whole / (2**self.bits - 1)
+    whole = high - low if self.bits <= 8 else 2 * max(-low, high)
+    return whole / (2 ** max(8, self.bits) - 1)
 
   def join(self, other: "Group") -> "Group | None":
     """Both on one grid; None where that does harm."""
@@ -107,7 +107,7 @@ def choose_apart(
   Args:
     sites: where all tensors that can share a grid do.
     ranges: smallest and largest value of the input and every rounded or joined tensor.
-    bits: 8 or 16 by tensor; 8 where it says nothing.
+    bits: 2 to 8, or 16, by tensor; 8 where it says nothing.
 
   Returns:
     Pairs for :func:`~jaxcompress.quantize.sites.find_sites`; of gates, too, which are always apart.

@@ -192,10 +192,14 @@ def make_up(
   return found
 
 
-def few_grids(sites: Sites, bits: Mapping[str, int]) -> frozenset[str]:
-  """The grids that can have fewer than 8 bits: of tensors that are nowhere below zero.
+def few_grids(sites: Sites, bits: Mapping[str, int]) -> dict[str, int]:
+  """The grids that have fewer than 8 bits, and how many: those of tensors that are nowhere below zero.
 
   The input, the outputs and what the last layer reads keep 8, as in the published settings.
+
+  Args:
+    sites: of a graph whose signed tensors are shifted.
+    bits: that are asked for, by tensor.
   """
   graph, key_of = sites.graph, sites.key_of
   kept = {key_of[tensor] for tensor in (INPUT, *(tensor for _, tensor in graph.outputs))}
@@ -207,11 +211,11 @@ def few_grids(sites: Sites, bits: Mapping[str, int]) -> frozenset[str]:
       kept.add(key_of[tensor])
   signed = {key_of[tensor] for tensor in sites.rounded - sites.nonnegative}
   fixed = {key_of[tensor] for tensor in sites.gates}
-  return frozenset(
-    key
+  return {
+    key: bits[key]
     for key in {key_of[tensor] for tensor in sites.rounded}
-    if key not in kept | signed | fixed and bits[key] == 8
-  )
+    if key not in kept | signed | fixed and bits[key] < 8
+  }
 
 
 def few_grid(bounds: Bounds, bits: int) -> Grid:

@@ -121,7 +121,8 @@ def post_training(
     input_range: of what the network reads, in place of what the images have; such as
       :func:`jaxcompress.export.pixel_range` gives.
     rules: exceptions for some layers, as :func:`~jaxcompress.quantize.allocate_bits` gives them. Of
-      a rule's quantizers only the integers count, since algorithms choose scales of their own.
+      a rule's quantizers only the integers count, since algorithms choose scales of their own; a rule gives
+      activations the bits that ``activation_bits`` may have, such as 8 where it has 4.
     labels: (N,) integers, or None; for logits (batch, classes).
     max_drop: the largest loss of the score that is accepted, as a share: 0.005 is half a point.
       Without labels it is the share of images on which the integer model may decide otherwise, or,
@@ -170,11 +171,6 @@ def post_training(
     raise ValueError(
       f"activation_bits: {activation_bits} is out of range; it must be 2 to 8, or 16."
     )
-  if symmetric and activation_bits < 8:
-    raise ValueError(
-      f"symmetric: activations of {activation_bits} bits have a zero point at their lowest code; leave"
-      " it out, or give them 8 bits."
-    )
   if max_drop is not None and not 0 <= max_drop <= 1:
     raise ValueError(f"max_drop must be a fraction between 0 and 1, such as 0.01, got {max_drop}.")
   if input_range is not None:
@@ -189,7 +185,7 @@ def post_training(
   calibration, held_out = split(count, seed, deciding=len(algorithms) > 1 or max_drop is not None)
   plan = Quantization(
     weights=absmax(bits),
-    activations=minmax_range(max(8, activation_bits)),
+    activations=minmax_range(activation_bits),
     rules=tuple(rules),
     kernels=kernels,
   )
@@ -205,13 +201,12 @@ def post_training(
     watched = batches.with_tick(tick)
     plain = Subject.of(graph, variables, watched.at(calibration), plan, **options)
     judge = _judge(plain, batches.at(held_out), None if labels is None else labels[held_out])
-    subject = plain.with_few_bits(activation_bits) if activation_bits < 8 else plain
-    narrow = activation_bits < 8 or any(to.high < HIGHEST for to in subject.to.values())
+    subject = plain.shifted()
+    narrow = bool(subject.few) or any(to.high < HIGHEST for to in subject.to.values())
 
     @functools.cache
     def whole() -> Subject:
-      found = Subject.of(graph, variables, watched.at(everything), plan, **options)
-      return found.with_few_bits(activation_bits) if activation_bits < 8 else found
+      return Subject.of(graph, variables, watched.at(everything), plan, **options).shifted()
 
     def finished(name: str, quantized: QuantizedModel) -> QuantizedModel:
       if max_drop is not None or len(everything) == len(calibration):

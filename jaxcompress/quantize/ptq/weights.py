@@ -8,11 +8,11 @@ from jaxcompress.nn import Folded, kernel_shape
 from jaxcompress.quantize.codes import round_kernel
 from jaxcompress.quantize.config import Quantization
 from jaxcompress.quantize.fake_quant import Levels, activation_levels, levels
-from jaxcompress.quantize.integer.grid import HIGHEST, TYPES
+from jaxcompress.quantize.integer.grid import HIGHEST
 from jaxcompress.quantize.quantizers.base import Quantizer
-from jaxcompress.quantize.sites import Assigned, Sites, assign, tensor_bits
+from jaxcompress.quantize.sites import Sites, assign
 
-FILE_LEVELS = tuple(map(activation_levels, TYPES))  # of activations in an integer file
+BITS = {activation_levels(bits): bits for bits in (*range(2, 9), 16)}  # of activations
 WITHOUT_KERNEL = levels(8, symmetric=True, narrow=True)  # a normalization on its own: exact ones
 POINTS = 100  # candidates of a search for a scale
 
@@ -26,11 +26,11 @@ def layer_levels(sites: Sites, plan: Quantization) -> tuple[dict[str, Levels], d
 
   Returns:
     ``(levels, bits)``: :class:`~jaxcompress.quantize.fake_quant.Levels` of every node that has a
-    kernel, by name; 8 or 16 by tensor.
+    kernel, by name; 2 to 8, or 16, by tensor.
 
   Raises:
     ValueError: if a rule matches no layer, or asks for what integer files do not hold: a layer in
-      float, asymmetric weights, more than 8 bits, activations of other widths than 8 and 16.
+      float, asymmetric weights or more than 8 bits, activations of other widths than 2 to 8 and 16.
 
   Examples:
     >>> from jaxcompress import models
@@ -43,7 +43,6 @@ def layer_levels(sites: Sites, plan: Quantization) -> tuple[dict[str, Levels], d
     (127, 7)
   """
   assigned = assign(plan, sites)
-  _check_activations(sites, assigned)
   weights = {
     node.name: _integers_of(node.name, assigned.weights.get(node.name))
     if node.name in sites.kernels
@@ -51,23 +50,29 @@ def layer_levels(sites: Sites, plan: Quantization) -> tuple[dict[str, Levels], d
     for node in sites.graph.nodes
     if kernel_shape(node) is not None
   }
-  return weights, tensor_bits(sites, assigned)
+  activations = {
+    tensor: assigned.gates[tensor].bits
+    if tensor in assigned.gates
+    else _bits_of(tensor, assigned.activations.get(key), tensor in sites.rounded)
+    for tensor, key in sites.keys
+  }
+  return weights, activations
 
 
-def _check_activations(sites: Sites, assigned: Assigned) -> None:
-  for tensor, key in sites.keys:
-    if tensor in assigned.gates or tensor not in sites.rounded:
-      continue
-    if key not in assigned.activations:
-      raise ValueError(
-        f"rules: the activations of {tensor!r} stay in float, which integer files do not hold; leave"
-        " activations= out of the rule."
-      )
-    if assigned.activations[key].levels not in FILE_LEVELS:
-      raise ValueError(
-        f"rules: the activations of {tensor!r} have {assigned.activations[key].levels};"
-        " post-training quantization gives them 8 bits, or 16 by activations=ema_range(16)."
-      )
+def _bits_of(tensor: str, quantizer: Quantizer | None, rounded: bool) -> int:
+  if not rounded:
+    return 8
+  if quantizer is None:
+    raise ValueError(
+      f"rules: the activations of {tensor!r} stay in float, which integer files do not hold; leave"
+      " activations= out of the rule."
+    )
+  if quantizer.levels not in BITS:
+    raise ValueError(
+      f"rules: the activations of {tensor!r} have {quantizer.levels}; post-training quantization gives"
+      " them 2 to 8 bits, or 16, as by activations=ema_range(16)."
+    )
+  return BITS[quantizer.levels]
 
 
 def _integers_of(name: str, quantizer: Quantizer | None) -> Levels:

@@ -18,6 +18,7 @@ from jaxcompress.nn import (
   trace,
 )
 from jaxcompress.nn.execute import Folded, execute, folded_layers
+from jaxcompress.quantize import Rule, ema_range
 from jaxcompress.quantize.ptq import algorithms
 from jaxcompress.quantize.ptq.algorithms import Algorithm
 from jaxcompress.quantize.ptq.few_bits import (
@@ -96,8 +97,10 @@ def test_a_shifted_network_computes_what_it_did(network):
   for name, up in (("first", 50), ("add", 70)):
     np.testing.assert_array_equal(found.moves[name].shift, np.full(4, -up))
   np.testing.assert_allclose(found.moments["first"].mean, moments["first"].mean + 50)
-  few = few_grids(fused_sites(found.graph), dict.fromkeys(tensors | {"input": 0}, 8))
-  assert few == {"stem", "first", "expand", "depthwise", "add"}  # the last layer's input is not
+  few = few_grids(fused_sites(found.graph), dict.fromkeys(tensors | {"input": 0}, 5))
+  assert few == dict.fromkeys(
+    ("stem", "first", "expand", "depthwise", "add"), 5
+  )  # the last layer's input is not
 
 
 def test_biases_make_up_for_shifts_with_the_rounded_weights(network):
@@ -181,6 +184,31 @@ def test_files_are_bit_equal_and_more_bits_are_nearer_to_float(
     assert export.verify(tmp_path / "model.tflite", made, images).bit_equal == 1.0
     found.append(decibels(wanted, made(images)))
   assert found[1] > found[0] + 6
+
+
+def test_rules_give_activations_other_bits(network, tmp_path):
+  variables, images, _ = network
+  model = Bottlenecks()
+  wanted = np.asarray(model.apply(variables, images, train=False))
+
+  def made(bits, *rules):
+    rules = tuple(Rule(match=match, activations=ema_range(asked)) for match, asked in rules)
+    return post_training(model, variables, images, method="mse", activation_bits=bits, rules=rules)
+
+  def lowest(quantized):
+    return {name: grid.zero_point for name, grid in quantized.grids.items()}
+
+  wide = made(4, ("^first$|Add", 8), ("stem", 5))
+  few = {"stem": 128 - 2**5, "expand": 128 - 2**4, "depthwise": 128 - 2**4}
+  assert lowest(wide) == lowest(wide) | few
+  assert -100 < lowest(wide)["first"] < 100 and -100 < lowest(wide)["add"] < 100  # not shifted
+  export.tflite(wide, tmp_path / "model.tflite")
+  assert export.verify(tmp_path / "model.tflite", wide, images).bit_equal == 1.0
+  assert decibels(wanted, wide(images)) > decibels(wanted, made(4)(images)) + 1
+  narrow = made(8, ("expand", 3))
+  assert lowest(narrow) == lowest(narrow) | {"expand": 128 - 2**3, "depthwise": -128}
+  one = made(8, ("expand", 8))
+  np.testing.assert_array_equal(one(images), made(8)(images))
 
 
 @pytest.mark.parametrize(
