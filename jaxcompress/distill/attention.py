@@ -3,16 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill.base import (
-  LossTransform,
-  check_number,
-  check_whole,
-  first_teacher,
-  stateful,
-)
+from jaxcompress.arguments import check_whole
+from jaxcompress.distill.base import LossTransform, stateful
 from jaxcompress.distill.heads import on_last_maps
 from jaxcompress.distill.layers import EXACT, flat, mean_square, unit
 from jaxcompress.distill.maps import Places, adaptive_pool, matched, on_each_map, paired
+from jaxcompress.distill.reads import first_teacher
+from jaxcompress.distill.scalars import check_number
 
 
 def attention(power: float = 2.0, *, maps: Places | None = None) -> LossTransform:
@@ -137,7 +134,7 @@ def cat_kd(
     Guo et al., `Class Attention Transfer Based Knowledge Distillation
     <https://arxiv.org/abs/2304.12777>`_, 2023, section 3.
   """
-  check_whole("resolution", resolution)
+  check_whole("resolution", resolution, 1)
 
   def last_maps(student, teachers):
     return paired("cat_kd", student, first_teacher(teachers, "cat_kd"), (-1,))[0]

@@ -1,29 +1,24 @@
-"""A loss as a pair of functions, the two helpers that make one from a formula, and its numbers.
+"""A loss as a pair of functions, and the two helpers that make one from a formula.
 
 A loss is a pair of pure functions, as a gradient transformation is in optax. To add one, write a
 function that returns :func:`stateless` or :func:`stateful` of its formula, export it, and give it
 a row in ``tests/distill/test_contract.py``.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from jaxcompress.arguments import shown
 from jaxcompress.nn import Endpoints
-from jaxcompress.nn.checks import is_whole
 from jaxcompress.ops.dispatch import backend
 
 Batch = Mapping[str, jax.Array]
 Teachers = tuple[Endpoints, ...]
 Metrics = dict[str, jax.Array]
-Count = jax.Array | tuple[()]
 
 
 def check_nothing(batch: Batch) -> None:
@@ -304,194 +299,6 @@ def _either(keep: jax.Array, new: Sequence[Any], old: Sequence[Any]) -> Sequence
   if backend() == "cpu" and kind(new) == kind(old):
     return jax.lax.cond(keep, lambda new, old: new, lambda new, old: old, new, old)
   return [jnp.where(keep, a, b) for a, b in zip(new, old, strict=True)]
-
-
-def first_teacher(teachers: Teachers, name: str) -> Endpoints:
-  """``teachers[0]``, or an error that says which loss wanted it.
-
-  Raises:
-    ValueError: if there are no teachers.
-
-  Examples:
-    >>> first_teacher((Endpoints(logits=jnp.ones((1, 3))),), "kd").logits.shape
-    (1, 3)
-  """
-  if not teachers:
-    raise ValueError(f"teachers: {name} needs a teacher, got none; give the recipe one.")
-  return teachers[0]
-
-
-def both_logits(
-  name: str, student: Endpoints, teachers: Teachers, *, of_images: bool = False
-) -> tuple[jax.Array, jax.Array]:
-  """The logits of the student and of the first teacher.
-
-  Args:
-    name: of the loss, for errors.
-    student: its endpoints.
-    teachers: their endpoints.
-    of_images: whether the loss compares examples, so that logits must be (batch, classes); those of
-      maps have a last axis of classes, too.
-
-  Raises:
-    ValueError: if there is no teacher, logits are missing, classes or numbers of examples differ, or the
-      logits are of maps.
-
-  Examples:
-    >>> same = Endpoints(logits=jnp.ones((1, 3)))
-    >>> [x.shape for x in both_logits("kd", same, (same,))]
-    [(1, 3), (1, 3)]
-  """
-  teacher = first_teacher(teachers, name).logits
-  for network, logits in (("student", student.logits), ("teacher", teacher)):
-    if logits is None:
-      raise ValueError(
-        f"{network}: {name} reads logits, which are missing; return Endpoints(logits=...), or wrap the"
-        " model in distill.adapter."
-      )
-  check_examples(name, student.logits, teacher)
-  if student.logits.shape != teacher.shape:
-    raise ValueError(
-      f"teachers: logits have shape {teacher.shape} and the student's {student.logits.shape}; both"
-      " need the same classes."
-    )
-  if of_images and teacher.ndim != 2:
-    raise ValueError(
-      f"logits: {name} compares examples by logits (batch, classes), and these have shape"
-      f" {teacher.shape}; take kd, which compares each pixel."
-    )
-  return student.logits, teacher
-
-
-def both_pooled(
-  name: str, student: Endpoints, teachers: Teachers, otherwise: str = ""
-) -> tuple[jax.Array, jax.Array]:
-  """The pooled features of the student and of the first teacher.
-
-  Args:
-    name: of the loss, for errors.
-    student: its endpoints.
-    teachers: their endpoints.
-    otherwise: a way out beside returning such features.
-
-  Raises:
-    ValueError: if there is no teacher, a network has none, or numbers of examples differ.
-
-  Examples:
-    >>> same = Endpoints(logits=None, pooled=jnp.ones((1, 3)))
-    >>> [x.shape for x in both_pooled("rkd", same, (same,))]
-    [(1, 3), (1, 3)]
-  """
-  teacher = first_teacher(teachers, name)
-  for network, endpoints in (("student", student), ("teacher", teacher)):
-    if endpoints.pooled is None:
-      raise ValueError(
-        f"{network}: {name} reads pooled features, which are missing; return"
-        f" Endpoints(pooled=...){otherwise}."
-      )
-  check_examples(name, student.pooled, teacher.pooled)
-  return student.pooled, teacher.pooled  # type: ignore[return-value]
-
-
-def check_examples(name: str, student: Any, teacher: Any) -> None:
-  """Checks that outputs of two networks are of as many examples.
-
-  Raises:
-    ValueError: if they are not.
-
-  Examples:
-    >>> check_examples("rkd", jnp.ones((4, 3)), jnp.ones((2, 3)))
-    Traceback (most recent call last):
-    ValueError: teachers: rkd compares outputs of the same examples, but those of the student are of 4 and the teacher's of 2; run both networks on the same batch.
-  """
-  counts = [jnp.shape(x)[:1] for x in (student, teacher)]
-  if counts[0] != counts[1]:
-    (of_student,), (of_teacher,) = counts
-    raise ValueError(
-      f"teachers: {name} compares outputs of the same examples, but those of the student are of"
-      f" {of_student} and the teacher's of {of_teacher}; run both networks on the same batch."
-    )
-
-
-def init_count(value: optax.ScalarOrSchedule) -> Count:
-  """The state that a number needs: a step count, int32 scalar, or ``()`` for a constant.
-
-  Counting in state keeps one compiled step for a whole run, and a step that is rolled back (because
-  its gradients were not finite) takes its count back too.
-
-  Examples:
-    >>> init_count(4.0), init_count(optax.linear_schedule(1.0, 4.0, 10)).dtype.name
-    ((), 'int32')
-  """
-  return jnp.zeros((), jnp.int32) if callable(value) else ()
-
-
-def at_count(value: optax.ScalarOrSchedule, count: Count) -> tuple[jax.Array, Count]:
-  """The number now, float32 scalar, and the count for the next step. The first step is 0.
-
-  Examples:
-    >>> schedule = optax.linear_schedule(1.0, 4.0, 3)
-    >>> now, count = at_count(schedule, init_count(schedule))
-    >>> float(now), float(at_count(schedule, count)[0])
-    (1.0, 2.0)
-  """
-  if callable(value):
-    steps = cast(jax.Array, count)  # a schedule's count is an array; see init_count
-    return jnp.asarray(value(steps), jnp.float32), optax.safe_increment(steps)
-  return jnp.asarray(value, jnp.float32), count
-
-
-def check_number(
-  name: str,
-  value: optax.ScalarOrSchedule,
-  *,
-  positive: bool = False,
-  scheduled: bool = False,
-) -> None:
-  """Checks a constant; schedules and traced numbers cannot be checked before they run.
-
-  Args:
-    name: of the argument, for errors.
-    value: its value.
-    positive: whether it must be above 0.
-    scheduled: whether it may be a schedule of the step.
-
-  Raises:
-    ValueError: if it is no finite number, or not positive where that is asked for.
-
-  Examples:
-    >>> check_number("temperature", -1.0, positive=True)
-    Traceback (most recent call last):
-    ValueError: temperature: -1.0 must be a finite number above 0.
-  """
-  if isinstance(value, jax.core.Tracer) or (scheduled and callable(value)):
-    return
-  try:
-    wrong = not math.isfinite(value) or (positive and value <= 0)
-  except TypeError:
-    wrong = True
-  if wrong:
-    bound = " above 0" if positive else ""
-    schedule = ", or a schedule of the step" if scheduled else ""
-    way = ""
-    if callable(value):
-      way = "; it is the same in all steps: for a weight that changes, write distill.scale(schedule, loss)"
-    raise ValueError(f"{name}: {shown(value)} must be a finite number{bound}{schedule}{way}.")
-
-
-def check_whole(name: str, value: int, least: int = 1) -> None:
-  """Checks a number of things.
-
-  Raises:
-    ValueError: if it is no whole number, or below the least.
-
-  Examples:
-    >>> check_whole("rank", 0)
-    Traceback (most recent call last):
-    ValueError: rank: 0 must be a whole number, at least 1.
-  """
-  if not is_whole(value, least):
-    raise ValueError(f"{name}: {value!r} must be a whole number, at least {least}.")
 
 
 def _float32(tree: Any) -> Any:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.distill.base import LossTransform, check_number
+from jaxcompress.distill.base import LossTransform
 from jaxcompress.distill.hints import init_regressors, regress
 from jaxcompress.distill.layers import conv_norm, init_conv_norms
 from jaxcompress.distill.maps import (
@@ -16,6 +16,7 @@ from jaxcompress.distill.maps import (
   matched,
   on_maps,
 )
+from jaxcompress.distill.scalars import check_number
 from jaxcompress.nn.norm import spread
 
 PER_MAP = 3 / 1000  # of the authors' code

@@ -8,14 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.distill.base import (
-  Count,
-  LossTransform,
-  Metrics,
-  at_count,
-  check_number,
-  init_count,
-)
+from jaxcompress.distill.base import LossTransform, Metrics
+from jaxcompress.distill.scalars import Count, at_count, check_number, init_count
 
 
 class ScaleState(NamedTuple):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from jaxcompress.arguments import check_whole
 from jaxcompress.distill.bank_state import CRDParams, CRDState, Overwritten
 from jaxcompress.distill.banks import (
   FORMULATIONS,
@@ -25,15 +26,11 @@ from jaxcompress.distill.banks import (
   strata_of,
   write_rows,
 )
-from jaxcompress.distill.base import (
-  LossTransform,
-  both_pooled,
-  check_number,
-  check_whole,
-  stateful,
-)
+from jaxcompress.distill.base import LossTransform, stateful
 from jaxcompress.distill.labels import on_host
 from jaxcompress.distill.layers import init_linear, linear, numbers_of, unit
+from jaxcompress.distill.reads import both_pooled
+from jaxcompress.distill.scalars import check_number
 
 EPSILON = 1e-7  # CRD's authors add it to the noise probability
 
@@ -115,8 +112,8 @@ def crd(
     2020, section 3 and equation 18; https://github.com/HobbitLong/RepDistiller.
   """
   check_whole("num_examples", num_examples, 2)
-  check_whole("dim", dim)
-  check_whole("negatives", negatives)
+  check_whole("dim", dim, 1)
+  check_whole("negatives", negatives, 1)
   if callable(temperature):
     raise ValueError(
       "temperature: a schedule would invalidate Z; it must be a number above 0. For a weight that"

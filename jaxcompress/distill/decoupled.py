@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.distill.base import Batch, LossTransform, check_number
+from jaxcompress.distill.base import Batch, LossTransform
 from jaxcompress.distill.labels import expected, likeliest, of_class
 from jaxcompress.distill.logits import on_logits, softened
+from jaxcompress.distill.scalars import check_number
 from jaxcompress.distill.schedules import on_schedules
 
 MOST = math.log(0.6)  # above 1/2, so that rounding gives it to one class at most

@@ -10,17 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.arguments import shown
+from jaxcompress.arguments import check_whole, shown
 from jaxcompress.distill.attention import class_maps
-from jaxcompress.distill.base import (
-  LossTransform,
-  both_logits,
-  both_pooled,
-  check_number,
-  check_whole,
-  first_teacher,
-  stateful,
-)
+from jaxcompress.distill.base import LossTransform, stateful
 from jaxcompress.distill.decoupled import decoupled
 from jaxcompress.distill.heads import check_head, on_last_maps
 from jaxcompress.distill.labels import check_labels, check_soft_labels, likeliest
@@ -35,6 +27,8 @@ from jaxcompress.distill.layers import (
 )
 from jaxcompress.distill.logits import softened
 from jaxcompress.distill.maps import Places, adaptive_pool, check_places, paired
+from jaxcompress.distill.reads import both_logits, both_pooled, first_teacher
+from jaxcompress.distill.scalars import check_number
 from jaxcompress.distill.schedules import on_schedules
 from jaxcompress.nn.norm import spread
 
@@ -99,7 +93,7 @@ def sdd(
       f"scales: {shown(scales)} must be numbers of cells per side, such as (1, 2, 4)."
     )
   for scale in scales:
-    check_whole("scales", scale)
+    check_whole("scales", scale, 1)
   check_head("head", head)
   if teacher_head is not None:
     check_head("teacher_head", teacher_head)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.distill.attention import activity
-from jaxcompress.distill.base import LossTransform, check_number
+from jaxcompress.distill.base import LossTransform
 from jaxcompress.distill.layers import (
   Layer,
   conv,
@@ -18,6 +18,7 @@ from jaxcompress.distill.layers import (
   mean_square,
 )
 from jaxcompress.distill.maps import Places, matched, on_each_map
+from jaxcompress.distill.scalars import check_number
 
 SLOPE = 0.1  # of the leaky ReLUs
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill.base import LossTransform, check_whole
+from jaxcompress.arguments import check_whole
+from jaxcompress.distill.base import LossTransform
 from jaxcompress.distill.layers import EXACT, mean_square, unit
 from jaxcompress.distill.maps import (
   Pair,
@@ -100,7 +101,7 @@ def kdsvd(rank: int = 1, *, maps: Places | None = None) -> LossTransform:
     Lee et al., `Self-supervised Knowledge Distillation Using Singular Value Decomposition
     <https://arxiv.org/abs/1807.06819>`_, 2018, section 3; as in Tian et al., 2020.
   """
-  check_whole("rank", rank)
+  check_whole("rank", rank, 1)
 
   def vectors(s, t):
     of_teacher = right_singular(_matrices(t))

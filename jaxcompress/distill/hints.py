@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill.base import LossTransform, check_number, check_whole
+from jaxcompress.arguments import check_whole
+from jaxcompress.distill.base import LossTransform
 from jaxcompress.distill.layers import (
   Layer,
   Moments,
@@ -28,6 +29,7 @@ from jaxcompress.distill.maps import (
   on_each_map,
   on_maps,
 )
+from jaxcompress.distill.scalars import check_number
 from jaxcompress.nn.norm import spread
 
 
@@ -190,7 +192,7 @@ def simkd(reduction: int = 2, *, maps: Places | None = (-1,)) -> LossTransform:
     Chen et al., `Knowledge Distillation with the Reused Teacher Classifier
     <https://arxiv.org/abs/2203.14001>`_, 2022, section 3.
   """
-  check_whole("reduction", reduction)
+  check_whole("reduction", reduction, 1)
 
   def init(rng, s, t):
     inputs, outputs = s.shape[-1], t.shape[-1]

@@ -7,15 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.distill.base import (
-  LossTransform,
-  both_pooled,
-  check_number,
-  check_whole,
-  stateful,
-)
+from jaxcompress.arguments import check_whole
+from jaxcompress.distill.base import LossTransform, stateful
 from jaxcompress.distill.labels import expectation
 from jaxcompress.distill.layers import EXACT, init_embeddings, linear, numbers_of, unit
+from jaxcompress.distill.reads import both_pooled
+from jaxcompress.distill.scalars import check_number
 from jaxcompress.distill.schedules import on_schedules
 
 
@@ -53,7 +50,7 @@ def in_batch_infonce(dim: int = 128, temperature: optax.ScalarOrSchedule = 0.07)
   """
   if loss := on_schedules(partial(in_batch_infonce, dim), temperature=temperature):
     return loss
-  check_whole("dim", dim)
+  check_whole("dim", dim, 1)
   check_number("temperature", temperature, positive=True)
 
   def init(rng, student, teachers, batch):
@@ -113,7 +110,7 @@ def dcd(
   constant = partial(dcd, dim, log_scale=log_scale, most_scale=most_scale)
   if loss := on_schedules(constant, alpha=alpha):
     return loss
-  check_whole("dim", dim)
+  check_whole("dim", dim, 1)
   check_number("alpha", alpha)
   check_number("log_scale", log_scale)
   check_number("most_scale", most_scale, positive=True)

@@ -8,15 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.distill.base import (
-  LossTransform,
-  both_logits,
-  both_pooled,
-  check_number,
-  check_whole,
-  stateful,
-  stateless,
-)
+from jaxcompress.arguments import check_whole
+from jaxcompress.distill.base import LossTransform, stateful, stateless
 from jaxcompress.distill.layers import (
   EXACT,
   Moments,
@@ -28,6 +21,8 @@ from jaxcompress.distill.layers import (
   unit,
 )
 from jaxcompress.distill.logits import softened, softened_kl, standardised
+from jaxcompress.distill.reads import both_logits, both_pooled
+from jaxcompress.distill.scalars import check_number
 from jaxcompress.distill.schedules import on_schedules
 from jaxcompress.distill.views import check_views, on_views, weak_and_strong
 
@@ -125,7 +120,7 @@ def mlkd(
     return loss
   for temperature in temperatures:
     check_number("temperatures", temperature, positive=True)
-  check_whole("views", views)
+  check_whole("views", views, 1)
 
   def compute(pairs):
     return sum(_one_temperature(*pair, t) for pair in pairs for t in temperatures)

@@ -7,19 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.distill.base import (
-  Batch,
-  LossTransform,
-  at_count,
-  both_logits,
-  check_nothing,
-  check_number,
-  init_count,
-  stateful,
-  stateless,
-)
+from jaxcompress.distill.base import Batch, LossTransform, check_nothing, stateful, stateless
 from jaxcompress.distill.labels import check_labels, check_soft_labels, expectation, expected
 from jaxcompress.distill.layers import init_linear, linear, norm
+from jaxcompress.distill.reads import both_logits
+from jaxcompress.distill.scalars import at_count, check_number, init_count
 
 LARGE = 1e15  # of a logit; the squares of any number of larger ones may be more than float32 holds
 

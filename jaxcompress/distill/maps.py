@@ -8,14 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.distill.base import (
-  LossTransform,
-  check_examples,
-  first_teacher,
-  stateful,
-  stateless,
-)
+from jaxcompress.distill.base import LossTransform, stateful, stateless
 from jaxcompress.distill.layers import EXACT
+from jaxcompress.distill.reads import check_examples, first_teacher
 from jaxcompress.nn import Endpoints
 
 Places = Sequence[int | tuple[int, int]]

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.distill.base import LossTransform, both_pooled, stateful
+from jaxcompress.distill.base import LossTransform, stateful
 from jaxcompress.distill.layers import EXACT, flat, numbers_of
+from jaxcompress.distill.reads import both_pooled
 
 EPSILON = 1e-5  # of the layer normalization
 

@@ -4,14 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.distill.base import (
-  LossTransform,
-  both_pooled,
-  check_number,
-  check_whole,
-  stateful,
-  stateless,
-)
+from jaxcompress.arguments import check_whole
+from jaxcompress.distill.base import LossTransform, stateful, stateless
 from jaxcompress.distill.layers import (
   EXACT,
   flat,
@@ -23,6 +17,8 @@ from jaxcompress.distill.layers import (
   unit,
 )
 from jaxcompress.distill.maps import Places, on_each_map
+from jaxcompress.distill.reads import both_pooled
+from jaxcompress.distill.scalars import check_number
 from jaxcompress.distill.schedules import on_schedules
 
 
@@ -92,7 +88,7 @@ def correlation(dim: int | None = 128) -> LossTransform:
     <https://arxiv.org/abs/1910.10699>`_, 2020.
   """
   if dim is not None:
-    check_whole("dim", dim)
+    check_whole("dim", dim, 1)
 
   def init(rng, student, teachers, batch):
     s, t = map(numbers_of, both_pooled("correlation", student, teachers))

@@ -5,13 +5,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill.base import (
-  LossTransform,
-  both_pooled,
-  check_whole,
-  first_teacher,
-  stateful,
-)
+from jaxcompress.arguments import check_whole
+from jaxcompress.distill.base import LossTransform, stateful
 from jaxcompress.distill.layers import (
   Layer,
   Moments,
@@ -31,6 +26,7 @@ from jaxcompress.distill.maps import (
   on_each_map,
   paired,
 )
+from jaxcompress.distill.reads import both_pooled, first_teacher
 
 LEVELS = (4, 2, 1)
 
@@ -73,7 +69,7 @@ def review(
     2021, section 3.
   """
   if mid is not None:
-    check_whole("mid", mid)
+    check_whole("mid", mid, 1)
   check_places(maps)
 
   def levels(student, teachers):

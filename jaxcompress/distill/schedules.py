@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.distill.base import LossTransform, at_count
+from jaxcompress.distill.base import LossTransform
+from jaxcompress.distill.scalars import at_count
 
 
 class Scheduled(NamedTuple):

@@ -5,16 +5,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.distill.base import (
-  LossTransform,
-  both_pooled,
-  check_whole,
-  first_teacher,
-  stateful,
-)
+from jaxcompress.arguments import check_whole
+from jaxcompress.distill.base import LossTransform, stateful
 from jaxcompress.distill.combine import for_teacher, named_chain, scale
 from jaxcompress.distill.layers import init_linear, linear, numbers_of
 from jaxcompress.distill.logits import cross_entropy, kd
+from jaxcompress.distill.reads import both_pooled, first_teacher
 
 
 def for_teachers(
@@ -47,7 +43,7 @@ def for_teachers(
     You et al., `Learning from Multiple Teacher Networks
     <https://dl.acm.org/doi/10.1145/3097983.3098135>`_, 2017.
   """
-  check_whole("count", count)
+  check_whole("count", count, 1)
   weights = [1 / count] * count if weights is None else list(weights)
   if len(weights) != count:
     raise ValueError(f"weights: there are {len(weights)} for {count} teachers; give one for each.")
@@ -112,7 +108,7 @@ def teacher_head(classes: int, transform: LossTransform) -> LossTransform:
     >>> sorted(loss.update(params, state, student, (teacher,), batch)[2])
     ['kd', 'teacher_head']
   """
-  check_whole("classes", classes)
+  check_whole("classes", classes, 1)
   labels = cross_entropy()
 
   def renewed(head, teachers):

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.distill.base import LossTransform, both_logits, check_number, stateless
+from jaxcompress.distill.base import LossTransform, stateless
 from jaxcompress.distill.labels import expectation
 from jaxcompress.distill.logits import softened
+from jaxcompress.distill.reads import both_logits
+from jaxcompress.distill.scalars import check_number
 from jaxcompress.distill.schedules import on_schedules
 
 

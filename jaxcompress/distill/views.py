@@ -8,21 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcompress.arguments import VIEW, check_range
-from jaxcompress.distill.base import (
-  Batch,
-  LossTransform,
-  Teachers,
-  at_count,
-  both_logits,
-  check_number,
-  check_whole,
-  init_count,
-  stateful,
-)
+from jaxcompress.arguments import VIEW, check_range, check_whole
+from jaxcompress.distill.base import Batch, LossTransform, Teachers, stateful
 from jaxcompress.distill.labels import expectation
 from jaxcompress.distill.logits import softened
 from jaxcompress.distill.maps import Pair
+from jaxcompress.distill.reads import both_logits
+from jaxcompress.distill.scalars import at_count, check_number, init_count
 from jaxcompress.distill.schedules import on_schedules
 from jaxcompress.nn import Endpoints
 
@@ -153,7 +145,7 @@ def check_views(views: int) -> None:
     Traceback (most recent call last):
     ValueError: views: 3 must be 2, or 1 where each image is both views.
   """
-  check_whole("views", views)
+  check_whole("views", views, 1)
   if views > 2:
     raise ValueError(f"views: {views} must be 2, or 1 where each image is both views.")
 

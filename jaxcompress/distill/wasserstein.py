@@ -9,21 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcompress.arguments import check_range
-from jaxcompress.distill.base import (
-  LossTransform,
-  both_logits,
-  check_number,
-  check_whole,
-  on_host,
-  stateful,
-)
+from jaxcompress.arguments import check_range, check_whole
+from jaxcompress.distill.base import LossTransform, on_host, stateful
 from jaxcompress.distill.heads import check_head, head_of
 from jaxcompress.distill.hints import init_regressors, regress
 from jaxcompress.distill.labels import check_labels, check_soft_labels, likeliest, of_class
 from jaxcompress.distill.layers import EXACT, unit
 from jaxcompress.distill.logits import softened
 from jaxcompress.distill.maps import Places, on_maps
+from jaxcompress.distill.reads import both_logits
+from jaxcompress.distill.scalars import check_number
 from jaxcompress.distill.schedules import on_schedules
 
 TINY = 1e-8  # keeps costs above 0, and Sinkhorn's divisions from zero
@@ -97,7 +92,7 @@ def wkd_l(
   check_number("sharpen", sharpen)
   check_range("sharpen", sharpen, 0, math.inf)
   check_number("regularization", regularization, positive=True)
-  check_whole("iterations", iterations)
+  check_whole("iterations", iterations, 1)
   check_head("head", head)
   if cost is not None and (jnp.ndim(cost) != 2 or jnp.shape(cost)[0] != jnp.shape(cost)[1]):
     raise ValueError(f"cost: shape {jnp.shape(cost)} must be (classes, classes).")
@@ -202,7 +197,7 @@ def wkd_f(
     return loss
   check_number("ratio", ratio)
   check_number("epsilon", epsilon, positive=True)
-  check_whole("grid", grid)
+  check_whole("grid", grid, 1)
 
   def of_cell(s, t):
     gaps = [jnp.sum(jnp.square(a - b)) for a, b in zip(moments(s), moments(t), strict=True)]

@@ -5,7 +5,7 @@ kept while they are read, and blocks of one shape share their programs.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -67,7 +67,7 @@ def reconstruct(
   *,
   to: Mapping[str, Levels],
   settings: Settings,
-  few: frozenset[str] = frozenset(),
+  few: Collection[str] = (),
   clipped: frozenset[str] = frozenset(),
   below: Mapping[str, np.ndarray] = FrozenDict(),
   seed: int = 0,
@@ -113,7 +113,7 @@ def reconstruct(
 class _Network(NamedTuple):
   sites: Sites
   to: Mapping[str, Levels]
-  few: frozenset[str]
+  few: Collection[str]
   clipped: frozenset[str]
   below: Mapping[str, np.ndarray]
   enough: int  # the highest weight from which on rounding is not learned
