@@ -42,7 +42,8 @@ from jaxcompress.pipeline import PRESETS, networks
 from jaxcompress.quantize.analysis.budget import choose_bits
 from jaxcompress.quantize.storage import packed_bytes
 
-WIDTHS = {"mobilenet_v2": 0.35}  # and networks without widths
+WIDTHS = {"mobilenet_v2": 0.35, "resnet8": 1.0, "resnet20": 1.0}  # and networks without widths
+CHANNELS = (16, 16, 32, 64)  # of ResNets with a width of 1
 TEACHER_WIDTH = 0.75
 BETWEEN = 1 / 8  # of the steps, between two rounds of removing channels
 SCORED, MEASURED = 1024, 256
@@ -98,7 +99,11 @@ class Bench(Trainer):
 
   def network(self, width):
     shape, count = self.data.image_shape, len(self.data.classes)
-    return networks.build(self.name, count, shape, width, None, self.preset.network)
+    if width is None or not self.name.startswith("resnet"):
+      return networks.build(self.name, count, shape, width, None, self.preset.network)
+    widths = tuple(max(1, round(width * channels)) for channels in CHANNELS)
+    module = models.resnet_cifar(int(self.name.removeprefix("resnet")), count, widths=widths)
+    return networks.network_of(self.name, width, module, shape)
 
   def tuned(
     self,
@@ -330,7 +335,7 @@ def trials(args, name):
         continue
       if way == "2:4" and goal != next(one for one in args.goals if one.of == "zeros"):
         continue  # half of the weights: there is no other share
-      if way == "all at once, distilled" and name not in WIDTHS:
+      if way == "all at once, distilled" and WIDTHS.get(name, 1.0) >= TEACHER_WIDTH:
         continue  # its teacher is a wider one
       yield way, goal
 
