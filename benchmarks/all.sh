@@ -49,6 +49,8 @@ else
 fi
 measure pruning_fashion python benchmarks/pruning.py --out "$out/pruning.jsonl" --data fashion-mnist \
   --steps 6000 --tune 2000 --goals 1/2macs,75%,90%
+measure pruning_resnet python benchmarks/pruning.py --out "$out/pruning.jsonl" --data fashion-mnist \
+  --models resnet8 --steps 3000 --tune 1000 --goals 1/2macs,75%,90%
 measure pruning python benchmarks/pruning.py --out "$out/pruning.jsonl"
 measure edge python benchmarks/edge.py --size 224 --repeats 50
 measure file_sizes python benchmarks/file_sizes.py
