@@ -4,9 +4,9 @@
         [--ways int8,ptq,4bit,zeros,clusters,alone] [--runtimes xnnpack,reference,tflm,onnxruntime,c]
 
 The teacher is trained on the 54,000 training images, shifted and mirrored; 6,000 are held out
-for validation. Its outputs are computed once, for the images and their mirror images, which the largest two
-rungs see, and for the images as they are: smaller networks have no room for more. Every rung's network
-is trained in float and then, in the last epochs, as the integers that it will be:
+for validation. Its outputs are computed once, for the images as they are, which is how students see them: small
+networks have no room for more. Every rung's network is trained in float and then, in the last epochs, as the
+integers that it will be:
 
 - ``int8``: from the teacher; beside it the same float network in int8 after training (``ptq``);
 - ``4bit``: the next rung's network with weights of 4 bits whose steps are trained (LSQ), in a packed file;
@@ -15,9 +15,8 @@ is trained in float and then, in the last epochs, as the integers that it will b
 - ``alone``: int8 without the teacher, for as many epochs.
 
 A kB is 1,000 bytes; .tflite files are bare (``export.tflite(..., bare=True)``). Networks were chosen for
-their bytes, those of 4 and 8 kB among two each by the validation images, which also chose who sees images as they
-are; the test images are looked at once,
-when a row is written, and choose nothing. Each runtime computes the logits of all 10,000, and a row says
+their bytes, those of 4 and 8 kB among two each by the validation images, which also chose that students see images
+as they are; the test images are looked at once, when a row is written, and choose nothing. Each runtime computes the logits of all 10,000, and a row says
 which share is equal to ours, bit for bit.
 
 Rows that are there are not measured again, and trained networks are kept beside them, so it can be killed and
@@ -46,10 +45,7 @@ from jaxcompress.training.variables import load_variables, save_variables
 
 TEACHER_EPOCHS = 14
 SHIFTED = datasets.Augment(crop=2, flip=True)  # as the teacher learns
-MIRRORED = datasets.PerExample(datasets.Augment(crop=0, flip=True))
-CYCLES = 4  # augmentations of each image that the teacher has seen
 EPOCHS = {100: 12, 64: 12, 32: 14, 16: 16, 8: 24, 4: 40}  # in float, by rung
-SEEN = {100: MIRRORED, 64: MIRRORED}  # how a rung's network sees the images; others: as they are
 TUNED = 2  # epochs as integers
 RATE, TUNED_RATE = 0.1, 0.01
 TAUGHT = "kd:0.9,labels:1"
@@ -138,17 +134,12 @@ class Bench(Trainer):
     like = nn.init_variables(TEACHER, jax.random.key(0), self.data.image_shape)
     return load_variables(path, like)
 
-  def taught(self, rung):
-    """The teacher's outputs for the training images as a rung's network sees them, computed once."""
-    augment = SEEN.get(rung)
+  @functools.cached_property
+  def taught(self):
+    """The teacher's outputs for the training images, computed once."""
+    folder, preprocess = self.folder / "taught", datasets.Preprocess()
     return datasets.cache_teacher(
-      self.folder / ("taught-as-they-are" if augment is None else "taught-mirrored"),
-      TEACHER,
-      self.teacher,
-      self.data.train,
-      augment=augment,
-      preprocess=datasets.Preprocess(),
-      cycles=1 if augment is None else CYCLES,
+      folder, TEACHER, self.teacher, self.data.train, augment=None, preprocess=preprocess
     )
 
   def teacher_top1(self, part):
@@ -160,15 +151,14 @@ class Bench(Trainer):
 
   def learn(self, rung, epochs, seed, *, start=None, rate=RATE, alone=False, wrap=None, **parts):
     """The state of a rung's network after so many epochs, from the teacher's outputs or alone."""
-    parts["augment"] = SEEN.get(rung)
+    parts["augment"] = None
     steps = self.steps(epochs)
     optimizer = self.protocol(rate).optimizer(steps)
     given, batch_at = (), None
     if not alone:
-      cache = self.taught(rung)
       parts |= {"teachers": (training.CachedTeacher(),), "loss": distill.parse(TAUGHT).loss}
       given = ({},)
-      batch_at = lambda i: cache.batch_at(self.protocol().batch_size, seed=seed, position=i)  # noqa: E731
+      batch_at = lambda i: self.taught.batch_at(self.protocol().batch_size, seed=seed, position=i)  # noqa: E731
     recipe = self.recipe(
       RUNGS[rung], optimizer if wrap is None else wrap(optimizer, steps), **parts
     )
