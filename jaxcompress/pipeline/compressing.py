@@ -191,7 +191,8 @@ def compress(
   try:
     carry_out(claimed, folder, given=given, workers=workers, console=console)
   except ValueError:
-    release_folder(folder)
+    if not resume:
+      release_folder(folder)
     raise
   found = Compressed(folder)
   say(console, f"report: {found.files['report']}   model: {found.files['model']}")
