@@ -71,6 +71,9 @@ def claim_folder(
       return folder, made
     if out:
       _refuse_if_busy(folder)
+      if not (folder / OPTIONS_FILE).is_file():
+        held = "is no folder" if folder.is_file() else "holds files that are of no run"
+        raise ValueError(f"out: {folder} {held}; name another folder.")
       raise OptionError(
         f"out: {folder} exists and is not empty; name another folder, or add ",
         " to go on with the run in it.",
