@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -143,12 +144,25 @@ def test_ctrl_c_is_one_line(model):
   assert (started.returncode, out, err) == (130, b"", b"jaxcompress: stopped\n")
 
 
+def test_a_second_ctrl_c_ends_at_once(monkeypatch, capsys):
+  codes, before = [], signal.getsignal(signal.SIGINT)
+  monkeypatch.setattr(ending.os, "_exit", codes.append)
+  try:
+    with warnings.catch_warnings(), pytest.raises(SystemExit):
+      ending.end(KeyboardInterrupt())
+    signal.raise_signal(signal.SIGINT)
+  finally:
+    signal.signal(signal.SIGINT, before)
+  assert codes == [130] and capsys.readouterr().err == "jaxcompress: stopped\n"
+
+
 def test_typer_does_not_swallow_ctrl_c(monkeypatch, capsys):
   def interrupted(*_):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(export, "lint", interrupted)
   monkeypatch.setattr("sys.argv", ["jaxcompress", "lint", "a.tflite"])
+  monkeypatch.setattr(ending.signal, "signal", lambda *_: None)  # this process goes on
   with pytest.raises(SystemExit) as end:
     entry.main()
   assert (end.value.code, capsys.readouterr().err) == (130, "jaxcompress: stopped\n")
