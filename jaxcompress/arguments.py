@@ -35,13 +35,14 @@ def shown(value: Any) -> str:
   return text if len(text) <= LONGEST and "\n" not in text else f"a {type(value).__name__}"
 
 
-def unknown(argument: str, value: Any, known: Iterable[str]) -> ValueError:
+def unknown(argument: str, value: Any, known: Iterable[str], listed: str = "") -> ValueError:
   """Returns the error for an unknown name; it suggests the nearest known one, then lists all.
 
   Args:
     argument: its name.
     value: what was given.
     known: the names.
+    listed: what lists them where they are too many for a message that has a suggestion.
 
   Examples:
     >>> raise unknown("distill", "kdd", ["kd", "crd"])
@@ -50,9 +51,16 @@ def unknown(argument: str, value: Any, known: Iterable[str]) -> ValueError:
     >>> raise unknown("distill", "zzz", ["kd", "crd"])
     Traceback (most recent call last):
     ValueError: distill: 'zzz' is unknown; it must be one of kd, crd.
+    >>> raise unknown("model", "resnet9", ["resnet8", "vgg8"], "jaxcompress info")
+    Traceback (most recent call last):
+    ValueError: model: 'resnet9' is unknown; did you mean resnet8? All are listed by jaxcompress info.
   """
   known = list(known)
   near = difflib.get_close_matches(str(value), known, n=1)
+  if near and listed:
+    return ValueError(
+      f"{argument}: {shown(value)} is unknown; did you mean {near[0]}? All are listed by {listed}."
+    )
   start = f"did you mean {near[0]}? It" if near else "it"
   return ValueError(
     f"{argument}: {shown(value)} is unknown; {start} must be one of {', '.join(known)}."

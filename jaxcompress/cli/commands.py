@@ -159,6 +159,8 @@ def info(model: Any, width: Any, classes: Any, image_size: Any) -> None:
     summary = _summary_of_saved(model, width, classes, image_size)
     table = tables.layer_table(summary.graph, summary.variables["params"], title=model)
   elif model is not None:
+    if len(pathlib.Path(model).parts) > 1:
+      raise ValueError(f"model: {model} does not exist; give a file, a run's folder, or a name.")
     summary = summarize(model, options)
     table = tables.layer_table(summary.graph, summary.variables["params"], title=model)
   else:

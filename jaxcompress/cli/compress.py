@@ -160,15 +160,15 @@ def compress(
   console = Console(quiet=not processes.is_first())
   folder, options = claim_together(out, given, resume=resume)
   typed = shlex.join(["jaxcompress", *sys.argv[1:]])
-  with _resumable(folder):
+  with _resumable(folder, resumed=resume):
     results = carry_out(options, folder, command=typed, workers=input_workers, console=console)
     console.print(result_table(results))
     say(console, f"report: {folder / 'report.html'}   model: {folder / 'student.tflite'}")
 
 
 @contextlib.contextmanager
-def _resumable(folder: pathlib.Path) -> Iterator[None]:
-  """Says how to go on where a run ends before its end; after a mistake the folder is free again."""
+def _resumable(folder: pathlib.Path, *, resumed: bool) -> Iterator[None]:
+  """Says how to go on where a run ends before its end; after a mistake a new run's folder is free again."""
   from jaxcompress import data, training
   from jaxcompress.pipeline.folders import release_folder
   from jaxcompress.training import processes
@@ -177,7 +177,7 @@ def _resumable(folder: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except ValueError:
-    if processes.is_first():
+    if processes.is_first() and not resumed:
       release_folder(folder)
     raise
   except KeyboardInterrupt as error:

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import errno
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -52,6 +53,8 @@ def end(error: BaseException) -> None:
     raise error
   if code == INTERRUPTED:
     warnings.simplefilter("ignore")  # of coroutines of orbax that were left half done
+    with contextlib.suppress(ValueError):  # this is not the main thread
+      signal.signal(signal.SIGINT, lambda *_: os._exit(code))  # Ctrl-C again, while JAX cleans up
   _drop_what_cannot_be_printed()
   with contextlib.suppress(OSError):  # there is nowhere to say it
     whole = text if code == 1 else literal(text)

@@ -1,6 +1,7 @@
 """All losses by name, for the command line and whoever else has only words."""
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -292,6 +293,10 @@ def _weights(text: str) -> dict[str, float]:
     name, colon, number = (part.strip() for part in item.partition(":"))
     name = ALIASES.get(name, name)
     if name not in DISTILLERS and name != "labels":
+      start = re.match(r"\w+", name)
+      if start and start[0] in DISTILLERS:
+        wanted = f"{start[0]}:{DISTILLERS[start[0]].weight:g}"
+        raise ValueError(f"distill: {name!r} must be a name, or name:weight, such as {wanted}.")
       raise unknown("distill", name, [*DISTILLERS, "labels"])
     if name in weights:
       raise ValueError(f"distill: {name!r} is there twice; name each loss once.")

@@ -87,7 +87,7 @@ def benchmark(path: str | os.PathLike, *, threads: int = 1, repeats: int = 200) 
   kernels = choose_kernels(path)
   if kernels == "c":
     raise ValueError(
-      f"path: {path} is a folder of C, whose time here says little of a microcontroller; give a .tflite or"
+      f"path: {path} is a folder; of C the time here says little of a microcontroller; give a .tflite or"
       " .onnx file."
     )
   read_runnable_model(path, kernels)

@@ -147,6 +147,7 @@ _ANY: tuple[Callable[..., nn.Module], ...] = (
 )
 FAMILIES: dict[str, Callable[..., nn.Module]] = {make.__name__: make for make in _ANY}
 """Functions that make a network of any depth or size, or of all of its layers, by name."""
+LISTED = "jaxcompress info"  # the command that lists all models
 
 
 class Summary(NamedTuple):
@@ -188,7 +189,7 @@ def create(name: str, num_classes: int | None = None, **options: Any) -> nn.Modu
   """
   makers = MODELS | FAMILIES
   if name not in makers:
-    raise unknown("model", name, MODELS)
+    raise unknown("model", name, MODELS, LISTED)
   known = options_of(name)
   for option in options:
     if option not in known:

@@ -9,7 +9,7 @@ from jaxcompress.arguments import unknown
 from jaxcompress.data.preprocess import PIXELS
 from jaxcompress.files.records import from_plain
 from jaxcompress.models.checkpoints.sources import find_source, is_source
-from jaxcompress.models.registry import describe
+from jaxcompress.models.registry import FAMILIES, LISTED, describe
 from jaxcompress.prune.magnitude import parse_pattern
 from jaxcompress.prune.shares import DISTRIBUTIONS
 
@@ -62,6 +62,20 @@ def is_outside(teacher: str | None) -> bool:
   if is_source(teacher) and not pathlib.Path(teacher).exists():
     return False
   return teacher.lower().endswith(".onnx") or pathlib.Path(teacher).is_dir() or "/" in teacher
+
+
+def check_names(asked: Any) -> None:
+  """The networks must be known, where no file of weights says what they are.
+
+  Raises:
+    ValueError: if one is not.
+  """
+  for role in ("student", "teacher"):
+    name, file = getattr(asked, role), getattr(asked, f"{role}_weights")
+    if name is None or file is not None or is_source(name):
+      continue
+    if name not in (models.MODELS | FAMILIES) and not (role == "teacher" and is_outside(name)):
+      raise unknown(role, name, models.MODELS, LISTED)
 
 
 def check_starts(asked: Any) -> None:

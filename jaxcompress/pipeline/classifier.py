@@ -256,12 +256,13 @@ class Classifier:
     if missing and not self.is_named and len(names) == len(self.classes):
       return np.arange(len(names))  # as they stand, as in training
     if missing:
-      more = ", ..." if len(missing) > SHOWN else ""
-      listed = ", ".join(map(walk.printable, missing[:SHOWN])) + more
-      theirs = ", ".join(map(walk.printable, self.classes[:SHOWN]))
+      listed, theirs = (
+        ", ".join(map(walk.printable, some[:SHOWN])) + (", ..." if len(some) > SHOWN else "")
+        for some in (missing, self.classes)
+      )
       raise ValueError(
         f"data: {len(missing)} of {len(names)} classes ({listed}) are not among the {len(self.classes)}"
-        f" of {self.path} ({theirs}, ...); rename them, or leave their images out."
+        f" of {self.path} ({theirs}); rename them, or leave their images out."
       )
     return np.array([known[walk.normal(name)] for name in names], np.int64)
 

@@ -191,7 +191,8 @@ def compress(
   try:
     carry_out(claimed, folder, given=given, workers=workers, console=console)
   except ValueError:
-    release_folder(folder)
+    if not resume:
+      release_folder(folder)
     raise
   found = Compressed(folder)
   say(console, f"report: {found.files['report']}   model: {found.files['model']}")
@@ -240,8 +241,9 @@ def _network(name: str, model: Any, variables: Any, shape: tuple[int, ...] | Non
     describe(model)
   except ValueError as error:
     if shape is None or variables is None:
+      reason = str(error).removeprefix("model: ").removesuffix(".")
       raise ValueError(
-        f"{name}: {error} With a Dataset and {name}_variables that is done here."
+        f"{name}: {reason}, or give a data.Dataset and {name}_variables, with which it is imported here."
       ) from error
     imported = models.from_linen(model, variables, np.zeros((1, *shape), np.float32))
     return GivenNetwork(imported.model, imported.variables)

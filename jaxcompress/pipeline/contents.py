@@ -5,12 +5,11 @@ from collections.abc import Mapping
 
 from jaxcompress.data.dataset import Dataset
 from jaxcompress.files.records import read_record, write_record
+from jaxcompress.pipeline.folders import CONTENTS_FILE
 from jaxcompress.pipeline.given import GivenNetwork, hash_of_data, hash_of_network
 from jaxcompress.pipeline.options import CompressOptions
 from jaxcompress.pipeline.pretrained import Start
 from jaxcompress.training import processes
-
-CONTENTS_FILE = "contents.json"
 
 
 def check_contents(

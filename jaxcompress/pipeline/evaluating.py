@@ -14,7 +14,7 @@ from jaxcompress.data.walk import printable
 from jaxcompress.pipeline.classifier import SPLITS, Classifier
 from jaxcompress.pipeline.folders import OPTIONS_FILE, read_options
 from jaxcompress.pipeline.opening import QUICK_IMAGES
-from jaxcompress.pipeline.options import CompressOptions, OptionError
+from jaxcompress.pipeline.options import SIGN, CompressOptions, OptionError
 from jaxcompress.report.evaluation import Evaluation
 from jaxcompress.terminal import say, waiting
 
@@ -57,6 +57,13 @@ def evaluate_on(
       raise OptionError(
         f"data: it is missing, and the run of {classifier.path} is unknown; add ",
         ", or another set.",
+        data=f"{FOLDER}PATH",
+      )
+    if run.data.startswith(SIGN):
+      raise OptionError(
+        f"data: it is missing, and the run of {classifier.path} had a Dataset from Python; evaluate there with"
+        " classifier.evaluate(data), or add ",
+        ".",
         data=f"{FOLDER}PATH",
       )
     data, limit = run.data, QUICK_IMAGES if run.quick else None

@@ -27,6 +27,7 @@ except ImportError:  # Windows has other locks
 
 OPTIONS_FILE, REPORT_FILE = "run.json", "report.json"
 EPOCHS_FILE = "epochs.json"  # of a run that went on with more of them
+CONTENTS_FILE, SKIPPED_FILE = "contents.json", "skipped.csv"  # of the data
 CHECKPOINTS, PARTIAL = "checkpoints", ".partial"
 
 
@@ -70,6 +71,9 @@ def claim_folder(
       return folder, made
     if out:
       _refuse_if_busy(folder)
+      if not (folder / OPTIONS_FILE).is_file():
+        held = "is no folder" if folder.is_file() else "holds files that are of no run"
+        raise ValueError(f"out: {folder} {held}; name another folder.")
       raise OptionError(
         f"out: {folder} exists and is not empty; name another folder, or add ",
         " to go on with the run in it.",
@@ -106,7 +110,7 @@ def claim_together(
 
 
 def release_folder(folder: pathlib.Path) -> None:
-  """Takes back a claimed folder in which nothing was made yet, so that the same command works.
+  """Takes back a folder that was claimed anew, unless something was trained, so that the same command works.
 
   Examples:
     >>> import tempfile
@@ -116,8 +120,10 @@ def release_folder(folder: pathlib.Path) -> None:
     False
   """
   with contextlib.suppress(ValueError, OSError), _lock(folder):  # unless another run works in it
-    if [child.name for child in folder.iterdir()] == [OPTIONS_FILE]:
-      (folder / OPTIONS_FILE).unlink()
+    noted = {child.name for child in folder.iterdir()}
+    if noted <= {OPTIONS_FILE, CONTENTS_FILE, SKIPPED_FILE}:
+      for name in sorted(noted):
+        (folder / name).unlink()
       folder.rmdir()
 
 

@@ -13,6 +13,7 @@ from jaxcompress import models
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.pipeline import networks, phases, transfer
 from jaxcompress.pipeline.context import PhaseSteps
+from jaxcompress.pipeline.folders import SKIPPED_FILE
 from jaxcompress.pipeline.given import NOTHING, Given, check_given
 from jaxcompress.pipeline.networks import Network, SavedNetwork
 from jaxcompress.pipeline.options import CompressOptions
@@ -28,7 +29,6 @@ from jaxcompress.pipeline.pretrained import (
 from jaxcompress.report import text
 from jaxcompress.terminal import literal, say, waiting
 
-SKIPPED_FILE = "skipped.csv"
 QUICK_IMAGES = 6000
 STUDENT = "mobilenet_v2"  # where none is named
 DEFAULT = CompressOptions.preset  # it is no published protocol

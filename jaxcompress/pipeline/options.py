@@ -14,6 +14,7 @@ from jaxcompress.pipeline.budgets import Budget
 from jaxcompress.pipeline.checks import (
   check_between,
   check_choice,
+  check_names,
   check_outside,
   check_pruning,
   check_starts,
@@ -186,6 +187,7 @@ class CompressOptions:
     check_between("bits", self.bits, 2, 8)
     check_pruning(self)
     check_outside(self)
+    check_names(self)
     check_starts(self)
     check_between("cluster", self.cluster, 2, 128)
     if self.cluster is not None and self.bits != 8:

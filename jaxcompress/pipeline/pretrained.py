@@ -16,7 +16,7 @@ from jaxcompress.models.checkpoints.sources import find_source, is_source
 from jaxcompress.models.checkpoints.weights import read_weights
 from jaxcompress.models.files import is_saved
 from jaxcompress.models.heads import permute_classes
-from jaxcompress.models.registry import describe
+from jaxcompress.models.registry import LISTED, describe
 from jaxcompress.pipeline.networks import (
   MODEL_FILE,
   Network,
@@ -202,7 +202,7 @@ def _as_asked(
 def _of_torch(name: str | None, path: pathlib.Path, argument: str) -> SavedNetwork:
   """A checkpoint of PyTorch's, of a source that is named or told by its arrays."""
   if name is not None and not is_source(name) and name not in models.MODELS:
-    raise unknown(argument.partition("_")[0], name, models.MODELS)
+    raise unknown(argument.partition("_")[0], name, models.MODELS, LISTED)
   if name is not None and is_source(name):
     find_source(name, argument.partition("_")[0])
   try:

@@ -177,15 +177,23 @@ def costs(results: Results) -> str:
   return (
     f"Against the teacher: {_fewer(teacher.parameters, small.parameters)} parameters, "
     f"{_fewer(teacher.macs, small.macs)} multiply-adds, "
-    f"a {_fewer(teacher.bytes, small.bytes).replace('fewer', 'smaller').replace('more', 'larger')} "
-    "file"
+    f"{_smaller(teacher.bytes, small.bytes)}"
   )
 
 
 def _fewer(large: float, small: float) -> str:
+  if text.times(large / max(small, 1)) == text.times(1):
+    return "as many"
   if small > large:
     return f"{text.times(small / max(large, 1))} more"
   return f"{text.times(large / max(small, 1))} fewer"
+
+
+def _smaller(large: float, small: float) -> str:
+  words = _fewer(large, small)
+  if words == "as many":
+    return "a file of the same size"
+  return f"a {words.replace('fewer', 'smaller').replace('more', 'larger')} file"
 
 
 def latency(results: Results) -> str:

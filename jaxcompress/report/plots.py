@@ -96,7 +96,8 @@ def _line(ax, rows, name, color, text_label) -> None:
   if window > 1:
     ax.plot(steps, values, color=color, alpha=0.22, lw=0.9)
     values = smooth(values, window)
-  ax.plot(steps, values, color=color, label=text_label)
+  marker = "o" if len(values) == 1 else None  # no line is seen of one value
+  ax.plot(steps, values, marker=marker, ms=4, color=color, label=text_label)
 
 
 def _markers(results: Results) -> str:
@@ -194,6 +195,7 @@ def _scatter(
   span = max(max(ends) - min(ends), 0.02)
   low, high = max(min(ends) - 0.2 * span, -0.02), min(max(ends) + 0.15 * span, 1.02)
   ax.set_ylim(low, high)
+  ax.set_yticks([tick for tick in ax.get_yticks() if low <= tick <= 1 + 1e-9])
   places = style.spread(
     [(s - low) / (high - low) for s in scores], sizes, 0.135, 1e9 if narrow else 1.8
   )

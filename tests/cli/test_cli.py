@@ -208,8 +208,10 @@ def test_the_version_is_said(run):
 def test_an_unknown_model_is_told_with_the_choices(run):
   code, _, err = run("info", "mobilenet_v3_huge")
   assert code == 2
-  assert "'mobilenet_v3_huge' is unknown; did you mean mobilenet_v3_large? It must be one of" in err
+  assert "'mobilenet_v3_huge' is unknown; did you mean mobilenet_v3_large? All are listed by" in err
   assert err.count("\n") == 1
+  assert "must be one of mobilenet_v1, " in run("info", "zzz")[2]
+  assert "model: out/nothing does not exist; give a file" in run("info", "out/nothing")[2]
 
 
 def test_a_folder_that_holds_something_is_left_alone(run, tmp_path):
@@ -217,7 +219,7 @@ def test_a_folder_that_holds_something_is_left_alone(run, tmp_path):
   (tmp_path / "mine" / "notes.txt").write_text("mine")
   code, _, err = run("compress", "--out", "mine")
   assert code == 2
-  assert "mine exists and is not empty" in err
+  assert "mine holds files that are of no run; name another folder" in err
   assert [(p.name, p.read_text()) for p in (tmp_path / "mine").iterdir()] == [("notes.txt", "mine")]
 
 

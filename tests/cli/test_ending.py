@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -143,12 +144,25 @@ def test_ctrl_c_is_one_line(model):
   assert (started.returncode, out, err) == (130, b"", b"jaxcompress: stopped\n")
 
 
+def test_a_second_ctrl_c_ends_at_once(monkeypatch, capsys):
+  codes, before = [], signal.getsignal(signal.SIGINT)
+  monkeypatch.setattr(ending.os, "_exit", codes.append)
+  try:
+    with warnings.catch_warnings(), pytest.raises(SystemExit):
+      ending.end(KeyboardInterrupt())
+    signal.raise_signal(signal.SIGINT)
+  finally:
+    signal.signal(signal.SIGINT, before)
+  assert codes == [130] and capsys.readouterr().err == "jaxcompress: stopped\n"
+
+
 def test_typer_does_not_swallow_ctrl_c(monkeypatch, capsys):
   def interrupted(*_):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(export, "lint", interrupted)
   monkeypatch.setattr("sys.argv", ["jaxcompress", "lint", "a.tflite"])
+  monkeypatch.setattr(ending.signal, "signal", lambda *_: None)  # this process goes on
   with pytest.raises(SystemExit) as end:
     entry.main()
   assert (end.value.code, capsys.readouterr().err) == (130, "jaxcompress: stopped\n")
@@ -166,18 +180,30 @@ def test_typer_does_not_swallow_ctrl_c(monkeypatch, capsys):
 )
 def test_a_run_that_ends_says_how_to_go_on(tmp_path, error, code, message):
   folder, _ = folders.claim_folder(str(tmp_path / "my out"), {}, resume=False)
-  with pytest.raises(EndError) as caught, compress._resumable(folder):
+  with pytest.raises(EndError) as caught, compress._resumable(folder, resumed=False):
     raise error
   assert caught.value.code == code and message in str(caught.value)
   assert f"--out '{folder}'" in str(caught.value)
   assert (folder / "run.json").exists()
 
 
-def test_a_mistake_leaves_the_folder_free(tmp_path):
+@pytest.mark.parametrize("noted", [(), ("contents.json",), ("contents.json", "skipped.csv")])
+def test_a_mistake_leaves_the_folder_free(tmp_path, noted):
   folder, _ = folders.claim_folder(str(tmp_path / "out"), {}, resume=False)
-  with pytest.raises(ValueError, match="bits"), compress._resumable(folder):
+  for name in noted:
+    (folder / name).touch()
+  with pytest.raises(ValueError, match="bits"), compress._resumable(folder, resumed=False):
     raise ValueError("bits: 9")
   assert not folder.exists()
+
+
+@pytest.mark.parametrize(("made", "resumed"), [("metrics.jsonl", False), ("contents.json", True)])
+def test_a_mistake_takes_nothing_from_a_run_that_was_begun(tmp_path, made, resumed):
+  folder, _ = folders.claim_folder(str(tmp_path / "out"), {}, resume=False)
+  (folder / made).touch()
+  with pytest.raises(ValueError, match="data"), compress._resumable(folder, resumed=resumed):
+    raise ValueError("data: it has other images")
+  assert {path.name for path in folder.iterdir()} == {"run.json", made}
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,8 @@ def test_a_first_stage_is_not_weighted_as_the_main_one_is(quick_jit):
     ("", {}, "'' is unknown; it must be one of kd, "),
     ("kd,nothing", {}, "'nothing' is unknown"),
     ("kd:high", {}, "'kd:high' must be a name, or name:weight"),
+    ("kd=0.9", {}, "'kd=0.9' must be a name, or name:weight, such as kd:0.9"),
+    ("crd 0.8", {}, "'crd 0.8' must be a name, or name:weight, such as crd:0.8"),
     ("kd:-1", {}, "'kd:-1' must be"),
     ("kd:nan", {}, "'kd:nan' must be"),
     ("kd:inf", {}, "'kd:inf' must be"),

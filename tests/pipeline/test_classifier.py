@@ -14,6 +14,7 @@ from sklearn import metrics
 
 from jaxcompress import data, export, models, pipeline, quantize
 from jaxcompress.nn import Dense, GlobalAvgPool, Softmax, init_variables
+from jaxcompress.pipeline import evaluating
 from jaxcompress.pipeline.networks import TrainedNetwork, network_of, save_network
 
 CLASSES = ("cat", "dog", "éclair", "fox", "gnu", "hen", "ibis")
@@ -200,6 +201,14 @@ def test_classes_of_data_are_found_by_name(names, quantized, folder):
   assert whole.images == 120
   alone = classifier.evaluate(found.test, classes=found.classes)
   np.testing.assert_array_equal(alone.confusion, evaluation.confusion)
+
+
+def test_the_data_of_a_run_from_python_have_to_be_given(quantized, folder, monkeypatch):
+  classifier = pipeline.Classifier.open(folder / "plain.tflite")
+  options = pipeline.CompressOptions(data="python:stripes@8b46")
+  monkeypatch.setattr(evaluating, "run_of", lambda path: options)
+  with pytest.raises(ValueError, match=r"had a Dataset from Python; evaluate there with .* data="):
+    evaluating.evaluate_on(classifier)
 
 
 def test_what_cannot_be_evaluated_is_refused(quantized, folder):

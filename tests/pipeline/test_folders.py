@@ -67,6 +67,18 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_killed(claimed, 
     pass
 
 
+def test_only_a_folder_with_a_run_is_said_to_be_resumable(claimed, tmp_path):
+  with pytest.raises(ValueError, match=r"out exists and is not empty; .* add resume=True"):
+    folders.claim_folder(str(claimed[0]), {}, resume=False)
+  (tmp_path / "notes").mkdir()
+  (tmp_path / "notes" / "thesis.txt").touch()
+  with pytest.raises(ValueError, match="notes holds files that are of no run; name another"):
+    folders.claim_folder(str(tmp_path / "notes"), {}, resume=False)
+  with pytest.raises(ValueError, match=r"thesis.txt is no folder; name another"):
+    folders.claim_folder(str(tmp_path / "notes" / "thesis.txt"), {}, resume=False)
+  assert (tmp_path / "notes" / "thesis.txt").is_file()
+
+
 def test_a_finished_run_that_was_killed_at_its_very_end_is_tidied(claimed, monkeypatch):
   folder, options = claimed
   monkeypatch.setattr(run, "is_finished", lambda *given: True)

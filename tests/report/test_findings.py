@@ -63,6 +63,13 @@ def test_a_larger_student_is_called_larger(full):
   assert "2.0x larger file" in sentence
 
 
+def test_a_student_of_the_teachers_size_is_not_called_smaller(full):
+  small = full.entries["int8"]
+  same = {"parameters": small.parameters, "macs": small.macs, "bytes": small.bytes}
+  sentence = findings.costs(change(full, "teacher", **same))
+  assert sentence.endswith("as many parameters, as many multiply-adds, a file of the same size")
+
+
 def test_slower_integers_are_called_slower(full):
   assert "2.0x slower than float" in findings.latency(change(full, "int8", latency_ms=1.82))
 

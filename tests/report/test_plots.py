@@ -57,7 +57,15 @@ def test_a_phase_without_curve_or_with_gaps_is_drawn_without_it(full):
   figure = plots.training_curves(dataclasses.replace(full, curves=curves))
   left, right = figure.axes
   assert [len(line.get_xdata()) for line in left.lines] == [1, 0]
+  assert left.lines[0].get_marker() == "o"  # a line of one point is not seen
   assert "circles: held-out images" in right.get_title("left")
+
+
+def test_no_score_beyond_all_images_is_on_an_axis(full):
+  entries = {key: dataclasses.replace(one, top1=1.0) for key, one in full.entries.items()}
+  figure = plots.accuracy_against_size(dataclasses.replace(full, entries=entries))
+  ticks = figure.axes[0].get_yticks()
+  assert len(ticks) > 1 and max(ticks) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 20, 21, 61, 150])

@@ -23,6 +23,7 @@ COUNTER = "num_batches_tracked"  # PyTorch counts batches; nothing here needs it
 NORM = {"scale": "weight", "bias": "bias"}
 STATISTICS = {"mean": "running_mean", "var": "running_var"}
 CLASSIFIER = "classifier"
+LISTED = 6  # keys of each kind that an error names
 PART = re.compile(r"(.+)\[(\d+)/(\d+)\]")  # of the outputs of a layer there
 Weights = Mapping[str, Any] | str | os.PathLike
 
@@ -110,7 +111,7 @@ def from_torch(
 
   Raises:
     ValueError: if the source is unknown, the file cannot be read, or keys are missing, unknown or
-      of a wrong shape; all of them are listed in one message.
+      of a wrong shape; the first ones of each kind are listed in one message.
 
   Examples:
     >>> from jaxcompress import models
@@ -129,7 +130,10 @@ def from_torch(
   given, expected = entries_of(found, arrays)
   problems = problems_of(expected, arrays)
   if problems:
-    raise ValueError(f"weights: they are not those of {source}; {'; '.join(problems)}.")
+    raise ValueError(
+      f"weights: they are not those of {source} (models.sources_of(weights) says whose they are);"
+      f" {'; '.join(problems)}."
+    )
   flat = {tensor.path: tensor.to_ours(arrays[tensor.key]) for tensor in expected}
   model, variables = found.make(given), unflatten_dict(flat)
   if num_classes not in (None, given):
@@ -325,4 +329,15 @@ def problems_of(expected: list[StateEntry], arrays: Mapping[str, np.ndarray]) ->
     ],
     "not of floats": [key for key in known if key in arrays and arrays[key].dtype.kind != "f"],
   }
-  return [f"{what}: {', '.join(keys)}" for what, keys in groups.items() if keys]
+  return [f"{what}: {_first_of(keys)}" for what, keys in groups.items() if keys]
+
+
+def _first_of(keys: list[str]) -> str:
+  """The first keys, and how many more there are.
+
+  Examples:
+    >>> _first_of(["a", "b"]), _first_of(list("abcdefghij"))
+    ('a, b', 'a, b, c, d, e, f and 4 more')
+  """
+  more = len(keys) - LISTED
+  return ", ".join(keys[:LISTED]) + (f" and {more:,} more" if more > 0 else "")
