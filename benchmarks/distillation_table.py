@@ -151,7 +151,7 @@ def weighted(name, factor, **options):
   usual = parse_loss(name, **options).weights
   labels = usual.get("labels", 0)
   weight = factor * distill.DISTILLERS[name].weight
-  return parse_loss(f"{name}:{weight},labels:{labels}", **options)
+  return parse_loss(name, f":{weight},labels:{labels}", **options)
 
 
 class Rows:

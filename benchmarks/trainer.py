@@ -66,11 +66,19 @@ class Trainer:
     return float(np.mean(logits.argmax(-1) == self.data.test.labels))
 
 
-def parse_loss(name: str, **options):
-  """A loss beside cross-entropy, which SimKD goes without unless told; each image is all of its views."""
+def parse_loss(name: str, weights: str = "", **options):
+  """A loss beside cross-entropy, which SimKD goes without unless told; each image is all of its views.
+
+  Args:
+    name: of the loss.
+    weights: what follows the name, such as ``":2,labels:1"``; by default the usual ones.
+    **options: of ``distill.parse``.
+  """
   if distill.DISTILLERS[name].views > 1:
     options[name] = {"views": 1}
-  return distill.parse("simkd,labels:1" if name == "simkd" else name, **options)
+  if name == "simkd" and not weights:
+    weights = ",labels:1"
+  return distill.parse(name + weights, **options)
 
 
 def add_losses(parser) -> None:

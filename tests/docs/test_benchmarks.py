@@ -1,8 +1,12 @@
 """What docs/benchmarks.md says to run is what benchmarks/all.sh runs, and exists."""
 
+import importlib
 import re
 import subprocess
 
+import pytest
+
+from jaxcompress import distill
 from tests.programs import ROOT
 
 PLACES = re.compile(r"FILE|WEIGHTS|PICTURES|benchmarks/results/.*|--(out|json|results)")
@@ -58,3 +62,11 @@ printf '%s\\n' "${failed[@]}"
   ]
   told = f"bad: see {tmp_path}/bad.log.partial"
   assert found == [["echo done", "false", told], ["false", told]]
+
+
+@pytest.mark.parametrize("name", distill.DISTILLERS)
+def test_the_table_of_losses_tries_shares_of_every_usual_weight(name, monkeypatch):
+  monkeypatch.syspath_prepend(ROOT / "benchmarks")
+  table = importlib.import_module("distillation_table")
+  usual, half = (table.weighted(name, factor, num_examples=4).weights for factor in (1, 0.5))
+  assert half == {**usual, name: usual[name] / 2}
