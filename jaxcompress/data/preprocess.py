@@ -64,7 +64,7 @@ class Preprocess:
     check_type("per_image", self.per_image, bool | np.bool_, "True or False")
 
   def _check(self, images: Any) -> None:
-    shape = getattr(images, "shape", ())
+    shape: tuple[int, ...] = getattr(images, "shape", ())
     if len(shape) < 3:
       raise ValueError(
         f"images must be an array (..., height, width, channels), got {shown(images)}."

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcompress.arguments import check_callable, check_whole
+from jaxcompress.arguments import check_callable, check_whole, shown
 from jaxcompress.nn import INPUT, Folded, Graph, Node, fold, kernel_shape
 from jaxcompress.nn.execute import Layer, execute_outputs, folded_layers, run_node
 from jaxcompress.nn.foreign import check_made
@@ -135,8 +135,8 @@ def fine_tune(
     A :class:`QuantizedModel`.
 
   Raises:
-    ValueError: if an argument is out of range or of another kind, the images do not fit, or
-      ``quantized`` was made of another network.
+    ValueError: if an argument is out of range or of another kind, the images do not fit, ``augment``
+      changes their shape, ``quantized`` was made of another network, or the loss is no number any more.
 
   Examples:
     >>> from jaxcompress import models
@@ -155,6 +155,7 @@ def fine_tune(
   """
   check_made("quantized", quantized, QuantizedModel, QUANTIZED)
   check_whole("steps", steps, 1)
+  check_whole("seed", seed, 0)
   check_callable("augment", augment, "(rng, batch) -> batch, or None")
   if not 0 < rate < 1:
     raise ValueError(f"rate: {rate} is out of range; it must be above 0 and below 1.")
@@ -191,14 +192,37 @@ def fine_tune(
       x = batches.images[chosen]
       if vary is not None:
         key = jax.random.fold_in(jax.random.key(seed), step)
-        x = np.asarray(vary(key, {"image": x})["image"])
+        x = _varied(vary(key, {"image": x}), x.shape)
       x = network_input(x, quantized.preprocess)
       size = rate * _share((step + 0.5) / steps)
       sizes = jax.tree.map(lambda pace, size=size: np.float32(size * pace), paces)
       params, state, loss = update(params, state, given, teacher, x, sizes)
+      _check_finite(rate, step + 1, loss)
       on_step(step + 1, float(loss))
       tick()
-  return finished(quantized, form, given, jax.device_get(params))
+  params = jax.device_get(params)
+  _check_finite(rate, steps, params)
+  return finished(quantized, form, given, params)
+
+
+def _check_finite(rate: float, steps: int, found: Any) -> None:
+  """Raises if a loss, or what was trained, is no number: rounded, it would be the integer zero."""
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)):
+    raise ValueError(
+      f"rate: {rate}: training is no longer in finite numbers after {steps} steps; take a lower one, and"
+      " smaller variables and images."
+    )
+
+
+def _varied(batch: Any, shape: tuple[int, ...]) -> np.ndarray:
+  """The images of an augmented batch."""
+  images = batch.get("image") if isinstance(batch, Mapping) else batch
+  found = getattr(images, "shape", None) or shown(images)
+  if images is batch or found != shape:
+    raise ValueError(
+      f"augment: it gives {found}; it must give a batch with images {shape} under 'image', as it takes them."
+    )
+  return np.asarray(images)
 
 
 class Moments(NamedTuple):

@@ -187,3 +187,31 @@ def test_what_cannot_be_tuned_is_refused(change, message):
   given = {"quantized": quantized_of(Bottlenecks()), "model": Bottlenecks(), "variables": variables}
   with pytest.raises(ValueError, match=message):
     fine_tune(**{**given, "images": images, **change})
+
+
+@pytest.mark.parametrize(
+  ("augment", "found"),
+  [
+    (lambda key, batch: {"image": batch["image"][:, :6, :6]}, r"\(4, 6, 6, 3\)"),
+    (lambda key, batch: batch["image"], r"\(4, 8, 8, 3\); it must give a batch"),
+    (lambda key, batch: {"pixels": batch["image"]}, "None"),
+  ],
+  ids=["smaller", "no batch", "no images"],
+)
+def test_an_augmentation_gives_images_of_the_same_shape(augment, found):
+  variables, images = network(Bottlenecks())
+  with pytest.raises(ValueError, match=rf"^augment: it gives {found}.*images \(4, 8, 8, 3\)"):
+    fine_tune(
+      quantized_of(Bottlenecks()), Bottlenecks(), variables, images,
+      augment=augment, steps=1, batch_size=4, progress=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [3, 9])
+def test_training_that_leaves_finite_numbers_ends_in_no_model(steps):
+  """Of weights that are no numbers all integers would be zero."""
+  variables, images = network(Bottlenecks())
+  options = {"steps": steps, "batch_size": 4, "progress": False}
+  far = np.where(images > 0, np.float32(3e38), np.float32(-3e38))
+  with pytest.raises(ValueError, match=r"^rate: 0\.003: training is no longer in finite numbers"):
+    fine_tune(quantized_of(Bottlenecks()), Bottlenecks(), variables, far, **options)
