@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxcompress.arguments import check_whole
 from jaxcompress.models.checkpoints.names import Names, torch_names
 from jaxcompress.models.checkpoints.sources import SOURCES, Source, find_source
 from jaxcompress.models.checkpoints.weights import read_weights
@@ -124,8 +125,8 @@ def from_torch(
     True
   """
   found, arrays = find_source(source), read_weights(weights)
-  if num_classes is not None and num_classes < 1:
-    raise ValueError(f"num_classes: {num_classes} must be positive.")
+  if num_classes is not None:
+    check_whole("num_classes", num_classes, 1)
   given, expected = entries_of(found, arrays)
   problems = problems_of(expected, arrays)
   if problems:

@@ -107,7 +107,12 @@ def test_half_precision_and_torch_like_tensors_are_read(weights):
       "did you mean torchvision/resnet18[?] It",
     ),
     (lambda w: models.from_torch("timm/resnet19", w), "must be one of timm/mobilenetv1_100"),
-    (lambda w: models.from_torch(SOURCE, w, num_classes=0), "num_classes: 0 must be positive"),
+    (
+      lambda w: models.from_torch(SOURCE, w, num_classes=0),
+      "num_classes: 0 must be a whole number",
+    ),
+    (lambda w: models.from_torch(SOURCE, w, num_classes="7"), "num_classes: '7' must be a whole"),
+    (lambda w: models.from_torch(SOURCE, w, num_classes=7.0), "num_classes: 7.0 must be a whole"),
     (lambda w: models.from_torch(SOURCE, 3), "weights: int is neither a mapping nor a path"),
     (lambda w: models.from_torch(SOURCE, "no/such/file.pth"), "weights: "),
     (lambda w: models.to_torch(SOURCE, {}), "params/stem/kernel is missing"),
