@@ -16,6 +16,7 @@ import optax
 
 from jaxcompress.arguments import check_callable, check_whole, shown
 from jaxcompress.nn import INPUT, Folded, Graph, Node, fold, kernel_shape
+from jaxcompress.nn.checks import is_number
 from jaxcompress.nn.execute import Layer, execute_outputs, folded_layers, run_node
 from jaxcompress.nn.foreign import check_made
 from jaxcompress.nn.graph import LOGITS
@@ -32,6 +33,7 @@ from jaxcompress.quantize.ptq.few_bits import made_up, readers_of
 from jaxcompress.quantize.ptq.images import network_input, read_images
 from jaxcompress.quantize.quantizers.base import round_through
 from jaxcompress.quantize.quantizers.steps import round_to_step
+from jaxcompress.quantize.sites import find_sites
 from jaxcompress.terminal import meter
 
 OF_SCALES, OF_BIASES = 0.2, 0.01  # rates as multiples of the weights', of shares of what moves
@@ -157,8 +159,8 @@ def fine_tune(
   check_whole("steps", steps, 1)
   check_whole("seed", seed, 0)
   check_callable("augment", augment, "(rng, batch) -> batch, or None")
-  if not 0 < rate < 1:
-    raise ValueError(f"rate: {rate} is out of range; it must be above 0 and below 1.")
+  if not (is_number(rate) and 0 < rate < 1):
+    raise ValueError(f"rate: {shown(rate)} is out of range; it must be above 0 and below 1.")
   graph, batches = read_images(model, variables, images, quantized.preprocess, batch_size)
   graph = fuse_activations(graph)
   if graph.outputs != quantized.graph.outputs or graph.input_shape != quantized.graph.input_shape:
@@ -166,6 +168,7 @@ def fine_tune(
       f"model: it has the outputs {graph.outputs} for {graph.input_shape}, and the quantized one"
       f" {quantized.graph.outputs} for {quantized.graph.input_shape}; give the network that was quantized."
     )
+  _check_layers(quantized.graph, find_sites(graph).graph)
   form, given = start_of(quantized, graph)
   teacher = folded_layers(fold(graph, jax.device_get(variables)))
   optimizer, paces = by_tensors(), _paces(form)
@@ -203,6 +206,25 @@ def fine_tune(
   params = jax.device_get(params)
   _check_finite(rate, steps, params)
   return finished(quantized, form, given, params)
+
+
+def _check_layers(quantized: Graph, real: Graph) -> None:
+  """Raises if two graphs have other layers with weights."""
+  ours, theirs = (
+    {n.name: kernel_shape(n) for n in g.nodes if _learns(n)} for g in (quantized, real)
+  )
+  other = sorted(name for name in ours.keys() | theirs if ours.get(name) != theirs.get(name))
+  if other:
+    raise ValueError(
+      f"model: its layer {other[0]!r} has weights {theirs.get(other[0])}, and the quantized one's"
+      f" {ours.get(other[0])}; give the network that was quantized."
+    )
+
+
+def _learns(node: Node) -> bool:
+  """Whether a node has weights that are trained."""
+  is_layer = kernel_shape(node) is not None and OPERATIONS[node.op].trained
+  return is_layer and average_kernel(node) is None
 
 
 def _check_finite(rate: float, steps: int, found: Any) -> None:
@@ -286,7 +308,7 @@ def start_of(quantized: QuantizedModel, real: Graph) -> tuple[Form, Given]:
     bias[name] = (layer.bias * (step * layer.scales.astype(np.float64))).astype(np.float32)
     if node.attrs.get("act") == "hard_sigmoid":  # whose layers compute a sixth, moved by a half
       scales[name], bias[name] = scales[name] * 6, bias[name] * 6 - 3
-    if OPERATIONS[node.op].trained and average_kernel(node) is None:
+    if _learns(node):
       highest[name] = _highest(layer.weights)
       low = 0 if node.output in sites.nonnegative else grid.low
       reach[name] = float(grid.scale) * (grid.high - low)

@@ -55,6 +55,15 @@ class Bottlenecks(nn.Module):
     return Dense(5, name="dense")(GlobalAvgPool(name="pool")(x))
 
 
+class Stemless(nn.Module):
+  """The last layers of a network."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = ConvNorm(8, act="relu", name="head")(x, train=train)
+    return Dense(5, name="dense")(GlobalAvgPool(name="pool")(x))
+
+
 def network(model):
   """``(variables, images)``, with means and biases as of a trained network."""
   rng = np.random.default_rng(0)
@@ -180,6 +189,8 @@ def test_images_are_varied_and_read_as_the_model_reads_them():
       r"^model: it has the outputs .* \(1, 6, 6, 3\)",
     ),
     ({"quantized": None}, "^quantized must be a QuantizedModel"),
+    ({"rate": "slow"}, "^rate: 'slow' is out of range"),
+    ({"seed": -1}, "^seed: -1 must be a whole number"),
   ],
 )
 def test_what_cannot_be_tuned_is_refused(change, message):
@@ -215,3 +226,13 @@ def test_training_that_leaves_finite_numbers_ends_in_no_model(steps):
   far = np.where(images > 0, np.float32(3e38), np.float32(-3e38))
   with pytest.raises(ValueError, match=r"^rate: 0\.003: training is no longer in finite numbers"):
     fine_tune(quantized_of(Bottlenecks()), Bottlenecks(), variables, far, **options)
+
+
+@pytest.mark.parametrize("method", ["minmax", "equalize"])
+@pytest.mark.parametrize("other", [Gated(), Stemless()], ids=["more layers", "fewer layers"])
+def test_a_network_of_other_layers_is_refused_though_its_outputs_fit(other, method):
+  variables, images = network(other)
+  with pytest.raises(ValueError, match=r"^model: its layer '\w+' has weights .* give the network"):
+    fine_tune(
+      quantized_of(Bottlenecks(), method), other, variables, images, steps=1, progress=False
+    )
