@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcompress.arguments import VIEW, check_callable, check_range, check_type, check_whole
+from jaxcompress.arguments import (
+  VIEW,
+  check_batch,
+  check_callable,
+  check_range,
+  check_type,
+  check_whole,
+)
 from jaxcompress.data.augment.mixing import MOST_ALPHA, mix
 
 Pad = Literal["edge", "zero"]
@@ -77,6 +84,7 @@ class Augment:
       The batch with its ``image`` changed. Mixup makes it float32 and adds ``target``,
       (batch, classes) float32, whose rows sum to 1.
     """
+    check_batch(batch)
     crop_key, flip_key, mixup_key = jax.random.split(rng, 3)
     batch = dict(batch)
     if self.crop:

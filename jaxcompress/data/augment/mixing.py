@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.arguments import check_range, check_whole
+from jaxcompress.arguments import check_batch, check_range, check_whole
 
 MOST_ALPHA = 1e6  # of a Beta distribution, whose numbers then are one half
 
@@ -63,6 +63,7 @@ class Mix:
       The batch with ``image``, ``target`` and ``label`` changed; see :func:`mix`. Where only
       CutMix is on, images keep their dtype, else they are float32.
     """
+    check_batch(batch)
     keys = jax.random.split(rng, 5)
     shape = batch["image"].shape[1:3]
     weight = jnp.ones(shape)
