@@ -21,7 +21,8 @@ from jaxcompress.nn import (
 from jaxcompress.nn.operations import fuse_activations
 from jaxcompress.quantize import fine_tune, first_last_8bit, post_training
 from jaxcompress.quantize.integer.grid import HIGHEST
-from jaxcompress.quantize.ptq.fine_tune import finished, first_params, run_student, start_of
+from jaxcompress.quantize.ptq.as_real import start_of
+from jaxcompress.quantize.ptq.fine_tune import finished, first_params, run_student
 
 
 class Gated(nn.Module):
