@@ -139,9 +139,12 @@ def read_cifar(path: str) -> Content:
   """
   place = _place(pathlib.Path(path).expanduser())
   files = _of_archive(place) if place.is_file() else _of_folder(place)
-  form = next((form for form in FORMS if form.meta in files), None)
-  if form is None:
+  forms = [form for form in FORMS if form.meta in files]
+  if not forms:
     raise _absent(place)
+  form, titles = forms[0], sorted({form.title for form in forms})
+  if len(titles) > 1:
+    raise ValueError(f"data: {str(place)!r} has {' and '.join(titles)}; give an archive of one.")
   for name in (*form.train, form.test):
     if name not in files:
       raise ValueError(f"data: {str(place)!r} has no {name}, which is of {form.folder}; add it.")
@@ -203,18 +206,24 @@ def _of_folder(place: pathlib.Path) -> dict[str, bytes]:
 def _of_archive(place: pathlib.Path) -> dict[str, bytes]:
   """The files of an archive that are of any form, in memory: nothing is unpacked."""
   names = {name for form in FORMS for name in (form.meta, form.test, *form.train)}
-  found = {}
+  found: dict[str, bytes] = {}
+  twice = []
   try:
     with tarfile.open(place) as archive:
       for member in archive:
         name = pathlib.PurePosixPath(member.name).name
         if member.isfile() and name in names and member.size <= LARGEST:
           content = archive.extractfile(member)
+          twice += [name] * (name in found)
           found[name] = b"" if content is None else content.read()
   except Exception as error:  # damaged archives raise almost anything
     raise ValueError(
       f"data: the archive {str(place)!r} cannot be read ({one_line(error)}); download it again."
     ) from error
+  if twice:
+    raise ValueError(
+      f"data: the archive {str(place)!r} has {twice[0]} twice; leave only one of them in it."
+    )
   return found
 
 

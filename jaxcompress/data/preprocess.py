@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxcompress.arguments import check_type
+from jaxcompress.arguments import check_type, shown
 from jaxcompress.data.reading import normalized
 
 if TYPE_CHECKING:
@@ -63,6 +63,20 @@ class Preprocess:
         raise ValueError(f"{name}: {getattr(self, name)} must be positive.")
     check_type("per_image", self.per_image, bool | np.bool_, "True or False")
 
+  def _check(self, images: Any) -> None:
+    shape: tuple[int, ...] = getattr(images, "shape", ())
+    if len(shape) < 3:
+      raise ValueError(
+        f"images must be an array (..., height, width, channels), got {shown(images)}."
+      )
+    for name in ("center", "scale"):
+      channels = np.size(getattr(self, name))
+      if channels not in (1, shape[-1]):
+        raise ValueError(
+          f"{name}: {getattr(self, name)} is of {channels} channels, and the images {tuple(shape)} have"
+          f" {shape[-1]}; give one number, or one for each channel."
+        )
+
   def _numbers(self, name: str) -> np.ndarray:
     """The numbers of a setting; a list or an array, which have no hash, becomes a tuple."""
     value = getattr(self, name)
@@ -79,7 +93,12 @@ class Preprocess:
     return numbers
 
   def __call__(self, images: "np.ndarray | jax.Array") -> "np.ndarray | jax.Array":
-    """(..., height, width, channels), uint8 or float with pixels of 0 to 255, to float32."""
+    """(..., height, width, channels), uint8 or float with pixels of 0 to 255, to float32.
+
+    Raises:
+      ValueError: if the images are no array, or have other channels than the settings.
+    """
+    self._check(images)
     if isinstance(images, np.ndarray):
       return normalized(images, **self._values())
     import jax.numpy as jnp

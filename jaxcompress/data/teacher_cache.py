@@ -32,6 +32,8 @@ from jaxcompress.training.networks import seen_through
 FACTS = "cache.json"  # written last: without it, the other files are half-written
 NAMES = (LOGITS, "pooled")
 BYTES = 2  # of a bfloat16
+ALIKE = 0.02  # of the mean magnitude, by which outputs of one teacher may differ between machines
+TINY = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +145,7 @@ def cache_teacher(
 ) -> TeacherCache:
   """Opens a teacher's outputs, or computes them where they are not, not all there, or damaged.
 
-  With it the teacher's pass is paid once for each example and cycle, whatever the number of epochs;
+  Those that are opened are compared with what the teacher gives for the first batch. With it the teacher's pass is paid once for each example and cycle, whatever the number of epochs;
   the student then sees ``cycles`` augmentations of every image, again and again. Give the recipe
   ``teachers=(CachedTeacher(),)``, the same ``augment``, ``teacher_variables=({},)``, and batches of
   :meth:`TeacherCache.batch_at`; a recipe that augments otherwise is refused.
@@ -165,7 +167,7 @@ def cache_teacher(
   Raises:
     ValueError: if a number is not positive, ``augment`` is no :class:`PerExample`, the teacher cannot
       be run, its outputs are not finite or those of some images are missing, or the folder holds
-      outputs of another teacher, other examples or another augmentation, or other files.
+      outputs of another teacher, other examples, another augmentation or preprocessing, or other files.
 
   Examples:
     >>> import tempfile
@@ -200,6 +202,7 @@ def cache_teacher(
     "images": _digest(itertools.chain(in_chunks(split.images), [split.labels])),
   }
   stored = _whole(folder)
+  is_there = stored is not None
   if stored is not None:
     differing = [name for name, value in facts.items() if stored.get(name) != value]
     if differing:
@@ -215,6 +218,8 @@ def cache_teacher(
     for name in NAMES
   )
   assert logits is not None  # every teacher has some
+  if is_there:
+    _check_same(folder, {LOGITS: logits} | ({} if pooled is None else {NAMES[1]: pooled}), run)
   return TeacherCache(split, logits, pooled, augment)
 
 
@@ -353,6 +358,20 @@ def _check_outputs(name: str, found: np.ndarray, index: np.ndarray, width: int) 
   if not finite.all():
     raise ValueError(
       f"model: its {name} of image {index[np.argmin(finite)]} are not finite numbers."
+    )
+
+
+def _check_same(folder: pathlib.Path, stored: Mapping[str, np.ndarray], run: _Runner) -> None:
+  """Raises if a teacher gives other outputs than are stored, as with other layers or pixels."""
+  cycle, places, arrays = next(iter(run.outputs()))
+  for name in stored.keys() | arrays.keys():
+    if name in stored and name in arrays:
+      was, now = (np.float64(x) for x in (stored[name][cycle, places], arrays[name]))
+      if was.shape == now.shape and np.abs(now - was).mean() <= ALIKE * np.abs(was).mean() + TINY:
+        continue
+    raise ValueError(
+      f"folder: {folder} holds other {name} of image {places[0]} and those after it than this teacher"
+      " gives; its layers, preprocess or augment are others. Name another folder, or delete it."
     )
 
 

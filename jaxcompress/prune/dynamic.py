@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcompress.arguments import check_whole
 from jaxcompress.nn import Graph
 from jaxcompress.prune.masked import Pruner, masked
 from jaxcompress.prune.rules import Rule, check_layers, find_targets
@@ -220,8 +221,7 @@ def _moving(
   check_amounts(sparsity, floor, distribution, SHARES)
   check_layers(rules, graph)
   for name, value in {"every": every, "stop": stop}.items():
-    if value < 1:
-      raise ValueError(f"{name}: {value} must be at least 1.")
+    check_whole(name, value, 1)
   if not 0 < fraction <= 1:
     raise ValueError(f"fraction: {fraction} is out of range; it must be above 0 and at most 1.")
   share = fraction_of(fraction, stop)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcompress.arguments import check_whole, shown
 from jaxcompress.nn import Graph, Node
+from jaxcompress.nn.checks import is_number
 from jaxcompress.nn.graph import parameters
 from jaxcompress.nn.operations import by_groups
 from jaxcompress.nn.outputs import as_endpoints, holds_classes, name_outputs
@@ -78,13 +81,14 @@ def channel_importance(
     method: ``"l1"``, ``"bn_gamma"``, ``"group"`` or ``"taylor"``.
     labels: (N,) integers for ``"taylor"``, of logits (batch, classes); None: what the model decides.
     preprocess: maps images to what the network reads.
-    batch_size: images at once, in ``"taylor"``.
+    batch_size: images at once, in ``"taylor"``, at most; batches are as even as can be.
 
   Returns:
     An :class:`Importance`.
 
   Raises:
-    ValueError: if the method is unknown, or the labels do not fit the images.
+    ValueError: if the method is unknown, the labels do not fit the images or the classes, or
+      parameters or slopes are not finite, which tell nothing.
 
   Examples:
     >>> from jaxcompress import models
@@ -105,6 +109,10 @@ def channel_importance(
   """
   if method not in IMPORTANCES:
     raise ValueError(f"method: {method!r} is unknown; it must be one of {', '.join(IMPORTANCES)}.")
+  if len(getattr(images, "shape", ())) != 4 or 0 in images.shape:
+    found = getattr(images, "shape", None) or shown(images)
+    raise ValueError(f"images: {found} must be (N, height, width, channels), each at least 1.")
+  check_whole("batch_size", batch_size, 1)
   seen = jax.eval_shape(
     preprocess or (lambda x: x), jax.ShapeDtypeStruct(images.shape, images.dtype)
   )
@@ -112,6 +120,7 @@ def channel_importance(
   routes = find_routes(graph)
   params = jax.device_get(variables.get("params", {}))
   own = {node: parameters(params, node.name) for node in graph.nodes}
+  _check_finite(own)
   if method == "taylor":
     scores = _taylor(model, variables, graph, routes, images, labels, preprocess, batch_size)
   elif method == "bn_gamma":
@@ -125,6 +134,16 @@ def channel_importance(
       {n.output: _relative_l1(own[n]["kernel"]) for n in own if "kernel" in own[n] and is_birth(n)},
     )
   return Importance(graph, routes, np.where(routes.locked, np.inf, scores))
+
+
+def _check_finite(own: Mapping[Node, Mapping[str, Any]]) -> None:
+  for node, entry in own.items():
+    for name, array in entry.items():
+      if not np.isfinite(np.asarray(array, np.float64)).all():
+        raise ValueError(
+          f"variables: the {name} of layer {node.name!r} is not finite everywhere, and tells nothing; give"
+          " those of a checkpoint before training went astray."
+        )
 
 
 def _relative_l1(kernel: Any) -> np.ndarray:
@@ -180,18 +199,33 @@ def _taylor(
       "labels: they say the class of an image, and the model gives no logits (batch, classes); leave"
       " them out."
     )
+  if labels is not None:
+    _check_labels(np.asarray(labels), graph.shape(graph.output)[-1])
   births = [node for node in graph.nodes if is_birth(node)]
-  size = min(batch_size, len(images))
-  starts = range(0, len(images) - size + 1, size)
+  count = -(-len(images) // batch_size)
+  ends = [len(images) * part // count for part in range(count + 1)]
   scores = np.zeros(len(routes.locked))
-  for start in starts:
-    rows = slice(start, start + size)
-    own = None if labels is None else labels[rows]
-    found = _products(model, preprocess, holds_classes(graph), variables, images[rows], own)
+  for start, end in pairwise(ends):
+    own = None if labels is None else labels[start:end]
+    found = _products(model, preprocess, holds_classes(graph), variables, images[start:end], own)
     slopes = jax.device_get(found)
     change = {n.output: _change(n, parameters(slopes, n.name)) for n in births}
     scores += np.square(_sum(routes, change))
-  return scores / len(starts)
+  if not np.isfinite(scores).all():
+    raise ValueError(
+      "images: the slopes of the loss by the channels' scales are not finite on them; see that images and"
+      " running statistics are."
+    )
+  return scores / count
+
+
+def _check_labels(labels: np.ndarray, classes: int) -> None:
+  whole = np.issubdtype(labels.dtype, np.integer)
+  if not whole or labels.min() < 0 or labels.max() >= classes:
+    raise ValueError(
+      f"labels: {labels.dtype} from {labels.min()} to {labels.max()}; they must be integers from 0 to"
+      f" {classes - 1}, since the model has {classes} classes."
+    )
 
 
 def _change(node: Node, products: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -261,8 +295,8 @@ def slimming(strength: float | optax.Schedule) -> optax.GradientTransformation:
     Liu et al., `Learning Efficient Convolutional Networks through Network Slimming
     <https://arxiv.org/abs/1708.06519>`_, 2017, equation 1.
   """
-  if not callable(strength) and strength < 0:
-    raise ValueError(f"strength: {strength} must not be negative.")
+  if not callable(strength) and not (is_number(strength) and strength >= 0):
+    raise ValueError(f"strength: {shown(strength)} must be a number, and not negative.")
 
   def init(params: Any) -> SlimmingState:
     root = root_of(params)

@@ -6,7 +6,9 @@ import re
 import jax.numpy as jnp
 import optax
 
+from jaxcompress.arguments import check_fraction, check_type, check_whole, shown
 from jaxcompress.nn import Graph
+from jaxcompress.nn.checks import is_number
 from jaxcompress.prune.masked import Kernels, Pruner, SparsitySchedule, masked
 from jaxcompress.prune.rules import Rule, check_layers, find_targets
 from jaxcompress.prune.scores import (
@@ -29,6 +31,8 @@ from jaxcompress.prune.shares import (
   shares_of,
 )
 
+SCHEDULE = "one such as prune.agp(100, 1000)"
+
 
 def at_once(step: int = 0) -> SparsitySchedule:
   """All of it after one update.
@@ -37,15 +41,14 @@ def at_once(step: int = 0) -> SparsitySchedule:
     step: number of the update, from 0.
 
   Raises:
-    ValueError: if ``step`` is negative.
+    ValueError: if ``step`` is negative, or no whole number.
 
   Examples:
     >>> schedule = at_once(5)
     >>> [bool(schedule.due(jnp.int32(count))) for count in (4, 5, 6)]
     [False, True, False]
   """
-  if step < 0:
-    raise ValueError(f"step: {step} must not be negative.")
+  check_whole("step", step, 0)
   progress = lambda count: (count >= step).astype(jnp.float32)  # noqa: E731
   return SparsitySchedule(progress, lambda count: count == step, step)
 
@@ -66,7 +69,7 @@ def agp(
     power: 3 as published; 1 is linear.
 
   Raises:
-    ValueError: if a number is out of range.
+    ValueError: if a number is out of range, or one of updates is not whole.
 
   Examples:
     >>> schedule = agp(100, 300, every=100)
@@ -76,12 +79,13 @@ def agp(
   References:
     Zhu and Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2017, equation 1.
   """
-  if not 0 <= begin < end:
-    raise ValueError(f"begin, end: {begin}, {end} must not be negative, and ascend.")
-  if every < 1 or not 0 <= initial < 1 or power <= 0:
-    raise ValueError(
-      f"every, initial, power: {every}, {initial}, {power} must be at least 1, in [0, 1), above 0."
-    )
+  for name, value, least in (("begin", begin, 0), ("end", end, 1), ("every", every, 1)):
+    check_whole(name, value, least)
+  if not begin < end:
+    raise ValueError(f"begin, end: {begin}, {end} must ascend.")
+  check_fraction("initial", initial)
+  if not is_number(power) or power <= 0:
+    raise ValueError(f"power: {shown(power)} must be a number above 0.")
 
   def progress(count):
     done = jnp.clip((count - begin) / (end - begin), 0.0, 1.0)
@@ -184,6 +188,7 @@ def magnitude(
   """
   check_amounts(sparsity, floor, distribution, DISTRIBUTIONS)
   check_layers(rules, graph)
+  check_type("schedule", schedule, SparsitySchedule | None, SCHEDULE)
   schedule = schedule or at_once()
   score = lamp_scores if distribution == "lamp" else alive_scores
   pool_name = "lamp" if distribution == "lamp" else "pool"
@@ -267,6 +272,7 @@ def n_m(
       raise ValueError(
         f"rules: {rule.match!r} has sparsity {rule.sparsity}, but {pattern} has its own."
       )
+  check_type("schedule", schedule, SparsitySchedule | None, SCHEDULE)
   schedule = schedule or at_once()
 
   def init(kernels):

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcompress.arguments import check_optimizer
-from jaxcompress.nn.graph import parameters, with_parameters
-from jaxcompress.prune.rules import kernels_of, root_of
+from jaxcompress.prune.rules import kernels_of, places_of
 
 Masks = Mapping[str, jax.Array]
 Kernels = dict[str, jax.Array]
@@ -163,10 +162,14 @@ def mask_kernels(masks: Masks, tree: Any) -> Any:
 
 def spread_masks(masks: Masks, params: Any) -> Any:
   """The masks in a tree like ``params``; true where there is none."""
-  root, tree = root_of(params), jax.tree.map(lambda _: True, params)
-  for name, mask in masks.items():
-    tree = with_parameters(tree, f"{root}{name}/kernel", mask)
-  return tree
+  layers = places_of(params)
+  absent = masks.keys() - set(layers.values())
+  if absent:
+    raise ValueError(
+      f"params: they have no kernel of {min(absent)!r}, which is pruned; give those of the same network."
+    )
+  at = lambda path, _: masks.get(layers[path], True) if path in layers else True  # noqa: E731
+  return jax.tree_util.tree_map_with_path(at, params)
 
 
 def keep_masks(old: Any, new: Any) -> Any:
@@ -216,14 +219,10 @@ def sparsity_of(opt_state: Any, params: Any = None) -> jax.Array:
   masks = masks_of(opt_state)
   if not masks:
     return jnp.float32(0)
-  gone = [~mask if params is None else kernel_at(params, name) == 0 for name, mask in masks.items()]
+  kernels = {} if params is None else kernels_of(params)
+  gone = [~mask if params is None else kernels[name] == 0 for name, mask in masks.items()]
   count = sum(jnp.sum(zeros, dtype=jnp.float32) for zeros in gone)
   return jnp.float32(count / sum(zeros.size for zeros in gone))
-
-
-def kernel_at(tree: Any, name: str) -> jax.Array:
-  """The kernel of a layer in a tree of parameters."""
-  return parameters(tree, f"{root_of(tree)}{name}")["kernel"]
 
 
 class SparsitySchedule(NamedTuple):
@@ -324,7 +323,7 @@ def masked(
     final = updates if extras.get("applied", True) else jax.tree.map(jnp.zeros_like, updates)
 
     def renew():
-      own = {name: kernel_at(gradients, name) for name in old}
+      own = kernels_of(gradients)
       masks = pruner.renew(old, _updated(old, params, final), own, count, state.goal)
       return masks, () if schedule is None else schedule.progress(count)
 
@@ -352,7 +351,8 @@ def _check_masks(masks: Kernels, kernels: Kernels) -> None:
 
 def _updated(masks: Kernels, params: Any, updates: Any) -> Kernels:
   """The weights after the update, zero where they are pruned."""
-  after = {name: kernel_at(params, name) + kernel_at(updates, name) for name in masks}
+  weights, changes = kernels_of(params), kernels_of(updates)
+  after = {name: weights[name] + changes[name] for name in masks}
   return {name: jnp.where(mask, after[name], 0.0) for name, mask in masks.items()}
 
 
@@ -364,15 +364,15 @@ def _zero_pruned(inner: Any, alive: Any) -> Any:
   """An optimizer's state without the momenta of pruned weights.
 
   They are found by their names and shapes, since optimizers for parts of the parameters keep trees
-  of their own form.
+  of their own form; of several parameters whose paths end a momentum's, the longest path counts.
   """
-  masks = {path: x for path, x in jax.tree_util.tree_leaves_with_path(alive) if x is not True}
-  lengths = {len(path) for path in masks}
+  masks = dict(jax.tree_util.tree_leaves_with_path(alive))
+  lengths = sorted({len(path) for path in masks}, reverse=True)
 
   def clear(path: tuple[Any, ...], leaf: Any) -> Any:
-    for mask in (masks.get(path[-length:]) for length in lengths):
-      if mask is not None and mask.shape == jnp.shape(leaf):
-        return jnp.where(mask, leaf, jnp.zeros_like(leaf))
-    return leaf
+    mask: Any = next((masks[path[-n:]] for n in lengths if path[-n:] in masks), True)
+    if mask is True or mask.shape != jnp.shape(leaf):
+      return leaf
+    return jnp.where(mask, leaf, jnp.zeros_like(leaf))
 
   return jax.tree_util.tree_map_with_path(clear, inner)

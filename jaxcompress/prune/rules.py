@@ -1,6 +1,8 @@
 """Which kernels are pruned."""
 
 import dataclasses
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ STUDENT = "student"  # the branch of a training state's tree that is pruned
 BRANCHES = {STUDENT, "quantizer", "loss"}
 UNKNOWN = "parameters alone do not tell which layers are the first, the last and depthwise"
 GRAPH = "give graph=models.summarize(model, image_size).graph"
+KERNEL_DIMS = (2, 4)  # of linear layers and convolutions
 KEPT = ("first", "last", "depthwise")  # kinds that keep all weights unless a rule names them
 
 
@@ -71,7 +74,32 @@ def root_of(tree: Mapping[str, Any]) -> str:
   return f"{STUDENT}/" if isinstance(tree, Mapping) and set(tree) == BRANCHES else ""
 
 
-def kernels_of(tree: Mapping[str, Any]) -> dict[str, Any]:
+def places_of(tree: Any) -> dict[tuple[Any, ...], str]:
+  """Where a tree of parameters has kernels: the layer of each, by the path of its leaf.
+
+  Args:
+    tree: any pytree, or the trained tree of a training state, of which the student counts.
+
+  Raises:
+    ValueError: if two layers have one name, as ``a`` in ``b`` and ``"b/a"``.
+
+  Examples:
+    >>> list(places_of({"a": [{"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}]}).values())
+    ['a/0']
+  """
+  root, found = root_of(tree), dict[tuple[Any, ...], str]()
+  for path, _ in jax.tree_util.tree_leaves_with_path(tree):
+    names = [jax.tree_util.keystr((key,), simple=True) for key in path]
+    name = "/".join(names[:-1])
+    if names and names[-1] == "kernel" and name.startswith(root):
+      found[path] = name.removeprefix(root)
+  twice = [name for name, count in Counter(found.values()).items() if count > 1]
+  if twice:
+    raise ValueError(f"params: two layers are called {twice[0]!r}; give one of them another name.")
+  return found
+
+
+def kernels_of(tree: Any) -> dict[str, Any]:
   """Every kernel of a network, by the path of its layer.
 
   Args:
@@ -81,13 +109,8 @@ def kernels_of(tree: Mapping[str, Any]) -> dict[str, Any]:
     >>> sorted(kernels_of({"a": {"b": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}}))
     ['a/b']
   """
-  tree = tree[STUDENT] if root_of(tree) else tree
-  found = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    names = [jax.tree_util.keystr((key,), simple=True) for key in path]
-    if names and names[-1] == "kernel" and jnp.ndim(leaf) in (2, 4):
-      found["/".join(names[:-1])] = leaf
-  return found
+  places, leaves = places_of(tree), jax.tree_util.tree_leaves_with_path(tree)
+  return {places[path]: leaf for path, leaf in leaves if path in places and jnp.ndim(leaf) > 1}
 
 
 class Targets(NamedTuple):
@@ -121,8 +144,8 @@ def find_targets(
 
   Raises:
     ValueError: if a rule matches no kernel, nothing is left to prune, the graph is of another
-      network, or there is none and kernels of convolutions and of linear layers are not all told
-      apart by their paths.
+      network, there is none and kernels of convolutions and of linear layers are not all told
+      apart by their paths, or a kernel is that of neither and not kept.
 
   Examples:
     >>> kernels = {"a": jnp.ones((8, 8)), "b": jnp.ones((8, 8)), "c": jnp.ones((8, 2))}
@@ -133,11 +156,13 @@ def find_targets(
   shapes = {name: tuple(kernel.shape) for name, kernel in kernels.items()}
   if not shapes:
     raise ValueError(
-      "params: there are no kernels to prune; prune where the optimizer gets the tree of parameters,"
-      " outside of what flattens it."
+      "params: there are no kernels to prune, which are leaves called 'kernel'; prune where the"
+      " optimizer gets the tree of parameters, outside of what flattens it, and give leaves that name."
     )
   layers = _alone(shapes) if graph is None else _in_graph(shapes, graph)
-  open_ends = graph is None and len({len(shape) for shape in shapes.values()}) > 1
+  open_ends = (
+    graph is None and len({len(shape) for shape in shapes.values()} & set(KERNEL_DIMS)) > 1
+  )
   if open_ends and any(part.kinds for rule in rules for part in parse(rule.match)):
     raise ValueError(f"graph: {UNKNOWN}, which a rule asks for; {GRAPH}.")
   named = [select(rule.match, layers, "rules") for rule in rules]
@@ -158,6 +183,13 @@ def find_targets(
     raise ValueError(
       f"rules: they leave nothing to prune of {', '.join(kernels)}; name a layer in a prune.Rule."
     )
+  for name in (*own, *shared):
+    if len(shapes[name]) not in KERNEL_DIMS:
+      raise ValueError(
+        f"params: the kernel of {name!r} is {shapes[name]}, and those that are pruned are (inputs,"
+        " outputs) or (height, width, inputs, outputs); keep it, with"
+        f" prune.Rule(match={'^' + re.escape(name) + '$'!r}, keep=True)."
+      )
   return Targets(own, shared)
 
 
@@ -181,6 +213,8 @@ def _alone(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Layer]:
   """The layers by what each kernel's shape tells."""
 
   def kinds(shape: tuple[int, ...]) -> frozenset[str]:
+    if len(shape) not in KERNEL_DIMS:
+      return frozenset()
     if len(shape) == 2:
       return frozenset({"Dense", "dense"})
     pointwise = {"pointwise"} if shape[:2] == (1, 1) else set()

@@ -258,3 +258,21 @@ def test_copies_are_kept_and_told_and_refused_when_strict(tmp_path):
   assert datasets.load(spec).notes == (told,) and len(datasets.load(spec).test) == COUNT
   with pytest.raises(ValueError, match="strict: 1 image is in several splits"):
     datasets.load(spec, strict=True)
+
+
+def test_archives_that_hold_more_than_one_set_are_refused(tmp_path):
+  for form in (cifar.FORMS[0], cifar.FORMS[2]):
+    write(tmp_path / form.folder, contents(form))
+  both, twice = tmp_path / "both.tar", tmp_path / "twice.tar"
+  with tarfile.open(both, "w") as opened:
+    for form in (cifar.FORMS[0], cifar.FORMS[2]):
+      opened.add(tmp_path / form.folder, form.folder)
+  with pytest.raises(
+    ValueError, match=r"both\.tar' has CIFAR-10 and CIFAR-100; give an archive of"
+  ):
+    datasets.load(f"cifar:{both}")
+  with tarfile.open(twice, "w") as opened:
+    for name in ("new", "old"):
+      opened.add(tmp_path / cifar.FORMS[0].folder, name)
+  with pytest.raises(ValueError, match=r"twice\.tar' has \S+ twice; leave only one"):
+    datasets.load(f"cifar:{twice}")

@@ -88,3 +88,22 @@ def test_channels_have_their_own_centers_and_scales_in_numpy_and_in_jax():
   assert Preprocess.from_metadata(read) == preprocess and hash(preprocess)
   with pytest.raises(ValueError, match=r"scale: \(1.0, 0.0, 1.0\) must be positive"):
     Preprocess(scale=(1.0, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+def test_settings_of_other_channels_than_the_images_are_refused(channels, array):
+  """Broadcasting would make three channels of one."""
+  rgb = Preprocess((1.0, 2.0, 3.0), per_image=False)
+  with pytest.raises(
+    ValueError, match=f"center: .* is of 3 channels, and the images .* have {channels}"
+  ):
+    rgb(array(np.zeros((2, 4, 4, channels), np.uint8)))
+  one = Preprocess((1.0,), (2.0,), per_image=False)
+  assert one(array(np.zeros((2, 4, 4, channels), np.uint8))).shape == (2, 4, 4, channels)
+
+
+@pytest.mark.parametrize("images", [[[1]], np.zeros((4, 4), np.uint8), 3])
+def test_what_is_no_image_is_refused(images):
+  with pytest.raises(ValueError, match=r"^images must be an array \(\.\.\., height"):
+    Preprocess()(images)

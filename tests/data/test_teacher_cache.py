@@ -88,7 +88,7 @@ def test_outputs_are_those_of_the_teacher_on_what_the_student_sees(opened, split
   assert np.any(first != second)
 
 
-def test_a_second_opening_computes_nothing_and_damage_computes_all_anew(opened, tmp_path):
+def test_a_second_opening_computes_one_batch_and_damage_computes_all_anew(opened, tmp_path):
   open_it, calls = opened
   whole = open_it().logits.copy()
   jax.effects_barrier()
@@ -96,7 +96,7 @@ def test_a_second_opening_computes_nothing_and_damage_computes_all_anew(opened, 
   assert passes >= CYCLES * 4
   open_it()
   jax.effects_barrier()
-  assert len(calls) == passes
+  assert len(calls) == passes + 1
   folder = tmp_path / "cache"
   for damage in (
     lambda: (folder / "cache.json").unlink(),
@@ -131,7 +131,7 @@ def test_a_cache_of_before_is_opened_without_checksums(opened, tmp_path):
   (folder / "checksums.json").unlink()
   np.testing.assert_array_equal(open_it().pooled, whole)
   jax.effects_barrier()
-  assert len(calls) == passes
+  assert len(calls) == passes + 1
 
 
 def test_a_folder_with_something_else_is_not_emptied(opened, tmp_path):
@@ -155,6 +155,32 @@ def test_outputs_of_something_else_are_refused(opened, split, variables):
   ):
     with pytest.raises(ValueError, match=f"was made with another {name}"):
       open_it(**changed)
+
+
+class Lower(linen.Module):
+  """A network with the variables of another one, and other layers."""
+
+  @linen.compact
+  def __call__(self, x, *, train):
+    found = Net(name="inner")(x, train=train)
+    return nn.Endpoints(jax.nn.relu(found.logits) - 0.1, found.pooled)
+
+
+def test_a_teacher_of_the_same_variables_but_other_outputs_is_refused(tmp_path, split, variables):
+  """Neither what a network computes nor what a function does to pixels is in their names."""
+  inner = {"params": {"inner": variables["params"]}}
+  pixels = [lambda x: x.astype(np.float32) / 255, lambda x: x.astype(np.float32) / 127.5 - 1]
+
+  def open_it(model=Net(), variables=variables, preprocess=pixels[0]):  # noqa: B008  # frozen
+    options = {"augment": None, "preprocess": preprocess, "batch_size": 3}
+    return cache_teacher(tmp_path / "cache", model, variables, split, **options)
+
+  open_it()
+  assert len(open_it().split) == COUNT
+  with pytest.raises(ValueError, match=r"holds other (logits|pooled) of image 0 .* preprocess"):
+    open_it(preprocess=pixels[1])
+  with pytest.raises(ValueError, match=r"holds other logits of image 0"):
+    open_it(Lower(), inner)
 
 
 def test_a_step_learns_from_the_cache_as_from_the_teacher(opened, variables):

@@ -87,8 +87,46 @@ def test_what_does_not_fit_is_refused(variables):
     prune.choose_channels(found, 0.5, scope="model")
   with pytest.raises(ValueError, match="divisor: 0 must be a whole number of at least 1"):
     prune.choose_channels(found, 0.5, divisor=0)
-  with pytest.raises(ValueError, match=r"strength: -1\.0 must not be negative"):
+  with pytest.raises(ValueError, match=r"strength: -1\.0 must be a number, and not negative"):
     prune.slimming(-1.0)
+
+
+@pytest.mark.parametrize("method", ["l1", "bn_gamma", "group", "taylor"])
+def test_parameters_that_are_not_finite_tell_nothing(variables, method):
+  name = "stage1_block0/conv1"
+  kernel = np.array(parameters(variables["params"], name)["kernel"])
+  kernel[0, 0, 0, 3] = np.nan
+  params = with_parameters(variables["params"], f"{name}/kernel", kernel)
+  with pytest.raises(ValueError, match=f"^variables: the kernel of layer '{name}' is not finite"):
+    importance({**variables, "params": params}, method)
+
+
+def test_slopes_that_are_not_finite_tell_nothing(variables):
+  images = IMAGES.copy()
+  images[4, 0, 0, 0] = np.inf
+  with pytest.raises(ValueError, match=r"^images: the slopes .* are not finite"):
+    prune.channel_importance(MODEL, variables, images, method="taylor")
+
+
+@pytest.mark.parametrize("labels", [np.full(6, 5), np.full(6, -1), np.full(6, 1.5)])
+def test_labels_of_no_class_are_refused(variables, labels):
+  with pytest.raises(ValueError, match=r"^labels: .* must be integers from 0 to 4"):
+    importance(variables, "taylor", labels=labels)
+
+
+def test_every_image_counts_however_batches_divide(variables):
+  """Six images in batches of four at most are two batches of three."""
+  even = importance(variables, "taylor", batch_size=3)
+  odd = importance(variables, "taylor", batch_size=4)
+  np.testing.assert_array_equal(odd["stem"], even["stem"])
+
+
+@pytest.mark.parametrize("images", [IMAGES[:0], IMAGES[0], [1, 2]])
+def test_images_that_are_none_are_refused(variables, images):
+  with pytest.raises(ValueError, match=r"^images: .* must be \(N, height, width, channels\)"):
+    prune.channel_importance(MODEL, variables, images, method="taylor")
+  with pytest.raises(ValueError, match=r"^batch_size: 0 must be a whole number"):
+    importance(variables, "taylor", batch_size=0)
 
 
 class Mean(flax.linen.Module):

@@ -1,15 +1,22 @@
 """Random shift, flip and mixup, what small images need; and augmentations put together."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxcompress.arguments import VIEW, check_callable, check_range, check_whole
-from jaxcompress.data.augment.mixing import mix
+from jaxcompress.arguments import (
+  VIEW,
+  check_batch,
+  check_callable,
+  check_range,
+  check_type,
+  check_whole,
+)
+from jaxcompress.data.augment.mixing import MOST_ALPHA, mix
 
 Pad = Literal["edge", "zero"]
 Transform = Callable[[jax.Array, Mapping[str, jax.Array]], dict[str, jax.Array]]
@@ -53,10 +60,13 @@ class Augment:
 
   def __post_init__(self):
     check_whole("crop", self.crop, 0)
-    check_range("mixup", self.mixup, 0, math.inf)
+    check_type("flip", self.flip, bool | np.bool_, "True or False")
+    check_range("mixup", self.mixup, 0, MOST_ALPHA)
     if self.pad not in ("edge", "zero"):
       raise ValueError(f"pad: {self.pad!r} is unknown; it must be 'edge' or 'zero'.")
-    if self.mixup and (self.classes is None or self.classes < 1):
+    if self.classes is not None:
+      check_whole("classes", self.classes, 1)
+    elif self.mixup:
       raise ValueError(
         f"classes: {self.classes} must be the number of classes when mixup is {self.mixup}; "
         "or set mixup=0."
@@ -74,6 +84,7 @@ class Augment:
       The batch with its ``image`` changed. Mixup makes it float32 and adds ``target``,
       (batch, classes) float32, whose rows sum to 1.
     """
+    check_batch(batch)
     crop_key, flip_key, mixup_key = jax.random.split(rng, 3)
     batch = dict(batch)
     if self.crop:

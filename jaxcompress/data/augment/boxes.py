@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.arguments import check_range
+from jaxcompress.arguments import check_batch, check_range
 from jaxcompress.data.crops import TRIES, Interval, check_ranges
 
 
@@ -110,6 +110,7 @@ class RandomResizedCrop:
 
   def __call__(self, rng: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Crops and scales; dtype and all other entries stay."""
+    check_batch(batch)
     images = batch["image"]
     size = images.shape[1:3]
     boxes = random_boxes(rng, len(images), size, self.scale, self.ratio, whole=True)
@@ -195,6 +196,7 @@ class RandomErasing:
 
   def __call__(self, rng: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Erases; dtype and all other entries stay."""
+    check_batch(batch)
     images = batch["image"]
     count, height, width = images.shape[:3]
     box_key, chance_key, fill_key = jax.random.split(rng, 3)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.arguments import check_range
+from jaxcompress.arguments import check_batch, check_range
 
 
 def brighten(images: jax.Array, factor: jax.Array) -> jax.Array:
@@ -71,6 +71,7 @@ class ColorJitter:
 
   def __call__(self, rng: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Changes colours; dtype and all other entries stay, integers are rounded."""
+    check_batch(batch)
     images = batch["image"]
     check_channels(images)
     order_key, *keys = jax.random.split(rng, 5)

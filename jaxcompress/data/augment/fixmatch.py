@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.arguments import check_range, check_whole
+from jaxcompress.arguments import check_batch, check_range, check_whole
 from jaxcompress.data.augment.color import check_channels
 from jaxcompress.data.augment.randaugment import NAMES, apply_ops
 
@@ -61,6 +61,7 @@ class FixMatchAugment:
 
   def __call__(self, rng: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Augments ``image``; float ones are rounded to whole pixel values, and keep their dtype."""
+    check_batch(batch)
     images = batch["image"]
     check_channels(images)
     changed = images

@@ -1,13 +1,14 @@
 """Mixup and CutMix: one formula with a weight for the image, or for each pixel."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.arguments import check_range, check_whole
+from jaxcompress.arguments import check_batch, check_range, check_whole
+
+MOST_ALPHA = 1e6  # of a Beta distribution, whose numbers then are one half
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Mix:
 
   def __post_init__(self):
     check_whole("classes", self.classes, 1)
-    most = {"mixup": math.inf, "cutmix": math.inf, "switch": 1, "probability": 1}
+    most = {"mixup": MOST_ALPHA, "cutmix": MOST_ALPHA, "switch": 1, "probability": 1}
     for name, value in most.items():
       check_range(name, getattr(self, name), 0, value)
     if not self.mixup and not self.cutmix:
@@ -62,6 +63,7 @@ class Mix:
       The batch with ``image``, ``target`` and ``label`` changed; see :func:`mix`. Where only
       CutMix is on, images keep their dtype, else they are float32.
     """
+    check_batch(batch)
     keys = jax.random.split(rng, 5)
     shape = batch["image"].shape[1:3]
     weight = jnp.ones(shape)

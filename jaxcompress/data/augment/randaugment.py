@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcompress.arguments import check_range, check_whole
+from jaxcompress.arguments import check_batch, check_range, check_whole
 from jaxcompress.data.augment import pillow
 from jaxcompress.data.augment.color import check_channels, per_image
 
@@ -95,6 +95,7 @@ class RandAugment:
 
   def __call__(self, rng: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Augments ``image``; float ones are rounded to whole pixel values, and keep their dtype."""
+    check_batch(batch)
     images = batch["image"]
     check_channels(images)
     changed = images

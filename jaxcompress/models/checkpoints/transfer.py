@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxcompress.arguments import check_whole
 from jaxcompress.models.checkpoints.names import Names, torch_names
 from jaxcompress.models.checkpoints.sources import SOURCES, Source, find_source
 from jaxcompress.models.checkpoints.weights import read_weights
@@ -24,6 +25,7 @@ NORM = {"scale": "weight", "bias": "bias"}
 STATISTICS = {"mean": "running_mean", "var": "running_var"}
 CLASSIFIER = "classifier"
 LISTED = 6  # keys of each kind that an error names
+FOLDED = "reparam_conv"  # what timm's RepVGG and MobileOne have of branches that became one
 PART = re.compile(r"(.+)\[(\d+)/(\d+)\]")  # of the outputs of a layer there
 Weights = Mapping[str, Any] | str | os.PathLike
 
@@ -125,15 +127,14 @@ def from_torch(
     True
   """
   found, arrays = find_source(source), read_weights(weights)
-  if num_classes is not None and num_classes < 1:
-    raise ValueError(f"num_classes: {num_classes} must be positive.")
+  if num_classes is not None:
+    check_whole("num_classes", num_classes, 1)
   given, expected = entries_of(found, arrays)
   problems = problems_of(expected, arrays)
   if problems:
-    raise ValueError(
-      f"weights: they are not those of {source} (models.sources_of(weights) says whose they are);"
-      f" {'; '.join(problems)}."
-    )
+    ways = ["models.sources_of(weights) says whose they are", *_ways_out(expected, arrays)]
+    words = "; ".join([*ways, *problems])
+    raise ValueError(f"weights: they are not those of {source}; {words}.")
   flat = {tensor.path: tensor.to_ours(arrays[tensor.key]) for tensor in expected}
   model, variables = found.make(given), unflatten_dict(flat)
   if num_classes not in (None, given):
@@ -313,6 +314,23 @@ def entries_of(source: Source, arrays: Mapping[str, np.ndarray]) -> tuple[int, l
   (prefix,) = torch_names(source.names, [CLASSIFIER])[CLASSIFIER]
   classes = _classes_of(arrays, f"{prefix}.weight") or source.num_classes
   return classes, _with_classes(tensors_of(summary, source.names), classes)
+
+
+def _ways_out(expected: list[StateEntry], arrays: Mapping[str, np.ndarray]) -> list[str]:
+  """Says what to do about arrays that are all there but for a start of their names, or are folded."""
+  known = {tensor.key for tensor in expected}
+  starts = {name.removesuffix(key) for key in known for name in arrays if name.endswith(f".{key}")}
+  whole = [start for start in sorted(starts) if known <= {n.removeprefix(start) for n in arrays}]
+  if whole and not known <= arrays.keys():
+    return [
+      f"all are there behind {whole[0]!r}, so give those, with this start of their names left out"
+    ]
+  if any(FOLDED in name.split(".") for name in arrays if name not in known):
+    return [
+      f"its branches are folded into one ({FOLDED}), and what is trained here has them apart; give the"
+      " checkpoint before that"
+    ]
+  return []
 
 
 def problems_of(expected: list[StateEntry], arrays: Mapping[str, np.ndarray]) -> list[str]:

@@ -60,8 +60,8 @@ def allocate_bits(
     The rules.
 
   Raises:
-    ValueError: if an argument is of another kind, the budget is below the least size that can be reached, or ``layers`` selects
-      nothing.
+    ValueError: if an argument is of another kind, the budget is below the least size that can be reached,
+      ``layers`` selects nothing, or costs are not finite.
 
   Examples:
     >>> from jaxcompress.quantize.analysis.sensitivity import LayerSensitivity
@@ -111,6 +111,7 @@ def choose_bits(
   """
   check_type("sensitivity", sensitivity, Sensitivity, "what quantize.sensitivity(...) gives")
   check_type("budget_bytes", budget_bytes, numbers.Real, "a number of bytes, such as 60_000")
+  _check_costs(sensitivity)
   rows, widths = sensitivity.layers, np.array([sensitivity.bits] * len(sensitivity.layers))
   sizes = np.array([row.bytes for row in rows], np.int64).reshape(len(rows), -1)
   costs = np.array([row.costs for row in rows], np.float64).reshape(len(rows), -1)
@@ -132,6 +133,18 @@ def choose_bits(
   width, size, cost = (table[np.arange(len(rows)), chosen] for table in (widths, sizes, costs))
   bits = {row.name: int(n) for row, n in zip(rows, width, strict=True)}
   return Allocation(bits, int(size.sum()) + sensitivity.fixed_bytes, float(cost.sum()))
+
+
+def _check_costs(sensitivity: Sensitivity) -> None:
+  if not sensitivity.layers:
+    raise ValueError("sensitivity: it has no layers, whose bits could be chosen.")
+  for row in sensitivity.layers:
+    for bits, cost in zip(sensitivity.bits, row.costs, strict=True):
+      if not np.isfinite(cost):
+        raise ValueError(
+          f"sensitivity: {bits}-bit weights of layer {row.name!r} cost {cost}, which cannot be compared;"
+          " measure it again, on images and variables of a usual range."
+        )
 
 
 def _knapsack(sizes: np.ndarray, costs: np.ndarray, room: int) -> np.ndarray:

@@ -14,21 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcompress.arguments import check_callable, check_whole
-from jaxcompress.nn import INPUT, Folded, Graph, Node, fold, kernel_shape
+from jaxcompress.arguments import check_callable, check_whole, shown
+from jaxcompress.nn import INPUT, Folded, fold
+from jaxcompress.nn.checks import is_number
 from jaxcompress.nn.execute import Layer, execute_outputs, folded_layers, run_node
 from jaxcompress.nn.foreign import check_made
 from jaxcompress.nn.graph import LOGITS
 from jaxcompress.nn.operations import fuse_activations
 from jaxcompress.nn.outputs import holds_classes, last_function
-from jaxcompress.nn.structure import CONSTANT, OPERATIONS
+from jaxcompress.nn.structure import CONSTANT
 from jaxcompress.quantize.codes import assemble
 from jaxcompress.quantize.fake_quant import Levels
-from jaxcompress.quantize.integer.grid import HIGHEST, Grid
-from jaxcompress.quantize.integer.lower import average_kernel
-from jaxcompress.quantize.limits import settle_grids
+from jaxcompress.quantize.integer.grid import HIGHEST
 from jaxcompress.quantize.model import QUANTIZED, QuantizedModel
-from jaxcompress.quantize.ptq.few_bits import made_up, readers_of
+from jaxcompress.quantize.ptq.as_real import Form, Given, start_of
+from jaxcompress.quantize.ptq.few_bits import made_up
 from jaxcompress.quantize.ptq.images import network_input, read_images
 from jaxcompress.quantize.quantizers.base import round_through
 from jaxcompress.quantize.quantizers.steps import round_to_step
@@ -41,50 +41,6 @@ BEYOND = 0.49  # integers by which a weight may pass the highest one, from where
 TINIEST = 1e-12  # of a signal
 Params = dict[str, dict[str, jax.Array]]
 Tensors = dict[str, jax.Array]
-
-
-class Given(NamedTuple):
-  """An integer model as real numbers, from which fine-tuning starts; arrays by name.
-
-  Attributes:
-    codes: float32 integers of the weights.
-    scales: (1, ..., out) of these.
-    bias: (out,).
-    steps: of the tensors that are rounded.
-    below: (channels,) by how much what layers read was shifted up.
-    constants: tensors of nodes that read nothing.
-  """
-
-  codes: dict[str, Any]
-  scales: dict[str, Any]
-  bias: dict[str, Any]
-  steps: dict[str, Any]
-  below: dict[str, Any]
-  constants: dict[str, Any]
-
-
-class Form(NamedTuple):
-  """The static half of fine-tuning, which depends on no trained number.
-
-  Attributes:
-    graph: of the integer model.
-    real: of the float network, with fused activations.
-    read: what the last layer reads, if the float network has it, too, and as it is.
-    highest: the highest integer that a layer's bits hold, of those whose weights are trained.
-    reach: of each layer's output, what its grid holds from end to end.
-    grids: of the tensors that are rounded.
-    key_of: the name of each tensor's grid.
-    trained: names of the grids whose steps are trained.
-  """
-
-  graph: Graph
-  real: Graph
-  read: str | None
-  highest: dict[str, int]
-  reach: dict[str, float]
-  grids: dict[str, Grid]
-  key_of: dict[str, str]
-  trained: tuple[str, ...]
 
 
 def fine_tune(
@@ -135,8 +91,8 @@ def fine_tune(
     A :class:`QuantizedModel`.
 
   Raises:
-    ValueError: if an argument is out of range or of another kind, the images do not fit, or
-      ``quantized`` was made of another network.
+    ValueError: if an argument is out of range or of another kind, the images do not fit, ``augment``
+      changes their shape, ``quantized`` was made of another network, or the loss is no number any more.
 
   Examples:
     >>> from jaxcompress import models
@@ -155,9 +111,10 @@ def fine_tune(
   """
   check_made("quantized", quantized, QuantizedModel, QUANTIZED)
   check_whole("steps", steps, 1)
+  check_whole("seed", seed, 0)
   check_callable("augment", augment, "(rng, batch) -> batch, or None")
-  if not 0 < rate < 1:
-    raise ValueError(f"rate: {rate} is out of range; it must be above 0 and below 1.")
+  if not (is_number(rate) and 0 < rate < 1):
+    raise ValueError(f"rate: {shown(rate)} is out of range; it must be above 0 and below 1.")
   graph, batches = read_images(model, variables, images, quantized.preprocess, batch_size)
   graph = fuse_activations(graph)
   if graph.outputs != quantized.graph.outputs or graph.input_shape != quantized.graph.input_shape:
@@ -191,14 +148,37 @@ def fine_tune(
       x = batches.images[chosen]
       if vary is not None:
         key = jax.random.fold_in(jax.random.key(seed), step)
-        x = np.asarray(vary(key, {"image": x})["image"])
+        x = _varied(vary(key, {"image": x}), x.shape)
       x = network_input(x, quantized.preprocess)
       size = rate * _share((step + 0.5) / steps)
       sizes = jax.tree.map(lambda pace, size=size: np.float32(size * pace), paces)
       params, state, loss = update(params, state, given, teacher, x, sizes)
+      _check_finite(rate, step + 1, loss)
       on_step(step + 1, float(loss))
       tick()
-  return finished(quantized, form, given, jax.device_get(params))
+  params = jax.device_get(params)
+  _check_finite(rate, steps, params)
+  return finished(quantized, form, given, params)
+
+
+def _check_finite(rate: float, steps: int, found: Any) -> None:
+  """Raises if a loss, or what was trained, is no number: rounded, it would be the integer zero."""
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)):
+    raise ValueError(
+      f"rate: {rate}: training is no longer in finite numbers after {steps} steps; take a lower one, and"
+      " smaller variables and images."
+    )
+
+
+def _varied(batch: Any, shape: tuple[int, ...]) -> np.ndarray:
+  """The images of an augmented batch."""
+  images = batch.get("image") if isinstance(batch, Mapping) else batch
+  found = getattr(images, "shape", None) or shown(images)
+  if images is batch or found != shape:
+    raise ValueError(
+      f"augment: it gives {found}; it must give a batch with images {shape} under 'image', as it takes them."
+    )
+  return np.asarray(images)
 
 
 class Moments(NamedTuple):
@@ -237,50 +217,6 @@ def by_tensors(first: float = 0.9, second: float = 0.99) -> optax.GradientTransf
 def _share(done: float) -> float:
   """Computes the share of the rate after a share of the steps: it grows, then falls along half a cosine."""
   return min(1.0, done / WARMUP) * 0.5 * (1 + np.cos(np.pi * done))
-
-
-def start_of(quantized: QuantizedModel, real: Graph) -> tuple[Form, Given]:
-  """Reads an integer model as real numbers.
-
-  Args:
-    quantized: the model.
-    real: graph of the float network, with fused activations.
-  """
-  graph, (grids, sites) = quantized.graph, settle_grids(quantized.graph, quantized.grids)
-  codes, scales, bias, highest, reach, constants = {}, {}, {}, {}, {}, {}
-  for node in graph.nodes:
-    grid = grids[node.output]
-    if node.op == CONSTANT:
-      held = np.reshape(np.asarray(node.attrs["codes"], np.float32), node.output_shapes[0])
-      constants[node.output] = (held - np.float32(grid.zero_point)) * grid.scale
-    if kernel_shape(node) is None:
-      continue
-    name, layer = node.name, quantized.layers[node.name]
-    step = float(grids[node.inputs[0]].scale)
-    codes[name] = layer.weights.astype(np.float32)
-    scales[name] = layer.scales.reshape((1,) * (layer.weights.ndim - 1) + (-1,))
-    bias[name] = (layer.bias * (step * layer.scales.astype(np.float64))).astype(np.float32)
-    if node.attrs.get("act") == "hard_sigmoid":  # whose layers compute a sixth, moved by a half
-      scales[name], bias[name] = scales[name] * 6, bias[name] * 6 - 3
-    if OPERATIONS[node.op].trained and average_kernel(node) is None:
-      highest[name] = _highest(layer.weights)
-      low = 0 if node.output in sites.nonnegative else grid.low
-      reach[name] = float(grid.scale) * (grid.high - low)
-  fixed = {sites.key_of[tensor] for tensor in (INPUT, *sites.gates, *constants)}
-  moved = {tensor: -move.shift for tensor, move in quantized.moves.items() if move.shift.any()}
-  rounded = {tensor: grids[tensor] for tensor in sites.rounded if tensor not in constants}
-  below = readers_of(graph, moved)
-  steps = {tensor: np.float32(grid.scale) for tensor, grid in rounded.items()}
-  trained = tuple(sorted({sites.key_of[tensor] for tensor in rounded} - fixed))
-  read = _last_read(quantized, real)
-  form = Form(graph, real, read, highest, reach, rounded, sites.key_of, trained)
-  return form, Given(codes, scales, bias, steps, below, constants)
-
-
-def _highest(weights: np.ndarray) -> int:
-  """Finds the highest integer of the fewest bits that hold a layer's weights, 2 or more."""
-  top = max(1, int(np.abs(weights.astype(int)).max()))
-  return 2 ** top.bit_length() - 1
 
 
 def first_params(form: Form, given: Given) -> Params:
@@ -347,14 +283,6 @@ def run_student(form: Form, given: Given, params: Params, x: jax.Array) -> Tenso
     tensors |= {t: visit(t, array) for t, array in zip(node.outputs, outputs, strict=True)}
   found = {name: tensors[tensor] for name, tensor in form.graph.outputs}
   return found if form.read is None else {**found, "": tensors[form.read]}
-
-
-def _last_read(quantized: QuantizedModel, real: Graph) -> str | None:
-  """Names what the last layer reads, if the float network has it, too, and as it is."""
-  layers: list[Node] = [node for node in quantized.graph.nodes if kernel_shape(node) is not None]
-  there = {tensor for node in real.nodes for tensor in node.outputs} - set(quantized.moves)
-  tensors = [tensor for node in layers[-1:] for tensor in node.inputs[:1] if tensor in there]
-  return tensors[0] if tensors else None
 
 
 def run_teacher(form: Form, layers: Mapping[str, Layer], x: jax.Array) -> Tensors:

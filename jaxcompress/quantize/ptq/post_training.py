@@ -2,13 +2,15 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 
+from jaxcompress.arguments import check_whole
+from jaxcompress.nn.checks import is_number
 from jaxcompress.nn.execute import execute_outputs
 from jaxcompress.nn.outputs import holds_classes
 from jaxcompress.quantize.config import Quantization
@@ -171,13 +173,16 @@ def post_training(
     raise ValueError(
       f"activation_bits: {activation_bits} is out of range; it must be 2 to 8, or 16."
     )
-  if max_drop is not None and not 0 <= max_drop <= 1:
-    raise ValueError(f"max_drop must be a fraction between 0 and 1, such as 0.01, got {max_drop}.")
+  check_whole("seed", seed, 0)
+  if max_drop is not None and not (is_number(max_drop) and 0 <= max_drop <= 1):
+    raise ValueError(
+      f"max_drop must be a fraction between 0 and 1, such as 0.01, got {max_drop!r}."
+    )
   if input_range is not None:
-    low, high = input_range
-    if not (np.isfinite([low, high]).all() and low < high):
+    ends = tuple(input_range) if isinstance(input_range, Iterable) else ()
+    if len(ends) != 2 or not all(map(is_number, ends)) or not ends[0] < ends[1]:
       raise ValueError(
-        f"input_range: {input_range} must be two finite numbers, the smaller one first."
+        f"input_range: {input_range!r} must be two finite numbers, the smaller one first."
       )
   graph, batches = read_images(model, variables, images, preprocess, batch_size)
   count = len(batches.images)

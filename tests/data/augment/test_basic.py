@@ -110,6 +110,9 @@ def test_nothing_to_do_leaves_a_batch_alone():
     ({"crop": -1}, "crop: -1"),
     ({"mixup": -0.5}, "mixup: -0.5"),
     ({"mixup": float("nan")}, "mixup: nan"),
+    ({"mixup": float("inf"), "classes": 3}, "mixup: inf must be a number from 0"),
+    ({"mixup": 0.2, "classes": 2.5}, "classes: 2.5 must be a whole number"),
+    ({"flip": "no"}, "flip must be True or False, got 'no'"),
     ({"mixup": 0.2}, "classes: None must be the number of classes when mixup is 0.2"),
   ],
 )

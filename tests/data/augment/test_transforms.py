@@ -14,7 +14,9 @@ from PIL import Image
 from jaxcompress.data import (
   Augment,
   ColorJitter,
+  FixMatchAugment,
   Mix,
+  RandAugment,
   RandomErasing,
   RandomResizedCrop,
   Views,
@@ -257,3 +259,31 @@ def test_views_follow_one_another_with_their_labels_and_keys_of_their_own():
   np.testing.assert_array_equal(of_views["view"], np.repeat(np.eye(4, dtype=bool), 3, axis=0))
   with pytest.raises(ValueError, match=r"transforms\[0\] must be a function"):
     Views((3,))
+
+
+@pytest.mark.parametrize(
+  "transform",
+  [
+    Augment(crop=2, flip=True),
+    Mix(classes=CLASSES, mixup=0.4),
+    RandomErasing(),
+    RandomResizedCrop(),
+    ColorJitter(brightness=0.5),
+    FixMatchAugment(),
+    RandAugment(),
+  ],
+  ids=lambda transform: type(transform).__name__,
+)
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"image": np.zeros((10, 14, 3), np.uint8)},
+    {"image": np.zeros((0, 10, 14, 3), np.uint8)},
+    {"label": np.zeros(5, np.int32)},
+  ],
+  ids=["one image", "none", "fewer labels"],
+)
+def test_what_is_no_batch_of_images_is_refused(transform, change):
+  """Broadcasting would make a batch of one image's rows."""
+  with pytest.raises(ValueError, match=r"^batch: '(image|label)' has shape"):
+    transform(jax.random.key(0), {**random_batch(), **change})

@@ -46,6 +46,25 @@ def test_a_checkpoint_of_another_network_is_refused(weights):
   assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize("start", ["module.", "model.", "ema.student."])
+def test_names_that_begin_otherwise_say_so(weights, start):
+  """As of torch's averaged models, which have a counter besides, and of Lightning's."""
+  renamed = {"n_averaged": np.int64(3), **{start + name: x for name, x in weights.items()}}
+  with pytest.raises(ValueError, match=f"crd/resnet8; all are there behind '{start}', so give"):
+    models.from_torch(SOURCE, renamed)
+  with pytest.raises(ValueError, match="crd/resnet8; unknown: other"):
+    models.from_torch(SOURCE, {**weights, "other": np.zeros(2)})
+
+
+@pytest.mark.parametrize("source", ["timm/repvgg_a0", "timm/mobileone_s0"])
+def test_branches_that_are_folded_say_so(source):
+  folded = {"stem.reparam_conv.weight": np.zeros((48, 3, 3, 3), np.float32)}
+  with pytest.raises(
+    ValueError, match=r"; its branches are folded .* checkpoint before that; miss"
+  ):
+    models.from_torch(source, folded)
+
+
 def test_counters_of_batches_may_be_missing(weights):
   for key in [key for key in weights if key.endswith("num_batches_tracked")]:
     del weights[key]
@@ -110,7 +129,12 @@ def test_half_precision_and_torch_like_tensors_are_read(weights):
       "did you mean torchvision/resnet18[?] It",
     ),
     (lambda w: models.from_torch("timm/resnet19", w), "must be one of timm/mobilenetv1_100"),
-    (lambda w: models.from_torch(SOURCE, w, num_classes=0), "num_classes: 0 must be positive"),
+    (
+      lambda w: models.from_torch(SOURCE, w, num_classes=0),
+      "num_classes: 0 must be a whole number",
+    ),
+    (lambda w: models.from_torch(SOURCE, w, num_classes="7"), "num_classes: '7' must be a whole"),
+    (lambda w: models.from_torch(SOURCE, w, num_classes=7.0), "num_classes: 7.0 must be a whole"),
     (lambda w: models.from_torch(SOURCE, 3), "weights: int is neither a mapping nor a path"),
     (lambda w: models.from_torch(SOURCE, "no/such/file.pth"), "weights: "),
     (lambda w: models.to_torch(SOURCE, {}), "params/stem/kernel is missing"),

@@ -97,6 +97,21 @@ def test_below_the_least_size_that_size_is_named(sensitivity):
   assert choose_bits(sensitivity, high).cost == pytest.approx(best)
 
 
+@pytest.mark.parametrize("cost", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1])
+def test_costs_that_cannot_be_compared_are_named(cost, place):
+  costs = [0.0, 0.5]
+  costs[place] = cost
+  rows = (LayerSensitivity("stem", 100, 1, tuple(costs), (108, 58)),)
+  with pytest.raises(ValueError, match=f"sensitivity: {(8, 4)[place]}-bit .* 'stem' cost {cost}"):
+    allocate_bits(Sensitivity("kl", (8, 4), rows, 0, 8), 200)
+
+
+def test_a_network_without_layers_has_no_bits_to_choose():
+  with pytest.raises(ValueError, match="sensitivity: it has no layers"):
+    allocate_bits(Sensitivity("kl", (8, 4), (), 0, 8), 200)
+
+
 def test_a_large_network_is_decided_at_once():
   rng = np.random.default_rng(0)
   rows = []

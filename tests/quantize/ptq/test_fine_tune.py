@@ -21,7 +21,8 @@ from jaxcompress.nn import (
 from jaxcompress.nn.operations import fuse_activations
 from jaxcompress.quantize import fine_tune, first_last_8bit, post_training
 from jaxcompress.quantize.integer.grid import HIGHEST
-from jaxcompress.quantize.ptq.fine_tune import finished, first_params, run_student, start_of
+from jaxcompress.quantize.ptq.as_real import start_of
+from jaxcompress.quantize.ptq.fine_tune import finished, first_params, run_student
 
 
 class Gated(nn.Module):
@@ -51,6 +52,15 @@ class Bottlenecks(nn.Module):
     y = ConvNorm(8, act="relu6", name="expand")(x, train=train)
     y = ConvNorm(8, kernel=3, groups="depthwise", act="relu6", name="depthwise")(y, train=train)
     x = Add(name="add")(x, ConvNorm(4, name="project")(y, train=train))
+    x = ConvNorm(8, act="relu", name="head")(x, train=train)
+    return Dense(5, name="dense")(GlobalAvgPool(name="pool")(x))
+
+
+class Stemless(nn.Module):
+  """The last layers of a network."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
     x = ConvNorm(8, act="relu", name="head")(x, train=train)
     return Dense(5, name="dense")(GlobalAvgPool(name="pool")(x))
 
@@ -180,6 +190,8 @@ def test_images_are_varied_and_read_as_the_model_reads_them():
       r"^model: it has the outputs .* \(1, 6, 6, 3\)",
     ),
     ({"quantized": None}, "^quantized must be a QuantizedModel"),
+    ({"rate": "slow"}, "^rate: 'slow' is out of range"),
+    ({"seed": -1}, "^seed: -1 must be a whole number"),
   ],
 )
 def test_what_cannot_be_tuned_is_refused(change, message):
@@ -187,3 +199,41 @@ def test_what_cannot_be_tuned_is_refused(change, message):
   given = {"quantized": quantized_of(Bottlenecks()), "model": Bottlenecks(), "variables": variables}
   with pytest.raises(ValueError, match=message):
     fine_tune(**{**given, "images": images, **change})
+
+
+@pytest.mark.parametrize(
+  ("augment", "found"),
+  [
+    (lambda key, batch: {"image": batch["image"][:, :6, :6]}, r"\(4, 6, 6, 3\)"),
+    (lambda key, batch: batch["image"], r"\(4, 8, 8, 3\); it must give a batch"),
+    (lambda key, batch: {"pixels": batch["image"]}, "None"),
+  ],
+  ids=["smaller", "no batch", "no images"],
+)
+def test_an_augmentation_gives_images_of_the_same_shape(augment, found):
+  variables, images = network(Bottlenecks())
+  with pytest.raises(ValueError, match=rf"^augment: it gives {found}.*images \(4, 8, 8, 3\)"):
+    fine_tune(
+      quantized_of(Bottlenecks()), Bottlenecks(), variables, images,
+      augment=augment, steps=1, batch_size=4, progress=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [3, 9])
+def test_training_that_leaves_finite_numbers_ends_in_no_model(steps):
+  """Of weights that are no numbers all integers would be zero."""
+  variables, images = network(Bottlenecks())
+  options = {"steps": steps, "batch_size": 4, "progress": False}
+  far = np.where(images > 0, np.float32(3e38), np.float32(-3e38))
+  with pytest.raises(ValueError, match=r"^rate: 0\.003: training is no longer in finite numbers"):
+    fine_tune(quantized_of(Bottlenecks()), Bottlenecks(), variables, far, **options)
+
+
+@pytest.mark.parametrize("method", ["minmax", "equalize"])
+@pytest.mark.parametrize("other", [Gated(), Stemless()], ids=["more layers", "fewer layers"])
+def test_a_network_of_other_layers_is_refused_though_its_outputs_fit(other, method):
+  variables, images = network(other)
+  with pytest.raises(ValueError, match=r"^model: its layer '\w+' has weights .* give the network"):
+    fine_tune(
+      quantized_of(Bottlenecks(), method), other, variables, images, steps=1, progress=False
+    )
