@@ -132,9 +132,11 @@ def from_torch(
   given, expected = entries_of(found, arrays)
   problems = problems_of(expected, arrays)
   if problems:
-    ways = ["models.sources_of(weights) says whose they are", *_ways_out(expected, arrays)]
-    words = "; ".join([*ways, *problems])
-    raise ValueError(f"weights: they are not those of {source}; {words}.")
+    ways = _ways_out(expected, arrays)
+    known = "" if ways else " (models.sources_of(weights) says whose they are)"
+    raise ValueError(
+      f"weights: they are not those of {source}{known}; {'; '.join([*ways, *problems])}."
+    )
   flat = {tensor.path: tensor.to_ours(arrays[tensor.key]) for tensor in expected}
   model, variables = found.make(given), unflatten_dict(flat)
   if num_classes not in (None, given):
