@@ -34,6 +34,7 @@ def test_info_shows_a_model_layer_by_layer(run):
   assert "stage0_block0/depthwise" in out
 
 
+@pytest.mark.slow
 def test_info_without_a_model_shows_the_sizes_of_all(run, monkeypatch):
   monkeypatch.setenv("COLUMNS", "80")
   code, out, _ = run("info")

@@ -49,6 +49,7 @@ def test_sets_that_the_libraries_wrote_are_read_as_they_are(spec, in_memory):
       assert label == pixels[0, 0, 0] % 2
 
 
+@pytest.mark.slow
 def test_training_reads_stored_sets_ahead_in_other_processes():
   for spec in (f"hf:{SETS / 'saved'}", f"hf:{SETS / 'parquet'}", f"wds:{SETS / 'shards'}"):
     lazy, held = (

@@ -69,6 +69,7 @@ def test_what_would_not_fit_in_memory_stays_on_disk(photos, monkeypatch):
   assert isinstance(data.load(f"folder:{photos}", size=32).train.images, np.ndarray)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_read_ahead_are_those_of_the_seed_and_the_position(both, workers):
   memory, disk = both
@@ -189,6 +190,7 @@ def test_images_that_are_damaged_while_a_run_reads_them_are_named_in_one_line(
   assert "\n" not in str(caught.value) and len(caught.value.files) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_told_and_batches_can_be_asked_for_again(both):
   _, disk = both
   options = {"seed": 0, "stop": 60, "workers": 2}

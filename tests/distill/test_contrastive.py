@@ -223,6 +223,7 @@ def test_uneven_strata_give_as_many_negatives_each_on_average():
   )
 
 
+@pytest.mark.slow
 @hypothesis.given(
   examples=st.integers(2, 200), cuts=st.lists(st.integers(2, 40), min_size=1, max_size=2)
 )

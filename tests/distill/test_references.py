@@ -328,6 +328,7 @@ def everything(quick_jit):
   return quick_jit(jax.value_and_grad(objective, has_aux=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quirk", QUIRKS)
 @pytest.mark.parametrize("network", ["student", "both"])
 def test_degenerate_batches_have_finite_losses_and_gradients(everything, quirk, network):

@@ -203,6 +203,7 @@ def test_losses_by_name_take_weights_or_leave_them(name):
   assert weighs == row.weighs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("weight", "message"),
   [

@@ -24,6 +24,7 @@ def run(program, steps):
   return names
 
 
+@pytest.mark.slow
 def test_quantization_aware_training_ends_in_a_file_with_equal_logits(
   tmp_path, monkeypatch, capsys
 ):
@@ -44,6 +45,7 @@ def test_fine_tuning_moves_the_head_and_little_else():
   assert names["batch"]["weight"].shape == (16,)
 
 
+@pytest.mark.slow
 def test_losses_train_the_student_and_what_is_theirs():
   names = run(DISTILLED, 3)
   trained, _, _, _ = names["run"]

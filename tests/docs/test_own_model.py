@@ -13,6 +13,7 @@ PROGRAM = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTA
 pytestmark = pytest.mark.usefixtures("programs_forgotten")
 
 
+@pytest.mark.slow
 def test_modules_become_files_with_equal_logits_and_get_back_what_was_trained(
   tmp_path, monkeypatch, capsys
 ):

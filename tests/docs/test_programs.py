@@ -17,6 +17,7 @@ def folder(tmp_path, monkeypatch):
   return tmp_path
 
 
+@pytest.mark.slow
 def test_weights_are_pruned_clustered_and_packed(folder, capsys):
   changes = {
     'load("glyphs")': 'load("glyphs", limit=200)',

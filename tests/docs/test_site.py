@@ -43,6 +43,7 @@ def built(tmp_path_factory):
   return {name: path.read_text() for name, path in pages.items()}, seen
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_site_builds_without_a_warning(built):
   pages, seen = built

@@ -67,6 +67,7 @@ def post_training(file):
   assert jc.export.verify(file, quantized, images).bit_equal == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("walk", "function"), [("distill_step", distill), ("post_training", post_training)]
 )

@@ -83,6 +83,7 @@ def test_a_network_that_was_distilled_in_integers_is_bit_equal(act, images, chec
     assert check(quantized, images, kernels=kernels).bit_equal == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ["silu", "tanh", "gelu", "leaky"])
 def test_a_network_trains_in_the_arithmetic_of_a_device(act, images):
   plan = jc.quantize.int8(freeze_norm_step=1, exact_step=2, kernels="tflm")

@@ -67,6 +67,7 @@ def variables():
   return nn.init_variables(Net(), jax.random.key(0), SHAPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["minmax", "equalize"])
 def test_attention_is_quantized_after_training_and_is_bit_equal(
   method, batch, variables, check, tmp_path
@@ -84,6 +85,7 @@ def test_attention_is_quantized_after_training_and_is_bit_equal(
   np.testing.assert_array_equal(run(quantized.quantize_input(images)), quantized.integers(images))
 
 
+@pytest.mark.slow
 def test_attention_is_distilled_to_integers_that_are_bit_equal(batch, check):
   recipe = Recipe(
     student=Net(),
@@ -104,6 +106,7 @@ def test_attention_is_distilled_to_integers_that_are_bit_equal(batch, check):
     assert check(quantized, images, kernels=kernels).bit_equal == 1.0
 
 
+@pytest.mark.slow
 def test_attention_trains_in_the_arithmetic_of_a_device(batch):
   recipe = Recipe(
     student=Net(),
@@ -143,6 +146,7 @@ def test_16_bits_are_refused_with_the_way_out(batch):
     )
 
 
+@pytest.mark.slow
 def test_channels_that_matrices_have_stay_and_others_go(variables, tmp_path):
   x = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
   found = prune.channel_importance(Net(), variables, x)

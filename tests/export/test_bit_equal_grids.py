@@ -142,6 +142,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_tensors_with_grids_of_their_own_are_bit_equal_in_every_runtime(
   unlike, name, check, tmp_path

@@ -28,6 +28,7 @@ class SmallSwish(nn.Module):
     return Dense(10, name="classifier")(Activation("hard_swish", name="head_act")(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hard_swish", ["gate", "operator"])
 def test_a_network_with_gates_is_bit_equal_and_near_float(hard_swish, networks, tmp_path):
   images = np.random.default_rng(1).normal(size=(100, 24, 24, 3)).astype(np.float32)
@@ -52,6 +53,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_an_architecture_is_bit_equal(name, networks, tmp_path):
   make, runtimes = MODELS[name]

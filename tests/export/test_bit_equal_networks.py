@@ -126,6 +126,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, derandomize=True, database=None)
 @given(
   blocks=st.lists(st.sampled_from(sorted(BLOCKS)), min_size=1, max_size=3),
@@ -142,6 +143,7 @@ def test_networks_of_random_blocks_are_bit_equal(blocks, size, seed, networks, t
     assert (result.bit_equal, result.max_steps, result.top1_agreement) == (1.0, 0, 1.0)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, derandomize=True, database=None)
 @given(
   blocks=st.lists(st.sampled_from(sorted(BLOCKS)), min_size=1, max_size=3),
@@ -219,6 +221,7 @@ class SmallResNet(nn.Module):
     return Dense(10, name="classifier")(GlobalAvgPool(name="pool")(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [SmallMobileNet(), SmallResNet()], ids=["mobilenet", "resnet"])
 def test_a_whole_network_is_bit_equal_on_every_image(model, networks, tmp_path):
   images = np.random.default_rng(1).normal(size=(300, 24, 24, 3)).astype(np.float32)

@@ -48,6 +48,7 @@ def check(model, shape, networks, folder, counts):
   return np.corrcoef(quantized(images).ravel(), logits.ravel())[0, 1]
 
 
+@pytest.mark.slow
 def test_folded_branches_are_bit_equal(networks, tmp_path):
   counts = {"xnnpack": 50, "tflm": 10}
   assert check(Reparameterized(), SHAPE, networks, tmp_path, counts) > 0.97

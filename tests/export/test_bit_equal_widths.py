@@ -76,6 +76,7 @@ def check_everywhere(quantized, images, path):
   return result
 
 
+@pytest.mark.slow
 def test_attention_in_16_bits_by_the_helper_is_bit_equal(batch, tmp_path):
   plan = quantize.int8(rules=quantize.squeeze_excite_16bit())
   state = trained(Attentive(), plan, batch)
@@ -109,6 +110,7 @@ def simulated(state, images):
   return output, reads
 
 
+@pytest.mark.slow
 def test_training_sees_what_layers_of_8_bits_read_of_16(batch, tmp_path):
   rules = (Rule(match="input|stem|conv1|add", activations=ema_range(16)),)
   state = trained(Residual(), quantize.int8(rules=rules), batch)
@@ -127,6 +129,7 @@ def test_training_sees_what_layers_of_8_bits_read_of_16(batch, tmp_path):
   assert np.abs(steps).max() < 2.5
 
 
+@pytest.mark.slow
 def test_16_bits_after_training_are_bit_equal_and_nearer_to_float(batch, tmp_path):
   model = Attentive()
   variables = init_variables(model, jax.random.key(1), SHAPE)

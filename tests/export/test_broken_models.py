@@ -63,6 +63,7 @@ def is_refused(opener, path):
   return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opener", OPENERS)
 @pytest.mark.parametrize("suffix", [".tflite", ".onnx"])
 def test_files_with_a_zeroed_field_are_opened_or_one_line(opener, suffix, files, tmp_path):
@@ -110,6 +111,7 @@ def test_a_file_that_ends_its_runtime_by_a_signal_is_one_line(kernels, files, tm
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_stablehlo_file_of_before_that_ends_its_compiler_is_one_line(files, tmp_path):
   path = export.stablehlo(files[0], tmp_path / "net.stablehlo")
   content = path.read_bytes()

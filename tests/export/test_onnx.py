@@ -181,6 +181,7 @@ def test_files_and_kernels_that_do_not_belong_together_are_refused(path, quantiz
     export.verify(tflite, quantized.with_kernels("onnxruntime"), np.zeros((1, *SHAPE), np.float32))
 
 
+@pytest.mark.slow
 def test_mobilenet_is_bit_equal_and_computes_nothing_in_float(networks, tmp_path):
   images = np.random.default_rng(1).normal(size=(24, 32, 32, 3)).astype(np.float32)
   model = models.mobilenet_v2(10, 0.25)

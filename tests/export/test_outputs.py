@@ -110,6 +110,7 @@ def check_everywhere(quantized, name, folder):
   return files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_quantized_after_training_gives_all_outputs_on_every_device(name, tmp_path):
   model, variables = trained(name)
@@ -133,6 +134,7 @@ def test_a_network_quantized_after_training_gives_all_outputs_on_every_device(na
   assert list(entry.get("outputs", ["logits"])) == NAMES[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_trained_with_quantization_gives_all_outputs_on_every_device(name, tmp_path):
   model = NETWORKS[name]
@@ -189,6 +191,7 @@ def test_pruning_keeps_the_channels_of_every_output(name, method, tmp_path):
   assert export.verify(path, quantized, IMAGES).bit_equal == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_layers_are_blamed_for_what_they_do_to_any_output(name):
   model, variables = trained(name)
@@ -241,6 +244,7 @@ def test_labels_of_images_are_refused_where_the_logits_are_maps():
     init_state(recipe, jax.random.key(0), {"image": IMAGES, "label": labels})
 
 
+@pytest.mark.slow
 def test_training_in_the_arithmetic_of_the_device_predicts_every_output_of_the_file(tmp_path):
   recipe = Recipe(
     student=Detector(),

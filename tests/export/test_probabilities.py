@@ -63,6 +63,7 @@ def test_a_trained_network_has_logits_and_probabilities(images, check):
     assert check(quantized, images, kernels=kernels).bit_equal == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maps", [False, True])
 def test_probabilities_alone_are_calibrated_and_exported(maps, images, check, tmp_path):
   model = Classifier(returns="probabilities", maps=maps)

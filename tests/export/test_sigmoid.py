@@ -42,6 +42,7 @@ def images():
   return np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_trained_network_with_a_sigmoid_is_bit_equal(images, kernels, check):
   plan = jc.quantize.int8()
   recipe = jc.Recipe(student=Gated(), optimizer=optax.sgd(0.01), quantize=plan)
@@ -53,6 +54,7 @@ def test_a_trained_network_with_a_sigmoid_is_bit_equal(images, kernels, check):
   assert check(quantized, images, kernels=kernels).bit_equal == 1.0
 
 
+@pytest.mark.slow
 def test_a_smaller_network_with_a_sigmoid_is_calibrated_and_analyzed(images, check):
   model, variables = Gated(), init_variables(Gated(), jax.random.key(0), SHAPE)
   importance = jc.prune.channel_importance(model, variables, images[:1])

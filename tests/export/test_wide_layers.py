@@ -112,6 +112,7 @@ class Averages(nn.Module):
     return Dense(3, name="head")(GlobalAvgPool(name="mean")(Concat(name="cat")(low, large)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("kernel", [22, 23, 40])
 def test_averages_too_wide_for_a_convolution_stay_pools(kernel, bits, networks, tmp_path):

@@ -307,6 +307,7 @@ def test_a_network_of_pixels_is_calibrated_and_exported(method, tmp_path):
   np.testing.assert_array_equal(loaded.integers(pixels(4)), quantized.integers(pixels(4)))
 
 
+@pytest.mark.slow
 def test_a_network_of_pixels_is_deployed_as_it_was_trained(tmp_path):
   model, batch = Pixels(), {"image": pixels(16), "label": np.arange(16) % 5}
   plan = quantize.int8()

@@ -66,6 +66,7 @@ def test_a_pad_surrounds_and_passes_the_gradient_of_the_map(rows, columns, value
   np.testing.assert_array_equal(slope, weights[:, inner[0], inner[1]])
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
   st.tuples(MIRRORED, MIRRORED), st.tuples(MIRRORED, MIRRORED), st.sampled_from(["reflect", "edge"])
@@ -134,6 +135,7 @@ def test_zeros_become_the_padding_of_convolutions_alone(network):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(
   st.tuples(SIDES, SIDES),

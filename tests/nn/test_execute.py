@@ -75,6 +75,7 @@ def logits_of(model, variables, x):
   return getattr(output, "logits", output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_are_those_of_the_model(name):
   model = NETWORKS[name](num_classes=7)
@@ -116,6 +117,7 @@ def test_what_the_visitor_returns_is_what_later_nodes_read():
   np.testing.assert_allclose(cleared, jnp.tile(layers["classifier"][1].reshape(1, -1), (3, 1)))
 
 
+@pytest.mark.slow
 def test_a_missing_layer_is_named():
   variables, x, graph = built(models.resnet8(num_classes=7))
   layers = folded_layers(fold(graph, variables))

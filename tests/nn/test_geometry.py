@@ -41,6 +41,7 @@ def batch():
   return {"image": jnp.asarray(image, jnp.float32), "label": jnp.asarray(label)}
 
 
+@pytest.mark.slow
 def test_it_is_distilled_to_integers_whose_files_are_bit_equal(batch, tmp_path):
   recipe = Recipe(
     student=Net(),

@@ -50,6 +50,7 @@ def usual():
   return printed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["-O", "-OO"])
 def test_nothing_goes_on_intercepting_without_assertions(usual, flag):
   debug, left, *found = printed(flag)

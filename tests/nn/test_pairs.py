@@ -63,6 +63,7 @@ def shapes_that_meet(draw):
   return tuple((whole[0], *thin(flags)) for flags in ones)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.data(), st.sampled_from(list(PAIRS)))
 def test_values_and_gradients_are_numpys_where_shapes_meet(data, op):

@@ -128,6 +128,7 @@ def test_channels_of_all_are_numpys_with_their_gradients():
   np.testing.assert_allclose(slope, np.full(x.shape, 0.2), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("kernels", "method", "bits"),
   [

@@ -49,12 +49,14 @@ def agree(size, kernel, stride, padding):
     np.testing.assert_allclose(one, other, atol=1e-3)
 
 
+@pytest.mark.slow
 @given(AXIS, AXIS, st.sampled_from(["SAME", "VALID"]))
 @settings(max_examples=15, deadline=None)
 def test_named_padding_is_that_of_lax(rows, columns, padding):
   agree(*zip(rows, columns, strict=True), padding)
 
 
+@pytest.mark.slow
 @given(AXIS, AXIS, st.data())
 @settings(max_examples=15, deadline=None)
 def test_explicit_padding_is_that_of_lax(rows, columns, data):

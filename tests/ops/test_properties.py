@@ -92,6 +92,7 @@ def convolutions(draw):
   return x, (*kernel, depth, features), how, pads, groups
 
 
+@pytest.mark.slow
 @given(case=convolutions(), seed=seeds)
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_random_shapes_equal_xla(case, seed):

@@ -60,6 +60,7 @@ def test_stronger_words_change_more_and_none_mirrors_unasked(strength):
   assert 0.25 < rising(True).mean() < 0.75
 
 
+@pytest.mark.slow
 def test_change_grows_with_the_word():
   rows = jnp.sin(jnp.arange(32) / 3).reshape(1, -1, 1, 1)
   smooth = 128 + 60 * rows * jnp.cos(jnp.arange(32) / 5).reshape(1, 1, -1, 1)

@@ -34,6 +34,7 @@ def walk(network, plan):
   Machine(network, plan).run(partial(targets, flow_of(network)))
 
 
+@pytest.mark.slow
 def test_strips_are_bit_equal(networks, in_c, tmp_path, monkeypatch):
   monkeypatch.setattr(texts, "fit", forced)
   cases = [
@@ -49,6 +50,7 @@ def test_strips_are_bit_equal(networks, in_c, tmp_path, monkeypatch):
     walk(striped, plan)
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_or_the_error_says_the_least(networks):
   network = emit(networks.random_quantized(FAMILIES["mobilenet_v2"](), (96, 96, 3), 0))
   _, free = budget.fit(network, None)

@@ -207,6 +207,7 @@ def library(place):
   return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bytes", [8192, 400])
 def test_what_it_computes_and_what_is_left_give_the_same_integers(written, tmp_path, bytes):
   quantized, images, folder = written

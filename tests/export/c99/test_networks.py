@@ -75,6 +75,7 @@ def narrowed(quantized):
   return type(quantized)(quantized.graph, quantized.grids, layers)
 
 
+@pytest.mark.slow
 def test_every_family_is_bit_equal(networks, in_c, tmp_path):
   cases = [
     networks.random_quantized(make(), (SIDE, SIDE, 3), seed)
@@ -90,6 +91,7 @@ def test_a_newer_family_is_bit_equal(name, networks, in_c, tmp_path):
   compare(tmp_path, in_c, networks, [quantized])
 
 
+@pytest.mark.slow
 def test_blocks_are_bit_equal_in_8_and_16_bits(networks, in_c, tmp_path):
   narrow = [
     networks.random_quantized(make(), (20, 17, 6), seed)
@@ -151,6 +153,7 @@ def test_several_outputs_are_bit_equal(networks, in_c, tmp_path):
   compare(tmp_path, in_c, networks, cases)
 
 
+@pytest.mark.slow
 @settings(
   max_examples=2,
   deadline=None,

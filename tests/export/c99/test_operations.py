@@ -63,6 +63,7 @@ def check(found, name):
     np.testing.assert_array_equal(made[output], integers)
 
 
+@pytest.mark.slow
 def test_hardly_any_op_saturates(narrow, wide):
   """So that the tests below compare something."""
   for found in (narrow, wide):

@@ -169,6 +169,7 @@ def test_the_kernels_of_another_runtime_explain_its_operation(place, name, devic
   assert found.layer == layer and f"kernels of {name}" in rules(found)
 
 
+@pytest.mark.slow
 def test_a_device_with_other_kernels_throughout_is_told_at_once(device):
   made = device("tied inverted")
   dump = {
@@ -199,6 +200,7 @@ def test_scales_of_float64_are_told_from_those_of_float32():
   assert ways == {"float64 scale", "31-bit factor, rounded once"}
 
 
+@pytest.mark.slow
 def test_accumulators_of_32_bits_are_located_where_64_are_needed(networks):
   quantized = networks.random_quantized(NETWORKS["inverted"](), SHAPE)
   quantized = networks.with_widths(quantized, lambda key: 16)
@@ -219,6 +221,7 @@ def test_accumulators_of_32_bits_are_located_where_64_are_needed(networks):
   assert {where[-1] for where in np.argwhere(written != made.sound["head"])} == {2}
 
 
+@pytest.mark.slow
 def test_a_fault_whose_tensor_was_not_printed_is_found_by_its_rule(device):
   made = device("inverted")
   layer = Layer(made, "depthwise")
@@ -263,6 +266,7 @@ def test_any_corruption_is_that_of_its_tensor(data, network, device):
   assert (one.image, *one.where) == tuple(map(int, first))
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(data=st.data(), network=st.sampled_from(sorted(NETWORKS)))
 def test_of_some_tensors_a_corruption_is_among_those_before_the_first_that_differs(

@@ -72,6 +72,7 @@ def describe(path):
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_an_architecture(name, networks, tmp_path):
   quantized = networks.random_quantized(ARCHITECTURES[name](), (32, 32, 3))

@@ -63,6 +63,7 @@ def marked(names):
 COMPUTED = [name for name in parity.specs() if name.split("/")[1] in {*ONE_OF_EACH, *LARGER}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", marked(COMPUTED))
 def test_a_network_computes_what_the_original_computes(source):
   expected = parity.outputs()
@@ -97,6 +98,7 @@ def test_the_state_dict_is_that_of_the_original_both_ways(source):
       np.testing.assert_array_equal(array, weights[key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["torchvision/shufflenet_v2_x0_5", "crd/wrn_16_1"])
 def test_a_batch_of_one_image_gives_the_same(source):
   model, variables = models.from_torch(source, parity.state_dict(source))

@@ -77,6 +77,7 @@ def ops_of(imported):
   return [layer.op for layer in imported.model.layers]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:SelfAttention:DeprecationWarning")
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("name", ATTENTIONS)

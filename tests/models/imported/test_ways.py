@@ -86,6 +86,7 @@ def test_a_linen_network_has_the_same_logits_and_names_of_its_own(resnet):
   assert layers["block1/skip"].fields["use_bias"]  # whose gradient is zero, and is kept
 
 
+@pytest.mark.slow
 def test_training_is_that_of_the_original(resnet):
   model, variables, imported = resnet
   x, labels = batch(), np.arange(6) % 5

@@ -124,6 +124,7 @@ def test_a_network_is_imported_and_goes_back(name):
   np.testing.assert_allclose(apply(imported.restore(trained), x), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_their_integers_are_bit_equal_everywhere(tmp_path):
   def apply(v, x):
     x = conv(v, jnp.repeat(x, 3, -1)[..., ::-1] - MEAN)
