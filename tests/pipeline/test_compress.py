@@ -19,7 +19,6 @@ from jaxcompress.pipeline.options import CompressOptions
 from jaxcompress.pipeline.pretrained import open_start, read_weights_for
 
 
-@pytest.mark.slow
 def test_a_run_leaves_a_model_a_report_and_plots(finished):
   out, printed = finished
   names = {path.name for path in out.iterdir()}
@@ -168,7 +167,6 @@ def everything(folder):
   }
 
 
-@pytest.mark.slow
 def test_a_finished_run_that_is_resumed_says_so_and_is_left_as_it_is(finished, command):
   out, _ = finished
   before = everything(out)
@@ -226,7 +224,6 @@ def test_a_stored_teacher_brings_its_image_size_and_normalization(finished, shap
   assert opened.teacher.preprocess is None and not opened.teacher_start.new_head
 
 
-@pytest.mark.slow
 def test_a_teacher_of_another_size_is_refused_before_training(
   finished, command, shapes, small, tmp_path
 ):
