@@ -81,7 +81,7 @@ def test_a_tree_of_arrays_in_a_batch_is_cut_as_arrays_are(taught, batches, accum
   ours = training.distill_step(states[0], batch)[1]["loss"]
   for given in (batch | {"told": told}, training.shard_batch(batch | {"told": told}, mesh)):
     state = jax.tree.map(jnp.copy, states[1])
-    np.testing.assert_allclose(training.distill_step(state, given)[1]["loss"], ours, rtol=1e-6)
+    np.testing.assert_allclose(training.distill_step(state, given)[1]["loss"], ours, rtol=1e-5)
 
 
 def test_microbatches_leave_entries_of_other_lengths_alone(taught, batches):
