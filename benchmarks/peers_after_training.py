@@ -47,6 +47,7 @@ CASES = [
 ]
 PROGRAMS = {ORT: "onnxruntime_static.py", EDGE: "ai_edge.py"}
 BATCH = 32
+SHARES = ("top1", "tied", "agreement")  # rows of before do not say how many are tied
 
 
 def run_tflite(path, images, *, reference: bool = False) -> np.ndarray:
@@ -205,7 +206,7 @@ def print_rows(rows: list[dict]) -> None:
     if "error" in row:
       lines.append((*case, row["error"], *[""] * 8))
       continue
-    shares = (f"{100 * row[name]:.1f}" for name in ("top1", "tied", "agreement"))
+    shares = (f"{100 * row[name]:.1f}" if name in row else "" for name in SHARES)
     rest = (f"{row['sqnr']:.1f}", f"{100 * row['equal']:.2f}") if row["method"] else ("", "")
     saturated = "" if row["saturated"] is None else f"{100 * row['saturated']:.1f}"
     spent = (f"{row[name]:.0f}" for name in ("seconds", "processor")) if row["method"] else ("", "")
