@@ -34,7 +34,7 @@ measure compress jaxcompress compress --out "$out/compress" $(resume compress)
 measure distillation_gain python benchmarks/distillation_gain.py
 measure distillation_table python benchmarks/distillation_table.py --out "$out/distillation_table.jsonl"
 measure distillation_fashion python benchmarks/distillation_table.py --data fashion-mnist --tries 0.1,0.5,2 \
-  --best 8 --seeds 5 --steps 300 --teacher-steps 2500 --out "$out/distillation_fashion.jsonl"
+  --best 8 --seeds 3 --steps 300 --teacher-steps 2500 --out "$out/distillation_fashion.jsonl"
 measure distillation_cost python benchmarks/distillation_cost.py
 measure fashion_32kb jaxcompress compress --preset fashion-mnist-32kb --out "$out/fashion_32kb" $(resume fashion_32kb)
 measure ladder python benchmarks/ladder.py --out "$out/ladder.jsonl"

@@ -1,7 +1,7 @@
 """Accuracy gained by every distillation loss.
 
     python benchmarks/distillation_table.py [--methods kd,crd] [--seeds 3] [--steps 1200] [--out FILE]
-    python benchmarks/distillation_table.py --data fashion-mnist --tries 0.1,0.5,2 --best 8 --seeds 5
+    python benchmarks/distillation_table.py --data fashion-mnist --tries 0.1,0.5,2 --best 8 --seeds 3
         --steps 300 --teacher-steps 2500 --out FILE
 
 A ResNet-20 that was trained on all images, and a ResNet-8 that gets 4,000 of them, both of half the
