@@ -53,7 +53,9 @@ FROZEN = 8  # the last eighth of the steps has BatchNorm frozen; at higher rates
 MEAN_BITS = 3  # that channels leave room for, where bits are chosen too
 BITS = (8, 6, 5, 4, 3, 2)
 ALIKE = {"distribution": "uniform"}
-KEEP = (prune.Rule(match="first|last|depthwise"),)  # the layers whose weights stay
+KEEP = {
+  "mobilenet_v2": "first|last|depthwise"
+}  # the layers whose weights stay, besides the ends of others
 OF = {"zeros": "of zeros", "macs": "of the multiply-adds", "bytes": "of the bytes"}
 
 
@@ -262,7 +264,7 @@ def zeros(bench, base, goal, *, taught=False, **shares):
     optimizer,
     sparsity=sparsity,
     schedule=prune.agp_within(steps, choices=24),
-    rules=KEEP,
+    rules=(prune.Rule(match=KEEP.get(bench.name, "first|last")),),
     floor=int(shares != ALIKE and outputs <= (1 - sparsity) * weights),
     **shares,
   )
