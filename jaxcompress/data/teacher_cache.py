@@ -145,7 +145,8 @@ def cache_teacher(
 ) -> TeacherCache:
   """Opens a teacher's outputs, or computes them where they are not, not all there, or damaged.
 
-  Those that are opened are compared with what the teacher gives for the first batch. With it the teacher's pass is paid once for each example and cycle, whatever the number of epochs;
+  Those that are opened are compared with what the teacher gives for the first batch. With it the
+  teacher's pass is paid once for each example and cycle, whatever the number of epochs;
   the student then sees ``cycles`` augmentations of every image, again and again. Give the recipe
   ``teachers=(CachedTeacher(),)``, the same ``augment``, ``teacher_variables=({},)``, and batches of
   :meth:`TeacherCache.batch_at`; a recipe that augments otherwise is refused.
