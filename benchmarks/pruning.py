@@ -38,6 +38,7 @@ from shared import append_row, read_rows, words
 from trainer import Trainer
 
 from jaxcompress import distill, models, nn, ops, prune, quantize
+from jaxcompress.nn.select import layers_of
 from jaxcompress.pipeline import PRESETS, networks
 from jaxcompress.quantize.analysis.budget import choose_bits
 from jaxcompress.quantize.storage import packed_bytes
@@ -53,9 +54,7 @@ FROZEN = 8  # the last eighth of the steps has BatchNorm frozen; at higher rates
 MEAN_BITS = 3  # that channels leave room for, where bits are chosen too
 BITS = (8, 6, 5, 4, 3, 2)
 ALIKE = {"distribution": "uniform"}
-KEEP = {
-  "mobilenet_v2": "first|last|depthwise"
-}  # the layers whose weights stay, besides the ends of others
+KEEP = ("first", "last", "depthwise")  # the layers whose weights stay, where a network has them
 OF = {"zeros": "of zeros", "macs": "of the multiply-adds", "bytes": "of the bytes"}
 
 
@@ -259,12 +258,13 @@ def zeros(bench, base, goal, *, taught=False, **shares):
   if goal.of == "bytes":
     sparsity = float(np.clip(1 - (goal.limit(graph) - rest) / (4 * weights), 0, 0.99))
   steps = bench.args.tune
+  kinds = frozenset().union(*(layer.kinds for layer in layers_of(graph).values()))
   outputs = sum(channels for _, channels in sizes(graph).values())
   wrap = lambda optimizer: prune.magnitude(  # noqa: E731
     optimizer,
     sparsity=sparsity,
     schedule=prune.agp_within(steps, choices=24),
-    rules=(prune.Rule(match=KEEP.get(bench.name, "first|last")),),
+    rules=(prune.Rule(match="|".join(kind for kind in KEEP if kind in kinds)),),
     floor=int(shares != ALIKE and outputs <= (1 - sparsity) * weights),
     **shares,
   )
