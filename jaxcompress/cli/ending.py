@@ -87,7 +87,7 @@ def _of_mistake(error: Any) -> str:
   """A mistake in the words of the command line, which spells options in its own way.
 
   Examples:
-    >>> from jaxcompress.pipeline.options import OptionError
+    >>> from jaxcompress.pipeline.checks import OptionError
     >>> _of_mistake(OptionError("out: a.jcz exists; add ", ".", force=True))
     'out: a.jcz exists; add --force.'
     >>> _of_mistake(OptionError("format: needs 4 bits; add ", ".", bits=4))

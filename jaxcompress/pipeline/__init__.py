@@ -10,8 +10,9 @@ if TYPE_CHECKING:
   from jaxcompress.pipeline.compressing import Compressed, compress
   from jaxcompress.pipeline.evaluating import evaluate_on
   from jaxcompress.pipeline.folders import read_results
-  from jaxcompress.pipeline.options import CompressOptions, QuantizeOptions
+  from jaxcompress.pipeline.options import CompressOptions
   from jaxcompress.pipeline.presets import PRESETS, Preset
+  from jaxcompress.pipeline.quantize_options import QuantizeOptions
   from jaxcompress.pipeline.quantizing import export_model, quantize_model
 
 __all__ = [

@@ -32,10 +32,10 @@ from jaxcompress.export.emulation import ARM64
 from jaxcompress.export.foreign.reading import from_tflite
 from jaxcompress.export.metadata import preprocess_of
 from jaxcompress.export.packed import SUFFIX, read_packed
+from jaxcompress.pipeline.checks import OptionError
 from jaxcompress.pipeline.evaluating import FOLDER, run_of
 from jaxcompress.pipeline.folders import OPTIONS_FILE, is_finished, read_results
 from jaxcompress.pipeline.formats import FORMATS, format_of, without_suffix
-from jaxcompress.pipeline.options import OptionError
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.report.write import CERTIFICATE_PAGE, write_certificate_page, write_report
 from jaxcompress.terminal import say, waiting

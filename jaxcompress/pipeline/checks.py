@@ -1,6 +1,7 @@
 """Checks of the options of runs, alone and together."""
 
 import pathlib
+import re
 import typing
 from typing import Any
 
@@ -14,6 +15,31 @@ from jaxcompress.prune.magnitude import parse_pattern
 from jaxcompress.prune.shares import DISTRIBUTIONS
 
 UNSTRUCTURED = "unstructured"
+UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2}
+
+
+class OptionError(ValueError):
+  """A mistake that another option mends, which every surface spells in its own way.
+
+  Args:
+    before: the message up to that option.
+    after: the rest of it.
+    option: its name and value, one.
+
+  Examples:
+    >>> error = OptionError("out: a.tflite exists; add ", " to replace it.", force=True)
+    >>> str(error), error.spelled("--force")
+    ('out: a.tflite exists; add force=True to replace it.', 'out: a.tflite exists; add --force to replace it.')
+  """
+
+  def __init__(self, before: str, after: str, **option: Any):
+    self._parts = before, after
+    ((self.name, self.value),) = option.items()
+    super().__init__(self.spelled(f"{self.name}={self.value!r}"))
+
+  def spelled(self, option: str) -> str:
+    """The message with the option as it is written where it was given."""
+    return option.join(self._parts)
 
 
 def check_types(options: Any) -> None:
@@ -181,3 +207,38 @@ def check_pruning(asked: Any) -> None:
       f"sparsity: {sparsity} does not fit the pattern {pattern}, which has {1 - n / m:g}; leave it"
       " out."
     )
+
+
+def parse_size(size: str, name: str = "budget") -> int:
+  """Bytes of a size as people write it: kB and MB are decimal, KiB and MiB binary.
+
+  Raises:
+    ValueError: if it is not a size.
+
+  Examples:
+    >>> parse_size("300KB"), parse_size("1.5 MB"), parse_size("64KiB"), parse_size("5000")
+    (300000, 1500000, 65536, 5000)
+  """
+  wrong = f"{name}: {size!r} is no size; write it as 300KB, 1.5MB or a number of bytes."
+  return _parse(size, "(|k|m|ki|mi)b?", wrong)
+
+
+def parse_count(count: str, name: str) -> int:
+  """A number as people write it: 10M, 2.5k, 1G, or in full.
+
+  Raises:
+    ValueError: if it is not a number.
+
+  Examples:
+    >>> parse_count("10M", "max_macs"), parse_count("1500", "max_macs")
+    (10000000, 1500)
+  """
+  wrong = f"{name}: {count!r} is no number; write it as 10M, 500k or in full."
+  return _parse(count, "(|k|m|g)", wrong)
+
+
+def _parse(text: str, units: str, wrong: str) -> int:
+  match = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*{units}\s*", text.lower())
+  if match is None or float(match[1]) == 0:
+    raise ValueError(wrong)
+  return int(float(match[1]) * UNITS[match[2]])

@@ -365,7 +365,7 @@ def _read_as(
 
 def _mended_by(before: str, after: str, **option: Any) -> ValueError:
   """The error of a file that an option says more of."""
-  from jaxcompress.pipeline.options import OptionError  # with all that options know
+  from jaxcompress.pipeline.checks import OptionError  # with all that options know
 
   return OptionError(before, after, **option)
 

@@ -11,10 +11,11 @@ from jaxcompress.data import copies
 from jaxcompress.data.folder import labelled_files
 from jaxcompress.data.load import load
 from jaxcompress.data.walk import printable
+from jaxcompress.pipeline.checks import OptionError
 from jaxcompress.pipeline.classifier import SPLITS, Classifier
 from jaxcompress.pipeline.folders import OPTIONS_FILE, read_options
 from jaxcompress.pipeline.opening import QUICK_IMAGES
-from jaxcompress.pipeline.options import SIGN, CompressOptions, OptionError
+from jaxcompress.pipeline.options import SIGN, CompressOptions
 from jaxcompress.report.evaluation import Evaluation
 from jaxcompress.terminal import say, waiting
 

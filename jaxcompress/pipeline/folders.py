@@ -14,7 +14,8 @@ from jaxcompress.files.places import check_local
 from jaxcompress.files.records import read_record, write_record
 from jaxcompress.files.values import one_line, parse_json, sealed_json
 from jaxcompress.files.writing import sweep, temporary_beside
-from jaxcompress.pipeline.options import SIGN, CompressOptions, OptionError
+from jaxcompress.pipeline.checks import OptionError
+from jaxcompress.pipeline.options import SIGN, CompressOptions
 from jaxcompress.report.results import Results
 from jaxcompress.report.write import from_json
 from jaxcompress.training.processes import is_first, shared

@@ -16,7 +16,7 @@ from jaxcompress.pipeline.networks import Network, TrainedNetwork
 from jaxcompress.pipeline.phases import distillation_recipe, student_of
 from jaxcompress.pipeline.transfer import Teacher, moving, some, taught
 from jaxcompress.terminal import say, waiting
-from jaxcompress.training.loop import collected
+from jaxcompress.training.evaluation import collected
 
 CALIBRATION = 512  # training images that choose the ranges of integers
 LITTLE = 0.02  # of the validation images, which integers may get wrong without a word

@@ -1,13 +1,11 @@
-"""Options of runs, checked when they are made."""
+"""Options of runs that train, checked when they are made."""
 
 import dataclasses
 import math
-import pathlib
-import re
 import typing
 from typing import Any
 
-from jaxcompress import distill, quantize
+from jaxcompress import distill
 from jaxcompress.data.augment.strengths import STRENGTHS
 from jaxcompress.data.reader import ResizeWay
 from jaxcompress.pipeline.budgets import Budget
@@ -20,13 +18,8 @@ from jaxcompress.pipeline.checks import (
   check_starts,
   check_types,
   is_outside,
-)
-from jaxcompress.pipeline.formats import (
-  FORMATS,
-  check_target,
-  check_trained,
-  format_of,
-  kernels_for,
+  parse_count,
+  parse_size,
 )
 from jaxcompress.pipeline.presets import PRESETS
 
@@ -40,31 +33,6 @@ POSITIVE = (
   *("width", "teacher_width", "epochs", "batch_size", "learning_rate", "patience", "image_size"),
   "max_latency_ms",
 )
-UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2}
-
-
-class OptionError(ValueError):
-  """A mistake that another option mends, which every surface spells in its own way.
-
-  Args:
-    before: the message up to that option.
-    after: the rest of it.
-    option: its name and value, one.
-
-  Examples:
-    >>> error = OptionError("out: a.tflite exists; add ", " to replace it.", force=True)
-    >>> str(error), error.spelled("--force")
-    ('out: a.tflite exists; add force=True to replace it.', 'out: a.tflite exists; add --force to replace it.')
-  """
-
-  def __init__(self, before: str, after: str, **option: Any):
-    self._parts = before, after
-    ((self.name, self.value),) = option.items()
-    super().__init__(self.spelled(f"{self.name}={self.value!r}"))
-
-  def spelled(self, option: str) -> str:
-    """The message with the option as it is written where it was given."""
-    return option.join(self._parts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -270,169 +238,3 @@ class CompressOptions:
   def prunes(self) -> bool:
     """Whether weights become zero."""
     return self.sparsity is not None or self.sparsity_pattern is not None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizeOptions:
-  """The options of :func:`~jaxcompress.pipeline.quantize_model`.
-
-  Attributes:
-    model: a file of ``models.save`` or a folder that ``compress`` wrote; with ``torch`` the
-      checkpoint.
-    torch: source of a PyTorch checkpoint as in :func:`jaxcompress.models.from_torch`, such as
-      ``"timm/mobilenetv3_small_100"``, or None.
-    calibration: with ``torch``, a folder of images, which need no labels.
-    data: likewise, as :func:`jaxcompress.data.load` takes it; without ``torch``.
-    method: ``auto`` or a method of post-training quantization.
-    bits: of the weights, 2 to 8; None: 8.
-    max_drop: the largest loss of top-1 that is accepted, as a share, or None.
-    budget: size such as ``"300KB"`` that packed weights, scales and biases may take, or None.
-    images: of the training images for calibration and for the choice of the method.
-    kernels: the runtime whose arithmetic it is; None: the usual one of the file.
-    image_size: side in pixels; None: what the model's file says, else the data's own.
-    analyze: whether the layers are analysed.
-    out: the file; its suffix says of which kind: .tflite, .int4.tflite, .onnx, .stablehlo or .jcz
-      (packed).
-    also: further files of the same network.
-    formats: of all these files, by name; none: those that their suffixes name.
-    ram: size such as ``"64KB"`` of the memory that folders of C may take, or None.
-    target: a device whose rules the files obey, or None; for ``"tensorrt"`` the zero points of
-      activations are 0.
-    force: whether files that exist are replaced.
-    seed: of the data and the choice of images.
-
-  Raises:
-    ValueError: if an option is out of range, or two do not fit together.
-
-  Examples:
-    >>> QuantizeOptions(model="student.safetensors", budget="300KB").budget_bytes
-    300000
-  """
-
-  model: str
-  torch: str | None = None
-  calibration: str | None = None
-  data: str = "glyphs"
-  method: str = "auto"
-  bits: int | None = None
-  max_drop: float | None = None
-  budget: str | None = None
-  images: int = 1024
-  kernels: str | None = None
-  image_size: int | None = None
-  analyze: bool = False
-  out: str = "model.tflite"
-  also: tuple[str, ...] = ()
-  formats: tuple[str, ...] = ()
-  target: str | None = None
-  ram: str | None = None
-  force: bool = False
-  seed: int = 0
-
-  def __post_init__(self):
-    check_types(self)
-    check_choice("method", self.method, ("auto", *quantize.ALGORITHMS))
-    check_between("bits", self.bits, 2, 8)
-    if self.bits is not None and self.budget is not None:
-      raise ValueError(f"bits: {self.bits} and a budget are given; the budget decides the bits.")
-    if self.max_drop is not None and not 0 <= self.max_drop <= 1:
-      raise ValueError(
-        f"max_drop must be a fraction between 0 and 1, such as 0.01, got {self.max_drop}."
-      )
-    for name, value in (("images", self.images), ("image_size", self.image_size)):
-      if value is not None and value < 1:
-        raise ValueError(f"{name}: {value} must be at least 1.")
-    if self.torch is not None and self.calibration is None:
-      raise ValueError("calibration: it is missing; a checkpoint of PyTorch needs images.")
-    for name, asked in (("budget", self.budget), ("analyze", self.analyze or None)):
-      if asked is not None and self.torch is not None:
-        raise ValueError(
-          f"{name}: {asked} needs labelled images; save the model and quantize that."
-        )
-    if self.torch is None:
-      check_trained(self.model)
-    formats = self.kinds
-    check_target(self.target, formats)
-    if "tflite-int4" in formats and self.budget is None and (self.bits or 8) > 4:
-      raise OptionError(
-        f"format: 'tflite-int4' needs weights of 4 bits at most, and they get {self.bits or 8}; add ",
-        ".",
-        bits=4,
-      )
-    if all(FORMATS[name].is_float for name in formats):
-      raise ValueError(
-        f"out: {self.out} holds float numbers, so nothing would be quantized; name an integer file."
-      )
-    _ = self.runtime, self.budget_bytes, self.ram_bytes
-
-  @property
-  def budget_bytes(self) -> int | None:
-    """The budget in bytes."""
-    return None if self.budget is None else parse_size(self.budget)
-
-  @property
-  def ram_bytes(self) -> int | None:
-    """The memory for C in bytes."""
-    return None if self.ram is None else parse_size(self.ram, "ram")
-
-  @property
-  def runtime(self) -> str:
-    """The kernels whose arithmetic it is."""
-    return kernels_for(self.out, self.kinds[0], self.kernels)
-
-  @property
-  def models(self) -> list[pathlib.Path]:
-    """The files that hold the network."""
-    return [pathlib.Path(path) for path in (self.out, *self.also)]
-
-  @property
-  def kinds(self) -> tuple[str, ...]:
-    """The formats of these files."""
-    return self.formats or tuple(map(format_of, self.models))
-
-  @property
-  def files(self) -> dict[str, pathlib.Path]:
-    """Files that are written, by what they are."""
-    model = pathlib.Path(self.out)
-    files = {"model": model}
-    if self.analyze:
-      files["analysis"] = model.with_suffix(".analysis.json")
-      files["analysis_plot"] = model.with_suffix(".analysis.png")
-    if self.budget is not None:
-      files["candidates_plot"] = model.with_suffix(".candidates.png")
-    return files
-
-
-def parse_size(size: str, name: str = "budget") -> int:
-  """Bytes of a size as people write it: kB and MB are decimal, KiB and MiB binary.
-
-  Raises:
-    ValueError: if it is not a size.
-
-  Examples:
-    >>> parse_size("300KB"), parse_size("1.5 MB"), parse_size("64KiB"), parse_size("5000")
-    (300000, 1500000, 65536, 5000)
-  """
-  wrong = f"{name}: {size!r} is no size; write it as 300KB, 1.5MB or a number of bytes."
-  return _parse(size, "(|k|m|ki|mi)b?", wrong)
-
-
-def parse_count(count: str, name: str) -> int:
-  """A number as people write it: 10M, 2.5k, 1G, or in full.
-
-  Raises:
-    ValueError: if it is not a number.
-
-  Examples:
-    >>> parse_count("10M", "max_macs"), parse_count("1500", "max_macs")
-    (10000000, 1500)
-  """
-  wrong = f"{name}: {count!r} is no number; write it as 10M, 500k or in full."
-  return _parse(count, "(|k|m|g)", wrong)
-
-
-def _parse(text: str, units: str, wrong: str) -> int:
-  match = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*{units}\s*", text.lower())
-  if match is None or float(match[1]) == 0:
-    raise ValueError(wrong)
-  return int(float(match[1]) * UNITS[match[2]])

@@ -20,6 +20,7 @@ from jaxcompress.files.extras import MissingExtraError
 from jaxcompress.files.writing import write_atomically
 from jaxcompress.nn import INPUT
 from jaxcompress.pipeline.budgets import SENSED, integer_top1
+from jaxcompress.pipeline.checks import OptionError, parse_size
 from jaxcompress.pipeline.formats import (
   FORMATS,
   check_ram,
@@ -29,7 +30,7 @@ from jaxcompress.pipeline.formats import (
   without_suffix,
   write_all,
 )
-from jaxcompress.pipeline.options import OptionError, QuantizeOptions, parse_size
+from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.pipeline.trained import Trained, read_torch, read_trained
 from jaxcompress.quantize.analysis.budget import Allocation, choose_bits
 from jaxcompress.quantize.analysis.findings import Analysis

@@ -14,7 +14,7 @@ from jaxcompress.nn import fold, fuse_activations
 from jaxcompress.pipeline.context import EVAL_BATCH, file_metadata
 from jaxcompress.pipeline.formats import FloatNetwork
 from jaxcompress.pipeline.networks import read_network
-from jaxcompress.pipeline.options import QuantizeOptions
+from jaxcompress.pipeline.quantize_options import QuantizeOptions
 from jaxcompress.terminal import say, waiting
 
 SYMMETRIC = "tensorrt"  # the target whose activations have no zero points

@@ -1,31 +1,21 @@
-"""report.html: one file with everything in it, which asks no server for anything.
+"""report.html: one file with everything in it, which asks no server for anything."""
 
-Every string that comes from outside is escaped here.
-"""
-
-import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from html import escape
 from importlib import resources
 from string import Template
 from types import MappingProxyType
-from typing import Any
 
 from jaxcompress.export.certificate import Certificate
-from jaxcompress.files.records import plain
 from jaxcompress.report import certified, findings, plots, style, text
-from jaxcompress.report.classes import class_figures, confused_pairs
-from jaxcompress.report.layout import DASH, Column
-from jaxcompress.report.results import NEEDED, Entry, Results, Sample, label, ordered
+from jaxcompress.report.layout import Column
+from jaxcompress.report.markup import Html, join, safe, section, setting, source, table
+from jaxcompress.report.mistakes import mistakes
+from jaxcompress.report.results import NEEDED, Entry, Results, label, ordered
 from jaxcompress.report.snippet import device_program
 from jaxcompress.report.tables import ENTRY_FIGURES, maybe
 
-FEW_CLASSES = 12  # are shown at once
 Picture = tuple[bytes, bytes | None]  # of a page, and of a phone
-
-
-class _Html(str):
-  """Text that is HTML already."""
 
 
 def render(
@@ -50,32 +40,28 @@ def render(
   run = results.run
   return Template(page).substitute(
     title=escape(f"{results.entries['int8'].model} on {run.data}"),
-    headline=_safe(findings.headline(results)),
-    facts=_join(" · ", _subtitle(results)),
+    headline=safe(findings.headline(results)),
+    facts=join(" · ", _subtitle(results)),
     cards=_cards(results),
     entries=_entry_table(results),
-    note=_safe(_note(results)),
+    note=safe(_note(results)),
     overview=_figures(results, pictures, "accuracy_against_size", "candidates", "costs", "latency"),
-    training=_section(
+    training=section(
       "training",
       "Training",
       _figures(results, pictures, "training_curves") + _phase_table(results),
     ),
-    mistakes=_section(
+    mistakes=section(
       "mistakes",
       "What it mistakes",
-      _class_words(results)
-      + _figures(results, pictures, "confusion")
-      + _class_table(results)
-      + _pair_table(results)
-      + _samples(results),
+      mistakes(results, _figures(results, pictures, "confusion")),
     ),
-    layers=_section(
+    layers=section(
       "layers",
       "Layer by layer",
       _figures(results, pictures, "activation_ranges", "weight_ranges") + _layer_table(results),
     ),
-    certificate=_section(
+    certificate=section(
       "certificate", _certificate_title(certificate[0]), _certificate(*certificate)
     ),
     reading=_reading(results),
@@ -100,22 +86,22 @@ def certificate_page(certificate: Certificate, program: str | None = None) -> st
   if program is not None:
     words = "To repeat it elsewhere, with LiteRT and NumPy alone: check.py beside inputs.npy"
     shown = f"<section><h2>Repeat it</h2><p>{words}.</p><pre><code>{escape(program)}</code></pre></section>"
-  files = _join(", ", dict.fromkeys(name.partition("/")[0] for name in certificate.model))
+  files = join(", ", dict.fromkeys(name.partition("/")[0] for name in certificate.model))
   return Template(
     f"{head}<body><main><header><p class=brand>jaxcompress</p><h1>$title</h1>"
     f"<p class=facts-line>{files.replace('$', '$$')}</p></header>$body$program</main></body></html>\n"
   ).substitute(
-    title=_safe(certificate.sentence.capitalize()), body=_certificate(certificate), program=shown
+    title=safe(certificate.sentence.capitalize()), body=_certificate(certificate), program=shown
   )
 
 
 def _certificate_title(certificate: Certificate | None) -> str:
-  return "Certificate" if certificate is None else f"Certificate: {_safe(certificate.sentence)}"
+  return "Certificate" if certificate is None else f"Certificate: {safe(certificate.sentence)}"
 
 
 def _certificate(certificate: Certificate | None, wrong: str = "") -> str:
   """Every runtime and processor, and the hashes."""
-  warning = f"<p><b>{_safe(wrong)}</b></p>" if wrong else ""
+  warning = f"<p><b>{safe(wrong)}</b></p>" if wrong else ""
   if certificate is None:
     return warning
   columns = [
@@ -123,21 +109,17 @@ def _certificate(certificate: Certificate | None, wrong: str = "") -> str:
     Column("runtime", certified.runtime),
     Column("processor", certified.processor),
     Column("logits", certified.outcome),
-    Column("SHA-256 of logits", lambda row: _Html(f"<code>{escape(certified.short(row))}</code>")),
+    Column("SHA-256 of logits", lambda row: Html(f"<code>{escape(certified.short(row))}</code>")),
   ]
   rows = "".join(
-    f"<tr><th scope=row>{escape(name)}</th><td>{_setting(value)}</td></tr>"
+    f"<tr><th scope=row>{escape(name)}</th><td>{setting(value)}</td></tr>"
     for name, value in certified.facts(certificate).items()
   )
   return (
-    f"{warning}{_table(columns, certificate.rows, 'certificate')}"
+    f"{warning}{table(columns, certificate.rows, 'certificate')}"
     f'<table class="facts"><tbody>{rows}</tbody></table>'
-    f"<p class=note>{_join(' ', certificate.how)}</p>"
+    f"<p class=note>{join(' ', certificate.how)}</p>"
   )
-
-
-def _section(anchor: str, title: str, body: str) -> str:
-  return f'<section id="{anchor}"><h2>{title}</h2>{body}</section>' if body else ""
 
 
 def _cards(results: Results) -> str:
@@ -175,8 +157,8 @@ def _cards(results: Results) -> str:
     ),
   )
   return "".join(
-    f'<div class="card"><b>{_safe(value)}</b><span>{_safe(name)}</span>'
-    f"<small>{_safe(beside)}</small></div>"
+    f'<div class="card"><b>{safe(value)}</b><span>{safe(name)}</span>'
+    f"<small>{safe(beside)}</small></div>"
     for value, name, beside in cards
     if value is not None
   )
@@ -223,82 +205,18 @@ def _figure(plot: plots.Plot, finding: str, data: bytes, narrow: bytes | None) -
   height = int.from_bytes(data[20:24], "big")
   inches = width / style.DPI
   hidden = 100 * style.title_strip(finding, inches) / inches
-  phone = f'<source media="(max-width: 640px)" srcset="{_source(narrow)}">' if narrow else ""
+  phone = f'<source media="(max-width: 640px)" srcset="{source(narrow)}">' if narrow else ""
   return (
-    f'<figure><p class="finding">{_safe(finding)}</p><picture class="picture">{phone}'
+    f'<figure><p class="finding">{safe(finding)}</p><picture class="picture">{phone}'
     f'<img alt="{escape(finding)}" width="{width}" height="{height}" '
-    f'style="--title:-{hidden:.2f}%" src="{_source(data)}"></picture>'
+    f'style="--title:-{hidden:.2f}%" src="{source(data)}"></picture>'
     f"<figcaption>{escape(plot.caption)}</figcaption></figure>"
-  )
-
-
-def _source(png: bytes) -> str:
-  return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-
-
-def _samples(results: Results) -> str:
-  """Mistakes, the surest first, then what was right."""
-  wrong = [one for one in results.samples if one.label != one.prediction]
-  right = [one for one in results.samples if one.label == one.prediction]
-  counts = {} if results.confusion is None else findings.right_and_wrong(results.confusion)
-  parts = []
-  for title, key, shown in (("Wrong", "wrong", wrong), ("Right", "right", right)):
-    if shown:
-      of = f"{len(shown)} of {counts[key]:,}" if counts else f"{len(shown)}"
-      surest = ", the surest first" if key == "wrong" and shown[0].score is not None else ""
-      tiles = "".join(_tile(results.run.classes, sample, key) for sample in shown)
-      parts.append(f'<h3>{title}: {of}{surest}</h3><div class="samples">{tiles}</div>')
-  return "".join(parts)
-
-
-def _tile(names: Sequence[str], sample: Sample, kind: str) -> str:
-  true, picked = escape(names[sample.label]), escape(names[sample.prediction])
-  words = true if sample.label == sample.prediction else f"{true} → {picked}"
-  score = "" if sample.score is None else f" {escape(text.percent(sample.score, 0))}"
-  file = "" if sample.name is None else f"<small>{escape(sample.name)}</small>"
-  return (
-    f'<figure class="{kind}"><img alt="{true}, picked {picked}" src="{_source(sample.png)}">'
-    f"<figcaption>{words}{score}{file}</figcaption></figure>"
   )
 
 
 def _reading(results: Results) -> str:
   words = results.run.reading
-  return f"<p>How it reads a picture: {_safe(words)}.</p>" if words else ""
-
-
-def _class_words(results: Results) -> str:
-  words = "" if results.confusion is None else findings.balance(results.confusion)
-  return f'<p class="note">{_safe(words)}</p>' if words else ""
-
-
-def _class_table(results: Results) -> str:
-  """Figures of each class; behind a click where there are many."""
-  if results.confusion is None:
-    return ""
-  show = lambda share: maybe(text.percent, share)  # noqa: E731
-  rows = list(zip(results.run.classes, class_figures(results.confusion), strict=True))
-  columns = [
-    Column("class", lambda row: row[0]),
-    Column("images", lambda row: f"{row[1].support:,}"),
-    Column("recall", lambda row: show(row[1].recall)),
-    Column("precision", lambda row: show(row[1].precision)),
-    Column("F1", lambda row: show(row[1].f1)),
-  ]
-  table = _table(columns, rows, "classes")
-  if len(rows) <= FEW_CLASSES:
-    return table
-  return f"<details><summary>All {len(rows)} classes</summary>{table}</details>"
-
-
-def _safe(sentence: str) -> str:
-  """Escapes a sentence; numbers keep their units on one line."""
-  return escape(text.unbroken(sentence))
-
-
-def _join(separator: str, parts: Iterable[str]) -> str:
-  """Escapes the parts that are not empty, and joins them."""
-  return separator.join(escape(part) for part in parts if part)
+  return f"<p>How it reads a picture: {safe(words)}.</p>" if words else ""
 
 
 def _subtitle(results: Results) -> list[str]:
@@ -314,49 +232,24 @@ def _subtitle(results: Results) -> list[str]:
   ]
 
 
-def _table(columns: Iterable[Column], rows: Sequence[Any], kind: str = "") -> str:
-  """A table without columns that no row has; on phones each row is a list of its figures."""
-
-  def html(cell: str | None) -> str:
-    if not cell:
-      return f'<span class="none">{DASH}</span>'
-    return cell if isinstance(cell, _Html) else escape(cell)
-
-  found = [(column.title, [column.cell(row) for row in rows]) for column in columns]
-  shown = [(str(title), cells) for title, cells in found if any(cells)]
-  head = "".join(f"<th scope=col>{escape(title)}</th>" for title, _ in shown)
-  body = []
-  for first, *others in zip(*(cells for _, cells in shown), strict=True):
-    titles = (title for title, _ in shown[1:])
-    rest = "".join(
-      f'<td data-title="{escape(title)}">{html(cell)}</td>'
-      for title, cell in zip(titles, others, strict=True)
-    )
-    body.append(f"<tr><th scope=row>{html(first)}</th>{rest}</tr>")
-  return (
-    f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
-    f"<tbody>{''.join(body)}</tbody></table></div>"
-  )
-
-
 def _entry_table(results: Results) -> str:
   """The comparison; the first row of figures stands out."""
 
   def column(title: str, cell: Callable[[Entry], str | None]) -> Column:
     if title == "top-1":
-      return Column(title, lambda row: _Html(f"<b>{escape(cell(row[1]) or '')}</b>"))
+      return Column(title, lambda row: Html(f"<b>{escape(cell(row[1]) or '')}</b>"))
     return Column(title, lambda row: cell(row[1]))
 
   def name(row: tuple[str, Entry]) -> str:
-    return _Html(f"{_name(row)}<small>{escape(row[1].model)}</small>")
+    return Html(f"{_name(row)}<small>{escape(row[1].model)}</small>")
 
   figures = (column(one.page, one.cell) for one in ENTRY_FIGURES if one.page is not None)
-  return _table([Column("", name), *figures], ordered(results), "entries")
+  return table([Column("", name), *figures], ordered(results), "entries")
 
 
 def _name(row: tuple[str, Entry]) -> str:
   swatch = f'<i class="swatch" style="background:{style.color(row[0])}"></i>'
-  return _Html(swatch + escape(label(*row)))
+  return Html(swatch + escape(label(*row)))
 
 
 def _phase_table(results: Results) -> str:
@@ -374,7 +267,7 @@ def _phase_table(results: Results) -> str:
     Column("time", lambda row: text.duration(row[1].seconds) if row[1].seconds else None),
     Column("time per step", lambda row: step_time(row[1])),
   ]
-  notes = [f"Not trained in this run: {_join(', ', loaded)}."] if loaded else []
+  notes = [f"Not trained in this run: {join(', ', loaded)}."] if loaded else []
   before = results.entries.get(results.entries["int8"].made_from or "")
   if before is not None and before.steps:
     name = escape(label("int8", results.entries["int8"]))
@@ -383,22 +276,7 @@ def _phase_table(results: Results) -> str:
       f"Of the steps and the time of {name}, {own:,} steps are quantized; the rest came before."
     )
   shown = f"<p class=note>{' '.join(notes)}</p>" if notes else ""
-  return (_table(columns, rows) if rows else "") + shown
-
-
-def _pair_table(results: Results) -> str:
-  """The most frequent mistakes."""
-  pairs = () if results.confusion is None else confused_pairs(results.confusion)
-  names = results.run.classes
-  columns = [
-    Column("true", lambda pair: names[pair.true]),
-    Column("picked", lambda pair: names[pair.predicted]),
-    Column("images", lambda pair: f"{pair.count} of {pair.total}"),
-    Column("share", lambda pair: text.percent(pair.count / pair.total)),
-  ]
-  table = _table(columns, pairs, "pairs")
-  summary = "The most frequent mistakes as a table"
-  return f"<details><summary>{summary}</summary>{table}</details>" if pairs else ""
+  return (table(columns, rows) if rows else "") + shown
 
 
 def _layer_table(results: Results) -> str:
@@ -412,7 +290,7 @@ def _layer_table(results: Results) -> str:
   def macs(layer):
     share = 100 * layer.macs / most
     bar = f'<span class="bar" style="--share:{share:.1f}%">{layer.macs:,}</span>'
-    return _Html(bar) if layer.macs else None
+    return Html(bar) if layer.macs else None
 
   def of_range(show):
     return lambda layer: maybe(show, ranges.get(layer.tensor or layer.name))
@@ -431,8 +309,8 @@ def _layer_table(results: Results) -> str:
     Column("zero point", of_range(lambda r: str(r.zero_point))),
   ]
   count = f"{len(results.layers)} layers, {sum(x.parameters for x in results.layers):,} parameters"
-  table = _table(columns, results.layers, "layers")
-  return f"<details><summary>All {count}</summary>{table}</details>"
+  shown = table(columns, results.layers, "layers")
+  return f"<details><summary>All {count}</summary>{shown}</details>"
 
 
 def _ratio(ratio: float) -> str:
@@ -443,9 +321,9 @@ def _run_table(results: Results) -> str:
   """All that it takes to run this again."""
   run = results.run
   facts = {
-    "command": _Html(f"<code>{escape(run.command)}</code>") if run.command else "",
+    "command": Html(f"<code>{escape(run.command)}</code>") if run.command else "",
     "data": ", ".join(_subtitle(results)[:4]),
-    "notes": _Html("<br>".join(map(escape, run.notes))),
+    "notes": Html("<br>".join(map(escape, run.notes))),
     "seed": run.seed,
     **run.settings,
     "time": text.duration(run.seconds) if run.seconds else "",
@@ -460,14 +338,6 @@ def _run_table(results: Results) -> str:
   rows = "".join(
     f"<tr><th scope=row>{escape(name)}</th><td>{cell}</td></tr>"
     for name, value in facts.items()
-    if (cell := _setting(value))
+    if (cell := setting(value))
   )
   return f'<table class="facts"><tbody>{rows}</tbody></table>'
-
-
-def _setting(value: Any) -> str:
-  if isinstance(value, Mapping):
-    return _join(", ", (f"{name} {item}" for name, item in plain(value).items()))
-  if isinstance(value, list | tuple):
-    return _join(", ", map(str, value))
-  return value if isinstance(value, _Html) else escape(str(value))

@@ -4,7 +4,8 @@ from jaxcompress.nn import init_variables
 from jaxcompress.training.ahead import Ahead
 from jaxcompress.training.averages import reestimate_norm
 from jaxcompress.training.checkpoint import Checkpoints
-from jaxcompress.training.loop import DivergedError, eval_step, evaluate, fit, fit_chain, predict
+from jaxcompress.training.evaluation import eval_step, evaluate, predict
+from jaxcompress.training.loop import DivergedError, fit, fit_chain
 from jaxcompress.training.networks import CachedTeacher
 from jaxcompress.training.optimizers import dot, layer_rates, sgd
 from jaxcompress.training.processes import PreemptedError

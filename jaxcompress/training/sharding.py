@@ -308,3 +308,10 @@ def parts_of(state: CompressState) -> Parts | None:
   if state.placement is None or state.placement.mesh.size == 1:
     return None
   return Parts(state.placement.mesh, apart=state.recipe.batch_norm == "local")
+
+
+def shares_threads(mesh: Mesh | None) -> bool:
+  """Whether devices are threads of one CPU: several steps in flight could wait for each other."""
+  if mesh is None or len(mesh.local_devices) == 1:
+    return False
+  return mesh.local_devices[0].platform == "cpu"

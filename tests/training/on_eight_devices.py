@@ -23,7 +23,7 @@ from jaxcompress import distill, nn, prune, quantize, training
 from jaxcompress.nn import Endpoints
 from jaxcompress.nn.epilogue import Epilogue, ending, norm_act
 from jaxcompress.ops.parts import Parts, in_parts
-from jaxcompress.quantize.quantizers.base import sample
+from jaxcompress.quantize.quantizers.anchors import sample
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -9,7 +9,7 @@ import pytest
 from jaxcompress import models
 from jaxcompress.ops.dispatch import backend, traced_for
 from jaxcompress.training import Recipe, init_state, make_mesh, shard, train_step
-from jaxcompress.training.loop import eval_step, predict
+from jaxcompress.training.evaluation import eval_step, predict
 from jaxcompress.training.targeted import Targeted, made_for
 
 BATCH = {"image": np.zeros((2, 8, 8, 3), np.float32), "label": np.zeros(2, np.int32)}

@@ -6,15 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.quantize.fake_quant import Levels, check_bits, finite, levels
+from jaxcompress.quantize.quantizers.anchors import Learned, anchored, has_negative, new_anchor
 from jaxcompress.quantize.quantizers.base import (
   INT8,
-  Learned,
   Quantizer,
-  anchored,
   check_activation_bits,
-  has_negative,
   named,
-  new_anchor,
   positive,
   round_through,
   sides,

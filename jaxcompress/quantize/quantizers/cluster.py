@@ -9,16 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcompress.quantize.fake_quant import finite
+from jaxcompress.quantize.quantizers.anchors import Learned, where_first
 from jaxcompress.quantize.quantizers.base import (
   INT8,
-  Learned,
   Quantizer,
   axes_within,
   check_choice,
   named,
   round_through,
   spread,
-  where_first,
 )
 
 GRADIENTS = ("sum", "mean")

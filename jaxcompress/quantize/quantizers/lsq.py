@@ -13,13 +13,13 @@ from jaxcompress.quantize.fake_quant import (
   merge_ranges,
   minimum_maximum,
 )
+from jaxcompress.quantize.quantizers.anchors import where_first
 from jaxcompress.quantize.quantizers.base import (
   Quantizer,
   check_activation_bits,
   features,
   named,
   positive,
-  where_first,
 )
 from jaxcompress.quantize.quantizers.steps import (
   range_of_least_error,

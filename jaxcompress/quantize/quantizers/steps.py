@@ -15,19 +15,21 @@ from jaxcompress.quantize.fake_quant import (
   finite,
   levels,
 )
+from jaxcompress.quantize.quantizers.anchors import (
+  Learned,
+  anchored,
+  has_negative,
+  new_anchor,
+  sample,
+)
 from jaxcompress.quantize.quantizers.base import (
   EDGE,
   FusedRounding,
-  Learned,
   Quantizer,
-  anchored,
   axes_within,
   check_activation_bits,
   features,
-  has_negative,
-  new_anchor,
   positive,
-  sample,
   sides,
   sloped,
   spread,

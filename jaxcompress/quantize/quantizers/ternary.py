@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcompress.quantize.fake_quant import Levels, finite
+from jaxcompress.quantize.quantizers.anchors import where_first
 from jaxcompress.quantize.quantizers.base import (
   INT8,
   Quantizer,
@@ -17,7 +18,6 @@ from jaxcompress.quantize.quantizers.base import (
   round_through,
   spread,
   stateless,
-  where_first,
 )
 
 GRADIENTS = ("chain", "paper")

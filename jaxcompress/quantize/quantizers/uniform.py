@@ -19,13 +19,8 @@ from jaxcompress.quantize.fake_quant import (
   moving_range,
   replace_value,
 )
-from jaxcompress.quantize.quantizers.base import (
-  FusedRounding,
-  Quantizer,
-  named,
-  stateless,
-  where_train,
-)
+from jaxcompress.quantize.quantizers.anchors import where_train
+from jaxcompress.quantize.quantizers.base import FusedRounding, Quantizer, named, stateless
 
 
 @named
