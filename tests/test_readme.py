@@ -12,6 +12,7 @@ from tests.golden.parity import weights as parity
 from tests.programs import ROOT, programs_of, run
 
 README = programs_of("README.md")
+FROM_PYTHON = programs_of("docs/how-to/from-python.md")
 
 pytestmark = pytest.mark.usefixtures("programs_forgotten")
 
@@ -23,7 +24,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_every_program_is_run_here():
-  assert set(README) == {"photos", "flax", "step"}
+  assert set(README) == {"flax", "step"} and set(FROM_PYTHON) == {"photos"}
   assert len(README) == (ROOT / "README.md").read_text().count("```python")
 
 
@@ -61,7 +62,7 @@ def test_photos_and_a_checkpoint_become_a_file_that_predicts(folder, capsys):
     "mobilenet_v2-7ebf99e0.pth": "checkpoint.safetensors",
     "image_size=96": "image_size=16, batch_size=8, epochs=2, quiet=True",
   }
-  names = run(README["photos"], changes)
+  names = run(FROM_PYTHON["photos"], changes)
   assert capsys.readouterr().out.splitlines()[0] == str(names["found"].results.entries["int8"].top1)
   assert names["found"].classifier.predict(["photo.jpg"])[0].label in ("dark", "light")
   assert (folder / "out" / "student.tflite").is_file()

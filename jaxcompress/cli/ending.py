@@ -14,6 +14,7 @@ from typing import Any
 from jaxcompress.terminal import literal
 
 WRONG, INTERRUPTED, STOPPED, ALONE = 2, 130, 143, 3
+NUMBERS = {"int": "a whole number", "float": "a number"}
 OPTIONS = {"size": "image_size", "budget_bytes": "budget", "num_classes": "classes"}
 """Options by the arguments that they become, where these have other names."""
 
@@ -97,7 +98,7 @@ def _of_mistake(error: Any) -> str:
   """
   if hasattr(error, "format_message"):  # of typer, which has a copy of click, or click
     command = "jaxcompress" if error.ctx is None else error.ctx.command_path
-    message = error.format_message().rstrip(".")
+    message = (_of_number(error) or error.format_message()).rstrip(".")
     return f"{message}{'' if message.endswith('?') else '.'} See {command} --help."
   text = str(error)
   if hasattr(error, "spelled"):
@@ -105,6 +106,21 @@ def _of_mistake(error: Any) -> str:
     text = error.spelled(flag if error.value is True else f"{flag} {error.value}")
   argument, colon, rest = text.partition(":")
   return OPTIONS.get(argument, argument) + colon + rest
+
+
+def _of_number(error: Any) -> str | None:
+  """Says of text that an option cannot read as a number what it takes; None of other mistakes.
+
+  Newer releases of typer tell it as pydantic found it.
+  """
+  found = getattr(error.__cause__, "errors", None)
+  if found is None:
+    return None
+  first, option = found()[0], max(error.param.opts, key=len)
+  kind = first["type"].partition("_")[0]
+  if kind not in NUMBERS:
+    return None
+  return f"{option} must be {NUMBERS[kind]}, got {first['input']}"
 
 
 def of_system(error: OSError) -> str:

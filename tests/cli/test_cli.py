@@ -139,6 +139,8 @@ def test_info_distill_lists_all_losses_with_their_weights(run, monkeypatch):
       "preset: 'kd-mnist' is unknown; it must be one of default, kd-cifar",
     ),
     (("--bits", "9"), "bits: 9 is out of range; it must be 2 to 8"),
+    (("--bits", "nine"), "must be a whole number, got nine"),
+    (("--epochs", "many"), "must be a number, got many"),
     (("--bits", "1"), "bits: 1 is out of range; it must be 2 to 8"),
     (("--sparsity", "1"), "sparsity: 1.0 is out of range; it must be above 0 and below 1"),
     (("--sparsity-pattern", "2-4"), "sparsity_pattern: '2-4' is unknown; it must be unstructured"),

@@ -149,7 +149,7 @@ def test_labels_out_of_range_are_refused(tmp_path):
 def test_folders_without_a_set_and_damaged_files_are_refused(tmp_path):
   with pytest.raises(ValueError, match=r"does not exist; give a folder of datasets\.save_to_disk"):
     datasets.load(f"hf:{tmp_path / 'none'}")
-  with pytest.raises(ValueError, match="it has neither"):
+  with pytest.raises(ValueError, match=r"save_to_disk, or copy its parquet files there\."):
     datasets.load(f"hf:{tmp_path}")
   spec = tabled(tmp_path, {"image": PICTURES, "kind": CLASSES}, NAMED)
   whole = (tmp_path / "train.parquet").read_bytes()
