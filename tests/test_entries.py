@@ -115,6 +115,7 @@ def test_labels_that_no_loss_reads_or_that_become_others_start_a_run():
   jax.eval_shape(lambda batch: init_state(recipe(), KEY, batch), batch_of(label))
 
 
+@pytest.mark.slow
 def test_a_state_prints_shortly_and_says_when_a_step_has_taken_it(state):
   assert repr(state) == (
     "CompressState(step=0, skipped=0, ResNetCifar of 78,042 parameters, 0 teachers, 8x8x3)"
@@ -131,6 +132,7 @@ def test_a_state_prints_shortly_and_says_when_a_step_has_taken_it(state):
     train_step(given, batch)
 
 
+@pytest.mark.slow
 def test_data_and_quantized_models_print_in_one_line():
   assert repr(DATASET) == (
     "Dataset('x', train 1,200, validation 1,200, test 1,200, 8x8x3, 2 classes)"

@@ -47,6 +47,7 @@ def test_a_step_ends_in_a_file_whose_logits_are_all_equal(capsys):
   assert capsys.readouterr().out.strip() == "1.0"
 
 
+@pytest.mark.slow
 def test_photos_and_a_checkpoint_become_a_file_that_predicts(folder, capsys):
   variables = models.from_torch("crd/resnet8", parity.state_dict("crd/resnet8"))[1]
   save_file(models.to_torch("crd/resnet8", variables), folder / "checkpoint.safetensors")

@@ -50,6 +50,7 @@ def run(run_in_bytes, tmp_path, model):
   return call
 
 
+@pytest.mark.slow
 def test_pictures_are_certified_and_checked_and_what_was_changed_is_found(run, tmp_path):
   code, out, errors = run("certify", "net.tflite", "--images", "pictures", "--processors", "none")
   assert code == 0, errors
@@ -81,6 +82,7 @@ def test_pictures_are_certified_and_checked_and_what_was_changed_is_found(run, t
   assert code == 1 and "differs" in out and "damaged or was changed" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_a_folder_or_a_packed_file_stands_for_all_files_of_its_model(run, tmp_path):
   (tmp_path / "net.float32.tflite").write_bytes(b"of the float network")
   (tmp_path / "apart").mkdir()
@@ -141,6 +143,7 @@ def test_what_exists_is_not_replaced_unless_it_is_asked_for(run, tmp_path):
   assert run(*options, "--force")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_tflite_file_is_enough_to_check_and_others_say_what_they_lack(run, tmp_path):
   code, _, errors = run("certify", "net.tflite", "--images", "pictures", "--processors", "none")
   assert code == 0, errors

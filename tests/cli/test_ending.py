@@ -90,6 +90,7 @@ def test_names_that_are_markup_are_named_in_errors(name, variables):
   assert (escaped.replace("é", "\\xe9") if variables else escaped) in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "arguments", [("--help",), ("info", "resnet8"), ("info", "distill"), ("lint", "--help")]
 )
@@ -99,6 +100,7 @@ def test_what_is_printed_can_be_any_encodings(arguments):
   assert out.decode("ascii")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--help",), ("info", "resnet8"), ("bench", "net.tflite")])
 def test_a_full_device_is_one_line(model, arguments):
   with open("/dev/full", "wb") as full:
@@ -108,11 +110,13 @@ def test_a_full_device_is_one_line(model, arguments):
   assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_where_errors_cannot_be_printed_the_code_tells():
   with open("/dev/full", "wb") as full:
     assert call("lint", "nothing.tflite", stderr=full)[0] == 2
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error():
   started = child("info", "distill")
   with started.stdout as out, started.stderr as errors:
@@ -132,6 +136,7 @@ def test_python_without_assertions_runs_it(model, flag):
   assert call("lint", model / "net.tflite", flags=(flag,))[0] == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_one_line(model):
   started = child("bench", model / "net.tflite", "--repeats", 10**8, start_new_session=True)
   time.sleep(8)

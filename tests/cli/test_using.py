@@ -133,6 +133,7 @@ def test_a_file_that_says_nothing_names_the_option_that_helps(run, tmp_path):
   assert out.decode().splitlines()[1].split(",")[2] in ("café", "zoo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["tflite", "onnx"])
 def test_a_prediction_with_a_file_for_devices_waits_for_no_framework(suffix, tmp_path):
   network = models.resnet8(len(CLASSES))

@@ -147,6 +147,7 @@ def tars(tmp_path_factory):
   return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_stream_of_tar_files_reads_the_same_batches_and_files_in_turn(tars, workers, monkeypatch):
   split = data.load(f"wds:{tars}", size=36, in_memory=False).train

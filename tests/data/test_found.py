@@ -417,6 +417,7 @@ def test_damaged_calibration_images_are_left_out_with_a_word(damaged):
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=40, deadline=None)
 @hypothesis.given(
   hurt=st.dictionaries(

@@ -92,6 +92,7 @@ def test_images_are_grey_or_rgb_and_padded_or_scaled_as_the_reader_says(
   np.testing.assert_array_equal(own.test.images[:][..., :1], SMALL["t10k"][0][..., None])
 
 
+@pytest.mark.slow
 def test_training_reads_the_files_ahead_in_other_processes(tmp_path):
   spec = f"idx:{write(tmp_path, SMALL, '.gz')}"
   lazy, held = (datasets.load(spec, in_memory=kept).train for kept in (False, True))

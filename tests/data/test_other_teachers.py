@@ -81,6 +81,7 @@ def test_an_onnx_file_is_run_in_its_layout_and_batches(layout, batch, tmp_path):
   np.testing.assert_allclose(of_map.pooled, found.pooled, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_its_cache_holds_its_outputs_for_what_the_student_sees(tmp_path):
   path = write(tmp_path / "a.onnx", outputs=("scores", "pooled"))
   teacher = OnnxTeacher(path, logits="scores", pooled="pooled")
@@ -101,6 +102,7 @@ def test_its_cache_holds_its_outputs_for_what_the_student_sees(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_an_onnx_file(tmp_path):
   teacher = OnnxTeacher(write(tmp_path / "a.onnx", weights=20 * WEIGHTS))
   cache = cache_teacher(tmp_path / "cache", teacher, None, SPLIT, augment=None, preprocess=scaled)

@@ -40,6 +40,7 @@ def program_of(reader: ImageReader) -> dict:
   return names
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(pictures(), readers())
 def test_the_program_reads_any_picture_as_training_does(picture, reader):

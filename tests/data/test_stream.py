@@ -148,6 +148,7 @@ def test_a_teachers_cache_is_known_by_its_images_without_reading_all_of_them_at_
   np.testing.assert_array_equal(found.logits, made.logits)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_run_that_is_killed(photos, tmp_path):
   program = tmp_path / "run.py"
   program.write_text(f"""
@@ -173,6 +174,7 @@ if __name__ == "__main__":
   assert not runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_images_that_are_damaged_while_a_run_reads_them_are_named_in_one_line(
   workers, photos, tmp_path

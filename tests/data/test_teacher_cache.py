@@ -183,6 +183,7 @@ def test_a_teacher_of_the_same_variables_but_other_outputs_is_refused(tmp_path, 
     open_it(Lower(), inner)
 
 
+@pytest.mark.slow
 def test_a_step_learns_from_the_cache_as_from_the_teacher(opened, variables):
   cache = opened[0]()
   batch = cache.batch_at(BATCH, seed=1, position=0)

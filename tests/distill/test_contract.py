@@ -234,6 +234,7 @@ def test_loss_and_metrics_are_finite_float32_scalars(case_of, name):
     assert jnp.isfinite(scalar)
 
 
+@pytest.mark.slow
 def test_one_program_serves_all_steps_as_the_state_keeps_its_form(case_of, name):
   case = case_of(name)
   before = jax.eval_shape(lambda: case.state)

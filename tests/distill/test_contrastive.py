@@ -182,6 +182,7 @@ def test_negatives_by_stratum_are_others_uniform_within_each(strata):
       np.testing.assert_allclose(counts[others] * len(others) / drawn.size, 1.0, atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strata", [4, 7, 13])
 def test_banks_cut_anew_compute_what_the_same_negatives_give_without_strata(strata):
   """Whether or not their number divides that of the negatives."""
@@ -260,6 +261,7 @@ def test_any_number_of_devices_shares_banks(examples, negatives, devices, expect
   assert cut.student_bank.shape == cut.teacher_bank.shape == (*expected, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formulation", ["dense", "gather"])
 def test_strata_compute_what_the_same_negatives_give_without_them(formulation):
   strata, examples, negatives = 4, 30, 12

@@ -71,6 +71,7 @@ def results(loss, dtype, jit):
   return [dict(zip(FAR, np.asarray(x), strict=True)) for x in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_logits_far_from_zero_give_what_float64_gives(name, quick_jit, monkeypatch):
   found, slopes = results(LOSSES[name], np.float32, quick_jit)

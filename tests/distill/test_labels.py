@@ -32,6 +32,7 @@ def logits(scale):
   return hnp.arrays(np.float32, (2, CLASSES), elements=elements)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 @settings(deadline=None, max_examples=25)
 @given(student=logits(30), teacher=logits(30), seed=st.integers(0, 99), zeros=st.integers(0, 3))
@@ -74,6 +75,7 @@ def decoupled(x, c):
   return np.array([x[c], others]) - np.logaddexp(x[c], others), np.delete(x, c) - others
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.1, 3.0, 30.0, 200.0])
 @pytest.mark.parametrize("classes", [2, 3, 40])
 def test_decoupled_losses_are_their_formulas_however_sure_the_networks_are(scale, classes):
@@ -141,6 +143,7 @@ def test_labels_of_another_shape_or_dtype_are_refused_at_the_start_and_in_every_
       act()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rld", "wkd_l"])  # of logits alone
 def test_a_soft_label_may_stand_for_its_likeliest_class(name):
   student, teacher = np.random.default_rng(0).normal(size=(2, 3, CLASSES))

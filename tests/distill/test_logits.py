@@ -165,6 +165,7 @@ def test_arguments_with_which_a_loss_would_break_or_vanish_are_refused(make, mes
     make(optax.linear_schedule(1.0, 2.0, 3))
 
 
+@pytest.mark.slow
 def test_the_scale_of_dcd_stops_at_its_largest_without_overflow():
   pooled = jax.random.normal(jax.random.key(0), (4, 3))
   both, loss = Endpoints(None, pooled=pooled), distill.dcd(3, log_scale=1000.0)

@@ -8,6 +8,7 @@ import pytest
 from jaxcompress import distill, nn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kd", "lskd", "dkd", "cross_entropy"])
 def test_losses_on_logits_are_means_over_the_pixels_of_maps(name):
   rng = np.random.default_rng(0)

@@ -181,6 +181,7 @@ def test_the_learned_temperature_climbs_by_the_reversed_and_scheduled_gradient(q
     np.testing.assert_allclose(gradient["temperature"], -strength * straight, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_each_example_has_a_temperature_of_its_own_and_the_student_feels_it_as_a_constant():
   student, teachers, batch = endpoints()
   transform = distill.ctkd(10, per_example=True, hidden=3)

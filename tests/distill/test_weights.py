@@ -116,6 +116,7 @@ def close(a, b):
 ALL = np.arange(SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_EXAMPLE)
 def test_weights_of_0_and_1_are_the_batch_without_those_examples(name):
   if name == "by_uncertainty":
@@ -164,6 +165,7 @@ def test_what_does_not_count_may_have_no_label():
   assert np.isfinite(loss) and all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOGETHER)
 def test_losses_that_compare_examples_refuse_weights_or_see_none(name):
   batch = {**BATCH, "weight": jnp.arange(SIZE, dtype=jnp.float32)}

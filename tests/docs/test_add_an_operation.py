@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import jaxcompress as jc
 from jaxcompress.nn import Activation, ConvNorm, GlobalAvgPool
@@ -38,6 +39,7 @@ class Waves(nn.Module):
     return GlobalAvgPool(name="mean")(x)
 
 
+@pytest.mark.slow
 def test_two_rows_are_a_function_on_every_runtime(monkeypatch, tmp_path):
   monkeypatch.setitem(ACTIVATIONS, "sine", ActivationFunction(jnp.sin, -1.0, 1.0, monotone=False))
   monkeypatch.setitem(FUNCTIONS, "sine", stored(np.sin))

@@ -4,6 +4,8 @@ import pathlib
 import re
 import subprocess
 
+import pytest
+
 from jaxcompress.export.c99.compiling import CORES, STANDARD, find_compiler
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "how-to" / "microcontroller.md"
@@ -13,6 +15,7 @@ def blocks(language):
   return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_page_writes_and_verifies_a_folder_whose_c_compiles(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   exec("\n".join(blocks("python")), {})

@@ -34,6 +34,7 @@ def test_quantization_aware_training_ends_in_a_file_with_equal_logits(
   assert capsys.readouterr().out.strip() == "1.0"
 
 
+@pytest.mark.slow
 def test_fine_tuning_moves_the_head_and_little_else():
   names = run(TUNED, 3)
   start = names["variables"]["params"]

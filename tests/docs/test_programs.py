@@ -34,6 +34,7 @@ def test_weights_are_pruned_clustered_and_packed(folder, capsys):
   assert (folder / "student.tflite").stat().st_size > 2 * size
 
 
+@pytest.mark.slow
 def test_what_tables_say_to_write_exists():
   page = (ROOT / "docs/how-to/coming-from.md").read_text()
   names = re.findall(r"\bjc\.([\w.]+)\(", page)

@@ -167,6 +167,7 @@ def test_a_network_of_16_bits_is_bit_equal_and_near_to_float(act, images, check)
     assert np.square(error).mean() < 0.01 * expected.var()
 
 
+@pytest.mark.slow
 def test_tables_of_files_have_8_bits_among_16(images, check):
   model = Activated("gelu")
   variables = init_variables(model, jax.random.key(0), SHAPE)

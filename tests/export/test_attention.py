@@ -119,6 +119,7 @@ def test_attention_trains_in_the_arithmetic_of_a_device(batch):
   assert np.isfinite(metrics["loss"]) and state.skipped == 0
 
 
+@pytest.mark.slow
 def test_float_files_compute_what_it_does(batch, variables, tmp_path):
   images = np.asarray(batch["image"])[:4]
   expected = np.asarray(Net().apply(variables, images, train=False).logits)

@@ -106,6 +106,7 @@ def test_layers_of_random_geometry_are_bit_equal(case, seed, networks, tmp_path_
       assert not result.left_out
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @given(case=layers(), seed=st.integers(0, 1000))
 def test_layers_of_random_geometry_are_bit_equal_with_16_bits(

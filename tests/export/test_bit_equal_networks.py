@@ -177,6 +177,7 @@ def test_any_tensors_of_a_network_can_be_its_outputs(
     np.testing.assert_array_equal(found[name], integers)
 
 
+@pytest.mark.slow
 def test_a_network_of_all_blocks_computes_the_same_in_float(networks, tmp_path):
   model, shape = RandomNet(tuple(sorted(BLOCKS))), (12, 12, 6)
   images = np.random.default_rng(1).normal(size=(4, *shape)).astype(np.float32)
@@ -244,6 +245,7 @@ def test_a_whole_network_is_bit_equal_on_every_image(model, networks, tmp_path):
   assert path.stat().st_size < whole.stat().st_size / 2
 
 
+@pytest.mark.slow
 def test_a_graph_whose_branch_is_still_zero_is_bit_equal(networks, tmp_path):
   images = np.random.default_rng(1).normal(size=(40, 16, 16, 3)).astype(np.float32)
   variables = networks.trained_like(SmallResNet(), (16, 16, 3))

@@ -90,6 +90,7 @@ def crashing(files, path):
   return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", ["xnnpack", "reference", "tflm"])
 def test_a_file_that_ends_its_runtime_by_a_signal_is_one_line(kernels, files, tmp_path):
   quantized, _ = files

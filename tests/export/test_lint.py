@@ -251,6 +251,7 @@ def test_unknown_targets_and_damaged_or_foreign_files_are_one_line(
   assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_every_truncation_of_a_file_is_an_error(sound):
   content = sound.read_bytes()
   for size in range(0, len(content), 97):

@@ -58,6 +58,7 @@ def kinds(path):
   return {each.outputs[0].name: (each.inputs[1].type, each.version) for each in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", ["xnnpack", "reference", "tflm"])
 def test_int4_weights_are_bit_equal_in_every_runtime(kernels, narrow, networks, tmp_path):
   if kernels == "tflm":
@@ -95,6 +96,7 @@ def test_the_file_holds_two_weights_in_a_byte(wide, narrow, tmp_path):
   assert export.read_metadata(paths[1])["kernels"] == "xnnpack-int4"
 
 
+@pytest.mark.slow
 def test_layers_that_do_not_fit_stay_int8(wide, networks, tmp_path):
   quantized = narrowed(wide, "pointwise")
   path = export.tflite(quantized, tmp_path / "net.tflite", weights="int4")
@@ -121,6 +123,7 @@ def test_targets_get_the_weights_that_they_take(wide, narrow, tmp_path):
     export.tflite(narrow, path, weights="int2")
 
 
+@pytest.mark.slow
 def test_float16_weights_compute_as_rounded_ones_do(networks, tmp_path):
   graph, _ = networks.graph_of(Net(), SHAPE)
   layers = fold(graph, networks.trained_like(Net(), SHAPE))
@@ -204,6 +207,7 @@ class Classifier(nn.Module):
     return Dense(self.features, name="classifier")(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [3, 4])
 def test_dense_layers_whose_sums_int4_kernels_do_not_hold_stay_int8(bits, tmp_path):
   """Without advice that was followed already."""

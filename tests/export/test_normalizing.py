@@ -61,6 +61,7 @@ def batch():
   return {"image": jnp.asarray(image, jnp.float32), "label": jnp.asarray(label)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 5, 4, 16), (6, 24), (2, 7, 10)])
 @pytest.mark.parametrize(("scale", "bias"), [(True, True), (False, True), (True, False)])
 def test_a_layer_norm_is_flaxs_with_its_gradients(shape, scale, bias):
@@ -223,6 +224,7 @@ def test_a_convnext_trains_in_the_arithmetic_of_a_device(kernels, batch):
   assert np.isfinite(metrics["loss"]) and state.skipped == 0
 
 
+@pytest.mark.slow
 def test_float_files_compute_what_it_does(batch, tmp_path):
   variables = nn.init_variables(Net(), jax.random.key(2), SHAPE)
   images = np.asarray(batch["image"])
@@ -248,6 +250,7 @@ class OneNorm(linen.Module):
     return nn.Dense(3, name="head")(nn.GlobalAvgPool(name="pool")(x))
 
 
+@pytest.mark.slow
 def test_16_bits_are_refused_with_the_way_out(batch):
   model = OneNorm()
   variables = nn.init_variables(model, jax.random.key(0), SHAPE)

@@ -203,6 +203,7 @@ def test_layers_are_blamed_for_what_they_do_to_any_output(name):
   assert all(row.isolated_kl > 0 for row in analysis.layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tflite", "onnx"])
 def test_float_files_have_the_outputs_by_name(kind, tmp_path):
   model, variables = trained("detector")

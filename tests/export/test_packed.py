@@ -302,6 +302,7 @@ def test_consistent_shapes_of_any_size_below_the_bound_are_a_model(content, path
   assert export.load_packed(path).graph.input_shape == (1, 12, 12, 3)
 
 
+@pytest.mark.slow
 def test_a_manifest_that_inflates_to_gigabytes_is_refused_in_no_time_and_room(content, path):
   writer = zlib.compressobj(9)
   pieces = [writer.compress(b" " * 2**24) for _ in range(64)]  # 1 GB in 1 MB

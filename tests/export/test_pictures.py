@@ -95,6 +95,7 @@ def by_hand(facts: dict, interpreter: Interpreter, picture: bytes) -> np.ndarray
   return (codes.astype(np.float32) - grid["zero_point"]) * np.float32(grid["scale"])
 
 
+@pytest.mark.slow
 def test_all_ways_from_200_pictures_give_the_same_logits(quantized, reader, pictures, tmp_path):
   metadata = {"classes": list(CLASSES), **reader.to_metadata()}
   path = export.tflite(quantized, tmp_path / "net.tflite", metadata=metadata)

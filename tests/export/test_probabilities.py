@@ -51,6 +51,7 @@ def images():
   return np.random.default_rng(0).normal(size=(8, *SHAPE)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_trained_network_has_logits_and_probabilities(images, check):
   recipe = jc.Recipe(student=Classifier(), optimizer=optax.sgd(0.1), quantize=jc.quantize.int8())
   batch = {"image": images, "label": np.arange(8) % 5}

@@ -38,6 +38,7 @@ def variables(networks):
   return networks.trained_like(Net(), SHAPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_normalization_per_channel_becomes_a_layer(bits, images, variables, tmp_path):
   model, moved, pixels = export.read_pixels(Net(), variables, RGB)

@@ -84,6 +84,7 @@ def test_it_computes_what_the_device_does_but_for_the_edges_of_rounding(
     assert export.verify(file, quantized, images).bit_equal == 1.0
 
 
+@pytest.mark.slow
 def test_training_keeps_zero_in_the_middle(images):
   plan = quantize.int8(symmetric=True)
   recipe = Recipe(student=Net(), optimizer=optax.sgd(0.01), quantize=plan)

@@ -140,6 +140,7 @@ def test_float_files_compute_the_float_network(images, calibrated, tmp_path):
     np.testing.assert_allclose(last, made.outputs["classes"], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_packed_stablehlo_and_saved_files_hold_it(images, calibrated, tmp_path):
   quantized = calibrated[-1]
   expected = quantized.integers(images)
@@ -150,6 +151,7 @@ def test_packed_stablehlo_and_saved_files_hold_it(images, calibrated, tmp_path):
   np.testing.assert_array_equal(made["classes"], expected["classes"])
 
 
+@pytest.mark.slow
 def test_files_for_tensorrt_have_signed_kernels_of_transposed_convolutions(images, tmp_path):
   model = UNet(method="nearest")
   variables = init_variables(model, jax.random.key(0), SHAPE)

@@ -51,6 +51,7 @@ def check_codes(quantized, codes, tmp_path, names):
   return expected
 
 
+@pytest.mark.slow
 def test_16_bit_dense_layers_are_bit_equal_beyond_int32(networks, tmp_path):
   inputs = 90_000
   weights = np.full((inputs, 3), 127, np.int8)
@@ -63,6 +64,7 @@ def test_16_bit_dense_layers_are_bit_equal_beyond_int32(networks, tmp_path):
   assert logits[0, 0] == 32767 and logits[1, 0] == -32768 and (logits[2:4, 0] == [-1, 1]).all()
 
 
+@pytest.mark.slow
 def test_16_bit_convolutions_are_bit_equal_beyond_int32(networks, tmp_path):
   weights = np.full((3, 3, 7_500, 2), 125, np.int8)
   weights[..., 1] = -127

@@ -158,6 +158,7 @@ def examples(kind):
   )
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_is_refused_or_changes_nothing(kind):
   refused = []
 
@@ -170,6 +171,7 @@ def test_one_flipped_bit_is_refused_or_changes_nothing(kind):
   assert sum(refused) >= 0.5 * len(refused)
 
 
+@pytest.mark.slow
 def test_a_cut_off_end_is_refused_or_changes_nothing(kind):
   refused = []
 

@@ -11,6 +11,7 @@ from jaxcompress import export, models
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet8", "every_op"])
 def test_a_saved_model_of_before_gives_the_same_logits(golden, name):
   path, expected = GOLDEN / "saved" / f"{name}.safetensors", golden("saved/expected")

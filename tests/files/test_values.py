@@ -16,6 +16,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_what_was_written_is_read(value):
   assert parse_json(json.dumps(value)) == value

@@ -66,6 +66,7 @@ def logits_of(model, variables, x):
   return np.asarray(getattr(found, "logits", found))
 
 
+@pytest.mark.slow
 def test_a_folded_network_computes_the_same_with_one_convolution_for_each_sum():
   model = Reparameterized()
   variables = lively(init_variables(model, jax.random.key(0), SHAPE))

@@ -58,6 +58,7 @@ def apply(module, variables, images=IMAGES):
   return module.apply(variables, images, train=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_only_the_last_layer_is_new(name):
   old = NETWORKS[name]
@@ -101,6 +102,7 @@ def test_a_key_decides_the_new_layer():
   assert np.array_equal(kernels[0], kernels[1]) and not np.array_equal(kernels[0], kernels[2])
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
   name=st.sampled_from(["as SqueezeNet ends", "the mean of two"]), order=st.permutations(range(4))

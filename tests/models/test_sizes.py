@@ -182,6 +182,7 @@ def test_networks_for_images_of_other_sizes_have_the_published_numbers(
   assert in_millions(summary.macs, macs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_layout_changes_resolutions_but_not_parameters(name):
   small, large = (

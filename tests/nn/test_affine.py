@@ -142,6 +142,7 @@ def test_moments_are_those_after_the_constants():
   np.testing.assert_allclose(found.deviation, branch["scale"] * gamma, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["minmax", "bias_correction", "data_free", "adaround"])
 def test_a_network_with_constants_is_calibrated_and_exported(method, tmp_path):
   model, images = Scaled(), pixels()
@@ -172,6 +173,7 @@ def test_float_files_compute_what_the_model_does(tmp_path):
       np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_trained_constants_train_and_fixed_ones_stay(tmp_path):
   batch = {"image": pixels(16), "label": np.arange(16) % 5}
   recipe = Recipe(
@@ -294,6 +296,7 @@ def test_numbers_become_part_of_the_weights_that_read_them(tmp_path):
       np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["minmax", "data_free", "adaround"])
 def test_a_network_of_pixels_is_calibrated_and_exported(method, tmp_path):
   model = Pixels()

@@ -161,6 +161,7 @@ def test_a_convolution_pads_as_the_pad_before_it_did(rows, columns, padding, str
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pads_of_pads_are_all_within_the_convolution():
   class Padded(linen.Module):
     @linen.compact
@@ -179,6 +180,7 @@ def test_pads_of_pads_are_all_within_the_convolution():
   assert np.abs(quantized(x) - expected).max() < 0.05 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_a_network_with_borders_trains_in_the_devices_arithmetic(tmp_path):
   batch = {"image": images(16), "label": np.arange(16) % 5}
   plan = quantize.int8(freeze_norm_step=1, exact_step=2)
@@ -202,6 +204,7 @@ def test_grids_hold_what_surrounds_a_map(network):
   assert "around" in sites.nonnegative
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["minmax", "equalize", "data_free"])
 @pytest.mark.parametrize("kernels", ["xnnpack", "onnxruntime"])
 def test_a_network_with_borders_is_calibrated_and_exported(network, method, kernels, tmp_path):

@@ -110,6 +110,7 @@ def test_the_visitor_sees_every_tensor_in_its_shape():
   }
 
 
+@pytest.mark.slow
 def test_what_the_visitor_returns_is_what_later_nodes_read():
   variables, x, graph = built(models.resnet8(num_classes=7))
   layers = folded_layers(fold(graph, variables))

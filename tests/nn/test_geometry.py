@@ -81,6 +81,7 @@ def test_float_files_compute_what_it_does(batch, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_channels_are_removed_and_what_is_left_is_saved(tmp_path):
   variables = nn.init_variables(Net(), jax.random.key(3), SHAPE)
   found = prune.channel_importance(Net(), variables, jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32))

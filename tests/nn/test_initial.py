@@ -26,6 +26,7 @@ def leaves(variables):
   return {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(variables)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet8", "vgg8"])
 def test_the_tree_and_its_distributions_are_those_of_linen(name):
   model = models.create(name, 10)

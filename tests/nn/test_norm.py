@@ -69,6 +69,7 @@ def assert_near(actual, desired, tolerance):
     assert error < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("shape", "live", "formulation"),
   [

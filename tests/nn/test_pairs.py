@@ -82,6 +82,7 @@ def test_values_and_gradients_are_numpys_where_shapes_meet(data, op):
     assert slope.shape == (x, y)[i].shape
 
 
+@pytest.mark.slow
 def test_one_channel_that_meets_all_belongs_to_none(network):
   model, variables = network
   graph = nn.trace(model, variables, images(1))
@@ -126,6 +127,7 @@ def test_means_of_sums_are_known_where_all_channels_are_added():
   assert means["both"].tolist() == [4.0, 4.0] and "one" not in means
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("kernels", "method", "bits"),
   [
@@ -150,6 +152,7 @@ def test_a_network_of_pairs_is_calibrated_and_exported(network, kernels, method,
   np.testing.assert_array_equal(loaded.integers(images(4)), quantized.integers(images(4)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", ["xnnpack", "tflm", "onnxruntime"])
 def test_what_is_compared_may_keep_a_grid_of_its_own(network, kernels, tmp_path):
   model, variables = network
@@ -167,6 +170,7 @@ def test_what_is_compared_may_keep_a_grid_of_its_own(network, kernels, tmp_path)
   assert export.verify(path, quantized, images(8)).bit_equal == 1.0
 
 
+@pytest.mark.slow
 def test_a_network_of_pairs_trains_in_the_devices_arithmetic(tmp_path):
   batch = {"image": images(16), "label": np.arange(16) % 5}
   plan = quantize.int8(freeze_norm_step=1, exact_step=2)

@@ -60,6 +60,7 @@ def test_asymmetric_outputs_start_at_the_first_cell():
   np.testing.assert_allclose(y[:, 7], x[:, 3], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_cells_are_those_of_jax_but_between_two_where_its_float32_decides():
   for size in (1, 2, 3, 4, 5, 7, 8, 12, 19):
     x = jnp.arange(float(size))

@@ -78,6 +78,7 @@ def test_a_reshape_is_numpys_and_its_channels_go_where_its_values_go(pair):
     assert set(origins[:, channel]) <= {int(source[channel]) for source in sources}
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(deadline=None, max_examples=40)
 def test_channels_are_removed_through_any_reshape(data):
@@ -153,6 +154,7 @@ def test_a_decoder_is_calibrated_and_exported(network, kernels, method, bits, tm
   np.testing.assert_array_equal(loaded.integers(images(4)), quantized.integers(images(4)))
 
 
+@pytest.mark.slow
 def test_a_decoder_trains_in_the_devices_arithmetic(tmp_path):
   batch = {"image": images(16), "label": np.arange(16) % 5}
   plan = quantize.int8(freeze_norm_step=1, exact_step=2)
@@ -167,6 +169,7 @@ def test_a_decoder_trains_in_the_devices_arithmetic(tmp_path):
   assert export.verify(path, quantized, images(8)).bit_equal == 1.0
 
 
+@pytest.mark.slow
 def test_float_files_compute_what_the_model_does(network, tmp_path):
   model, variables = network
   graph = nn.trace(model, variables, images(1))
@@ -177,6 +180,7 @@ def test_float_files_compute_what_the_model_does(network, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_channels_of_a_decoder_are_removed(network, tmp_path):
   model, variables = network
   code = np.arange(24) % 6 < 4

@@ -79,6 +79,7 @@ def test_a_layer_is_that_of_flax():
   )
 
 
+@pytest.mark.slow
 def test_it_normalises_and_rectifies_as_batch_norm_does():
   x = jax.random.normal(jax.random.key(0), (4, 3, 3, 5))
   layer = ConvTranspose(6, kernel=4, stride=2, act="relu")

@@ -85,6 +85,7 @@ def check(cases, kernel_shape, stride, groups, dtype=jnp.float64, dilation=(1, 1
     assert_near(mine, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("k", [3, 5, 7])
 def test_depthwise_is_exact_in_float64(k, stride):

@@ -104,6 +104,7 @@ def convolutions(draw):
   return partial(ops.conv, **how), x, kernel
 
 
+@pytest.mark.slow
 @ways
 @settings(max_examples=4, deadline=None)
 @given(convolutions(), zeros, st.integers(0, 99))

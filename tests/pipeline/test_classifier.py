@@ -85,6 +85,7 @@ def awkward():
   return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_logits_are_those_of_exact_evaluation_bit_for_bit(name, quantized, folder, awkward):
   classifier = pipeline.Classifier.open(folder / name)
@@ -100,6 +101,7 @@ def test_logits_are_those_of_exact_evaluation_bit_for_bit(name, quantized, folde
   np.testing.assert_array_equal(found, exact(pixels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain.safetensors", "student"])
 def test_networks_in_float_give_what_they_compute(name, network, quantized, folder):
   model, variables = network
@@ -151,6 +153,7 @@ def test_damaged_pictures_are_told_and_the_others_classified(quantized, folder, 
     classifier.logits(many)
 
 
+@pytest.mark.slow
 def test_a_grey_network_reads_colours_as_grey(tmp_path):
   model = models.resnet8(2)
   shape = (16, 16, 1)

@@ -18,6 +18,8 @@ from jaxcompress.pipeline.evaluating import evaluate_on
 from jaxcompress.pipeline.options import CompressOptions
 from jaxcompress.pipeline.pretrained import open_start, read_weights_for
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_leaves_a_model_a_report_and_plots(finished):
   out, printed = finished

@@ -31,6 +31,7 @@ def packed(tmp_path_factory):
   return export.packed(quantized, path, metadata=metadata)
 
 
+@pytest.mark.slow
 def test_a_packed_file_becomes_a_verified_folder_of_c(run, packed, tmp_path):
   code, out, err = run("export", packed, "--format", "c,tflite", "--out", "student_c/")
   assert (code, err) == (0, "")
@@ -42,6 +43,7 @@ def test_a_packed_file_becomes_a_verified_folder_of_c(run, packed, tmp_path):
   assert export.read_metadata(tmp_path / "student_c")["classes"] == list(CLASSES)
 
 
+@pytest.mark.slow
 def test_a_folder_is_written_where_it_was_told(run, packed, tmp_path):
   code, out, _ = run("export", packed, "--format", "c", "--out", "mine")
   assert code == 0 and "mine: " in out and "100 % of the logits" in out
@@ -55,6 +57,7 @@ def test_a_folder_is_written_where_it_was_told(run, packed, tmp_path):
   assert code == 2 and "mine is an integer file already" in err
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_something_is_left_alone_unless_forced(run, packed, tmp_path):
   folder = tmp_path / "net_c"
   folder.mkdir()
@@ -94,6 +97,7 @@ def test_memory_is_bounded_where_there_is_some(run, packed, tmp_path):
   assert code == 2 and "ram: 'many' is no size" in err
 
 
+@pytest.mark.slow
 def test_a_folder_predicts_what_exact_evaluation_does(run, packed, tmp_path):
   run("export", packed, "--format", "c", "--out", "net_c")
   for seed in range(3):
@@ -110,6 +114,7 @@ def test_a_folder_predicts_what_exact_evaluation_does(run, packed, tmp_path):
   assert len(found) == 3 and found == expected
 
 
+@pytest.mark.slow
 def test_logits_of_a_folder_are_those_of_tflite_micro(run, packed, tmp_path):
   run("export", packed, "--format", "c", "--out", "net_c")
   pixels = np.random.default_rng(1).integers(0, 256, (70, 8, 8, 3)).astype(np.uint8)

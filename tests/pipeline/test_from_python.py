@@ -22,6 +22,8 @@ from jaxcompress.pipeline.outcome import better
 from jaxcompress.report import Entry
 from tests.pipeline.stripes import stripes
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("lying", "standing")
 TINY = {"epochs": 2, "batch_size": 16, "quiet": True}
 

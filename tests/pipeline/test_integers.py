@@ -87,6 +87,7 @@ def test_a_network_that_lost_nothing_is_kept_without_a_word(run, trained, whole)
   assert integers.checked(run, *trained, whole) == (whole, ())
 
 
+@pytest.mark.slow
 def test_one_that_training_ruined_is_quantized_without_training_and_told(run, trained, ruined):
   kept, (note,) = integers.checked(run, *trained, ruined)
   assert share(ruined, run.data.validation) < 0.2 < 0.9 < share(kept, run.data.validation)

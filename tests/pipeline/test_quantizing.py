@@ -66,6 +66,7 @@ def run(monkeypatch, capsys, tmp_path):
   return call
 
 
+@pytest.mark.slow
 def test_a_file_becomes_a_verified_integer_file(run, file, shapes, images, trained, tmp_path):
   code, out, err = run(file, "--data", f"folder:{shapes}", "--method", "minmax", "--images", 48)
   assert (code, err) == (0, "")
@@ -86,6 +87,7 @@ def test_a_file_becomes_a_verified_integer_file(run, file, shapes, images, train
 AUTO = ("--bits", 4, "--images", 48, "--out", "net.tflite")
 
 
+@pytest.mark.slow
 def test_the_first_file_is_there_before_the_next_method_and_better_ones_replace_it(
   run, file, shapes, tmp_path, monkeypatch
 ):
@@ -115,6 +117,7 @@ def test_the_first_file_is_there_before_the_next_method_and_better_ones_replace_
   assert sorted(path.name for path in tmp_path.iterdir()) == ["net.labels.txt", "net.tflite"]
 
 
+@pytest.mark.slow
 def test_an_interruption_keeps_the_file_that_is_there_and_says_so(
   run, file, shapes, tmp_path, monkeypatch
 ):
@@ -148,6 +151,7 @@ def test_a_drop_that_no_method_meets_writes_nothing(run, file, shapes, tmp_path)
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_export_quantizes_a_float_network_and_writes_formats_beside_each_other(
   run, file, shapes, tmp_path
 ):
@@ -174,6 +178,7 @@ def test_export_for_tensorrt_has_no_zero_points(run, file, shapes, tmp_path):
   assert not [one for one in export.lint("t.onnx", "tensorrt") if one.severity == "error"]
 
 
+@pytest.mark.slow
 def test_export_writes_narrow_and_float_files_too(run, file, shapes, trained, images, tmp_path):
   options = ("--data", f"folder:{shapes}", "--method", "minmax", "--images", 48, "--bits", 4)
   formats = "tflite-int4,tflite-float32,tflite-float16,onnx-float32"
@@ -246,6 +251,7 @@ def test_a_file_that_says_nothing_is_taken_with_a_word_about_it(
   assert "names no preprocessing; that of compress is taken" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [

@@ -27,6 +27,7 @@ def ladder():
   }
 
 
+@pytest.mark.slow
 def test_a_sketch_costs_what_a_quantized_network_does(ladder, tmp_path):
   rng = np.random.default_rng(0)
   shapes = models.summarize(models.mobilenet_v2(3, 0.25), 32).variables
@@ -46,6 +47,7 @@ def test_a_sketch_costs_what_a_quantized_network_does(ladder, tmp_path):
   assert abs(packed[1] - packed[2] - fewer) < 0.05 * fewer
 
 
+@pytest.mark.slow
 def test_the_widest_that_fits_is_tried_and_what_is_wider_is_pruned(ladder):
   macs = {width: nn.count_macs(graph) for width, graph in ladder.items()}
   assert budgets.plan(Budget(macs=macs[0.35]), ladder) == (
@@ -66,6 +68,7 @@ def test_the_widest_that_fits_is_tried_and_what_is_wider_is_pruned(ladder):
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["size", "macs", "latency_ms"])
 def test_an_impossible_budget_is_refused_with_the_least_that_can_be_reached(ladder, name):
   few = {0.25: ladder[0.25]}

@@ -20,6 +20,8 @@ from jaxcompress.pipeline.options import CompressOptions
 from jaxcompress.pipeline.pretrained import Start
 from jaxcompress.report.metrics import MetricsWriter, read_metrics
 
+pytestmark = pytest.mark.slow
+
 SIDE = 12
 SMALL = {"epochs": 3, "batch_size": 16}
 

@@ -64,6 +64,7 @@ def test_data_of_every_kind_end_in_a_file_that_predicts(kind, tmp_path):
   assert again.top1 == made.results.entries["int8"].top1
 
 
+@pytest.mark.slow
 def test_grey_pictures_of_28_pixels_padded_to_32_end_in_a_file_that_predicts(tmp_path):
   digits, classes = [], np.arange(30, dtype=np.uint8) % 3
   for part, start in (("train", 0), ("t10k", 100)):
@@ -160,6 +161,7 @@ def looks(made):
   return sorted({row["step"] for row in rows if "top1" in row}), kept, steps
 
 
+@pytest.mark.slow
 def test_nothing_moves_at_a_rate_of_nothing_and_patience_looks_at_each_epoch(tuned):
   run, start, _ = tuned
   still = run(learning_rate=1e-12, patience=1, epochs=6)
@@ -182,6 +184,7 @@ def test_pictures_that_are_changed_in_training_train_another_network(tuned, opti
   )
 
 
+@pytest.mark.slow
 def test_the_way_of_resizing_is_that_of_training_and_of_the_file(tuned):
   run, _, folder = tuned
   boxed, covered = run(learning_rate=1e-3, resize="letterbox"), run(learning_rate=1e-3)
@@ -196,6 +199,7 @@ def test_the_way_of_resizing_is_that_of_training_and_of_the_file(tuned):
   assert differ(boxed.variables, covered.variables) > 1e-6
 
 
+@pytest.mark.slow
 def test_a_teacher_of_another_order_and_normalization_teaches_what_it_knows(tmp_path):
   def split(count, seed, order):
     labels = np.arange(count, dtype=np.int32) % 3

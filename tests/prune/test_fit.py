@@ -96,6 +96,7 @@ def _source(graph, node):
   return name
 
 
+@pytest.mark.slow
 def test_importance_is_measured_again_before_each_step(variables):
   seen, sizes = [], []
 

@@ -69,6 +69,7 @@ def test_every_output_keeps_a_weight(way):
     assert not np.asarray(params[name]["kernel"])[~np.asarray(mask)].any()
 
 
+@pytest.mark.slow
 def test_more_may_be_asked_to_stay_and_none():
   three = run(prune.magnitude(SGD, sparsity=0.8, floor=3, rules=RULES), kernels())[1].masks
   assert all(count >= 3 for name, count in left(three).items() if name != "tiny")
@@ -80,6 +81,7 @@ def test_more_may_be_asked_to_stay_and_none():
     prune.magnitude(SGD, sparsity=0.9, floor=-1)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
   seed=st.integers(0, 999),
@@ -100,6 +102,7 @@ def test_a_mask_has_the_zeros_asked_for_as_far_as_the_floor_allows(seed, sparsit
   np.testing.assert_array_equal(again, mask)  # what is chosen once is chosen again
 
 
+@pytest.mark.slow
 def test_one_threshold_takes_elsewhere_what_small_layers_must_keep():
   rng = np.random.default_rng(0)
   weights = {"small": jnp.float32(rng.normal(size=(8, 8)) / 1000), "b": rng.normal(size=(16, 16))}
@@ -110,6 +113,7 @@ def test_one_threshold_takes_elsewhere_what_small_layers_must_keep():
   assert sum(int(m.sum()) for m in free.values()) == sum(int(m.sum()) for m in held.values())
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.integers(0, 999), st.sampled_from([0.3, 0.7, 1.0]), st.integers(0, 2))
 def test_a_move_keeps_the_number_of_weights_and_the_floor(seed, share, floor):

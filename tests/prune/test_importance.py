@@ -45,6 +45,7 @@ def test_gamma_is_averaged_over_the_normalizations_of_a_class(variables):
   np.testing.assert_allclose(found["stem"], np.mean([*map(gamma, STREAM)], axis=0), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [None, np.arange(6) % 5])
 def test_taylor_is_the_squared_change_of_the_loss_to_first_order(variables, labels):
   found = importance(variables, "taylor", labels=labels, batch_size=3)
@@ -158,6 +159,7 @@ def test_the_least_important_go_first_and_one_threshold_serves_all_layers(variab
   assert len(removed) == len(classes) // 2
 
 
+@pytest.mark.slow
 def test_slimming_adds_the_penalty_to_scales_of_the_student_alone():
   tree = {
     "student": {"stem": {"scale": jnp.array([2.0, -1.0]), "kernel": jnp.ones(2)}},

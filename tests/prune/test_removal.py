@@ -151,6 +151,7 @@ def scored():
   return variables, importance_of(EVERYTHING, variables, 8)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
   fraction=st.floats(0.05, 1.0),
@@ -216,6 +217,7 @@ def test_keeping_all_changes_nothing(scored):
   jax.tree.map(np.testing.assert_array_equal, same, few)
 
 
+@pytest.mark.slow
 def test_modules_give_the_logits_maps_and_statistics_of_the_masked_one(scored):
   variables, found = scored
   keep = prune.choose_channels(found, 0.6, divisor=2)

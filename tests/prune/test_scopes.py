@@ -97,6 +97,7 @@ def parts(model):
   return variables, images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "model", [Deep(), Turns(), Named()], ids=lambda model: type(model).__name__
 )

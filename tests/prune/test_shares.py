@@ -54,6 +54,7 @@ def test_erk_is_the_formula_between_the_floor_and_all_weights(shapes, sparsity, 
     assert round(zeros) <= sizes[name] - least[name]
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.integers(0, 999), st.sampled_from([1, 7, 40]), st.booleans(), st.floats(-30, 15))
 def test_lamp_is_the_square_over_those_of_no_smaller_weights(seed, size, masked, exponent):
@@ -89,6 +90,7 @@ def test_lamp_takes_the_least_scores_of_all_layers():
   assert kept == by_formula
 
 
+@pytest.mark.slow
 def test_lamp_is_blind_to_a_layer_s_scale_and_one_threshold_is_not():
   def counts(distribution, small):
     optimizer = prune.magnitude(

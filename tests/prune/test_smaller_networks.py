@@ -95,6 +95,7 @@ def test_a_damaged_description_is_refused(smaller, change, message):
     from_config(config)
 
 
+@pytest.mark.slow
 def test_a_replay_is_the_model_it_was_recorded_from():
   model = models.mobilenet_v3_small(4, 0.35)
   variables = models.summarize(model, 16).variables

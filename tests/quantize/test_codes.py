@@ -14,7 +14,7 @@ from jaxcompress.quantize.integer.runtimes import KERNELS
 from jaxcompress.quantize.limits import widen_grids
 from jaxcompress.quantize.sites import find_sites
 
-pytestmark = pytest.mark.usefixtures("optimized")
+pytestmark = [pytest.mark.usefixtures("optimized"), pytest.mark.slow]
 
 
 class Residual(nn.Module):

@@ -96,6 +96,7 @@ def test_a_value_on_the_edge_keeps_its_whole_gradient(tensor_golden):
   np.testing.assert_array_equal(np.asarray(grad)[edge], 1.0)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(
   hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-100, 100, width=32)),

@@ -24,6 +24,7 @@ def integer_golden(golden):
   return golden("quantize/integer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["conv3x3", "depthwise3x3", "pointwise"])
 @pytest.mark.parametrize(
   ("kernels", "expected"),
@@ -78,6 +79,7 @@ def direct_conv(x, w, stride, pads, groups):
   return y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("shape", "groups", "stride"),
   [

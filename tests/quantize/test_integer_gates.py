@@ -122,6 +122,7 @@ def excited(bias=0.0, scale=0.05):
   return graph, folded, scales, grids
 
 
+@pytest.mark.slow
 def test_a_layers_hard_sigmoid_is_in_its_weights_bias_and_grid():
   graph, folded, scales, grids = excited(bias=0.7)
   quantized = assemble(graph, folded, scales, grids)

@@ -103,6 +103,7 @@ def test_a_step_with_fewer_digits_in_its_products_is_that_of_float32(run, plan, 
   assert distance(found[1], expected[1]) < (0.1 if plan == "2 bits" else 6e-3)
 
 
+@pytest.mark.slow
 def test_ranges_of_the_step_before_are_multiplied_as_codes_once_there_was_one():
   variables = init_variables(Every(), jax.random.key(0), (8, 8, 3))
   images = jax.random.normal(jax.random.key(1), (8, 8, 8, 3))
@@ -119,6 +120,7 @@ def test_ranges_of_the_step_before_are_multiplied_as_codes_once_there_was_one():
   assert 3e-6 < distance(output, expected) < 3e-2  # the first step's values are on no grid
 
 
+@pytest.mark.slow
 def test_of_numbers_in_bfloat16_it_would_not_be(run, monkeypatch):
   expected = run("int8")[0]
   monkeypatch.setattr(known, "rounds_products", lambda dtype: False)

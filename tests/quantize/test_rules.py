@@ -145,6 +145,7 @@ def test_what_was_trained_is_what_the_file_holds(name, batch, tmp_path):
   assert max(len(np.unique(layer[..., c])) for c in range(layer.shape[-1])) <= values[name]
 
 
+@pytest.mark.slow
 def test_float_and_training_only_layers_are_not_exported(batch):
   state, _ = train(plan_of(Rule(match="stem", weights=None)), batch, steps=1)
   with pytest.raises(ValueError, match="rules: the weights of 'stem' stay in float"):

@@ -123,6 +123,7 @@ def test_before_its_start_a_plan_changes_nothing_to_the_bit(resnet, batch):
   jax.tree.map(np.testing.assert_array_equal, ranges, start.state["activations"])
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_the_ranges_alone_and_rounds_after_the_first_quantized_step(
   resnet, batch
 ):
@@ -136,6 +137,7 @@ def test_evaluation_leaves_the_ranges_alone_and_rounds_after_the_first_quantized
     assert bool(jnp.all(output.logits == trained.logits)) == same
 
 
+@pytest.mark.slow
 def test_switching_on_at_run_time_gives_what_a_fixed_plan_gives(resnet, batch):
   for step in (0, 1):
     fixed, _ = run(resnet, batch["image"], step=step)
@@ -143,6 +145,7 @@ def test_switching_on_at_run_time_gives_what_a_fixed_plan_gives(resnet, batch):
     np.testing.assert_allclose(switched.logits, fixed.logits, atol=2e-2 if step else 1e-5)
 
 
+@pytest.mark.slow
 def test_kernels_get_their_gradients_straight_through(resnet, batch):
   model, variables, plan, start = resnet
   call = lambda variables, images: (variables["params"], {})  # noqa: E731
@@ -263,6 +266,7 @@ def test_a_loop_of_ones_own_trains_what_distill_step_trains(name, batch):
   np.testing.assert_array_equal(model.integers(batch["image"]), integers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["steps", "device"])
 def test_networks_of_many_seeds_are_trained_at_once(name, batch):
   quantized = transform(Branches(), PLANS[name])
@@ -286,6 +290,7 @@ def test_networks_of_many_seeds_are_trained_at_once(name, batch):
     )
 
 
+@pytest.mark.slow
 def test_rounding_within_a_normalizations_gradient_is_rounding_behind_it(batch):
   """LSQ's step gets its sum in BatchNorm's reduction; the same taken apart is the reference."""
   model, x = Branches(), batch["image"]
@@ -340,6 +345,7 @@ def test_the_first_step_of_delayed_ranges_leaves_activations_as_they_are(delayed
   assert all(int(seen.count) == 1 for seen in ranges.values())
 
 
+@pytest.mark.slow
 def test_delayed_ranges_are_used_one_step_later_and_kept_as_ever(delayed, resnet, batch):
   (model, variables, plan, first), (_, ranges) = delayed
   setting = model, variables, plan, first._replace(state={**first.state, "activations": ranges})
@@ -353,6 +359,7 @@ def test_delayed_ranges_are_used_one_step_later_and_kept_as_ever(delayed, resnet
   np.testing.assert_allclose(after["input"].high, 0.95 * old.high + 0.05 * high, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_delayed_plan_trains_and_deploys_bit_for_bit(batch, tmp_path):
   recipe = Recipe(
     student=models.resnet8(3), optimizer=optax.sgd(0.05), quantize=quantize.int8(delayed=True)

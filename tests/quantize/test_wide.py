@@ -59,6 +59,7 @@ def test_convolutions_are_those_in_int64(depth, groups):
   assert (np.abs(expected).max() > 2**31) == (depth == 700)
 
 
+@pytest.mark.slow
 def test_matrix_products_beyond_int32_are_exact():
   rng = np.random.default_rng(0)
   x, w = rng.integers(30000, 2**15, (3, 900)), rng.integers(100, 128, (900, 4)).astype(np.int8)

@@ -16,6 +16,8 @@ from jaxcompress.report.results import Entry, Sample
 from jaxcompress.report.snippet import device_program
 from jaxcompress.report.write import from_json, to_json, write_report
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "link", "img", "br", "hr", "input", "source"}
 NASTY = '<script>alert("1")</script>&\'$title ${x}'
 

@@ -23,6 +23,7 @@ def odd(full):
   return dataclasses.replace(full, run=run)
 
 
+@pytest.mark.slow
 def test_the_page_shows_names_as_text_and_the_json_keeps_them(odd, tmp_path):
   files = write_report(odd, tmp_path)
   page = files["html"].read_text("utf-8")
@@ -34,6 +35,7 @@ def test_the_page_shows_names_as_text_and_the_json_keeps_them(odd, tmp_path):
   assert from_json(json.loads(files["json"].read_text("utf-8"))).run == odd.run
 
 
+@pytest.mark.slow
 def test_pictures_show_names_as_text(odd):
   """Matplotlib would read formulas in them, and warn of characters that it cannot draw."""
   for plot in plots.PLOTS:

@@ -36,6 +36,7 @@ def test_narrow_plots_have_no_title_and_show_as_much(make_results, plot, names):
   assert lines[: len(wide.axes)] == lines[len(wide.axes) :]
 
 
+@pytest.mark.slow
 def test_all_plots_are_png(make_results):
   drawn = plots.render_plots(make_results(names=("cat", "dog"), images=200, count=4))
   assert set(drawn) == {plot.name for plot in plots.PLOTS}
@@ -96,6 +97,7 @@ def test_names_below_the_confusion_matrix_do_not_meet(make_results, names, width
   assert all(one.x1 < other.x0 + 1 for one, other in itertools.pairwise(boxes))
 
 
+@pytest.mark.slow
 def test_class_names_are_drawn_as_they_are_or_by_number(full):
   names = ("$x$", "a" * 40, "猫", "", *full.run.classes[4:])
   results = dataclasses.replace(full, run=dataclasses.replace(full.run, classes=names))

@@ -57,6 +57,7 @@ def test_an_error_comes_where_its_position_is_asked_for():
     assert at(3) == 3
 
 
+@pytest.mark.slow
 def test_a_run_reads_the_same_batches_however_many_are_ahead(recipe_of, batches):
   def run(ahead):
     asked = []

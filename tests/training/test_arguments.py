@@ -273,6 +273,7 @@ class Pool(linen.Module):
     return nn.Endpoints(nn.GlobalAvgPool(name="pool")(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", [None, quantize.int8()], ids=["float", "int8"])
 def test_a_network_without_parameters_passes_through_everything(plan):
   images = np.random.default_rng(0).normal(size=(4, 6, 6, 5)).astype(np.float32)

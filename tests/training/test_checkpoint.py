@@ -40,6 +40,7 @@ def arrays(state):
   return jax.device_get(jax.tree.leaves(state.replace(rng=jax.random.key_data(state.rng))))
 
 
+@pytest.mark.slow
 def test_a_restored_run_ends_in_the_same_bits(fresh, batches, tmp_path):
   whole = fit(fresh(), batches, steps=8, console=QUIET)
   first = Checkpoints(tmp_path, every=3)
@@ -54,6 +55,7 @@ def test_a_restored_run_ends_in_the_same_bits(fresh, batches, tmp_path):
   chex.assert_trees_all_equal(arrays(whole), arrays(ended))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_states_one_by_one_goes_on_in_the_same_bits(fresh, batches, tmp_path):
   """As they were kept before quantizers' states were stacked."""
   state = fit(fresh(), batches, steps=6, console=QUIET)
@@ -145,6 +147,7 @@ def damage(folder, kind):
       file.write_bytes(b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bit", "cut", "gone", "empty"])
 def test_a_damaged_newest_checkpoint_is_passed_over_and_kept(fresh, saved, kind):
   folder, states = saved
@@ -159,6 +162,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_kept(fresh, saved, kind)
   assert {path.name for path in folder.iterdir()} >= {"1", "2", "2.damaged"}
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_any_file_of_a_checkpoint_is_seen_or_changes_nothing(
   fresh, saved, tmp_path_factory
 ):
@@ -184,6 +188,7 @@ def test_a_flipped_bit_in_any_file_of_a_checkpoint_is_seen_or_changes_nothing(
   assert {sound / "2" / name for name in noted} <= refused
 
 
+@pytest.mark.slow
 def test_where_none_is_whole_nothing_is_moved(fresh, saved):
   folder, _ = saved
   for step in ("1", "2"):

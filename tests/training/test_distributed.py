@@ -15,6 +15,8 @@ from jaxcompress import data
 from jaxcompress.data import storage
 from jaxcompress.training import processes as together
 
+pytestmark = pytest.mark.slow
+
 EVERY, EXACT = 12, 14  # steps between checkpoints; first step in the device's arithmetic
 SAVED, LAST = 12, 17
 

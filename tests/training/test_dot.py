@@ -80,6 +80,7 @@ def recipe(recipe_of, teacher):
   return recipe_of(teachers=(teacher[0],), loss=loss, apart=("kd", "embed"), optimizer=make())
 
 
+@pytest.mark.slow
 def test_the_step_passes_the_gradients_of_each_part(recipe, batches, teacher):
   """Two steps by hand, from gradients of the two losses alone."""
   states = [
@@ -140,6 +141,7 @@ def test_mistakes_are_told(recipe_of, teacher, batches):
     init_state(recipe, jax.random.key(0), batches(0), teacher_variables=(teacher[1],))
 
 
+@pytest.mark.slow
 def test_assistants_hand_on_what_they_learned(tiny, recipe_of, teacher, batches):
   assistant = recipe_of(student=tiny(features=8), teachers=(teacher[0],), loss=distill.patient())
   last = recipe_of(student=tiny(features=4), teachers=(assistant.student,), loss=distill.patient())

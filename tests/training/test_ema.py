@@ -50,6 +50,7 @@ def test_the_average_is_that_of_float64(run):
   assert set(state.ema) == {"params", "batch_stats"}
 
 
+@pytest.mark.slow
 def test_evaluation_and_deployment_read_the_average(run, batches):
   _, state = run
   latest = state.replace(ema=jax.tree.map(jnp.copy, state.variables))

@@ -78,6 +78,7 @@ def test_what_training_predicts_is_what_the_file_computes(recipe_of, batches, na
   assert export.verify(path, quantized, images).bit_equal == 1.0
 
 
+@pytest.mark.slow
 def test_fake_quantization_sees_grids_of_their_own(recipe_of, batches):
   plan = quantize.int8(apart=PLANS["grids of their own"].apart)
   state, _ = run(recipe_of(student=Joined(), quantize=plan), batches, 5)
@@ -104,6 +105,7 @@ def test_pairs_that_are_none_are_refused(recipe_of, batches, apart, message):
     )
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_step_is_that_of_the_deployed_logits(recipe_of, batches):
   state, _ = run(recipe_of(quantize=PLANS["int8"]), batches, 3)
   logits, batch = state.quantized()(batches(3)["image"]), batches(3)
@@ -121,6 +123,7 @@ class Linear(linen.Module):
     return nn.Dense(5, name="classifier")(nn.GlobalAvgPool(name="pool")(x))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_rounded_layers_at_the_exact_values(recipe_of, batches):
   rate = 0.5
   widest = {**INT8, "activations": quantize.minmax_range(8)}  # nothing is clipped in the step
@@ -142,6 +145,7 @@ def test_gradients_are_those_of_the_rounded_layers_at_the_exact_values(recipe_of
   np.testing.assert_allclose(moved, pooled.T @ slope / len(slope), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_before_its_step_nothing_is_different(recipe_of, batches):
   plain = quantize.Quantization(**INT8, freeze_norm_step=1)
   later = quantize.Quantization(**INT8, freeze_norm_step=1, exact_step=3)

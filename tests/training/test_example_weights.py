@@ -13,6 +13,7 @@ from jaxcompress.data import Mix
 from jaxcompress.training import distill_step, fit, init_state, train_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [{}, {"accumulate": 2}, {"remat": True}], ids=str)
 @pytest.mark.parametrize("taught", [False, True], ids=["labels", "teacher"])
 def test_a_step_is_that_of_the_examples_that_count(recipe_of, teacher, batches, parts, taught):
@@ -42,6 +43,7 @@ def test_a_step_is_that_of_the_examples_that_count(recipe_of, teacher, batches, 
     np.testing.assert_allclose(metrics[name], plain[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_mixed_images_have_mixed_weights(recipe_of, batches):
   batch = {**batches(0), "weight": np.arange(16, dtype=np.float32)}
   mixed = Mix(classes=5, mixup=0.5)(jax.random.key(3), batch)

@@ -28,6 +28,7 @@ def split():
   return datasets.Split(rng.integers(0, 256, (11, *SHAPE), dtype=np.uint8), labels)
 
 
+@pytest.mark.slow
 def test_features_are_what_the_classifier_reads_with_running_statistics(network, split):
   model, variables = network
   preprocess = datasets.Preprocess()

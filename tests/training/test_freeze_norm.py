@@ -74,6 +74,7 @@ def test_statistics_stay_however_it_trains(recipe_of, batches, parts):
   assert found == [{"depthwise", "project"}, {"depthwise"}, {"depthwise"}]
 
 
+@pytest.mark.slow
 def test_whatever_freezes_first_counts(recipe_of, batches):
   recipe = recipe_of(
     quantize=quantize.int8(freeze_norm_step=1),
@@ -87,6 +88,7 @@ def test_whatever_freezes_first_counts(recipe_of, batches):
   assert found == [{"depthwise", "project"}, set()]
 
 
+@pytest.mark.slow
 def test_stages_keep_what_is_frozen(recipe_of, teacher, batches):
   labels = distill.named_chain(labels=distill.cross_entropy())
   recipe = recipe_of(
@@ -103,6 +105,7 @@ def test_stages_keep_what_is_frozen(recipe_of, teacher, batches):
   assert not moved(other, jax.device_get(state.teachers[0]))
 
 
+@pytest.mark.slow
 def test_a_frozen_step_is_that_of_the_network_in_evaluation(recipe_of, batches):
   """Against optax on the gradient of the plain function."""
   optimizer = optax.sgd(RATE)
@@ -170,12 +173,14 @@ def test_what_lies_before_a_frozen_normalization_moves_at_the_lower_rate(
   check_slowed(full, lower, slow, 0.25)
 
 
+@pytest.mark.slow
 def test_the_rate_falls_in_the_step_that_freezes(recipe_of, batches):
   parts = {"optimizer": optax.sgd(RATE), "freeze_norm_step": 1}
   (full, lower) = (first_updates(recipe_of(frozen_rate=r, **parts), batches, 2) for r in (1.0, 0.5))
   assert check_slowed(full, lower, NORMS, 0.5) > 1  # so that the clip is seen, too
 
 
+@pytest.mark.slow
 def test_parts_of_a_gradient_are_clipped_alike(recipe_of, teacher, batches):
   loss = distill.named_chain(labels=distill.cross_entropy(), teacher=distill.kd())
   parts = {"loss": loss, "teachers": (teacher[0],), "freeze_norm_step": 0}
@@ -205,6 +210,7 @@ def test_what_comes_before_is_read_off_the_graph(recipe_of, batches):
   assert slowed_layers(state) == {"conv": 3, "norm": 3}
 
 
+@pytest.mark.slow
 def test_a_trained_network_is_fine_tuned_at_the_rate_that_it_was_trained_with(recipe_of, batches):
   """Frozen from the start at that rate it would fall; a tenth of it is taken by default."""
   optimizer = optax.sgd(0.2, momentum=0.9)

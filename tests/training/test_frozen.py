@@ -30,6 +30,7 @@ def same(a, b):
   return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), a, b))
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(size=st.sampled_from([1, 2, 5, 16]), seed=st.integers(0, 100))
 def test_a_head_on_a_frozen_backbone_learns_as_on_inference_features(
@@ -56,6 +57,7 @@ def test_a_head_on_a_frozen_backbone_learns_as_on_inference_features(
   assert same(rest(before["params"]), rest(after.params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "parts",
   [
@@ -101,6 +103,7 @@ def test_a_normalization_follows_the_batch_where_its_scale_or_bias_trains(
   assert moved == set(NORMS) - set(still)
 
 
+@pytest.mark.slow
 def test_each_stage_holds_what_it_does_not_train(recipe_of, teacher, batches):
   """As in RepDistiller: what an early stage trains is in train mode, all else in eval mode."""
   asked = distill.parse("fsp")
@@ -127,6 +130,7 @@ class Foreign(linen.Module):
     return nn.Dense(5, name="classifier")(x.mean((1, 2)))
 
 
+@pytest.mark.slow
 def test_a_normalization_that_cannot_be_held_is_refused(recipe_of, batches):
   state = init_state(recipe_of(student=Foreign()), jax.random.key(0), batches(0))
   train_step(state, batches(0))
@@ -139,6 +143,7 @@ def test_a_normalization_that_cannot_be_held_is_refused(recipe_of, batches):
       train_step(state, batches(0))
 
 
+@pytest.mark.slow
 def test_quantizers_train_alone(recipe_of, batches):
   plan = quantize.Quantization(weights=quantize.lsq(4), activations=quantize.lsq_activations(8))
   state = ready(recipe_of(quantize=plan, trainable=("quantizer",)), batches)

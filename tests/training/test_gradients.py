@@ -48,6 +48,7 @@ def distilling(recipe_of, batches):
   return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [{}, {"optimizer": dot(0.1), "apart": ("kd", "relations")}])
 def test_microbatches_give_the_gradient_of_the_whole_batch_for_losses_that_compare_examples(
   distilling, parts
@@ -60,6 +61,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch_for_losses_that_compa
   assert int(of_parts.step) == 1
 
 
+@pytest.mark.slow
 def test_batch_norm_sees_one_microbatch_after_the_other(recipe_of, batches, tiny):
   batch = batches(0)
   state = init_state(recipe_of(accumulate=2), jax.random.key(0), batch)
@@ -71,6 +73,7 @@ def test_batch_norm_sees_one_microbatch_after_the_other(recipe_of, batches, tiny
   chex.assert_trees_all_close(state.batch_stats, variables["batch_stats"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rematerialization_computes_the_blocks_again_and_changes_no_number(recipe_of, batches):
   states = {
     remat: init_state(recipe_of(remat=remat), jax.random.key(0), batches(0))
@@ -85,6 +88,7 @@ def test_rematerialization_computes_the_blocks_again_and_changes_no_number(recip
   chex.assert_trees_all_close(plain.batch_stats, again.batch_stats, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_it_and_keeps_everything_else_in_float32(recipe_of, batches):
   narrow, wide = (
     init_state(recipe_of(compute_dtype=dtype), jax.random.key(0), batches(0))

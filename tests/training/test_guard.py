@@ -63,6 +63,7 @@ def test_a_rate_that_is_not_finite_once_costs_one_step(recipe_of, batches, make,
   assert finite(states[-1].opt_state) and not same(states[3].params, states[4].params)
 
 
+@pytest.mark.slow
 def test_pruning_waits_for_a_step_that_counts(recipe_of, batches):
   """The masks that a lost step chose are chosen by the next."""
   optimizer = prune.magnitude(optax.sgd(at(0, np.nan)), sparsity=0.5)
@@ -112,6 +113,7 @@ def test_statistics_that_overflow_are_taken_back(recipe_of, batches):
   assert same(before, state.batch_stats)
 
 
+@pytest.mark.slow
 def test_a_state_of_the_loss_or_of_a_quantizer_that_breaks_is_taken_back(recipe_of, batches):
   def update(params, state, student, teachers, batch, **extras):
     loss, _, metrics = distill.cross_entropy().update((), (), student, (), batch)
@@ -132,6 +134,7 @@ def test_a_state_of_the_loss_or_of_a_quantizer_that_breaks_is_taken_back(recipe_
   assert int(metrics["skipped"]) == 2 and finite(states[-1].quantizer.state)
 
 
+@pytest.mark.slow
 def test_a_state_that_starts_infinite_may_stay_so(recipe_of, batches):
   """As the least of what has not been seen yet."""
 
@@ -158,6 +161,7 @@ NUMBERS = st.floats(width=32, min_value=-(2.0**99), max_value=2.0**99, allow_sub
 SHAPES = st.sampled_from([(), (1,), (7,), (64, 65)])  # the last one is large
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(SHAPES, NUMBERS, st.sampled_from([np.nan, np.inf, -np.inf]), st.integers(0, 2**16))
 def test_one_number_anywhere_is_seen_and_none_is_imagined(shape, number, bad, place):

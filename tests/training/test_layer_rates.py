@@ -56,6 +56,7 @@ def test_a_factor_is_one_of_the_learning_rate_and_the_first_that_names_a_layer_c
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_rate_of_zero_keeps_every_bit_and_a_schedule_counts_steps(recipe_of, batches):
   start = init_state(recipe_of(), jax.random.key(0), batches(0)).params
   still = ran(recipe_of, batches, layer_rates(optax.sgd(0.1), {"last": 0.0}))
@@ -81,6 +82,7 @@ def test_what_losses_and_quantizers_train_keeps_its_rate():
   assert updates["quantizer"]["a"].tolist() == [-1.0, -1.0]
 
 
+@pytest.mark.slow
 def test_pruning_goes_around_it(recipe_of, batches):
   optimizer = prune.magnitude(layer_rates(optax.sgd(0.1), {"last": 10.0}), sparsity=0.5)
   params = ran(recipe_of, batches, optimizer)
@@ -123,6 +125,7 @@ class Foreign(linen.Module):
     return linen.Dense(5, name="head")(linen.Dense(4, name="body")(x.mean((1, 2))))
 
 
+@pytest.mark.slow
 def test_a_network_without_a_graph_has_paths(recipe_of, batches):
   params = ran(recipe_of, batches, layer_rates(optax.sgd(0.1), {"body": 0.0}), student=Foreign())
   start = init_state(recipe_of(student=Foreign()), jax.random.key(0), batches(0)).params

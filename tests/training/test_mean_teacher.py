@@ -8,6 +8,7 @@ from jaxcompress import distill
 from jaxcompress.training import distill_step, init_state
 
 
+@pytest.mark.slow
 def test_it_follows_the_student_and_a_bad_batch_does_not_move_it(recipe_of, tiny, batches):
   loss = distill.chain(distill.cross_entropy(), distill.kd(1.0))
   recipe = recipe_of(teachers=(tiny(),), loss=loss, mean_teacher=0.75)

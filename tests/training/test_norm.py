@@ -36,6 +36,7 @@ def test_statistics_become_those_of_all_images_together(trained, batches):
   )
 
 
+@pytest.mark.slow
 def test_the_deployed_network_takes_the_new_statistics(trained, batches):
   images = batches(5)["image"]
   settled = reestimate_norm(trained, [{"image": images}])
@@ -71,6 +72,7 @@ def one_layer(momentum, after_convolution, batch, recipe_of, old=0.0):
   return state.replace(batch_stats={"layer": spoilt})
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
   momentum=st.sampled_from([0.0, 0.9, 0.99, 0.999, 0.9999, 1.0]),

@@ -63,6 +63,7 @@ class Told(training.CachedTeacher):
     return batch["told"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_tree_of_arrays_in_a_batch_is_cut_as_arrays_are(taught, batches, accumulate):
   parts, variables = taught
@@ -125,6 +126,7 @@ def test_a_tree_of_arrays_travels_with_the_batch(recipe_of, batches):
   assert not metrics["skipped"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [distill.dkd(), distill.nkd()])
 @pytest.mark.parametrize("label", [-1, 3])
 def test_losses_that_read_labels_are_not_finite_without_a_class(loss, label):
@@ -144,6 +146,7 @@ BAD_SHARES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", BAD_SHARES)
 def test_soft_labels_that_are_no_shares_are_refused_or_skip_the_batch(bad, recipe_of, batches):
   rows, message = BAD_SHARES[bad]
@@ -185,6 +188,7 @@ def test_labels_that_are_neither_classes_nor_shares_are_refused(label, message, 
 STEPS = (training.eval_step, training.train_step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64])
 def test_classes_may_be_integers_of_any_kind(dtype, recipe_of, batches):
   recipe, losses = recipe_of(), []
@@ -194,6 +198,7 @@ def test_classes_may_be_integers_of_any_kind(dtype, recipe_of, batches):
   assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [distill.dkd(), distill.nkd()], ids=["dkd", "nkd"])
 def test_losses_that_read_labels_see_those_that_were_mixed_within_the_step(loss, taught, batches):
   parts, variables = taught
@@ -232,6 +237,7 @@ def test_batches_of_any_size_train_with_memory_banks(taught, batches):
     assert jax.eval_shape(lambda state: state, state) == form
 
 
+@pytest.mark.slow
 def test_a_place_outside_the_banks_is_refused_at_the_start_and_in_the_first_such_batch(
   taught, batches
 ):
@@ -257,6 +263,7 @@ def test_a_place_outside_the_banks_is_refused_at_the_start_and_in_the_first_such
   assert seen == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_restored_where_the_first_batch_was_of_another_size(
   taught, batches, tmp_path
 ):
@@ -316,6 +323,7 @@ def test_a_mean_teacher_follows_a_student_without_statistics(batches):
   np.testing.assert_allclose(state.teachers[0]["params"]["stem"]["kernel"], mean, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_draws_anew_at_every_step_and_not_in_evaluation(batches):
   """The loss of the same weights differs from step to step, and a run can be repeated."""
 
@@ -343,6 +351,7 @@ def test_what_has_no_integers_is_refused_before_training(batches):
     state_of(recipe, batches(0))
 
 
+@pytest.mark.slow
 def test_checkpoints_of_no_interval_are_refused(tmp_path):
   with pytest.raises(ValueError, match="every: 0 must be a whole number, at least 1"):
     training.Checkpoints(tmp_path, every=0)

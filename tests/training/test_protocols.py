@@ -17,6 +17,7 @@ def selected(mask):
   return {jax.tree_util.keystr(path, simple=True, separator="/") for path, on in flat if on}
 
 
+@pytest.mark.slow
 def test_only_dense_kernels_decay_with_any_optimizer(tiny):
   shapes = jax.eval_shape(
     lambda: tiny().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
@@ -151,6 +152,7 @@ def test_mistakes_name_the_value(make, message):
     make()
 
 
+@pytest.mark.slow
 def test_soft_labels_train_and_are_evaluated_as_their_likeliest_class(recipe_of, batches):
   hard = batches(0)
   one_hot = {**hard, "label": np.eye(5, dtype=np.float32)[hard["label"]]}

@@ -95,6 +95,7 @@ def test_two_of_four_holds_in_weights_averages_rounded_weights_and_what_predict_
   assert "depthwise" not in state.opt_state.masks and "stem" not in state.opt_state.masks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS)
 def test_two_of_four_holds_in_the_file_whose_logits_are_bit_equal(run, batches, plan, tmp_path):
   quantized = run(plan)[1].quantized()
@@ -121,6 +122,7 @@ def test_clustered_layers_have_no_more_values_than_clusters(run):
   assert np.any(run("cluster")[1].quantizer.params["weights"]["stem"].delta)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_bits(run, batches, tmp_path):
   start, expected = run("lsq")
   checkpoints, state = training.Checkpoints(tmp_path / "run", every=2), start()

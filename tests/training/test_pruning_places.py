@@ -72,6 +72,7 @@ def test_the_metric_is_the_share_of_zeros_in_the_weights_wherever_pruning_stands
   assert zero_share(state) == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 def test_masks_in_a_chain_are_chosen_by_weights_and_not_by_updates_that_are_scaled_later(
   recipe_of, batches
 ):
@@ -85,6 +86,7 @@ def test_masks_in_a_chain_are_chosen_by_weights_and_not_by_updates_that_are_scal
     np.testing.assert_array_equal(mask, wanted)
 
 
+@pytest.mark.slow
 def test_pruning_what_never_trains_is_refused_and_what_stands_still_keeps_its_weights(
   recipe_of, batches
 ):
@@ -143,6 +145,7 @@ GOALS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", GOALS)
 def test_another_goal_after_a_restart_is_refused(recipe_of, batches, tmp_path, change):
   before, options = GOALS[change]
@@ -152,6 +155,7 @@ def test_another_goal_after_a_restart_is_refused(recipe_of, batches, tmp_path, c
     restored(other, batches, tmp_path)
 
 
+@pytest.mark.slow
 def test_another_pattern_or_sparsity_of_moving_masks_is_refused(recipe_of, batches, tmp_path):
   saved(recipe_of(optimizer=prune.n_m(SGD, "2:4")), batches, tmp_path / "a", 2)
   with pytest.raises(ValueError, match="another goal than the recipe's: n is 2 there and 1 in"):
@@ -163,6 +167,7 @@ def test_another_pattern_or_sparsity_of_moving_masks_is_refused(recipe_of, batch
   assert int(restored(recipe_of(optimizer=rigl(0.5)), batches, tmp_path / "b").step) == 2
 
 
+@pytest.mark.slow
 def test_a_shorter_schedule_after_a_restart_still_comes_to_its_end(recipe_of, batches, tmp_path):
   long = prune.magnitude(SGD, sparsity=0.75, schedule=prune.agp(0, 40, every=1))
   state = saved(recipe_of(optimizer=long), batches, tmp_path, 6)
@@ -173,6 +178,7 @@ def test_a_shorter_schedule_after_a_restart_still_comes_to_its_end(recipe_of, ba
   assert float(metrics["sparsity"]) == 0.75 and float(progress_of(state.opt_state)) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [2, 4])
 def test_stages_may_have_goals_of_their_own_which_a_restart_keeps_apart(
   recipe_of, batches, tmp_path, steps
@@ -189,6 +195,7 @@ def test_stages_may_have_goals_of_their_own_which_a_restart_keeps_apart(
   assert zero_share(state) == 0.75
 
 
+@pytest.mark.slow
 def test_a_schedule_that_lies_beyond_training_is_told(recipe_of, batches, capsys):
   optimizer = prune.magnitude(SGD, sparsity=0.5, schedule=prune.agp(2, 90, every=1))
   state = init_state(recipe_of(optimizer=optimizer), jax.random.key(0), batches(0))
@@ -211,6 +218,7 @@ class Own(linen.Module):
     return nn.Dense(3, name="head")(nn.GlobalAvgPool(name="pool")(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 6])
 def test_own_networks_keep_their_first_and_last_layer(recipe_of, channels):
   rng = np.random.default_rng(0)

@@ -67,6 +67,7 @@ def arrays(state):
   return jax.device_get(jax.tree.leaves(state.replace(rng=jax.random.key_data(state.rng))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("options", "found"),
   [({}, [3, 6, 8]), ({"every_seconds": None}, [8]), ({"every": 4}, [3, 4, 7, 8])],
@@ -117,6 +118,7 @@ def test_processes_ask_each_other_once_a_second_and_hear_of_it_in_time(monkeypat
   assert 150 < min(position for position, answer in heard.items() if answer.stop) <= 192
 
 
+@pytest.mark.slow
 def test_teachers_that_stand_still_are_not_saved_and_come_from_the_run(taught, batches, tmp_path):
   whole = fit(taught(batches(0)), batches, steps=4, console=QUIET)
   with Checkpoints(tmp_path) as checkpoints:
@@ -160,6 +162,7 @@ def test_an_array_that_was_read_as_another_is_seen(taught, batches, tmp_path):
     checkpoints.restore(taught(batches(0)))
 
 
+@pytest.mark.slow
 def test_a_mean_teacher_is_saved(recipe_of, tiny, batches, tmp_path):
   recipe = recipe_of(teachers=(tiny(),), loss=distill.kd(), mean_teacher=0.5)
   begin = lambda: init_state(recipe, jax.random.key(0), batches(0))  # noqa: E731

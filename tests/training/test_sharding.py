@@ -23,6 +23,8 @@ from jaxcompress.training import (
   train_step,
 )
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = pathlib.Path(__file__).with_name("on_eight_devices.py")
 
 

@@ -119,6 +119,7 @@ def test_the_optimizer_starts_anew_with_a_stage(ran, recipe):
   assert at_stage(begun, FIRST) is begun
 
 
+@pytest.mark.slow
 def test_a_stage_may_have_an_optimizer_of_its_own(recipe, recipe_of, batches, teacher):
   """Steps of a fifth of the rate are a fifth of the steps."""
 
@@ -140,6 +141,7 @@ def test_a_stage_may_have_an_optimizer_of_its_own(recipe, recipe_of, batches, te
   chex.assert_trees_all_close(jax.tree.map(lambda x: x / 5, whole), fifth, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, FIRST, FIRST + 1])
 def test_a_restored_run_ends_in_the_same_bits_wherever_it_stopped(fresh, batches, tmp_path, stop):
   whole = fit(fresh(), batches, steps=TOTAL, console=QUIET)
@@ -189,6 +191,7 @@ def test_a_skipped_batch_counts_towards_a_stage(fresh, batches):
   assert stages == [0] * FIRST + [1] and int(state.skipped) == 1
 
 
+@pytest.mark.slow
 def test_inside_another_transformation_a_stage_that_may_end_is_refused(fresh, batches):
   with pytest.raises(ValueError, match="cannot be read inside jit"):
     jax.jit(lambda state, batch: distill_step(state, batch))(fresh(), batches(0))
@@ -243,6 +246,7 @@ def test_boundaries_train_the_maps_first_and_labels_after(recipe_of):
   assert sorted(loss_trees(recipe)[0]) == ["ab", "labels"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("trainable", "moved"),
   [
@@ -295,6 +299,7 @@ def test_kinds_need_a_graph_and_paths_do_not(recipe_of, batches):
     start("last")
 
 
+@pytest.mark.slow
 def test_a_bank_of_another_stage_is_not_rolled_back_with_a_bad_batch(recipe_of, teacher, batches):
   recipe = recipe_of(
     teachers=(teacher[0],),
@@ -310,6 +315,7 @@ def test_a_bank_of_another_stage_is_not_rolled_back_with_a_bad_batch(recipe_of, 
   assert same(before["crd"], after.loss_state["crd"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("parts", "message"),
   [

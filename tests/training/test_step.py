@@ -53,6 +53,7 @@ def arrays(state):
   return jax.tree.leaves(state.replace(rng=jax.random.key_data(state.rng)))
 
 
+@pytest.mark.slow
 def test_a_run_that_only_skips_steps_says_so(recipe_of, batches):
   def bad(position):
     return {**batches(position), "image": np.full((16, 8, 8, 3), np.nan, np.float32)}
@@ -64,6 +65,7 @@ def test_a_run_that_only_skips_steps_says_so(recipe_of, batches):
     fit(state, bad, steps=3, console=Console(quiet=True))
 
 
+@pytest.mark.slow
 def test_every_part_of_the_loss_is_reported(start, batches):
   _, metrics = distill_step(start, batches(0))
   assert {"loss", "accuracy", "cross_entropy", "kd", "crd", "skipped"} <= set(metrics)
@@ -71,6 +73,7 @@ def test_every_part_of_the_loss_is_reported(start, batches):
   np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_learns_in_float_and_after_quantization(recipe_of, batches):
   recipe = recipe_of(quantize=quantize.int8(start_step=20))
   state = init_state(recipe, jax.random.key(0), batches(0))
@@ -79,12 +82,14 @@ def test_training_learns_in_float_and_after_quantization(recipe_of, batches):
   assert metrics["accuracy"] > 0.8
 
 
+@pytest.mark.slow
 def test_a_run_through_float_and_int8_compiles_once(start, batches):
   step = jax.jit(chex.assert_max_traces(distill_step.__wrapped__, n=1), donate_argnums=0)
   state, _ = run(start, batches, range(START + 3), step)
   assert int(state.step) == START + 3
 
 
+@pytest.mark.slow
 def test_before_the_start_step_nothing_is_rounded(recipe_of, teacher, batches):
   plain, planned = (
     init_state(
@@ -146,6 +151,7 @@ def test_the_callers_teacher_survives_donation(start, batches, teacher):
   assert np.isfinite(np.asarray(jax.tree.leaves(teacher[1])[0])).all()
 
 
+@pytest.mark.slow
 def test_augmentation_runs_inside_the_step_with_its_own_key(recipe_of, batches):
   def noisy(rng, batch):
     return {**batch, "image": batch["image"] + jax.random.normal(rng, batch["image"].shape)}
@@ -210,6 +216,7 @@ def test_integer_images_need_a_preprocess(recipe_of, batches):
     init_state(recipe_of(), jax.random.key(0), batch)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_other_classes_is_an_error(recipe_of, tiny, batches):
   model = tiny(num_classes=7)
   variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)

@@ -41,6 +41,7 @@ def placed(state):
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["committed", "mesh", "shapes", "shapes of a mesh"])
 def test_a_step_is_made_for_the_devices_of_its_state(kind, state, on_a_tpu_host):
   text = train_step.lower(placed(state)[kind], BATCH).as_text()

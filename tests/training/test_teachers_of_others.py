@@ -94,6 +94,7 @@ LOSS = distill.named_chain(
 )
 
 
+@pytest.mark.slow
 @ALL
 def test_a_run_reads_logits_pooled_features_and_maps_and_learns(kind, kinds, recipe_of, batches):
   teacher, variables, logits = kinds[kind]
@@ -115,6 +116,7 @@ def test_a_run_reads_logits_pooled_features_and_maps_and_learns(kind, kinds, rec
   state.quantized()
 
 
+@pytest.mark.slow
 @ALL
 def test_the_divergence_is_that_of_the_networks_own_logits(kind, kinds, recipe_of, batches):
   teacher, variables, logits = kinds[kind]
@@ -176,6 +178,7 @@ def test_a_mesh_computes_the_same(kind, shard_teachers, kinds, recipe_of, batche
   np.testing.assert_allclose(metrics["loss"], alone["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_teachers_may_be_given_as_they_are(module, recipe_of, batches):
   model = OfLinen()
   variables = model.init(jax.random.key(2), jnp.zeros((1, 8, 8, 3)))
@@ -207,6 +210,7 @@ def test_a_teachers_state_is_its_runs_own(module, recipe_of, batches):
   np.testing.assert_array_equal(copy.head.kernel[...], np.zeros((8, 5)))
 
 
+@pytest.mark.slow
 def test_a_teacher_with_preprocessing_of_its_own_reads_augmented_pixels(recipe_of, batches):
   seen = lambda rng, batch: {**batch, "image": batch["image"] + 1.0}  # noqa: E731
   own = lambda images: (images - 3.0) / 2.0  # noqa: E731
@@ -260,6 +264,7 @@ def test_variables_of_another_nnx_module_are_told(module, recipe_of, batches):
     init_state(recipe, jax.random.key(0), batches(0), teacher_variables=(3,))
 
 
+@pytest.mark.slow
 def test_outputs_of_such_teachers_are_cached(module, recipe_of, tmp_path):
   """Also of one without pooled features, and with the module's own state."""
   rng = np.random.default_rng(0)

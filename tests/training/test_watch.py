@@ -92,6 +92,7 @@ def run(recipe, batches, steps, size=32, **options):
   return state, console.export_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "parts",
   [
@@ -107,6 +108,7 @@ def test_ordinary_runs_are_left_alone(recipe_of, batches, parts):
   assert int(state.step) == 100 and "fell" not in text and "rose" not in text
 
 
+@pytest.mark.slow
 def test_a_run_that_falls_names_the_freeze_and_the_rate(recipe_of, batches):
   rate = lambda step: jax.numpy.where(step < 40, 0.05, 50.0)  # noqa: E731
   clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate))

@@ -47,6 +47,7 @@ def test_none_changes_nothing_and_mirrors_alone_where_that_is_asked():
   assert (same ^ mirrored).all() and 16 < mirrored.sum() < 48
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", ["light", "medium", "strong"])
 def test_stronger_words_change_more_and_none_mirrors_unasked(strength):
   ramp = np.tile(np.arange(32, dtype=np.uint8) * 7, (64, 32, 1))[..., None].repeat(3, -1)

@@ -66,6 +66,7 @@ def test_cutmix_pastes_one_box_and_mixes_labels_by_its_area(seed):
   np.testing.assert_array_equal(out["index"], batch["index"])
 
 
+@pytest.mark.slow
 @few
 @seeds
 def test_either_of_both_gives_targets_that_sum_to_one_and_a_likeliest_label(seed):

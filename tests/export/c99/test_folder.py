@@ -81,6 +81,7 @@ def integers_of(line):
   return int(line.split("(integer ")[1].rstrip(")"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
   "preprocess", [Preprocess(), GREY, Preprocess(100.0, 51.0, per_image=False)]
@@ -114,6 +115,7 @@ def test_pictures_are_normalized_each_by_itself_as_in_exact_evaluation(tmp_path)
   check_inputs(program, quantized, tmp_path, 400)
 
 
+@pytest.mark.slow
 def test_an_input_of_16_bits_reads_pixels_as_exact_evaluation(tmp_path):
   for preprocess in (Preprocess(), RGB):
     place = tmp_path / f"per_image_{preprocess.per_image}"
@@ -158,6 +160,7 @@ def check_inputs(program, quantized, tmp_path, count):
   np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_the_check_tells_equal_from_different(tmp_path):
   _, folder = write(tmp_path)
   found = run(build(folder), "--check")
@@ -207,6 +210,7 @@ def test_make_builds_and_checks(tmp_path):
   assert export.Runtime(folder).kernels == "c"  # what make adds does not count as a change
 
 
+@pytest.mark.slow
 def test_cmake_builds_and_checks_alone_and_as_a_part(tmp_path):
   if shutil.which("cmake") is None or shutil.which("make") is None:
     pytest.skip("cmake or make is not installed")
@@ -286,6 +290,7 @@ def test_the_readme_has_the_sizes_and_code_that_compiles(tmp_path):
   assert run(build(folder, main)).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_network_without_preprocessing_reads_integers(tmp_path):
   rng = np.random.default_rng(0)
   model, shape = Small(), (6, 8, 3)

@@ -101,6 +101,7 @@ def test_blocks_are_bit_equal_in_8_and_16_bits(networks, in_c, tmp_path):
   compare(tmp_path, in_c, networks, narrow + wide)
 
 
+@pytest.mark.slow
 def test_weights_of_4_bits_are_bit_equal(networks, in_c, tmp_path):
   cases = [
     narrowed(networks.random_quantized(make(), (20, 17, 6), seed))
@@ -109,6 +110,7 @@ def test_weights_of_4_bits_are_bit_equal(networks, in_c, tmp_path):
   compare(tmp_path, in_c, networks, cases, "int4")
 
 
+@pytest.mark.slow
 def test_weights_of_4_bits_of_an_odd_number_of_channels_are_bit_equal(networks, in_c, tmp_path):
   layers = [
     (ConvNorm(c, kernel=k, stride=s, groups="depthwise"), (7, 5, c))
@@ -140,6 +142,7 @@ def test_weights_that_need_more_bits_are_refused(networks, tmp_path):
     export.c(quantized, tmp_path / "net", weights="int2")
 
 
+@pytest.mark.slow
 def test_several_outputs_are_bit_equal(networks, in_c, tmp_path):
   whole, shape = RandomNet(("residual", "shuffled", "depthwise")), (9, 8, 6)
   graph, _ = trace_init(whole, jax.ShapeDtypeStruct((1, *shape), np.float32))

@@ -83,6 +83,7 @@ def test_an_op_with_16_bit_activations_is_bit_equal(name, wide):
   check(wide, name)
 
 
+@pytest.mark.slow
 def test_an_array_that_flash_holds_is_bit_equal(in_c, tmp_path):
   shape = (1, 3, 2, 4)
   codes = tuple(range(-12, 12))

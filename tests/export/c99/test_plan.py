@@ -22,6 +22,7 @@ def walked(network):
   return found, machine.calls
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=150, deadline=None)
 @hypothesis.given(networks())
 def test_every_row_is_there_when_it_is_read(network):

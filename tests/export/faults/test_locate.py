@@ -194,6 +194,7 @@ def rules(found):
   return {one.rule for one in found.explanation}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", LAYERS)
 def test_a_fault_of_a_layer_is_located_and_explained(fault, device):
   network, layer, how, rule = LAYERS[fault]

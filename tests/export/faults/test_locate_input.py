@@ -212,6 +212,7 @@ def files(quantized, pictures, tmp_path_factory):
   return folder, packed, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["npz", "folder"])
 def test_a_dump_of_litert_is_equal_to_evaluation_by_its_kernels(form, files, quantized, pictures):
   folder, packed, _ = files
@@ -222,6 +223,7 @@ def test_a_dump_of_litert_is_equal_to_evaluation_by_its_kernels(form, files, qua
   assert export.locate(packed, folder / "xnnpack.npz").is_equal
 
 
+@pytest.mark.slow
 def test_the_reference_kernels_are_told_from_xnnpack(files, quantized):
   folder, _, _ = files
   found = export.locate(quantized, folder / "reference.npz")

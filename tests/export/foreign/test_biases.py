@@ -41,6 +41,7 @@ def without(networks, tmp_path):
   return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("marked", [False, True])
 @pytest.mark.parametrize("code", CODES)
 def test_what_needs_a_bias_refuses_by_name_and_all_else_is_bit_equal(

@@ -118,6 +118,7 @@ class Everything(nn.Module):
     return {"logits": x, "probabilities": Softmax(name="probabilities")(x)}
 
 
+@pytest.mark.slow
 def test_every_operation(networks, tmp_path):
   quantized = networks.random_quantized(Everything(), (16, 16, 3))
   path = export.tflite(quantized, tmp_path / "net.tflite")

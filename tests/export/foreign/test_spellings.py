@@ -178,6 +178,7 @@ def test_depthwise_with_several_outputs_of_a_channel(spelling, codes_equal):
   codes_equal(file.write())
 
 
+@pytest.mark.slow
 def test_sixteen_bits(spelling, codes_equal):
   file = spelling(bits=16, grid=(0.0002, 0))
   conv(file, file.source, (1, 8, 8, 6), file.weights((6, 1, 1, 4)))
@@ -223,6 +224,7 @@ def test_ends_of_other_types(kind, spelling, tmp_path):
   assert export.verify(again, model, images).bit_equal == 1.0
 
 
+@pytest.mark.slow
 def test_what_was_read_is_written_in_every_form(spelling, tmp_path):
   file = spelling()
   file.add("MUL", [file.source, file.constant((4,))], (1, 8, 8, 4), (0.04, 9), 2)

@@ -88,6 +88,7 @@ def test_a_network_computes_what_the_original_computes(source):
     close(moments(result.pooled), expected[f"{source}/pooled_moments"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", marked(parity.specs()))
 def test_the_state_dict_is_that_of_the_original_both_ways(source):
   weights = parity.state_dict(source)
@@ -116,6 +117,7 @@ def test_the_way_there_and_back_keeps_every_bit():
   jax.tree.map(np.testing.assert_array_equal, same, variables)
 
 
+@pytest.mark.slow
 def test_images_of_every_size_go_through_the_original_strides():
   model, variables = models.from_torch(
     "timm/mobilenetv2_035", parity.state_dict("timm/mobilenetv2_035")

@@ -21,6 +21,7 @@ def state_dict(source, classes=5):
   return models.to_torch(source, init_variables(model, jax.random.key(0), (side, side, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("source", "architecture", "found"),
   [

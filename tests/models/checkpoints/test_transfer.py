@@ -84,6 +84,7 @@ def test_a_fine_tuned_classifier_is_kept(weights):
   np.testing.assert_array_equal(variables["params"]["classifier"]["kernel"], weights["fc.weight"].T)
 
 
+@pytest.mark.slow
 def test_another_number_of_classes_starts_the_classifier_anew(weights):
   model, variables = models.from_torch(SOURCE, weights, num_classes=10)
   _, other = models.from_torch(SOURCE, weights, num_classes=10, rng=jax.random.key(1))

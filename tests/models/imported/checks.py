@@ -99,6 +99,7 @@ def test_layers_have_the_names_of_the_originals(network):
   assert layers and not unknown
 
 
+@pytest.mark.slow
 def test_it_trains_as_the_original_does(network):
   images = network.images(8)
   rng = np.random.default_rng(0)
@@ -195,6 +196,7 @@ def test_it_is_distilled_at_integers_and_goes_back_into_the_original(network, tm
   assert_close(outputs_of(jax.jit(network.original.infer)(back, images)), expected)
 
 
+@pytest.mark.slow
 def test_it_has_fewer_channels(network):
   model, variables, images = network.model, network.variables, network.images(4)
   found = prune.channel_importance(model, variables, images, method="l1")

@@ -106,6 +106,7 @@ class Positioned(linen.Module):
     return linen.Dense(5, name="head")(x.mean((1, 2)))
 
 
+@pytest.mark.slow
 def test_a_position_embedding_is_a_constant_of_each_value():
   network = Positioned()
   variables = network.init(jax.random.key(0), IMAGES)
@@ -136,6 +137,7 @@ class Classified(linen.Module):
     return linen.Dense(5, name="head")(linen.LayerNorm(name="norm")(x)[:, 0 if self.first else -1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_a_class_token_is_found(first):
   network = Classified(first)

@@ -83,6 +83,7 @@ def test_a_layer_norm_is_found_however_it_is_spelled(name, fresh):
   jax.tree.map(np.testing.assert_array_equal, restored, variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("kind", [linen.LayerNorm, linen.RMSNorm])
 def test_those_of_flax_are_found_on_maps_and_vectors(kind, fast):

@@ -131,6 +131,7 @@ def test_what_was_not_trained_comes_back_to_the_bit(resnet):
   jax.tree.map(np.testing.assert_array_equal, back, variables)
 
 
+@pytest.mark.slow
 def test_a_pruned_network_does_not_go_back(resnet):
   _, _, imported = resnet
   scores = prune.channel_importance(imported.model, imported.variables, batch(2), method="l1")

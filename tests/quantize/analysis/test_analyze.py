@@ -71,6 +71,7 @@ def test_rows_are_the_models_own_layers_in_order(analysis):
     analysis["max"]
 
 
+@pytest.mark.slow
 def test_one_layer_rounded_by_hand_gives_its_isolated_error(case, quantized, analysis):
   graph = case.sites.graph
   folded = folded_layers(fold(graph, case.variables))
@@ -122,6 +123,7 @@ def test_codes_of_the_output_are_counted(case, quantized, analysis):
   assert analysis["branch"].weight_codes_used == pytest.approx(used)
 
 
+@pytest.mark.slow
 def test_layers_of_sixteen_bits_are_nearer_to_float(case, analysis):
   rules = (Rule(match="add|dense", activations=ema_range(16)),)
   mixed = post_training(
@@ -132,6 +134,7 @@ def test_layers_of_sixteen_bits_are_nearer_to_float(case, analysis):
   assert found["stem"].isolated_sqnr == pytest.approx(analysis["stem"].isolated_sqnr, abs=0.5)
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_give_the_same(case, quantized, analysis):
   whole = analyze(quantized, case.model, case.variables, case.images, batch_size=24)
   for ours, theirs in zip(analysis.layers, whole.layers, strict=True):
@@ -190,6 +193,7 @@ def test_what_the_grid_clips_is_saturation_and_what_relu6_clips_is_not(case, qua
   assert narrow["depthwise"].saturation > 0.5
 
 
+@pytest.mark.slow
 def test_channels_that_equalization_moved_are_compared_as_the_float_network_has_them(case):
   model = post_training(case.model, case.variables, case.images, method="equalize")
   assert np.ptp(np.log(model.moves["stem"].scale)) > 0.1
@@ -212,6 +216,7 @@ class Swish(nn.Module):
     return Dense(3, name="dense")(GlobalAvgPool(name="pool")(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hard_swish", ["gate", "operator"])
 def test_a_hard_swish_is_one_layer_however_the_device_computes_it(hard_swish):
   images = np.random.default_rng(1).normal(0, 2, (8, 4, 4, 3)).astype(np.float32)
@@ -246,6 +251,7 @@ class Unlike(nn.Module):
     return Dense(3, name="dense")(Add(name="add")(GlobalAvgPool(name="mean")(y), pooled))
 
 
+@pytest.mark.slow
 def test_what_joins_tensors_of_other_grids_has_a_row_and_an_average_is_no_layer_with_weights():
   images = np.random.default_rng(1).normal(size=(8, 8, 8, 3)).astype(np.float32)
   variables = jax.tree.map(np.array, init_variables(Unlike(), jax.random.key(0), (8, 8, 3)))

@@ -209,6 +209,7 @@ def test_pairs_that_are_none_are_refused():
       find_sites(graph, {pair})
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_no_tensor_with_several_readers_gets_steps_more_than_twice_its_own(data):

@@ -105,6 +105,7 @@ def test_chains_go_through_leaky_rectifiers():
   assert [chain.layers for chain in find_chains(graph)] == [("stem", "conv"), ("conv", "last")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "make",
   [
@@ -231,6 +232,7 @@ def test_means_pass_through_ops_that_only_move_channels():
   np.testing.assert_array_equal(means["pool"], means["head"])
 
 
+@pytest.mark.slow
 def test_a_global_pool_is_no_obstacle():
   class Pooled(nn.Module):
     @nn.compact

@@ -145,6 +145,7 @@ class Flattened(nn.Module):
     return Dense(5, name="last")(x)
 
 
+@pytest.mark.slow
 def test_a_linear_layer_that_flattens_a_map_is_learned_like_others(network, monkeypatch):
   images, model = network[1], Flattened()
   short = Algorithm("mse", weights="mse", reconstruct=Settings(kept=0.5, steps=20))
@@ -167,6 +168,7 @@ def test_codes_of_few_bits_end_where_int8_does(bits):
   np.testing.assert_allclose(grid.high * grid.scale, 3.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mse", "equalize", "qdrop"])
 def test_files_are_bit_equal_and_more_bits_are_nearer_to_float(
   network, method, monkeypatch, tmp_path
@@ -186,6 +188,7 @@ def test_files_are_bit_equal_and_more_bits_are_nearer_to_float(
   assert found[1] > found[0] + 6
 
 
+@pytest.mark.slow
 def test_rules_give_activations_other_bits(network, tmp_path):
   variables, images, _ = network
   model = Bottlenecks()

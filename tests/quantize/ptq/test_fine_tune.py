@@ -88,6 +88,7 @@ def start(quantized, model):
   return start_of(quantized, fuse_activations(trace(model, variables, images[:1])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("model", "options"),
   [
@@ -161,6 +162,7 @@ def test_weights_and_activations_keep_their_bits(tuned):
   )
 
 
+@pytest.mark.slow
 def test_images_are_varied_and_read_as_the_model_reads_them():
   model = Bottlenecks()
   variables, images = network(model)

@@ -171,6 +171,7 @@ def test_analytical_clipping_from_a_histogram(calibration):
   assert high == pytest.approx(calibration["relu/aciq_laplace_half_8_alpha"], rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["conv", "depthwise"])
 def test_training_with_folded_normalization(golden, kind):
   file = golden("quantize/bnfold")

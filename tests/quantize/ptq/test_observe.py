@@ -52,6 +52,7 @@ def test_every_tensor_has_a_range_and_those_that_share_a_grid_the_same(case):
   assert found["max"] == found["depthwise"]
 
 
+@pytest.mark.slow
 def test_histograms_count_every_value_once_even_if_the_last_batch_is_filled_up(case):
   layers = folded_layers(fold(case.sites.graph, case.variables))
   batches = Batches(case.images[:10], None, 4)
@@ -106,6 +107,7 @@ def test_one_image_and_one_that_is_all_zeros_give_finite_scales(case, ranges):
       assert -128 <= grid.zero_point <= 127
 
 
+@pytest.mark.slow
 def test_gates_have_the_range_of_their_function():
   model = models.mobilenet_v3_small(num_classes=4, width=0.35)
   variables = init_variables(model, jax.random.key(0), (32, 32, 3))

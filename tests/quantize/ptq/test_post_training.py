@@ -36,6 +36,7 @@ def tried(case, **options):
   return quantized(case, on_trial=trials.append, **options), trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ALGORITHMS)
 def test_every_method_makes_an_integer_model_close_to_the_float_one(case, method):
   model = quantized(case, method=method)
@@ -43,6 +44,7 @@ def test_every_method_makes_an_integer_model_close_to_the_float_one(case, method
   assert decibels(wanted, model(case.images)) > 18
 
 
+@pytest.mark.slow
 def test_the_best_of_all_methods_is_kept(case):
   model, trials = tried(case, bits=4)
   wanted = [name for name, algorithm in ALGORITHMS.items() if algorithm.searched]
@@ -52,6 +54,7 @@ def test_the_best_of_all_methods_is_kept(case):
   np.testing.assert_array_equal(model(case.images), alone(case.images))
 
 
+@pytest.mark.slow
 def test_each_better_model_is_handed_out_before_the_next_trial_and_the_last_is_returned(case):
   events, better = [], []
 
@@ -107,6 +110,7 @@ def test_the_search_goes_on_only_where_it_can_pay(drop, sqnr, max_drop, narrow, 
   assert found == names
 
 
+@pytest.mark.slow
 def test_with_a_largest_drop_only_what_meets_it_is_handed_out(case):
   handed, trials = [], []
   options = {"bits": 4, "on_better": lambda *given: handed.append(given)}
@@ -122,6 +126,7 @@ def test_with_a_largest_drop_only_what_meets_it_is_handed_out(case):
   assert handed == []
 
 
+@pytest.mark.slow
 def test_a_trial_is_scored_on_images_that_did_not_calibrate(case):
   model, (trial,) = tried(case, bits=4, method="minmax", max_drop=1.0)
   held_out = case.images[split(len(case.images), 0)[1]]
@@ -169,12 +174,14 @@ def test_a_drop_that_cannot_be_met_is_said_with_the_way_out(case):
     quantized(case, method="minmax", bits=2, rules=rules, labels=labels, max_drop=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_handful_of_images_is_enough(case, count):
   model = quantized(case, case.images[:count], method="bias_correction")
   assert np.isfinite(model(case.images)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["minmax", "mse", "equalize", "data_free", "adaround"])
 def test_channels_of_zeros_and_images_of_zeros_give_finite_numbers(case, method):
   params = dict(case.variables["params"])
@@ -191,6 +198,7 @@ def test_channels_of_zeros_and_images_of_zeros_give_finite_numbers(case, method)
     assert np.isfinite(model(case.images)).all()
 
 
+@pytest.mark.slow
 def test_given_ranges_replace_those_of_the_methods_and_equal_methods_are_tried_once(case):
   _, trials = tried(case, ranges="minmax", bits=4)
   names = [trial.name for trial in trials]
@@ -205,6 +213,7 @@ def test_the_result_keeps_the_preprocessing_and_jax_arrays_are_images_too(case):
   np.testing.assert_array_equal(model(case.images), plain(2 * case.images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["minmax", "bias_correction", "data_free", "adaround"])
 def test_rules_give_layers_other_integers_whatever_the_method(case, method):
   rules = (
@@ -232,6 +241,7 @@ def test_rules_that_integer_files_cannot_hold_are_refused(case, rule, message):
     quantized(case, method="minmax", rules=(rule,))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_integers(case):
   a, b = (quantized(case, method="adaround", bits=4, seed=3) for _ in range(2))
   for name, layer in a.layers.items():

@@ -19,6 +19,8 @@ from jaxcompress.quantize.ptq.post_training import decibels, post_training
 from jaxcompress.quantize.ptq.reconstruct import reconstruct
 from jaxcompress.quantize.ptq.weights import choose_scales
 
+pytestmark = pytest.mark.slow
+
 SHORT = Settings(kept=0.5, steps=60)
 
 

@@ -114,6 +114,7 @@ def test_patches_times_matrices_are_the_layer(case):
     np.testing.assert_allclose(y, rows.targets, rtol=1e-4, atol=1e-5, err_msg=node.name)
 
 
+@pytest.mark.slow
 def test_a_whole_network_rounded_by_learning_is_closer_to_the_float_one(case):
   to = levels(3, symmetric=True, narrow=True)
   ticks = []

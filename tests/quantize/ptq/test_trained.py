@@ -34,6 +34,7 @@ def trained(model, digits):
   return jax.device_get(state.variables)
 
 
+@pytest.mark.slow
 def test_int8_is_within_half_a_point_of_float_from_unlabelled_images(digits):
   variables = trained(MODEL, digits)
   quantized = post_training(

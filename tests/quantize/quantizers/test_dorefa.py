@@ -76,6 +76,7 @@ def test_noise_keeps_the_mean_of_the_gradient():
   np.testing.assert_allclose(jnp.mean(drawn, 0), g, atol=0.04)
 
 
+@pytest.mark.slow
 def test_a_quantizer_rounds_gradients_with_the_key_it_is_given():
   quantizer = dorefa_activations(8, gradient_bits=2)
   x = jax.random.uniform(jax.random.key(1), (4, 32))

@@ -142,6 +142,7 @@ def test_sixteen_bits_lie_around_zero_and_lose_next_to_nothing():
   assert jnp.max(jnp.abs(y - x)) <= 0.501 * scale < 0.01
 
 
+@pytest.mark.slow
 def test_a_lost_step_still_learns():
   quantizer = lsq(8)
   w = jnp.array([[1.0], [-2.0]])

@@ -15,6 +15,7 @@ from jaxcompress.quantize.quantizers.uniform import absmax, ema_range
 W = jax.random.normal(jax.random.key(0), (6, 4))
 
 
+@pytest.mark.slow
 def test_each_quantizer_rules_for_its_steps_and_starts_from_the_numbers_it_finds():
   quantizer = progressive(absmax(8), lsq(4), lsq(2), at=(2, 3))
   apply = jax.jit(quantizer.apply)
@@ -113,6 +114,7 @@ STEP = jax.jit(
 )
 
 
+@pytest.mark.slow
 def test_a_frozen_weight_gets_no_gradient_and_its_step_still_does():
   quantizer = freeze_oscillating(lsq(4), threshold=optax.constant_schedule(0.3), momentum=0.5)
   w = jnp.array([[1.0], [0.2], [0.3]])
@@ -131,6 +133,7 @@ def test_a_frozen_weight_gets_no_gradient_and_its_step_still_does():
   np.testing.assert_allclose(d_params.delta.item(), 2.0 + rest, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("make", "message"),
   [
