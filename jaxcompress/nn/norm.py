@@ -88,7 +88,9 @@ def careful_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return jnp.mean(jnp.mean(x.reshape(len(x), -1, x.shape[-1]), 1), 0)
 
   x = jax.lax.stop_gradient(wide(x))
-  centre = mean_of(x)
+  # Rounded: a compiler may join the multiplication that ends a mean to a subtraction from it.
+  info = jnp.finfo(x.dtype)
+  centre = jax.lax.reduce_precision(mean_of(x), info.nexp, info.nmant - 1)
   centred = x - spread(centre, x)
   rest = mean_of(centred)  # next to nothing: what rounding left
   mean = centre + rest
