@@ -30,12 +30,13 @@ import time
 from contenders import CONTENDERS, OURS, Setting, batch_of
 from shared import append_row, median_ratio, numbers, print_row, print_table, read_rows, words
 
+from jaxcompress.cli.entry import KEPT_MEMORY
+
 BATCHES = {32: 128, 224: 8}
 WIDTHS = {"float": 1.0, "int8": 1.0, "distill": 0.5}
 SETTLE = 0.2  # seconds between two contenders, in which thread pools fall asleep
-KEPT_MEMORY = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**31 - 1, "arena_max": 1}
 ENVIRONMENT = {  # for all alike: freed memory is kept, in huge pages
-  "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={n}" for name, n in KEPT_MEMORY.items()),
+  "GLIBC_TUNABLES": KEPT_MEMORY,
   "OMP_WAIT_POLICY": "passive",
   "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
   "TF_CPP_MIN_LOG_LEVEL": "3",

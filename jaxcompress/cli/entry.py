@@ -19,6 +19,15 @@ from jaxcompress.cli.using import evaluate, predict
 from jaxcompress.terminal import print_in_any_encoding
 
 HEAVY = {"compress", "quantize"}  # commands that compute for long
+KEPT_MEMORY = ":".join(  # huge pages, one heap, and nothing of it goes back to the system
+  f"glibc.malloc.{name}={value}"
+  for name, value in {
+    "hugetlb": 1,
+    "mmap_max": 0,
+    "trim_threshold": 2**31 - 1,
+    "arena_max": 1,
+  }.items()
+)
 YOUNG, MIDDLE, OLD = 100_000, 50, 100  # allocations, and collections of the next younger ones
 
 app = typer.Typer(
@@ -53,18 +62,19 @@ def options(
 
 
 def start() -> None:
-  """The program's entry: once more with huge pages where glibc has them, then :func:`main`.
+  """The program's entry: once more with an allocator that keeps memory, then :func:`main`.
 
-  JAX frees and takes hundreds of megabytes at each step; with ordinary pages a third of a step on
-  CPU goes into page faults. A process cannot change this about itself, so it starts again as
-  another program under the same number. ``GLIBC_TUNABLES`` in the environment is left alone.
+  JAX frees and takes hundreds of megabytes at each step. With glibc's defaults these go back to the system
+  in between, and a third of a step on CPU goes into page faults. A process cannot change this about
+  itself, so it starts again as another program under the same number, with :data:`KEPT_MEMORY`.
+  ``GLIBC_TUNABLES`` in the environment is left alone.
 
   Tracing makes millions of small objects that stay. Python's cyclic garbage collector, which would
   look at all of them again and again, comes rarely: a step is traced in two thirds of the time.
   Arrays are freed by their reference counts as before.
   """
   if sys.platform == "linux" and {*sys.argv[1:2]} & HEAVY and "GLIBC_TUNABLES" not in os.environ:
-    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+    os.environ["GLIBC_TUNABLES"] = KEPT_MEMORY
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
   gc.set_threshold(YOUNG, MIDDLE, OLD)
   logging.getLogger("absl").setLevel(logging.CRITICAL)  # what orbax logs is said in our own words

@@ -11,6 +11,7 @@ from PIL import Image
 
 import jaxcompress
 from jaxcompress import distill, export, models
+from jaxcompress.cli import entry
 from jaxcompress.nn import Graph, Node, init_variables
 from jaxcompress.quantize import QuantizedModel
 from jaxcompress.quantize.integer.grid import Grid
@@ -262,3 +263,26 @@ def test_help_imports_neither_jax_nor_the_library(tmp_path):
     [sys.executable, "-c", program], capture_output=True, text=True, check=True
   )
   assert found.stdout.strip() == "set()"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+@pytest.mark.parametrize(
+  ("command", "given", "again"),
+  [("compress", None, True), ("compress", "", False), ("info", None, False)],
+)
+def test_what_computes_for_long_starts_again_with_memory_that_is_kept(
+  monkeypatch, command, given, again
+):
+  monkeypatch.setattr(os, "environ", dict(os.environ))
+  os.environ.pop("GLIBC_TUNABLES", None)
+  if given is not None:
+    os.environ["GLIBC_TUNABLES"] = given
+  started = []
+  monkeypatch.setattr(os, "execv", lambda *given: started.append(given))
+  monkeypatch.setattr(entry, "main", lambda: None)
+  monkeypatch.setattr(entry.gc, "set_threshold", lambda *given: None)
+  monkeypatch.setattr(entry.logging.getLogger("absl"), "setLevel", lambda level: None)
+  monkeypatch.setattr("sys.argv", ["jaxcompress", command])
+  entry.start()
+  assert bool(started) == again
+  assert (os.environ.get("GLIBC_TUNABLES") == entry.KEPT_MEMORY) == again
