@@ -127,7 +127,22 @@ def init_state(
   )
   if isinstance(recipe.freeze_norm_step, Mapping):
     frozen_norms(state)  # it raises for what it does not find
-  return state
+  return _in_one_place(state)
+
+
+def _in_one_place(state: CompressState) -> CompressState:
+  """The state with all arrays bound to a device, where some are, such as variables that Orbax restored.
+
+  The first step would bind the others, and the second one would be compiled again for it.
+  """
+  arrays = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in arrays):
+    return state
+  bound = {leaf.sharding for leaf in arrays if leaf.committed}
+  place = next(iter(bound), None)
+  if len(bound) != 1 or not isinstance(place, jax.sharding.SingleDeviceSharding):
+    return state
+  return jax.device_put(state, place)
 
 
 def _first(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,16 @@ def test_a_run_through_float_and_int8_compiles_once(start, batches):
   assert int(state.step) == START + 3
 
 
+def test_variables_that_are_bound_to_a_device_compile_no_second_program(recipe, batches, teacher):
+  """Orbax restores such ones."""
+  bound = jax.device_put(teacher[1], jax.devices()[0])
+  state = init_state(recipe, jax.random.key(0), batches(0), teacher_variables=(bound,))
+  compiled = distill_step.program._cache_size()
+  for position in range(3):
+    state, _ = distill_step(state, batches(position))
+  assert distill_step.program._cache_size() == compiled + 1
+
+
 @pytest.mark.slow
 def test_before_the_start_step_nothing_is_rounded(recipe_of, teacher, batches):
   plain, planned = (
