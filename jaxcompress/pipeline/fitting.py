@@ -18,6 +18,7 @@ from jaxcompress.terminal import say
 
 INT8 = "int8"  # the quantized phase
 LOOKS = 10  # of a phase at held-out images
+ROWS, LOGGED = 20, 25  # of metrics in a phase, at least; steps between two of them, at most
 SAVES = 5  # of a phase by steps; of a long one, more by time
 LOOKED_AT = 500  # of them, so that looking costs next to nothing
 
@@ -183,6 +184,7 @@ class _Phase:
     self._run, options, split = run, run.options, run.data.train
     self._stack = contextlib.ExitStack()
     total = sum(part.steps for part in parts)
+    self._log_every = max(1, min(LOGGED, total // ROWS))
     rows = run.rows(options.batch_size)
     seed = _phase_seed(options.seed, phase, done)
     crop = run.crop if cache is None else None  # a cached teacher has seen other boxes
@@ -231,6 +233,7 @@ class _Phase:
       self._taught_at,
       steps=end,
       name=name,
+      log_every=self._log_every,
       on_log=lambda row: metrics.write(name, int(row.pop("step")) + shift, **row),
       hooks=hooks,
       checkpoints=self._checkpoints,

@@ -59,6 +59,7 @@ def training_curves(results: Results, width: float = style.WIDTH) -> Figure:
     ax.set_xlabel("step")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.margins(x=0.01)
+    ax.set_xlim(left=0)
   handles, names = left.get_legend_handles_labels()
   fig.legend(
     handles,
