@@ -47,11 +47,13 @@ MAPS = pathlib.Path("/proc/self/maps")
 MOST_MAPS = 25_000  # of 65,530: a program takes about three, and XLA crashes where it gets none
 
 
-PARTS, PART = 8, "JAXCOMPRESS_PART_OF_TESTS"  # for the processes that share the tests
+PARTS, PART = 16, "JAXCOMPRESS_PART_OF_TESTS"  # for the processes that share the tests
 
 
 def pytest_addoption(parser):
-  parser.addoption("--slow", action="store_true", help="run all slow tests, not an eighth of them")
+  parser.addoption(
+    "--slow", action="store_true", help="run all slow tests, not a sixteenth of them"
+  )
   parser.addoption("--eighth", action="store_true", help="run an eighth of the files")
 
 
@@ -64,20 +66,23 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-  """Of the slow tests each commit runs an eighth, unless files are named or all are asked for.
+  """Of the slow tests each commit runs a sixteenth, unless files are named or all are asked for.
 
   A slow module, whose tests share what takes long, runs whole or not at all. With ``--eighth`` an
   eighth of the files runs.
   """
   if PART not in os.environ:
     return
-  here = lambda text: zlib.crc32(text.encode()) % PARTS == int(os.environ[PART])  # noqa: E731
+
+  def here(text, parts=PARTS):
+    return zlib.crc32(text.encode()) % parts == int(os.environ[PART]) % parts
+
   sides = ([], [])
   for item in items:
     file = item.nodeid.split("::")[0]
     slow = [node for node, _ in item.iter_markers_with_node("slow")]
     share = item.nodeid if slow == [item] else file
-    left_out = (slow and not here(share)) or (config.option.eighth and not here(file))
+    left_out = (slow and not here(share)) or (config.option.eighth and not here(file, 8))
     sides[bool(left_out)].append(item)
   items[:], others = sides
   config.hook.pytest_deselected(items=others)

@@ -162,10 +162,12 @@ def _files(root: pathlib.Path, path: str) -> tuple[dict[str, list[pathlib.Path]]
     if part := _part(name):
       parts.setdefault(part, []).extend(files)
   if not parts.get("train"):
-    there = f"its splits are {', '.join(found)}" if found else "it has neither"
+    way_out = "write a set there with datasets.save_to_disk, or copy its parquet files there"
+    if found:
+      way_out = f"its splits are {', '.join(found)}; name the one to train on 'train'"
     raise ValueError(
       f"data: {path!r} has no training images of datasets.save_to_disk and no parquet files of them;"
-      f" {walk.printable(there)}."
+      f" {walk.printable(way_out)}."
     )
   ignored = sorted(walk.printable(name) for name in found if not _part(name))
   return {part: parts[part] for part in PARTS if parts.get(part)}, ignored

@@ -6,7 +6,7 @@ runs, by interception of their calls.
 
 import dataclasses
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -128,7 +128,9 @@ class Pass:
       params = with_parameters(params, f"{name}/kernel", kernel)
     return params, states
 
-  def interceptor(self, next_fun, args, kwargs, context):
+  def interceptor(
+    self, next_fun: Callable, args: tuple, kwargs: dict[str, Any], context: Any
+  ) -> Any:
     """Calls a leaf op, and puts what it gives on its grid."""
     if not is_leaf_call(context):
       return next_fun(*args, **kwargs)
