@@ -20,13 +20,8 @@ from jaxcompress.terminal import print_in_any_encoding
 
 HEAVY = {"compress", "quantize"}  # commands that compute for long
 KEPT_MEMORY = ":".join(  # huge pages, one heap, and nothing of it goes back to the system
-  f"glibc.malloc.{name}={value}"
-  for name, value in {
-    "hugetlb": 1,
-    "mmap_max": 0,
-    "trim_threshold": 2**31 - 1,
-    "arena_max": 1,
-  }.items()
+  f"glibc.malloc.{setting}"
+  for setting in ("hugetlb=1", "mmap_max=0", f"trim_threshold={2**31 - 1}", "arena_max=1")
 )
 YOUNG, MIDDLE, OLD = 100_000, 50, 100  # allocations, and collections of the next younger ones
 

@@ -1,6 +1,7 @@
 """The command line: accepted arguments, output and refusals."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -286,3 +287,8 @@ def test_what_computes_for_long_starts_again_with_memory_that_is_kept(
   entry.start()
   assert bool(started) == again
   assert (os.environ.get("GLIBC_TUNABLES") == entry.KEPT_MEMORY) == again
+
+
+def test_the_page_says_how_a_program_keeps_memory_as_commands_do():
+  page = pathlib.Path(__file__).parents[2] / "docs" / "how-to" / "from-python.md"
+  assert f"export GLIBC_TUNABLES={entry.KEPT_MEMORY}\n" in page.read_text()
